@@ -1,0 +1,1 @@
+//! Model, index, compile and diff: everything that needs no I/O

@@ -1,0 +1,138 @@
+//! Addresses, ports and protocol numbers as they stand in keys and values.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// An IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`.
+#[repr(transparent)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+pub struct Addr(pub [u8; 16]);
+
+impl Addr {
+    /// `::`, which stands for "no address".
+    pub const UNSPECIFIED: Addr = Addr([0; 16]);
+
+    /// The v4-mapped form of four bytes in network order.
+    #[inline(always)]
+    pub const fn v4(b: [u8; 4]) -> Addr {
+        Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]])
+    }
+
+    /// The four bytes of a v4-mapped address, in network order.
+    #[inline(always)]
+    pub const fn to_v4(self) -> Option<[u8; 4]> {
+        if self.is_v4() { Some([self.0[12], self.0[13], self.0[14], self.0[15]]) } else { None }
+    }
+
+    /// Whether this is a v4-mapped address.
+    #[inline(always)]
+    pub const fn is_v4(self) -> bool {
+        let b = &self.0;
+        b[0] == 0
+            && b[1] == 0
+            && b[2] == 0
+            && b[3] == 0
+            && b[4] == 0
+            && b[5] == 0
+            && b[6] == 0
+            && b[7] == 0
+            && b[8] == 0
+            && b[9] == 0
+            && b[10] == 0xff
+            && b[11] == 0xff
+    }
+}
+
+impl From<Ipv4Addr> for Addr {
+    fn from(a: Ipv4Addr) -> Addr {
+        Addr::v4(a.octets())
+    }
+}
+
+impl From<Ipv6Addr> for Addr {
+    fn from(a: Ipv6Addr) -> Addr {
+        Addr(a.octets())
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(a: IpAddr) -> Addr {
+        match a {
+            IpAddr::V4(a) => a.into(),
+            IpAddr::V6(a) => a.into(),
+        }
+    }
+}
+
+impl From<Addr> for IpAddr {
+    fn from(a: Addr) -> IpAddr {
+        match a.to_v4() {
+            Some(b) => IpAddr::V4(b.into()),
+            None => IpAddr::V6(a.0.into()),
+        }
+    }
+}
+
+/// A port in network byte order, as it stands in a packet and in `bpf_sock_addr`.
+#[repr(transparent)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+pub struct PortBe(pub [u8; 2]);
+
+impl PortBe {
+    /// From the number people write.
+    #[inline(always)]
+    pub const fn new(port: u16) -> PortBe {
+        PortBe(port.to_be_bytes())
+    }
+
+    /// The number people write.
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+}
+
+/// IP protocol numbers (IANA) that the programs know by name.
+pub mod proto {
+    /// Internet Control Message Protocol.
+    pub const ICMP: u8 = 1;
+    /// Transmission Control Protocol.
+    pub const TCP: u8 = 6;
+    /// User Datagram Protocol.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// Stream Control Transmission Protocol.
+    pub const SCTP: u8 = 132;
+}

@@ -1,0 +1,117 @@
+//! The one list of what can become of a packet.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+macro_rules! numbered {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $n:literal $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[doc = $doc])+ $variant = $n,)+ }
+
+        impl $name {
+            /// Every value, in order of its number.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
+
+            /// The label in metrics, events and the command line.
+            pub const fn label(self) -> &'static str {
+                match self { $($name::$variant => $label,)+ }
+            }
+
+            /// One line for people.
+            pub const fn help(self) -> &'static str {
+                match self { $($name::$variant => concat!($($doc,)+),)+ }
+            }
+
+            /// The value with number `n`, if there is one.
+            pub const fn from_number(n: u8) -> Option<$name> {
+                match n { $($n => Some($name::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// Why a packet was dropped or refused. Numbers are never reused.
+    DropReason {
+        /// The source address does not belong to the pod that sent it.
+        Spoofed = 1 "spoofed_source",
+        /// The packet is cut short or its headers contradict each other.
+        Malformed = 2 "malformed",
+        /// The agent has not written the node's tables yet.
+        NotReady = 3 "not_ready",
+        /// A Service port without a usable endpoint; the client was refused.
+        NoEndpoint = 4 "no_endpoint",
+        /// A Service address without that port or protocol; the client was refused.
+        UnknownServicePort = 5 "unknown_service_port",
+        /// All endpoints are elsewhere and the traffic policy is Local.
+        NoLocalEndpoint = 6 "no_local_endpoint",
+        /// An address of this node's pod range that no pod has.
+        NoSuchPod = 7 "no_such_pod",
+        /// An address of the Service range that no Service has.
+        NoSuchService = 8 "no_such_service",
+        /// A fragment of a translated flow whose first fragment was never seen.
+        FragmentUnknown = 9 "fragment_unknown",
+        /// No free port for source translation.
+        NoSnatPort = 10 "no_snat_port",
+        /// The conntrack map refused an entry that translation needs.
+        ConntrackFull = 11 "conntrack_full",
+        /// A tail of a translated flow that conntrack does not know any more.
+        NotTracked = 12 "not_tracked",
+        /// Translation of the headers failed.
+        NatFailed = 13 "nat_failed",
+        /// A slot or a backend that the tables promise is not there.
+        TableIncomplete = 14 "table_incomplete",
+        /// A protocol or address family that Sluice does not carry.
+        Unsupported = 15 "unsupported",
+    }
+}
+
+numbered! {
+    /// Where a packet that was not dropped went; counted beside the drop reasons.
+    Outcome {
+        /// Straight into a pod on this node.
+        ToPod = 1 "to_pod",
+        /// Out of the uplink.
+        ToWire = 2 "to_wire",
+        /// Up the node's own stack, or on to the next program.
+        ToStack = 3 "to_stack",
+        /// Answered with an ICMP error.
+        Refused = 4 "refused",
+        /// A Service translated it to a backend.
+        Translated = 5 "translated",
+        /// Masqueraded with the node's address.
+        Masqueraded = 6 "masqueraded",
+        /// A reply or ICMP error translated back.
+        Restored = 7 "restored",
+    }
+}
+
+/// Value of `COUNTERS`, one per CPU. Index: a [`DropReason`]'s number, or 128 plus an
+/// [`Outcome`]'s number.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, link layer included.
+    pub bytes: u64,
+}
+
+impl DropReason {
+    /// Index in `COUNTERS`.
+    #[inline(always)]
+    pub const fn counter_index(self) -> u32 {
+        self as u32
+    }
+}
+
+impl Outcome {
+    /// Index in `COUNTERS`.
+    #[inline(always)]
+    pub const fn counter_index(self) -> u32 {
+        128 + self as u32
+    }
+}

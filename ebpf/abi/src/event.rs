@@ -1,0 +1,29 @@
+//! Records of the ring buffer.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::FlowKey;
+
+/// A packet that was dropped or refused.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct DropEvent {
+    /// `bpf_ktime_get_boot_ns`.
+    pub at_ns: u64,
+    /// The packet's tuple as it was when it was dropped.
+    pub flow: FlowKey,
+    /// Interface index of the hook.
+    pub ifindex: u32,
+    /// Length of the packet in bytes.
+    pub len: u32,
+    /// A [`crate::DropReason`]'s number.
+    pub reason: u8,
+    /// A [`crate::program::Hook`]'s number.
+    pub hook: u8,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+const _: () = assert!(size_of::<DropEvent>() == 64);

@@ -1,0 +1,57 @@
+//! What kind of place an address is, by longest prefix.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::Addr;
+
+/// Key of the `NETWORKS` LPM trie.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+pub struct NetworkKey {
+    /// Leading bits of `addr` that count: 0 to 128; an IPv4 /24 is 120.
+    pub prefix_len: u32,
+    /// Network address, host bits zero.
+    pub addr: Addr,
+}
+
+const _: () = assert!(size_of::<NetworkKey>() == 20);
+
+/// Value of `NETWORKS`. An address without an entry is outside the cluster.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Network {
+    /// One of [`network_kind`].
+    pub kind: u32,
+}
+
+/// Values of [`Network::kind`].
+pub mod network_kind {
+    /// Outside the cluster: pods are masqueraded.
+    pub const OUTSIDE: u32 = 0;
+    /// This node's own pod addresses; one without an endpoint is free.
+    pub const LOCAL_PODS: u32 = 1;
+    /// Pod addresses of another node.
+    pub const REMOTE_PODS: u32 = 2;
+    /// An address of this node: the packet goes up the stack.
+    pub const THIS_NODE: u32 = 3;
+    /// An address of another node: never masqueraded.
+    pub const OTHER_NODE: u32 = 4;
+    /// A ServiceCIDR: an address without a frontend is free, and nothing answers there.
+    pub const SERVICES: u32 = 5;
+}

@@ -1,0 +1,1 @@
+//! Headers, checksums, tuples and choices as pure functions

@@ -1,0 +1,1 @@
+//! Behaviour of a real kind cluster, driven by kubectl

@@ -1,0 +1,1 @@
+//! Agent and CNI binary between network namespaces

@@ -1,0 +1,1 @@
+//! Packets through the real programs in the real kernel
