@@ -1,0 +1,172 @@
+//! Pinned objects, and what the kernel tells of a map or a program.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use super::sys::{BpfError, Cmd, IdAttr, InfoAttr, ObjAttr, bpf};
+
+/// Opens what is pinned at `path`: a map, a program or a link.
+///
+/// # Errors
+/// ENOENT where nothing is pinned, EINVAL where the path is no bpffs.
+pub fn obj_get(path: &Path) -> Result<OwnedFd, BpfError> {
+    let fail = |e| BpfError::new(format!("open pinned object {}", path.display()), e);
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| fail(e.into()))?;
+    let mut attr = ObjAttr { pathname: name.as_ptr() as u64, ..Default::default() };
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let fd = unsafe { bpf(Cmd::ObjGet, &mut attr) }.map_err(fail)?;
+    Ok(own(fd))
+}
+
+/// Opens the program with this id.
+///
+/// # Errors
+/// ENOENT if it is gone, EPERM without CAP_SYS_ADMIN.
+pub fn prog_by_id(id: u32) -> Result<OwnedFd, BpfError> {
+    by_id(Cmd::ProgFdById, id, "program")
+}
+
+/// Opens the map with this id.
+///
+/// # Errors
+/// ENOENT if it is gone, EPERM without CAP_SYS_ADMIN.
+pub fn map_by_id(id: u32) -> Result<OwnedFd, BpfError> {
+    by_id(Cmd::MapFdById, id, "map")
+}
+
+fn by_id(cmd: Cmd, id: u32, kind: &str) -> Result<OwnedFd, BpfError> {
+    let mut attr = IdAttr { id, ..Default::default() };
+    // SAFETY: the attribute holds no addresses.
+    let fd = unsafe { bpf(cmd, &mut attr) }
+        .map_err(|e| BpfError::new(format!("open {kind} with id {id}"), e))?;
+    Ok(own(fd))
+}
+
+fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A map's shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapInfo {
+    /// Number of `enum bpf_map_type`.
+    pub map_type: u32,
+    /// Kernel-wide id.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value (of one CPU's value for per-CPU maps).
+    pub value_size: u32,
+    /// Capacity.
+    pub max_entries: u32,
+    /// `BPF_F_*` of map creation.
+    pub flags: u32,
+    /// Name, cut to 15 bytes by the kernel.
+    pub name: String,
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgInfo {
+    /// Number of `enum bpf_prog_type`.
+    pub prog_type: u32,
+    /// Kernel-wide id.
+    pub id: u32,
+    /// Hash over the instructions: equal code, equal tag.
+    pub tag: [u8; 8],
+    /// Name, cut to 15 bytes by the kernel.
+    pub name: String,
+    /// Ids of the maps it uses.
+    pub map_ids: Vec<u32>,
+}
+
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct RawMapInfo {
+    map_type: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct RawProgInfo {
+    prog_type: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    xlated_len: u32,
+    jited_insns: u64,
+    xlated_insns: u64,
+    load_time: u64,
+    created_by_uid: u32,
+    nr_map_ids: u32,
+    map_ids: u64,
+    name: [u8; 16],
+}
+
+fn raw_info<T: FromBytes + IntoBytes>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = InfoAttr {
+        bpf_fd: fd.as_raw_fd() as u32,
+        info_len: size_of::<T>() as u32,
+        info: std::ptr::from_mut(info) as u64,
+    };
+    // SAFETY: `info` is writable for the length given; a pointer that it holds (`map_ids`) is
+    // zero or its maker's live buffer of `nr_map_ids` words.
+    unsafe { bpf(Cmd::InfoByFd, &mut attr) }.map(|_| ())
+}
+
+/// What the kernel knows of a map.
+///
+/// # Errors
+/// EINVAL if the descriptor is not a map's.
+pub fn map_info(fd: impl AsFd) -> Result<MapInfo, BpfError> {
+    let mut raw = RawMapInfo::new_zeroed();
+    raw_info(fd.as_fd(), &mut raw).map_err(|e| BpfError::new("read a map's information", e))?;
+    Ok(MapInfo {
+        map_type: raw.map_type,
+        id: raw.id,
+        key_size: raw.key_size,
+        value_size: raw.value_size,
+        max_entries: raw.max_entries,
+        flags: raw.flags,
+        name: name(&raw.name),
+    })
+}
+
+/// What the kernel knows of a program.
+///
+/// # Errors
+/// EINVAL if the descriptor is not a program's.
+pub fn prog_info(fd: impl AsFd) -> Result<ProgInfo, BpfError> {
+    let fail = |e| BpfError::new("read a program's information", e);
+    // 64 is the kernel's own limit of maps a program may use (MAX_USED_MAPS).
+    let mut ids = [0u32; 64];
+    let mut raw = RawProgInfo::new_zeroed();
+    raw.nr_map_ids = ids.len() as u32;
+    raw.map_ids = ids.as_mut_ptr() as u64;
+    raw_info(fd.as_fd(), &mut raw).map_err(fail)?;
+    let known = (raw.nr_map_ids as usize).min(ids.len());
+    Ok(ProgInfo {
+        prog_type: raw.prog_type,
+        id: raw.id,
+        tag: raw.tag,
+        name: name(&raw.name),
+        map_ids: ids[..known].to_vec(),
+    })
+}
+
+fn name(raw: &[u8; 16]) -> String {
+    let end = raw.iter().position(|b| *b == 0).unwrap_or(raw.len());
+    String::from_utf8_lossy(&raw[..end]).into_owned()
+}
