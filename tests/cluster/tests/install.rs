@@ -1,0 +1,90 @@
+//! What `kubectl apply -k deploy/` leaves behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use cluster_tests::{eventually, kubectl, kubectl_json, nodes};
+
+#[test]
+fn all_nodes_are_ready_and_sluice_runs_on_each() {
+    let nodes = nodes();
+    assert!(nodes.len() >= 3, "{nodes:?}");
+    assert!(nodes.iter().all(|n| n.ready), "{nodes:?}");
+    let ready = kubectl(&[
+        "-n",
+        "sluice-system",
+        "get",
+        "daemonset",
+        "sluice",
+        "-o",
+        "jsonpath={.status.numberReady}",
+    ]);
+    assert_eq!(ready, nodes.len().to_string());
+}
+
+#[test]
+fn nobody_else_runs_the_network() {
+    let sets = kubectl(&["get", "daemonsets", "-A", "-o", "jsonpath={.items[*].metadata.name}"]);
+    assert_eq!(sets, "sluice", "no kube-proxy, no other CNI");
+}
+
+#[test]
+fn everything_runs() {
+    eventually("all pods to run", Duration::from_secs(120), || {
+        let list = kubectl_json(&["get", "pods", "-n", "kube-system"]);
+        let bad: Vec<String> = list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|p| p["status"]["phase"] != "Running")
+            .map(|p| p["metadata"]["name"].to_string())
+            .collect();
+        if bad.is_empty() { Ok(()) } else { Err(format!("{bad:?}")) }
+    });
+}
+
+#[test]
+fn every_pod_address_lies_in_its_nodes_range() {
+    let nodes = nodes();
+    let list = kubectl_json(&["get", "pods", "-A", "--field-selector=status.phase=Running"]);
+    let mut seen = 0;
+    for pod in list["items"].as_array().into_iter().flatten() {
+        if pod["spec"]["hostNetwork"] == true {
+            continue;
+        }
+        let node = nodes.iter().find(|n| pod["spec"]["nodeName"] == n.name.as_str()).unwrap();
+        let address: IpAddr = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
+        let range = node.pod_cidr.unwrap();
+        assert!(
+            range.contains(&address),
+            "{} has {address}, node {range}",
+            pod["metadata"]["name"]
+        );
+        seen += 1;
+    }
+    assert!(seen >= 2, "CoreDNS at least has addresses");
+}
+
+#[test]
+fn the_rendered_manifest_is_what_kustomize_makes() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
+    let rendered = std::fs::read_to_string(format!("{root}/sluice.yaml")).unwrap();
+    let body: String =
+        rendered.lines().filter(|l| !l.starts_with('#')).flat_map(|l| [l, "\n"]).collect();
+    assert_eq!(body.trim(), kubectl(&["kustomize", root]).trim(), "kubectl kustomize deploy/");
+}
+
+#[test]
+fn the_agent_may_read_what_it_watches_and_write_nothing() {
+    let who = "--as=system:serviceaccount:sluice-system:sluice";
+    for what in ["nodes", "services", "pods", "namespaces", "endpointslices.discovery.k8s.io"] {
+        assert_eq!(kubectl(&["auth", "can-i", "watch", what, who]), "yes", "{what}");
+    }
+    for (verb, what) in
+        [("get", "secrets"), ("create", "pods"), ("patch", "nodes"), ("delete", "services")]
+    {
+        let answer = cluster_tests::try_kubectl(&["auth", "can-i", verb, what, who], "");
+        assert!(answer.is_err_and(|e| e.contains("no")), "{verb} {what}");
+    }
+}

@@ -1,0 +1,146 @@
+//! The agent dies, nodes come and go. These run one after the other, and last.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use cluster_tests::{
+    Namespace, client_on, docker, eventually, kubectl, nodes, replicas, server_on, service,
+    try_kubectl, workers,
+};
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn agents_ready() {
+    kubectl(&["-n", "sluice-system", "rollout", "status", "daemonset/sluice", "--timeout=120s"]);
+}
+
+#[test]
+fn agents_killed_under_load_lose_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let ns = Namespace::new("kill");
+    let workers = workers();
+    ns.apply(&client_on("client", &workers[0].name, false));
+    ns.apply(&(replicas("web", 2) + &service("web", "web", &[("web", "TCP", 80, "web")])));
+    ns.ready("client", 1);
+    ns.ready("web", 2);
+    let ip = ns.cluster_ip("web");
+    ns.sh_eventually("client", &format!("curl -sf -m 3 http://{ip}/hostname"));
+    // New connections all the time, with every failure written down, while all agents are killed twice.
+    let load = format!(
+        "rm -f /tmp/stop /tmp/log; (while [ ! -e /tmp/stop ]; do \
+         curl -sf -m 2 -o /dev/null http://{ip}/hostname && echo ok || echo FAILED; done) > /tmp/log 2>&1 &"
+    );
+    ns.sh("client", &load).unwrap();
+    for _ in 0..2 {
+        let before = agent_ids();
+        for node in nodes() {
+            // The agent's process dies as by a crash; kubelet starts it again.
+            docker(&["exec", &node.name, "pkill", "-KILL", "-f", "sluice agent"]).unwrap();
+        }
+        eventually("new agents", Duration::from_secs(90), || {
+            let now = agent_ids();
+            let fresh = now.iter().all(|id| !before.contains(id)) && now.len() == before.len();
+            if fresh { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+        agents_ready();
+    }
+    ns.sh("client", "touch /tmp/stop").unwrap();
+    let log = ns.sh("client", "grep -c ok /tmp/log; grep -c FAILED /tmp/log || true").unwrap();
+    let counts: Vec<u32> = log.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    assert!(counts[0] > 50, "too few requests to show anything: {counts:?}");
+    assert_eq!(counts[1], 0, "requests failed: {counts:?}");
+}
+
+/// The container ids of all agents that run.
+fn agent_ids() -> Vec<String> {
+    kubectl(&[
+        "-n",
+        "sluice-system",
+        "get",
+        "pods",
+        "-o",
+        "jsonpath={.items[*].status.containerStatuses[?(@.started==true)].containerID}",
+    ])
+    .split_whitespace()
+    .map(str::to_owned)
+    .collect()
+}
+
+#[test]
+fn pods_are_wired_while_no_agent_runs() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let ns = Namespace::new("away");
+    let workers = workers();
+    ns.apply(&server_on("before", "before", &workers[1].name));
+    let server = ns.ready("before", 1).remove(0);
+    let patch = r#"{"spec":{"template":{"spec":{"nodeSelector":{"sluice.test/nowhere":"true"}}}}}"#;
+    let _back = Restore;
+    kubectl(&["-n", "sluice-system", "patch", "daemonset", "sluice", "-p", patch]);
+    eventually("no agent to run", Duration::from_secs(90), || {
+        let pods = kubectl(&["-n", "sluice-system", "get", "pods", "-o", "name"]);
+        if pods.is_empty() { Ok(()) } else { Err(pods) }
+    });
+    ns.apply(&client_on("during", &workers[0].name, false));
+    ns.ready("during", 1);
+    assert_eq!(
+        ns.sh_eventually("during", &format!("curl -sf -m 3 http://{server}:8080/hostname")),
+        "before"
+    );
+}
+
+/// Puts the DaemonSet back, also when the test failed.
+struct Restore;
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let patch =
+            r#"{"spec":{"template":{"spec":{"nodeSelector":{"sluice.test/nowhere":null}}}}}"#;
+        let _ =
+            try_kubectl(&["-n", "sluice-system", "patch", "daemonset", "sluice", "-p", patch], "");
+        let wait =
+            ["-n", "sluice-system", "rollout", "status", "daemonset/sluice", "--timeout=120s"];
+        let _ = try_kubectl(&wait, "");
+    }
+}
+
+#[test]
+fn a_node_that_leaves_and_comes_back_is_followed() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let workers = workers();
+    let (stays, leaves) = (&workers[0], &workers[1]);
+    let range = leaves.pod_cidr.unwrap().to_string();
+    let routes = || docker(&["exec", &stays.name, "ip", "-4", "route", "show", "proto", "83"]);
+    assert!(routes().unwrap().contains(&range), "{:?}", routes());
+    docker(&["exec", &leaves.name, "systemctl", "stop", "kubelet"]).unwrap();
+    let _back = StartKubelet(&leaves.name);
+    kubectl(&["delete", "node", &leaves.name, "--wait=true"]);
+    eventually("the route to go", Duration::from_secs(30), || match routes() {
+        Ok(text) if !text.contains(&range) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    docker(&["exec", &leaves.name, "systemctl", "start", "kubelet"]).unwrap();
+    let node = eventually("the node to come back Ready", Duration::from_secs(120), || {
+        nodes()
+            .into_iter()
+            .find(|n| n.name == leaves.name && n.ready && n.pod_cidr.is_some())
+            .ok_or("not yet")
+    });
+    agents_ready();
+    let ns = Namespace::new("back");
+    ns.apply(&client_on("client", &stays.name, false));
+    ns.apply(&server_on("server", "server", &leaves.name));
+    ns.ready("client", 1);
+    let address = ns.ready("server", 1).remove(0);
+    assert!(node.pod_cidr.unwrap().contains(&address.parse::<std::net::IpAddr>().unwrap()));
+    let url = format!("curl -sf -m 3 http://{address}:8080/hostname");
+    assert_eq!(ns.sh_eventually("client", &url), "server");
+}
+
+struct StartKubelet<'a>(&'a str);
+
+impl Drop for StartKubelet<'_> {
+    fn drop(&mut self) {
+        let _ = docker(&["exec", self.0, "systemctl", "start", "kubelet"]);
+    }
+}
