@@ -1,0 +1,119 @@
+//! The Internet checksum (RFC 1071) and its updates (RFC 1624).
+//!
+//! Words are taken as they lie in memory: the ones' complement sum does not care for byte order
+//! (RFC 1071 section 2 B), as long as the result is stored the same way.
+
+/// Ones' complement sum of `bytes` (an odd last byte counts as if a zero followed), not folded.
+#[inline(always)]
+pub fn sum(bytes: &[u8]) -> u32 {
+    let mut total = 0u32;
+    for pair in bytes.chunks(2) {
+        let word = match pair {
+            [a, b] => [*a, *b],
+            [a] => [*a, 0],
+            _ => [0, 0],
+        };
+        total = total.wrapping_add(u16::from_ne_bytes(word) as u32);
+    }
+    total
+}
+
+/// Folds the carries of a sum into 16 bits.
+#[inline(always)]
+pub const fn fold(mut sum: u32) -> u16 {
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// The checksum field for a message whose bytes (field as zero) have this `sum`.
+#[inline(always)]
+pub const fn finish(sum: u32) -> [u8; 2] {
+    (!fold(sum)).to_ne_bytes()
+}
+
+/// What a change of covered bytes does to a checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delta(u32);
+
+impl Delta {
+    /// No change.
+    pub const NONE: Delta = Delta(0);
+
+    /// A 16-bit word at an even offset changes.
+    #[inline(always)]
+    pub const fn word(self, old: [u8; 2], new: [u8; 2]) -> Delta {
+        Delta(self.0 + !u16::from_ne_bytes(old) as u32 + u16::from_ne_bytes(new) as u32)
+    }
+
+    /// Four bytes at an even offset change.
+    #[inline(always)]
+    pub const fn quad(self, old: [u8; 4], new: [u8; 4]) -> Delta {
+        self.word([old[0], old[1]], [new[0], new[1]]).word([old[2], old[3]], [new[2], new[3]])
+    }
+
+    /// The checksum after the change (RFC 1624 equation 3).
+    #[inline(always)]
+    pub const fn apply(self, field: [u8; 2]) -> [u8; 2] {
+        finish(!u16::from_ne_bytes(field) as u32 + fold(self.0) as u32)
+    }
+
+    /// The difference as the kernel's `bpf_l3_csum_replace` and `bpf_l4_csum_replace` take it.
+    #[inline(always)]
+    pub const fn for_helper(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// RFC 1071 by the letter: big endian words, end-around carry after each addition.
+    fn slow(bytes: &[u8]) -> [u8; 2] {
+        let mut sum: u32 = 0;
+        let mut padded = bytes.to_vec();
+        if padded.len() % 2 == 1 {
+            padded.push(0);
+        }
+        for pair in padded.chunks_exact(2) {
+            sum += u32::from(pair[0]) * 256 + u32::from(pair[1]);
+            if sum > 0xffff {
+                sum -= 0xffff;
+            }
+        }
+        (!(sum as u16)).to_be_bytes()
+    }
+
+    #[test]
+    fn example_of_rfc_1071_section_3() {
+        let sum = sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        assert_eq!(fold(sum).to_ne_bytes(), [0xdd, 0xf2]);
+    }
+
+    proptest! {
+        #[test]
+        fn full_sum_agrees_with_the_slow_one(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(finish(sum(&bytes)), slow(&bytes));
+        }
+
+        #[test]
+        fn incremental_equals_full(
+            bytes in proptest::collection::vec(any::<u8>(), 8..80),
+            at in 0usize..30,
+            new in any::<[u8; 4]>(),
+        ) {
+            let mut bytes: Vec<u8> = bytes;
+            bytes[0] |= 1; // An all-zero message has two checksums.
+            let at = 2 + at % ((bytes.len() - 4) / 2) / 2 * 2;
+            let before = finish(sum(&bytes));
+            let mut old = [0; 4];
+            old.copy_from_slice(&bytes[at..at + 4]);
+            bytes[at..at + 4].copy_from_slice(&new);
+            prop_assert_eq!(Delta::NONE.quad(old, new).apply(before), slow(&bytes));
+        }
+    }
+}
