@@ -1,0 +1,117 @@
+//! Nodes -> what kind of place each address is, and routes to the pods of other nodes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sluice_abi::{Network, NetworkKey, network_kind};
+
+use crate::model::Node;
+use crate::tables::Surroundings;
+
+/// Rows of the `NETWORKS` trie. Where two sources name the same prefix, the first of these has it:
+/// this node's addresses, this node's pods, other nodes' addresses, other nodes' pods, Services.
+pub fn networks<'a>(
+    this_node: &str,
+    nodes: impl IntoIterator<Item = &'a Node>,
+    surroundings: &Surroundings,
+) -> BTreeMap<NetworkKey, Network> {
+    let mut rows = BTreeMap::new();
+    let mut put = |net: IpNet, kind: u32| {
+        rows.entry(network_key(net)).or_insert(Network { kind });
+    };
+    let (own, others): (Vec<&Node>, Vec<&Node>) =
+        nodes.into_iter().partition(|n| n.name == this_node);
+    for address in &surroundings.local_addresses {
+        put(IpNet::from(*address), network_kind::THIS_NODE);
+    }
+    for net in own.iter().flat_map(|n| &n.pod_cidrs) {
+        put(*net, network_kind::LOCAL_PODS);
+    }
+    for address in others.iter().flat_map(|n| &n.internal_ips) {
+        put(IpNet::from(*address), network_kind::OTHER_NODE);
+    }
+    for net in others.iter().flat_map(|n| &n.pod_cidrs) {
+        put(*net, network_kind::REMOTE_PODS);
+    }
+    for net in &surroundings.service_cidrs {
+        put(*net, network_kind::SERVICES);
+    }
+    rows
+}
+
+/// Routes to other nodes' pods: range -> the node's first InternalIP of that family. Where two
+/// nodes claim one range, the first by name has it; what is ours is never routed away.
+pub fn routes<'a>(
+    this_node: &str,
+    nodes: impl IntoIterator<Item = &'a Node>,
+) -> BTreeMap<IpNet, IpAddr> {
+    let (own, mut others): (Vec<&Node>, Vec<&Node>) =
+        nodes.into_iter().partition(|n| n.name == this_node);
+    others.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut routes = BTreeMap::new();
+    for node in others {
+        for net in &node.pod_cidrs {
+            let ours = own.iter().flat_map(|n| &n.pod_cidrs).any(|o| o.contains(net));
+            let v4 = net.addr().is_ipv4();
+            let hop = node.internal_ips.iter().find(|a| a.is_ipv4() == v4);
+            if let (false, Some(hop)) = (ours, hop) {
+                routes.entry(net.trunc()).or_insert(*hop);
+            }
+        }
+    }
+    routes
+}
+
+/// The trie's key of a range: IPv4 is v4-mapped, so its length grows by 96.
+pub(crate) fn network_key(net: IpNet) -> NetworkKey {
+    let net = net.trunc();
+    let bits = u32::from(net.prefix_len());
+    let prefix_len = if net.addr().is_ipv4() { bits + 96 } else { bits };
+    NetworkKey { prefix_len, addr: net.addr().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, ips: &[&str], cidrs: &[&str]) -> Node {
+        Node {
+            name: name.into(),
+            internal_ips: ips.iter().map(|a| a.parse().expect("address")).collect(),
+            pod_cidrs: cidrs.iter().map(|a| a.parse().expect("cidr")).collect(),
+            zone: None,
+        }
+    }
+
+    #[test]
+    fn each_kind_of_place() {
+        let nodes = [
+            node("n1", &["172.18.0.2", "fc00::2"], &["10.244.1.0/24", "fd00:1::/64"]),
+            node("n2", &["172.18.0.3", "fc00::3"], &["10.244.2.0/24", "fd00:2::/64"]),
+            // Claims what others have, and an address of ours.
+            node("n3", &["172.18.0.2"], &["10.244.2.0/24", "10.244.1.0/24", "fd00:3::/64"]),
+        ];
+        let surroundings = Surroundings {
+            local_addresses: vec!["172.18.0.2".parse().expect("address")],
+            service_cidrs: vec!["10.96.0.0/16".parse().expect("cidr")],
+        };
+        let rows = networks("n1", &nodes, &surroundings);
+        let kind = |net: &str| rows.get(&network_key(net.parse().expect("net"))).map(|n| n.kind);
+        assert_eq!(kind("172.18.0.2/32"), Some(network_kind::THIS_NODE));
+        assert_eq!(kind("10.244.1.0/24"), Some(network_kind::LOCAL_PODS));
+        assert_eq!(kind("172.18.0.3/32"), Some(network_kind::OTHER_NODE));
+        assert_eq!(kind("fc00::3/128"), Some(network_kind::OTHER_NODE));
+        assert_eq!(kind("10.244.2.0/24"), Some(network_kind::REMOTE_PODS));
+        assert_eq!(kind("fd00:2::/64"), Some(network_kind::REMOTE_PODS));
+        assert_eq!(kind("10.96.0.0/16"), Some(network_kind::SERVICES));
+        assert_eq!(rows.len(), 9);
+        let key = network_key("10.244.1.0/24".parse().expect("net"));
+        assert_eq!(key.prefix_len, 120);
+        assert_eq!(key.addr.0[12..], [10, 244, 1, 0]);
+
+        let routes = routes("n1", &nodes);
+        let text: Vec<String> = routes.iter().map(|(n, h)| format!("{n} {h}")).collect();
+        assert_eq!(text, ["10.244.2.0/24 172.18.0.3", "fd00:2::/64 fc00::3"]);
+    }
+}

@@ -1,0 +1,300 @@
+//! All objects by name, and which Services a change touches.
+//!
+//! In: [`Change`]s in any order, with repeats; objects may arrive before those that they refer to.
+//! Out: the set of Services whose rows may have changed ([`Index::take_dirty`]). Never: what the
+//! rows are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+use crate::model::{
+    Change, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
+};
+
+/// What has to be compiled again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Services, existing or gone.
+    pub services: BTreeSet<ObjectName>,
+    /// Whether networks and routes may have changed.
+    pub nodes: bool,
+}
+
+impl Dirty {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && !self.nodes
+    }
+}
+
+/// The objects and their joins.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    node_name: String,
+    nodes: BTreeMap<String, Node>,
+    services: BTreeMap<ObjectName, Service>,
+    slices: BTreeMap<ObjectName, EndpointSlice>,
+    pods: BTreeMap<ObjectName, Pod>,
+    namespaces: BTreeMap<String, Namespace>,
+    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    listed: BTreeSet<Kind>,
+    dirty: Dirty,
+}
+
+impl Index {
+    /// An empty index of the node with this name.
+    pub fn new(node_name: impl Into<String>) -> Index {
+        Index { node_name: node_name.into(), ..Index::default() }
+    }
+
+    /// Takes a change in. An object that reads as before marks nothing dirty.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Apply(object) => self.put(object),
+            Change::Delete(kind, name) => self.remove(kind, &name),
+            Change::Replace(kind, objects) => {
+                self.listed.insert(kind);
+                let objects: Vec<_> = objects.into_iter().filter(|o| o.kind() == kind).collect();
+                let kept: BTreeSet<ObjectName> = objects.iter().map(Object::name).collect();
+                for name in self.names(kind).filter(|n| !kept.contains(n)).collect::<Vec<_>>() {
+                    self.remove(kind, &name);
+                }
+                objects.into_iter().for_each(|o| self.put(o));
+            }
+        }
+    }
+
+    /// Whether Nodes, Services and EndpointSlices have each been listed once: before that, what is
+    /// missing here may still exist, and nothing may be written (CONTRACT 1.6).
+    pub fn synced(&self) -> bool {
+        [Kind::Node, Kind::Service, Kind::EndpointSlice].iter().all(|k| self.listed.contains(k))
+    }
+
+    /// Whether this kind has been listed once.
+    pub fn listed(&self, kind: Kind) -> bool {
+        self.listed.contains(&kind)
+    }
+
+    /// What changed since the last call.
+    pub fn take_dirty(&mut self) -> Dirty {
+        mem::take(&mut self.dirty)
+    }
+
+    /// Everything: what [`Index::take_dirty`] would say had all objects come just now.
+    pub fn all_dirty(&self) -> Dirty {
+        Dirty { services: self.services.keys().cloned().collect(), nodes: true }
+    }
+
+    /// Name of the node we are on.
+    pub fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// The node we are on.
+    pub fn this_node(&self) -> Option<&Node> {
+        self.nodes.get(&self.node_name)
+    }
+
+    /// All nodes by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// The Service of this name.
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// All Services by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// The slices that name this Service, by name, hidden ones too.
+    pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(|n| self.slices.get(n))
+    }
+
+    /// All slices by name.
+    pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.values()
+    }
+
+    /// All known Pods by name.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// The Pod of this name.
+    pub fn pod(&self, name: &ObjectName) -> Option<&Pod> {
+        self.pods.get(name)
+    }
+
+    /// All Namespaces by name.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    fn put(&mut self, object: Object) {
+        match object {
+            Object::Node(node) => {
+                if self.nodes.get(&node.name) == Some(&node) {
+                    return;
+                }
+                let name = node.name.clone();
+                let zone = node.zone.clone();
+                let old = self.nodes.insert(name.clone(), node);
+                self.node_changed(&name, old.and_then(|n| n.zone), zone);
+            }
+            Object::Service(service) => {
+                let name = service.name.clone();
+                if self.services.get(&name) != Some(&service) {
+                    self.services.insert(name.clone(), service);
+                    self.dirty.services.insert(name);
+                }
+            }
+            Object::EndpointSlice(slice) => {
+                if self.slices.get(&slice.name) == Some(&slice) {
+                    return;
+                }
+                self.forget_slice(&slice.name.clone());
+                if let Some(service) = slice.service_name() {
+                    let slices = self.slices_of.entry(service.clone()).or_default();
+                    slices.insert(slice.name.clone());
+                    self.dirty.services.insert(service);
+                }
+                self.slices.insert(slice.name.clone(), slice);
+            }
+            Object::Pod(pod) => {
+                self.pods.insert(pod.name.clone(), pod);
+            }
+            Object::Namespace(namespace) => {
+                self.namespaces.insert(namespace.name.clone(), namespace);
+            }
+        }
+    }
+
+    fn remove(&mut self, kind: Kind, name: &ObjectName) {
+        match kind {
+            Kind::Node => {
+                if let Some(old) = self.nodes.remove(&name.name) {
+                    self.node_changed(&name.name, old.zone, None);
+                }
+            }
+            Kind::Service => {
+                if self.services.remove(name).is_some() {
+                    self.dirty.services.insert(name.clone());
+                }
+            }
+            Kind::EndpointSlice => self.forget_slice(name),
+            Kind::Pod => {
+                self.pods.remove(name);
+            }
+            Kind::Namespace => {
+                self.namespaces.remove(&name.name);
+            }
+        }
+    }
+
+    /// Our own zone decides which zone hints name us.
+    fn node_changed(&mut self, name: &str, old_zone: Option<String>, zone: Option<String>) {
+        self.dirty.nodes = true;
+        if name == self.node_name && old_zone != zone {
+            self.dirty.services.extend(self.services.keys().cloned());
+        }
+    }
+
+    fn forget_slice(&mut self, name: &ObjectName) {
+        let Some(service) = self.slices.remove(name).and_then(|s| s.service_name()) else { return };
+        if let Some(slices) = self.slices_of.get_mut(&service) {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+        self.dirty.services.insert(service);
+    }
+
+    fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = ObjectName> + '_> {
+        match kind {
+            Kind::Node => Box::new(self.nodes.keys().map(ObjectName::cluster)),
+            Kind::Service => Box::new(self.services.keys().cloned()),
+            Kind::EndpointSlice => Box::new(self.slices.keys().cloned()),
+            Kind::Pod => Box::new(self.pods.keys().cloned()),
+            Kind::Namespace => Box::new(self.namespaces.keys().map(ObjectName::cluster)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(name: &str, service: &str) -> Object {
+        Object::EndpointSlice(EndpointSlice {
+            name: ObjectName::new("shop", name),
+            service: Some(service.into()),
+            ..EndpointSlice::default()
+        })
+    }
+
+    fn service(name: &str) -> Object {
+        Object::Service(Service { name: ObjectName::new("shop", name), ..Service::default() })
+    }
+
+    fn node(name: &str, zone: Option<&str>) -> Object {
+        Object::Node(Node { name: name.into(), zone: zone.map(Into::into), ..Node::default() })
+    }
+
+    fn dirty(index: &mut Index) -> Vec<String> {
+        index.take_dirty().services.into_iter().map(|n| n.name).collect()
+    }
+
+    #[test]
+    fn synced_when_all_three_kinds_were_listed() {
+        let mut index = Index::new("n1");
+        for kind in [Kind::Service, Kind::Pod, Kind::EndpointSlice] {
+            index.apply(Change::Replace(kind, vec![]));
+            assert!(!index.synced());
+        }
+        index.apply(Change::Apply(node("n1", None)));
+        assert!(!index.synced());
+        index.apply(Change::Replace(Kind::Node, vec![]));
+        assert!(index.synced());
+        assert_eq!(index.nodes().count(), 0);
+    }
+
+    #[test]
+    fn slice_that_moves_to_another_service_touches_both() {
+        let mut index = Index::new("n1");
+        index.apply(Change::Apply(slice("s", "a")));
+        assert_eq!(dirty(&mut index), ["a"]);
+        index.apply(Change::Apply(slice("s", "b")));
+        assert_eq!(dirty(&mut index), ["a", "b"]);
+        index.apply(Change::Apply(slice("s", "b")));
+        assert!(index.take_dirty().is_empty());
+    }
+
+    #[test]
+    fn replace_touches_only_what_differs() {
+        let mut index = Index::new("n1");
+        index.apply(Change::Replace(Kind::Service, vec![service("a"), service("b")]));
+        assert_eq!(dirty(&mut index), ["a", "b"]);
+        index.apply(Change::Replace(Kind::Service, vec![service("b"), service("c")]));
+        assert_eq!(dirty(&mut index), ["a", "c"]);
+    }
+
+    #[test]
+    fn own_zone_touches_every_service_another_nodes_none() {
+        let mut index = Index::new("n1");
+        index.apply(Change::Replace(Kind::Service, vec![service("a"), service("b")]));
+        index.take_dirty();
+        index.apply(Change::Apply(node("n2", Some("z"))));
+        let seen = index.take_dirty();
+        assert!(seen.nodes && seen.services.is_empty());
+        index.apply(Change::Apply(node("n1", Some("z"))));
+        assert_eq!(dirty(&mut index), ["a", "b"]);
+        index.apply(Change::Delete(Kind::Node, ObjectName::cluster("n1")));
+        assert_eq!(dirty(&mut index), ["a", "b"]);
+    }
+}

@@ -1,0 +1,18 @@
+//! Nodes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// A core/v1 Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Name.
+    pub name: String,
+    /// Addresses of type InternalIP, in the API's order.
+    pub internal_ips: Vec<IpAddr>,
+    /// `podCIDRs`, or `podCIDR` where only that is set.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Value of [`super::ZONE_LABEL`]; an empty label counts as none.
+    pub zone: Option<String>,
+}
