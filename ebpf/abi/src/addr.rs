@@ -2,10 +2,12 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`.
-#[repr(transparent)]
+///
+/// Aligned, because eBPF copies and compares byte by byte what might lie anywhere.
+#[repr(C, align(4))]
 #[derive(
     Clone,
     Copy,
@@ -20,7 +22,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
     IntoBytes,
     Immutable,
     KnownLayout,
-    Unaligned,
 )]
 pub struct Addr(pub [u8; 16]);
 
@@ -90,7 +91,7 @@ impl From<Addr> for IpAddr {
 }
 
 /// A port in network byte order, as it stands in a packet and in `bpf_sock_addr`.
-#[repr(transparent)]
+#[repr(C, align(2))]
 #[derive(
     Clone,
     Copy,
@@ -105,7 +106,6 @@ impl From<Addr> for IpAddr {
     IntoBytes,
     Immutable,
     KnownLayout,
-    Unaligned,
 )]
 pub struct PortBe(pub [u8; 2]);
 

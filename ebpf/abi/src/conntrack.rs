@@ -16,7 +16,7 @@ use crate::{Addr, PortBe};
 ///
 /// For ICMP echo, `sport` of a request and `dport` of a reply hold the identifier and the other
 /// port is 0.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     Clone,
     Copy,
@@ -113,7 +113,7 @@ pub mod tcp_state {
 }
 
 /// Names the fragments of one datagram (RFC 791 section 3.2, RFC 8200 section 4.5).
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

@@ -18,9 +18,11 @@ pub struct SocketOrigin {
     pub backend_port: PortBe,
     /// Port the program asked for.
     pub frontend_port: PortBe,
+    /// Id of the backend: a datagram socket keeps its backend as long as this id has its address.
+    pub backend_id: u32,
 }
 
-const _: () = assert!(size_of::<SocketOrigin>() == 36);
+const _: () = assert!(size_of::<SocketOrigin>() == 40);
 
 /// Socket storage: the translations of one socket, newest overwriting oldest. It lives and dies
 /// with the socket, so no eviction can take the answer to an idle resolver's question away.

@@ -43,13 +43,23 @@ impl Delta {
     /// A 16-bit word at an even offset changes.
     #[inline(always)]
     pub const fn word(self, old: [u8; 2], new: [u8; 2]) -> Delta {
-        Delta(self.0 + !u16::from_ne_bytes(old) as u32 + u16::from_ne_bytes(new) as u32)
+        Delta(
+            self.0
+                .wrapping_add(!u16::from_ne_bytes(old) as u32)
+                .wrapping_add(u16::from_ne_bytes(new) as u32),
+        )
     }
 
     /// Four bytes at an even offset change.
     #[inline(always)]
     pub const fn quad(self, old: [u8; 4], new: [u8; 4]) -> Delta {
         self.word([old[0], old[1]], [new[0], new[1]]).word([old[2], old[3]], [new[2], new[3]])
+    }
+
+    /// Both changes.
+    #[inline(always)]
+    pub const fn plus(self, other: Delta) -> Delta {
+        Delta(self.0.wrapping_add(other.0))
     }
 
     /// The checksum after the change (RFC 1624 equation 3).

@@ -80,9 +80,7 @@ pub fn set_addresses(b: &mut [u8; MIN_LEN], src: [u8; 4], dst: [u8; 4]) {
 /// What new addresses do to every checksum that covers them.
 #[inline(always)]
 pub fn address_delta(b: &[u8; MIN_LEN], src: [u8; 4], dst: [u8; 4]) -> Delta {
-    Delta::NONE
-        .quad([b[12], b[13], b[14], b[15]], src)
-        .quad([b[16], b[17], b[18], b[19]], dst)
+    Delta::NONE.quad([b[12], b[13], b[14], b[15]], src).quad([b[16], b[17], b[18], b[19]], dst)
 }
 
 /// One router less to go: TTL and checksum. The caller has made sure that the TTL is above 1.

@@ -224,6 +224,13 @@ impl Kernel {
         test_run::run(self.fd(name), &packet.bytes(), ifindex, 0, 100_000).unwrap().time
     }
 
+    /// Verified instructions and translated bytes of a program.
+    pub fn size(&self, name: &str) -> (u32, u32) {
+        let program = self.ebpf.program(name).unwrap_or_else(|| panic!("no program {name}"));
+        let info = program.info().unwrap();
+        (info.verified_instruction_count().unwrap_or(0), info.size_translated().unwrap_or(0))
+    }
+
     fn fd(&self, name: &str) -> std::os::fd::BorrowedFd<'_> {
         let program: &SchedClassifier = self
             .ebpf

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 const SETUP: &str = "set -e
 ip link set lo up
-ip link add up0 address 02:00:00:00:00:02 type veth peer name up1
+ip link add up0 address 02:00:00:00:01:ee type veth peer name up1
 ip addr add 172.18.0.2/16 dev up0
 ip link set up0 up
 ip link set up1 up

@@ -1,0 +1,55 @@
+//! What kind of place an address is.
+
+use sluice_abi::{Addr, Endpoint, NodeConfig, network_kind};
+use sluice_packet::ipv4;
+
+use crate::{maps, packet::v4};
+
+/// Where packets to some address belong.
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// A pod of this node.
+    Pod(&'static Endpoint),
+    /// This node's pod range, but no pod.
+    FreePod,
+    /// This node itself.
+    Node,
+    /// A pod of another node.
+    RemotePod,
+    /// Another node.
+    OtherNode,
+    /// A ServiceCIDR.
+    Services,
+    /// Nothing that is routed: multicast, broadcast.
+    Link,
+    /// Outside the cluster.
+    Outside,
+}
+
+/// Looks the address up.
+#[inline(always)]
+pub fn of(addr: &Addr, node: &NodeConfig) -> Place {
+    if let Some(endpoint) = maps::endpoint(addr) {
+        return Place::Pod(endpoint);
+    }
+    if *addr == node.node_v4 || *addr == node.gateway_v4 {
+        return Place::Node;
+    }
+    match maps::network_kind(addr) {
+        network_kind::LOCAL_PODS => Place::FreePod,
+        network_kind::REMOTE_PODS => Place::RemotePod,
+        network_kind::THIS_NODE => Place::Node,
+        network_kind::OTHER_NODE => Place::OtherNode,
+        network_kind::SERVICES => Place::Services,
+        _ if ipv4::stays_on_link(v4(&addr.0)) => Place::Link,
+        _ => Place::Outside,
+    }
+}
+
+impl Place {
+    /// Whether a Service may live at such an address.
+    #[inline(always)]
+    pub fn may_be_service(self) -> bool {
+        matches!(self, Place::Services | Place::Outside)
+    }
+}
