@@ -41,7 +41,7 @@ pub fn find(p: &mut Packet) -> bool {
     // Datagrams move on when their backend is gone, and so do connections that never began.
     if entry.backend != 0
         && entry.flags & flow_flags::FORWARD != 0
-        && (opens || p.key.proto == proto::UDP)
+        && (p.key.proto == proto::UDP || (opens && entry.tcp == state::SYN))
         && !still_serves(entry)
     {
         return false;
