@@ -1,0 +1,209 @@
+//! The pods of this node: leases of the CNI binary against the table of endpoints.
+//!
+//! CNI ADD and DEL keep both in step without the agent; this repairs what a crash or an upgrade
+//! left: rows that lack, rows of pods that are gone, programs on each pod's veth, leases whose
+//! sandbox vanished without a DEL.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use sluice_abi::{Addr, Endpoint};
+use sluice_cni::bpf::BpfError;
+use sluice_cni::device;
+use sluice_cni::ipam::{Lease, Moment, Store, StoreError};
+use sluice_cni::netlink::{Netlink, NetlinkError};
+
+use crate::dataplane::attach::{HookError, Hooks};
+use crate::dataplane::maps::Maps;
+
+/// How names of the host ends of veth pairs begin.
+pub const VETH_PREFIX: &str = "slc";
+
+/// What could not be repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The leases cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The table cannot be read or written.
+    #[error(transparent)]
+    Map(#[from] BpfError),
+    /// A device cannot be read.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Programs could not be attached.
+    #[error("pod {pod}")]
+    Hook {
+        /// Whose.
+        pod: String,
+        /// Why.
+        #[source]
+        source: Box<HookError>,
+    },
+}
+
+/// What [`repair`] did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Pods of this node.
+    pub pods: usize,
+    /// Rows written because they were missing or wrong.
+    pub rows_written: usize,
+    /// Rows removed because no device is there.
+    pub rows_removed: usize,
+    /// Pods whose programs were attached or replaced.
+    pub attached: usize,
+}
+
+/// Brings the table of endpoints and the programs on veths in line with the leases.
+///
+/// # Errors
+/// When leases or table cannot be read; the first pod that could not be served, after all others.
+pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repaired, EndpointError> {
+    let mut netlink = Netlink::open()?;
+    let leases = Store::new(state_dir).read()?.leases;
+    let mut wanted: BTreeMap<Addr, (Endpoint, &Lease)> = BTreeMap::new();
+    for lease in &leases {
+        if let Some(endpoint) = endpoint_of(&mut netlink, lease)? {
+            wanted.insert(Addr::from(lease.address), (endpoint, lease));
+        }
+    }
+    let mut done = Repaired { pods: wanted.len(), ..Repaired::default() };
+    let mut first_error = None;
+    let rows: BTreeMap<Addr, Endpoint> = maps.endpoints.entries()?.into_iter().collect();
+    let devices: BTreeSet<u32> =
+        device::links(&mut netlink)?.into_iter().map(|l| l.index).collect();
+    for (addr, (endpoint, lease)) in &wanted {
+        match hooks.pod(endpoint.ifindex) {
+            Ok(changed) => done.attached += usize::from(changed),
+            Err(source) => {
+                first_error.get_or_insert(EndpointError::Hook {
+                    pod: lease.owner(),
+                    source: Box::new(source),
+                });
+                // A pod without programs must not be reachable as one.
+                continue;
+            }
+        }
+        let right = rows.get(addr).is_some_and(|row| {
+            (row.ifindex, row.pod_mac, row.host_mac)
+                == (endpoint.ifindex, endpoint.pod_mac, endpoint.host_mac)
+        });
+        if !right {
+            maps.endpoints.update(addr, endpoint)?;
+            done.rows_written += 1;
+        }
+    }
+    for (addr, row) in &rows {
+        // ADD writes the row before it is done: only what has no device is surely old.
+        if !wanted.contains_key(addr) && !devices.contains(&row.ifindex) {
+            maps.endpoints.delete(addr)?;
+            done.rows_removed += 1;
+        }
+    }
+    first_error.map_or(Ok(done), Err)
+}
+
+/// The row of a lease, if its veth pair is there and complete; ADD may be at work on it.
+fn endpoint_of(netlink: &mut Netlink, lease: &Lease) -> Result<Option<Endpoint>, NetlinkError> {
+    let Some(link) = device::link_by_name(netlink, &lease.host_ifname)? else { return Ok(None) };
+    let pod_mac = device::permanent_neighbour(netlink, link.index, lease.address)?;
+    Ok(link.mac.zip(pod_mac).map(|(host_mac, pod_mac)| Endpoint {
+        ifindex: link.index,
+        pod_mac,
+        host_mac,
+        ..Endpoint::default()
+    }))
+}
+
+/// Whether a lease's sandbox may still be there: its namespace exists, or a pod of that name does
+/// (`pod_lives`), which is about to get one or is being taken down.
+pub fn may_live(lease: &Lease, pod_lives: impl FnOnce(&str, &str) -> bool) -> bool {
+    if namespace_path(lease).is_some_and(|p| p.exists()) {
+        return true;
+    }
+    match (&lease.pod_namespace, &lease.pod_name) {
+        (Some(namespace), Some(name)) => pod_lives(namespace, name),
+        _ => false,
+    }
+}
+
+/// A pod's network namespace as the lease names it, or where the agent's own image sees it.
+pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
+    if lease.netns.is_empty() {
+        return None;
+    }
+    let path = PathBuf::from(&lease.netns);
+    match path.strip_prefix("/var/run/netns") {
+        Ok(rest) if !path.exists() => Some(Path::new("/run/netns").join(rest)),
+        _ => Some(path),
+    }
+}
+
+/// Namespaces of all pods of this node.
+pub fn namespaces(state_dir: &Path) -> Vec<PathBuf> {
+    let leases = Store::new(state_dir).read().map(|s| s.leases).unwrap_or_default();
+    leases.iter().filter_map(namespace_path).collect()
+}
+
+/// A lease in the words of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// Host end of its veth pair.
+    pub device: String,
+    /// `namespace/name`.
+    pub pod: String,
+    /// Container id of its sandbox.
+    pub container: String,
+}
+
+/// All leases, or none where they cannot be read.
+pub fn names(state_dir: &Path) -> Vec<Named> {
+    let leases = Store::new(state_dir).read().map(|s| s.leases).unwrap_or_default();
+    leases
+        .into_iter()
+        .map(|l| Named {
+            address: IpAddr::V4(l.address),
+            pod: l.owner(),
+            device: l.host_ifname,
+            container: l.key.container_id,
+        })
+        .collect()
+}
+
+/// Frees the leases whose sandbox is gone for good (a reboot, a crash in the middle of ADD).
+/// Returns their owners.
+///
+/// # Errors
+/// When the leases cannot be read or written.
+pub fn reclaim(
+    state_dir: &Path,
+    pod_lives: impl Fn(&str, &str) -> bool,
+) -> Result<Vec<String>, StoreError> {
+    let store = Store::new(state_dir);
+    let dead = |l: &Lease| !may_live(l, &pod_lives);
+    if !store.read()?.leases.iter().any(dead) {
+        return Ok(Vec::new());
+    }
+    let locked = store.lock()?;
+    // Readable a moment ago, so nothing has to be rebuilt.
+    let mut state = locked.load(Vec::new)?.state;
+    let now = Moment::now().map_err(|source| StoreError {
+        doing: "tell the time for",
+        path: state_dir.to_owned(),
+        source,
+    })?;
+    let freed = state.reclaim(&now, |l| !dead(l));
+    locked.save(&state)?;
+    drop(locked);
+    if let Ok(mut netlink) = Netlink::open() {
+        for lease in &freed {
+            // Most are gone with their namespace.
+            let _ = device::delete_link(&mut netlink, &lease.host_ifname);
+        }
+    }
+    Ok(freed.iter().map(Lease::owner).collect())
+}
