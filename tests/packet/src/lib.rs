@@ -5,12 +5,14 @@
 //! `cargo xtask test --level packet`, which gives the tests a network namespace of their own.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+mod cgroup;
 mod kernel;
 mod packet;
 mod table;
 mod test_run;
 mod uplink;
 
+pub use cgroup::InCgroup;
 pub use kernel::{Kernel, Seen};
 pub use packet::{Packet, checksum, show};
 pub use table::{
