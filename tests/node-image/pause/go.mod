@@ -1,0 +1,3 @@
+module sluice/node-image/pause
+
+go 1.24.0
