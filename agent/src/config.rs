@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use ipnet::IpNet;
 
 use crate::host::UplinkChoice;
 
@@ -50,6 +51,10 @@ pub struct AgentArgs {
     /// MTU of pods in bytes (default: the uplink's).
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
+    /// Ranges of Service addresses, where known: packets to a free address there are dropped
+    /// instead of leaving the cluster.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub service_cidrs: Vec<IpNet>,
     /// Let pods reach the outside with the node's address.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub masquerade: bool,
@@ -107,6 +112,8 @@ pub struct Config {
     pub uplink: UplinkChoice,
     /// MTU of pods, if given.
     pub mtu: Option<u32>,
+    /// Ranges of Service addresses, where known.
+    pub service_cidrs: Vec<IpNet>,
     /// Whether pods are masqueraded.
     pub masquerade: bool,
     /// First and last port for translated sources.
@@ -158,6 +165,7 @@ impl TryFrom<AgentArgs> for Config {
             cgroup_root: a.cgroup_root,
             uplink: a.uplink.map_or(UplinkChoice::Auto, UplinkChoice::Named),
             mtu: a.mtu,
+            service_cidrs: a.service_cidrs,
             masquerade: a.masquerade,
             snat_ports: port_range(&a.snat_ports)?,
             metrics_bind: address("--metrics-bind", &a.metrics_bind)?,

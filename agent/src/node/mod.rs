@@ -6,28 +6,31 @@
 //! what builds on it: nothing is deleted before every list has arrived, and the CNI configuration
 //! is written last.
 
+mod pods;
+mod tables;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use sluice_abi::{Addr, NodeConfig, node_flags};
-use sluice_core::model::{Kind, PodPhase};
-use sluice_core::{Changed, Index, ObjectName, Programmed, Surroundings, Tables};
+use sluice_core::model::Kind;
+use sluice_core::{Changed, Index, Programmed, Surroundings, Tables};
 
 use crate::config::{Config, Source};
 use crate::control::Question;
 use crate::dataplane::attach::Hooks;
 use crate::dataplane::maps::Maps;
-use crate::dataplane::{read_back, writer};
+use crate::dataplane::read_back;
 use crate::event_loop::Event;
-use crate::host::routes::{Hop, Routes};
 use crate::host::{Facts, Host, Uplink};
 use crate::observe::{Health, Pending};
-use crate::{answers, cni_files, endpoints, host, sockets};
+use crate::{answers, host};
 
 /// The gateway that pods see (RFC 3927 link-local, the same on every node).
 const POD_GATEWAY: [u8; 4] = [169, 254, 1, 1];
+/// Every so many ticks of the clock (30 s each) the kernel's tables are read and compared.
+const COMPARE_TICKS: u32 = 10;
 
 /// What the node's state works on.
 pub struct Parts {
@@ -50,6 +53,8 @@ struct Todo {
     pods: bool,
     reclaim: bool,
     files: bool,
+    /// Read the kernel's tables and compare them with what was written.
+    compare: bool,
 }
 
 /// The subjects that something can be wrong with.
@@ -78,10 +83,12 @@ pub struct Node {
     uplink: Option<Uplink>,
     surroundings: Surroundings,
     todo: Todo,
+    ticks: u32,
     nodes_dirty: bool,
     /// Changes of tables that could not be written yet.
     unwritten: Changed,
     tables_written: bool,
+    compare_all: bool,
     problems: BTreeMap<Subject, String>,
     questions: Vec<Question>,
 }
@@ -107,11 +114,16 @@ impl Node {
             programmed: Programmed::new(found),
             facts: Facts::default(),
             uplink: None,
-            surroundings: Surroundings::default(),
+            surroundings: Surroundings {
+                service_cidrs: config.service_cidrs.clone(),
+                ..Surroundings::default()
+            },
             todo: Todo::default(),
+            ticks: 0,
             nodes_dirty: false,
             unwritten: Changed::default(),
             tables_written: false,
+            compare_all: false,
             problems: BTreeMap::new(),
             questions: Vec::new(),
             config,
@@ -134,6 +146,7 @@ impl Node {
             Event::Leases => self.todo.pods = true,
             Event::CniFiles => self.todo.files = true,
             Event::Clock => {
+                self.ticks = self.ticks.wrapping_add(1);
                 self.todo = Todo {
                     facts: true,
                     tables: true,
@@ -141,6 +154,7 @@ impl Node {
                     pods: true,
                     reclaim: true,
                     files: true,
+                    compare: self.ticks.is_multiple_of(COMPARE_TICKS),
                 };
             }
             Event::Question(question) => self.questions.push(question),
@@ -151,8 +165,12 @@ impl Node {
     /// Does what there is to do. False if something has to be tried again.
     pub async fn round(&mut self) -> bool {
         let started = Instant::now();
-        if self.todo.facts || !self.problems.is_empty() {
+        let unsettled = [Subject::Network, Subject::Forwarding, Subject::Configuration];
+        if self.todo.facts || unsettled.iter().any(|s| self.problems.contains_key(s)) {
             self.read_facts().await;
+        }
+        if std::mem::take(&mut self.todo.compare) && self.problems.is_empty() {
+            self.read_back();
         }
         if self.todo.tables || !self.unwritten.is_empty() {
             self.write_tables();
@@ -241,82 +259,6 @@ impl Node {
         self.outcome(Subject::Forwarding, forwarding.map_err(|e| chain(&e)));
     }
 
-    fn write_tables(&mut self) {
-        if !self.index.synced() {
-            return;
-        }
-        let mut dirty = self.index.take_dirty();
-        dirty.nodes |= std::mem::take(&mut self.nodes_dirty);
-        let changed = self.tables.update(&self.index, &dirty, &self.surroundings);
-        self.unwritten.frontends.extend(changed.frontends);
-        self.unwritten.networks.extend(changed.networks);
-        self.unwritten.routes |= changed.routes;
-        if self.tables_written && self.unwritten.is_empty() && !self.capacity_wants() {
-            return;
-        }
-        let result = self.carry_out();
-        self.tables_written |= result.is_ok();
-        self.outcome(Subject::Tables, result);
-        let conflicts: Vec<String> =
-            self.tables.conflicts().map(|c| answers::conflict(&c)).collect();
-        let told = if conflicts.is_empty() { Ok(()) } else { Err(conflicts.join("; ")) };
-        self.outcome(Subject::Conflicts, told);
-    }
-
-    fn capacity_wants(&self) -> bool {
-        self.problems.contains_key(&Subject::Capacity)
-    }
-
-    /// Plans and writes, once more at once if that makes room.
-    fn carry_out(&mut self) -> Result<(), String> {
-        for _ in 0..2 {
-            let plan = self.programmed.plan(&self.tables, &self.unwritten);
-            if let Err(e) = writer::apply(&self.parts.maps, &plan.ops) {
-                match read_back::read_back(&self.parts.maps) {
-                    Ok(found) => self.programmed.resync(found),
-                    Err(e) => tracing::warn!(error = %chain(&e), "tables not read back"),
-                }
-                return Err(chain(&e));
-            }
-            if !plan.ops.is_empty() {
-                tracing::info!(ops = plan.ops.len(), "tables written");
-            }
-            self.unwritten = Changed::default();
-            let state_dir = &self.config.cni_state_dir;
-            sockets::end_stale_udp(&plan.stale_udp, || endpoints::namespaces(state_dir));
-            let again = plan.worth_retrying();
-            let refused: Vec<String> = plan.refused.iter().map(ToString::to_string).collect();
-            let told = if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) };
-            self.outcome(Subject::Capacity, told);
-            if !again {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_routes(&mut self) {
-        // Routes of nodes that are only not listed yet must not go.
-        if !self.index.listed(Kind::Node) || !self.tables_written {
-            return;
-        }
-        let mut desired: Routes =
-            self.tables.routes().iter().map(|(net, hop)| (*net, Hop::Via(*hop))).collect();
-        desired.extend(self.pod_cidrs().into_iter().map(|net| (net, Hop::Unreachable)));
-        let result = match self.parts.host.sync_routes(&desired).await {
-            Ok(synced) => {
-                if synced.written + synced.removed > 0 {
-                    tracing::info!(written = synced.written, removed = synced.removed, "routes");
-                }
-                let refused: Vec<String> =
-                    synced.refused.iter().map(|(net, why)| format!("{net}: {why}")).collect();
-                if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) }
-            }
-            Err(e) => Err(chain(&e)),
-        };
-        self.outcome(Subject::Routes, result);
-    }
-
     /// The node's own pod ranges, as its Node object says.
     pub fn pod_cidrs(&self) -> Vec<IpNet> {
         self.index.this_node().map(|n| n.pod_cidrs.clone()).unwrap_or_default()
@@ -327,132 +269,11 @@ impl Node {
         self.config.mtu.or(self.uplink.as_ref().map(|u| u.link.mtu))
     }
 
-    /// Tells the programs what they must know of the node. Once ready they stay so: an agent that
-    /// starts again changes nothing for pods that run.
-    fn write_configuration(&mut self) {
-        let Some(uplink) = &self.uplink else { return };
-        let result = (|| {
-            let now = self.parts.maps.node_config.lookup(&0)?.unwrap_or_default();
-            let address = |a: Option<std::net::IpAddr>| a.map_or(Addr::UNSPECIFIED, Addr::from);
-            let mut flags = now.flags & node_flags::READY;
-            if self.tables_written {
-                flags |= node_flags::READY;
-            }
-            if self.config.masquerade {
-                flags |= node_flags::MASQUERADE;
-            }
-            let wanted = NodeConfig {
-                node_v4: address(uplink.v4),
-                node_v6: address(uplink.v6),
-                gateway_v4: Addr::v4(POD_GATEWAY),
-                uplink_ifindex: uplink.link.index,
-                flags,
-                snat_port_min: self.config.snat_ports.0,
-                snat_port_max: self.config.snat_ports.1,
-                mtu: uplink.link.mtu,
-            };
-            if wanted != now {
-                self.parts.maps.node_config.update(&0, &wanted)?;
-            }
-            Ok(())
-        })();
-        self.outcome(
-            Subject::Configuration,
-            result.map_err(|e: sluice_cni::bpf::BpfError| chain(&e)),
-        );
-    }
-
-    fn repair_pods(&mut self) {
-        let result =
-            endpoints::repair(&self.config.cni_state_dir, &self.parts.maps, &mut self.parts.hooks);
-        if let Ok(done) = &result
-            && (done.rows_written, done.rows_removed, done.attached) != (0, 0, 0)
-        {
-            tracing::info!(
-                pods = done.pods,
-                rows_written = done.rows_written,
-                rows_removed = done.rows_removed,
-                attached = done.attached,
-                "pods repaired"
-            );
-        }
-        self.outcome(Subject::Pods, result.map(drop).map_err(|e| chain(&e)));
-    }
-
-    fn reclaim_leases(&mut self) {
-        let index = &self.index;
-        let result = endpoints::reclaim(&self.config.cni_state_dir, |namespace, name| {
-            index.pod(&ObjectName::new(namespace, name)).is_some_and(|p| {
-                !p.host_network && !matches!(p.phase, PodPhase::Succeeded | PodPhase::Failed)
-            })
-        });
-        match &result {
-            Ok(freed) => {
-                for owner in freed {
-                    tracing::info!(pod = %owner, "lease of a vanished sandbox reclaimed");
-                }
-            }
-            Err(e) => tracing::warn!(error = %chain(e), "leases not reclaimed"),
-        }
-        self.outcome(Subject::Leases, result.map(drop).map_err(|e| chain(&e)));
-    }
-
-    /// The CNI binary at any time, the configuration only once pods can really be wired.
-    fn write_files(&mut self) {
-        let mut result = Ok(());
-        if let Some(dir) = &self.config.cni_bin_dir
-            && (self.todo.files || !self.parts.health.ready())
-        {
-            match cni_files::install_binary(&self.config.cni_binary, dir) {
-                Ok(true) => tracing::info!(dir = %dir.display(), "CNI binary installed"),
-                Ok(false) => {}
-                Err(e) => result = Err(chain(&e)),
-            }
-        }
-        let works = self.tables_written
-            && self.uplink.is_some()
-            && result.is_ok()
-            && !self
-                .problems
-                .keys()
-                .any(|s| matches!(s, Subject::Tables | Subject::Network | Subject::Configuration));
-        let subnet = self.pod_cidrs().into_iter().find(|net| net.addr().is_ipv4());
-        match (works, subnet, self.mtu()) {
-            (true, Some(subnet), Some(mtu)) => {
-                if let Some(dir) = &self.config.cni_conf_dir {
-                    let text = cni_files::conf(&subnet, mtu, &self.config.cni_state_dir);
-                    match cni_files::write_conf(dir, &text) {
-                        Ok(true) => {
-                            tracing::info!(dir = %dir.display(), %subnet, mtu, "CNI configuration written");
-                            for other in cni_files::preferred_to_ours(dir) {
-                                tracing::warn!(file = %other, "another CNI configuration comes first: the runtime will not use Sluice");
-                            }
-                        }
-                        Ok(false) => {}
-                        Err(e) => result = Err(chain(&e)),
-                    }
-                }
-                if result.is_ok() && !self.parts.health.ready() {
-                    self.parts.health.set_ready(true);
-                    tracing::info!("ready: pods can be wired");
-                }
-            }
-            (true, None, _) => {
-                let why = match self.index.this_node() {
-                    Some(_) => {
-                        "this Node has no IPv4 podCIDR: does the controller manager allocate them (--allocate-node-cidrs)?"
-                    }
-                    None => "there is no Node of this name in the API",
-                };
-                result = Err(format!("{}: {why}", self.config.node_name));
-            }
-            _ => {}
-        }
-        self.outcome(Subject::Files, result);
-    }
-
     fn tell_health(&mut self, started: Instant) {
-        let pending = match self.problems.values().next() {
+        // Only what keeps changes from reaching the programs makes the agent unwell: a route that
+        // the kernel refuses does not get better by killing the agent.
+        let unwritten = [Subject::Tables, Subject::Configuration];
+        let pending = match unwritten.iter().find_map(|s| self.problems.get(s)) {
             None => Pending::None,
             Some(text) => Pending::Failed(text.clone()),
         };
