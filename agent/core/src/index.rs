@@ -44,7 +44,9 @@ pub struct Index {
 impl Index {
     /// An empty index of the node with this name.
     pub fn new(node_name: impl Into<String>) -> Index {
-        Index { node_name: node_name.into(), ..Index::default() }
+        // This node's own addresses are news even where there is no Node yet.
+        let dirty = Dirty { nodes: true, ..Dirty::default() };
+        Index { node_name: node_name.into(), dirty, ..Index::default() }
     }
 
     /// Takes a change in. An object that reads as before marks nothing dirty.

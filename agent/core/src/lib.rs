@@ -20,12 +20,19 @@
 
 pub mod compile;
 pub mod diff;
+pub mod dump;
+#[cfg(any(test, feature = "generate"))]
+pub mod generate;
 pub mod ids;
 pub mod index;
 pub mod model;
+pub mod oracle;
 pub mod select;
 pub mod slots;
 pub mod tables;
+
+#[cfg(test)]
+mod properties;
 
 pub use diff::{Op, Plan, Programmed, ReadBack};
 pub use index::{Dirty, Index};

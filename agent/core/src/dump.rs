@@ -1,0 +1,107 @@
+//! Tables as text, one row a line in the order of the keys: for goldens, the command line and
+//! reports.
+//!
+//! ```text
+//! 10.96.0.10:53/UDP kube-system/kube-dns:dns/UDP -> 10.244.1.2:53 10.244.2.2:53
+//! 10.96.0.10:* kube-system/kube-dns:* refuse
+//! network 10.244.1.0/24 local-pods
+//! route 10.244.2.0/24 via 172.18.0.3
+//! conflict 10.96.0.9:80/TCP shop/old before shop/new
+//! ```
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use sluice_abi::{
+    Backend, FrontendKey, NetworkKey, WILDCARD_PROTO, frontend_flags, network_kind, proto,
+};
+
+use crate::compile::FrontendRow;
+use crate::tables::Tables;
+
+/// Everything.
+pub fn tables(tables: &Tables) -> String {
+    let mut text = String::new();
+    let mut line = |l: String| {
+        text.push_str(&l);
+        text.push('\n');
+    };
+    tables.frontends().for_each(|(key, row)| line(frontend(key, row)));
+    for (key, value) in tables.networks() {
+        line(format!("network {} {}", network(key), kind(value.kind)));
+    }
+    for (net, hop) in tables.routes() {
+        line(format!("route {net} via {hop}"));
+    }
+    for c in tables.conflicts() {
+        let losers: Vec<String> = c.losers.iter().map(ToString::to_string).collect();
+        line(format!("conflict {} {} before {}", key(&c.key), c.winner, losers.join(" ")));
+    }
+    text
+}
+
+/// One frontend and its row.
+pub fn frontend(at: &FrontendKey, row: &FrontendRow) -> String {
+    let mut text = format!("{} {}", key(at), row.service);
+    if row.backends.is_empty() {
+        let dropped = row.flags & frontend_flags::DROP != 0;
+        text.push_str(if dropped { " drop" } else { " refuse" });
+    } else {
+        text.push_str(" ->");
+        for b in &row.backends {
+            // Writing to a String cannot fail.
+            let _ = write!(text, " {}", backend(b));
+        }
+    }
+    if row.affinity_seconds > 0 {
+        let _ = write!(text, " affinity {}s", row.affinity_seconds);
+    }
+    text
+}
+
+/// Address, port and protocol of a frontend; a star for the rest of an address.
+pub fn key(key: &FrontendKey) -> String {
+    let address = IpAddr::from(key.addr);
+    if key.proto == WILDCARD_PROTO {
+        return match address {
+            IpAddr::V4(a) => format!("{a}:*"),
+            IpAddr::V6(a) => format!("[{a}]:*"),
+        };
+    }
+    format!("{}/{}", SocketAddr::new(address, key.port.get()), protocol(key.proto))
+}
+
+/// Address and port of a backend.
+pub fn backend(backend: &Backend) -> String {
+    SocketAddr::new(backend.addr.into(), backend.port.get()).to_string()
+}
+
+/// Name of a transport protocol, or its number.
+pub fn protocol(number: u8) -> String {
+    match number {
+        proto::TCP => "TCP".into(),
+        proto::UDP => "UDP".into(),
+        proto::SCTP => "SCTP".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A range in the usual notation.
+pub fn network(key: &NetworkKey) -> String {
+    let address = IpAddr::from(key.addr);
+    let bits = if address.is_ipv4() { key.prefix_len.saturating_sub(96) } else { key.prefix_len };
+    format!("{address}/{bits}")
+}
+
+/// Word for one of [`network_kind`].
+pub fn kind(kind: u32) -> &'static str {
+    match kind {
+        network_kind::OUTSIDE => "outside",
+        network_kind::LOCAL_PODS => "local-pods",
+        network_kind::REMOTE_PODS => "remote-pods",
+        network_kind::THIS_NODE => "this-node",
+        network_kind::OTHER_NODE => "other-node",
+        network_kind::SERVICES => "services",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,201 @@
+//! Random valid objects, from a world so small that they collide: Services that share addresses,
+//! slices that share endpoints, nodes that claim each other's ranges.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::model::{
+    AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, Object,
+    ObjectName, Port, Protocol, Service, ServicePort, TrafficPolicy,
+};
+
+/// The node that tests look from.
+pub const THIS_NODE: &str = "n1";
+
+const NAMESPACES: [&str; 2] = ["shop", "test"];
+const NODES: [&str; 3] = [THIS_NODE, "n2", "n3"];
+const ZONES: [&str; 2] = ["z1", "z2"];
+/// Port numbers that occur.
+pub const PORTS: [u16; 3] = [53, 80, 443];
+
+/// Service addresses that occur.
+pub fn service_addresses() -> Vec<IpAddr> {
+    let v4 = (1..=4).map(|n| IpAddr::V4(Ipv4Addr::new(10, 96, 0, n)));
+    let v6 = (1..=2).map(|n| IpAddr::V6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, n)));
+    v4.chain(v6).collect()
+}
+
+fn name() -> impl Strategy<Value = ObjectName> {
+    (select(&NAMESPACES[..]), select(&["a", "b", "c"][..]))
+        .prop_map(|(namespace, name)| ObjectName::new(namespace, name))
+}
+
+fn strings(from: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    prop_oneof![
+        2 => Just(Vec::new()),
+        1 => vec(select(from).prop_map(String::from), 1..3),
+    ]
+}
+
+fn port() -> impl Strategy<Value = Port> {
+    select(&PORTS[..]).prop_filter_map("a port", Port::new)
+}
+
+/// Skewed, so that Services and slices often find each other.
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![4 => Just(Protocol::Tcp), 4 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
+}
+
+/// As skewed.
+fn port_name() -> impl Strategy<Value = String> {
+    prop_oneof![4 => Just("http"), 1 => Just("dns"), 1 => Just("")].prop_map(String::from)
+}
+
+fn rarely() -> impl Strategy<Value = bool> {
+    prop_oneof![9 => Just(false), 1 => Just(true)]
+}
+
+/// A Node.
+pub fn node() -> impl Strategy<Value = Node> {
+    let zone = option::of(select(&ZONES[..]).prop_map(String::from));
+    (select(&NODES[..]), 2..5u8, 1..4u8, any::<bool>(), zone).prop_map(
+        |(name, host, net, dual, zone)| {
+            let mut internal_ips = vec![IpAddr::V4(Ipv4Addr::new(172, 18, 0, host))];
+            let mut pod_cidrs = Vec::new();
+            pod_cidrs.extend(crate::model::parse_cidr(&format!("10.244.{net}.0/24")));
+            if dual {
+                let host = Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, host.into());
+                internal_ips.push(IpAddr::V6(host));
+                pod_cidrs.extend(crate::model::parse_cidr(&format!("fd00:{net}::/64")));
+            }
+            Node { name: name.into(), internal_ips, pod_cidrs, zone }
+        },
+    )
+}
+
+/// A Service.
+pub fn service() -> impl Strategy<Value = Service> {
+    let ports = vec((port_name(), protocol(), port()), 1..4);
+    let policy = prop_oneof![
+        2 => Just(TrafficPolicy::Cluster),
+        1 => Just(TrafficPolicy::Local),
+    ];
+    (
+        name(),
+        0..3i64,
+        rarely(),
+        rarely(),
+        vec(select(service_addresses()), 1..3),
+        ports,
+        option::of(1..100u32),
+        policy,
+    )
+        .prop_map(
+            |(name, created, hidden, external_name, cluster_ips, ports, affinity, policy)| {
+                Service {
+                    name,
+                    created,
+                    hidden,
+                    external_name,
+                    cluster_ips,
+                    ports: ports
+                        .into_iter()
+                        .map(|(name, protocol, port)| ServicePort {
+                            name: name.into(),
+                            protocol,
+                            port,
+                        })
+                        .collect(),
+                    session_affinity: affinity,
+                    internal_traffic_policy: policy,
+                }
+            },
+        )
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let v4 = (1..5u8).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, 244, n % 3, n)));
+    let v6 = (1..3u16).prop_map(|n| IpAddr::V6(Ipv6Addr::new(0xfd00, n, 0, 0, 0, 0, 0, n)));
+    (
+        prop_oneof![3 => v4, 1 => v6],
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        option::of(select(&NODES[..]).prop_map(String::from)),
+        strings(&ZONES),
+        strings(&NODES),
+    )
+        .prop_map(|(address, ready, serving, terminating, node_name, zones, nodes)| Endpoint {
+            address,
+            ready,
+            serving,
+            terminating,
+            node_name,
+            hints: Hints { zones, nodes },
+        })
+}
+
+/// An EndpointSlice.
+pub fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
+    let slice_name = (select(&NAMESPACES[..]), select(&["s1", "s2", "s3", "s4"][..]))
+        .prop_map(|(namespace, name)| ObjectName::new(namespace, name));
+    let service = option::weighted(0.9, select(&["a", "b", "c"][..]).prop_map(String::from));
+    let address_type = prop_oneof![
+        5 => Just(AddressType::Ipv4),
+        2 => Just(AddressType::Ipv6),
+        1 => Just(AddressType::Other),
+    ];
+    let port_name = option::weighted(0.9, port_name());
+    let ports = vec((port_name, protocol(), option::weighted(0.9, port())), 0..4);
+    (slice_name, service, rarely(), address_type, ports, vec(endpoint(), 0..6)).prop_map(
+        |(name, service, hidden, address_type, ports, endpoints)| EndpointSlice {
+            name,
+            service,
+            hidden,
+            address_type,
+            ports: ports
+                .into_iter()
+                .map(|(name, protocol, port)| EndpointPort { name, protocol, port })
+                .collect(),
+            endpoints,
+        },
+    )
+}
+
+/// A Node, Service or EndpointSlice.
+pub fn object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        1 => node().prop_map(Object::Node),
+        3 => service().prop_map(Object::Service),
+        4 => endpoint_slice().prop_map(Object::EndpointSlice),
+    ]
+}
+
+/// Objects that can exist together: no two of one kind and name.
+pub fn world() -> impl Strategy<Value = Vec<Object>> {
+    vec(object(), 0..24).prop_map(distinct)
+}
+
+/// A change that may or may not concern something that exists.
+pub fn change() -> impl Strategy<Value = Change> {
+    let kind = select(&[Kind::Node, Kind::Service, Kind::EndpointSlice][..]);
+    prop_oneof![
+        6 => object().prop_map(Change::Apply),
+        3 => object().prop_map(|o| Change::Delete(o.kind(), o.name())),
+        1 => (kind, world()).prop_map(|(kind, objects)| Change::Replace(kind, objects)),
+    ]
+}
+
+/// The last of each kind and name.
+fn distinct(objects: Vec<Object>) -> Vec<Object> {
+    let mut kept: Vec<Object> = Vec::new();
+    for object in objects {
+        kept.retain(|k| (k.kind(), k.name()) != (object.kind(), object.name()));
+        kept.push(object);
+    }
+    kept
+}
