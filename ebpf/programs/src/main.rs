@@ -4,6 +4,10 @@
 //! with the same modules in it, so that `cargo check`, clippy and editors work anywhere.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(missing_docs, reason = "the program macros add functions of their own")]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "map keys by value would be copied to the stack, which holds 512 bytes"
+)]
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},
