@@ -3,11 +3,12 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use aya::maps::RingBuf;
 use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{
-    Backend, Counter, DropReason, Endpoint, FlowEntry, FlowKey, Frontend, FrontendKey, Network,
-    NetworkKey, NodeConfig, Outcome, PortBe, map, network_kind, node_flags, program,
+    Backend, Counter, DropEvent, DropReason, Endpoint, FlowEntry, FlowKey, Frontend, FrontendKey,
+    Network, NetworkKey, NodeConfig, Outcome, PortBe, map, network_kind, node_flags, program,
 };
 use sluice_cni::bpf::Map;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -178,6 +179,23 @@ impl Kernel {
         self.map(map::FRONTENDS).update(&key, &frontend).unwrap();
     }
 
+    /// Changes the range of ports for source translation.
+    pub fn snat_ports(&self, min: u16, max: u16) {
+        let config = NodeConfig { snat_port_min: min, snat_port_max: max, ..node_config() };
+        self.map(map::NODE_CONFIG).update(&0u32, &config).unwrap();
+    }
+
+    /// The drop events since the last call.
+    pub fn events(&mut self) -> Vec<DropEvent> {
+        let map = self.ebpf.map_mut(map::EVENTS).expect("the object has a ring buffer");
+        let mut ring = RingBuf::try_from(map).unwrap();
+        let mut events = Vec::new();
+        while let Some(record) = ring.next() {
+            events.push(DropEvent::read_from_bytes(&record).unwrap());
+        }
+        events
+    }
+
     /// All conntrack entries.
     pub fn flows(&self) -> Vec<(FlowKey, FlowEntry)> {
         self.map(map::CONNTRACK).entries().unwrap()
@@ -205,8 +223,13 @@ impl Kernel {
 
     /// Runs one program over raw bytes.
     pub fn run(&self, name: &str, frame: &[u8], ifindex: u32) -> Seen {
+        self.run_segmented(name, frame, ifindex, 0)
+    }
+
+    /// The same for a packet that the kernel will cut into segments of `gso_size` payload bytes.
+    pub fn run_segmented(&self, name: &str, frame: &[u8], ifindex: u32, gso_size: u32) -> Seen {
         let before = self.counters();
-        let ran = test_run::run(self.fd(name), frame, ifindex, 0, 1)
+        let ran = test_run::run(self.fd(name), frame, ifindex, gso_size, 1)
             .unwrap_or_else(|e| panic!("{name}: {e} for {}", show(frame)));
         let counted = self
             .counters()
