@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use sluice_core::model::Kind;
-use sluice_core::{Changed, Index, Programmed, Surroundings, Tables};
+use sluice_core::{Change, Changed, Index, Object, Programmed, Surroundings, Tables};
 
 use crate::config::{Config, Source};
 use crate::control::Question;
@@ -135,9 +135,14 @@ impl Node {
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Objects(change) => {
-                self.index.apply(change);
+                // Which device leads out is a question of this node's own addresses.
+                self.todo.facts |= match &change {
+                    Change::Apply(Object::Node(node)) => node.name == self.config.node_name,
+                    Change::Replace(kind, _) => *kind == Kind::Node,
+                    _ => false,
+                };
                 self.todo.tables = true;
-                self.todo.routes = true;
+                self.index.apply(change);
             }
             Event::Network => {
                 self.todo.facts = true;

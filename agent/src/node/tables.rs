@@ -24,6 +24,10 @@ impl Node {
         if self.tables_written && nothing && !std::mem::take(&mut self.compare_all) {
             return;
         }
+        // This node's own range has a route too, and shows itself as a network.
+        self.todo.routes |= self.unwritten.routes
+            || !self.unwritten.networks.is_empty()
+            || !self.tables_written;
         let result = self.carry_out();
         self.tables_written |= result.is_ok();
         self.outcome(Subject::Tables, result);
@@ -41,8 +45,10 @@ impl Node {
                 self.read_back();
                 return Err(chain(&e));
             }
-            if !plan.ops.is_empty() {
+            if !plan.ops.is_empty() && !self.tables_written {
                 tracing::info!(ops = plan.ops.len(), "tables written");
+            } else {
+                tracing::debug!(ops = plan.ops.len(), "tables written");
             }
             self.unwritten = Changed::default();
             let state_dir = &self.config.cni_state_dir;
