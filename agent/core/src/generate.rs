@@ -104,11 +104,7 @@ pub fn service() -> impl Strategy<Value = Service> {
                     cluster_ips,
                     ports: ports
                         .into_iter()
-                        .map(|(name, protocol, port)| ServicePort {
-                            name: name.into(),
-                            protocol,
-                            port,
-                        })
+                        .map(|(name, protocol, port)| ServicePort { name, protocol, port })
                         .collect(),
                     session_affinity: affinity,
                     internal_traffic_policy: policy,

@@ -58,15 +58,17 @@ pub struct Plan {
     /// What did not fit. Frontends that stood before go on as they were; they are tried again by
     /// each later plan.
     pub refused: Vec<CapacityError>,
+    /// Slots were freed lately and may be used by one of the next plans.
+    room_to_come: bool,
 }
 
 impl Plan {
-    /// Whether something was refused although this plan frees room: worth planning again at once.
+    /// Whether something was refused although room is being freed: plan again soon, changes or not.
     pub fn worth_retrying(&self) -> bool {
         let frees = |op: &Op| {
             matches!(op, Op::DeleteFrontend(_) | Op::DeleteBackend(_) | Op::DeleteNetwork(_))
         };
-        !self.refused.is_empty() && self.ops.iter().any(frees)
+        !self.refused.is_empty() && (self.room_to_come || self.ops.iter().any(frees))
     }
 }
 

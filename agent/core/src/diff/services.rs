@@ -32,7 +32,7 @@ pub struct ServiceTables {
     services: Ids<ServicePortId>,
     backends: Ids<Backend>,
     slots: SlotAllocator,
-    /// Runs freed by the last plan and by the one before.
+    /// Runs freed by the last plan that wrote something, and by the one before.
     resting: [Vec<Run>; 2],
     /// Frontends that did not fit.
     refused: BTreeSet<FrontendKey>,
@@ -109,7 +109,6 @@ impl ServiceTables {
         changed: Option<&BTreeSet<FrontendKey>>,
         plan: &mut Plan,
     ) {
-        self.age_freed_runs();
         let mut draft = Draft::default();
         let retry = mem::take(&mut self.refused);
         match changed {
@@ -131,13 +130,6 @@ impl ServiceTables {
             }
         }
         self.finish(draft, plan);
-    }
-
-    /// Runs that the plan before the last one freed may be used again.
-    fn age_freed_runs(&mut self) {
-        let rested = mem::take(&mut self.resting[1]);
-        self.resting[1] = mem::take(&mut self.resting[0]);
-        rested.into_iter().for_each(|run| self.slots.free(run));
     }
 
     /// After a restart, a Service port keeps the id that stands at its frontend.
@@ -290,10 +282,16 @@ impl ServiceTables {
         plan.ops.extend(mem::take(&mut self.strays).into_iter().map(Op::DeleteBackend));
         plan.stale_udp.sort_unstable();
         plan.refused.extend(draft.refused);
+        // A plan without ops takes no time: what rests goes on resting, unless it is waited for.
+        if !plan.ops.is_empty() || !plan.refused.is_empty() {
+            let last = mem::replace(&mut self.resting[0], draft.freed);
+            let rested = mem::replace(&mut self.resting[1], last);
+            rested.into_iter().for_each(|run| self.slots.free(run));
+        }
+        plan.room_to_come = self.resting.iter().any(|runs| !runs.is_empty());
         for id in draft.released_services {
             self.services.forget(id);
         }
-        self.resting[0] = draft.freed;
     }
 }
 

@@ -276,6 +276,17 @@ proptest! {
                 assert_reached(&kernel, &agent.tables);
             }
         }
+        // Retrying comes to an end.
+        let mut retries = 0;
+        while {
+            let plan = agent.take(&[]);
+            kernel.begin_plan();
+            plan.ops.iter().for_each(|op| kernel.apply(op));
+            plan.worth_retrying()
+        } {
+            retries += 1;
+            prop_assert!(retries < 20);
+        }
         // When nothing is wanted any more, all room is there again.
         let all = [crate::model::Kind::Node, crate::model::Kind::Service];
         let plan = agent.take(&all.map(|kind| Change::Replace(kind, vec![])));
