@@ -25,7 +25,8 @@ pub struct Artefacts {
 
 /// Builds everything and prints the sizes.
 pub fn build(cache: &Cache) -> Result<()> {
-    bpf_object(cache)?;
+    let object = bpf_object(cache)?;
+    println!("    {:<60} {:>6} KiB", object.display(), fs::metadata(&object)?.len() / 1024);
     programs(cache)?;
     Ok(())
 }
@@ -74,7 +75,7 @@ pub fn programs(cache: &Cache) -> Result<Artefacts> {
     Ok(Artefacts { agent, cni })
 }
 
-/// Builds one program, linked statically, and tells where it is.
+/// Builds one program that needs nothing on the machine it runs on, and prints its size.
 pub fn static_program(cache: &Cache, package: &str, bin: &str, profile: &str) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     progress::run(
@@ -88,6 +89,6 @@ pub fn static_program(cache: &Cache, package: &str, bin: &str, profile: &str) ->
         &cache.logs(),
     )?;
     let path = target().join(&triple).join(profile).join(bin);
-    println!("  {:<34} {} KiB", path.display(), fs::metadata(&path)?.len() / 1024);
+    println!("    {:<60} {:>6} KiB", path.display(), fs::metadata(&path)?.len() / 1024);
     Ok(path)
 }

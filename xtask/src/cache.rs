@@ -65,6 +65,17 @@ impl Cache {
         }
         made.map(|()| finished)
     }
+
+    /// Removes what the artefact called `name` was before `kept`.
+    pub fn forget_others(&self, name: &str, kept: &Path) -> Result<()> {
+        for entry in fs::read_dir(self.room("artefacts")?)?.flatten() {
+            let of_name = entry.file_name().to_string_lossy().starts_with(&format!("{name}-"));
+            if of_name && entry.path() != kept {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What an artefact is made from, as a running hash.

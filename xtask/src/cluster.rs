@@ -61,15 +61,8 @@ pub struct UpOptions {
     cni: Cni,
 }
 
-impl Default for UpOptions {
-    fn default() -> Self {
-        let which = Which { name: NAME.to_owned() };
-        Self { which, nodes: 3, proxy: Proxy::None, cni: Cni::None }
-    }
-}
-
 impl UpOptions {
-    /// A cluster of `nodes` nodes called `name`.
+    /// What the command line would say.
     pub fn new(name: &str, nodes: usize, proxy: Proxy, cni: Cni) -> Self {
         Self { which: Which { name: name.to_owned() }, nodes, proxy, cni }
     }

@@ -12,6 +12,7 @@ mod cluster;
 mod demo;
 mod engine;
 mod image;
+mod install;
 mod kubernetes;
 mod kubernetes_images;
 mod node_image;
