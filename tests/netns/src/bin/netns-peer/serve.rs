@@ -1,0 +1,95 @@
+//! Servers. By TCP a line is a request: `who`, `get BYTES`, `put BYTES` (followed by them); by
+//! UDP every datagram is answered by one of the same size, or as long as the answer is.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+
+use netns_tests::peer::Answer;
+
+use crate::say;
+
+pub fn serve(name: &str, ports: &[&str]) {
+    for port in ports {
+        let (protocol, number) = port.split_once(':').unwrap();
+        let address = (Ipv4Addr::UNSPECIFIED, number.parse().unwrap());
+        let name = name.to_owned();
+        match protocol {
+            "tcp" => {
+                let listener = TcpListener::bind(address).unwrap();
+                thread::spawn(move || accept(&name, &listener));
+            }
+            "udp" => {
+                let socket = UdpSocket::bind(address).unwrap();
+                thread::spawn(move || datagrams(&name, &socket));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    say("ready");
+    wait_for_the_end();
+}
+
+fn accept(name: &str, listener: &TcpListener) {
+    for stream in listener.incoming().flatten() {
+        let name = name.to_owned();
+        // A client that goes away ends only its own conversation.
+        thread::spawn(move || drop(converse(&name, stream)));
+    }
+}
+
+fn converse(name: &str, stream: TcpStream) -> std::io::Result<()> {
+    let client = stream.peer_addr()?;
+    let server = stream.local_addr()?;
+    stream.set_nodelay(true)?;
+    let mut output = stream.try_clone()?;
+    let mut input = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        match line.trim_end().split(' ').collect::<Vec<_>>().as_slice() {
+            ["who"] => {
+                let answer = Answer { who: name.to_owned(), client, server };
+                writeln!(output, "{}", serde_json::to_string(&answer)?)?;
+            }
+            ["get", bytes] => {
+                output.write_all(&vec![b'x'; bytes.parse().unwrap()])?;
+            }
+            ["put", bytes] => {
+                let mut content = vec![0; bytes.parse().unwrap()];
+                input.read_exact(&mut content)?;
+                writeln!(output, "{}", content.len())?;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn datagrams(name: &str, socket: &UdpSocket) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let Ok((size, client)) = socket.recv_from(&mut buffer) else { continue };
+        let server = socket.local_addr().unwrap();
+        let answer = Answer { who: name.to_owned(), client, server };
+        let mut text = serde_json::to_vec(&answer).unwrap();
+        text.resize(text.len().max(size), b' ');
+        let _ = socket.send_to(&text, client);
+    }
+}
+
+pub fn collect(port: u16) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    say("ready");
+    let mut buffer = [0; 2048];
+    loop {
+        let (_, sender) = socket.recv_from(&mut buffer).unwrap();
+        say(&sender.ip().to_string());
+    }
+}
+
+/// The test closes standard input, or kills us.
+fn wait_for_the_end() {
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}

@@ -1,0 +1,108 @@
+//! The programs and maps on a node without an agent: loaded here, pinned where the CNI binary
+//! looks for them. And what the kernel says of them, for assertions.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use aya::EbpfLoader;
+use aya::programs::Program;
+use sluice_abi::{Addr, Counter, Endpoint, map, pin};
+use sluice_cni::attach::{Direction, device_programs};
+use sluice_cni::bpf::Map;
+use sluice_cni::netlink::Netlink;
+
+use crate::{Node, bpf_object, ip_json};
+
+/// Everything that is pinned but the programs.
+const MAPS: [&str; 11] = [
+    map::ENDPOINTS,
+    map::NETWORKS,
+    map::FRONTENDS,
+    map::SLOTS,
+    map::BACKENDS,
+    map::CONNTRACK,
+    map::FRAGMENTS,
+    map::SOCKET_ORIGINS,
+    map::NODE_CONFIG,
+    map::COUNTERS,
+    map::EVENTS,
+];
+
+/// Pins everything on the node. Maps that tests of the wiring do not fill are small.
+pub fn load(node: &Node) {
+    let object = fs::read(bpf_object()).unwrap();
+    node.spaces.run(|| {
+        for folder in [pin::MAPS, pin::PROGRAMS] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let have_set_retval = 1u8;
+        let mut loader = EbpfLoader::new();
+        loader.override_global("HAVE_SET_RETVAL", &have_set_retval, false);
+        for name in [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::CONNTRACK, map::FRAGMENTS] {
+            loader.map_max_entries(name, 64);
+        }
+        for name in MAPS {
+            loader.map_pin_path(name, Path::new(pin::MAPS).join(name));
+        }
+        let mut ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
+        for (name, program) in ebpf.programs_mut() {
+            match program {
+                Program::SchedClassifier(p) => p.load(),
+                Program::CgroupSockAddr(p) => p.load(),
+                other => panic!("{name} has the type {:?}", other.prog_type()),
+            }
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+            let path = Path::new(pin::PROGRAMS).join(name);
+            program.pin(path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    });
+}
+
+/// Takes every pin away, as if Sluice had never run.
+pub fn unload(node: &Node) {
+    node.spaces.run(|| fs::remove_dir_all("/sys/fs/bpf/sluice").unwrap());
+}
+
+/// The row of a pod's address.
+pub fn endpoint(node: &Node, address: impl Into<IpAddr>) -> Option<Endpoint> {
+    let key = Addr::from(address.into());
+    node.spaces.run(|| {
+        let map: Map<Addr, Endpoint> =
+            Map::open_pinned(Path::new(pin::MAPS).join(map::ENDPOINTS)).unwrap();
+        map.lookup(&key).unwrap()
+    })
+}
+
+/// How many pods the node has rows for.
+pub fn endpoints(node: &Node) -> usize {
+    node.spaces.run(|| {
+        let map: Map<Addr, Endpoint> =
+            Map::open_pinned(Path::new(pin::MAPS).join(map::ENDPOINTS)).unwrap();
+        map.entries().unwrap().len()
+    })
+}
+
+/// How often a counter (a number of a drop reason or of an outcome) moved, over all CPUs.
+pub fn counter(node: &Node, index: u32) -> u64 {
+    node.spaces.run(|| {
+        let map: Map<u32, Counter> =
+            Map::open_pinned(Path::new(pin::MAPS).join(map::COUNTERS)).unwrap();
+        let cpus = map.lookup_per_cpu(&index).unwrap().unwrap_or_default();
+        cpus.iter().map(|c| c.packets).sum()
+    })
+}
+
+/// Names of our programs on a device of the node: of ingress, of egress.
+pub fn programs(node: &Node, device: &str) -> (Vec<String>, Vec<String>) {
+    let links = ip_json(&node.spaces, &format!("link show dev {device}"));
+    let ifindex = u32::try_from(links[0]["ifindex"].as_u64().unwrap()).unwrap();
+    node.spaces.run(|| {
+        let mut netlink = Netlink::open().unwrap();
+        let mut names = |direction| {
+            let programs = device_programs(&mut netlink, ifindex, direction).unwrap();
+            programs.into_iter().map(|p| p.name).collect()
+        };
+        (names(Direction::Ingress), names(Direction::Egress))
+    })
+}

@@ -1,0 +1,114 @@
+//! Manifests as the API server would hand them out, from what a test knows.
+
+use std::fmt::Write;
+
+use crate::{Node, Pod};
+
+/// A Node.
+pub fn node(node: &Node) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Node
+metadata: {{name: {name}}}
+spec: {{podCIDR: {cidr}, podCIDRs: [{cidr}]}}
+status:
+  addresses: [{{type: InternalIP, address: {address}}}, {{type: Hostname, address: {name}}}]
+",
+        name = node.name,
+        cidr = node.pod_cidr,
+        address = node.address
+    )
+}
+
+/// A ClusterIP Service in the namespace `default`; `ports` as in [`slice`].
+pub fn service(name: &str, cluster_ip: &str, ports: &[&str]) -> String {
+    let mut yaml = format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default, uid: uid-{name}}}
+spec:
+  type: ClusterIP
+  clusterIP: {cluster_ip}
+  clusterIPs: [{cluster_ip}]
+  ipFamilies: [IPv4]
+  selector: {{app: {name}}}
+  ports:
+"
+    );
+    for port in ports.iter().map(|p| Port::parse(p)) {
+        let Port { name, protocol, port, target } = port;
+        writeln!(
+            yaml,
+            "  - {{name: {name}, protocol: {protocol}, port: {port}, targetPort: {target}}}"
+        )
+        .unwrap();
+    }
+    yaml
+}
+
+/// An EndpointSlice of a Service with these backends, all of them ready.
+pub fn slice(service: &str, ports: &[&str], backends: &[&Pod]) -> String {
+    let addresses: Vec<String> = backends.iter().map(|pod| pod.address.to_string()).collect();
+    slice_of(&format!("{service}-a"), service, ports, &addresses)
+}
+
+/// An EndpointSlice by name, with backends that need not be pods.
+pub fn slice_of(name: &str, service: &str, ports: &[&str], addresses: &[String]) -> String {
+    let mut yaml = format!(
+        "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {name}
+  namespace: default
+  labels: {{kubernetes.io/service-name: {service}}}
+addressType: IPv4
+ports:
+"
+    );
+    for port in ports.iter().map(|p| Port::parse(p)) {
+        let Port { name, protocol, target, .. } = port;
+        writeln!(yaml, "- {{name: {name}, protocol: {protocol}, port: {target}}}").unwrap();
+    }
+    if addresses.is_empty() {
+        yaml.push_str("endpoints: []\n");
+    } else {
+        yaml.push_str("endpoints:\n");
+    }
+    for address in addresses {
+        writeln!(
+            yaml,
+            "- {{addresses: [{address}], conditions: {{ready: true, serving: true, terminating: false}}}}"
+        )
+        .unwrap();
+    }
+    yaml
+}
+
+/// A Service and its one slice in one manifest.
+pub fn service_with(name: &str, cluster_ip: &str, ports: &[&str], backends: &[&Pod]) -> String {
+    format!("{}---{}", service(name, cluster_ip, ports), slice(name, ports, backends))
+}
+
+/// A port as tests write it: `tcp:80->8080`, or `tcp:80` where both are the same.
+struct Port {
+    name: String,
+    protocol: String,
+    port: u16,
+    target: u16,
+}
+
+impl Port {
+    fn parse(text: &str) -> Port {
+        let (protocol, numbers) = text.split_once(':').unwrap_or_else(|| panic!("port {text}"));
+        let (port, target) = numbers.split_once("->").unwrap_or((numbers, numbers));
+        Port {
+            name: format!("{protocol}-{port}"),
+            protocol: protocol.to_uppercase(),
+            port: port.parse().unwrap(),
+            target: target.parse().unwrap(),
+        }
+    }
+}
