@@ -13,6 +13,7 @@ mod follow;
 mod host;
 mod node;
 mod observe;
+mod pod_mtu;
 mod sockets;
 mod watch;
 

@@ -81,6 +81,8 @@ pub struct Node {
     programmed: Programmed,
     facts: Facts,
     uplink: Option<Uplink>,
+    /// Old and new MTU of the uplink, until pods have followed.
+    mtu_moved: Option<(u32, u32)>,
     surroundings: Surroundings,
     todo: Todo,
     ticks: u32,
@@ -114,6 +116,7 @@ impl Node {
             programmed: Programmed::new(found),
             facts: Facts::default(),
             uplink: None,
+            mtu_moved: None,
             surroundings: Surroundings {
                 service_cidrs: config.service_cidrs.clone(),
                 ..Surroundings::default()
@@ -184,6 +187,7 @@ impl Node {
             self.write_routes().await;
         }
         self.write_configuration();
+        self.follow_mtu();
         if self.todo.pods || self.problems.contains_key(&Subject::Pods) {
             self.repair_pods();
         }

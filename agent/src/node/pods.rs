@@ -4,7 +4,7 @@ use sluice_core::ObjectName;
 use sluice_core::model::PodPhase;
 
 use super::{Node, Subject, chain};
-use crate::{cni_files, endpoints};
+use crate::{cni_files, endpoints, pod_mtu};
 
 impl Node {
     pub(super) fn repair_pods(&mut self) {
@@ -22,6 +22,15 @@ impl Node {
             );
         }
         self.outcome(Subject::Pods, result.map(drop).map_err(|e| chain(&e)));
+    }
+
+    /// Lets pods that run follow the uplink's MTU.
+    pub(super) fn follow_mtu(&mut self) {
+        let Some((old, new)) = self.mtu_moved.take() else { return };
+        match pod_mtu::change(&self.config.cni_state_dir, old, new) {
+            Ok(pods) => tracing::info!(old, new, pods, "MTU changed"),
+            Err(e) => tracing::warn!(error = %format!("{e:#}"), "pods keep their MTU of {old}"),
+        }
     }
 
     pub(super) fn reclaim_leases(&mut self) {

@@ -25,9 +25,8 @@ impl Node {
             return;
         }
         // This node's own range has a route too, and shows itself as a network.
-        self.todo.routes |= self.unwritten.routes
-            || !self.unwritten.networks.is_empty()
-            || !self.tables_written;
+        self.todo.routes |=
+            self.unwritten.routes || !self.unwritten.networks.is_empty() || !self.tables_written;
         let result = self.carry_out();
         self.tables_written |= result.is_ok();
         self.outcome(Subject::Tables, result);
@@ -123,6 +122,9 @@ impl Node {
             };
             if wanted != now {
                 self.parts.maps.node_config.update(&0, &wanted)?;
+            }
+            if self.config.mtu.is_none() && now.mtu != 0 && now.mtu != wanted.mtu {
+                self.mtu_moved = Some((now.mtu, wanted.mtu));
             }
             Ok(())
         })();
