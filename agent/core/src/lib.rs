@@ -33,6 +33,8 @@ pub mod tables;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod scenarios;
 
 pub use diff::{Op, Plan, Programmed, ReadBack};
 pub use index::{Dirty, Index};
