@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use sluice_abi::{Addr, Endpoint};
 use sluice_cni::bpf::BpfError;
 use sluice_cni::device;
+use sluice_cni::host::HostLinks;
 use sluice_cni::ipam::{Lease, Moment, Store, StoreError};
 use sluice_cni::netlink::{Netlink, NetlinkError};
 
@@ -18,7 +19,7 @@ use crate::dataplane::attach::{HookError, Hooks};
 use crate::dataplane::maps::Maps;
 
 /// How names of the host ends of veth pairs begin.
-pub const VETH_PREFIX: &str = "slc";
+pub const VETH_PREFIX: &str = sluice_cni::identity::HOST_PREFIX;
 
 /// What could not be repaired.
 #[derive(Debug, thiserror::Error)]
@@ -63,23 +64,22 @@ pub struct Repaired {
 pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repaired, EndpointError> {
     let mut netlink = Netlink::open()?;
     let leases = Store::new(state_dir).read()?.leases;
-    let mut wanted: BTreeMap<Addr, (Endpoint, &Lease)> = BTreeMap::new();
-    for lease in &leases {
-        if let Some(endpoint) = endpoint_of(&mut netlink, lease)? {
-            wanted.insert(Addr::from(lease.address), (endpoint, lease));
-        }
-    }
+    let wanted: BTreeMap<Addr, Endpoint> =
+        HostLinks::read(&mut netlink)?.endpoints(&leases).into_iter().collect();
+    let owner = |addr: &Addr| {
+        leases.iter().find(|l| Addr::from(l.address) == *addr).map(Lease::owner).unwrap_or_default()
+    };
     let mut done = Repaired { pods: wanted.len(), ..Repaired::default() };
     let mut first_error = None;
     let rows: BTreeMap<Addr, Endpoint> = maps.endpoints.entries()?.into_iter().collect();
     let devices: BTreeSet<u32> =
         device::links(&mut netlink)?.into_iter().map(|l| l.index).collect();
-    for (addr, (endpoint, lease)) in &wanted {
+    for (addr, endpoint) in &wanted {
         match hooks.pod(endpoint.ifindex) {
             Ok(changed) => done.attached += usize::from(changed),
             Err(source) => {
                 first_error.get_or_insert(EndpointError::Hook {
-                    pod: lease.owner(),
+                    pod: owner(addr),
                     source: Box::new(source),
                 });
                 // A pod without programs must not be reachable as one.
@@ -103,30 +103,6 @@ pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repair
         }
     }
     first_error.map_or(Ok(done), Err)
-}
-
-/// The row of a lease, if its veth pair is there and complete; ADD may be at work on it.
-fn endpoint_of(netlink: &mut Netlink, lease: &Lease) -> Result<Option<Endpoint>, NetlinkError> {
-    let Some(link) = device::link_by_name(netlink, &lease.host_ifname)? else { return Ok(None) };
-    let pod_mac = device::permanent_neighbour(netlink, link.index, lease.address)?;
-    Ok(link.mac.zip(pod_mac).map(|(host_mac, pod_mac)| Endpoint {
-        ifindex: link.index,
-        pod_mac,
-        host_mac,
-        ..Endpoint::default()
-    }))
-}
-
-/// Whether a lease's sandbox may still be there: its namespace exists, or a pod of that name does
-/// (`pod_lives`), which is about to get one or is being taken down.
-pub fn may_live(lease: &Lease, pod_lives: impl FnOnce(&str, &str) -> bool) -> bool {
-    if namespace_path(lease).is_some_and(|p| p.exists()) {
-        return true;
-    }
-    match (&lease.pod_namespace, &lease.pod_name) {
-        (Some(namespace), Some(name)) => pod_lives(namespace, name),
-        _ => false,
-    }
 }
 
 /// A pod's network namespace as the lease names it, or where the agent's own image sees it.
@@ -174,36 +150,20 @@ pub fn names(state_dir: &Path) -> Vec<Named> {
         .collect()
 }
 
-/// Frees the leases whose sandbox is gone for good (a reboot, a crash in the middle of ADD).
-/// Returns their owners.
+/// Frees the leases whose sandbox is gone for good (a reboot, a crash in the middle of ADD): the
+/// veth pair dies with the sandbox's namespace. Returns their owners.
 ///
 /// # Errors
 /// When the leases cannot be read or written.
-pub fn reclaim(
-    state_dir: &Path,
-    pod_lives: impl Fn(&str, &str) -> bool,
-) -> Result<Vec<String>, StoreError> {
+pub fn reclaim(state_dir: &Path) -> anyhow::Result<Vec<String>> {
     let store = Store::new(state_dir);
-    let dead = |l: &Lease| !may_live(l, &pod_lives);
-    if !store.read()?.leases.iter().any(dead) {
+    let links = HostLinks::read(&mut Netlink::open()?)?;
+    let now = Moment::now()?;
+    let live = |lease: &Lease| links.is_live(lease, &now);
+    if store.read()?.leases.iter().all(live) {
         return Ok(Vec::new());
     }
-    let locked = store.lock()?;
-    // Readable a moment ago, so nothing has to be rebuilt.
-    let mut state = locked.load(Vec::new)?.state;
-    let now = Moment::now().map_err(|source| StoreError {
-        doing: "tell the time for",
-        path: state_dir.to_owned(),
-        source,
-    })?;
-    let freed = state.reclaim(&now, |l| !dead(l));
-    locked.save(&state)?;
-    drop(locked);
-    if let Ok(mut netlink) = Netlink::open() {
-        for lease in &freed {
-            // Most are gone with their namespace.
-            let _ = device::delete_link(&mut netlink, &lease.host_ifname);
-        }
-    }
+    let freed = sluice_cni::verb::reclaim(&store, live)
+        .map_err(|e| anyhow::anyhow!("{}: {}", e.msg, e.details))?;
     Ok(freed.iter().map(Lease::owner).collect())
 }

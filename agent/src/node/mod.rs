@@ -191,7 +191,7 @@ impl Node {
         if self.todo.pods || self.problems.contains_key(&Subject::Pods) {
             self.repair_pods();
         }
-        if self.todo.reclaim && self.index.synced() && self.index.listed(Kind::Pod) {
+        if self.todo.reclaim {
             self.reclaim_leases();
         }
         self.write_files();

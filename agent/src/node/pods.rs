@@ -1,8 +1,5 @@
 //! What pods need of their node: rows, programs, leases, the CNI files.
 
-use sluice_core::ObjectName;
-use sluice_core::model::PodPhase;
-
 use super::{Node, Subject, chain};
 use crate::{cni_files, endpoints, pod_mtu};
 
@@ -34,21 +31,16 @@ impl Node {
     }
 
     pub(super) fn reclaim_leases(&mut self) {
-        let index = &self.index;
-        let result = endpoints::reclaim(&self.config.cni_state_dir, |namespace, name| {
-            index.pod(&ObjectName::new(namespace, name)).is_some_and(|p| {
-                !p.host_network && !matches!(p.phase, PodPhase::Succeeded | PodPhase::Failed)
-            })
-        });
+        let result = endpoints::reclaim(&self.config.cni_state_dir);
         match &result {
             Ok(freed) => {
                 for owner in freed {
                     tracing::info!(pod = %owner, "lease of a vanished sandbox reclaimed");
                 }
             }
-            Err(e) => tracing::warn!(error = %chain(e), "leases not reclaimed"),
+            Err(e) => tracing::warn!(error = %format!("{e:#}"), "leases not reclaimed"),
         }
-        self.outcome(Subject::Leases, result.map(drop).map_err(|e| chain(&e)));
+        self.outcome(Subject::Leases, result.map(drop).map_err(|e| format!("{e:#}")));
     }
 
     /// The CNI binary at any time, the configuration only once pods can really be wired.
