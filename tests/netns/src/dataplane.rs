@@ -7,8 +7,8 @@ use std::path::Path;
 
 use aya::EbpfLoader;
 use aya::programs::Program;
-use sluice_abi::{Addr, Counter, Endpoint, map, pin};
-use sluice_cni::attach::{Direction, device_programs};
+use sluice_abi::{Addr, Counter, Endpoint, map, pin, program};
+use sluice_cni::attach::{Direction, detach_device, device_programs};
 use sluice_cni::bpf::Map;
 use sluice_cni::netlink::Netlink;
 
@@ -64,23 +64,25 @@ pub fn unload(node: &Node) {
     node.spaces.run(|| fs::remove_dir_all("/sys/fs/bpf/sluice").unwrap());
 }
 
+fn rows<T: Send>(node: &Node, f: impl FnOnce(&Map<Addr, Endpoint>) -> T + Send) -> T {
+    node.spaces.run(|| f(&Map::open_pinned(Path::new(pin::MAPS).join(map::ENDPOINTS)).unwrap()))
+}
+
 /// The row of a pod's address.
 pub fn endpoint(node: &Node, address: impl Into<IpAddr>) -> Option<Endpoint> {
     let key = Addr::from(address.into());
-    node.spaces.run(|| {
-        let map: Map<Addr, Endpoint> =
-            Map::open_pinned(Path::new(pin::MAPS).join(map::ENDPOINTS)).unwrap();
-        map.lookup(&key).unwrap()
-    })
+    rows(node, |map| map.lookup(&key).unwrap())
 }
 
 /// How many pods the node has rows for.
 pub fn endpoints(node: &Node) -> usize {
-    node.spaces.run(|| {
-        let map: Map<Addr, Endpoint> =
-            Map::open_pinned(Path::new(pin::MAPS).join(map::ENDPOINTS)).unwrap();
-        map.entries().unwrap().len()
-    })
+    rows(node, |map| map.entries().unwrap().len())
+}
+
+/// Takes the row of a pod's address away.
+pub fn forget_endpoint(node: &Node, address: impl Into<IpAddr>) {
+    let key = Addr::from(address.into());
+    assert!(rows(node, |map| map.delete(&key).unwrap()), "there was none");
 }
 
 /// How often a counter (a number of a drop reason or of an outcome) moved, over all CPUs.
@@ -95,8 +97,7 @@ pub fn counter(node: &Node, index: u32) -> u64 {
 
 /// Names of our programs on a device of the node: of ingress, of egress.
 pub fn programs(node: &Node, device: &str) -> (Vec<String>, Vec<String>) {
-    let links = ip_json(&node.spaces, &format!("link show dev {device}"));
-    let ifindex = u32::try_from(links[0]["ifindex"].as_u64().unwrap()).unwrap();
+    let ifindex = ifindex(node, device);
     node.spaces.run(|| {
         let mut netlink = Netlink::open().unwrap();
         let mut names = |direction| {
@@ -105,4 +106,22 @@ pub fn programs(node: &Node, device: &str) -> (Vec<String>, Vec<String>) {
         };
         (names(Direction::Ingress), names(Direction::Egress))
     })
+}
+
+/// Takes our programs off a pod's device.
+pub fn detach(node: &Node, device: &str) {
+    let ifindex = ifindex(node, device);
+    node.spaces.run(|| {
+        let mut netlink = Netlink::open().unwrap();
+        for (direction, name) in
+            [(Direction::Ingress, program::FROM_POD), (Direction::Egress, program::TO_POD)]
+        {
+            assert_eq!(detach_device(&mut netlink, ifindex, direction, name).unwrap(), 1);
+        }
+    });
+}
+
+fn ifindex(node: &Node, device: &str) -> u32 {
+    let links = ip_json(&node.spaces, &format!("link show dev {device}"));
+    u32::try_from(links[0]["ifindex"].as_u64().unwrap()).unwrap()
 }
