@@ -107,12 +107,13 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lines on standard error; `RUST_LOG` picks what is said.
+/// Lines on standard error; `RUST_LOG` picks what is said. The watches tell of failed requests
+/// themselves, once; kube_client would for each attempt.
 fn start_logging() {
     use std::io::IsTerminal;
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,kube=warn,hyper=warn,aya=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,kube=warn,kube_client=off,hyper=warn,aya=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

@@ -102,7 +102,8 @@ async fn follow<K, E>(
                 continue;
             }
         };
-        if last_error.take().is_some() {
+        // Init only says that a list is about to be asked for.
+        if !matches!(next, Event::Init) && last_error.take().is_some() {
             tracing::info!(?kind, "watch resumed");
         }
         match next {
