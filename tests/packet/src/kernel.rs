@@ -71,7 +71,12 @@ fn object() -> Vec<u8> {
 impl Kernel {
     /// Loads every program; the maps are empty.
     pub fn empty() -> Kernel {
-        let have_set_retval = 1u8;
+        Kernel::with_set_retval(true)
+    }
+
+    /// The same as on a kernel with, or without, `bpf_set_retval`.
+    pub fn with_set_retval(have: bool) -> Kernel {
+        let have_set_retval = u8::from(have);
         let mut ebpf = EbpfLoader::new()
             .override_global("HAVE_SET_RETVAL", &have_set_retval, false)
             .load(&object())
@@ -272,6 +277,11 @@ impl Kernel {
             .try_into()
             .unwrap();
         program.fd().unwrap().as_fd()
+    }
+
+    /// All counters that are not zero.
+    pub fn counted(&self) -> Vec<(&'static str, u64)> {
+        self.counters().into_iter().filter(|(_, packets)| *packets > 0).collect()
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

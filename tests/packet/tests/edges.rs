@@ -312,3 +312,14 @@ fn multicast_and_broadcast_are_the_stacks() {
         assert_eq!(seen.ran.action, Action::Next);
     }
 }
+
+#[test]
+fn datagrams_that_were_there_before_the_service_find_it() {
+    let kernel = Kernel::world();
+    let later = [203, 0, 113, 5];
+    let ask = || kernel.from_pod(&Packet::udp((CLIENT, PORT), (later, 53), b"q"));
+    ask().outcome(Outcome::Masqueraded);
+    kernel.service(7, (later, 53, proto::UDP), &[(SERVER, 5353)]);
+    age(&kernel, 2);
+    assert_eq!(ask().packet().dst, SERVER);
+}

@@ -16,3 +16,10 @@ fn every_program_loads_within_its_budget() {
         assert!(verified < BUDGET, "{name} takes {verified}");
     }
 }
+
+#[test]
+fn what_a_kernel_lacks_is_cut_off_at_load() {
+    let (with, without) = (Kernel::with_set_retval(true), Kernel::with_set_retval(false));
+    // The translated program holds only what the verifier found reachable.
+    assert!(without.size("connect4").1 < with.size("connect4").1);
+}

@@ -25,8 +25,11 @@ fn mapped(address: [u8; 4], port: u16) -> SocketAddr {
 }
 
 fn entered() -> (Kernel, InCgroup) {
+    enter(Kernel::world())
+}
+
+fn enter(mut kernel: Kernel) -> (Kernel, InCgroup) {
     uplink_ifindex(); // Brings loopback up.
-    let mut kernel = Kernel::world();
     let cgroup = InCgroup::enter(&mut kernel);
     (kernel, cgroup)
 }
@@ -181,4 +184,13 @@ fn new_connections_spread_over_the_backends() {
     }
     // 1,000 draws of 1/2: six standard deviations are 95.
     assert!(hits.abs_diff(500) < 95, "{hits}");
+}
+
+#[test]
+fn an_older_kernel_leaves_the_refusal_to_the_packet_programs() {
+    let (kernel, _cgroup) = enter(Kernel::with_set_retval(false));
+    kernel.service(8, (VIP, 53, proto::UDP), &[]);
+    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+    client.connect(at(VIP, 53)).expect("no EPERM: NFS and others would spin on it");
+    assert_eq!(client.peer_addr().unwrap(), at(VIP, 53));
 }

@@ -1,7 +1,9 @@
 //! Flows: find, refresh, open. One flow is two entries that can rebuild each other (see
 //! `sluice_abi::FlowKey`).
 
-use sluice_abi::{DropReason, FlowEntry, FlowKey, flow_flags, proto, tcp_state as state};
+use sluice_abi::{
+    DropReason, FlowEntry, FlowKey, FrontendKey, flow_flags, proto, tcp_state as state,
+};
 use sluice_packet::{Verdict, icmp, l4::Kind, lifetime, select, tcp_state};
 
 use crate::{
@@ -46,6 +48,12 @@ pub fn find(p: &mut Packet) -> bool {
     {
         return false;
     }
+    let now = kernel::now_ns();
+    let refresh = now.wrapping_sub(entry.last_seen_ns) > REFRESH_NS;
+    if refresh && became_service(p, entry) {
+        return false;
+    }
+    p.now_ns = now;
     p.out = entry.out;
     p.flow_flags = entry.flags;
     p.translate = u8::from(p.out != p.key);
@@ -55,14 +63,28 @@ pub fn find(p: &mut Packet) -> bool {
             entry.tcp = next;
         }
     }
-    let now = kernel::now_ns();
-    p.now_ns = now;
-    if now.wrapping_sub(entry.last_seen_ns) > REFRESH_NS {
+    if refresh {
         entry.last_seen_ns = now;
         p.entry = *entry;
         conntrack_rebuild_partner();
     }
     true
+}
+
+/// Datagrams that left untranslated while their destination was no Service yet move on to its
+/// backends.
+#[inline(always)]
+fn became_service(p: &Packet, entry: &FlowEntry) -> bool {
+    p.key.proto == proto::UDP
+        && entry.backend == 0
+        && entry.flags & flow_flags::FORWARD != 0
+        && maps::frontend(&FrontendKey {
+            addr: p.key.dst,
+            port: p.key.dport,
+            proto: proto::UDP,
+            scope: 0,
+        })
+        .is_some()
 }
 
 #[inline(always)]
