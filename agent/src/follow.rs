@@ -1,4 +1,5 @@
-//! Tells when something in a folder changed (inotify).
+//! Tells when something in a folder changed: by inotify, or by looking each second where its
+//! instances are used up (128 a user by default; two kind clusters on one machine take them all).
 //!
 //! What comes out is only "look again": whoever listens reads the folder anew, so a lost or a
 //! doubled message does no harm.
@@ -6,7 +7,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -16,10 +18,27 @@ use tokio::io::unix::AsyncFd;
 /// file in several steps.
 const QUIET: Duration = Duration::from_millis(30);
 
+/// How often folders are looked at without inotify.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A watch on some folders (not on what lies below their subfolders).
 #[derive(Debug)]
 pub struct Follow {
-    inotify: AsyncFd<Descriptor>,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Inotify(AsyncFd<Descriptor>),
+    Look { folders: Vec<PathBuf>, seen: Mutex<Vec<Entry>> },
+}
+
+/// A file as far as a change of it shows.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    path: PathBuf,
+    changed: Option<SystemTime>,
+    length: u64,
 }
 
 #[derive(Debug)]
@@ -44,8 +63,28 @@ impl Follow {
     /// Starts watching; must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// If a folder does not exist or inotify's limits are reached.
+    /// If a folder does not exist or cannot be watched.
     pub fn folders<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Result<Follow, FollowError> {
+        let folders: Vec<PathBuf> = folders.into_iter().map(Path::to_owned).collect();
+        match Follow::by_inotify(&folders) {
+            Err(e) if matches!(e.source.raw_os_error(), Some(libc::EMFILE | libc::ENOSPC)) => {
+                tracing::warn!(error = %e.source, "inotify is used up on this machine: folders are looked at each second");
+                Follow::by_looking(folders)
+            }
+            other => other,
+        }
+    }
+
+    fn by_looking(folders: Vec<PathBuf>) -> Result<Follow, FollowError> {
+        for folder in &folders {
+            std::fs::read_dir(folder)
+                .map_err(|source| FollowError { folder: folder.clone(), source })?;
+        }
+        let seen = Mutex::new(look(&folders));
+        Ok(Follow { way: Way::Look { folders, seen } })
+    }
+
+    fn by_inotify(folders: &[PathBuf]) -> Result<Follow, FollowError> {
         let error =
             |folder: &Path, e: Errno| FollowError { folder: folder.to_owned(), source: e.into() };
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
@@ -57,40 +96,66 @@ impl Follow {
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_ATTRIB;
         for folder in folders {
-            inotify.add_watch(folder, flags).map_err(|e| error(folder, e))?;
+            inotify.add_watch(folder.as_path(), flags).map_err(|e| error(folder, e))?;
         }
         // SAFETY: `Descriptor` owns its file descriptor, and always gives out the same one.
         let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }
             .map_err(|e| FollowError { folder: PathBuf::from("(inotify)"), source: e.into() })?;
-        Ok(Follow { inotify })
+        Ok(Follow { way: Way::Inotify(inotify) })
     }
 
     /// Returns after the next change, or a burst of them.
     pub async fn changed(&self) {
-        if self.drain().await {
-            tokio::time::sleep(QUIET).await;
-            // What came meanwhile is part of the same change.
-            let _ = self.inotify.get_ref().0.read_events();
-        } else {
-            // The descriptor is unusable; the caller's clock takes over.
-            std::future::pending::<()>().await;
+        match &self.way {
+            Way::Inotify(inotify) => {
+                if drain(inotify).await {
+                    tokio::time::sleep(QUIET).await;
+                    // What came meanwhile is part of the same change.
+                    let _ = inotify.get_ref().0.read_events();
+                } else {
+                    // The descriptor is unusable; the caller's clock takes over.
+                    std::future::pending::<()>().await;
+                }
+            }
+            Way::Look { folders, seen } => loop {
+                tokio::time::sleep(LOOK).await;
+                let now = look(folders);
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                if *seen != now {
+                    *seen = now;
+                    return;
+                }
+            },
         }
     }
+}
 
-    async fn drain(&self) -> bool {
-        loop {
-            let Ok(mut ready) = self.inotify.readable().await else { return false };
-            match ready.get_inner().0.read_events() {
-                Ok(_) => return true,
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(Errno::EINTR) => {}
-                Err(e) => {
-                    tracing::warn!(error = %e, "inotify");
-                    return false;
-                }
+async fn drain(inotify: &AsyncFd<Descriptor>) -> bool {
+    loop {
+        let Ok(mut ready) = inotify.readable().await else { return false };
+        match ready.get_inner().0.read_events() {
+            Ok(_) => return true,
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            Err(Errno::EINTR) => {}
+            Err(e) => {
+                tracing::warn!(error = %e, "inotify");
+                return false;
             }
         }
     }
+}
+
+/// Every file of the folders; what cannot be read now counts as absent.
+fn look(folders: &[PathBuf]) -> Vec<Entry> {
+    let files = folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten();
+    let mut entries: Vec<Entry> = files
+        .filter_map(|file| {
+            let meta = file.metadata().ok()?;
+            Some(Entry { path: file.path(), changed: meta.modified().ok(), length: meta.len() })
+        })
+        .collect();
+    entries.sort();
+    entries
 }
 
 #[cfg(test)]
@@ -100,14 +165,18 @@ mod tests {
     #[tokio::test]
     async fn writing_renaming_and_removing_are_changes() {
         let dir = tempfile::tempdir().unwrap();
-        let follow = Follow::folders([dir.path()]).unwrap();
-        let next = || tokio::time::timeout(Duration::from_secs(5), follow.changed());
-        std::fs::write(dir.path().join("a"), "1").unwrap();
-        next().await.unwrap();
-        std::fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
-        next().await.unwrap();
-        std::fs::remove_file(dir.path().join("b")).unwrap();
-        next().await.unwrap();
+        let folders = vec![dir.path().to_owned()];
+        let ways =
+            [Follow::folders([dir.path()]).unwrap(), Follow::by_looking(folders.clone()).unwrap()];
+        for follow in ways {
+            let next = || tokio::time::timeout(Duration::from_secs(5), follow.changed());
+            std::fs::write(dir.path().join("a"), "1").unwrap();
+            next().await.unwrap();
+            std::fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
+            next().await.unwrap();
+            std::fs::remove_file(dir.path().join("b")).unwrap();
+            next().await.unwrap();
+        }
     }
 
     #[tokio::test]
