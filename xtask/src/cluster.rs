@@ -104,7 +104,7 @@ pub fn run(cache: &Cache, command: Command) -> Result<()> {
     match command {
         Command::Up(options) => {
             let cluster = up(cache, &options)?;
-            let wrapper = cluster.engine.write_wrapper(cache, &cluster.kubeconfig)?;
+            let wrapper = cluster.wrapper(cache)?;
             println!("\n  KUBECONFIG={}", cluster.kubeconfig.display());
             println!("  {} kubectl get pods -A -o wide", wrapper.display());
         }
@@ -241,7 +241,17 @@ fn status(cache: &Cache, name: &str) -> Result<()> {
     Ok(())
 }
 
+fn wrapper_name(cluster: &str) -> String {
+    if cluster == NAME { "in-cluster".to_owned() } else { format!("in-cluster-{cluster}") }
+}
+
 impl Cluster {
+    /// The script that runs a command where this cluster is reachable: `in-cluster`, with the
+    /// name behind it where it is not the usual one.
+    pub fn wrapper(&self, cache: &Cache) -> Result<PathBuf> {
+        self.engine.write_wrapper(cache, &wrapper_name(&self.name), &self.kubeconfig)
+    }
+
     /// A kubectl command against this cluster.
     pub fn kubectl_command(&self) -> Process {
         let mut command = self.engine.command("kubectl");
@@ -320,6 +330,7 @@ impl Cluster {
             &cache.logs(),
         )?;
         let _ = fs::remove_file(&self.kubeconfig);
+        let _ = fs::remove_file(cache.room("bin")?.join(wrapper_name(&self.name)));
         Ok(())
     }
 }

@@ -38,7 +38,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<()> {
     println!("\nShop");
     shop(&cluster)?;
     proof::show(&cluster)?;
-    let wrapper = cluster.engine.write_wrapper(cache, &cluster.kubeconfig)?.display().to_string();
+    let wrapper = cluster.wrapper(cache)?.display().to_string();
     println!("\nAll of it in {}. From here:", progress::time(began.elapsed()));
     println!("  {wrapper} kubectl get pods -A -o wide");
     println!("  {wrapper} kubectl -n shop exec deploy/frontend -- curl -s http://orders/hostname");

@@ -78,12 +78,12 @@ impl Engine {
         command
     }
 
-    /// Writes `bin/in-cluster`, which a person puts before a command to run it where the nodes
-    /// are reachable, and tells its path.
-    pub fn write_wrapper(&self, cache: &Cache, kubeconfig: &Path) -> Result<PathBuf> {
-        let path = cache.room("bin")?.join("in-cluster");
+    /// Writes a script called `name`, which a person puts before a command to run it where the
+    /// nodes are reachable, and tells its path.
+    pub fn write_wrapper(&self, cache: &Cache, name: &str, kubeconfig: &Path) -> Result<PathBuf> {
+        let path = cache.room("bin")?.join(name);
         let mut script = format!(
-            "#!/bin/sh\n# Runs a command where the cluster is reachable: in-cluster kubectl get pods -A\n\
+            "#!/bin/sh\n# Runs a command where the cluster is reachable: {name} kubectl get pods -A\n\
              export KUBECONFIG=\"${{KUBECONFIG:-{}}}\"\nexport PATH=\"{}:$PATH\"\n",
             kubeconfig.display(),
             self.bin.display()
@@ -114,7 +114,6 @@ impl Engine {
         for file in ["docker.pid", "docker.sock"] {
             let _ = fs::remove_file(room.join(file));
         }
-        let _ = fs::remove_file(cache.room("bin")?.join("in-cluster"));
         remove_cgroups();
         Ok(())
     }

@@ -92,12 +92,13 @@ fn import_script(room: &Path, base: &Path, sources: &Path, programs: &Programs) 
     }
     layer.directory("etc/cni/net.d/", 0o755)?;
     let units = "etc/systemd/system";
-    layer
-        .link(&format!("{units}/multi-user.target.wants/kubelet.service"), "../kubelet.service")?;
-    layer.link(
-        &format!("{units}/multi-user.target.wants/containerd.service"),
-        "/lib/systemd/system/containerd.service",
-    )?;
+    for (unit, place) in [
+        ("containerd.service", "/lib/systemd/system/containerd.service"),
+        ("kubelet.service", "../kubelet.service"),
+        ("resolver.service", "../resolver.service"),
+    ] {
+        layer.link(&format!("{units}/multi-user.target.wants/{unit}"), place)?;
+    }
     layer.link(&format!("{units}/default.target"), "/lib/systemd/system/multi-user.target")?;
     for unit in MASKED {
         layer.link(&format!("{units}/{unit}"), "/dev/null")?;

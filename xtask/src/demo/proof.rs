@@ -2,7 +2,8 @@
 
 use crate::cluster::Cluster;
 use crate::progress;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -21,13 +22,13 @@ struct Pod {
 pub fn show(cluster: &Cluster) -> Result<()> {
     println!("\nProof");
     cluster.wait_ready()?;
-    nobody_else(cluster)?;
     let pods = addresses(cluster)?;
     names(cluster)?;
     spread(cluster, &pods)?;
     other_node(cluster, &pods)?;
     database(cluster)?;
-    api_server(cluster)
+    api_server(cluster)?;
+    nobody_else(cluster)
 }
 
 fn from_frontend(cluster: &Cluster, script: &str) -> Result<String> {
@@ -51,10 +52,16 @@ fn addresses(cluster: &Cluster) -> Result<Vec<Pod>> {
         let text = cluster.kubectl(&["get", "nodes", "-o", format])?;
         let ranges: BTreeMap<&str, &str> =
             text.lines().filter_map(|line| line.split_once(' ')).collect();
-        let format = "jsonpath={range .items[?(@.spec.hostNetwork!=true)]}{.metadata.namespace}/{.metadata.name} \
-                      {.spec.nodeName} {.status.podIP}{\"\\n\"}{end}";
-        let text = cluster.kubectl(&["get", "pods", "-A", "-o", format])?;
-        let pods: Vec<Pod> = text.lines().map(pod).collect::<Result<_>>()?;
+        let list = cluster.kubectl(&["get", "pods", "-A", "-o", "json"])?;
+        let list: Value = serde_json::from_str(&list)?;
+        let pods: Vec<Pod> = list["items"]
+            .as_array()
+            .context("kubectl lists no pods")?
+            .iter()
+            .filter(|pod| pod["spec"]["hostNetwork"] != true)
+            .map(pod)
+            .collect::<Result<_>>()?;
+        ensure!(!pods.is_empty(), "there are no pods");
         println!();
         for pod in &pods {
             let range = ranges.get(pod.node.as_str()).copied().unwrap_or("no range");
@@ -66,11 +73,13 @@ fn addresses(cluster: &Cluster) -> Result<Vec<Pod>> {
     })
 }
 
-fn pod(line: &str) -> Result<Pod> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [name, node, address] = words.as_slice() else { bail!("a pod has no address: {line}") };
-    let address = address.parse().with_context(|| format!("{name} has the address {address}"))?;
-    Ok(Pod { name: (*name).to_owned(), node: (*node).to_owned(), address })
+fn pod(pod: &Value) -> Result<Pod> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let meta = &pod["metadata"];
+    let name = format!("{}/{}", text(&meta["namespace"]), text(&meta["name"]));
+    let address = text(&pod["status"]["podIP"]);
+    let address = address.parse().with_context(|| format!("{name} has the address {address:?}"))?;
+    Ok(Pod { name, node: text(&pod["spec"]["nodeName"]), address })
 }
 
 /// Whether an address lies in a range like 10.244.1.0/24.
@@ -160,7 +169,7 @@ fn api_server(cluster: &Cluster) -> Result<()> {
              $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)\" https://{API}/version"
         );
         let answer = from_frontend(cluster, &script)?;
-        let version: serde_json::Value =
+        let version: Value =
             serde_json::from_str(&answer).with_context(|| format!("{API} says {answer:?}"))?;
         let version = version.get("gitVersion").and_then(|v| v.as_str());
         let version = version.with_context(|| format!("{API} says {answer:?}"))?;
