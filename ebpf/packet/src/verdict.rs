@@ -22,6 +22,9 @@ pub enum Verdict {
         /// hardware address.
         next_hop: [u8; 4],
     },
+    /// Once more through the same hook, behind what is queued there: a later fragment that came
+    /// before its first one. Where a hook cannot do that, gone.
+    Again,
     /// Gone, and the sender is told by ICMP.
     Refuse(DropReason),
     /// Gone.

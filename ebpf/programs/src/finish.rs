@@ -53,6 +53,13 @@ pub fn tc(f: &Frame, p: &mut Packet, hook: Hook, verdict: Verdict) -> i32 {
             count(Outcome::ToWire.counter_index(), p.len);
             kernel::redirect_to_neighbour(ifindex, next_hop)
         }
+        Verdict::Again => match hook {
+            Hook::FromPod | Hook::FromNetdev => kernel::redirect_in(p.ifindex),
+            Hook::ToPod | Hook::ToNetdev => {
+                drop(p, hook, DropReason::FragmentUnknown);
+                SHOT
+            }
+        },
         Verdict::Refuse(reason) => refuse(f, p, hook, reason),
         Verdict::Drop(reason) => {
             drop(p, hook, reason);

@@ -46,6 +46,11 @@ pub static CONNTRACK: LruHashMap<FlowKey, FlowEntry> =
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
     LruHashMap::with_max_entries(map::FRAGMENTS_MAX, 0);
 
+/// How often fragments of a datagram have waited for its first one; nobody outside reads it.
+#[map]
+pub static FRAGMENT_WAITS: LruHashMap<FragmentKey, u32> =
+    LruHashMap::with_max_entries(map::FRAGMENTS_MAX, 0);
+
 /// What sockets asked for.
 #[btf_map]
 pub static SOCKET_ORIGINS: SkStorage<SocketOrigins> = SkStorage::new();

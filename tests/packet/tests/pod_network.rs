@@ -212,11 +212,31 @@ fn fragments_to_the_outside_all_carry_the_nodes_address_and_come_back() {
 }
 
 #[test]
-fn a_later_fragment_to_a_service_without_its_first_is_dropped() {
+fn a_later_fragment_waits_for_its_first_and_is_dropped_if_none_comes() {
     let kernel = Kernel::world();
     kernel.service(7, (VIP, 53, proto::UDP), &[(SERVER, 5353)]);
     let whole = Packet::udp((CLIENT, PORT), (VIP, 53), &[7; 3000]);
-    kernel.from_pod(&whole.fragment(1480, 1480)).dropped(DropReason::FragmentUnknown);
+    let mut waited = 0;
+    let last = loop {
+        let seen = kernel.from_pod(&whole.fragment(1480, 1480));
+        if seen.ran.action == Action::Drop {
+            break seen;
+        }
+        let again = (Action::Redirect, whole.fragment(1480, 1480).bytes(), 0);
+        assert_eq!((seen.ran.action, seen.ran.data, seen.counted.len()), again);
+        waited += 1;
+        assert!(waited < 100);
+    };
+    last.dropped(DropReason::FragmentUnknown);
+    assert!(waited > 40, "64 KiB are 45 fragments: {waited}");
+    // The first one comes after all: the next round finds the backend.
+    assert_eq!(kernel.from_pod(&whole.fragment(0, 1480)).packet().dst, SERVER);
+    assert_eq!(kernel.from_pod(&whole.fragment(1480, 1480)).packet().dst, SERVER);
+    // A part of a datagram for the node itself waits as well, and goes up in the end.
+    let own = Packet::udp((OUTSIDE, 53), (NODE, 5000), &[7; 3000]);
+    let up =
+        (0..100).any(|_| kernel.from_wire(&own.fragment(1480, 1480)).ran.action == Action::Next);
+    assert!(up);
 }
 
 #[test]

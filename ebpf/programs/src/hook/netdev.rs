@@ -53,6 +53,8 @@ fn inward(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, Verdict
             Ok(place::of(&p.out.dst, node))
         }
         Place::Services => Ok(place),
+        // Part of a reply to a masqueraded flow, perhaps; if not, the stack will have it in the end.
+        Place::Node if p.part == part::UNKNOWN && fragment::may_wait(p) => Err(Verdict::Again),
         Place::Node | Place::RemotePod | Place::OtherNode | Place::Outside | Place::Link => {
             Err(Verdict::Pass)
         }

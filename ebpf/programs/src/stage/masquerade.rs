@@ -5,7 +5,7 @@ use sluice_packet::{Verdict, icmp, l4::Kind};
 
 use crate::{
     packet::{Packet, part},
-    stage::place::Place,
+    stage::{fragment, place::Place},
 };
 
 /// Marks the new flow of a pod for source translation: towards the outside, and towards itself
@@ -18,7 +18,7 @@ pub fn pod(p: &mut Packet, node: &NodeConfig, place: Place) -> Result<(), Verdic
         return Ok(());
     }
     if p.part == part::UNKNOWN {
-        return Err(Verdict::Drop(DropReason::FragmentUnknown));
+        return Err(fragment::wait(p));
     }
     // An answer to nothing that we know: no port or identifier could be right.
     if p.kind == Kind::Echo as u8 && p.part != part::LATER && p.l4[0] != icmp::ECHO_REQUEST {

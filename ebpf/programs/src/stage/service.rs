@@ -10,6 +10,7 @@ use crate::{
     kernel,
     maps::{self, SLOTS},
     packet::{Packet, part},
+    stage::fragment,
 };
 
 /// Chooses a backend for a new flow. `Ok(false)`: the destination is no Service.
@@ -17,7 +18,7 @@ use crate::{
 pub fn choose(p: &mut Packet) -> Result<bool, Verdict> {
     let Some(frontend) = frontend(p) else { return Ok(false) };
     if p.part == part::UNKNOWN {
-        return Err(Verdict::Drop(DropReason::FragmentUnknown));
+        return Err(fragment::wait(p));
     }
     if frontend.flags & frontend_flags::WILDCARD != 0 {
         return Err(Verdict::Refuse(DropReason::UnknownServicePort));
