@@ -15,7 +15,7 @@ use std::path::Path;
 
 use sluice_abi::Addr;
 
-use crate::attach::{AttachError, Direction, attach_device, device_programs};
+use crate::attach::{AttachError, Direction, Mechanism, attach_device_by, device_programs};
 use crate::bpf::{self, BpfError};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, ROUTE_PROTOCOL, Route, Veth};
@@ -87,12 +87,15 @@ fn sysctl(device: &str, key: &str, value: &str) -> Result<(), WireError> {
 impl Wire<'_> {
     /// Makes the wire; returns the host's and the pod's end.
     ///
+    /// `mechanism` holds the programs.
+    ///
     /// # Errors
     /// Where it failed. What was made until then is still there: the caller calls [`cut`].
     pub fn connect(
         &mut self,
         netns: &NetNs,
         mtu: u32,
+        mechanism: Mechanism,
         dataplane: &Dataplane,
     ) -> Result<(Link, Link), WireError> {
         let Wire { lease, .. } = *self;
@@ -106,7 +109,7 @@ impl Wire<'_> {
         for (direction, prog) in
             [(Direction::Ingress, &dataplane.from_pod), (Direction::Egress, &dataplane.to_pod)]
         {
-            attach_device(self.host, host_end.index, direction, prog)
+            attach_device_by(self.host, host_end.index, direction, prog, mechanism)
                 .map_err(|source| WireError::Attach { device: host_name.to_owned(), source })?;
         }
         dataplane.endpoints.update(&lease.address.into(), &host::endpoint(lease, &host_end))?;

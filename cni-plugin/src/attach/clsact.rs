@@ -1,5 +1,6 @@
-//! clsact filters, for kernels before 6.6: one filter at a fixed priority and handle, so that
-//! attaching again replaces it instead of adding another.
+//! clsact filters, for kernels before 6.6 and for pods, which must not wait (see
+//! [`super::Mechanism`]): one filter at a fixed priority and handle, so that attaching again
+//! replaces it instead of adding another.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -59,8 +59,19 @@ pub enum AttachError {
     Netlink(#[from] NetlinkError),
 }
 
-/// Attaches a tc program to a device of the current network namespace: by tcx, or by a clsact
-/// filter where the kernel has no tcx.
+/// What holds a tc program at a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// tcx; clsact where the kernel has none. Runs before every classic filter and leaves the
+    /// device's ingress qdisc to others, but each new attachment waits for an RCU grace period
+    /// under the RTNL lock: measured 12 ms, twice for a pod (kernel 6.18).
+    Tcx,
+    /// A clsact filter: 0.2 ms for both directions of a pod.
+    Clsact,
+}
+
+/// Attaches a tc program to a device of the current network namespace. An older one of ours is
+/// replaced where it stands; a new one goes by tcx where the kernel has it.
 ///
 /// # Errors
 /// What the kernel says.
@@ -70,9 +81,38 @@ pub fn attach_device(
     direction: Direction,
     prog: impl AsFd,
 ) -> Result<Done, AttachError> {
-    match tcx::attach(ifindex, direction, prog.as_fd()) {
-        Err(e) if no_tcx(&e) => clsact::attach(netlink, ifindex, direction, prog.as_fd()),
+    attach_device_by(netlink, ifindex, direction, prog, Mechanism::Tcx)
+}
+
+/// As [`attach_device`], with a choice for a new one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_device_by(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    direction: Direction,
+    prog: impl AsFd,
+    mechanism: Mechanism,
+) -> Result<Done, AttachError> {
+    let prog = prog.as_fd();
+    let name = bpf::prog_info(prog)?.name;
+    let stands = |programs: Vec<ProgInfo>| programs.iter().any(|info| info.name == name);
+    let by_clsact = stands(clsact::programs(netlink, ifindex, direction)?)
+        || mechanism == Mechanism::Clsact && !stands(tcx_programs(ifindex, direction)?);
+    if by_clsact {
+        return clsact::attach(netlink, ifindex, direction, prog);
+    }
+    match tcx::attach(ifindex, direction, prog) {
+        Err(e) if no_tcx(&e) => clsact::attach(netlink, ifindex, direction, prog),
         other => Ok(other?),
+    }
+}
+
+fn tcx_programs(ifindex: u32, direction: Direction) -> Result<Vec<ProgInfo>, BpfError> {
+    match tcx::programs(ifindex, direction) {
+        Err(e) if no_tcx(&e) => Ok(Vec::new()),
+        other => other,
     }
 }
 
@@ -85,10 +125,9 @@ pub fn device_programs(
     ifindex: u32,
     direction: Direction,
 ) -> Result<Vec<ProgInfo>, AttachError> {
-    match tcx::programs(ifindex, direction) {
-        Err(e) if no_tcx(&e) => clsact::programs(netlink, ifindex, direction),
-        other => Ok(other?),
-    }
+    let mut programs = tcx_programs(ifindex, direction)?;
+    programs.extend(clsact::programs(netlink, ifindex, direction)?);
+    Ok(programs)
 }
 
 /// Removes our programs with this name from a device; tells how many there were.
@@ -101,10 +140,11 @@ pub fn detach_device(
     direction: Direction,
     name: &str,
 ) -> Result<usize, AttachError> {
-    match tcx::detach(ifindex, direction, name) {
-        Err(e) if no_tcx(&e) => clsact::detach(netlink, ifindex, direction, name),
-        other => Ok(other?),
-    }
+    let by_tcx = match tcx::detach(ifindex, direction, name) {
+        Err(e) if no_tcx(&e) => 0,
+        other => other?,
+    };
+    Ok(by_tcx + clsact::detach(netlink, ifindex, direction, name)?)
 }
 
 /// EINVAL is what kernels before 6.6 say to the attach type itself.

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use super::{Direction, Done, attach_multi, detach_multi, programs_multi};
 use crate::bpf::{BpfError, ProgInfo, Target};
 
-/// Attaches `prog`; see [`super::attach_device`].
+/// Attaches `prog`; see [`super::attach_device_by`].
 ///
 /// # Errors
 /// EINVAL where the kernel has no tcx; else what it says.

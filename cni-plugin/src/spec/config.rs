@@ -40,6 +40,10 @@ pub struct NetConf {
     pub prev_result: Option<Value>,
     /// `cni.dev/valid-attachments`.
     pub valid_attachments: Option<Vec<Attachment>>,
+    /// `runtimeConfig.bandwidth.egressRate` is set: the runtime tells this to a plugin that
+    /// declares `"capabilities": {"bandwidth": true}`, and the bandwidth plugin, later in the
+    /// list, will act on it.
+    pub limits_egress: bool,
 }
 
 fn invalid(field: &str, why: impl std::fmt::Display) -> CniError {
@@ -113,6 +117,9 @@ impl NetConf {
             pins: path("bpffs", pin::ROOT)?,
             prev_result: object.get("prevResult").filter(|v| !v.is_null()).cloned(),
             valid_attachments,
+            limits_egress: json["runtimeConfig"]["bandwidth"]["egressRate"]
+                .as_u64()
+                .is_some_and(|rate| rate > 0),
         })
     }
 

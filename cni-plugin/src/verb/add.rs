@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{key, liveness, load, now, open_host, store_failed, warn};
+use crate::attach::Mechanism;
 use crate::dataplane::Dataplane;
 use crate::device;
 use crate::identity::{self, GATEWAY};
@@ -40,8 +41,10 @@ pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<Outcome, 
     };
 
     let lease = take_address(conf, environment, &mut host, &mut pod)?;
-    let connected =
-        Wire { host: &mut host, pod: &mut pod, lease: &lease }.connect(&netns, mtu, &dataplane);
+    // The bandwidth plugin wants the ingress qdisc for itself when it limits what a pod sends.
+    let mechanism = if conf.limits_egress { Mechanism::Tcx } else { Mechanism::Clsact };
+    let connected = Wire { host: &mut host, pod: &mut pod, lease: &lease }
+        .connect(&netns, mtu, mechanism, &dataplane);
     let (host_end, pod_end) = connected.map_err(|e| {
         undo(conf, &mut host, &lease);
         CniError::caused(code::IO, "the pod could not be wired", &e)
