@@ -70,18 +70,13 @@ pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repair
         leases.iter().find(|l| Addr::from(l.address) == *addr).map(Lease::owner).unwrap_or_default()
     };
     let mut done = Repaired { pods: wanted.len(), ..Repaired::default() };
-    let mut first_error = None;
+    let mut failed = Vec::new();
     let rows: BTreeMap<Addr, Endpoint> = maps.endpoints.entries()?.into_iter().collect();
-    let devices: BTreeSet<u32> =
-        device::links(&mut netlink)?.into_iter().map(|l| l.index).collect();
     for (addr, endpoint) in &wanted {
         match hooks.pod(endpoint.ifindex) {
             Ok(changed) => done.attached += usize::from(changed),
             Err(source) => {
-                first_error.get_or_insert(EndpointError::Hook {
-                    pod: owner(addr),
-                    source: Box::new(source),
-                });
+                failed.push((endpoint.ifindex, owner(addr), source));
                 // A pod without programs must not be reachable as one.
                 continue;
             }
@@ -95,6 +90,8 @@ pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repair
             done.rows_written += 1;
         }
     }
+    let devices: BTreeSet<u32> =
+        device::links(&mut netlink)?.into_iter().map(|l| l.index).collect();
     for (addr, row) in &rows {
         // ADD writes the row before it is done: only what has no device is surely old.
         if !wanted.contains_key(addr) && !devices.contains(&row.ifindex) {
@@ -102,7 +99,11 @@ pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repair
             done.rows_removed += 1;
         }
     }
-    first_error.map_or(Ok(done), Err)
+    // A pod that went meanwhile is no failure.
+    match failed.into_iter().find(|(ifindex, ..)| devices.contains(ifindex)) {
+        Some((_, pod, source)) => Err(EndpointError::Hook { pod, source: Box::new(source) }),
+        None => Ok(done),
+    }
 }
 
 /// A pod's network namespace as the lease names it, or where the agent's own image sees it.

@@ -211,3 +211,36 @@ fn concerns_the_node(message: &RouteNetlinkMessage) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkMessage;
+
+    use super::*;
+
+    #[test]
+    fn devices_of_pods_concern_nobody_but_pods() {
+        let link = |name: &str| {
+            let mut m = LinkMessage::default();
+            m.attributes.push(LinkAttribute::IfName(name.to_owned()));
+            RouteNetlinkMessage::NewLink(m)
+        };
+        assert!(concerns_the_node(&link("eth0")));
+        assert!(!concerns_the_node(&link("slc0123456789a")));
+    }
+
+    #[test]
+    fn routes_of_pods_concern_nobody_but_pods() {
+        let mut pod = RouteMessage::default();
+        pod.header.protocol = netlink_packet_route::route::RouteProtocol::from(routes::PROTOCOL);
+        pod.header.kind = RouteType::Unicast;
+        pod.header.destination_prefix_length = 32;
+        assert!(!concerns_the_node(&RouteNetlinkMessage::DelRoute(pod.clone())));
+        assert!(!concerns_the_node(&RouteNetlinkMessage::NewRoute(pod.clone())));
+        let mut other = pod;
+        other.attributes.push(RouteAttribute::Gateway(
+            netlink_packet_route::route::RouteAddress::Inet([172, 18, 0, 3].into()),
+        ));
+        assert!(concerns_the_node(&RouteNetlinkMessage::DelRoute(other)));
+    }
+}
