@@ -4,6 +4,7 @@
 //! descriptors and the plain structs of `sluice-abi`; what goes out are the same structs, owned
 //! descriptors and errors that keep the kernel's number. Nothing here loads a program.
 
+mod batch;
 mod map;
 mod object;
 mod program;

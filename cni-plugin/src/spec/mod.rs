@@ -13,3 +13,6 @@ pub use error::{CniError, code, source_chain};
 pub use request::{Environment, Pod, Verb};
 pub use result::{Interface, IpConfig, Outcome, RouteConfig};
 pub use version::Version;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! Network devices, and the veth pairs of pods.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+
+use super::Mac;
+use crate::netlink::{Netlink, NetlinkError};
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Hardware address, if it has one of six bytes.
+    pub mac: Option<Mac>,
+    /// Alias (`ip link show`), if one is set.
+    pub alias: Option<String>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+}
+
+/// A veth pair to be made, both ends complete from their first instant.
+#[derive(Clone, Debug)]
+pub struct Veth<'a> {
+    /// Name of the host's end.
+    pub host_name: &'a str,
+    /// Hardware address of the host's end.
+    pub host_mac: Mac,
+    /// Name of the pod's end.
+    pub pod_name: &'a str,
+    /// Hardware address of the pod's end.
+    pub pod_mac: Mac,
+    /// The pod's network namespace, in which its end is born.
+    pub pod_netns: BorrowedFd<'a>,
+    /// MTU of both ends, bytes.
+    pub mtu: u32,
+}
+
+fn link_from(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        alias: None,
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            _ => {}
+        }
+    }
+    link
+}
+
+fn links_in(answers: Vec<RouteNetlinkMessage>) -> Vec<Link> {
+    answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(link_from(message)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Every device.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn links(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
+    let query = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    Ok(links_in(netlink.dump(query, "list the network devices")?))
+}
+
+/// The device with this name, if there is one.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn link_by_name(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let doing = format!("look for network device {name}");
+    match netlink.get(RouteNetlinkMessage::GetLink(message), &doing) {
+        Err(e) if e.is_absent() => Ok(None),
+        Err(e) => Err(e),
+        Ok(answers) => Ok(links_in(answers).pop()),
+    }
+}
+
+/// Makes a veth pair.
+///
+/// # Errors
+/// EEXIST if either name is taken.
+pub fn create_veth(netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), NetlinkError> {
+    let end = |name: &str, mac: Mac| {
+        vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Mtu(veth.mtu),
+        ]
+    };
+    let mut peer = LinkMessage::default();
+    peer.attributes = end(veth.pod_name, veth.pod_mac);
+    peer.attributes.push(LinkAttribute::NetNsFd(veth.pod_netns.as_raw_fd()));
+    let mut message = LinkMessage::default();
+    message.attributes = end(veth.host_name, veth.host_mac);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+    ]));
+    let doing = format!("create veth pair {} - {}", veth.host_name, veth.pod_name);
+    netlink.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, &doing)
+}
+
+/// Sets a device up, and its alias if one is given.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn set_up(netlink: &mut Netlink, index: u32, alias: Option<&str>) -> Result<(), NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    if let Some(alias) = alias {
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+    }
+    let doing = format!("set network device {index} up");
+    netlink.change(RouteNetlinkMessage::SetLink(message), 0, &doing)
+}
+
+/// Removes the device with this name; tells whether it was there.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn delete_link(netlink: &mut Netlink, name: &str) -> Result<bool, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let doing = format!("delete network device {name}");
+    match netlink.change(RouteNetlinkMessage::DelLink(message), 0, &doing) {
+        Err(e) if e.is_absent() => Ok(false),
+        Err(e) => Err(e),
+        Ok(()) => Ok(true),
+    }
+}

@@ -1,0 +1,70 @@
+//! Permanent IPv4 neighbour entries.
+
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::RouteType;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::Mac;
+use crate::netlink::{Netlink, NetlinkError};
+
+/// Makes a permanent neighbour entry.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn add_neighbour(
+    netlink: &mut Netlink,
+    index: u32,
+    address: Ipv4Addr,
+    mac: Mac,
+) -> Result<(), NetlinkError> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+    ];
+    let doing = format!("add neighbour {address}");
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    netlink.change(RouteNetlinkMessage::NewNeighbour(message), flags, &doing)
+}
+
+/// The hardware address of a permanent IPv4 neighbour entry, if there is one.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn permanent_neighbour(
+    netlink: &mut Netlink,
+    index: u32,
+    address: Ipv4Addr,
+) -> Result<Option<Mac>, NetlinkError> {
+    let mut query = NeighbourMessage::default();
+    query.header.family = AddressFamily::Inet;
+    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list the neighbours")?;
+    for answer in answers {
+        let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
+        let header = &message.header;
+        if header.ifindex != index || header.state != NeighbourState::Permanent {
+            continue;
+        }
+        let (mut dst, mut mac) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => dst = Some(a),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
+                _ => {}
+            }
+        }
+        if dst == Some(address) {
+            return Ok(mac);
+        }
+    }
+    Ok(None)
+}

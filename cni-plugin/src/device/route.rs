@@ -1,0 +1,99 @@
+//! IPv4 routes of the main table.
+
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::netlink::{Netlink, NetlinkError};
+
+/// An IPv4 route of the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Destination network.
+    pub dst: Ipv4Addr,
+    /// Its prefix length.
+    pub prefix: u8,
+    /// Next hop; `None`: on the link.
+    pub gateway: Option<Ipv4Addr>,
+    /// Interface index.
+    pub oif: u32,
+    /// Number of the routing protocol.
+    pub protocol: u8,
+    /// Lower wins.
+    pub priority: u32,
+}
+
+/// Makes a route of the main table (`protocol` and all), or makes one like it so.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn add_route(netlink: &mut Netlink, route: &Route) -> Result<(), NetlinkError> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = route.prefix;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::from(route.protocol);
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = match route.gateway {
+        Some(_) => RouteScope::Universe,
+        None => RouteScope::Link,
+    };
+    if route.prefix > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.dst)));
+    }
+    if let Some(gateway) = route.gateway {
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+    }
+    message.attributes.push(RouteAttribute::Oif(route.oif));
+    if route.priority > 0 {
+        message.attributes.push(RouteAttribute::Priority(route.priority));
+    }
+    let doing = format!("add route {}/{}", route.dst, route.prefix);
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    netlink.change(RouteNetlinkMessage::NewRoute(message), flags, &doing)
+}
+
+/// The IPv4 unicast routes of the main table that lead to one device each.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, NetlinkError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = AddressFamily::Inet;
+    let answers = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list the routes")?;
+    let mut found = Vec::new();
+    for answer in answers {
+        let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+        let header = &message.header;
+        if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+            continue;
+        }
+        let mut route = Route {
+            dst: Ipv4Addr::UNSPECIFIED,
+            prefix: header.destination_prefix_length,
+            gateway: None,
+            oif: 0,
+            protocol: header.protocol.into(),
+            priority: 0,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(dst)) => route.dst = dst,
+                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => {
+                    route.gateway = Some(gateway);
+                }
+                RouteAttribute::Oif(oif) => route.oif = oif,
+                RouteAttribute::Priority(priority) => route.priority = priority,
+                _ => {}
+            }
+        }
+        if route.oif != 0 {
+            found.push(route);
+        }
+    }
+    Ok(found)
+}
