@@ -63,9 +63,11 @@ pub struct Repaired {
 /// When leases or table cannot be read; the first pod that could not be served, after all others.
 pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repaired, EndpointError> {
     let mut netlink = Netlink::open()?;
-    let leases = Store::new(state_dir).read()?.leases;
-    let wanted: BTreeMap<Addr, Endpoint> =
-        HostLinks::read(&mut netlink)?.endpoints(&leases).into_iter().collect();
+    let mut leases = Store::new(state_dir).read()?.leases;
+    let links = HostLinks::read(&mut netlink)?;
+    // ADD takes a link up when everything is in place; before that it is ADD's alone.
+    leases.retain(|lease| links.of(lease).is_some_and(|link| link.up));
+    let wanted: BTreeMap<Addr, Endpoint> = links.endpoints(&leases).into_iter().collect();
     let owner = |addr: &Addr| {
         leases.iter().find(|l| Addr::from(l.address) == *addr).map(Lease::owner).unwrap_or_default()
     };
