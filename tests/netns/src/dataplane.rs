@@ -9,7 +9,7 @@ use aya::EbpfLoader;
 use aya::programs::Program;
 use sluice_abi::{Addr, Counter, Endpoint, map, pin, program};
 use sluice_cni::attach::{Direction, detach_device, device_programs};
-use sluice_cni::bpf::Map;
+use sluice_cni::bpf::{Map, map_info, obj_get, prog_info};
 use sluice_cni::netlink::Netlink;
 
 use crate::{Node, bpf_object, ip_json};
@@ -31,6 +31,11 @@ const MAPS: [&str; 11] = [
 
 /// Pins everything on the node. Maps that tests of the wiring do not fill are small.
 pub fn load(node: &Node) {
+    load_with_room(node, 64);
+}
+
+/// Pins everything on the node, with room for so many entries in the larger maps.
+pub fn load_with_room(node: &Node, entries: u32) {
     let object = fs::read(bpf_object()).unwrap();
     node.spaces.run(|| {
         for folder in [pin::MAPS, pin::PROGRAMS] {
@@ -40,7 +45,7 @@ pub fn load(node: &Node) {
         let mut loader = EbpfLoader::new();
         loader.override_global("HAVE_SET_RETVAL", &have_set_retval, false);
         for name in [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::CONNTRACK, map::FRAGMENTS] {
-            loader.map_max_entries(name, 64);
+            loader.map_max_entries(name, entries);
         }
         for name in MAPS {
             loader.map_pin_path(name, Path::new(pin::MAPS).join(name));
@@ -124,4 +129,11 @@ pub fn detach(node: &Node, device: &str) {
 fn ifindex(node: &Node, device: &str) -> u32 {
     let links = ip_json(&node.spaces, &format!("link show dev {device}"));
     u32::try_from(links[0]["ifindex"].as_u64().unwrap()).unwrap()
+}
+
+/// Id in the kernel of what is pinned at `path`, seen from the calling thread.
+pub fn object_id(path: &Path) -> u64 {
+    let fd = obj_get(path).unwrap();
+    // What is no map is a program.
+    map_info(&fd).map_or_else(|_| prog_info(&fd).unwrap().id, |info| info.id).into()
 }

@@ -1,0 +1,133 @@
+//! Maps and hooks by bpf(2) alone, on the programs' real maps: batches, walks, and attachment that
+//! may be repeated.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use netns_tests::{World, dataplane, ip};
+use sluice_abi::{Addr, Backend, Endpoint, FlowKey, Network, NetworkKey, PortBe, map, pin};
+use sluice_cni::attach::{
+    Direction, Done, Mechanism, attach_device, attach_device_by, clsact, detach_device,
+    device_programs, tcx,
+};
+use sluice_cni::bpf::{Map, obj_get};
+use sluice_cni::device::link_by_name;
+use sluice_cni::netlink::Netlink;
+
+fn pinned(name: &str) -> String {
+    format!("{}/{name}", pin::MAPS)
+}
+
+/// Runs `test` on a node whose dataplane is loaded, inside.
+fn on_node(test: impl FnOnce() + Send) {
+    let world = World::new();
+    let node = world.node(1);
+    dataplane::load_with_room(&node, 20_000);
+    ip(&node.spaces, "link add left type veth peer name right");
+    node.spaces.run(test);
+}
+
+#[test]
+fn batches_of_a_hash_say_what_single_calls_say() {
+    on_node(|| {
+        let map = Map::<u32, Backend>::open_pinned(pinned(map::BACKENDS)).unwrap();
+        let backend = |id: u32| Backend {
+            addr: Addr::v4(id.to_be_bytes()),
+            port: PortBe::new(id as u16),
+            proto: 6,
+            ..Backend::default()
+        };
+        let ids: Vec<u32> = (1..=10_000).collect();
+        let values: Vec<Backend> = ids.iter().map(|id| backend(*id)).collect();
+        map.update_batch(&ids, &values).unwrap();
+        assert_eq!(map.lookup(&7_777).unwrap(), Some(backend(7_777)));
+        let all: BTreeMap<u32, Backend> = map.entries().unwrap().into_iter().collect();
+        assert_eq!(all, ids.iter().copied().zip(values).collect());
+        // Half of these were never there.
+        map.delete_batch(&(5_001..=15_000).collect::<Vec<_>>()).unwrap();
+        assert_eq!(map.entries().unwrap().len(), 5_000);
+        assert_eq!(map.lookup(&5_001).unwrap(), None);
+        assert!(map.delete(&1).unwrap());
+        assert!(!map.delete(&1).unwrap());
+    });
+}
+
+#[test]
+fn arrays_and_tries_take_batches_too() {
+    on_node(|| {
+        let slots = Map::<u32, u32>::open_pinned(pinned(map::SLOTS)).unwrap();
+        let keys: Vec<u32> = (100..9_100).collect();
+        let values: Vec<u32> = keys.iter().map(|k| k * 3).collect();
+        slots.update_batch(&keys, &values).unwrap();
+        assert_eq!(slots.lookup(&9_099).unwrap(), Some(9_099 * 3));
+
+        let networks = Map::<NetworkKey, Network>::open_pinned(pinned(map::NETWORKS)).unwrap();
+        let keys: Vec<NetworkKey> = (0..5_000u32)
+            .map(|n| NetworkKey {
+                prefix_len: 120,
+                addr: Addr::v4((n << 8 | 10 << 24).to_be_bytes()),
+            })
+            .collect();
+        networks.update_batch(&keys, &vec![Network { kind: 2 }; keys.len()]).unwrap();
+        let mut read: Vec<NetworkKey> =
+            networks.entries().unwrap().into_iter().map(|(key, _)| key).collect();
+        read.sort();
+        assert_eq!(read, keys);
+        networks.delete_batch(&keys).unwrap();
+        assert_eq!(networks.entries().unwrap(), []);
+    });
+}
+
+#[test]
+fn a_map_of_another_shape_is_refused() {
+    on_node(|| {
+        let error = Map::<u32, Endpoint>::open_pinned(pinned(map::ENDPOINTS)).unwrap_err();
+        assert!(error.to_string().contains("16-byte keys"), "{error}");
+        let counters = Map::<u32, [u64; 2]>::open_pinned(pinned(map::COUNTERS)).unwrap();
+        assert!(counters.lookup(&0).is_err(), "a value for each CPU would run past ours");
+        assert!(!counters.lookup_per_cpu(&0).unwrap().unwrap().is_empty());
+        let absent = Map::<FlowKey, u32>::open_pinned(pinned("NONE")).unwrap_err();
+        assert_eq!(absent.errno(), 2);
+    });
+}
+
+#[test]
+fn attaching_again_changes_nothing_and_another_program_of_the_name_is_replaced() {
+    on_node(|| {
+        let mut netlink = Netlink::open().unwrap();
+        let index = link_by_name(&mut netlink, "left").unwrap().unwrap().index;
+        let program = |name: &str| obj_get(format!("{}/{name}", pin::PROGRAMS).as_ref()).unwrap();
+        let (from_pod, to_pod) = (program("from_pod"), program("to_pod"));
+        for (mechanism, other) in
+            [(Mechanism::Tcx, Mechanism::Clsact), (Mechanism::Clsact, Mechanism::Tcx)]
+        {
+            let mut attach = |mechanism| {
+                let ingress = Direction::Ingress;
+                attach_device_by(&mut netlink, index, ingress, &from_pod, mechanism).unwrap()
+            };
+            assert_eq!(attach(mechanism), Done::Attached);
+            assert_eq!(attach(mechanism), Done::Already);
+            assert_eq!(attach(other), Done::Already, "what stands stays where it stands");
+            let standing = device_programs(&mut netlink, index, Direction::Ingress).unwrap();
+            assert_eq!(standing.len(), 1);
+            let by_tcx = tcx::programs(index, Direction::Ingress).unwrap().len();
+            assert_eq!(by_tcx, usize::from(mechanism == Mechanism::Tcx));
+            let gone = detach_device(&mut netlink, index, Direction::Ingress, "from_pod");
+            assert_eq!(gone.unwrap(), 1);
+        }
+        assert_eq!(
+            attach_device(&mut netlink, index, Direction::Egress, &to_pod).unwrap(),
+            Done::Attached
+        );
+        assert_eq!(tcx::programs(index, Direction::Egress).unwrap()[0].name, "to_pod");
+
+        // The filter's place holds one program, whatever its name.
+        let mut clsact = |prog: &std::os::fd::OwnedFd| {
+            clsact::attach(&mut netlink, index, Direction::Ingress, prog.as_fd()).unwrap()
+        };
+        assert_eq!(clsact(&from_pod), Done::Attached);
+        assert_eq!(clsact(&to_pod), Done::Replaced);
+        assert_eq!(clsact(&to_pod), Done::Already);
+    });
+}
