@@ -79,6 +79,15 @@ impl Agent {
         })
     }
 
+    /// Waits until its log has these words.
+    #[track_caller]
+    pub fn log_says(&self, words: &str) {
+        eventually(&format!("the log says {words:?}"), || {
+            let log = self.log();
+            if log.contains(words) { Ok(()) } else { Err(log) }
+        });
+    }
+
     /// kill -9.
     pub fn kill(mut self) {
         self.process.kill();

@@ -72,6 +72,11 @@ impl Node {
         agent
     }
 
+    /// Starts the agent and waits for nothing.
+    pub fn agent_not_ready(&self) -> Agent {
+        Agent::start(self, &[])
+    }
+
     /// The configuration that the agent wrote, as a runtime hands it to the binary; without an
     /// agent the least that works.
     pub fn config(&self) -> Value {

@@ -58,6 +58,15 @@ impl Process {
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
     }
 
+    /// For a program started by [`crate::peer::Place::hold`]: lets it go on until this server has
+    /// answered it, or the time is over, and finishes it.
+    #[track_caller]
+    pub fn finish_after<T: DeserializeOwned>(mut self, server: &str) -> T {
+        self.tell(server);
+        let line = self.line();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

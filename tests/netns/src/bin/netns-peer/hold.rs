@@ -1,9 +1,9 @@
-//! Clients that go on until their standard input ends, and then tell how they fared.
+//! Clients that go on until their standard input ends, and then tell how they fared. A line there
+//! names a server whose answer is waited for before.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ use crate::{name, say};
 const PAUSE: Duration = Duration::from_millis(2);
 /// A datagram that takes longer than this is lost.
 const LOST: Duration = Duration::from_millis(500);
+
+/// How long a server is waited for.
+const AWAITED: Duration = Duration::from_secs(10);
 
 enum Client {
     Tcp(BufReader<TcpStream>),
@@ -64,8 +67,23 @@ pub fn hold(how: &str, server: &str) -> Held {
         Ok(client) => client,
         Err(e) => panic!("{how} {server}: {e}"),
     };
-    let over = input_ends();
-    while !over.load(Ordering::Relaxed) {
+    let (word, wish) = mpsc::channel();
+    thread::spawn(move || {
+        // No line: the input has ended.
+        let mut line = String::new();
+        let _ = io::stdin().read_line(&mut line);
+        let _ = word.send(line.trim_end().to_owned());
+    });
+    let mut awaited = None;
+    loop {
+        if let Ok(server) = wish.try_recv() {
+            awaited = Some((server, Instant::now()));
+        }
+        if let Some((server, since)) = &awaited
+            && (server.is_empty() || held.servers.contains(server) || since.elapsed() > AWAITED)
+        {
+            break;
+        }
         let start = Instant::now();
         match client.ask() {
             Ok(answer) => {
@@ -82,7 +100,11 @@ pub fn hold(how: &str, server: &str) -> Held {
                 match client {
                     Client::Tcp(_) => break,
                     // An application that gets an error from its socket opens another one.
-                    Client::UdpConnected(_) => client = Client::open(how, server).unwrap(),
+                    Client::UdpConnected(_) => {
+                        if let Ok(another) = Client::open(how, server) {
+                            client = another;
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -92,14 +114,4 @@ pub fn hold(how: &str, server: &str) -> Held {
         thread::sleep(PAUSE);
     }
     held
-}
-
-fn input_ends() -> Arc<AtomicBool> {
-    let over = Arc::new(AtomicBool::new(false));
-    let flag = over.clone();
-    thread::spawn(move || {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        flag.store(true, Ordering::Relaxed);
-    });
-    over
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use netns_tests::peer::Pinged;
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto,
     setsockopt, socket, sockopt,
@@ -38,7 +39,13 @@ pub fn ping(address: &str, size: usize) -> Pinged {
     request[2..4].copy_from_slice(&sum.to_be_bytes());
 
     let to = SockaddrIn::from(SocketAddrV4::new(address, 0));
-    sendto(fd.as_raw_fd(), &request, &to, MsgFlags::empty()).unwrap();
+    match sendto(fd.as_raw_fd(), &request, &to, MsgFlags::empty()) {
+        Ok(_) => {}
+        // Our own stack says what a router would say by ICMP.
+        Err(Errno::ENETUNREACH) => return Pinged::Error(UNREACHABLE, 0),
+        Err(Errno::EHOSTUNREACH) => return Pinged::Error(UNREACHABLE, 1),
+        Err(e) => panic!("ping {address}: {e}"),
+    }
     let start = Instant::now();
     let mut buffer = vec![0; 65_536];
     while start.elapsed() < PATIENCE {
