@@ -41,6 +41,9 @@ pub fn conf(subnet: &IpNet, mtu: u32, state_dir: &Path) -> String {
             "subnet": subnet.to_string(),
             "mtu": mtu,
             "stateDir": state_dir,
+            // The bandwidth plugin, where somebody chains it, needs the ingress qdisc for itself:
+            // with the rates told, the CNI binary leaves it free.
+            "capabilities": { "bandwidth": true },
         }],
     });
     format!("{conf:#}\n")
