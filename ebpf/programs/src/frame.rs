@@ -13,7 +13,9 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use sluice_abi::{Addr, PortBe};
-use sluice_packet::checksum::Delta;
+use sluice_packet::{checksum::Delta, ipv4};
+
+use crate::packet::QUOTE_LEN;
 
 /// `PACKET_HOST`: addressed to this interface.
 const PACKET_HOST: u32 = 0;
@@ -103,13 +105,14 @@ impl Frame {
         }
     }
 
-    /// Reads `len` bytes, at most N, at `offset`.
+    /// Reads `len` bytes, 20 to 80 of them, at `offset`.
     #[inline(always)]
-    pub fn load_some<const N: usize>(&self, offset: u32, to: &mut [u8; N], len: u32) -> bool {
-        if len == 0 || len > N as u32 {
-            return false;
-        }
-        // SAFETY: `to` is writable and at least `len` bytes long; the helper checks the offset.
+    pub fn load_quote(&self, offset: u32, to: &mut [u8; QUOTE_LEN], len: u32) -> bool {
+        const MIN: u32 = ipv4::MIN_LEN as u32;
+        // Arithmetic instead of a comparison: the compiler may fold two comparisons into one that
+        // verifiers before Linux 6.10 learn nothing from.
+        let len = MIN + (len.wrapping_sub(MIN) & 63);
+        // SAFETY: `to` is writable and has room for 20 + 63 bytes; the helper checks the offset.
         unsafe { bpf_skb_load_bytes(self.skb().cast(), offset, to.as_mut_ptr().cast(), len) == 0 }
     }
 

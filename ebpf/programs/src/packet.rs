@@ -38,8 +38,9 @@ pub struct Head {
     pub ip: [u8; ipv4::MIN_LEN],
 }
 
-/// The longest IPv4 header and the longest layer 4 header that an ICMP error of ours quotes.
-pub const QUOTE_LEN: usize = 80;
+/// Room for the longest IPv4 header and the longest layer 4 header that an ICMP error of ours
+/// quotes, and then some (see [`crate::frame::Frame::load_quote`]).
+pub const QUOTE_LEN: usize = 84;
 
 /// Bytes of [`Head`].
 pub const HEAD_LEN: usize = size_of::<Head>();

@@ -99,8 +99,11 @@ fn ports(f: &Frame, p: &mut Packet) -> Result<(), Unparsed> {
         p.kind = Kind::Other as u8;
         return Ok(());
     }
-    let len = if p.key.proto == proto::TCP { 14 } else { 8 };
-    if !f.load_some(p.l4_offset, &mut p.l4, len) {
+    let loaded = match p.l4.first_chunk_mut::<8>() {
+        Some(first) if p.key.proto != proto::TCP => f.load(p.l4_offset, first),
+        _ => f.load(p.l4_offset, &mut p.l4),
+    };
+    if !loaded {
         return Err(Unparsed::Malformed);
     }
     let b = &p.l4;

@@ -36,9 +36,9 @@ extern "C" fn reject_port_unreachable(skb: *mut __sk_buff) -> u32 {
     // At least 8 bytes of the original's data. TCP and SCTP headers as a whole: the kernel keeps
     // what holds the checksum that a device was to fill in.
     let data = u32::from(l4::min_len(p.key.proto)).max(8);
-    let quoted = (header_len + data).min(p.l3_len).min(p.quote.len() as u32);
+    let quoted = (header_len + data).min(p.l3_len).min(80);
     p.quote = [0; crate::packet::QUOTE_LEN];
-    if !f.load_some(eth::LEN as u32, &mut p.quote, quoted) {
+    if !f.load_quote(eth::LEN as u32, &mut p.quote, quoted) {
         return 0;
     }
     let headers = icmp::port_unreachable(p.dst(), p.src(), quoted as u16, checksum::sum(&p.quote));
