@@ -27,7 +27,7 @@ pub fn time(duration: Duration) -> String {
 
 /// One finished line of the report: aligned name, result, time.
 pub fn line(name: &str, result: &str, took: Duration) {
-    println!("  {name:<34} {result:<38} {:>7}", time(took));
+    println!("  {name:<40} {result:<42} {:>7}", time(took));
     let _ = std::io::stdout().flush();
 }
 
