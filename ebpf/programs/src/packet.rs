@@ -2,7 +2,7 @@
 //!
 //! One per CPU in a map, because 512 bytes of stack hold no more than two flows.
 
-use sluice_abi::{FlowEntry, FlowKey, FragmentKey};
+use sluice_abi::{Endpoint, FlowEntry, FlowKey, FragmentKey};
 use sluice_packet::{eth, ipv4};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -60,6 +60,8 @@ pub struct Packet {
     pub entry: FlowEntry,
     /// Key of the partner entry; for an ICMP error, the tuple that would answer the quoted packet.
     pub partner_key: FlowKey,
+    /// The pod of this node that `out.dst` belongs to, if [`crate::stage::place::of`] said so.
+    pub pod: Endpoint,
     /// Key of this datagram's fragments.
     pub fragment: FragmentKey,
     /// The tuple that a packet quoted in an ICMP error had before we translated it.

@@ -34,13 +34,13 @@ pub fn from_netdev(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
 fn inward(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, Verdict> {
     let error = p.kind == Kind::IcmpError as u8;
     let known = if error { icmp::translate_back(f, p) } else { conntrack::find(p) };
-    let place = place::of(&p.out.dst, node);
+    let place = place::of(p, node);
     if known {
         return Ok(place);
     }
     match place {
-        Place::Pod(_) if p.ttl <= 1 => Err(Verdict::ToStack),
-        Place::Pod(_) => {
+        Place::Pod if p.ttl <= 1 => Err(Verdict::ToStack),
+        Place::Pod => {
             if !error {
                 remember_stranger(p, node)?;
             }
@@ -50,7 +50,7 @@ fn inward(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, Verdict
         Place::Services | Place::Outside if service::choose(p)? => {
             masquerade::stranger(p);
             conntrack::open()?;
-            Ok(place::of(&p.out.dst, node))
+            Ok(place::of(p, node))
         }
         Place::Services => Ok(place),
         // Part of a reply to a masqueraded flow, perhaps; if not, the stack will have it in the end.

@@ -14,7 +14,7 @@ use crate::{
 pub fn from_pod(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, Verdict> {
     if p.kind == Kind::IcmpError as u8 {
         let known = icmp::translate_back(f, p);
-        let place = place::of(&p.out.dst, node);
+        let place = place::of(p, node);
         return if !known && matches!(place, Place::Outside) {
             Err(Verdict::Drop(DropReason::NotTracked))
         } else {
@@ -22,10 +22,10 @@ pub fn from_pod(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, V
         };
     }
     let known = conntrack::find(p);
-    let mut place = place::of(&p.out.dst, node);
+    let mut place = place::of(p, node);
     if !known {
         if place.may_be_service() && service::choose(p)? {
-            place = place::of(&p.out.dst, node);
+            place = place::of(p, node);
         }
         masquerade::pod(p, node, place)?;
         if p.translate != 0 {
@@ -38,7 +38,7 @@ pub fn from_pod(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, V
 /// The same for a packet of this node's own stack: only what goes to a Service is ours.
 #[inline(always)]
 pub fn from_node(p: &mut Packet, node: &NodeConfig) -> Result<Place, Verdict> {
-    let place = place::of(&p.key.dst, node);
+    let place = place::of(p, node);
     if !place.may_be_service() || p.kind == Kind::IcmpError as u8 {
         return Err(Verdict::Pass);
     }
@@ -51,5 +51,5 @@ pub fn from_node(p: &mut Packet, node: &NodeConfig) -> Result<Place, Verdict> {
     if p.flow_flags & flow_flags::DNAT == 0 {
         return Err(Verdict::Pass);
     }
-    Ok(place::of(&p.out.dst, node))
+    Ok(place::of(p, node))
 }

@@ -1,6 +1,6 @@
 //! Where a packet goes on to.
 
-use sluice_abi::{DropReason, Endpoint, NodeConfig};
+use sluice_abi::{DropReason, NodeConfig};
 use sluice_packet::{Verdict, eth, ipv4};
 use zerocopy::transmute_ref;
 
@@ -22,9 +22,9 @@ pub fn deliver(
     place: Place,
 ) -> Result<Verdict, Verdict> {
     match place {
-        Place::Pod(endpoint) => {
+        Place::Pod => {
             nat::apply(f, p)?;
-            into_pod(f, p, endpoint)
+            into_pod(f, p)
         }
         Place::FreePod => Err(Verdict::Drop(DropReason::NoSuchPod)),
         Place::Services => Err(Verdict::Drop(DropReason::NoSuchService)),
@@ -56,11 +56,11 @@ pub fn deliver(
 
 /// Into a pod of this node, as its gateway would send it.
 #[inline(always)]
-pub fn into_pod(f: &Frame, p: &mut Packet, endpoint: &Endpoint) -> Result<Verdict, Verdict> {
+fn into_pod(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
     hop(p);
-    eth::set_addresses(&mut p.head.eth, endpoint.pod_mac, endpoint.host_mac);
+    eth::set_addresses(&mut p.head.eth, p.pod.pod_mac, p.pod.host_mac);
     store(f, p)?;
-    Ok(Verdict::ToPod { ifindex: endpoint.ifindex })
+    Ok(Verdict::ToPod { ifindex: p.pod.ifindex })
 }
 
 /// We are a router. (Packets whose time is over have gone to the stack before, except replies that
