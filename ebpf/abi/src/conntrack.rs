@@ -98,6 +98,9 @@ pub mod flow_flags {
     pub const DNAT: u8 = 2;
     /// The source was translated (masquerade, hairpin, port clash).
     pub const SNAT: u8 = 4;
+    /// The node's stack forwarded the first packet to the pod, maybe translated by rules of somebody
+    /// else (hostPort by the portmap plugin): replies have to go back through it.
+    pub const VIA_STACK: u8 = 8;
 }
 
 /// What one direction of a TCP connection has said so far.

@@ -313,6 +313,24 @@ fn when_every_snat_port_is_taken_the_flow_is_dropped_and_counted() {
 }
 
 #[test]
+fn who_came_through_the_stack_is_answered_through_the_stack() {
+    // hostPort by the portmap plugin: netfilter translated the node's port to the pod's, and only
+    // it can translate back.
+    let kernel = Kernel::world();
+    for client in [OUTSIDE, FAR_POD, SERVER] {
+        let seen = kernel.to_pod(&Packet::tcp((client, 5000), (CLIENT, 8080), SYN, b""));
+        assert_eq!(seen.ran.action, Action::Next);
+        let seen = kernel.from_pod(&Packet::tcp((CLIENT, 8080), (client, 5000), SYN_ACK, b""));
+        assert_eq!(seen.ran.action, Action::Next, "{client:?}: {:?}", seen.counted);
+        assert_eq!(seen.packet().src, CLIENT, "not masqueraded: netfilter knows this tuple");
+    }
+    // The node itself is answered through the stack anyway, and leaves no trace.
+    let before = kernel.flows().len();
+    kernel.to_pod(&Packet::tcp((NODE, 5000), (CLIENT, 10_250), SYN, b""));
+    assert_eq!(kernel.flows().len(), before);
+}
+
+#[test]
 fn times() {
     let kernel = Kernel::world();
     let cases = [

@@ -22,6 +22,11 @@ pub fn from_pod(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, V
         };
     }
     let known = conntrack::find(p);
+    if known
+        && p.flow_flags & (flow_flags::VIA_STACK | flow_flags::FORWARD) == flow_flags::VIA_STACK
+    {
+        return Ok(Place::Node);
+    }
     let mut place = place::of(p, node);
     if !known {
         if place.may_be_service() && service::choose(p)? {

@@ -1,13 +1,14 @@
 //! Both directions of the host end of a pod's veth pair.
 
-use sluice_abi::DropReason;
+use sluice_abi::{DropReason, NodeConfig, flow_flags, network_kind};
 use sluice_packet::{Verdict, l4::Kind};
 
 use crate::{
     config,
     frame::Frame,
     hook::outward,
-    packet::Packet,
+    maps,
+    packet::{Packet, part},
     stage::{
         antispoof, conntrack, forward, fragment, icmp, nat,
         parse::{self, Unparsed},
@@ -36,10 +37,12 @@ pub fn from_pod(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
     forward::deliver(f, p, node, place)
 }
 
-/// What the node's stack sends to a pod: replies of its own sockets to flows that we translated.
+/// What the node's stack sends to a pod: replies of its own sockets to flows that we translated,
+/// and what it forwards for others, whose answers have to find back to it.
 #[inline(always)]
 pub fn to_pod(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
-    if config::node().is_none() || parse::packet(f, p).is_err() {
+    let Some(node) = config::node() else { return Ok(Verdict::Pass) };
+    if parse::packet(f, p).is_err() {
         return Ok(Verdict::Pass);
     }
     fragment::ports(p);
@@ -50,10 +53,22 @@ pub fn to_pod(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
         }
         return Ok(Verdict::Pass);
     }
-    if conntrack::find(p) && p.translate != 0 {
-        nat::apply(f, p)?;
-        forward::store(f, p)?;
-        return Ok(Verdict::ToStack);
+    if !conntrack::find(p) && forwarded(p, node) {
+        p.flow_flags = flow_flags::VIA_STACK;
+        conntrack::open()?;
     }
-    Ok(Verdict::Pass)
+    if p.translate == 0 {
+        return Ok(Verdict::Pass);
+    }
+    nat::apply(f, p)?;
+    forward::store(f, p)?;
+    Ok(Verdict::ToStack)
+}
+
+/// Whether the stack carries this packet for somebody else.
+#[inline(always)]
+fn forwarded(p: &Packet, node: &NodeConfig) -> bool {
+    p.part != part::UNKNOWN
+        && p.key.src != node.node_v4
+        && maps::network_kind(&p.key.src) != network_kind::THIS_NODE
 }
