@@ -17,6 +17,15 @@ pub fn bpf_object() -> PathBuf {
     find("SLUICE_BPF_OBJECT", "target/bpf/sluice.o")
 }
 
+/// A plugin of the containernetworking project, from the folders where distributions put them.
+pub fn plugin(name: &str) -> PathBuf {
+    ["/opt/cni/bin", "/usr/lib/cni"]
+        .iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{name}: install the package containernetworking-plugins"))
+}
+
 fn find(variable: &str, default: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(default),

@@ -34,7 +34,7 @@ mod wait;
 mod world;
 
 pub use agent::Agent;
-pub use artefact::{agent_binary, bpf_object, cni_binary};
+pub use artefact::{agent_binary, bpf_object, cni_binary, plugin};
 pub use cni::{Call, Outcome};
 pub use ip::{ip, ip_fails, ip_json};
 pub use namespaces::Namespaces;

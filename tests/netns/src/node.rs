@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
 use crate::peer::Place;
-use crate::{Agent, Call, Namespaces, Outcome, Pod, Sandbox, pod};
+use crate::{Agent, Call, Namespaces, Outcome, Pod, Sandbox, agent_binary, pod};
 
 /// Where the agent writes the CNI configuration.
 pub(crate) const CONF_DIR: &str = "/run/cni/net.d";
@@ -70,6 +71,21 @@ impl Node {
         let mut agent = Agent::start(self, flags);
         agent.ready();
         agent
+    }
+
+    /// Runs a command of `sluice` here, as somebody on the node would; what it prints.
+    #[track_caller]
+    pub fn sluice(&self, arguments: &[&str]) -> String {
+        let (well, text) = self.try_sluice(arguments);
+        assert!(well, "sluice {arguments:?}: {text}");
+        text
+    }
+
+    /// The same, and whether its exit code says that all is well.
+    pub fn try_sluice(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = self.spaces.command(agent_binary());
+        let output = command.args(arguments).stderr(Stdio::inherit()).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
     }
 
     /// Starts the agent and waits for nothing.

@@ -1,20 +1,9 @@
 //! Sluice at the head of a chain: the plugins after it get its result and work with it.
 
-use std::path::{Path, PathBuf};
-
-use netns_tests::{Call, Node, Sandbox};
+use netns_tests::{Call, Node, Sandbox, plugin};
 use serde_json::{Value, json};
 
 use crate::{node, nothing_is_left, with};
-
-/// A plugin of the containernetworking project.
-fn plugin(name: &str) -> PathBuf {
-    ["/opt/cni/bin", "/usr/lib/cni"]
-        .iter()
-        .map(|folder| Path::new(folder).join(name))
-        .find(|path| path.exists())
-        .unwrap_or_else(|| panic!("{name}: install the package containernetworking-plugins"))
-}
 
 fn next(node: &Node, verb: &str, config: &Value, sandbox: &Sandbox) -> Value {
     let binary = plugin(config["type"].as_str().unwrap());

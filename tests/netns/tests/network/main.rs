@@ -1,6 +1,8 @@
 //! Nodes with the real agent, pods wired by the real CNI binary, traffic between them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+mod command_line;
+mod host_ports;
 mod nodes;
 mod packets;
 mod pods;
