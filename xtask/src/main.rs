@@ -42,7 +42,7 @@ enum Command {
     Build,
     /// Pack what `build` made into an OCI image, target/image/sluice.tar, without Docker
     Image,
-    /// Make, fill, show or remove a kind cluster
+    /// up, down, load, status: make, remove, fill or show a kind cluster
     #[command(subcommand)]
     Cluster(cluster::Command),
     /// From nothing to a cluster with a small shop on it, networked by Sluice

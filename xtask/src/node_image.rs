@@ -17,6 +17,10 @@ use std::time::Duration;
 /// The published image nearest to what we build ourselves.
 const PUBLISHED: &str = "kindest/node:v1.34.3";
 
+/// What our image is made from, below tests/node-image.
+const SOURCES: [&str; 6] =
+    ["coredns", "kubernetes", "packages-tools.txt", "packages.txt", "pause", "root"];
+
 /// A node image, and whether it is ours.
 pub struct NodeImage {
     /// Name in the engine.
@@ -51,7 +55,10 @@ fn has(engine: &Engine, name: &str) -> bool {
 
 fn build(cache: &Cache, engine: &Engine) -> Result<NodeImage> {
     let sources = checkout().join("tests/node-image");
-    let inputs = Inputs::default().text("3").text(VERSION).path(&sources)?;
+    let mut inputs = Inputs::default().text("4").text(VERSION);
+    for source in SOURCES {
+        inputs = inputs.text(source).path(&sources.join(source))?;
+    }
     let name = format!("localhost/sluice-node:{VERSION}-{}", inputs.key());
     if has(engine, &name) {
         return Ok(NodeImage { name, built: true });
