@@ -9,7 +9,7 @@ use aya::EbpfLoader;
 use aya::programs::Program;
 use sluice_abi::{Addr, Counter, Endpoint, map, pin, program};
 use sluice_cni::attach::{Direction, detach_device, device_programs};
-use sluice_cni::bpf::{Map, map_info, obj_get, prog_info};
+use sluice_cni::bpf::{Map, ProgInfo, map_info, obj_get, prog_info};
 use sluice_cni::netlink::Netlink;
 
 use crate::{Node, bpf_object, ip_json};
@@ -102,14 +102,24 @@ pub fn counter(node: &Node, index: u32) -> u64 {
 
 /// Names of our programs on a device of the node: of ingress, of egress.
 pub fn programs(node: &Node, device: &str) -> (Vec<String>, Vec<String>) {
+    let name = |info: ProgInfo| info.name;
+    let (ingress, egress) = attached(node, device);
+    (ingress.into_iter().map(name).collect(), egress.into_iter().map(name).collect())
+}
+
+/// Their ids in the kernel.
+pub fn program_ids(node: &Node, device: &str) -> (Vec<u64>, Vec<u64>) {
+    let id = |info: ProgInfo| info.id.into();
+    let (ingress, egress) = attached(node, device);
+    (ingress.into_iter().map(id).collect(), egress.into_iter().map(id).collect())
+}
+
+fn attached(node: &Node, device: &str) -> (Vec<ProgInfo>, Vec<ProgInfo>) {
     let ifindex = ifindex(node, device);
     node.spaces.run(|| {
         let mut netlink = Netlink::open().unwrap();
-        let mut names = |direction| {
-            let programs = device_programs(&mut netlink, ifindex, direction).unwrap();
-            programs.into_iter().map(|p| p.name).collect()
-        };
-        (names(Direction::Ingress), names(Direction::Egress))
+        let mut on = |direction| device_programs(&mut netlink, ifindex, direction).unwrap();
+        (on(Direction::Ingress), on(Direction::Egress))
     })
 }
 

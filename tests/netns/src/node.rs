@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MntFlags, umount2};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
@@ -149,6 +150,17 @@ impl Node {
         self.spaces.run(|| {
             umount2(path, MntFlags::MNT_DETACH).unwrap();
             fs::remove_file(path).unwrap();
+        });
+    }
+
+    /// Takes the node's bpffs away.
+    pub fn without_bpffs(&self) {
+        self.spaces.run(|| {
+            let bpffs = Path::new(sluice_abi::pin::BPFFS);
+            // There may be the machine's own below it.
+            while statfs(bpffs).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC) {
+                umount2(bpffs, MntFlags::MNT_DETACH).unwrap();
+            }
         });
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use netns_tests::{Agent, Node, World, eventually, ip, ip_json};
+use netns_tests::{Agent, Node, OUTSIDE, World, eventually, ip, ip_json};
 
 use crate::two;
 
@@ -132,4 +132,41 @@ fn the_uplinks_mtu_is_followed() {
         1300 => Ok(()),
         other => Err(other.to_string()),
     });
+}
+
+#[test]
+fn a_node_that_gets_another_address_goes_on() {
+    let mut t = two();
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let _servers = [
+        near.serve("near", &["tcp:80"]),
+        far.serve("far", &["tcp:80"]),
+        t.world.outside.serve("outside", &["tcp:80"]),
+    ];
+    let outside = format!("{OUTSIDE}:80");
+    assert_eq!(near.ask("tcp", &outside).unwrap().0.client.ip(), t.a.address);
+    // What happens to kind's nodes when Docker starts again.
+    ip(&t.a.spaces, "addr flush dev eth0");
+    ip(&t.a.spaces, "addr add 172.30.0.99/24 dev eth0");
+    ip(&t.a.spaces, "route add default via 172.30.0.1");
+    t.a.address = "172.30.0.99".parse().unwrap();
+    t.world.apply("node1", &netns_tests::manifest::node(&t.a));
+    eventually("masqueraded with the new address", || match near.ask("tcp", &outside) {
+        Ok((answer, _)) if answer.client.ip() == t.a.address => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    eventually("to the other node's pod", || near.ask("tcp", &far.at(80)));
+    eventually("from the other node's pod", || far.ask("tcp", &near.at(80)));
+    let (answer, _) = far.ask("tcp", &near.at(80)).unwrap();
+    assert_eq!(answer.client.ip(), far.address);
+}
+
+#[test]
+fn an_agent_without_bpffs_says_so_and_ends() {
+    let world = World::new();
+    let node = world.node(1);
+    node.without_bpffs();
+    let agent = node.agent_not_ready();
+    agent.log_says("this node lacks: bpffs at /sys/fs/bpf");
+    assert!(!there(&node, CONF));
 }

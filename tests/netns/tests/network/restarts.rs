@@ -162,3 +162,30 @@ fn sandboxes_that_vanished_while_the_agent_was_away_are_reclaimed() {
     });
     assert!(dataplane::endpoint(&a, kept.address).is_some());
 }
+
+#[test]
+fn an_upgrade_takes_over_pods_and_replaces_maps_of_another_shape() {
+    let world = World::new();
+    let a = world.node(1);
+    // What another version has left: its programs on the pod, some maps of other sizes.
+    dataplane::load(&a);
+    let pod = a.pod("default/old");
+    let before = pins(&a);
+    let agent = a.agent();
+    let after = pins(&a);
+    assert_eq!(before[sluice_abi::map::ENDPOINTS], after[sluice_abi::map::ENDPOINTS], "kept");
+    assert_ne!(before[sluice_abi::map::CONNTRACK], after[sluice_abi::map::CONNTRACK]);
+    assert_ne!(before["from_pod"], after["from_pod"], "a program of the new maps");
+    let attached = |device: &str| dataplane::program_ids(&a, device);
+    assert_eq!(
+        attached(pod.host_device()),
+        (vec![after["from_pod"]], vec![after["to_pod"]]),
+        "the pod that was there has the new programs, once"
+    );
+    let web = a.pod("default/web");
+    let _server = web.serve("web", &SERVED);
+    let _outside = world.outside.serve("outside", &["tcp:80"]);
+    assert!(pod.ask("tcp", &web.at(8080)).is_ok());
+    assert!(pod.ask("tcp", &format!("{OUTSIDE}:80")).is_ok());
+    assert!(agent.log().contains("another shape"), "{}", agent.log());
+}

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use netns_tests::peer::{Answer, Asked};
+use nix::libc::linger;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
@@ -54,6 +55,8 @@ pub fn tcp(server: SocketAddr, from: u16) -> io::Result<TcpStream> {
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     if from != 0 {
+        // Closed by a reset, so that the port is free at once for the next of several.
+        setsockopt(&fd, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?;
         bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, from)))?;
     }
     match connect(fd.as_raw_fd(), &SockaddrIn::from(server)) {
