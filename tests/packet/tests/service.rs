@@ -143,6 +143,35 @@ fn two_services_one_backend_one_client_port_both_live() {
 }
 
 #[test]
+fn a_backend_asked_directly_from_a_port_that_its_service_knows() {
+    let kernel = web(&[(SERVER, 8080)]);
+    kernel.endpoint(SERVER, CLIENT_IFINDEX);
+    let answer = |sport| {
+        let reply = Packet::tcp((SERVER, 8080), (CLIENT, sport), SYN_ACK, b"");
+        kernel.from_pod(&reply).packet()
+    };
+    let direct = Packet::tcp((CLIENT, PORT), (SERVER, 8080), SYN, b"");
+    kernel.from_pod(&Packet::tcp((CLIENT, PORT), (VIP, 80), SYN, b""));
+    // Both at once: the backend must be able to tell them apart.
+    let second = kernel.from_pod(&direct).packet();
+    assert_ne!(second.sport(), PORT);
+    let reply = answer(second.sport());
+    assert_eq!((reply.src, reply.sport(), reply.dport()), (SERVER, 8080, PORT));
+    assert_eq!(answer(PORT).src, VIP);
+
+    // One after the other: what is closed hinders nobody.
+    let kernel = web(&[(SERVER, 8080)]);
+    kernel.endpoint(SERVER, CLIENT_IFINDEX);
+    for flags in [SYN, 4] {
+        kernel.from_pod(&Packet::tcp((CLIENT, PORT), (VIP, 80), flags, b""));
+    }
+    let sport = kernel.from_pod(&direct).packet().sport();
+    let reply = Packet::tcp((SERVER, 8080), (CLIENT, sport), SYN_ACK, b"");
+    let reply = kernel.from_pod(&reply).packet();
+    assert_eq!((reply.src, reply.sport(), reply.dport()), (SERVER, 8080, PORT));
+}
+
+#[test]
 fn new_connections_spread_evenly() {
     let backends =
         [(SERVER, 8080), (FAR_POD, 8080), ([10, 244, 2, 21], 8080), ([10, 244, 2, 22], 8080)];

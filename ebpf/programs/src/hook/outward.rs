@@ -33,7 +33,7 @@ pub fn from_pod(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, V
             place = place::of(p, node);
         }
         masquerade::pod(p, node, place)?;
-        if p.translate != 0 {
+        if p.translate != 0 || conntrack::answers_are_anothers(p) {
             conntrack::open()?;
         }
     }

@@ -71,6 +71,16 @@ pub fn find(p: &mut Packet) -> bool {
     true
 }
 
+/// Whether answers to this connection, which nobody translates, would be taken for those of another
+/// flow: one that the same client port had, or has, through a Service to the same backend.
+/// Datagrams are not looked after: it would cost each of them a look-up.
+#[inline(always)]
+pub fn answers_are_anothers(p: &Packet) -> bool {
+    p.key.proto == proto::TCP
+        && tcp_state::opens(p.tcp_flags)
+        && maps::flow(&p.key.reversed()).is_some()
+}
+
 /// Datagrams that left untranslated while their destination was no Service yet move on to its
 /// backends.
 #[inline(always)]

@@ -222,6 +222,24 @@ fn one_client_port_to_two_services_of_one_backend() {
 }
 
 #[test]
+fn one_client_port_connects_again_and_again() {
+    let t = two();
+    let web = t.b.pod("default/web");
+    let client = t.a.pod("default/client");
+    let _servers = [web.serve("web", &SERVED), t.world.outside.serve("outside", &["tcp:80"])];
+    t.world.apply("web", &service_with("web", VIP, &PORTS, &[&web]));
+    for place in [client.place.clone(), client.without_hooks()] {
+        answers(&place, "tcp", 80);
+        for target in [vip(80), web.at(8080), format!("{OUTSIDE}:80")] {
+            let options = ["--from", "5555", "--times", "30"];
+            for asked in place.ask_with("tcp", &target, &options) {
+                assert!(asked.is_ok(), "{target}: {asked:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn hand_made_slices_name_backends_anywhere() {
     let t = two();
     let pod = t.a.pod("default/client");
