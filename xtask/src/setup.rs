@@ -18,8 +18,14 @@ pub const KIND: &str = "v0.33.0";
 /// A program that a command needs, and the Debian package that has it.
 type Needed = (&'static str, &'static str);
 
-const FOR_TESTS: [Needed; 3] =
-    [("ip", "iproute2"), ("nsenter", "util-linux"), ("ethtool", "ethtool")];
+const FOR_TESTS: [Needed; 5] = [
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("ethtool", "ethtool"),
+    ("iptables", "iptables"),
+    // The plugins that stand behind Sluice in a chain, and its rival in the bench of ADD.
+    ("/usr/lib/cni/portmap", "containernetworking-plugins"),
+];
 const FOR_CLUSTER: [Needed; 8] = [
     ("debootstrap", "debootstrap"),
     ("ip", "iproute2"),

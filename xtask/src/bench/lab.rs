@@ -191,6 +191,7 @@ spec:
 
 /// Times CNI ADD, ours against Debian's ptp + host-local, in namespaces of the run's own.
 pub fn cni_adds(cache: &Cache) -> Result<Value> {
+    crate::setup::tests()?;
     let object = artefacts::bpf_object(cache)?;
     let programs = artefacts::programs(cache)?;
     let bench = artefacts::static_program(cache, "netns-tests", "cni-add-bench", "release")?;
