@@ -74,9 +74,9 @@ fn a_node_reaches_its_own_and_other_pods() {
 fn the_outside_sees_the_nodes_address() {
     let f = fixture("outside");
     let outside = OutsideHost::start();
-    let tcp = format!("nc -w 3 {} 8080 < /dev/null", outside.address);
+    let tcp = format!("nc -w 3 {} 8080 < /dev/null | grep .", outside.address);
     assert_eq!(f.ns.sh_eventually("client", &tcp), f.node_address);
-    let udp = format!("echo x | nc -u -w 1 {} 8080", outside.address);
+    let udp = format!("echo x | nc -u -w 2 {} 8080 | grep .", outside.address);
     assert_eq!(f.ns.sh_eventually("client", &udp), f.node_address);
     f.ns.sh_eventually("client", &format!("ping -c 2 -W 2 {}", outside.address));
 }

@@ -47,7 +47,7 @@ fn udp_tcp_and_named_target_ports_on_one_service() {
     for line in [
         format!("curl -sf -m 3 http://{ip}/hostname"),
         format!("curl -sf -m 3 http://{ip}:8888/hostname"),
-        format!("echo hostname | nc -u -w 1 {ip} 80 | grep multi"),
+        format!("echo hostname | nc -u -w 2 {ip} 80 | grep multi"),
     ] {
         let answer = ns.sh_eventually("client", &line);
         assert!(answer.starts_with("multi-"), "{line}: {answer}");

@@ -58,7 +58,7 @@ impl Agent {
                 // Waiting longer would not help.
                 panic!("the agent ended:\n{}", self.log());
             }
-            match self.get("/healthz") {
+            match self.get("/readyz") {
                 Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
                 Ok(answer) => Err(answer),
                 Err(e) => Err(e.to_string()),
