@@ -50,7 +50,7 @@ impl Agent {
         }
     }
 
-    /// Waits until /healthz answers 200.
+    /// Waits until /readyz answers 200.
     #[track_caller]
     pub fn ready(&mut self) {
         eventually("the agent is ready", || {
