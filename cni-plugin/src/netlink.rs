@@ -12,8 +12,9 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-/// How often a dump that changes raced with is read again before giving up.
-const DUMP_ATTEMPTS: usize = 8;
+/// How often a dump that changes raced with is read again before giving up: while a node starts
+/// its pods, devices come by the hundred.
+const DUMP_ATTEMPTS: usize = 50;
 
 /// A refused or failed request: what was being done to which object, and the kernel's word.
 #[derive(Debug, thiserror::Error)]

@@ -85,6 +85,22 @@ pub fn links(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
     Ok(links_in(netlink.dump(query, "list the network devices")?))
 }
 
+/// The device with this index, if there is one. No dump: nothing that other pods' devices do can
+/// interrupt it.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn link_by_index(netlink: &mut Netlink, index: u32) -> Result<Option<Link>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let doing = format!("look for network device {index}");
+    match netlink.get(RouteNetlinkMessage::GetLink(message), &doing) {
+        Err(e) if e.is_absent() => Ok(None),
+        Err(e) => Err(e),
+        Ok(answers) => Ok(links_in(answers).pop()),
+    }
+}
+
 /// The device with this name, if there is one.
 ///
 /// # Errors

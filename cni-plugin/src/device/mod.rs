@@ -9,7 +9,7 @@ mod neighbour;
 mod route;
 
 pub use address::{add_address, addresses};
-pub use link::{Link, Veth, create_veth, delete_link, link_by_name, links, set_up};
+pub use link::{Link, Veth, create_veth, delete_link, link_by_index, link_by_name, links, set_up};
 pub use neighbour::{add_neighbour, permanent_neighbour};
 pub use route::{Route, add_route, routes};
 
@@ -32,5 +32,5 @@ pub fn uplink_mtu(netlink: &mut Netlink) -> Result<Option<u32>, NetlinkError> {
         .filter(|route| route.prefix == 0)
         .min_by_key(|route| route.priority);
     let Some(best) = best else { return Ok(None) };
-    Ok(links(netlink)?.into_iter().find(|link| link.index == best.oif).map(|link| link.mtu))
+    Ok(link_by_index(netlink, best.oif)?.map(|link| link.mtu))
 }

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
 const PREFIX: &str = "sluice-netns-";
 
 /// A cgroup v2 folder of our own, removed with everything in it.
@@ -32,12 +35,13 @@ impl Cgroup {
         &self.path
     }
 
-    /// Starts `command` in the cgroup `below` this one.
+    /// Starts `command` in the cgroup `below` this one. It ends with the thread that starts it, even
+    /// if that is killed.
     pub fn adopt(&self, command: &mut Command, below: &str) {
         let procs = self.path.join(below).join("cgroup.procs");
         let procs = OpenOptions::new().write(true).open(&procs).unwrap();
-        // SAFETY: between fork and exec the closure makes one write(2) to an open descriptor; it
-        // allocates nothing and takes no lock.
+        // SAFETY: between fork and exec the closure makes prctl(2) and one write(2) to an open
+        // descriptor; it allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(move || join(&procs));
         }
@@ -46,6 +50,7 @@ impl Cgroup {
 
 /// "0" names the process that writes.
 fn join(procs: &File) -> std::io::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
     nix::unistd::write(procs, b"0")?;
     Ok(())
 }
