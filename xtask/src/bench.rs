@@ -49,16 +49,16 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     } else {
         &[Network::Sluice, Network::Iptables, Network::Nftables]
     };
-    let measured = measure(cache, options, networks);
+    let written = measure(cache, options, networks).and_then(|(series, memory)| {
+        let adds = lab::cni_adds(cache)?;
+        write(&series, &memory, &adds)
+    });
     if !options.keep {
         for network in networks {
             lab::down(cache, *network)?;
         }
     }
-    let (series, memory) = measured?;
-    let adds = lab::cni_adds(cache)?;
-    write(&series, &memory, &adds)?;
-    Ok(ExitCode::SUCCESS)
+    written.map(|()| ExitCode::SUCCESS)
 }
 
 fn measure(

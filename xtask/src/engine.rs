@@ -105,10 +105,13 @@ impl Engine {
     /// Stops the engine if it is ours, and takes away what it left on the machine.
     pub fn stop(self, cache: &Cache) -> Result<()> {
         let Some(own) = self.own else { return Ok(()) };
-        let process = PathBuf::from(format!("/proc/{}", own.pid));
+        // Where this very process started it, it stays behind as a zombie, whose command line is
+        // empty.
+        let command_line = PathBuf::from(format!("/proc/{}/cmdline", own.pid));
+        let ended = || fs::read(&command_line).map_or(true, |words| words.is_empty());
         signal(own.pid, "TERM")?;
         progress::wait("the engine to end", Duration::from_secs(60), || {
-            if process.exists() { Err("it still runs".to_owned()) } else { Ok(()) }
+            if ended() { Ok(()) } else { Err("it still runs".to_owned()) }
         })?;
         let room = cache.room("engine")?;
         for file in ["docker.pid", "docker.sock"] {
