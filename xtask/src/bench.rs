@@ -116,7 +116,7 @@ fn write(series: &[Series], memory: &[Value], adds: &Value) -> Result<()> {
         "\nCNI ADD: ours {:.1} ms, ptp + host-local {:.1} ms, ratio {:.2} (medians of {} interleaved pairs)\n",
         adds["ours_median_ms"].as_f64().unwrap_or(f64::NAN),
         adds["ptp_median_ms"].as_f64().unwrap_or(f64::NAN),
-        adds["ratio"].as_f64().unwrap_or(f64::NAN),
+        adds["median_ratio"].as_f64().unwrap_or(f64::NAN),
         adds["ours_ms"].as_array().map_or(0, Vec::len),
     ));
     println!("\n{text}");
