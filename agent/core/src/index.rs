@@ -67,7 +67,7 @@ impl Index {
     }
 
     /// Whether Nodes, Services and EndpointSlices have each been listed once: before that, what is
-    /// missing here may still exist, and nothing may be written (CONTRACT 1.6).
+    /// missing here may still exist, and nothing may be written.
     pub fn synced(&self) -> bool {
         [Kind::Node, Kind::Service, Kind::EndpointSlice].iter().all(|k| self.listed.contains(k))
     }

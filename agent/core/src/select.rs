@@ -1,4 +1,4 @@
-//! Which endpoints serve (CONTRACT section 2; KEP-1669, KEP-2086, KEP-2433, KEP-3015, KEP-4444).
+//! Which endpoints serve (KEP-1669, KEP-2086, KEP-2433, KEP-3015, KEP-4444).
 //!
 //! In: the traffic policy, where we are, what is known of each endpoint. Out: the positions of
 //! those that serve, or how the client is turned away. Nothing else is read: neither

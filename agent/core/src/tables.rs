@@ -4,7 +4,7 @@
 //! update is proportional to the change.
 //!
 //! Two Services may claim one address and port. All claims are kept, the oldest Service has the
-//! row (CONTRACT 7.5), and when it goes the next one takes over without being compiled again.
+//! row, and when it goes the next one takes over without being compiled again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -20,7 +20,7 @@ use super::{convert, wire};
 const RENEW_SECONDS: u32 = 120;
 
 /// Services and slices with these labels are somebody else's, or headless; the API server turns
-/// a change of the labels into a deletion or an addition (CONTRACT of kube-proxy's own selectors).
+/// a change of the labels into a deletion or an addition (as kube-proxy's own selectors).
 const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 
 /// Starts all watches.

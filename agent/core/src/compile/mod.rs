@@ -39,7 +39,7 @@ pub struct FrontendRow {
     /// Backends to choose from, sorted, each once.
     pub backends: Vec<Backend>,
     /// UDP only: backends that serve but are not chosen here (hints, traffic policy); flows that
-    /// they have stay with them (CONTRACT 5.4). Sorted.
+    /// they have stay with them. Sorted.
     pub idle: Vec<Backend>,
     /// Bits of [`sluice_abi::frontend_flags`].
     pub flags: u32,

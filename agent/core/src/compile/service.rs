@@ -1,7 +1,7 @@
 //! A Service and its slices -> frontends with their backends.
 //!
 //! Each ClusterIP gets a row per port and a wildcard row, which refuses every other port of a live
-//! address (CONTRACT 3.4) and so keeps it from being routed in circles (10.4).
+//! address and so keeps it from being routed in circles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -55,7 +55,7 @@ pub fn service(view: &ServiceView<'_>) -> Vec<(FrontendKey, FrontendRow)> {
     rows
 }
 
-/// The ClusterIPs in use: the first of each family (CONTRACT 1.3).
+/// The ClusterIPs in use: the first of each family.
 fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
     let first = |wanted: fn(&IpAddr) -> bool| service.cluster_ips.iter().copied().find(wanted);
     [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)]
@@ -109,7 +109,7 @@ fn frontend(view: &ServiceView<'_>, port: &ServicePort, address: IpAddr) -> Fron
 }
 
 /// The endpoints behind a Service port in one family, joined by port name and protocol; the number
-/// comes from the slice (CONTRACT 7.1). An address and port that several slices name is one
+/// comes from the slice. An address and port that several slices name is one
 /// endpoint: the one fitter to serve counts (7.2), among equals the first by slice name.
 fn endpoints<'a>(
     slices: &[&'a EndpointSlice],

@@ -53,7 +53,7 @@ pub struct Plan {
     /// Ops, to be carried out in this order.
     pub ops: Vec<Op>,
     /// UDP backends that left the tables: connected sockets to them should be ended, once the ops
-    /// are done (CONTRACT 5.1, 5.8). Sorted.
+    /// are done. Sorted.
     pub stale_udp: Vec<Backend>,
     /// What did not fit. Frontends that stood before go on as they were; they are tried again by
     /// each later plan.

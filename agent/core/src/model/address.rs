@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 /// Parses an address as Kubernetes does: IPv4 numbers may have leading zeros and are decimal
-/// (CONTRACT 1.7; Rust's own parser refuses them), white space around is ignored, v4-mapped IPv6
+/// (Rust's own parser refuses them), white space around is ignored, v4-mapped IPv6
 /// is IPv4.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     let text = text.trim();

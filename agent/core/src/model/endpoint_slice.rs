@@ -75,7 +75,7 @@ pub struct EndpointPort {
 /// One endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The first of its `addresses`, the only one that counts (CONTRACT 1.8).
+    /// The first of its `addresses`, the only one that counts.
     pub address: IpAddr,
     /// Condition Ready; absent means true.
     pub ready: bool,

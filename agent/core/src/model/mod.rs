@@ -31,7 +31,7 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Label on a Node that names its zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// Whether a Service or slice with these label keys is none of our business (CONTRACT 1.2).
+/// Whether a Service or slice with these label keys is none of our business.
 pub fn hidden_by_label<'a>(keys: impl IntoIterator<Item = &'a str>) -> bool {
     keys.into_iter().any(|k| k == SERVICE_PROXY_NAME_LABEL || k == HEADLESS_LABEL)
 }
