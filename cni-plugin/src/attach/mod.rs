@@ -155,23 +155,10 @@ fn no_tcx(e: &BpfError) -> bool {
 /// Whether a program is one that Sluice loaded: it uses a map with one of our names. Other
 /// people's programs may well be called `connect4`.
 pub fn is_ours(info: &ProgInfo) -> bool {
-    const NAMES: [&str; 11] = [
-        map::ENDPOINTS,
-        map::NETWORKS,
-        map::FRONTENDS,
-        map::SLOTS,
-        map::BACKENDS,
-        map::CONNTRACK,
-        map::FRAGMENTS,
-        map::SOCKET_ORIGINS,
-        map::NODE_CONFIG,
-        map::COUNTERS,
-        map::EVENTS,
-    ];
     info.map_ids.iter().any(|id| {
         bpf::map_by_id(*id)
             .and_then(bpf::map_info)
-            .is_ok_and(|map| NAMES.contains(&map.name.as_str()))
+            .is_ok_and(|info| map::ALL.contains(&info.name.as_str()))
     })
 }
 

@@ -51,3 +51,18 @@ pub const COUNTERS_MAX: u32 = 256;
 pub const EVENTS: &str = "EVENTS";
 /// Bytes of [`EVENTS`].
 pub const EVENTS_BYTES: u32 = 262_144;
+
+/// Every pinned map: what an object of ours is known by.
+pub const ALL: [&str; 11] = [
+    ENDPOINTS,
+    NETWORKS,
+    FRONTENDS,
+    SLOTS,
+    BACKENDS,
+    CONNTRACK,
+    FRAGMENTS,
+    SOCKET_ORIGINS,
+    NODE_CONFIG,
+    COUNTERS,
+    EVENTS,
+];

@@ -14,21 +14,6 @@ use sluice_cni::netlink::Netlink;
 
 use crate::{Node, bpf_object, ip_json};
 
-/// Everything that is pinned but the programs.
-const MAPS: [&str; 11] = [
-    map::ENDPOINTS,
-    map::NETWORKS,
-    map::FRONTENDS,
-    map::SLOTS,
-    map::BACKENDS,
-    map::CONNTRACK,
-    map::FRAGMENTS,
-    map::SOCKET_ORIGINS,
-    map::NODE_CONFIG,
-    map::COUNTERS,
-    map::EVENTS,
-];
-
 /// Pins everything on the node. Maps that tests of the wiring do not fill are small.
 pub fn load(node: &Node) {
     load_with_room(node, 64);
@@ -47,7 +32,7 @@ pub fn load_with_room(node: &Node, entries: u32) {
         for name in [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::CONNTRACK, map::FRAGMENTS] {
             loader.map_max_entries(name, entries);
         }
-        for name in MAPS {
+        for name in map::ALL {
             loader.map_pin_path(name, Path::new(pin::MAPS).join(name));
         }
         let mut ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));

@@ -45,11 +45,7 @@ pub fn svg(all: &[Series]) -> String {
                         BAR - 3.0,
                         colour(series.network),
                     ));
-                    let figure = if load == Load::Throughput {
-                        format!("{:.2} Gbit/s", s.median * 8.0 / 1e9)
-                    } else {
-                        format!("{:.0}/s", s.median)
-                    };
+                    let figure = load.show(s.median);
                     body.push_str(&text(x(s.high.max(s.median)) + 5.0, y + 12.0, 11, &figure));
                     y += BAR;
                 }

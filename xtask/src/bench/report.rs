@@ -54,7 +54,8 @@ impl Load {
         }
     }
 
-    fn show(self, per_second: f64) -> String {
+    /// A figure with its unit, as people read it.
+    pub fn show(self, per_second: f64) -> String {
         match self {
             Load::RequestResponse | Load::Connect => format!("{per_second:.0}/s"),
             Load::Throughput => format!("{:.2} Gbit/s", per_second * 8.0 / 1e9),
