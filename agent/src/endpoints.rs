@@ -8,18 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use sluice_abi::{Addr, Endpoint};
-use sluice_cni::bpf::BpfError;
-use sluice_cni::device;
-use sluice_cni::host::HostLinks;
-use sluice_cni::ipam::{Lease, Moment, Store, StoreError};
-use sluice_cni::netlink::{Netlink, NetlinkError};
+use sluice_abi::{Addr, LocalPod};
+use sluice_bpf::BpfError;
+use sluice_bpf::netlink::{Netlink, NetlinkError};
+use sluice_pod::device;
+use sluice_pod::inventory::HostLinks;
+use sluice_pod::lease::{BootInstant, Lease, Store, StoreError};
 
 use crate::dataplane::attach::{HookError, Hooks};
 use crate::dataplane::maps::Maps;
 
 /// How names of the host ends of veth pairs begin.
-pub const VETH_PREFIX: &str = sluice_cni::identity::HOST_PREFIX;
+pub const VETH_PREFIX: &str = sluice_pod::identity::HOST_PREFIX;
 
 /// What could not be repaired.
 #[derive(Debug, thiserror::Error)]
@@ -67,13 +67,13 @@ pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repair
     let links = HostLinks::read(&mut netlink)?;
     // ADD takes a link up when everything is in place; before that it is ADD's alone.
     leases.retain(|lease| links.of(lease).is_some_and(|link| link.up));
-    let wanted: BTreeMap<Addr, Endpoint> = links.endpoints(&leases).into_iter().collect();
+    let wanted: BTreeMap<Addr, LocalPod> = links.local_pods(&leases).into_iter().collect();
     let owner = |addr: &Addr| {
         leases.iter().find(|l| Addr::from(l.address) == *addr).map(Lease::owner).unwrap_or_default()
     };
     let mut done = Repaired { pods: wanted.len(), ..Repaired::default() };
     let mut failed = Vec::new();
-    let rows: BTreeMap<Addr, Endpoint> = maps.endpoints.entries()?.into_iter().collect();
+    let rows: BTreeMap<Addr, LocalPod> = maps.local_pods.entries()?.into_iter().collect();
     for (addr, endpoint) in &wanted {
         match hooks.pod(endpoint.ifindex) {
             Ok(changed) => done.attached += usize::from(changed),
@@ -88,7 +88,7 @@ pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repair
                 == (endpoint.ifindex, endpoint.pod_mac, endpoint.host_mac)
         });
         if !right {
-            maps.endpoints.update(addr, endpoint)?;
+            maps.local_pods.update(addr, endpoint)?;
             done.rows_written += 1;
         }
     }
@@ -97,7 +97,7 @@ pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repair
     for (addr, row) in &rows {
         // ADD writes the row before it is done: only what has no device is surely old.
         if !wanted.contains_key(addr) && !devices.contains(&row.ifindex) {
-            maps.endpoints.delete(addr)?;
+            maps.local_pods.delete(addr)?;
             done.rows_removed += 1;
         }
     }
@@ -161,12 +161,11 @@ pub fn names(state_dir: &Path) -> Vec<Named> {
 pub fn reclaim(state_dir: &Path) -> anyhow::Result<Vec<String>> {
     let store = Store::new(state_dir);
     let links = HostLinks::read(&mut Netlink::open()?)?;
-    let now = Moment::now()?;
+    let now = BootInstant::now()?;
     let live = |lease: &Lease| links.is_live(lease, &now);
     if store.read()?.leases.iter().all(live) {
         return Ok(Vec::new());
     }
-    let freed = sluice_cni::verb::reclaim(&store, live)
-        .map_err(|e| anyhow::anyhow!("{}: {}", e.msg, e.details))?;
+    let freed = store.reclaim(&now, live)?;
     Ok(freed.iter().map(Lease::owner).collect())
 }

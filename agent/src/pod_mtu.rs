@@ -8,10 +8,10 @@ use std::path::Path;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use sluice_cni::device;
-use sluice_cni::ipam::{Lease, Store};
-use sluice_cni::netlink::{Netlink, NetlinkError};
-use sluice_cni::netns::{NetNs, NetNsError};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
+use sluice_pod::device;
+use sluice_pod::lease::{Lease, Store};
+use sluice_pod::netns::{NetNs, NetNsError};
 
 use crate::endpoints::namespace_path;
 

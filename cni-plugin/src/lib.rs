@@ -1,22 +1,8 @@
-//! What the CNI binary is made of, and what the agent shares with it.
+//! The CNI specification and its verbs.
 //!
 //! ```text
-//! stdin, environment -> spec -> verb -> ipam (which address)
-//!                                    -> wiring (netns, device, attach, dataplane)
+//! stdin, environment -> spec -> verb -> sluice-pod (lease, wiring)
 //! ```
-//! For the agent: [`bpf`] (bpf(2) by hand), [`attach`] (programs at devices and cgroups),
-//! [`ipam`] (leases), [`host`] (which leases live, and their rows in `ENDPOINTS`),
-//! [`verb::reclaim`].
 
-pub mod attach;
-pub mod bpf;
-pub mod dataplane;
-pub mod device;
-pub mod host;
-pub mod identity;
-pub mod ipam;
-pub mod netlink;
-pub mod netns;
 pub mod spec;
 pub mod verb;
-pub mod wiring;

@@ -8,11 +8,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use sluice_abi::{pin, program};
-use sluice_cni::attach::{
+use sluice_bpf::attach::{
     AttachError, Direction, Done, attach_cgroup, attach_device, detach_cgroup, detach_device,
 };
-use sluice_cni::bpf::{self, AttachType, BpfError};
-use sluice_cni::netlink::{Netlink, NetlinkError};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
+use sluice_bpf::{self as bpf, AttachType, BpfError};
 
 /// A hook that could not be served.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! What became of packets: the kernel's counters, summed over the CPUs.
 
 use sluice_abi::{Counter, DropReason, Outcome};
-use sluice_cni::bpf::{BpfError, Map};
+use sluice_bpf::{BpfError, Map};
 
 /// One line of the counters.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

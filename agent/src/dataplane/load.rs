@@ -14,7 +14,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::EbpfSectionKind;
 use sluice_abi::{pin, program};
-use sluice_cni::bpf;
+use sluice_bpf::{self as bpf};
 
 /// The eBPF object; empty if it was not built before the agent.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));

@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use sluice_abi::{
-    Addr, Backend, Counter, Endpoint, FlowEntry, FlowKey, Frontend, FrontendKey, Network,
+    Addr, Backend, Counter, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
     NetworkKey, NodeConfig, map, pin,
 };
-use sluice_cni::bpf::{BpfError, Map};
+use sluice_bpf::{BpfError, Map};
 
 /// Every map that the agent reads or writes.
 #[derive(Debug)]
 pub struct Maps {
     /// Pods of this node.
-    pub endpoints: Map<Addr, Endpoint>,
+    pub local_pods: Map<Addr, LocalPod>,
     /// What kind of place an address is.
     pub networks: Map<NetworkKey, Network>,
     /// Service addresses.
@@ -37,7 +37,7 @@ impl Maps {
     pub fn open() -> Result<Maps, BpfError> {
         let at = |name: &str| Path::new(pin::MAPS).join(name);
         Ok(Maps {
-            endpoints: Map::open_pinned(at(map::ENDPOINTS))?,
+            local_pods: Map::open_pinned(at(map::LOCAL_PODS))?,
             networks: Map::open_pinned(at(map::NETWORKS))?,
             frontends: Map::open_pinned(at(map::FRONTENDS))?,
             slots: Map::open_pinned(at(map::SLOTS))?,

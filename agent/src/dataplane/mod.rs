@@ -4,7 +4,7 @@
 //! object --load--> pinned maps + programs --attach--> devices, cgroup
 //! core::Plan --writer--> maps --read_back--> core (at start)
 //! ```
-//! aya loads and nothing else; maps are read and written by `sluice_cni::bpf`, which the CNI
+//! aya loads and nothing else; maps are read and written by `sluice_bpf`, which the CNI
 //! binary uses too. Nothing here looks at a Kubernetes object.
 
 pub mod attach;

@@ -1,7 +1,7 @@
 //! The maps as they are now, for the first plan after a start or a failure.
 
 use sluice_abi::map;
-use sluice_cni::bpf::BpfError;
+use sluice_bpf::BpfError;
 use sluice_core::ReadBack;
 
 use super::maps::Maps;

@@ -1,6 +1,6 @@
 //! A plan into the maps, in its order, in as few system calls as the kernel allows.
 
-use sluice_cni::bpf::BpfError;
+use sluice_bpf::BpfError;
 use sluice_core::Op;
 
 use super::maps::Maps;

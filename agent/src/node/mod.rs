@@ -27,8 +27,6 @@ use crate::host::{Facts, Host, Uplink};
 use crate::observe::{Health, Pending};
 use crate::{answers, host};
 
-/// The gateway that pods see (RFC 3927 link-local, the same on every node).
-const POD_GATEWAY: [u8; 4] = [169, 254, 1, 1];
 /// Every so many ticks of the clock (30 s each) the kernel's tables are read and compared.
 const COMPARE_TICKS: u32 = 10;
 

@@ -4,7 +4,7 @@ use sluice_abi::{Addr, NodeConfig, node_flags};
 use sluice_core::Changed;
 use sluice_core::model::Kind;
 
-use super::{Node, POD_GATEWAY, Subject, chain};
+use super::{Node, Subject, chain};
 use crate::dataplane::{read_back, writer};
 use crate::host::routes::{Hop, Routes};
 use crate::{answers, endpoints, sockets};
@@ -111,10 +111,8 @@ impl Node {
                 flags |= node_flags::MASQUERADE;
             }
             let wanted = NodeConfig {
-                node_v4: address(uplink.v4),
-                node_v6: address(uplink.v6),
-                gateway_v4: Addr::v4(POD_GATEWAY),
-                uplink_ifindex: uplink.link.index,
+                addrs: [address(uplink.v4), address(uplink.v6)],
+                gateways: [sluice_pod::identity::GATEWAY.into(), Addr::UNSPECIFIED],
                 flags,
                 snat_port_min: self.config.snat_ports.0,
                 snat_port_max: self.config.snat_ports.1,
@@ -128,9 +126,6 @@ impl Node {
             }
             Ok(())
         })();
-        self.outcome(
-            Subject::Configuration,
-            result.map_err(|e: sluice_cni::bpf::BpfError| chain(&e)),
-        );
+        self.outcome(Subject::Configuration, result.map_err(|e: sluice_bpf::BpfError| chain(&e)));
     }
 }

@@ -9,7 +9,7 @@ use sluice_abi::pin;
 use super::error::{CniError, code};
 use super::request::is_identifier;
 use super::version::Version;
-use crate::ipam::{Store, Subnet};
+use sluice_pod::lease::{Store, Subnet};
 
 /// An attachment that GC must spare (`cni.dev/valid-attachments`).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use serde_json::{Value, json};
+use sluice_bpf::error_chain;
 
 /// Error codes: below 100 the specification's, from 100 ours.
 pub mod code {
@@ -52,7 +53,7 @@ impl CniError {
     /// An error with its causes, which also stand in the message: it is often all that a person
     /// gets to see (`kubectl describe pod`).
     pub fn caused(code: u32, msg: impl Into<String>, source: &(dyn Error + 'static)) -> CniError {
-        let chain = source_chain(source);
+        let chain = error_chain(source);
         CniError { code, msg: format!("{}: {chain}", msg.into()), details: chain }
     }
 
@@ -71,19 +72,4 @@ impl CniError {
         }
         json
     }
-}
-
-/// An error and all its sources in one line.
-pub fn source_chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut at = error.source();
-    while let Some(source) = at {
-        let word = source.to_string();
-        // Transparent errors repeat their source.
-        if !text.ends_with(&word) {
-            text = format!("{text}: {word}");
-        }
-        at = source.source();
-    }
-    text
 }

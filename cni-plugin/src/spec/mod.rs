@@ -9,7 +9,7 @@ mod result;
 mod version;
 
 pub use config::{Attachment, NetConf};
-pub use error::{CniError, code, source_chain};
+pub use error::{CniError, code};
 pub use request::{Environment, Pod, Verb};
 pub use result::{Interface, IpConfig, Outcome, RouteConfig};
 pub use version::Version;

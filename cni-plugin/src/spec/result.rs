@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Map, Value, json};
 
 use super::version::Version;
-use crate::device::Mac;
+use sluice_pod::device::Mac;
 
 /// A device that ADD made.
 #[derive(Clone, Debug, PartialEq, Eq)]

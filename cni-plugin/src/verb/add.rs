@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use super::{key, liveness, load, now, open_host, store_failed, warn};
-use crate::attach::Mechanism;
-use crate::dataplane::Dataplane;
-use crate::device;
-use crate::identity::{self, GATEWAY};
-use crate::ipam::{AllocError, Lease, LeaseKey, Store};
-use crate::netlink::Netlink;
-use crate::netns::{NetNs, NetNsError};
 use crate::spec::{
     CniError, Environment, Interface, IpConfig, NetConf, Outcome, RouteConfig, code,
 };
-use crate::wiring::{self, Wire, pod_routes};
+use sluice_bpf::attach::Mechanism;
+use sluice_bpf::netlink::Netlink;
+use sluice_pod::device;
+use sluice_pod::identity::{self, GATEWAY};
+use sluice_pod::lease::{AllocError, Lease, LeaseKey, Store};
+use sluice_pod::netns::{NetNs, NetNsError};
+use sluice_pod::pins::Dataplane;
+use sluice_pod::wiring::{self, Wire, pod_routes};
 
 /// What a node has that no default route tells the MTU of: Ethernet's.
 const MTU_WITHOUT_UPLINK: u32 = 1500;
@@ -146,7 +146,7 @@ fn clear_remains(
         wiring::cut(host, &name).map_err(failed)?;
     }
     if let Some(lease) = lease {
-        wiring::forget_endpoint(&conf.pins, lease)
+        wiring::forget_local_pod(&conf.pins, lease)
             .map_err(|e| CniError::caused(code::IO, "forget an earlier ADD", &e))?;
     }
     if device::link_by_name(pod, &key.ifname).map_err(failed)?.is_some() {
@@ -161,7 +161,7 @@ fn undo(conf: &NetConf, host: &mut Netlink, lease: &Lease) {
     if let Err(e) = wiring::cut(host, &lease.host_ifname) {
         warn("undo ADD", &e);
     }
-    if let Err(e) = wiring::forget_endpoint(&conf.pins, lease) {
+    if let Err(e) = wiring::forget_local_pod(&conf.pins, lease) {
         warn("undo ADD", &e);
     }
     let store = Store::new(&conf.state_dir);

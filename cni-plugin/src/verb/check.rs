@@ -6,11 +6,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{key, open_host, store_failed};
-use crate::dataplane::Dataplane;
-use crate::ipam::{Lease, Store};
-use crate::netns::NetNs;
 use crate::spec::{CniError, Environment, NetConf, code};
-use crate::wiring::Wire;
+use sluice_pod::lease::{Lease, Store};
+use sluice_pod::netns::NetNs;
+use sluice_pod::pins::Dataplane;
+use sluice_pod::wiring::Wire;
 
 pub(super) fn check(conf: &NetConf, environment: &Environment) -> Result<(), CniError> {
     inspect(conf, environment).map_err(|e| e.about(&environment.owner()))

@@ -2,11 +2,11 @@
 //! missing namespace, state or dataplane: a pod must be able to go.
 
 use super::{key, load, now, open_host, store_failed, warn};
-use crate::identity;
-use crate::ipam::{LeaseKey, Store};
-use crate::netlink::Netlink;
 use crate::spec::{CniError, Environment, NetConf, code};
-use crate::wiring;
+use sluice_bpf::netlink::Netlink;
+use sluice_pod::identity;
+use sluice_pod::lease::{LeaseKey, Store};
+use sluice_pod::wiring;
 
 pub(super) fn del(conf: &NetConf, environment: &Environment) -> Result<(), CniError> {
     let mut host = open_host()?;
@@ -31,7 +31,7 @@ fn free_address(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result<()
     let mut state = load(&locked, host, &conf.name, &now)?;
     let Some(lease) = state.release(key, &now) else { return Ok(()) };
     // While the lease stands, the address is nobody else's, and so is its row.
-    if let Err(e) = wiring::forget_endpoint(&conf.pins, &lease) {
+    if let Err(e) = wiring::forget_local_pod(&conf.pins, &lease) {
         warn("DEL", &e);
     }
     locked.save(&state).map_err(store_failed)

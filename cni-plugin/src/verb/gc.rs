@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::del::detach;
 use super::{load, now, open_host, store_failed};
-use crate::ipam::{LeaseKey, Store};
 use crate::spec::{CniError, NetConf, code};
+use sluice_pod::lease::{LeaseKey, Store};
 
 pub(super) fn gc(conf: &NetConf) -> Result<(), CniError> {
     // Taking a missing list for an empty one would cut off every pod of the node.

@@ -9,10 +9,10 @@ mod status;
 
 use serde_json::{Value, json};
 
-use crate::host::{self, HostLinks};
-use crate::ipam::{LeaseKey, LockedStore, Moment, State, Store, StoreError};
-use crate::netlink::Netlink;
-use crate::spec::{CniError, Environment, NetConf, Verb, Version, code, source_chain};
+use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
+use sluice_bpf::{error_chain, netlink::Netlink};
+use sluice_pod::inventory::{self, HostLinks};
+use sluice_pod::lease::{BootInstant, LeaseKey, LockedStore, State, StoreError};
 
 /// Runs one call: `None` means success without output.
 ///
@@ -67,8 +67,8 @@ fn key(environment: &Environment) -> LeaseKey {
     LeaseKey { container_id: environment.container_id.clone(), ifname: environment.ifname.clone() }
 }
 
-fn now() -> Result<Moment, CniError> {
-    Moment::now().map_err(|e| CniError::caused(code::IO, "read the time since boot", &e))
+fn now() -> Result<BootInstant, CniError> {
+    BootInstant::now().map_err(|e| CniError::caused(code::IO, "read the time since boot", &e))
 }
 
 fn store_failed(e: StoreError) -> CniError {
@@ -85,12 +85,12 @@ fn load(
     locked: &LockedStore<'_>,
     host: &mut Netlink,
     network: &str,
-    now: &Moment,
+    now: &BootInstant,
 ) -> Result<State, CniError> {
     let mut failed = None;
     let loaded = locked
         .load(|| {
-            host::rebuild_leases(host, network, now).unwrap_or_else(|e| {
+            inventory::rebuild_leases(host, network, now).unwrap_or_else(|e| {
                 failed = Some(e);
                 Vec::new()
             })
@@ -112,30 +112,11 @@ fn load(
     Ok(loaded.state)
 }
 
-/// Gives back the addresses of pods that are gone; returns how many. For the agent at its start,
-/// and for an ADD that finds no address left.
-///
-/// # Errors
-/// If the store cannot be locked, read or written.
-pub fn reclaim(
-    store: &Store,
-    live: impl Fn(&crate::ipam::Lease) -> bool,
-) -> Result<Vec<crate::ipam::Lease>, CniError> {
-    let now = now()?;
-    let locked = store.lock().map_err(store_failed)?;
-    let mut state = store.read().map_err(store_failed)?;
-    let gone = state.reclaim(&now, live);
-    if !gone.is_empty() {
-        locked.save(&state).map_err(store_failed)?;
-    }
-    Ok(gone)
-}
-
 /// Whether a lease's pod may still be there; everyone is if the devices cannot be read.
 fn liveness(host: &mut Netlink) -> Result<HostLinks, CniError> {
     HostLinks::read(host).map_err(|e| CniError::caused(code::IO, "list the host's devices", &e))
 }
 
 fn warn(what: &str, e: &(dyn std::error::Error + 'static)) {
-    eprintln!("sluice-cni: {what}: {}", source_chain(e));
+    eprintln!("sluice-cni: {what}: {}", error_chain(e));
 }

@@ -2,9 +2,9 @@
 //! that restarts, or an ADD at work, must not make the node look unready.
 
 use super::{liveness, now, open_host, store_failed};
-use crate::dataplane::Dataplane;
-use crate::ipam::Store;
 use crate::spec::{CniError, NetConf, code};
+use sluice_pod::lease::Store;
+use sluice_pod::pins::Dataplane;
 
 pub(super) fn status(conf: &NetConf) -> Result<(), CniError> {
     let subnet = conf.subnet()?;

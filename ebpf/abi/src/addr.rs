@@ -60,6 +60,24 @@ impl Addr {
     }
 }
 
+/// Address family; the number is the index in per-family arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4, stored as v4-mapped addresses.
+    V4 = 0,
+    /// IPv6.
+    V6 = 1,
+}
+
+impl Addr {
+    /// The family: IPv4 for v4-mapped addresses, IPv6 for all others.
+    #[inline(always)]
+    pub const fn family(&self) -> Family {
+        if self.is_v4() { Family::V4 } else { Family::V6 }
+    }
+}
+
 impl From<Ipv4Addr> for Addr {
     fn from(a: Ipv4Addr) -> Addr {
         Addr::v4(a.octets())

@@ -12,26 +12,37 @@ use crate::Addr;
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct NodeConfig {
-    /// The node's IPv4 address on the uplink (v4-mapped); source of masqueraded packets.
-    pub node_v4: Addr,
-    /// The node's IPv6 address on the uplink, or unspecified.
-    pub node_v6: Addr,
-    /// The IPv4 gateway that pods see (link-local, v4-mapped).
-    pub gateway_v4: Addr,
-    /// Interface index of the uplink.
-    pub uplink_ifindex: u32,
+    /// The node's address on the uplink, by [`crate::Family`]; source of masqueraded packets.
+    /// Unspecified for a family that the node does not have.
+    pub addrs: [Addr; 2],
+    /// The link-local gateway that pods use, by [`crate::Family`].
+    pub gateways: [Addr; 2],
     /// Bits of [`node_flags`].
     pub flags: u32,
+    /// MTU of the uplink in bytes.
+    pub mtu: u32,
     /// First port (host order) that SNAT may use; disjoint from the node's ephemeral ports and
     /// from the NodePort range.
     pub snat_port_min: u16,
     /// Last port (host order, inclusive) that SNAT may use.
     pub snat_port_max: u16,
-    /// MTU of the uplink in bytes.
-    pub mtu: u32,
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 64);
+const _: () = assert!(size_of::<NodeConfig>() == 76);
+
+impl NodeConfig {
+    /// The node's address of the family of `peer`.
+    #[inline(always)]
+    pub const fn addr(&self, peer: &Addr) -> Addr {
+        self.addrs[peer.family() as usize]
+    }
+
+    /// The pods' gateway of the family of `peer`.
+    #[inline(always)]
+    pub const fn gateway(&self, peer: &Addr) -> Addr {
+        self.gateways[peer.family() as usize]
+    }
+}
 
 /// Bits of [`NodeConfig::flags`].
 pub mod node_flags {

@@ -73,13 +73,9 @@ pub struct FlowEntry {
     /// `bpf_ktime_get_boot_ns` of the newest packet of this direction.
     pub last_seen_ns: u64,
     /// The tuple with which the packet goes on (equal to the key's where nothing is translated).
-    pub out: FlowKey,
-    /// Revision of the pod's rule table under which the verdict was given (0: no policy).
-    pub revision: u32,
+    pub translated: FlowKey,
     /// Backend id of a flow that a Service translated, 0 otherwise.
     pub backend: u32,
-    /// Id of the Service that translated it, 0 otherwise.
-    pub service: u32,
     /// One of [`tcp_state`], of this direction; 0 for other protocols.
     pub tcp: u8,
     /// Bits of [`flow_flags`].
@@ -88,7 +84,7 @@ pub struct FlowEntry {
     pub pad: [u8; 2],
 }
 
-const _: () = assert!(size_of::<FlowEntry>() == 64);
+const _: () = assert!(size_of::<FlowEntry>() == 56);
 
 /// Bits of [`FlowEntry::flags`].
 pub mod flow_flags {

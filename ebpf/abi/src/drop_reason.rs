@@ -73,11 +73,11 @@ numbered! {
         /// Straight into a pod on this node.
         ToPod = 1 "to_pod",
         /// Out of the uplink.
-        ToWire = 2 "to_wire",
+        ToUplink = 2 "to_uplink",
         /// Up the node's own stack, or on to the next program.
         ToStack = 3 "to_stack",
         /// Answered with an ICMP error.
-        Refused = 4 "refused",
+        Rejected = 4 "rejected",
         /// A Service translated it to a backend.
         Translated = 5 "translated",
         /// Masqueraded with the node's address.

@@ -16,8 +16,8 @@ mod addr;
 mod config;
 mod conntrack;
 mod drop_reason;
-mod endpoint;
 mod event;
+mod local_pod;
 pub mod map;
 mod network;
 pub mod pin;
@@ -25,16 +25,16 @@ pub mod program;
 mod service;
 mod socket;
 
-pub use addr::{Addr, PortBe, proto};
+pub use addr::{Addr, Family, PortBe, proto};
 pub use config::{NodeConfig, node_flags};
 pub use conntrack::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, flow_flags, tcp_state};
 pub use drop_reason::{Counter, DropReason, Outcome};
-pub use endpoint::{Endpoint, endpoint_flags};
 pub use event::DropEvent;
+pub use local_pod::LocalPod;
 pub use network::{Network, NetworkKey, network_kind};
 pub use service::{Backend, Frontend, FrontendKey, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags};
 pub use socket::{SocketOrigin, SocketOrigins};
 
 /// Version of everything in this crate; part of the pin path, so that two versions never share a
 /// map by accident.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -1,9 +1,9 @@
 //! Name and capacity of every map, once for both sides. Pinned as `<pins>/maps/<NAME>`.
 
-/// Hash, [`crate::Addr`] -> [`crate::Endpoint`]: the pods of this node.
-pub const ENDPOINTS: &str = "ENDPOINTS";
-/// Capacity of [`ENDPOINTS`].
-pub const ENDPOINTS_MAX: u32 = 4096;
+/// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node.
+pub const LOCAL_PODS: &str = "LOCAL_PODS";
+/// Capacity of [`LOCAL_PODS`].
+pub const LOCAL_PODS_MAX: u32 = 4096;
 
 /// LPM trie, [`crate::NetworkKey`] -> [`crate::Network`]: what kind of place an address is.
 pub const NETWORKS: &str = "NETWORKS";
@@ -54,7 +54,7 @@ pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map: what an object of ours is known by.
 pub const ALL: [&str; 11] = [
-    ENDPOINTS,
+    LOCAL_PODS,
     NETWORKS,
     FRONTENDS,
     SLOTS,

@@ -42,8 +42,8 @@ pub struct FrontendKey {
     pub port: PortBe,
     /// IP protocol number; [`WILDCARD_PROTO`] in the wildcard entry.
     pub proto: u8,
-    /// 0 for packets from inside and outside alike; reserved for traffic policy Local.
-    pub scope: u8,
+    /// Zero.
+    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<FrontendKey>() == 20);
@@ -54,7 +54,7 @@ const _: () = assert!(size_of::<FrontendKey>() == 20);
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Frontend {
-    /// Id of the Service port, for affinity, events and the command line; never 0.
+    /// Id of the Service port, stable while the port exists, also over agent restarts; never 0.
     pub service: u32,
     /// First slot of the run.
     pub slots_offset: u32,
@@ -62,11 +62,9 @@ pub struct Frontend {
     pub slots_len: u32,
     /// Bits of [`frontend_flags`].
     pub flags: u32,
-    /// Seconds that a client stays with a backend; 0: no session affinity.
-    pub affinity_seconds: u32,
 }
 
-const _: () = assert!(size_of::<Frontend>() == 20);
+const _: () = assert!(size_of::<Frontend>() == 16);
 
 /// Bits of [`Frontend::flags`].
 pub mod frontend_flags {

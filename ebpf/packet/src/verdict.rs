@@ -15,7 +15,7 @@ pub enum Verdict {
         ifindex: u32,
     },
     /// Out of this interface.
-    ToWire {
+    ToUplink {
         /// Interface index.
         ifindex: u32,
         /// Next router or the destination itself, bytes in network order; the kernel resolves its
@@ -24,9 +24,9 @@ pub enum Verdict {
     },
     /// Once more through the same hook, behind what is queued there: a later fragment that came
     /// before its first one. Where a hook cannot do that, gone.
-    Again,
+    Requeue,
     /// Gone, and the sender is told by ICMP.
-    Refuse(DropReason),
+    Reject(DropReason),
     /// Gone.
     Drop(DropReason),
 }

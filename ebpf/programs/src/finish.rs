@@ -49,18 +49,18 @@ pub fn tc(f: &Frame, p: &mut Packet, hook: Hook, verdict: Verdict) -> i32 {
                 Hook::ToPod | Hook::ToNetdev => kernel::redirect_out(ifindex),
             }
         }
-        Verdict::ToWire { ifindex, next_hop } => {
-            count(Outcome::ToWire.counter_index(), p.len);
+        Verdict::ToUplink { ifindex, next_hop } => {
+            count(Outcome::ToUplink.counter_index(), p.len);
             kernel::redirect_to_neighbour(ifindex, next_hop)
         }
-        Verdict::Again => match hook {
+        Verdict::Requeue => match hook {
             Hook::FromPod | Hook::FromNetdev => kernel::redirect_in(p.ifindex),
             Hook::ToPod | Hook::ToNetdev => {
                 drop(p, hook, DropReason::FragmentUnknown);
                 SHOT
             }
         },
-        Verdict::Refuse(reason) => refuse(f, p, hook, reason),
+        Verdict::Reject(reason) => refuse(f, p, hook, reason),
         Verdict::Drop(reason) => {
             drop(p, hook, reason);
             SHOT
@@ -75,7 +75,7 @@ fn refuse(f: &Frame, p: &mut Packet, hook: Hook, reason: DropReason) -> i32 {
     if !reject::answer(f, p) {
         return SHOT;
     }
-    count(Outcome::Refused.counter_index(), p.len);
+    count(Outcome::Rejected.counter_index(), p.len);
     match hook {
         Hook::FromPod => {
             f.address_to_host();

@@ -7,15 +7,15 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Backend, Counter, Endpoint, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Network, NodeConfig, SocketOrigins, map,
+    Addr, Backend, Counter, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    LocalPod, Network, NodeConfig, SocketOrigins, map,
 };
 
 use crate::packet::Packet;
 
 /// The pods of this node.
 #[map]
-pub static ENDPOINTS: HashMap<Addr, Endpoint> = HashMap::with_max_entries(map::ENDPOINTS_MAX, 0);
+pub static LOCAL_PODS: HashMap<Addr, LocalPod> = HashMap::with_max_entries(map::LOCAL_PODS_MAX, 0);
 
 /// What kind of place an address is.
 #[map]
@@ -81,10 +81,10 @@ pub fn packet() -> Option<&'static mut Packet> {
 
 /// The endpoint with this address, if it is a pod of this node.
 #[inline(always)]
-pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
+pub fn local_pod(addr: &Addr) -> Option<&'static LocalPod> {
     // SAFETY: plain integers that the CNI binary writes once and removes; the memory of a removed
-    // entry stays a valid `Endpoint` until the program ends.
-    ENDPOINTS.get_ptr(addr).map(|p| unsafe { &*p })
+    // entry stays a valid `LocalPod` until the program ends.
+    LOCAL_PODS.get_ptr(addr).map(|p| unsafe { &*p })
 }
 
 /// What kind of place this address is: a [`sluice_abi::network_kind`].

@@ -2,7 +2,7 @@
 //!
 //! One per CPU in a map, because 512 bytes of stack hold no more than two flows.
 
-use sluice_abi::{Endpoint, FlowEntry, FlowKey, FragmentKey};
+use sluice_abi::{FlowEntry, FlowKey, FragmentKey, LocalPod};
 use sluice_packet::{eth, ipv4};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -61,7 +61,7 @@ pub struct Packet {
     /// Key of the partner entry; for an ICMP error, the tuple that would answer the quoted packet.
     pub partner_key: FlowKey,
     /// The pod of this node that `out.dst` belongs to, if [`crate::stage::place::of`] said so.
-    pub pod: Endpoint,
+    pub pod: LocalPod,
     /// Key of this datagram's fragments.
     pub fragment: FragmentKey,
     /// The tuple that a packet quoted in an ICMP error had before we translated it.
@@ -86,8 +86,6 @@ pub struct Packet {
     pub wire_len: u32,
     /// Backend id that the Service stage chose.
     pub backend: u32,
-    /// Service id that the Service stage found.
-    pub service: u32,
     /// A [`sluice_packet::l4::Kind`].
     pub kind: u8,
     /// TCP flags.

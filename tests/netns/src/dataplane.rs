@@ -7,10 +7,10 @@ use std::path::Path;
 
 use aya::EbpfLoader;
 use aya::programs::Program;
-use sluice_abi::{Addr, Counter, Endpoint, map, pin, program};
-use sluice_cni::attach::{Direction, detach_device, device_programs};
-use sluice_cni::bpf::{Map, ProgInfo, map_info, obj_get, prog_info};
-use sluice_cni::netlink::Netlink;
+use sluice_abi::{Addr, Counter, LocalPod, map, pin, program};
+use sluice_bpf::attach::{Direction, detach_device, device_programs};
+use sluice_bpf::netlink::Netlink;
+use sluice_bpf::{Map, ProgInfo, map_info, obj_get, prog_info};
 
 use crate::{Node, bpf_object, ip_json};
 
@@ -54,12 +54,12 @@ pub fn unload(node: &Node) {
     node.spaces.run(|| fs::remove_dir_all("/sys/fs/bpf/sluice").unwrap());
 }
 
-fn rows<T: Send>(node: &Node, f: impl FnOnce(&Map<Addr, Endpoint>) -> T + Send) -> T {
-    node.spaces.run(|| f(&Map::open_pinned(Path::new(pin::MAPS).join(map::ENDPOINTS)).unwrap()))
+fn rows<T: Send>(node: &Node, f: impl FnOnce(&Map<Addr, LocalPod>) -> T + Send) -> T {
+    node.spaces.run(|| f(&Map::open_pinned(Path::new(pin::MAPS).join(map::LOCAL_PODS)).unwrap()))
 }
 
 /// The row of a pod's address.
-pub fn endpoint(node: &Node, address: impl Into<IpAddr>) -> Option<Endpoint> {
+pub fn endpoint(node: &Node, address: impl Into<IpAddr>) -> Option<LocalPod> {
     let key = Addr::from(address.into());
     rows(node, |map| map.lookup(&key).unwrap())
 }

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use netns_tests::{World, dataplane, ip};
-use sluice_abi::{Addr, Backend, Endpoint, FlowKey, Network, NetworkKey, PortBe, map, pin};
-use sluice_cni::attach::{
+use sluice_abi::{Addr, Backend, FlowKey, LocalPod, Network, NetworkKey, PortBe, map, pin};
+use sluice_bpf::attach::{
     Direction, Done, Mechanism, attach_device, attach_device_by, clsact, detach_device,
     device_programs, tcx,
 };
-use sluice_cni::bpf::{Map, obj_get};
-use sluice_cni::device::link_by_name;
-use sluice_cni::netlink::Netlink;
+use sluice_bpf::netlink::Netlink;
+use sluice_bpf::{Map, obj_get};
+use sluice_pod::device::link_by_name;
 
 fn pinned(name: &str) -> String {
     format!("{}/{name}", pin::MAPS)
@@ -82,7 +82,7 @@ fn arrays_and_tries_take_batches_too() {
 #[test]
 fn a_map_of_another_shape_is_refused() {
     on_node(|| {
-        let error = Map::<u32, Endpoint>::open_pinned(pinned(map::ENDPOINTS)).unwrap_err();
+        let error = Map::<u32, LocalPod>::open_pinned(pinned(map::LOCAL_PODS)).unwrap_err();
         assert!(error.to_string().contains("16-byte keys"), "{error}");
         let counters = Map::<u32, [u64; 2]>::open_pinned(pinned(map::COUNTERS)).unwrap();
         assert!(counters.lookup(&0).is_err(), "a value for each CPU would run past ours");

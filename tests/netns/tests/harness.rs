@@ -55,7 +55,7 @@ fn each_node_has_its_own_pins_and_nothing_stays() {
     assert_eq!(dataplane::endpoints(&a), 0);
     let programs = |node: &netns_tests::Node| {
         node.spaces
-            .run(|| fs::read_dir("/sys/fs/bpf/sluice/v1/programs").map_or(0, Iterator::count))
+            .run(|| fs::read_dir("/sys/fs/bpf/sluice/v2/programs").map_or(0, Iterator::count))
     };
     assert_eq!((programs(&a), programs(&b)), (12, 0));
     assert_eq!(pins(), before, "pins show in the test's own mounts");

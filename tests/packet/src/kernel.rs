@@ -7,16 +7,17 @@ use aya::maps::RingBuf;
 use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{
-    Backend, Counter, DropEvent, DropReason, Endpoint, FlowEntry, FlowKey, Frontend, FrontendKey,
-    Network, NetworkKey, NodeConfig, Outcome, PortBe, map, network_kind, node_flags, program,
+    Addr, Backend, Counter, DropEvent, DropReason, FlowEntry, FlowKey, Frontend, FrontendKey,
+    LocalPod, Network, NetworkKey, NodeConfig, Outcome, PortBe, map, network_kind, node_flags,
+    program,
 };
-use sluice_cni::bpf::Map;
+use sluice_bpf::Map;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::table::{CLIENT, CLIENT_IFINDEX, GATEWAY, NODE, OTHER_NODE, SERVER, SERVER_IFINDEX, v4};
-use crate::test_run::{self, Action, Ran};
 use crate::uplink::uplink_ifindex;
 use crate::{Packet, show};
+use sluice_bpf::test_run::{self, Action, Ran};
 
 /// The programs and maps of one test.
 pub struct Kernel {
@@ -132,14 +133,12 @@ impl Kernel {
 
     /// Makes a pod of this node known.
     pub fn endpoint(&self, address: [u8; 4], ifindex: u32) {
-        let endpoint = Endpoint {
+        let endpoint = LocalPod {
             ifindex,
-            flags: 0,
-            rule_table: 0,
             pod_mac: [2, 0, 0, 0, 1, address[3]],
             host_mac: [2, 0, 0, 0, 1, 0xee],
         };
-        self.map(map::ENDPOINTS).update(&v4(address), &endpoint).unwrap();
+        self.map(map::LOCAL_PODS).update(&v4(address), &endpoint).unwrap();
     }
 
     /// Makes a network known; `len` as people write it for IPv4.
@@ -180,7 +179,7 @@ impl Kernel {
 
     /// Writes one frontend as it is.
     pub fn frontend(&self, (vip, port, proto): ([u8; 4], u16, u8), frontend: Frontend) {
-        let key = FrontendKey { addr: v4(vip), port: PortBe::new(port), proto, scope: 0 };
+        let key = FrontendKey { addr: v4(vip), port: PortBe::new(port), proto, pad: 0 };
         self.map(map::FRONTENDS).update(&key, &frontend).unwrap();
     }
 
@@ -222,7 +221,7 @@ impl Kernel {
     }
 
     /// What the node sends to the wire.
-    pub fn to_wire(&self, packet: &Packet) -> Seen {
+    pub fn to_uplink(&self, packet: &Packet) -> Seen {
         self.run(program::TO_NETDEV, &packet.bytes(), uplink_ifindex())
     }
 
@@ -303,13 +302,11 @@ impl Kernel {
 /// The node of `table.rs`.
 fn node_config() -> NodeConfig {
     NodeConfig {
-        node_v4: v4(NODE),
-        gateway_v4: v4(GATEWAY),
-        uplink_ifindex: uplink_ifindex(),
+        addrs: [v4(NODE), Addr::UNSPECIFIED],
+        gateways: [v4(GATEWAY), Addr::UNSPECIFIED],
         flags: node_flags::READY | node_flags::MASQUERADE,
         snat_port_min: 61_000,
         snat_port_max: 65_535,
         mtu: 1500,
-        ..NodeConfig::default()
     }
 }

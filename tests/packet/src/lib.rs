@@ -9,15 +9,14 @@ mod cgroup;
 mod kernel;
 mod packet;
 mod table;
-mod test_run;
 mod uplink;
 
 pub use cgroup::InCgroup;
 pub use kernel::{Kernel, Seen};
 pub use packet::{Packet, checksum, show};
+pub use sluice_bpf::test_run::{Action, Ran};
 pub use table::{
     CLIENT, CLIENT_IFINDEX, FAR_POD, GATEWAY, NEIGHBOUR, NODE, OTHER_NODE, OUTSIDE, PORT, SERVER,
     SERVER_IFINDEX, VIP, v4,
 };
-pub use test_run::{Action, Ran};
 pub use uplink::uplink_ifindex;

@@ -143,7 +143,7 @@ fn what_is_too_long_for_the_wire_goes_to_the_stack_as_the_pod_sent_it() {
     // What the kernel will cut into segments that fit is not too long.
     let long = Packet::tcp((CLIENT, PORT), (FAR_POD, 80), ACK, &[1; 3000]);
     let seen = kernel.run_segmented(program::FROM_POD, &long.bytes(), CLIENT_IFINDEX, 1400);
-    seen.outcome(Outcome::ToWire);
+    seen.outcome(Outcome::ToUplink);
     let seen = kernel.run_segmented(program::FROM_POD, &long.bytes(), CLIENT_IFINDEX, 1480);
     seen.outcome(Outcome::ToStack);
     // Between pods of one node length is no matter.
@@ -154,13 +154,13 @@ fn what_is_too_long_for_the_wire_goes_to_the_stack_as_the_pod_sent_it() {
 #[test]
 fn a_pods_packet_that_went_through_the_stack_is_masqueraded_at_the_uplink() {
     let kernel = Kernel::world();
-    let seen = kernel.to_wire(&Packet::udp((CLIENT, PORT), (OUTSIDE, 53), b"x"));
+    let seen = kernel.to_uplink(&Packet::udp((CLIENT, PORT), (OUTSIDE, 53), b"x"));
     seen.outcome(Outcome::Masqueraded);
     assert_eq!(seen.packet().src, NODE);
-    let seen = kernel.to_wire(&Packet::udp((CLIENT, PORT), (FAR_POD, 53), b"x"));
+    let seen = kernel.to_uplink(&Packet::udp((CLIENT, PORT), (FAR_POD, 53), b"x"));
     assert_eq!(seen.packet().src, CLIENT);
     let own = Packet::udp((NODE, PORT), (OUTSIDE, 53), b"x");
-    let seen = kernel.to_wire(&own);
+    let seen = kernel.to_uplink(&own);
     assert_eq!((seen.ran.action, seen.ran.data), (Action::Next, own.bytes()));
 }
 
@@ -172,7 +172,7 @@ fn who_was_called_from_outside_by_its_own_address_answers_from_it() {
         .from_wire(&Packet::tcp((OUTSIDE, 5000), (CLIENT, 8080), SYN, b""))
         .outcome(Outcome::ToPod);
     let seen = kernel.from_pod(&Packet::tcp((CLIENT, 8080), (OUTSIDE, 5000), SYN_ACK, b""));
-    seen.outcome(Outcome::ToWire);
+    seen.outcome(Outcome::ToUplink);
     assert_eq!((seen.packet().src, seen.packet().sport()), (CLIENT, 8080));
 }
 
@@ -213,9 +213,9 @@ fn strangers_and_the_node_are_refused_too() {
     kernel.service(7, (VIP, 80, proto::TCP), &[]);
     for seen in [
         kernel.from_wire(&Packet::tcp((OUTSIDE, 5000), (VIP, 80), SYN, b"")),
-        kernel.to_wire(&Packet::tcp((NODE, 5000), (VIP, 80), SYN, b"")),
+        kernel.to_uplink(&Packet::tcp((NODE, 5000), (VIP, 80), SYN, b"")),
     ] {
-        seen.outcome(Outcome::Refused);
+        seen.outcome(Outcome::Rejected);
         assert_eq!(seen.ran.action, Action::Redirect);
         let error = seen.packet();
         assert_eq!((error.src, error.dport(), &error.body[..2]), (VIP, error.dport(), &[3, 3][..]));

@@ -29,7 +29,7 @@ fn a_pod_on_this_node_gets_the_packet_with_its_own_mac() {
 fn another_nodes_pod_is_reached_over_the_uplink_unchanged() {
     let kernel = Kernel::world();
     let seen = kernel.from_pod(&Packet::udp((CLIENT, PORT), (FAR_POD, 53), b"hello"));
-    seen.outcome(Outcome::ToWire);
+    seen.outcome(Outcome::ToUplink);
     assert_eq!(seen.ran.action, Action::Redirect);
     assert_eq!(seen.packet().src, CLIENT, "never masqueraded inside the cluster");
 }
@@ -52,7 +52,7 @@ fn masquerade_1_forward_2_reply() {
     ] {
         let kernel = Kernel::world();
         let seen = kernel.from_pod(&forward);
-        seen.outcome(Outcome::Masqueraded).outcome(Outcome::ToWire);
+        seen.outcome(Outcome::Masqueraded).outcome(Outcome::ToUplink);
         let there = seen.packet();
         assert_eq!((there.src, there.dst, there.dport()), (NODE, OUTSIDE, 443));
         assert!(

@@ -263,7 +263,7 @@ fn a_cluster_ip_from_outside_is_served_and_answered_through_this_node() {
 #[test]
 fn the_nodes_own_packet_to_a_service_is_translated_on_its_way_out() {
     let kernel = web(&[(FAR_POD, 8080)]);
-    let there = kernel.to_wire(&Packet::tcp((NODE, PORT), (VIP, 80), SYN, b"")).packet();
+    let there = kernel.to_uplink(&Packet::tcp((NODE, PORT), (VIP, 80), SYN, b"")).packet();
     assert_eq!((there.src, there.dst, there.dport()), (NODE, FAR_POD, 8080));
     let back = kernel
         .from_wire(&Packet::tcp((FAR_POD, 8080), (NODE, there.sport()), SYN_ACK, b""))

@@ -39,7 +39,7 @@ pub fn service(view: &ServiceView<'_>) -> Vec<(FrontendKey, FrontendRow)> {
                     addr: address.into(),
                     port: PortBe::new(port.port.get()),
                     proto: port.protocol.number(),
-                    scope: 0,
+                    pad: 0,
                 };
                 rows.push((key, frontend(view, port, address)));
             }
@@ -48,7 +48,7 @@ pub fn service(view: &ServiceView<'_>) -> Vec<(FrontendKey, FrontendRow)> {
             addr: address.into(),
             port: WILDCARD_PORT,
             proto: WILDCARD_PROTO,
-            scope: 0,
+            pad: 0,
         };
         rows.push((key, wildcard(service)));
     }

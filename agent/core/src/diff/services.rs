@@ -185,13 +185,8 @@ impl ServiceTables {
             },
         };
         let service = self.services.get_or_insert(&row.service).0;
-        let value = Frontend {
-            service,
-            slots_offset: run.offset,
-            slots_len: run.len,
-            flags: row.flags,
-            affinity_seconds: row.affinity_seconds,
-        };
+        let value =
+            Frontend { service, slots_offset: run.offset, slots_len: run.len, flags: row.flags };
         // Idle backends that the kernel knows stay there; new ones need not be written.
         let held: Vec<u32> = row.idle.iter().filter_map(|b| self.backends.get(b)).collect();
 

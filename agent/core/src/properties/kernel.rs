@@ -9,7 +9,7 @@ use crate::diff::{Capacity, Op, ReadBack, run_of};
 use crate::tables::Tables;
 
 /// Frontend -> what a packet to it meets: flags, affinity and backends in the order of the slots.
-pub type Meaning = BTreeMap<FrontendKey, (u32, u32, Vec<Backend>)>;
+pub type Meaning = BTreeMap<FrontendKey, (u32, Vec<Backend>)>;
 
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -98,7 +98,7 @@ impl Kernel {
                     Some(backend) => *backend,
                     None => panic!("{key:?} leads to backend {id}, which is not there"),
                 });
-                (*key, (f.flags, f.affinity_seconds, backends.collect()))
+                (*key, (f.flags, backends.collect()))
             })
             .collect()
     }
@@ -123,7 +123,6 @@ impl Kernel {
 
 /// What packets should meet.
 pub fn wanted(tables: &Tables) -> Meaning {
-    let meaning =
-        |row: &crate::compile::FrontendRow| (row.flags, row.affinity_seconds, row.backends.clone());
+    let meaning = |row: &crate::compile::FrontendRow| (row.flags, row.backends.clone());
     tables.frontends().map(|(key, row)| (*key, meaning(row))).collect()
 }

@@ -320,7 +320,7 @@ fn look_up(tables: &Tables, packet: Packet) -> Answer {
         addr: packet.dst.into(),
         port: PortBe::new(packet.port),
         proto: packet.protocol,
-        scope: 0,
+        pad: 0,
     };
     let wildcard = FrontendKey { port: WILDCARD_PORT, proto: WILDCARD_PROTO, ..exact };
     match tables.frontend(&exact).or_else(|| tables.frontend(&wildcard)) {

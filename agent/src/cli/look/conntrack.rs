@@ -40,13 +40,13 @@ pub fn conntrack(args: &ConntrackArgs, output: Output) -> anyhow::Result<()> {
         .entries()?
         .into_iter()
         .filter(|(_, e)| e.flags & flow_flags::FORWARD != 0)
-        .filter(|(k, e)| hit(k) || hit(&e.out))
+        .filter(|(k, e)| hit(k) || hit(&e.translated))
         .map(|(k, e)| FlowRow {
             protocol: protocol(k.proto),
             source: end(k.src, k.sport),
             destination: end(k.dst, k.dport),
-            new_source: end(e.out.src, e.out.sport),
-            new_destination: end(e.out.dst, e.out.dport),
+            new_source: end(e.translated.src, e.translated.sport),
+            new_destination: end(e.translated.dst, e.translated.dport),
             kind: [(flow_flags::DNAT, "dnat"), (flow_flags::SNAT, "snat")]
                 .iter()
                 .filter(|(bit, _)| e.flags & bit != 0)

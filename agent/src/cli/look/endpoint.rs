@@ -35,7 +35,7 @@ pub fn endpoints(args: &EndpointArgs, output: Output) -> anyhow::Result<()> {
     let maps = maps()?;
     let leases: BTreeMap<IpAddr, crate::endpoints::Named> =
         crate::endpoints::names(&args.cni_state_dir).into_iter().map(|n| (n.address, n)).collect();
-    let mut entries = maps.endpoints.entries()?;
+    let mut entries = maps.local_pods.entries()?;
     entries.sort_by_key(|(a, _)| *a);
     let mut rows: Vec<EndpointRow> = entries
         .into_iter()

@@ -39,13 +39,13 @@ fn status_of_kernel() -> anyhow::Result<Status> {
     let known = |a: Addr| (a != Addr::UNSPECIFIED).then(|| IpAddr::from(a).to_string());
     Ok(Status {
         ready: config.flags & node_flags::READY != 0,
-        address: known(config.node_v4),
+        address: known(config.addrs[0]),
         mtu: (config.mtu != 0).then_some(config.mtu),
         tables: vec![
             ("frontends".to_owned(), maps.frontends.entries()?.len()),
             ("backends".to_owned(), maps.backends.entries()?.len()),
             ("networks".to_owned(), maps.networks.entries()?.len()),
-            ("endpoints".to_owned(), maps.endpoints.entries()?.len()),
+            ("endpoints".to_owned(), maps.local_pods.entries()?.len()),
         ],
         problems: vec!["the agent does not answer; what it wrote last stays in force".to_owned()],
         counters: counters::read(&maps.counters)?,

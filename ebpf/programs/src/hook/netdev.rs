@@ -54,7 +54,7 @@ fn inward(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, Verdict
         }
         Place::Services => Ok(place),
         // Part of a reply to a masqueraded flow, perhaps; if not, the stack will have it in the end.
-        Place::Node if p.part == part::UNKNOWN && fragment::may_wait(p) => Err(Verdict::Again),
+        Place::Node if p.part == part::UNKNOWN && fragment::may_wait(p) => Err(Verdict::Requeue),
         Place::Node | Place::RemotePod | Place::OtherNode | Place::Outside | Place::Link => {
             Err(Verdict::Pass)
         }
@@ -69,7 +69,7 @@ fn remember_stranger(p: &mut Packet, node: &NodeConfig) -> Result<(), Verdict> {
     if node.flags & node_flags::MASQUERADE == 0
         || !opens
         || p.part == part::UNKNOWN
-        || p.key.src == node.node_v4
+        || p.key.src == node.addr(&p.key.src)
         || maps::network_kind(&p.key.src) != sluice_abi::network_kind::OUTSIDE
     {
         return Ok(());
@@ -90,7 +90,7 @@ pub fn to_netdev(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
         return Ok(Verdict::Pass);
     }
     fragment::ports(p);
-    let place = if maps::endpoint(&p.key.src).is_some() {
+    let place = if maps::local_pod(&p.key.src).is_some() {
         outward::from_pod(f, p, node)?
     } else {
         outward::from_node(p, node)?

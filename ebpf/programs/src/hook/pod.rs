@@ -69,6 +69,6 @@ pub fn to_pod(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
 #[inline(always)]
 fn forwarded(p: &Packet, node: &NodeConfig) -> bool {
     p.part != part::UNKNOWN
-        && p.key.src != node.node_v4
+        && p.key.src != node.addr(&p.key.src)
         && maps::network_kind(&p.key.src) != network_kind::THIS_NODE
 }

@@ -72,7 +72,7 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
 /// The frontend: exact, or the one for all other ports of a Service address (which has no slots).
 #[inline(always)]
 fn frontend(addr: Addr, port: PortBe, protocol: u8) -> Option<Frontend> {
-    let mut key = FrontendKey { addr, port, proto: protocol, scope: 0 };
+    let mut key = FrontendKey { addr, port, proto: protocol, pad: 0 };
     if let Some(frontend) = maps::frontend(&key) {
         return Some(frontend);
     }

@@ -54,7 +54,7 @@ pub fn find(p: &mut Packet) -> bool {
         return false;
     }
     p.now_ns = now;
-    p.out = entry.out;
+    p.out = entry.translated;
     p.flow_flags = entry.flags;
     p.translate = u8::from(p.out != p.key);
     if p.key.proto == proto::TCP && p.part != part::LATER {
@@ -92,14 +92,14 @@ fn became_service(p: &Packet, entry: &FlowEntry) -> bool {
             addr: p.key.dst,
             port: p.key.dport,
             proto: proto::UDP,
-            scope: 0,
+            pad: 0,
         })
         .is_some()
 }
 
 #[inline(always)]
 fn is_closed(entry: &FlowEntry) -> bool {
-    let there = match maps::flow(&entry.out.reversed()) {
+    let there = match maps::flow(&entry.translated.reversed()) {
         Some(partner) => partner.tcp,
         None => state::FIN,
     };
@@ -109,7 +109,9 @@ fn is_closed(entry: &FlowEntry) -> bool {
 #[inline(always)]
 fn still_serves(entry: &FlowEntry) -> bool {
     match maps::backend(entry.backend) {
-        Some(backend) => backend.addr == entry.out.dst && backend.port == entry.out.dport,
+        Some(backend) => {
+            backend.addr == entry.translated.dst && backend.port == entry.translated.dport
+        }
         None => false,
     }
 }
@@ -123,7 +125,7 @@ extern "C" fn conntrack_rebuild_partner() -> u32 {
     if CONNTRACK.get_ptr(&p.partner_key).is_some() {
         return OK;
     }
-    p.entry.out = p.key.reversed();
+    p.entry.translated = p.key.reversed();
     p.entry.flags ^= flow_flags::FORWARD;
     if p.entry.tcp == state::SYN {
         p.entry.tcp = 0;
@@ -154,7 +156,7 @@ extern "C" fn conntrack_open() -> u32 {
     p.now_ns = kernel::now_ns();
     let fresh = p.flow_flags & flow_flags::SNAT != 0;
     if fresh {
-        p.out.src = node.node_v4;
+        p.out.src = node.addr(&p.key.src);
     }
     let is_request = p.part == part::LATER || p.l4[0] == icmp::ECHO_REQUEST;
     let has_port = p.kind == Kind::Tcp as u8
@@ -190,9 +192,8 @@ extern "C" fn conntrack_claim(urgent: u32) -> u32 {
     p.partner_key = p.out.reversed();
     p.entry = FlowEntry {
         last_seen_ns: p.now_ns,
-        out: p.key.reversed(),
+        translated: p.key.reversed(),
         backend: p.backend,
-        service: p.service,
         flags: p.flow_flags & !flow_flags::FORWARD,
         ..FlowEntry::default()
     };
@@ -202,9 +203,9 @@ extern "C" fn conntrack_claim(urgent: u32) -> u32 {
         Err(_) => return FULL,
     }
     if let Some(holder) = maps::flow(&p.partner_key)
-        && holder.out != p.entry.out
+        && holder.translated != p.entry.translated
     {
-        let forward: FlowKey = holder.out.reversed();
+        let forward: FlowKey = holder.translated.reversed();
         let (there, seen) = match maps::flow(&forward) {
             Some(other) => (other.tcp, other.last_seen_ns.max(holder.last_seen_ns)),
             None => (state::FIN, holder.last_seen_ns),
@@ -226,7 +227,7 @@ extern "C" fn conntrack_claim(urgent: u32) -> u32 {
 #[inline(always)]
 fn record(p: &mut Packet) -> u32 {
     p.flow_flags |= flow_flags::FORWARD;
-    p.entry.out = p.out;
+    p.entry.translated = p.out;
     p.entry.flags = p.flow_flags;
     p.entry.tcp = if p.key.proto == proto::TCP { tcp_state::step(0, p.tcp_flags) } else { 0 };
     match CONNTRACK.insert(&p.key, &p.entry, 0) {

@@ -49,7 +49,7 @@ pub fn deliver(
             hop(p);
             store(f, p)?;
             f.mark_sent(true);
-            Ok(Verdict::ToWire { ifindex, next_hop })
+            Ok(Verdict::ToUplink { ifindex, next_hop })
         }
     }
 }

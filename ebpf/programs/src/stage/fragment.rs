@@ -44,7 +44,7 @@ pub fn ports(p: &mut Packet) {
 /// queue, where its first one may be waiting, for a bounded number of times.
 #[inline(always)]
 pub fn wait(p: &Packet) -> Verdict {
-    if may_wait(p) { Verdict::Again } else { Verdict::Drop(DropReason::FragmentUnknown) }
+    if may_wait(p) { Verdict::Requeue } else { Verdict::Drop(DropReason::FragmentUnknown) }
 }
 
 /// Counts one more time of waiting.

@@ -48,7 +48,7 @@ extern "C" fn icmp_translate_back(skb: *mut __sk_buff) -> u32 {
     p.partner_key.proto = header.proto;
     p.partner_key.pad = [0; 3];
     let Some(entry) = maps::flow(&p.partner_key) else { return 0 };
-    p.quoted = entry.out.reversed();
+    p.quoted = entry.translated.reversed();
     let (src, dst) = (v4(&p.quoted.src.0), v4(&p.quoted.dst.0));
 
     // Everything under the ICMP checksum that changes goes into `delta`.

@@ -32,7 +32,6 @@ pub fn packet(f: &Frame, p: &mut Packet) -> Result<(), Unparsed> {
     p.translate = 0;
     p.flow_flags = 0;
     p.backend = 0;
-    p.service = 0;
     p.tcp_flags = 0;
     p.key = FlowKey::default();
     p.len = f.len();

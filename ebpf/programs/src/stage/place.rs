@@ -34,11 +34,11 @@ pub enum Place {
 #[inline(always)]
 pub fn of(p: &mut Packet, node: &NodeConfig) -> Place {
     let addr = &p.out.dst;
-    if let Some(endpoint) = maps::endpoint(addr) {
+    if let Some(endpoint) = maps::local_pod(addr) {
         p.pod = *endpoint;
         return Place::Pod;
     }
-    if *addr == node.node_v4 || *addr == node.gateway_v4 {
+    if *addr == node.addr(addr) || *addr == node.gateway(addr) {
         return Place::Node;
     }
     match maps::network_kind(addr) {

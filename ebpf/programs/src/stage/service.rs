@@ -21,13 +21,13 @@ pub fn choose(p: &mut Packet) -> Result<bool, Verdict> {
         return Err(fragment::wait(p));
     }
     if frontend.flags & frontend_flags::WILDCARD != 0 {
-        return Err(Verdict::Refuse(DropReason::UnknownServicePort));
+        return Err(Verdict::Reject(DropReason::UnknownServicePort));
     }
     if frontend.slots_len == 0 {
         return Err(if frontend.flags & frontend_flags::DROP != 0 {
             Verdict::Drop(DropReason::NoLocalEndpoint)
         } else {
-            Verdict::Refuse(DropReason::NoEndpoint)
+            Verdict::Reject(DropReason::NoEndpoint)
         });
     }
     if p.key.proto == proto::TCP && !tcp_state::opens(p.tcp_flags) {
@@ -44,7 +44,6 @@ pub fn choose(p: &mut Packet) -> Result<bool, Verdict> {
     p.out.dst = backend.addr;
     p.out.dport = backend.port;
     p.backend = id;
-    p.service = frontend.service;
     p.flow_flags |= flow_flags::DNAT;
     p.translate = 1;
     Ok(true)
@@ -53,7 +52,7 @@ pub fn choose(p: &mut Packet) -> Result<bool, Verdict> {
 /// The frontend of the packet's destination: exact, or the one for all other ports.
 #[inline(always)]
 fn frontend(p: &Packet) -> Option<Frontend> {
-    let mut key = FrontendKey { addr: p.key.dst, port: p.key.dport, proto: p.key.proto, scope: 0 };
+    let mut key = FrontendKey { addr: p.key.dst, port: p.key.dport, proto: p.key.proto, pad: 0 };
     if p.key.proto != proto::ICMP
         && p.part != part::UNKNOWN
         && let Some(frontend) = maps::frontend(&key)

@@ -175,7 +175,7 @@ fn an_upgrade_takes_over_pods_and_replaces_maps_of_another_shape() {
     let before = pins(&a);
     let agent = a.agent();
     let after = pins(&a);
-    assert_eq!(before[sluice_abi::map::ENDPOINTS], after[sluice_abi::map::ENDPOINTS], "kept");
+    assert_eq!(before[sluice_abi::map::LOCAL_PODS], after[sluice_abi::map::LOCAL_PODS], "kept");
     assert_ne!(before[sluice_abi::map::CONNTRACK], after[sluice_abi::map::CONNTRACK]);
     assert_ne!(before["from_pod"], after["from_pod"], "a program of the new maps");
     let attached = |device: &str| dataplane::program_ids(&a, device);

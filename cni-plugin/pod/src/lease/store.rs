@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Moment, State};
+use super::{BootInstant, State};
 
 /// What one attachment is known by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct Lease {
     /// Name of the host's end of the veth pair.
     pub host_ifname: String,
     /// When the address was taken.
-    pub since: Moment,
+    pub since: BootInstant,
 }
 
 impl Lease {
@@ -124,6 +124,24 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(State::default()),
             Err(source) => Err(StoreError { doing: "read", path, source }),
         }
+    }
+
+    /// Releases every lease that `live` rejects, and returns them.
+    ///
+    /// # Errors
+    /// If the store cannot be locked, read or written.
+    pub fn reclaim(
+        &self,
+        now: &BootInstant,
+        live: impl Fn(&Lease) -> bool,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let locked = self.lock()?;
+        let mut state = self.read()?;
+        let released = state.reclaim(now, live);
+        if !released.is_empty() {
+            locked.save(&state)?;
+        }
+        Ok(released)
     }
 
     /// Waits for the lock, which dies with the process that holds it. Makes the folder.

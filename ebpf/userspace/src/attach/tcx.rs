@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{Direction, Done, attach_multi, detach_multi, programs_multi};
-use crate::bpf::{BpfError, ProgInfo, Target};
+use crate::{BpfError, ProgInfo, Target};
 
 /// Attaches `prog`; see [`super::attach_device_by`].
 ///

@@ -10,7 +10,7 @@ use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Mac;
-use crate::netlink::{Netlink, NetlinkError};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 /// Makes a permanent neighbour entry.
 ///

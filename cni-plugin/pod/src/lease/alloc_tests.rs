@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn at(seconds: u64) -> Moment {
-    Moment { boot_id: "one".into(), seconds }
+fn at(seconds: u64) -> BootInstant {
+    BootInstant { boot_id: "one".into(), seconds }
 }
 
-fn lease(n: usize, address: Ipv4Addr, now: &Moment) -> Lease {
+fn lease(n: usize, address: Ipv4Addr, now: &BootInstant) -> Lease {
     Lease {
         address,
         key: LeaseKey { container_id: format!("c{n}"), ifname: "eth0".into() },
@@ -84,7 +84,7 @@ proptest! {
                         .filter(|i| matches!(fate[*i], Fate::Freed(_)))
                         .min_by_key(|i| freed_order[*i]);
                     let expected = fresh.or(rested.filter(
-                        |i| matches!(fate[*i], Fate::Freed(t) if now - t >= REST_SECONDS),
+                        |i| matches!(fate[*i], Fate::Freed(t) if now - t >= REUSE_DELAY_SECONDS),
                     ));
                     match state.choose(subnet, &at(now)) {
                         Ok(address) => {
@@ -175,7 +175,7 @@ fn a_reboot_ends_every_rest() {
     state.release(&lease(1, address, &at(5)).key, &at(6));
     let err = state.choose(subnet, &at(7)).unwrap_err();
     assert_eq!(err, AllocError::Resting { subnet, seconds: 9 });
-    let rebooted = Moment { boot_id: "two".into(), seconds: 1 };
+    let rebooted = BootInstant { boot_id: "two".into(), seconds: 1 };
     assert_eq!(state.choose(subnet, &rebooted), Ok(address));
 }
 

@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
 };
 
 use super::Mac;
-use crate::netlink::{Netlink, NetlinkError};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]

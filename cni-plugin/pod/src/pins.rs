@@ -4,9 +4,9 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use sluice_abi::{Addr, Endpoint, map, program};
+use sluice_abi::{Addr, LocalPod, map, program};
 
-use crate::bpf::{BpfError, Map, obj_get};
+use sluice_bpf::{BpfError, Map, obj_get};
 
 /// What the agent left in bpffs.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct Dataplane {
     /// Runs on what the node's stack sends to the pod.
     pub to_pod: OwnedFd,
     /// The pods of this node.
-    pub endpoints: Map<Addr, Endpoint>,
+    pub local_pods: Map<Addr, LocalPod>,
 }
 
 impl Dataplane {
@@ -29,7 +29,7 @@ impl Dataplane {
         Ok(Dataplane {
             from_pod: obj_get(&programs.join(program::FROM_POD))?,
             to_pod: obj_get(&programs.join(program::TO_POD))?,
-            endpoints: open_endpoints(root)?,
+            local_pods: open_local_pods(root)?,
         })
     }
 }
@@ -38,6 +38,6 @@ impl Dataplane {
 ///
 /// # Errors
 /// If it is missing or of the wrong shape.
-pub fn open_endpoints(root: &Path) -> Result<Map<Addr, Endpoint>, BpfError> {
-    Map::open_pinned(root.join("maps").join(map::ENDPOINTS))
+pub fn open_local_pods(root: &Path) -> Result<Map<Addr, LocalPod>, BpfError> {
+    Map::open_pinned(root.join("maps").join(map::LOCAL_PODS))
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
-use crate::netlink::{Netlink, NetlinkError};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 /// An open network namespace.
 #[derive(Debug)]

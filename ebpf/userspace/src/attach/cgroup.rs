@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::{AttachError, Done, attach_multi, detach_multi, programs_multi};
-use crate::bpf::{AttachType, ProgInfo, Target};
+use crate::{AttachType, ProgInfo, Target};
 
 /// The attach type of the socket program with this name, which is the same word.
 impl AttachType {

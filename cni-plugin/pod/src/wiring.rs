@@ -5,7 +5,7 @@
 //! host:  slc0123456789a          10.244.1.7/32 proto 83    10.244.1.7 -> pod MAC, permanent
 //!        tc ingress: from_pod, tc egress: to_pod
 //! ```
-//! The programs stand on the host's end, and the pod has its row in `ENDPOINTS`, before any end is
+//! The programs stand on the host's end, and the pod has its row in `LOCAL_PODS`, before any end is
 //! up. The host's route comes last: where it is, the wire is complete.
 
 use std::fs;
@@ -15,15 +15,15 @@ use std::path::Path;
 
 use sluice_abi::Addr;
 
-use crate::attach::{AttachError, Direction, Mechanism, attach_device_by, device_programs};
-use crate::bpf::{self, BpfError};
-use crate::dataplane::Dataplane;
 use crate::device::{self, Link, ROUTE_PROTOCOL, Route, Veth};
-use crate::host;
 use crate::identity::{self, GATEWAY};
-use crate::ipam::Lease;
-use crate::netlink::{Netlink, NetlinkError};
+use crate::inventory;
+use crate::lease::Lease;
 use crate::netns::NetNs;
+use crate::pins::Dataplane;
+use sluice_bpf::attach::{AttachError, Direction, Mechanism, attach_device_by, device_programs};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
+use sluice_bpf::{self as bpf, BpfError};
 
 /// What wiring needs of the world.
 #[derive(Debug)]
@@ -112,7 +112,9 @@ impl Wire<'_> {
             attach_device_by(self.host, host_end.index, direction, prog, mechanism)
                 .map_err(|source| WireError::Attach { device: host_name.to_owned(), source })?;
         }
-        dataplane.endpoints.update(&lease.address.into(), &host::endpoint(lease, &host_end))?;
+        dataplane
+            .local_pods
+            .update(&lease.address.into(), &inventory::local_pod(lease, &host_end))?;
         // systemd-sysctl sets rp_filter on each new device as the distribution likes it.
         sysctl(host_name, "rp_filter", "0")?;
         sysctl(host_name, "forwarding", "1")?;
@@ -182,7 +184,7 @@ impl Wire<'_> {
                 ));
             }
         }
-        match dataplane.endpoints.lookup(&lease.address.into())? {
+        match dataplane.local_pods.lookup(&lease.address.into())? {
             Some(row) if row.ifindex == host_end.index && row.pod_mac == pod_mac => Ok(()),
             Some(_) => differs(format!("the dataplane has {} elsewhere", lease.address)),
             None => differs(format!("the dataplane does not know {}", lease.address)),
@@ -228,12 +230,12 @@ pub fn is_complete(host: &mut Netlink, lease: &Lease, oif: u32) -> Result<bool, 
     Ok(device::routes(host)?.iter().any(|route| same_way(route, &wanted)))
 }
 
-/// Removes a lease's row from `ENDPOINTS`; does nothing where no dataplane is loaded.
+/// Removes a lease's row from `LOCAL_PODS`; does nothing where no dataplane is loaded.
 ///
 /// # Errors
 /// The kernel's refusal to delete what is there.
-pub fn forget_endpoint(pins: &Path, lease: &Lease) -> Result<(), BpfError> {
-    let Ok(endpoints) = crate::dataplane::open_endpoints(pins) else { return Ok(()) };
+pub fn forget_local_pod(pins: &Path, lease: &Lease) -> Result<(), BpfError> {
+    let Ok(endpoints) = crate::pins::open_local_pods(pins) else { return Ok(()) };
     endpoints.delete(&Addr::from(lease.address)).map(|_| ())
 }
 

@@ -13,7 +13,7 @@ pub use link::{Link, Veth, create_veth, delete_link, link_by_index, link_by_name
 pub use neighbour::{add_neighbour, permanent_neighbour};
 pub use route::{Route, add_route, routes};
 
-use crate::netlink::{Netlink, NetlinkError};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 /// Marks every route that Sluice makes (`ip route show proto 83`), so that it is known from
 /// everybody else's.

@@ -1,14 +1,14 @@
 //! What the host's own devices tell of the pods: which leases live, which were forgotten, and
-//! the rows of `ENDPOINTS`.
+//! the rows of `LOCAL_PODS`.
 
 use std::collections::BTreeMap;
 
-use sluice_abi::{Addr, Endpoint};
+use sluice_abi::{Addr, LocalPod};
 
 use crate::device::{self, Link, ROUTE_PROTOCOL};
 use crate::identity;
-use crate::ipam::{Lease, Moment};
-use crate::netlink::{Netlink, NetlinkError};
+use crate::lease::{BootInstant, Lease};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 /// How long an ADD may be at work before its lease without a device counts as left over. The
 /// runtimes give up long before.
@@ -38,29 +38,23 @@ impl HostLinks {
 
     /// Whether a lease's pod may still be there. A veth pair dies with the pod's network
     /// namespace, so a lease without one is left over, unless its ADD may still be at work.
-    pub fn is_live(&self, lease: &Lease, now: &Moment) -> bool {
+    pub fn is_live(&self, lease: &Lease, now: &BootInstant) -> bool {
         self.of(lease).is_some() || lease.since.age(now).is_some_and(|age| age < ADD_LIMIT_SECONDS)
     }
 
-    /// The rows of `ENDPOINTS` that these leases stand for; a lease without a device has none.
-    pub fn endpoints(&self, leases: &[Lease]) -> Vec<(Addr, Endpoint)> {
+    /// The rows of `LOCAL_PODS` that these leases stand for; a lease without a device has none.
+    pub fn local_pods(&self, leases: &[Lease]) -> Vec<(Addr, LocalPod)> {
         leases
             .iter()
-            .filter_map(|lease| Some((lease.address.into(), endpoint(lease, self.of(lease)?))))
+            .filter_map(|lease| Some((lease.address.into(), local_pod(lease, self.of(lease)?))))
             .collect()
     }
 }
 
-/// The row of `ENDPOINTS` of a lease whose host end is `link`.
-pub fn endpoint(lease: &Lease, link: &Link) -> Endpoint {
+/// The row of `LOCAL_PODS` of a lease whose host end is `link`.
+pub fn local_pod(lease: &Lease, link: &Link) -> LocalPod {
     let (host_mac, pod_mac) = identity::macs(&lease.key);
-    Endpoint {
-        ifindex: link.index,
-        flags: 0,
-        rule_table: 0,
-        pod_mac,
-        host_mac: link.mac.unwrap_or(host_mac),
-    }
+    LocalPod { ifindex: link.index, pod_mac, host_mac: link.mac.unwrap_or(host_mac) }
 }
 
 /// The leases that the devices and routes of the host tell of, for when the state on disk is
@@ -71,7 +65,7 @@ pub fn endpoint(lease: &Lease, link: &Link) -> Endpoint {
 pub fn rebuild_leases(
     netlink: &mut Netlink,
     network: &str,
-    now: &Moment,
+    now: &BootInstant,
 ) -> Result<Vec<Lease>, NetlinkError> {
     let links = HostLinks::read(netlink)?;
     let by_index: BTreeMap<u32, &Link> = links.by_name.values().map(|l| (l.index, l)).collect();

@@ -11,8 +11,8 @@ use netlink_packet_route::tc::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{AttachError, Direction, Done, is_ours};
-use crate::bpf::{self, ProgInfo};
 use crate::netlink::Netlink;
+use crate::{self as bpf, ProgInfo};
 
 /// Priority of our filter; lower runs first, and others commonly start at 1.
 const PRIORITY: u32 = 100;

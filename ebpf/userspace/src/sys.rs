@@ -8,7 +8,7 @@ use zerocopy::{Immutable, IntoBytes};
 /// Numbers of `enum bpf_cmd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
-pub(super) enum Cmd {
+pub(crate) enum Cmd {
     MapLookup = 1,
     MapUpdate = 2,
     MapDelete = 3,
@@ -27,7 +27,7 @@ pub(super) enum Cmd {
 
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
-pub(super) struct ElemAttr {
+pub(crate) struct ElemAttr {
     pub map_fd: u32,
     pub pad: u32,
     pub key: u64,
@@ -38,7 +38,7 @@ pub(super) struct ElemAttr {
 
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
-pub(super) struct BatchAttr {
+pub(crate) struct BatchAttr {
     pub in_batch: u64,
     pub out_batch: u64,
     pub keys: u64,
@@ -51,7 +51,7 @@ pub(super) struct BatchAttr {
 
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
-pub(super) struct ObjAttr {
+pub(crate) struct ObjAttr {
     pub pathname: u64,
     pub bpf_fd: u32,
     pub file_flags: u32,
@@ -59,7 +59,7 @@ pub(super) struct ObjAttr {
 
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
-pub(super) struct AttachAttr {
+pub(crate) struct AttachAttr {
     /// A cgroup's descriptor or an interface index.
     pub target: u32,
     pub attach_bpf_fd: u32,
@@ -72,7 +72,7 @@ pub(super) struct AttachAttr {
 
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
-pub(super) struct IdAttr {
+pub(crate) struct IdAttr {
     pub id: u32,
     pub next_id: u32,
     pub open_flags: u32,
@@ -80,7 +80,7 @@ pub(super) struct IdAttr {
 
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
-pub(super) struct InfoAttr {
+pub(crate) struct InfoAttr {
     pub bpf_fd: u32,
     pub info_len: u32,
     pub info: u64,
@@ -88,7 +88,7 @@ pub(super) struct InfoAttr {
 
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
-pub(super) struct QueryAttr {
+pub(crate) struct QueryAttr {
     /// A cgroup's descriptor or an interface index.
     pub target: u32,
     pub attach_type: u32,
@@ -107,7 +107,7 @@ pub(super) struct QueryAttr {
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
 pub struct BpfError {
-    /// For people: "look up 10.244.1.7 in map ENDPOINTS".
+    /// For people: "look up 10.244.1.7 in map LOCAL_PODS".
     pub doing: String,
     /// The kernel's word.
     #[source]
@@ -129,10 +129,10 @@ impl BpfError {
 }
 
 /// Linux' own ENOTSUPP, which escapes to user space here and there.
-pub(super) const ENOTSUPP: Errno = 524;
+pub(crate) const ENOTSUPP: Errno = 524;
 
 /// Whether the kernel says "this command does not exist for this object".
-pub(super) fn unsupported(e: &io::Error) -> bool {
+pub(crate) fn unsupported(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
 }
 
@@ -141,7 +141,7 @@ pub(super) fn unsupported(e: &io::Error) -> bool {
 /// # Safety
 /// Every address in `attr` must be valid for what the command reads and writes there, until the
 /// call returns.
-pub(super) unsafe fn bpf<T: IntoBytes + Immutable>(cmd: Cmd, attr: &mut T) -> io::Result<i32> {
+pub(crate) unsafe fn bpf<T: IntoBytes + Immutable>(cmd: Cmd, attr: &mut T) -> io::Result<i32> {
     loop {
         // SAFETY: `attr` is a live struct of the size given; the addresses in it are the
         // caller's promise.

@@ -16,8 +16,8 @@ use sluice_abi::map;
 
 pub use cgroup::{attach_cgroup, cgroup_programs, detach_cgroup};
 
-use crate::bpf::{self, AttachType, BpfError, ProgInfo};
 use crate::netlink::{Netlink, NetlinkError};
+use crate::{self as bpf, AttachType, BpfError, ProgInfo};
 
 /// Which packets of a device, seen from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

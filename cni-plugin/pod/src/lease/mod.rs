@@ -2,9 +2,9 @@
 //! whatever happens to the machine.
 
 mod alloc;
-mod clock;
+mod boot_instant;
 mod store;
 
-pub use alloc::{AllocError, REST_SECONDS, Released, State, Subnet, SubnetError};
-pub use clock::Moment;
+pub use alloc::{AllocError, REUSE_DELAY_SECONDS, Released, State, Subnet, SubnetError};
+pub use boot_instant::BootInstant;
 pub use store::{Damage, Lease, LeaseKey, Loaded, LockedStore, Store, StoreError};

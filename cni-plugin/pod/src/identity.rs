@@ -5,7 +5,7 @@
 //! `default/web-0 eth0 4f1e...`.
 
 use crate::device::Mac;
-use crate::ipam::LeaseKey;
+use crate::lease::LeaseKey;
 
 /// The gateway that every pod sees: link-local, on no interface, reached by a permanent neighbour
 /// entry alone.

@@ -3,7 +3,7 @@
 //! An address is reserved, leased, resting or free. A free address that nobody has had since the
 //! state began is taken first, in order from the cursor; when the round is full, the one that has
 //! rested longest. So an address comes back as late as the range allows, and never before
-//! [`REST_SECONDS`]: a client that still talks to a pod that is gone must not meet a stranger.
+//! [`REUSE_DELAY_SECONDS`]: a client that still talks to a pod that is gone must not meet a stranger.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,12 +12,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Moment;
+use super::BootInstant;
 use super::store::{Lease, LeaseKey};
 
 /// How long a freed address stays unused: longer than clients take to notice (DNS caches of
 /// CoreDNS live 5 s, endpoint changes arrive within a second), shorter than anyone waits.
-pub const REST_SECONDS: u64 = 10;
+pub const REUSE_DELAY_SECONDS: u64 = 10;
 
 /// A node's IPv4 pod range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +118,7 @@ pub struct Released {
     /// The address.
     pub address: Ipv4Addr,
     /// When.
-    pub at: Moment,
+    pub at: BootInstant,
 }
 
 /// Why there is no address to give.
@@ -134,7 +134,7 @@ pub enum AllocError {
     },
     /// Some are free, but each was in use a moment ago.
     #[error(
-        "every free pod address of {subnet} was in use less than {REST_SECONDS} s ago; \
+        "every free pod address of {subnet} was in use less than {REUSE_DELAY_SECONDS} s ago; \
          the next is free in {seconds} s"
     )]
     Resting {
@@ -163,7 +163,7 @@ impl State {
     ///
     /// # Errors
     /// If none is to be had, and why.
-    pub fn choose(&mut self, subnet: Subnet, now: &Moment) -> Result<Ipv4Addr, AllocError> {
+    pub fn choose(&mut self, subnet: Subnet, now: &BootInstant) -> Result<Ipv4Addr, AllocError> {
         if self.subnet != Some(subnet) {
             self.subnet = Some(subnet);
             self.cursor = None;
@@ -190,8 +190,10 @@ impl State {
             .iter()
             .position(|r| subnet.holds(r.address) && !leased.contains(&r.address))
             .ok_or(AllocError::Exhausted { capacity: subnet.capacity(), subnet })?;
-        if let Some(age) = self.released[oldest].at.age(now).filter(|age| *age < REST_SECONDS) {
-            return Err(AllocError::Resting { subnet, seconds: REST_SECONDS - age });
+        if let Some(age) =
+            self.released[oldest].at.age(now).filter(|age| *age < REUSE_DELAY_SECONDS)
+        {
+            return Err(AllocError::Resting { subnet, seconds: REUSE_DELAY_SECONDS - age });
         }
         let address = self.released.remove(oldest).address;
         self.cursor = Some(address);
@@ -204,7 +206,7 @@ impl State {
     }
 
     /// Takes an attachment's lease away and lets its address rest.
-    pub fn release(&mut self, key: &LeaseKey, now: &Moment) -> Option<Lease> {
+    pub fn release(&mut self, key: &LeaseKey, now: &BootInstant) -> Option<Lease> {
         let at = self.leases.iter().position(|lease| lease.key == *key)?;
         let lease = self.leases.remove(at);
         self.released.retain(|r| r.address != lease.address);
@@ -213,7 +215,7 @@ impl State {
     }
 
     /// Releases every lease that `live` says no to; returns them.
-    pub fn reclaim(&mut self, now: &Moment, live: impl Fn(&Lease) -> bool) -> Vec<Lease> {
+    pub fn reclaim(&mut self, now: &BootInstant, live: impl Fn(&Lease) -> bool) -> Vec<Lease> {
         let dead: Vec<LeaseKey> =
             self.leases.iter().filter(|l| !live(l)).map(|l| l.key.clone()).collect();
         dead.iter().filter_map(|key| self.release(key, now)).collect()
