@@ -1,46 +1,45 @@
-//! kubectl as a person runs it.
+//! kubectl, with a deadline for every call.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
-/// Runs `kubectl <words>` with `input` on its standard input.
+use crate::process::{self, Finished};
+
+/// Longest time of one call. `rollout status` and `wait` have shorter time-outs of their own.
+const DEADLINE: Duration = Duration::from_secs(150);
+
+/// Runs `kubectl <arguments>` with `input` on its standard input, whatever its exit code.
 ///
 /// # Errors
-/// What kubectl wrote to stderr, when it does not end well.
-pub fn try_kubectl(words: &[&str], input: &str) -> Result<String, String> {
-    let mut child = Command::new("kubectl")
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("kubectl does not start: {e}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(|e| e.to_string())?;
-    }
-    let output = child.wait_with_output().map_err(|e| e.to_string())?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(format!(
-            "kubectl {}: {} {}",
-            words.join(" "),
-            text(&output.stdout),
-            text(&output.stderr)
-        ))
-    }
+/// If kubectl cannot be started or exceeds its deadline.
+pub fn kubectl_finished(arguments: &[&str], input: &str) -> Result<Finished, String> {
+    process::run(Command::new("kubectl").args(arguments), input, DEADLINE)
 }
 
-/// Runs `kubectl <words>` and ends the test where that fails.
-pub fn kubectl(words: &[&str]) -> String {
-    try_kubectl(words, "").unwrap_or_else(|e| panic!("{e}"))
+/// Runs `kubectl <arguments>` with `input` on its standard input.
+///
+/// # Errors
+/// The output, if the exit code is not 0.
+pub fn try_kubectl(arguments: &[&str], input: &str) -> Result<String, String> {
+    let finished = kubectl_finished(arguments, input)?;
+    if finished.code == Some(0) {
+        return Ok(finished.stdout);
+    }
+    let Finished { stdout, stderr, .. } = finished;
+    Err(format!("kubectl {}: {stdout} {stderr}", arguments.join(" ")))
 }
 
-/// `kubectl <words> -o json`, parsed.
-pub fn kubectl_json(words: &[&str]) -> Value {
-    let text = kubectl(&[words, &["-o", "json"]].concat());
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("kubectl {words:?}: {e}"))
+/// Runs `kubectl <arguments>` and fails the test if that fails.
+#[track_caller]
+pub fn kubectl(arguments: &[&str]) -> String {
+    try_kubectl(arguments, "").unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// `kubectl <arguments> -o json`, parsed.
+#[track_caller]
+pub fn kubectl_json(arguments: &[&str]) -> Value {
+    let text = kubectl(&[arguments, &["-o", "json"]].concat());
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("kubectl {arguments:?}: {e}"))
 }

@@ -1,19 +1,24 @@
-//! Behaviour of a real kind cluster, driven by kubectl.
+//! Behavior of a real kind cluster, driven by kubectl.
 //!
-//! `cargo xtask test --level cluster` makes the cluster, installs Sluice as a user does, and runs these
-//! tests with KUBECONFIG (and DOCKER_HOST, where the engine is not the machine's own) in the
-//! environment. A test makes a namespace of its own and takes it away again; what it waits for is a
-//! condition with a deadline, never a time.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+//! `cargo xtask test --level cluster` creates the cluster, installs Sluice as a user does, and runs
+//! these tests with KUBECONFIG (and DOCKER_HOST, where the engine is not the machine's own) in the
+//! environment. Each test creates a namespace and deletes it. Waiting is for conditions with a
+//! deadline, and every child process has one.
+//!
+//! Most tests are data: `cases/<name>/manifest.yaml` and `cases/<name>/steps.yaml` (see [`case`]).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
+pub mod artefacts;
+pub mod case;
 mod kubectl;
 mod namespace;
 mod node;
+pub mod process;
 mod wait;
 mod workload;
 
-pub use kubectl::{kubectl, kubectl_json, try_kubectl};
+pub use kubectl::{kubectl, kubectl_finished, kubectl_json, try_kubectl};
 pub use namespace::Namespace;
-pub use node::{Node, OutsideHost, docker, nodes, workers};
+pub use node::{Node, OutsideHost, docker, nodes, sluice, workers};
 pub use wait::eventually;
 pub use workload::{AGNHOST, client, client_on, replicas, server_on, service};

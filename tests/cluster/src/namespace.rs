@@ -1,20 +1,24 @@
-//! A namespace that a test has for itself.
+//! A namespace for one test.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::{eventually, kubectl, kubectl_json, try_kubectl};
+use crate::process::Finished;
+use crate::{artefacts, eventually, kubectl, kubectl_finished, kubectl_json, try_kubectl};
+
+/// Time for pods to become Ready; images are on the nodes already.
+const READY: Duration = Duration::from_secs(120);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A namespace, deleted when it is dropped, whatever became of the test.
+/// A namespace, deleted when dropped, also when the test fails.
 pub struct Namespace {
     /// Its name, unique in this run.
     pub name: String,
 }
 
 impl Namespace {
-    /// Makes `<subject>-<pid>-<n>`.
+    /// Creates `<subject>-<pid>-<n>`.
     pub fn new(subject: &str) -> Namespace {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{subject}-{}-{n}", std::process::id());
@@ -23,19 +27,23 @@ impl Namespace {
     }
 
     /// Applies manifests in this namespace.
+    #[track_caller]
     pub fn apply(&self, yaml: &str) {
         try_kubectl(&["-n", &self.name, "apply", "-f", "-"], yaml)
             .unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// kubectl in this namespace.
-    pub fn kubectl(&self, words: &[&str]) -> String {
-        kubectl(&[&["-n", &self.name], words].concat())
+    #[track_caller]
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl(&[&["-n", &self.name], arguments].concat())
     }
 
-    /// Waits until `count` pods with label `app=<app>` are Ready, and returns their addresses.
+    /// Waits until exactly `count` pods with label `app=<app>` are Ready and none terminates, and
+    /// returns their addresses.
+    #[track_caller]
     pub fn ready(&self, app: &str, count: usize) -> Vec<String> {
-        eventually(&format!("{count} ready pods of {app}"), Duration::from_secs(120), || {
+        eventually(&format!("{count} ready pods of {app}"), READY, || {
             let pods = self.pods(app);
             let ready: Vec<String> = pods
                 .iter()
@@ -48,15 +56,10 @@ impl Namespace {
                 .filter_map(|pod| pod["status"]["podIP"].as_str().map(str::to_owned))
                 .collect();
             if ready.len() == count {
-                Ok(ready)
-            } else {
-                Err(format!(
-                    "{} ready; {}",
-                    ready.len(),
-                    try_kubectl(&["-n", &self.name, "get", "pods", "-o", "wide"], "")
-                        .unwrap_or_else(|e| e)
-                ))
+                return Ok(ready);
             }
+            let list = try_kubectl(&["-n", &self.name, "get", "pods", "-o", "wide"], "");
+            Err(format!("{} ready; {}", ready.len(), list.unwrap_or_else(|e| e)))
         })
     }
 
@@ -68,7 +71,7 @@ impl Namespace {
     }
 
     /// The address of a pod.
-    pub fn address(&self, pod: &str) -> String {
+    pub fn pod_ip(&self, pod: &str) -> String {
         self.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"])
     }
 
@@ -77,25 +80,35 @@ impl Namespace {
         self.kubectl(&["get", "service", service, "-o", "jsonpath={.spec.clusterIP}"])
     }
 
-    /// Runs a shell line in a pod.
+    /// Runs a shell command in a pod, whatever its exit code.
     ///
     /// # Errors
-    /// What it wrote, when it does not end well.
-    pub fn sh(&self, pod: &str, line: &str) -> Result<String, String> {
-        try_kubectl(&["-n", &self.name, "exec", pod, "--", "sh", "-c", line], "")
+    /// If kubectl exceeds its deadline.
+    pub fn exec(&self, pod: &str, script: &str) -> Result<Finished, String> {
+        kubectl_finished(&["-n", &self.name, "exec", pod, "--", "sh", "-c", script], "")
     }
 
-    /// Runs a shell line in a pod until it ends well.
-    pub fn sh_eventually(&self, pod: &str, line: &str) -> String {
-        eventually(line, Duration::from_secs(30), || self.sh(pod, line))
+    /// Runs a shell command in a pod.
+    ///
+    /// # Errors
+    /// Its output, if the exit code is not 0.
+    pub fn sh(&self, pod: &str, script: &str) -> Result<String, String> {
+        try_kubectl(&["-n", &self.name, "exec", pod, "--", "sh", "-c", script], "")
+    }
+
+    /// Runs a shell command in a pod until its exit code is 0.
+    #[track_caller]
+    pub fn sh_eventually(&self, pod: &str, script: &str) -> String {
+        eventually(script, Duration::from_secs(30), || self.sh(pod, script))
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = try_kubectl(
-            &["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"],
-            "",
-        );
+        artefacts::save_if_failing(&self.name);
+        let delete = ["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"];
+        if let Err(e) = try_kubectl(&delete, "") {
+            eprintln!("namespace {} not deleted: {e}", self.name);
+        }
     }
 }

@@ -1,19 +1,27 @@
-//! The cluster's nodes, and a host beside them that is not part of the cluster.
+//! The cluster's nodes, and a host outside the cluster on the nodes' network.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::kubectl_json;
+use crate::process;
+
+/// Longest time of one docker call.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A node as the API shows it.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Its name, which is also its container's.
+    /// Name of the Node object and of the node's container.
     pub name: String,
-    /// Its InternalIP (the first IPv4 one).
+    /// The first IPv4 InternalIP.
     pub address: String,
-    /// Its pod range.
+    /// podCIDR.
     pub pod_cidr: Option<IpNet>,
     /// Whether its Ready condition is True.
     pub ready: bool,
@@ -54,60 +62,63 @@ pub fn workers() -> Vec<Node> {
     nodes().into_iter().filter(|n| !n.control_plane).collect()
 }
 
-/// Runs `docker <words>`.
+/// Runs `docker <arguments>`.
 ///
 /// # Errors
-/// What docker wrote, when it does not end well.
-pub fn docker(words: &[&str]) -> Result<String, String> {
-    let output = Command::new("docker").args(words).output().map_err(|e| e.to_string())?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(format!("docker {}: {}", words.join(" "), text(&output.stderr)))
+/// The output, if the exit code is not 0 or the deadline passes.
+pub fn docker(arguments: &[&str]) -> Result<String, String> {
+    let finished = process::run(Command::new("docker").args(arguments), "", DEADLINE)?;
+    match finished.code {
+        Some(0) => Ok(finished.stdout),
+        _ => Err(format!("docker {}: {}", arguments.join(" "), finished.stderr)),
     }
 }
 
-/// A container on the nodes' network that is no node: the outside. It answers every TCP connection
-/// to port 8080 with the address it sees as the client's, and UDP on the same port likewise.
+/// Runs `sluice <arguments>` in the agent's container on a node.
+///
+/// # Errors
+/// If no agent runs there, or the output with an exit code other than 0.
+pub fn sluice(node: &Node, arguments: &[&str]) -> Result<String, String> {
+    let selector = format!("spec.nodeName={}", node.name);
+    let find = ["-n", "sluice-system", "get", "pods", "--field-selector", &selector, "-o", "name"];
+    let pod = crate::try_kubectl(&find, "")?;
+    if pod.is_empty() {
+        return Err(format!("no agent on {}", node.name));
+    }
+    let exec = ["-n", "sluice-system", "exec", &pod, "-c", "agent", "--", "sluice"];
+    crate::try_kubectl(&[&exec[..], arguments].concat(), "")
+}
+
+/// A container on the nodes' network that is not a node. It answers TCP connections and UDP
+/// datagrams on port 8080 with the client address that it observes.
 pub struct OutsideHost {
     name: String,
-    /// Its address.
+    /// Its IPv4 address.
     pub address: String,
 }
 
 impl OutsideHost {
-    /// Starts one from the image that the nodes run.
+    /// Starts the container from the nodes' image.
     pub fn start() -> OutsideHost {
         let node = nodes().into_iter().next().expect("a cluster has a node");
         let image = docker(&["inspect", "-f", "{{.Config.Image}}", &node.name]).unwrap();
-        let name = format!("outside-{}", std::process::id());
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sluice-outside-{}-{n}", std::process::id());
         let script = "socat TCP-LISTEN:8080,fork,reuseaddr SYSTEM:'echo $SOCAT_PEERADDR' & \
                       exec socat UDP-RECVFROM:8080,fork SYSTEM:'echo $SOCAT_PEERADDR'";
-        docker(&[
-            "run",
-            "-d",
-            "--name",
-            &name,
-            "--network",
-            "kind",
-            "--entrypoint",
-            "sh",
-            &image,
-            "-c",
-            script,
-        ])
-        .unwrap();
+        let run = ["run", "-d", "--name", &name, "--network", "kind", "--entrypoint", "sh"];
+        let mut host = OutsideHost { name: name.clone(), address: String::new() };
+        docker(&[&run[..], &[&image, "-c", script]].concat()).unwrap();
         let format = "{{.NetworkSettings.Networks.kind.IPAddress}}";
-        let address = docker(&["inspect", "-f", format, &name]);
-        let mut host = OutsideHost { name, address: String::new() };
-        host.address = address.unwrap();
+        host.address = docker(&["inspect", "-f", format, &name]).unwrap();
         host
     }
 }
 
 impl Drop for OutsideHost {
     fn drop(&mut self) {
-        let _ = docker(&["rm", "-f", "-v", &self.name]);
+        if let Err(e) = docker(&["rm", "-f", "-v", &self.name]) {
+            eprintln!("container {} not removed: {e}", self.name);
+        }
     }
 }

@@ -3,7 +3,11 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-/// Asks again until `condition` is met, and tells the newest reason when `deadline` passes.
+/// How often a condition is evaluated.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// Evaluates `condition` until it holds. Fails the test with the last reason after `deadline`.
+#[track_caller]
 pub fn eventually<T, E: Display>(
     what: &str,
     deadline: Duration,
@@ -16,7 +20,7 @@ pub fn eventually<T, E: Display>(
             Err(reason) if start.elapsed() > deadline => {
                 panic!("{what}: not within {deadline:?}: {reason}")
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            Err(_) => std::thread::sleep(INTERVAL),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Manifests that tests share, as small as they can be.
+//! Manifests that tests in Rust share.
 
 use std::fmt::Write;
 
-/// Kubernetes' own test server and client, with a shell, curl and nc in it.
+/// Kubernetes' test server and client; the image also has a shell, curl, nc, dig and python3.
 pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.56";
 
 fn pod(name: &str, app: &str, node: Option<&str>, host_network: bool, command: &str) -> String {
@@ -25,22 +25,22 @@ spec:{node}
     )
 }
 
-/// A pod that waits for `kubectl exec`.
+/// A pod for `kubectl exec`.
 pub fn client(name: &str) -> String {
     pod(name, name, None, false, "[/agnhost, pause]")
 }
 
-/// A client on a node of the test's choice, with the node's own network if it asks for that.
+/// A pod for `kubectl exec` on `node`, on the host network if `host_network`.
 pub fn client_on(name: &str, node: &str, host_network: bool) -> String {
     pod(name, name, Some(node), host_network, "[/agnhost, pause]")
 }
 
-/// A pod of `app` on a node, which answers HTTP `/hostname` and UDP `hostname` on 8080 and `/clientip`.
+/// A pod of `app` on `node` that serves agnhost's netexec on TCP and UDP port 8080.
 pub fn server_on(name: &str, app: &str, node: &str) -> String {
     pod(name, app, Some(node), false, "[/agnhost, netexec, --http-port=8080, --udp-port=8080]")
 }
 
-/// A Deployment of servers that become Ready when they answer.
+/// A Deployment of netexec servers with a readiness probe.
 pub fn replicas(app: &str, count: usize) -> String {
     format!(
         "apiVersion: apps/v1

@@ -1,5 +1,5 @@
-//! What `kubectl apply -k deploy/` leaves behind.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+//! The result of `kubectl apply -k deploy/`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -24,13 +24,13 @@ fn all_nodes_are_ready_and_sluice_runs_on_each() {
 }
 
 #[test]
-fn nobody_else_runs_the_network() {
+fn no_other_network_component_runs() {
     let sets = kubectl(&["get", "daemonsets", "-A", "-o", "jsonpath={.items[*].metadata.name}"]);
     assert_eq!(sets, "sluice", "no kube-proxy, no other CNI");
 }
 
 #[test]
-fn everything_runs() {
+fn all_system_pods_run() {
     eventually("all pods to run", Duration::from_secs(120), || {
         let list = kubectl_json(&["get", "pods", "-n", "kube-system"]);
         let bad: Vec<String> = list["items"]
@@ -45,7 +45,7 @@ fn everything_runs() {
 }
 
 #[test]
-fn every_pod_address_lies_in_its_nodes_range() {
+fn every_pod_address_is_in_the_pod_cidr_of_its_node() {
     let nodes = nodes();
     let list = kubectl_json(&["get", "pods", "-A", "--field-selector=status.phase=Running"]);
     let mut seen = 0;
@@ -63,11 +63,11 @@ fn every_pod_address_lies_in_its_nodes_range() {
         );
         seen += 1;
     }
-    assert!(seen >= 2, "CoreDNS at least has addresses");
+    assert!(seen >= 2, "no pod with an address, not even CoreDNS");
 }
 
 #[test]
-fn the_rendered_manifest_is_what_kustomize_makes() {
+fn rendered_manifest_equals_kustomize_output() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
     let rendered = std::fs::read_to_string(format!("{root}/sluice.yaml")).unwrap();
     let body: String =
@@ -76,14 +76,19 @@ fn the_rendered_manifest_is_what_kustomize_makes() {
 }
 
 #[test]
-fn the_agent_may_read_what_it_watches_and_write_nothing() {
+fn agent_may_only_list_and_watch_what_it_uses() {
     let who = "--as=system:serviceaccount:sluice-system:sluice";
     for what in ["nodes", "services", "pods", "namespaces", "endpointslices.discovery.k8s.io"] {
         assert_eq!(kubectl(&["auth", "can-i", "watch", what, who]), "yes", "{what}");
     }
-    for (verb, what) in
-        [("get", "secrets"), ("create", "pods"), ("patch", "nodes"), ("delete", "services")]
-    {
+    for (verb, what) in [
+        ("get", "secrets"),
+        ("list", "configmaps"),
+        ("create", "pods"),
+        ("patch", "nodes"),
+        ("delete", "services"),
+        ("update", "endpointslices.discovery.k8s.io"),
+    ] {
         let answer = cluster_tests::try_kubectl(&["auth", "can-i", verb, what, who], "");
         assert!(answer.is_err_and(|e| e.contains("no")), "{verb} {what}");
     }

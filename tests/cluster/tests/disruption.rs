@@ -1,5 +1,6 @@
-//! The agent dies, nodes come and go. These run one after the other, and last.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+//! Agents that are killed or absent, nodes that leave and return. These tests disturb all others:
+//! `cargo xtask test` runs this file last, and they run one after the other.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -16,7 +17,7 @@ fn agents_ready() {
 }
 
 #[test]
-fn agents_killed_under_load_lose_nothing() {
+fn agents_killed_under_load_lose_no_request() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let ns = Namespace::new("kill");
     let workers = workers();
@@ -26,7 +27,7 @@ fn agents_killed_under_load_lose_nothing() {
     ns.ready("web", 2);
     let ip = ns.cluster_ip("web");
     ns.sh_eventually("client", &format!("curl -sf -m 3 http://{ip}/hostname"));
-    // New connections all the time, with every failure written down, while all agents are killed twice.
+    // Connections without pause, each failure logged, while all agents are killed twice.
     let load = format!(
         "rm -f /tmp/stop /tmp/log; (while [ ! -e /tmp/stop ]; do \
          curl -sf -m 2 -o /dev/null http://{ip}/hostname && echo ok || echo FAILED; done) > /tmp/log 2>&1 &"
@@ -35,7 +36,7 @@ fn agents_killed_under_load_lose_nothing() {
     for _ in 0..2 {
         let before = agent_ids();
         for node in nodes() {
-            // The agent's process dies as by a crash; kubelet starts it again.
+            // As by a crash; kubelet starts the container again.
             docker(&["exec", &node.name, "pkill", "-KILL", "-f", "sluice agent"]).unwrap();
         }
         eventually("new agents", Duration::from_secs(90), || {
@@ -48,11 +49,11 @@ fn agents_killed_under_load_lose_nothing() {
     ns.sh("client", "touch /tmp/stop").unwrap();
     let log = ns.sh("client", "grep -c ok /tmp/log; grep -c FAILED /tmp/log || true").unwrap();
     let counts: Vec<u32> = log.split_whitespace().map(|n| n.parse().unwrap()).collect();
-    assert!(counts[0] > 50, "too few requests to show anything: {counts:?}");
+    assert!(counts[0] > 50, "too few requests: {counts:?}");
     assert_eq!(counts[1], 0, "requests failed: {counts:?}");
 }
 
-/// The container ids of all agents that run.
+/// Container ids of all running agents.
 fn agent_ids() -> Vec<String> {
     kubectl(&[
         "-n",
@@ -68,7 +69,7 @@ fn agent_ids() -> Vec<String> {
 }
 
 #[test]
-fn pods_are_wired_while_no_agent_runs() {
+fn pods_are_created_while_no_agent_runs() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let ns = Namespace::new("away");
     let workers = workers();
@@ -77,7 +78,7 @@ fn pods_are_wired_while_no_agent_runs() {
     let patch = r#"{"spec":{"template":{"spec":{"nodeSelector":{"sluice.test/nowhere":"true"}}}}}"#;
     let _back = Restore;
     kubectl(&["-n", "sluice-system", "patch", "daemonset", "sluice", "-p", patch]);
-    eventually("no agent to run", Duration::from_secs(90), || {
+    eventually("removal of all agents", Duration::from_secs(90), || {
         let pods = kubectl(&["-n", "sluice-system", "get", "pods", "-o", "name"]);
         if pods.is_empty() { Ok(()) } else { Err(pods) }
     });
@@ -89,7 +90,7 @@ fn pods_are_wired_while_no_agent_runs() {
     );
 }
 
-/// Puts the DaemonSet back, also when the test failed.
+/// Restores the DaemonSet, also when the test fails.
 struct Restore;
 
 impl Drop for Restore {
@@ -105,7 +106,7 @@ impl Drop for Restore {
 }
 
 #[test]
-fn a_node_that_leaves_and_comes_back_is_followed() {
+fn node_that_leaves_and_returns_gets_its_routes_back() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let workers = workers();
     let (stays, leaves) = (&workers[0], &workers[1]);
@@ -115,12 +116,12 @@ fn a_node_that_leaves_and_comes_back_is_followed() {
     docker(&["exec", &leaves.name, "systemctl", "stop", "kubelet"]).unwrap();
     let _back = StartKubelet(&leaves.name);
     kubectl(&["delete", "node", &leaves.name, "--wait=true"]);
-    eventually("the route to go", Duration::from_secs(30), || match routes() {
+    eventually("removal of the route", Duration::from_secs(30), || match routes() {
         Ok(text) if !text.contains(&range) => Ok(()),
         other => Err(format!("{other:?}")),
     });
     docker(&["exec", &leaves.name, "systemctl", "start", "kubelet"]).unwrap();
-    let node = eventually("the node to come back Ready", Duration::from_secs(120), || {
+    let node = eventually("the node to be Ready again", Duration::from_secs(120), || {
         nodes()
             .into_iter()
             .find(|n| n.name == leaves.name && n.ready && n.pod_cidr.is_some())

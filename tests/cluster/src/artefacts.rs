@@ -1,0 +1,48 @@
+//! State of the cluster at the moment a test fails, below `target/test-artefacts/cluster/<test>/`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+
+use crate::{docker, nodes, try_kubectl};
+
+/// Saves agent logs, agent state and the objects of `namespace` if the current test is failing.
+pub fn save_if_failing(namespace: &str) {
+    if !thread::panicking() {
+        return;
+    }
+    let test = thread::current().name().unwrap_or("unnamed").replace("::", "-");
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../target/test-artefacts/cluster")
+        .join(test);
+    if fs::create_dir_all(&dir).is_err() {
+        return;
+    }
+    let save = |name: &str, result: Result<String, String>| {
+        let text = result.unwrap_or_else(|e| e);
+        let _ = fs::write(dir.join(name), text + "\n");
+    };
+    let objects = "pods,services,endpointslices,events";
+    save("objects.yaml", try_kubectl(&["-n", namespace, "get", objects, "-o", "yaml"], ""));
+    let system = ["-n", "sluice-system"];
+    save("agents.txt", try_kubectl(&[&system[..], &["get", "pods", "-o", "wide"]].concat(), ""));
+    let selector = ["logs", "-l", "app.kubernetes.io/name=sluice", "--prefix", "--tail=2000"];
+    save("agents.log", try_kubectl(&[&system[..], &selector].concat(), ""));
+    // `nodes` fails the test where the API server is away; there is nothing to save then.
+    if try_kubectl(&["get", "nodes", "-o", "name"], "").is_err() {
+        return;
+    }
+    for node in nodes() {
+        for command in ["ip -4 route", "ip neigh", "ip -d link"] {
+            let words =
+                [&["exec", node.name.as_str()], &command.split(' ').collect::<Vec<_>>()[..]];
+            let name = format!("{}-{}.txt", node.name, command.replace(' ', "-"));
+            save(&name, docker(&words.concat()));
+        }
+        for command in ["status", "service", "endpoint", "conntrack", "counters"] {
+            let name = format!("{}-sluice-{command}.json", node.name);
+            save(&name, crate::sluice(&node, &[command, "-o", "json"]));
+        }
+    }
+    println!("artefacts: {}", dir.display());
+}
