@@ -1,13 +1,34 @@
-//! Which device leads to the other nodes. Pure.
+//! The node's own network as the agent sees it: devices, addresses, the default route, and the
+//! choice of the uplink. Pure.
 
 use std::net::IpAddr;
 
-use super::{Facts, Link};
+use sluice_pod::device::Link;
 
-/// How the uplink is found.
+/// An address of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Index of the device that has it.
+    pub ifindex: u32,
+}
+
+/// Devices and addresses of the node at one point in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostState {
+    /// Every device.
+    pub links: Vec<Link>,
+    /// Every address outside the loopback ranges, sorted.
+    pub addresses: Vec<LocalAddress>,
+    /// Device of the IPv4 default route with the lowest metric, else of the IPv6 one.
+    pub default_route: Option<u32>,
+}
+
+/// How the uplink is chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UplinkChoice {
-    /// The device that has the node's InternalIP, else the one of the default route.
+    /// The device that has the node's InternalIP, else the device of the default route.
     Auto,
     /// The device of this name.
     Named(String),
@@ -24,24 +45,29 @@ pub struct Uplink {
     pub v6: Option<IpAddr>,
 }
 
-/// Why there is no uplink.
+/// Why no device can be the uplink.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UplinkError {
-    /// The device named by flag is not there.
-    #[error("--uplink: there is no device {0}")]
+    /// The device named by flag does not exist.
+    #[error("--uplink: device {0} does not exist")]
     NoSuchDevice(String),
-    /// Nothing to go by.
+    /// No device has an InternalIP, and there is no default route.
     #[error(
-        "no device has an InternalIP of this node and there is no default route: give --uplink"
+        "no device has an InternalIP of this node and there is no default route: set --uplink"
     )]
     Unknown,
 }
 
-impl Facts {
+impl HostState {
+    /// The device with this index.
+    pub fn link(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
     /// The uplink of a node with these InternalIPs.
     ///
     /// # Errors
-    /// If the device named is not there, or nothing tells which it is.
+    /// The named device does not exist; or no InternalIP and no default route leads to a device.
     pub fn uplink(
         &self,
         choice: &UplinkChoice,
@@ -51,7 +77,7 @@ impl Facts {
             UplinkChoice::Named(name) => self
                 .links
                 .iter()
-                .find(|l| &l.name == name)
+                .find(|link| &link.name == name)
                 .ok_or_else(|| UplinkError::NoSuchDevice(name.clone()))?,
             UplinkChoice::Auto => {
                 let by_address = internal_ips.iter().find_map(|ip| {
@@ -59,30 +85,30 @@ impl Facts {
                 });
                 by_address
                     .or(self.default_route)
-                    .and_then(|index| self.links.iter().find(|l| l.index == index))
+                    .and_then(|index| self.link(index))
                     .ok_or(UplinkError::Unknown)?
             }
         };
-        let pick = |v4: bool| {
-            let on_it = |a: &IpAddr| {
-                a.is_ipv4() == v4
-                    && self.addresses.iter().any(|l| l.ifindex == link.index && l.address == *a)
-            };
-            let first_global = || {
-                self.addresses
-                    .iter()
-                    .filter(|l| l.ifindex == link.index)
-                    .map(|l| l.address)
-                    .find(|a| a.is_ipv4() == v4 && !is_link_local(a))
-            };
-            internal_ips.iter().copied().find(on_it).or_else(first_global)
-        };
-        Ok(Uplink { link: link.clone(), v4: pick(true), v6: pick(false) })
+        let address = |v4: bool| self.address_on(link.index, v4, internal_ips);
+        Ok(Uplink { link: link.clone(), v4: address(true), v6: address(false) })
+    }
+
+    /// The node's address of one family on a device: an InternalIP if it is there, else the first
+    /// address that is not link-local.
+    fn address_on(&self, ifindex: u32, v4: bool, internal_ips: &[IpAddr]) -> Option<IpAddr> {
+        let mut on_device = self
+            .addresses
+            .iter()
+            .filter(|a| a.ifindex == ifindex && a.address.is_ipv4() == v4)
+            .map(|a| a.address);
+        let internal =
+            internal_ips.iter().copied().find(|ip| on_device.clone().any(|address| address == *ip));
+        internal.or_else(|| on_device.find(|address| !is_link_local(address)))
     }
 }
 
-fn is_link_local(a: &IpAddr) -> bool {
-    match a {
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),
     }
@@ -90,48 +116,64 @@ fn is_link_local(a: &IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::LocalAddress;
     use super::*;
 
-    fn facts() -> Facts {
+    fn host() -> HostState {
         let link = |index, name: &str| Link {
             index,
             name: name.to_owned(),
+            mac: None,
+            alias: None,
             mtu: 1500,
             up: true,
-            loopback: false,
         };
         let address = |a: &str, ifindex| LocalAddress { address: a.parse().unwrap(), ifindex };
-        Facts {
+        HostState {
             links: vec![link(2, "eth0"), link(3, "eth1")],
             addresses: vec![
+                address("169.254.7.7", 2),
                 address("172.18.0.2", 2),
                 address("172.18.0.9", 2),
-                address("fe80::1", 2),
-                address("fc00::2", 2),
                 address("192.168.7.7", 3),
+                address("fc00::2", 2),
+                address("fe80::1", 2),
             ],
             default_route: Some(3),
         }
     }
 
-    #[test]
-    fn internal_ip_wins_over_the_default_route() {
-        let up = facts().uplink(&UplinkChoice::Auto, &["172.18.0.9".parse().unwrap()]).unwrap();
-        assert_eq!(up.link.name, "eth0");
-        assert_eq!(up.v4.unwrap().to_string(), "172.18.0.9");
-        assert_eq!(up.v6.unwrap().to_string(), "fc00::2");
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
     }
 
     #[test]
-    fn default_route_where_the_internal_ip_is_on_no_device() {
-        let up = facts().uplink(&UplinkChoice::Auto, &["10.9.9.9".parse().unwrap()]).unwrap();
-        assert_eq!((up.link.name.as_str(), up.v6), ("eth1", None));
+    fn device_of_the_internal_ip_precedes_the_default_route() {
+        let uplink = host().uplink(&UplinkChoice::Auto, &ips(&["172.18.0.9"])).unwrap();
+        assert_eq!(uplink.link.name, "eth0");
+        assert_eq!(uplink.v4.unwrap().to_string(), "172.18.0.9");
+        assert_eq!(uplink.v6.unwrap().to_string(), "fc00::2");
     }
 
     #[test]
-    fn a_device_that_is_not_there_is_named() {
-        let e = facts().uplink(&UplinkChoice::Named("bond0".into()), &[]).unwrap_err();
-        assert_eq!(e.to_string(), "--uplink: there is no device bond0");
+    fn default_route_decides_if_no_device_has_the_internal_ip() {
+        let uplink = host().uplink(&UplinkChoice::Auto, &ips(&["10.9.9.9"])).unwrap();
+        assert_eq!((uplink.link.name.as_str(), uplink.v6), ("eth1", None));
+        assert_eq!(uplink.v4.unwrap().to_string(), "192.168.7.7");
+    }
+
+    #[test]
+    fn first_global_address_is_used_if_the_internal_ip_is_elsewhere() {
+        let choice = UplinkChoice::Named("eth0".to_owned());
+        let uplink = host().uplink(&choice, &ips(&["192.168.7.7"])).unwrap();
+        assert_eq!(uplink.v4.unwrap().to_string(), "172.18.0.2");
+    }
+
+    #[test]
+    fn error_names_the_missing_device_or_the_flag() {
+        let host = HostState { default_route: None, ..host() };
+        let e = host.uplink(&UplinkChoice::Named("bond0".into()), &[]).unwrap_err();
+        assert_eq!(e.to_string(), "--uplink: device bond0 does not exist");
+        let e = host.uplink(&UplinkChoice::Auto, &[]).unwrap_err();
+        assert_eq!(e, UplinkError::Unknown);
     }
 }

@@ -1,9 +1,9 @@
-//! What became of packets: the kernel's counters, summed over the CPUs.
+//! Packet counters of the programs, summed over the CPUs.
 
 use sluice_abi::{Counter, DropReason, Outcome};
 use sluice_bpf::{BpfError, Map};
 
-/// One line of the counters.
+/// One counter.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Count {
     /// `drop` or `outcome`.
@@ -16,10 +16,10 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// Reads every counter, drop reasons first, in the order of their numbers.
+/// Reads every counter: drop reasons first, in the order of their numbers.
 ///
 /// # Errors
-/// What the kernel says.
+/// The map cannot be read.
 pub fn read(map: &Map<u32, Counter>) -> Result<Vec<Count>, BpfError> {
     let drops = DropReason::ALL.iter().map(|r| ("drop", r.label(), r.counter_index()));
     let outcomes = Outcome::ALL.iter().map(|o| ("outcome", o.label(), o.counter_index()));

@@ -1,63 +1,50 @@
-//! Pods that run follow the MTU of the uplink.
+//! MTU of running pods.
 //!
-//! A new MTU reaches new pods by the CNI configuration; those that run would go on sending packets
-//! that no longer fit. Only pods that have the old MTU are changed: another one was somebody's
-//! choice (a `tuning` plugin behind ours).
+//! The CNI configuration gives new pods the uplink's MTU. When the uplink's MTU changes, pods that
+//! have the former one follow: they would send packets that no longer fit. Another MTU was chosen
+//! by somebody else (a `tuning` plugin after Sluice) and is left alone.
 
-use std::path::Path;
+use sluice_bpf::error_chain;
+use sluice_pod::inventory::HostLinks;
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use sluice_bpf::netlink::{Netlink, NetlinkError};
-use sluice_pod::device;
-use sluice_pod::lease::{Lease, Store};
-use sluice_pod::netns::{NetNs, NetNsError};
+use super::{NotReconciled, Reconciler, all_or_failed};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
 
-use crate::endpoints::namespace_path;
+/// Sets the MTU of pods that have a former MTU of the uplink.
+pub struct ReconcilePodMtu;
 
-/// Why a pod keeps its MTU.
-#[derive(Debug, thiserror::Error)]
-enum MtuError {
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    #[error(transparent)]
-    NetNs(#[from] NetNsError),
-}
+impl Reconciler for ReconcilePodMtu {
+    fn concern(&self) -> Concern {
+        Concern::PodMtu
+    }
 
-/// Changes both ends of the veth pairs of all pods with MTU `old` to `new`; tells how many pods
-/// there were.
-///
-/// # Errors
-/// When leases or devices cannot be read at all; a single pod that fails is logged.
-pub fn change(state_dir: &Path, old: u32, new: u32) -> anyhow::Result<usize> {
-    let mut netlink = Netlink::open()?;
-    let mut changed = 0;
-    for lease in Store::new(state_dir).read()?.leases {
-        match change_pod(&mut netlink, &lease, old, new) {
-            Ok(did) => changed += usize::from(did),
-            Err(e) => {
-                tracing::warn!(pod = %lease.owner(), error = %e, "pod keeps its MTU of {old}");
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        let Some(mtu) = state.pod_mtu().filter(|_| !state.old_mtus().is_empty()) else {
+            return Ok(());
+        };
+        let links = HostLinks::from_links(kernel.links()?);
+        let (mut changed, mut failures) = (0, Vec::new());
+        for lease in kernel.leases()? {
+            let Some(link) = links.of(&lease) else { continue };
+            if link.mtu == mtu || !state.old_mtus().contains(&link.mtu) {
+                continue;
+            }
+            match kernel.set_pod_mtu(&lease, mtu) {
+                Ok(done) => changed += usize::from(done),
+                Err(e) => failures.push(format!("pod {}: {}", lease.owner(), error_chain(&e))),
             }
         }
+        if changed > 0 {
+            tracing::info!(mtu, pods = changed, "MTU of pods changed");
+        }
+        all_or_failed(&failures)?;
+        state.clear_old_mtus();
+        Ok(())
     }
-    Ok(changed)
-}
-
-fn change_pod(netlink: &mut Netlink, lease: &Lease, old: u32, new: u32) -> Result<bool, MtuError> {
-    let host_end = device::link_by_name(netlink, &lease.host_ifname)?;
-    let (Some(_), Some(namespace)) = (host_end.filter(|l| l.mtu == old), namespace_path(lease))
-    else {
-        return Ok(false);
-    };
-    let mut inside = NetNs::open(&namespace)?.netlink()?;
-    set(&mut inside, &lease.key.ifname, new)?;
-    set(netlink, &lease.host_ifname, new)?;
-    Ok(true)
-}
-
-fn set(netlink: &mut Netlink, device: &str, mtu: u32) -> Result<(), NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![LinkAttribute::IfName(device.to_owned()), LinkAttribute::Mtu(mtu)];
-    let doing = format!("set the MTU of {device} to {mtu}");
-    netlink.change(RouteNetlinkMessage::SetLink(message), 0, &doing)
 }

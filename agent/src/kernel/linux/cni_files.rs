@@ -1,28 +1,20 @@
-//! The two files that make kubelet's container runtime use Sluice: the CNI binary and the CNI
-//! configuration.
+//! The CNI binary and the CNI configuration in the directories of the container runtime.
 //!
-//! Both are written beside their place and renamed into it, so that nobody ever reads half a
-//! file, and only when their content differs. The configuration is what makes a node Ready, so
-//! the event loop asks for it only once the dataplane works.
+//! A file is written beside its final path and renamed, so that no reader sees part of it, and only
+//! if its content differs.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
-use serde_json::json;
-
-/// Name of the configuration; the runtime takes the first in alphabetical order.
+/// Name of the configuration; the runtime uses the first in alphabetical order.
 pub const CONF_NAME: &str = "10-sluice.conflist";
+
 /// Name of the installed binary, equal to `"type"` in the configuration.
 pub const BINARY_NAME: &str = "sluice";
-/// Version of the configuration: what every runtime that Kubernetes still supports reads. Nothing
-/// of 1.1.0 is needed, and with it containerd would take a failing STATUS for a node without
-/// network.
-const CNI_VERSION: &str = "1.0.0";
 
-/// A file cannot be put into place.
+/// A file that cannot be installed or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("install {path}")]
 pub struct InstallError {
@@ -31,29 +23,11 @@ pub struct InstallError {
     source: io::Error,
 }
 
-/// The configuration for a node with these pods.
-pub fn conf(subnet: &IpNet, mtu: u32, state_dir: &Path) -> String {
-    let conf = json!({
-        "cniVersion": CNI_VERSION,
-        "name": "sluice",
-        "plugins": [{
-            "type": BINARY_NAME,
-            "subnet": subnet.to_string(),
-            "mtu": mtu,
-            "stateDir": state_dir,
-            // The bandwidth plugin, where somebody chains it, needs the ingress qdisc for itself:
-            // with the rates told, the CNI binary leaves it free.
-            "capabilities": { "bandwidth": true },
-        }],
-    });
-    format!("{conf:#}\n")
-}
-
-/// Writes the configuration if it differs; tells whether it did.
+/// Writes the configuration if it differs. Returns whether it did.
 ///
 /// # Errors
-/// Names the file.
-pub fn write_conf(dir: &Path, text: &str) -> Result<bool, InstallError> {
+/// The file cannot be written or renamed.
+pub fn write_config(dir: &Path, text: &str) -> Result<bool, InstallError> {
     let path = dir.join(CONF_NAME);
     if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
         return Ok(false);
@@ -62,8 +36,8 @@ pub fn write_conf(dir: &Path, text: &str) -> Result<bool, InstallError> {
     Ok(true)
 }
 
-/// Configurations in `dir` that the runtime prefers to ours.
-pub fn preferred_to_ours(dir: &Path) -> Vec<String> {
+/// Names of the configurations in `dir` that precede [`CONF_NAME`] in alphabetical order.
+pub fn preceding_configs(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut names: Vec<String> = entries
         .flatten()
@@ -76,10 +50,10 @@ pub fn preferred_to_ours(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Installs the CNI binary if it differs from `from`; tells whether it did.
+/// Installs the CNI binary if the installed one differs from `from`. Returns whether it did.
 ///
 /// # Errors
-/// Names the file.
+/// `from` cannot be read, or the file cannot be written or renamed.
 pub fn install_binary(from: &Path, dir: &Path) -> Result<bool, InstallError> {
     let path = dir.join(BINARY_NAME);
     if same_content(from, &path) {
@@ -91,10 +65,10 @@ pub fn install_binary(from: &Path, dir: &Path) -> Result<bool, InstallError> {
     Ok(true)
 }
 
-/// Removes what this module writes.
+/// Removes a file that this module wrote. Returns whether it existed.
 ///
 /// # Errors
-/// Names the file.
+/// The file cannot be removed.
 pub fn remove(path: &Path) -> Result<bool, InstallError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -108,8 +82,8 @@ fn replace(
     mode: u32,
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), InstallError> {
-    // A name that no container runtime takes for a configuration, in the same folder because
-    // runtimes do not notice what is moved in from elsewhere.
+    // A suffix that no runtime reads, in the same directory: runtimes do not notice a file that is
+    // moved in from another one.
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".sluice-new");
     let beside = path.with_file_name(name);
@@ -122,7 +96,7 @@ fn replace(
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         write(&mut file)?;
         file.sync_all()?;
-        // A binary that is open for writing cannot be run.
+        // A binary that is open for writing cannot be executed (ETXTBSY).
         drop(file);
         fs::rename(&beside, path)
     })();
@@ -155,38 +129,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conf_is_a_list_with_the_nodes_range() {
-        let subnet = "10.244.1.0/24".parse().unwrap();
-        let text = conf(&subnet, 1400, Path::new("/var/lib/sluice/cni"));
-        let v: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(v["plugins"][0]["subnet"], "10.244.1.0/24");
-        assert_eq!(v["plugins"][0]["mtu"], 1400);
-        assert_eq!(v["plugins"][0]["type"], "sluice");
-        assert_eq!(v["cniVersion"], "1.0.0");
-    }
-
-    #[test]
-    fn written_once_and_nothing_is_left_beside_it() {
+    fn config_is_written_if_it_differs_and_no_other_file_is_left() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(write_conf(dir.path(), "a").unwrap());
-        assert!(!write_conf(dir.path(), "a").unwrap());
-        assert!(write_conf(dir.path(), "b").unwrap());
+        assert!(write_config(dir.path(), "a").unwrap());
+        assert!(!write_config(dir.path(), "a").unwrap());
+        assert!(write_config(dir.path(), "b").unwrap());
         let names: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
         assert_eq!(names.len(), 1);
         assert_eq!(fs::read_to_string(dir.path().join(CONF_NAME)).unwrap(), "b");
     }
 
     #[test]
-    fn a_conf_that_the_runtime_prefers_is_told() {
+    fn configs_that_precede_are_listed() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["05-other.conf", "10-kindnet.conflist", "99-x.conflist", "00-readme"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        assert_eq!(preferred_to_ours(dir.path()), ["05-other.conf", "10-kindnet.conflist"]);
+        assert_eq!(preceding_configs(dir.path()), ["05-other.conf", "10-kindnet.conflist"]);
     }
 
     #[test]
-    fn binary_is_installed_by_rename_and_executable() {
+    fn binary_is_executable_and_replaced_if_it_differs() {
         let dir = tempfile::tempdir().unwrap();
         let from = dir.path().join("sluice-cni");
         fs::write(&from, vec![7u8; 20_000]).unwrap();

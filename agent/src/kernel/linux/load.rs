@@ -1,9 +1,9 @@
-//! Object bytes -> maps and programs in the kernel, pinned.
+//! Loads the eBPF object: maps and programs in the kernel, pinned. Nothing is attached here.
 //!
-//! Maps that are pinned already are taken over, contents and all, if their shape is exactly what
-//! the object wants (aya would take any); otherwise they start empty. A program whose code and
-//! maps are the very same as the pinned one's is left alone; another is pinned beside it and
-//! renamed over it, so that the CNI binary finds one at every instant. Nothing is attached here.
+//! A pinned map is kept with its contents if its shape is exactly the one that the object declares
+//! (aya checks less); otherwise it is replaced by an empty one. A pinned program is kept if its code
+//! and its maps are the same; otherwise the new one is pinned beside it and renamed over it, so that
+//! the CNI binary finds a program at any time.
 
 use std::fs;
 use std::io;
@@ -16,18 +16,18 @@ use aya_obj::EbpfSectionKind;
 use sluice_abi::{pin, program};
 use sluice_bpf::{self as bpf};
 
-/// The eBPF object; empty if it was not built before the agent.
+/// The eBPF object; empty if the agent was built without it.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
 
-/// Number of `bpf_set_retval` in the kernel's list of helpers.
+/// Helper number of `bpf_set_retval`.
 const BPF_FUNC_SET_RETVAL: aya_obj::generated::bpf_func_id =
     aya_obj::generated::bpf_func_id::BPF_FUNC_set_retval;
 
-/// Why the dataplane could not be loaded.
+/// Why the programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// This binary was built without the eBPF object.
-    #[error("this binary holds no eBPF programs: build it with `cargo xtask build`")]
+    /// The agent was built without the eBPF object.
+    #[error("this binary contains no eBPF programs: build it with `cargo xtask build`")]
     NoObject,
     /// The object cannot be parsed.
     #[error("eBPF object: {0}")]
@@ -38,25 +38,25 @@ pub enum LoadError {
     /// The kernel refused a program.
     #[error("load program {name}")]
     Program {
-        /// Its name.
+        /// Name of the program.
         name: &'static str,
-        /// Why, with the verifier's words.
+        /// The cause, with the verifier's log.
         #[source]
         source: Box<ProgramError>,
     },
     /// The object lacks a program.
     #[error("the eBPF object has no program {0}")]
     NoProgram(&'static str),
-    /// bpffs refused something.
+    /// A path in bpffs could not be created, removed or renamed.
     #[error("pin {path}")]
     Pin {
-        /// Path in bpffs.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// What the kernel knows of a pin cannot be read.
+    /// A pinned object could not be opened or inspected.
     #[error(transparent)]
     Bpf(#[from] bpf::BpfError),
 }
@@ -64,22 +64,22 @@ pub enum LoadError {
 /// What [`load`] did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// Maps that were taken over.
+    /// Pinned maps that were kept.
     pub maps_kept: usize,
-    /// Maps that were made.
+    /// Maps that were created.
     pub maps_created: usize,
-    /// Maps that were pinned with another shape, and were replaced by empty ones.
+    /// Pinned maps of another shape, replaced by empty ones.
     pub maps_replaced: Vec<String>,
-    /// Programs that were left alone.
+    /// Pinned programs that were kept.
     pub programs_kept: usize,
-    /// Programs that were pinned, anew or over an older one.
+    /// Programs that were pinned, some of them over an older one.
     pub programs_pinned: usize,
 }
 
 /// Loads and pins everything below [`pin::ROOT`].
 ///
 /// # Errors
-/// The first thing that fails; what was pinned before stays and does no harm.
+/// The first step that failed. Objects pinned before it stay pinned.
 pub fn load() -> Result<Loaded, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
@@ -93,7 +93,7 @@ pub fn load() -> Result<Loaded, LoadError> {
             .map_err(|source| LoadError::Pin { path: dir.into(), source })?;
     }
     let mut loaded = Loaded::default();
-    let shapes = wanted_shapes()?;
+    let shapes = declared_shapes()?;
     for shape in &shapes {
         keep_or_unpin(shape, &maps_dir.join(&shape.name), &mut loaded)?;
     }
@@ -106,8 +106,8 @@ pub fn load() -> Result<Loaded, LoadError> {
         .unwrap_or(false),
     );
     let mut loader = EbpfLoader::new();
-    // The programs need no relocation against the kernel's own types; without them aya does not
-    // hold megabytes of them.
+    // The programs have no relocations against kernel types; without BTF, aya does not allocate
+    // megabytes for it.
     loader.btf(None).override_global("HAVE_SET_RETVAL", &have_set_retval, false);
     for shape in &shapes {
         loader.map_pin_path(&shape.name, maps_dir.join(&shape.name));
@@ -133,7 +133,7 @@ pub fn load() -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
-/// Gives memory that loading needed back to the system; parsed type information is large.
+/// Returns memory that loading used to the system; parsed type information is large.
 pub fn trim_heap() {
     // SAFETY: malloc_trim takes no pointers and may be called at any time.
     #[cfg(target_env = "gnu")]
@@ -142,7 +142,7 @@ pub fn trim_heap() {
     }
 }
 
-/// The shape of a map, as the object asks for it or as the kernel knows it.
+/// The shape of a map, as the object declares it or as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shape {
     name: String,
@@ -153,7 +153,7 @@ struct Shape {
     flags: u32,
 }
 
-fn wanted_shapes() -> Result<Vec<Shape>, LoadError> {
+fn declared_shapes() -> Result<Vec<Shape>, LoadError> {
     let object = aya_obj::Object::parse(OBJECT).map_err(|e| LoadError::Object(e.to_string()))?;
     let mut shapes: Vec<Shape> = object
         .maps
@@ -183,7 +183,7 @@ fn keep_or_unpin(wanted: &Shape, path: &Path, loaded: &mut Loaded) -> Result<(),
         }
         Err(e) => return Err(e.into()),
     };
-    // What is pinned there may also be no map at all.
+    // Another kind of object may be pinned there.
     let found = bpf::map_info(&fd).ok().map(|i| Shape {
         name: wanted.name.clone(),
         map_type: i.map_type,
@@ -196,7 +196,7 @@ fn keep_or_unpin(wanted: &Shape, path: &Path, loaded: &mut Loaded) -> Result<(),
         loaded.maps_kept += 1;
         return Ok(());
     }
-    tracing::warn!(map = %wanted.name, ?found, ?wanted, "pinned map has another shape: it starts empty");
+    tracing::warn!(map = %wanted.name, ?found, ?wanted, "pinned map has another shape: replaced by an empty map");
     fs::remove_file(path).map_err(|source| LoadError::Pin { path: path.to_owned(), source })?;
     loaded.maps_replaced.push(wanted.name.clone());
     Ok(())
@@ -211,9 +211,8 @@ fn pinned_map_ids(shapes: &[Shape]) -> Result<Vec<u32>, LoadError> {
     Ok(ids)
 }
 
-/// Whether two programs have the same code and use the same pinned maps. Constants live in a map
-/// of their own that is new with every load; they depend on the kernel alone, which pins don't
-/// outlive.
+/// Whether two programs have the same code and use the same pinned maps. Constants are in a map
+/// that is created with every load; they depend on the kernel only, and pins end with the kernel.
 fn same(a: &bpf::ProgInfo, b: &bpf::ProgInfo, pinned_maps: &[u32]) -> bool {
     let pinned = |p: &bpf::ProgInfo| {
         let mut ids: Vec<u32> =
@@ -246,7 +245,7 @@ fn pin_program(
         Err(e) if e.errno() == libc::ENOENT => {}
         Err(e) => return Err(e.into()),
     }
-    // bpffs knows no names with dots.
+    // bpffs refuses names with dots.
     let beside = Path::new(pin::PROGRAMS).join(format!("{name}_new"));
     match fs::remove_file(&beside) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),

@@ -1,9 +1,9 @@
-//! Tells when the node's network changed, from netlink's multicast groups.
+//! Notifications about the node's network, from netlink's multicast groups.
 //!
-//! Goes quiet for a moment after each change, so that a burst (a device going down takes all its
-//! routes along) becomes one event. Messages can be lost when the kernel's buffer overflows: the
-//! event loop also looks by the clock.
+//! A burst (a device that goes down takes its routes along) becomes one event. Notifications are
+//! lost when the socket's buffer overflows; the periodic resync of the loop covers them.
 
+use std::io;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -11,35 +11,35 @@ use netlink_packet_core::NetlinkPayload;
 use rtnetlink::MulticastGroup;
 use tokio::sync::mpsc;
 
-use super::{HostError, concerns_the_node};
+use super::network::affects_node;
 
-/// How long further messages are taken together with the first.
-const QUIET: Duration = Duration::from_millis(50);
+/// How long further notifications are merged with the first.
+const BURST: Duration = Duration::from_millis(50);
 
-/// Calls `changed` after each change, until it returns false.
+/// Sends `changed()` after each change, until the receiver is closed. Must be called inside a tokio
+/// runtime.
 ///
 /// # Errors
-/// If no netlink socket can be had.
+/// The netlink socket cannot be opened.
 pub fn spawn<E: Send + 'static>(
     events: mpsc::Sender<E>,
     changed: impl Fn() -> E + Send + 'static,
-) -> Result<(), HostError> {
+) -> io::Result<()> {
     let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
-    ])
-    .map_err(HostError::Socket)?;
+    ])?;
     tokio::spawn(connection);
     tokio::spawn(async move {
         while let Some((message, _)) = messages.next().await {
             let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
-            if !concerns_the_node(&message) {
+            if !affects_node(&message) {
                 continue;
             }
-            tokio::time::sleep(QUIET).await;
+            tokio::time::sleep(BURST).await;
             while let Ok(_more) = messages.try_recv() {}
             if events.send(changed()).await.is_err() {
                 return;

@@ -1,212 +1,105 @@
-//! The node's own network, as far as Sluice touches it: which device leads to the other nodes,
-//! which addresses are the node's, routes to the other nodes' pods, forwarding.
-//!
-//! In: netlink. Out: [`Facts`] for the tables, routes in the kernel. Reads and writes only the
-//! network namespace it runs in, and of the routes only those that carry [`routes::PROTOCOL`].
+//! Devices, addresses and default route of the network namespace that the agent runs in.
 
-pub mod monitor;
-pub mod routes;
-pub mod sysctl;
-mod uplink;
-
-use std::net::IpAddr;
-
-use futures::TryStreamExt;
-use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
+use sluice_pod::device;
+use sluice_pod::identity::HOST_PREFIX;
 
-pub use uplink::{Uplink, UplinkChoice};
+use super::routes;
+use crate::host::{HostState, LocalAddress};
 
-/// What went wrong on netlink.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// A request was refused.
-    #[error("netlink: {doing}")]
-    Netlink {
-        /// What was being done.
-        doing: String,
-        /// The kernel's answer.
-        #[source]
-        source: rtnetlink::Error,
-    },
-    /// No socket.
-    #[error("netlink socket")]
-    Socket(#[source] std::io::Error),
+/// Reads [`HostState`].
+///
+/// # Errors
+/// A dump failed, or was interrupted each time.
+pub fn host_state(netlink: &mut Netlink) -> Result<HostState, NetlinkError> {
+    let links = device::links(netlink)?;
+    let mut addresses = addresses(netlink)?;
+    addresses.sort();
+    addresses.dedup();
+    Ok(HostState { links, addresses, default_route: default_route(netlink)? })
 }
 
-/// A network device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Interface index.
-    pub index: u32,
-    /// Name.
-    pub name: String,
-    /// Bytes.
-    pub mtu: u32,
-    /// Administratively up.
-    pub up: bool,
-    /// The loopback device.
-    pub loopback: bool,
+fn addresses(netlink: &mut Netlink) -> Result<Vec<LocalAddress>, NetlinkError> {
+    let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let answers = netlink.dump(query, "list the addresses")?;
+    Ok(answers.iter().filter_map(local_address).collect())
 }
 
-/// An address of the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LocalAddress {
-    /// The address.
-    pub address: IpAddr,
-    /// The device that has it.
-    pub ifindex: u32,
+/// The address in an answer, unless it is a loopback address. On a device with a peer, IFA_LOCAL is
+/// the node's address; IPv6 addresses have IFA_ADDRESS only.
+fn local_address(answer: &RouteNetlinkMessage) -> Option<LocalAddress> {
+    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    let local = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })?;
+    (!address.is_loopback()).then_some(LocalAddress { address, ifindex: message.header.index })
 }
 
-/// What is true of the node now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Every device.
-    pub links: Vec<Link>,
-    /// Every address but the loopback ranges, sorted.
-    pub addresses: Vec<LocalAddress>,
-    /// Device of the IPv4 default route with the lowest metric, else of the IPv6 one.
-    pub default_route: Option<u32>,
-}
-
-/// A connection to the kernel's routing tables. Its task lives as long as the runtime.
-#[derive(Clone)]
-pub struct Host {
-    handle: rtnetlink::Handle,
-}
-
-impl Host {
-    /// Opens the connection; must be called inside a tokio runtime.
-    ///
-    /// # Errors
-    /// If no netlink socket can be had.
-    pub fn open() -> Result<Host, HostError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(HostError::Socket)?;
-        tokio::spawn(connection);
-        Ok(Host { handle })
-    }
-
-    /// Reads [`Facts`].
-    ///
-    /// # Errors
-    /// When one of the dumps fails.
-    pub async fn facts(&self) -> Result<Facts, HostError> {
-        let links = self.links().await?;
-        let mut addresses = self.addresses().await?;
-        addresses.sort();
-        addresses.dedup();
-        let default_route = self.default_route().await?;
-        Ok(Facts { links, addresses, default_route })
-    }
-
-    async fn links(&self) -> Result<Vec<Link>, HostError> {
-        let mut stream = self.handle.link().get().execute();
-        let mut links = Vec::new();
-        while let Some(m) = stream.try_next().await.map_err(failed("list links"))? {
-            let mut link = Link {
-                index: m.header.index,
-                name: String::new(),
-                mtu: 0,
-                up: m.header.flags.contains(LinkFlags::Up),
-                loopback: m.header.flags.contains(LinkFlags::Loopback),
-            };
-            for a in m.attributes {
-                match a {
-                    LinkAttribute::IfName(name) => link.name = name,
-                    LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                    _ => {}
-                }
-            }
-            links.push(link);
+fn default_route(netlink: &mut Netlink) -> Result<Option<u32>, NetlinkError> {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let routes = main_table(netlink, family)?;
+        let defaults = routes.iter().filter(|m| {
+            m.header.destination_prefix_length == 0 && m.header.kind == RouteType::Unicast
+        });
+        let best = defaults.filter_map(device_and_metric).min_by_key(|(_, metric)| *metric);
+        if let Some((device, _)) = best {
+            return Ok(Some(device));
         }
-        Ok(links)
     }
-
-    async fn addresses(&self) -> Result<Vec<LocalAddress>, HostError> {
-        let mut stream = self.handle.address().get().execute();
-        let mut all = Vec::new();
-        while let Some(m) = stream.try_next().await.map_err(failed("list addresses"))? {
-            // IFA_LOCAL is ours where a device has a peer; IPv6 knows IFA_ADDRESS alone.
-            let local = m.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Local(ip) => Some(*ip),
-                _ => None,
-            });
-            let address = local.or_else(|| {
-                m.attributes.iter().find_map(|a| match a {
-                    AddressAttribute::Address(ip) => Some(*ip),
-                    _ => None,
-                })
-            });
-            if let Some(address) = address.filter(|a| !a.is_loopback()) {
-                all.push(LocalAddress { address, ifindex: m.header.index });
-            }
-        }
-        Ok(all)
-    }
-
-    async fn default_route(&self) -> Result<Option<u32>, HostError> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut best: Option<(u32, u32)> = None;
-            for m in self.routes(family).await? {
-                if m.header.destination_prefix_length != 0 || m.header.kind != RouteType::Unicast {
-                    continue;
-                }
-                let (mut device, mut metric) = (None, 0);
-                for a in &m.attributes {
-                    match a {
-                        RouteAttribute::Oif(index) => device = Some(*index),
-                        RouteAttribute::Priority(p) => metric = *p,
-                        _ => {}
-                    }
-                }
-                if let Some(device) = device
-                    && best.is_none_or(|(m, _)| metric < m)
-                {
-                    best = Some((metric, device));
-                }
-            }
-            if let Some((_, device)) = best {
-                return Ok(Some(device));
-            }
-        }
-        Ok(None)
-    }
-
-    /// One dump of the main table.
-    async fn routes(&self, family: AddressFamily) -> Result<Vec<RouteMessage>, HostError> {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        let mut stream = Box::pin(self.handle.route().get(request).execute());
-        let mut all = Vec::new();
-        while let Some(m) = stream.try_next().await.map_err(failed("list routes"))? {
-            if m.header.table == netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN {
-                all.push(m);
-            }
-        }
-        Ok(all)
-    }
+    Ok(None)
 }
 
-/// Builds a [`HostError::Netlink`].
-fn failed(doing: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> HostError {
-    let doing = doing.into();
-    move |source| HostError::Netlink { doing, source }
+fn device_and_metric(message: &RouteMessage) -> Option<(u32, u32)> {
+    let (mut device, mut metric) = (None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    Some((device?, metric))
 }
 
-/// Whether a multicast message can change [`Facts`] or our routes. Devices of pods come and go
-/// all the time and change neither.
-fn concerns_the_node(message: &RouteNetlinkMessage) -> bool {
+/// One dump of the main table.
+///
+/// # Errors
+/// The dump failed, or was interrupted each time.
+pub fn main_table(
+    netlink: &mut Netlink,
+    family: AddressFamily,
+) -> Result<Vec<RouteMessage>, NetlinkError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family;
+    let answers = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list the routes")?;
+    let routes = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewRoute(message) => Some(message),
+        _ => None,
+    });
+    Ok(routes.filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN).collect())
+}
+
+/// Whether a notification can change [`HostState`] or a route of the agent. Devices and routes of
+/// single pods change often and affect neither.
+pub fn affects_node(message: &RouteNetlinkMessage) -> bool {
     match message {
         RouteNetlinkMessage::NewLink(m) | RouteNetlinkMessage::DelLink(m) => {
-            !m.attributes.iter().any(|a| {
-                matches!(a, LinkAttribute::IfName(n) if n.starts_with(crate::endpoints::VETH_PREFIX))
-            })
+            let veth = |a: &LinkAttribute| matches!(a, LinkAttribute::IfName(n) if n.starts_with(HOST_PREFIX));
+            !m.attributes.iter().any(veth)
         }
-        RouteNetlinkMessage::NewAddress(_)
-        | RouteNetlinkMessage::DelAddress(_) => true,
-        RouteNetlinkMessage::DelRoute(m) => !routes::belongs_to_a_pod(m),
+        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => true,
+        RouteNetlinkMessage::DelRoute(m) => !routes::leads_to_pod(m),
         RouteNetlinkMessage::NewRoute(m) => m.header.destination_prefix_length == 0,
         _ => false,
     }
@@ -215,32 +108,59 @@ fn concerns_the_node(message: &RouteNetlinkMessage) -> bool {
 #[cfg(test)]
 mod tests {
     use netlink_packet_route::link::LinkMessage;
+    use netlink_packet_route::route::{RouteAddress, RouteProtocol};
+    use sluice_pod::device::ROUTE_PROTOCOL;
 
     use super::*;
 
     #[test]
-    fn devices_of_pods_concern_nobody_but_pods() {
+    fn veths_of_pods_do_not_affect_the_node() {
         let link = |name: &str| {
             let mut m = LinkMessage::default();
             m.attributes.push(LinkAttribute::IfName(name.to_owned()));
             RouteNetlinkMessage::NewLink(m)
         };
-        assert!(concerns_the_node(&link("eth0")));
-        assert!(!concerns_the_node(&link("slc0123456789a")));
+        assert!(affects_node(&link("eth0")));
+        assert!(!affects_node(&link("slc0123456789a")));
     }
 
     #[test]
-    fn routes_of_pods_concern_nobody_but_pods() {
+    fn routes_of_pods_do_not_affect_the_node() {
         let mut pod = RouteMessage::default();
-        pod.header.protocol = netlink_packet_route::route::RouteProtocol::from(routes::PROTOCOL);
+        pod.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
         pod.header.kind = RouteType::Unicast;
         pod.header.destination_prefix_length = 32;
-        assert!(!concerns_the_node(&RouteNetlinkMessage::DelRoute(pod.clone())));
-        assert!(!concerns_the_node(&RouteNetlinkMessage::NewRoute(pod.clone())));
+        assert!(!affects_node(&RouteNetlinkMessage::DelRoute(pod.clone())));
+        assert!(!affects_node(&RouteNetlinkMessage::NewRoute(pod.clone())));
         let mut other = pod;
-        other.attributes.push(RouteAttribute::Gateway(
-            netlink_packet_route::route::RouteAddress::Inet([172, 18, 0, 3].into()),
-        ));
-        assert!(concerns_the_node(&RouteNetlinkMessage::DelRoute(other)));
+        other
+            .attributes
+            .push(RouteAttribute::Gateway(RouteAddress::Inet([172, 18, 0, 3].into())));
+        assert!(affects_node(&RouteNetlinkMessage::DelRoute(other)));
+    }
+
+    #[test]
+    fn local_address_precedes_the_peer_and_loopback_is_left_out() {
+        let answer = |attributes| {
+            let mut m = AddressMessage::default();
+            m.header.index = 4;
+            m.attributes = attributes;
+            local_address(&RouteNetlinkMessage::NewAddress(m)).map(|a| a.address.to_string())
+        };
+        let ip = |text: &str| text.parse().unwrap();
+        let peer = AddressAttribute::Address(ip("10.0.0.2"));
+        let found = answer(vec![peer, AddressAttribute::Local(ip("10.0.0.1"))]);
+        assert_eq!(found.as_deref(), Some("10.0.0.1"));
+        assert_eq!(answer(vec![AddressAttribute::Address(ip("fc00::1"))]).unwrap(), "fc00::1");
+        assert_eq!(answer(vec![AddressAttribute::Local(ip("127.0.0.1"))]), None);
+    }
+
+    #[test]
+    fn route_without_a_device_is_no_default_route() {
+        let mut m = RouteMessage::default();
+        m.attributes = vec![RouteAttribute::Priority(7)];
+        assert_eq!(device_and_metric(&m), None);
+        m.attributes.push(RouteAttribute::Oif(3));
+        assert_eq!(device_and_metric(&m), Some((3, 7)));
     }
 }

@@ -1,114 +1,17 @@
-//! The pods of this node: leases of the CNI binary against the table of endpoints.
-//!
-//! CNI ADD and DEL keep both in step without the agent; this repairs what a crash or an upgrade
-//! left: rows that lack, rows of pods that are gone, programs on each pod's veth, leases whose
-//! sandbox vanished without a DEL.
+//! Leases, network namespaces and MTU of the pods on this node.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use sluice_abi::{Addr, LocalPod};
-use sluice_bpf::BpfError;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
-use sluice_pod::device;
-use sluice_pod::inventory::HostLinks;
 use sluice_pod::lease::{BootInstant, Lease, Store, StoreError};
+use sluice_pod::netns::{NetNs, NetNsError};
 
-use crate::dataplane::attach::{HookError, Hooks};
-use crate::dataplane::maps::Maps;
+use crate::kernel::KernelError;
 
-/// How names of the host ends of veth pairs begin.
-pub const VETH_PREFIX: &str = sluice_pod::identity::HOST_PREFIX;
-
-/// What could not be repaired.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    /// The leases cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The table cannot be read or written.
-    #[error(transparent)]
-    Map(#[from] BpfError),
-    /// A device cannot be read.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    /// Programs could not be attached.
-    #[error("pod {pod}")]
-    Hook {
-        /// Whose.
-        pod: String,
-        /// Why.
-        #[source]
-        source: Box<HookError>,
-    },
-}
-
-/// What [`repair`] did.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Repaired {
-    /// Pods of this node.
-    pub pods: usize,
-    /// Rows written because they were missing or wrong.
-    pub rows_written: usize,
-    /// Rows removed because no device is there.
-    pub rows_removed: usize,
-    /// Pods whose programs were attached or replaced.
-    pub attached: usize,
-}
-
-/// Brings the table of endpoints and the programs on veths in line with the leases.
-///
-/// # Errors
-/// When leases or table cannot be read; the first pod that could not be served, after all others.
-pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repaired, EndpointError> {
-    let mut netlink = Netlink::open()?;
-    let mut leases = Store::new(state_dir).read()?.leases;
-    let links = HostLinks::read(&mut netlink)?;
-    // ADD takes a link up when everything is in place; before that it is ADD's alone.
-    leases.retain(|lease| links.of(lease).is_some_and(|link| link.up));
-    let wanted: BTreeMap<Addr, LocalPod> = links.local_pods(&leases).into_iter().collect();
-    let owner = |addr: &Addr| {
-        leases.iter().find(|l| Addr::from(l.address) == *addr).map(Lease::owner).unwrap_or_default()
-    };
-    let mut done = Repaired { pods: wanted.len(), ..Repaired::default() };
-    let mut failed = Vec::new();
-    let rows: BTreeMap<Addr, LocalPod> = maps.local_pods.entries()?.into_iter().collect();
-    for (addr, endpoint) in &wanted {
-        match hooks.pod(endpoint.ifindex) {
-            Ok(changed) => done.attached += usize::from(changed),
-            Err(source) => {
-                failed.push((endpoint.ifindex, owner(addr), source));
-                // A pod without programs must not be reachable as one.
-                continue;
-            }
-        }
-        let right = rows.get(addr).is_some_and(|row| {
-            (row.ifindex, row.pod_mac, row.host_mac)
-                == (endpoint.ifindex, endpoint.pod_mac, endpoint.host_mac)
-        });
-        if !right {
-            maps.local_pods.update(addr, endpoint)?;
-            done.rows_written += 1;
-        }
-    }
-    let devices: BTreeSet<u32> =
-        device::links(&mut netlink)?.into_iter().map(|l| l.index).collect();
-    for (addr, row) in &rows {
-        // ADD writes the row before it is done: only what has no device is surely old.
-        if !wanted.contains_key(addr) && !devices.contains(&row.ifindex) {
-            maps.local_pods.delete(addr)?;
-            done.rows_removed += 1;
-        }
-    }
-    // A pod that went meanwhile is no failure.
-    match failed.into_iter().find(|(ifindex, ..)| devices.contains(ifindex)) {
-        Some((_, pod, source)) => Err(EndpointError::Hook { pod, source: Box::new(source) }),
-        None => Ok(done),
-    }
-}
-
-/// A pod's network namespace as the lease names it, or where the agent's own image sees it.
+/// A pod's network namespace as its lease names it, or as the agent's image sees it, where
+/// /var/run is not a link to /run.
 pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
     if lease.netns.is_empty() {
         return None;
@@ -120,52 +23,33 @@ pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
     }
 }
 
-/// Namespaces of all pods of this node.
-pub fn namespaces(state_dir: &Path) -> Vec<PathBuf> {
-    let leases = Store::new(state_dir).read().map(|s| s.leases).unwrap_or_default();
-    leases.iter().filter_map(namespace_path).collect()
-}
-
-/// A lease in the words of the command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// The pod's address.
-    pub address: IpAddr,
-    /// Host end of its veth pair.
-    pub device: String,
-    /// `namespace/name`.
-    pub pod: String,
-    /// Container id of its sandbox.
-    pub container: String,
-}
-
-/// All leases, or none where they cannot be read.
-pub fn names(state_dir: &Path) -> Vec<Named> {
-    let leases = Store::new(state_dir).read().map(|s| s.leases).unwrap_or_default();
-    leases
-        .into_iter()
-        .map(|l| Named {
-            address: IpAddr::V4(l.address),
-            pod: l.owner(),
-            device: l.host_ifname,
-            container: l.key.container_id,
-        })
-        .collect()
-}
-
-/// Frees the leases whose sandbox is gone for good (a reboot, a crash in the middle of ADD): the
-/// veth pair dies with the sandbox's namespace. Returns their owners.
+/// Releases leases that still read as given.
 ///
 /// # Errors
-/// When the leases cannot be read or written.
-pub fn reclaim(state_dir: &Path) -> anyhow::Result<Vec<String>> {
-    let store = Store::new(state_dir);
-    let links = HostLinks::read(&mut Netlink::open()?)?;
-    let now = BootInstant::now()?;
-    let live = |lease: &Lease| links.is_live(lease, &now);
-    if store.read()?.leases.iter().all(live) {
-        return Ok(Vec::new());
-    }
-    let freed = store.reclaim(&now, live)?;
-    Ok(freed.iter().map(Lease::owner).collect())
+/// The store cannot be locked, read or written.
+pub fn release(store: &Store, now: &BootInstant, leases: &[Lease]) -> Result<(), StoreError> {
+    store.reclaim(now, |lease| !leases.contains(lease)).map(drop)
+}
+
+/// Sets the MTU of both ends of a pod's veth pair. Returns false if the network namespace is gone
+/// or unknown.
+///
+/// # Errors
+/// The namespace cannot be entered, or a device refuses the MTU.
+pub fn set_mtu(netlink: &mut Netlink, lease: &Lease, mtu: u32) -> Result<bool, KernelError> {
+    let Some(path) = namespace_path(lease) else { return Ok(false) };
+    let mut inside = match NetNs::open(&path) {
+        Err(NetNsError::Missing) => return Ok(false),
+        other => other?.netlink()?,
+    };
+    set_device_mtu(&mut inside, &lease.key.ifname, mtu)?;
+    set_device_mtu(netlink, &lease.host_ifname, mtu)?;
+    Ok(true)
+}
+
+fn set_device_mtu(netlink: &mut Netlink, device: &str, mtu: u32) -> Result<(), NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(device.to_owned()), LinkAttribute::Mtu(mtu)];
+    let operation = format!("set the MTU of {device} to {mtu}");
+    netlink.change(RouteNetlinkMessage::SetLink(message), 0, &operation)
 }

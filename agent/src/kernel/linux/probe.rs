@@ -1,33 +1,33 @@
-//! What the kernel and its mounts must offer, said in one line when they don't.
+//! Requirements on the kernel and its mounts.
 
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use sluice_abi::pin;
 
-/// Oldest kernel that Sluice supports.
+/// Oldest supported kernel.
 pub const MIN_KERNEL: (u32, u32) = (5, 15);
 /// First kernel with tcx (commit e420bed02507); older ones use clsact.
 const TCX_KERNEL: (u32, u32) = (6, 6);
-/// First kernel with `bpf_set_retval` (commit b44123b4a3dc), by which a socket program answers
-/// "connection refused".
+/// First kernel with `bpf_set_retval` (commit b44123b4a3dc), with which a socket program returns
+/// ECONNREFUSED.
 const SET_RETVAL_KERNEL: (u32, u32) = (5, 18);
 
-/// What was found.
+/// Result of [`run`].
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Findings {
     /// `uname -r`.
     pub kernel: String,
-    /// What keeps Sluice from running here, each with its remedy.
+    /// Requirements that are not met, each with its remedy.
     pub missing: Vec<String>,
-    /// What works by other means on this kernel.
+    /// Optional features of newer kernels that are absent, and their replacement.
     pub notes: Vec<String>,
     /// The cgroup v2 mount that socket programs attach to.
     pub cgroup_root: Option<PathBuf>,
 }
 
 impl Findings {
-    /// Everything that is missing in one line, or `None`.
+    /// All unmet requirements in one line; `None` if all are met.
     pub fn missing_line(&self) -> Option<String> {
         (!self.missing.is_empty()).then(|| {
             format!("this node lacks: {} (kernel {})", self.missing.join("; "), self.kernel)
@@ -35,8 +35,8 @@ impl Findings {
     }
 }
 
-/// Looks at the kernel, bpffs, BTF and the cgroup mount (`cgroup_root`, else the usual places).
-pub fn look(cgroup_root: Option<&Path>) -> Findings {
+/// Checks kernel version, bpffs, BTF and the cgroup mount (`cgroup_root`, else the usual paths).
+pub fn run(cgroup_root: Option<&Path>) -> Findings {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel = kernel.trim().to_owned();
     let mut missing = Vec::new();
@@ -47,11 +47,11 @@ pub fn look(cgroup_root: Option<&Path>) -> Findings {
         }
         Some(v) => {
             if v < TCX_KERNEL {
-                notes.push("tcx absent (6.6): tc programs attach by clsact".to_owned());
+                notes.push("tcx absent (6.6): tc programs are attached by clsact".to_owned());
             }
             if v < SET_RETVAL_KERNEL {
                 notes.push(
-                    "bpf_set_retval absent (5.18): Services without endpoints are refused by the packet path"
+                    "bpf_set_retval absent (5.18): the packet path rejects connections to Services without endpoints"
                         .to_owned(),
                 );
             }
@@ -75,13 +75,13 @@ pub fn look(cgroup_root: Option<&Path>) -> Findings {
     Findings { kernel, missing, notes, cgroup_root }
 }
 
-/// Whether `path` is a mount point, or lies on a file system, of this type.
+/// Whether `path` is on a file system of this type.
 pub fn is_fs(path: &Path, magic: FsType) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type() == magic)
 }
 
-/// The cgroup v2 root: the one given (where a v1 hierarchy may have it below as `unified`), else
-/// the usual mounts of the node, seen from a pod or directly.
+/// The cgroup v2 root: the given path (or `unified` below it, next to a v1 hierarchy), else the
+/// usual mounts, as seen from a pod and from the node.
 fn find_cgroup_root(given: Option<&Path>) -> Option<PathBuf> {
     let bases: Vec<PathBuf> = match given {
         Some(path) => vec![path.to_owned()],
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_as_distributions_write_them() {
+    fn kernel_releases_of_distributions_are_parsed() {
         for (text, want) in [
             ("6.18.0", Some((6, 18))),
             ("5.15.0-91-generic", Some((5, 15))),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_things_come_in_one_line() {
+    fn unmet_requirements_are_reported_in_one_line() {
         let f = Findings {
             kernel: "5.4.0".into(),
             missing: vec!["kernel 5.15 or newer".into(), "bpffs".into()],

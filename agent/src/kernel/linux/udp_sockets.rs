@@ -1,13 +1,12 @@
-//! Ends UDP sockets whose backend is gone.
+//! Destroys UDP sockets that are connected to removed backends.
 //!
-//! A connected UDP socket was translated once, at connect(2). When its backend leaves the Service
-//! nothing tells the program; destroying the socket does (recv gives ECONNABORTED), and a resolver
-//! or a client library connects anew, to a backend that lives. Unconnected sockets are translated
-//! at each send and need nothing.
+//! A connected UDP socket is translated once, in connect(2). When its backend leaves the Service,
+//! the program is not informed; destroying the socket makes recv(2) fail with ECONNABORTED, and a
+//! resolver or client library connects again, to another backend. Unconnected sockets are
+//! translated at each send and are left alone.
 //!
-//! The kernel does not tell whether a socket was translated: a socket that a program connected to
-//! the very address and port of the backend by itself is ended too. Its peer is gone as well, or
-//! about to go, but for a backend that only stopped being ready.
+//! The kernel does not report whether a socket was translated: a socket that a program connected
+//! directly to the backend's address and port is destroyed too.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -18,8 +17,10 @@ use std::path::{Path, PathBuf};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sched::{CloneFlags, setns};
-use sluice_abi::{Addr, Backend, proto};
+use sluice_abi::{Addr, PortBe, proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::kernel::Peer;
 
 /// linux/sock_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -29,7 +30,7 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// A connected UDP socket calls itself established (TCP_ESTABLISHED).
+/// State of a connected UDP socket: TCP_ESTABLISHED.
 const ESTABLISHED: u32 = 1 << 1;
 
 #[repr(C)]
@@ -69,7 +70,7 @@ struct Request {
 /// Start of `struct inet_diag_msg`
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-struct Answer {
+struct Response {
     family: u8,
     state: u8,
     timer: u8,
@@ -79,80 +80,84 @@ struct Answer {
 
 const _: () = assert!(size_of::<Header>() == 16 && size_of::<Request>() == 56);
 
-/// Ends the UDP sockets connected to `backends`, in the node's own network namespace and in those
-/// that `namespaces` names, on a thread of its own because it changes namespaces.
-pub fn end_stale_udp(backends: &[Backend], namespaces: impl FnOnce() -> Vec<PathBuf>) {
-    let stale: BTreeSet<(Addr, u16)> =
-        backends.iter().filter(|b| b.proto == proto::UDP).map(|b| (b.addr, b.port.get())).collect();
-    if stale.is_empty() {
-        return;
-    }
-    let namespaces = namespaces();
+/// Destroys the UDP sockets connected to `peers`, in the node's network namespace and in
+/// `namespaces`. Runs in a thread of its own, because it changes its network namespace.
+///
+/// # Errors
+/// The thread cannot be started. Later failures are logged.
+pub fn destroy_in_background(
+    peers: BTreeSet<Peer>,
+    namespaces: BTreeSet<PathBuf>,
+) -> io::Result<()> {
     let work = move || {
-        let mut ended = report(Path::new("(node)"), end_here(&stale));
+        let mut destroyed = report(Path::new("(node)"), destroy_connected(&peers));
         for path in &namespaces {
-            ended += report(path, end_in(path, &stale));
+            destroyed += report(path, destroy_in(path, &peers));
         }
-        if ended > 0 {
-            tracing::info!(ended, backends = stale.len(), "UDP sockets of gone backends");
+        if destroyed > 0 {
+            tracing::info!(
+                sockets = destroyed,
+                backends = peers.len(),
+                "UDP sockets of removed backends closed"
+            );
         }
     };
-    if let Err(e) = std::thread::Builder::new().name("end-sockets".to_owned()).spawn(work) {
-        tracing::warn!(error = %e, "UDP sockets of gone backends stay");
-    }
+    std::thread::Builder::new().name("close-sockets".to_owned()).spawn(work).map(drop)
 }
 
-fn report(place: &Path, result: io::Result<usize>) -> usize {
+fn report(namespace: &Path, result: io::Result<usize>) -> usize {
     match result {
         Ok(n) => n,
-        // The pod went meanwhile, and its sockets with it.
+        // The pod was removed meanwhile, together with its sockets.
         Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-        Err(e) => {
-            tracing::warn!(namespace = %place.display(), error = %e, "UDP sockets of gone backends stay");
+        Err(error) => {
+            tracing::warn!(
+                namespace = %namespace.display(),
+                %error,
+                "could not close UDP sockets of removed backends"
+            );
             0
         }
     }
 }
 
-/// Enters a namespace for good: only for a thread that ends soon.
-fn end_in(namespace: &Path, stale: &BTreeSet<(Addr, u16)>) -> io::Result<usize> {
-    setns(open_namespace(namespace)?, CloneFlags::CLONE_NEWNET)?;
-    end_here(stale)
+/// Enters a namespace and stays in it: only for a thread that ends soon.
+fn destroy_in(namespace: &Path, peers: &BTreeSet<Peer>) -> io::Result<usize> {
+    setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
+    destroy_connected(peers)
 }
 
-/// In the agent's own image /var/run does not lead to /run.
-fn open_namespace(path: &Path) -> io::Result<File> {
-    File::open(path).or_else(|e| match path.strip_prefix("/var/run") {
-        Ok(rest) => File::open(Path::new("/run").join(rest)),
-        Err(_) => Err(e),
-    })
-}
-
-fn end_here(stale: &BTreeSet<(Addr, u16)>) -> io::Result<usize> {
+fn destroy_connected(peers: &BTreeSet<Peer>) -> io::Result<usize> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let mut ended = 0;
+    let mut destroyed = 0;
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
         for id in connected(&socket, family)? {
-            let peer = match family as i32 {
-                libc::AF_INET => Addr::v4([id.dst[0], id.dst[1], id.dst[2], id.dst[3]]),
-                _ => Addr(id.dst),
-            };
-            if stale.contains(&(peer, u16::from_be_bytes(id.dport))) {
-                match destroy(&socket, family, id) {
-                    Ok(()) => ended += 1,
-                    // Closed meanwhile.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(e) => {
-                        let peer = IpAddr::from(peer);
-                        return Err(io::Error::other(format!("end a socket to {peer}: {e}")));
-                    }
+            let peer = peer_of(family, &id);
+            if !peers.contains(&peer) {
+                continue;
+            }
+            match destroy(&socket, family, id) {
+                Ok(()) => destroyed += 1,
+                // Closed meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    let address = IpAddr::from(peer.0);
+                    return Err(io::Error::other(format!("close a socket to {address}: {e}")));
                 }
             }
         }
     }
-    Ok(ended)
+    Ok(destroyed)
+}
+
+fn peer_of(family: u8, id: &SockId) -> Peer {
+    let address = match i32::from(family) {
+        libc::AF_INET => Addr::v4([id.dst[0], id.dst[1], id.dst[2], id.dst[3]]),
+        _ => Addr(id.dst),
+    };
+    (address, PortBe(id.dport))
 }
 
 fn message(kind: u16, flags: u16, family: u8, states: u32, id: SockId) -> Vec<u8> {
@@ -192,8 +197,8 @@ fn connected(socket: &Socket, family: u8) -> io::Result<Vec<SockId>> {
                     return error_of(payload);
                 }
                 SOCK_DIAG_BY_FAMILY => {
-                    if let Ok((answer, _)) = Answer::read_from_prefix(payload) {
-                        found.push(answer.id);
+                    if let Ok((response, _)) = Response::read_from_prefix(payload) {
+                        found.push(response.id);
                     }
                 }
                 _ => {}
@@ -238,11 +243,9 @@ fn each_message(
 mod tests {
     use std::net::UdpSocket;
 
-    use sluice_abi::PortBe;
-
     use super::*;
 
-    /// Sockets of this very process on the loopback device; ending them needs root.
+    /// Uses sockets of this process on the loopback device. Destroying them requires root.
     #[test]
     fn only_sockets_connected_to_the_backend_are_found() {
         let backend = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -255,6 +258,7 @@ mod tests {
         let ours: Vec<_> = found.iter().filter(|id| id.dport == port.0).collect();
         assert_eq!(ours.len(), 1);
         assert_eq!(ours[0].sport, client.local_addr().unwrap().port().to_be_bytes());
-        assert_eq!(ours[0].dst[..4], [127, 0, 0, 1]);
+        let peer = peer_of(libc::AF_INET as u8, ours[0]);
+        assert_eq!(peer, (Addr::v4([127, 0, 0, 1]), port));
     }
 }

@@ -1,0 +1,118 @@
+//! The loop: drain events, apply them, run the reconcilers that are due, sleep until the next retry.
+//!
+//! ```text
+//! events --apply--> State --compile--> Reconcilers::run --ops--> Kernel
+//!    ^                                       |
+//!    +--- sleep until an event, a retry, the next resync
+//! ```
+//! Events that wait are applied together, so that a burst costs one pass. Time comes from tokio:
+//! tests pause and advance it.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use crate::api::StateView;
+use crate::event::Event;
+use crate::kernel::{Count, Kernel};
+use crate::reconcile::Reconcilers;
+use crate::state::State;
+
+/// Interval of [`Event::Resync`].
+pub const RESYNC: Duration = Duration::from_secs(30);
+
+/// Most events applied in one pass.
+const BATCH: usize = 4096;
+
+/// Receives the state after each pass.
+pub trait Observer {
+    /// Called with the state and the duration of the pass.
+    fn observe(&mut self, state: &State, duration: Duration);
+}
+
+/// The owner of all state.
+pub struct EventLoop<K> {
+    /// The state.
+    pub state: State,
+    /// The node.
+    pub kernel: K,
+    reconcilers: Reconcilers,
+    observer: Box<dyn Observer>,
+    next_resync: Instant,
+    started: bool,
+}
+
+impl<K: Kernel> EventLoop<K> {
+    /// A loop that has not run yet. Its first pass does not wait for an event: running pods get
+    /// what this agent brought before the first object arrives.
+    pub fn new(state: State, kernel: K, observer: Box<dyn Observer>) -> EventLoop<K> {
+        EventLoop {
+            state,
+            kernel,
+            reconcilers: Reconcilers::all(),
+            observer,
+            next_resync: Instant::now() + RESYNC,
+            started: false,
+        }
+    }
+
+    /// Runs until [`Event::Stop`] or until every sender is gone. Can be cancelled and called again.
+    pub async fn run(&mut self, events: &mut mpsc::Receiver<Event>) {
+        if !std::mem::replace(&mut self.started, true) {
+            self.pass();
+        }
+        loop {
+            match timeout_at(self.wake_at(), events.recv()).await {
+                Ok(None) => return,
+                Ok(Some(event)) => self.apply_all(event, events),
+                Err(_elapsed) => {}
+            }
+            if self.state.stopped() {
+                return;
+            }
+            if Instant::now() >= self.next_resync {
+                self.next_resync = Instant::now() + RESYNC;
+                self.state.apply(Event::Resync);
+            }
+            self.pass();
+        }
+    }
+
+    /// When to run without an event.
+    fn wake_at(&self) -> Instant {
+        let retry = self.reconcilers.next_retry().map(Instant::from_std);
+        retry.map_or(self.next_resync, |retry| retry.min(self.next_resync))
+    }
+
+    fn apply_all(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
+        self.state.apply(first);
+        for _ in 1..BATCH {
+            match events.try_recv() {
+                Ok(event) => self.state.apply(event),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn pass(&mut self) {
+        let started = Instant::now();
+        self.state.set_now(started.into_std());
+        self.state.compile();
+        self.reconcilers.run(&mut self.state, &mut self.kernel);
+        self.observer.observe(&self.state, started.elapsed());
+        self.respond();
+    }
+
+    fn respond(&mut self) {
+        let calls = self.state.take_calls();
+        if calls.is_empty() {
+            return;
+        }
+        let counters = self.kernel.counters().unwrap_or_default();
+        let view = View { state: &self.state, counters };
+        for call in calls {
+            call.respond(&view);
+        }
+    }
+}
