@@ -1,8 +1,8 @@
 //! The maps as they are now, for the first plan after a start or a failure.
 
-use sluice_abi::map;
 use sluice_bpf::BpfError;
-use sluice_core::ReadBack;
+use sluice_core::table::Slots;
+use sluice_core::{ReadBack, Rows, Table};
 
 use super::maps::Maps;
 
@@ -17,11 +17,11 @@ pub fn read_back(maps: &Maps) -> Result<ReadBack, BpfError> {
         networks: maps.networks.entries()?,
         ..ReadBack::default()
     };
-    for run in read.runs(map::SLOTS_MAX) {
-        let ids = (run.offset..run.offset + run.len)
-            .map(|slot| maps.slots.lookup(&slot).map(Option::unwrap_or_default))
-            .collect::<Result<Vec<u32>, _>>()?;
-        read.slots.insert(run, ids);
-    }
+    let slots = read
+        .slot_keys(Slots::SPEC.capacity)
+        .into_iter()
+        .map(|slot| Ok((slot, maps.slots.lookup(&slot)?.unwrap_or_default())))
+        .collect::<Result<Vec<_>, BpfError>>()?;
+    read.add_slots(&Rows::of::<Slots>(slots));
     Ok(read)
 }

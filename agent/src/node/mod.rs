@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use sluice_core::model::Kind;
-use sluice_core::{Change, Changed, Index, Object, Programmed, Surroundings, Tables};
+use sluice_core::{Change, Changed, Index, NodeContext, Object, RealizedState, Tables};
 
 use crate::config::{Config, Source};
 use crate::control::Question;
@@ -76,12 +76,12 @@ pub struct Node {
     parts: Parts,
     index: Index,
     tables: Tables,
-    programmed: Programmed,
+    realized: RealizedState,
     facts: Facts,
     uplink: Option<Uplink>,
     /// Old and new MTU of the uplink, until pods have followed.
     mtu_moved: Option<(u32, u32)>,
-    surroundings: Surroundings,
+    context: NodeContext,
     todo: Todo,
     ticks: u32,
     nodes_dirty: bool,
@@ -111,13 +111,13 @@ impl Node {
         Ok(Node {
             index: Index::new(&config.node_name),
             tables: Tables::default(),
-            programmed: Programmed::new(found),
+            realized: RealizedState::new(found),
             facts: Facts::default(),
             uplink: None,
             mtu_moved: None,
-            surroundings: Surroundings {
+            context: NodeContext {
                 service_cidrs: config.service_cidrs.clone(),
-                ..Surroundings::default()
+                ..NodeContext::default()
             },
             todo: Todo::default(),
             ticks: 0,
@@ -224,9 +224,9 @@ impl Node {
         let internal = self.index.this_node().map(|n| n.internal_ips.clone()).unwrap_or_default();
         let uplink = facts.uplink(&self.config.uplink, &internal);
         let local_addresses = facts.addresses.iter().map(|a| a.address).collect();
-        let surroundings = Surroundings { local_addresses, ..self.surroundings.clone() };
-        if surroundings != self.surroundings {
-            self.surroundings = surroundings;
+        let context = NodeContext { local_addresses, ..self.context.clone() };
+        if context != self.context {
+            self.context = context;
             self.index_dirty_nodes();
         }
         self.facts = facts;

@@ -16,17 +16,15 @@ impl Node {
         }
         let mut dirty = self.index.take_dirty();
         dirty.nodes |= std::mem::take(&mut self.nodes_dirty);
-        let changed = self.tables.update(&self.index, &dirty, &self.surroundings);
-        self.unwritten.frontends.extend(changed.frontends);
-        self.unwritten.networks.extend(changed.networks);
-        self.unwritten.routes |= changed.routes;
+        let changed = self.tables.update(&self.index, &dirty, &self.context);
+        self.unwritten.merge(changed);
         let nothing = self.unwritten.is_empty() && !self.problems.contains_key(&Subject::Capacity);
         if self.tables_written && nothing && !std::mem::take(&mut self.compare_all) {
             return;
         }
         // This node's own range has a route too, and shows itself as a network.
         self.todo.routes |=
-            self.unwritten.routes || !self.unwritten.networks.is_empty() || !self.tables_written;
+            self.unwritten.routes || self.unwritten.networks || !self.tables_written;
         let result = self.carry_out();
         self.tables_written |= result.is_ok();
         self.outcome(Subject::Tables, result);
@@ -39,21 +37,21 @@ impl Node {
     /// Plans and writes, once more at once if that makes room.
     pub(super) fn carry_out(&mut self) -> Result<(), String> {
         for _ in 0..2 {
-            let plan = self.programmed.plan(&self.tables, &self.unwritten);
-            if let Err(e) = writer::apply(&self.parts.maps, &plan.ops) {
+            let plan = self.realized.plan(&self.tables, &self.unwritten);
+            if let Err(e) = writer::apply(&self.parts.maps, &plan.writes) {
                 self.read_back();
                 return Err(chain(&e));
             }
-            if !plan.ops.is_empty() && !self.tables_written {
-                tracing::info!(ops = plan.ops.len(), "tables written");
+            if !plan.writes.is_empty() && !self.tables_written {
+                tracing::info!(rows = plan.rows(), "tables written");
             } else {
-                tracing::debug!(ops = plan.ops.len(), "tables written");
+                tracing::debug!(rows = plan.rows(), "tables written");
             }
             self.unwritten = Changed::default();
             let state_dir = &self.config.cni_state_dir;
             sockets::end_stale_udp(&plan.stale_udp, || endpoints::namespaces(state_dir));
             let again = plan.worth_retrying();
-            let refused: Vec<String> = plan.refused.iter().map(ToString::to_string).collect();
+            let refused: Vec<String> = plan.over_capacity.iter().map(ToString::to_string).collect();
             let told = if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) };
             self.outcome(Subject::Capacity, told);
             if !again {
@@ -67,7 +65,7 @@ impl Node {
     pub(super) fn read_back(&mut self) {
         match read_back::read_back(&self.parts.maps) {
             Ok(found) => {
-                self.programmed.resync(found);
+                self.realized.resync(found);
                 self.compare_all = true;
             }
             Err(e) => tracing::warn!(error = %chain(&e), "tables not read back"),
