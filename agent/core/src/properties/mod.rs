@@ -1,6 +1,7 @@
 //! Properties that hold for any objects and any order of changes.
 
 mod kernel;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,9 +9,7 @@ use std::net::IpAddr;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
-use sluice_abi::{
-    Backend, Frontend, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, proto,
-};
+use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, proto};
 
 use self::kernel::{Kernel, Row, desired_effect, rows};
 use crate::diff::{Capacity, Plan, ReadBack, RealizedState};
@@ -18,7 +17,7 @@ use crate::dump;
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
 use crate::model::{Change, Kind, NodeContext, Object};
-use crate::oracle::{self, Answer, Packet};
+use crate::oracle::{self, Packet};
 use crate::tables::{Changed, Tables};
 
 const CAPACITY: Capacity =
@@ -315,29 +314,29 @@ proptest! {
                 for port in generate::PORTS.into_iter().chain([1]) {
                     let packet = Packet { dst, port, protocol };
                     let expect = oracle::answer(&world, THIS_NODE, packet);
-                    prop_assert_eq!(look_up(&tables, packet), expect, "{:?}", packet);
+                    prop_assert_eq!(verdict::service(&tables, packet), expect, "{:?}", packet);
+                    let kept = verdict::kept_by_udp_flows(&tables, packet);
+                    let usable = oracle::usable_endpoints(&world, packet);
+                    prop_assert!(protocol != proto::UDP || kept == usable, "{:?}", packet);
                 }
             }
         }
     }
-}
 
-/// The verdict of the programs for the compiled rows.
-fn look_up(tables: &Tables, packet: Packet) -> Answer {
-    let exact = FrontendKey {
-        addr: packet.dst.into(),
-        port: PortBe::new(packet.port),
-        proto: packet.protocol,
-        pad: 0,
-    };
-    let wildcard = FrontendKey { port: WILDCARD_PORT, proto: WILDCARD_PROTO, ..exact };
-    match tables.frontend(&exact).or_else(|| tables.frontend(&wildcard)) {
-        None => Answer::NotAService,
-        Some(row) if !row.backends.is_empty() => {
-            Answer::Backends(row.backends.iter().map(|b| (b.addr.into(), b.port.get())).collect())
+    #[test]
+    fn compiled_networks_agree_with_oracle(
+        world in generate::world(),
+        context in generate::node_context(),
+    ) {
+        let index = index_of(&world);
+        let tables = Tables::full(&index, &context);
+        for address in generate::destinations() {
+            let expect = oracle::network(&world, THIS_NODE, &context, address);
+            prop_assert_eq!(verdict::network(&tables, address), expect, "{}", address);
+            let own = index.this_node().map(|n| n.pod_cidrs.clone()).unwrap_or_default();
+            let expect = oracle::route(&world, THIS_NODE, address);
+            prop_assert_eq!(verdict::route(&tables, &own, address), expect, "{}", address);
         }
-        Some(row) if row.flags & frontend_flags::DROP != 0 => Answer::Dropped,
-        Some(_) => Answer::Refused,
     }
 }
 
