@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::index::Index;
 use crate::model::*;
-use crate::tables::{Surroundings, Tables};
+use crate::tables::Tables;
 
 /// Compiles the objects in their order and backwards, and compares the dump without networks.
 fn check(objects: &[Object], expect: &str) {
@@ -23,7 +23,7 @@ fn check(objects: &[Object], expect: &str) {
             objects.reverse();
         }
         objects.into_iter().for_each(|o| index.apply(Change::Apply(o)));
-        let tables = Tables::full(&index, &Surroundings::default());
+        let tables = Tables::full(&index, &NodeContext::default());
         let lines = |text: &str| {
             let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
             lines.collect::<Vec<_>>().join("\n")
@@ -118,7 +118,7 @@ fn several_slices_ports_and_protocols() {
                 &["10.244.2.2@n2", "10.244.1.2@n1"],
             ),
         ],
-        "10.96.0.10:* kube-system/kube-dns:* refuse
+        "10.96.0.10:* kube-system/kube-dns:* reject
          10.96.0.10:53/TCP kube-system/kube-dns:dns-tcp/TCP -> 10.244.1.2:53 10.244.2.2:53
          10.96.0.10:53/UDP kube-system/kube-dns:dns/UDP -> 10.244.1.2:53 10.244.1.2:1053 10.244.2.2:1053
          10.96.0.10:9153/TCP kube-system/kube-dns:metrics/TCP -> 10.244.1.2:9153",
@@ -126,14 +126,14 @@ fn several_slices_ports_and_protocols() {
 }
 
 #[test]
-fn no_endpoint_refuses() {
+fn no_endpoint_rejects() {
     check(
         &[
             Object::Service(service("shop/db", &["10.96.0.7"], &["/TCP:5432"])),
             slice("shop/db-a", "db", &["/TCP:5432"], &["10.244.1.2@n1?unready"]),
         ],
-        "10.96.0.7:* shop/db:* refuse
-         10.96.0.7:5432/TCP shop/db:TCP refuse",
+        "10.96.0.7:* shop/db:* reject
+         10.96.0.7:5432/TCP shop/db:TCP reject",
     );
 }
 
@@ -149,7 +149,7 @@ fn terminating_serve_when_no_ready_one_is_left() {
                 &["10.244.1.2@n1?terminating", "10.244.2.2@n2?unready"],
             ),
         ],
-        "10.96.0.7:* shop/web:* refuse
+        "10.96.0.7:* shop/web:* reject
          10.96.0.7:80/TCP shop/web:TCP -> 10.244.1.2:80",
     );
 }
@@ -170,12 +170,12 @@ fn policy_local_drops_what_is_only_elsewhere() {
             slice("shop/a", "here", &["/UDP:53"], &["10.244.1.2@n1", "10.244.2.2@n2"]),
             slice("shop/b", "there", &["/UDP:53"], &["10.244.2.2@n2"]),
         ],
-        "10.96.0.1:* shop/here:* refuse
-         10.96.0.1:53/UDP shop/here:UDP -> 10.244.1.2:53
-         10.96.0.2:* shop/there:* refuse
-         10.96.0.2:53/UDP shop/there:UDP drop
-         10.96.0.3:* shop/nowhere:* refuse
-         10.96.0.3:53/UDP shop/nowhere:UDP refuse",
+        "10.96.0.1:* shop/here:* reject
+         10.96.0.1:53/UDP shop/here:UDP -> 10.244.1.2:53 unselected 10.244.2.2:53
+         10.96.0.2:* shop/there:* reject
+         10.96.0.2:53/UDP shop/there:UDP drop unselected 10.244.2.2:53
+         10.96.0.3:* shop/nowhere:* reject
+         10.96.0.3:53/UDP shop/nowhere:UDP reject",
     );
 }
 
@@ -191,7 +191,7 @@ fn zone_hints_keep_traffic_in_the_zone() {
                 &["10.244.1.2@n1?zone=z1", "10.244.2.2@n2?zone=z2", "10.244.3.2@n3?zone=z1"],
             ),
         ],
-        "10.96.0.7:* shop/web:* refuse
+        "10.96.0.7:* shop/web:* reject
          10.96.0.7:80/TCP shop/web:TCP -> 10.244.1.2:80 10.244.3.2:80",
     );
 }
@@ -204,9 +204,9 @@ fn families_do_not_mix() {
             slice("shop/web-4", "web", &["/TCP:80"], &["10.244.1.2@n1"]),
             slice("shop/web-6", "web", &["/TCP:8080"], &["fd00:1::2@n1"]),
         ],
-        "10.96.0.7:* shop/web:* refuse
+        "10.96.0.7:* shop/web:* reject
          10.96.0.7:80/TCP shop/web:TCP -> 10.244.1.2:80
-         [fd00:96::7]:* shop/web:* refuse
+         [fd00:96::7]:* shop/web:* reject
          [fd00:96::7]:80/TCP shop/web:TCP -> [fd00:1::2]:8080",
     );
 }
@@ -225,7 +225,7 @@ fn the_oldest_of_two_has_the_address_and_port() {
             slice("shop/b", "old", &["/TCP:80"], &["10.244.1.2@n1"]),
             slice("shop/c", "other", &["/TCP:81"], &["10.244.1.3@n1"]),
         ],
-        "10.96.0.7:* shop/old:* refuse
+        "10.96.0.7:* shop/old:* reject
          10.96.0.7:80/TCP shop/old:TCP -> 10.244.1.2:80
          10.96.0.7:81/TCP shop/other:TCP -> 10.244.1.3:81
          conflict 10.96.0.7:80/TCP shop/old before shop/new",
@@ -261,7 +261,7 @@ fn session_affinity_is_carried() {
             session_affinity: Some(10800),
             ..service("shop/web", &["10.96.0.7"], &["http/TCP:80"])
         })],
-        "10.96.0.7:* shop/web:* refuse
-         10.96.0.7:80/TCP shop/web:http/TCP refuse affinity 10800s",
+        "10.96.0.7:* shop/web:* reject
+         10.96.0.7:80/TCP shop/web:http/TCP reject affinity 10800s",
     );
 }
