@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use sluice_abi::{FrontendKey, WILDCARD_PROTO};
 use sluice_core::tables::Conflict;
 
-use crate::control::{Request, ServiceRow, Status};
+use crate::api::{Request, ServiceRow, Status};
 use crate::dataplane::counters;
 use crate::node::Node;
 

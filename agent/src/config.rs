@@ -68,7 +68,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
     pub health_bind: String,
     /// Socket of the command line.
-    #[arg(long, value_name = "FILE", default_value = crate::control::DEFAULT_SOCKET)]
+    #[arg(long, value_name = "FILE", default_value = crate::api::DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
 

@@ -15,14 +15,14 @@ use sluice_core::Change;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::api::{self, Call};
 use crate::config::Config;
-use crate::control::{self, Question};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::{attach, counters, load, probe};
-use crate::follow::Follow;
+use crate::dir_watcher::DirWatcher;
 use crate::node::{Node, Parts};
 use crate::observe::{self, Health};
-use crate::{host, watch};
+use crate::{host, source};
 
 /// Everything that can make the agent do something.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub enum Event {
     /// Time to look at everything again, in case a message got lost.
     Clock,
     /// The command line asks.
-    Question(Question),
+    Call(Call),
     /// SIGTERM or SIGINT. Everything stays in place: pods go on without an agent.
     Stop,
 }
@@ -94,12 +94,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let health = Arc::new(Health::default());
     let (tx, mut events) = mpsc::channel(QUEUE);
     start_servers(&config, &health)?;
-    control::serve(&config.socket, tx.clone(), Event::Question)
+    api::serve(&config.socket, tx.clone(), Event::Call)
         .map_err(|e| anyhow::anyhow!("--socket {}: {e}", config.socket.display()))?;
     host::monitor::spawn(tx.clone(), || Event::Network)?;
     follow_files(&config, &tx);
     clock_and_signals(&tx)?;
-    watch::spawn(&config, tx.clone(), Event::Objects).await?;
+    source::spawn(&config, tx.clone(), Event::Objects).await?;
     drop(tx);
 
     let parts = Parts {
@@ -195,7 +195,7 @@ fn follow_files(config: &Config, tx: &mpsc::Sender<Event>) {
 }
 
 fn spawn_follow(folders: Vec<std::path::PathBuf>, tx: mpsc::Sender<Event>, event: fn() -> Event) {
-    let follow = match Follow::folders(folders.iter().map(AsRef::as_ref)) {
+    let follow = match DirWatcher::new(folders.iter().map(AsRef::as_ref)) {
         Ok(follow) => follow,
         Err(e) => {
             tracing::warn!(error = %e, "only looked at by the clock");

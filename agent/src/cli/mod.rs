@@ -5,19 +5,26 @@
 //! where it is away.
 
 mod cleanup;
+mod conntrack;
+mod counters;
 mod doctor;
-mod look;
+mod endpoint;
 mod prepare_node;
+mod service;
+mod status;
 mod table;
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use sluice_abi::{Addr, PortBe, proto};
 
+use crate::api::{self, DEFAULT_SOCKET, Request};
 use crate::config::{AgentArgs, Config};
-use crate::control::DEFAULT_SOCKET;
+use crate::dataplane::maps::Maps;
 
 /// The network of a Kubernetes node: pods, Services, in eBPF.
 #[derive(Parser, Debug)]
@@ -52,12 +59,12 @@ enum Command {
     Status,
     /// Services and their backends.
     #[command(visible_alias = "services")]
-    Service(look::ServiceArgs),
+    Service(service::ServiceArgs),
     /// Pods of this node.
     #[command(visible_alias = "endpoints")]
-    Endpoint(look::EndpointArgs),
+    Endpoint(endpoint::EndpointArgs),
     /// Flows that are being translated.
-    Conntrack(look::ConntrackArgs),
+    Conntrack(conntrack::ConntrackArgs),
     /// What became of packets.
     Counters,
     /// Whether this node can run Sluice, and what is missing.
@@ -84,11 +91,11 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             start_logging();
             prepare_node::run(&args)?;
         }
-        Command::Status => return look::status(&agent_socket, output),
-        Command::Service(args) => look::services(&agent_socket, &args, output)?,
-        Command::Endpoint(args) => look::endpoints(&args, output)?,
-        Command::Conntrack(args) => look::conntrack(&args, output)?,
-        Command::Counters => look::counters(output)?,
+        Command::Status => return status::status(&agent_socket, output),
+        Command::Service(args) => service::services(&agent_socket, &args, output)?,
+        Command::Endpoint(args) => endpoint::endpoints(&args, output)?,
+        Command::Conntrack(args) => conntrack::conntrack(&args, output)?,
+        Command::Counters => counters::counters(output)?,
         Command::Doctor(args) => return doctor::run(&args, output),
         Command::Cleanup(args) => cleanup::run(&args)?,
         Command::Version => match output {
@@ -120,6 +127,31 @@ fn start_logging() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+}
+
+fn maps() -> anyhow::Result<Maps> {
+    Maps::open().context("read the kernel's tables: was the dataplane ever loaded here?")
+}
+
+fn ask_agent<T: serde::de::DeserializeOwned>(socket: &Path, request: &Request) -> Option<T> {
+    let answer = api::call(socket, request).ok()?;
+    serde_json::from_str(&answer).ok()
+}
+
+/// `address:port`, IPv6 in brackets.
+fn end(address: Addr, port: PortBe) -> String {
+    SocketAddr::new(address.into(), port.get()).to_string()
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        proto::TCP => "TCP".to_owned(),
+        proto::UDP => "UDP".to_owned(),
+        proto::SCTP => "SCTP".to_owned(),
+        proto::ICMP => "ICMP".to_owned(),
+        proto::ICMPV6 => "ICMPv6".to_owned(),
+        n => n.to_string(),
+    }
 }
 
 /// Prints JSON on several lines.

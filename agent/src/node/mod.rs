@@ -17,8 +17,8 @@ use ipnet::IpNet;
 use sluice_core::model::Kind;
 use sluice_core::{Change, Changed, Index, Object, Programmed, Surroundings, Tables};
 
+use crate::api::Call;
 use crate::config::{Config, Source};
-use crate::control::Question;
 use crate::dataplane::attach::Hooks;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::read_back;
@@ -90,7 +90,7 @@ pub struct Node {
     tables_written: bool,
     compare_all: bool,
     problems: BTreeMap<Subject, String>,
-    questions: Vec<Question>,
+    questions: Vec<Call>,
 }
 
 impl Node {
@@ -163,7 +163,7 @@ impl Node {
                     compare: self.ticks.is_multiple_of(COMPARE_TICKS),
                 };
             }
-            Event::Question(question) => self.questions.push(question),
+            Event::Call(question) => self.questions.push(question),
             Event::Stop => {}
         }
     }

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// A watch on some folders (not on what lies below their subfolders).
 #[derive(Debug)]
-pub struct Follow {
+pub struct DirWatcher {
     way: Way,
 }
 
@@ -53,40 +53,44 @@ impl AsRawFd for Descriptor {
 /// A folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
 #[error("watch folder {folder}")]
-pub struct FollowError {
+pub struct DirWatcherError {
     folder: PathBuf,
     #[source]
     source: io::Error,
 }
 
-impl Follow {
+impl DirWatcher {
     /// Starts watching; must be called inside a tokio runtime.
     ///
     /// # Errors
     /// If a folder does not exist or cannot be watched.
-    pub fn folders<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Result<Follow, FollowError> {
+    pub fn new<'a>(
+        folders: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<DirWatcher, DirWatcherError> {
         let folders: Vec<PathBuf> = folders.into_iter().map(Path::to_owned).collect();
-        match Follow::by_inotify(&folders) {
+        match DirWatcher::by_inotify(&folders) {
             Err(e) if matches!(e.source.raw_os_error(), Some(libc::EMFILE | libc::ENOSPC)) => {
                 tracing::warn!(error = %e.source, "inotify is used up on this machine: folders are looked at each second");
-                Follow::by_looking(folders)
+                DirWatcher::by_looking(folders)
             }
             other => other,
         }
     }
 
-    fn by_looking(folders: Vec<PathBuf>) -> Result<Follow, FollowError> {
+    fn by_looking(folders: Vec<PathBuf>) -> Result<DirWatcher, DirWatcherError> {
         for folder in &folders {
             std::fs::read_dir(folder)
-                .map_err(|source| FollowError { folder: folder.clone(), source })?;
+                .map_err(|source| DirWatcherError { folder: folder.clone(), source })?;
         }
         let seen = Mutex::new(look(&folders));
-        Ok(Follow { way: Way::Look { folders, seen } })
+        Ok(DirWatcher { way: Way::Look { folders, seen } })
     }
 
-    fn by_inotify(folders: &[PathBuf]) -> Result<Follow, FollowError> {
-        let error =
-            |folder: &Path, e: Errno| FollowError { folder: folder.to_owned(), source: e.into() };
+    fn by_inotify(folders: &[PathBuf]) -> Result<DirWatcher, DirWatcherError> {
+        let error = |folder: &Path, e: Errno| DirWatcherError {
+            folder: folder.to_owned(),
+            source: e.into(),
+        };
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
             .map_err(|e| error(Path::new("(inotify)"), e))?;
         let flags = AddWatchFlags::IN_CLOSE_WRITE
@@ -99,9 +103,10 @@ impl Follow {
             inotify.add_watch(folder.as_path(), flags).map_err(|e| error(folder, e))?;
         }
         // SAFETY: `Descriptor` owns its file descriptor, and always gives out the same one.
-        let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }
-            .map_err(|e| FollowError { folder: PathBuf::from("(inotify)"), source: e.into() })?;
-        Ok(Follow { way: Way::Inotify(inotify) })
+        let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }.map_err(|e| {
+            DirWatcherError { folder: PathBuf::from("(inotify)"), source: e.into() }
+        })?;
+        Ok(DirWatcher { way: Way::Inotify(inotify) })
     }
 
     /// Returns after the next change, or a burst of them.
@@ -166,8 +171,10 @@ mod tests {
     async fn writing_renaming_and_removing_are_changes() {
         let dir = tempfile::tempdir().unwrap();
         let folders = vec![dir.path().to_owned()];
-        let ways =
-            [Follow::folders([dir.path()]).unwrap(), Follow::by_looking(folders.clone()).unwrap()];
+        let ways = [
+            DirWatcher::new([dir.path()]).unwrap(),
+            DirWatcher::by_looking(folders.clone()).unwrap(),
+        ];
         for follow in ways {
             let next = || tokio::time::timeout(Duration::from_secs(5), follow.changed());
             std::fs::write(dir.path().join("a"), "1").unwrap();
@@ -181,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_folder_is_named() {
-        let e = Follow::folders([Path::new("/does/not/exist")]).unwrap_err();
+        let e = DirWatcher::new([Path::new("/does/not/exist")]).unwrap_err();
         assert!(e.to_string().contains("/does/not/exist"));
     }
 }

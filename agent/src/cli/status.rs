@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use sluice_abi::{Addr, node_flags};
 
 use super::{ask_agent, maps};
+use crate::api::{Request, Status};
 use crate::cli::{Output, print_json};
-use crate::control::{Request, Status};
 use crate::dataplane::counters;
 
 /// `sluice status`. The exit code says whether pods can be wired.

@@ -6,9 +6,9 @@ use std::path::Path;
 use sluice_abi::{Frontend, frontend_flags};
 
 use super::{ask_agent, end, maps, protocol};
+use crate::api::{Request, ServiceRow};
 use crate::cli::table::align;
 use crate::cli::{Output, print_json};
-use crate::control::{Request, ServiceRow};
 
 /// Flags of `sluice service`.
 #[derive(clap::Args, Debug)]
