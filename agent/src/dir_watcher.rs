@@ -1,39 +1,43 @@
-//! Tells when something in a folder changed: by inotify, or by looking each second where its
-//! instances are used up (128 a user by default; two kind clusters on one machine take them all).
+//! Waits for changes in directories: with inotify, or by polling when the inotify instances of the
+//! user are exhausted (128 by default, which two kind clusters on one machine use up).
 //!
-//! What comes out is only "look again": whoever listens reads the folder anew, so a lost or a
-//! doubled message does no harm.
+//! The only output is "something changed": the caller reads the directory again, so a lost or a
+//! repeated notification is harmless.
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+use std::{fs, future, io};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
 
-/// How long further changes are taken together with the first: editors and `kubectl cp` write a
-/// file in several steps.
-const QUIET: Duration = Duration::from_millis(30);
+/// Time in which further changes are merged with the first: editors and `kubectl cp` write a file
+/// in several steps.
+const DEBOUNCE: Duration = Duration::from_millis(30);
 
-/// How often folders are looked at without inotify.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of polling.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A watch on some folders (not on what lies below their subfolders).
+/// Errors that concern the inotify instance and not one of the directories.
+const INSTANCE: &str = "(inotify instance)";
+
+/// A watch on directories, without their subdirectories.
 #[derive(Debug)]
 pub struct DirWatcher {
-    way: Way,
+    backend: Backend,
 }
 
 #[derive(Debug)]
-enum Way {
+enum Backend {
     Inotify(AsyncFd<Descriptor>),
-    Look { folders: Vec<PathBuf>, seen: Mutex<Vec<Entry>> },
+    Polling { dirs: Vec<PathBuf>, seen: Mutex<Vec<Entry>> },
 }
 
-/// A file as far as a change of it shows.
+/// The properties of a file that show a change.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     path: PathBuf,
@@ -44,87 +48,97 @@ struct Entry {
 #[derive(Debug)]
 struct Descriptor(Inotify);
 
+/// A directory cannot be watched.
+#[derive(Debug, thiserror::Error)]
+#[error("watch directory {dir}")]
+pub struct DirWatcherError {
+    dir: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl DirWatcherError {
+    fn new(dir: impl Into<PathBuf>, source: impl Into<io::Error>) -> DirWatcherError {
+        DirWatcherError { dir: dir.into(), source: source.into() }
+    }
+
+    /// Whether the inotify instances or watches of the user are exhausted.
+    fn is_exhausted(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::EMFILE | libc::ENOSPC))
+    }
+}
+
 impl AsRawFd for Descriptor {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
     }
 }
 
-/// A folder cannot be watched.
-#[derive(Debug, thiserror::Error)]
-#[error("watch folder {folder}")]
-pub struct DirWatcherError {
-    folder: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
 impl DirWatcher {
-    /// Starts watching; must be called inside a tokio runtime.
+    /// Starts to watch `dirs`. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// If a folder does not exist or cannot be watched.
+    /// A directory does not exist or cannot be watched.
     pub fn new<'a>(
-        folders: impl IntoIterator<Item = &'a Path>,
+        dirs: impl IntoIterator<Item = &'a Path>,
     ) -> Result<DirWatcher, DirWatcherError> {
-        let folders: Vec<PathBuf> = folders.into_iter().map(Path::to_owned).collect();
-        match DirWatcher::by_inotify(&folders) {
-            Err(e) if matches!(e.source.raw_os_error(), Some(libc::EMFILE | libc::ENOSPC)) => {
-                tracing::warn!(error = %e.source, "inotify is used up on this machine: folders are looked at each second");
-                DirWatcher::by_looking(folders)
+        let dirs: Vec<PathBuf> = dirs.into_iter().map(Path::to_owned).collect();
+        match DirWatcher::inotify(&dirs) {
+            Err(e) if e.is_exhausted() => {
+                tracing::warn!(
+                    dirs = ?dirs,
+                    error = %e.source,
+                    "inotify is exhausted, falling back to polling every {POLL_INTERVAL:?}"
+                );
+                DirWatcher::polling(dirs)
             }
-            other => other,
+            result => result,
         }
     }
 
-    fn by_looking(folders: Vec<PathBuf>) -> Result<DirWatcher, DirWatcherError> {
-        for folder in &folders {
-            std::fs::read_dir(folder)
-                .map_err(|source| DirWatcherError { folder: folder.clone(), source })?;
-        }
-        let seen = Mutex::new(look(&folders));
-        Ok(DirWatcher { way: Way::Look { folders, seen } })
-    }
-
-    fn by_inotify(folders: &[PathBuf]) -> Result<DirWatcher, DirWatcherError> {
-        let error = |folder: &Path, e: Errno| DirWatcherError {
-            folder: folder.to_owned(),
-            source: e.into(),
-        };
+    fn inotify(dirs: &[PathBuf]) -> Result<DirWatcher, DirWatcherError> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
-            .map_err(|e| error(Path::new("(inotify)"), e))?;
+            .map_err(|e| DirWatcherError::new(INSTANCE, e))?;
         let flags = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_ATTRIB;
-        for folder in folders {
-            inotify.add_watch(folder.as_path(), flags).map_err(|e| error(folder, e))?;
+        for dir in dirs {
+            inotify
+                .add_watch(dir.as_path(), flags)
+                .map_err(|e| DirWatcherError::new(dir.clone(), e))?;
         }
-        // SAFETY: `Descriptor` owns its file descriptor, and always gives out the same one.
-        let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }.map_err(|e| {
-            DirWatcherError { folder: PathBuf::from("(inotify)"), source: e.into() }
-        })?;
-        Ok(DirWatcher { way: Way::Inotify(inotify) })
+        // SAFETY: `Descriptor` owns its file descriptor and always returns the same one.
+        let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }
+            .map_err(|e| DirWatcherError::new(INSTANCE, e))?;
+        Ok(DirWatcher { backend: Backend::Inotify(inotify) })
     }
 
-    /// Returns after the next change, or a burst of them.
+    fn polling(dirs: Vec<PathBuf>) -> Result<DirWatcher, DirWatcherError> {
+        for dir in &dirs {
+            fs::read_dir(dir).map_err(|e| DirWatcherError::new(dir.clone(), e))?;
+        }
+        let seen = Mutex::new(entries(&dirs));
+        Ok(DirWatcher { backend: Backend::Polling { dirs, seen } })
+    }
+
+    /// Waits for the next change; changes in close succession are one.
     pub async fn changed(&self) {
-        match &self.way {
-            Way::Inotify(inotify) => {
-                if drain(inotify).await {
-                    tokio::time::sleep(QUIET).await;
-                    // What came meanwhile is part of the same change.
-                    let _ = inotify.get_ref().0.read_events();
-                } else {
-                    // The descriptor is unusable; the caller's clock takes over.
-                    std::future::pending::<()>().await;
+        match &self.backend {
+            Backend::Inotify(inotify) => {
+                if let Err(e) = next_event(inotify).await {
+                    tracing::warn!(error = %e, "inotify failed, changes are found by the periodic re-read only");
+                    future::pending::<()>().await;
                 }
+                sleep(DEBOUNCE).await;
+                // Events of the debounce time belong to the same change.
+                let _ = inotify.get_ref().0.read_events();
             }
-            Way::Look { folders, seen } => loop {
-                tokio::time::sleep(LOOK).await;
-                let now = look(folders);
+            Backend::Polling { dirs, seen } => loop {
+                sleep(POLL_INTERVAL).await;
+                let now = entries(dirs);
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 if *seen != now {
                     *seen = now;
@@ -135,24 +149,22 @@ impl DirWatcher {
     }
 }
 
-async fn drain(inotify: &AsyncFd<Descriptor>) -> bool {
+/// Waits for an event and reads all that are queued.
+async fn next_event(inotify: &AsyncFd<Descriptor>) -> io::Result<()> {
     loop {
-        let Ok(mut ready) = inotify.readable().await else { return false };
+        let mut ready = inotify.readable().await?;
         match ready.get_inner().0.read_events() {
-            Ok(_) => return true,
+            Ok(_) => return Ok(()),
             Err(Errno::EAGAIN) => ready.clear_ready(),
             Err(Errno::EINTR) => {}
-            Err(e) => {
-                tracing::warn!(error = %e, "inotify");
-                return false;
-            }
+            Err(e) => return Err(e.into()),
         }
     }
 }
 
-/// Every file of the folders; what cannot be read now counts as absent.
-fn look(folders: &[PathBuf]) -> Vec<Entry> {
-    let files = folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten();
+/// All files of the directories, sorted. A directory or file that cannot be read is left out.
+fn entries(dirs: &[PathBuf]) -> Vec<Entry> {
+    let files = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
     let mut entries: Vec<Entry> = files
         .filter_map(|file| {
             let meta = file.metadata().ok()?;
@@ -165,30 +177,55 @@ fn look(folders: &[PathBuf]) -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
-    #[tokio::test]
-    async fn writing_renaming_and_removing_are_changes() {
-        let dir = tempfile::tempdir().unwrap();
-        let folders = vec![dir.path().to_owned()];
-        let ways = [
-            DirWatcher::new([dir.path()]).unwrap(),
-            DirWatcher::by_looking(folders.clone()).unwrap(),
-        ];
-        for follow in ways {
-            let next = || tokio::time::timeout(Duration::from_secs(5), follow.changed());
-            std::fs::write(dir.path().join("a"), "1").unwrap();
-            next().await.unwrap();
-            std::fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
-            next().await.unwrap();
-            std::fs::remove_file(dir.path().join("b")).unwrap();
-            next().await.unwrap();
-        }
+    const WAIT: Duration = Duration::from_secs(5);
+
+    async fn reports_every_change(watcher: DirWatcher, dir: &Path) {
+        let (a, b) = (dir.join("a"), dir.join("b"));
+        fs::write(&a, "1").unwrap();
+        timeout(WAIT, watcher.changed()).await.expect("a new file");
+        fs::write(&a, "12").unwrap();
+        timeout(WAIT, watcher.changed()).await.expect("new content");
+        fs::rename(&a, &b).unwrap();
+        timeout(WAIT, watcher.changed()).await.expect("a new name");
+        fs::remove_file(&b).unwrap();
+        timeout(WAIT, watcher.changed()).await.expect("a removed file");
+        let quiet = timeout(POLL_INTERVAL + DEBOUNCE, watcher.changed()).await;
+        assert!(quiet.is_err(), "reported without a change");
     }
 
     #[tokio::test]
-    async fn a_missing_folder_is_named() {
-        let e = DirWatcher::new([Path::new("/does/not/exist")]).unwrap_err();
-        assert!(e.to_string().contains("/does/not/exist"));
+    async fn inotify_reports_every_change() {
+        let dir = tempfile::tempdir().unwrap();
+        reports_every_change(DirWatcher::new([dir.path()]).unwrap(), dir.path()).await;
+    }
+
+    #[tokio::test]
+    async fn polling_reports_every_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let watcher = DirWatcher::polling(vec![dir.path().to_owned()]).unwrap();
+        reports_every_change(watcher, dir.path()).await;
+    }
+
+    #[tokio::test]
+    async fn error_names_the_missing_directory() {
+        let missing = Path::new("/does/not/exist");
+        for result in [DirWatcher::new([missing]), DirWatcher::polling(vec![missing.to_owned()])] {
+            let e = result.unwrap_err();
+            assert!(e.to_string().contains("/does/not/exist"), "{e}");
+            assert!(!e.is_exhausted());
+        }
+    }
+
+    #[test]
+    fn polling_replaces_exhausted_inotify_only() {
+        for (errno, exhausted) in
+            [(Errno::EMFILE, true), (Errno::ENOSPC, true), (Errno::EACCES, false)]
+        {
+            assert_eq!(DirWatcherError::new(INSTANCE, errno).is_exhausted(), exhausted, "{errno}");
+        }
     }
 }

@@ -148,30 +148,13 @@ async fn work(node: &mut Node, events: &mut mpsc::Receiver<Event>) {
 }
 
 fn start_servers(config: &Config, health: &Arc<Health>) -> anyhow::Result<()> {
-    const JSON: &str = "application/json";
     if let Some(address) = config.health_bind {
-        let health = Arc::clone(health);
-        tokio::spawn(observe::serve(address, move |path| {
-            let (code, body) = match path {
-                "/healthz" | "/livez" => health.answer(),
-                "/readyz" => health.readiness(),
-                _ => return None,
-            };
-            Some((code, JSON, body))
-        }));
+        tokio::spawn(observe::serve_health(address, Arc::clone(health)));
     }
     if let Some(address) = config.metrics_bind {
-        let health = Arc::clone(health);
         let maps = Maps::open()?;
-        tokio::spawn(observe::serve(address, move |path| match path {
-            "/metrics" => {
-                let counts = counters::read(&maps.counters).unwrap_or_default();
-                let text = observe::render(&health.numbers(), &counts);
-                Some((200, "text/plain; version=0.0.4", text))
-            }
-            "/proxyMode" => Some((200, "text/plain", "ebpf".to_owned())),
-            _ => None,
-        }));
+        let counts = move || counters::read(&maps.counters).unwrap_or_default();
+        tokio::spawn(observe::serve_metrics(address, Arc::clone(health), counts));
     }
     Ok(())
 }

@@ -1,21 +1,30 @@
-//! `sluice counters`.
+//! `sluice counters`: packets and bytes by drop reason and outcome.
 
 use super::maps;
-use crate::cli::table::align;
-use crate::cli::{Output, print_json};
-use crate::dataplane::counters;
+use super::output::{Output, TableRow, print_rows};
+use crate::dataplane::counters::{self, Count};
 
-/// `sluice counters`.
-pub fn counters(output: Output) -> anyhow::Result<()> {
-    let counts = counters::read(&maps()?.counters)?;
-    if output == Output::Json {
-        return print_json(&counts);
+impl TableRow for Count {
+    const HEADER: &'static [&'static str] = &["KIND", "LABEL", "PACKETS", "BYTES"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.kind.clone(),
+            self.label.clone(),
+            self.packets.to_string(),
+            self.bytes.to_string(),
+        ]
     }
-    let cells: Vec<Vec<String>> = counts
-        .into_iter()
-        .filter(|c| c.packets > 0)
-        .map(|c| vec![c.kind, c.label, c.packets.to_string(), c.bytes.to_string()])
-        .collect();
-    print!("{}", align(&["KIND", "LABEL", "PACKETS", "BYTES"], &cells));
-    Ok(())
+}
+
+/// Lists the counters; in a table only those that are not zero.
+///
+/// # Errors
+/// The maps cannot be read.
+pub fn run(output: Output) -> anyhow::Result<()> {
+    let mut counts = counters::read(&maps()?.counters)?;
+    if output == Output::Text {
+        counts.retain(|count| count.packets > 0);
+    }
+    print_rows(output, "packets", &counts)
 }

@@ -17,15 +17,15 @@ use ipnet::IpNet;
 use sluice_core::model::Kind;
 use sluice_core::{Change, Changed, Index, Object, Programmed, Surroundings, Tables};
 
-use crate::api::Call;
-use crate::config::{Config, Source};
+use crate::api::{Call, Condition};
+use crate::config::Config;
 use crate::dataplane::attach::Hooks;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::read_back;
 use crate::event_loop::Event;
+use crate::host;
 use crate::host::{Facts, Host, Uplink};
 use crate::observe::{Health, Pending};
-use crate::{answers, host};
 
 /// Every so many ticks of the clock (30 s each) the kernel's tables are read and compared.
 const COMPARE_TICKS: u32 = 10;
@@ -299,23 +299,13 @@ impl Node {
     /// Answers what was asked.
     pub fn answer(&mut self) {
         for question in std::mem::take(&mut self.questions) {
-            let json = answers::answer(self, &question.request);
-            // Whoever asked may be gone.
-            let _ = question.answer.send(json);
+            question.respond(self);
         }
     }
 
     /// The configuration it runs with.
     pub fn config(&self) -> &Config {
         &self.config
-    }
-
-    /// Where objects come from, in words.
-    pub fn source(&self) -> String {
-        match &self.config.source {
-            Source::Folder(folder) => format!("folder {}", folder.display()),
-            Source::Api { .. } => "API server".to_owned(),
-        }
     }
 
     /// Whether every list has arrived.
@@ -338,9 +328,13 @@ impl Node {
         &self.parts
     }
 
-    /// What is wrong now, each in one line.
-    pub fn problems(&self) -> Vec<String> {
-        self.problems.iter().map(|(s, text)| format!("{s:?}: {text}")).collect()
+    /// Conditions that are set.
+    pub fn conditions(&self) -> Vec<Condition> {
+        let condition = |(subject, text): (&Subject, &String)| Condition {
+            kind: format!("{subject:?}"),
+            message: text.clone(),
+        };
+        self.problems.iter().map(condition).collect()
     }
 }
 
