@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use sluice_abi::{
-    Backend, FrontendKey, NetworkKey, WILDCARD_PROTO, frontend_flags, network_kind, proto,
+    Addr, Backend, FrontendKey, NetworkKey, PortBe, WILDCARD_PROTO, frontend_flags, network_kind,
+    proto,
 };
 
 use crate::compile::FrontendRow;
@@ -73,20 +74,27 @@ pub fn key(key: &FrontendKey) -> String {
             IpAddr::V6(a) => format!("[{a}]:*"),
         };
     }
-    format!("{}/{}", SocketAddr::new(address, key.port.get()), protocol(key.proto))
+    format!("{}/{}", socket_address(key.addr, key.port), protocol(key.proto))
 }
 
 /// Address and port of a backend.
 pub fn backend(backend: &Backend) -> String {
-    SocketAddr::new(backend.addr.into(), backend.port.get()).to_string()
+    socket_address(backend.addr, backend.port).to_string()
 }
 
-/// Name of a transport protocol, or its number.
+/// Address and port of a map entry; its `Display` is `address:port`, IPv6 in brackets.
+pub fn socket_address(addr: Addr, port: PortBe) -> SocketAddr {
+    SocketAddr::new(addr.into(), port.get())
+}
+
+/// Name of an IP protocol, or its number.
 pub fn protocol(number: u8) -> String {
     match number {
         proto::TCP => "TCP".into(),
         proto::UDP => "UDP".into(),
         proto::SCTP => "SCTP".into(),
+        proto::ICMP => "ICMP".into(),
+        proto::ICMPV6 => "ICMPv6".into(),
         other => other.to_string(),
     }
 }

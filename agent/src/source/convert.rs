@@ -14,7 +14,7 @@ use sluice_core::model::{
     ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
 };
 
-use super::wire;
+use super::api_types;
 
 /// Namespace of an object in a file that names none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -76,7 +76,7 @@ fn list_or_single(list: Vec<String>, single: Option<String>) -> Vec<String> {
 }
 
 /// A Node.
-pub fn node(o: wire::Node) -> Result<Object, Ignored> {
+pub fn node(o: api_types::Node) -> Result<Object, Ignored> {
     let name = cluster_name("Node", &o.metadata)?;
     let internal_ips = o
         .status
@@ -94,13 +94,13 @@ pub fn node(o: wire::Node) -> Result<Object, Ignored> {
 }
 
 /// A Namespace.
-pub fn namespace(o: wire::Namespace) -> Result<Object, Ignored> {
+pub fn namespace(o: api_types::Namespace) -> Result<Object, Ignored> {
     let name = cluster_name("Namespace", &o.metadata)?;
     Ok(Object::Namespace(Namespace { name, labels: o.metadata.labels.unwrap_or_default() }))
 }
 
 /// A Pod.
-pub fn pod(o: wire::Pod) -> Result<Object, Ignored> {
+pub fn pod(o: api_types::Pod) -> Result<Object, Ignored> {
     let ips = list_or_single(
         o.status.pod_ips.into_iter().map(|p| p.ip).filter(|ip| !ip.is_empty()).collect(),
         o.status.pod_ip,
@@ -116,7 +116,7 @@ pub fn pod(o: wire::Pod) -> Result<Object, Ignored> {
 }
 
 /// A Service.
-pub fn service(o: wire::Service) -> Result<Object, Ignored> {
+pub fn service(o: api_types::Service) -> Result<Object, Ignored> {
     let name = namespaced("Service", &o.metadata)?;
     let spec = o.spec;
     let cluster_ips: Vec<IpAddr> = list_or_single(spec.cluster_ips, spec.cluster_ip)
@@ -155,7 +155,7 @@ pub fn service(o: wire::Service) -> Result<Object, Ignored> {
 }
 
 /// An EndpointSlice.
-pub fn endpoint_slice(o: wire::EndpointSlice) -> Result<Object, Ignored> {
+pub fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, Ignored> {
     let name = namespaced("EndpointSlice", &o.metadata)?;
     let ports = o
         .ports
@@ -181,10 +181,10 @@ pub fn endpoint_slice(o: wire::EndpointSlice) -> Result<Object, Ignored> {
 }
 
 /// An endpoint, if it has an address: names of the type FQDN are none.
-fn endpoint(e: wire::Endpoint) -> Option<Endpoint> {
+fn endpoint(e: api_types::Endpoint) -> Option<Endpoint> {
     let address = parse_ip(e.addresses.first()?)?;
     let c = e.conditions.unwrap_or_default();
-    let names = |list: Vec<wire::Named>| list.into_iter().map(|n| n.name).collect();
+    let names = |list: Vec<api_types::Named>| list.into_iter().map(|n| n.name).collect();
     Some(Endpoint {
         address,
         ready: c.ready.unwrap_or(true),

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use sluice_core::model::{Change, Kind, Object, ObjectName};
 use tokio::sync::mpsc;
 
-use super::{convert, wire};
+use super::{api_types, convert};
 
 /// A watch is renewed after so many seconds: a connection that died without a word is noticed
 /// then at the latest.
@@ -33,29 +33,29 @@ pub fn spawn<E: Send + 'static>(
     let all = || watcher::Config::default().timeout(RENEW_SECONDS);
     let c = || client.clone();
     let tx = || Out { events: events.clone(), event };
-    tokio::spawn(follow::<wire::Node, _>(c(), all(), Kind::Node, convert::node, tx()));
-    tokio::spawn(follow::<wire::Service, _>(
+    tokio::spawn(follow::<api_types::Node, _>(c(), all(), Kind::Node, convert::node, tx()));
+    tokio::spawn(follow::<api_types::Service, _>(
         c(),
         all().labels(OURS),
         Kind::Service,
         convert::service,
         tx(),
     ));
-    tokio::spawn(follow::<wire::EndpointSlice, _>(
+    tokio::spawn(follow::<api_types::EndpointSlice, _>(
         c(),
         all().labels(OURS),
         Kind::EndpointSlice,
         convert::endpoint_slice,
         tx(),
     ));
-    tokio::spawn(follow::<wire::Namespace, _>(
+    tokio::spawn(follow::<api_types::Namespace, _>(
         c(),
         all(),
         Kind::Namespace,
         convert::namespace,
         tx(),
     ));
-    tokio::spawn(follow::<wire::Pod, _>(
+    tokio::spawn(follow::<api_types::Pod, _>(
         c(),
         all().fields(&format!("spec.nodeName={node_name}")),
         Kind::Pod,

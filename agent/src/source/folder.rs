@@ -13,9 +13,9 @@ use serde::Deserialize;
 use sluice_core::model::{Change, Kind, Object};
 use tokio::sync::mpsc;
 
+use super::api_types;
 use super::convert;
-use super::wire;
-use crate::follow::{Follow, FollowError};
+use crate::dir_watcher::{DirWatcher, DirWatcherError};
 
 /// The folder is also read by the clock, for file systems that tell nothing.
 const REREAD: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub enum FolderError {
     },
     /// It cannot be watched.
     #[error("--source")]
-    Follow(#[from] FollowError),
+    Watch(#[from] DirWatcherError),
 }
 
 /// A file that cannot be used.
@@ -63,7 +63,7 @@ pub fn spawn<E: Send + 'static>(
     events: mpsc::Sender<E>,
     event: fn(Change) -> E,
 ) -> Result<(), FolderError> {
-    let follow = Follow::folders([folder.as_path()])?;
+    let follow = DirWatcher::new([folder.as_path()])?;
     let mut files = Files::default();
     read_folder(&folder, &mut files)?;
     tokio::spawn(async move {
@@ -155,11 +155,13 @@ fn collect(
         return Ok(());
     }
     let converted = match kind.as_str() {
-        "Node" => convert::node(typed::<wire::Node>(&kind, value)?),
-        "Namespace" => convert::namespace(typed::<wire::Namespace>(&kind, value)?),
-        "Pod" => convert::pod(typed::<wire::Pod>(&kind, value)?),
-        "Service" => convert::service(typed::<wire::Service>(&kind, value)?),
-        "EndpointSlice" => convert::endpoint_slice(typed::<wire::EndpointSlice>(&kind, value)?),
+        "Node" => convert::node(typed::<api_types::Node>(&kind, value)?),
+        "Namespace" => convert::namespace(typed::<api_types::Namespace>(&kind, value)?),
+        "Pod" => convert::pod(typed::<api_types::Pod>(&kind, value)?),
+        "Service" => convert::service(typed::<api_types::Service>(&kind, value)?),
+        "EndpointSlice" => {
+            convert::endpoint_slice(typed::<api_types::EndpointSlice>(&kind, value)?)
+        }
         _ => return Ok(()),
     };
     objects.push(converted.map_err(|ignored| ignored.to_string())?);

@@ -9,10 +9,10 @@
 //! once and tried again, while everything learnt before stays valid.
 
 mod api_server;
+mod api_types;
 mod convert;
 mod folder;
-mod kube;
-mod wire;
+mod watch;
 
 pub use api_server::ApiServerError;
 pub use folder::FolderError;
@@ -46,7 +46,7 @@ pub async fn spawn<E: Send + 'static>(
         Source::Folder(folder) => folder::spawn(folder.clone(), events, event)?,
         Source::Api { kubeconfig, kubelet_conf } => {
             let client = api_server::client(kubeconfig.as_deref(), kubelet_conf).await?;
-            kube::spawn(&client, &config.node_name, &events, event);
+            watch::spawn(&client, &config.node_name, &events, event);
         }
     }
     Ok(())
