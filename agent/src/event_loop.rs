@@ -8,16 +8,17 @@
 //! Events that wait are applied together, so that a burst costs one pass. Time comes from tokio:
 //! tests pause and advance it.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::api::StateView;
 use crate::event::Event;
-use crate::kernel::{Count, Kernel};
+use crate::kernel::Kernel;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
+use crate::view::View;
 
 /// Interval of [`Event::Resync`].
 pub const RESYNC: Duration = Duration::from_secs(30);
@@ -109,8 +110,7 @@ impl<K: Kernel> EventLoop<K> {
         if calls.is_empty() {
             return;
         }
-        let counters = self.kernel.counters().unwrap_or_default();
-        let view = View { state: &self.state, counters };
+        let view = View { state: &self.state, kernel: RefCell::new(&mut self.kernel) };
         for call in calls {
             call.respond(&view);
         }

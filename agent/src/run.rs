@@ -1,64 +1,38 @@
-//! Everything that can make the agent do something comes through one channel as an [`Event`]; one
-//! task owns all state and works them off.
-//!
-//! ```text
-//! watch, netlink, inotify, clock, command line --Event--> Node::take   what is there to do?
-//!                                              (drained)  Node::round  compile, diff, write
-//! ```
-//! Events that wait are taken together, so that a burst costs one round. A round that fails is
-//! tried again with growing patience; everything it did is kept.
+//! Start-up of the agent, in order: requirements, programs and maps, servers, watchers, the loop.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice_core::Change;
+use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::conditions::Concern;
 use crate::config::Config;
-use crate::control::{self, Question};
-use crate::dataplane::maps::Maps;
-use crate::dataplane::{attach, counters, load, probe};
-use crate::follow::Follow;
-use crate::node::{Node, Parts};
-use crate::observe::{self, Health};
-use crate::{host, watch};
+use crate::dir_watcher::DirWatcher;
+use crate::event::Event;
+use crate::event_loop::{EventLoop, Observer, RESYNC};
+use crate::kernel::linux::{LinuxKernel, Paths, load, maps::Maps, monitor, probe};
+use crate::kernel::read_counters;
+use crate::observe::{self, Health, Pending};
+use crate::state::State;
+use crate::{api, source};
 
-/// Everything that can make the agent do something.
-#[derive(Debug)]
-pub enum Event {
-    /// Objects came, changed or went.
-    Objects(Change),
-    /// Devices, addresses or routes of the node changed.
-    Network,
-    /// The CNI binary wrote its leases.
-    Leases,
-    /// Somebody touched the installed CNI files.
-    CniFiles,
-    /// Time to look at everything again, in case a message got lost.
-    Clock,
-    /// The command line asks.
-    Question(Question),
-    /// SIGTERM or SIGINT. Everything stays in place: pods go on without an agent.
-    Stop,
-}
-
-/// Events that may wait before a source has to.
+/// Events that may wait before a sender has to.
 const QUEUE: usize = 256;
-/// Most events taken together.
-const BATCH: usize = 4096;
-/// How often everything is looked at without a reason.
-const CLOCK: Duration = Duration::from_secs(30);
-/// Pause after a first failure; doubled up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// Runs the agent until it is told to stop.
+/// Concerns whose failure keeps changes from reaching the programs. Only these make the agent
+/// unhealthy: a restart does not help against a route that the kernel refuses.
+const LIVENESS: [Concern; 2] = [Concern::ServiceMaps, Concern::NodeConfig];
+
+/// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What makes it pointless to run: an old kernel, a refused program, a wrong flag.
+/// The node does not meet a requirement, a program is refused, a flag is not valid, or a socket
+/// cannot be opened.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    // One thread: the work is small, and each further thread costs memory on every node.
+    // One thread: the work is small, and every further thread costs memory on every node.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -67,14 +41,51 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "sluice agent");
-    let findings = probe::look(config.cgroup_root.as_deref());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %config.node_name,
+        "sluice agent started"
+    );
+    let cgroup_root = check_requirements(&config)?;
+    load_programs()?;
+
+    let health = Arc::new(Health::default());
+    let (events, mut queue) = mpsc::channel(QUEUE);
+    serve_observers(&config, &health)?;
+    api::serve(&config.socket, events.clone(), Event::Call)
+        .with_context(|| format!("--socket {}", config.socket.display()))?;
+    monitor::spawn(events.clone(), || Event::HostNetwork).context("open a netlink socket")?;
+    watch_dirs(&config, &events);
+    watch_signals(&events)?;
+    source::spawn(&config, events.clone(), Event::Objects).await?;
+    drop(events);
+
+    let kernel = LinuxKernel::open(Paths {
+        cni_bin_dir: config.cni_bin_dir.clone(),
+        cni_conf_dir: config.cni_conf_dir.clone(),
+        cni_binary: config.cni_binary.clone(),
+        cni_state_dir: config.cni_state_dir.clone(),
+        cgroup_root,
+    })?;
+    let state = State::new(config, Instant::now());
+    EventLoop::new(state, kernel, Box::new(Publisher { health })).run(&mut queue).await;
+    tracing::info!("sluice agent stopped; programs, maps and routes stay in place");
+    Ok(())
+}
+
+/// Checks the requirements; returns the cgroup root.
+fn check_requirements(config: &Config) -> anyhow::Result<PathBuf> {
+    let findings = probe::run(config.cgroup_root.as_deref());
     if let Some(line) = findings.missing_line() {
         anyhow::bail!(line);
     }
     for note in &findings.notes {
         tracing::info!("{note}");
     }
+    findings.cgroup_root.context("no cgroup v2 mount")
+}
+
+fn load_programs() -> anyhow::Result<()> {
     let started = Instant::now();
     let loaded = load::load()?;
     load::trim_heap();
@@ -83,152 +94,84 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         maps_created = loaded.maps_created,
         programs_kept = loaded.programs_kept,
         programs_pinned = loaded.programs_pinned,
-        took = ?started.elapsed(),
-        "dataplane loaded"
+        duration = ?started.elapsed(),
+        "programs loaded"
     );
-    if let Some(root) = &findings.cgroup_root {
-        let changed = attach::sockets(root)?;
-        tracing::info!(cgroup = %root.display(), changed, "socket programs attached");
-    }
-
-    let health = Arc::new(Health::default());
-    let (tx, mut events) = mpsc::channel(QUEUE);
-    start_servers(&config, &health)?;
-    control::serve(&config.socket, tx.clone(), Event::Question)
-        .map_err(|e| anyhow::anyhow!("--socket {}: {e}", config.socket.display()))?;
-    host::monitor::spawn(tx.clone(), || Event::Network)?;
-    follow_files(&config, &tx);
-    clock_and_signals(&tx)?;
-    watch::spawn(&config, tx.clone(), Event::Objects).await?;
-    drop(tx);
-
-    let parts = Parts {
-        host: host::Host::open()?,
-        hooks: attach::Hooks::open()?,
-        maps: Maps::open()?,
-        health,
-    };
-    let mut node = Node::new(config, parts)?;
-    // Before the first object arrives: pods that run already get what this agent brought.
-    node.take(Event::Network);
-    node.take(Event::Leases);
-    work(&mut node, &mut events).await;
-    tracing::info!("stopped; programs, tables and routes stay in force");
     Ok(())
 }
 
-async fn work(node: &mut Node, events: &mut mpsc::Receiver<Event>) {
-    let mut pause = FIRST_PAUSE;
-    let mut retry_at: Option<Instant> = Some(Instant::now());
-    loop {
-        let wait = retry_at.map_or(CLOCK, |at| at.saturating_duration_since(Instant::now()));
-        match tokio::time::timeout(wait, events.recv()).await {
-            Ok(None | Some(Event::Stop)) => return,
-            Ok(Some(event)) => {
-                node.take(event);
-                for _ in 0..BATCH {
-                    match events.try_recv() {
-                        Ok(Event::Stop) => return,
-                        Ok(event) => node.take(event),
-                        Err(_) => break,
-                    }
-                }
-            }
-            Err(_elapsed) => {}
-        }
-        if node.round().await {
-            retry_at = None;
-            pause = FIRST_PAUSE;
-        } else if retry_at.is_none_or(|at| at <= Instant::now()) {
-            retry_at = Some(Instant::now() + pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        node.answer();
-    }
-}
-
-fn start_servers(config: &Config, health: &Arc<Health>) -> anyhow::Result<()> {
-    const JSON: &str = "application/json";
+fn serve_observers(config: &Config, health: &Arc<Health>) -> anyhow::Result<()> {
     if let Some(address) = config.health_bind {
-        let health = Arc::clone(health);
-        tokio::spawn(observe::serve(address, move |path| {
-            let (code, body) = match path {
-                "/healthz" | "/livez" => health.answer(),
-                "/readyz" => health.readiness(),
-                _ => return None,
-            };
-            Some((code, JSON, body))
-        }));
+        tokio::spawn(observe::serve_health(address, Arc::clone(health)));
     }
     if let Some(address) = config.metrics_bind {
-        let health = Arc::clone(health);
         let maps = Maps::open()?;
-        tokio::spawn(observe::serve(address, move |path| match path {
-            "/metrics" => {
-                let counts = counters::read(&maps.counters).unwrap_or_default();
-                let text = observe::render(&health.numbers(), &counts);
-                Some((200, "text/plain; version=0.0.4", text))
-            }
-            "/proxyMode" => Some((200, "text/plain", "ebpf".to_owned())),
-            _ => None,
-        }));
+        let counts = move || read_counters(&maps.counters).unwrap_or_default();
+        tokio::spawn(observe::serve_metrics(address, Arc::clone(health), counts));
     }
     Ok(())
 }
 
-/// Follows the folders of the CNI files and leases. One that cannot be followed is looked at by
-/// the clock.
-fn follow_files(config: &Config, tx: &mpsc::Sender<Event>) {
-    let state = config.cni_state_dir.clone();
-    if let Err(e) = std::fs::create_dir_all(&state) {
-        tracing::warn!(dir = %state.display(), error = %e, "cannot make the folder of leases");
-    }
-    spawn_follow(vec![state], tx.clone(), || Event::Leases);
-    let files: Vec<_> =
-        [&config.cni_bin_dir, &config.cni_conf_dir].into_iter().flatten().cloned().collect();
-    for dir in &files {
-        if let Err(e) = std::fs::create_dir_all(dir) {
-            tracing::warn!(dir = %dir.display(), error = %e, "cannot make the folder");
-        }
-    }
-    spawn_follow(files, tx.clone(), || Event::CniFiles);
+/// Watches the directories of the leases and of the CNI files.
+fn watch_dirs(config: &Config, events: &mpsc::Sender<Event>) {
+    watch(vec![config.cni_state_dir.clone()], events.clone(), || Event::Leases);
+    let files = [&config.cni_bin_dir, &config.cni_conf_dir].into_iter().flatten().cloned();
+    watch(files.collect(), events.clone(), || Event::CniFiles);
 }
 
-fn spawn_follow(folders: Vec<std::path::PathBuf>, tx: mpsc::Sender<Event>, event: fn() -> Event) {
-    let follow = match Follow::folders(folders.iter().map(AsRef::as_ref)) {
-        Ok(follow) => follow,
-        Err(e) => {
-            tracing::warn!(error = %e, "only looked at by the clock");
+fn watch(dirs: Vec<PathBuf>, events: mpsc::Sender<Event>, event: fn() -> Event) {
+    for dir in &dirs {
+        if let Err(error) = std::fs::create_dir_all(dir) {
+            tracing::warn!(dir = %dir.display(), %error, "could not create directory");
+        }
+    }
+    let watcher = match DirWatcher::new(dirs.iter().map(AsRef::as_ref)) {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            tracing::warn!(
+                ?dirs,
+                %error,
+                "could not watch directories, falling back to polling every {} s",
+                RESYNC.as_secs()
+            );
             return;
         }
     };
     tokio::spawn(async move {
         loop {
-            follow.changed().await;
-            if tx.send(event()).await.is_err() {
+            watcher.changed().await;
+            if events.send(event()).await.is_err() {
                 return;
             }
         }
     });
 }
 
-fn clock_and_signals(tx: &mpsc::Sender<Event>) -> anyhow::Result<()> {
-    let clock = tx.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(CLOCK).await;
-            if clock.send(Event::Clock).await.is_err() {
-                return;
-            }
-        }
-    });
+fn watch_signals(events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind)?;
-        let stop = tx.clone();
+        let events = events.clone();
         tokio::spawn(async move {
             signals.recv().await;
-            let _ = stop.send(Event::Stop).await;
+            let _ = events.send(Event::Stop).await;
         });
     }
     Ok(())
+}
+
+/// Copies a snapshot of the state to the health and metrics servers.
+struct Publisher {
+    health: Arc<Health>,
+}
+
+impl Observer for Publisher {
+    fn observe(&mut self, state: &State, duration: Duration) {
+        let failed = LIVENESS.iter().find(|concern| state.conditions.failed(**concern));
+        let pending = match failed.and_then(|concern| state.conditions.get(*concern)) {
+            None => Pending::None,
+            Some(condition) => Pending::Failed(condition.message.clone()),
+        };
+        self.health.synced(duration, &pending, state.rows());
+        self.health.set_ready(state.ready());
+    }
 }

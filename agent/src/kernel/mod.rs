@@ -16,7 +16,7 @@ pub mod linux;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-pub use counters::Count;
+pub use counters::{Count, read as read_counters};
 pub use error::KernelError;
 use ipnet::IpNet;
 use sluice_abi::{Addr, PortBe};

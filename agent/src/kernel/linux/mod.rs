@@ -79,6 +79,24 @@ impl LinuxKernel {
     }
 }
 
+/// Detaches all programs from all devices and deletes the agent's routes, for the removal of Sluice
+/// from a node. Returns the number of both.
+///
+/// # Errors
+/// Devices or routes cannot be listed, or a route cannot be deleted.
+pub fn clear_network() -> Result<usize> {
+    let mut netlink = Netlink::open()?;
+    let mut removed = 0;
+    for link in device::links(&mut netlink)? {
+        removed += hooks::detach_all(&mut netlink, link.index);
+    }
+    for (dst, hop) in routes::owned(&mut netlink)? {
+        routes::delete(&mut netlink, &dst, &hop)?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
 impl Maps for LinuxKernel {
     fn read(&mut self, table: &'static TableSpec) -> Result<Rows> {
         Ok(self.tables.read(table)?)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sluice_abi::pin;
 
 /// Directory of all ABI versions: `/sys/fs/bpf/sluice`.
-fn base() -> &'static Path {
+pub fn base() -> &'static Path {
     let root = Path::new(pin::ROOT);
     root.parent().unwrap_or(root)
 }
@@ -19,18 +19,6 @@ fn base() -> &'static Path {
 /// A directory cannot be listed or removed.
 pub fn remove_stale() -> Result<Vec<String>, (PathBuf, io::Error)> {
     remove_siblings(Path::new(pin::ROOT), base())
-}
-
-/// Removes the pins of all versions. Returns whether there were any.
-///
-/// # Errors
-/// The directory cannot be removed.
-pub fn remove_all() -> Result<bool, (PathBuf, io::Error)> {
-    match fs::remove_dir_all(base()) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err((base().to_owned(), e)),
-    }
 }
 
 fn remove_siblings(current: &Path, base: &Path) -> Result<Vec<String>, (PathBuf, io::Error)> {

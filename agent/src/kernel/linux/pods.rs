@@ -1,5 +1,6 @@
 //! Leases, network namespaces and MTU of the pods on this node.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -9,6 +10,33 @@ use sluice_pod::lease::{BootInstant, Lease, Store, StoreError};
 use sluice_pod::netns::{NetNs, NetNsError};
 
 use crate::kernel::KernelError;
+
+/// A lease as the command line shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// Host end of its veth pair.
+    pub device: String,
+    /// `namespace/name`.
+    pub pod: String,
+    /// Container id of its sandbox.
+    pub container: String,
+}
+
+/// All leases in a directory; none if they cannot be read.
+pub fn names(state_dir: &Path) -> Vec<Named> {
+    let leases = Store::new(state_dir).read().map(|s| s.leases).unwrap_or_default();
+    leases
+        .into_iter()
+        .map(|l| Named {
+            address: IpAddr::V4(l.address),
+            pod: l.owner(),
+            device: l.host_ifname,
+            container: l.key.container_id,
+        })
+        .collect()
+}
 
 /// A pod's network namespace as its lease names it, or as the agent's image sees it, where
 /// /var/run is not a link to /run.
