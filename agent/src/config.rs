@@ -12,7 +12,6 @@ use ipnet::IpNet;
 use crate::host::UplinkChoice;
 use crate::paths;
 
-
 /// Default of net.ipv4.ip_local_port_range, the source ports of the node's own sockets.
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 /// First port that needs no privilege.

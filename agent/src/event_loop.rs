@@ -47,11 +47,16 @@ pub struct EventLoop<K> {
 impl<K: Kernel> EventLoop<K> {
     /// A loop that has not run yet. Its first pass does not wait for an event: running pods get
     /// what this agent brought before the first object arrives.
-    pub fn new(state: State, kernel: K, observer: Box<dyn Observer>) -> EventLoop<K> {
+    pub fn new(
+        state: State,
+        kernel: K,
+        reconcilers: Reconcilers,
+        observer: Box<dyn Observer>,
+    ) -> EventLoop<K> {
         EventLoop {
             state,
             kernel,
-            reconcilers: Reconcilers::all(),
+            reconcilers,
             observer,
             next_resync: Instant::now() + RESYNC,
             started: false,
@@ -116,3 +121,6 @@ impl<K: Kernel> EventLoop<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

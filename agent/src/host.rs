@@ -52,9 +52,7 @@ pub enum UplinkError {
     #[error("--uplink: device {0} does not exist")]
     NoSuchDevice(String),
     /// No device has an InternalIP, and there is no default route.
-    #[error(
-        "no device has an InternalIP of this node and there is no default route: set --uplink"
-    )]
+    #[error("no device has an InternalIP of this node and there is no default route: set --uplink")]
     Unknown,
 }
 

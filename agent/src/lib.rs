@@ -17,6 +17,8 @@ mod config;
 mod dir_watcher;
 mod event;
 mod event_loop;
+#[cfg(test)]
+mod harness;
 mod host;
 mod kernel;
 mod observe;

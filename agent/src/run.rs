@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use sluice_core::diff::Capacity;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -16,6 +17,7 @@ use crate::event_loop::{EventLoop, Observer, RESYNC};
 use crate::kernel::linux::{LinuxKernel, Paths, load, maps::Maps, monitor, probe};
 use crate::kernel::read_counters;
 use crate::observe::{self, Health, Pending};
+use crate::reconcile::Reconcilers;
 use crate::state::State;
 use crate::{api, source};
 
@@ -68,7 +70,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cgroup_root,
     })?;
     let state = State::new(config, Instant::now());
-    EventLoop::new(state, kernel, Box::new(Publisher { health })).run(&mut queue).await;
+    let reconcilers = Reconcilers::all(Capacity::default());
+    let publisher = Box::new(Publisher { health });
+    EventLoop::new(state, kernel, reconcilers, publisher).run(&mut queue).await;
     tracing::info!("sluice agent stopped; programs, maps and routes stay in place");
     Ok(())
 }

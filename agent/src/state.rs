@@ -8,14 +8,14 @@
 //! `uplink`, ...); reconcilers never call each other.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
 use sluice_abi::Backend;
 use sluice_core::model::{Kind, Node};
 use sluice_core::tables::Conflict;
-use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables};
+use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables, dump};
 
 use crate::api::Call;
 use crate::conditions::{Concern, Conditions, Status};
@@ -27,7 +27,7 @@ use crate::host::{HostState, Uplink, UplinkError};
 const RESYNCS_PER_COMPARISON: u32 = 10;
 
 /// Concerns that have a reconciler.
-const RECONCILED: [Concern; 13] = [
+pub const RECONCILED: [Concern; 13] = [
     Concern::HostState,
     Concern::Uplink,
     Concern::SocketPrograms,
@@ -360,15 +360,11 @@ impl State {
 
 /// A conflict in one line.
 fn conflict(c: &Conflict) -> String {
-    let frontend = SocketAddr::new(IpAddr::from(c.key.addr), c.key.port.get());
+    let frontend = dump::key(&c.key);
     let losers: Vec<String> = c.losers.iter().map(ToString::to_string).collect();
     format!(
-        "{frontend} is served for Service {}, the oldest; not served there: {}",
+        "{frontend} is used by Service {}, the oldest; not programmed: {}",
         c.winner,
         losers.join(", ")
     )
 }
-
-#[cfg(test)]
-#[path = "state_tests.rs"]
-mod tests;

@@ -11,8 +11,8 @@ use sluice_abi::{Addr, NodeConfig, node_flags};
 use super::output::{Output, align, print_json, print_text};
 use super::{maps, rows_of_agent};
 use crate::api::{Condition, Request, Status};
-use crate::kernel::read_counters;
 use crate::kernel::linux::maps::Maps;
+use crate::kernel::read_counters;
 
 /// State of the node, and whether the agent reported it.
 #[derive(Debug, Serialize)]

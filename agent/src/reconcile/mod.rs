@@ -30,6 +30,7 @@ mod uplink;
 use std::time::Instant;
 
 use sluice_bpf::error_chain;
+use sluice_core::diff::Capacity;
 
 use self::backoff::Backoff;
 use crate::conditions::{Concern, Status};
@@ -89,14 +90,15 @@ struct Scheduled {
 pub struct Reconcilers(Vec<Scheduled>);
 
 impl Reconcilers {
-    /// Every reconciler. A fact is established before the reconcilers that build on it.
-    pub fn all() -> Reconcilers {
+    /// Every reconciler, for maps of this capacity. A fact is established before the reconcilers that
+    /// build on it.
+    pub fn all(capacity: Capacity) -> Reconcilers {
         Reconcilers::new(vec![
             Box::new(host_state::ReconcileHostState),
             Box::new(uplink::ReconcileUplink::default()),
             Box::new(socket_programs::ReconcileSocketPrograms),
             Box::new(forwarding::ReconcileForwarding),
-            Box::new(service_maps::ReconcileServiceMaps::default()),
+            Box::new(service_maps::ReconcileServiceMaps::new(capacity)),
             Box::new(routes::ReconcileRoutes),
             Box::new(node_config::ReconcileNodeConfig),
             Box::new(pods::ReconcilePods),
@@ -109,11 +111,8 @@ impl Reconcilers {
     }
 
     fn new(reconcilers: Vec<Box<dyn Reconciler>>) -> Reconcilers {
-        let schedule = |reconciler| Scheduled {
-            reconciler,
-            backoff: Backoff::default(),
-            waiting: false,
-        };
+        let schedule =
+            |reconciler| Scheduled { reconciler, backoff: Backoff::default(), waiting: false };
         Reconcilers(reconcilers.into_iter().map(schedule).collect())
     }
 

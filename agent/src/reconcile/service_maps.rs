@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use sluice_abi::Backend;
+use sluice_core::diff::Capacity;
 use sluice_core::{Changed, Plan, ReadBack, RealizedState};
 
 use super::{NotReconciled, Reconciler};
@@ -22,8 +23,9 @@ use crate::state::State;
 const PLANS: usize = 4;
 
 /// Plans and writes the rows that differ.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReconcileServiceMaps {
+    capacity: Capacity,
     /// The rows in the kernel; `None` if they have to be read (again).
     realized: Option<RealizedState>,
     /// The state before a failed write or before a comparison: the ids and slots that it used are
@@ -69,6 +71,17 @@ impl Reconciler for ReconcileServiceMaps {
 }
 
 impl ReconcileServiceMaps {
+    /// A reconciler that knows nothing of the maps yet.
+    pub fn new(capacity: Capacity) -> ReconcileServiceMaps {
+        ReconcileServiceMaps {
+            capacity,
+            realized: None,
+            former: None,
+            unwritten: Changed::default(),
+            stale_udp: BTreeSet::new(),
+        }
+    }
+
     /// Makes the next call read the rows back.
     fn forget_realized(&mut self) {
         if let Some(realized) = self.realized.take() {
@@ -94,7 +107,7 @@ impl ReconcileServiceMaps {
                 former.resync(found);
                 former
             }
-            None => RealizedState::new(found),
+            None => RealizedState::with_capacity(found, self.capacity),
         });
         Ok(())
     }

@@ -23,8 +23,7 @@ impl Reconciler for ReconcileStaleSockets {
             return Ok(());
         }
         let peers = stale.iter().map(|b| -> Peer { (b.addr, b.port) }).collect();
-        let result =
-            kernel.leases().and_then(|pods| kernel.destroy_udp_sockets(&peers, &pods));
+        let result = kernel.leases().and_then(|pods| kernel.destroy_udp_sockets(&peers, &pods));
         if let Err(e) = result {
             state.restore_stale_udp(stale);
             return Err(e.into());

@@ -33,9 +33,7 @@ pub use self::cni_files::InstallError;
 pub use self::hooks::{CgroupError, HookError};
 pub use self::sysctl::SysctlError;
 use super::counters;
-use super::{
-    CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, Pods, Result, Routes,
-};
+use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, Pods, Result, Routes};
 use crate::host::HostState;
 
 /// Files and directories that the agent works on.

@@ -133,9 +133,7 @@ mod tests {
         assert!(!affects_node(&RouteNetlinkMessage::DelRoute(pod.clone())));
         assert!(!affects_node(&RouteNetlinkMessage::NewRoute(pod.clone())));
         let mut other = pod;
-        other
-            .attributes
-            .push(RouteAttribute::Gateway(RouteAddress::Inet([172, 18, 0, 3].into())));
+        other.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet([172, 18, 0, 3].into())));
         assert!(affects_node(&RouteNetlinkMessage::DelRoute(other)));
     }
 
