@@ -35,9 +35,9 @@ pub mod table;
 pub mod tables;
 
 #[cfg(test)]
-mod properties;
+mod cases;
 #[cfg(test)]
-mod scenarios;
+mod properties;
 
 pub use diff::{CapacityError, Plan, ReadBack, RealizedState};
 pub use index::{Dirty, Index};

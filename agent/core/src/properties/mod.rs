@@ -1,6 +1,6 @@
 //! Properties that hold for any objects and any order of changes.
 
-mod kernel;
+pub mod kernel;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,7 @@ use proptest::sample::Index as Pick;
 use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, proto};
 
 use self::kernel::{Kernel, Row, desired_effect, rows};
+use crate::cases::notation;
 use crate::diff::{Capacity, Plan, ReadBack, RealizedState};
 use crate::dump;
 use crate::generate::{self, THIS_NODE};
@@ -338,6 +339,29 @@ proptest! {
             prop_assert_eq!(verdict::route(&tables, &own, address), expect, "{}", address);
         }
     }
+}
+
+/// A Service whose only endpoint changes with every plan: each plan frees a slot and a backend id
+/// and needs new ones.
+#[test]
+fn slots_and_ids_are_reused_by_the_third_plan_at_the_earliest() {
+    let slice = |host: u8| {
+        let text = format!("slice shop/web-a of=web ports=/TCP:80 10.244.1.{host}@n1");
+        notation::change(&text).expect("slice")
+    };
+    let service = notation::change("service shop/web 10.96.0.7 /TCP:80").expect("service");
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let plan = agent.take(&[service]);
+    carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
+    let mut offsets = Vec::new();
+    for host in 1..=8 {
+        let plan = agent.take(&[slice(host)]);
+        carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
+        offsets
+            .extend(kernel.frontends.values().filter(|f| f.slots_len > 0).map(|f| f.slots_offset));
+    }
+    assert_eq!(offsets, [0, 1, 2, 3, 0, 1, 2, 3]);
 }
 
 #[test]
