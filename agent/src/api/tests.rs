@@ -27,6 +27,9 @@ const WAIT: Duration = Duration::from_secs(30);
 /// Deadline that a test waits for to expire.
 const SHORT: Duration = Duration::from_millis(50);
 
+/// Rows of a page when each has one backend.
+const ROWS: usize = PAGE / 2;
+
 /// State with any number of frontends.
 #[derive(Default)]
 struct Fake {
@@ -276,6 +279,18 @@ async fn client_that_stops_reading_is_disconnected_and_others_are_served() {
 }
 
 #[tokio::test]
+async fn connection_over_the_limit_is_served_after_another_one_closes() {
+    let server = Server::start(Limits { connections: 1, ..limits() }, Fake::default());
+    let open = UnixStream::connect(&server.path).await.unwrap();
+    let request = Request::Status {}.to_line();
+    let mut waiting = Box::pin(server.raw(request.as_bytes()));
+    let early = timeout(SHORT, &mut waiting).await;
+    assert!(early.is_err(), "served although the limit is reached");
+    drop(open);
+    assert_eq!(waiting.await.len(), 3);
+}
+
+#[tokio::test]
 async fn busy_or_stopped_owner_ends_the_response() {
     let request = Request::Status {}.to_line();
     let (server, calls) = Server::without_owner(Limits { answer: SHORT, ..limits() });
@@ -298,13 +313,13 @@ async fn next_page_is_asked_for_after_the_previous_one_is_read() {
         call.respond(&fake);
         pages += 1;
     }
-    let all = 20_000 / PAGE;
+    let all = 20_000 / ROWS;
     assert!((1..all).contains(&pages), "{pages} of {all} pages without a reader");
 }
 
 #[test]
-fn page_is_bounded_by_the_rows_that_it_examines() {
-    let fake = Fake::with_services("shop", 2 * PAGE as u32);
+fn page_is_bounded_by_the_entries_that_it_examines() {
+    let fake = Fake::with_services("shop", 2 * ROWS as u32);
     let none = ServiceFilter { text: Some("nothing".into()), ..ServiceFilter::default() };
     let first = respond::page(&fake, &services(none.clone()), None);
     assert_eq!(first.rows, []);
@@ -315,17 +330,27 @@ fn page_is_bounded_by_the_rows_that_it_examines() {
     let all = services(ServiceFilter::default());
     let first = respond::page(&fake, &all, None);
     let second = respond::page(&fake, &all, first.next);
-    assert_eq!((first.rows.len(), second.rows.len()), (PAGE, PAGE));
+    assert_eq!((first.rows.len(), second.rows.len()), (ROWS, ROWS));
     let Row::Service(row) = &second.rows[0] else { panic!("{:?}", second.rows[0]) };
-    assert_eq!(row.service, format!("shop/s-{PAGE}"));
+    assert_eq!(row.service, format!("shop/s-{ROWS}"));
+}
+
+#[test]
+fn backends_count_as_entries_of_a_page() {
+    let mut fake = Fake::default();
+    for n in 0..4 {
+        fake.add("shop", n, proto::TCP, PAGE as u16 / 2, 0);
+    }
+    let page = respond::page(&fake, &services(ServiceFilter::default()), None);
+    assert_eq!(page.rows.len(), 2);
 }
 
 #[test]
 fn page_continues_after_a_removed_row() {
-    let mut fake = Fake::with_services("shop", PAGE as u32 + 2);
+    let mut fake = Fake::with_services("shop", ROWS as u32 + 2);
     let all = services(ServiceFilter::default());
     let first = respond::page(&fake, &all, None);
-    let last = *fake.frontends.keys().nth(PAGE - 1).unwrap();
+    let last = *fake.frontends.keys().nth(ROWS - 1).unwrap();
     fake.frontends.remove(&last);
     assert_eq!(respond::page(&fake, &all, first.next).rows.len(), 2);
 }

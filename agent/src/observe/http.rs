@@ -153,6 +153,7 @@ mod tests {
         let text = get(address, "/healthz").await;
         assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
         assert!(text.contains("content-type: application/json\r\n"), "{text}");
+        assert!(text.contains("connection: close\r\n"), "{text}");
         assert!(text.ends_with("\r\n\r\n{}"), "{text}");
         assert!(get(address, "/other").await.starts_with("HTTP/1.1 404 "));
     }
@@ -160,7 +161,7 @@ mod tests {
     #[tokio::test]
     async fn client_that_sends_no_request_is_disconnected() {
         let header = Duration::from_millis(50);
-        let address = server(Limits { header, ..Limits::default() }).await;
+        let address = server(Limits { header, connection: 6 * WAIT, ..Limits::default() }).await;
         let mut silent = TcpStream::connect(address).await.unwrap();
         assert_eq!(read_all(&mut silent).await, "");
     }
@@ -168,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn connection_is_closed_at_its_deadline() {
         let connection = Duration::from_millis(50);
-        let address = server(Limits { connection, ..Limits::default() }).await;
+        let address = server(Limits { connection, header: 6 * WAIT, ..Limits::default() }).await;
         let mut silent = TcpStream::connect(address).await.unwrap();
         assert_eq!(read_all(&mut silent).await, "");
     }

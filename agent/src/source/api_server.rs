@@ -1,63 +1,71 @@
-//! How the agent reaches the API server before any Service works.
+//! Client of the API server that works before any Service does.
 //!
-//! In order: a kubeconfig given by flag; in a pod, its own service account against the address
-//! that kubelet uses (only `server:` of kubelet's kubeconfig is read, never its identity); the
-//! environment that kubelet gives every pod, which names a ClusterIP and so works only where
-//! something else serves it already.
+//! Address and identity, in this order:
+//! 1. the kubeconfig given by flag;
+//! 2. the service account of the pod, with the address from kubelet's kubeconfig (kubelet's identity
+//!    is not used);
+//! 3. the service account of the pod, with the address from its environment. That is a ClusterIP,
+//!    which is reachable only if another proxy serves it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde::Deserialize;
+use hyper::http::Uri;
+use hyper::http::uri::InvalidUri;
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
-/// Why there is no way to the API server.
+/// Deadline of a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The API server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiServerError {
-    /// The kubeconfig file cannot be used.
-    #[error("kubeconfig {path}: {source}")]
+    /// The kubeconfig file is not valid.
+    #[error("kubeconfig {path}")]
     Kubeconfig {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
-        source: Box<kube::config::KubeconfigError>,
+        source: Box<KubeconfigError>,
     },
-    /// Neither a kubeconfig nor a service account.
+    /// There is neither a kubeconfig nor a service account.
     #[error(
-        "no way to the API server: give --kubeconfig, or --source with a folder of manifests, \
-         or run in a pod with a service account ({0})"
+        "no credentials for the API server: give --kubeconfig, or --source with a directory of \
+         manifests, or run in a pod with a service account"
     )]
-    NoServiceAccount(#[source] kube::config::InClusterError),
-    /// The client cannot be made (TLS).
-    #[error("API server client: {0}")]
+    NoServiceAccount(#[source] InClusterError),
+    /// The client cannot be created (TLS).
+    #[error("API server client")]
     Client(#[source] kube::Error),
 }
 
+/// The address in kubelet's kubeconfig cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum KubeletConfError {
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Parse(#[from] KubeconfigError),
+    #[error("server: {0}")]
+    Server(#[from] InvalidUri),
+}
+
 /// A client with the agent's own identity.
+///
+/// # Errors
+/// The kubeconfig is not valid, or there is neither a kubeconfig nor a service account.
 pub async fn client(
     kubeconfig: Option<&Path>,
     kubelet_conf: &Path,
 ) -> Result<kube::Client, ApiServerError> {
     let mut config = match kubeconfig {
         Some(path) => from_kubeconfig(path).await?,
-        None => {
-            let mut config =
-                kube::Config::incluster_env().map_err(ApiServerError::NoServiceAccount)?;
-            match kubelet_server(kubelet_conf) {
-                Ok(Some(server)) => config.cluster_url = server,
-                Ok(None) => {
-                    tracing::info!(file = %kubelet_conf.display(), "no kubelet configuration, using the API server's ClusterIP");
-                }
-                Err(e) => {
-                    tracing::warn!(file = %kubelet_conf.display(), error = %e, "cannot read the API server's address, using its ClusterIP");
-                }
-            }
-            config
-        }
+        None => in_cluster(kubelet_conf)?,
     };
-    config.connect_timeout = Some(Duration::from_secs(5));
-    tracing::info!(server = %config.cluster_url, "API server");
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    tracing::info!(server = %config.cluster_url, "API server: using this address");
     kube::Client::try_from(config).map_err(ApiServerError::Client)
 }
 
@@ -70,56 +78,96 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ApiServerError> {
         .map_err(error)
 }
 
-#[derive(Deserialize)]
-struct KubeletConf {
-    #[serde(default)]
-    clusters: Vec<NamedCluster>,
+fn in_cluster(kubelet_conf: &Path) -> Result<kube::Config, ApiServerError> {
+    let mut config = kube::Config::incluster_env().map_err(ApiServerError::NoServiceAccount)?;
+    let file = kubelet_conf.display();
+    match kubelet_server(kubelet_conf) {
+        Ok(Some(server)) => config.cluster_url = server,
+        Ok(None) => {
+            tracing::info!(%file, "kubelet configuration does not exist, using the ClusterIP of the API server");
+        }
+        Err(e) => {
+            tracing::warn!(%file, error = %e, "kubelet configuration is not valid, using the ClusterIP of the API server");
+        }
+    }
+    Ok(config)
 }
 
-#[derive(Deserialize)]
-struct NamedCluster {
-    cluster: Cluster,
-}
-
-#[derive(Deserialize)]
-struct Cluster {
-    server: String,
-}
-
-/// The `server:` of kubelet's kubeconfig; `None` where there is no such file (or an empty one,
-/// which is what a `FileOrCreate` mount makes of it).
-fn kubelet_server(path: &Path) -> Result<Option<hyper::http::Uri>, String> {
-    let text = match std::fs::read_to_string(path) {
+/// The server of the current context of kubelet's kubeconfig, or of its first cluster. `None`
+/// without a file; an empty one, which a hostPath of type FileOrCreate leaves, counts as none.
+fn kubelet_server(path: &Path) -> Result<Option<Uri>, KubeletConfError> {
+    let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e.to_string()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.into()),
     };
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let conf: KubeletConf = serde_yaml::from_str(&text).map_err(|e| e.to_string())?;
-    let Some(first) = conf.clusters.into_iter().next() else { return Ok(None) };
-    first.cluster.server.parse().map(Some).map_err(|e| format!("server: {e}"))
+    let server = server(&Kubeconfig::from_yaml(&text)?);
+    server.map(|server| server.parse()).transpose().map_err(KubeletConfError::Server)
+}
+
+fn server(config: &Kubeconfig) -> Option<String> {
+    let context = config.contexts.iter().find(|c| Some(&c.name) == config.current_context.as_ref());
+    let cluster = context.and_then(|c| c.context.as_ref()).map(|c| &c.cluster);
+    let named = config.clusters.iter().find(|c| Some(&c.name) == cluster);
+    named.or(config.clusters.first())?.cluster.as_ref()?.server.clone()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// As kubeadm writes it, with a second cluster.
+    const KUBELET_CONF: &str = "
+apiVersion: v1
+kind: Config
+clusters:
+- name: other
+  cluster: {server: https://other:6443}
+- name: kubernetes
+  cluster: {certificate-authority-data: AAAA, server: https://cp:6443}
+contexts:
+- name: system:node:n1@kubernetes
+  context: {cluster: kubernetes, user: default-auth}
+current-context: system:node:n1@kubernetes
+users:
+- name: default-auth
+  user:
+    client-certificate: /var/lib/kubelet/pki/kubelet-client-current.pem
+    client-key: /var/lib/kubelet/pki/kubelet-client-current.pem
+";
+
+    fn read(text: &str) -> Result<Option<Uri>, KubeletConfError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        kubelet_server(file.path())
+    }
+
     #[test]
-    fn server_is_all_that_is_read_of_kubelets_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("kubelet.conf");
-        assert_eq!(kubelet_server(&file).unwrap(), None);
-        std::fs::write(&file, "").unwrap();
-        assert_eq!(kubelet_server(&file).unwrap(), None);
-        std::fs::write(
-            &file,
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: https://cp:6443\nusers: []\n",
-        )
-        .unwrap();
-        assert_eq!(kubelet_server(&file).unwrap().unwrap().to_string(), "https://cp:6443/");
-        std::fs::write(&file, "clusters: 3").unwrap();
-        assert!(kubelet_server(&file).is_err());
+    fn server_of_the_current_context_is_used() {
+        assert_eq!(read(KUBELET_CONF).unwrap().unwrap().to_string(), "https://cp:6443/");
+    }
+
+    #[test]
+    fn first_cluster_is_used_without_a_current_context() {
+        let text = KUBELET_CONF.replace("current-context", "unknown-field");
+        assert_eq!(read(&text).unwrap().unwrap().to_string(), "https://other:6443/");
+    }
+
+    #[test]
+    fn missing_or_empty_file_has_no_server() {
+        assert_eq!(kubelet_server(Path::new("/does/not/exist")).unwrap(), None);
+        assert_eq!(read("").unwrap(), None);
+        assert_eq!(read(" \n").unwrap(), None);
+        assert_eq!(read("kind: Config").unwrap(), None);
+    }
+
+    #[test]
+    fn invalid_file_is_an_error() {
+        assert!(read("clusters: 3").is_err());
+        let text = KUBELET_CONF.replace("https://cp:6443", "'not a uri'");
+        assert!(read(&text).unwrap_err().to_string().starts_with("server: "));
     }
 }

@@ -1,8 +1,8 @@
-//! The Kubernetes objects as they come over the wire, cut down to the fields that Sluice reads.
+//! Kubernetes API types with only the fields that Sluice reads.
 //!
-//! In: JSON from the API server, YAML from a folder. Out: [`super::convert`] turns them into the
-//! model at once. Fields that nobody reads are never parsed, so that a node with thousands of
-//! pods costs neither memory nor time. These types go no further than this room.
+//! Input: JSON from the API server, YAML from manifests. [`super::convert`] turns them into the
+//! model. Other fields are skipped while parsing, which saves memory and time on large objects.
+//! These types are private to [`super`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 
-/// The metadata fields in use; the rest of `ObjectMeta` stays empty.
+/// The metadata fields in use; the others of `ObjectMeta` stay empty.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
@@ -36,7 +36,7 @@ fn metadata<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectMeta, D::Error> {
     })
 }
 
-/// Accepts `null` where a list or a struct is meant to be absent, as Go's encoder writes it.
+/// Accepts `null` for an absent list or struct, as Go encodes a nil slice.
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     d: D,
 ) -> Result<T, D::Error> {
@@ -82,10 +82,10 @@ pub struct Node {
     /// Name and labels.
     #[serde(default, deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
-    /// Where podCIDRs stand.
+    /// Pod CIDRs.
     #[serde(default)]
     pub spec: NodeSpec,
-    /// Where addresses stand.
+    /// Addresses.
     #[serde(default)]
     pub status: NodeStatus,
 }
@@ -93,7 +93,7 @@ pub struct Node {
 /// core/v1 NodeSpec.
 #[derive(Deserialize, Clone, Debug, Default)]
 pub struct NodeSpec {
-    /// First pod CIDR; older writers set only this.
+    /// First pod CIDR; older clients set only this field.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Option<String>,
     /// One pod CIDR per family.
@@ -115,7 +115,7 @@ pub struct NodeAddress {
     /// `InternalIP`, `Hostname`, ...
     #[serde(rename = "type", default)]
     pub kind: String,
-    /// An address or a name, after its type.
+    /// An address or a name, depending on the type.
     #[serde(default)]
     pub address: String,
 }
@@ -134,7 +134,7 @@ pub struct Pod {
     /// Name, namespace, uid.
     #[serde(default, deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
-    /// Where it runs.
+    /// Node and network mode.
     #[serde(default)]
     pub spec: PodSpec,
     /// Phase and addresses.
@@ -148,7 +148,7 @@ pub struct Pod {
 pub struct PodSpec {
     /// Name of the node.
     pub node_name: Option<String>,
-    /// Whether it shares the node's network namespace.
+    /// Whether the pod uses the network namespace of the node.
     pub host_network: Option<bool>,
 }
 
@@ -176,7 +176,7 @@ pub struct PodIp {
 /// core/v1 Service.
 #[derive(Deserialize, Clone, Debug, Default)]
 pub struct Service {
-    /// Name, namespace, labels, age.
+    /// Name, namespace, labels, creation time.
     #[serde(default, deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// Addresses, ports, policies.
@@ -202,7 +202,7 @@ pub struct ServiceSpec {
     pub ports: Vec<ServicePort>,
     /// `None` or `ClientIP`.
     pub session_affinity: Option<String>,
-    /// Time-out of the affinity.
+    /// Timeout of the affinity.
     pub session_affinity_config: Option<SessionAffinityConfig>,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: Option<String>,
@@ -211,7 +211,7 @@ pub struct ServiceSpec {
 /// core/v1 ServicePort.
 #[derive(Deserialize, Clone, Debug, Default)]
 pub struct ServicePort {
-    /// Name, by which slices are joined.
+    /// Name, equal to that of the EndpointSlice's port.
     pub name: Option<String>,
     /// `TCP` (also when absent), `UDP`, `SCTP`.
     pub protocol: Option<String>,
@@ -232,7 +232,7 @@ pub struct SessionAffinityConfig {
 #[derive(Deserialize, Clone, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientIpConfig {
-    /// Idle time in seconds, 1 to 86400.
+    /// Seconds, 1 to 86400.
     pub timeout_seconds: Option<i64>,
 }
 
@@ -240,7 +240,7 @@ pub struct ClientIpConfig {
 #[derive(Deserialize, Clone, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
-    /// Name, namespace, labels (one of them names the Service).
+    /// Name, namespace, labels, one of which names the Service.
     #[serde(default, deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// `IPv4`, `IPv6`, `FQDN`.
@@ -249,7 +249,7 @@ pub struct EndpointSlice {
     /// Endpoints.
     #[serde(default, deserialize_with = "null_is_default")]
     pub endpoints: Vec<Endpoint>,
-    /// Ports that all of them serve.
+    /// Ports of every endpoint.
     #[serde(default, deserialize_with = "null_is_default")]
     pub ports: Vec<EndpointPort>,
 }
@@ -258,15 +258,15 @@ pub struct EndpointSlice {
 #[derive(Deserialize, Clone, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Addresses, of which only the first counts.
+    /// Addresses; only the first one is used.
     #[serde(default, deserialize_with = "null_is_default")]
     pub addresses: Vec<String>,
     /// Ready, serving, terminating.
     #[serde(default)]
     pub conditions: Option<Conditions>,
-    /// Node that it runs on.
+    /// Node of the endpoint.
     pub node_name: Option<String>,
-    /// Who should use it.
+    /// Zones and nodes that should use the endpoint.
     pub hints: Option<Hints>,
 }
 
@@ -308,6 +308,6 @@ pub struct EndpointPort {
     pub name: Option<String>,
     /// `TCP` (also when absent), `UDP`, `SCTP`.
     pub protocol: Option<String>,
-    /// Target port; without one the port is skipped.
+    /// Target port; a port without it is skipped.
     pub port: Option<i64>,
 }

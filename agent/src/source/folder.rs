@@ -1,38 +1,39 @@
-//! A folder of YAML manifests as a cluster: every `*.yaml` and `*.yml` in it, several documents
-//! and Lists allowed, other kinds ignored.
+//! A directory of YAML manifests as a cluster: all `*.yaml` and `*.yml` files, with several
+//! documents and Lists; other kinds are ignored.
 //!
-//! After each change the whole folder is read again and becomes one `Replace` per kind. A file
-//! that cannot be read keeps what it said last; its name and the number of the document are
-//! logged.
+//! After a change the whole directory is read again, and its content becomes one `Replace` per kind.
+//! A file that is not valid keeps its last valid content; the error names file and document.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use serde::Deserialize;
+use serde_yaml::Value;
 use sluice_core::model::{Change, Kind, Object};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use super::api_types;
-use super::convert;
+use super::convert::{self, ConvertError};
 use crate::dir_watcher::{DirWatcher, DirWatcherError};
 
-/// The folder is also read by the clock, for file systems that tell nothing.
+/// Interval of re-reads without a notification, for file systems that send none.
 const REREAD: Duration = Duration::from_secs(30);
 
-/// The folder cannot serve as a source.
+/// A directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It cannot be listed.
-    #[error("--source: list {folder}")]
+    /// The directory cannot be listed.
+    #[error("--source: list {dir}")]
     List {
-        /// The folder.
-        folder: PathBuf,
-        /// Why.
+        /// The directory.
+        dir: PathBuf,
+        /// The cause.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
-    /// It cannot be watched.
+    /// The directory cannot be watched.
     #[error("--source")]
     Watch(#[from] DirWatcherError),
 }
@@ -40,144 +41,151 @@ pub enum FolderError {
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// It cannot be read.
-    #[error("{0}")]
-    Read(#[from] std::io::Error),
-    /// A document makes no sense.
-    #[error("document {number}: {problem}")]
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// A document is not valid.
+    #[error("document {number}: {source}")]
     Document {
-        /// Counted from 1.
+        /// Number of the document, from 1.
         number: usize,
-        /// What is wrong.
-        problem: String,
+        /// The cause.
+        #[source]
+        source: DocumentError,
     },
 }
 
-/// What the folder said last, by file.
-#[derive(Debug, Default)]
-pub struct Files(BTreeMap<PathBuf, Vec<Object>>);
+/// A document that is not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// The text is not YAML.
+    #[error(transparent)]
+    Yaml(#[from] serde_yaml::Error),
+    /// The document, or an item of an untyped List, has no `kind`.
+    #[error("no kind")]
+    NoKind,
+    /// The object is not valid.
+    #[error(transparent)]
+    Object(#[from] ConvertError),
+}
 
-/// Starts following `folder`.
+/// Last valid content of each file.
+#[derive(Debug, Default)]
+struct Files(BTreeMap<PathBuf, Vec<Object>>);
+
+impl Files {
+    /// Reads every manifest of `dir`; a file that is not valid keeps its last valid content.
+    fn read(&mut self, dir: &Path) -> Result<(), FolderError> {
+        let present =
+            manifests(dir).map_err(|source| FolderError::List { dir: dir.to_owned(), source })?;
+        self.0.retain(|path, _| present.contains(path));
+        for path in present {
+            match fs::read(&path).map_err(ManifestError::from).and_then(|text| parse(&text)) {
+                Ok(objects) => {
+                    self.0.insert(path, objects);
+                }
+                Err(e) => {
+                    tracing::warn!(file = %path.display(), error = %e, "manifest is not valid, its last valid content stays in force");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All objects, one list per kind.
+    fn changes(&self) -> Vec<Change> {
+        let objects = |kind| self.0.values().flatten().filter(move |o| o.kind() == kind).cloned();
+        Kind::ALL.into_iter().map(|kind| Change::Replace(kind, objects(kind).collect())).collect()
+    }
+}
+
+/// Reads `dir` and starts to watch it; its content is sent to `events`, at once and after each
+/// change.
+///
+/// # Errors
+/// The directory cannot be listed or watched.
 pub fn spawn<E: Send + 'static>(
-    folder: PathBuf,
+    dir: PathBuf,
     events: mpsc::Sender<E>,
     event: fn(Change) -> E,
 ) -> Result<(), FolderError> {
-    let follow = DirWatcher::new([folder.as_path()])?;
+    let watcher = DirWatcher::new([dir.as_path()])?;
     let mut files = Files::default();
-    read_folder(&folder, &mut files)?;
+    files.read(&dir)?;
     tokio::spawn(async move {
         loop {
             for change in files.changes() {
                 if events.send(event(change)).await.is_err() {
+                    // The agent is stopping.
                     return;
                 }
             }
-            let _ = tokio::time::timeout(REREAD, follow.changed()).await;
-            if let Err(e) = read_folder(&folder, &mut files) {
-                tracing::warn!(error = %e, "going on with what is known");
+            let _ = timeout(REREAD, watcher.changed()).await;
+            if let Err(e) = files.read(&dir) {
+                tracing::warn!(error = %sluice_bpf::error_chain(&e), "manifests not read, retrying; known objects stay in force");
             }
         }
     });
     Ok(())
 }
 
-/// Reads every manifest of `folder` into `files`; a bad file keeps its last good content.
-///
-/// # Errors
-/// When the folder cannot be listed.
-pub fn read_folder(folder: &Path, files: &mut Files) -> Result<(), FolderError> {
-    let error = |source| FolderError::List { folder: folder.to_owned(), source };
-    let mut present = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(error)? {
-        let path = entry.map_err(error)?.path();
+/// The manifests of a directory; hidden files, such as those of editors, are left out.
+fn manifests(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut manifests = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
         let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
         let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
         if yaml && !hidden {
-            present.push(path);
+            manifests.push(path);
         }
     }
-    files.0.retain(|path, _| present.contains(path));
-    for path in present {
-        match std::fs::read_to_string(&path).map_err(ManifestError::from).and_then(|t| parse(&t)) {
-            Ok(objects) => {
-                files.0.insert(path, objects);
-            }
-            Err(e) => {
-                tracing::warn!(file = %path.display(), error = %e, "manifest not used, its last good content stays");
-            }
-        }
-    }
-    Ok(())
+    Ok(manifests)
 }
 
-impl Files {
-    /// Everything in the folder, one list per kind.
-    pub fn changes(&self) -> Vec<Change> {
-        Kind::ALL
-            .into_iter()
-            .map(|kind| {
-                let objects =
-                    self.0.values().flatten().filter(|o| o.kind() == kind).cloned().collect();
-                Change::Replace(kind, objects)
-            })
-            .collect()
-    }
-}
-
-/// The objects of one file.
-fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
+/// Parses the objects of one manifest.
+///
+/// # Errors
+/// A document is not YAML, has no kind, or is not a valid object of its kind.
+pub fn parse(text: &[u8]) -> Result<Vec<Object>, ManifestError> {
     let mut objects = Vec::new();
-    for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
-        let fail = |problem: String| ManifestError::Document { number: index + 1, problem };
-        let value = serde_yaml::Value::deserialize(document).map_err(|e| fail(e.to_string()))?;
-        collect(value, None, &mut objects).map_err(fail)?;
+    for (index, document) in serde_yaml::Deserializer::from_slice(text).enumerate() {
+        Value::deserialize(document)
+            .map_err(DocumentError::from)
+            .and_then(|value| collect(value, None, &mut objects))
+            .map_err(|source| ManifestError::Document { number: index + 1, source })?;
     }
     Ok(objects)
 }
 
+/// Adds the object, or the items of the List, to `objects`. Items of a typed list, such as
+/// `ServiceList`, may lack a kind.
 fn collect(
-    value: serde_yaml::Value,
-    kind_of_list: Option<&str>,
+    value: Value,
+    item_kind: Option<&str>,
     objects: &mut Vec<Object>,
-) -> Result<(), String> {
+) -> Result<(), DocumentError> {
     if value.is_null() {
         return Ok(());
     }
-    let kind = value.get("kind").and_then(|k| k.as_str()).or(kind_of_list).map(str::to_owned);
-    let Some(kind) = kind else { return Err("it has no kind".to_owned()) };
+    let kind = value.get("kind").and_then(Value::as_str).or(item_kind);
+    let kind = kind.ok_or(DocumentError::NoKind)?.to_owned();
     if let Some(item_kind) = kind.strip_suffix("List") {
-        let item_kind = (!item_kind.is_empty()).then_some(item_kind);
-        let items = value.get("items").and_then(|i| i.as_sequence()).cloned().unwrap_or_default();
-        for item in items {
-            collect(item, item_kind, objects)?;
-        }
-        return Ok(());
+        let item_kind = Some(item_kind).filter(|kind| !kind.is_empty());
+        let items = value.get("items").and_then(Value::as_sequence).cloned().unwrap_or_default();
+        return items.into_iter().try_for_each(|item| collect(item, item_kind, objects));
     }
-    let converted = match kind.as_str() {
-        "Node" => convert::node(typed::<api_types::Node>(&kind, value)?),
-        "Namespace" => convert::namespace(typed::<api_types::Namespace>(&kind, value)?),
-        "Pod" => convert::pod(typed::<api_types::Pod>(&kind, value)?),
-        "Service" => convert::service(typed::<api_types::Service>(&kind, value)?),
-        "EndpointSlice" => {
-            convert::endpoint_slice(typed::<api_types::EndpointSlice>(&kind, value)?)
-        }
-        _ => return Ok(()),
-    };
-    objects.push(converted.map_err(|ignored| ignored.to_string())?);
+    if let Some(kind) = convert::kind_from_name(&kind) {
+        objects.push(convert::object(kind, value)?);
+    }
     Ok(())
-}
-
-fn typed<T: serde::de::DeserializeOwned>(kind: &str, v: serde_yaml::Value) -> Result<T, String> {
-    serde_yaml::from_value(v).map_err(|e| format!("{kind}: {e}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
+    const WAIT: Duration = Duration::from_secs(5);
     const NODE: &str = "{kind: Node, apiVersion: v1, metadata: {name: n1}}\n";
 
     fn names(files: &Files, kind: Kind) -> Vec<String> {
@@ -194,22 +202,26 @@ mod tests {
     }
 
     #[test]
-    fn several_documents_and_lists() {
-        let text = "\
+    fn documents_and_lists_are_read_and_other_kinds_ignored() {
+        let text = b"\
 ---
 kind: Node
 metadata: {name: a}
 ---
-# nothing here
+# empty document
 ---
 kind: List
 items:
 - {kind: Service, metadata: {name: s, namespace: x}}
 - {kind: ConfigMap, metadata: {name: c}}
+- {kind: ConfigMapList, items: [{metadata: {name: d}}]}
 ---
 kind: EndpointSliceList
 items:
 - {metadata: {name: e}}
+---
+kind: PodList
+items: null
 ";
         let objects = parse(text).unwrap();
         let got: Vec<_> = objects.iter().map(|o| format!("{:?} {}", o.kind(), o.name())).collect();
@@ -217,46 +229,62 @@ items:
     }
 
     #[test]
-    fn the_bad_document_is_numbered() {
+    fn error_names_the_document() {
         for (text, want) in [
             (format!("{NODE}---\nkind: [\n"), "document 2:"),
-            (format!("{NODE}---\n{{metadata: {{name: x}}}}\n"), "document 2: it has no kind"),
+            (format!("{NODE}---\n{{metadata: {{name: x}}}}\n"), "document 2: no kind"),
+            ("{kind: List, items: [{metadata: {name: x}}]}".to_owned(), "document 1: no kind"),
             ("{kind: Node, metadata: {}}".to_owned(), "document 1: Node without metadata.name"),
             ("{kind: Node, metadata: {name: a}, spec: 3}".to_owned(), "document 1: Node: "),
+            ("\u{0}".to_owned(), "document 1:"),
         ] {
-            let e = parse(&text).unwrap_err().to_string();
+            let e = parse(text.as_bytes()).unwrap_err().to_string();
             assert!(e.starts_with(want), "{e}");
         }
+        assert!(parse(b"\xff\xfe").is_err());
     }
 
     #[test]
-    fn a_file_that_breaks_keeps_its_last_good_content() {
+    fn file_that_becomes_invalid_keeps_its_last_valid_content() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a.yaml"), dir.path().join("b.yml"));
         fs::write(&a, NODE).unwrap();
         fs::write(&b, "{kind: Service, metadata: {name: s}}").unwrap();
-        fs::write(dir.path().join("c.txt"), "kind: [").unwrap();
         let mut files = Files::default();
-        read_folder(dir.path(), &mut files).unwrap();
+        files.read(dir.path()).unwrap();
         fs::write(&a, "kind: [").unwrap();
-        read_folder(dir.path(), &mut files).unwrap();
+        files.read(dir.path()).unwrap();
         assert_eq!(names(&files, Kind::Node), ["n1"]);
         assert_eq!(names(&files, Kind::Service), ["default/s"]);
         fs::remove_file(&a).unwrap();
-        read_folder(dir.path(), &mut files).unwrap();
+        files.read(dir.path()).unwrap();
         assert_eq!(names(&files, Kind::Node), Vec::<String>::new());
     }
 
+    #[test]
+    fn hidden_files_and_other_extensions_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".a.yaml", "b.txt", "c.yaml~", "yaml"] {
+            fs::write(dir.path().join(name), NODE).unwrap();
+        }
+        assert_eq!(manifests(dir.path()).unwrap(), Vec::<PathBuf>::new());
+        let e = Files::default().read(&dir.path().join("missing")).unwrap_err();
+        assert!(e.to_string().contains("missing"), "{e}");
+    }
+
     #[tokio::test]
-    async fn every_kind_is_told_at_the_start_and_again_after_a_change() {
+    async fn content_is_sent_at_the_start_and_after_a_change() {
         let dir = tempfile::tempdir().unwrap();
         let (tx, mut rx) = mpsc::channel(64);
         spawn(dir.path().to_owned(), tx, |c: Change| c).unwrap();
-        for _ in Kind::ALL {
-            assert!(matches!(rx.recv().await, Some(Change::Replace(_, o)) if o.is_empty()));
+        for kind in Kind::ALL {
+            match timeout(WAIT, rx.recv()).await.unwrap() {
+                Some(Change::Replace(k, objects)) => assert_eq!((k, objects.len()), (kind, 0)),
+                other => panic!("{other:?}"),
+            }
         }
         fs::write(dir.path().join("n.yaml"), NODE).unwrap();
-        let seen = tokio::time::timeout(Duration::from_secs(5), async {
+        let seen = timeout(WAIT, async {
             loop {
                 if let Some(Change::Replace(Kind::Node, objects)) = rx.recv().await
                     && objects.len() == 1

@@ -1,42 +1,44 @@
-//! Where objects come from: the API server, or a folder of manifests.
+//! Sources of objects: the API server, or a directory of manifests.
 //!
 //! ```text
-//! API server --kube-rs watch--> wire --\
-//!                                       convert --> core::model --> Change --> event loop
-//! folder     --inotify, YAML--> wire --/
+//! API server --watch.rs (kube)--> api_types --\
+//!                                              convert --> core::model --> Change --> event loop
+//! directory  --folder.rs (YAML)--> api_types -/
 //! ```
-//! Kubernetes' own types go no further than this room. A source never stops: what fails is logged
-//! once and tried again, while everything learnt before stays valid.
+//! Kubernetes API types are used in this module only. A source runs as long as the agent: an error
+//! is logged once and retried, and the objects received before stay in force.
+
+pub mod convert;
+pub mod folder;
 
 mod api_server;
 mod api_types;
-mod convert;
-mod folder;
+#[cfg(test)]
+mod cases;
 mod watch;
-
-pub use api_server::ApiServerError;
-pub use folder::FolderError;
 
 use sluice_core::model::Change;
 use tokio::sync::mpsc;
 
+pub use self::api_server::ApiServerError;
+pub use self::folder::FolderError;
 use crate::config::{Config, Source};
 
-/// Why a source cannot be started at all.
+/// A source that cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// No way to the API server.
+    /// The API server cannot be used.
     #[error(transparent)]
     ApiServer(#[from] ApiServerError),
-    /// The folder cannot be read.
+    /// The directory cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
 }
 
-/// Starts the source that the configuration names; its changes arrive at `events`.
+/// Starts the source that the configuration names; its changes are sent to `events`.
 ///
 /// # Errors
-/// What can't get better by waiting: a kubeconfig that makes no sense, a folder that isn't there.
+/// Waiting does not help: the kubeconfig is not valid, or the directory does not exist.
 pub async fn spawn<E: Send + 'static>(
     config: &Config,
     events: mpsc::Sender<E>,

@@ -1,15 +1,9 @@
-use std::fmt::Debug;
-
-use serde::de::DeserializeOwned;
 use sluice_core::model::*;
 
 use super::*;
 
-fn read<T: DeserializeOwned, O: Debug>(
-    convert: fn(T) -> Result<O, Ignored>,
-    yaml: &str,
-) -> Result<O, Ignored> {
-    convert(serde_yaml::from_str(yaml).unwrap())
+fn read(kind: Kind, yaml: &str) -> Result<Object, ConvertError> {
+    object(kind, serde_yaml::Deserializer::from_str(yaml))
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -17,7 +11,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn node_as_the_api_shows_it() {
+fn fields_of_a_node_are_converted() {
     let yaml = "
 metadata:
   name: worker
@@ -32,7 +26,7 @@ status:
   images: [{names: [a, b], sizeBytes: 1}]
 ";
     assert_eq!(
-        read(node, yaml).unwrap(),
+        read(Kind::Node, yaml).unwrap(),
         Object::Node(Node {
             name: "worker".into(),
             internal_ips: vec![ip("172.18.0.3"), ip("fc00::3")],
@@ -43,14 +37,15 @@ status:
 }
 
 #[test]
-fn node_with_the_old_field_alone_and_one_without_anything() {
+fn singular_pod_cidr_is_used_without_the_list_and_null_is_empty() {
     let Object::Node(n) =
-        read(node, "{metadata: {name: n}, spec: {podCIDR: 010.244.001.0/24}}").unwrap()
+        read(Kind::Node, "{metadata: {name: n}, spec: {podCIDR: 010.244.001.0/24}}").unwrap()
     else {
         panic!("kind")
     };
     assert_eq!(n.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
-    let Object::Node(n) = read(node, "{metadata: {name: n}, spec: {podCIDRs: null}}").unwrap()
+    let Object::Node(n) =
+        read(Kind::Node, "{metadata: {name: n}, spec: {podCIDRs: null}}").unwrap()
     else {
         panic!("kind")
     };
@@ -58,7 +53,7 @@ fn node_with_the_old_field_alone_and_one_without_anything() {
 }
 
 #[test]
-fn service_with_everything() {
+fn fields_of_a_service_are_converted_and_invalid_ports_left_out() {
     let yaml = "
 metadata:
   {name: orders, namespace: shop, creationTimestamp: '2026-01-02T03:04:05Z', labels: {app: x}}
@@ -75,7 +70,7 @@ spec:
   sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}
   internalTrafficPolicy: Local
 ";
-    let Object::Service(s) = read(service, yaml).unwrap() else { panic!("kind") };
+    let Object::Service(s) = read(Kind::Service, yaml).unwrap() else { panic!("kind") };
     assert_eq!(s.name.to_string(), "shop/orders");
     assert_eq!(s.created, 1_767_323_045);
     assert_eq!(s.cluster_ips, [ip("10.96.0.20"), ip("fd00:96::14")]);
@@ -88,7 +83,7 @@ spec:
 }
 
 #[test]
-fn services_without_an_address() {
+fn services_without_a_cluster_ip_are_converted() {
     for (yaml, external, hidden) in [
         ("{metadata: {name: a}, spec: {clusterIP: None}}", false, false),
         ("{metadata: {name: a}, spec: {clusterIP: ''}}", false, false),
@@ -99,7 +94,7 @@ fn services_without_an_address() {
             true,
         ),
     ] {
-        let Object::Service(s) = read(service, yaml).unwrap() else { panic!("kind") };
+        let Object::Service(s) = read(Kind::Service, yaml).unwrap() else { panic!("kind") };
         assert_eq!(
             (s.cluster_ips.len(), s.external_name, s.hidden),
             (0, external, hidden),
@@ -111,14 +106,25 @@ fn services_without_an_address() {
 }
 
 #[test]
-fn affinity_without_a_time_takes_the_apis_default() {
-    let yaml = "{metadata: {name: a}, spec: {sessionAffinity: ClientIP}}";
-    let Object::Service(s) = read(service, yaml).unwrap() else { panic!("kind") };
-    assert_eq!(s.session_affinity, Some(10_800));
+fn timeout_of_affinity_is_within_the_limits_of_the_api() {
+    for (config, want) in [
+        ("{}", 10_800),
+        ("{clientIP: null}", 10_800),
+        ("{clientIP: {timeoutSeconds: 1}}", 1),
+        ("{clientIP: {timeoutSeconds: 86400}}", 86_400),
+        ("{clientIP: {timeoutSeconds: 86401}}", 10_800),
+        ("{clientIP: {timeoutSeconds: 0}}", 10_800),
+        ("{clientIP: {timeoutSeconds: -1}}", 10_800),
+    ] {
+        let spec = format!("{{sessionAffinity: ClientIP, sessionAffinityConfig: {config}}}");
+        let yaml = format!("{{metadata: {{name: a}}, spec: {spec}}}");
+        let Object::Service(s) = read(Kind::Service, &yaml).unwrap() else { panic!("kind") };
+        assert_eq!(s.session_affinity, Some(want), "{config}");
+    }
 }
 
 #[test]
-fn slice_with_conditions_and_hints() {
+fn conditions_hints_and_ports_of_a_slice_are_converted() {
     let yaml = "
 metadata: {name: orders-x, namespace: shop, labels: {kubernetes.io/service-name: orders}}
 addressType: IPv4
@@ -137,7 +143,7 @@ endpoints:
 - addresses: []
 - addresses: [host.example]
 ";
-    let Object::EndpointSlice(s) = read(endpoint_slice, yaml).unwrap() else { panic!("kind") };
+    let Object::EndpointSlice(s) = read(Kind::EndpointSlice, yaml).unwrap() else { panic!("kind") };
     assert_eq!(s.service_name().unwrap().to_string(), "shop/orders");
     assert_eq!(s.address_type, AddressType::Ipv4);
     let ports: Vec<_> =
@@ -161,13 +167,13 @@ endpoints:
 }
 
 #[test]
-fn pod_states() {
+fn fields_of_a_pod_are_converted() {
     let yaml = "
 metadata: {name: p, namespace: shop, uid: 1-2}
 spec: {nodeName: worker, hostNetwork: true, containers: [{name: c, image: i}]}
 status: {phase: Running, podIP: 10.244.1.7, podIPs: [{ip: 10.244.1.7}, {ip: 'fd00::7'}]}
 ";
-    let Object::Pod(p) = read(pod, yaml).unwrap() else { panic!("kind") };
+    let Object::Pod(p) = read(Kind::Pod, yaml).unwrap() else { panic!("kind") };
     assert_eq!(p.ips, [ip("10.244.1.7"), ip("fd00::7")]);
     assert_eq!(
         (p.phase, p.host_network, p.node.as_deref()),
@@ -176,10 +182,38 @@ status: {phase: Running, podIP: 10.244.1.7, podIPs: [{ip: 10.244.1.7}, {ip: 'fd0
 }
 
 #[test]
-fn nameless_objects_are_ignored_and_named() {
-    assert_eq!(read(node, "{spec: {}}").unwrap_err().to_string(), "Node without metadata.name");
+fn object_without_a_name_is_rejected() {
     assert_eq!(
-        read(service, "{metadata: {name: ''}}").unwrap_err().to_string(),
+        read(Kind::Node, "{spec: {}}").unwrap_err().to_string(),
+        "Node without metadata.name"
+    );
+    assert_eq!(
+        read(Kind::Service, "{metadata: {name: ''}}").unwrap_err().to_string(),
         "Service without metadata.name"
     );
+}
+
+#[test]
+fn json_is_one_object_of_the_kind() {
+    let json = br#"{"kind":"Node","metadata":{"name":"n"},"status":{"addresses":null}}"#;
+    assert_eq!(from_json(Kind::Node, json).unwrap().name().to_string(), "n");
+    for (json, want) in [
+        (&b"{"[..], "Node: EOF"),
+        (br#"{"metadata":{"name":"n"}} x"#, "Node: trailing characters"),
+        (br#"{"metadata":{"name":3}}"#, "Node: invalid type: integer `3`"),
+        (br#"{"metadata":{}}"#, "Node without metadata.name"),
+    ] {
+        let e = from_json(Kind::Node, json).unwrap_err().to_string();
+        assert!(e.starts_with(want), "{e}");
+    }
+}
+
+#[test]
+fn every_kind_has_its_name_and_its_conversion() {
+    for kind in Kind::ALL {
+        assert_eq!(kind_from_name(kind_name(kind)), Some(kind));
+        let object = read(kind, "{metadata: {name: a}}").unwrap();
+        assert_eq!(object.kind(), kind);
+    }
+    assert_eq!(kind_from_name("ConfigMap"), None);
 }
