@@ -1,6 +1,8 @@
-//! Flags and environment -> a validated [`Config`]. Nobody else reads the environment.
+//! Flags and environment -> a validated [`Config`]. No other module reads the environment.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,125 +10,124 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use ipnet::IpNet;
 
 use crate::host::UplinkChoice;
+use crate::paths;
 
-/// Ports that the kernel may choose for the node's own sockets by default
-/// (net.ipv4.ip_local_port_range).
-const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+/// Default of net.ipv4.ip_local_port_range, the source ports of the node's own sockets.
+const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
+/// First port that needs no privilege.
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+/// Valid MTUs in bytes: the smallest datagram that every IPv4 host accepts, the largest packet.
+const MTUS: RangeInclusive<u32> = 576..=65_535;
 
 /// Flags of `sluice agent`.
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
-    /// Name of this node in the API.
-    #[arg(long, env = "NODE_NAME")]
+    /// Name of this node's Node object.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
-    /// Read objects from the YAML manifests in this folder, and follow them, instead of asking an
-    /// API server.
-    #[arg(long, value_name = "FOLDER")]
+    /// Read objects from the YAML manifests in this directory instead of the API server, and watch
+    /// it for changes.
+    #[arg(long, value_name = "DIR")]
     pub source: Option<PathBuf>,
-    /// Reach the API server by this kubeconfig (default: the pod's service account).
+    /// Kubeconfig for the API server (default: the service account of the pod).
     #[arg(long, value_name = "FILE", conflicts_with = "source")]
     pub kubeconfig: Option<PathBuf>,
-    /// kubelet's kubeconfig, of which only the API server's address is read.
-    #[arg(long, value_name = "FILE", default_value = "/etc/kubernetes/kubelet.conf")]
+    /// Kubeconfig of kubelet; only the address of the API server is read.
+    #[arg(long, value_name = "FILE", default_value = paths::KUBELET_CONF)]
     pub kubelet_conf: PathBuf,
-    /// Install the CNI binary here, as `sluice`; empty: don't.
-    #[arg(long, value_name = "FOLDER", default_value = "/opt/cni/bin", value_parser = may_be_empty())]
+    /// Directory to install the CNI binary in, as `sluice`; empty disables the installation.
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_BIN_DIR, value_parser = may_be_empty())]
     pub cni_bin_dir: PathBuf,
-    /// Write the CNI configuration here; empty: don't.
-    #[arg(long, value_name = "FOLDER", default_value = "/etc/cni/net.d", value_parser = may_be_empty())]
+    /// Directory to write the CNI configuration to; empty disables it.
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_CONF_DIR, value_parser = may_be_empty())]
     pub cni_conf_dir: PathBuf,
-    /// The CNI binary to install.
-    #[arg(long, value_name = "FILE", default_value = "/opt/sluice/sluice-cni")]
+    /// CNI binary to install.
+    #[arg(long, value_name = "FILE", default_value = paths::CNI_BINARY)]
     pub cni_binary: PathBuf,
-    /// Where the CNI binary keeps its leases.
-    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/sluice/cni")]
+    /// Directory of the leases that the CNI binary writes.
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_STATE_DIR)]
     pub cni_state_dir: PathBuf,
-    /// cgroup v2 root of the node (default: found).
-    #[arg(long, value_name = "FOLDER")]
+    /// Root of the cgroup v2 hierarchy (default: detected).
+    #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
-    /// Device that leads to the other nodes (default: the one with the node's InternalIP, else
-    /// the one of the default route).
+    /// Device that connects to the other nodes (default: the device with the node's InternalIP,
+    /// else the device of the default route).
     #[arg(long, value_name = "DEVICE")]
     pub uplink: Option<String>,
-    /// MTU of pods in bytes (default: the uplink's).
+    /// MTU of pods in bytes (default: the MTU of the uplink).
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
-    /// Ranges of Service addresses, where known: packets to a free address there are dropped
-    /// instead of leaving the cluster.
+    /// Service CIDRs of the cluster, separated by commas. Packets to an unused address in them are
+    /// dropped; without this flag they leave the cluster.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub service_cidrs: Vec<IpNet>,
-    /// Let pods reach the outside with the node's address.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    /// Masquerade: translate the source of packets that leave the cluster to the node's address.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub masquerade: bool,
-    /// Ports for translated sources; must not overlap the node's ephemeral ports or NodePorts.
+    /// Source ports for masquerading. Must not overlap the node's ephemeral ports or NodePorts.
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535")]
     pub snat_ports: String,
-    /// Address of /metrics; empty: none.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10249")]
+    /// Address and port of /metrics; empty disables it.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
     pub metrics_bind: String,
-    /// Address of /healthz and /livez; empty: none.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
+    /// Address and port of /healthz, /livez and /readyz; empty disables them.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
     pub health_bind: String,
-    /// Socket of the command line.
-    #[arg(long, value_name = "FILE", default_value = crate::control::DEFAULT_SOCKET)]
+    /// Unix socket of the API that the other commands use.
+    #[arg(long, value_name = "FILE", default_value = paths::SOCKET)]
     pub socket: PathBuf,
 }
 
-/// Reads a path; unlike clap's own parser it takes an empty one, which means "none".
-pub fn may_be_empty() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().map(PathBuf::from)
-}
-
-/// Where objects come from.
+/// Source of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A folder of YAML manifests.
+    /// A directory of YAML manifests.
     Folder(PathBuf),
     /// The API server.
     Api {
-        /// Explicit kubeconfig.
+        /// Kubeconfig given by flag.
         kubeconfig: Option<PathBuf>,
-        /// kubelet's, for the address alone.
+        /// Kubeconfig of kubelet, for the address only.
         kubelet_conf: PathBuf,
     },
 }
 
-/// What the agent runs with.
+/// Validated configuration of the agent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Name of this node.
     pub node_name: String,
-    /// Where objects come from.
+    /// Source of objects.
     pub source: Source,
-    /// Where to install the CNI binary, if at all.
+    /// Directory to install the CNI binary in, if enabled.
     pub cni_bin_dir: Option<PathBuf>,
-    /// Where to write the CNI configuration, if at all.
+    /// Directory to write the CNI configuration to, if enabled.
     pub cni_conf_dir: Option<PathBuf>,
-    /// The CNI binary to install.
+    /// CNI binary to install.
     pub cni_binary: PathBuf,
-    /// Where the CNI binary keeps its leases.
+    /// Directory of the leases that the CNI binary writes.
     pub cni_state_dir: PathBuf,
-    /// cgroup v2 root, if given.
+    /// Root of the cgroup v2 hierarchy, if given.
     pub cgroup_root: Option<PathBuf>,
-    /// How the uplink is found.
+    /// How the uplink is chosen.
     pub uplink: UplinkChoice,
-    /// MTU of pods, if given.
+    /// MTU of pods in bytes, if given.
     pub mtu: Option<u32>,
-    /// Ranges of Service addresses, where known.
+    /// Service CIDRs of the cluster, if given.
     pub service_cidrs: Vec<IpNet>,
-    /// Whether pods are masqueraded.
+    /// Whether packets that leave the cluster are masqueraded.
     pub masquerade: bool,
-    /// First and last port for translated sources.
+    /// First and last source port for masquerading.
     pub snat_ports: (u16, u16),
-    /// Address of /metrics.
+    /// Address of /metrics, if enabled.
     pub metrics_bind: Option<SocketAddr>,
-    /// Address of /healthz.
+    /// Address of the health endpoints, if enabled.
     pub health_bind: Option<SocketAddr>,
-    /// Socket of the command line.
+    /// Unix socket of the API.
     pub socket: PathBuf,
 }
 
-/// A flag that makes no sense.
+/// A flag with an invalid value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{flag}: {problem}")]
 pub struct ConfigError {
@@ -134,73 +135,95 @@ pub struct ConfigError {
     problem: String,
 }
 
-fn error(flag: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError { flag, problem: problem.into() }
+impl ConfigError {
+    fn new(flag: &'static str, problem: impl Into<String>) -> ConfigError {
+        ConfigError { flag, problem: problem.into() }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Folder(folder) => write!(f, "folder {}", folder.display()),
+            Source::Api { .. } => f.write_str("API server"),
+        }
+    }
 }
 
 impl TryFrom<AgentArgs> for Config {
     type Error = ConfigError;
 
-    fn try_from(a: AgentArgs) -> Result<Config, ConfigError> {
-        let node_name = a
-            .node_name
-            .filter(|n| !n.is_empty())
-            .ok_or_else(|| error("--node-name", "missing, and NODE_NAME is not set"))?;
-        if let Some(mtu) = a.mtu
-            && !(576..=65_535).contains(&mtu)
-        {
-            return Err(error("--mtu", format!("{mtu} is not between 576 and 65535")));
-        }
+    fn try_from(args: AgentArgs) -> Result<Config, ConfigError> {
         let path = |p: PathBuf| (!p.as_os_str().is_empty()).then_some(p);
         Ok(Config {
-            node_name,
-            source: match a.source {
+            node_name: node_name(args.node_name)?,
+            source: match args.source {
                 Some(folder) => Source::Folder(folder),
-                None => Source::Api { kubeconfig: a.kubeconfig, kubelet_conf: a.kubelet_conf },
+                None => {
+                    Source::Api { kubeconfig: args.kubeconfig, kubelet_conf: args.kubelet_conf }
+                }
             },
-            cni_bin_dir: path(a.cni_bin_dir),
-            cni_conf_dir: path(a.cni_conf_dir),
-            cni_binary: a.cni_binary,
-            cni_state_dir: a.cni_state_dir,
-            cgroup_root: a.cgroup_root,
-            uplink: a.uplink.map_or(UplinkChoice::Auto, UplinkChoice::Named),
-            mtu: a.mtu,
-            service_cidrs: a.service_cidrs,
-            masquerade: a.masquerade,
-            snat_ports: port_range(&a.snat_ports)?,
-            metrics_bind: address("--metrics-bind", &a.metrics_bind)?,
-            health_bind: address("--health-bind", &a.health_bind)?,
-            socket: a.socket,
+            cni_bin_dir: path(args.cni_bin_dir),
+            cni_conf_dir: path(args.cni_conf_dir),
+            cni_binary: args.cni_binary,
+            cni_state_dir: args.cni_state_dir,
+            cgroup_root: args.cgroup_root,
+            uplink: args.uplink.map_or(UplinkChoice::Auto, UplinkChoice::Named),
+            mtu: args.mtu.map(mtu).transpose()?,
+            service_cidrs: args.service_cidrs,
+            masquerade: args.masquerade,
+            snat_ports: port_range("--snat-ports", &args.snat_ports)?,
+            metrics_bind: address("--metrics-bind", &args.metrics_bind)?,
+            health_bind: address("--health-bind", &args.health_bind)?,
+            socket: args.socket,
         })
     }
+}
+
+/// A parser for paths that, unlike clap's, accepts the empty one.
+pub fn may_be_empty() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+fn node_name(name: Option<String>) -> Result<String, ConfigError> {
+    name.filter(|n| !n.is_empty()).ok_or_else(|| {
+        ConfigError::new("--node-name", "required; give the flag or set NODE_NAME to spec.nodeName")
+    })
+}
+
+fn mtu(mtu: u32) -> Result<u32, ConfigError> {
+    if MTUS.contains(&mtu) {
+        return Ok(mtu);
+    }
+    let problem = format!("{mtu} is not between {} and {}", MTUS.start(), MTUS.end());
+    Err(ConfigError::new("--mtu", problem))
 }
 
 fn address(flag: &'static str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| error(flag, format!("{text} is not ADDRESS:PORT")))
+    let invalid = |_| ConfigError::new(flag, format!("{text} is not ADDRESS:PORT"));
+    text.parse().map(Some).map_err(invalid)
 }
 
-fn port_range(text: &str) -> Result<(u16, u16), ConfigError> {
-    const FLAG: &str = "--snat-ports";
+fn port_range(flag: &'static str, text: &str) -> Result<(u16, u16), ConfigError> {
     let parsed = text
         .split_once('-')
-        .and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
     let (first, last): (u16, u16) =
-        parsed.ok_or_else(|| error(FLAG, format!("{text} is not FIRST-LAST")))?;
-    if first < 1024 || last < first {
-        return Err(error(FLAG, format!("{text} is not a range of ports above 1023")));
+        parsed.ok_or_else(|| ConfigError::new(flag, format!("{text} is not FIRST-LAST")))?;
+    if first < FIRST_UNPRIVILEGED_PORT || last < first {
+        let problem = format!(
+            "{text} is not a range of ports from {FIRST_UNPRIVILEGED_PORT} to {}",
+            u16::MAX
+        );
+        return Err(ConfigError::new(flag, problem));
     }
-    if first <= *EPHEMERAL.end() && last >= *EPHEMERAL.start() {
-        return Err(error(
-            FLAG,
-            format!(
-                "{text} overlaps the node's ephemeral ports {}-{}",
-                EPHEMERAL.start(),
-                EPHEMERAL.end()
-            ),
-        ));
+    let (low, high) = (EPHEMERAL_PORTS.start(), EPHEMERAL_PORTS.end());
+    if first <= *high && last >= *low {
+        let problem = format!("{text} overlaps the node's ephemeral ports {low}-{high}");
+        return Err(ConfigError::new(flag, problem));
     }
     Ok((first, last))
 }
@@ -226,30 +249,67 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_to_be_set_but_the_name() {
+    fn node_name_alone_is_a_complete_configuration() {
         let c = config(&[]).unwrap();
+        assert_eq!(c.node_name, "n1");
         assert_eq!(c.snat_ports, (61_000, 65_535));
         assert!(c.masquerade);
-        assert_eq!(c.uplink, UplinkChoice::Auto);
-        assert_eq!(c.health_bind.unwrap().port(), 10_256);
+        assert_eq!((c.uplink, c.mtu), (UplinkChoice::Auto, None));
+        assert_eq!(c.health_bind.unwrap().to_string(), "0.0.0.0:10256");
+        assert_eq!(c.metrics_bind.unwrap().to_string(), "127.0.0.1:10249");
+        assert_eq!(c.cni_bin_dir.unwrap().to_str(), Some("/opt/cni/bin"));
+        assert_eq!(c.cni_conf_dir.unwrap().to_str(), Some("/etc/cni/net.d"));
         assert!(matches!(c.source, Source::Api { kubeconfig: None, .. }));
     }
 
     #[test]
-    fn empty_means_none() {
-        let c = config(&["--metrics-bind=", "--cni-conf-dir=", "--masquerade=false"]).unwrap();
-        assert_eq!((c.metrics_bind, c.cni_conf_dir, c.masquerade), (None, None, false));
+    fn empty_value_disables_a_part() {
+        let c = config(&[
+            "--metrics-bind=",
+            "--health-bind=",
+            "--cni-conf-dir=",
+            "--cni-bin-dir=",
+            "--masquerade=false",
+        ])
+        .unwrap();
+        assert_eq!((c.metrics_bind, c.health_bind), (None, None));
+        assert_eq!((c.cni_conf_dir, c.cni_bin_dir), (None, None));
+        assert!(!c.masquerade);
     }
 
     #[test]
-    fn nonsense_is_named() {
+    fn flags_reach_the_configuration() {
+        let c = config(&[
+            "--source=/m",
+            "--uplink=eth1",
+            "--mtu=576",
+            "--service-cidrs=10.96.0.0/16,fd00::/112",
+            "--snat-ports=1024-32767",
+        ])
+        .unwrap();
+        assert_eq!(c.source.to_string(), "folder /m");
+        assert_eq!(c.uplink, UplinkChoice::Named("eth1".into()));
+        assert_eq!((c.mtu, c.service_cidrs.len()), (Some(576), 2));
+        assert_eq!(c.snat_ports, (1024, 32_767));
+        let c = config(&["--kubeconfig=/k", "--mtu=65535"]).unwrap();
+        assert!(matches!(c.source, Source::Api { kubeconfig: Some(_), .. }));
+        assert_eq!((c.source.to_string().as_str(), c.mtu), ("API server", Some(65_535)));
+    }
+
+    #[test]
+    fn invalid_value_is_reported_with_its_flag() {
         for (flags, want) in [
             (&["--snat-ports=40000-50000"][..], "--snat-ports: 40000-50000 overlaps"),
+            (&["--snat-ports=1024-32768"], "--snat-ports: 1024-32768 overlaps"),
+            (&["--snat-ports=60999-65535"], "--snat-ports: 60999-65535 overlaps"),
+            (&["--snat-ports=1023-2000"], "--snat-ports: 1023-2000 is not a range"),
             (&["--snat-ports=65000-61000"], "--snat-ports: 65000-61000 is not a range"),
             (&["--snat-ports=all"], "--snat-ports: all is not FIRST-LAST"),
-            (&["--mtu=100"], "--mtu: 100 is not between"),
+            (&["--mtu=575"], "--mtu: 575 is not between"),
+            (&["--mtu=65536"], "--mtu: 65536 is not between"),
             (&["--health-bind=nowhere"], "--health-bind: nowhere is not ADDRESS:PORT"),
-            (&["--node-name="], "--node-name: missing"),
+            (&["--metrics-bind=:1"], "--metrics-bind: :1 is not ADDRESS:PORT"),
+            (&["--node-name="], "--node-name: required"),
             (&["--source=/a", "--kubeconfig=/b"], "cannot be used with"),
         ] {
             let e = config(flags).unwrap_err();

@@ -1,80 +1,122 @@
-//! `sluice cleanup`: takes Sluice off this node. Pods that run lose their network.
+//! `sluice cleanup`: removes Sluice from this node. Pods on it lose connectivity.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use anyhow::Context;
-use sluice_abi::pin;
 
-use crate::cni_files;
+use super::output::print_text;
 use crate::config::may_be_empty;
-use crate::dataplane::attach::{Hooks, clear_sockets};
-use crate::dataplane::probe;
-use crate::host::Host;
-use crate::host::routes::Routes;
+use crate::kernel::linux::{clear_network, cni_files, hooks, pins, probe};
+use crate::paths;
 
 /// Flags of `sluice cleanup`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Where the CNI binary was installed; empty: leave it.
-    #[arg(long, value_name = "FOLDER", default_value = "/opt/cni/bin", value_parser = may_be_empty())]
+    /// Directory of the installed CNI binary; empty keeps the binary.
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_BIN_DIR, value_parser = may_be_empty())]
     cni_bin_dir: PathBuf,
-    /// Where the CNI configuration was written; empty: leave it.
-    #[arg(long, value_name = "FOLDER", default_value = "/etc/cni/net.d", value_parser = may_be_empty())]
+    /// Directory of the CNI configuration; empty keeps the configuration.
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_CONF_DIR, value_parser = may_be_empty())]
     cni_conf_dir: PathBuf,
-    /// cgroup v2 root of the node (default: found).
-    #[arg(long, value_name = "FOLDER")]
+    /// Root of the cgroup v2 hierarchy (default: detected).
+    #[arg(long, value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
 }
 
-/// Removes everything, and goes on where one thing fails; may be repeated.
-///
-/// # Errors
-/// If anything could not be removed.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut failed = 0;
-    let mut step = |what: &str, result: anyhow::Result<usize>| match result {
-        Ok(0) => {}
-        Ok(n) => println!("removed {n} {what}"),
-        Err(e) => {
-            failed += 1;
-            eprintln!("sluice: {what}: {e:#}");
-        }
-    };
-    // The configuration first: no new pod must be wired by what goes away now.
-    step("CNI configuration", file(&args.cni_conf_dir, cni_files::CONF_NAME));
-    step("CNI binary", file(&args.cni_bin_dir, cni_files::BINARY_NAME));
-    if let Some(root) = probe::look(args.cgroup_root.as_deref()).cgroup_root {
-        step("socket programs", clear_sockets(&root).map_err(Into::into));
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    step("device programs and routes", runtime.block_on(network()));
-    step("pins", pins());
-    anyhow::ensure!(failed == 0, "{failed} steps failed");
-    Ok(())
+/// Result of the steps so far.
+#[derive(Debug, Default)]
+struct Steps {
+    removed: Vec<String>,
+    failed: Vec<String>,
 }
 
-fn file(dir: &Path, name: &str) -> anyhow::Result<usize> {
+impl Steps {
+    /// Records a step: the number of removed objects, or its error.
+    fn record(&mut self, objects: &str, result: anyhow::Result<usize>) {
+        match result {
+            Ok(0) => {}
+            Ok(n) => self.removed.push(format!("{n} {objects}")),
+            Err(e) => self.failed.push(format!("{objects}: {e:#}")),
+        }
+    }
+
+    /// # Errors
+    /// A step failed.
+    fn result(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.failed.is_empty(),
+            "could not remove {}; correct the cause and run the command again",
+            self.failed.join("; ")
+        );
+        Ok(())
+    }
+}
+
+/// Removes all parts of Sluice; idempotent. A step that fails does not prevent the others.
+///
+/// # Errors
+/// A part could not be removed.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let mut steps = Steps::default();
+    // The configuration first: without it the runtime starts no pod that uses the rest.
+    steps.record("CNI configuration", remove_file(&args.cni_conf_dir, cni_files::CONF_NAME));
+    steps.record("CNI binary", remove_file(&args.cni_bin_dir, cni_files::BINARY_NAME));
+    let cgroup_root = probe::run(args.cgroup_root.as_deref()).cgroup_root;
+    let socket_programs = match cgroup_root {
+        Some(root) => hooks::detach_sockets(&root).map_err(Into::into),
+        None => Err(anyhow::anyhow!("no cgroup v2 hierarchy found; give it with --cgroup-root")),
+    };
+    steps.record("socket programs", socket_programs);
+    steps.record("device programs and routes", clear_network().map_err(Into::into));
+    steps.record("directory of pinned maps and programs", remove_dir(pins::base()));
+    for removed in &steps.removed {
+        print_text(&format!("removed {removed}\n"))?;
+    }
+    steps.result()
+}
+
+/// Removes `name` in `dir`; an empty `dir` disables the step.
+fn remove_file(dir: &Path, name: &str) -> anyhow::Result<usize> {
     if dir.as_os_str().is_empty() {
         return Ok(0);
     }
     Ok(usize::from(cni_files::remove(&dir.join(name))?))
 }
 
-async fn network() -> anyhow::Result<usize> {
-    let host = Host::open()?;
-    let mut hooks = Hooks::open()?;
-    let mut n = 0;
-    for link in host.facts().await?.links {
-        n += hooks.clear_device(link.index);
+fn remove_dir(dir: &Path) -> anyhow::Result<usize> {
+    match fs::remove_dir_all(dir) {
+        Ok(()) => Ok(1),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(e).with_context(|| format!("remove {}", dir.display())),
     }
-    Ok(n + host.sync_routes(&Routes::new()).await?.removed)
 }
 
-fn pins() -> anyhow::Result<usize> {
-    match fs::remove_dir_all(pin::ROOT) {
-        Ok(()) => Ok(1),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        Err(e) => Err(e).with_context(|| format!("remove {}", pin::ROOT)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_removed_once_and_an_empty_directory_disables_the_step() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("conf"), "").unwrap();
+        assert_eq!(remove_file(dir.path(), "conf").unwrap(), 1);
+        assert_eq!(remove_file(dir.path(), "conf").unwrap(), 0);
+        assert_eq!(remove_file(Path::new(""), "conf").unwrap(), 0);
+        let sub = dir.path().join("pins");
+        fs::create_dir_all(sub.join("maps")).unwrap();
+        assert_eq!(remove_dir(&sub).unwrap(), 1);
+        assert_eq!(remove_dir(&sub).unwrap(), 0);
+    }
+
+    #[test]
+    fn failed_step_fails_the_command_and_names_the_object() {
+        let mut steps = Steps::default();
+        steps.record("routes", Ok(2));
+        steps.record("pins", Ok(0));
+        assert!(steps.result().is_ok());
+        steps.record("socket programs", Err(anyhow::anyhow!("denied")));
+        assert_eq!(steps.removed, ["2 routes"]);
+        assert!(steps.result().unwrap_err().to_string().contains("socket programs: denied"));
     }
 }

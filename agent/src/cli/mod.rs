@@ -1,119 +1,146 @@
-//! The commands. Each prints a table for people, or JSON with `-o json`.
+//! Command line of Sluice, one file per command.
 //!
-//! `agent` and `prepare-node` are what the DaemonSet runs; all others may be run at any time, on
-//! the node or by `kubectl exec`. Those that look ask the agent first and read the kernel's maps
-//! where it is away.
+//! `agent` and `prepare-node` are run by the DaemonSet, the other commands by an operator, on the
+//! node or with `kubectl exec`. Commands that read the state of the node print a table, or JSON with
+//! `-o json`. `status` and `service` ask the agent; without an agent they print what the kernel's
+//! maps hold and say so on standard error. `endpoint`, `conntrack` and `counters` read the maps.
 
 mod cleanup;
+mod conntrack;
+mod counters;
 mod doctor;
-mod look;
+mod endpoint;
+mod output;
 mod prepare_node;
-mod table;
+mod service;
+mod status;
 
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sluice_abi::pin;
+use tracing_subscriber::EnvFilter;
 
+use self::output::{Output, is_broken_pipe, print_json, print_text};
+use crate::api::{self, ClientError, Request};
 use crate::config::{AgentArgs, Config};
-use crate::control::DEFAULT_SOCKET;
+use crate::kernel::linux::maps::Maps;
+use crate::paths;
 
-/// The network of a Kubernetes node: pods, Services, in eBPF.
+/// Time until a response of the agent is complete; longer than the agent's own deadlines, so that
+/// its error is printed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Log filter without `RUST_LOG`. The watches log a failed request once; kube_client would log
+/// every attempt.
+const DEFAULT_LOG_FILTER: &str = "info,kube=warn,kube_client=off,hyper=warn,aya=warn";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success; for `status`: the node is ready and no condition is set; for `doctor`: nothing is missing
+  1  failure; for `status`: the node is not ready or a condition is set; for `doctor`: something is missing
+  2  invalid command line";
+
+/// Pod network and Services of a Kubernetes node, in eBPF.
 #[derive(Parser, Debug)]
-#[command(name = "sluice", version, about)]
+#[command(name = "sluice", version, about, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Form of the output.
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    /// Output format.
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Socket of the agent.
-    #[arg(long = "agent-socket", global = true, default_value = DEFAULT_SOCKET)]
+    /// Socket of the agent's API.
+    #[arg(long = "agent-socket", global = true, value_name = "FILE", default_value = paths::SOCKET)]
     agent_socket: PathBuf,
-}
-
-/// Form of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the agent of this node.
     Agent(Box<AgentArgs>),
-    /// Make the node ready for the agent: mount bpffs, allow forwarding, install the CNI binary.
+    /// Prepare this node for the agent: mount bpffs, enable IP forwarding, install the CNI binary.
     PrepareNode(prepare_node::Args),
-    /// How this node is.
+    /// Show the state of this node: readiness, uplink, table sizes, conditions, packet counters.
     Status,
-    /// Services and their backends.
+    /// List Service ports and their backends.
     #[command(visible_alias = "services")]
-    Service(look::ServiceArgs),
-    /// Pods of this node.
+    Service(service::Args),
+    /// List the pods of this node and their devices.
     #[command(visible_alias = "endpoints")]
-    Endpoint(look::EndpointArgs),
-    /// Flows that are being translated.
-    Conntrack(look::ConntrackArgs),
-    /// What became of packets.
+    Endpoint(endpoint::Args),
+    /// List translated connections.
+    Conntrack(conntrack::Args),
+    /// Show packet and byte counters by drop reason and outcome.
     Counters,
-    /// Whether this node can run Sluice, and what is missing.
+    /// Check whether this node meets the requirements of Sluice.
     Doctor(doctor::Args),
-    /// Take Sluice off this node: programs, pins, routes, CNI files. Pods lose their network.
+    /// Remove Sluice from this node: programs, maps, routes, CNI files. Pods on it lose
+    /// connectivity.
     Cleanup(cleanup::Args),
-    /// Version of this binary.
+    /// Print the version of this binary.
     Version,
+}
+
+#[derive(Debug, Serialize)]
+struct Version {
+    version: &'static str,
+    abi: u32,
 }
 
 /// Runs one command.
 ///
 /// # Errors
-/// What the command could not do, in words for the terminal.
+/// The command failed; the text names the object and the remedy where there is one.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match dispatch(cli) {
+        Err(e) if is_broken_pipe(&e) => Ok(ExitCode::SUCCESS),
+        result => result,
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { command, output, agent_socket } = cli;
     match command {
         Command::Agent(args) => {
             start_logging();
-            let config = Config::try_from(*args)?;
-            crate::event_loop::run(config).context("agent")?;
+            crate::run::run(Config::try_from(*args)?).context("agent")?;
         }
         Command::PrepareNode(args) => {
             start_logging();
             prepare_node::run(&args)?;
         }
-        Command::Status => return look::status(&agent_socket, output),
-        Command::Service(args) => look::services(&agent_socket, &args, output)?,
-        Command::Endpoint(args) => look::endpoints(&args, output)?,
-        Command::Conntrack(args) => look::conntrack(&args, output)?,
-        Command::Counters => look::counters(output)?,
+        Command::Status => return status::run(&agent_socket, output),
+        Command::Service(args) => service::run(&agent_socket, &args, output)?,
+        Command::Endpoint(args) => endpoint::run(&args, output)?,
+        Command::Conntrack(args) => conntrack::run(&args, output)?,
+        Command::Counters => counters::run(output)?,
         Command::Doctor(args) => return doctor::run(&args, output),
         Command::Cleanup(args) => cleanup::run(&args)?,
-        Command::Version => match output {
-            Output::Text => {
-                println!("sluice {} (abi {})", env!("CARGO_PKG_VERSION"), sluice_abi::ABI_VERSION)
-            }
-            Output::Json => println!(
-                "{}",
-                serde_json::json!({
-                    "version": env!("CARGO_PKG_VERSION"),
-                    "abi": sluice_abi::ABI_VERSION,
-                })
-            ),
-        },
+        Command::Version => version(output)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lines on standard error; `RUST_LOG` picks what is said. The watches tell of failed requests
-/// themselves, once; kube_client would for each attempt.
+fn version(output: Output) -> anyhow::Result<()> {
+    let Version { version, abi } =
+        Version { version: env!("CARGO_PKG_VERSION"), abi: sluice_abi::ABI_VERSION };
+    match output {
+        Output::Text => print_text(&format!("sluice {version} (ABI {abi})\n")),
+        Output::Json => print_json(&Version { version, abi }),
+    }
+}
+
+/// Logs to standard error; `RUST_LOG` replaces the default filter.
 fn start_logging() {
-    use std::io::IsTerminal;
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,kube=warn,kube_client=off,hyper=warn,aya=warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -122,10 +149,33 @@ fn start_logging() {
         .init();
 }
 
-/// Prints JSON on several lines.
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+/// The maps that the programs use.
+fn maps() -> anyhow::Result<Maps> {
+    Maps::open().with_context(|| {
+        format!("open the maps in {}; Sluice has to be loaded on this node, and only root may read them", pin::MAPS)
+    })
+}
+
+/// All rows of the agent's response, so that an error precedes any output; `None` when no agent
+/// answers, which is reported on standard error.
+///
+/// # Errors
+/// The agent reports an error, or its response is not complete.
+fn rows_of_agent<R: DeserializeOwned>(
+    socket: &Path,
+    request: &Request,
+) -> anyhow::Result<Option<Vec<R>>> {
+    let rows = api::call(socket, request, REQUEST_TIMEOUT)
+        .and_then(|rows| rows.collect::<Result<Vec<R>, ClientError>>());
+    match rows {
+        Ok(rows) => Ok(Some(rows)),
+        Err(e) if e.agent_is_unavailable() => {
+            eprintln!("sluice: {e}");
+            eprintln!("sluice: showing the maps of the kernel, which stay in force");
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
+    }
 }
 
 #[cfg(test)]
@@ -135,7 +185,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_has_help() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for flag in command.get_arguments() {
+                assert!(flag.get_help().is_some(), "{} {}", command.get_name(), flag.get_id());
+            }
+        }
+        assert!(Cli::command().render_help().to_string().contains("Exit codes:"));
+    }
+
+    #[test]
+    fn missing_agent_is_no_error_but_a_wrong_response_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let ask = || rows_of_agent::<api::Status>(&path, &Request::Status {});
+        assert!(ask().unwrap().is_none());
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        assert!(ask().unwrap_err().to_string().contains("closed the connection"));
+        server.join().unwrap();
     }
 }

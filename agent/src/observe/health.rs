@@ -1,7 +1,7 @@
-//! The agent's own state, as probes see it.
+//! Health of the agent, as probes see it.
 //!
-//! The answers have the form of kube-proxy's health server (KEP-3836): load balancers of several
-//! clouds read them.
+//! The responses have the format of kube-proxy's health server (KEP-3836), which the load balancers
+//! of several cloud providers read.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,14 +9,17 @@ use std::time::{Duration, Instant, SystemTime};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
-/// A change that could not be applied for so long makes the node unhealthy: twice the interval in
-/// which kube-proxy syncs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::metrics::SyncMetrics;
 
-/// Shared by the event loop, which writes, and the servers, which read.
-#[derive(Debug)]
+/// A change that is not applied for this long makes the node unhealthy: twice kube-proxy's sync
+/// period.
+const UNHEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+/// State shared by the event loop, which updates it, and the servers, which read it.
+#[derive(Debug, Default)]
 pub struct Health {
     state: Mutex<State>,
+    metrics: SyncMetrics,
 }
 
 #[derive(Debug)]
@@ -25,52 +28,20 @@ struct State {
     updated: SystemTime,
     pending_since: Option<Instant>,
     last_error: Option<String>,
-    syncs: u64,
-    sync_errors: u64,
-    sync_seconds: f64,
-    rows: Vec<(&'static str, usize)>,
 }
 
-/// Whether everything that was asked for is in the kernel.
+/// Whether the kernel holds the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pending {
-    /// Nothing is left to do.
+    /// All changes are applied.
     None,
-    /// This went wrong and will be tried again.
+    /// A change failed with this error and is retried.
     Failed(String),
 }
 
-/// Numbers for /metrics.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Numbers {
-    /// Rounds of writing tables.
-    pub syncs: u64,
-    /// Rounds that failed.
-    pub sync_errors: u64,
-    /// Time spent in them.
-    pub sync_seconds: f64,
-    /// Seconds since the epoch of the newest good round.
-    pub last_sync: f64,
-    /// 1 once pods can be wired.
-    pub ready: bool,
-    /// Rows per table.
-    pub rows: Vec<(&'static str, usize)>,
-}
-
-impl Default for Health {
-    fn default() -> Health {
-        Health {
-            state: Mutex::new(State {
-                ready: false,
-                updated: SystemTime::now(),
-                pending_since: None,
-                last_error: None,
-                syncs: 0,
-                sync_errors: 0,
-                sync_seconds: 0.0,
-                rows: Vec::new(),
-            }),
-        }
+impl Default for State {
+    fn default() -> State {
+        State { ready: false, updated: SystemTime::now(), pending_since: None, last_error: None }
     }
 }
 
@@ -79,12 +50,10 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records one round of the event loop.
+    /// Records one sync: its duration, its result, and the number of rows by table.
     pub fn synced(&self, took: Duration, pending: &Pending, rows: Vec<(&'static str, usize)>) {
+        self.metrics.synced(took, &rows, *pending == Pending::None);
         let mut s = self.state();
-        s.syncs += 1;
-        s.sync_seconds += took.as_secs_f64();
-        s.rows = rows;
         match pending {
             Pending::None => {
                 s.updated = SystemTime::now();
@@ -92,41 +61,34 @@ impl Health {
                 s.last_error = None;
             }
             Pending::Failed(error) => {
-                s.sync_errors += 1;
                 s.last_error = Some(error.clone());
                 s.pending_since.get_or_insert_with(Instant::now);
             }
         }
     }
 
-    /// Pods can be wired from now on.
+    /// Sets whether CNI ADD can succeed.
     pub fn set_ready(&self, ready: bool) {
         self.state().ready = ready;
+        self.metrics.set_ready(ready);
     }
 
-    /// Whether pods can be wired.
+    /// Whether CNI ADD can succeed.
+    #[cfg(test)]
     pub fn ready(&self) -> bool {
         self.state().ready
     }
 
-    /// Numbers for /metrics.
-    pub fn numbers(&self) -> Numbers {
-        let s = self.state();
-        let epoch = s.updated.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Numbers {
-            syncs: s.syncs,
-            sync_errors: s.sync_errors,
-            sync_seconds: s.sync_seconds,
-            last_sync: epoch.as_secs_f64(),
-            ready: s.ready,
-            rows: s.rows.clone(),
-        }
+    /// Metrics of syncs.
+    pub(super) fn metrics(&self) -> &SyncMetrics {
+        &self.metrics
     }
 
-    /// Status code and JSON body of /healthz and /livez.
-    pub fn answer(&self) -> (u16, String) {
+    /// Status code and JSON body of `/healthz` and `/livez`: 503 when a change has been pending for
+    /// [`UNHEALTHY_AFTER`].
+    pub fn healthz(&self) -> (u16, String) {
         let s = self.state();
-        let healthy = s.pending_since.is_none_or(|since| since.elapsed() < PATIENCE);
+        let healthy = s.pending_since.is_none_or(|since| since.elapsed() < UNHEALTHY_AFTER);
         let now = SystemTime::now();
         let updated = if healthy { now } else { s.updated };
         let body = json!({
@@ -140,8 +102,8 @@ impl Health {
         (if healthy { 200 } else { 503 }, body.to_string())
     }
 
-    /// Status code and JSON body of /readyz.
-    pub fn readiness(&self) -> (u16, String) {
+    /// Status code and JSON body of `/readyz`: 503 until CNI ADD can succeed.
+    pub fn readyz(&self) -> (u16, String) {
         let s = self.state();
         let body = json!({ "ready": s.ready, "lastError": s.last_error });
         (if s.ready { 200 } else { 503 }, body.to_string())
@@ -154,26 +116,50 @@ fn rfc3339(at: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
-    #[test]
-    fn healthy_before_the_first_sync_but_not_ready() {
-        let h = Health::default();
-        assert_eq!(h.answer().0, 200);
-        assert_eq!(h.readiness().0, 503);
+    fn body((code, text): (u16, String)) -> (u16, Value) {
+        (code, serde_json::from_str(&text).unwrap())
+    }
+
+    /// Makes the pending change older by `age`.
+    fn backdate(health: &Health, age: Duration) {
+        let mut state = health.state();
+        state.pending_since = state.pending_since.and_then(|since| since.checked_sub(age));
+        state.updated -= age;
     }
 
     #[test]
-    fn an_error_is_told_at_once_and_unhealthy_only_after_a_while() {
-        let h = Health::default();
-        h.synced(Duration::ZERO, &Pending::Failed("map FRONTENDS is full".into()), vec![]);
-        let (code, body) = h.answer();
-        assert_eq!(code, 200);
-        assert!(body.contains("map FRONTENDS is full"));
-        h.state().pending_since = Instant::now().checked_sub(PATIENCE);
-        assert_eq!(h.answer().0, 503);
-        h.synced(Duration::ZERO, &Pending::None, vec![]);
-        assert_eq!(h.answer().0, 200);
-        assert_eq!(h.numbers().sync_errors, 1);
+    fn agent_is_healthy_but_not_ready_before_the_first_sync() {
+        let health = Health::default();
+        let (code, value) = body(health.healthz());
+        assert_eq!((code, &value["healthy"], &value["ready"]), (200, &true.into(), &false.into()));
+        assert_eq!(body(health.readyz()), (503, json!({ "ready": false, "lastError": null })));
+        health.set_ready(true);
+        assert!(health.ready());
+        assert_eq!(health.readyz().0, 200);
+    }
+
+    #[test]
+    fn failed_change_is_reported_at_once_and_unhealthy_after_a_minute() {
+        let health = Health::default();
+        let failed = Pending::Failed("map FRONTENDS is full".into());
+        health.synced(Duration::ZERO, &failed, vec![]);
+        let (code, value) = body(health.healthz());
+        assert_eq!((code, &value["lastError"]), (200, &"map FRONTENDS is full".into()));
+        assert_eq!(value["lastUpdated"], value["currentTime"]);
+
+        backdate(&health, UNHEALTHY_AFTER);
+        // A retry that fails again does not restart the clock.
+        health.synced(Duration::ZERO, &failed, vec![]);
+        let (code, value) = body(health.healthz());
+        assert_eq!((code, &value["healthy"]), (503, &false.into()));
+        assert_ne!(value["lastUpdated"], value["currentTime"], "time of the last good sync");
+
+        health.synced(Duration::ZERO, &Pending::None, vec![]);
+        let (code, value) = body(health.healthz());
+        assert_eq!((code, &value["lastError"]), (200, &Value::Null));
     }
 }

@@ -1,116 +1,252 @@
-//! Prometheus' text format, version 0.0.4.
+//! Metrics in the Prometheus text format, version 0.0.4.
+//!
+//! Names and labels are an interface: dashboards depend on them, `agent/README.md` lists them.
 
-use std::fmt::Write;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
 
-use super::health::Numbers;
-use crate::dataplane::counters::Count;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric, prometheus_text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
 
-/// Every metric as text.
-pub fn render(numbers: &Numbers, counts: &[Count]) -> String {
-    let mut out = String::with_capacity(4096);
-    let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, f64)]| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(out, "{name}{labels} {value}");
+use crate::kernel::Count;
+
+/// Content type of [`encode`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// Upper bounds of the sync duration's buckets: 0.5 ms to 16 s.
+const DURATION_BUCKETS: (f64, f64, u16) = (0.0005, 2.0, 16);
+
+// The encoder appends `_total` to the names of counters and a full stop to the help texts.
+const KERNEL_FAMILIES: &[KernelFamily] = &[
+    KernelFamily {
+        name: "sluice_dropped_packets",
+        help: "Packets dropped or rejected by the eBPF programs, by reason",
+        kind: "drop",
+        label: "reason",
+        value: |count| count.packets,
+    },
+    KernelFamily {
+        name: "sluice_dropped_bytes",
+        help: "Bytes dropped or rejected by the eBPF programs, by reason",
+        kind: "drop",
+        label: "reason",
+        value: |count| count.bytes,
+    },
+    KernelFamily {
+        name: "sluice_packets",
+        help: "Packets processed by the eBPF programs, by outcome",
+        kind: "outcome",
+        label: "outcome",
+        value: |count| count.packets,
+    },
+    KernelFamily {
+        name: "sluice_bytes",
+        help: "Bytes processed by the eBPF programs, by outcome",
+        kind: "outcome",
+        label: "outcome",
+        value: |count| count.bytes,
+    },
+];
+
+/// Metrics of syncs; clones share their values.
+#[derive(Clone, Debug)]
+pub struct SyncMetrics {
+    syncs: Counter,
+    errors: Counter,
+    seconds: Counter<f64, AtomicU64>,
+    duration: Histogram,
+    last: Gauge<f64, AtomicU64>,
+    ready: Gauge,
+    rows: Family<TableLabel, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TableLabel {
+    table: &'static str,
+}
+
+/// The kernel's counters, read at each scrape.
+struct KernelCounters<F>(F);
+
+/// A metric of the kernel's counters, with one sample per counter of its kind.
+struct KernelFamily {
+    name: &'static str,
+    help: &'static str,
+    kind: &'static str,
+    label: &'static str,
+    value: fn(&Count) -> u64,
+}
+
+impl Default for SyncMetrics {
+    fn default() -> SyncMetrics {
+        let (start, factor, length) = DURATION_BUCKETS;
+        let metrics = SyncMetrics {
+            syncs: Counter::default(),
+            errors: Counter::default(),
+            seconds: Counter::default(),
+            duration: Histogram::new(exponential_buckets(start, factor, length)),
+            last: Gauge::default(),
+            ready: Gauge::default(),
+            rows: Family::default(),
+        };
+        metrics.last.set(now());
+        metrics
+    }
+}
+
+impl SyncMetrics {
+    /// Records one sync.
+    pub fn synced(&self, took: Duration, rows: &[(&'static str, usize)], success: bool) {
+        self.syncs.inc();
+        self.seconds.inc_by(took.as_secs_f64());
+        self.duration.observe(took.as_secs_f64());
+        for (table, n) in rows {
+            let n = i64::try_from(*n).unwrap_or(i64::MAX);
+            self.rows.get_or_create(&TableLabel { table }).set(n);
         }
-    };
-    let of = |kind: &str, label: &str, value: fn(&Count) -> u64| -> Vec<(String, f64)> {
-        counts
-            .iter()
-            .filter(|c| c.kind == kind)
-            .map(|c| (format!("{{{label}=\"{}\"}}", c.label), value(c) as f64))
-            .collect()
-    };
-    let one = |value: f64| [(String::new(), value)];
-    family(
-        "sluice_dropped_packets_total",
-        "counter",
-        "Packets dropped or refused, by reason.",
-        &of("drop", "reason", |c| c.packets),
-    );
-    family(
-        "sluice_dropped_bytes_total",
-        "counter",
-        "Bytes dropped or refused, by reason.",
-        &of("drop", "reason", |c| c.bytes),
-    );
-    family(
-        "sluice_packets_total",
-        "counter",
-        "Packets by what became of them.",
-        &of("outcome", "outcome", |c| c.packets),
-    );
-    family(
-        "sluice_bytes_total",
-        "counter",
-        "Bytes by what became of them.",
-        &of("outcome", "outcome", |c| c.bytes),
-    );
-    family(
-        "sluice_syncs_total",
-        "counter",
-        "Rounds of writing tables.",
-        &one(numbers.syncs as f64),
-    );
-    family(
-        "sluice_sync_errors_total",
-        "counter",
-        "Rounds that failed and were tried again.",
-        &one(numbers.sync_errors as f64),
-    );
-    family(
-        "sluice_sync_seconds_total",
-        "counter",
-        "Time spent writing tables.",
-        &one(numbers.sync_seconds),
-    );
-    family(
+        if success {
+            self.last.set(now());
+        } else {
+            self.errors.inc();
+        }
+    }
+
+    /// Sets the value of `sluice_ready`.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.set(i64::from(ready));
+    }
+}
+
+impl<F> fmt::Debug for KernelCounters<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KernelCounters")
+    }
+}
+
+impl<F: Fn() -> Vec<Count> + Send + Sync + 'static> Collector for KernelCounters<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = (self.0)();
+        for KernelFamily { name, help, kind, label, value } in KERNEL_FAMILIES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for count in counts.iter().filter(|c| c.kind == *kind) {
+                let labels = [(*label, count.label.as_str())];
+                let sample = family.encode_family(&labels)?;
+                ConstCounter::new(value(count)).encode(sample)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All metrics; `counts` reads the kernel's counters.
+pub fn registry(
+    sync: &SyncMetrics,
+    counts: impl Fn() -> Vec<Count> + Send + Sync + 'static,
+) -> Registry {
+    let mut registry = Registry::default();
+    let r = &mut registry;
+    r.register_collector(Box::new(KernelCounters(counts)));
+    r.register("sluice_syncs", "Syncs of the kernel with the desired state", sync.syncs.clone());
+    r.register("sluice_sync_errors", "Syncs that failed and were retried", sync.errors.clone());
+    r.register("sluice_sync_seconds", "Time spent in syncs", sync.seconds.clone());
+    r.register("sluice_sync_duration_seconds", "Duration of a sync", sync.duration.clone());
+    r.register(
         "sluice_last_sync_timestamp_seconds",
-        "gauge",
-        "When everything asked for was last in the kernel.",
-        &one(numbers.last_sync),
+        "Time of the last sync without errors",
+        sync.last.clone(),
     );
-    family(
-        "sluice_ready",
-        "gauge",
-        "1 once pods can be wired on this node.",
-        &one(f64::from(u8::from(numbers.ready))),
-    );
-    let rows: Vec<_> = numbers
-        .rows
-        .iter()
-        .map(|(table, n)| (format!("{{table=\"{table}\"}}"), *n as f64))
-        .collect();
-    family("sluice_table_rows", "gauge", "Rows in the kernel's tables.", &rows);
-    let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
-    family("sluice_build_info", "gauge", "Version of the agent.", &[(version, 1.0)]);
-    out
+    r.register("sluice_ready", "Whether CNI ADD can succeed on this node", sync.ready.clone());
+    r.register("sluice_table_rows", "Rows of the desired tables", sync.rows.clone());
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    let build = Family::<[(&str, &str); 1], Gauge>::default();
+    build.get_or_create(&version).set(1);
+    r.register("sluice_build_info", "Version of the agent", build);
+    registry
+}
+
+/// All metrics as text.
+pub fn encode(registry: &Registry) -> String {
+    let mut text = String::with_capacity(8192);
+    // Writing to a String does not fail.
+    let _ = prometheus_text::encode(&mut text, registry);
+    text
+}
+
+/// Seconds since the epoch.
+fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::super::{Health, Pending};
     use super::*;
 
+    fn count(kind: &str, label: &str, packets: u64, bytes: u64) -> Count {
+        Count { kind: kind.into(), label: label.into(), packets, bytes }
+    }
+
+    fn render(sync: &SyncMetrics) -> String {
+        encode(&registry(sync, || {
+            vec![count("drop", "spoofed_source", 7, 420), count("outcome", "to_pod", 3, 100)]
+        }))
+    }
+
     #[test]
-    fn labels_and_values_are_in_place() {
-        let health = Health::default();
-        health.synced(Duration::from_millis(5), &Pending::None, vec![("frontends", 3)]);
-        let counts =
-            [Count { kind: "drop".into(), label: "spoofed_source".into(), packets: 7, bytes: 420 }];
-        let text = render(&health.numbers(), &counts);
+    fn metrics_have_the_documented_names_types_and_values() {
+        let sync = SyncMetrics::default();
+        sync.synced(Duration::from_millis(1500), &[("frontends", 3)], true);
+        sync.synced(Duration::from_millis(500), &[("frontends", 4)], false);
+        sync.set_ready(true);
+        let text = render(&sync);
         for line in [
             "# TYPE sluice_dropped_packets_total counter",
             "sluice_dropped_packets_total{reason=\"spoofed_source\"} 7",
             "sluice_dropped_bytes_total{reason=\"spoofed_source\"} 420",
-            "sluice_syncs_total 1",
-            "sluice_table_rows{table=\"frontends\"} 3",
-            "sluice_ready 0",
+            "sluice_packets_total{outcome=\"to_pod\"} 3",
+            "sluice_bytes_total{outcome=\"to_pod\"} 100",
+            "# HELP sluice_syncs_total Syncs of the kernel with the desired state.",
+            "sluice_syncs_total 2",
+            "sluice_sync_errors_total 1",
+            "sluice_sync_seconds_total 2.0",
+            "# TYPE sluice_sync_duration_seconds histogram",
+            "sluice_sync_duration_seconds_bucket{le=\"0.512\"} 1",
+            "sluice_sync_duration_seconds_bucket{le=\"2.048\"} 2",
+            "sluice_sync_duration_seconds_count 2",
+            "# TYPE sluice_last_sync_timestamp_seconds gauge",
+            "sluice_table_rows{table=\"frontends\"} 4",
+            "sluice_ready 1",
+            concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn failed_sync_does_not_move_the_time_of_the_last_sync() {
+        let sync = SyncMetrics::default();
+        sync.last.set(1.0);
+        sync.synced(Duration::ZERO, &[], false);
+        assert_eq!(sync.last.get(), 1.0);
+        sync.synced(Duration::ZERO, &[], true);
+        assert!(sync.last.get() > 1e9, "{}", sync.last.get());
+    }
+
+    #[test]
+    fn every_metric_is_listed_in_the_readme() {
+        let readme = include_str!("../../README.md");
+        for line in render(&SyncMetrics::default()).lines() {
+            if let Some(name) = line.strip_prefix("# TYPE ").and_then(|l| l.split(' ').next()) {
+                assert!(readme.contains(&format!("`{name}")), "{name} is missing in README.md");
+            }
         }
     }
 }

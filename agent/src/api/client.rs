@@ -1,0 +1,214 @@
+//! Client side, blocking, for the command line.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt::SendTimeout,
+};
+use nix::sys::time::TimeVal;
+use serde::de::DeserializeOwned;
+
+use super::VERSION;
+use super::request::Request;
+use super::response::{Header, Line};
+
+/// A request that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No agent listens.
+    #[error(
+        "agent is not running (connect {path}: {source}); see `kubectl -n sluice-system get pods`, \
+         or give its socket with --agent-socket"
+    )]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// Why connecting failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Connecting is refused to this user.
+    #[error("connect {path}: permission denied; run the command as root")]
+    Permission {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The response was not complete in time.
+    #[error("agent did not complete the response within {0:?}; retry, and see the agent's log")]
+    Timeout(Duration),
+    /// The agent uses another version of the protocol.
+    #[error(
+        "agent {agent} uses API version {version}, this binary ({binary}) uses version {VERSION}; \
+         use the `sluice` binary of the agent's image",
+        binary = env!("CARGO_PKG_VERSION")
+    )]
+    Version {
+        /// Version of the agent.
+        agent: String,
+        /// Its version of the protocol.
+        version: u32,
+    },
+    /// The agent reports an error.
+    #[error("agent: {message}")]
+    Agent {
+        /// Name of the error for programs.
+        code: String,
+        /// Its text.
+        message: String,
+    },
+    /// The connection ended before the last line.
+    #[error("agent closed the connection before the end of the response; retry")]
+    Incomplete,
+    /// A line is not valid.
+    #[error("response of the agent is not valid: {0}")]
+    Malformed(String),
+    /// The connection failed.
+    #[error("connection to the agent")]
+    Io(#[source] io::Error),
+}
+
+/// Rows of a response, read as they arrive. Ends after the last row, or after the first error.
+#[derive(Debug)]
+pub struct Rows<R> {
+    lines: BufReader<Timed>,
+    timeout: Duration,
+    count: usize,
+    ended: bool,
+    row: PhantomData<fn() -> R>,
+}
+
+/// A stream whose reads and writes fail after a common deadline.
+#[derive(Debug)]
+struct Timed {
+    stream: UnixStream,
+    deadline: Instant,
+}
+
+impl ClientError {
+    /// Whether no answer of an agent was received, so that other sources may be used instead.
+    pub fn agent_is_unavailable(&self) -> bool {
+        matches!(self, ClientError::NotRunning { .. } | ClientError::Timeout(_))
+    }
+}
+
+impl<R: DeserializeOwned> Rows<R> {
+    fn next_row(&mut self) -> Result<Option<R>, ClientError> {
+        match self.line()? {
+            Line::Row(row) => {
+                self.count += 1;
+                Ok(Some(row))
+            }
+            Line::End { count } if count == self.count => Ok(None),
+            Line::End { count } => Err(ClientError::Malformed(format!(
+                "{count} rows are announced, {} were received",
+                self.count
+            ))),
+            Line::Error { code, message } => Err(ClientError::Agent { code, message }),
+        }
+    }
+
+    fn line<T: DeserializeOwned>(&mut self) -> Result<T, ClientError> {
+        let mut line = Vec::new();
+        self.lines.read_until(b'\n', &mut line).map_err(|e| failed(e, self.timeout))?;
+        if line.last() != Some(&b'\n') {
+            return Err(ClientError::Incomplete);
+        }
+        serde_json::from_slice(&line).map_err(|e| ClientError::Malformed(e.to_string()))
+    }
+}
+
+impl<R: DeserializeOwned> Iterator for Rows<R> {
+    type Item = Result<R, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = self.next_row().transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends `request` to the agent that listens at `path`. The response has to be complete after
+/// `timeout`.
+///
+/// # Errors
+/// No agent listens, it rejects the request, or it uses another version of the protocol. Further
+/// errors are items of the returned iterator.
+pub fn call<R: DeserializeOwned>(
+    path: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Rows<R>, ClientError> {
+    let deadline = Instant::now() + timeout;
+    let stream = connect(path, timeout).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotRunning { path: path.to_owned(), source }
+        }
+        io::ErrorKind::PermissionDenied => ClientError::Permission { path: path.to_owned() },
+        _ => failed(source, timeout),
+    })?;
+    let mut stream = Timed { stream, deadline };
+    match stream.write_all(request.to_line().as_bytes()) {
+        // The agent rejected the connection; the response says why.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result.map_err(|e| failed(e, timeout))?,
+    }
+    let lines = BufReader::new(stream);
+    let mut rows = Rows { lines, timeout, count: 0, ended: false, row: PhantomData };
+    let header: Header = rows.line()?;
+    if header.version != VERSION {
+        return Err(ClientError::Version { agent: header.agent, version: header.version });
+    }
+    Ok(rows)
+}
+
+/// Connects within `timeout`: connect(2) waits while the backlog of the listener is full.
+fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let socket: OwnedFd =
+        socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let limit = TimeVal::new(timeout.as_secs() as i64, i64::from(timeout.subsec_micros()));
+    setsockopt(&socket, SendTimeout, &limit)?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
+}
+
+fn failed(error: io::Error, timeout: Duration) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => ClientError::Timeout(timeout),
+        // The agent closed the connection without reading the whole request.
+        io::ErrorKind::ConnectionReset => ClientError::Incomplete,
+        _ => ClientError::Io(error),
+    }
+}

@@ -1,0 +1,118 @@
+//! State of the agent -> rows of a response. Pure: reads a [`StateView`] and changes nothing.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+use sluice_abi::{FrontendKey, WILDCARD_PROTO, frontend_flags};
+use sluice_core::compile::FrontendRow;
+use sluice_core::dump;
+use tokio::sync::oneshot;
+
+use super::request::{Request, ServiceFilter};
+use super::response::{ServiceAction, ServiceRow, Status};
+
+/// Table entries (frontends and their backends) after which a page ends, whether or not they meet
+/// the filter: bounds the time that the event loop spends on it.
+pub const PAGE: usize = 1024;
+
+/// What the API reads of the agent's state.
+pub trait StateView {
+    /// State of the node.
+    fn status(&self) -> Status;
+    /// Desired frontends in the order of their keys.
+    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &FrontendRow)>;
+}
+
+/// A request for one page, on its way from the server to the owner of the state.
+#[derive(Debug)]
+pub struct Call {
+    pub(super) request: Arc<Request>,
+    pub(super) after: Option<Cursor>,
+    pub(super) reply: oneshot::Sender<Page>,
+}
+
+/// Position in an ordered table: the last row that was examined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor(FrontendKey);
+
+/// Part of a response.
+#[derive(Debug, Default, PartialEq)]
+pub struct Page {
+    /// Rows that meet the filter.
+    pub rows: Vec<Row>,
+    /// Position of the next page; `None` after the last one.
+    pub next: Option<Cursor>,
+}
+
+/// A row of any response.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Row {
+    /// Response to [`Request::Status`].
+    Status(Box<Status>),
+    /// Response to [`Request::Services`].
+    Service(ServiceRow),
+}
+
+impl Call {
+    /// Answers from `view`. The client may have disconnected; the page is discarded then.
+    pub fn respond(self, view: &impl StateView) {
+        let _ = self.reply.send(page(view, &self.request, self.after));
+    }
+}
+
+impl ServiceAction {
+    /// Treatment of a frontend with these [`frontend_flags`].
+    pub fn new(flags: u32, has_backends: bool) -> ServiceAction {
+        match (has_backends, flags & frontend_flags::DROP != 0) {
+            (true, _) => ServiceAction::Forward,
+            (false, true) => ServiceAction::Drop,
+            (false, false) => ServiceAction::Reject,
+        }
+    }
+}
+
+/// The page of the response to `request` that follows `after`.
+pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> Page {
+    match request {
+        Request::Status {} => Page { rows: vec![Row::Status(Box::new(view.status()))], next: None },
+        Request::Services(filter) => services(view.frontends(), filter, after),
+    }
+}
+
+/// The frontends after `after`, up to [`PAGE`] entries, of which those that meet `filter` become
+/// rows. Wildcard frontends are not listed.
+pub fn services<'a>(
+    frontends: impl Iterator<Item = (&'a FrontendKey, &'a FrontendRow)>,
+    filter: &ServiceFilter,
+    after: Option<Cursor>,
+) -> Page {
+    let mut page = Page::default();
+    let mut rest = frontends.skip_while(|(key, _)| after.is_some_and(|Cursor(last)| **key <= last));
+    let mut examined = 0;
+    while let Some((key, row)) = rest.next() {
+        examined += 1 + row.backends.len();
+        if key.proto != WILDCARD_PROTO {
+            let row = service_row(key, row);
+            page.rows.extend(filter.matches(&row).then_some(Row::Service(row)));
+        }
+        if examined >= PAGE {
+            page.next = rest.next().map(|_| Cursor(*key));
+            break;
+        }
+    }
+    page
+}
+
+fn service_row(key: &FrontendKey, row: &FrontendRow) -> ServiceRow {
+    ServiceRow {
+        service: row.service.service.to_string(),
+        port_name: row.service.port.as_ref().map(|(name, _)| name.clone()).unwrap_or_default(),
+        address: IpAddr::from(key.addr),
+        port: key.port.get(),
+        protocol: dump::protocol(key.proto),
+        action: ServiceAction::new(row.flags, !row.backends.is_empty()),
+        backends: row.backends.iter().map(|b| dump::socket_address(b.addr, b.port)).collect(),
+    }
+}

@@ -1,0 +1,111 @@
+//! Lines and rows of a response.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::Count;
+
+/// First line of every response, also of one that reports an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of the protocol that the agent uses.
+    pub version: u32,
+    /// Version of the agent.
+    pub agent: String,
+}
+
+/// Every further line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Line<R> {
+    /// A row.
+    Row(R),
+    /// Last line of a complete response.
+    End {
+        /// Number of rows before it.
+        count: usize,
+    },
+    /// Last line of a response that the agent could not complete.
+    Error {
+        /// Name of the error for programs.
+        code: String,
+        /// What is wrong and the remedy.
+        message: String,
+    },
+}
+
+/// State of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of the agent; empty when it does not run.
+    pub version: String,
+    /// Name of the node.
+    pub node: String,
+    /// Source of objects.
+    pub source: String,
+    /// Whether CNI ADD can succeed.
+    pub ready: bool,
+    /// Whether every kind of object has been listed.
+    pub synced: bool,
+    /// Name of the uplink.
+    pub uplink: Option<String>,
+    /// Address of the node on the uplink.
+    pub address: Option<IpAddr>,
+    /// MTU of new pods in bytes.
+    pub mtu: Option<u32>,
+    /// Pod CIDRs of the node.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Number of rows by table.
+    pub tables: BTreeMap<String, usize>,
+    /// Conditions that are set.
+    pub conditions: Vec<Condition>,
+    /// Packets by drop reason and outcome.
+    pub counters: Vec<Count>,
+}
+
+/// A part of the node's state that differs from the desired one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// The part, for example `Tables`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The error.
+    pub message: String,
+}
+
+/// Treatment of packets to a frontend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ServiceAction {
+    /// To one of the backends.
+    #[default]
+    Forward,
+    /// Rejected: the Service has no backend.
+    Reject,
+    /// Dropped: the traffic policy is Local and all backends are on other nodes.
+    Drop,
+}
+
+/// A port of a Service at one of its addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRow {
+    /// `namespace/name`, or `-` when the row was read from the kernel's maps.
+    pub service: String,
+    /// Name of the port.
+    pub port_name: String,
+    /// Address of the frontend.
+    pub address: IpAddr,
+    /// Port of the frontend.
+    pub port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Treatment of packets.
+    pub action: ServiceAction,
+    /// Backends.
+    pub backends: Vec<SocketAddr>,
+}

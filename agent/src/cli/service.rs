@@ -1,0 +1,168 @@
+//! `sluice service`: ports of Services and their backends.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use sluice_abi::{Backend, Frontend, FrontendKey, frontend_flags};
+use sluice_bpf::BpfError;
+use sluice_core::dump;
+
+use super::output::{Output, TableRow, print_rows};
+use super::{maps, rows_of_agent};
+use crate::api::{Request, ServiceAction, ServiceFilter, ServiceRow};
+use crate::kernel::linux::maps::Maps;
+
+/// Flags of `sluice service`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Show only Services whose `namespace/name` or address contains this text.
+    #[arg(value_name = "TEXT")]
+    filter: Option<String>,
+    /// Show only Services in this namespace.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Show only Services with this frontend or backend address.
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<IpAddr>,
+}
+
+impl TableRow for ServiceRow {
+    const HEADER: &'static [&'static str] = &["SERVICE", "PORT", "ADDRESS", "BACKENDS"];
+
+    fn cells(&self) -> Vec<String> {
+        let backends = match self.action {
+            ServiceAction::Forward => {
+                self.backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            }
+            ServiceAction::Reject => "<none> (reject)".to_owned(),
+            ServiceAction::Drop => "<none> (drop)".to_owned(),
+        };
+        let frontend = SocketAddr::new(self.address, self.port);
+        vec![
+            self.service.clone(),
+            self.port_name.clone(),
+            format!("{frontend}/{}", self.protocol),
+            backends,
+        ]
+    }
+}
+
+/// Lists Service ports.
+///
+/// # Errors
+/// Neither the agent nor the maps can be read, or the namespaces are asked for without an agent.
+pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
+    let filter = ServiceFilter {
+        text: args.filter.clone(),
+        namespace: args.namespace.clone(),
+        address: args.address,
+    };
+    let rows = match rows_of_agent(socket, &Request::Services(filter.clone()))? {
+        Some(rows) => rows,
+        None => {
+            anyhow::ensure!(
+                filter.namespace.is_none(),
+                "--namespace requires a running agent: the maps hold no names of Services"
+            );
+            rows_of_kernel(&maps()?, &filter)?
+        }
+    };
+    print_rows(output, "Services", &rows)
+}
+
+fn rows_of_kernel(maps: &Maps, filter: &ServiceFilter) -> Result<Vec<ServiceRow>, BpfError> {
+    let mut frontends = maps.frontends.entries()?;
+    frontends.sort_by_key(|(key, _)| *key);
+    let mut rows = Vec::new();
+    for (key, frontend) in frontends {
+        if frontend.flags & frontend_flags::WILDCARD != 0 {
+            continue;
+        }
+        let row = kernel_row(&key, &frontend, &backends(maps, &frontend)?);
+        if filter.matches(&row) {
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+/// Backends of a frontend. A slot or backend that the agent replaces at this moment is left out.
+fn backends(maps: &Maps, frontend: &Frontend) -> Result<Vec<Backend>, BpfError> {
+    let mut backends = Vec::new();
+    for slot in frontend.slots_offset..frontend.slots_offset.saturating_add(frontend.slots_len) {
+        if let Some(id) = maps.slots.lookup(&slot)? {
+            backends.extend(maps.backends.lookup(&id)?);
+        }
+    }
+    Ok(backends)
+}
+
+fn kernel_row(key: &FrontendKey, frontend: &Frontend, backends: &[Backend]) -> ServiceRow {
+    ServiceRow {
+        service: "-".to_owned(),
+        port_name: String::new(),
+        address: key.addr.into(),
+        port: key.port.get(),
+        protocol: dump::protocol(key.proto),
+        action: ServiceAction::new(frontend.flags, frontend.slots_len > 0),
+        backends: backends.iter().map(|b| dump::socket_address(b.addr, b.port)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_abi::{PortBe, proto};
+
+    use super::*;
+
+    fn row(address: &str, action: ServiceAction, backends: &[&str]) -> ServiceRow {
+        ServiceRow {
+            service: "shop/web".to_owned(),
+            port_name: "http".to_owned(),
+            address: address.parse().unwrap(),
+            port: 80,
+            protocol: "TCP".to_owned(),
+            action,
+            backends: backends.iter().map(|b| b.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn cells_name_address_and_treatment() {
+        let cells = |row: ServiceRow| row.cells().split_off(2).join("|");
+        assert_eq!(
+            cells(row("fd00::1", ServiceAction::Forward, &["[fd01::1]:8080", "10.0.0.1:1"])),
+            "[fd00::1]:80/TCP|[fd01::1]:8080 10.0.0.1:1"
+        );
+        let address = "10.96.0.1";
+        assert_eq!(
+            cells(row(address, ServiceAction::Reject, &[])),
+            "10.96.0.1:80/TCP|<none> (reject)"
+        );
+        assert_eq!(cells(row(address, ServiceAction::Drop, &[])), "10.96.0.1:80/TCP|<none> (drop)");
+    }
+
+    #[test]
+    fn kernel_row_has_no_name_but_the_same_fields() {
+        let address: IpAddr = "10.96.0.1".parse().unwrap();
+        let key = FrontendKey {
+            addr: address.into(),
+            port: PortBe::new(53),
+            proto: proto::UDP,
+            ..FrontendKey::default()
+        };
+        let backend =
+            Backend { addr: address.into(), port: PortBe::new(5353), ..Backend::default() };
+        let frontend = Frontend { slots_len: 1, ..Frontend::default() };
+        let row = kernel_row(&key, &frontend, &[backend]);
+        assert_eq!(
+            serde_json::to_value(&row).unwrap(),
+            serde_json::json!({
+                "service": "-", "portName": "", "address": "10.96.0.1", "port": 53,
+                "protocol": "UDP", "action": "forward", "backends": ["10.96.0.1:5353"],
+            })
+        );
+        let empty = Frontend { flags: frontend_flags::DROP, ..Frontend::default() };
+        assert_eq!(kernel_row(&key, &empty, &[]).action, ServiceAction::Drop);
+    }
+}

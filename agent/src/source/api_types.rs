@@ -1,0 +1,313 @@
+//! Kubernetes API types with only the fields that Sluice reads.
+//!
+//! Input: JSON from the API server, YAML from manifests. [`super::convert`] turns them into the
+//! model. Other fields are skipped while parsing, which saves memory and time on large objects.
+//! These types are private to [`super`].
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::core::{ClusterResourceScope, NamespaceResourceScope};
+use serde::{Deserialize, Deserializer};
+
+/// The metadata fields in use; the others of `ObjectMeta` stay empty.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    creation_timestamp: Option<Time>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+fn metadata<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectMeta, D::Error> {
+    let m = Metadata::deserialize(d)?;
+    Ok(ObjectMeta {
+        name: m.name,
+        namespace: m.namespace,
+        uid: m.uid,
+        resource_version: m.resource_version,
+        creation_timestamp: m.creation_timestamp,
+        labels: m.labels,
+        ..ObjectMeta::default()
+    })
+}
+
+/// Accepts `null` for an absent list or struct, as Go encodes a nil slice.
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    d: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+macro_rules! resource {
+    ($type:ident, $group:literal, $version:literal, $plural:literal, $scope:ty) => {
+        impl kube::Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+            fn kind(_: &()) -> Cow<'_, str> {
+                stringify!($type).into()
+            }
+            fn group(_: &()) -> Cow<'_, str> {
+                $group.into()
+            }
+            fn version(_: &()) -> Cow<'_, str> {
+                $version.into()
+            }
+            fn plural(_: &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(Node, "", "v1", "nodes", ClusterResourceScope);
+resource!(Namespace, "", "v1", "namespaces", ClusterResourceScope);
+resource!(Pod, "", "v1", "pods", NamespaceResourceScope);
+resource!(Service, "", "v1", "services", NamespaceResourceScope);
+resource!(EndpointSlice, "discovery.k8s.io", "v1", "endpointslices", NamespaceResourceScope);
+
+/// core/v1 Node.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct Node {
+    /// Name and labels.
+    #[serde(default, deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Pod CIDRs.
+    #[serde(default)]
+    pub spec: NodeSpec,
+    /// Addresses.
+    #[serde(default)]
+    pub status: NodeStatus,
+}
+
+/// core/v1 NodeSpec.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct NodeSpec {
+    /// First pod CIDR; older clients set only this field.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Option<String>,
+    /// One pod CIDR per family.
+    #[serde(rename = "podCIDRs", default, deserialize_with = "null_is_default")]
+    pub pod_cidrs: Vec<String>,
+}
+
+/// core/v1 NodeStatus.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct NodeStatus {
+    /// Addresses of every type.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub addresses: Vec<NodeAddress>,
+}
+
+/// core/v1 NodeAddress.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct NodeAddress {
+    /// `InternalIP`, `Hostname`, ...
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// An address or a name, depending on the type.
+    #[serde(default)]
+    pub address: String,
+}
+
+/// core/v1 Namespace, metadata only.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct Namespace {
+    /// Name and labels.
+    #[serde(default, deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+}
+
+/// core/v1 Pod.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct Pod {
+    /// Name, namespace, uid.
+    #[serde(default, deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Node and network mode.
+    #[serde(default)]
+    pub spec: PodSpec,
+    /// Phase and addresses.
+    #[serde(default)]
+    pub status: PodStatus,
+}
+
+/// core/v1 PodSpec.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// Name of the node.
+    pub node_name: Option<String>,
+    /// Whether the pod uses the network namespace of the node.
+    pub host_network: Option<bool>,
+}
+
+/// core/v1 PodStatus.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
+    pub phase: Option<String>,
+    /// First address.
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<String>,
+    /// One address per family.
+    #[serde(rename = "podIPs", default, deserialize_with = "null_is_default")]
+    pub pod_ips: Vec<PodIp>,
+}
+
+/// core/v1 PodIP.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct PodIp {
+    /// The address.
+    #[serde(default)]
+    pub ip: String,
+}
+
+/// core/v1 Service.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct Service {
+    /// Name, namespace, labels, creation time.
+    #[serde(default, deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Addresses, ports, policies.
+    #[serde(default)]
+    pub spec: ServiceSpec,
+}
+
+/// core/v1 ServiceSpec.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `ExternalName`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// First ClusterIP, or `None` for a headless Service.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: Option<String>,
+    /// One ClusterIP per family.
+    #[serde(rename = "clusterIPs", default, deserialize_with = "null_is_default")]
+    pub cluster_ips: Vec<String>,
+    /// Ports.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub ports: Vec<ServicePort>,
+    /// `None` or `ClientIP`.
+    pub session_affinity: Option<String>,
+    /// Timeout of the affinity.
+    pub session_affinity_config: Option<SessionAffinityConfig>,
+    /// `Cluster` or `Local`.
+    pub internal_traffic_policy: Option<String>,
+}
+
+/// core/v1 ServicePort.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct ServicePort {
+    /// Name, equal to that of the EndpointSlice's port.
+    pub name: Option<String>,
+    /// `TCP` (also when absent), `UDP`, `SCTP`.
+    pub protocol: Option<String>,
+    /// Port at the ClusterIP.
+    #[serde(default)]
+    pub port: i64,
+}
+
+/// core/v1 SessionAffinityConfig.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct SessionAffinityConfig {
+    /// Settings of `ClientIP`.
+    #[serde(rename = "clientIP")]
+    pub client_ip: Option<ClientIpConfig>,
+}
+
+/// core/v1 ClientIPConfig.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientIpConfig {
+    /// Seconds, 1 to 86400.
+    pub timeout_seconds: Option<i64>,
+}
+
+/// discovery.k8s.io/v1 EndpointSlice.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointSlice {
+    /// Name, namespace, labels, one of which names the Service.
+    #[serde(default, deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// `IPv4`, `IPv6`, `FQDN`.
+    #[serde(default)]
+    pub address_type: String,
+    /// Endpoints.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub endpoints: Vec<Endpoint>,
+    /// Ports of every endpoint.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub ports: Vec<EndpointPort>,
+}
+
+/// discovery.k8s.io/v1 Endpoint.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// Addresses; only the first one is used.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub addresses: Vec<String>,
+    /// Ready, serving, terminating.
+    #[serde(default)]
+    pub conditions: Option<Conditions>,
+    /// Node of the endpoint.
+    pub node_name: Option<String>,
+    /// Zones and nodes that should use the endpoint.
+    pub hints: Option<Hints>,
+}
+
+/// discovery.k8s.io/v1 EndpointConditions.
+#[derive(Deserialize, Clone, Copy, Debug, Default)]
+pub struct Conditions {
+    /// Absent means true.
+    pub ready: Option<bool>,
+    /// Absent means true.
+    pub serving: Option<bool>,
+    /// Absent means false.
+    pub terminating: Option<bool>,
+}
+
+/// discovery.k8s.io/v1 EndpointHints.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Hints {
+    /// Zones that should use it.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub for_zones: Vec<Named>,
+    /// Nodes that should use it.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub for_nodes: Vec<Named>,
+}
+
+/// A name of a zone or a node.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct Named {
+    /// The name.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// discovery.k8s.io/v1 EndpointPort.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct EndpointPort {
+    /// Name, equal to the Service port's.
+    pub name: Option<String>,
+    /// `TCP` (also when absent), `UDP`, `SCTP`.
+    pub protocol: Option<String>,
+    /// Target port; a port without it is skipped.
+    pub port: Option<i64>,
+}

@@ -1,0 +1,258 @@
+//! API objects -> the model. Pure; the same for the API server and for manifests.
+//!
+//! Sets the defaults of the API, which the API server sets and manifests lack, so that the model has
+//! none. An object without a name is rejected; a part that is not valid (an address, a port) is left
+//! out, as in kube-proxy.
+
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Deserializer};
+use sluice_core::model::{
+    AddressType, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Namespace, Node, Object,
+    ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, Service, ServicePort,
+    TrafficPolicy, ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
+};
+
+use super::api_types;
+
+/// Namespace of an object in a manifest that names none.
+const DEFAULT_NAMESPACE: &str = "default";
+/// Default of the API for the timeout of session affinity.
+const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
+/// Longest timeout of session affinity that the API accepts.
+const MAX_AFFINITY_SECONDS: u32 = 86_400;
+
+/// An object that is ignored.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    /// The object has no name.
+    #[error("{0} without metadata.name")]
+    NoName(&'static str),
+    /// A field has another type than in the API.
+    #[error("{kind}: {problem}")]
+    Structure {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Field and types.
+        problem: String,
+    },
+}
+
+impl ConvertError {
+    /// Logs that the object is ignored.
+    pub(super) fn log(&self) {
+        tracing::warn!(error = %self, "object ignored");
+    }
+}
+
+/// Converts an object of `kind` from any format.
+///
+/// # Errors
+/// The object does not have the structure of the kind, or it has no name.
+pub fn object<'de, D: Deserializer<'de>>(
+    kind: Kind,
+    deserializer: D,
+) -> Result<Object, ConvertError> {
+    fn typed<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        kind: Kind,
+        deserializer: D,
+        convert: fn(T) -> Result<Object, ConvertError>,
+    ) -> Result<Object, ConvertError> {
+        T::deserialize(deserializer)
+            .map_err(|e| ConvertError::Structure { kind: kind_name(kind), problem: e.to_string() })
+            .and_then(convert)
+    }
+    match kind {
+        Kind::Node => typed(kind, deserializer, node),
+        Kind::Namespace => typed(kind, deserializer, namespace),
+        Kind::Pod => typed(kind, deserializer, pod),
+        Kind::Service => typed(kind, deserializer, service),
+        Kind::EndpointSlice => typed(kind, deserializer, endpoint_slice),
+    }
+}
+
+/// Converts the JSON of an object of `kind`, as the API server sends it.
+///
+/// # Errors
+/// The bytes are not JSON or not an object of the kind, or the object has no name.
+pub fn from_json(kind: Kind, json: &[u8]) -> Result<Object, ConvertError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let object = object(kind, &mut deserializer)?;
+    deserializer
+        .end()
+        .map_err(|e| ConvertError::Structure { kind: kind_name(kind), problem: e.to_string() })?;
+    Ok(object)
+}
+
+/// The kind with this name in the API; `None` for kinds that Sluice does not read.
+pub fn kind_from_name(name: &str) -> Option<Kind> {
+    Kind::ALL.into_iter().find(|kind| kind_name(*kind) == name)
+}
+
+/// Name of a kind in the API.
+pub const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Node => "Node",
+        Kind::Namespace => "Namespace",
+        Kind::Pod => "Pod",
+        Kind::Service => "Service",
+        Kind::EndpointSlice => "EndpointSlice",
+    }
+}
+
+/// Namespace (empty for a cluster-wide object) and name.
+pub(super) fn object_name(meta: &ObjectMeta) -> ObjectName {
+    ObjectName {
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+    }
+}
+
+fn cluster_name(kind: Kind, meta: &ObjectMeta) -> Result<String, ConvertError> {
+    meta.name.clone().filter(|n| !n.is_empty()).ok_or(ConvertError::NoName(kind_name(kind)))
+}
+
+fn namespaced(kind: Kind, meta: &ObjectMeta) -> Result<ObjectName, ConvertError> {
+    let namespace = meta.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+    Ok(ObjectName { namespace, name: cluster_name(kind, meta)? })
+}
+
+fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(key).map(String::as_str).filter(|v| !v.is_empty())
+}
+
+fn hidden(meta: &ObjectMeta) -> bool {
+    meta.labels.as_ref().is_some_and(|l| hidden_by_label(l.keys().map(String::as_str)))
+}
+
+/// A list, or the singular field that older clients set.
+fn list_or_single(list: Vec<String>, single: Option<String>) -> Vec<String> {
+    if list.is_empty() { single.into_iter().collect() } else { list }
+}
+
+/// Converts a Node.
+pub(super) fn node(o: api_types::Node) -> Result<Object, ConvertError> {
+    let name = cluster_name(Kind::Node, &o.metadata)?;
+    let internal_ips = o
+        .status
+        .addresses
+        .iter()
+        .filter(|a| a.kind == "InternalIP")
+        .filter_map(|a| parse_ip(&a.address))
+        .collect();
+    let pod_cidrs = list_or_single(o.spec.pod_cidrs, o.spec.pod_cidr)
+        .iter()
+        .filter_map(|c| parse_cidr(c))
+        .collect();
+    let zone = label(&o.metadata, ZONE_LABEL).map(str::to_owned);
+    Ok(Object::Node(Node { name, internal_ips, pod_cidrs, zone }))
+}
+
+/// Converts a Namespace.
+pub(super) fn namespace(o: api_types::Namespace) -> Result<Object, ConvertError> {
+    let name = cluster_name(Kind::Namespace, &o.metadata)?;
+    Ok(Object::Namespace(Namespace { name, labels: o.metadata.labels.unwrap_or_default() }))
+}
+
+/// Converts a Pod.
+pub(super) fn pod(o: api_types::Pod) -> Result<Object, ConvertError> {
+    let ips = list_or_single(
+        o.status.pod_ips.into_iter().map(|p| p.ip).filter(|ip| !ip.is_empty()).collect(),
+        o.status.pod_ip,
+    );
+    Ok(Object::Pod(Pod {
+        name: namespaced(Kind::Pod, &o.metadata)?,
+        uid: o.metadata.uid.unwrap_or_default(),
+        phase: PodPhase::from_api(o.status.phase.as_deref()),
+        host_network: o.spec.host_network.unwrap_or(false),
+        ips: ips.iter().filter_map(|ip| parse_ip(ip)).collect(),
+        node: o.spec.node_name.filter(|n| !n.is_empty()),
+    }))
+}
+
+/// Converts a Service.
+pub(super) fn service(o: api_types::Service) -> Result<Object, ConvertError> {
+    let name = namespaced(Kind::Service, &o.metadata)?;
+    let spec = o.spec;
+    let cluster_ips: Vec<IpAddr> = list_or_single(spec.cluster_ips, spec.cluster_ip)
+        .iter()
+        .filter_map(|ip| parse_ip(ip))
+        .collect();
+    let ports = spec
+        .ports
+        .into_iter()
+        .filter_map(|p| {
+            Some(ServicePort {
+                protocol: Protocol::from_api(p.protocol.as_deref())?,
+                port: Port::new(p.port)?,
+                name: p.name.unwrap_or_default(),
+            })
+        })
+        .collect();
+    let session_affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+        spec.session_affinity_config
+            .and_then(|c| c.client_ip)
+            .and_then(|c| c.timeout_seconds)
+            .and_then(|s| u32::try_from(s).ok())
+            .filter(|s| (1..=MAX_AFFINITY_SECONDS).contains(s))
+            .unwrap_or(DEFAULT_AFFINITY_SECONDS)
+    });
+    Ok(Object::Service(Service {
+        created: o.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+        hidden: hidden(&o.metadata),
+        external_name: spec.kind.as_deref() == Some("ExternalName"),
+        cluster_ips,
+        ports,
+        session_affinity,
+        internal_traffic_policy: TrafficPolicy::from_api(spec.internal_traffic_policy.as_deref()),
+        name,
+    }))
+}
+
+/// Converts an EndpointSlice.
+pub(super) fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, ConvertError> {
+    let name = namespaced(Kind::EndpointSlice, &o.metadata)?;
+    let ports = o
+        .ports
+        .into_iter()
+        .filter_map(|p| {
+            Some(EndpointPort {
+                protocol: Protocol::from_api(p.protocol.as_deref())?,
+                port: p.port.and_then(Port::new),
+                // The default of the API; absent in manifests only.
+                name: Some(p.name.unwrap_or_default()),
+            })
+        })
+        .collect();
+    let endpoints = o.endpoints.into_iter().filter_map(endpoint).collect();
+    Ok(Object::EndpointSlice(EndpointSlice {
+        service: label(&o.metadata, SERVICE_NAME_LABEL).map(str::to_owned),
+        hidden: hidden(&o.metadata),
+        address_type: AddressType::from_api(&o.address_type),
+        ports,
+        endpoints,
+        name,
+    }))
+}
+
+/// Converts an endpoint; `None` without an IP address, as in slices of type FQDN.
+fn endpoint(e: api_types::Endpoint) -> Option<Endpoint> {
+    let address = parse_ip(e.addresses.first()?)?;
+    let c = e.conditions.unwrap_or_default();
+    let names = |list: Vec<api_types::Named>| list.into_iter().map(|n| n.name).collect();
+    Some(Endpoint {
+        address,
+        ready: c.ready.unwrap_or(true),
+        serving: c.serving.unwrap_or(true),
+        terminating: c.terminating.unwrap_or(false),
+        node_name: e.node_name.filter(|n| !n.is_empty()),
+        hints: e
+            .hints
+            .map(|h| Hints { zones: names(h.for_zones), nodes: names(h.for_nodes) })
+            .unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+use sluice_core::model::*;
+
+use super::*;
+
+fn read(kind: Kind, yaml: &str) -> Result<Object, ConvertError> {
+    object(kind, serde_yaml::Deserializer::from_str(yaml))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn fields_of_a_node_are_converted() {
+    let yaml = "
+metadata:
+  name: worker
+  labels: {topology.kubernetes.io/zone: a, kubernetes.io/arch: amd64}
+  managedFields: [{manager: kubelet, fieldsV1: {'f:status': {}}}]
+spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, 'fd00:1::/64']}
+status:
+  addresses:
+  - {type: InternalIP, address: 172.18.0.3}
+  - {type: Hostname, address: worker}
+  - {type: InternalIP, address: 'fc00::3'}
+  images: [{names: [a, b], sizeBytes: 1}]
+";
+    assert_eq!(
+        read(Kind::Node, yaml).unwrap(),
+        Object::Node(Node {
+            name: "worker".into(),
+            internal_ips: vec![ip("172.18.0.3"), ip("fc00::3")],
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
+            zone: Some("a".into()),
+        })
+    );
+}
+
+#[test]
+fn singular_pod_cidr_is_used_without_the_list_and_null_is_empty() {
+    let Object::Node(n) =
+        read(Kind::Node, "{metadata: {name: n}, spec: {podCIDR: 010.244.001.0/24}}").unwrap()
+    else {
+        panic!("kind")
+    };
+    assert_eq!(n.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
+    let Object::Node(n) =
+        read(Kind::Node, "{metadata: {name: n}, spec: {podCIDRs: null}}").unwrap()
+    else {
+        panic!("kind")
+    };
+    assert_eq!((n.pod_cidrs.len(), n.internal_ips.len()), (0, 0));
+}
+
+#[test]
+fn fields_of_a_service_are_converted_and_invalid_ports_left_out() {
+    let yaml = "
+metadata:
+  {name: orders, namespace: shop, creationTimestamp: '2026-01-02T03:04:05Z', labels: {app: x}}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.20
+  clusterIPs: [10.96.0.20, 'fd00:96::14']
+  ports:
+  - {name: http, port: 80, targetPort: web, nodePort: 30080}
+  - {name: dns, port: 53, protocol: UDP}
+  - {name: odd, port: 1, protocol: QUIC}
+  - {name: none, port: 0}
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}
+  internalTrafficPolicy: Local
+";
+    let Object::Service(s) = read(Kind::Service, yaml).unwrap() else { panic!("kind") };
+    assert_eq!(s.name.to_string(), "shop/orders");
+    assert_eq!(s.created, 1_767_323_045);
+    assert_eq!(s.cluster_ips, [ip("10.96.0.20"), ip("fd00:96::14")]);
+    assert_eq!(s.session_affinity, Some(60));
+    assert_eq!(s.internal_traffic_policy, TrafficPolicy::Local);
+    let ports: Vec<_> =
+        s.ports.iter().map(|p| (p.name.as_str(), p.protocol, p.port.get())).collect();
+    assert_eq!(ports, [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53)]);
+    assert!(!s.hidden && !s.external_name);
+}
+
+#[test]
+fn services_without_a_cluster_ip_are_converted() {
+    for (yaml, external, hidden) in [
+        ("{metadata: {name: a}, spec: {clusterIP: None}}", false, false),
+        ("{metadata: {name: a}, spec: {clusterIP: ''}}", false, false),
+        ("{metadata: {name: a}, spec: {type: ExternalName, externalName: b.c}}", true, false),
+        (
+            "{metadata: {name: a, labels: {service.kubernetes.io/headless: ''}}, spec: {}}",
+            false,
+            true,
+        ),
+    ] {
+        let Object::Service(s) = read(Kind::Service, yaml).unwrap() else { panic!("kind") };
+        assert_eq!(
+            (s.cluster_ips.len(), s.external_name, s.hidden),
+            (0, external, hidden),
+            "{yaml}"
+        );
+        assert_eq!(s.name.to_string(), "default/a");
+        assert_eq!(s.session_affinity, None);
+    }
+}
+
+#[test]
+fn timeout_of_affinity_is_within_the_limits_of_the_api() {
+    for (config, want) in [
+        ("{}", 10_800),
+        ("{clientIP: null}", 10_800),
+        ("{clientIP: {timeoutSeconds: 1}}", 1),
+        ("{clientIP: {timeoutSeconds: 86400}}", 86_400),
+        ("{clientIP: {timeoutSeconds: 86401}}", 10_800),
+        ("{clientIP: {timeoutSeconds: 0}}", 10_800),
+        ("{clientIP: {timeoutSeconds: -1}}", 10_800),
+    ] {
+        let spec = format!("{{sessionAffinity: ClientIP, sessionAffinityConfig: {config}}}");
+        let yaml = format!("{{metadata: {{name: a}}, spec: {spec}}}");
+        let Object::Service(s) = read(Kind::Service, &yaml).unwrap() else { panic!("kind") };
+        assert_eq!(s.session_affinity, Some(want), "{config}");
+    }
+}
+
+#[test]
+fn conditions_hints_and_ports_of_a_slice_are_converted() {
+    let yaml = "
+metadata: {name: orders-x, namespace: shop, labels: {kubernetes.io/service-name: orders}}
+addressType: IPv4
+ports:
+- {name: http, port: 8080, protocol: TCP}
+- {port: 9}
+- {name: gone, port: null}
+endpoints:
+- addresses: [10.244.1.7, 10.244.1.8]
+  conditions: {ready: true, serving: true, terminating: false}
+  nodeName: worker
+  hints: {forZones: [{name: a}], forNodes: [{name: worker}]}
+- addresses: [10.244.2.7]
+  conditions: {ready: false, terminating: true}
+- addresses: [10.244.2.8]
+- addresses: []
+- addresses: [host.example]
+";
+    let Object::EndpointSlice(s) = read(Kind::EndpointSlice, yaml).unwrap() else { panic!("kind") };
+    assert_eq!(s.service_name().unwrap().to_string(), "shop/orders");
+    assert_eq!(s.address_type, AddressType::Ipv4);
+    let ports: Vec<_> =
+        s.ports.iter().map(|p| (p.name.as_deref(), p.port.map(Port::get))).collect();
+    assert_eq!(ports, [(Some("http"), Some(8080)), (Some(""), Some(9)), (Some("gone"), None)]);
+    let states: Vec<_> = s
+        .endpoints
+        .iter()
+        .map(|e| (e.address.to_string(), e.ready, e.serving, e.terminating))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            ("10.244.1.7".to_owned(), true, true, false),
+            ("10.244.2.7".to_owned(), false, true, true),
+            ("10.244.2.8".to_owned(), true, true, false),
+        ]
+    );
+    assert_eq!(s.endpoints[0].hints.zones, ["a"]);
+    assert_eq!(s.endpoints[0].hints.nodes, ["worker"]);
+}
+
+#[test]
+fn fields_of_a_pod_are_converted() {
+    let yaml = "
+metadata: {name: p, namespace: shop, uid: 1-2}
+spec: {nodeName: worker, hostNetwork: true, containers: [{name: c, image: i}]}
+status: {phase: Running, podIP: 10.244.1.7, podIPs: [{ip: 10.244.1.7}, {ip: 'fd00::7'}]}
+";
+    let Object::Pod(p) = read(Kind::Pod, yaml).unwrap() else { panic!("kind") };
+    assert_eq!(p.ips, [ip("10.244.1.7"), ip("fd00::7")]);
+    assert_eq!(
+        (p.phase, p.host_network, p.node.as_deref()),
+        (PodPhase::Running, true, Some("worker"))
+    );
+}
+
+#[test]
+fn object_without_a_name_is_rejected() {
+    assert_eq!(
+        read(Kind::Node, "{spec: {}}").unwrap_err().to_string(),
+        "Node without metadata.name"
+    );
+    assert_eq!(
+        read(Kind::Service, "{metadata: {name: ''}}").unwrap_err().to_string(),
+        "Service without metadata.name"
+    );
+}
+
+#[test]
+fn json_is_one_object_of_the_kind() {
+    let json = br#"{"kind":"Node","metadata":{"name":"n"},"status":{"addresses":null}}"#;
+    assert_eq!(from_json(Kind::Node, json).unwrap().name().to_string(), "n");
+    for (json, want) in [
+        (&b"{"[..], "Node: EOF"),
+        (br#"{"metadata":{"name":"n"}} x"#, "Node: trailing characters"),
+        (br#"{"metadata":{"name":3}}"#, "Node: invalid type: integer `3`"),
+        (br#"{"metadata":{}}"#, "Node without metadata.name"),
+    ] {
+        let e = from_json(Kind::Node, json).unwrap_err().to_string();
+        assert!(e.starts_with(want), "{e}");
+    }
+}
+
+#[test]
+fn every_kind_has_its_name_and_its_conversion() {
+    for kind in Kind::ALL {
+        assert_eq!(kind_from_name(kind_name(kind)), Some(kind));
+        let object = read(kind, "{metadata: {name: a}}").unwrap();
+        assert_eq!(object.kind(), kind);
+    }
+    assert_eq!(kind_from_name("ConfigMap"), None);
+}

@@ -1,0 +1,55 @@
+//! Sources of objects: the API server, or a directory of manifests.
+//!
+//! ```text
+//! API server --watch.rs (kube)--> api_types --\
+//!                                              convert --> core::model --> Change --> event loop
+//! directory  --folder.rs (YAML)--> api_types -/
+//! ```
+//! Kubernetes API types are used in this module only. A source runs as long as the agent: an error
+//! is logged once and retried, and the objects received before stay in force.
+
+pub mod convert;
+pub mod folder;
+
+mod api_server;
+mod api_types;
+#[cfg(test)]
+mod cases;
+mod watch;
+
+use sluice_core::model::Change;
+use tokio::sync::mpsc;
+
+pub use self::api_server::ApiServerError;
+pub use self::folder::FolderError;
+use crate::config::{Config, Source};
+
+/// A source that cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The API server cannot be used.
+    #[error(transparent)]
+    ApiServer(#[from] ApiServerError),
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
+
+/// Starts the source that the configuration names; its changes are sent to `events`.
+///
+/// # Errors
+/// Waiting does not help: the kubeconfig is not valid, or the directory does not exist.
+pub async fn spawn<E: Send + 'static>(
+    config: &Config,
+    events: mpsc::Sender<E>,
+    event: fn(Change) -> E,
+) -> Result<(), SourceError> {
+    match &config.source {
+        Source::Folder(folder) => folder::spawn(folder.clone(), events, event)?,
+        Source::Api { kubeconfig, kubelet_conf } => {
+            let client = api_server::client(kubeconfig.as_deref(), kubelet_conf).await?;
+            watch::spawn(&client, &config.node_name, &events, event);
+        }
+    }
+    Ok(())
+}
