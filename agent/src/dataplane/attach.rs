@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use sluice_abi::{pin, program};
 use sluice_bpf::attach::{
-    AttachError, Direction, Done, attach_cgroup, attach_device, detach_cgroup, detach_device,
+    AttachError, AttachOutcome, Direction, attach_cgroup, attach_device, detach_cgroup,
+    detach_device,
 };
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 use sluice_bpf::{self as bpf, AttachType, BpfError};
@@ -99,7 +100,7 @@ impl Hooks {
                         source,
                     }
                 })?;
-            changed |= done != Done::Already;
+            changed |= done != AttachOutcome::Unchanged;
         }
         Ok(changed)
     }
@@ -131,7 +132,7 @@ pub fn sockets(root: &Path) -> Result<usize, HookError> {
             place: root.display().to_string(),
             source,
         })?;
-        changed += usize::from(done != Done::Already);
+        changed += usize::from(done != AttachOutcome::Unchanged);
     }
     Ok(changed)
 }
