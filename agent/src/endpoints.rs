@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use sluice_abi::{Addr, LocalPod};
+use sluice_abi::{Addr, LocalPod, pin};
 use sluice_bpf::BpfError;
 use sluice_bpf::netlink::{Netlink, NetlinkError};
-use sluice_pod::device;
 use sluice_pod::inventory::HostLinks;
 use sluice_pod::lease::{BootInstant, Lease, Store, StoreError};
+use sluice_pod::{Dataplane, NetworkError, PodNetwork, device};
 
-use crate::dataplane::attach::{HookError, Hooks};
 use crate::dataplane::maps::Maps;
 
 /// How names of the host ends of veth pairs begin.
@@ -35,12 +34,12 @@ pub enum EndpointError {
     Netlink(#[from] NetlinkError),
     /// Programs could not be attached.
     #[error("pod {pod}")]
-    Hook {
+    Pod {
         /// Whose.
         pod: String,
         /// Why.
         #[source]
-        source: Box<HookError>,
+        source: Box<NetworkError>,
     },
 }
 
@@ -61,49 +60,39 @@ pub struct Repaired {
 ///
 /// # Errors
 /// When leases or table cannot be read; the first pod that could not be served, after all others.
-pub fn repair(state_dir: &Path, maps: &Maps, hooks: &mut Hooks) -> Result<Repaired, EndpointError> {
+pub fn repair(state_dir: &Path, maps: &Maps) -> Result<Repaired, EndpointError> {
     let mut netlink = Netlink::open()?;
+    let dataplane = Dataplane::open(Path::new(pin::ROOT))?;
     let mut leases = Store::new(state_dir).read()?.leases;
     let links = HostLinks::read(&mut netlink)?;
     // ADD takes a link up when everything is in place; before that it is ADD's alone.
     leases.retain(|lease| links.of(lease).is_some_and(|link| link.up));
-    let wanted: BTreeMap<Addr, LocalPod> = links.local_pods(&leases).into_iter().collect();
-    let owner = |addr: &Addr| {
-        leases.iter().find(|l| Addr::from(l.address) == *addr).map(Lease::owner).unwrap_or_default()
-    };
-    let mut done = Repaired { pods: wanted.len(), ..Repaired::default() };
+    let mut done = Repaired { pods: leases.len(), ..Repaired::default() };
     let mut failed = Vec::new();
     let rows: BTreeMap<Addr, LocalPod> = maps.local_pods.entries()?.into_iter().collect();
-    for (addr, endpoint) in &wanted {
-        match hooks.pod(endpoint.ifindex) {
-            Ok(changed) => done.attached += usize::from(changed),
-            Err(source) => {
-                failed.push((endpoint.ifindex, owner(addr), source));
-                // A pod without programs must not be reachable as one.
-                continue;
+    for lease in &leases {
+        let Some(link) = links.of(lease) else { continue };
+        match (PodNetwork { host: &mut netlink, lease }).repair(link, &dataplane) {
+            Ok(repaired) => {
+                done.attached += usize::from(repaired.programs);
+                done.rows_written += usize::from(repaired.row);
             }
-        }
-        let right = rows.get(addr).is_some_and(|row| {
-            (row.ifindex, row.pod_mac, row.host_mac)
-                == (endpoint.ifindex, endpoint.pod_mac, endpoint.host_mac)
-        });
-        if !right {
-            maps.local_pods.update(addr, endpoint)?;
-            done.rows_written += 1;
+            Err(source) => failed.push((link.index, lease.owner(), source)),
         }
     }
+    let wanted: BTreeSet<Addr> = leases.iter().map(|lease| lease.address.into()).collect();
     let devices: BTreeSet<u32> =
         device::links(&mut netlink)?.into_iter().map(|l| l.index).collect();
     for (addr, row) in &rows {
         // ADD writes the row before it is done: only what has no device is surely old.
-        if !wanted.contains_key(addr) && !devices.contains(&row.ifindex) {
+        if !wanted.contains(addr) && !devices.contains(&row.ifindex) {
             maps.local_pods.delete(addr)?;
             done.rows_removed += 1;
         }
     }
     // A pod that went meanwhile is no failure.
     match failed.into_iter().find(|(ifindex, ..)| devices.contains(ifindex)) {
-        Some((_, pod, source)) => Err(EndpointError::Hook { pod, source: Box::new(source) }),
+        Some((_, pod, source)) => Err(EndpointError::Pod { pod, source: Box::new(source) }),
         None => Ok(done),
     }
 }

@@ -68,14 +68,6 @@ impl Hooks {
         Ok(Hooks { netlink: Netlink::open()? })
     }
 
-    /// Serves the host end of a pod's veth pair. Returns whether anything changed.
-    ///
-    /// # Errors
-    /// Names the program and the interface.
-    pub fn pod(&mut self, ifindex: u32) -> Result<bool, HookError> {
-        self.device(POD, ifindex)
-    }
-
     /// Serves the uplink. Returns whether anything changed.
     ///
     /// # Errors

@@ -5,8 +5,7 @@ use crate::{cni_files, endpoints, pod_mtu};
 
 impl Node {
     pub(super) fn repair_pods(&mut self) {
-        let result =
-            endpoints::repair(&self.config.cni_state_dir, &self.parts.maps, &mut self.parts.hooks);
+        let result = endpoints::repair(&self.config.cni_state_dir, &self.parts.maps);
         if let Ok(done) = &result
             && (done.rows_written, done.rows_removed, done.attached) != (0, 0, 0)
         {

@@ -112,7 +112,7 @@ impl Node {
             }
             let wanted = NodeConfig {
                 addrs: [address(uplink.v4), address(uplink.v6)],
-                gateways: [sluice_pod::identity::GATEWAY.into(), Addr::UNSPECIFIED],
+                gateways: [sluice_pod::GATEWAY.into(), Addr::UNSPECIFIED],
                 flags,
                 snat_port_min: self.config.snat_ports.0,
                 snat_port_max: self.config.snat_ports.1,
