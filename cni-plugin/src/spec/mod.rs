@@ -16,3 +16,5 @@ pub use version::Version;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::golden;

@@ -190,3 +190,66 @@ fn result(lease: &Lease, pair: VethPair, mtu: u32, netns: &Path) -> CniResult {
             .into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::io;
+    use std::net::Ipv4Addr;
+
+    use sluice_pod::device::Link;
+    use sluice_pod::lease::BootInstant;
+
+    use super::*;
+    use crate::spec::{Version, golden};
+
+    #[test]
+    fn a_full_range_and_a_reuse_delay_have_different_codes() {
+        let subnet = "10.244.1.0/29".parse().unwrap();
+        let error = no_address(&AllocError::Exhausted { capacity: 5, subnet });
+        assert_eq!(error.code, code::EXHAUSTED);
+        assert!(error.msg.contains("all 5 pod addresses of 10.244.1.0/29"), "{}", error.msg);
+        let error = no_address(&AllocError::ReuseDelay { subnet, seconds: 3 });
+        assert_eq!(error.code, code::TRY_AGAIN);
+        assert!(error.msg.contains("free in 3 s"), "{}", error.msg);
+    }
+
+    #[test]
+    fn a_network_namespace_that_cannot_be_used_has_a_code_by_its_cause() {
+        for (e, code) in [
+            (NetNsError::Missing, code::UNKNOWN_CONTAINER),
+            (NetNsError::Own, code::INVALID_ENVIRONMENT),
+            (NetNsError::WrongKind(io::Error::other("")), code::INVALID_ENVIRONMENT),
+            (NetNsError::Io(io::Error::other("")), code::IO),
+        ] {
+            assert_eq!(netns_failed(Path::new("/run/netns/c1"), &e).code, code, "{e:?}");
+        }
+    }
+
+    #[test]
+    fn the_result_describes_both_ends() {
+        let key = LeaseKey { container_id: "c1".into(), ifname: "eth0".into() };
+        let lease = Lease {
+            address: Ipv4Addr::new(10, 244, 1, 7),
+            host_ifname: identity::host_ifname(&key),
+            key,
+            network: "sluice".into(),
+            pod_namespace: None,
+            pod_name: None,
+            netns: "/run/netns/c1".into(),
+            since: BootInstant { boot_id: "one".into(), seconds: 1 },
+        };
+        let link = |index, name: &str| Link {
+            index,
+            name: name.into(),
+            mac: None,
+            alias: None,
+            mtu: 1500,
+            up: true,
+        };
+        let pair = VethPair { host: link(12, &lease.host_ifname), pod: link(2, "eth0") };
+        let result = result(&lease, pair, 1450, Path::new("/run/netns/c1"));
+        golden("result-of-add", &result.to_json(Version::NEWEST));
+    }
+}

@@ -126,3 +126,6 @@ fn load(
 fn warn(message: impl fmt::Display) {
     eprintln!("sluice-cni: {message}");
 }
+
+#[cfg(test)]
+mod tests;
