@@ -7,7 +7,7 @@ pub const CNI_CONF_DIR: &str = "/etc/cni/net.d";
 /// The CNI binary in the agent's image.
 pub const CNI_BINARY: &str = "/opt/sluice/sluice-cni";
 /// Where the CNI binary stores its leases.
-pub const CNI_STATE_DIR: &str = sluice_pod::lease::Store::DEFAULT_DIR;
+pub const CNI_STATE_DIR: &str = sluice_pod::DEFAULT_STATE_DIR;
 /// The kubelet's kubeconfig.
 pub const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 /// The agent's socket for the command line.

@@ -1,13 +1,12 @@
-//! The CNI binary: environment and stdin in, JSON and an exit code out.
+//! The CNI binary: reads environment and stdin, writes JSON, sets the exit code.
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use serde_json::Value;
 use sluice_cni::spec::{CniError, Environment, Version, code};
 use sluice_cni::verb;
 
-/// More than any configuration; a runtime that sends this much is broken.
+/// Upper limit of stdin, bytes; no configuration is as long.
 const STDIN_MAX: u64 = 4 << 20;
 
 fn main() -> ExitCode {
@@ -16,7 +15,7 @@ fn main() -> ExitCode {
     let (answer, exit) = match outcome {
         Ok(None) => return ExitCode::SUCCESS,
         Ok(Some(answer)) => (answer, ExitCode::SUCCESS),
-        Err(e) => (e.to_json(asked_version(&stdin)), ExitCode::FAILURE),
+        Err(e) => (e.to_json(Version::of_answer(&stdin)), ExitCode::FAILURE),
     };
     match writeln!(std::io::stdout(), "{answer}") {
         Ok(()) => exit,
@@ -26,16 +25,7 @@ fn main() -> ExitCode {
 
 fn read(stdin: &mut String) -> Result<Environment, CniError> {
     std::io::stdin().take(STDIN_MAX).read_to_string(stdin).map_err(|e| {
-        CniError::caused(code::DECODE, "the network configuration on stdin is unreadable", &e)
+        CniError::caused(code::DECODE, "network configuration on stdin cannot be read", &e)
     })?;
     Environment::read(|name| std::env::var(name).ok())
-}
-
-/// The version to answer an error in: the one asked, or our newest.
-fn asked_version(stdin: &str) -> &'static str {
-    serde_json::from_str::<Value>(stdin)
-        .ok()
-        .and_then(|json| Version::parse(json.get("cniVersion")?.as_str()?))
-        .unwrap_or(Version::NEWEST)
-        .text()
 }

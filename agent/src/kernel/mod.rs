@@ -66,7 +66,7 @@ pub trait Network {
     fn links(&mut self) -> Result<Vec<Link>>;
 
     /// The routes of the main table that the agent owns: those with
-    /// [`sluice_pod::device::ROUTE_PROTOCOL`] that do not lead to a single pod. An interrupted dump
+    /// [`sluice_pod::ROUTE_PROTOCOL`] that do not lead to a single pod. An interrupted dump
     /// is an error, never a shorter list.
     fn routes(&mut self) -> Result<Routes>;
 

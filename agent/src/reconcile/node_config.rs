@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use sluice_abi::{Addr, NodeConfig, node_flags};
 use sluice_core::table::{NodeConfigs, Table, Write};
-use sluice_pod::identity::GATEWAY;
+use sluice_pod::GATEWAY;
 
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;

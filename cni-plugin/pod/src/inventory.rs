@@ -1,53 +1,52 @@
-//! What the host's own devices tell of the pods: which leases live, which were forgotten, and
-//! the rows of `LOCAL_PODS`.
+//! What the host's devices show about the pods: live leases, the rows of `LOCAL_PODS`, and the leases
+//! themselves if the lease file is lost.
 
 use std::collections::BTreeMap;
 
 use sluice_abi::{Addr, LocalPod};
-
-use crate::device::{self, Link, ROUTE_PROTOCOL};
-use crate::identity;
-use crate::lease::{BootInstant, Lease};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
-/// How long an ADD may be at work before its lease without a device counts as left over. The
-/// runtimes give up long before.
+use crate::device::{self, Link, Route};
+use crate::lease::{BootInstant, Lease};
+use crate::{ROUTE_PROTOCOL, identity};
+
+/// Age up to which a lease without a device belongs to an ADD that still runs. Container runtimes
+/// end an ADD earlier.
 const ADD_LIMIT_SECONDS: u64 = 120;
 
-/// The host's ends of pod veth pairs, as they are now.
+/// The host's ends of the pods' veth pairs at one moment.
 #[derive(Debug)]
 pub struct HostLinks {
     by_name: BTreeMap<String, Link>,
 }
 
 impl HostLinks {
-    /// Reads them.
+    /// Lists the devices and keeps those of pods.
     ///
     /// # Errors
-    /// The kernel's refusal; an interrupted dump is read again, never believed.
+    /// The devices cannot be listed, or every dump was interrupted.
     pub fn read(netlink: &mut Netlink) -> Result<HostLinks, NetlinkError> {
         Ok(HostLinks::from_links(device::links(netlink)?))
     }
 
     /// Keeps the devices of pods among `links`.
     pub fn from_links(links: Vec<Link>) -> HostLinks {
-        let of_pods =
-            links.into_iter().filter(|link| link.name.starts_with(identity::HOST_PREFIX));
+        let of_pods = links.into_iter().filter(|link| link.name.starts_with(identity::HOST_PREFIX));
         HostLinks { by_name: of_pods.map(|link| (link.name.clone(), link)).collect() }
     }
 
-    /// The host's end of a lease's pair.
+    /// The host's end of a lease's veth pair.
     pub fn of(&self, lease: &Lease) -> Option<&Link> {
         self.by_name.get(&lease.host_ifname)
     }
 
-    /// Whether a lease's pod may still be there. A veth pair dies with the pod's network
-    /// namespace, so a lease without one is left over, unless its ADD may still be at work.
+    /// Whether the pod of a lease can exist. A veth pair ends with the pod's network namespace, so a
+    /// lease without one is left over, unless its ADD can still be running.
     pub fn is_live(&self, lease: &Lease, now: &BootInstant) -> bool {
         self.of(lease).is_some() || lease.since.age(now).is_some_and(|age| age < ADD_LIMIT_SECONDS)
     }
 
-    /// The rows of `LOCAL_PODS` that these leases stand for; a lease without a device has none.
+    /// The rows of `LOCAL_PODS` for these leases; a lease without a device has none.
     pub fn local_pods(&self, leases: &[Lease]) -> Vec<(Addr, LocalPod)> {
         leases
             .iter()
@@ -56,43 +55,53 @@ impl HostLinks {
     }
 }
 
-/// The row of `LOCAL_PODS` of a lease whose host end is `link`.
+/// The row of `LOCAL_PODS` for a lease whose host end is `link`.
 pub fn local_pod(lease: &Lease, link: &Link) -> LocalPod {
     let (host_mac, pod_mac) = identity::macs(&lease.key);
     LocalPod { ifindex: link.index, pod_mac, host_mac: link.mac.unwrap_or(host_mac) }
 }
 
-/// The leases that the devices and routes of the host tell of, for when the state on disk is
-/// lost. An attachment whose ADD never ended has no route and is not among them.
+/// Rebuilds the leases of `network` from devices, their aliases and their routes, for a lease file
+/// that is lost. An attachment whose ADD did not end has no route, and gets no lease.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// Devices or routes cannot be listed.
 pub fn rebuild_leases(
     netlink: &mut Netlink,
     network: &str,
     now: &BootInstant,
 ) -> Result<Vec<Lease>, NetlinkError> {
     let links = HostLinks::read(netlink)?;
-    let by_index: BTreeMap<u32, &Link> = links.by_name.values().map(|l| (l.index, l)).collect();
-    let mut leases = Vec::new();
-    for route in device::routes(netlink)? {
-        if route.prefix != 32 || route.protocol != ROUTE_PROTOCOL {
-            continue;
-        }
-        let Some(link) = by_index.get(&route.oif) else { continue };
-        let alias = link.alias.as_deref().unwrap_or_default();
-        let Some((key, pod)) = identity::read_alias(alias) else { continue };
-        let (pod_namespace, pod_name) = pod.unzip();
-        leases.push(Lease {
-            address: route.dst,
-            key,
-            network: network.to_owned(),
-            pod_namespace,
-            pod_name,
-            netns: String::new(),
-            host_ifname: link.name.clone(),
-            since: now.clone(),
-        });
-    }
-    Ok(leases)
+    Ok(leases_from(&links, &device::routes(netlink)?, network, now))
 }
+
+fn leases_from(
+    links: &HostLinks,
+    routes: &[Route],
+    network: &str,
+    now: &BootInstant,
+) -> Vec<Lease> {
+    let by_index: BTreeMap<u32, &Link> = links.by_name.values().map(|l| (l.index, l)).collect();
+    let of_pods = routes.iter().filter(|r| r.prefix == 32 && r.protocol == ROUTE_PROTOCOL);
+    of_pods
+        .filter_map(|route| {
+            let link = by_index.get(&route.oif)?;
+            let (key, pod) = identity::parse_alias(link.alias.as_deref()?)?;
+            let (pod_namespace, pod_name) = pod.unzip();
+            Some(Lease {
+                address: route.dst,
+                key,
+                network: network.to_owned(),
+                pod_namespace,
+                pod_name,
+                netns: String::new(),
+                host_ifname: link.name.clone(),
+                since: now.clone(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "inventory_tests.rs"]
+mod tests;

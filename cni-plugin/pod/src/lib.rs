@@ -1,20 +1,41 @@
 //! One pod's network on the node: create, verify, repair, remove.
 //!
 //! ```text
+//! network    PodNetwork with the four verbs: veth pair, addresses, routes, neighbours, sysctls,
+//!            programs and the LOCAL_PODS row
 //! lease      which pod has which address: a pure choice, and a file under a lock
-//! identity   names and hardware addresses that follow from container id and interface name
-//! wiring     the veth pair, its addresses, routes, neighbours, programs and LOCAL_PODS row
-//! inventory  what the host's devices say: live leases, rows of LOCAL_PODS, rebuilt leases
+//! identity   names and hardware addresses derived from container id and interface name
+//! inventory  what the host's devices show: live leases, LOCAL_PODS rows, rebuilt leases
 //! device     links, addresses, routes and neighbours, one netlink request each
 //! netns      a pod's network namespace from outside
-//! pins       the pinned programs and map that wiring needs
+//! dataplane  the pinned programs and the map that a pod's network uses
 //! ```
-//! The CNI binary and the agent use it; it contains nothing of the CNI specification.
+//! The CNI binary creates, verifies and removes; the agent repairs. The crate does not know the CNI
+//! specification, and it does not log: callers report its errors.
 
+use std::net::Ipv4Addr;
+
+mod dataplane;
 pub mod device;
 pub mod identity;
 pub mod inventory;
 pub mod lease;
 pub mod netns;
-pub mod pins;
-pub mod wiring;
+mod network;
+
+pub use dataplane::Dataplane;
+pub use network::{
+    NetworkError, PodNetwork, Repaired, VethOptions, VethPair, pod_routes, remove_local_pod,
+    remove_veth,
+};
+
+/// The default gateway of every pod. It is link-local and configured on no interface; a permanent
+/// neighbour entry in the pod resolves it to the host end of the veth pair.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// Routing protocol number of every route that Sluice creates (`ip route show proto 83`). Routes
+/// with another number belong to other software.
+pub const ROUTE_PROTOCOL: u8 = 83;
+
+/// Default folder of the lease file.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/sluice/cni";

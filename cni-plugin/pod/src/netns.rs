@@ -1,4 +1,4 @@
-//! Another network namespace, from outside.
+//! A pod's network namespace, from outside.
 
 use std::fs::File;
 use std::io;
@@ -21,22 +21,22 @@ impl AsFd for NetNs {
     }
 }
 
-/// Why a path is not a pod's network namespace.
+/// A path that is not the network namespace of a pod.
 #[derive(Debug, thiserror::Error)]
 pub enum NetNsError {
-    /// Nothing is there.
-    #[error("there is no network namespace at this path")]
+    /// The path does not exist.
+    #[error("the network namespace does not exist")]
     Missing,
-    /// Something else is there.
-    #[error("this is not a network namespace")]
-    NotOne(#[source] io::Error),
-    /// It is the node's own.
-    #[error("this is the node's own network namespace")]
+    /// The file is not a network namespace.
+    #[error("the file is not a network namespace")]
+    WrongKind(#[source] io::Error),
+    /// The path is the caller's own namespace.
+    #[error("the path is the network namespace of the node")]
     Own,
-    /// It cannot be opened or entered.
-    #[error("it cannot be entered")]
+    /// The namespace cannot be opened or entered.
+    #[error("the network namespace cannot be entered")]
     Io(#[from] io::Error),
-    /// No netlink socket could be opened in it.
+    /// No netlink socket can be opened inside.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
@@ -45,25 +45,26 @@ impl NetNs {
     /// Opens the namespace at `path` (a bind mount, or `/proc/<pid>/ns/net`).
     ///
     /// # Errors
-    /// If nothing is there, or it is the caller's own namespace. Whether it is a network namespace
-    /// at all shows in [`NetNs::netlink`].
+    /// The path does not exist, cannot be opened, or is the caller's own namespace. A file of
+    /// another kind fails in [`NetNs::netlink`] only.
     pub fn open(path: &Path) -> Result<NetNs, NetNsError> {
         let file = File::open(path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => NetNsError::Missing,
             _ => NetNsError::Io(e),
         })?;
-        let (there, here) = (file.metadata()?, std::fs::metadata("/proc/self/ns/net")?);
-        if (there.dev(), there.ino()) == (here.dev(), here.ino()) {
+        let (given, own) = (file.metadata()?, std::fs::metadata("/proc/self/ns/net")?);
+        if (given.dev(), given.ino()) == (own.dev(), own.ino()) {
             return Err(NetNsError::Own);
         }
         Ok(NetNs { file })
     }
 
-    /// A netlink socket inside. A thread of its own goes in, opens it and ends: no thread that
-    /// does anything else ever changes its namespace.
+    /// Opens a netlink socket inside. A separate thread enters the namespace, opens the socket and
+    /// ends, so that no other work runs in the pod's namespace.
     ///
     /// # Errors
-    /// If this is no network namespace, or the kernel refuses.
+    /// The file is not a network namespace, the process may not enter it, or the socket cannot be
+    /// opened.
     pub fn netlink(&self) -> Result<Netlink, NetNsError> {
         let inside = thread::scope(|scope| {
             scope
@@ -72,7 +73,7 @@ impl NetNs {
                     if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
                         let e = io::Error::last_os_error();
                         return Err(match e.raw_os_error() {
-                            Some(libc::EINVAL) => NetNsError::NotOne(e),
+                            Some(libc::EINVAL) => NetNsError::WrongKind(e),
                             _ => NetNsError::Io(e),
                         });
                     }
@@ -80,6 +81,8 @@ impl NetNs {
                 })
                 .join()
         });
-        inside.unwrap_or_else(|_| Err(io::Error::other("the thread inside it panicked").into()))
+        inside.unwrap_or_else(|_| {
+            Err(io::Error::other("the thread inside the namespace panicked").into())
+        })
     }
 }

@@ -1,17 +1,21 @@
 //! The network configuration on stdin.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sluice_abi::pin;
+use sluice_pod::DEFAULT_STATE_DIR;
+use sluice_pod::lease::Subnet;
 
 use super::error::{CniError, code};
-use super::request::is_identifier;
+use super::request::{IDENTIFIER_RULE, is_identifier};
 use super::version::Version;
-use sluice_pod::lease::{Store, Subnet};
 
-/// An attachment that GC must spare (`cni.dev/valid-attachments`).
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+
+/// An attachment that GC keeps (`cni.dev/valid-attachments`).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Attachment {
     /// Container id.
@@ -21,113 +25,151 @@ pub struct Attachment {
     pub ifname: String,
 }
 
-/// A checked configuration. Unknown fields are ignored, as the specification wants.
+/// A validated configuration. Unknown fields are ignored, as the specification requires.
 #[derive(Clone, Debug)]
 pub struct NetConf {
     /// `cniVersion`.
     pub version: Version,
     /// `name` of the network.
     pub name: String,
-    /// `subnet`: the node's pod range. ADD needs it.
+    /// `subnet`: the node's pod range. ADD and STATUS require it.
     pub subnet: Option<Subnet>,
-    /// `mtu`, bytes; absent: that of the uplink.
+    /// `mtu` in bytes; `None` for that of the uplink.
     pub mtu: Option<u32>,
     /// `stateDir`.
     pub state_dir: PathBuf,
     /// `bpffs`: folder with `maps` and `programs`.
     pub pins: PathBuf,
-    /// `prevResult`, unread.
+    /// `prevResult`, as it was given.
     pub prev_result: Option<Value>,
-    /// `cni.dev/valid-attachments`.
+    /// `cni.dev/valid-attachments`: what GC keeps.
     pub valid_attachments: Option<Vec<Attachment>>,
-    /// `runtimeConfig.bandwidth.egressRate` is set: the runtime tells this to a plugin that
-    /// declares `"capabilities": {"bandwidth": true}`, and the bandwidth plugin, later in the
-    /// list, will act on it.
+    /// Whether `runtimeConfig.bandwidth.egressRate` is set: the bandwidth plugin, later in the list,
+    /// will limit what the pod sends. The runtime passes it to plugins that declare
+    /// `"capabilities": {"bandwidth": true}`.
     pub limits_egress: bool,
 }
 
-fn invalid(field: &str, why: impl std::fmt::Display) -> CniError {
-    CniError::new(code::INVALID_CONFIG, format!("network configuration field {field:?}: {why}"))
-}
-
 impl NetConf {
-    /// Reads and checks a configuration.
+    /// Parses and validates a configuration.
     ///
     /// # Errors
-    /// Code 6 for what is no JSON object, 1 for a version we don't speak, 7 naming the field for
-    /// the rest.
+    /// Code 6 if it is not a JSON object, 1 for an unknown version, 7 with the name of the field
+    /// otherwise.
     pub fn parse(text: &str) -> Result<NetConf, CniError> {
         let json: Value = serde_json::from_str(text).map_err(|e| {
-            CniError::caused(code::DECODE, "the network configuration on stdin is no JSON", &e)
+            CniError::caused(code::DECODE, "network configuration on stdin is not valid JSON", &e)
         })?;
         let Some(object) = json.as_object() else {
-            let msg = "the network configuration on stdin is no JSON object";
+            let msg = "network configuration on stdin is not a JSON object";
             return Err(CniError::new(code::DECODE, msg));
         };
-        let string = |field: &str| match object.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(other) => Err(invalid(field, format!("{other} is no string"))),
-        };
-        let version = string("cniVersion")?.unwrap_or("0.1.0");
-        let version = Version::parse(version).ok_or_else(|| {
-            let known = Version::ALL.map(Version::text).join(", ");
-            CniError::new(
-                code::INCOMPATIBLE_VERSION,
-                format!("configuration has cniVersion {version:?}; sluice speaks {known}"),
-            )
-        })?;
-        let name = string("name")?.ok_or_else(|| invalid("name", "is missing"))?;
-        if !is_identifier(name) {
-            let why = "must begin with a letter or digit and hold only letters, digits and _ . -";
-            return Err(invalid("name", why));
-        }
-        let subnet = string("subnet")?
-            .map(|text| text.parse::<Subnet>().map_err(|e| invalid("subnet", e)))
-            .transpose()?;
-        let mtu = match object.get("mtu") {
-            None | Some(Value::Null) => None,
-            // 68 is IPv4's least (RFC 791), 65535 what an interface can be told.
-            Some(value) => match value.as_u64() {
-                Some(0) => None,
-                Some(mtu @ 68..=65_535) => Some(mtu as u32),
-                _ => return Err(invalid("mtu", format!("{value} is not between 68 and 65535"))),
-            },
-        };
-        let path = |field: &str, default: &str| {
-            let path = PathBuf::from(string(field)?.unwrap_or(default));
-            match path.is_absolute() {
-                true => Ok(path),
-                false => Err(invalid(field, "is no absolute path")),
-            }
-        };
-        let valid_attachments = object
-            .get("cni.dev/valid-attachments")
-            .map(|list| {
-                Vec::<Attachment>::deserialize(list)
-                    .map_err(|e| invalid("cni.dev/valid-attachments", e))
-            })
-            .transpose()?;
+        let fields = Fields(object);
+        let egress_rate = &json["runtimeConfig"]["bandwidth"]["egressRate"];
         Ok(NetConf {
-            version,
-            name: name.to_owned(),
-            subnet,
-            mtu,
-            state_dir: path("stateDir", Store::DEFAULT_DIR)?,
-            pins: path("bpffs", pin::ROOT)?,
-            prev_result: object.get("prevResult").filter(|v| !v.is_null()).cloned(),
-            valid_attachments,
-            limits_egress: json["runtimeConfig"]["bandwidth"]["egressRate"]
-                .as_u64()
-                .is_some_and(|rate| rate > 0),
+            version: fields.version()?,
+            name: fields.name()?.to_owned(),
+            subnet: fields
+                .string("subnet")?
+                .map(|text| text.parse().map_err(|e| invalid("subnet", e)))
+                .transpose()?,
+            mtu: fields.mtu()?,
+            state_dir: fields.path("stateDir", DEFAULT_STATE_DIR)?,
+            pins: fields.path("bpffs", pin::ROOT)?,
+            prev_result: fields.get("prevResult").cloned(),
+            valid_attachments: object
+                .get(VALID_ATTACHMENTS)
+                .map(Vec::deserialize)
+                .transpose()
+                .map_err(|e| invalid(VALID_ATTACHMENTS, e))?,
+            limits_egress: egress_rate.as_u64().is_some_and(|rate| rate > 0),
         })
+    }
+
+    /// The result of ADD, which CHECK requires.
+    ///
+    /// # Errors
+    /// Code 7 if it is missing.
+    pub fn prev_result(&self) -> Result<&Value, CniError> {
+        let missing = || invalid("prevResult", "is missing; CHECK requires the result of ADD");
+        self.prev_result.as_ref().ok_or_else(missing)
+    }
+
+    /// The attachments that GC keeps. GC requires the list: an empty default would detach every pod
+    /// of the node.
+    ///
+    /// # Errors
+    /// Code 7 if it is missing.
+    pub fn valid_attachments(&self) -> Result<&[Attachment], CniError> {
+        let missing = || invalid(VALID_ATTACHMENTS, "is missing; GC requires it");
+        self.valid_attachments.as_deref().ok_or_else(missing)
     }
 
     /// The node's pod range.
     ///
     /// # Errors
-    /// Code 7 if the configuration has none.
+    /// Code 7 if it is missing.
     pub fn subnet(&self) -> Result<Subnet, CniError> {
-        self.subnet.ok_or_else(|| invalid("subnet", "is missing"))
+        let why = "is missing; it must be the pod range of the node, such as 10.244.1.0/24";
+        self.subnet.ok_or_else(|| invalid("subnet", why))
     }
+}
+
+/// The members of the configuration object.
+struct Fields<'a>(&'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    /// A member; `None` if it is missing or null.
+    fn get(&self, field: &str) -> Option<&'a Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    fn string(&self, field: &str) -> Result<Option<&'a str>, CniError> {
+        self.get(field)
+            .map(|value| {
+                value.as_str().ok_or_else(|| invalid(field, format!("{value} is not a string")))
+            })
+            .transpose()
+    }
+
+    fn version(&self) -> Result<Version, CniError> {
+        // Configurations without a version follow 0.1.0.
+        let version = self.string("cniVersion")?.unwrap_or("0.1.0");
+        Version::parse(version).ok_or_else(|| {
+            let known = Version::ALL.map(Version::text).join(", ");
+            let why = format!("{version:?} is not supported; use one of {known}");
+            CniError { code: code::INCOMPATIBLE_VERSION, ..invalid("cniVersion", why) }
+        })
+    }
+
+    fn name(&self) -> Result<&'a str, CniError> {
+        let name = self.string("name")?.ok_or_else(|| invalid("name", "is missing"))?;
+        match is_identifier(name) {
+            true => Ok(name),
+            false => Err(invalid("name", format!("{name:?} {IDENTIFIER_RULE}"))),
+        }
+    }
+
+    fn mtu(&self) -> Result<Option<u32>, CniError> {
+        let Some(value) = self.get("mtu") else { return Ok(None) };
+        // The minimum of IPv4 (RFC 791) and the maximum of a device. 0 means unset.
+        match value.as_u64() {
+            Some(0) => Ok(None),
+            Some(mtu @ 68..=65_535) => Ok(Some(mtu as u32)),
+            _ => Err(invalid("mtu", format!("{value} is not a number between 68 and 65535"))),
+        }
+    }
+
+    fn path(&self, field: &str, default: &str) -> Result<PathBuf, CniError> {
+        let text = self.string(field)?.unwrap_or(default);
+        let path = PathBuf::from(text);
+        match path.is_absolute() {
+            true => Ok(path),
+            false => Err(invalid(field, format!("{text:?} is not an absolute path"))),
+        }
+    }
+}
+
+fn invalid(field: &str, why: impl fmt::Display) -> CniError {
+    CniError::new(code::INVALID_CONFIG, format!("network configuration field {field:?}: {why}"))
 }

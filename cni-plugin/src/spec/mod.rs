@@ -1,6 +1,6 @@
-//! The CNI specification's words: versions, configuration, environment, result, error.
+//! The types of the CNI specification: versions, configuration, environment, result, error.
 //!
-//! Source: <https://www.cni.dev/docs/spec/> (1.1). Nothing here touches the kernel or a file.
+//! Source: <https://www.cni.dev/docs/spec/> (1.1). Nothing here accesses the kernel or a file.
 
 mod config;
 mod error;
@@ -11,8 +11,10 @@ mod version;
 pub use config::{Attachment, NetConf};
 pub use error::{CniError, code};
 pub use request::{Environment, Pod, Verb};
-pub use result::{Interface, IpConfig, Outcome, RouteConfig};
+pub use result::{CniResult, Interface, IpConfig, RouteConfig};
 pub use version::Version;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::golden;

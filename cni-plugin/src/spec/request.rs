@@ -1,27 +1,31 @@
-//! What the runtime says by environment variables.
+//! The environment variables of a call.
 
 use std::path::PathBuf;
 
 use super::error::{CniError, code};
 
+/// What [`is_identifier`] requires.
+pub(super) const IDENTIFIER_RULE: &str =
+    "must start with a letter or digit and contain only letters, digits and _ . -";
+
 /// `CNI_COMMAND`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Wire a container.
+    /// Attach a container to the network.
     Add,
-    /// Undo it.
+    /// Detach it.
     Del,
-    /// Is it still as ADD left it?
+    /// Compare an attachment with what ADD created.
     Check,
-    /// Undo all but the named ones.
+    /// Detach all attachments except the listed ones.
     Gc,
-    /// Would ADD work?
+    /// Report whether ADD can succeed.
     Status,
-    /// What do we speak?
+    /// List the implemented versions.
     Version,
 }
 
-/// `CNI_ARGS`, as far as it says which pod this is.
+/// The pod, from `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// `K8S_POD_NAMESPACE`.
@@ -30,14 +34,14 @@ pub struct Pod {
     pub name: Option<String>,
 }
 
-/// The variables that a verb needs, checked.
+/// The validated variables of a verb.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Environment {
     /// `CNI_COMMAND`.
     pub verb: Verb,
-    /// `CNI_CONTAINERID`; empty where the verb has none.
+    /// `CNI_CONTAINERID`; empty for verbs without it.
     pub container_id: String,
-    /// `CNI_IFNAME`; empty where the verb has none.
+    /// `CNI_IFNAME`; empty for verbs without it.
     pub ifname: String,
     /// `CNI_NETNS`.
     pub netns: Option<PathBuf>,
@@ -45,15 +49,11 @@ pub struct Environment {
     pub pod: Pod,
 }
 
-fn invalid(variable: &str, why: &str) -> CniError {
-    CniError::new(code::INVALID_ENVIRONMENT, format!("environment variable {variable} {why}"))
-}
-
 impl Environment {
-    /// Reads and checks the variables by `get`.
+    /// Reads and validates the variables through `get`.
     ///
     /// # Errors
-    /// Code 4, naming the variable.
+    /// Code 4 with the name of the variable.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Environment, CniError> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let verb = match get("CNI_COMMAND").as_deref() {
@@ -64,7 +64,10 @@ impl Environment {
             Some("STATUS") => Verb::Status,
             Some("VERSION") => Verb::Version,
             Some(other) => {
-                return Err(invalid("CNI_COMMAND", &format!("has the unknown value {other:?}")));
+                return Err(invalid(
+                    "CNI_COMMAND",
+                    &format!("is {other:?}; known verbs are ADD, DEL, CHECK, GC, STATUS, VERSION"),
+                ));
             }
             None => return Err(invalid("CNI_COMMAND", "is not set")),
         };
@@ -81,29 +84,26 @@ impl Environment {
         environment.container_id =
             get("CNI_CONTAINERID").ok_or_else(|| invalid("CNI_CONTAINERID", "is not set"))?;
         if !is_identifier(&environment.container_id) {
-            return Err(invalid(
-                "CNI_CONTAINERID",
-                "must begin with a letter or digit and hold only letters, digits and _ . -",
-            ));
+            return Err(invalid("CNI_CONTAINERID", IDENTIFIER_RULE));
         }
         environment.ifname =
             get("CNI_IFNAME").ok_or_else(|| invalid("CNI_IFNAME", "is not set"))?;
         if !is_interface_name(&environment.ifname) {
             return Err(invalid(
                 "CNI_IFNAME",
-                "is no interface name (at most 15 bytes, no / or : or blank)",
+                "must be an interface name: at most 15 bytes without white space, / and :",
             ));
         }
         if verb != Verb::Del && environment.netns.is_none() {
             return Err(invalid("CNI_NETNS", "is not set"));
         }
         if let Some(args) = get("CNI_ARGS") {
-            environment.pod = pod(&args)?;
+            environment.pod = parse_args(&args)?;
         }
         Ok(environment)
     }
 
-    /// The pod as people call it, or the container.
+    /// The pod, or the container if the pod is unknown.
     pub fn owner(&self) -> String {
         match (&self.pod.namespace, &self.pod.name) {
             (Some(namespace), Some(name)) => format!("pod {namespace}/{name}"),
@@ -112,16 +112,19 @@ impl Environment {
     }
 }
 
-fn pod(args: &str) -> Result<Pod, CniError> {
+fn parse_args(args: &str) -> Result<Pod, CniError> {
     let mut pod = Pod::default();
     for pair in args.split(';').filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = pair.split_once('=') else {
-            return Err(invalid("CNI_ARGS", &format!("holds {pair:?}, which is no KEY=VALUE")));
+            return Err(invalid("CNI_ARGS", &format!("contains {pair:?}, expected KEY=VALUE")));
         };
         let value = Some(value.to_owned()).filter(|v| !v.is_empty());
-        // The names end up in an interface alias whose parts are separated by blanks.
+        // The interface alias separates its parts by spaces.
         if value.as_deref().is_some_and(|v| v.contains(char::is_whitespace)) {
-            return Err(invalid("CNI_ARGS", &format!("holds a blank in {key}")));
+            return Err(invalid(
+                "CNI_ARGS",
+                &format!("contains white space in the value of {key}"),
+            ));
         }
         match key {
             "K8S_POD_NAMESPACE" => pod.namespace = value,
@@ -132,7 +135,7 @@ fn pod(args: &str) -> Result<Pod, CniError> {
     Ok(pod)
 }
 
-/// The specification's pattern for container ids and network names.
+/// Whether a text matches the specification's pattern for container ids and network names.
 pub(super) fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
@@ -142,4 +145,8 @@ fn is_interface_name(text: &str) -> bool {
     (1..=15).contains(&text.len())
         && !matches!(text, "." | "..")
         && !text.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':'))
+}
+
+fn invalid(variable: &str, why: &str) -> CniError {
+    CniError::new(code::INVALID_ENVIRONMENT, format!("environment variable {variable} {why}"))
 }

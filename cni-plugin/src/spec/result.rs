@@ -1,13 +1,13 @@
-//! What a successful ADD says, in each version's words.
+//! The result object of ADD, in each version of the specification.
 
 use std::net::Ipv4Addr;
 
 use serde_json::{Map, Value, json};
-
-use super::version::Version;
 use sluice_pod::device::Mac;
 
-/// A device that ADD made.
+use super::version::Version;
+
+/// A network device that ADD created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Name.
@@ -16,14 +16,14 @@ pub struct Interface {
     pub mac: Mac,
     /// MTU, bytes.
     pub mtu: u32,
-    /// Path of the pod's network namespace; `None`: the host's.
+    /// Path of the pod's network namespace; `None` for a device of the host.
     pub sandbox: Option<String>,
 }
 
-/// An address that ADD gave.
+/// An address of the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpConfig {
-    /// Index in [`Outcome::interfaces`].
+    /// Index in [`CniResult::interfaces`].
     pub interface: usize,
     /// The address.
     pub address: Ipv4Addr,
@@ -33,34 +33,34 @@ pub struct IpConfig {
     pub gateway: Ipv4Addr,
 }
 
-/// A route that ADD made in the pod.
+/// A route inside the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
     /// Destination network.
     pub dst: Ipv4Addr,
     /// Its prefix length.
     pub prefix: u8,
-    /// Next hop; `None`: on the link.
+    /// Next hop; `None` for a destination on the link.
     pub gateway: Option<Ipv4Addr>,
 }
 
 /// The result of ADD.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// Devices, host's end first.
+pub struct CniResult {
+    /// Devices, the host's end first.
     pub interfaces: Vec<Interface>,
     /// Addresses.
     pub ips: Vec<IpConfig>,
-    /// Routes in the pod.
+    /// Routes inside the pod.
     pub routes: Vec<RouteConfig>,
 }
 
-/// Formats a hardware address as people write it.
+/// Formats a hardware address as `0a:00:1f:2e:3d:4c`.
 pub(crate) fn mac_text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-impl Outcome {
+impl CniResult {
     /// The result object of `version`.
     pub fn to_json(&self, version: Version) -> Value {
         let interfaces: Vec<Value> = self.interfaces.iter().map(|i| i.to_json(version)).collect();

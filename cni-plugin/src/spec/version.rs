@@ -2,28 +2,30 @@
 
 use std::fmt;
 
-/// A version that we speak.
+use serde_json::Value;
+
+/// A version that Sluice implements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// 0.3.1
     V0_3_1,
     /// 0.4.0: CHECK.
     V0_4_0,
-    /// 1.0.0: addresses lose their `version`.
+    /// 1.0.0: addresses without `version`.
     V1_0_0,
     /// 1.1.0: GC and STATUS.
     V1_1_0,
 }
 
 impl Version {
-    /// All, oldest first.
+    /// All versions, oldest first.
     pub const ALL: [Version; 4] =
         [Version::V0_3_1, Version::V0_4_0, Version::V1_0_0, Version::V1_1_0];
 
-    /// The newest.
+    /// The newest version.
     pub const NEWEST: Version = Version::V1_1_0;
 
-    /// As it stands in `cniVersion`.
+    /// The text in `cniVersion`.
     pub const fn text(self) -> &'static str {
         match self {
             Version::V0_3_1 => "0.3.1",
@@ -33,9 +35,18 @@ impl Version {
         }
     }
 
-    /// From a `cniVersion`.
+    /// Parses the text in `cniVersion`; `None` for a version that Sluice does not implement.
     pub fn parse(text: &str) -> Option<Version> {
         Version::ALL.into_iter().find(|v| v.text() == text)
+    }
+
+    /// The version in which VERSION and errors are answered: that of the configuration, or the
+    /// newest if `stdin` has no known one, whatever else it contains.
+    pub fn of_answer(stdin: &str) -> Version {
+        serde_json::from_str::<Value>(stdin)
+            .ok()
+            .and_then(|json| Version::parse(json.get("cniVersion")?.as_str()?))
+            .unwrap_or(Version::NEWEST)
     }
 }
 

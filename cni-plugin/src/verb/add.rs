@@ -1,79 +1,73 @@
-//! ADD: an address, a wire, a row in the dataplane; all of it or nothing.
+//! ADD: leases an address and creates the pod's network; removes everything if a step fails.
 
 use std::path::Path;
 
-use super::{key, liveness, load, now, open_host, store_failed, warn};
-use crate::spec::{
-    CniError, Environment, Interface, IpConfig, NetConf, Outcome, RouteConfig, code,
-};
 use sluice_bpf::attach::Mechanism;
+use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
-use sluice_pod::device;
-use sluice_pod::identity::{self, GATEWAY};
-use sluice_pod::lease::{AllocError, Lease, LeaseKey, Store};
+use sluice_pod::lease::{AllocError, Lease, LeaseKey, State, Store};
 use sluice_pod::netns::{NetNs, NetNsError};
-use sluice_pod::pins::Dataplane;
-use sluice_pod::wiring::{self, Wire, pod_routes};
+use sluice_pod::{
+    Dataplane, GATEWAY, PodNetwork, VethOptions, VethPair, device, identity, pod_routes,
+    remove_local_pod, remove_veth,
+};
 
-/// What a node has that no default route tells the MTU of: Ethernet's.
+use super::{dataplane_missing, key, load, now, open_host, read_links, store_failed, warn};
+use crate::spec::{
+    CniError, CniResult, Environment, Interface, IpConfig, NetConf, RouteConfig, code,
+};
+
+/// MTU on a node without a default route: that of Ethernet.
 const MTU_WITHOUT_UPLINK: u32 = 1500;
 
-pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<Outcome, CniError> {
+pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<CniResult, CniError> {
     conf.subnet()?;
     if conf.prev_result.is_some() {
-        let msg = "prevResult is set: sluice gives the pod its interface, so it must be the first \
-                   plugin of the list";
+        let msg = "network configuration field \"prevResult\": is set; Sluice creates the pod's \
+                   interface and must be the first plugin of the list";
         return Err(CniError::new(code::UNSUPPORTED_FIELD, msg));
     }
     let path = environment.netns.as_deref().unwrap_or(Path::new(""));
     let netns = NetNs::open(path).map_err(|e| netns_failed(path, &e))?;
     let mut pod = netns.netlink().map_err(|e| netns_failed(path, &e))?;
     let mut host = open_host()?;
-    let dataplane = Dataplane::open(&conf.pins).map_err(|e| {
-        let msg = "the dataplane is not loaded on this node; is the sluice agent running?";
-        CniError::caused(code::TRY_AGAIN, msg, &e)
-    })?;
-    let mtu = match conf.mtu {
-        Some(mtu) => mtu,
-        None => device::uplink_mtu(&mut host)
-            .map_err(|e| CniError::caused(code::IO, "find the MTU of the uplink", &e))?
-            .unwrap_or(MTU_WITHOUT_UPLINK),
+    let dataplane =
+        Dataplane::open(&conf.pins).map_err(|e| dataplane_missing(code::TRY_AGAIN, &e))?;
+    let options = VethOptions {
+        mtu: mtu(conf, &mut host)?,
+        // The bandwidth plugin needs the ingress qdisc when it limits what a pod sends.
+        mechanism: if conf.limits_egress { Mechanism::Tcx } else { Mechanism::Clsact },
     };
-
-    let lease = take_address(conf, environment, &mut host, &mut pod)?;
-    // The bandwidth plugin wants the ingress qdisc for itself when it limits what a pod sends.
-    let mechanism = if conf.limits_egress { Mechanism::Tcx } else { Mechanism::Clsact };
-    let connected = Wire { host: &mut host, pod: &mut pod, lease: &lease }
-        .connect(&netns, mtu, mechanism, &dataplane);
-    let (host_end, pod_end) = connected.map_err(|e| {
+    let lease = lease_address(conf, environment, &mut host, &mut pod)?;
+    let created =
+        PodNetwork { host: &mut host, lease: &lease }.create(&netns, &mut pod, options, &dataplane);
+    let pair = created.map_err(|e| {
         undo(conf, &mut host, &lease);
-        CniError::caused(code::IO, "the pod could not be wired", &e)
+        CniError::caused(code::IO, "the pod's network cannot be created", &e)
     })?;
-    let (host_mac, pod_mac) = identity::macs(&lease.key);
-    let sandbox = Some(path.display().to_string());
-    Ok(Outcome {
-        interfaces: vec![
-            Interface { name: host_end.name, mac: host_mac, mtu, sandbox: None },
-            Interface { name: pod_end.name, mac: pod_mac, mtu, sandbox },
-        ],
-        ips: vec![IpConfig { interface: 1, address: lease.address, prefix: 32, gateway: GATEWAY }],
-        routes: pod_routes(pod_end.index)
-            .map(|r| RouteConfig { dst: r.dst, prefix: r.prefix, gateway: r.gateway })
-            .into(),
-    })
+    Ok(result(&lease, pair, options.mtu, path))
+}
+
+fn mtu(conf: &NetConf, host: &mut Netlink) -> Result<u32, CniError> {
+    if let Some(mtu) = conf.mtu {
+        return Ok(mtu);
+    }
+    let uplink = device::uplink_mtu(host)
+        .map_err(|e| CniError::caused(code::IO, "cannot read the MTU of the uplink", &e))?;
+    Ok(uplink.unwrap_or(MTU_WITHOUT_UPLINK))
 }
 
 fn netns_failed(path: &Path, e: &NetNsError) -> CniError {
     let code = match e {
         NetNsError::Missing => code::UNKNOWN_CONTAINER,
-        NetNsError::NotOne(_) | NetNsError::Own => code::INVALID_ENVIRONMENT,
+        NetNsError::WrongKind(_) | NetNsError::Own => code::INVALID_ENVIRONMENT,
         NetNsError::Io(_) | NetNsError::Netlink(_) => code::IO,
     };
     CniError::caused(code, format!("CNI_NETNS {}", path.display()), e)
 }
 
-/// Clears what an ADD of this attachment left that died half-way, then leases an address.
-fn take_address(
+/// Removes what an interrupted ADD of this attachment left, then leases an address.
+fn lease_address(
     conf: &NetConf,
     environment: &Environment,
     host: &mut Netlink,
@@ -86,26 +80,21 @@ fn take_address(
     let now = now()?;
     let mut state = load(&locked, host, &conf.name, &now)?;
 
-    clear_remains(conf, host, pod, state.find(&key), &key)?;
+    remove_interrupted(conf, host, pod, &state, &key)?;
     state.release(&key, &now);
     let address = match state.choose(subnet, &now) {
         Err(AllocError::Exhausted { .. }) => {
-            let links = liveness(host)?;
-            let gone = state.reclaim(&now, |lease| links.is_live(lease, &now));
-            if !gone.is_empty() {
-                // Their rest begins now: keep it even if this ADD has to try again.
+            let links = read_links(host)?;
+            let reclaimed = state.reclaim(&now, |lease| links.is_live(lease, &now));
+            if !reclaimed.is_empty() {
+                // The reuse delay begins now, also if this ADD has to be repeated.
                 locked.save(&state).map_err(store_failed)?;
             }
             state.choose(subnet, &now)
         }
         other => other,
     };
-    let address = address.map_err(|e| match e {
-        AllocError::Exhausted { .. } => CniError::new(code::EXHAUSTED, e.to_string()),
-        AllocError::Resting { .. } => {
-            CniError::new(code::TRY_AGAIN, format!("{e}; try again later"))
-        }
-    })?;
+    let address = address.map_err(|e| no_address(&e))?;
     let netns = environment.netns.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
     let lease = Lease {
         address,
@@ -122,55 +111,145 @@ fn take_address(
     Ok(lease)
 }
 
-/// An ADD that died half-way leaves a pair without a host route; a complete one, or somebody
-/// else's interface of that name, is the runtime's mistake.
-fn clear_remains(
+fn no_address(e: &AllocError) -> CniError {
+    match e {
+        AllocError::Exhausted { .. } => {
+            let remedy = "delete pods or give the node a larger range";
+            CniError::new(code::EXHAUSTED, format!("{e}; {remedy}"))
+        }
+        AllocError::ReuseDelay { .. } => {
+            CniError::new(code::TRY_AGAIN, format!("{e}; the runtime tries again"))
+        }
+    }
+}
+
+/// Removes the network that an interrupted ADD of this attachment left: a veth pair without the
+/// host's route. A complete network, or a foreign interface of that name, is a repeated ADD or a
+/// conflict.
+fn remove_interrupted(
     conf: &NetConf,
     host: &mut Netlink,
     pod: &mut Netlink,
-    lease: Option<&Lease>,
+    state: &State,
     key: &LeaseKey,
 ) -> Result<(), CniError> {
-    let failed = |e| CniError::caused(code::IO, "look for remains of an earlier ADD", &e);
+    let failed = |e| CniError::caused(code::IO, "cannot inspect an earlier ADD", &e);
     let name = identity::host_ifname(key);
+    let lease = state.find(key);
     if let Some(link) = device::link_by_name(host, &name).map_err(failed)? {
         let complete = match lease {
-            Some(lease) => wiring::is_complete(host, lease, link.index).map_err(failed)?,
+            Some(lease) => PodNetwork { host, lease }.is_complete(link.index).map_err(failed)?,
             None => false,
         };
-        let inside = device::link_by_name(pod, &key.ifname).map_err(failed)?;
-        if complete && inside.is_some() {
-            let msg = format!("interface {} exists already: ADD came twice", key.ifname);
+        if complete && device::link_by_name(pod, &key.ifname).map_err(failed)?.is_some() {
+            let msg = format!("interface {} already exists: ADD ran before", key.ifname);
             return Err(CniError::new(code::EXISTS, msg));
         }
-        wiring::cut(host, &name).map_err(failed)?;
+        remove_veth(host, &name).map_err(failed)?;
     }
     if let Some(lease) = lease {
-        wiring::forget_local_pod(&conf.pins, lease)
-            .map_err(|e| CniError::caused(code::IO, "forget an earlier ADD", &e))?;
+        remove_local_pod(&conf.pins, lease.address).map_err(|e| {
+            let msg = format!("cannot delete the row of {} of an earlier ADD", lease.address);
+            CniError::caused(code::IO, msg, &e)
+        })?;
     }
     if device::link_by_name(pod, &key.ifname).map_err(failed)?.is_some() {
-        let msg = format!("interface {} exists already, and sluice did not make it", key.ifname);
+        let msg = format!("interface {} already exists and does not belong to Sluice", key.ifname);
         return Err(CniError::new(code::EXISTS, msg));
     }
     Ok(())
 }
 
-/// Takes back what a failed ADD did, last thing first; says what it could not take back.
+/// Undoes a failed ADD in reverse order; warns about steps that cannot be undone.
 fn undo(conf: &NetConf, host: &mut Netlink, lease: &Lease) {
-    if let Err(e) = wiring::cut(host, &lease.host_ifname) {
-        warn("undo ADD", &e);
-    }
-    if let Err(e) = wiring::forget_local_pod(&conf.pins, lease) {
-        warn("undo ADD", &e);
+    if let Err(e) = (PodNetwork { host, lease }).remove(&conf.pins) {
+        warn(format_args!("pod {}: failed ADD not undone: {}", lease.owner(), error_chain(&e)));
     }
     let store = Store::new(&conf.state_dir);
-    let freed = store.lock().and_then(|locked| {
+    let released = store.lock().and_then(|locked| {
         let mut state = store.read()?;
         state.release(&lease.key, &lease.since);
         locked.save(&state)
     });
-    if let Err(e) = freed {
-        warn("undo ADD", &e);
+    if let Err(e) = released {
+        warn(format_args!("pod {}: address not released: {}", lease.owner(), error_chain(&e)));
+    }
+}
+
+fn result(lease: &Lease, pair: VethPair, mtu: u32, netns: &Path) -> CniResult {
+    let (host_mac, pod_mac) = identity::macs(&lease.key);
+    let sandbox = Some(netns.display().to_string());
+    CniResult {
+        interfaces: vec![
+            Interface { name: pair.host.name, mac: host_mac, mtu, sandbox: None },
+            Interface { name: pair.pod.name, mac: pod_mac, mtu, sandbox },
+        ],
+        ips: vec![IpConfig { interface: 1, address: lease.address, prefix: 32, gateway: GATEWAY }],
+        routes: pod_routes(pair.pod.index)
+            .map(|r| RouteConfig { dst: r.dst, prefix: r.prefix, gateway: r.gateway })
+            .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::io;
+    use std::net::Ipv4Addr;
+
+    use sluice_pod::device::Link;
+    use sluice_pod::lease::BootInstant;
+
+    use super::*;
+    use crate::spec::{Version, golden};
+
+    #[test]
+    fn a_full_range_and_a_reuse_delay_have_different_codes() {
+        let subnet = "10.244.1.0/29".parse().unwrap();
+        let error = no_address(&AllocError::Exhausted { capacity: 5, subnet });
+        assert_eq!(error.code, code::EXHAUSTED);
+        assert!(error.msg.contains("all 5 pod addresses of 10.244.1.0/29"), "{}", error.msg);
+        let error = no_address(&AllocError::ReuseDelay { subnet, seconds: 3 });
+        assert_eq!(error.code, code::TRY_AGAIN);
+        assert!(error.msg.contains("free in 3 s"), "{}", error.msg);
+    }
+
+    #[test]
+    fn a_network_namespace_that_cannot_be_used_has_a_code_by_its_cause() {
+        for (e, code) in [
+            (NetNsError::Missing, code::UNKNOWN_CONTAINER),
+            (NetNsError::Own, code::INVALID_ENVIRONMENT),
+            (NetNsError::WrongKind(io::Error::other("")), code::INVALID_ENVIRONMENT),
+            (NetNsError::Io(io::Error::other("")), code::IO),
+        ] {
+            assert_eq!(netns_failed(Path::new("/run/netns/c1"), &e).code, code, "{e:?}");
+        }
+    }
+
+    #[test]
+    fn the_result_describes_both_ends() {
+        let key = LeaseKey { container_id: "c1".into(), ifname: "eth0".into() };
+        let lease = Lease {
+            address: Ipv4Addr::new(10, 244, 1, 7),
+            host_ifname: identity::host_ifname(&key),
+            key,
+            network: "sluice".into(),
+            pod_namespace: None,
+            pod_name: None,
+            netns: "/run/netns/c1".into(),
+            since: BootInstant { boot_id: "one".into(), seconds: 1 },
+        };
+        let link = |index, name: &str| Link {
+            index,
+            name: name.into(),
+            mac: None,
+            alias: None,
+            mtu: 1500,
+            up: true,
+        };
+        let pair = VethPair { host: link(12, &lease.host_ifname), pod: link(2, "eth0") };
+        let result = result(&lease, pair, 1450, Path::new("/run/netns/c1"));
+        golden("result-of-add", &result.to_json(Version::NEWEST));
     }
 }

@@ -1,38 +1,45 @@
-//! DEL: the address first, then the wire. What is missing already is no error, and neither is a
-//! missing namespace, state or dataplane: a pod must be able to go.
+//! DEL: releases the address, then deletes the veth pair. A missing namespace, lease, device or
+//! dataplane is not an error: kubelet could not delete the pod.
+
+use sluice_bpf::error_chain;
+use sluice_bpf::netlink::Netlink;
+use sluice_pod::lease::{LeaseKey, Store};
+use sluice_pod::{identity, remove_local_pod, remove_veth};
 
 use super::{key, load, now, open_host, store_failed, warn};
 use crate::spec::{CniError, Environment, NetConf, code};
-use sluice_bpf::netlink::Netlink;
-use sluice_pod::identity;
-use sluice_pod::lease::{LeaseKey, Store};
-use sluice_pod::wiring;
 
 pub(super) fn del(conf: &NetConf, environment: &Environment) -> Result<(), CniError> {
     let mut host = open_host()?;
     detach(conf, &mut host, &key(environment)).map_err(|e| e.about(&environment.owner()))
 }
 
-/// Undoes one attachment.
+/// Removes one attachment.
 pub(super) fn detach(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result<(), CniError> {
-    // A lease that cannot be freed now is reclaimed when its device is gone: go on.
-    if let Err(e) = free_address(conf, host, key) {
-        eprintln!("sluice-cni: DEL of {}: {}", key.container_id, e.msg);
+    // A lease that cannot be released now is reclaimed once its device does not exist: continue.
+    if let Err(e) = release_address(conf, host, key) {
+        warn(format_args!("container {}: address not released: {}", key.container_id, e.msg));
     }
-    let name = identity::host_ifname(key);
-    wiring::cut(host, &name)
-        .map_err(|e| CniError::caused(code::IO, "the wire could not be removed", &e))
+    let device = identity::host_ifname(key);
+    remove_veth(host, &device).map_err(|e| {
+        CniError::caused(code::IO, format!("network device {device} cannot be deleted"), &e)
+    })
 }
 
-fn free_address(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result<(), CniError> {
+fn release_address(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result<(), CniError> {
     let store = Store::new(&conf.state_dir);
     let locked = store.lock().map_err(store_failed)?;
     let now = now()?;
     let mut state = load(&locked, host, &conf.name, &now)?;
     let Some(lease) = state.release(key, &now) else { return Ok(()) };
-    // While the lease stands, the address is nobody else's, and so is its row.
-    if let Err(e) = wiring::forget_local_pod(&conf.pins, &lease) {
-        warn("DEL", &e);
+    // Until the state is saved, no other pod can have the address, nor its row.
+    if let Err(e) = remove_local_pod(&conf.pins, lease.address) {
+        warn(format_args!(
+            "pod {}: row of {} not deleted: {}",
+            lease.owner(),
+            lease.address,
+            error_chain(&e)
+        ));
     }
     locked.save(&state).map_err(store_failed)
 }

@@ -1,5 +1,5 @@
-//! One file per verb of the specification. Each takes the checked configuration and environment
-//! and returns what goes to stdout.
+//! The verbs of the specification, one file each. A verb takes the validated configuration and
+//! environment and returns what goes to stdout.
 
 mod add;
 mod check;
@@ -7,60 +7,60 @@ mod del;
 mod gc;
 mod status;
 
-use serde_json::{Value, json};
+use std::fmt;
 
-use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
-use sluice_bpf::{error_chain, netlink::Netlink};
+use serde_json::{Value, json};
+use sluice_bpf::BpfError;
+use sluice_bpf::netlink::Netlink;
 use sluice_pod::inventory::{self, HostLinks};
 use sluice_pod::lease::{BootInstant, LeaseKey, LockedStore, State, StoreError};
 
-/// Runs one call: `None` means success without output.
+use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
+
+/// Runs one call; `None` is success without output.
 ///
 /// # Errors
-/// What the specification wants on stdout.
+/// The error object of the specification.
 pub fn run(environment: &Environment, stdin: &str) -> Result<Option<Value>, CniError> {
     if environment.verb == Verb::Version {
         return Ok(Some(version(stdin)));
     }
     let conf = NetConf::parse(stdin)?;
-    let since = |first: Version, verb: &str| match conf.version >= first {
-        true => Ok(()),
-        false => Err(CniError::new(
-            code::INCOMPATIBLE_VERSION,
-            format!(
-                "{verb} exists since cniVersion {first}, the configuration says {}",
-                conf.version
-            ),
-        )),
-    };
     match environment.verb {
         Verb::Add => add::add(&conf, environment)
-            .map(|outcome| Some(outcome.to_json(conf.version)))
+            .map(|result| Some(result.to_json(conf.version)))
             .map_err(|e| e.about(&environment.owner())),
         Verb::Del => del::del(&conf, environment).map(|()| None),
         Verb::Check => {
-            since(Version::V0_4_0, "CHECK")?;
+            require(&conf, "CHECK", Version::V0_4_0)?;
             check::check(&conf, environment).map(|()| None)
         }
         Verb::Gc => {
-            since(Version::V1_1_0, "GC")?;
+            require(&conf, "GC", Version::V1_1_0)?;
             gc::gc(&conf).map(|()| None)
         }
         Verb::Status => {
-            since(Version::V1_1_0, "STATUS")?;
+            require(&conf, "STATUS", Version::V1_1_0)?;
             status::status(&conf).map(|()| None)
         }
         Verb::Version => Ok(Some(version(stdin))),
     }
 }
 
-/// VERSION answers in the version asked, if that is known, whatever else stdin holds.
 fn version(stdin: &str) -> Value {
-    let asked = serde_json::from_str::<Value>(stdin)
-        .ok()
-        .and_then(|json| Version::parse(json.get("cniVersion")?.as_str()?))
-        .unwrap_or(Version::NEWEST);
-    json!({ "cniVersion": asked.text(), "supportedVersions": Version::ALL.map(Version::text) })
+    json!({
+        "cniVersion": Version::of_answer(stdin).text(),
+        "supportedVersions": Version::ALL.map(Version::text),
+    })
+}
+
+/// Rejects a verb that the configuration's version does not have.
+fn require(conf: &NetConf, verb: &str, first: Version) -> Result<(), CniError> {
+    if conf.version >= first {
+        return Ok(());
+    }
+    let msg = format!("{verb} requires cniVersion {first}; the configuration has {}", conf.version);
+    Err(CniError::new(code::INCOMPATIBLE_VERSION, msg))
 }
 
 fn key(environment: &Environment) -> LeaseKey {
@@ -68,19 +68,29 @@ fn key(environment: &Environment) -> LeaseKey {
 }
 
 fn now() -> Result<BootInstant, CniError> {
-    BootInstant::now().map_err(|e| CniError::caused(code::IO, "read the time since boot", &e))
+    BootInstant::now()
+        .map_err(|e| CniError::caused(code::IO, "cannot read the time since boot", &e))
 }
 
 fn store_failed(e: StoreError) -> CniError {
-    CniError::caused(code::IO, "the address store failed", &e)
+    CniError::caused(code::IO, "lease file failed", &e)
+}
+
+fn dataplane_missing(code: u32, e: &BpfError) -> CniError {
+    let msg = "the dataplane is not loaded on this node; check that the Sluice agent is running";
+    CniError::caused(code, msg, e)
 }
 
 fn open_host() -> Result<Netlink, CniError> {
-    Netlink::open().map_err(|e| CniError::caused(code::IO, "the kernel gives no netlink", &e))
+    Netlink::open().map_err(|e| CniError::caused(code::IO, "cannot reach the kernel's network", &e))
 }
 
-/// Loads the state, from the devices of the host if the file is lost or damaged, and says so on
-/// stderr, which runtimes log.
+fn read_links(host: &mut Netlink) -> Result<HostLinks, CniError> {
+    HostLinks::read(host)
+        .map_err(|e| CniError::caused(code::IO, "cannot list the node's network devices", &e))
+}
+
+/// Loads the leases of `network`; if the file is lost or damaged, from the host's devices.
 fn load(
     locked: &LockedStore<'_>,
     host: &mut Netlink,
@@ -96,27 +106,26 @@ fn load(
             })
         })
         .map_err(store_failed)?;
-    // An empty state would hand out addresses of living pods.
+    // An empty state would allocate addresses of running pods.
     if let Some(e) = failed {
-        return Err(CniError::caused(code::TRY_AGAIN, "the address store is lost", &e));
+        let msg = "the lease file is lost and cannot be rebuilt yet";
+        return Err(CniError::caused(code::TRY_AGAIN, msg, &e));
     }
     if let Some(damage) = loaded.damage {
-        eprintln!(
-            "sluice-cni: the address store was unreadable ({}); it is kept as {}, and {} leases \
-             were rebuilt from the host's devices",
-            damage.cause,
+        warn(format_args!(
+            "lease file was corrupt and is kept as {}; rebuilt {} leases from the network devices: {}",
             damage.moved_to.display(),
-            damage.rebuilt
-        );
+            damage.rebuilt,
+            damage.cause
+        ));
     }
     Ok(loaded.state)
 }
 
-/// Whether a lease's pod may still be there; everyone is if the devices cannot be read.
-fn liveness(host: &mut Netlink) -> Result<HostLinks, CniError> {
-    HostLinks::read(host).map_err(|e| CniError::caused(code::IO, "list the host's devices", &e))
+/// Writes a warning to stderr, which container runtimes log.
+fn warn(message: impl fmt::Display) {
+    eprintln!("sluice-cni: {message}");
 }
 
-fn warn(what: &str, e: &(dyn std::error::Error + 'static)) {
-    eprintln!("sluice-cni: {what}: {}", error_chain(e));
-}
+#[cfg(test)]
+mod tests;

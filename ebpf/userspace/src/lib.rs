@@ -1,15 +1,36 @@
 //! bpf(2) in user space: pinned objects, typed maps with batches, attachment and test runs.
 //!
-//! This crate is the only one that makes the system call. Input: paths, file descriptors and the
-//! plain structs of `sluice-abi`. Output: the same structs, owned descriptors, and errors that keep
-//! the kernel's error number. Loading programs is left to aya (`agent/src/kernel/load.rs`); the
-//! calls here are those that aya 0.14 lacks (batches, `BPF_F_REPLACE` on cgroups and tcx, test runs
-//! with a context) or that the CNI binary needs without aya's size.
+//! ```text
+//! sys        the system call, its commands and attributes
+//! object     open pinned objects and ids; what the kernel reports about a map or a program
+//! map        typed maps, one entry per call
+//! batch      typed maps, thousands of entries per call; what to do after each answer
+//! program    attach, detach and query, one call each
+//! attach     idempotent attachment: tcx, clsact, cgroup
+//! test_run   one packet through a loaded program
+//! netlink    rtnetlink requests, answers and refusals (clsact filters; sluice-pod)
+//! ```
+//! Input: paths, file descriptors and the plain structs of `sluice-abi`. Output: the same structs,
+//! owned descriptors, and errors that keep the kernel's error number. The crate never loads a
+//! program and never creates a map: aya does (`agent/src/dataplane/load.rs`).
 //!
-//! [`netlink`] is here because clsact filters are attached by rtnetlink; `sluice-pod` uses it too.
+//! # Why bpf(2) is called without aya
+//! This table is the only place that gives the reasons. Two apply: aya 0.14 lacks the call, or the
+//! CNI binary needs it: that binary starts once for each pod and opens pinned objects only, so it
+//! does not link a loader.
+//!
+//! | command | reason |
+//! |---|---|
+//! | `BPF_MAP_{LOOKUP,UPDATE,DELETE}_BATCH` | aya lacks it |
+//! | `BPF_PROG_ATTACH` with `BPF_F_REPLACE` (cgroup, tcx) | aya attaches through links; Sluice attaches without them (docs/adr/002) |
+//! | `BPF_PROG_DETACH` | counterpart of attachment without links |
+//! | `BPF_PROG_QUERY`, `BPF_*_GET_FD_BY_ID`, `BPF_OBJ_GET_INFO_BY_FD` | CNI: CHECK and repeated attachment |
+//! | `BPF_OBJ_GET`, `BPF_MAP_*_ELEM`, `BPF_MAP_GET_NEXT_KEY` | CNI: pins and the `LOCAL_PODS` row |
+//! | `BPF_PROG_TEST_RUN` | aya runs programs of its own types only; here a descriptor is enough |
 
 pub mod attach;
 mod batch;
+mod cpu;
 mod error;
 mod map;
 pub mod netlink;
@@ -19,9 +40,10 @@ mod raw;
 mod sys;
 pub mod test_run;
 
+pub use cpu::{parse_cpu_list, possible_cpus};
 pub use error::error_chain;
-pub use map::{Map, possible_cpus};
+pub use map::Map;
 pub use object::{MapInfo, ProgInfo, map_by_id, map_info, obj_get, prog_by_id, prog_info};
-pub use program::{AttachType, Attached, Target, prog_attach, prog_detach, prog_query};
+pub use program::{AttachTarget, AttachType, prog_attach, prog_detach, prog_query};
 pub use raw::{RawEntries, RawMap};
 pub use sys::{BpfError, Errno};

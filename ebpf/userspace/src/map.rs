@@ -1,4 +1,4 @@
-//! Typed maps: single entries and walks; `batch` has the rest.
+//! Typed maps, one entry per call; `batch` adds calls for many entries.
 
 use std::io;
 use std::marker::PhantomData;
@@ -7,10 +7,11 @@ use std::path::Path;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::object::{MapInfo, map_info, obj_get};
-use super::sys::{BpfError, Cmd, ElemAttr, bpf};
+use crate::cpu::possible_cpus;
+use crate::object::{MapInfo, map_info, obj_get};
+use crate::sys::{BpfError, Cmd, ElemAttr, bpf};
 
-/// An open map with keys `K` and values `V`, whose sizes were compared with the kernel's word.
+/// An open map with keys `K` and values `V`; opening compares their sizes with the kernel's.
 #[derive(Debug)]
 pub struct Map<K, V> {
     fd: OwnedFd,
@@ -37,11 +38,11 @@ where
         Self::from_fd(obj_get(path.as_ref())?)
     }
 
-    /// Takes over an open map.
+    /// Wraps an open map.
     ///
     /// # Errors
-    /// `InvalidData` if its key or value has another size than `K` or `V`: the kernel would read
-    /// or write past our structs.
+    /// `InvalidData` if the sizes of its keys or values differ from those of `K` or `V`: the kernel
+    /// would read or write past the structs.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, BpfError> {
         let info = map_info(&fd)?;
         if info.key_size as usize != size_of::<K>() || info.value_size as usize != size_of::<V>() {
@@ -60,12 +61,12 @@ where
         Ok(Map { fd, info, types: PhantomData })
     }
 
-    /// Shape of the map, read when it was opened.
+    /// Type, sizes and capacity of the map, read when it was opened.
     pub fn info(&self) -> &MapInfo {
         &self.info
     }
 
-    pub(super) fn fail(&self, verb: &str, e: io::Error) -> BpfError {
+    pub(crate) fn fail(&self, verb: &str, e: io::Error) -> BpfError {
         BpfError::new(format!("{verb} map {}", self.info.name), e)
     }
 
@@ -73,15 +74,15 @@ where
         ElemAttr { map_fd: self.fd.as_raw_fd() as u32, pad: 0, key: key as u64, value, flags }
     }
 
-    /// The value of `key`, if it has one. Not for per-CPU maps.
+    /// Returns the value of `key`, or `None` if the map has no such entry.
     ///
     /// # Errors
-    /// What the kernel says, other than ENOENT.
+    /// A per-CPU map (`InvalidInput`); any error of the kernel other than ENOENT.
     pub fn lookup(&self, key: &K) -> Result<Option<V>, BpfError> {
         let mut value = V::new_zeroed();
         let mut attr = self.elem(key, std::ptr::from_mut(&mut value) as u64, 0);
-        // SAFETY: key and value are live and of the sizes compared in `from_fd`; per-CPU maps
-        // are refused below, they would write more.
+        // SAFETY: key and value are live and of the sizes compared in `from_fd`; per-CPU maps, for
+        // which the kernel writes more, are rejected before the call.
         match self.single_value().and_then(|()| unsafe { bpf(Cmd::MapLookup, &mut attr) }) {
             Ok(_) => Ok(Some(value)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
@@ -89,17 +90,18 @@ where
         }
     }
 
-    /// One value per possible CPU, for per-CPU maps.
+    /// Returns one value for each possible CPU of a per-CPU map, or `None` if the map has no such
+    /// entry.
     ///
     /// # Errors
-    /// What the kernel says, ENOENT (as `None`) apart.
+    /// The number of CPUs cannot be read; any error of the kernel other than ENOENT.
     pub fn lookup_per_cpu(&self, key: &K) -> Result<Option<Vec<V>>, BpfError> {
         let cpus = possible_cpus().map_err(|e| self.fail("count the CPUs for", e))?;
-        // The kernel lays the values out at multiples of eight bytes.
+        // The kernel places the values at multiples of eight bytes.
         let stride = size_of::<V>().next_multiple_of(8);
         let mut raw = vec![0u8; stride * cpus];
         let mut attr = self.elem(key, raw.as_mut_ptr() as u64, 0);
-        // SAFETY: the buffer has room for every possible CPU, which is what the kernel writes.
+        // SAFETY: the kernel writes one value for each possible CPU, and the buffer holds as many.
         match unsafe { bpf(Cmd::MapLookup, &mut attr) } {
             Ok(_) => Ok(Some(
                 raw.chunks_exact(stride)
@@ -111,38 +113,44 @@ where
         }
     }
 
-    /// Writes one entry, whether it exists or not.
+    /// Inserts or replaces one entry.
     ///
     /// # Errors
-    /// What the kernel says; E2BIG when the map is full.
+    /// A per-CPU map (`InvalidInput`); E2BIG if the map is full; any other error of the kernel.
     pub fn update(&self, key: &K, value: &V) -> Result<(), BpfError> {
-        let mut attr = self.elem(key, std::ptr::from_ref(value) as u64, 0);
-        // SAFETY: as in `lookup`; the kernel only reads.
-        self.single_value()
-            .and_then(|()| unsafe { bpf(Cmd::MapUpdate, &mut attr) })
-            .map(|_| ())
-            .map_err(|e| self.fail("write to", e))
+        self.put(key, value).map_err(|e| self.fail("write to", e))
     }
 
-    /// Removes one entry; tells whether it was there.
+    pub(crate) fn put(&self, key: &K, value: &V) -> io::Result<()> {
+        self.single_value()?;
+        let mut attr = self.elem(key, std::ptr::from_ref(value) as u64, 0);
+        // SAFETY: as in `lookup`; the kernel only reads.
+        unsafe { bpf(Cmd::MapUpdate, &mut attr) }.map(|_| ())
+    }
+
+    /// Deletes one entry; returns whether it existed.
     ///
     /// # Errors
-    /// What the kernel says, other than ENOENT.
+    /// Any error of the kernel other than ENOENT.
     pub fn delete(&self, key: &K) -> Result<bool, BpfError> {
+        self.remove(key).map_err(|e| self.fail("delete from", e))
+    }
+
+    pub(crate) fn remove(&self, key: &K) -> io::Result<bool> {
         let mut attr = self.elem(key, 0, 0);
         // SAFETY: the key is live and of the size compared in `from_fd`.
         match unsafe { bpf(Cmd::MapDelete, &mut attr) } {
             Ok(_) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(e) => Err(self.fail("delete from", e)),
+            Err(e) => Err(e),
         }
     }
 
-    /// The key after `key`, or the first one; `None` at the end. A key that was deleted meanwhile
-    /// starts a hash map over.
+    /// Returns the key after `key`, the first key if `key` is `None`, or `None` at the end. A hash
+    /// map starts over if `key` was deleted meanwhile.
     ///
     /// # Errors
-    /// What the kernel says, other than ENOENT.
+    /// Any error of the kernel other than ENOENT.
     pub fn next_key(&self, key: Option<&K>) -> Result<Option<K>, BpfError> {
         let mut next = K::new_zeroed();
         let at = key.map_or(std::ptr::null(), std::ptr::from_ref);
@@ -155,30 +163,15 @@ where
         }
     }
 
-    /// Refuses per-CPU maps: the kernel moves one value per CPU and would run past ours.
-    pub(super) fn single_value(&self) -> io::Result<()> {
+    /// Rejects per-CPU maps: the kernel copies one value per CPU, more than one `V` holds.
+    pub(crate) fn single_value(&self) -> io::Result<()> {
         // PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, PERCPU_CGROUP_STORAGE
         match self.info.map_type {
             5 | 6 | 10 | 21 => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "it is a per-CPU map: use lookup_per_cpu",
+                "per-CPU maps are read with lookup_per_cpu",
             )),
             _ => Ok(()),
         }
     }
-}
-
-/// CPUs that the kernel reserves per-CPU values for (`/sys/devices/system/cpu/possible`).
-///
-/// # Errors
-/// If the file cannot be read or says something else than ranges of numbers.
-pub fn possible_cpus() -> io::Result<usize> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "unreadable list of CPUs");
-    let mut last = 0usize;
-    for range in text.trim().split(',') {
-        let end = range.rsplit('-').next().ok_or_else(bad)?;
-        last = last.max(end.parse::<usize>().map_err(|_| bad())?);
-    }
-    Ok(last + 1)
 }

@@ -1,4 +1,4 @@
-//! Pinned objects, and what the kernel tells of a map or a program.
+//! Pinned objects, objects by id, and what the kernel reports about a map or a program.
 
 use std::ffi::CString;
 use std::io;
@@ -8,12 +8,12 @@ use std::path::Path;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use super::sys::{BpfError, Cmd, IdAttr, InfoAttr, ObjAttr, bpf};
+use crate::sys::{BpfError, Cmd, IdAttr, InfoAttr, ObjAttr, bpf};
 
-/// Opens what is pinned at `path`: a map, a program or a link.
+/// Opens the map, program or link that is pinned at `path`.
 ///
 /// # Errors
-/// ENOENT where nothing is pinned, EINVAL where the path is no bpffs.
+/// ENOENT if nothing is pinned there, EINVAL if the path is not on a bpffs.
 pub fn obj_get(path: &Path) -> Result<OwnedFd, BpfError> {
     let fail = |e| BpfError::new(format!("open pinned object {}", path.display()), e);
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| fail(e.into()))?;
@@ -26,7 +26,7 @@ pub fn obj_get(path: &Path) -> Result<OwnedFd, BpfError> {
 /// Opens the program with this id.
 ///
 /// # Errors
-/// ENOENT if it is gone, EPERM without CAP_SYS_ADMIN.
+/// ENOENT if there is none, EPERM without CAP_SYS_ADMIN.
 pub fn prog_by_id(id: u32) -> Result<OwnedFd, BpfError> {
     by_id(Cmd::ProgFdById, id, "program")
 }
@@ -34,7 +34,7 @@ pub fn prog_by_id(id: u32) -> Result<OwnedFd, BpfError> {
 /// Opens the map with this id.
 ///
 /// # Errors
-/// ENOENT if it is gone, EPERM without CAP_SYS_ADMIN.
+/// ENOENT if there is none, EPERM without CAP_SYS_ADMIN.
 pub fn map_by_id(id: u32) -> Result<OwnedFd, BpfError> {
     by_id(Cmd::MapFdById, id, "map")
 }
@@ -48,39 +48,39 @@ fn by_id(cmd: Cmd, id: u32, kind: &str) -> Result<OwnedFd, BpfError> {
 }
 
 fn own(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    // SAFETY: bpf(2) returned this descriptor to this call alone.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// A map's shape.
+/// What the kernel reports about a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapInfo {
     /// Number of `enum bpf_map_type`.
     pub map_type: u32,
     /// Kernel-wide id.
     pub id: u32,
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     pub key_size: u32,
-    /// Bytes of a value (of one CPU's value for per-CPU maps).
+    /// Size of a value in bytes (of one CPU's value in per-CPU maps).
     pub value_size: u32,
-    /// Capacity.
+    /// Capacity in entries.
     pub max_entries: u32,
-    /// `BPF_F_*` of map creation.
+    /// `BPF_F_*` flags given at creation.
     pub flags: u32,
-    /// Name, cut to 15 bytes by the kernel.
+    /// Name, truncated to 15 bytes by the kernel.
     pub name: String,
 }
 
-/// A loaded program.
+/// What the kernel reports about a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgInfo {
     /// Number of `enum bpf_prog_type`.
     pub prog_type: u32,
     /// Kernel-wide id.
     pub id: u32,
-    /// Hash over the instructions: equal code, equal tag.
+    /// Hash of the instructions: equal code has equal tags.
     pub tag: [u8; 8],
-    /// Name, cut to 15 bytes by the kernel.
+    /// Name, truncated to 15 bytes by the kernel.
     pub name: String,
     /// Ids of the maps it uses.
     pub map_ids: Vec<u32>,
@@ -121,18 +121,18 @@ fn raw_info<T: FromBytes + IntoBytes>(fd: BorrowedFd<'_>, info: &mut T) -> io::R
         info_len: size_of::<T>() as u32,
         info: std::ptr::from_mut(info) as u64,
     };
-    // SAFETY: `info` is writable for the length given; a pointer that it holds (`map_ids`) is
-    // zero or its maker's live buffer of `nr_map_ids` words.
+    // SAFETY: `info` is writable for the length given; the pointer in it (`map_ids`) is zero or
+    // points to a live buffer of `nr_map_ids` words.
     unsafe { bpf(Cmd::InfoByFd, &mut attr) }.map(|_| ())
 }
 
-/// What the kernel knows of a map.
+/// Reads what the kernel reports about a map.
 ///
 /// # Errors
-/// EINVAL if the descriptor is not a map's.
+/// EINVAL if the descriptor is not a map.
 pub fn map_info(fd: impl AsFd) -> Result<MapInfo, BpfError> {
     let mut raw = RawMapInfo::new_zeroed();
-    raw_info(fd.as_fd(), &mut raw).map_err(|e| BpfError::new("read a map's information", e))?;
+    raw_info(fd.as_fd(), &mut raw).map_err(|e| BpfError::new("read information about a map", e))?;
     Ok(MapInfo {
         map_type: raw.map_type,
         id: raw.id,
@@ -144,13 +144,13 @@ pub fn map_info(fd: impl AsFd) -> Result<MapInfo, BpfError> {
     })
 }
 
-/// What the kernel knows of a program.
+/// Reads what the kernel reports about a program.
 ///
 /// # Errors
-/// EINVAL if the descriptor is not a program's.
+/// EINVAL if the descriptor is not a program.
 pub fn prog_info(fd: impl AsFd) -> Result<ProgInfo, BpfError> {
-    let fail = |e| BpfError::new("read a program's information", e);
-    // 64 is the kernel's own limit of maps a program may use (MAX_USED_MAPS).
+    let fail = |e| BpfError::new("read information about a program", e);
+    // The kernel's limit of maps per program (MAX_USED_MAPS).
     let mut ids = [0u32; 64];
     let mut raw = RawProgInfo::new_zeroed();
     raw.nr_map_ids = ids.len() as u32;

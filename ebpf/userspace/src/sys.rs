@@ -1,5 +1,5 @@
-//! The system call itself, its commands and the parts of `union bpf_attr` in use
-//! (include/uapi/linux/bpf.h). Attributes shorter than the kernel's are read as zero beyond.
+//! The system call, its commands and the parts of `union bpf_attr` in use
+//! (include/uapi/linux/bpf.h). The kernel reads what lies beyond a shorter attribute as zero.
 
 use std::io;
 
@@ -16,6 +16,7 @@ pub(crate) enum Cmd {
     ObjGet = 7,
     ProgAttach = 8,
     ProgDetach = 9,
+    ProgTestRun = 10,
     ProgFdById = 13,
     MapFdById = 14,
     InfoByFd = 15,
@@ -23,6 +24,17 @@ pub(crate) enum Cmd {
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,
+}
+
+impl Cmd {
+    /// Whether a call that a signal interrupted may be repeated as it was. A batch may have
+    /// processed entries, and a test run may have run the program.
+    fn is_restartable(self) -> bool {
+        !matches!(
+            self,
+            Cmd::MapLookupBatch | Cmd::MapUpdateBatch | Cmd::MapDeleteBatch | Cmd::ProgTestRun
+        )
+    }
 }
 
 #[repr(C)]
@@ -60,7 +72,7 @@ pub(crate) struct ObjAttr {
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
 pub(crate) struct AttachAttr {
-    /// A cgroup's descriptor or an interface index.
+    /// File descriptor of a cgroup, or interface index.
     pub target: u32,
     pub attach_bpf_fd: u32,
     pub attach_type: u32,
@@ -88,8 +100,29 @@ pub(crate) struct InfoAttr {
 
 #[repr(C)]
 #[derive(Default, IntoBytes, Immutable)]
+pub(crate) struct TestRunAttr {
+    pub prog_fd: u32,
+    pub retval: u32,
+    pub data_size_in: u32,
+    pub data_size_out: u32,
+    pub data_in: u64,
+    pub data_out: u64,
+    pub repeat: u32,
+    pub duration: u32,
+    pub ctx_size_in: u32,
+    pub ctx_size_out: u32,
+    pub ctx_in: u64,
+    pub ctx_out: u64,
+    pub flags: u32,
+    pub cpu: u32,
+    pub batch_size: u32,
+    pub pad: u32,
+}
+
+#[repr(C)]
+#[derive(Default, IntoBytes, Immutable)]
 pub(crate) struct QueryAttr {
-    /// A cgroup's descriptor or an interface index.
+    /// File descriptor of a cgroup, or interface index.
     pub target: u32,
     pub attach_type: u32,
     pub query_flags: u32,
@@ -103,13 +136,13 @@ pub(crate) struct QueryAttr {
     pub revision: u64,
 }
 
-/// A failed bpf(2) call: what was being done to which object, and the kernel's error as source.
+/// A failed bpf(2) call: the operation with its object, and the kernel's error as source.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
 pub struct BpfError {
-    /// For people: "look up 10.244.1.7 in map LOCAL_PODS".
+    /// The operation and its object, such as "write to map LOCAL_PODS".
     pub doing: String,
-    /// The kernel's word.
+    /// The kernel's error.
     #[source]
     pub source: io::Error,
 }
@@ -122,16 +155,16 @@ impl BpfError {
         BpfError { doing: doing.into(), source }
     }
 
-    /// The kernel's error number, 0 if the failure did not come from the kernel.
+    /// The kernel's error number; 0 if the failure did not come from the kernel.
     pub fn errno(&self) -> Errno {
         self.source.raw_os_error().unwrap_or(0)
     }
 }
 
-/// Linux' own ENOTSUPP, which escapes to user space here and there.
+/// ENOTSUPP, internal to Linux and absent from libc; some bpf(2) commands return it.
 pub(crate) const ENOTSUPP: Errno = 524;
 
-/// Whether the kernel says "this command does not exist for this object".
+/// Whether the kernel does not implement a command for an object.
 pub(crate) fn unsupported(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
 }
@@ -143,8 +176,8 @@ pub(crate) fn unsupported(e: &io::Error) -> bool {
 /// call returns.
 pub(crate) unsafe fn bpf<T: IntoBytes + Immutable>(cmd: Cmd, attr: &mut T) -> io::Result<i32> {
     loop {
-        // SAFETY: `attr` is a live struct of the size given; the addresses in it are the
-        // caller's promise.
+        // SAFETY: `attr` is a live struct of the size given; the caller guarantees the addresses
+        // in it.
         let r = unsafe {
             libc::syscall(libc::SYS_bpf, cmd as i32, std::ptr::from_mut(attr), size_of::<T>())
         };
@@ -152,9 +185,38 @@ pub(crate) unsafe fn bpf<T: IntoBytes + Immutable>(cmd: Cmd, attr: &mut T) -> io
             return Ok(r as i32);
         }
         let e = io::Error::last_os_error();
-        // EINTR ends a batch in the middle and its count must be read first: the caller retries.
-        if e.raw_os_error() != Some(libc::EINTR) || (cmd as i32) >= Cmd::MapLookupBatch as i32 {
+        if e.raw_os_error() != Some(libc::EINTR) || !cmd.is_restartable() {
             return Err(e);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_missing_commands_are_unsupported() {
+        for (errno, expected) in [
+            (libc::EINVAL, true),
+            (libc::EOPNOTSUPP, true),
+            (ENOTSUPP, true),
+            (libc::ENOENT, false),
+            (libc::ENOMEM, false),
+            (libc::E2BIG, false),
+            (libc::EPERM, false),
+        ] {
+            assert_eq!(unsupported(&io::Error::from_raw_os_error(errno)), expected, "{errno}");
+        }
+        assert!(!unsupported(&io::Error::other("not from the kernel")));
+    }
+
+    #[test]
+    fn batches_and_test_runs_are_not_repeated_after_a_signal() {
+        assert!(Cmd::MapUpdate.is_restartable() && Cmd::ProgAttach.is_restartable());
+        for cmd in [Cmd::MapLookupBatch, Cmd::MapUpdateBatch, Cmd::MapDeleteBatch, Cmd::ProgTestRun]
+        {
+            assert!(!cmd.is_restartable(), "{cmd:?}");
         }
     }
 }

@@ -1,22 +1,34 @@
-//! BPF_PROG_TEST_RUN with its context, which aya's wrapper does not show.
+//! `BPF_PROG_TEST_RUN`: one packet through a loaded program, with a context.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// `BPF_PROG_TEST_RUN` of `enum bpf_cmd`.
-const BPF_PROG_TEST_RUN: libc::c_long = 10;
+use crate::sys::{Cmd, TestRunAttr, bpf};
 
-/// What a tc program says (include/uapi/linux/pkt_cls.h).
+/// Bytes that a program may add to a packet.
+const HEADROOM: usize = 256;
+
+/// `struct __sk_buff` in 32-bit words. The kernel accepts only some fields in a test.
+const SK_BUFF_WORDS: usize = 48;
+const SK_BUFF_IFINDEX: usize = 10;
+const SK_BUFF_GSO_SIZE: usize = 44;
+
+/// `struct xdp_md` in 32-bit words.
+const XDP_MD_WORDS: usize = 6;
+const XDP_MD_DATA_END: usize = 1;
+const XDP_MD_INGRESS_IFINDEX: usize = 3;
+
+/// Verdict of a tc program (include/uapi/linux/pkt_cls.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// TC_ACT_UNSPEC: on to the next program, then the stack.
+    /// TC_ACT_UNSPEC: the next program, then the stack.
     Next,
     /// TC_ACT_SHOT.
     Drop,
     /// TC_ACT_REDIRECT.
     Redirect,
-    /// Anything else.
+    /// Any other value.
     Other(u32),
 }
 
@@ -31,45 +43,53 @@ impl From<u32> for Action {
     }
 }
 
-/// What came out.
+/// Verdict of an XDP program (`enum xdp_action`, include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpAction {
+    /// XDP_ABORTED: the program failed.
+    Aborted,
+    /// XDP_DROP.
+    Drop,
+    /// XDP_PASS: on to the stack.
+    Pass,
+    /// XDP_TX: back out of the device on which the packet arrived.
+    Tx,
+    /// XDP_REDIRECT.
+    Redirect,
+    /// Any other value.
+    Other(u32),
+}
+
+impl From<u32> for XdpAction {
+    fn from(retval: u32) -> XdpAction {
+        match retval {
+            0 => XdpAction::Aborted,
+            1 => XdpAction::Drop,
+            2 => XdpAction::Pass,
+            3 => XdpAction::Tx,
+            4 => XdpAction::Redirect,
+            n => XdpAction::Other(n),
+        }
+    }
+}
+
+/// Result of a run; `A` is the verdict's type.
 #[derive(Clone, Debug)]
-pub struct Ran {
+pub struct Ran<A = Action> {
     /// The verdict.
-    pub action: Action,
-    /// The packet afterwards.
+    pub action: A,
+    /// The packet after the run.
     pub data: Vec<u8>,
     /// Mean time of one run.
     pub time: Duration,
 }
 
-/// The part of `union bpf_attr` that this command reads.
-#[repr(C)]
-#[derive(Default)]
-struct TestAttr {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    pad: u32,
-}
-
-/// `struct __sk_buff` as 32-bit words; only fields that the kernel lets a test set are set.
-const SK_BUFF_WORDS: usize = 48;
-const WORD_IFINDEX: usize = 10;
-const WORD_GSO_SIZE: usize = 44;
-
-/// Runs `program` over `packet`, `repeat` times for the time, as if it came in on `ifindex`.
+/// Runs a tc program `repeat` times over `packet`, as if it arrived on `ifindex`; `gso_size` is the
+/// payload size of the segments that the kernel makes of it, 0 for none.
+///
+/// # Errors
+/// EINVAL if the packet is shorter than an Ethernet header, ENODEV if `ifindex` does not exist in
+/// the current network namespace; any other error of the kernel.
 pub fn run(
     program: BorrowedFd<'_>,
     packet: &[u8],
@@ -77,33 +97,52 @@ pub fn run(
     gso_size: u32,
     repeat: u32,
 ) -> io::Result<Ran> {
-    let mut out = vec![0u8; packet.len() + 256];
     let mut context = [0u32; SK_BUFF_WORDS];
-    context[WORD_IFINDEX] = ifindex;
-    context[WORD_GSO_SIZE] = gso_size;
-    let mut attr = TestAttr {
+    context[SK_BUFF_IFINDEX] = ifindex;
+    context[SK_BUFF_GSO_SIZE] = gso_size;
+    run_with(program, packet, &context, repeat)
+}
+
+/// Runs an XDP program `repeat` times over `packet`, as if it arrived on `ingress_ifindex`; 0 stands
+/// for the device that the kernel uses for tests.
+///
+/// # Errors
+/// EINVAL if the packet is shorter than an Ethernet header or longer than a page holds, ENODEV if
+/// `ingress_ifindex` does not exist in the current network namespace; any other error of the
+/// kernel.
+pub fn run_xdp(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    ingress_ifindex: u32,
+    repeat: u32,
+) -> io::Result<Ran<XdpAction>> {
+    let mut context = [0u32; XDP_MD_WORDS];
+    // The kernel compares it with the length of the packet.
+    context[XDP_MD_DATA_END] = packet.len() as u32;
+    context[XDP_MD_INGRESS_IFINDEX] = ingress_ifindex;
+    run_with(program, packet, &context, repeat)
+}
+
+fn run_with<A: From<u32>>(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: &[u32],
+    repeat: u32,
+) -> io::Result<Ran<A>> {
+    let mut out = vec![0u8; packet.len() + HEADROOM];
+    let mut attr = TestRunAttr {
         prog_fd: program.as_raw_fd() as u32,
         data_size_in: packet.len() as u32,
         data_size_out: out.len() as u32,
         data_in: packet.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
         repeat,
-        ctx_size_in: size_of_val(&context) as u32,
+        ctx_size_in: size_of_val(context) as u32,
         ctx_in: context.as_ptr() as u64,
-        ..TestAttr::default()
+        ..TestRunAttr::default()
     };
     // SAFETY: the attribute's pointers and lengths describe live buffers for the whole call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_TEST_RUN,
-            &raw mut attr,
-            size_of::<TestAttr>() as libc::c_uint,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { bpf(Cmd::ProgTestRun, &mut attr) }?;
     out.truncate(attr.data_size_out as usize);
     Ok(Ran {
         action: attr.retval.into(),

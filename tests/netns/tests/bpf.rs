@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use netns_tests::{World, dataplane, ip};
 use sluice_abi::{Addr, Backend, FlowKey, LocalPod, Network, NetworkKey, PortBe, map, pin};
 use sluice_bpf::attach::{
-    Direction, Done, Mechanism, attach_device, attach_device_by, clsact, detach_device,
+    AttachOutcome, Direction, Mechanism, attach_device, attach_device_by, clsact, detach_device,
     device_programs, tcx,
 };
 use sluice_bpf::netlink::Netlink;
@@ -106,9 +106,13 @@ fn attaching_again_changes_nothing_and_another_program_of_the_name_is_replaced()
                 let ingress = Direction::Ingress;
                 attach_device_by(&mut netlink, index, ingress, &from_pod, mechanism).unwrap()
             };
-            assert_eq!(attach(mechanism), Done::Attached);
-            assert_eq!(attach(mechanism), Done::Already);
-            assert_eq!(attach(other), Done::Already, "what stands stays where it stands");
+            assert_eq!(attach(mechanism), AttachOutcome::Attached);
+            assert_eq!(attach(mechanism), AttachOutcome::Unchanged);
+            assert_eq!(
+                attach(other),
+                AttachOutcome::Unchanged,
+                "what stands stays where it stands"
+            );
             let standing = device_programs(&mut netlink, index, Direction::Ingress).unwrap();
             assert_eq!(standing.len(), 1);
             let by_tcx = tcx::programs(index, Direction::Ingress).unwrap().len();
@@ -118,7 +122,7 @@ fn attaching_again_changes_nothing_and_another_program_of_the_name_is_replaced()
         }
         assert_eq!(
             attach_device(&mut netlink, index, Direction::Egress, &to_pod).unwrap(),
-            Done::Attached
+            AttachOutcome::Attached
         );
         assert_eq!(tcx::programs(index, Direction::Egress).unwrap()[0].name, "to_pod");
 
@@ -126,8 +130,8 @@ fn attaching_again_changes_nothing_and_another_program_of_the_name_is_replaced()
         let mut clsact = |prog: &std::os::fd::OwnedFd| {
             clsact::attach(&mut netlink, index, Direction::Ingress, prog.as_fd()).unwrap()
         };
-        assert_eq!(clsact(&from_pod), Done::Attached);
-        assert_eq!(clsact(&to_pod), Done::Replaced);
-        assert_eq!(clsact(&to_pod), Done::Already);
+        assert_eq!(clsact(&from_pod), AttachOutcome::Attached);
+        assert_eq!(clsact(&to_pod), AttachOutcome::Replaced);
+        assert_eq!(clsact(&to_pod), AttachOutcome::Unchanged);
     });
 }

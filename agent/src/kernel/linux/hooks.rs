@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use sluice_abi::{pin, program};
 use sluice_bpf::attach::{
-    AttachError, Direction, Done, attach_cgroup, attach_device, detach_cgroup, detach_device,
+    AttachError, AttachOutcome, Direction, attach_cgroup, attach_device, detach_cgroup,
+    detach_device,
 };
 use sluice_bpf::netlink::Netlink;
 use sluice_bpf::{self as bpf, AttachType, BpfError};
@@ -70,7 +71,7 @@ fn attach(
         let done = attach_device(netlink, ifindex, direction, &prog).map_err(|source| {
             HookError { program, target: format!("interface {ifindex}"), source }
         })?;
-        changed |= done != Done::Already;
+        changed |= done != AttachOutcome::Unchanged;
     }
     Ok(changed)
 }
@@ -109,7 +110,7 @@ pub fn attach_sockets(root: &Path) -> Result<usize, KernelError> {
             target: root.display().to_string(),
             source,
         })?;
-        changed += usize::from(done != Done::Already);
+        changed += usize::from(done != AttachOutcome::Unchanged);
     }
     Ok(changed)
 }

@@ -109,7 +109,7 @@ pub fn affects_node(message: &RouteNetlinkMessage) -> bool {
 mod tests {
     use netlink_packet_route::link::LinkMessage;
     use netlink_packet_route::route::{RouteAddress, RouteProtocol};
-    use sluice_pod::device::ROUTE_PROTOCOL;
+    use sluice_pod::ROUTE_PROTOCOL;
 
     use super::*;
 

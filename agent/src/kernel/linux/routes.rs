@@ -12,7 +12,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
-use sluice_pod::device::ROUTE_PROTOCOL;
+use sluice_pod::ROUTE_PROTOCOL;
 
 use super::network::main_table;
 use crate::kernel::{Hop, Routes};

@@ -5,14 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
-/// Gives a device an address with prefix length 32.
+/// Adds an address with prefix length 32 to a device.
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn add_address(
+/// The kernel rejects the request.
+pub(crate) fn add_address(
     netlink: &mut Netlink,
     index: u32,
     address: Ipv4Addr,
@@ -28,14 +27,17 @@ pub fn add_address(
     netlink.change(RouteNetlinkMessage::NewAddress(message), flags, &doing)
 }
 
-/// The IPv4 addresses of a device with their prefix lengths.
+/// Lists the IPv4 addresses of a device with their prefix lengths.
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<(Ipv4Addr, u8)>, NetlinkError> {
+/// The addresses cannot be listed.
+pub(crate) fn addresses(
+    netlink: &mut Netlink,
+    index: u32,
+) -> Result<Vec<(Ipv4Addr, u8)>, NetlinkError> {
     let mut query = AddressMessage::default();
     query.header.family = AddressFamily::Inet;
-    let answers = netlink.dump(RouteNetlinkMessage::GetAddress(query), "list the addresses")?;
+    let answers = netlink.dump(RouteNetlinkMessage::GetAddress(query), "list addresses")?;
     let mut found = Vec::new();
     for answer in answers {
         let RouteNetlinkMessage::NewAddress(message) = answer else { continue };

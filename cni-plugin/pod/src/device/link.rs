@@ -7,9 +7,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 use super::Mac;
-use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,19 +18,20 @@ pub struct Link {
     pub index: u32,
     /// Name.
     pub name: String,
-    /// Hardware address, if it has one of six bytes.
+    /// Hardware address, if the device has one of six bytes.
     pub mac: Option<Mac>,
-    /// Alias (`ip link show`), if one is set.
+    /// Alias, if one is set.
     pub alias: Option<String>,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Whether it is administratively up.
+    /// Whether the device is administratively up.
     pub up: bool,
 }
 
-/// A veth pair to be made, both ends complete from their first instant.
+/// A veth pair to create. Names, MAC addresses and MTU are part of the request, so that other
+/// software never sees a pair without them.
 #[derive(Clone, Debug)]
-pub struct Veth<'a> {
+pub(crate) struct Veth<'a> {
     /// Name of the host's end.
     pub host_name: &'a str,
     /// Hardware address of the host's end.
@@ -39,7 +40,7 @@ pub struct Veth<'a> {
     pub pod_name: &'a str,
     /// Hardware address of the pod's end.
     pub pod_mac: Mac,
-    /// The pod's network namespace, in which its end is born.
+    /// The pod's network namespace, in which the kernel creates the pod's end.
     pub pod_netns: BorrowedFd<'a>,
     /// MTU of both ends, bytes.
     pub mtu: u32,
@@ -76,24 +77,27 @@ fn links_in(answers: Vec<RouteNetlinkMessage>) -> Vec<Link> {
         .collect()
 }
 
-/// Every device.
+/// Lists the network devices.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The devices cannot be listed.
 pub fn links(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
     let query = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    Ok(links_in(netlink.dump(query, "list the network devices")?))
+    Ok(links_in(netlink.dump(query, "list network devices")?))
 }
 
-/// The device with this index, if there is one. No dump: nothing that other pods' devices do can
-/// interrupt it.
+/// Returns the device with this index, or `None`. One request without a dump, which changes of other
+/// devices could interrupt.
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn link_by_index(netlink: &mut Netlink, index: u32) -> Result<Option<Link>, NetlinkError> {
+/// The device cannot be read.
+pub(crate) fn link_by_index(
+    netlink: &mut Netlink,
+    index: u32,
+) -> Result<Option<Link>, NetlinkError> {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    let doing = format!("look for network device {index}");
+    let doing = format!("read network device {index}");
     match netlink.get(RouteNetlinkMessage::GetLink(message), &doing) {
         Err(e) if e.is_absent() => Ok(None),
         Err(e) => Err(e),
@@ -101,14 +105,14 @@ pub fn link_by_index(netlink: &mut Netlink, index: u32) -> Result<Option<Link>, 
     }
 }
 
-/// The device with this name, if there is one.
+/// Returns the device with this name, or `None`.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The device cannot be read.
 pub fn link_by_name(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    let doing = format!("look for network device {name}");
+    let doing = format!("read network device {name}");
     match netlink.get(RouteNetlinkMessage::GetLink(message), &doing) {
         Err(e) if e.is_absent() => Ok(None),
         Err(e) => Err(e),
@@ -116,11 +120,11 @@ pub fn link_by_name(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, N
     }
 }
 
-/// Makes a veth pair.
+/// Creates a veth pair.
 ///
 /// # Errors
-/// EEXIST if either name is taken.
-pub fn create_veth(netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), NetlinkError> {
+/// EEXIST if either name is in use; any other rejection of the kernel.
+pub(crate) fn create_veth(netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), NetlinkError> {
     let end = |name: &str, mac: Mac| {
         vec![
             LinkAttribute::IfName(name.to_owned()),
@@ -141,11 +145,15 @@ pub fn create_veth(netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), Netlink
     netlink.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, &doing)
 }
 
-/// Sets a device up, and its alias if one is given.
+/// Sets a device up, with an alias if one is given.
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn set_up(netlink: &mut Netlink, index: u32, alias: Option<&str>) -> Result<(), NetlinkError> {
+/// The kernel rejects the request.
+pub(crate) fn set_up(
+    netlink: &mut Netlink,
+    index: u32,
+    alias: Option<&str>,
+) -> Result<(), NetlinkError> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
@@ -157,11 +165,11 @@ pub fn set_up(netlink: &mut Netlink, index: u32, alias: Option<&str>) -> Result<
     netlink.change(RouteNetlinkMessage::SetLink(message), 0, &doing)
 }
 
-/// Removes the device with this name; tells whether it was there.
+/// Deletes the device with this name; returns whether it existed.
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn delete_link(netlink: &mut Netlink, name: &str) -> Result<bool, NetlinkError> {
+/// The device exists and cannot be deleted.
+pub(crate) fn delete_link(netlink: &mut Netlink, name: &str) -> Result<bool, NetlinkError> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     let doing = format!("delete network device {name}");

@@ -1,36 +1,57 @@
-//! Links, addresses, routes and neighbours, each as one request.
+//! Links, addresses, routes and neighbours, one netlink request each.
 //!
-//! What comes in is a socket (of the namespace in question) and plain values; what goes out are
-//! plain values. Adding what is there already, and removing what is not, is no error.
+//! Input: a socket in the namespace concerned and plain values. Output: plain values. Adding an
+//! object that exists and deleting one that does not are successful, except for veth pairs.
 
 mod address;
 mod link;
 mod neighbour;
 mod route;
 
-pub use address::{add_address, addresses};
-pub use link::{Link, Veth, create_veth, delete_link, link_by_index, link_by_name, links, set_up};
-pub use neighbour::{add_neighbour, permanent_neighbour};
-pub use route::{Route, add_route, routes};
-
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
-/// Marks every route that Sluice makes (`ip route show proto 83`), so that it is known from
-/// everybody else's.
-pub const ROUTE_PROTOCOL: u8 = 83;
+pub(crate) use address::{add_address, addresses};
+pub use link::{Link, link_by_name, links};
+pub(crate) use link::{Veth, create_veth, delete_link, link_by_index, set_up};
+pub(crate) use neighbour::{add_neighbour, permanent_neighbour};
+pub use route::Route;
+pub(crate) use route::{add_route, routes};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
 
-/// MTU of the device that the IPv4 default route leads to, if there is one.
+/// Returns the MTU of the device of the best IPv4 default route, or `None` without such a route.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// Routes or device cannot be read.
 pub fn uplink_mtu(netlink: &mut Netlink) -> Result<Option<u32>, NetlinkError> {
-    let best = routes(netlink)?
-        .into_iter()
-        .filter(|route| route.prefix == 0)
-        .min_by_key(|route| route.priority);
-    let Some(best) = best else { return Ok(None) };
-    Ok(link_by_index(netlink, best.oif)?.map(|link| link.mtu))
+    let Some(route) = default_route(routes(netlink)?) else { return Ok(None) };
+    Ok(link_by_index(netlink, route.oif)?.map(|link| link.mtu))
+}
+
+/// The default route that the kernel prefers: the one with the lowest metric.
+fn default_route(routes: Vec<Route>) -> Option<Route> {
+    routes.into_iter().filter(|route| route.prefix == 0).min_by_key(|route| route.priority)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn the_default_route_with_the_lowest_metric_is_the_uplink() {
+        let route = |prefix, oif, priority| Route {
+            dst: Ipv4Addr::UNSPECIFIED,
+            prefix,
+            gateway: None,
+            oif,
+            protocol: 3,
+            priority,
+        };
+        let routes = vec![route(1, 1, 0), route(0, 2, 200), route(0, 3, 100), route(24, 4, 50)];
+        assert_eq!(default_route(routes).map(|route| route.oif), Some(3));
+        assert_eq!(default_route(vec![route(1, 1, 0)]), None);
+    }
 }

@@ -8,15 +8,15 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-
-use super::Mac;
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
-/// Makes a permanent neighbour entry.
+use super::Mac;
+
+/// Adds or replaces a permanent neighbour entry.
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn add_neighbour(
+/// The kernel rejects the request.
+pub(crate) fn add_neighbour(
     netlink: &mut Netlink,
     index: u32,
     address: Ipv4Addr,
@@ -31,23 +31,25 @@ pub fn add_neighbour(
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
         NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
     ];
-    let doing = format!("add neighbour {address}");
+    let doing = format!("add neighbour entry for {address}");
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
     netlink.change(RouteNetlinkMessage::NewNeighbour(message), flags, &doing)
 }
 
-/// The hardware address of a permanent IPv4 neighbour entry, if there is one.
+/// Returns the hardware address of a permanent IPv4 neighbour entry, or `None` without such an
+/// entry.
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn permanent_neighbour(
+/// The neighbour entries cannot be listed.
+pub(crate) fn permanent_neighbour(
     netlink: &mut Netlink,
     index: u32,
     address: Ipv4Addr,
 ) -> Result<Option<Mac>, NetlinkError> {
     let mut query = NeighbourMessage::default();
     query.header.family = AddressFamily::Inet;
-    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list the neighbours")?;
+    let answers =
+        netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list neighbour entries")?;
     for answer in answers {
         let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
         let header = &message.header;

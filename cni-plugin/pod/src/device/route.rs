@@ -7,7 +7,6 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 /// An IPv4 route of the main table.
@@ -17,21 +16,21 @@ pub struct Route {
     pub dst: Ipv4Addr,
     /// Its prefix length.
     pub prefix: u8,
-    /// Next hop; `None`: on the link.
+    /// Next hop; `None` for a destination on the link.
     pub gateway: Option<Ipv4Addr>,
     /// Interface index.
     pub oif: u32,
-    /// Number of the routing protocol.
+    /// Routing protocol number.
     pub protocol: u8,
-    /// Lower wins.
+    /// Metric; the kernel prefers the lowest.
     pub priority: u32,
 }
 
-/// Makes a route of the main table (`protocol` and all), or makes one like it so.
+/// Adds a route to the main table, or replaces one with the same destination and metric.
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn add_route(netlink: &mut Netlink, route: &Route) -> Result<(), NetlinkError> {
+/// The kernel rejects the request.
+pub(crate) fn add_route(netlink: &mut Netlink, route: &Route) -> Result<(), NetlinkError> {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.destination_prefix_length = route.prefix;
@@ -57,14 +56,14 @@ pub fn add_route(netlink: &mut Netlink, route: &Route) -> Result<(), NetlinkErro
     netlink.change(RouteNetlinkMessage::NewRoute(message), flags, &doing)
 }
 
-/// The IPv4 unicast routes of the main table that lead to one device each.
+/// Lists the IPv4 unicast routes of the main table that have one device each (no multipath routes).
 ///
 /// # Errors
-/// The kernel's refusal.
-pub fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, NetlinkError> {
+/// The routes cannot be listed.
+pub(crate) fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, NetlinkError> {
     let mut query = RouteMessage::default();
     query.header.address_family = AddressFamily::Inet;
-    let answers = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list the routes")?;
+    let answers = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list routes")?;
     let mut found = Vec::new();
     for answer in answers {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };

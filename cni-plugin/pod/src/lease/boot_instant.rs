@@ -1,4 +1,4 @@
-//! Time that neither a reboot nor a changed wall clock can confuse.
+//! Time that reboots and changes of the wall clock do not affect.
 
 use std::fs;
 use std::io;
@@ -16,22 +16,59 @@ pub struct BootInstant {
 }
 
 impl BootInstant {
-    /// The present.
+    /// Reads the current time.
     ///
     /// # Errors
-    /// If /proc is not there or unreadable.
+    /// The files in /proc cannot be read or parsed.
     pub fn now() -> io::Result<BootInstant> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let uptime = fs::read_to_string("/proc/uptime")?;
-        let seconds =
-            uptime.split('.').next().and_then(|whole| whole.parse().ok()).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/uptime")
-            })?;
+        let seconds = parse_uptime(&uptime).ok_or_else(|| {
+            let message = format!("/proc/uptime contains {uptime:?}");
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })?;
         Ok(BootInstant { boot_id, seconds })
     }
 
-    /// Seconds from `self` to `now`; `None` if a reboot lies between them.
+    /// Seconds from `self` to `now`; `None` if the machine rebooted in between.
     pub fn age(&self, now: &BootInstant) -> Option<u64> {
         (self.boot_id == now.boot_id).then(|| now.seconds.saturating_sub(self.seconds))
+    }
+}
+
+/// Whole seconds of the first number in /proc/uptime (`12345.67 23456.78`).
+pub fn parse_uptime(text: &str) -> Option<u64> {
+    text.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn uptime_is_cut_to_whole_seconds() {
+        for (text, seconds) in [
+            ("12345.67 23456.78\n", Some(12345)),
+            ("0.99 0.00\n", Some(0)),
+            ("", None),
+            ("-1.0 0.0", None),
+            ("1,5 2,0", None),
+            ("99999999999999999999.0 0", None),
+        ] {
+            assert_eq!(parse_uptime(text), seconds, "{text:?}");
+        }
+        let now = BootInstant::now().unwrap();
+        assert!(!now.boot_id.is_empty() && now.age(&BootInstant::now().unwrap()).is_some());
+    }
+
+    #[test]
+    fn age_ends_with_the_boot_and_is_never_negative() {
+        let at = |boot_id: &str, seconds| BootInstant { boot_id: boot_id.into(), seconds };
+        assert_eq!(at("one", 5).age(&at("one", 7)), Some(2));
+        assert_eq!(at("one", 5).age(&at("one", 5)), Some(0));
+        assert_eq!(at("one", 5).age(&at("one", 3)), Some(0));
+        assert_eq!(at("one", 5).age(&at("two", 7)), None);
     }
 }

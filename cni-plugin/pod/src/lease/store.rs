@@ -1,106 +1,57 @@
-//! The state on disk: one JSON file under a lock, replaced whole.
+//! The lease file: JSON under a lock, replaced as a whole.
 //!
-//! A reader sees the file before a change or after it, whenever the writer or the machine died.
-//! A file that is not ours to read any more (a bad disk, somebody's editor) is moved aside, never
-//! overwritten, and the state is rebuilt from what the kernel has.
+//! A reader sees the content before a change or after it, also when the writer or the machine fails
+//! in between. A file that cannot be parsed is moved aside, never overwritten, and the state is
+//! rebuilt from the kernel's devices.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use super::{BootInstant, Lease, State};
 
-use super::{BootInstant, State};
-
-/// What one attachment is known by.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LeaseKey {
-    /// `CNI_CONTAINERID`.
-    pub container_id: String,
-    /// `CNI_IFNAME`.
-    pub ifname: String,
-}
-
-/// An address in use, and by whom.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Lease {
-    /// The pod's address.
-    pub address: Ipv4Addr,
-    /// The attachment.
-    #[serde(flatten)]
-    pub key: LeaseKey,
-    /// Name of the CNI network.
-    pub network: String,
-    /// `K8S_POD_NAMESPACE`, if the runtime gave one.
-    pub pod_namespace: Option<String>,
-    /// `K8S_POD_NAME`, if the runtime gave one.
-    pub pod_name: Option<String>,
-    /// Path of the pod's network namespace; empty if it is not known (rebuilt state).
-    pub netns: String,
-    /// Name of the host's end of the veth pair.
-    pub host_ifname: String,
-    /// When the address was taken.
-    pub since: BootInstant,
-}
-
-impl Lease {
-    /// `namespace/name` of the pod, or the container id where no pod is known.
-    pub fn owner(&self) -> String {
-        match (&self.pod_namespace, &self.pod_name) {
-            (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
-            _ => format!("container {}", self.key.container_id),
-        }
-    }
-}
-
-/// A failed access to the state.
+/// A failed access to the lease file.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} {}", path.display())]
 pub struct StoreError {
-    /// "write", "lock", ...
+    /// The operation: "write", "lock", ...
     pub doing: &'static str,
-    /// Which file.
+    /// The file or folder.
     pub path: PathBuf,
     /// The cause.
     #[source]
     pub source: io::Error,
 }
 
-/// A state file that could not be read as one.
+/// A lease file that could not be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Where it was moved to.
+    /// Its new path.
     pub moved_to: PathBuf,
-    /// What was wrong with it.
+    /// The parser's error.
     pub cause: String,
-    /// Leases that were found by other means.
+    /// Number of rebuilt leases.
     pub rebuilt: usize,
 }
 
-/// The outcome of [`LockedStore::load`].
+/// Result of [`LockedStore::load`].
 #[derive(Debug)]
 pub struct Loaded {
-    /// The state, rebuilt if it had to be.
+    /// The state, read or rebuilt.
     pub state: State,
-    /// Set if the file was unreadable.
+    /// Set if the file could not be parsed.
     pub damage: Option<Damage>,
 }
 
-/// The folder that holds the state.
+/// The folder of the lease file.
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
 }
 
 impl Store {
-    /// Where the state lives unless the configuration says otherwise.
-    pub const DEFAULT_DIR: &str = "/var/lib/sluice/cni";
-
-    /// A store in `dir`; nothing is touched yet.
+    /// A store in `dir`; does not access the folder.
     pub fn new(dir: impl Into<PathBuf>) -> Store {
         Store { dir: dir.into() }
     }
@@ -109,15 +60,15 @@ impl Store {
         self.dir.join("leases.json")
     }
 
-    /// The state as it is now, without a lock: for those who only look.
+    /// Reads the state without a lock; empty if there is no file.
     ///
     /// # Errors
-    /// If the file is there but cannot be read as a state.
+    /// The file cannot be read, or cannot be parsed (`InvalidData`).
     pub fn read(&self) -> Result<State, StoreError> {
         let path = self.file();
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| StoreError {
-                doing: "understand",
+            Ok(bytes) => State::from_json(&bytes).map_err(|e| StoreError {
+                doing: "parse",
                 path,
                 source: e.into(),
             }),
@@ -126,10 +77,10 @@ impl Store {
         }
     }
 
-    /// Releases every lease that `live` rejects, and returns them.
+    /// Releases every lease that is not live; returns them.
     ///
     /// # Errors
-    /// If the store cannot be locked, read or written.
+    /// The store cannot be locked, read or written.
     pub fn reclaim(
         &self,
         now: &BootInstant,
@@ -144,13 +95,14 @@ impl Store {
         Ok(released)
     }
 
-    /// Waits for the lock, which dies with the process that holds it. Makes the folder.
+    /// Waits for the lock; it ends with the process that holds it. Creates the folder if it does not
+    /// exist.
     ///
     /// # Errors
-    /// If folder or lock file cannot be made.
+    /// The folder or the lock file cannot be created or locked.
     pub fn lock(&self) -> Result<LockedStore<'_>, StoreError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(|source| {
-            StoreError { doing: "make folder", path: self.dir.clone(), source }
+            StoreError { doing: "create folder", path: self.dir.clone(), source }
         })?;
         let path = self.dir.join("lock");
         let fail = |source| StoreError { doing: "lock", path: path.clone(), source };
@@ -166,7 +118,7 @@ impl Store {
     }
 }
 
-/// A store that nobody else changes while this value lives.
+/// A store that no other process changes while this value exists.
 #[derive(Debug)]
 pub struct LockedStore<'a> {
     store: &'a Store,
@@ -174,14 +126,14 @@ pub struct LockedStore<'a> {
 }
 
 impl LockedStore<'_> {
-    /// Reads the state. If there is no readable file, `rebuild` is asked which leases there are.
+    /// Reads the state. If there is no file, or it cannot be parsed, the leases come from `rebuild`.
     ///
     /// # Errors
-    /// If the disk fails; an unreadable file is no error.
+    /// The file cannot be read or moved aside. A file that cannot be parsed is not an error.
     pub fn load(&self, rebuild: impl FnOnce() -> Vec<Lease>) -> Result<Loaded, StoreError> {
         let path = self.store.file();
         let cause = match fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice::<State>(&bytes) {
+            Ok(bytes) => match State::from_json(&bytes) {
                 Ok(state) => return Ok(Loaded { state, damage: None }),
                 Err(e) => Some(e.to_string()),
             },
@@ -203,10 +155,10 @@ impl LockedStore<'_> {
         Ok(Loaded { state, damage: Some(damage) })
     }
 
-    /// Replaces the state: written, synced, renamed, and the rename synced.
+    /// Replaces the state: writes a new file, syncs it, renames it and syncs the folder.
     ///
     /// # Errors
-    /// If the disk fails; the state before is then still there.
+    /// A step fails; the former state then still exists.
     pub fn save(&self, state: &State) -> Result<(), StoreError> {
         let path = self.store.file();
         let temp = self.store.dir.join("leases.json.new");
@@ -239,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_file_is_kept_and_the_state_rebuilt() {
+    fn a_damaged_file_is_kept_and_the_leases_rebuilt() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
         for n in 0..2 {
@@ -255,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_half_written_successor_is_ignored() {
+    fn an_incomplete_new_file_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
         let locked = store.lock().unwrap();

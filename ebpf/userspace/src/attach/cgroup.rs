@@ -1,13 +1,12 @@
-//! Socket programs on a cgroup v2 directory, beside those of others.
+//! Socket programs on a cgroup v2 directory, next to those of other owners.
 
 use std::os::fd::AsFd;
 
-use super::{AttachError, Done, attach_multi, detach_multi, programs_multi};
-use crate::{AttachType, ProgInfo, Target};
+use super::{AttachError, AttachOutcome, attach_multi, detach_multi, programs_multi};
+use crate::{AttachTarget, AttachType, ProgInfo};
 
-/// The attach type of the socket program with this name, which is the same word.
 impl AttachType {
-    /// `connect4` and so on; `None` for anything else.
+    /// Attach type of the socket program with this name (`connect4`, ...): the names are equal.
     pub fn from_program_name(name: &str) -> Option<AttachType> {
         Some(match name {
             "connect4" => AttachType::Connect4,
@@ -23,35 +22,36 @@ impl AttachType {
     }
 }
 
-/// Attaches `prog` to an open cgroup directory (`BPF_F_ALLOW_MULTI`), or puts it in the place of
-/// an older one of ours in one step.
+/// Attaches `prog` to an open cgroup directory (`BPF_F_ALLOW_MULTI`), or replaces an older program
+/// of Sluice atomically.
 ///
 /// # Errors
-/// EPERM where another program was attached exclusively above or here.
+/// EPERM if another program is attached exclusively to this cgroup or an ancestor; any other error
+/// of the kernel.
 pub fn attach_cgroup(
     cgroup: impl AsFd,
     hook: AttachType,
     prog: impl AsFd,
-) -> Result<Done, AttachError> {
-    Ok(attach_multi(Target::Cgroup(cgroup.as_fd()), hook, prog.as_fd())?)
+) -> Result<AttachOutcome, AttachError> {
+    Ok(attach_multi(AttachTarget::Cgroup(cgroup.as_fd()), hook, prog.as_fd())?)
 }
 
-/// Our programs at one hook of a cgroup.
+/// Lists Sluice's programs at one hook of a cgroup.
 ///
 /// # Errors
-/// What the kernel says.
+/// bpf(2) fails.
 pub fn cgroup_programs(cgroup: impl AsFd, hook: AttachType) -> Result<Vec<ProgInfo>, AttachError> {
-    Ok(programs_multi(Target::Cgroup(cgroup.as_fd()), hook)?)
+    Ok(programs_multi(AttachTarget::Cgroup(cgroup.as_fd()), hook)?)
 }
 
-/// Removes our programs with this name from a cgroup; tells how many there were.
+/// Detaches Sluice's programs named `name` from a cgroup; returns how many were attached.
 ///
 /// # Errors
-/// What the kernel says.
+/// bpf(2) fails.
 pub fn detach_cgroup(
     cgroup: impl AsFd,
     hook: AttachType,
     name: &str,
 ) -> Result<usize, AttachError> {
-    Ok(detach_multi(Target::Cgroup(cgroup.as_fd()), hook, name)?)
+    Ok(detach_multi(AttachTarget::Cgroup(cgroup.as_fd()), hook, name)?)
 }

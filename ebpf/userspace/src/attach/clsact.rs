@@ -1,6 +1,5 @@
-//! clsact filters, for kernels before 6.6 and for pods, which must not wait (see
-//! [`super::Mechanism`]): one filter at a fixed priority and handle, so that attaching again
-//! replaces it instead of adding another.
+//! clsact filters, for kernels before 6.6 and for pods (see [`super::Mechanism`] for the time that
+//! tcx takes): one filter at a fixed priority and handle, so that attaching again replaces it.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -10,13 +9,13 @@ use netlink_packet_route::tc::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{AttachError, Direction, Done, is_ours};
+use super::{AttachError, AttachOutcome, Direction, is_ours};
 use crate::netlink::Netlink;
-use crate::{self as bpf, ProgInfo};
+use crate::{ProgInfo, prog_by_id, prog_info};
 
-/// Priority of our filter; lower runs first, and others commonly start at 1.
+/// Priority of the filter. Lower ones run first; other software commonly starts at 1.
 const PRIORITY: u32 = 100;
-/// Handle of our filter at that priority.
+/// Handle of the filter at that priority.
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
 
 fn header(ifindex: u32, direction: Direction) -> TcHeader {
@@ -42,17 +41,17 @@ fn filter(ifindex: u32, direction: Direction) -> TcHeader {
 /// Attaches `prog`; see [`super::attach_device`].
 ///
 /// # Errors
-/// What the kernel says.
+/// bpf(2) or netlink fails.
 pub fn attach(
     netlink: &mut Netlink,
     ifindex: u32,
     direction: Direction,
     prog: BorrowedFd<'_>,
-) -> Result<Done, AttachError> {
-    let info = bpf::prog_info(prog)?;
-    let standing = own_filter(netlink, ifindex, direction)?;
-    if standing == Some(info.id) {
-        return Ok(Done::Already);
+) -> Result<AttachOutcome, AttachError> {
+    let info = prog_info(prog)?;
+    let current = own_filter(netlink, ifindex, direction)?;
+    if current == Some(info.id) {
+        return Ok(AttachOutcome::Unchanged);
     }
     let qdisc = TcHeader {
         index: ifindex as i32,
@@ -80,27 +79,30 @@ pub fn attach(
     );
     let doing = format!("attach a filter to {direction:?} of interface {ifindex}");
     netlink.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE, &doing)?;
-    Ok(if standing.is_some() { Done::Replaced } else { Done::Attached })
+    Ok(match current {
+        Some(_) => AttachOutcome::Replaced,
+        None => AttachOutcome::Attached,
+    })
 }
 
-/// Our program on the device, if there is one.
+/// Returns Sluice's program on the device, if one is attached.
 ///
 /// # Errors
-/// What the kernel says.
+/// bpf(2) or netlink fails.
 pub fn programs(
     netlink: &mut Netlink,
     ifindex: u32,
     direction: Direction,
 ) -> Result<Vec<ProgInfo>, AttachError> {
     let Some(id) = own_filter(netlink, ifindex, direction)? else { return Ok(Vec::new()) };
-    let info = bpf::prog_info(bpf::prog_by_id(id)?)?;
+    let info = prog_info(prog_by_id(id)?)?;
     Ok(if is_ours(&info) { vec![info] } else { Vec::new() })
 }
 
-/// Removes our filter if its program has this name; tells how many that were.
+/// Deletes Sluice's filter if its program is named `name`; returns how many were deleted.
 ///
 /// # Errors
-/// What the kernel says.
+/// bpf(2) or netlink fails.
 pub fn detach(
     netlink: &mut Netlink,
     ifindex: u32,
@@ -114,7 +116,7 @@ pub fn detach(
         filter(ifindex, direction),
         vec![TcAttribute::Kind("bpf".to_owned())],
     );
-    let doing = format!("remove our filter from {direction:?} of interface {ifindex}");
+    let doing = format!("delete the filter from {direction:?} of interface {ifindex}");
     match netlink.change(RouteNetlinkMessage::DelTrafficFilter(message), 0, &doing) {
         Err(e) if e.is_absent() => Ok(0),
         Err(e) => Err(e.into()),
@@ -122,7 +124,7 @@ pub fn detach(
     }
 }
 
-/// Program id of the filter at our priority and handle.
+/// Id of the program in the filter at [`PRIORITY`] and [`HANDLE`].
 fn own_filter(
     netlink: &mut Netlink,
     ifindex: u32,
@@ -131,7 +133,7 @@ fn own_filter(
     let query = TcMessage::from_parts(header(ifindex, direction), Vec::new());
     let doing = format!("list the filters at {direction:?} of interface {ifindex}");
     let filters = match netlink.dump(RouteNetlinkMessage::GetTrafficFilter(query), &doing) {
-        // No qdisc to hold filters.
+        // The device has no clsact qdisc.
         Err(e) if matches!(e.errno(), libc::EINVAL | libc::ENOENT) => return Ok(None),
         other => other?,
     };

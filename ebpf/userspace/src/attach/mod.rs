@@ -1,10 +1,9 @@
-//! Programs at their hooks, without links and without pinned links.
+//! Idempotent attachment of programs to devices and cgroups, without links (docs/adr/002).
 //!
-//! What comes in is an open program and a place; what goes out is whether something had to be
-//! done. Every function may be called again at any time: the same program already there changes
-//! nothing, an older one of ours (same name, and it uses one of our maps) is replaced in one step,
-//! programs of others stay. An attachment lives and dies with its device or cgroup, so nothing
-//! stale can be left behind in bpffs.
+//! Input: an open program and its hook. Output: what changed. Attaching the same program again
+//! changes nothing; an older program of Sluice (same name, and it uses one of Sluice's maps) is
+//! replaced atomically; other programs stay. An attachment ends with its device or cgroup, so bpffs
+//! never holds a stale one.
 
 mod cgroup;
 pub mod clsact;
@@ -17,14 +16,17 @@ use sluice_abi::map;
 pub use cgroup::{attach_cgroup, cgroup_programs, detach_cgroup};
 
 use crate::netlink::{Netlink, NetlinkError};
-use crate::{self as bpf, AttachType, BpfError, ProgInfo};
+use crate::{
+    AttachTarget, AttachType, BpfError, ProgInfo, map_by_id, map_info, prog_attach, prog_by_id,
+    prog_detach, prog_info, prog_query,
+};
 
-/// Which packets of a device, seen from the host.
+/// Direction of packets at a device, seen from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// What the device hands to the host.
+    /// Packets from the device to the host.
     Ingress,
-    /// What the host hands to the device.
+    /// Packets from the host to the device.
     Egress,
 }
 
@@ -37,69 +39,69 @@ impl Direction {
     }
 }
 
-/// What had to be done.
+/// What an attachment changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// Nothing: this very program stood there.
-    Already,
-    /// It was attached anew.
+pub enum AttachOutcome {
+    /// Nothing: the program was attached already.
+    Unchanged,
+    /// The program was attached; no older one existed.
     Attached,
-    /// It took the place of an older one of ours.
+    /// The program replaced an older one of Sluice.
     Replaced,
 }
 
-/// Why a program could not be attached, detached or listed.
+/// A program that could not be attached, detached or listed.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// bpf(2) refused.
+    /// bpf(2) failed.
     #[error(transparent)]
     Bpf(#[from] BpfError),
-    /// Netlink refused (clsact).
+    /// A netlink request failed (clsact).
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
 
-/// What holds a tc program at a device.
+/// How a tc program is attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
-    /// tcx; clsact where the kernel has none. Runs before every classic filter and leaves the
-    /// device's ingress qdisc to others, but each new attachment waits for an RCU grace period
-    /// under the RTNL lock: measured 12 ms, twice for a pod (kernel 6.18).
+    /// tcx, or clsact if the kernel lacks tcx. A tcx program runs before every tc filter and leaves
+    /// the device's ingress qdisc free, but each new attachment waits for an RCU grace period under
+    /// the RTNL lock: measured 12 ms, twice per pod (kernel 6.18).
     Tcx,
-    /// A clsact filter: 0.2 ms for both directions of a pod.
+    /// A clsact filter: measured 0.2 ms for both directions of a pod.
     Clsact,
 }
 
-/// Attaches a tc program to a device of the current network namespace. An older one of ours is
-/// replaced where it stands; a new one goes by tcx where the kernel has it.
+/// Attaches a tc program to a device of the current network namespace. An older program of Sluice is
+/// replaced by the mechanism that holds it; a new one is attached by tcx if the kernel has it.
 ///
 /// # Errors
-/// What the kernel says.
+/// bpf(2) or netlink fails; ENODEV if the device does not exist.
 pub fn attach_device(
     netlink: &mut Netlink,
     ifindex: u32,
     direction: Direction,
     prog: impl AsFd,
-) -> Result<Done, AttachError> {
+) -> Result<AttachOutcome, AttachError> {
     attach_device_by(netlink, ifindex, direction, prog, Mechanism::Tcx)
 }
 
-/// As [`attach_device`], with a choice for a new one.
+/// Like [`attach_device`], with the mechanism for a new attachment.
 ///
 /// # Errors
-/// What the kernel says.
+/// Those of [`attach_device`].
 pub fn attach_device_by(
     netlink: &mut Netlink,
     ifindex: u32,
     direction: Direction,
     prog: impl AsFd,
     mechanism: Mechanism,
-) -> Result<Done, AttachError> {
+) -> Result<AttachOutcome, AttachError> {
     let prog = prog.as_fd();
-    let name = bpf::prog_info(prog)?.name;
-    let stands = |programs: Vec<ProgInfo>| programs.iter().any(|info| info.name == name);
-    let by_clsact = stands(clsact::programs(netlink, ifindex, direction)?)
-        || mechanism == Mechanism::Clsact && !stands(tcx_programs(ifindex, direction)?);
+    let name = prog_info(prog)?.name;
+    let attached = |programs: Vec<ProgInfo>| programs.iter().any(|info| info.name == name);
+    let by_clsact = attached(clsact::programs(netlink, ifindex, direction)?)
+        || mechanism == Mechanism::Clsact && !attached(tcx_programs(ifindex, direction)?);
     if by_clsact {
         return clsact::attach(netlink, ifindex, direction, prog);
     }
@@ -116,10 +118,10 @@ fn tcx_programs(ifindex: u32, direction: Direction) -> Result<Vec<ProgInfo>, Bpf
     }
 }
 
-/// Our programs on a device, in the order in which they run.
+/// Lists Sluice's programs on a device, in the order in which they run.
 ///
 /// # Errors
-/// What the kernel says.
+/// bpf(2) or netlink fails.
 pub fn device_programs(
     netlink: &mut Netlink,
     ifindex: u32,
@@ -130,10 +132,10 @@ pub fn device_programs(
     Ok(programs)
 }
 
-/// Removes our programs with this name from a device; tells how many there were.
+/// Detaches Sluice's programs named `name` from a device; returns how many were attached.
 ///
 /// # Errors
-/// What the kernel says.
+/// bpf(2) or netlink fails.
 pub fn detach_device(
     netlink: &mut Netlink,
     ifindex: u32,
@@ -147,61 +149,59 @@ pub fn detach_device(
     Ok(by_tcx + clsact::detach(netlink, ifindex, direction, name)?)
 }
 
-/// EINVAL is what kernels before 6.6 say to the attach type itself.
+/// Whether the kernel lacks tcx: before 6.6 it rejects the attach type with EINVAL.
 fn no_tcx(e: &BpfError) -> bool {
     e.errno() == libc::EINVAL
 }
 
-/// Whether a program is one that Sluice loaded: it uses a map with one of our names. Other
-/// people's programs may well be called `connect4`.
+/// Whether Sluice loaded a program: it uses a map with one of Sluice's names. The name of a program
+/// does not suffice: others also call theirs `connect4`.
 pub fn is_ours(info: &ProgInfo) -> bool {
     info.map_ids.iter().any(|id| {
-        bpf::map_by_id(*id)
-            .and_then(bpf::map_info)
-            .is_ok_and(|info| map::ALL.contains(&info.name.as_str()))
+        map_by_id(*id).and_then(map_info).is_ok_and(|info| map::ALL.contains(&info.name.as_str()))
     })
 }
 
-/// Attaches by bpf(2) at a hook that holds several programs.
+/// Attaches by bpf(2) to a hook that accepts several programs.
 fn attach_multi(
-    target: bpf::Target<'_>,
+    target: AttachTarget<'_>,
     hook: AttachType,
     prog: BorrowedFd<'_>,
-) -> Result<Done, BpfError> {
-    let new = bpf::prog_info(prog)?;
+) -> Result<AttachOutcome, BpfError> {
+    let new = prog_info(prog)?;
     let mut older = Vec::new();
-    for attached in bpf::prog_query(target, hook)? {
-        if attached.prog_id == new.id {
-            return Ok(Done::Already);
+    for id in prog_query(target, hook)? {
+        if id == new.id {
+            return Ok(AttachOutcome::Unchanged);
         }
-        // A program may go between the list and the look at it.
-        let Ok(fd) = bpf::prog_by_id(attached.prog_id) else { continue };
-        let info = bpf::prog_info(&fd)?;
+        // A program can be unloaded after it was listed.
+        let Ok(fd) = prog_by_id(id) else { continue };
+        let info = prog_info(&fd)?;
         if info.name == new.name && is_ours(&info) {
             older.push(fd);
         }
     }
     let mut older = older.into_iter();
     let Some(first) = older.next() else {
-        return match bpf::prog_attach(target, hook, prog, None) {
-            // Somebody else (the agent, another ADD) was quicker with the same program.
-            Err(e) if e.errno() == libc::EEXIST => Ok(Done::Already),
+        return match prog_attach(target, hook, prog, None) {
+            // A concurrent process (the agent, another ADD) attached the same program first.
+            Err(e) if e.errno() == libc::EEXIST => Ok(AttachOutcome::Unchanged),
             Err(e) => Err(e),
-            Ok(()) => Ok(Done::Attached),
+            Ok(()) => Ok(AttachOutcome::Attached),
         };
     };
-    bpf::prog_attach(target, hook, prog, Some(first.as_fd()))?;
+    prog_attach(target, hook, prog, Some(first.as_fd()))?;
     for extra in older {
-        bpf::prog_detach(target, hook, extra.as_fd())?;
+        prog_detach(target, hook, extra.as_fd())?;
     }
-    Ok(Done::Replaced)
+    Ok(AttachOutcome::Replaced)
 }
 
-fn programs_multi(target: bpf::Target<'_>, hook: AttachType) -> Result<Vec<ProgInfo>, BpfError> {
+fn programs_multi(target: AttachTarget<'_>, hook: AttachType) -> Result<Vec<ProgInfo>, BpfError> {
     let mut ours = Vec::new();
-    for attached in bpf::prog_query(target, hook)? {
-        let Ok(fd) = bpf::prog_by_id(attached.prog_id) else { continue };
-        let info = bpf::prog_info(&fd)?;
+    for id in prog_query(target, hook)? {
+        let Ok(fd) = prog_by_id(id) else { continue };
+        let info = prog_info(&fd)?;
         if is_ours(&info) {
             ours.push(info);
         }
@@ -209,11 +209,11 @@ fn programs_multi(target: bpf::Target<'_>, hook: AttachType) -> Result<Vec<ProgI
     Ok(ours)
 }
 
-fn detach_multi(target: bpf::Target<'_>, hook: AttachType, name: &str) -> Result<usize, BpfError> {
+fn detach_multi(target: AttachTarget<'_>, hook: AttachType, name: &str) -> Result<usize, BpfError> {
     let mut count = 0;
     for info in programs_multi(target, hook)?.iter().filter(|info| info.name == name) {
-        let Ok(fd) = bpf::prog_by_id(info.id) else { continue };
-        match bpf::prog_detach(target, hook, fd.as_fd()) {
+        let Ok(fd) = prog_by_id(info.id) else { continue };
+        match prog_detach(target, hook, fd.as_fd()) {
             Ok(()) => count += 1,
             Err(e) if e.errno() == libc::ENOENT => {}
             Err(e) => return Err(e),

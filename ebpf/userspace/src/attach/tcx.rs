@@ -1,30 +1,34 @@
-//! tcx (kernel 6.6 and later): several programs at a device, replaced in one step.
+//! tcx (kernel 6.6 and later): several programs per device, replaced atomically.
 
 use std::os::fd::BorrowedFd;
 
-use super::{Direction, Done, attach_multi, detach_multi, programs_multi};
-use crate::{BpfError, ProgInfo, Target};
+use super::{AttachOutcome, Direction, attach_multi, detach_multi, programs_multi};
+use crate::{AttachTarget, BpfError, ProgInfo};
 
 /// Attaches `prog`; see [`super::attach_device_by`].
 ///
 /// # Errors
-/// EINVAL where the kernel has no tcx; else what it says.
-pub fn attach(ifindex: u32, direction: Direction, prog: BorrowedFd<'_>) -> Result<Done, BpfError> {
-    attach_multi(Target::Device(ifindex), direction.tcx(), prog)
+/// EINVAL if the kernel lacks tcx; any other error of the kernel.
+pub fn attach(
+    ifindex: u32,
+    direction: Direction,
+    prog: BorrowedFd<'_>,
+) -> Result<AttachOutcome, BpfError> {
+    attach_multi(AttachTarget::Device(ifindex), direction.tcx(), prog)
 }
 
-/// Our programs on the device.
+/// Lists Sluice's programs on the device.
 ///
 /// # Errors
-/// EINVAL where the kernel has no tcx; else what it says.
+/// EINVAL if the kernel lacks tcx; any other error of the kernel.
 pub fn programs(ifindex: u32, direction: Direction) -> Result<Vec<ProgInfo>, BpfError> {
-    programs_multi(Target::Device(ifindex), direction.tcx())
+    programs_multi(AttachTarget::Device(ifindex), direction.tcx())
 }
 
-/// Removes our programs with this name; tells how many there were.
+/// Detaches Sluice's programs named `name`; returns how many were attached.
 ///
 /// # Errors
-/// EINVAL where the kernel has no tcx; else what it says.
+/// EINVAL if the kernel lacks tcx; any other error of the kernel.
 pub fn detach(ifindex: u32, direction: Direction, name: &str) -> Result<usize, BpfError> {
-    detach_multi(Target::Device(ifindex), direction.tcx(), name)
+    detach_multi(AttachTarget::Device(ifindex), direction.tcx(), name)
 }

@@ -1,0 +1,113 @@
+//! Live leases, rows and rebuilt leases from given devices.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::lease::LeaseKey;
+
+fn at(seconds: u64) -> BootInstant {
+    BootInstant { boot_id: "one".into(), seconds }
+}
+
+fn lease(container_id: &str, since: BootInstant) -> Lease {
+    let key = LeaseKey { container_id: container_id.into(), ifname: "eth0".into() };
+    Lease {
+        address: Ipv4Addr::new(10, 244, 1, 7),
+        host_ifname: identity::host_ifname(&key),
+        key,
+        network: "sluice".into(),
+        pod_namespace: Some("default".into()),
+        pod_name: Some("web-0".into()),
+        netns: String::new(),
+        since,
+    }
+}
+
+fn link(index: u32, lease: &Lease) -> Link {
+    let (host_mac, _) = identity::macs(&lease.key);
+    Link {
+        index,
+        name: lease.host_ifname.clone(),
+        mac: Some(host_mac),
+        alias: Some(identity::alias(&lease.key, Some("default"), Some("web-0"))),
+        mtu: 1500,
+        up: true,
+    }
+}
+
+fn route(oif: u32) -> Route {
+    let dst = Ipv4Addr::new(10, 244, 1, 7);
+    Route { dst, prefix: 32, gateway: None, oif, protocol: ROUTE_PROTOCOL, priority: 0 }
+}
+
+#[test]
+fn a_lease_without_a_device_is_live_while_its_add_can_run() {
+    let none = HostLinks::from_links(Vec::new());
+    let lease = lease("c1", at(1000));
+    for (now, live) in [
+        (at(1000), true),
+        (at(1001), true),
+        (at(1000 + ADD_LIMIT_SECONDS - 1), true),
+        (at(1000 + ADD_LIMIT_SECONDS), false),
+        (at(1000 + ADD_LIMIT_SECONDS + 1), false),
+        // A lease from before a reboot, whatever its age seems to be.
+        (BootInstant { boot_id: "two".into(), seconds: 1001 }, false),
+        (BootInstant { boot_id: "two".into(), seconds: 5 }, false),
+    ] {
+        assert_eq!(none.is_live(&lease, &now), live, "{now:?}");
+    }
+    // Runtimes give up an ADD after minutes at most.
+    assert!((60..=600).contains(&ADD_LIMIT_SECONDS));
+}
+
+#[test]
+fn a_lease_with_a_device_is_live_at_any_age() {
+    let lease = lease("c1", at(1000));
+    let links = HostLinks::from_links(vec![link(12, &lease)]);
+    for now in [at(1000), at(100_000), BootInstant { boot_id: "two".into(), seconds: 5 }] {
+        assert!(links.is_live(&lease, &now), "{now:?}");
+    }
+    let other = self::lease("c2", at(1000));
+    assert!(!links.is_live(&other, &at(100_000)), "the device of another attachment");
+    let mut foreign = link(12, &lease);
+    foreign.name = "eth0".into();
+    let mut renamed = lease.clone();
+    renamed.host_ifname = "eth0".into();
+    assert!(HostLinks::from_links(vec![foreign]).of(&renamed).is_none(), "not a pod's device");
+}
+
+#[test]
+fn rows_are_those_of_leases_with_a_device() {
+    let (a, b) = (lease("c1", at(1)), lease("c2", at(1)));
+    let links = HostLinks::from_links(vec![link(12, &a)]);
+    let (host_mac, pod_mac) = identity::macs(&a.key);
+    let row = LocalPod { ifindex: 12, pod_mac, host_mac };
+    assert_eq!(links.local_pods(&[a.clone(), b]), [(a.address.into(), row)]);
+    // The frame's source is the device's address, also if other software changed it.
+    let mut changed = link(12, &a);
+    changed.mac = Some([2, 0, 0, 0, 0, 1]);
+    assert_eq!(local_pod(&a, &changed).host_mac, [2, 0, 0, 0, 0, 1]);
+    changed.mac = None;
+    assert_eq!(local_pod(&a, &changed).host_mac, host_mac);
+}
+
+#[test]
+fn leases_are_rebuilt_from_devices_with_a_route() {
+    let now = at(50);
+    let lease = lease("c1", now.clone());
+    let links = HostLinks::from_links(vec![link(12, &lease)]);
+    let rebuilt = |routes: &[Route]| leases_from(&links, routes, "sluice", &now);
+    assert_eq!(rebuilt(&[route(12)]), [lease.clone()]);
+    for other in [
+        Route { oif: 13, ..route(12) },
+        Route { prefix: 24, ..route(12) },
+        Route { protocol: 3, ..route(12) },
+    ] {
+        assert_eq!(rebuilt(&[other]), [], "{other:?}");
+    }
+    assert_eq!(rebuilt(&[]), []);
+    let mut anonymous = link(12, &lease);
+    anonymous.alias = None;
+    let links = HostLinks::from_links(vec![anonymous]);
+    assert_eq!(leases_from(&links, &[route(12)], "sluice", &now), []);
+}

@@ -1,0 +1,116 @@
+//! Creation.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use sluice_bpf::attach::{Mechanism, attach_device_by};
+use sluice_bpf::netlink::Netlink;
+
+use super::{NetworkError, PodNetwork, find, host_route, pod_routes};
+use crate::dataplane::Dataplane;
+use crate::device::{self, Link, Veth};
+use crate::netns::NetNs;
+use crate::{GATEWAY, identity, inventory};
+
+/// Properties of a veth pair that the lease does not determine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VethOptions {
+    /// MTU of both ends, bytes.
+    pub mtu: u32,
+    /// How the programs are attached to the host's end.
+    pub mechanism: Mechanism,
+}
+
+/// Both ends of a veth pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VethPair {
+    /// The host's end.
+    pub host: Link,
+    /// The pod's end.
+    pub pod: Link,
+}
+
+impl PodNetwork<'_> {
+    /// Creates the network of the pod in `netns`, in which `pod` is a socket.
+    ///
+    /// # Errors
+    /// A netlink request, an attachment, the `LOCAL_PODS` row or a sysctl fails. What exists by then
+    /// stays: the caller removes it.
+    pub fn create(
+        &mut self,
+        netns: &NetNs,
+        pod: &mut Netlink,
+        options: VethOptions,
+        dataplane: &Dataplane,
+    ) -> Result<VethPair, NetworkError> {
+        let pair = self.create_veth(netns, pod, options.mtu)?;
+        self.attach(&pair.host, options.mechanism, dataplane)?;
+        self.configure_host_end(&pair.host)?;
+        self.configure_pod_end(&pair.pod, pod)?;
+        device::add_route(self.host, &host_route(self.lease.address, pair.host.index))?;
+        Ok(pair)
+    }
+
+    fn create_veth(
+        &mut self,
+        netns: &NetNs,
+        pod: &mut Netlink,
+        mtu: u32,
+    ) -> Result<VethPair, NetworkError> {
+        let (host_mac, pod_mac) = identity::macs(&self.lease.key);
+        let host_name = self.lease.host_ifname.as_str();
+        let pod_name = self.lease.key.ifname.as_str();
+        let veth = Veth { host_name, host_mac, pod_name, pod_mac, pod_netns: netns.as_fd(), mtu };
+        device::create_veth(self.host, &veth)?;
+        Ok(VethPair { host: find(self.host, host_name)?, pod: find(pod, pod_name)? })
+    }
+
+    /// Attaches the programs and writes the row, while both ends are down.
+    fn attach(
+        &mut self,
+        host_end: &Link,
+        mechanism: Mechanism,
+        dataplane: &Dataplane,
+    ) -> Result<(), NetworkError> {
+        for (direction, prog) in dataplane.hooks() {
+            attach_device_by(self.host, host_end.index, direction, prog, mechanism)
+                .map_err(|source| NetworkError::Attach { device: host_end.name.clone(), source })?;
+        }
+        let row = inventory::local_pod(self.lease, host_end);
+        Ok(dataplane.local_pods.update(&self.lease.address.into(), &row)?)
+    }
+
+    fn configure_host_end(&mut self, host_end: &Link) -> Result<(), NetworkError> {
+        // systemd-sysctl applies the distribution's rp_filter to each new device.
+        set_sysctl(&host_end.name, "rp_filter", "0")?;
+        set_sysctl(&host_end.name, "forwarding", "1")?;
+        let alias = identity::alias(
+            &self.lease.key,
+            self.lease.pod_namespace.as_deref(),
+            self.lease.pod_name.as_deref(),
+        );
+        let (_, pod_mac) = identity::macs(&self.lease.key);
+        device::set_up(self.host, host_end.index, Some(&alias))?;
+        Ok(device::add_neighbour(self.host, host_end.index, self.lease.address, pod_mac)?)
+    }
+
+    fn configure_pod_end(&self, pod_end: &Link, pod: &mut Netlink) -> Result<(), NetworkError> {
+        let (host_mac, _) = identity::macs(&self.lease.key);
+        device::add_address(pod, pod_end.index, self.lease.address)?;
+        device::set_up(pod, pod_end.index, None)?;
+        device::add_neighbour(pod, pod_end.index, GATEWAY, host_mac)?;
+        for route in pod_routes(pod_end.index) {
+            device::add_route(pod, &route)?;
+        }
+        Ok(())
+    }
+}
+
+fn set_sysctl(device: &str, key: &str, value: &str) -> Result<(), NetworkError> {
+    let path = format!("/proc/sys/net/ipv4/conf/{device}/{key}");
+    // A read-only /proc/sys suffices if the value is right already.
+    if fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
+        return Ok(());
+    }
+    fs::write(&path, value).map_err(|source| NetworkError::Sysctl { path, source })
+}

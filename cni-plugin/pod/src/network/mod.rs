@@ -1,0 +1,105 @@
+//! One pod's network, with a file for each verb.
+//!
+//! ```text
+//! pod:   eth0 10.244.1.7/32      default via 169.254.1.1   169.254.1.1 -> host MAC, permanent
+//! host:  slc0123456789a          10.244.1.7/32 proto 83    10.244.1.7 -> pod MAC, permanent
+//!        tc ingress: from_pod, tc egress: to_pod           LOCAL_PODS row of 10.244.1.7
+//! ```
+//! The programs are attached and the `LOCAL_PODS` row is written before either end is up. The host's
+//! route is created last: a network with that route is complete.
+
+mod create;
+mod remove;
+mod repair;
+mod verify;
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use sluice_bpf::BpfError;
+use sluice_bpf::attach::AttachError;
+use sluice_bpf::netlink::{Netlink, NetlinkError};
+
+use crate::device::{self, Link, Route};
+use crate::lease::Lease;
+use crate::{GATEWAY, ROUTE_PROTOCOL};
+
+pub use create::{VethOptions, VethPair};
+pub use remove::{remove_local_pod, remove_veth};
+pub use repair::Repaired;
+
+/// One pod's network: the lease describes it, the socket reaches the host's end.
+#[derive(Debug)]
+pub struct PodNetwork<'a> {
+    /// A socket in the host's network namespace.
+    pub host: &'a mut Netlink,
+    /// The pod's lease.
+    pub lease: &'a Lease,
+}
+
+/// A pod's network that could not be created, repaired or removed, or that differs from what was
+/// created.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A netlink request failed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A program could not be attached or listed.
+    #[error("attach programs to network device {device}")]
+    Attach {
+        /// The host's end.
+        device: String,
+        /// The cause.
+        #[source]
+        source: AttachError,
+    },
+    /// A pin could not be opened, or the map of this node's pods could not be read or written.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// A sysctl could not be written.
+    #[error("write {path}")]
+    Sysctl {
+        /// Path of the sysctl.
+        path: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A network device does not exist.
+    #[error("network device {0} does not exist")]
+    DeviceMissing(String),
+    /// Something differs from what `create` made.
+    #[error("{0}")]
+    Differs(String),
+}
+
+impl PodNetwork<'_> {
+    /// Whether creation ended: the host's route to the pod leads to the interface `ifindex`.
+    ///
+    /// # Errors
+    /// The host's routes cannot be listed.
+    pub fn is_complete(&mut self, ifindex: u32) -> Result<bool, NetlinkError> {
+        let expected = host_route(self.lease.address, ifindex);
+        Ok(device::routes(self.host)?.iter().any(|route| same_route(route, &expected)))
+    }
+}
+
+/// The routes inside a pod, in the order in which they can be created.
+pub fn pod_routes(ifindex: u32) -> [Route; 2] {
+    let gateway = host_route(GATEWAY, ifindex);
+    [gateway, Route { dst: Ipv4Addr::UNSPECIFIED, prefix: 0, gateway: Some(GATEWAY), ..gateway }]
+}
+
+fn host_route(dst: Ipv4Addr, oif: u32) -> Route {
+    Route { dst, prefix: 32, gateway: None, oif, protocol: ROUTE_PROTOCOL, priority: 0 }
+}
+
+/// Whether two routes have the same destination and next hop. Other software may change protocol
+/// and metric.
+fn same_route(a: &Route, b: &Route) -> bool {
+    (a.dst, a.prefix, a.gateway, a.oif) == (b.dst, b.prefix, b.gateway, b.oif)
+}
+
+fn find(netlink: &mut Netlink, name: &str) -> Result<Link, NetworkError> {
+    device::link_by_name(netlink, name)?.ok_or_else(|| NetworkError::DeviceMissing(name.to_owned()))
+}

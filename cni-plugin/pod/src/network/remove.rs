@@ -1,0 +1,46 @@
+//! Removal. What does not exist is not an error: a pod whose network is half created, or already
+//! removed, must be deletable.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use sluice_abi::Addr;
+use sluice_bpf::BpfError;
+use sluice_bpf::netlink::{Netlink, NetlinkError};
+
+use super::{NetworkError, PodNetwork};
+use crate::dataplane::open_local_pods;
+use crate::device;
+
+impl PodNetwork<'_> {
+    /// Removes the veth pair, then the `LOCAL_PODS` row below the pins in `pins`. The lease must
+    /// still be held: a released address can belong to another pod.
+    ///
+    /// # Errors
+    /// The device or the row exists and cannot be deleted. A failure of the first step does not
+    /// prevent the second.
+    pub fn remove(&mut self, pins: &Path) -> Result<(), NetworkError> {
+        let veth = remove_veth(self.host, &self.lease.host_ifname);
+        let row = remove_local_pod(pins, self.lease.address);
+        veth?;
+        Ok(row?)
+    }
+}
+
+/// Deletes the host's end of a veth pair, and with it the pod's end, its routes, neighbour entries
+/// and attachments.
+///
+/// # Errors
+/// The device exists and cannot be deleted.
+pub fn remove_veth(host: &mut Netlink, host_ifname: &str) -> Result<(), NetlinkError> {
+    device::delete_link(host, host_ifname).map(|_| ())
+}
+
+/// Deletes a pod's row from `LOCAL_PODS`; does nothing if no dataplane is loaded.
+///
+/// # Errors
+/// The row exists and cannot be deleted.
+pub fn remove_local_pod(pins: &Path, address: Ipv4Addr) -> Result<(), BpfError> {
+    let Ok(local_pods) = open_local_pods(pins) else { return Ok(()) };
+    local_pods.delete(&Addr::from(address)).map(|_| ())
+}

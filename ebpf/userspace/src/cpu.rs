@@ -1,0 +1,54 @@
+//! The CPUs for which the kernel keeps values of per-CPU maps.
+
+use std::io;
+
+/// Number of CPUs for which the kernel keeps per-CPU values
+/// (`/sys/devices/system/cpu/possible`).
+///
+/// # Errors
+/// The file cannot be read, or is not a list of CPU numbers (`InvalidData`).
+pub fn possible_cpus() -> io::Result<usize> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    parse_cpu_list(&text).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is not a list of CPUs"))
+    })
+}
+
+/// Highest CPU number of a list such as `0-3,5`, plus one. The kernel lays out per-CPU values by
+/// CPU number, holes included.
+pub fn parse_cpu_list(text: &str) -> Option<usize> {
+    let mut highest = 0usize;
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        if first > last {
+            return None;
+        }
+        highest = highest.max(last);
+    }
+    highest.checked_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists_give_the_highest_number_plus_one() {
+        for (text, cpus) in [
+            ("0\n", Some(1)),
+            ("0-3\n", Some(4)),
+            ("0-3,5", Some(6)),
+            ("0,2-7,9-11", Some(12)),
+            ("4-7,0-1", Some(8)),
+            ("", None),
+            ("0-", None),
+            ("3-0", None),
+            ("a-b", None),
+            ("0-3;5", None),
+            ("18446744073709551615", None),
+        ] {
+            assert_eq!(parse_cpu_list(text), cpus, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Answers of the kernel to one request: parsing and collecting, without a socket.
+
+use std::io;
+use std::num::NonZeroI32;
+
+use netlink_packet_core::{
+    NLM_F_CAPPED, NLM_F_DUMP_INTR, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::error::KernelError;
+
+/// Bytes of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// Bytes of the error number in `struct nlmsgerr`.
+const ERRNO: usize = 4;
+/// The attribute with the extended message (`NLMSGERR_ATTR_MSG`).
+const ATTR_MSG: u16 = 1;
+
+/// What one datagram, or all datagrams of one request, contain.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// The objects, in order.
+    pub objects: Vec<RouteNetlinkMessage>,
+    /// A dump raced with a change (`NLM_F_DUMP_INTR`): objects can be missing.
+    pub interrupted: bool,
+    /// How the request ended, if it did.
+    pub end: Option<Result<(), KernelError>>,
+}
+
+/// Parses one datagram; messages of requests other than `sequence` are ignored, and so are objects
+/// that cannot be decoded: one object of a newer kernel must not hide the others. Messages after the
+/// end of the request are ignored too.
+///
+/// # Errors
+/// `InvalidData` if the datagram is not a sequence of netlink messages.
+pub fn parse_answers(datagram: &[u8], sequence: u32) -> io::Result<Answers> {
+    let mut answers = Answers::default();
+    let mut rest = datagram;
+    while !rest.is_empty() && answers.end.is_none() {
+        let length = NetlinkBuffer::new_checked(rest)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?
+            .length() as usize;
+        let (message, _) = rest.split_at(length);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let Ok(answer) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) else {
+            continue;
+        };
+        if answer.header.sequence_number != sequence {
+            continue;
+        }
+        answers.interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+        match answer.payload {
+            // A dump that fails half-way ends with an error number here.
+            NetlinkPayload::Done(done) => answers.end = Some(outcome(done.code, None)),
+            NetlinkPayload::Error(e) => {
+                let code = e.code.map_or(0, NonZeroI32::get);
+                answers.end = Some(outcome(code, extended_message(message)));
+            }
+            NetlinkPayload::InnerMessage(object) => answers.objects.push(object),
+            _ => {}
+        }
+    }
+    Ok(answers)
+}
+
+fn outcome(code: i32, message: Option<String>) -> Result<(), KernelError> {
+    match code {
+        0.. => Ok(()),
+        _ => Err(KernelError::new(code.checked_neg().unwrap_or(i32::MAX), message)),
+    }
+}
+
+/// Receives datagrams until the request ends. Returns the objects, or `None` if the dump was
+/// interrupted.
+pub(super) fn collect(
+    sequence: u32,
+    mut receive: impl FnMut() -> io::Result<Vec<u8>>,
+) -> Result<Option<Vec<RouteNetlinkMessage>>, KernelError> {
+    let (mut objects, mut interrupted) = (Vec::new(), false);
+    loop {
+        let answers = parse_answers(&receive()?, sequence)?;
+        objects.extend(answers.objects);
+        interrupted |= answers.interrupted;
+        if let Some(end) = answers.end {
+            return end.map(|()| (!interrupted).then_some(objects));
+        }
+    }
+}
+
+/// The text that the kernel adds to an error. It follows the request that the answer repeats:
+/// whole, or its header alone (`NLM_F_CAPPED`).
+fn extended_message(answer: &[u8]) -> Option<String> {
+    let flags = u16::from_ne_bytes(answer.get(6..8)?.try_into().ok()?);
+    let request = answer.get(HEADER + ERRNO..)?;
+    let repeated = match flags & NLM_F_CAPPED {
+        0 => u32::from_ne_bytes(request.get(..4)?.try_into().ok()?) as usize,
+        _ => HEADER,
+    };
+    let mut rest = request.get(repeated.checked_next_multiple_of(4)?..)?;
+    while rest.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
+        let kind = u16::from_ne_bytes([rest[2], rest[3]]) & 0x3fff;
+        let value = rest.get(4..length)?;
+        if kind == ATTR_MSG {
+            let text = value.strip_suffix(&[0]).unwrap_or(value);
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;
