@@ -35,6 +35,7 @@ impl InCgroup {
         let own = root.join(format!("sluice-packet-tests-{}", std::process::id()));
         fs::create_dir(&own).unwrap_or_else(|e| panic!("{}: {e}", own.display()));
         let entered = InCgroup { home: root.join(path), own, _lock: lock };
+        datapath.load_socket_programs();
         let cgroup = File::open(&entered.own).unwrap();
         for name in programs {
             let program: &mut CgroupSockAddr = datapath.program_mut(name).try_into().unwrap();

@@ -66,12 +66,12 @@ fn conntrack_as_hash(object: &mut [u8]) {
 }
 
 impl Datapath {
-    /// Loads every program with empty maps.
+    /// Loads the tc programs with empty maps.
     pub fn load() -> Datapath {
         Datapath::load_with(Options::default())
     }
 
-    /// Loads every program with empty maps and these options.
+    /// Loads the tc programs with empty maps and these options.
     pub fn load_with(options: Options) -> Datapath {
         topology::create_devices();
         let mut object = object();
@@ -84,19 +84,24 @@ impl Datapath {
         }
         let mut ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
         for (name, program) in ebpf.programs_mut() {
-            match program {
-                Program::SchedClassifier(p) => p.load(),
-                Program::CgroupSockAddr(p) => p.load(),
-                // Programs of other hooks have tests of their own.
-                _ => continue,
+            if let Program::SchedClassifier(program) = program {
+                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
             }
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
         }
         let counters = open(&ebpf, map::COUNTERS);
         Datapath { ebpf, counters }
     }
 
-    /// Loads every program and fills the maps with the node of `topology.rs`.
+    /// Loads the socket programs too.
+    pub fn load_socket_programs(&mut self) {
+        for (name, program) in self.ebpf.programs_mut() {
+            if let Program::CgroupSockAddr(program) = program {
+                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
+        }
+    }
+
+    /// Loads the tc programs and fills the maps with the node of `topology.rs`.
     pub fn node() -> Datapath {
         let datapath = Datapath::load();
         datapath.configure_node();

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A network namespace that is removed with its devices when this value is dropped.
 #[derive(Debug)]
@@ -11,9 +12,12 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Creates an empty namespace with loopback up; the process id keeps names apart.
+    /// Creates an empty namespace with loopback up; process id and a counter keep names apart.
     pub fn create(name: &str) -> Namespace {
-        let namespace = Namespace { name: format!("packet-{}-{name}", std::process::id()) };
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let namespace =
+            Namespace { name: format!("packet-{}-{number}-{name}", std::process::id()) };
         shell(&format!("ip netns add {}", namespace.name));
         namespace.shell("ip link set lo up");
         namespace

@@ -38,7 +38,6 @@ impl Datapath {
             ([10, 244, 2, 0], 24, network_kind::REMOTE_PODS),
             ([10, 96, 0, 0], 16, network_kind::SERVICES),
             (NODE, 32, network_kind::THIS_NODE),
-            (GATEWAY, 32, network_kind::THIS_NODE),
             (OTHER_NODE, 32, network_kind::OTHER_NODE),
         ] {
             self.network(address, len, kind);

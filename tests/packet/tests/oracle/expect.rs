@@ -86,7 +86,7 @@ fn delivery(objects: &[Object], (address, port): ([u8; 4], u16), translated: boo
     if translated {
         counters.insert(Outcome::Translated.label());
     }
-    let hairpin = translated && address == PODS[0];
+    let hairpin = address == PODS[0];
     if hairpin || class == Class::External {
         counters.insert(Outcome::Masqueraded.label());
     }
