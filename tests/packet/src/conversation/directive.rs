@@ -11,7 +11,8 @@
 
 use sluice_abi::{Frontend, NodeConfig, frontend_flags, node_flags};
 
-use super::notation::{Names, Variables, Words, number, protocol};
+use super::notation::Variables;
+use super::words::{Names, Words, number, protocol};
 use crate::tables::VipPort;
 use crate::topology::SNAT_PORTS;
 use crate::{Datapath, node_config};

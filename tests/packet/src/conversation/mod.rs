@@ -10,8 +10,9 @@
 //!     counters  translated to_pod
 //! ```
 //!
-//! A step is a hook, its device, a packet ([`notation`]), and indented expectations. The packet
-//! that comes out inherits everything that its line does not mention from the packet that went in,
+//! A step is a hook, the pod of its device (`gso N`: the kernel cuts the packet into segments of N
+//! payload bytes), a packet (see `notation.rs`), and two indented lines of expectations. Lines
+//! between steps are directives (see `directive.rs`). The packet that comes out inherits everything that its line does not mention from the packet that went in,
 //! with the TTL and the hardware addresses that the verdict implies, and is compared byte by byte,
 //! checksums included. `{p}` captures a port or identifier that the programs choose, checks that it
 //! is in the configured range, and stands for it from then on.
@@ -19,8 +20,10 @@
 //! `UPDATE=1` rewrites expectations that do not hold; `TIMES=1` prints the duration of each step.
 
 mod directive;
+mod matching;
 mod notation;
 mod player;
 mod step;
+mod words;
 
 pub use player::play;

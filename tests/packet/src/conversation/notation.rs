@@ -1,4 +1,4 @@
-//! Packets as text: parsed, built, matched against frames, and written.
+//! Packets as text: parsed and written.
 //!
 //! ```text
 //! tcp A:PORT > B:PORT  [flags S|SA|A|PA|FA|R]
@@ -6,7 +6,8 @@
 //! sctp A:PORT > B:PORT [checksum none]
 //! echo-request A > B id N        echo-reply A > B id N
 //! port-unreachable A > B [about [PACKET]]
-//! host-unreachable, frag-needed:MTU, time-exceeded: likewise; quote N: bytes after the quoted header
+//! host-unreachable, frag-needed:MTU, time-exceeded, icmp-error:TYPE/CODE/REST: likewise
+//!     quote N: bytes of the quote after its IP header
 //! proto:N A > B
 //! for all: len N (payload bytes), ttl N, tos N, ip-id N, df, options N (bytes), frag BYTES@OFFSET
 //! ```
@@ -14,10 +15,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use sluice_abi::proto;
+use super::words::{Names, Words, number, variable_or_number};
+use crate::L4Checksum;
 
-use crate::topology::NAMES;
-use crate::{L4Checksum, Packet};
+/// Captured ports and identifiers.
+pub type Variables = BTreeMap<String, u16>;
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,108 +83,6 @@ pub struct Spec {
     pub quote: usize,
 }
 
-/// Addresses by name.
-#[derive(Clone, Debug)]
-pub struct Names(BTreeMap<String, [u8; 4]>);
-
-/// Captured ports and identifiers.
-pub type Variables = BTreeMap<String, u16>;
-
-/// Words of a line, one after the other.
-pub struct Words<'a>(std::iter::Peekable<std::vec::IntoIter<&'a str>>);
-
-impl Default for Names {
-    fn default() -> Names {
-        Names(NAMES.iter().map(|(name, address)| ((*name).to_owned(), *address)).collect())
-    }
-}
-
-impl Names {
-    /// Adds a name.
-    pub fn insert(&mut self, name: &str, address: [u8; 4]) {
-        self.0.insert(name.to_owned(), address);
-    }
-
-    /// The address with this name, or the address that the text is.
-    pub fn address(&self, text: &str) -> Result<[u8; 4], String> {
-        if let Some(address) = self.0.get(text) {
-            return Ok(*address);
-        }
-        let address: Result<std::net::Ipv4Addr, _> = text.parse();
-        address.map(|a| a.octets()).map_err(|_| format!("no address {text:?}"))
-    }
-
-    /// The name of an address, or its numbers.
-    pub fn name(&self, address: [u8; 4]) -> String {
-        let found = self.0.iter().find(|(_, a)| **a == address);
-        found.map_or_else(|| std::net::Ipv4Addr::from(address).to_string(), |(n, _)| n.clone())
-    }
-
-    /// `ADDRESS:PORT`.
-    pub fn endpoint(&self, text: &str) -> Result<([u8; 4], u16), String> {
-        let (address, port) = text.split_once(':').ok_or_else(|| format!("no port in {text:?}"))?;
-        Ok((self.address(address)?, number(port)?))
-    }
-}
-
-impl<'a> Words<'a> {
-    /// The words of a line; brackets must stand alone.
-    pub fn new(line: &'a str) -> Words<'a> {
-        Words(line.split_whitespace().collect::<Vec<_>>().into_iter().peekable())
-    }
-
-    /// The next word.
-    pub fn next(&mut self) -> Result<&'a str, String> {
-        self.0.next().ok_or_else(|| "the line is too short".to_owned())
-    }
-
-    /// The next word, if it is this one.
-    pub fn take(&mut self, word: &str) -> bool {
-        self.0.next_if_eq(&word).is_some()
-    }
-
-    /// Fails unless this word is next.
-    pub fn expect(&mut self, word: &str) -> Result<(), String> {
-        if self.take(word) {
-            Ok(())
-        } else {
-            Err(format!("expected {word:?}, not {:?}", self.0.peek()))
-        }
-    }
-
-    /// Whether there are no more words.
-    pub fn is_empty(&mut self) -> bool {
-        self.0.peek().is_none()
-    }
-
-    fn ends_packet(&mut self) -> bool {
-        self.0.peek().is_none_or(|word| *word == "]")
-    }
-}
-
-/// A number in decimal.
-pub fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a number in range"))
-}
-
-/// The number of a protocol.
-pub fn protocol(text: &str) -> Result<u8, String> {
-    match text {
-        "tcp" => Ok(proto::TCP),
-        "udp" => Ok(proto::UDP),
-        "sctp" => Ok(proto::SCTP),
-        "icmp" => Ok(proto::ICMP),
-        other => number(other),
-    }
-}
-
-fn variable_or_number(text: &str) -> Result<Number, String> {
-    match text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-        Some(name) => Ok(Number::Variable(name.to_owned())),
-        None => number(text).map(Number::Known),
-    }
-}
-
 const FLAGS: [(char, u8); 5] = [('F', 1), ('S', 2), ('R', 4), ('P', 8), ('A', 16)];
 
 impl Kind {
@@ -199,6 +99,13 @@ impl Kind {
             _ => match word.split_once(':') {
                 Some(("frag-needed", mtu)) => Kind::Error(3, 4, number(mtu)?),
                 Some(("proto", n)) => Kind::Other(number(n)?),
+                Some(("icmp-error", numbers)) => {
+                    let numbers: Vec<&str> = numbers.split('/').collect();
+                    let [kind, code, rest] = numbers[..] else {
+                        return Err("an ICMP error is TYPE/CODE/REST".to_owned());
+                    };
+                    Kind::Error(number(kind)?, number(code)?, number(rest)?)
+                }
                 _ => return Err(format!("no packet begins with {word:?}")),
             },
         })
@@ -309,149 +216,6 @@ impl Spec {
         Ok(())
     }
 
-    /// The packet.
-    pub fn build(&self, variables: &Variables) -> Result<Packet, String> {
-        let number = |n: &Number| match n {
-            Number::Known(n) => Ok(*n),
-            Number::Variable(name) => {
-                variables.get(name).copied().ok_or_else(|| format!("{{{name}}} is not captured"))
-            }
-        };
-        let [src, dst] = self.addresses;
-        let (first, second) = (number(&self.numbers[0])?, number(&self.numbers[1])?);
-        let payload: Vec<u8> = (0..self.len).map(|n| n as u8).collect();
-        let mut packet = match self.kind {
-            Kind::Tcp => Packet::tcp((src, first), (dst, second), self.flags, &payload),
-            Kind::Udp => Packet::udp((src, first), (dst, second), &payload),
-            Kind::Sctp => Packet::sctp((src, first), (dst, second), &payload),
-            Kind::Echo { reply } => {
-                Packet::echo(src, dst, if reply { 0 } else { 8 }, first, &payload)
-            }
-            Kind::Error(kind, code, rest) => {
-                let about = self.about.as_ref().ok_or("an ICMP error needs `about [ PACKET ]`")?;
-                let quoted = about.build(variables)?;
-                Packet::icmp_error(src, dst, (kind, code, rest), &quoted, self.quote)
-            }
-            Kind::Other(proto) => Packet::new(src, dst, proto, payload),
-        };
-        packet.ttl = self.ttl;
-        packet.tos = self.tos;
-        packet.id = self.ip_id;
-        packet.dont_fragment = self.dont_fragment;
-        packet.checksum = self.checksum;
-        if self.options > 0 {
-            packet.options = vec![1; self.options - 1];
-            packet.options.push(0);
-        }
-        Ok(match self.fragment {
-            Some((offset, bytes)) => packet.fragment(offset, bytes),
-            None => packet,
-        })
-    }
-
-    /// The numbers of a packet of this kind, from its bytes after the IP header.
-    fn numbers_in(&self, body: &[u8]) -> Option<[u16; 2]> {
-        if self.fragment.is_some_and(|(offset, _)| offset > 0) {
-            return None;
-        }
-        let at =
-            |offset: usize| Some(u16::from_be_bytes([*body.get(offset)?, *body.get(offset + 1)?]));
-        match self.kind {
-            Kind::Tcp | Kind::Udp | Kind::Sctp => Some([at(0)?, at(2)?]),
-            Kind::Echo { .. } => Some([at(4)?, 0]),
-            Kind::Error(..) | Kind::Other(_) => None,
-        }
-    }
-
-    /// Captures variables that have no value yet from the packet that came out.
-    pub fn capture(&self, body: &[u8], variables: &mut Variables) {
-        if let Some(actual) = self.numbers_in(body) {
-            for (number, actual) in self.numbers.iter().zip(actual) {
-                if let Number::Variable(name) = number {
-                    variables.entry(name.clone()).or_insert(actual);
-                }
-            }
-        }
-        if let (Kind::Error(..), Some(about)) = (self.kind, &self.about)
-            && let Some(inner) = quoted_body(body)
-        {
-            about.capture(inner, variables);
-        }
-    }
-
-    /// What a packet is in this notation. What a fragment or a quote does not show is as in `self`,
-    /// the packet that was expected.
-    pub fn describe(&self, packet: &Packet, variables: &Variables) -> Spec {
-        let body = &packet.body;
-        let reply = body.first() == Some(&0);
-        let kind = match packet.proto {
-            proto::TCP => Kind::Tcp,
-            proto::UDP => Kind::Udp,
-            proto::SCTP => Kind::Sctp,
-            proto::ICMP if matches!(body.first(), Some(0 | 8)) => Kind::Echo { reply },
-            proto::ICMP if packet.fragment_offset > 0 => self.kind,
-            proto::ICMP if body.len() >= 8 => {
-                let rest = u32::from_be_bytes([body[4], body[5], body[6], body[7]]);
-                Kind::Error(body[0], body[1], rest)
-            }
-            other => Kind::Other(other),
-        };
-        let mut spec = Spec {
-            kind,
-            addresses: [packet.src, packet.dst],
-            ttl: packet.ttl,
-            tos: packet.tos,
-            ip_id: packet.id,
-            dont_fragment: packet.dont_fragment,
-            options: packet.options.len(),
-            checksum: packet.checksum,
-            fragment: packet.is_fragment().then_some((packet.fragment_offset, packet.body.len())),
-            ..self.clone()
-        };
-        if let Some(numbers) = spec.numbers_in(body) {
-            for (n, actual) in numbers.into_iter().enumerate() {
-                spec.numbers[n] = self.name_number(n, actual, variables);
-            }
-        }
-        if spec.fragment.is_none() {
-            match kind {
-                Kind::Tcp => (spec.flags, spec.len) = (body[13], body.len() - 20),
-                Kind::Udp | Kind::Echo { .. } => spec.len = body.len() - 8,
-                Kind::Sctp => spec.len = body.len() - 12,
-                Kind::Other(_) => spec.len = body.len(),
-                Kind::Error(..) => {}
-            }
-        }
-        if let (Kind::Error(..), Some(about), Some(inner)) = (kind, &self.about, body.get(8..28)) {
-            let quoted = quoted_body(body).unwrap_or_default();
-            let mut about = about.clone();
-            about.addresses = [
-                [inner[12], inner[13], inner[14], inner[15]],
-                [inner[16], inner[17], inner[18], inner[19]],
-            ];
-            about.ttl = inner[8];
-            if let Some(numbers) = about.numbers_in(quoted) {
-                for (n, actual) in numbers.into_iter().enumerate() {
-                    about.numbers[n] = about.name_number(n, actual, variables);
-                }
-            }
-            spec.about = Some(about);
-            spec.quote = quoted.len();
-        }
-        spec
-    }
-
-    /// A variable where one was expected or has this value, else the number.
-    fn name_number(&self, n: usize, actual: u16, variables: &Variables) -> Number {
-        if let Number::Variable(name) = &self.numbers[n]
-            && variables.get(name).is_none_or(|value| *value == actual)
-        {
-            return self.numbers[n].clone();
-        }
-        let captured = variables.iter().find(|(_, value)| **value == actual);
-        captured.map_or(Number::Known(actual), |(name, _)| Number::Variable(name.clone()))
-    }
-
     /// The text that [`Spec::parse`] with the same `base` reads.
     pub fn text(&self, names: &Names, base: &Spec) -> String {
         let number = |n: &Number| match n {
@@ -496,8 +260,37 @@ impl Spec {
     }
 }
 
-/// The bytes after the quoted IP header, from the bytes of an ICMP error.
-fn quoted_body(icmp: &[u8]) -> Option<&[u8]> {
-    let header = usize::from(icmp.get(8)? & 15) * 4;
-    icmp.get(8 + header..)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Spec {
+        Spec::parse(&mut Words::new(text), &Names::default(), None).unwrap()
+    }
+
+    #[test]
+    fn a_packet_is_written_as_it_is_read() {
+        for text in [
+            "tcp client:40000 > vip:80 flags SA len 3 ttl 7 df",
+            "udp client:{p} > 203.0.113.1:53 checksum none options 8 frag 1480@2960",
+            "sctp client:1 > server:2 tos 192",
+            "echo-request client > external id {i} ip-id 9",
+            "proto:47 client > external",
+            "frag-needed:1300 router > node quote 20 about [ tcp node:{p} > external:443 ttl 63 ]",
+            "icmp-error:12/1/7 router > node",
+        ] {
+            let spec = parse(text);
+            let mut base = Spec::new(spec.kind);
+            base.about = spec.about.as_ref().map(|about| Box::new(Spec::new(about.kind)));
+            assert_eq!(parse(&spec.text(&Names::default(), &base)), spec, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_line_does_not_mention_is_inherited() {
+        let input = parse("tcp client:1 > vip:80 flags S len 9 ttl 7 options 8");
+        let mut words = Words::new("tcp client:1 > server:8080 ttl 6");
+        let output = Spec::parse(&mut words, &Names::default(), Some(&input)).unwrap();
+        assert_eq!((output.flags, output.len, output.ttl, output.options), (2, 9, 6, 8));
+    }
 }

@@ -2,7 +2,8 @@
 
 use sluice_abi::{DropReason, Outcome, program};
 
-use super::notation::{Kind, Names, Spec, Variables, Words, number};
+use super::notation::{Kind, Spec, Variables};
+use super::words::{Names, Words, number};
 use crate::topology::{HOST_MAC, pod_mac};
 use crate::{Action, CLIENT, CLIENT_IFINDEX, Run, SERVER, SERVER_IFINDEX, UPLINK_IFINDEX};
 

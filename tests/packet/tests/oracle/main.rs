@@ -114,11 +114,11 @@ fn datapath() -> Datapath {
 fn packets_of_a_pod_go_where_the_oracle_expects_them() {
     let mut random = Random::from_environment();
     let mut runner = runner(&mut random);
-    let worlds = generate::world();
+    let object_sets = generate::world();
     let mut datapath = self::datapath();
     let mut sport = 1024;
     for _ in 0..cases() {
-        let objects = worlds.new_tree(&mut runner).unwrap().current();
+        let objects = object_sets.new_tree(&mut runner).unwrap().current();
         let realized = Realized::write(&datapath, &objects);
         let mut failed = None;
         for _ in 0..PACKETS {
@@ -148,12 +148,12 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
 fn connected_sockets_have_the_backends_that_the_oracle_expects() {
     let mut random = Random::from_environment();
     let mut runner = runner(&mut random);
-    let worlds = generate::world();
+    let object_sets = generate::world();
     let mut datapath = self::datapath();
     // Without `getpeername` programs a socket shows its backend.
     let _cgroup = InCgroup::enter(&mut datapath, &["connect4"]);
     for _ in 0..cases() / 4 {
-        let objects = worlds.new_tree(&mut runner).unwrap().current();
+        let objects = object_sets.new_tree(&mut runner).unwrap().current();
         let _realized = Realized::write(&datapath, &objects);
         for _ in 0..PACKETS {
             let (dst, port, _) = destination(&mut random);
