@@ -182,6 +182,30 @@ fn a_socket_remembers_eight_services_and_the_ninth_replaces_the_oldest() {
 }
 
 #[test]
+fn another_backend_of_a_remembered_service_takes_no_second_place() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    let servers: Vec<_> = (0..9).map(|_| udp_server(ONE)).collect();
+    let vip = |n: usize| at([10, 96, 1, n as u8], 53);
+    let service = |id: usize, n: usize, server: &UdpSocket| {
+        let vip = ([10, 96, 1, n as u8], 53, proto::UDP);
+        datapath.service(20 + id as u32, vip, &[(ONE, port(server))]);
+    };
+    let client = UdpSocket::bind(at(ONE, 0)).unwrap();
+    for (n, server) in servers[..8].iter().enumerate() {
+        service(n, n, server);
+        assert_eq!(source_of_reply(&client, vip(n), server), vip(n));
+    }
+    datapath.remove_backend((ONE, port(&servers[3]), proto::UDP));
+    service(8, 3, &servers[8]);
+    assert_eq!(source_of_reply(&client, vip(3), &servers[8]), vip(3));
+    // The oldest of the eight is still there: a reply without a new request has its name.
+    let to = client.local_addr().unwrap();
+    servers[0].send_to(b"late", to).unwrap();
+    let (_, from) = client.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(from, vip(0));
+}
+
+#[test]
 fn new_connections_spread_over_the_backends() {
     let (datapath, _cgroup) = node_in_cgroup();
     let (one, two) = (udp_server(ONE), udp_server(TWO));

@@ -21,8 +21,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use packet_tests::{CLIENT, EXTERNAL, SERVER, VIP};
-use sluice_abi::{Outcome, proto};
+use packet_tests::{CLIENT, EXTERNAL, ROUTER, SERVER, VIP};
+use sluice_abi::{Outcome, network_kind, proto};
 
 use crate::network::{End, Network};
 
@@ -72,8 +72,13 @@ fn transfer_tcp(client: End<'_>, to: SocketAddr, server: End<'_>, port: u16) {
     });
 }
 
-/// Sends one datagram and one GSO packet of ten to `to`, and returns them.
-fn transfer_udp(client: End<'_>, to: SocketAddr, server: End<'_>, port: u16) {
+/// Sends a datagram to `to`, which `server` has to receive at `port`, and returns one.
+fn exchange(
+    client: End<'_>,
+    to: SocketAddr,
+    server: End<'_>,
+    port: u16,
+) -> (UdpSocket, UdpSocket, SocketAddr) {
     let bind = |end: End<'_>, port| {
         let socket =
             end.namespace.run(|| UdpSocket::bind(SocketAddr::from((end.address, port))).unwrap());
@@ -82,14 +87,20 @@ fn transfer_udp(client: End<'_>, to: SocketAddr, server: End<'_>, port: u16) {
     };
     let (client, server) = (bind(client, 0), bind(server, port));
     client.connect(to).unwrap();
-    let mut buffer = [0; 2 * SEGMENT];
+    let mut buffer = [0; 16];
     client.send(b"single").unwrap();
     let (len, from) = server.recv_from(&mut buffer).expect("the datagram arrives");
     assert_eq!(&buffer[..len], b"single");
     server.send_to(b"reply", from).unwrap();
     let len = client.recv(&mut buffer).expect("the reply arrives");
     assert_eq!(&buffer[..len], b"reply");
+    (client, server, from)
+}
 
+/// Exchanges datagrams, then a GSO packet of ten in each direction.
+fn transfer_udp(client: End<'_>, to: SocketAddr, server: End<'_>, port: u16) {
+    let (client, server, from) = exchange(client, to, server, port);
+    let mut buffer = [0; 2 * SEGMENT];
     set_udp_segment(&client);
     set_udp_segment(&server);
     client.send(&pattern(10 * SEGMENT)).unwrap();
@@ -193,4 +204,16 @@ fn icmp_errors_about_packets_with_offloaded_checksums_reach_the_socket() {
     expect_refused(network.client.end(), at(OTHER_VIP, 55));
     expect_refused(network.external(), at(OTHER_VIP, 55));
     network.assert_counted(&[Outcome::Restored, Outcome::Rejected]);
+}
+
+#[test]
+fn a_packet_that_the_pod_hook_sent_to_the_uplink_is_not_processed_again_there() {
+    let network = Network::create();
+    // Not masqueraded, so that the uplink sees the pod's own address again.
+    network.datapath.network(ROUTER, 32, network_kind::OTHER_NODE);
+    let router = End { namespace: &network.external, address: ROUTER };
+    exchange(network.client.end(), at(ROUTER, 53), router, 53);
+    let counters = network.datapath.counters();
+    let packets = |outcome: Outcome| counters.get(outcome.label()).map(|counter| counter.packets);
+    assert_eq!((packets(Outcome::ToUplink), packets(Outcome::ToPod)), (Some(1), Some(1)));
 }

@@ -24,7 +24,8 @@ pub struct Network {
     pub client: Pod,
     /// The second pod.
     pub server: Pod,
-    external: Namespace,
+    /// The external host.
+    pub external: Namespace,
     _node: Namespace,
 }
 
@@ -104,6 +105,7 @@ impl Network {
             "ip addr add 172.18.0.1/16 dev eth0
              ip addr add 198.51.100.7/32 dev lo
              ip link set eth0 up
+             ip route add 10.244.1.0/24 via 172.18.0.2
              ip route add 10.96.0.0/16 via 172.18.0.2 src 198.51.100.7
              ethtool -k eth0 | grep -q 'tx-checksum-ip-generic: on'",
         );
@@ -112,7 +114,7 @@ impl Network {
         Network { datapath, client, server, external, _node: node }
     }
 
-    /// The external host.
+    /// Where the external host's sockets are.
     pub fn external(&self) -> End<'_> {
         End { namespace: &self.external, address: EXTERNAL }
     }
