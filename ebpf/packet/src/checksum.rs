@@ -32,6 +32,16 @@ pub const fn finish(sum: u32) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 
+/// What the checksum field of TCP or UDP holds while the device is to compute the rest
+/// (`CHECKSUM_PARTIAL`): the folded sum of the pseudo header. `ip` begins with an IPv4 header, `len`
+/// is the length of the segment.
+#[inline(always)]
+pub fn pseudo_header_sum(ip: &[u8; 20], len: u16) -> [u8; 2] {
+    let addresses = [ip[12], ip[13], ip[14], ip[15], ip[16], ip[17], ip[18], ip[19]];
+    let rest = u16::from_ne_bytes([0, ip[9]]) as u32 + u16::from_ne_bytes(len.to_be_bytes()) as u32;
+    fold(sum(&addresses) + rest).to_ne_bytes()
+}
+
 /// What a change of covered bytes does to a checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta(u32);
@@ -102,6 +112,20 @@ mod tests {
     fn example_of_rfc_1071_section_3() {
         let sum = sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(fold(sum).to_ne_bytes(), [0xdd, 0xf2]);
+    }
+
+    #[test]
+    fn pseudo_header_sum_completes_to_the_checksum() {
+        let mut ip = [0; 20];
+        ip[9] = 17;
+        ip[12..].copy_from_slice(&[10, 244, 1, 10, 10, 96, 0, 50]);
+        let datagram = [0x9c, 0x40, 0, 53, 0, 10, 0, 0, 0xab, 0xcd];
+        let mut pseudo = ip[12..].to_vec();
+        pseudo.extend([0, 17, 0, 10]);
+        pseudo.extend(datagram);
+        let partial = pseudo_header_sum(&ip, 10);
+        let completed = finish(sum(&datagram) + u32::from(u16::from_ne_bytes(partial)));
+        assert_eq!(completed, slow(&pseudo));
     }
 
     proptest! {

@@ -1,22 +1,33 @@
 //! Packets through the real programs in the real kernel (BPF_PROG_TEST_RUN): bytes in; verdict,
 //! bytes, map entries and counters out.
 //!
-//! A test reads as a conversation: forward packet, its reply, the next. Steps share maps. Run by
-//! `cargo xtask test --level packet`, which gives the tests a network namespace of their own.
+//! Most tests are conversations in `cases/*.conv` ([`conversation`]); tests that need loops,
+//! statistics or sockets are in Rust. `cargo xtask test --level packet` runs them in a network
+//! namespace of their own.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod cgroup;
-mod kernel;
+pub mod checksum;
+pub mod conversation;
+pub mod counters;
+mod datapath;
+pub mod namespace;
 mod packet;
-mod table;
-mod uplink;
+pub mod random;
+mod run;
+mod skip;
+mod tables;
+pub mod topology;
 
 pub use cgroup::InCgroup;
-pub use kernel::{Kernel, Seen};
-pub use packet::{Packet, checksum, show};
-pub use sluice_bpf::test_run::{Action, Ran};
-pub use table::{
-    CLIENT, CLIENT_IFINDEX, FAR_POD, GATEWAY, NEIGHBOUR, NODE, OTHER_NODE, OUTSIDE, PORT, SERVER,
-    SERVER_IFINDEX, VIP, v4,
+pub use counters::Counters;
+pub use datapath::{Datapath, Options};
+pub use packet::{L4Checksum, Packet, show};
+pub use run::Run;
+pub use skip::skip;
+pub use sluice_bpf::test_run::Action;
+pub use tables::{VipPort, node_config};
+pub use topology::{
+    CLIENT, CLIENT_IFINDEX, EXTERNAL, FAR_POD, GATEWAY, NODE, OTHER_NODE, PORT, ROUTER, SERVER,
+    SERVER_IFINDEX, UPLINK_IFINDEX, VIP, v4,
 };
-pub use uplink::uplink_ifindex;

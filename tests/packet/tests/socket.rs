@@ -1,4 +1,4 @@
-//! ClusterIP Services at the socket: real sockets in a cgroup of the test's own.
+//! ClusterIP Services at the socket: real sockets in a cgroup of the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use std::io::{ErrorKind, Read, Write};
@@ -6,89 +6,90 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSo
 use std::time::Duration;
 
 use packet_tests::*;
-use sluice_abi::{Backend, map, proto};
+use sluice_abi::{Frontend, frontend_flags, program, proto};
 
-/// The first backend's address; every 127.x.y.z is local.
+/// Address of the first backend; every address of 127.0.0.0/8 is local.
 const ONE: [u8; 4] = [127, 0, 0, 1];
-/// The second backend's.
+/// Address of the second backend.
 const TWO: [u8; 4] = [127, 0, 0, 2];
-/// Long enough for loopback, short enough to fail in.
+/// Deadline of every socket call.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 fn at(address: [u8; 4], port: u16) -> SocketAddr {
     SocketAddr::from((address, port))
 }
 
-/// As an IPv6 socket names an IPv4 peer.
+/// The v4-mapped form that an IPv6 socket uses for an IPv4 peer.
 fn mapped(address: [u8; 4], port: u16) -> SocketAddr {
     SocketAddrV6::new(Ipv4Addr::from(address).to_ipv6_mapped(), port, 0, 0).into()
 }
 
-fn entered() -> (Kernel, InCgroup) {
-    enter(Kernel::world())
+fn node_in_cgroup() -> (Datapath, InCgroup) {
+    let mut datapath = Datapath::node();
+    let cgroup = InCgroup::enter(&mut datapath, &program::SOCKET);
+    (datapath, cgroup)
 }
 
-fn enter(mut kernel: Kernel) -> (Kernel, InCgroup) {
-    uplink_ifindex(); // Brings loopback up.
-    let cgroup = InCgroup::enter(&mut kernel);
-    (kernel, cgroup)
-}
-
-/// A UDP server that answers each datagram with its own address.
 fn udp_server(address: [u8; 4]) -> UdpSocket {
     let server = UdpSocket::bind(at(address, 0)).unwrap();
     server.set_read_timeout(Some(DEADLINE)).unwrap();
     server
 }
 
-fn answer(server: &UdpSocket) {
-    let mut buffer = [0; 64];
-    let (len, client) = server.recv_from(&mut buffer).unwrap();
-    server.send_to(&buffer[..len], client).unwrap();
+fn port(server: &UdpSocket) -> u16 {
+    server.local_addr().unwrap().port()
 }
 
-fn ask(client: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> SocketAddr {
+/// Sends a request, answers it at `server`, and returns the source of the reply as the client sees
+/// it.
+fn source_of_reply(client: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> SocketAddr {
+    client.send_to(b"request", to).unwrap();
+    reply(client, server)
+}
+
+fn reply(client: &UdpSocket, server: &UdpSocket) -> SocketAddr {
     client.set_read_timeout(Some(DEADLINE)).unwrap();
-    client.send_to(b"question", to).unwrap();
-    answer(server);
     let mut buffer = [0; 64];
+    let (len, from) = server.recv_from(&mut buffer).unwrap();
+    server.send_to(&buffer[..len], from).unwrap();
     let (len, from) = client.recv_from(&mut buffer).unwrap();
-    assert_eq!(&buffer[..len], b"question");
+    assert_eq!(&buffer[..len], b"request");
     from
 }
 
 #[test]
-fn a_connection_reaches_a_backend_and_its_peer_is_the_service() {
-    let (kernel, _cgroup) = entered();
+fn a_connection_to_a_service_reaches_its_backend_and_has_the_service_as_peer() {
+    let (datapath, _cgroup) = node_in_cgroup();
     let server = TcpListener::bind(at(ONE, 0)).unwrap();
-    kernel.service(7, (VIP, 80, proto::TCP), &[(ONE, server.local_addr().unwrap().port())]);
+    datapath.service(7, (VIP, 80, proto::TCP), &[(ONE, server.local_addr().unwrap().port())]);
     for to in [at(VIP, 80), mapped(VIP, 80)] {
         let mut client = TcpStream::connect_timeout(&to, DEADLINE).unwrap();
         let (mut served, from) = server.accept().unwrap();
-        assert_eq!(client.peer_addr().unwrap(), to, "the name that was asked for");
+        assert_eq!(client.peer_addr().unwrap(), to);
         assert_eq!(client.local_addr().unwrap().port(), from.port());
         client.write_all(b"hello").unwrap();
         let mut buffer = [0; 5];
         served.read_exact(&mut buffer).unwrap();
         assert_eq!(&buffer, b"hello");
     }
+    assert!(datapath.flows().is_empty(), "translated at the socket, not per packet");
 }
 
 #[test]
-fn other_addresses_are_left_alone() {
-    let (kernel, _cgroup) = entered();
+fn connections_to_other_addresses_are_not_translated() {
+    let (datapath, _cgroup) = node_in_cgroup();
     let server = TcpListener::bind(at(TWO, 0)).unwrap();
-    kernel.service(7, (VIP, 80, proto::TCP), &[(ONE, 1)]);
+    datapath.service(7, (VIP, 80, proto::TCP), &[(ONE, 1)]);
     let to = server.local_addr().unwrap();
     let client = TcpStream::connect_timeout(&to, DEADLINE).unwrap();
     assert_eq!(client.peer_addr().unwrap(), to);
 }
 
 #[test]
-fn without_an_endpoint_or_for_an_unknown_port_the_call_is_refused_at_once() {
-    let (kernel, _cgroup) = entered();
-    kernel.service(7, (VIP, 80, proto::TCP), &[]);
-    kernel.service(8, (VIP, 53, proto::UDP), &[]);
+fn calls_to_a_service_without_endpoint_or_an_unknown_port_are_refused() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    datapath.service(7, (VIP, 80, proto::TCP), &[]);
+    datapath.service(8, (VIP, 53, proto::UDP), &[]);
     for to in [at(VIP, 80), mapped(VIP, 80), at(VIP, 81)] {
         let error = TcpStream::connect_timeout(&to, DEADLINE).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}: {error}");
@@ -101,96 +102,137 @@ fn without_an_endpoint_or_for_an_unknown_port_the_call_is_refused_at_once() {
 }
 
 #[test]
-fn answers_to_an_unconnected_socket_come_from_the_service() {
-    let (kernel, _cgroup) = entered();
-    let server = udp_server(ONE);
-    kernel.service(7, (VIP, 53, proto::UDP), &[(ONE, server.local_addr().unwrap().port())]);
-    let client = UdpSocket::bind(at(ONE, 0)).unwrap();
-    assert_eq!(ask(&client, at(VIP, 53), &server), at(VIP, 53));
-    // The same server by its own name, from another socket: not a Service.
-    let direct = UdpSocket::bind(at(ONE, 0)).unwrap();
-    let own = server.local_addr().unwrap();
-    assert_eq!(ask(&direct, own, &server), own);
-    // An IPv6 socket that names the Service in mapped form.
-    let six = UdpSocket::bind("[::]:0").unwrap();
-    assert_eq!(ask(&six, mapped(VIP, 53), &server), mapped(VIP, 53));
-}
-
-#[test]
-fn a_connected_datagram_socket_sees_the_service_as_its_peer() {
-    let (kernel, _cgroup) = entered();
-    let server = udp_server(ONE);
-    kernel.service(7, (VIP, 53, proto::UDP), &[(ONE, server.local_addr().unwrap().port())]);
-    let client = UdpSocket::bind(at(ONE, 0)).unwrap();
-    client.set_read_timeout(Some(DEADLINE)).unwrap();
+fn calls_to_a_local_policy_service_without_local_endpoint_are_left_to_the_packet_programs() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    let flags = frontend_flags::DROP;
+    let frontend = Frontend { service: 7, flags, ..Frontend::default() };
+    datapath.frontend((VIP, 53, proto::UDP), frontend);
+    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
     client.connect(at(VIP, 53)).unwrap();
     assert_eq!(client.peer_addr().unwrap(), at(VIP, 53));
-    client.send(b"question").unwrap();
-    answer(&server);
-    let mut buffer = [0; 64];
-    let (_, from) = client.recv_from(&mut buffer).unwrap();
-    assert_eq!(from, at(VIP, 53));
 }
 
 #[test]
-fn an_unconnected_socket_keeps_its_backend_until_that_is_gone() {
-    let (kernel, _cgroup) = entered();
+fn replies_to_an_unconnected_socket_come_from_the_service() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    let server = udp_server(ONE);
+    datapath.service(7, (VIP, 53, proto::UDP), &[(ONE, port(&server))]);
+    let client = UdpSocket::bind(at(ONE, 0)).unwrap();
+    assert_eq!(source_of_reply(&client, at(VIP, 53), &server), at(VIP, 53));
+    // Another socket that sends to the server's own address gets replies from that address.
+    let direct = UdpSocket::bind(at(ONE, 0)).unwrap();
+    let own = server.local_addr().unwrap();
+    assert_eq!(source_of_reply(&direct, own, &server), own);
+    // An IPv6 socket that sends to the v4-mapped address of the Service.
+    let v6 = UdpSocket::bind("[::]:0").unwrap();
+    assert_eq!(source_of_reply(&v6, mapped(VIP, 53), &server), mapped(VIP, 53));
+}
+
+#[test]
+fn a_connected_datagram_socket_has_the_service_as_peer() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    let server = udp_server(ONE);
+    datapath.service(7, (VIP, 53, proto::UDP), &[(ONE, port(&server))]);
+    let client = UdpSocket::bind(at(ONE, 0)).unwrap();
+    client.connect(at(VIP, 53)).unwrap();
+    assert_eq!(client.peer_addr().unwrap(), at(VIP, 53));
+    client.send(b"request").unwrap();
+    assert_eq!(reply(&client, &server), at(VIP, 53));
+}
+
+#[test]
+fn an_unconnected_socket_keeps_its_backend_until_it_is_removed() {
+    let (datapath, _cgroup) = node_in_cgroup();
     let (one, two) = (udp_server(ONE), udp_server(TWO));
-    let ports = (one.local_addr().unwrap().port(), two.local_addr().unwrap().port());
-    kernel.service(7, (VIP, 53, proto::UDP), &[(ONE, ports.0)]);
+    datapath.service(7, (VIP, 53, proto::UDP), &[(ONE, port(&one))]);
     let client = UdpSocket::bind("0.0.0.0:0").unwrap();
-    assert_eq!(ask(&client, at(VIP, 53), &one), at(VIP, 53));
-    // Another run of slots, with the old backend still in the table.
-    kernel.service(9, (VIP, 53, proto::UDP), &[(TWO, ports.1)]);
-    assert_eq!(ask(&client, at(VIP, 53), &one), at(VIP, 53));
-    kernel.map::<u32, Backend>(map::BACKENDS).delete(&701).unwrap();
-    assert_eq!(ask(&client, at(VIP, 53), &two), at(VIP, 53));
+    assert_eq!(source_of_reply(&client, at(VIP, 53), &one), at(VIP, 53));
+    // Other slots, with the old backend still in the table.
+    datapath.service(9, (VIP, 53, proto::UDP), &[(TWO, port(&two))]);
+    assert_eq!(source_of_reply(&client, at(VIP, 53), &one), at(VIP, 53));
+    datapath.remove_backend((ONE, port(&one), proto::UDP));
+    assert_eq!(source_of_reply(&client, at(VIP, 53), &two), at(VIP, 53));
 }
 
 #[test]
-fn many_services_on_one_socket_each_answer_under_their_own_name() {
-    let (kernel, _cgroup) = entered();
-    let servers: Vec<_> = (0..6).map(|_| udp_server(ONE)).collect();
-    let vip = |n: usize| [10, 96, 1, n as u8];
+fn a_socket_remembers_eight_services_and_the_ninth_replaces_the_oldest() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    let servers: Vec<_> = (0..9).map(|_| udp_server(ONE)).collect();
+    let vip = |n: usize| at([10, 96, 1, n as u8], 53);
     for (n, server) in servers.iter().enumerate() {
-        let backend = (ONE, server.local_addr().unwrap().port());
-        kernel.service(20 + n as u32, (vip(n), 53, proto::UDP), &[backend]);
+        let service = ([10, 96, 1, n as u8], 53, proto::UDP);
+        datapath.service(20 + n as u32, service, &[(ONE, port(server))]);
     }
     let client = UdpSocket::bind(at(ONE, 0)).unwrap();
-    for _ in 0..3 {
-        for (n, server) in servers.iter().enumerate() {
-            assert_eq!(ask(&client, at(vip(n), 53), server), at(vip(n), 53));
+    // The first eight stay, in whichever order they are used.
+    for _ in 0..2 {
+        for (n, server) in servers[..8].iter().enumerate() {
+            assert_eq!(source_of_reply(&client, vip(n), server), vip(n));
         }
     }
+    // All requests before the first reply.
+    for n in 0..9 {
+        client.send_to(b"request", vip(n)).unwrap();
+    }
+    let oldest = servers[0].local_addr().unwrap();
+    assert_eq!(reply(&client, &servers[0]), oldest, "the ninth replaced the oldest");
+    for (n, server) in servers.iter().enumerate().skip(1) {
+        assert_eq!(reply(&client, server), vip(n), "Service {n}");
+    }
+}
+
+#[test]
+fn another_backend_of_a_remembered_service_takes_no_second_place() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    let servers: Vec<_> = (0..9).map(|_| udp_server(ONE)).collect();
+    let vip = |n: usize| at([10, 96, 1, n as u8], 53);
+    let service = |id: usize, n: usize, server: &UdpSocket| {
+        let vip = ([10, 96, 1, n as u8], 53, proto::UDP);
+        datapath.service(20 + id as u32, vip, &[(ONE, port(server))]);
+    };
+    let client = UdpSocket::bind(at(ONE, 0)).unwrap();
+    for (n, server) in servers[..8].iter().enumerate() {
+        service(n, n, server);
+        assert_eq!(source_of_reply(&client, vip(n), server), vip(n));
+    }
+    datapath.remove_backend((ONE, port(&servers[3]), proto::UDP));
+    service(8, 3, &servers[8]);
+    assert_eq!(source_of_reply(&client, vip(3), &servers[8]), vip(3));
+    // The oldest of the eight is still there: a reply without a new request has its name.
+    let to = client.local_addr().unwrap();
+    servers[0].send_to(b"late", to).unwrap();
+    let (_, from) = client.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(from, vip(0));
 }
 
 #[test]
 fn new_connections_spread_over_the_backends() {
-    let (kernel, _cgroup) = entered();
+    let (datapath, _cgroup) = node_in_cgroup();
     let (one, two) = (udp_server(ONE), udp_server(TWO));
-    let backends =
-        [(ONE, one.local_addr().unwrap().port()), (TWO, two.local_addr().unwrap().port())];
-    kernel.service(7, (VIP, 53, proto::UDP), &backends);
+    let backends = [(ONE, port(&one)), (TWO, port(&two))];
+    datapath.service(7, (VIP, 53, proto::UDP), &backends);
+    one.set_nonblocking(true).unwrap();
     let mut hits = 0u32;
     for _ in 0..1_000 {
         let client = UdpSocket::bind("0.0.0.0:0").unwrap();
         client.connect(at(VIP, 53)).unwrap();
         client.send(b"x").unwrap();
-        // Routed to 127.0.0.1 the socket gets that as its own address, to 127.0.0.2 the same: ask
-        // the server.
-        one.set_nonblocking(true).unwrap();
-        let mut buffer = [0; 8];
-        hits += u32::from(one.recv_from(&mut buffer).is_ok());
+        // The client cannot see its backend, and loopback delivers before `send` returns.
+        hits += u32::from(one.recv_from(&mut [0; 8]).is_ok());
     }
     // 1,000 draws of 1/2: six standard deviations are 95.
     assert!(hits.abs_diff(500) < 95, "{hits}");
 }
 
 #[test]
-fn an_older_kernel_leaves_the_refusal_to_the_packet_programs() {
-    let (kernel, _cgroup) = enter(Kernel::with_set_retval(false));
-    kernel.service(8, (VIP, 53, proto::UDP), &[]);
+fn without_bpf_set_retval_the_refusal_is_left_to_the_packet_programs() {
+    let mut datapath = Datapath::load_with(Options { set_retval: false, ..Options::default() });
+    datapath.configure_node();
+    let _cgroup = InCgroup::enter(&mut datapath, &program::SOCKET);
+    datapath.service(8, (VIP, 53, proto::UDP), &[]);
     let client = UdpSocket::bind("0.0.0.0:0").unwrap();
-    client.connect(at(VIP, 53)).expect("no EPERM: NFS and others would spin on it");
+    // EPERM, the only error that the program could cause, makes the kernel's NFS client retry for
+    // ever (cilium/cilium#45184).
+    client.connect(at(VIP, 53)).unwrap();
     assert_eq!(client.peer_addr().unwrap(), at(VIP, 53));
 }

@@ -41,7 +41,8 @@ extern "C" fn reject_port_unreachable(skb: *mut __sk_buff) -> u32 {
     if !f.load_quote(eth::LEN as u32, &mut p.quote, quoted) {
         return 0;
     }
-    let headers = icmp::port_unreachable(p.dst(), p.src(), quoted as u16, checksum::sum(&p.quote));
+    let sum = quoted_sum(f, p);
+    let headers = icmp::port_unreachable(p.dst(), p.src(), quoted as u16, sum);
     if !f.truncate(eth::LEN as u32 + quoted) || !f.open_room(icmp::ANSWER_LEN as i32) {
         return 0;
     }
@@ -51,4 +52,26 @@ extern "C" fn reject_port_unreachable(skb: *mut __sk_buff) -> u32 {
     eth::set_addresses(&mut p.head.eth, to, from);
     let done = f.store(0, &p.head.eth) && f.store(eth::LEN as u32, &headers);
     u32::from(done)
+}
+
+/// The sum of the quote as it is when it leaves. Where the device of the original packet was to
+/// complete the checksum, the kernel still does so for the quote: with its header, which sums to
+/// zero, the sum is then the complement of what the field holds now. The kernel does not show
+/// whether a checksum is complete; one of 65,536 complete ones looks as if it were not, and that
+/// ICMP error is discarded by its receiver.
+#[inline(always)]
+fn quoted_sum(f: &Frame, p: &Packet) -> u32 {
+    let kind = if p.kind == Kind::Tcp as u8 { Kind::Tcp } else { Kind::Udp };
+    if kind as u8 == p.kind
+        && let Some((offset, _)) = l4::checksum(kind)
+    {
+        let mut field = [0u8; 2];
+        let len = p.l3_len.saturating_sub(u32::from(p.header_len)) as u16;
+        if f.load(p.l4_offset + offset, &mut field)
+            && field == checksum::pseudo_header_sum(&p.head.ip, len)
+        {
+            return u32::from(!u16::from_ne_bytes(field));
+        }
+    }
+    checksum::sum(&p.quote)
 }

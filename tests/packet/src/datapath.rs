@@ -1,0 +1,246 @@
+//! One load of the eBPF object: its programs, and maps of its own.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use aya::maps::RingBuf;
+use aya::programs::{Program, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use sluice_abi::{DropEvent, FlowEntry, FlowKey, map, program};
+use sluice_bpf::{Map, test_run};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::topology::{self, UPLINK_IFINDEX};
+use crate::{Counters, Packet, Run, counters, show};
+
+/// How the object is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether the programs may call `bpf_set_retval` (kernel 5.18 and later).
+    pub set_retval: bool,
+    /// Replaces the LRU map of flows by a hash map with this many entries, which refuses entries
+    /// when it is full.
+    pub conntrack_hash: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { set_retval: true, conntrack_hash: None }
+    }
+}
+
+/// The programs and maps of one test.
+pub struct Datapath {
+    ebpf: Ebpf,
+    counters: Map<u32, sluice_abi::Counter>,
+}
+
+fn object() -> Vec<u8> {
+    let path = std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bpf/sluice.o")),
+        PathBuf::from,
+    );
+    std::fs::read(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}: build it with `cargo xtask build`", path.display()))
+}
+
+/// Changes the definition of `CONNTRACK` in the object from an LRU hash to a hash map. The loader
+/// can change a map's size, but not its type.
+fn conntrack_as_hash(object: &mut [u8]) {
+    /// `BPF_MAP_TYPE_LRU_HASH` and `BPF_MAP_TYPE_HASH`.
+    const LRU_HASH: u32 = 9;
+    const HASH: u32 = 1;
+    let definition = |map_type: u32| {
+        let words = [map_type, size_of::<FlowKey>() as u32, size_of::<FlowEntry>() as u32];
+        [words.map(u32::to_ne_bytes).concat(), map::CONNTRACK_MAX.to_ne_bytes().to_vec()].concat()
+    };
+    let lru = definition(LRU_HASH);
+    let places: Vec<usize> = object
+        .windows(lru.len())
+        .enumerate()
+        .filter(|(_, bytes)| *bytes == lru)
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(places.len(), 1, "definitions of CONNTRACK in the object");
+    object[places[0]..places[0] + lru.len()].copy_from_slice(&definition(HASH));
+}
+
+impl Datapath {
+    /// Loads the tc programs with empty maps.
+    pub fn load() -> Datapath {
+        Datapath::load_with(Options::default())
+    }
+
+    /// Loads the tc programs with empty maps and these options.
+    pub fn load_with(options: Options) -> Datapath {
+        topology::create_devices();
+        let mut object = object();
+        let set_retval = u8::from(options.set_retval);
+        let mut loader = EbpfLoader::new();
+        loader.override_global("HAVE_SET_RETVAL", &set_retval, false);
+        if let Some(entries) = options.conntrack_hash {
+            conntrack_as_hash(&mut object);
+            loader.map_max_entries(map::CONNTRACK, entries);
+        }
+        let mut ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
+        for (name, program) in ebpf.programs_mut() {
+            if let Program::SchedClassifier(program) = program {
+                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
+        }
+        let counters = open(&ebpf, map::COUNTERS);
+        Datapath { ebpf, counters }
+    }
+
+    /// Loads the socket programs too.
+    pub fn load_socket_programs(&mut self) {
+        for (name, program) in self.ebpf.programs_mut() {
+            if let Program::CgroupSockAddr(program) = program {
+                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
+        }
+    }
+
+    /// Loads the tc programs and fills the maps with the node of `topology.rs`.
+    pub fn node() -> Datapath {
+        let datapath = Datapath::load();
+        datapath.configure_node();
+        datapath
+    }
+
+    /// A map by its name in the ABI.
+    pub fn map<K, V>(&self, name: &str) -> Map<K, V>
+    where
+        K: FromBytes + IntoBytes + Immutable,
+        V: FromBytes + IntoBytes + Immutable,
+    {
+        open(&self.ebpf, name)
+    }
+
+    /// The drop events since the last call.
+    pub fn events(&mut self) -> Vec<DropEvent> {
+        let map = self.ebpf.map_mut(map::EVENTS).expect("the object has a ring buffer");
+        let mut ring = RingBuf::try_from(map).unwrap();
+        let mut events = Vec::new();
+        while let Some(record) = ring.next() {
+            events.push(DropEvent::read_from_bytes(&record).unwrap());
+        }
+        events
+    }
+
+    /// All conntrack entries.
+    pub fn flows(&self) -> Vec<(FlowKey, FlowEntry)> {
+        self.conntrack().entries().unwrap()
+    }
+
+    /// The conntrack map.
+    pub fn conntrack(&self) -> Map<FlowKey, FlowEntry> {
+        self.map(map::CONNTRACK)
+    }
+
+    /// A packet that a pod sends: ingress of the host device `ifindex`.
+    pub fn from_pod(&self, ifindex: u32, packet: &Packet) -> Run {
+        self.run(program::FROM_POD, &packet.bytes(), ifindex)
+    }
+
+    /// A packet that the node's stack sends to a pod: egress of the host device `ifindex`.
+    pub fn to_pod(&self, ifindex: u32, packet: &Packet) -> Run {
+        self.run(program::TO_POD, &packet.bytes(), ifindex)
+    }
+
+    /// A packet that the uplink receives.
+    pub fn from_netdev(&self, packet: &Packet) -> Run {
+        self.run(program::FROM_NETDEV, &packet.bytes(), UPLINK_IFINDEX)
+    }
+
+    /// A packet that the node's stack sends to the uplink.
+    pub fn to_netdev(&self, packet: &Packet) -> Run {
+        self.run(program::TO_NETDEV, &packet.bytes(), UPLINK_IFINDEX)
+    }
+
+    /// Runs one program over a frame.
+    pub fn run(&self, name: &str, frame: &[u8], ifindex: u32) -> Run {
+        self.run_gso(name, frame, ifindex, 0)
+    }
+
+    /// Runs one program over a frame that the kernel cuts into segments of `gso_size` payload bytes
+    /// (0: not at all).
+    pub fn run_gso(&self, name: &str, frame: &[u8], ifindex: u32, gso_size: u32) -> Run {
+        self.try_run(name, frame, ifindex, gso_size)
+            .unwrap_or_else(|e| panic!("{name}: {e} for {}", show(frame)))
+    }
+
+    /// As [`Datapath::run_gso`].
+    ///
+    /// # Errors
+    /// The kernel refuses the test run: EINVAL for a frame that is too short.
+    pub fn try_run(
+        &self,
+        name: &str,
+        frame: &[u8],
+        ifindex: u32,
+        gso_size: u32,
+    ) -> std::io::Result<Run> {
+        let before = self.counters();
+        let ran = test_run::run(self.fd(name), frame, ifindex, gso_size, 1)?;
+        let added = counters::difference(&before, &self.counters());
+        Ok(Run::new(frame.to_vec(), ran, added))
+    }
+
+    /// Median duration of 2,000 runs of `name`, each over a fresh copy of `frame`.
+    pub fn time(&self, name: &str, frame: &[u8], ifindex: u32) -> std::time::Duration {
+        let mut times: Vec<_> = (0..2_000)
+            .map(|_| test_run::run(self.fd(name), frame, ifindex, 0, 1).unwrap().time)
+            .collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    }
+
+    /// Verified instructions (`None` on kernels that do not report them, before 5.16) and
+    /// translated bytes of a program.
+    pub fn size(&self, name: &str) -> (Option<u32>, u32) {
+        let program = self.ebpf.program(name).unwrap_or_else(|| panic!("no program {name}"));
+        let info = program.info().unwrap();
+        let verified = info.verified_instruction_count().filter(|count| *count > 0);
+        (verified, info.size_translated().expect("the kernel reports a program's size"))
+    }
+
+    /// A program by name, to attach it.
+    pub fn program_mut(&mut self, name: &str) -> &mut Program {
+        self.ebpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"))
+    }
+
+    /// A tc program by name.
+    pub fn fd(&self, name: &str) -> BorrowedFd<'_> {
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(name)
+            .unwrap_or_else(|| panic!("the object has no program {name}"))
+            .try_into()
+            .unwrap();
+        program.fd().unwrap().as_fd()
+    }
+
+    /// All counters that are not zero.
+    pub fn counters(&self) -> Counters {
+        counters::read(&self.counters)
+    }
+}
+
+fn open<K, V>(ebpf: &Ebpf, name: &str) -> Map<K, V>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Immutable,
+{
+    let map = ebpf.map(name).unwrap_or_else(|| panic!("the object has no map {name}"));
+    let fd = match map {
+        aya::maps::Map::Array(m)
+        | aya::maps::Map::PerCpuArray(m)
+        | aya::maps::Map::HashMap(m)
+        | aya::maps::Map::LruHashMap(m)
+        | aya::maps::Map::LpmTrie(m)
+        | aya::maps::Map::RingBuf(m) => m.fd().as_fd().try_clone_to_owned().unwrap(),
+        other => panic!("{name} is a {other:?}"),
+    };
+    Map::from_fd(fd).unwrap()
+}

@@ -1,0 +1,41 @@
+//! Random numbers that a seed reproduces.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// xorshift64* (Marsaglia, Vigna).
+#[derive(Clone, Debug)]
+pub struct Random {
+    state: u64,
+}
+
+impl Random {
+    /// A generator with the seed in the environment variable `SEED`, or a new one. Prints the seed,
+    /// which libtest shows when the test fails.
+    pub fn from_environment() -> Random {
+        let seed = match std::env::var("SEED") {
+            Ok(text) => text.parse().expect("SEED is a number"),
+            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
+        };
+        println!("SEED={seed}");
+        // The state must not be 0.
+        Random { state: seed | 1 << 63 }
+    }
+
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        ((u128::from(self.bits()) * end as u128) >> 64) as usize
+    }
+
+    /// One of `items`.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len())]
+    }
+}

@@ -1,0 +1,84 @@
+//! One test per conversation in `cases/`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cases");
+
+macro_rules! conversations {
+    ($($name:ident,)+) => {
+        const LISTED: &[&str] = &[$(stringify!($name),)+];
+
+        $(
+            #[test]
+            fn $name() {
+                let file = concat!(stringify!($name), ".conv");
+                packet_tests::conversation::play(&Path::new(CASES).join(file));
+            }
+        )+
+    };
+}
+
+conversations! {
+    direct_after_service,
+    evicted_forward_entry,
+    evicted_masquerade_entries,
+    evicted_reply_entry,
+    external_client_of_pod,
+    fragments_interleaved,
+    fragments_masquerade,
+    fragments_service,
+    free_pod_address,
+    hairpin,
+    icmp_error_masquerade,
+    icmp_error_service,
+    icmp_error_unknown,
+    longer_than_mtu,
+    masquerade_at_uplink,
+    masquerade_echo,
+    masquerade_off,
+    masquerade_other_protocol,
+    masquerade_tcp,
+    masquerade_udp,
+    multicast,
+    not_ready,
+    pod_to_node,
+    pod_to_pod,
+    pod_to_remote_pod,
+    reset_ends_flow,
+    service_backend_removed,
+    service_closed_flow,
+    service_created_later,
+    service_free_address,
+    service_from_external,
+    service_from_node,
+    service_ip_options,
+    service_local_policy,
+    service_mid_stream,
+    service_on_node,
+    service_port_clash,
+    service_sctp,
+    service_tcp,
+    service_udp,
+    service_unknown_port,
+    service_without_endpoint,
+    snat_port_tcp_lifetime,
+    snat_port_udp_lifetime,
+    snat_port_unanswered_tcp_lifetime,
+    spoofed_source,
+    table_incomplete,
+    ttl_expires,
+    unknown_reply,
+    via_stack,
+}
+
+#[test]
+fn every_conversation_is_listed() {
+    let files = std::fs::read_dir(CASES).expect("the folder of the conversations");
+    let found: BTreeSet<String> = files
+        .map(|file| file.expect("a file of the folder").path())
+        .map(|path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    let listed: BTreeSet<String> = LISTED.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(found, listed);
+}

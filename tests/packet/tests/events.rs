@@ -1,0 +1,91 @@
+//! Drop events: content, and the bound of 100 per CPU and 100 ms.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+use std::time::{Duration, Instant};
+
+use packet_tests::*;
+use sluice_abi::{DropEvent, DropReason, program};
+
+/// Bound of events in one window.
+const EVENTS: usize = 100;
+/// Length of a window.
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// Keeps this thread on the CPU that it runs on: windows are counted per CPU.
+fn stay_on_one_cpu() {
+    // SAFETY: all-zero is a valid empty set; the calls read and write it only.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(libc::sched_getcpu() as usize, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set), 0);
+    }
+}
+
+fn spoof(datapath: &Datapath) {
+    let packet = Packet::udp((SERVER, PORT), (CLIENT, 53), b"x");
+    datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::Spoofed);
+}
+
+#[test]
+fn a_drop_event_has_tuple_reason_hook_device_and_length() {
+    let mut datapath = Datapath::node();
+    spoof(&datapath);
+    let events = datapath.events();
+    let packet = Packet::udp((SERVER, PORT), (CLIENT, 53), b"x");
+    let (flow, _) = datapath.flow(packet.proto, (SERVER, PORT), (CLIENT, 53));
+    assert_ne!(events[0].at_ns, 0);
+    let expected = DropEvent {
+        at_ns: events[0].at_ns,
+        flow,
+        ifindex: CLIENT_IFINDEX,
+        len: packet.bytes().len() as u32,
+        reason: DropReason::Spoofed as u8,
+        hook: program::Hook::FromPod as u8,
+        pad: [0; 6],
+    };
+    assert_eq!(events, [expected]);
+
+    let packet = Packet::tcp((EXTERNAL, 1), ([10, 244, 1, 99], 2), 2, b"");
+    datapath.from_netdev(&packet).dropped(DropReason::NoSuchPod);
+    let event = datapath.events()[0];
+    assert_eq!(
+        (event.reason, event.hook),
+        (DropReason::NoSuchPod as u8, program::Hook::FromNetdev as u8)
+    );
+    assert_eq!(event.ifindex, UPLINK_IFINDEX);
+}
+
+#[test]
+fn a_window_has_100_events_and_the_counter_has_every_drop() {
+    stay_on_one_cpu();
+    // The drops of one window have to fit into it, also on a busy machine: try again if not.
+    for _ in 0..20 {
+        let mut datapath = Datapath::node();
+        let start = Instant::now();
+        for _ in 0..EVENTS + 50 {
+            spoof(&datapath);
+        }
+        if start.elapsed() >= WINDOW {
+            continue;
+        }
+        let events = datapath.events();
+        assert_eq!(events.len(), EVENTS);
+        // The next event is in the next window.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let next = loop {
+            spoof(&datapath);
+            if let Some(event) = datapath.events().first() {
+                break *event;
+            }
+            assert!(Instant::now() < deadline, "no event in the next window");
+        };
+        let gap = Duration::from_nanos(next.at_ns - events[0].at_ns);
+        assert!(gap > WINDOW, "{gap:?}");
+        if gap < WINDOW * 2 {
+            let counted = datapath.counters()[DropReason::Spoofed.label()].packets;
+            assert!(counted > (EVENTS + 50) as u64, "{counted}");
+            return;
+        }
+    }
+    panic!("no run of {} drops within {WINDOW:?}", EVENTS + 50);
+}

@@ -1,0 +1,224 @@
+//! Frames that are not well-formed IPv4 packets, and random ones.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+use std::collections::BTreeMap;
+
+use packet_tests::random::Random;
+use packet_tests::topology::NAMES;
+use packet_tests::*;
+use sluice_abi::{Counter, DropReason, Frontend, Outcome, frontend_flags, program, proto};
+
+const SYN: u8 = 2;
+/// Bytes that `BPF_PROG_TEST_RUN` requires of an IPv4 frame: both headers.
+const MIN_LEN: usize = 34;
+/// Random frames of one run.
+const FRAMES: usize = 20_000;
+
+#[test]
+fn malformed_packets_are_dropped_at_the_pod_and_passed_at_other_hooks() {
+    let datapath = Datapath::node();
+    let good = Packet::tcp((CLIENT, PORT), (SERVER, 80), SYN, b"").bytes();
+    let mut bad: Vec<Vec<u8>> = [34, 36, 44].map(|len| good[..len].to_vec()).into();
+    for (at, value) in [
+        (14, 0x44), // header length below the minimum
+        (14, 0x4f), // header longer than the packet
+        (14, 0x55), // version 5 in an IPv4 frame
+        (16, 0x7f), // total length beyond the frame
+        (17, 10),   // total length below the header's
+    ] {
+        let mut frame = good.clone();
+        frame[at] = value;
+        bad.push(frame);
+    }
+    for frame in bad {
+        let run = datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX);
+        run.dropped(DropReason::Malformed);
+        datapath.run(program::FROM_NETDEV, &frame, UPLINK_IFINDEX).passed();
+        datapath.run(program::TO_NETDEV, &frame, UPLINK_IFINDEX).passed();
+        datapath.run(program::TO_POD, &frame, CLIENT_IFINDEX).passed();
+    }
+}
+
+#[test]
+fn packets_too_short_for_their_protocol_are_malformed() {
+    let datapath = Datapath::node();
+    for (proto, len) in [(proto::TCP, 20), (proto::UDP, 8), (proto::SCTP, 12), (proto::ICMP, 8)] {
+        let packet = |len| Packet::new(CLIENT, SERVER, proto, vec![0; len]);
+        let run = datapath.from_pod(CLIENT_IFINDEX, &packet(len - 1));
+        run.dropped(DropReason::Malformed);
+        datapath.from_pod(CLIENT_IFINDEX, &packet(len)).counted(&[Outcome::ToPod.label()]);
+    }
+}
+
+#[test]
+fn arp_and_vlan_frames_pass() {
+    let datapath = Datapath::node();
+    for ether_type in [[8, 6], [0x81, 0]] {
+        let mut frame = Packet::udp((CLIENT, PORT), (SERVER, 80), b"x").bytes();
+        frame[12..14].copy_from_slice(&ether_type);
+        for (name, ifindex) in HOOKS {
+            datapath.run(name, &frame, ifindex).passed();
+        }
+    }
+}
+
+#[test]
+fn ipv6_of_a_pod_is_dropped_unless_it_is_link_local() {
+    let datapath = Datapath::node();
+    let mut frame = vec![2, 0, 0, 0, 1, 0xee, 2, 0, 0, 0, 1, 0x10, 0x86, 0xdd];
+    frame.extend([0x60, 0, 0, 0, 0, 8, 58, 255]);
+    frame.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    frame.extend([0; 16]);
+    frame.extend([133, 0, 0, 0, 0, 0, 0, 0]);
+    for (destination, link_local) in [
+        ([0xff, 0x02], true),
+        ([0xfe, 0x80], true),
+        ([0xfe, 0xbf], true),
+        ([0xfe, 0xc0], false),
+        ([0xff, 0x05], false),
+        ([0x20, 0x01], false),
+    ] {
+        frame[38..40].copy_from_slice(&destination);
+        let run = datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX);
+        if link_local {
+            run.passed()
+        } else {
+            run.dropped(DropReason::Unsupported)
+        }
+        datapath.run(program::FROM_NETDEV, &frame, UPLINK_IFINDEX).passed();
+    }
+}
+
+const HOOKS: [(&str, u32); 4] = [
+    (program::FROM_POD, CLIENT_IFINDEX),
+    (program::TO_POD, CLIENT_IFINDEX),
+    (program::FROM_NETDEV, UPLINK_IFINDEX),
+    (program::TO_NETDEV, UPLINK_IFINDEX),
+];
+
+/// A random packet between known addresses and few ports, so that flows, Services and fragments
+/// meet.
+fn random_packet(random: &mut Random) -> Packet {
+    const PORTS: [u16; 6] = [53, 80, 81, 40_000, 61_000, 61_500];
+    let address = |random: &mut Random| match random.below(12) {
+        0 => [random.bits() as u8, random.bits() as u8, random.bits() as u8, 1],
+        1 => [10, 96, 0, random.below(60) as u8],
+        2 => [10, 244, 1, random.below(30) as u8],
+        _ => random.pick(&NAMES).1,
+    };
+    let (src, dst) = (address(random), address(random));
+    let (from, to) = ((src, *random.pick(&PORTS)), (dst, *random.pick(&PORTS)));
+    let payload: Vec<u8> = (0..random.below(60)).map(|_| random.bits() as u8).collect();
+    let id = *random.pick(&PORTS);
+    let mut packet = match random.below(10) {
+        0..=2 => Packet::tcp(from, to, *random.pick(&[2, 16, 18, 17, 4]), &payload),
+        3..=5 => Packet::udp(from, to, &payload),
+        6 => Packet::sctp(from, to, &payload),
+        7 => Packet::echo(src, dst, *random.pick(&[0, 8, 13]), id, &payload),
+        8 => {
+            let quoted = Packet::udp(to, from, b"quoted");
+            let kind = *random.pick(&[3, 4, 5, 11, 12]);
+            Packet::icmp_error(src, dst, (kind, random.below(5) as u8, 0), &quoted, random.below(9))
+        }
+        _ => Packet::new(src, dst, random.bits() as u8, payload),
+    };
+    packet.ttl = *random.pick(&[0, 1, 2, 64, 255]);
+    packet.options = vec![1; random.pick(&[0, 0, 0, 4, 40]).to_owned()];
+    if random.below(6) == 0 && packet.body.len() > 16 {
+        packet = packet.fragment(random.below(3) as u16 * 8, 8 + random.below(16));
+    }
+    packet
+}
+
+/// A random packet, or one with some bytes changed, cut off or added.
+fn random_frame(random: &mut Random) -> Vec<u8> {
+    let mut frame = random_packet(random).bytes();
+    match random.below(4) {
+        0 => {
+            for _ in 0..1 + random.below(4) {
+                let at = 14 + random.below(frame.len().min(60) - 14);
+                frame[at] = random.bits() as u8;
+            }
+        }
+        1 => frame.truncate(14 + random.below(frame.len() - 13)),
+        2 => frame.resize(frame.len() + random.below(20), 0),
+        _ => {}
+    }
+    frame
+}
+
+/// Whether the lengths in the IPv4 header fit the frame.
+fn has_valid_lengths(frame: &[u8]) -> bool {
+    let header = usize::from(frame[14] & 15) * 4;
+    let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+    frame[14] >> 4 == 4
+        && header >= 20
+        && (total == 0 || header <= total)
+        && 14 + total <= frame.len()
+}
+
+/// Asserts what holds for every frame; returns the label of its final outcome.
+fn check(run: &Run, name: &str) -> &'static str {
+    let once = Counter { packets: 1, bytes: run.frame.len() as u64 };
+    let labels: Vec<&'static str> = run.counters.keys().copied().collect();
+    run.counted(&labels);
+    assert!(run.counters.values().all(|counter| *counter == once));
+    let outcomes = [Outcome::ToPod, Outcome::ToUplink, Outcome::ToStack].map(Outcome::label);
+    let finals: Vec<&'static str> =
+        labels.iter().copied().filter(|label| outcomes.contains(label)).collect();
+    let reasons: Vec<&'static str> = DropReason::ALL
+        .iter()
+        .map(|reason| reason.label())
+        .filter(|label| labels.contains(label))
+        .collect();
+    let rejected = labels.contains(&Outcome::Rejected.label());
+    let context = || format!("{name}: {:?} {labels:?} for {}", run.action, show(&run.frame));
+    let (outcome, valid) = match (run.action, &finals[..], &reasons[..]) {
+        (Action::Drop, [], [reason]) => (*reason, !rejected),
+        (Action::Redirect, [], [_]) => ("rejected", rejected),
+        (Action::Redirect, [outcome], []) => (*outcome, *outcome != "to_stack" && !rejected),
+        (Action::Next, ["to_stack"], []) => ("to_stack", !rejected),
+        (Action::Redirect, [], []) => ("requeued", labels.is_empty() && run.data == run.frame),
+        (Action::Next, [], []) => ("passed", labels.is_empty() && run.data == run.frame),
+        _ => ("", false),
+    };
+    assert!(valid, "{}", context());
+    if outcome == "to_pod" {
+        assert!(has_valid_lengths(&run.data), "{} to {}", context(), show(&run.data));
+        if Packet::read(&run.frame).is_ok() {
+            let read = Packet::read(&run.data);
+            assert!(read.is_ok(), "{read:?}: {} to {}", context(), show(&run.data));
+        }
+    }
+    outcome
+}
+
+#[test]
+fn random_frames_have_one_outcome_and_reach_pods_intact() {
+    let mut random = Random::from_environment();
+    let datapath = Datapath::node();
+    let everywhere = [(SERVER, 8080), (FAR_POD, 8080), (CLIENT, 8080), (NODE, 8080)];
+    datapath.service(1, (VIP, 80, proto::TCP), &everywhere);
+    datapath.service(2, (VIP, 53, proto::UDP), &everywhere);
+    datapath.service(3, (VIP, 81, proto::SCTP), &everywhere);
+    datapath.service(4, ([10, 96, 0, 51], 80, proto::TCP), &[]);
+    let local = Frontend { service: 5, flags: frontend_flags::DROP, ..Frontend::default() };
+    datapath.frontend(([10, 96, 0, 51], 53, proto::UDP), local);
+    let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
+    for _ in 0..FRAMES {
+        let (name, ifindex) = *random.pick(&HOOKS);
+        let frame = random_frame(&mut random);
+        let gso_size = if random.below(20) == 0 { 8 + random.below(1500) as u32 } else { 0 };
+        match datapath.try_run(name, &frame, ifindex, gso_size) {
+            Ok(run) => *outcomes.entry(check(&run, name)).or_default() += 1,
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && frame.len() < MIN_LEN => {
+                *outcomes.entry("too short to run").or_default() += 1;
+            }
+            Err(e) => panic!("{name}: {e} for {}", show(&frame)),
+        }
+    }
+    println!("{outcomes:?}");
+    for outcome in ["to_pod", "to_uplink", "to_stack", "rejected", "requeued", "passed"] {
+        assert!(outcomes.contains_key(outcome), "no frame was {outcome}: {outcomes:?}");
+    }
+}

@@ -1,0 +1,137 @@
+//! What a pod's packet should lead to, read from the objects without the compiler.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use packet_tests::{Action, GATEWAY, NODE, Run};
+use sluice_abi::{DropReason, Outcome};
+use sluice_core::generate::THIS_NODE;
+use sluice_core::model::{Object, parse_cidr};
+use sluice_core::oracle::{Answer, Packet, answer};
+
+use crate::realize::SERVICE_CIDR;
+
+/// Pods of this node; the first one sends.
+pub const PODS: [[u8; 4]; 2] = [[10, 244, 1, 1], [10, 244, 2, 2]];
+
+/// What an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Pod,
+    FreePod,
+    ThisNode,
+    OtherNode,
+    RemotePod,
+    Services,
+    External,
+}
+
+/// What a run may look like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    action: Action,
+    counters: BTreeSet<&'static str>,
+    /// Destination of the packet that comes out; `None` where it is not delivered.
+    destination: Option<([u8; 4], u16)>,
+}
+
+/// The class of an address: the longest prefix, then the order of this list.
+fn class(objects: &[Object], address: [u8; 4]) -> Class {
+    if PODS.contains(&address) {
+        return Class::Pod;
+    }
+    if [NODE, GATEWAY].contains(&address) {
+        return Class::ThisNode;
+    }
+    let ip = IpAddr::V4(Ipv4Addr::from(address));
+    let nodes = |own: bool| {
+        objects.iter().filter_map(move |object| match object {
+            Object::Node(node) if (node.name == THIS_NODE) == own => Some(node),
+            _ => None,
+        })
+    };
+    let mut found = Vec::new();
+    let mut add = |net: ipnet::IpNet, class| {
+        if net.contains(&ip) {
+            found.push((net.prefix_len(), class));
+        }
+    };
+    nodes(true).flat_map(|n| &n.pod_cidrs).for_each(|net| add(*net, Class::FreePod));
+    let others = nodes(false).flat_map(|n| &n.internal_ips);
+    others.for_each(|ip| add((*ip).into(), Class::OtherNode));
+    nodes(false).flat_map(|n| &n.pod_cidrs).for_each(|net| add(*net, Class::RemotePod));
+    add(parse_cidr(SERVICE_CIDR).expect("a CIDR"), Class::Services);
+    let longest = found.iter().map(|(len, _)| *len).max();
+    found.iter().find(|(len, _)| Some(*len) == longest).map_or(Class::External, |(_, class)| *class)
+}
+
+/// Delivery to an address, after translation to it if `translated`.
+fn delivery(objects: &[Object], (address, port): ([u8; 4], u16), translated: bool) -> Expected {
+    let class = class(objects, address);
+    let reason = match class {
+        Class::FreePod => Some(DropReason::NoSuchPod),
+        Class::Services => Some(DropReason::NoSuchService),
+        _ => None,
+    };
+    if let Some(reason) = reason {
+        let counters = BTreeSet::from([reason.label()]);
+        return Expected { action: Action::Drop, counters, destination: None };
+    }
+    let (action, outcome) = match class {
+        Class::Pod => (Action::Redirect, Outcome::ToPod),
+        Class::ThisNode => (Action::Next, Outcome::ToStack),
+        _ => (Action::Redirect, Outcome::ToUplink),
+    };
+    let mut counters = BTreeSet::from([outcome.label()]);
+    if translated {
+        counters.insert(Outcome::Translated.label());
+    }
+    let hairpin = address == PODS[0];
+    if hairpin || class == Class::External {
+        counters.insert(Outcome::Masqueraded.label());
+    }
+    Expected { action, counters, destination: Some((address, port)) }
+}
+
+fn rejection(reason: DropReason) -> Expected {
+    let counters = BTreeSet::from([reason.label(), Outcome::Rejected.label()]);
+    Expected { action: Action::Redirect, counters, destination: None }
+}
+
+/// Everything that a packet from the first of [`PODS`] may lead to.
+pub fn expected(objects: &[Object], dst: [u8; 4], port: u16, protocol: u8) -> Vec<Expected> {
+    let packet = Packet { dst: IpAddr::from(dst), port, protocol };
+    match answer(objects, THIS_NODE, packet) {
+        Answer::NotAService => vec![delivery(objects, (dst, port), false)],
+        Answer::Refused => {
+            [DropReason::NoEndpoint, DropReason::UnknownServicePort].map(rejection).into()
+        }
+        Answer::Dropped => vec![Expected {
+            action: Action::Drop,
+            counters: BTreeSet::from([DropReason::NoLocalEndpoint.label()]),
+            destination: None,
+        }],
+        Answer::Backends(backends) => backends
+            .iter()
+            .filter_map(|(address, port)| match address {
+                IpAddr::V4(address) => Some((address.octets(), *port)),
+                IpAddr::V6(_) => None,
+            })
+            .map(|backend| delivery(objects, backend, true))
+            .collect(),
+    }
+}
+
+/// What a run was, in the same form. ICMP and packets without ports have port 0.
+pub fn observed(run: &Run, has_ports: bool) -> Expected {
+    let labels: Vec<&'static str> = run.counters.keys().copied().collect();
+    run.counted(&labels);
+    let delivered = [Outcome::ToPod, Outcome::ToUplink, Outcome::ToStack]
+        .iter()
+        .any(|outcome| labels.contains(&outcome.label()));
+    let destination = delivered.then(|| {
+        let packet = run.packet();
+        (packet.dst, if has_ports { packet.dport() } else { 0 })
+    });
+    Expected { action: run.action, counters: labels.into_iter().collect(), destination }
+}

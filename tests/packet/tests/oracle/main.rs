@@ -1,0 +1,179 @@
+//! The oracle of `sluice_core` against the real programs: random objects, compiled and written into
+//! the maps, and random packets from a pod and from sockets.
+//!
+//! `CASES=n` runs n sets of objects instead of 2,000; `SEED=n` repeats a run. A failure prints the
+//! objects, without those that it does not need.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+mod expect;
+mod realize;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use packet_tests::random::Random;
+use packet_tests::*;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use sluice_abi::proto;
+use sluice_core::generate::{self, PORTS, THIS_NODE};
+use sluice_core::model::Object;
+use sluice_core::oracle::{Answer, Packet as Question, answer};
+
+use crate::expect::{PODS, expected, observed};
+use crate::realize::Realized;
+
+/// Packets for each set of objects.
+const PACKETS: usize = 6;
+
+/// Destination, port and protocol of a packet.
+type Destination = ([u8; 4], u16, u8);
+
+fn cases() -> usize {
+    std::env::var("CASES").map_or(2_000, |n| n.parse().expect("CASES is a number"))
+}
+
+fn runner(random: &mut Random) -> TestRunner {
+    let seed: Vec<u8> = (0..4).flat_map(|_| random.bits().to_le_bytes()).collect();
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    TestRunner::new_with_rng(Config::default(), rng)
+}
+
+/// A Service address, one without a Service, a pod, a node or an external host.
+fn destination(random: &mut Random) -> Destination {
+    let services: Vec<[u8; 4]> = generate::service_addresses()
+        .into_iter()
+        .filter_map(|address| match address {
+            IpAddr::V4(address) => Some(address.octets()),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    let address = match random.below(10) {
+        0 => [10, 244, random.below(5) as u8, random.below(5) as u8],
+        1 => [172, 18, 0, 2 + random.below(4) as u8],
+        2 => *random.pick(&[[10, 96, 0, 200], GATEWAY, EXTERNAL, [10, 97, 0, 1]]),
+        _ => *random.pick(&services),
+    };
+    let protocol = *random.pick(&[proto::TCP, proto::TCP, proto::UDP, proto::UDP, proto::SCTP]);
+    match random.below(12) {
+        0 => (address, 0, proto::ICMP),
+        1 => (address, 9999, protocol),
+        _ => (address, *random.pick(&PORTS), protocol),
+    }
+}
+
+fn packet((dst, port, protocol): Destination, sport: u16) -> Packet {
+    let (from, to) = ((PODS[0], sport), (dst, port));
+    match protocol {
+        proto::TCP => Packet::tcp(from, to, 2, b""),
+        proto::UDP => Packet::udp(from, to, b"x"),
+        proto::SCTP => Packet::sctp(from, to, b"data"),
+        _ => Packet::echo(PODS[0], dst, 8, sport, b"x"),
+    }
+}
+
+/// The difference between the oracle and the programs for one packet, if there is one.
+fn difference(
+    datapath: &Datapath,
+    objects: &[Object],
+    to: Destination,
+    sport: u16,
+) -> Option<String> {
+    let _realized = Realized::write(datapath, objects);
+    compare(datapath, objects, to, sport)
+}
+
+fn compare(datapath: &Datapath, objects: &[Object], to: Destination, sport: u16) -> Option<String> {
+    let run = datapath.from_pod(CLIENT_IFINDEX, &packet(to, sport));
+    let observed = observed(&run, to.2 != proto::ICMP);
+    let expected = expected(objects, to.0, to.1, to.2);
+    (!expected.contains(&observed)).then(|| format!("{observed:?} is none of {expected:?}"))
+}
+
+/// Removes objects as long as the difference stays.
+fn minimize(objects: &[Object], differs: impl Fn(&[Object]) -> bool) -> Vec<Object> {
+    let mut kept = objects.to_vec();
+    let mut at = 0;
+    while at < kept.len() {
+        let mut fewer = kept.clone();
+        fewer.remove(at);
+        if differs(&fewer) { kept = fewer } else { at += 1 }
+    }
+    kept
+}
+
+fn datapath() -> Datapath {
+    let datapath = Datapath::load();
+    datapath.node_config(&node_config());
+    datapath.local_pod(PODS[0], CLIENT_IFINDEX);
+    datapath.local_pod(PODS[1], SERVER_IFINDEX);
+    datapath
+}
+
+#[test]
+fn packets_of_a_pod_go_where_the_oracle_expects_them() {
+    let mut random = Random::from_environment();
+    let mut runner = runner(&mut random);
+    let object_sets = generate::world();
+    let mut datapath = self::datapath();
+    let mut sport = 1024;
+    for _ in 0..cases() {
+        let objects = object_sets.new_tree(&mut runner).unwrap().current();
+        let realized = Realized::write(&datapath, &objects);
+        let mut failed = None;
+        for _ in 0..PACKETS {
+            let to = destination(&mut random);
+            sport += 1;
+            if let Some(difference) = compare(&datapath, &objects, to, sport) {
+                failed = Some((to, difference));
+                break;
+            }
+        }
+        drop(realized);
+        if let Some((to, difference)) = failed {
+            let minimal = minimize(&objects, |objects| {
+                let datapath = self::datapath();
+                self::difference(&datapath, objects, to, 1).is_some()
+            });
+            panic!("{to:?}: {difference}\n{minimal:#?}");
+        }
+        // Each packet has a source port of its own, so that it is the first one of its flow.
+        if sport > 60_000 {
+            (datapath, sport) = (self::datapath(), 1024);
+        }
+    }
+}
+
+#[test]
+fn connected_sockets_have_the_backends_that_the_oracle_expects() {
+    let mut random = Random::from_environment();
+    let mut runner = runner(&mut random);
+    let object_sets = generate::world();
+    let mut datapath = self::datapath();
+    // Without `getpeername` programs a socket shows its backend.
+    let _cgroup = InCgroup::enter(&mut datapath, &["connect4"]);
+    for _ in 0..cases() / 4 {
+        let objects = object_sets.new_tree(&mut runner).unwrap().current();
+        let _realized = Realized::write(&datapath, &objects);
+        for _ in 0..PACKETS {
+            let (dst, port, _) = destination(&mut random);
+            if port == 0 {
+                continue;
+            }
+            let question = Question { dst: IpAddr::from(dst), port, protocol: proto::UDP };
+            let to = SocketAddr::from((dst, port));
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let connected = socket.connect(to).map(|()| socket.peer_addr().unwrap());
+            let answer = answer(&objects, THIS_NODE, question);
+            let holds = match (&answer, &connected) {
+                (Answer::NotAService | Answer::Dropped, Ok(peer)) => *peer == to,
+                (Answer::Refused, Err(e)) => e.kind() == ErrorKind::ConnectionRefused,
+                (Answer::Backends(backends), Ok(peer)) => {
+                    backends.contains(&(peer.ip(), peer.port()))
+                }
+                _ => false,
+            };
+            assert!(holds, "{to}: {connected:?} instead of {answer:?} with {objects:#?}");
+        }
+    }
+}
