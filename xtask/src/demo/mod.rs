@@ -18,7 +18,7 @@ pub struct Options {
     #[arg(long)]
     down: bool,
     /// Repeat the smoke test on the running cluster
-    #[arg(long, visible_alias = "proof", conflicts_with = "down")]
+    #[arg(long, alias = "proof", conflicts_with = "down")]
     smoke_test: bool,
 }
 

@@ -7,7 +7,8 @@
 //!
 //! Contract with the tests, by environment variables:
 //! - `SLUICE_SKIP_FILE`: a test that cannot run on this machine appends one line, `name: reason`,
-//!   and returns. It is counted as skipped instead of passed.
+//!   and returns. It is counted as skipped instead of passed. A line `SKIPPED name: reason` on
+//!   stdout has the same effect.
 //! - `SLUICE_TEST_ARTEFACTS`: a folder for logs, map dumps and captures of failed tests. It is
 //!   emptied before the run and listed after it.
 
@@ -27,6 +28,8 @@ use self::runner::Runner;
 use self::tally::Tally;
 use crate::cache::Cache;
 use crate::{progress, setup};
+
+pub use self::level::CLUSTER_PHASES;
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]

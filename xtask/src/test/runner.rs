@@ -1,5 +1,9 @@
 //! Runs the commands of one level: output, counts, time, deadline.
+//!
+//! Skipped tests come from the file `SLUICE_SKIP_FILE`, and from lines `SKIPPED name: reason` on
+//! stdout, which a test writes past the capture of libtest. A test in both counts once.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -25,6 +29,7 @@ pub struct Runner {
     start: Instant,
     preparation: Duration,
     limit: Duration,
+    skipped: BTreeSet<String>,
 }
 
 impl Runner {
@@ -42,6 +47,7 @@ impl Runner {
             start: Instant::now(),
             preparation: Duration::ZERO,
             limit: 3 * budget,
+            skipped: BTreeSet::new(),
         })
     }
 
@@ -84,7 +90,7 @@ impl Runner {
     ///
     /// # Errors
     /// When the command cannot be started.
-    pub fn cargo_test(&self, command: &mut Command) -> Result<Tally> {
+    pub fn cargo_test(&mut self, command: &mut Command) -> Result<Tally> {
         command
             .env("SLUICE_SKIP_FILE", &self.skip_file)
             .env("SLUICE_TEST_ARTEFACTS", &self.artefacts)
@@ -102,6 +108,10 @@ impl Runner {
         loop {
             match lines.recv_timeout(POLL) {
                 Ok(line) => {
+                    if let Some(reason) = line.strip_prefix("SKIPPED ") {
+                        self.skipped.insert(reason.trim().to_owned());
+                        continue;
+                    }
                     let counts = Tally::of_line(&line);
                     tally = tally + counts.unwrap_or_default();
                     if !is_noise(&line, counts) {
@@ -131,23 +141,25 @@ impl Runner {
     ///
     /// # Errors
     /// When the file for skipped tests cannot be read.
-    pub fn without_skipped(&self, tally: Tally) -> Result<Tally> {
+    pub fn without_skipped(&mut self, tally: Tally) -> Result<Tally> {
         let text = fs::read_to_string(&self.skip_file)
             .with_context(|| format!("cannot read {}", self.skip_file.display()))?;
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        for line in &lines {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        self.skipped.extend(lines.map(str::to_owned));
+        for line in &self.skipped {
             println!("    skipped: {line}");
         }
-        Ok(move_skipped(tally, lines.len()))
+        let count = self.skipped.len();
+        Ok(Tally {
+            passed: tally.passed.saturating_sub(count),
+            skipped: tally.skipped + count,
+            ..tally
+        })
     }
 
     fn remaining(&self) -> Duration {
         self.limit.saturating_sub(self.time())
     }
-}
-
-fn move_skipped(tally: Tally, count: usize) -> Tally {
-    Tally { passed: tally.passed.saturating_sub(count), skipped: tally.skipped + count, ..tally }
 }
 
 /// Lines of test binaries and doc-tests without tests.
@@ -185,6 +197,7 @@ mod tests {
             start: Instant::now(),
             preparation: Duration::ZERO,
             limit,
+            skipped: BTreeSet::new(),
         }
     }
 
@@ -198,24 +211,33 @@ mod tests {
 
     #[test]
     fn test_that_writes_to_the_skip_file_is_skipped_and_not_passed() {
-        let runner = runner(Duration::from_secs(60));
-        let script = format!("echo 'sctp: no module' >> $SLUICE_SKIP_FILE; echo '{TWO}'");
-        let tally = runner.cargo_test(&mut shell(&script)).expect("started");
-        assert_eq!(tally, Tally { passed: 2, failed: 0, skipped: 0 });
-        let tally = runner.without_skipped(tally).expect("the skip file is readable");
-        assert_eq!(tally, Tally { passed: 1, failed: 0, skipped: 1 });
+        for (number, line) in [
+            "echo 'sctp: no module' >> $SLUICE_SKIP_FILE",
+            "echo 'SKIPPED sctp: no module'",
+            "echo 'SKIPPED sctp: no module'; echo 'sctp: no module' >> $SLUICE_SKIP_FILE",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let mut runner = runner(Duration::from_secs(100 + number as u64));
+            let script = format!("{line}; echo '{TWO}'");
+            let tally = runner.cargo_test(&mut shell(&script)).expect("started");
+            assert_eq!(tally, Tally { passed: 2, failed: 0, skipped: 0 });
+            let tally = runner.without_skipped(tally).expect("the skip file is readable");
+            assert_eq!(tally, Tally { passed: 1, failed: 0, skipped: 1 }, "{line}");
+        }
     }
 
     #[test]
     fn command_that_crashes_without_a_failed_test_is_a_failure() {
-        let runner = runner(Duration::from_secs(61));
+        let mut runner = runner(Duration::from_secs(61));
         let tally = runner.cargo_test(&mut shell(&format!("echo '{TWO}'; exit 101")));
         assert_eq!(tally.expect("started"), Tally { passed: 2, failed: 1, skipped: 0 });
     }
 
     #[test]
     fn tests_that_exceed_the_deadline_are_killed_and_fail() {
-        let runner = runner(Duration::from_millis(500));
+        let mut runner = runner(Duration::from_millis(500));
         let start = Instant::now();
         let tally = runner.cargo_test(&mut shell("echo started; sleep 600"));
         assert_eq!(tally.expect("started"), Tally::FAILURE);
