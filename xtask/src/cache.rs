@@ -1,74 +1,90 @@
-//! Where slow results live: `$SLUICE_CACHE` or `~/.cache/sluice`, outside the checkout.
+//! Results that are slow to make, kept in `$SLUICE_CACHE` or `~/.cache/sluice`.
 //!
-//! An artefact's directory is named after a hash of everything it was made from, and made
-//! under another name first: a directory that exists is whole, a changed input is another
-//! directory, and a build that was cut short leaves nothing that looks finished.
+//! The name of an artifact's directory contains a hash of everything the artifact is made from.
+//! The directory is made under a temporary name and renamed when it is complete: an interrupted
+//! build never looks finished, and a changed input never finds an old result.
 
-use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The cache directory and the rooms in it.
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+/// The cache directory.
 pub struct Cache {
     root: PathBuf,
 }
 
 impl Cache {
-    /// Opens the cache, making it where there is none.
+    /// Opens the cache and creates its directory if it does not exist.
     ///
     /// # Errors
-    /// When neither `SLUICE_CACHE` nor `HOME` says where, or it cannot be made.
+    /// When neither `SLUICE_CACHE` nor `HOME` is set, or the directory cannot be created.
     pub fn open() -> Result<Self> {
         let root = match std::env::var_os("SLUICE_CACHE") {
             Some(path) => PathBuf::from(path),
             None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?)
                 .join(".cache/sluice"),
         };
-        fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+        fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
         Ok(Self { root })
     }
 
-    /// A room of the cache, made where there is none.
-    pub fn room(&self, name: &str) -> Result<PathBuf> {
+    /// A folder of the cache, created if it does not exist.
+    ///
+    /// # Errors
+    /// When the folder cannot be created.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.root.join(name);
-        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(path)
     }
 
-    /// Where programs that run for long write what they say.
+    /// The folder of the log files.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
-    /// The artefact called `name` made from `inputs`: found, or made by `make` in the empty
-    /// directory it is given.
-    pub fn artefact(
+    /// Returns the directory of the artifact `name` made from `inputs`. If it does not exist,
+    /// `make` fills the empty directory that it is given.
+    ///
+    /// # Errors
+    /// The error of `make`, or an I/O error of the cache.
+    pub fn artifact(
         &self,
         name: &str,
         inputs: &Inputs,
         make: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        let rooms = self.room("artefacts")?;
-        let finished = rooms.join(format!("{name}-{}", inputs.key()));
+        let folder = self.folder("artefacts")?;
+        let finished = folder.join(format!("{name}-{}", inputs.key()));
         if finished.is_dir() {
             return Ok(finished);
         }
-        let unfinished = rooms.join(format!("{name}.unfinished-{}", std::process::id()));
+        let unfinished = folder.join(format!("{name}.unfinished-{}", std::process::id()));
         fs::create_dir_all(&unfinished)?;
-        let made = make(&unfinished);
-        if made.is_ok() {
+        let made = make(&unfinished).and_then(|()| {
+            // Another xtask may have finished the same artifact in the meantime: the same inputs
+            // give the same contents.
+            if finished.is_dir() {
+                fs::remove_dir_all(&unfinished)?;
+                return Ok(());
+            }
             fs::rename(&unfinished, &finished)
-                .with_context(|| format!("cannot name {}", finished.display()))?;
-        } else {
+                .with_context(|| format!("cannot rename to {}", finished.display()))
+        });
+        if made.is_err() {
             let _ = fs::remove_dir_all(&unfinished);
         }
         made.map(|()| finished)
     }
 
-    /// Removes what the artefact called `name` was before `kept`.
-    pub fn forget_others(&self, name: &str, kept: &Path) -> Result<()> {
-        for entry in fs::read_dir(self.room("artefacts")?)?.flatten() {
+    /// Removes all versions of the artifact `name` except `kept`.
+    ///
+    /// # Errors
+    /// When a directory cannot be removed.
+    pub fn remove_others(&self, name: &str, kept: &Path) -> Result<()> {
+        for entry in fs::read_dir(self.folder("artefacts")?)?.flatten() {
             let of_name = entry.file_name().to_string_lossy().starts_with(&format!("{name}-"));
             if of_name && entry.path() != kept {
                 fs::remove_dir_all(entry.path())?;
@@ -78,14 +94,14 @@ impl Cache {
     }
 }
 
-/// What an artefact is made from, as a running hash.
+/// A running hash of everything an artifact is made from.
 #[derive(Clone, Default)]
 pub struct Inputs {
     hash: Sha256,
 }
 
 impl Inputs {
-    /// Adds a word: a version, a flag, another artefact's key.
+    /// Adds a string: a version, a flag, another artifact's key.
     #[must_use]
     pub fn text(mut self, text: &str) -> Self {
         self.hash.update(text.len().to_be_bytes());
@@ -93,7 +109,10 @@ impl Inputs {
         self
     }
 
-    /// Adds a file's bytes, or every file below a directory with its name.
+    /// Adds the bytes of a file, or the names and bytes of all files below a directory.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
     pub fn path(mut self, path: &Path) -> Result<Self> {
         if path.is_dir() {
             let mut entries: Vec<_> = fs::read_dir(path)?.collect::<std::io::Result<Vec<_>>>()?;
@@ -109,15 +128,14 @@ impl Inputs {
         Ok(self)
     }
 
-    /// Twelve hex digits that stand for all inputs.
+    /// The first twelve hex digits of the hash.
     pub fn key(&self) -> String {
         self.hash.clone().finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// The checkout's root directory.
+/// The root directory of the checkout.
 pub fn checkout() -> PathBuf {
-    // xtask stands one level below it.
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
@@ -126,5 +144,37 @@ pub fn target() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(path) => checkout().join(path),
         None => checkout().join("target"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artifact_is_made_once_per_set_of_inputs() {
+        let root = std::env::temp_dir().join(format!("sluice-cache-{}", std::process::id()));
+        let cache = Cache { root: root.clone() };
+        let make = |inputs: &Inputs, text: &str| {
+            cache
+                .artifact("thing", inputs, |folder| Ok(fs::write(folder.join("file"), text)?))
+                .map(|path| fs::read_to_string(path.join("file")).expect("the artifact has a file"))
+        };
+        let one = Inputs::default().text("one");
+        assert_eq!(make(&one, "first").expect("made"), "first");
+        assert_eq!(make(&one, "second").expect("found"), "first");
+        assert_eq!(make(&Inputs::default().text("two"), "third").expect("made"), "third");
+
+        let failed = cache.artifact("thing", &Inputs::default(), |_| anyhow::bail!("broken"));
+        assert!(failed.is_err());
+        let left = fs::read_dir(root.join("artefacts")).expect("the folder exists").count();
+        assert_eq!(left, 2, "a failed build leaves nothing");
+        fs::remove_dir_all(root).expect("removed");
+    }
+
+    #[test]
+    fn moving_text_between_inputs_changes_the_key() {
+        let joined = |a: &str, b: &str| Inputs::default().text(a).text(b).key();
+        assert_ne!(joined("ab", "c"), joined("a", "bc"));
     }
 }

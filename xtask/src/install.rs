@@ -1,55 +1,75 @@
-//! Sluice onto a cluster, the way a user does it: load the image, apply deploy/, wait.
+//! Installs Sluice on a cluster: load the image, apply deploy/, wait for the roll-out.
 
-use crate::cache::{Cache, checkout};
-use crate::cluster::Cluster;
-use crate::{image, progress};
-use anyhow::{Context, Result};
 use std::time::Duration;
 
+use anyhow::{Context, Result};
+
+use crate::cache::{Cache, checkout};
+use crate::kind::Cluster;
+use crate::{image, progress};
+
 const NAMESPACE: &str = "sluice-system";
-const ROLLED_OUT: Duration = Duration::from_secs(180);
+const ROLLOUT: Duration = Duration::from_secs(180);
 
 /// Builds the image, loads it, applies the manifests and waits until all nodes are Ready.
+///
+/// # Errors
+/// When a build or kubectl fails, or the DaemonSet or the nodes are not ready in time.
 pub fn sluice(cache: &Cache, cluster: &Cluster) -> Result<()> {
     let archive = image::archive(cache)?;
     cluster.load(cache, &archive)?;
     let get = ["-n", NAMESPACE, "get", "daemonset", "sluice", "-o", "name"];
-    let was_there = cluster.kubectl(&get).is_ok();
+    let installed = cluster.kubectl(&get).is_ok();
     progress::step("kubectl apply -k deploy/", || {
         let deploy = checkout().join("deploy");
-        let answer = cluster.kubectl(&["apply", "-k", &deploy.to_string_lossy()])?;
-        if was_there {
-            // Same name, other bytes: only a restart takes the image that was just loaded.
+        let output = cluster.kubectl(&["apply", "-k", &deploy.to_string_lossy()])?;
+        if installed {
+            // The image has the same name but other contents: pods use it after a restart only.
             cluster.kubectl(&["-n", NAMESPACE, "rollout", "restart", "daemonset/sluice"])?;
         }
-        Ok(((), format!("{} objects", answer.lines().count())))
+        Ok(((), format!("{} objects", output.lines().count())))
     })?;
-    rolled_out(cluster, NAMESPACE, "daemonset/sluice").with_context(|| why(cluster))?;
+    wait_rollout(cluster, NAMESPACE, "daemonset/sluice").with_context(|| diagnosis(cluster))?;
     cluster.wait_ready()
 }
 
-/// Waits until a Deployment's or DaemonSet's pods are all new and ready.
-pub fn rolled_out(cluster: &Cluster, namespace: &str, object: &str) -> Result<()> {
+/// Waits until all pods of a Deployment or DaemonSet are updated and ready.
+///
+/// # Errors
+/// When the roll-out does not finish within three minutes.
+pub fn wait_rollout(cluster: &Cluster, namespace: &str, object: &str) -> Result<()> {
     progress::step(object, || {
-        progress::wait(object, ROLLED_OUT, || {
+        progress::wait(object, ROLLOUT, || {
             cluster
                 .kubectl(&["-n", namespace, "rollout", "status", object, "--timeout=9s"])
-                .map(|text| ((), text.lines().last().map_or_else(String::new, short)))
+                .map(|text| ((), text.lines().last().map_or_else(String::new, without_object)))
                 .map_err(|error| error.to_string())
         })
     })
 }
 
-/// kubectl's sentence without the object's name, which stands before it already.
-fn short(line: &str) -> String {
+/// Removes the object's name, which the step's line already shows, from kubectl's message.
+fn without_object(line: &str) -> String {
     let line = line.rsplit_once("\" ").map_or(line, |(_, rest)| rest);
     line.trim_end_matches("...").to_owned()
 }
 
-/// What the agents' pods say, for the message of a roll-out that does not end.
-fn why(cluster: &Cluster) -> String {
+/// State and log of the agent's pods, for the error of a roll-out.
+fn diagnosis(cluster: &Cluster) -> String {
     let pods = ["-n", NAMESPACE, "get", "pods", "-o", "wide"];
     let log = ["-n", NAMESPACE, "logs", "daemonset/sluice", "--all-containers", "--tail=5"];
-    let answer = |words: &[&str]| cluster.kubectl(words).unwrap_or_else(|e| e.to_string());
-    format!("the agents do not come up:\n{}\n{}\n", answer(&pods), answer(&log))
+    let output = |words: &[&str]| cluster.kubectl(words).unwrap_or_else(|e| e.to_string());
+    format!("the agent's pods are not ready:\n{}\n{}\n", output(&pods), output(&log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_object;
+
+    #[test]
+    fn kubectl_message_is_shown_without_the_object() {
+        let line = "daemon set \"sluice\" successfully rolled out";
+        assert_eq!(without_object(line), "successfully rolled out");
+        assert_eq!(without_object("waiting..."), "waiting");
+    }
 }

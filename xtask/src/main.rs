@@ -1,34 +1,60 @@
-//! Everything a person types while developing Sluice: `cargo xtask` lists it.
+//! The development commands of Sluice: `cargo xtask` prints them.
 //!
-//! One file per command; below them `progress` (long steps, told with their time), `cache`
-//! (slow results, kept outside the checkout under a hash of what they were made from) and
-//! `oci` (images without Docker). xtask may call other programs; the product never does.
-//! It depends on no crate of ours: it must build when they don't.
+//! ```text
+//! commands      setup, build, image, cluster, demo, tidy, test, bench
+//! kind/         what a cluster is made of: engine, node image, Kubernetes
+//! progress      output of long steps        process  child processes with deadlines
+//! cache         slow results, by the hash of their inputs      oci  images without Docker
+//! ```
+//! Commands use `kind`, and everything uses the last two lines. xtask calls other programs, which
+//! the product never does. It depends on no other crate of the workspace, so it builds when they
+//! do not.
 
-mod artefacts;
 mod bench;
+mod build;
 mod cache;
 mod cluster;
 mod demo;
-mod engine;
 mod image;
 mod install;
-mod kubernetes;
-mod kubernetes_images;
-mod node_image;
+mod kind;
 mod oci;
+mod process;
 mod progress;
-mod rival;
-mod rootfs;
 mod setup;
 mod test;
+mod tidy;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use std::process::ExitCode;
+
+/// The list that `cargo xtask` prints. A unit test compares it with the subcommands.
+const HELP: &str = "\
+Development commands of Sluice
+
+Usage: cargo xtask <COMMAND> [OPTIONS]
+
+Build:
+  setup      Install missing tools: eBPF tool chain, kind, container engine
+  build      Build the eBPF programs, the agent and the CNI binary
+  image      Pack the programs into an OCI image, target/image/sluice.tar
+
+Run:
+  demo       Create a cluster with Sluice and an example application
+  cluster    Create, remove, fill and show kind clusters
+
+Test:
+  test       Run the tests of every level, or of one
+  tidy       Check the rules of this repository
+  bench      Measure Sluice, kube-proxy and the bridge plugin
+
+`cargo xtask <COMMAND> --help` prints the options of a command.
+";
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about = "Sluice's tasks")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, override_help = HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -36,29 +62,30 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what is missing: eBPF tool chain, kind, an engine where no Docker answers
+    /// Install missing tools: eBPF tool chain, kind, container engine
     Setup,
     /// Build the eBPF programs, the agent and the CNI binary
     Build,
-    /// Pack what `build` made into an OCI image, target/image/sluice.tar, without Docker
+    /// Pack the programs into an OCI image, target/image/sluice.tar
     Image,
-    /// up, down, load, status: make, remove, fill or show a kind cluster
+    /// Create, remove, fill and show kind clusters
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// From nothing to a cluster with a small shop on it, networked by Sluice
+    /// Create a cluster with Sluice and an example application
     Demo(demo::Options),
-    /// Run the tests: every level, or one
+    /// Run the tests of every level, or of one
     Test(test::Options),
-    /// Measure against kube-proxy and a plain bridge CNI
+    /// Check the rules of this repository
+    Tidy(tidy::Options),
+    /// Measure Sluice, kube-proxy and the bridge plugin
     Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments) {
+    match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("\nxtask: {error:#}");
+            eprintln!("\nerror: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -71,13 +98,35 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let cache = cache::Cache::open()?;
     match command {
-        Command::Setup => setup::everything(&cache)?,
-        Command::Build => artefacts::build(&cache)?,
-        Command::Image => image::build(&cache)?,
+        Command::Setup => setup::run(&cache)?,
+        Command::Build => build::run(&cache)?,
+        Command::Image => drop(image::archive(&cache)?),
         Command::Cluster(command) => cluster::run(&cache, command)?,
         Command::Demo(options) => demo::run(&cache, &options)?,
         Command::Test(options) => return test::run(&cache, &options),
+        Command::Tidy(options) => return tidy::run(&options),
         Command::Bench(options) => return bench::run(&cache, &options),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_lists_every_command_with_its_summary() {
+        let command = Arguments::command();
+        let listed: Vec<&str> = HELP.lines().filter(|line| line.starts_with("  ")).collect();
+        let mut expected: Vec<String> = command
+            .get_subcommands()
+            .map(|c| {
+                format!("  {:<10} {}", c.get_name(), c.get_about().cloned().unwrap_or_default())
+            })
+            .collect();
+        expected.sort();
+        let mut listed: Vec<String> = listed.iter().map(|&line| line.to_owned()).collect();
+        listed.sort();
+        assert_eq!(listed, expected);
+    }
 }

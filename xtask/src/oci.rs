@@ -1,59 +1,102 @@
 //! OCI image layouts as tarballs, written without an engine.
 //!
-//! In: layers (files and links, or a finished tar), names, a start command. Out: one tar that
-//! `ctr images import`, `kind load image-archive` and `skopeo` read. Same input, same bytes:
-//! times are zero, owners root, entries in the order given.
-//! Source: OCI image-spec 1.1 (image layout, manifest, configuration).
+//! Input: layers (files and links, or a finished tar), names, an entry point. Output: one tar that
+//! `docker load`, `ctr images import`, `kind load image-archive` and `skopeo` read. The same input
+//! gives the same bytes: times are zero, the owner is root, entries keep the order given.
+//! Source: OCI image-spec 1.1 (image layout, manifest, configuration). `docker load` before
+//! Docker 25 reads `manifest.json` of Docker's image specification 1.2 instead of `index.json`;
+//! the archive contains both.
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes one layer's tar, entry by entry.
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// The tar of one layer, written entry by entry. Parent directories are added with mode 0755.
 pub struct Layer {
     tar: tar::Builder<BufWriter<File>>,
+    directories: BTreeSet<String>,
 }
 
 impl Layer {
-    /// Starts a layer in the file `path`.
+    /// Creates the file `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
         let file =
             File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { tar: tar::Builder::new(BufWriter::new(file)) })
+        Ok(Self { tar: tar::Builder::new(BufWriter::new(file)), directories: BTreeSet::new() })
     }
 
-    /// Adds a directory, mode 0755 (or what `mode` says).
+    /// Adds a directory; `path` ends in a slash.
+    ///
+    /// # Errors
+    /// When the tar cannot be written.
     pub fn directory(&mut self, path: &str, mode: u32) -> Result<()> {
+        self.parents(path.trim_end_matches('/'))?;
+        self.directories.insert(path.to_owned());
         let mut header = header(tar::EntryType::Directory, mode, 0);
         Ok(self.tar.append_data(&mut header, path, std::io::empty())?)
     }
 
-    /// Adds an executable file with the bytes of `source`.
+    /// Adds an executable file with the contents of `source`.
+    ///
+    /// # Errors
+    /// When `source` cannot be read or the tar cannot be written.
     pub fn program(&mut self, path: &str, source: &Path) -> Result<()> {
+        self.parents(path)?;
         let file =
             File::open(source).with_context(|| format!("cannot read {}", source.display()))?;
         let mut header = header(tar::EntryType::Regular, 0o755, file.metadata()?.len());
         Ok(self.tar.append_data(&mut header, path, BufReader::new(file))?)
     }
 
-    /// Adds a file that only its owner writes.
-    pub fn text(&mut self, path: &str, text: &str) -> Result<()> {
-        let mut header = header(tar::EntryType::Regular, 0o644, text.len() as u64);
-        Ok(self.tar.append_data(&mut header, path, text.as_bytes())?)
+    /// Adds a file with mode 0644.
+    ///
+    /// # Errors
+    /// When the tar cannot be written.
+    pub fn file(&mut self, path: &str, contents: &[u8]) -> Result<()> {
+        self.parents(path)?;
+        let mut header = header(tar::EntryType::Regular, 0o644, contents.len() as u64);
+        Ok(self.tar.append_data(&mut header, path, contents)?)
     }
 
     /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// When the tar cannot be written.
     pub fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.parents(path)?;
         let mut header = header(tar::EntryType::Symlink, 0o777, 0);
         Ok(self.tar.append_link(&mut header, path, target)?)
     }
 
-    /// Ends the layer.
+    /// Writes the end of the tar.
+    ///
+    /// # Errors
+    /// When the tar cannot be written.
     pub fn finish(self) -> Result<()> {
         self.tar.into_inner()?.flush()?;
+        Ok(())
+    }
+
+    /// Engines choose the mode of directories that a layer does not contain.
+    fn parents(&mut self, path: &str) -> Result<()> {
+        for (end, _) in path.match_indices('/') {
+            let parent = path.get(..=end).unwrap_or_default();
+            if !self.directories.contains(parent) {
+                self.directories.insert(parent.to_owned());
+                let mut header = header(tar::EntryType::Directory, 0o755, 0);
+                self.tar.append_data(&mut header, parent, std::io::empty())?;
+            }
+        }
         Ok(())
     }
 }
@@ -71,12 +114,26 @@ fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
 
 /// An image to be written.
 pub struct Image {
-    /// Full names with tag: each becomes an entry of the index.
+    /// Full names with tag; each becomes an entry of the index.
     pub names: Vec<String>,
     /// Layer tars, lowest first, uncompressed.
     pub layers: Vec<PathBuf>,
-    /// The command a container starts with when the pod names none.
+    /// Command of a container that does not set one.
     pub entrypoint: Vec<String>,
+    /// Environment variables besides PATH, as `NAME=value`.
+    pub environment: Vec<String>,
+}
+
+impl Image {
+    /// An image with one name and, if it is not empty, one entry point.
+    pub fn new(name: &str, layers: &[&Path], entrypoint: &str) -> Self {
+        Self {
+            names: vec![name.to_owned()],
+            layers: layers.iter().map(|layer| layer.to_path_buf()).collect(),
+            entrypoint: entrypoint.split_whitespace().map(str::to_owned).collect(),
+            environment: Vec::new(),
+        }
+    }
 }
 
 struct Blob {
@@ -94,17 +151,22 @@ impl Blob {
     }
 }
 
-/// What of an image goes into the archive besides its layers.
-struct Written {
+/// The parts of an image besides its layers.
+struct Described {
     names: Vec<String>,
     manifest: Vec<u8>,
     config: Vec<u8>,
+    /// Paths of the layers in the archive.
+    layers: Vec<String>,
 }
 
-/// Writes images into one layout tarball at `path`; a layer that several share is in it once.
+/// Writes images into one layout tarball at `path`; a layer that images share is written once.
+///
+/// # Errors
+/// When a layer cannot be read or the archive cannot be written.
 pub fn write(images: &[Image], path: &Path) -> Result<()> {
     let mut layers: Vec<(&Path, Blob)> = Vec::new();
-    let mut written: Vec<Written> = Vec::new();
+    let mut described: Vec<Described> = Vec::new();
     for image in images {
         for layer in &image.layers {
             if !layers.iter().any(|(known, _)| known == layer) {
@@ -117,42 +179,47 @@ pub fn write(images: &[Image], path: &Path) -> Result<()> {
             .filter_map(|layer| layers.iter().find(|(known, _)| known == layer))
             .map(|(_, blob)| blob)
             .collect();
-        written.push(image.describe(&of_image)?);
+        described.push(image.describe(&of_image)?);
     }
     let index = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": written.iter().flat_map(Written::index_entries).collect::<Vec<_>>(),
+        "manifests": described.iter().flat_map(Described::index_entries).collect::<Vec<_>>(),
     }))?;
+    let docker = described.iter().map(Described::docker_entry).collect::<Vec<_>>();
 
     let mut tar = Layer::create(path)?;
-    tar.text("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    tar.bytes("index.json", &index)?;
-    let mut there: Vec<String> = Vec::new();
-    for bytes in written.iter().flat_map(|image| [&image.manifest, &image.config]) {
+    tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    tar.file("index.json", &index)?;
+    tar.file("manifest.json", &serde_json::to_vec(&docker)?)?;
+    let mut written: Vec<String> = Vec::new();
+    for bytes in described.iter().flat_map(|image| [&image.manifest, &image.config]) {
         let blob = blob_of_bytes(bytes);
-        if !there.contains(&blob.digest) {
-            tar.bytes(&blob.path(), bytes)?;
-            there.push(blob.digest);
+        if !written.contains(&blob.digest) {
+            tar.file(&blob.path(), bytes)?;
+            written.push(blob.digest);
         }
     }
     for (file, blob) in &layers {
-        if !there.contains(&blob.digest) {
+        if !written.contains(&blob.digest) {
             tar.program(&blob.path(), file)?;
-            there.push(blob.digest.clone());
+            written.push(blob.digest.clone());
         }
     }
     tar.finish()
 }
 
 impl Image {
-    fn describe(&self, layers: &[&Blob]) -> Result<Written> {
+    fn describe(&self, layers: &[&Blob]) -> Result<Described> {
+        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let environment: Vec<&str> =
+            [path].into_iter().chain(self.environment.iter().map(String::as_str)).collect();
         let config = serde_json::to_vec(&json!({
             "architecture": architecture(),
             "os": "linux",
             "config": {
                 "Entrypoint": self.entrypoint,
-                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+                "Env": environment,
             },
             "rootfs": {
                 "type": "layers",
@@ -168,11 +235,12 @@ impl Image {
                 .map(|b| b.descriptor("application/vnd.oci.image.layer.v1.tar"))
                 .collect::<Vec<_>>(),
         }))?;
-        Ok(Written { names: self.names.clone(), manifest, config })
+        let layers = layers.iter().map(|blob| blob.path()).collect();
+        Ok(Described { names: self.names.clone(), manifest, config, layers })
     }
 }
 
-impl Written {
+impl Described {
     fn index_entries(&self) -> Vec<Value> {
         let entry = |name: &String| {
             let mut entry = blob_of_bytes(&self.manifest).descriptor(MANIFEST);
@@ -184,19 +252,19 @@ impl Written {
         };
         self.names.iter().map(entry).collect()
     }
-}
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-impl Layer {
-    fn bytes(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
-        let mut header = header(tar::EntryType::Regular, 0o644, bytes.len() as u64);
-        Ok(self.tar.append_data(&mut header, path, bytes)?)
+    /// The entry in Docker's `manifest.json`.
+    fn docker_entry(&self) -> Value {
+        json!({
+            "Config": blob_of_bytes(&self.config).path(),
+            "RepoTags": self.names,
+            "Layers": self.layers,
+        })
     }
 }
 
-/// The machine's architecture under its OCI name.
-pub fn architecture() -> &'static str {
+/// The OCI name of this machine's architecture.
+fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -232,41 +300,79 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn write(directory: &Path) -> Vec<u8> {
-        let layer = directory.join("layer.tar");
-        let mut tar = Layer::create(&layer).expect("layer");
-        tar.directory("bin/", 0o755).expect("directory");
-        tar.text("bin/hello", "hello").expect("file");
-        tar.link("bin/greet", "hello").expect("link");
+    /// Writes an image with two layers and returns the entries of the archive.
+    fn entries(directory: &Path) -> Vec<(String, Vec<u8>)> {
+        let (base, top) = (directory.join("base.tar"), directory.join("top.tar"));
+        let mut tar = Layer::create(&base).expect("layer");
+        tar.directory("tmp/", 0o1777).expect("directory");
+        tar.file("usr/bin/hello", b"hello").expect("file");
         tar.finish().expect("layer ends");
-        let image = Image {
-            names: vec!["localhost/hello:dev".to_owned()],
-            layers: vec![layer],
-            entrypoint: vec!["/bin/hello".to_owned()],
-        };
-        super::write(&[image], &directory.join("image.tar")).expect("image");
-        std::fs::read(directory.join("image.tar")).expect("image is there")
+        let mut tar = Layer::create(&top).expect("layer");
+        tar.link("usr/bin/greet", "hello").expect("link");
+        tar.finish().expect("layer ends");
+        let image = Image::new("localhost/hello:dev", &[&base, &top], "/usr/bin/hello --loud");
+        write(&[image], &directory.join("image.tar")).expect("image");
+        let bytes = std::fs::read(directory.join("image.tar")).expect("image exists");
+        tar::Archive::new(bytes.as_slice())
+            .entries()
+            .expect("a tar")
+            .map(|entry| {
+                let mut entry = entry.expect("an entry");
+                let path = entry.path().expect("a path").to_string_lossy().into_owned();
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).expect("bytes");
+                (path, bytes)
+            })
+            .collect()
     }
 
     #[test]
-    fn same_input_same_bytes_and_every_digest_names_its_blob() {
+    fn archive_is_reproducible_and_every_reference_names_a_blob() {
         let directory = std::env::temp_dir().join(format!("sluice-oci-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("directory");
-        let first = write(&directory);
-        assert_eq!(first, write(&directory));
+        let archive = entries(&directory);
+        assert_eq!(archive, entries(&directory));
+        std::fs::remove_dir_all(&directory).expect("removed");
 
-        let mut blobs = 0;
-        for entry in tar::Archive::new(first.as_slice()).entries().expect("a tar") {
-            let mut entry = entry.expect("an entry");
-            let path = entry.path().expect("a path").to_string_lossy().into_owned();
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).expect("bytes");
-            if let Some(digest) = path.strip_prefix("blobs/sha256/") {
-                assert_eq!(blob_of_bytes(&bytes).digest, digest);
-                blobs += 1;
-            }
+        let find = |path: &str| {
+            let entry = archive.iter().find(|(name, _)| name == path);
+            entry.map(|(_, bytes)| bytes.as_slice()).unwrap_or_else(|| panic!("no entry {path}"))
+        };
+        let blobs = archive
+            .iter()
+            .filter_map(|(path, bytes)| Some((path.strip_prefix("blobs/sha256/")?, bytes)))
+            .filter(|(digest, _)| !digest.is_empty());
+        for (digest, bytes) in blobs.clone() {
+            assert_eq!(blob_of_bytes(bytes).digest, digest);
         }
-        assert_eq!(blobs, 3, "manifest, configuration, layer");
-        std::fs::remove_dir_all(&directory).expect("directory goes");
+        assert_eq!(blobs.count(), 4, "manifest, configuration, two layers");
+
+        let docker: Value = serde_json::from_slice(find("manifest.json")).expect("JSON");
+        assert_eq!(docker[0]["RepoTags"], json!(["localhost/hello:dev"]));
+        let config: Value =
+            serde_json::from_slice(find(docker[0]["Config"].as_str().expect("path")))
+                .expect("JSON");
+        assert_eq!(config["config"]["Entrypoint"], json!(["/usr/bin/hello", "--loud"]));
+        let layers = docker[0]["Layers"].as_array().expect("layers");
+        let digests: Vec<String> = layers
+            .iter()
+            .map(|path| blob_of_bytes(find(path.as_str().expect("path"))).digest)
+            .map(|digest| format!("sha256:{digest}"))
+            .collect();
+        assert_eq!(config["rootfs"]["diff_ids"], json!(digests));
+
+        let base = find(layers[0].as_str().expect("path"));
+        let modes: Vec<(String, u32)> = tar::Archive::new(base)
+            .entries()
+            .expect("a tar")
+            .map(|entry| {
+                let entry = entry.expect("an entry");
+                let path = entry.path().expect("a path").to_string_lossy().into_owned();
+                (path, entry.header().mode().expect("a mode"))
+            })
+            .collect();
+        let expected =
+            [("tmp/", 0o1777), ("usr/", 0o755), ("usr/bin/", 0o755), ("usr/bin/hello", 0o644)];
+        assert_eq!(modes, expected.map(|(path, mode)| (path.to_owned(), mode)));
     }
 }

@@ -1,21 +1,25 @@
-//! `cargo xtask setup`: installs what is missing, and only that.
+//! `cargo xtask setup`: installs what is missing.
 //!
-//! Debian packages by apt, programs of other languages by `cargo install` and `go install`
-//! into the cache. What is there already, from wherever, is used as it is.
+//! Debian packages are installed with apt-get, other tools with `cargo install` and `go install`
+//! into the cache. A tool that is already on the machine is used as it is.
 
-use crate::cache::Cache;
-use crate::progress;
-use anyhow::{Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The linker that makes one eBPF object of Rust code.
-pub const BPF_LINKER: &str = "0.10.3";
-/// kind: the cluster under test.
-pub const KIND: &str = "v0.33.0";
+use anyhow::{Result, bail};
 
-/// A program that a command needs, and the Debian package that has it.
+use crate::cache::Cache;
+use crate::process;
+
+/// Version of the linker for eBPF objects.
+const BPF_LINKER: &str = "0.10.3";
+/// Version of kind.
+const KIND: &str = "v0.33.0";
+/// Version of the dependency checker.
+const CARGO_DENY: &str = "0.20.2";
+
+/// A program, and the Debian package that contains it.
 type Needed = (&'static str, &'static str);
 
 const FOR_TESTS: [Needed; 5] = [
@@ -23,11 +27,11 @@ const FOR_TESTS: [Needed; 5] = [
     ("nsenter", "util-linux"),
     ("ethtool", "ethtool"),
     ("iptables", "iptables"),
-    // The plugins that stand behind Sluice in a chain, and its rival in the bench of ADD.
+    // Chained after Sluice in the CNI tests; ptp is the baseline of the ADD benchmark.
     ("/usr/lib/cni/portmap", "containernetworking-plugins"),
 ];
 const FOR_CLUSTER: [Needed; 8] = [
-    ("debootstrap", "debootstrap"),
+    ("mmdebstrap", "mmdebstrap"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -37,26 +41,33 @@ const FOR_CLUSTER: [Needed; 8] = [
     ("nsenter", "util-linux"),
 ];
 
-/// How eBPF programs are compiled on this machine.
-pub enum BpfToolChain {
-    /// rustup's nightly with rust-src: core is built from source.
+/// The compiler for the BPF target.
+pub enum BpfToolchain {
+    /// rustup's nightly with rust-src, which compiles `core` from source.
     Nightly,
-    /// Debian's rustc-web, which brings a core for the BPF target.
+    /// Debian's rustc-web, which has a compiled `core` for the BPF target.
     Debian,
 }
 
-/// Everything that any command needs.
-pub fn everything(cache: &Cache) -> Result<()> {
+/// Installs what any command needs.
+///
+/// # Errors
+/// When the machine is not supported or an installation fails.
+pub fn run(cache: &Cache) -> Result<()> {
     require_root()?;
     bpf(cache)?;
     tests()?;
+    cargo_deny(cache)?;
     cluster(cache)
 }
 
-/// Refuses, in one sentence, what cannot work.
+/// Checks platform and user.
+///
+/// # Errors
+/// When the platform is not supported or the user is not root.
 pub fn require_root() -> Result<()> {
     if !cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))) {
-        bail!("Sluice is built and tested on Linux, x86_64 or aarch64, and nowhere else");
+        bail!("unsupported platform: Sluice is built and tested on Linux, x86_64 and aarch64");
     }
     let status = fs::read_to_string("/proc/self/status")?;
     let root = status
@@ -64,83 +75,106 @@ pub fn require_root() -> Result<()> {
         .find_map(|line| line.strip_prefix("Uid:"))
         .is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"));
     if !root {
-        bail!(
-            "this needs root (eBPF, network namespaces, packages): run it with sudo -E or as root"
-        );
+        bail!("root required for eBPF, network namespaces and packages: use sudo -E");
     }
     Ok(())
 }
 
-/// The eBPF tool chain: what rustup has, else Debian's packages; and bpf-linker.
-pub fn bpf(cache: &Cache) -> Result<BpfToolChain> {
-    let tool_chain = if has_nightly_source() {
-        BpfToolChain::Nightly
+/// Finds or installs the eBPF tool chain: rustup's nightly, else Debian's packages.
+///
+/// # Errors
+/// When an installation fails.
+pub fn bpf(cache: &Cache) -> Result<BpfToolchain> {
+    let toolchain = if has_nightly_source() {
+        BpfToolchain::Nightly
     } else {
-        let target = "/usr/lib/rustlib/bpfel-unknown-none";
-        if !Path::new(target).exists() {
+        if !Path::new("/usr/lib/rustlib/bpfel-unknown-none").exists() {
             apt(&["rustc-web", "libstd-rust-web-dev-bpf"])?;
         }
-        BpfToolChain::Debian
+        BpfToolchain::Debian
     };
     bpf_linker(cache)?;
-    Ok(tool_chain)
+    Ok(toolchain)
 }
 
 fn has_nightly_source() -> bool {
-    progress::output(Command::new("rustc").args(["+nightly", "--print", "sysroot"])).is_ok_and(
+    process::output(Command::new("rustc").args(["+nightly", "--print", "sysroot"])).is_ok_and(
         |sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists(),
     )
 }
 
-/// The directory that has bpf-linker; installs it where there is none of this version.
+/// Returns the directory of bpf-linker, which is installed if it does not exist.
+///
+/// # Errors
+/// When the installation fails.
 pub fn bpf_linker(cache: &Cache) -> Result<PathBuf> {
-    let root = cache.room("tools")?.join(format!("bpf-linker-{BPF_LINKER}"));
-    if !root.join("bin/bpf-linker").exists() {
-        progress::run(
-            "installing bpf-linker",
+    cargo_install(cache, "bpf-linker", BPF_LINKER)
+}
+
+/// Returns the path of cargo-deny, which is installed if it does not exist.
+///
+/// # Errors
+/// When the installation fails.
+pub fn cargo_deny(cache: &Cache) -> Result<PathBuf> {
+    Ok(cargo_install(cache, "cargo-deny", CARGO_DENY)?.join("cargo-deny"))
+}
+
+fn cargo_install(cache: &Cache, name: &str, version: &str) -> Result<PathBuf> {
+    let root = cache.folder("tools")?.join(format!("{name}-{version}"));
+    if !root.join("bin").join(name).exists() {
+        process::run(
+            &format!("installing {name}"),
             Command::new("cargo")
-                .args(["install", "bpf-linker", "--locked", "--version", BPF_LINKER, "--root"])
+                .args(["install", name, "--locked", "--version", version, "--root"])
                 .arg(&root),
             &cache.logs(),
+            process::BUILD,
         )?;
     }
     Ok(root.join("bin"))
 }
 
-/// What packet and namespace tests call.
+/// Installs what packet and namespace tests call.
+///
+/// # Errors
+/// When the installation fails.
 pub fn tests() -> Result<()> {
     packages(&FOR_TESTS)
 }
 
-/// What a cluster needs: kind, an engine where no Docker answers, and what builds a node image.
+/// Installs kind, Docker where there is none, and what builds a node image.
+///
+/// # Errors
+/// When an installation fails.
 pub fn cluster(cache: &Cache) -> Result<()> {
     packages(&FOR_CLUSTER)?;
-    if !on_path("docker")
-        || (!progress::succeeds(Command::new("docker").arg("info")) && !on_path("dockerd"))
-    {
+    let docker_answers = process::succeeds(Command::new("docker").arg("info"));
+    let can_start_own = on_path("docker") && on_path("dockerd");
+    if !docker_answers && !can_start_own {
         apt(&["docker.io"])?;
     }
-    let kind = cache.room("tools")?.join(format!("kind-{KIND}"));
+    let kind = cache.folder("tools")?.join(format!("kind-{KIND}"));
     if !kind.join("kind").exists() {
-        progress::run(
+        process::run(
             "installing kind",
             Command::new("go")
                 .args(["install", &format!("sigs.k8s.io/kind@{KIND}")])
                 .env("GOBIN", &kind)
                 .env("CGO_ENABLED", "0"),
             &cache.logs(),
+            process::BUILD,
         )?;
     }
-    let link = cache.room("bin")?.join("kind");
+    let link = cache.folder("bin")?.join("kind");
     let _ = fs::remove_file(&link);
     std::os::unix::fs::symlink(kind.join("kind"), link)?;
     Ok(())
 }
 
-/// Whether a program is found on the PATH (or where Debian keeps those for root).
+/// Whether a program exists on the PATH or in Debian's directories for root.
 pub fn on_path(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|room| Path::new(room).join(program).exists())
+    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|dir| Path::new(dir).join(program).exists())
 }
 
 fn packages(needed: &[Needed]) -> Result<()> {
@@ -152,20 +186,19 @@ fn packages(needed: &[Needed]) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { apt(&missing) }
 }
 
-/// Installs Debian packages; services that come with them are not started by this.
 fn apt(packages: &[&str]) -> Result<()> {
     if !on_path("apt-get") {
-        bail!("{} must be installed, and there is no apt-get here to do it", packages.join(", "));
+        bail!("no apt-get on this machine; install these Debian packages: {}", packages.join(", "));
     }
-    let logs = std::env::temp_dir();
     let install = format!(
         "export DEBIAN_FRONTEND=noninteractive; apt-get update -q && \
          apt-get install -y --no-install-recommends {}",
         packages.join(" ")
     );
-    progress::run(
+    process::run(
         &format!("installing {}", packages.join(", ")),
         Command::new("sh").args(["-c", &install]),
-        &logs,
+        &std::env::temp_dir(),
+        process::BUILD,
     )
 }

@@ -1,4 +1,4 @@
-//! The asking side: bounded by time, one operation after the other.
+//! The client: one operation after the other, for a given time.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,36 +9,39 @@ use serde::Serialize;
 
 use crate::Mode;
 
-/// What one run measured.
+/// Result of a run.
 #[derive(Serialize)]
 pub struct Report {
     mode: &'static str,
-    /// Round trips, connections, or bytes that arrived.
+    /// Round trips, connections, or bytes that the server received.
     operations: u64,
     seconds: f64,
     per_second: f64,
-    /// Median time of one operation in microseconds (absent for bulk).
+    /// Median duration of an operation in microseconds; absent for bulk transfers.
     #[serde(skip_serializing_if = "Option::is_none")]
     p50_us: Option<f64>,
-    /// 99th percentile in microseconds (absent for bulk).
+    /// 99th percentile in microseconds; absent for bulk transfers.
     #[serde(skip_serializing_if = "Option::is_none")]
     p99_us: Option<f64>,
 }
 
-/// Loads `target` for `duration`.
+/// Runs one kind of load against `target` for `duration`.
+///
+/// # Errors
+/// When a connection cannot be established or breaks.
 pub fn run(mode: Mode, target: SocketAddr, duration: Duration) -> anyhow::Result<Report> {
     match mode {
         Mode::Rr => {
             let mut stream = connect(target, mode)?;
             let mut byte = [0];
-            stream.read_exact(&mut byte).context("the server's first answer")?;
+            stream.read_exact(&mut byte).context("first response of the server")?;
             timed("rr", duration, || round_trip(&mut stream))
         }
         Mode::Crr => timed("crr", duration, || {
             let mut stream = connect(target, mode)?;
             let mut byte = [0];
             stream.read_exact(&mut byte)?;
-            // Closed with a reset, so that a long run does not exhaust the ports in TIME_WAIT.
+            // A reset leaves no socket in TIME_WAIT: a long run would use up the ports.
             close_with_reset(stream)
         }),
         Mode::Stream => bulk(target, duration),
@@ -47,7 +50,7 @@ pub fn run(mode: Mode, target: SocketAddr, duration: Duration) -> anyhow::Result
 
 fn connect(target: SocketAddr, mode: Mode) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))
-        .with_context(|| format!("connect to {target}"))?;
+        .with_context(|| format!("cannot connect to {target}"))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(&[mode.tag()])?;
@@ -117,7 +120,7 @@ fn bulk(target: SocketAddr, duration: Duration) -> anyhow::Result<Report> {
     }
     stream.shutdown(Shutdown::Write)?;
     let mut total = [0; 8];
-    stream.read_exact(&mut total).context("the server's count")?;
+    stream.read_exact(&mut total).context("byte count from the server")?;
     let seconds = start.elapsed().as_secs_f64();
     let operations = u64::from_be_bytes(total);
     let per_second = operations as f64 / seconds;

@@ -1,12 +1,12 @@
-//! Load between two pods: what `cargo xtask bench` runs inside them.
+//! Load generator for `cargo xtask bench`: a client and a server, each in a pod.
 //!
 //! ```text
 //! netbench server --port 7000
 //! netbench client --mode rr --target 10.96.12.7:7000 --seconds 2
 //!   -> {"mode":"rr","operations":81234,"seconds":2.0,"per_second":40617.0,"p50_us":23.1,"p99_us":61.0}
 //! ```
-//! One thread a connection, one connection at a time: what is measured is the path of a packet,
-//! not the scheduling of many.
+//! The client uses one connection at a time: a run measures the packet path, not the scheduling of
+//! threads.
 
 mod client;
 mod server;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Load between two pods.
+/// Load generator: client and server.
 #[derive(Parser)]
 struct Args {
     #[command(subcommand)]
@@ -25,34 +25,34 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Role {
-    /// Answers every client until it is killed.
+    /// Serve clients until killed.
     Server {
-        /// TCP port on all addresses.
+        /// TCP port, on all addresses.
         #[arg(long, default_value_t = 7000)]
         port: u16,
     },
-    /// Loads one server and prints one JSON line.
+    /// Measure one server and print one line of JSON.
     Client {
-        /// What to measure.
+        /// Kind of load.
         #[arg(long)]
         mode: Mode,
-        /// Address and port of the server, or of the Service before it.
+        /// Address and port of the server or of its Service.
         #[arg(long)]
         target: SocketAddr,
-        /// How long.
+        /// Duration in seconds.
         #[arg(long, default_value = "2", value_parser = seconds)]
         seconds: Duration,
     },
 }
 
-/// What is measured; the first byte of a connection tells the server.
+/// Kind of load. The first byte of a connection selects it in the server.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// One byte there, one byte back, on one connection.
+    /// Request and response of one byte each, on one connection.
     Rr,
-    /// Connect, one byte there, one byte back, close.
+    /// Connect, request and response of one byte each, close.
     Crr,
-    /// As many bytes as will go, counted by the server.
+    /// Bulk transfer; the server counts the bytes.
     Stream,
 }
 

@@ -1,4 +1,4 @@
-//! The answering side: a thread per connection, told by the first byte what to do.
+//! The server: one thread per connection; the first byte of a connection selects what it does.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -7,13 +7,16 @@ use anyhow::Context;
 
 use crate::Mode;
 
-/// Serves until killed.
+/// Serves clients until the process is killed.
+///
+/// # Errors
+/// When the port cannot be bound.
 pub fn run(port: u16) -> anyhow::Result<()> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("port {port}"))?;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+        .with_context(|| format!("cannot bind port {port}"))?;
     for stream in listener.incoming() {
         match stream {
-            // A client that goes away in the middle ends its own thread, nobody else's.
+            // A connection that breaks ends its own thread only.
             Ok(stream) => drop(std::thread::spawn(move || serve(stream))),
             Err(error) => eprintln!("accept: {error}"),
         }
@@ -28,7 +31,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     if tag[0] == Mode::Stream.tag() { count(stream) } else { echo(stream, tag[0]) }
 }
 
-/// Sends each byte back, the first one too.
+/// Returns each byte, including the first.
 fn echo(mut stream: TcpStream, first: u8) -> std::io::Result<()> {
     let mut byte = [first];
     loop {
@@ -39,7 +42,7 @@ fn echo(mut stream: TcpStream, first: u8) -> std::io::Result<()> {
     }
 }
 
-/// Reads to the end, then answers with the number of bytes (8 bytes, big endian).
+/// Reads to the end, then sends the number of bytes (8 bytes, big endian).
 fn count(mut stream: TcpStream) -> std::io::Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     let mut total = 0u64;

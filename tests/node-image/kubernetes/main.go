@@ -1,9 +1,9 @@
-// One binary that is every Kubernetes component a node needs.
+// One binary that contains every Kubernetes component of a node.
 //
-// The node image carries it once, with a link per component; argv[0] (or, when
-// started under its own name, the first argument) says which one to be. One
-// link step and one copy of the shared packages make the image and its build
-// several times smaller than separate programs would be.
+// The node image contains the binary once, with a link per component. The base
+// name of argv[0] selects the component; under any other name the first
+// argument does. Linking once and sharing the packages makes the image and its
+// build several times smaller than separate programs.
 package main
 
 import (
@@ -67,7 +67,7 @@ func main() {
 			names = append(names, component)
 		}
 		sort.Strings(names)
-		fmt.Fprintf(os.Stderr, "start me under one of these names: %s\n", strings.Join(names, ", "))
+		fmt.Fprintf(os.Stderr, "unknown component; components: %s\n", strings.Join(names, ", "))
 		os.Exit(2)
 	}
 	os.Exit(run())

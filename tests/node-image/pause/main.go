@@ -1,4 +1,5 @@
-// The pod sandbox's first process: holds the namespaces, reaps orphans, ends on request.
+// The first process of a pod sandbox: it keeps the namespaces, reaps orphaned
+// processes and exits on SIGINT or SIGTERM.
 package main
 
 import (
@@ -14,7 +15,7 @@ func main() {
 		if received != syscall.SIGCHLD {
 			return
 		}
-		// One SIGCHLD can stand for several children.
+		// One SIGCHLD may be sent for several children.
 		for {
 			pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
 			if err != nil || pid <= 0 {

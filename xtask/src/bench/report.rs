@@ -1,20 +1,22 @@
-//! From samples to figures: medians, spread, ratios, as a table and as JSON. No I/O.
+//! The figures of a run as a table, as claims and as JSON. No I/O.
 
 use serde_json::{Value, json};
 
-/// Which network carried the packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+use super::statistics::{Interval, Limit, Verdict, interval, median, ratios};
+
+/// Implementation of the network under measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// Sluice, with Services at the socket.
+    /// Sluice.
     Sluice,
-    /// Debian's bridge plugin with static routes, kube-proxy in iptables mode.
+    /// Debian's bridge plugin with static routes; kube-proxy in iptables mode.
     Iptables,
-    /// The same with kube-proxy in nftables mode.
+    /// Debian's bridge plugin with static routes; kube-proxy in nftables mode.
     Nftables,
 }
 
 impl Network {
-    /// The name in tables and pictures.
+    /// The name in tables and charts.
     pub fn label(self) -> &'static str {
         match self {
             Network::Sluice => "Sluice",
@@ -24,19 +26,22 @@ impl Network {
     }
 }
 
-/// What was asked of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
     /// Round trips on one connection.
     RequestResponse,
     /// Connect, one round trip, close.
     Connect,
-    /// Bulk, in bytes.
+    /// Bulk transfer, in bytes.
     Throughput,
 }
 
 impl Load {
-    /// The name in tables and pictures.
+    /// Every load.
+    pub const ALL: [Load; 3] = [Load::RequestResponse, Load::Connect, Load::Throughput];
+
+    /// The name in tables and charts.
     pub fn label(self) -> &'static str {
         match self {
             Load::RequestResponse => "request/response",
@@ -45,7 +50,7 @@ impl Load {
         }
     }
 
-    /// The load generator's word for it.
+    /// The value of netbench's `--mode`.
     pub fn mode(self) -> &'static str {
         match self {
             Load::RequestResponse => "rr",
@@ -54,8 +59,8 @@ impl Load {
         }
     }
 
-    /// A figure with its unit, as people read it.
-    pub fn show(self, per_second: f64) -> String {
+    /// Formats a rate with its unit.
+    pub fn format(self, per_second: f64) -> String {
         match self {
             Load::RequestResponse | Load::Connect => format!("{per_second:.0}/s"),
             Load::Throughput => format!("{:.2} Gbit/s", per_second * 8.0 / 1e9),
@@ -63,126 +68,234 @@ impl Load {
     }
 }
 
-/// All samples of one cell, one per round, in round order.
+/// The samples of one network under one load, one per round; `None` where every attempt failed.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// Which network.
+    /// The network.
     pub network: Network,
-    /// Whether client and server stood on one node.
+    /// Whether client and server are on one node.
     pub same_node: bool,
-    /// What was measured.
+    /// The load.
     pub load: Load,
-    /// Straight to the pod's address, operations (or bytes) a second.
-    pub direct: Vec<f64>,
-    /// Through the ClusterIP, in the same rounds.
-    pub cluster_ip: Vec<f64>,
+    /// Rates through the pod's address.
+    pub pod_address: Vec<Option<f64>>,
+    /// Rates through the ClusterIP.
+    pub cluster_ip: Vec<Option<f64>>,
 }
 
-/// Median, and the quartiles as the spread.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// First quartile.
-    pub low: f64,
-    /// Median.
-    pub median: f64,
-    /// Third quartile.
-    pub high: f64,
-}
-
-/// Median and quartiles of `samples`; `None` where there are none.
-pub fn spread(samples: &[f64]) -> Option<Spread> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().checked_sub(1)?;
-    let at = |share: f64| {
-        let place = share * last as f64;
-        let (below, above) =
-            (sorted.get(place.floor() as usize)?, sorted.get(place.ceil() as usize)?);
-        Some(below + (above - below) * place.fract())
-    };
-    Some(Spread { low: at(0.25)?, median: at(0.5)?, high: at(0.75)? })
-}
-
-/// Median and quartiles of the ratio of two series, taken round by round.
-pub fn ratio(of: &[f64], to: &[f64]) -> Option<Spread> {
-    let ratios: Vec<f64> = of.iter().zip(to).map(|(a, b)| a / b).collect();
-    spread(&ratios)
-}
-
-fn find(all: &[Series], network: Network, like: &Series) -> Option<Series> {
-    all.iter()
-        .find(|s| s.network == network && s.same_node == like.same_node && s.load == like.load)
-        .cloned()
-}
-
-/// The table that people read, as Markdown.
-pub fn table(all: &[Series]) -> String {
-    let mut text = String::from(
-        "| load | where | network | pod address | ClusterIP | ClusterIP / pod address | pod address, Sluice / this |\n\
-         |---|---|---|---|---|---|---|\n",
-    );
-    for series in all {
-        let place = if series.same_node { "same node" } else { "across nodes" };
-        let show = |samples: &[f64]| match spread(samples) {
-            Some(s) => series.load.show(s.median),
-            None => "-".to_owned(),
-        };
-        let sluice = find(all, Network::Sluice, series);
-        let against = sluice.and_then(|s| ratio(&s.direct, &series.direct));
-        text.push_str(&format!(
-            "| {} | {place} | {} | {} | {} | {} | {} |\n",
-            series.load.label(),
-            series.network.label(),
-            show(&series.direct),
-            show(&series.cluster_ip),
-            show_ratio(ratio(&series.cluster_ip, &series.direct)),
-            if series.network == Network::Sluice { "1".to_owned() } else { show_ratio(against) },
-        ));
+impl Series {
+    /// The place in tables and charts.
+    pub fn place(&self) -> &'static str {
+        if self.same_node { "same node" } else { "across nodes" }
     }
-    text
+
+    fn cluster_ip_ratio(&self) -> Option<Interval> {
+        interval(&ratios(&self.cluster_ip, &self.pod_address))
+    }
 }
 
-fn show_ratio(ratio: Option<Spread>) -> String {
-    match ratio {
-        Some(r) => format!("{:.3} ({:.3} to {:.3})", r.median, r.low, r.high),
+/// The figures of a run.
+pub struct Figures {
+    /// Rates, one series per load, place and network.
+    pub series: Vec<Series>,
+    /// Resident memory in KiB by process and node.
+    pub memory: Vec<(String, u64)>,
+    /// Durations of CNI ADD in milliseconds: Sluice, and ptp with host-local.
+    pub cni_add: [Vec<f64>; 2],
+    /// Measurements of which every attempt failed.
+    pub failures: Vec<String>,
+}
+
+impl Figures {
+    /// The report as Markdown.
+    pub fn markdown(&self) -> String {
+        let mut text = String::from(
+            "| load | place | network | pod address | ClusterIP | ClusterIP / pod address | pod address, Sluice / this |\n\
+             |---|---|---|---|---|---|---|\n",
+        );
+        for series in &self.series {
+            let rate = |samples: &[Option<f64>]| {
+                let samples: Vec<f64> = samples.iter().copied().flatten().collect();
+                median(&samples).map_or_else(|| "-".to_owned(), |m| series.load.format(m))
+            };
+            text.push_str(&format!(
+                "| {} | {} | {} | {} | {} | {} | {} |\n",
+                series.load.label(),
+                series.place(),
+                series.network.label(),
+                rate(&series.pod_address),
+                rate(&series.cluster_ip),
+                format_interval(series.cluster_ip_ratio()),
+                match series.network {
+                    Network::Sluice => "1".to_owned(),
+                    _ => format_interval(self.sluice_ratio(series)),
+                },
+            ));
+        }
+        text.push_str("\n| process | resident memory, KiB |\n|---|---|\n");
+        for (process, kib) in &self.memory {
+            text.push_str(&format!("| {process} | {kib} |\n"));
+        }
+        let [ours, theirs] = self.cni_add.each_ref().map(|times| median(times).unwrap_or(f64::NAN));
+        text.push_str(&format!(
+            "\nCNI ADD: Sluice {ours:.1} ms, ptp + host-local {theirs:.1} ms (medians of {} alternating pairs)\n",
+            self.cni_add[0].len()
+        ));
+        text.push_str("\n| claim | measured | verdict |\n|---|---|---|\n");
+        for claim in self.claims() {
+            let verdict = match claim.limit.judge(claim.interval) {
+                Verdict::Holds => "holds",
+                Verdict::NotShown => "not shown",
+                Verdict::Refuted => "does not hold",
+            };
+            let measured = format_interval(claim.interval);
+            text.push_str(&format!("| {} | {measured} | {verdict} |\n", claim.text));
+        }
+        for failure in &self.failures {
+            text.push_str(&format!("\nNot measured: {failure}\n"));
+        }
+        text
+    }
+
+    /// Every figure and sample as JSON.
+    pub fn json(&self) -> Value {
+        let series: Vec<Value> = self
+            .series
+            .iter()
+            .map(|series| {
+                json!({
+                    "network": series.network.label(),
+                    "same_node": series.same_node,
+                    "load": series.load.label(),
+                    "unit": if series.load == Load::Throughput { "bytes/s" } else { "1/s" },
+                    "pod_address": series.pod_address,
+                    "cluster_ip": series.cluster_ip,
+                    "cluster_ip_to_pod_address":
+                        median(&ratios(&series.cluster_ip, &series.pod_address)),
+                })
+            })
+            .collect();
+        let [ours, theirs] = &self.cni_add;
+        json!({
+            "series": series,
+            "memory_kib": self.memory.iter().map(|(p, kib)| (p.clone(), json!(kib))).collect::<serde_json::Map<_, _>>(),
+            "cni_add_ms": { "sluice": ours, "ptp": theirs },
+            "claims": self.claims().iter().map(Claim::json).collect::<Vec<_>>(),
+            "failures": self.failures,
+        })
+    }
+
+    /// Sluice's rate relative to that of the same load and place in another network.
+    fn sluice_ratio(&self, other: &Series) -> Option<Interval> {
+        let sluice = self.series.iter().find(|s| {
+            s.network == Network::Sluice && s.load == other.load && s.same_node == other.same_node
+        })?;
+        interval(&ratios(&sluice.pod_address, &other.pod_address))
+    }
+
+    /// What Sluice claims about its performance.
+    fn claims(&self) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for series in &self.series {
+            let (load, place) = (series.load.label(), series.place());
+            claims.push(match series.network {
+                Network::Sluice => {
+                    let limit = if series.load == Load::Connect { 0.95 } else { 0.99 };
+                    Claim {
+                        text: format!("{load}, {place}: ClusterIP / pod address at least {limit}"),
+                        limit: Limit::AtLeast(limit),
+                        interval: series.cluster_ip_ratio(),
+                    }
+                }
+                baseline => Claim {
+                    text: format!("{load}, {place}: Sluice / {} at least 0.97", baseline.label()),
+                    limit: Limit::AtLeast(0.97),
+                    interval: self.sluice_ratio(series),
+                },
+            });
+        }
+        let [ours, theirs] =
+            self.cni_add.each_ref().map(|t| t.iter().copied().map(Some).collect::<Vec<_>>());
+        claims.push(Claim {
+            text: "CNI ADD: Sluice / ptp + host-local at most 0.5".to_owned(),
+            limit: Limit::AtMost(0.5),
+            interval: interval(&ratios(&ours, &theirs)),
+        });
+        let agents = self.memory.iter().filter(|(process, _)| process.starts_with("sluice "));
+        if let Some(mib) = agents.map(|(_, kib)| *kib as f64 / 1024.0).reduce(f64::max) {
+            claims.push(Claim {
+                text: "resident memory of the agent at most 20 MiB (largest of all nodes)"
+                    .to_owned(),
+                limit: Limit::AtMost(20.0),
+                interval: Some(Interval { low: mib, median: mib, high: mib }),
+            });
+        }
+        claims
+    }
+}
+
+struct Claim {
+    text: String,
+    limit: Limit,
+    interval: Option<Interval>,
+}
+
+impl Claim {
+    fn json(&self) -> Value {
+        let Interval { low, median, high } =
+            self.interval.unwrap_or(Interval { low: f64::NAN, median: f64::NAN, high: f64::NAN });
+        json!({
+            "claim": self.text,
+            "median": median,
+            "interval": [low, high],
+            "verdict": format!("{:?}", self.limit.judge(self.interval)),
+        })
+    }
+}
+
+fn format_interval(interval: Option<Interval>) -> String {
+    match interval {
+        Some(i) => format!("{:.3} ({:.3} to {:.3})", i.median, i.low, i.high),
         None => "-".to_owned(),
     }
-}
-
-/// Everything, samples included, for later comparison.
-pub fn json(all: &[Series]) -> Value {
-    let rows: Vec<Value> = all
-        .iter()
-        .map(|series| {
-            json!({
-                "network": series.network.label(),
-                "same_node": series.same_node,
-                "load": series.load.label(),
-                "unit": if series.load == Load::Throughput { "bytes/s" } else { "1/s" },
-                "direct": series.direct,
-                "cluster_ip": series.cluster_ip,
-                "cluster_ip_to_direct": ratio(&series.cluster_ip, &series.direct).map(|r| r.median),
-            })
-        })
-        .collect();
-    json!({ "series": rows })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn median_and_quartiles_lie_between_neighbours() {
-        let s = spread(&[4.0, 1.0, 3.0, 2.0]);
-        assert_eq!(s, Some(Spread { low: 1.75, median: 2.5, high: 3.25 }));
-        assert_eq!(spread(&[]), None);
+    fn series(network: Network, pod_address: f64, cluster_ip: f64) -> Series {
+        Series {
+            network,
+            same_node: true,
+            load: Load::RequestResponse,
+            pod_address: vec![Some(pod_address); 6],
+            cluster_ip: vec![Some(cluster_ip); 6],
+        }
     }
 
     #[test]
-    fn ratios_are_taken_round_by_round() {
-        // The machine was slow in the second round; the ratio does not notice.
-        let r = ratio(&[99.0, 49.5, 198.0], &[100.0, 50.0, 200.0]).map(|r| r.median);
-        assert!(r.is_some_and(|r| (r - 0.99).abs() < 1e-9), "{r:?}");
+    fn report_judges_claims_by_the_samples() {
+        let figures = Figures {
+            series: vec![
+                series(Network::Sluice, 1000.0, 995.0),
+                series(Network::Nftables, 2000.0, 100.0),
+            ],
+            memory: vec![("sluice on a".to_owned(), 10240), ("kube-proxy on a".to_owned(), 99999)],
+            cni_add: [vec![4.0; 6], vec![12.0; 6]],
+            failures: vec!["round 3".to_owned()],
+        };
+        let text = figures.markdown();
+        for expected in [
+            "| request/response | same node | Sluice | 1000/s | 995/s | 0.995 (0.995 to 0.995) | 1 |",
+            "ClusterIP / pod address at least 0.99 | 0.995 (0.995 to 0.995) | holds |",
+            "kube-proxy (nftables) at least 0.97 | 0.500 (0.500 to 0.500) | does not hold |",
+            "at most 0.5 | 0.333 (0.333 to 0.333) | holds |",
+            "(largest of all nodes) | 10.000 (10.000 to 10.000) | holds |",
+            "Not measured: round 3",
+        ] {
+            assert!(text.contains(expected), "{expected}\nis not in\n{text}");
+        }
+        assert_eq!(figures.json()["claims"][1]["verdict"], "Refuted");
     }
 }

@@ -1,23 +1,46 @@
-//! What each level runs, and where: packet and namespace tests in namespaces of their own.
+//! The commands of each level.
 
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::runner::Runner;
 use super::tally::Tally;
 use super::{Level, Options};
 use crate::cache::{Cache, checkout};
-use crate::cluster::{self, Cni, Proxy, UpOptions};
-use crate::{artefacts, install, setup};
-use anyhow::Result;
-use std::process::Command;
+use crate::kind::{self, Cluster, Spec};
+use crate::{build, image, install, process, setup, tidy};
 
-/// Packages that a plain `cargo clippy` leaves out: they are linted for the host all the same.
-const BESIDE: [&str; 4] = ["sluice-ebpf", "packet-tests", "netns-tests", "cluster-tests"];
+/// Packages outside the workspace's default members. They are linted for the host.
+const OTHER_PACKAGES: [&str; 5] =
+    ["sluice-ebpf", "packet-tests", "netns-tests", "cluster-tests", "netbench"];
+
+/// Test binaries of the cluster level that run together.
+pub struct Phase {
+    /// Names of files in tests/cluster/tests, without extension.
+    pub tests: &'static [&'static str],
+    /// Number of tests at a time.
+    pub threads: usize,
+}
+
+/// The phases of the cluster level, in the order in which they run. `cargo xtask tidy` checks
+/// that every test binary is in one.
+pub const CLUSTER_PHASES: [Phase; 2] = [
+    Phase { tests: &["install", "pod_network", "cases", "rollout"], threads: 4 },
+    // Restarts agents and removes nodes, which would disturb the other tests.
+    Phase { tests: &["disruption"], threads: 1 },
+];
 
 /// Runs one level.
-pub fn run(cache: &Cache, level: Level, options: &Options) -> Result<Tally> {
+///
+/// # Errors
+/// When an installation or a build fails, or the cluster does not start.
+pub fn run(cache: &Cache, level: Level, options: &Options, runner: &mut Runner) -> Result<Tally> {
     match level {
-        Level::Unit => unit(cache, options),
-        Level::Packet => packet(cache, options),
-        Level::Netns => netns(cache, options),
-        Level::Cluster => on_cluster(cache, options),
+        Level::Unit => unit(cache, options, runner),
+        Level::Packet => packet(cache, options, runner),
+        Level::Netns => netns(cache, options, runner),
+        Level::Cluster => cluster(cache, options, runner),
     }
 }
 
@@ -27,42 +50,55 @@ fn cargo() -> Command {
     command
 }
 
-fn filter<'a>(command: &'a mut Command, options: &Options, threads: &str) -> &'a mut Command {
-    command.args(["--", threads]).args(&options.filter)
-}
-
-fn unit(cache: &Cache, options: &Options) -> Result<Tally> {
+fn unit(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> {
     let mut tally = Tally::default();
     if options.filter.is_none() {
         let logs = cache.logs();
         let deny = ["--", "-D", "warnings"];
-        tally = tally + Tally::check("format", cargo().args(["fmt", "--all", "--check"]), &logs)?;
+        let mut format = cargo();
+        format.args(["fmt", "--all", "--check"]);
+        tally = tally + runner.check("format", &mut format, &logs);
+        tally = tally + if tidy::check(false)? { Tally::SUCCESS } else { Tally::FAILURE };
         let mut lints = cargo();
         lints.args(["clippy", "--all-targets"]).args(deny);
-        tally = tally + Tally::check("lints", &mut lints, &logs)?;
+        tally = tally + runner.check("lints", &mut lints, &logs);
+        let packages = OTHER_PACKAGES.iter().flat_map(|name| ["--package", name]);
         let mut lints = cargo();
-        lints.arg("clippy").args(BESIDE.iter().flat_map(|name| ["--package", name])).args(deny);
-        tally = tally + Tally::check("lints of eBPF programs and tests", &mut lints, &logs)?;
+        lints.args(["clippy", "--all-targets"]).args(packages).args(deny);
+        tally = tally + runner.check("lints of eBPF programs and tests", &mut lints, &logs);
+        let mut dependencies = Command::new(runner.prepare(|| setup::cargo_deny(cache))?);
+        // Advisories need a clone of a git repository, which not every machine can reach.
+        dependencies.current_dir(checkout()).args(["check", "bans", "licenses", "sources"]);
+        tally =
+            tally + runner.check("licenses and sources of dependencies", &mut dependencies, &logs);
+    }
+    let words = ["test", "--no-fail-fast"];
+    if let Err(error) = runner.prepare(|| compile(cargo().args(words))) {
+        eprintln!("    {error:#}");
+        return Ok(tally + Tally::FAILURE);
     }
     let mut tests = cargo();
-    tests.args(["test", "--no-fail-fast"]);
-    Ok(tally + Tally::cargo(filter(&mut tests, options, "--test-threads=2"))?)
+    tests.args(words).args(["--", "--test-threads=2"]).args(&options.filter);
+    Ok(tally + runner.cargo_test(&mut tests)?)
 }
 
-fn packet(cache: &Cache, options: &Options) -> Result<Tally> {
-    setup::tests()?;
-    let object = artefacts::bpf_object(cache)?;
-    isolated("packet-tests", options, "--test-threads=2", |command| {
+fn packet(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> {
+    let object = runner.prepare(|| {
+        setup::tests()?;
+        build::bpf_object(cache)
+    })?;
+    isolated("packet-tests", options, runner, "--test-threads=2", |command| {
         command.env("SLUICE_BPF_OBJECT", &object);
     })
 }
 
-fn netns(cache: &Cache, options: &Options) -> Result<Tally> {
-    setup::tests()?;
-    let object = artefacts::bpf_object(cache)?;
-    let programs = artefacts::programs(cache)?;
-    // One at a time: each has a machine of two nodes to itself, and some of them measure time.
-    isolated("netns-tests", options, "--test-threads=1", |command| {
+fn netns(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> {
+    let (object, programs) = runner.prepare(|| {
+        setup::tests()?;
+        Ok((build::bpf_object(cache)?, build::programs(cache)?))
+    })?;
+    // One test at a time: some of them measure time.
+    isolated("netns-tests", options, runner, "--test-threads=1", |command| {
         command
             .env("SLUICE_BPF_OBJECT", &object)
             .env("SLUICE_AGENT_BIN", &programs.agent)
@@ -70,52 +106,66 @@ fn netns(cache: &Cache, options: &Options) -> Result<Tally> {
     })
 }
 
-/// Runs a package's tests where they can change nothing of the machine: own network, own mounts,
-/// own bpffs, own /run. Built outside first, since inside there is no way to a registry.
+/// Runs a package's tests in a network and a mount namespace, with a bpffs and a /run of their
+/// own. The tests are compiled outside, where the registry is reachable.
 fn isolated(
     package: &str,
     options: &Options,
+    runner: &mut Runner,
     threads: &str,
-    prepare: impl Fn(&mut Command),
+    environment: impl Fn(&mut Command),
 ) -> Result<Tally> {
-    let mut build = cargo();
-    build.args(["test", "--package", package, "--no-run"]);
-    prepare(&mut build);
-    if !build.status()?.success() {
-        return Ok(Tally { failed: 1, ..Tally::default() });
-    }
-    let inside = "mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /run && ip link set lo up && \
-                  exec cargo \"$@\"";
+    let words = ["test", "--no-fail-fast", "--package", package];
+    runner.prepare(|| {
+        let mut command = cargo();
+        environment(command.args(words));
+        compile(&mut command)
+    })?;
+    let script = "mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /run && \
+                  ip link set lo up && exec cargo \"$@\"";
     let mut tests = Command::new("unshare");
     tests
         .current_dir(checkout())
-        .args(["--net", "--mount", "--propagation", "private", "sh", "-c", inside, "cargo"])
-        .args(["test", "--offline", "--no-fail-fast", "--package", package]);
-    prepare(&mut tests);
-    Tally::cargo(filter(&mut tests, options, threads))
+        .args(["--net", "--mount", "--propagation", "private", "sh", "-c", script, "cargo"])
+        .args(words)
+        .args(["--offline", "--", threads])
+        .args(&options.filter);
+    environment(&mut tests);
+    runner.cargo_test(&mut tests)
 }
 
-fn on_cluster(cache: &Cache, options: &Options) -> Result<Tally> {
-    let existed = cluster::find(cache, cluster::NAME).is_ok();
-    let up = UpOptions::new(cluster::NAME, 3, Proxy::None, Cni::None);
-    let cluster = cluster::up(cache, &up)?;
+fn cluster(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> {
+    let spec = Spec::for_sluice();
+    let existed = Cluster::find(cache, &spec.name).is_ok();
+    let words = ["test", "--no-fail-fast", "--package", "cluster-tests"];
+    let cluster = runner.prepare(|| {
+        compile(cargo().args(words))?;
+        image::archive(cache)?;
+        kind::up(cache, &spec)
+    })?;
     let tally = install::sluice(cache, &cluster).and_then(|()| {
-        let build = cargo().args(["test", "--package", "cluster-tests", "--no-run"]).status()?;
-        if !build.success() {
-            return Ok(Tally { failed: 1, ..Tally::default() });
+        let mut tally = Tally::default();
+        for (number, phase) in CLUSTER_PHASES.iter().enumerate() {
+            let mut tests = cluster.command("cargo");
+            tests.current_dir(checkout()).args(words).arg("--offline");
+            if number == 0 {
+                tests.arg("--lib");
+            }
+            tests
+                .args(phase.tests.iter().flat_map(|name| ["--test", name]))
+                .args(["--", &format!("--test-threads={}", phase.threads)])
+                .args(&options.filter);
+            tally = tally + runner.cargo_test(&mut tests)?;
         }
-        let mut tests = cluster.engine.command("cargo");
-        tests.current_dir(checkout()).env("KUBECONFIG", &cluster.kubeconfig).args([
-            "test",
-            "--offline",
-            "--no-fail-fast",
-            "--package",
-            "cluster-tests",
-        ]);
-        Tally::cargo(filter(&mut tests, options, "--test-threads=4"))
+        Ok(tally)
     });
     if !existed && !options.keep {
-        cluster::down(cache, cluster::NAME)?;
+        runner.prepare(|| Cluster::down(cache, &spec.name))?;
     }
     tally
+}
+
+/// Compiles the tests of a `cargo test` command and prints the compiler's messages.
+fn compile(command: &mut Command) -> Result<()> {
+    process::run_attached("compiling the tests", command.arg("--no-run"), process::BUILD)
 }

@@ -1,22 +1,24 @@
-//! Kubernetes from Go modules, for machines that can pull no node image.
+//! Kubernetes built from Go modules, for machines that cannot pull a node image.
 //!
-//! In: the Go modules in tests/node-image. Out: static programs in the cache: `kubernetes`
-//! (every component in one), `coredns`, `agnhost`, `pause`.
+//! Input: the Go modules below tests/node-image. Output: static programs in the cache:
+//! `kubernetes` (every component in one), `coredns`, `agnhost`, `pause`.
 
-use crate::cache::{Cache, Inputs, checkout};
-use crate::progress;
-use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The release that the modules in tests/node-image/kubernetes/go.mod are of.
+use anyhow::{Context, Result};
+
+use crate::cache::{Cache, Inputs, checkout};
+use crate::process;
+
+/// Release of the modules in tests/node-image/kubernetes/go.mod.
 pub const VERSION: &str = "v1.34.2";
-/// What kubeadm of that release calls its companions.
+/// Tag of the etcd image that kubeadm of this release uses.
 pub const ETCD: &str = "3.6.5-0";
-/// The sandbox image of that release.
+/// Tag of the sandbox image that kubeadm of this release uses.
 pub const PAUSE: &str = "3.10.1";
-/// The CoreDNS image of that release.
+/// Tag of the CoreDNS image that kubeadm of this release uses.
 pub const COREDNS: &str = "v1.12.1";
 
 struct Program {
@@ -24,34 +26,32 @@ struct Program {
     /// Folder of the Go module below tests/node-image.
     module: &'static str,
     package: &'static str,
-    /// As long as it takes cold on two cores.
-    note: &'static str,
+    /// Duration of a build with empty caches on two cores.
+    duration: &'static str,
 }
 
 const PROGRAMS: [Program; 4] = [
-    Program {
-        name: "kubernetes",
-        module: "kubernetes",
-        package: ".",
-        note: "(8 min on 2 cores the first time)",
-    },
+    Program { name: "kubernetes", module: "kubernetes", package: ".", duration: "8 min" },
     Program {
         name: "agnhost",
         module: "kubernetes",
         package: "k8s.io/kubernetes/test/images/agnhost",
-        note: "(1.5 min)",
+        duration: "2 min",
     },
-    Program { name: "coredns", module: "coredns", package: ".", note: "(1 min)" },
-    Program { name: "pause", module: "pause", package: ".", note: "" },
+    Program { name: "coredns", module: "coredns", package: ".", duration: "1 min" },
+    Program { name: "pause", module: "pause", package: ".", duration: "5 s" },
 ];
 
-/// The programs, each by name: built, or found in the cache.
+/// The paths of the programs, by name.
 pub struct Programs {
     directories: Vec<(&'static str, PathBuf)>,
 }
 
 impl Programs {
-    /// The path of the program called `name`.
+    /// The path of the program `name`.
+    ///
+    /// # Errors
+    /// When no program has this name.
     pub fn path(&self, name: &str) -> Result<PathBuf> {
         let (_, directory) = self
             .directories
@@ -62,14 +62,17 @@ impl Programs {
     }
 }
 
-/// Builds what the cache lacks.
+/// Builds the programs that are not in the cache.
+///
+/// # Errors
+/// When a build fails.
 pub fn programs(cache: &Cache) -> Result<Programs> {
     let mut directories = Vec::new();
     for program in &PROGRAMS {
         let module = checkout().join("tests/node-image").join(program.module);
         let inputs = Inputs::default().text(VERSION).text(program.package).path(&module)?;
-        let directory = cache.artefact(program.name, &inputs, |room| {
-            build(cache, program, &module, &room.join(program.name))
+        let directory = cache.artifact(program.name, &inputs, |folder| {
+            build(cache, program, &module, &folder.join(program.name))
         })?;
         directories.push((program.name, directory));
     }
@@ -77,8 +80,8 @@ pub fn programs(cache: &Cache) -> Result<Programs> {
 }
 
 fn build(cache: &Cache, program: &Program, module: &Path, to: &Path) -> Result<()> {
-    progress::run(
-        format!("building {} {}", program.name, program.note).trim(),
+    process::run(
+        &format!("building {} (about {})", program.name, program.duration),
         Command::new("go")
             .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &link_flags()])
             .arg("-o")
@@ -87,12 +90,13 @@ fn build(cache: &Cache, program: &Program, module: &Path, to: &Path) -> Result<(
             .env("CGO_ENABLED", "0")
             .current_dir(module),
         &cache.logs(),
+        process::BUILD,
     )?;
     anyhow::ensure!(fs::metadata(to)?.len() > 0, "{} is empty", to.display());
     Ok(())
 }
 
-/// kubeadm compares versions, so the components must know theirs.
+/// Linker flags that set the version. kubeadm compares the versions of the components.
 fn link_flags() -> String {
     let package = "k8s.io/component-base/version";
     let mut parts = VERSION.trim_start_matches('v').split('.');

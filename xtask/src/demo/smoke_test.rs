@@ -1,11 +1,14 @@
-//! What the demo claims, asked of the cluster and checked: a claim that fails ends the demo.
+//! The smoke test of `cargo xtask demo`: each claim is checked on the cluster; the first claim
+//! that fails ends the demo.
 
-use crate::cluster::Cluster;
-use crate::progress;
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::kind::Cluster;
+use crate::progress;
 
 const DNS: &str = "10.96.0.10";
 const API: &str = "10.96.0.1";
@@ -18,9 +21,12 @@ struct Pod {
     address: Ipv4Addr,
 }
 
-/// Asks and prints, claim by claim.
-pub fn show(cluster: &Cluster) -> Result<()> {
-    println!("\nProof");
+/// Checks and prints every claim.
+///
+/// # Errors
+/// When a claim does not hold.
+pub fn run(cluster: &Cluster) -> Result<()> {
+    println!("\nSmoke test");
     cluster.wait_ready()?;
     let pods = addresses(cluster)?;
     names(cluster)?;
@@ -28,7 +34,7 @@ pub fn show(cluster: &Cluster) -> Result<()> {
     other_node(cluster, &pods)?;
     database(cluster)?;
     api_server(cluster)?;
-    nobody_else(cluster)
+    only_daemonset(cluster)
 }
 
 fn from_frontend(cluster: &Cluster, script: &str) -> Result<String> {
@@ -37,17 +43,17 @@ fn from_frontend(cluster: &Cluster, script: &str) -> Result<String> {
     cluster.kubectl(&words)
 }
 
-fn nobody_else(cluster: &Cluster) -> Result<()> {
+fn only_daemonset(cluster: &Cluster) -> Result<()> {
     progress::step("no kube-proxy, no other CNI", || {
         let format = "jsonpath={range .items[*]}{.metadata.name} {end}";
         let sets = cluster.kubectl(&["get", "daemonsets", "-A", "-o", format])?;
-        ensure!(sets == "sluice", "these DaemonSets run: {sets}");
-        Ok(((), "one DaemonSet: sluice".to_owned()))
+        ensure!(sets == "sluice", "DaemonSets other than sluice are installed: {sets}");
+        Ok(((), "sluice is the only DaemonSet".to_owned()))
     })
 }
 
 fn addresses(cluster: &Cluster) -> Result<Vec<Pod>> {
-    progress::step("every pod inside its node's range", || {
+    progress::step("pod addresses lie in podCIDRs", || {
         let format = "jsonpath={range .items[*]}{.metadata.name} {.spec.podCIDR}{\"\\n\"}{end}";
         let text = cluster.kubectl(&["get", "nodes", "-o", format])?;
         let ranges: BTreeMap<&str, &str> =
@@ -61,7 +67,7 @@ fn addresses(cluster: &Cluster) -> Result<Vec<Pod>> {
             .filter(|pod| pod["spec"]["hostNetwork"] != true)
             .map(pod)
             .collect::<Result<_>>()?;
-        ensure!(!pods.is_empty(), "there are no pods");
+        ensure!(!pods.is_empty(), "no pods exist");
         println!();
         for pod in &pods {
             let range = ranges.get(pod.node.as_str()).copied().unwrap_or("no range");
@@ -78,7 +84,8 @@ fn pod(pod: &Value) -> Result<Pod> {
     let meta = &pod["metadata"];
     let name = format!("{}/{}", text(&meta["namespace"]), text(&meta["name"]));
     let address = text(&pod["status"]["podIP"]);
-    let address = address.parse().with_context(|| format!("{name} has the address {address:?}"))?;
+    let address =
+        address.parse().with_context(|| format!("{name} has no valid address: {address:?}"))?;
     Ok(Pod { name, node: text(&pod["spec"]["nodeName"]), address })
 }
 
@@ -93,9 +100,12 @@ fn inside(address: Ipv4Addr, range: &str) -> bool {
 }
 
 fn names(cluster: &Cluster) -> Result<()> {
-    progress::step("names by CoreDNS", || {
+    progress::step("names resolve through CoreDNS", || {
         let resolver = from_frontend(cluster, "grep ^nameserver /etc/resolv.conf")?;
-        ensure!(resolver == format!("nameserver {DNS}"), "a pod's resolver is {resolver}");
+        ensure!(
+            resolver == format!("nameserver {DNS}"),
+            "resolver of the frontend: {resolver}, expected: {DNS}"
+        );
         let service = cluster.kubectl(&[
             "-n",
             "shop",
@@ -105,9 +115,9 @@ fn names(cluster: &Cluster) -> Result<()> {
             "-o",
             "jsonpath={.spec.clusterIP}",
         ])?;
-        let question = format!("dig +short +tries=3 +time=2 orders.shop.svc.cluster.local @{DNS}");
-        let answer = from_frontend(cluster, &question)?;
-        ensure!(answer == service, "{DNS} says {answer:?}, the Service is {service}");
+        let query = format!("dig +short +tries=3 +time=2 orders.shop.svc.cluster.local @{DNS}");
+        let answer = from_frontend(cluster, &query)?;
+        ensure!(answer == service, "DNS answer: {answer:?}, expected: {service}");
         Ok(((), format!("orders = {answer}, from {DNS}")))
     })
 }
@@ -129,50 +139,54 @@ fn spread(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
             let name = replica.name.trim_start_matches("shop/");
             let count = counts.get(name).copied().unwrap_or(0);
             println!("    {name:<42} {:<22} {count:>4}", replica.node);
-            ensure!(count > 0, "{name} got none of {REQUESTS} requests");
+            ensure!(count > 0, "{name} received none of {REQUESTS} requests");
         }
         let answered: usize = counts.values().sum();
-        ensure!(answered == REQUESTS, "{answered} of {REQUESTS} requests were answered");
+        ensure!(answered == REQUESTS, "{answered} of {REQUESTS} requests answered");
         Ok(((), format!("{answered} answered by {} replicas", counts.len())))
     })
 }
 
 fn other_node(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
-    progress::step("a pod on another node", || {
+    progress::step("pod on another node", || {
         let frontend = pods
             .iter()
             .find(|pod| pod.name.starts_with("shop/frontend-"))
-            .context("there is no frontend")?;
-        let far = pods
+            .context("no frontend pod exists")?;
+        let remote = pods
             .iter()
             .find(|pod| pod.name.starts_with("shop/orders-") && pod.node != frontend.node)
             .context("every replica is on the frontend's node")?;
-        let url = format!("curl -sS --max-time 5 http://{}:8080/hostname", far.address);
+        let url = format!("curl -sS --max-time 5 http://{}:8080/hostname", remote.address);
         let answer = from_frontend(cluster, &url)?;
-        ensure!(far.name.ends_with(&answer) && !answer.is_empty(), "{} says {answer:?}", far.name);
-        Ok(((), format!("{} -> {}", frontend.node, far.node)))
+        ensure!(
+            remote.name.ends_with(&answer) && !answer.is_empty(),
+            "{} answered {answer:?}",
+            remote.name
+        );
+        Ok(((), format!("{} -> {}", frontend.node, remote.node)))
     })
 }
 
 fn database(cluster: &Cluster) -> Result<()> {
     progress::step("database:5432", || {
         let answer = from_frontend(cluster, "nc -w 3 database 5432 </dev/null")?;
-        ensure!(answer.starts_with("database-"), "the database says {answer:?}");
+        ensure!(answer.starts_with("database-"), "the database answered {answer:?}");
         Ok(((), answer))
     })
 }
 
 fn api_server(cluster: &Cluster) -> Result<()> {
-    progress::step("the API server through its Service", || {
+    progress::step("API server through its Service", || {
         let script = format!(
             "curl -sSk --max-time 5 -H \"Authorization: Bearer \
              $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)\" https://{API}/version"
         );
         let answer = from_frontend(cluster, &script)?;
         let version: Value =
-            serde_json::from_str(&answer).with_context(|| format!("{API} says {answer:?}"))?;
+            serde_json::from_str(&answer).with_context(|| format!("{API} answered {answer:?}"))?;
         let version = version.get("gitVersion").and_then(|v| v.as_str());
-        let version = version.with_context(|| format!("{API} says {answer:?}"))?;
+        let version = version.with_context(|| format!("{API} answered {answer:?}"))?;
         Ok(((), format!("{API}: {version}")))
     })
 }
@@ -182,7 +196,7 @@ mod tests {
     use super::inside;
 
     #[test]
-    fn a_range_holds_its_own_addresses_only() {
+    fn range_contains_only_its_own_addresses() {
         for (address, range, expected) in [
             ([10, 244, 1, 5], "10.244.1.0/24", true),
             ([10, 244, 2, 5], "10.244.1.0/24", false),

@@ -1,0 +1,248 @@
+//! One cluster under measurement: two nodes, a client, one server per node.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::report::{Load, Network};
+use crate::cache::{Cache, target};
+use crate::kind::{self, Cluster, Cni, Proxy, Spec};
+use crate::oci::{self, Image, Layer};
+use crate::process::{self, STEP};
+use crate::{build, install, progress, setup};
+
+const IMAGE: &str = "localhost/netbench:dev";
+const PORT: u16 = 7000;
+const PODS_READY: Duration = Duration::from_secs(120);
+const REACHABLE: Duration = Duration::from_secs(60);
+/// Duration of the measurement that checks whether a server answers.
+const PROBE: Duration = Duration::from_millis(100);
+
+/// A cluster with its client and servers.
+pub struct BenchCluster {
+    /// The network that it runs.
+    pub network: Network,
+    cluster: Cluster,
+    /// Server on the client's node.
+    near: Target,
+    /// Server on the other node.
+    far: Target,
+}
+
+/// Addresses of a server.
+struct Target {
+    pod: String,
+    cluster_ip: String,
+}
+
+/// Way from the client to a server.
+#[derive(Clone, Copy)]
+pub struct Path {
+    /// Whether the server is on the client's node.
+    pub same_node: bool,
+    /// Whether the client connects to the ClusterIP instead of the pod's address.
+    pub cluster_ip: bool,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.same_node { "same node" } else { "across nodes" };
+        let address = if self.cluster_ip { "ClusterIP" } else { "pod address" };
+        write!(f, "{place}, {address}")
+    }
+}
+
+fn name(network: Network) -> &'static str {
+    match network {
+        Network::Sluice => "bench-sluice",
+        Network::Iptables => "bench-iptables",
+        Network::Nftables => "bench-nftables",
+    }
+}
+
+/// Removes the cluster of a network.
+///
+/// # Errors
+/// When kind fails.
+pub fn down(cache: &Cache, network: Network) -> Result<()> {
+    Cluster::down(cache, name(network))
+}
+
+/// Builds the load generator, packs it as an image and returns the archive.
+///
+/// # Errors
+/// When the build fails or the archive cannot be written.
+pub fn load_image(cache: &Cache) -> Result<PathBuf> {
+    let program = build::static_program(cache, "netbench", "netbench", "release")?;
+    let folder = target().join("image");
+    fs::create_dir_all(&folder)?;
+    let layer_path = folder.join("netbench-layer.tar");
+    let mut layer = Layer::create(&layer_path)?;
+    layer.program("netbench", &program)?;
+    layer.finish()?;
+    let path = folder.join("netbench.tar");
+    oci::write(&[Image::new(IMAGE, &[&layer_path], "/netbench server")], &path)?;
+    fs::remove_file(layer_path)?;
+    Ok(path)
+}
+
+impl BenchCluster {
+    /// Creates the cluster and starts client and servers.
+    ///
+    /// # Errors
+    /// When the cluster does not start or its pods are not Ready in time.
+    pub fn up(cache: &Cache, network: Network, load_image: &std::path::Path) -> Result<Self> {
+        let (proxy, cni) = match network {
+            Network::Sluice => (Proxy::None, Cni::None),
+            Network::Iptables => (Proxy::Iptables, Cni::Bridge),
+            Network::Nftables => (Proxy::Nftables, Cni::Bridge),
+        };
+        let spec = Spec { name: name(network).to_owned(), nodes: 2, proxy, cni };
+        let cluster = kind::up(cache, &spec)?;
+        cluster.load(cache, load_image)?;
+        if network == Network::Sluice {
+            install::sluice(cache, &cluster)?;
+        }
+        let mut nodes = cluster.nodes()?;
+        // The client is on the worker.
+        nodes.sort_by_key(|node| node.contains("control-plane"));
+        let [near_node, far_node] = nodes.as_slice() else {
+            bail!("{} has {} nodes; expected 2", cluster.name, nodes.len());
+        };
+        let manifest = [("client", near_node), ("near", near_node), ("far", far_node)]
+            .map(|(app, node)| manifest(app, node))
+            .concat();
+        let file = target().join("bench.yaml");
+        fs::write(&file, manifest)?;
+        cluster.kubectl(&["apply", "-f", &file.to_string_lossy()])?;
+        progress::wait("client and servers", PODS_READY, || {
+            let ready = ["wait", "pod", "--all", "--for=condition=Ready", "--timeout=5s"];
+            cluster.kubectl(&ready).map_err(|e| e.to_string())
+        })?;
+        let (near, far) = (Target::read(&cluster, "near")?, Target::read(&cluster, "far")?);
+        Ok(Self { network, cluster, near, far })
+    }
+
+    /// Waits until every server answers through both of its addresses.
+    ///
+    /// # Errors
+    /// When one does not answer within a minute.
+    pub fn wait_reachable(&self) -> Result<()> {
+        for same_node in [true, false] {
+            for cluster_ip in [false, true] {
+                let path = Path { same_node, cluster_ip };
+                let name = format!("{}, {path}", self.network.label());
+                progress::wait(&name, REACHABLE, || {
+                    self.sample(Load::Connect, path, PROBE).map_err(|e| e.to_string())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Measures once: operations, or bytes, per second.
+    ///
+    /// # Errors
+    /// When the client cannot connect or a connection breaks.
+    pub fn sample(&self, load: Load, path: Path, duration: Duration) -> Result<f64> {
+        let target = if path.same_node { &self.near } else { &self.far };
+        let address = if path.cluster_ip { &target.cluster_ip } else { &target.pod };
+        let client = ["exec", "client", "--", "/netbench", "client", "--mode", load.mode()];
+        let (target, seconds) = (format!("{address}:{PORT}"), duration.as_secs_f64().to_string());
+        let options = ["--target", &target, "--seconds", &seconds];
+        let text = self.cluster.kubectl(&[&client[..], &options[..]].concat())?;
+        serde_json::from_str::<Value>(&text)
+            .ok()
+            .and_then(|report| report["per_second"].as_f64())
+            .with_context(|| format!("unexpected output of netbench: {text:?}"))
+    }
+
+    /// Resident memory in KiB, per node, of the process that programs Services.
+    ///
+    /// # Errors
+    /// When a command on a node fails.
+    pub fn memory(&self) -> Result<Vec<(String, u64)>> {
+        let process = match self.network {
+            Network::Sluice => "sluice",
+            Network::Iptables | Network::Nftables => "kube-proxy",
+        };
+        let script = format!(
+            "for p in $(pgrep -x {process}); do awk '/VmRSS/ {{print $2}}' /proc/$p/status; done"
+        );
+        let mut rows = Vec::new();
+        for node in self.cluster.nodes()? {
+            let text = self.cluster.on_node(&node, &["sh", "-c", &script])?;
+            for kib in text.split_whitespace() {
+                let kib = kib.parse().with_context(|| format!("unexpected VmRSS: {kib:?}"))?;
+                rows.push((format!("{process} on {node}"), kib));
+            }
+        }
+        Ok(rows)
+    }
+}
+
+impl Target {
+    fn read(cluster: &Cluster, app: &str) -> Result<Self> {
+        let read = |kind: &str, path: &str| {
+            cluster.kubectl(&["get", kind, app, "-o", &format!("jsonpath={{{path}}}")])
+        };
+        Ok(Self {
+            pod: read("pod", ".status.podIP")?,
+            cluster_ip: read("service", ".spec.clusterIP")?,
+        })
+    }
+}
+
+fn manifest(app: &str, node: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {app}, labels: {{app: {app}}}}}
+spec:
+  nodeName: {node}
+  tolerations: [{{operator: Exists}}]
+  terminationGracePeriodSeconds: 0
+  containers:
+    - {{name: main, image: {IMAGE}, imagePullPolicy: Never}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {app}}}
+spec:
+  selector: {{app: {app}}}
+  ports: [{{port: {PORT}}}]
+---
+"
+    )
+}
+
+/// Measures CNI ADD in network namespaces, Sluice and ptp + host-local in alternation. Returns
+/// the durations in milliseconds.
+///
+/// # Errors
+/// When a build or the benchmark fails.
+pub fn cni_add(cache: &Cache) -> Result<[Vec<f64>; 2]> {
+    setup::tests()?;
+    let object = build::bpf_object(cache)?;
+    let programs = build::programs(cache)?;
+    let bench = build::static_program(cache, "netns-tests", "cni-add-bench", "release")?;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--net", "--propagation", "private"])
+        .arg(bench)
+        .env("SLUICE_CNI_BIN", programs.cni)
+        .env("SLUICE_AGENT_BIN", programs.agent)
+        .env("SLUICE_BPF_OBJECT", object);
+    let text = process::output_within(&mut command, STEP)?;
+    let report: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
+        .with_context(|| format!("unexpected output of cni-add-bench: {text:?}"))?;
+    Ok(["ours_ms", "ptp_ms"].map(|series| {
+        let times = report[series].as_array().map_or(&[][..], Vec::as_slice);
+        times.iter().filter_map(Value::as_f64).collect()
+    }))
+}

@@ -1,0 +1,172 @@
+//! `cargo xtask bench`: Sluice, kube-proxy and the bridge plugin, measured in one run.
+//!
+//! Three clusters of two nodes run side by side. Every round measures each of them under every
+//! load, in an order that changes from round to round, so that other load on the machine affects
+//! all of them. A claim is about the ratio of two samples of one round, and holds when the whole
+//! confidence interval of the median ratio does. Output: the report on the terminal, and
+//! `bench.json`, `bench.md` and `bench.svg` in target/bench.
+
+mod cluster;
+mod plot;
+mod report;
+mod statistics;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use self::cluster::{BenchCluster, Path};
+use self::report::{Figures, Load, Network, Series};
+use crate::cache::{Cache, target};
+use crate::{progress, setup};
+
+/// Attempts of one measurement.
+const ATTEMPTS: usize = 3;
+
+/// Options of `cargo xtask bench`.
+#[derive(Args)]
+pub struct Options {
+    /// Rounds; fewer than six give no confidence interval
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Duration of one measurement in seconds
+    #[arg(long, default_value_t = 2)]
+    seconds: u32,
+    /// Keep the clusters
+    #[arg(long)]
+    keep: bool,
+    /// Measure Sluice only
+    #[arg(long)]
+    only_sluice: bool,
+}
+
+/// Measures, prints the report and writes its files.
+///
+/// # Errors
+/// When a cluster does not start or a file cannot be written. The clusters are removed
+/// nevertheless. A measurement that fails is reported and does not end the run.
+pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
+    setup::require_root()?;
+    let networks: &[Network] = if options.only_sluice {
+        &[Network::Sluice]
+    } else {
+        &[Network::Sluice, Network::Iptables, Network::Nftables]
+    };
+    let written = measure(cache, options, networks).and_then(|figures| write(&figures));
+    if !options.keep {
+        for network in networks {
+            cluster::down(cache, *network)?;
+        }
+    }
+    written.map(|()| ExitCode::SUCCESS)
+}
+
+fn measure(cache: &Cache, options: &Options, networks: &[Network]) -> Result<Figures> {
+    let archive = cluster::load_image(cache)?;
+    let clusters: Vec<BenchCluster> =
+        networks.iter().map(|n| BenchCluster::up(cache, *n, &archive)).collect::<Result<_>>()?;
+    for cluster in &clusters {
+        cluster.wait_reachable()?;
+    }
+    let mut series = Vec::new();
+    for load in Load::ALL {
+        for same_node in [true, false] {
+            series.extend(clusters.iter().map(|cluster| Series {
+                network: cluster.network,
+                same_node,
+                load,
+                pod_address: Vec::new(),
+                cluster_ip: Vec::new(),
+            }));
+        }
+    }
+    let mut failures = Vec::new();
+    let duration = Duration::from_secs(u64::from(options.seconds));
+    for round in 0..options.rounds {
+        let start = Instant::now();
+        for group in series.chunks_mut(clusters.len()) {
+            for (index, cluster_ip) in order(round, clusters.len()) {
+                let (Some(series), Some(cluster)) = (group.get_mut(index), clusters.get(index))
+                else {
+                    continue;
+                };
+                let path = Path { same_node: series.same_node, cluster_ip };
+                let sample = sample(cluster, series.load, path, duration);
+                if let Err(error) = &sample {
+                    failures.push(format!("round {}: {error:#}", round + 1));
+                }
+                let samples =
+                    if cluster_ip { &mut series.cluster_ip } else { &mut series.pod_address };
+                samples.push(sample.ok());
+            }
+        }
+        let name = format!("round {} of {}", round + 1, options.rounds);
+        progress::line(&name, &format!("{} failures", failures.len()), start.elapsed());
+    }
+    let mut memory = Vec::new();
+    for cluster in &clusters {
+        memory.extend(cluster.memory()?);
+    }
+    Ok(Figures { series, memory, cni_add: cluster::cni_add(cache)?, failures })
+}
+
+/// The order of one round's samples under one load: (network, whether through the ClusterIP).
+/// The first network and the first address change from round to round.
+fn order(round: usize, networks: usize) -> Vec<(usize, bool)> {
+    let cluster_ip_first = round % 2 == 1;
+    (0..networks)
+        .map(|i| (i + round) % networks)
+        .flat_map(|network| [(network, cluster_ip_first), (network, !cluster_ip_first)])
+        .collect()
+}
+
+/// Takes one sample. Between attempts it waits until the network answers.
+fn sample(cluster: &BenchCluster, load: Load, path: Path, duration: Duration) -> Result<f64> {
+    let mut attempt = 1;
+    loop {
+        let result = cluster
+            .sample(load, path, duration)
+            .with_context(|| format!("{}, {}, {path}", cluster.network.label(), load.label()));
+        match result {
+            Ok(sample) => return Ok(sample),
+            Err(error) if attempt == ATTEMPTS => return Err(error),
+            Err(error) => {
+                println!("  attempt {attempt} of {ATTEMPTS} failed: {error:#}");
+                cluster.wait_reachable()?;
+                attempt += 1;
+            }
+        }
+    }
+}
+
+fn write(figures: &Figures) -> Result<()> {
+    let text = figures.markdown();
+    println!("\n{text}");
+    let folder = target().join("bench");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("bench.json"), serde_json::to_vec_pretty(&figures.json())?)?;
+    fs::write(folder.join("bench.md"), text)?;
+    fs::write(folder.join("bench.svg"), plot::svg(&figures.series))?;
+    println!("written: {}/bench.{{json,md,svg}}", folder.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::order;
+
+    #[test]
+    fn every_round_takes_every_sample_once_and_starts_with_another_network() {
+        let expected: Vec<(usize, bool)> =
+            (0..3).flat_map(|network| [(network, false), (network, true)]).collect();
+        for round in 0..6 {
+            let mut order = order(round, 3);
+            assert_eq!(order.first(), Some(&(round % 3, round % 2 == 1)));
+            order.sort_unstable();
+            assert_eq!(order, expected, "round {round}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `cargo xtask build`: the eBPF object, the agent, the CNI binary.
+//!
+//! The object comes first: the build of the agent embeds `target/bpf/sluice.o`. Both programs are
+//! linked statically against the GNU C library, so they run in an empty image and on any node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{Cache, checkout, target};
+use crate::process;
+use crate::setup::{self, BpfToolchain};
+
+/// The runtime reads the CNI binary from disk for every pod that starts.
+const CNI_SIZE_LIMIT: u64 = 3 << 20;
+
+/// The two programs of Sluice.
+pub struct Programs {
+    /// The agent and command line, `sluice`.
+    pub agent: PathBuf,
+    /// The CNI binary, `sluice-cni`.
+    pub cni: PathBuf,
+}
+
+/// Builds the object and the programs, and prints their sizes.
+///
+/// # Errors
+/// When the tool chain cannot be installed or a build fails.
+pub fn run(cache: &Cache) -> Result<()> {
+    let object = bpf_object(cache)?;
+    print_size(&object)?;
+    programs(cache)?;
+    Ok(())
+}
+
+/// Builds the eBPF object, copies it to `target/bpf/sluice.o` and returns that path.
+///
+/// # Errors
+/// When the tool chain cannot be installed or the build fails.
+pub fn bpf_object(cache: &Cache) -> Result<PathBuf> {
+    let toolchain = setup::bpf(cache)?;
+    let target_dir = target().join("ebpf");
+    let mut command = Command::new("cargo");
+    // Flags for the host do not apply to the BPF target.
+    command.current_dir(checkout()).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    match toolchain {
+        BpfToolchain::Nightly => command.args(["+nightly", "build", "-Z", "build-std=core"]),
+        BpfToolchain::Debian => {
+            command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").arg("build")
+        }
+    };
+    command
+        .args(["--package", "sluice-ebpf", "--bin", "sluice-ebpf", "--profile", "ebpf"])
+        .args(["--target", "bpfel-unknown-none", "--target-dir"])
+        .arg(&target_dir)
+        .env("PATH", path_with(&setup::bpf_linker(cache)?));
+    process::run("building eBPF programs", &mut command, &cache.logs(), process::BUILD)?;
+    let built = target_dir.join("bpfel-unknown-none/ebpf/sluice-ebpf");
+    let object = target().join("bpf/sluice.o");
+    fs::create_dir_all(target().join("bpf"))?;
+    // An unchanged object keeps its modification time, so cargo does not rebuild the agent.
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(&object).ok().as_ref() != Some(&bytes) {
+        fs::write(&object, &bytes)?;
+    }
+    Ok(object)
+}
+
+/// Builds the agent and the CNI binary.
+///
+/// # Errors
+/// When a build fails or the CNI binary exceeds its size limit.
+pub fn programs(cache: &Cache) -> Result<Programs> {
+    let agent = static_program(cache, "sluice-agent", "sluice", "release")?;
+    let cni = static_program(cache, "sluice-cni", "sluice-cni", "cni")?;
+    let size = fs::metadata(&cni)?.len();
+    if size > CNI_SIZE_LIMIT {
+        bail!("the CNI binary has {size} bytes; the limit is {CNI_SIZE_LIMIT}");
+    }
+    Ok(Programs { agent, cni })
+}
+
+/// Builds one statically linked program and prints its size.
+///
+/// # Errors
+/// When the build fails.
+pub fn static_program(cache: &Cache, package: &str, bin: &str, profile: &str) -> Result<PathBuf> {
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    process::run(
+        &format!("building {bin}"),
+        Command::new("cargo")
+            .current_dir(checkout())
+            .args(["build", "--package", package, "--bin", bin, "--profile", profile])
+            .args(["--target", &triple])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env("SLUICE_BPF_OBJECT", target().join("bpf/sluice.o")),
+        &cache.logs(),
+        process::BUILD,
+    )?;
+    let path = target().join(&triple).join(profile).join(bin);
+    print_size(&path)?;
+    Ok(path)
+}
+
+fn print_size(path: &Path) -> Result<()> {
+    println!("    {:<60} {:>6} KiB", path.display(), fs::metadata(path)?.len() / 1024);
+    Ok(())
+}
+
+fn path_with(first: &Path) -> String {
+    format!("{}:{}", first.display(), std::env::var("PATH").unwrap_or_default())
+}

@@ -1,0 +1,66 @@
+//! Everything below a kind cluster: engine, node image, and Kubernetes built from Go modules.
+//!
+//! ```text
+//! kubernetes (Go programs) ──> kubernetes_images ──┐
+//!      └───────────────────────────────────────────┼──> node_image ──> cluster ──> baseline
+//! rootfs (Debian packages) ────────────────────────┘        engine ──────┘
+//! ```
+//! A module uses only those to its left. Where Docker and a registry answer, the published node
+//! image is used and nothing is built. Commands call [`up`], [`Cluster`] and [`Engine`].
+
+mod baseline;
+mod cluster;
+mod engine;
+mod kubernetes;
+mod kubernetes_images;
+mod node_image;
+mod rootfs;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::cache::Cache;
+use crate::progress;
+
+pub use cluster::{Cluster, Spec};
+pub use engine::Engine;
+
+/// Implementation of Services.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Proxy {
+    /// No kube-proxy: none at all, or Sluice.
+    None,
+    /// kube-proxy with iptables.
+    Iptables,
+    /// kube-proxy with nftables.
+    Nftables,
+}
+
+/// Implementation of the pod network.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Cni {
+    /// No CNI configuration: none at all, or Sluice.
+    None,
+    /// The bridge plugin with host-local addresses and routes between nodes.
+    Bridge,
+}
+
+/// Returns the cluster of the specification's name, which is created if it does not exist.
+///
+/// # Errors
+/// When a tool cannot be installed, a build fails, or the cluster does not start.
+pub fn up(cache: &Cache, spec: &Spec) -> Result<Cluster> {
+    if let Some(cluster) = Cluster::find_or_start_engine(cache, &spec.name)? {
+        println!("  cluster {} already exists", cluster.name);
+        return Ok(cluster);
+    }
+    let cluster = Cluster::create(cache, spec)?;
+    if spec.cni == Cni::Bridge {
+        progress::step("bridge CNI on every node", || {
+            baseline::install_bridge(&cluster)?;
+            Ok(((), "configured".to_owned()))
+        })?;
+        cluster.wait_ready()?;
+    }
+    Ok(cluster)
+}

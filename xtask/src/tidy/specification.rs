@@ -1,0 +1,116 @@
+//! docs/SPECIFICATION.md names tests that exist.
+
+use anyhow::Result;
+
+use super::Finding;
+use super::tree::Tree;
+
+const SPECIFICATION: &str = "docs/SPECIFICATION.md";
+
+/// A level, and the folder of its tests. Unit tests are beside the code.
+const LEVELS: [(&str, &str); 4] = [
+    ("unit", ""),
+    ("packet", "tests/packet/"),
+    ("netns", "tests/netns/"),
+    ("cluster", "tests/cluster/"),
+];
+
+/// In the last cell of a row, a level is followed by names in backticks: of test functions, of
+/// cases, or paths.
+pub fn tests(tree: &Tree) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let text = tree.get(SPECIFICATION).unwrap_or_default();
+    for (number, line) in text.lines().enumerate() {
+        if !line.starts_with('|') {
+            continue;
+        }
+        let Some(cell) = line.trim_end_matches(['|', ' ']).rsplit('|').next() else { continue };
+        for (level, folder, name) in named(cell) {
+            if !exists(tree, folder, name) {
+                let message = format!("no {level} test is called {name}");
+                findings.push(Finding::new(SPECIFICATION, number + 1, message));
+            }
+        }
+    }
+    Ok(findings)
+}
+
+/// Levels and names in a cell.
+fn named(cell: &str) -> Vec<(&'static str, &'static str, &str)> {
+    let mut level = None;
+    let mut names = Vec::new();
+    for (index, part) in cell.split('`').enumerate() {
+        if index % 2 == 1 {
+            names.extend(level.map(|(level, folder)| (level, folder, part)));
+            continue;
+        }
+        let words = part.split(|c: char| !c.is_alphanumeric());
+        for word in words {
+            level = LEVELS.iter().copied().find(|(name, _)| *name == word).or(level);
+        }
+        // Text after names, as in "`cargo xtask build` fails otherwise", ends the list.
+        if part.contains(';') && !LEVELS.iter().any(|(name, _)| part.contains(name)) {
+            level = None;
+        }
+    }
+    names
+}
+
+fn exists(tree: &Tree, folder: &str, name: &str) -> bool {
+    if name.contains('/') {
+        return tree.exists(name);
+    }
+    let function = format!("fn {name}(");
+    // Macros that declare a test per case list `name = ...` or `name: ...`.
+    let in_macro = [format!("{name} = "), format!("{name}: ")];
+    let in_rust = tree.with_extension(folder, "rs").any(|(_, text)| {
+        text.contains(&function)
+            || text.lines().any(|line| in_macro.iter().any(|p| line.trim_start().starts_with(p)))
+    });
+    in_rust || tree.below(folder).any(|(path, text)| is_case(path, text, name))
+}
+
+/// Whether a file below a folder `cases` is the case, or contains it as a line of its own.
+fn is_case(path: &str, text: &str, name: &str) -> bool {
+    let mut parts = path.split('/').skip_while(|part| *part != "cases").skip(1).peekable();
+    if parts.peek().is_none() {
+        return false;
+    }
+    parts.any(|part| part.split('.').next() == Some(name))
+        || text.lines().any(|line| line.split_whitespace().any(|w| w.trim_matches(':') == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(cell: &str) -> Vec<String> {
+        let tree = Tree::of(&[
+            (SPECIFICATION, &format!("| promise | held by |\n|---|---|\n| it works | {cell} |\n")),
+            ("tests/packet/tests/service.rs", "#[test] fn hairpin() {}"),
+            ("tests/packet/cases/fragments.conv", "# A case\n"),
+            ("tests/cluster/cases/pod-ping/steps.yaml", ""),
+            ("agent/core/src/index.rs", "#[test] fn slices_add_up() {}"),
+        ]);
+        super::tests(&tree).expect("checked").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn functions_cases_and_paths_are_tests() {
+        let cell = "packet `hairpin`, `fragments`; cluster `pod-ping`; unit `slices_add_up`, `agent/core/src`";
+        assert_eq!(found(cell), Vec::<String>::new());
+        assert_eq!(found("`cargo xtask build` fails otherwise"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn missing_test_and_test_of_another_level_are_found() {
+        for cell in [
+            "packet `gone`",
+            "cluster `hairpin`",
+            "packet `hairpin`; netns `pod-ping`",
+            "unit `a/b`",
+        ] {
+            assert_eq!(found(cell).len(), 1, "{cell}");
+        }
+    }
+}
