@@ -193,7 +193,7 @@ impl Node {
 }
 
 /// Sets a sysctl of a network namespace.
-pub(crate) fn sysctl(namespaces: &Namespaces, name: &str, value: &str) {
+pub fn sysctl(namespaces: &Namespaces, name: &str, value: &str) {
     namespaces.run(|| {
         let path = Path::new("/proc/sys").join(name);
         fs::write(&path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

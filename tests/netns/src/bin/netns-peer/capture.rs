@@ -39,10 +39,12 @@ pub fn capture(device: &str, path: &str) -> usize {
         // Packets that are queued when the input ends are still written.
         let last = ended.load(Ordering::Acquire);
         match recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
-            Ok(length) => {
+            Ok(length) if packet[0] >> 4 == 4 => {
                 write_packet(&mut file, &packet[..length]);
                 count += 1;
             }
+            // ARP, IPv6.
+            Ok(_) => {}
             Err(Errno::EAGAIN | Errno::EINTR) if last => return count,
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(e) => panic!("{device}: {e}"),
@@ -61,9 +63,10 @@ fn write_packet(file: &mut File, packet: &[u8]) {
     file.write_all(&record).unwrap();
 }
 
-/// A packet socket without link-layer headers, bound to a device.
+/// A packet socket without link-layer headers, bound to a device. Only a socket for all protocols
+/// receives outgoing packets, and incoming ones before the tc programs.
 fn packet_socket(device: &str) -> OwnedFd {
-    let protocol = (libc::ETH_P_IP as u16).to_be();
+    let protocol = (libc::ETH_P_ALL as u16).to_be();
     // SAFETY: socket(2) takes no pointers.
     let fd = unsafe {
         libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol.into())

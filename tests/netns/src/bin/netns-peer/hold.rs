@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use netns_tests::peer::{HoldReport, Response};
 
 use crate::connect::{request, tcp, udp, udp_connected, udp_connected_once, udp_once};
-use crate::{DEADLINE, error_name, print_line};
+use crate::{DEADLINE, error_name, is_destroyed, print_line};
 
 /// Pause between two requests: short enough to notice a gap of a few milliseconds.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -18,6 +18,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LOST: Duration = Duration::from_millis(500);
 /// A request on an open connection has a response within this time.
 const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
+/// Errors that a report has room for.
+const ERRORS_MAX: usize = 20;
 /// Time that the response of the server named on standard input may take.
 const SERVER_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -83,12 +85,14 @@ pub fn hold(protocol: &str, server: &str) -> HoldReport {
                 }
             }
             Err(e) => {
-                report.errors.push(error_name(&e));
+                if report.errors.len() < ERRORS_MAX {
+                    report.errors.push(error_name(&e));
+                }
                 match client {
                     Client::Tcp(_) => return report,
                     // The agent destroyed the socket. After any other error, a time-out above
                     // all, the client keeps it: a new one would hide that the agent did not.
-                    Client::UdpConnected(_) if e.kind() == io::ErrorKind::ConnectionAborted => {
+                    Client::UdpConnected(_) if is_destroyed(&e) => {
                         if let Ok(another) = Client::open(protocol, server) {
                             client = another;
                         }

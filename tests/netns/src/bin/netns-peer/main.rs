@@ -48,9 +48,17 @@ fn print_line(line: &str) {
 
 /// The name of an error, independent of its wording.
 fn error_name(e: &std::io::Error) -> String {
-    // A receive time-out is EAGAIN.
     match e.kind() {
+        // A receive time-out is EAGAIN.
         std::io::ErrorKind::WouldBlock => "TimedOut".to_owned(),
+        _ if is_destroyed(e) => "ConnectionAborted".to_owned(),
         kind => format!("{kind:?}"),
     }
+}
+
+/// Whether an error says that a connected UDP socket was destroyed (`SOCK_DESTROY`): recv(2) gets
+/// ECONNABORTED; a send(2) before it finds the socket disconnected (udp_abort in the kernel).
+fn is_destroyed(e: &std::io::Error) -> bool {
+    let errno = e.raw_os_error().map(nix::errno::Errno::from_raw);
+    matches!(errno, Some(nix::errno::Errno::ECONNABORTED | nix::errno::Errno::EDESTADDRREQ))
 }

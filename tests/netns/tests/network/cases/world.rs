@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use netns_tests::manifest::{service, slice_of};
 use netns_tests::{
     CniCall, Host, Node, OUTSIDE, Pod, Server, Topology, TopologyOptions, eventually, find_plugin,
+    sysctl,
 };
 use serde_json::json;
 
@@ -79,6 +80,10 @@ impl World {
                 slice_of(&format!("{name}-a"), name, &service_ports, &endpoints),
             ];
             nodes.topology.apply(&format!("service-{name}"), &yaml.join("---"));
+        }
+        // The kernel limits the rate of ICMP errors to one peer.
+        for (_, _, host) in &hosts {
+            sysctl(host.namespaces(), "net/ipv4/icmp_ratelimit", "0");
         }
         let servers = hosts.iter().map(|(name, _, host)| host.serve(name, &ports)).collect();
         let world = World {
