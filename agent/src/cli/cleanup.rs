@@ -44,14 +44,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // The configuration first: no new pod must be wired by what goes away now.
     step("CNI configuration", file(&args.cni_conf_dir, cni_files::CONF_NAME));
     step("CNI binary", file(&args.cni_bin_dir, cni_files::BINARY_NAME));
-    if let Some(root) = probe::look(args.cgroup_root.as_deref()).cgroup_root {
-        step("socket programs", clear_sockets(&root).map_err(Into::into));
-    }
+    step("socket programs", sockets(args.cgroup_root.as_deref()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     step("device programs and routes", runtime.block_on(network()));
     step("pins", pins());
     anyhow::ensure!(failed == 0, "{failed} steps failed");
     Ok(())
+}
+
+/// Without the cgroup root the socket programs would stay attached, and keep the maps alive.
+fn sockets(given: Option<&Path>) -> anyhow::Result<usize> {
+    let root = probe::look(given).cgroup_root.with_context(|| match given {
+        Some(path) => format!("{} is not a cgroup v2 mount", path.display()),
+        None => "there is no cgroup v2 mount: use --cgroup-root".to_owned(),
+    })?;
+    Ok(clear_sockets(&root)?)
 }
 
 fn file(dir: &Path, name: &str) -> anyhow::Result<usize> {
