@@ -62,18 +62,22 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // The configuration first: without it the runtime starts no pod that uses the rest.
     steps.record("CNI configuration", remove_file(&args.cni_conf_dir, cni_files::CONF_NAME));
     steps.record("CNI binary", remove_file(&args.cni_bin_dir, cni_files::BINARY_NAME));
-    let cgroup_root = probe::run(args.cgroup_root.as_deref()).cgroup_root;
-    let socket_programs = match cgroup_root {
-        Some(root) => hooks::detach_sockets(&root).map_err(Into::into),
-        None => Err(anyhow::anyhow!("no cgroup v2 hierarchy found; give it with --cgroup-root")),
-    };
-    steps.record("socket programs", socket_programs);
+    steps.record("socket programs", detach_sockets(args.cgroup_root.as_deref()));
     steps.record("device programs and routes", clear_network().map_err(Into::into));
     steps.record("directory of pinned maps and programs", remove_dir(pins::base()));
     for removed in &steps.removed {
         print_text(&format!("removed {removed}\n"))?;
     }
     steps.result()
+}
+
+/// Without the cgroup root the socket programs would stay attached and keep their maps in the kernel.
+fn detach_sockets(given: Option<&Path>) -> anyhow::Result<usize> {
+    let root = probe::run(given).cgroup_root.with_context(|| match given {
+        Some(path) => format!("{} is not a cgroup v2 mount", path.display()),
+        None => "no cgroup v2 mount found; set --cgroup-root".to_owned(),
+    })?;
+    Ok(hooks::detach_sockets(&root)?)
 }
 
 /// Removes `name` in `dir`; an empty `dir` disables the step.

@@ -1,4 +1,4 @@
-//! The real agent on a node, fed by a folder of manifests.
+//! The agent of a node, with a folder of manifests as its source.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -7,26 +7,25 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::node::{BIN_DIR, CONF_DIR};
-use crate::process::Process;
+use crate::process::{COMMAND_DEADLINE, Process, run};
 use crate::{Namespaces, Node, agent_binary, cni_binary, eventually};
 
-/// Where the agent tells whether it is ready.
+/// Address of the agent's health server.
 const HEALTH: &str = "127.0.0.1:10256";
 
-/// A running agent; killed when dropped, and its log shown if the test failed.
+/// A running agent; it is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
-    spaces: Namespaces,
+    namespaces: Namespaces,
     log: std::path::PathBuf,
 }
 
 impl Agent {
-    pub(crate) fn start(node: &Node, flags: &[&str]) -> Agent {
-        let log = File::options().create(true).append(true).open(&node.log).unwrap();
-        let mut command = node.spaces.command(agent_binary());
+    fn command(node: &Node, flags: &[&str]) -> std::process::Command {
+        let mut command = node.namespaces.command(agent_binary());
         node.cgroup.adopt(&mut command, "");
-        let child = command
+        command
             .arg("agent")
             .arg("--source")
             .arg(&node.manifests)
@@ -37,77 +36,92 @@ impl Agent {
             .arg("--cgroup-root")
             .arg(node.cgroup_root())
             .args(flags)
-            .env("NO_COLOR", "1")
+            .env("NO_COLOR", "1");
+        command
+    }
+
+    pub(crate) fn start(node: &Node, flags: &[&str]) -> Agent {
+        let log = File::options().create(true).append(true).open(&node.log).unwrap();
+        let child = Agent::command(node, flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", agent_binary().display()));
         Agent {
-            process: Process::from_child(child),
-            spaces: node.spaces.clone(),
+            process: Process::from_child(child, "agent"),
+            namespaces: node.namespaces.clone(),
             log: node.log.clone(),
         }
     }
 
-    /// Waits until /readyz answers 200.
+    /// Runs an agent that is expected to exit with a failure; returns its standard error.
     #[track_caller]
-    pub fn ready(&mut self) {
+    pub(crate) fn fail(node: &Node, flags: &[&str]) -> String {
+        let output = run(&mut Agent::command(node, flags), COMMAND_DEADLINE)
+            .unwrap_or_else(|e| panic!("agent {flags:?}: {e}"));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "agent {flags:?} succeeded: {text}");
+        text
+    }
+
+    /// Waits until /readyz responds with 200.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
         eventually("the agent is ready", || {
-            if !self.process.runs() {
-                // Waiting longer would not help.
-                panic!("the agent ended:\n{}", self.log());
+            if !self.process.is_running() {
+                panic!("the agent exited:\n{}", self.log());
             }
             match self.get("/readyz") {
-                Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
-                Ok(answer) => Err(answer),
+                Ok(response) if response.starts_with("HTTP/1.1 200") => Ok(()),
+                Ok(response) => Err(response),
                 Err(e) => Err(e.to_string()),
             }
         });
     }
 
-    /// Asks the agent's health server; the whole answer.
+    /// Requests a path of the agent's health server; returns the whole response.
     pub fn get(&self, path: &str) -> std::io::Result<String> {
-        self.spaces.run(|| {
+        self.namespaces.run(|| {
             let address: SocketAddr = HEALTH.parse().unwrap();
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
             stream.set_read_timeout(Some(Duration::from_secs(2)))?;
             write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
+            let mut response = String::new();
+            stream.read_to_string(&mut response)?;
+            Ok(response)
         })
     }
 
-    /// Waits until its log has these words.
+    /// Waits until the log contains these words.
     #[track_caller]
-    pub fn log_says(&self, words: &str) {
-        eventually(&format!("the log says {words:?}"), || {
+    pub fn wait_log(&self, words: &str) {
+        eventually(&format!("{words:?} in the log"), || {
             let log = self.log();
             if log.contains(words) { Ok(()) } else { Err(log) }
         });
     }
 
-    /// kill -9.
+    /// Waits until the process has exited.
+    #[track_caller]
+    pub fn wait_exit(&mut self) {
+        eventually("the agent exits", || {
+            if self.process.is_running() { Err(self.log()) } else { Ok(()) }
+        });
+    }
+
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(mut self) {
         self.process.kill();
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// What it wrote so far.
+    /// The log so far, of earlier agents of the node too.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), self.log());
-        }
     }
 }

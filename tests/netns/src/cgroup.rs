@@ -1,29 +1,34 @@
-//! A cgroup per node: where its agent attaches socket programs, and by which everything that runs
-//! on the node is ended.
+//! A cgroup for each node: the agent attaches its socket programs there, and removing it kills
+//! every process of the node.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+/// Prefix of the names of cgroups and temporary folders; the process id follows.
+pub(crate) const PREFIX: &str = "sluice-netns-";
 
-const PREFIX: &str = "sluice-netns-";
+/// Deadline of the removal of a cgroup after its processes were killed.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A cgroup v2 folder of our own, removed with everything in it.
+/// A cgroup v2 folder that is removed together with its processes.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
 }
 
 impl Cgroup {
-    /// Makes one below the machine's root, and removes what tests that were killed left there.
+    /// Creates a cgroup below the root, and removes those that killed test processes left.
     pub fn new(name: &str) -> Cgroup {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let root = mount_point();
-        sweep(&root);
+        for path in left_over(&root) {
+            remove(&path);
+        }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = root.join(format!("{PREFIX}{}-{number}-{name}", std::process::id()));
         fs::create_dir_all(path.join("pods")).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -35,13 +40,12 @@ impl Cgroup {
         &self.path
     }
 
-    /// Starts `command` in the cgroup `below` this one. It ends with the thread that starts it, even
-    /// if that is killed.
+    /// Makes `command` start in the cgroup `below` this one.
     pub fn adopt(&self, command: &mut Command, below: &str) {
         let procs = self.path.join(below).join("cgroup.procs");
         let procs = OpenOptions::new().write(true).open(&procs).unwrap();
-        // SAFETY: between fork and exec the closure makes prctl(2) and one write(2) to an open
-        // descriptor; it allocates nothing and takes no lock.
+        // SAFETY: between fork and exec the closure makes one write(2) to an open descriptor; it
+        // allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(move || join(&procs));
         }
@@ -50,7 +54,6 @@ impl Cgroup {
 
 /// "0" names the process that writes.
 fn join(procs: &File) -> std::io::Result<()> {
-    set_pdeathsig(Signal::SIGKILL)?;
     nix::unistd::write(procs, b"0")?;
     Ok(())
 }
@@ -63,32 +66,35 @@ impl Drop for Cgroup {
 
 fn remove(path: &Path) {
     let _ = fs::write(path.join("cgroup.kill"), "1");
-    for _ in 0..200 {
+    let start = Instant::now();
+    loop {
         let _ = fs::remove_dir(path.join("pods"));
         match fs::remove_dir(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {}
             _ => return,
         }
-    }
-    eprintln!("{}: something still runs there", path.display());
-}
-
-/// Removes cgroups whose test process is gone.
-fn sweep(root: &Path) {
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        if let Some(pid) = pid
-            && !Path::new("/proc").join(pid).exists()
-        {
-            remove(&entry.path());
+        if start.elapsed() > REMOVE_DEADLINE {
+            eprintln!("{}: processes are still running", path.display());
+            return;
         }
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn mount_point() -> PathBuf {
+/// Files of a folder that belong to test processes which do not exist anymore.
+pub(crate) fn left_over(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+            pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+        })
+        .map(|entry| entry.path())
+        .collect()
+}
+
+pub(crate) fn mount_point() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     mounts
         .lines()

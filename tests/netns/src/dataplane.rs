@@ -1,36 +1,49 @@
-//! The programs and maps on a node without an agent: loaded here, pinned where the CNI binary
-//! looks for them. And what the kernel says of them, for assertions.
+//! Programs and maps of a node: loaded and pinned without an agent, and read for assertions.
 
+use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
 use aya::programs::Program;
-use sluice_abi::{Addr, Counter, LocalPod, map, pin, program};
-use sluice_bpf::attach::{Direction, detach_device, device_programs};
+use nix::errno::Errno;
+use nix::libc;
+use sluice_abi::{
+    Addr, Counter, DropReason, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
+    NetworkKey, NodeConfig, Outcome, map, pin, program,
+};
+use sluice_bpf::attach::{Direction, cgroup_programs, detach_device, device_programs};
 use sluice_bpf::netlink::Netlink;
-use sluice_bpf::{Map, ProgInfo, map_info, obj_get, prog_info};
+use sluice_bpf::{AttachType, BpfError, Map, ProgInfo, map_info, obj_get, prog_info};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{Node, bpf_object, ip_json};
+use crate::{Namespaces, Node, bpf_object, ip_json};
 
-/// Pins everything on the node. Maps that tests of the wiring do not fill are small.
+/// Capacity of the larger maps where a test does not fill them.
+const SMALL: u32 = 64;
+
+/// Loads and pins maps and programs as an agent does; the larger maps are small.
 pub fn load(node: &Node) {
-    load_with_room(node, 64);
+    load_with_capacity(node, Some(SMALL));
 }
 
-/// Pins everything on the node, with room for so many entries in the larger maps.
-pub fn load_with_room(node: &Node, entries: u32) {
+/// Loads and pins maps and programs; `None`: with the capacities of the product.
+pub fn load_with_capacity(node: &Node, entries: Option<u32>) {
     let object = fs::read(bpf_object()).unwrap();
-    node.spaces.run(|| {
+    node.namespaces.run(|| {
         for folder in [pin::MAPS, pin::PROGRAMS] {
             fs::create_dir_all(folder).unwrap();
         }
         let have_set_retval = 1u8;
         let mut loader = EbpfLoader::new();
         loader.override_global("HAVE_SET_RETVAL", &have_set_retval, false);
-        for name in [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::CONNTRACK, map::FRAGMENTS] {
-            loader.map_max_entries(name, entries);
+        if let Some(entries) = entries {
+            for name in [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::CONNTRACK, map::FRAGMENTS]
+            {
+                loader.map_max_entries(name, entries);
+            }
         }
         for name in map::ALL {
             loader.map_pin_path(name, Path::new(pin::MAPS).join(name));
@@ -49,69 +62,138 @@ pub fn load_with_room(node: &Node, entries: u32) {
     });
 }
 
-/// Takes every pin away, as if Sluice had never run.
+/// Removes every pin.
 pub fn unload(node: &Node) {
-    node.spaces.run(|| fs::remove_dir_all("/sys/fs/bpf/sluice").unwrap());
+    node.namespaces.run(|| fs::remove_dir_all("/sys/fs/bpf/sluice").unwrap());
 }
 
-fn rows<T: Send>(node: &Node, f: impl FnOnce(&Map<Addr, LocalPod>) -> T + Send) -> T {
-    node.spaces.run(|| f(&Map::open_pinned(Path::new(pin::MAPS).join(map::LOCAL_PODS)).unwrap()))
+/// Path of a pinned map.
+pub fn map_path(name: &str) -> PathBuf {
+    Path::new(pin::MAPS).join(name)
 }
 
-/// The row of a pod's address.
-pub fn endpoint(node: &Node, address: impl Into<IpAddr>) -> Option<LocalPod> {
+/// Opens a pinned map from inside the node.
+pub fn open<K, V>(name: &str) -> Map<K, V>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Immutable,
+{
+    Map::open_pinned(map_path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn local_pods_map<T: Send>(node: &Node, f: impl FnOnce(&Map<Addr, LocalPod>) -> T + Send) -> T {
+    node.namespaces.run(|| f(&open(map::LOCAL_PODS)))
+}
+
+/// The entry of a pod's address.
+pub fn local_pod(node: &Node, address: impl Into<IpAddr>) -> Option<LocalPod> {
     let key = Addr::from(address.into());
-    rows(node, |map| map.lookup(&key).unwrap())
+    local_pods_map(node, |map| map.lookup(&key).unwrap())
 }
 
-/// How many pods the node has rows for.
-pub fn endpoints(node: &Node) -> usize {
-    rows(node, |map| map.entries().unwrap().len())
+/// Number of local pods.
+pub fn local_pods(node: &Node) -> usize {
+    local_pods_map(node, |map| map.entries().unwrap().len())
 }
 
-/// Takes the row of a pod's address away.
-pub fn forget_endpoint(node: &Node, address: impl Into<IpAddr>) {
+/// Deletes the entry of a pod's address.
+pub fn delete_local_pod(node: &Node, address: impl Into<IpAddr>) {
     let key = Addr::from(address.into());
-    assert!(rows(node, |map| map.delete(&key).unwrap()), "there was none");
+    assert!(local_pods_map(node, |map| map.delete(&key).unwrap()), "no such entry");
 }
 
-/// How often a counter (a number of a drop reason or of an outcome) moved, over all CPUs.
-pub fn counter(node: &Node, index: u32) -> u64 {
-    node.spaces.run(|| {
-        let map: Map<u32, Counter> =
-            Map::open_pinned(Path::new(pin::MAPS).join(map::COUNTERS)).unwrap();
-        let cpus = map.lookup_per_cpu(&index).unwrap().unwrap_or_default();
-        cpus.iter().map(|c| c.packets).sum()
-    })
+/// The configuration that the programs read.
+pub fn node_config(node: &Node) -> NodeConfig {
+    node.namespaces
+        .run(|| open::<u32, NodeConfig>(map::NODE_CONFIG).lookup(&0).unwrap().unwrap_or_default())
 }
 
-/// Names of our programs on a device of the node: of ingress, of egress.
+/// The flows of a node.
+pub fn flows(node: &Node) -> Vec<(FlowKey, FlowEntry)> {
+    node.namespaces.run(|| open::<FlowKey, FlowEntry>(map::CONNTRACK).entries().unwrap())
+}
+
+/// Capacity of a pinned map.
+pub fn capacity(node: &Node, name: &str) -> u32 {
+    node.namespaces.run(|| map_info(obj_get(&map_path(name)).unwrap()).unwrap().max_entries)
+}
+
+/// Forbids writes to a pinned map from user space, for the rest of its life
+/// (`BPF_MAP_FREEZE`).
+pub fn freeze(node: &Node, name: &str) {
+    const BPF_MAP_FREEZE: libc::c_int = 22;
+    node.namespaces.run(|| {
+        let map = obj_get(&map_path(name)).unwrap();
+        let attributes = u32::try_from(map.as_raw_fd()).unwrap();
+        // SAFETY: the attributes of this command are one u32, which outlives the call.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_FREEZE, &raw const attributes, size_of::<u32>())
+        };
+        Errno::result(result).unwrap_or_else(|e| panic!("freeze {name}: {e}"));
+    });
+}
+
+/// Packets that a node dropped for this reason, over all CPUs.
+pub fn dropped(node: &Node, reason: DropReason) -> u64 {
+    counter(node, reason.counter_index())
+}
+
+fn counter(node: &Node, index: u32) -> u64 {
+    node.namespaces.run(|| packets(&open(map::COUNTERS), index))
+}
+
+fn packets(counters: &Map<u32, Counter>, index: u32) -> u64 {
+    let cpus = counters.lookup_per_cpu(&index).unwrap().unwrap_or_default();
+    cpus.iter().map(|c| c.packets).sum()
+}
+
+/// Names of Sluice's programs on a device of the node: ingress, egress.
 pub fn programs(node: &Node, device: &str) -> (Vec<String>, Vec<String>) {
+    programs_in(&node.namespaces, device)
+}
+
+/// [`programs`] of a namespace.
+pub(crate) fn programs_in(namespaces: &Namespaces, device: &str) -> (Vec<String>, Vec<String>) {
     let name = |info: ProgInfo| info.name;
-    let (ingress, egress) = attached(node, device);
+    let (ingress, egress) = attached(namespaces, device);
     (ingress.into_iter().map(name).collect(), egress.into_iter().map(name).collect())
 }
 
 /// Their ids in the kernel.
 pub fn program_ids(node: &Node, device: &str) -> (Vec<u64>, Vec<u64>) {
     let id = |info: ProgInfo| info.id.into();
-    let (ingress, egress) = attached(node, device);
+    let (ingress, egress) = attached(&node.namespaces, device);
     (ingress.into_iter().map(id).collect(), egress.into_iter().map(id).collect())
 }
 
-fn attached(node: &Node, device: &str) -> (Vec<ProgInfo>, Vec<ProgInfo>) {
-    let ifindex = ifindex(node, device);
-    node.spaces.run(|| {
+fn attached(namespaces: &Namespaces, device: &str) -> (Vec<ProgInfo>, Vec<ProgInfo>) {
+    let ifindex = ifindex(namespaces, device);
+    namespaces.run(|| {
         let mut netlink = Netlink::open().unwrap();
         let mut on = |direction| device_programs(&mut netlink, ifindex, direction).unwrap();
         (on(Direction::Ingress), on(Direction::Egress))
     })
 }
 
-/// Takes our programs off a pod's device.
+/// Names of Sluice's programs on the node's cgroup, sorted.
+pub fn socket_programs(node: &Node) -> Vec<String> {
+    let cgroup = fs::File::open(node.cgroup_root()).unwrap();
+    let mut names: Vec<String> = program::SOCKET
+        .iter()
+        .flat_map(|name| {
+            let hook = AttachType::from_program_name(name).unwrap();
+            cgroup_programs(&cgroup, hook).unwrap()
+        })
+        .map(|info| info.name)
+        .collect();
+    names.sort();
+    names
+}
+
+/// Detaches Sluice's programs from a pod's device.
 pub fn detach(node: &Node, device: &str) {
-    let ifindex = ifindex(node, device);
-    node.spaces.run(|| {
+    let ifindex = ifindex(&node.namespaces, device);
+    node.namespaces.run(|| {
         let mut netlink = Netlink::open().unwrap();
         for (direction, name) in
             [(Direction::Ingress, program::FROM_POD), (Direction::Egress, program::TO_POD)]
@@ -121,14 +203,55 @@ pub fn detach(node: &Node, device: &str) {
     });
 }
 
-fn ifindex(node: &Node, device: &str) -> u32 {
-    let links = ip_json(&node.spaces, &format!("link show dev {device}"));
+fn ifindex(namespaces: &Namespaces, device: &str) -> u32 {
+    let links = ip_json(namespaces, &format!("link show dev {device}"));
     u32::try_from(links[0]["ifindex"].as_u64().unwrap()).unwrap()
 }
 
-/// Id in the kernel of what is pinned at `path`, seen from the calling thread.
+/// Kernel id of the map or program pinned at `path`, as the calling thread sees it.
 pub fn object_id(path: &Path) -> u64 {
     let fd = obj_get(path).unwrap();
-    // What is no map is a program.
+    // An object that is not a map is a program.
     map_info(&fd).map_or_else(|_| prog_info(&fd).unwrap().id, |info| info.id).into()
+}
+
+/// The maps of a node as text.
+pub(crate) fn dump(namespaces: &Namespaces) -> String {
+    namespaces.run(|| {
+        let mut text = String::new();
+        dump_map::<u32, NodeConfig>(&mut text, map::NODE_CONFIG);
+        dump_map::<Addr, LocalPod>(&mut text, map::LOCAL_PODS);
+        dump_map::<NetworkKey, Network>(&mut text, map::NETWORKS);
+        dump_map::<FrontendKey, Frontend>(&mut text, map::FRONTENDS);
+        dump_map::<FlowKey, FlowEntry>(&mut text, map::CONNTRACK);
+        let _ = writeln!(text, "# {}", map::COUNTERS);
+        if let Ok(counters) = Map::<u32, Counter>::open_pinned(map_path(map::COUNTERS)) {
+            let reasons = DropReason::ALL.iter().map(|r| ("drop", r.label(), r.counter_index()));
+            let outcomes = Outcome::ALL.iter().map(|o| ("outcome", o.label(), o.counter_index()));
+            for (kind, label, index) in reasons.chain(outcomes) {
+                let _ = writeln!(text, "{kind} {label}: {}", packets(&counters, index));
+            }
+        }
+        text
+    })
+}
+
+fn dump_map<K, V>(text: &mut String, name: &str)
+where
+    K: FromBytes + IntoBytes + Immutable + Debug,
+    V: FromBytes + IntoBytes + Immutable + Debug,
+{
+    let _ = writeln!(text, "# {name}");
+    let entries = Map::<K, V>::open_pinned(map_path(name))
+        .and_then(|map| -> Result<_, BpfError> { map.entries() });
+    match entries {
+        Ok(entries) => {
+            for (key, value) in entries {
+                let _ = writeln!(text, "{key:?} -> {value:?}");
+            }
+        }
+        Err(e) => {
+            let _ = writeln!(text, "{e}");
+        }
+    }
 }

@@ -1,39 +1,54 @@
-//! iproute2 inside a namespace: how tests make links and look at what the kernel has.
+//! iproute2 inside a namespace: creates links and reads the kernel's state.
 
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::Namespaces;
+use crate::process::{COMMAND_DEADLINE, run};
 
-fn run(place: &Namespaces, arguments: &str) -> Output {
-    place
-        .command("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap_or_else(|e| panic!("ip: {e}: install iproute2"))
+fn output(namespaces: &Namespaces, arguments: &str) -> Output {
+    run(namespaces.command("ip").args(arguments.split_whitespace()), COMMAND_DEADLINE)
+        .unwrap_or_else(|e| panic!("ip {arguments}: {e} (package iproute2)"))
 }
 
-/// `ip <arguments>`; a failure ends the test.
+/// `ip <arguments>`; panics if it fails.
 #[track_caller]
-pub fn ip(place: &Namespaces, arguments: &str) -> String {
-    let output = run(place, arguments);
-    let says = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {says}");
+pub fn ip(namespaces: &Namespaces, arguments: &str) -> String {
+    let output = output(namespaces, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Whether `ip <arguments>` fails.
-pub fn ip_fails(place: &Namespaces, arguments: &str) -> bool {
-    !run(place, arguments).status.success()
 }
 
 /// `ip -j -d <arguments>` as JSON.
 #[track_caller]
-pub fn ip_json(place: &Namespaces, arguments: &str) -> Vec<Value> {
-    let text = ip(place, &format!("-j -d {arguments}"));
+pub fn ip_json(namespaces: &Namespaces, arguments: &str) -> Vec<Value> {
+    let text = ip(namespaces, &format!("-j -d {arguments}"));
     if text.trim().is_empty() {
         return Vec::new();
     }
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("ip -j {arguments}: {e}: {text}"))
+}
+
+/// Runs a program with these arguments inside a namespace; panics if it fails.
+#[track_caller]
+pub fn command(namespaces: &Namespaces, program: &str, arguments: &[&str]) -> String {
+    command_within(COMMAND_DEADLINE, namespaces, program, arguments)
+}
+
+/// [`command`] with another deadline.
+#[track_caller]
+pub fn command_within(
+    deadline: Duration,
+    namespaces: &Namespaces,
+    program: &str,
+    arguments: &[&str],
+) -> String {
+    let output = run(namespaces.command(program).args(arguments), deadline)
+        .unwrap_or_else(|e| panic!("{program} {arguments:?}: {e}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
 }

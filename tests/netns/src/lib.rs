@@ -2,27 +2,30 @@
 //!
 //! ```text
 //!   node1 .11      node2 .12            each node: a network namespace and a mount namespace with
-//!      | eth0         | eth0            its own bpffs, /run and /var/lib, and a cgroup of its own
+//!      | eth0         | eth0            its own bpffs, /run and /var/lib, and its own cgroup
 //!   ===+====== switch +=== 172.30.0.0/24
 //!              | .1
 //!          near router --- 192.0.2.0/24 --- far router      (the link with the small MTU)
 //!                                               | .1
 //!                                         203.0.113.0/24 --- outside .10
 //! ```
-//! - [`World`] makes this and takes it away, also on a panic: the namespaces are held by nothing
-//!   but open files, so they go with the test's process whatever becomes of it.
-//! - [`Node`] runs the real agent, or loads the programs without one ([`dataplane`]).
-//! - [`Pod`] is wired by the real CNI binary as containerd calls it ([`Call`]).
-//! - [`peer`] is the program that serves and asks inside pods (`src/bin/netns-peer`).
+//! - [`Topology`] creates this and removes it, also after a panic or a signal: only open files of
+//!   the test process keep the namespaces alive.
+//! - [`Node`] runs the agent, or loads the programs without one ([`dataplane`]).
+//! - [`Pod`] gets its interface from the CNI binary, called as containerd does ([`CniCall`]).
+//! - [`Host`] runs servers and clients in nodes and pods (`src/bin/netns-peer`).
 //!
 //! Run by `cargo xtask test --level netns`, as root, in one thread.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod agent;
-mod artefact;
+pub mod artefacts;
+mod binaries;
+pub mod capture;
 mod cgroup;
-mod cni;
+pub mod cni;
 pub mod dataplane;
+mod host;
 mod ip;
 pub mod manifest;
 mod namespaces;
@@ -30,16 +33,20 @@ mod node;
 pub mod peer;
 mod pod;
 mod process;
+mod skip;
+mod topology;
 mod wait;
-mod world;
 
 pub use agent::Agent;
-pub use artefact::{agent_binary, bpf_object, cni_binary, plugin};
-pub use cni::{Call, Outcome};
-pub use ip::{ip, ip_fails, ip_json};
+pub use binaries::{agent_binary, bpf_object, cni_binary, find_plugin, own_program, plugin};
+pub use cgroup::Cgroup;
+pub use cni::{CniCall, CniOutput};
+pub use host::Host;
+pub use ip::{command, command_within, ip, ip_json};
 pub use namespaces::Namespaces;
-pub use node::Node;
+pub use node::{Node, sysctl};
 pub use pod::{Pod, Sandbox};
 pub use process::{Process, Server};
-pub use wait::eventually;
-pub use world::{OUTSIDE, World};
+pub use skip::{skip, skip_case};
+pub use topology::{NodeOptions, OUTSIDE, Topology, TopologyOptions};
+pub use wait::{eventually, eventually_equals};

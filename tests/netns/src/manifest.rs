@@ -1,10 +1,10 @@
-//! Manifests as the API server would hand them out, from what a test knows.
+//! Manifests of Nodes, Services and EndpointSlices, in the form of the API server.
 
 use std::fmt::Write;
 
 use crate::{Node, Pod};
 
-/// A Node.
+/// A Node with its podCIDR and InternalIP.
 pub fn node(node: &Node) -> String {
     format!(
         "
@@ -21,7 +21,8 @@ status:
     )
 }
 
-/// A ClusterIP Service in the namespace `default`; `ports` as in [`slice`].
+/// A ClusterIP Service in the namespace `default`; ports as `tcp:80->8080`, or `tcp:80` where both
+/// are equal.
 pub fn service(name: &str, cluster_ip: &str, ports: &[&str]) -> String {
     let mut yaml = format!(
         "
@@ -48,13 +49,13 @@ spec:
     yaml
 }
 
-/// An EndpointSlice of a Service with these backends, all of them ready.
+/// An EndpointSlice of a Service with these pods, all ready.
 pub fn slice(service: &str, ports: &[&str], backends: &[&Pod]) -> String {
     let addresses: Vec<String> = backends.iter().map(|pod| pod.address.to_string()).collect();
     slice_of(&format!("{service}-a"), service, ports, &addresses)
 }
 
-/// An EndpointSlice by name, with backends that need not be pods.
+/// An EndpointSlice with any addresses, all ready.
 pub fn slice_of(name: &str, service: &str, ports: &[&str], addresses: &[String]) -> String {
     let mut yaml = format!(
         "
@@ -87,12 +88,12 @@ ports:
     yaml
 }
 
-/// A Service and its one slice in one manifest.
+/// A Service and its only EndpointSlice in one manifest.
 pub fn service_with(name: &str, cluster_ip: &str, ports: &[&str], backends: &[&Pod]) -> String {
     format!("{}---{}", service(name, cluster_ip, ports), slice(name, ports, backends))
 }
 
-/// A port as tests write it: `tcp:80->8080`, or `tcp:80` where both are the same.
+/// A port of a Service and of its endpoints.
 struct Port {
     name: String,
     protocol: String,

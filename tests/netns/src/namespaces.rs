@@ -1,7 +1,8 @@
-//! The namespaces that a node, a pod or another host lives in.
+//! Network and mount namespaces of nodes, pods and hosts.
 //!
-//! They are made by a thread that ends at once and are held by open files alone. A closure runs
-//! inside on a thread of its own, a program by entering between fork and exec.
+//! A thread that ends at once creates them; only open files keep them alive, so they end with the
+//! test process. A closure runs inside on a thread of its own; a program enters between fork and
+//! exec.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -13,8 +14,10 @@ use std::thread;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
-/// A network namespace, and a mount namespace if it has one of its own.
+/// A network namespace, and a mount namespace if it has its own.
 #[derive(Clone, Debug)]
 pub struct Namespaces {
     net: Arc<File>,
@@ -22,25 +25,25 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// A host that needs no files of its own. Its loopback is up.
+    /// A host without files of its own. Its loopback device is up.
     pub fn host() -> Namespaces {
-        made_by_a_thread(|| {
+        on_thread(|| {
             unshare_or_explain(CloneFlags::CLONE_NEWNET);
             Namespaces { net: own("net"), mounts: None }
         })
         .with_loopback()
     }
 
-    /// A node: its own bpffs, /run and /var/lib too.
+    /// A node, which also has its own bpffs, /run and /var/lib.
     pub fn node() -> Namespaces {
-        made_by_a_thread(|| {
+        on_thread(|| {
             unshare_or_explain(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS);
             let none = None::<&str>;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-            for (kind, place) in [("tmpfs", "/run"), ("tmpfs", "/var/lib"), ("bpf", "/sys/fs/bpf")]
+            for (kind, target) in [("tmpfs", "/run"), ("tmpfs", "/var/lib"), ("bpf", "/sys/fs/bpf")]
             {
-                mount(Some(kind), place, Some(kind), MsFlags::empty(), none)
-                    .unwrap_or_else(|e| panic!("mount {kind} on {place}: {e}"));
+                mount(Some(kind), target, Some(kind), MsFlags::empty(), none)
+                    .unwrap_or_else(|e| panic!("mount {kind} on {target}: {e}"));
             }
             fs::create_dir_all("/run/netns").unwrap();
             Namespaces { net: own("net"), mounts: Some(own("mnt")) }
@@ -49,10 +52,10 @@ impl Namespaces {
     }
 
     /// A network namespace that is bound to `path` inside this node's mounts, as a container
-    /// runtime makes it for a sandbox. Its loopback is up.
+    /// runtime creates it for a sandbox. Its loopback device is up.
     pub fn sandbox(&self, path: &Path) -> Namespaces {
         let mounts = self.mounts.clone();
-        made_by_a_thread(|| {
+        on_thread(|| {
             self.enter();
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             File::create(path).unwrap();
@@ -68,20 +71,20 @@ impl Namespaces {
         self
     }
 
-    /// A path to the network namespace that works from everywhere on this machine.
+    /// A path to the network namespace that is valid in every mount namespace of this machine.
     pub fn net_path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.net.as_raw_fd()).into()
     }
 
     /// Runs `f` inside.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        made_by_a_thread(|| {
+        on_thread(|| {
             self.enter();
             f()
         })
     }
 
-    /// Moves the calling thread inside for good.
+    /// Moves the calling thread inside for the rest of its life.
     fn enter(&self) {
         if let Some(mounts) = &self.mounts {
             // A thread that shares its working directory with others cannot change mounts.
@@ -91,14 +94,16 @@ impl Namespaces {
         setns(&self.net, CloneFlags::CLONE_NEWNET).unwrap();
     }
 
-    /// A program that will run inside.
+    /// A program that runs inside. It is killed when the thread that starts it ends, also if the
+    /// test process is killed.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let inside = self.clone();
         let mut command = Command::new(program.as_ref());
-        // SAFETY: between fork and exec the closure only makes setns(2) calls with descriptors
-        // that are already open; it allocates nothing and takes no lock.
+        // SAFETY: between fork and exec the closure only makes prctl(2) and setns(2) calls with
+        // descriptors that are already open; it allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(move || {
+                set_pdeathsig(Signal::SIGKILL)?;
                 if let Some(mounts) = &inside.mounts {
                     setns(mounts, CloneFlags::CLONE_NEWNS)?;
                 }
@@ -115,11 +120,11 @@ fn own(kind: &str) -> Arc<File> {
 }
 
 fn unshare_or_explain(flags: CloneFlags) {
-    unshare(flags).unwrap_or_else(|e| panic!("namespaces: {e}: these tests must run as root"));
+    unshare(flags).unwrap_or_else(|e| panic!("unshare: {e}: these tests must run as root"));
 }
 
-/// Namespaces belong to threads: whoever enters one does so on a thread that then ends.
-fn made_by_a_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+/// Runs `f` on a thread that then ends: a thread that has entered a namespace does nothing else.
+fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| match scope.spawn(f).join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),

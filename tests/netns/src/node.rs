@@ -1,10 +1,9 @@
-//! A node: namespaces, a cgroup, an address on the switch, and room for its pods.
+//! A node: namespaces, a cgroup, an address on the switch, and its pods.
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,92 +12,104 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
-use crate::peer::Place;
-use crate::{Agent, Call, Namespaces, Outcome, Pod, Sandbox, agent_binary, pod};
+use crate::process::{COMMAND_DEADLINE, run};
+use crate::{Agent, CniCall, CniOutput, Host, Namespaces, Pod, Sandbox, agent_binary, pod};
 
-/// Where the agent writes the CNI configuration.
+/// Folder of the CNI configuration that the agent writes.
 pub(crate) const CONF_DIR: &str = "/run/cni/net.d";
-/// Where the agent installs the CNI binary.
+/// Folder of the CNI binary that the agent installs.
 pub(crate) const BIN_DIR: &str = "/run/cni/bin";
 
 /// One node.
 #[derive(Debug)]
 pub struct Node {
-    /// Its name in the manifests.
+    /// Name in the manifests.
     pub name: String,
-    /// Its address on `eth0`.
+    /// Address on `eth0`.
     pub address: Ipv4Addr,
-    /// The addresses of its pods.
+    /// Range of its pods' addresses.
     pub pod_cidr: String,
     /// Its namespaces.
-    pub spaces: Namespaces,
+    pub namespaces: Namespaces,
     pub(crate) cgroup: Arc<Cgroup>,
-    /// Manifests that its agent reads.
+    /// Folder of manifests that its agent reads.
     pub(crate) manifests: PathBuf,
-    /// Where its agent's output goes.
+    /// File of its agents' output.
     pub(crate) log: PathBuf,
-    place: Place,
+    host: Host,
 }
 
 impl Node {
     pub(crate) fn new(
         number: u8,
-        spaces: Namespaces,
+        namespaces: Namespaces,
         address: Ipv4Addr,
-        manifests: &Path,
-        logs: &Path,
+        pod_cidr: String,
+        folder: &Path,
     ) -> Node {
         let name = format!("node{number}");
         let cgroup = Arc::new(Cgroup::new(&name));
         Node {
-            place: Place::hooked(&spaces, &cgroup),
-            log: logs.join(format!("{name}.log")),
-            pod_cidr: format!("10.244.{number}.0/24"),
-            manifests: manifests.to_owned(),
+            host: Host::in_cgroup(&namespaces, &cgroup),
+            log: folder.join(format!("{name}.log")),
+            pod_cidr,
+            manifests: folder.join("manifests"),
             cgroup,
             address,
-            spaces,
+            namespaces,
             name,
         }
     }
 
-    /// Starts the agent and waits until it says that it is ready.
+    /// Starts the agent and waits until it is ready.
     pub fn agent(&self) -> Agent {
         self.agent_with(&[])
     }
 
-    /// Starts the agent with more flags.
+    /// Starts the agent with more flags and waits until it is ready.
     pub fn agent_with(&self, flags: &[&str]) -> Agent {
-        let mut agent = Agent::start(self, flags);
-        agent.ready();
+        let mut agent = self.agent_not_ready(flags);
+        agent.wait_ready();
         agent
     }
 
-    /// Runs a command of `sluice` here, as somebody on the node would; what it prints.
+    /// Starts the agent with more flags and does not wait.
+    pub fn agent_not_ready(&self, flags: &[&str]) -> Agent {
+        Agent::start(self, flags)
+    }
+
+    /// Runs an agent whose flags it must refuse; returns its standard error.
+    #[track_caller]
+    pub fn agent_fails(&self, flags: &[&str]) -> String {
+        Agent::fail(self, flags)
+    }
+
+    /// Runs a command of `sluice` on the node; returns its standard output.
     #[track_caller]
     pub fn sluice(&self, arguments: &[&str]) -> String {
-        let (well, text) = self.try_sluice(arguments);
-        assert!(well, "sluice {arguments:?}: {text}");
+        let (success, text) = self.try_sluice(arguments);
+        assert!(success, "sluice {arguments:?}: {text}");
         text
     }
 
-    /// The same, and whether its exit code says that all is well.
+    /// Runs a command of `sluice`; whether its exit code is 0, and its output.
+    #[track_caller]
     pub fn try_sluice(&self, arguments: &[&str]) -> (bool, String) {
-        let mut command = self.spaces.command(agent_binary());
-        let output = command.args(arguments).stderr(Stdio::inherit()).output().unwrap();
-        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+        let mut command = self.namespaces.command(agent_binary());
+        let output = run(command.args(arguments), COMMAND_DEADLINE)
+            .unwrap_or_else(|e| panic!("sluice {arguments:?}: {e}"));
+        let mut text = String::from_utf8(output.stdout).unwrap();
+        if !output.status.success() {
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+        }
+        (output.status.success(), text)
     }
 
-    /// Starts the agent and waits for nothing.
-    pub fn agent_not_ready(&self) -> Agent {
-        Agent::start(self, &[])
-    }
-
-    /// The configuration that the agent wrote, as a runtime hands it to the binary; without an
-    /// agent the least that works.
+    /// The configuration that the agent wrote, as a runtime passes it to the binary; without one
+    /// the smallest valid configuration.
     pub fn config(&self) -> Value {
         let path = Path::new(CONF_DIR).join("10-sluice.conflist");
-        let Ok(text) = self.spaces.run(|| fs::read(&path)) else {
+        let Ok(text) = self.namespaces.run(|| fs::read(&path)) else {
             return json!({
                 "cniVersion": "1.1.0", "name": "sluice", "type": "sluice",
                 "subnet": self.pod_cidr,
@@ -111,82 +122,88 @@ impl Node {
         config
     }
 
-    /// Makes the network namespace of a pod (`namespace/name`).
+    /// Creates the network namespace of a pod (`namespace/name`).
     pub fn sandbox(&self, name: &str) -> Sandbox {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let id = format!("{number:08x}{:056x}", std::process::id());
         let path = PathBuf::from(format!("/run/netns/cni-{number}"));
-        let spaces = self.spaces.sandbox(&path);
-        Sandbox { id, name: name.to_owned(), path, spaces }
+        let namespaces = self.namespaces.sandbox(&path);
+        Sandbox { id, name: name.to_owned(), path, namespaces }
     }
 
     /// Calls the CNI binary for a sandbox with this node's configuration.
-    pub fn cni(&self, verb: &str, sandbox: &Sandbox) -> Outcome {
-        Call::for_sandbox(verb, &self.config(), sandbox).run(&self.spaces)
+    #[track_caller]
+    pub fn cni(&self, verb: &str, sandbox: &Sandbox) -> CniOutput {
+        CniCall::for_sandbox(verb, &self.config(), sandbox).run(&self.namespaces)
     }
 
-    /// A pod (`namespace/name`), wired.
+    /// A pod (`namespace/name`) with its interface.
     #[track_caller]
     pub fn pod(&self, name: &str) -> Pod {
         let sandbox = self.sandbox(name);
         let result = self.cni("ADD", &sandbox).ok();
-        self.wired(&sandbox, result)
+        self.pod_of(&sandbox, result)
     }
 
-    /// The pod that an ADD made.
+    /// The pod that an ADD with this result created.
     #[track_caller]
-    pub fn wired(&self, sandbox: &Sandbox, result: Value) -> Pod {
+    pub fn pod_of(&self, sandbox: &Sandbox, result: Value) -> Pod {
         Pod {
             sandbox: sandbox.clone(),
             address: pod::address(&result),
-            place: Place::hooked(&sandbox.spaces, &self.cgroup),
+            host: Host::in_cgroup(&sandbox.namespaces, &self.cgroup),
             result,
         }
     }
 
-    /// Takes a sandbox away without any CNI call, as a crash of the runtime does.
+    /// Removes a sandbox without a CNI call, as a crash of the runtime does.
     pub fn drop_sandbox(&self, path: &Path) {
-        self.spaces.run(|| {
+        self.namespaces.run(|| {
             umount2(path, MntFlags::MNT_DETACH).unwrap();
             fs::remove_file(path).unwrap();
         });
     }
 
-    /// Takes the node's bpffs away.
-    pub fn without_bpffs(&self) {
-        self.spaces.run(|| {
+    /// Unmounts the node's bpffs.
+    pub fn unmount_bpffs(&self) {
+        self.namespaces.run(|| {
             let bpffs = Path::new(sluice_abi::pin::BPFFS);
-            // There may be the machine's own below it.
+            // The machine's own may be mounted below it.
             while statfs(bpffs).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC) {
                 umount2(bpffs, MntFlags::MNT_DETACH).unwrap();
             }
         });
     }
 
-    /// Sets a kernel switch below /proc/sys in the node's network.
-    pub fn sysctl(&self, name: &str, value: &str) {
-        set(&self.spaces, name, value);
+    /// Whether a file exists in the node's mounts.
+    pub fn exists(&self, path: &str) -> bool {
+        self.namespaces.run(|| Path::new(path).exists())
     }
 
-    /// The node's cgroup, its agent's `--cgroup-root`.
+    /// Sets a sysctl of the node's network namespace.
+    pub fn sysctl(&self, name: &str, value: &str) {
+        sysctl(&self.namespaces, name, value);
+    }
+
+    /// The node's cgroup: the `--cgroup-root` of its agent.
     pub fn cgroup_root(&self) -> &Path {
         self.cgroup.path()
     }
 }
 
-/// Sets a kernel switch of a network namespace.
-pub(crate) fn set(place: &Namespaces, name: &str, value: &str) {
-    place.run(|| {
+/// Sets a sysctl of a network namespace.
+pub fn sysctl(namespaces: &Namespaces, name: &str, value: &str) {
+    namespaces.run(|| {
         let path = Path::new("/proc/sys").join(name);
         fs::write(&path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     });
 }
 
 impl Deref for Node {
-    type Target = Place;
+    type Target = Host;
 
-    fn deref(&self) -> &Place {
-        &self.place
+    fn deref(&self) -> &Host {
+        &self.host
     }
 }

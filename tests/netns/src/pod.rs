@@ -6,10 +6,9 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::Namespaces;
-use crate::peer::Place;
+use crate::{Host, Namespaces};
 
-/// A network namespace that a container runtime has made and that is not wired yet.
+/// A network namespace that a container runtime has created and that has no interface yet.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     /// Container id, 64 hexadecimal digits.
@@ -19,20 +18,19 @@ pub struct Sandbox {
     /// Path of the network namespace inside the node's mounts.
     pub path: PathBuf,
     /// The network namespace.
-    pub spaces: Namespaces,
+    pub namespaces: Namespaces,
 }
 
-/// A sandbox with a network.
+/// A sandbox with an interface.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// What it was made of.
+    /// Its sandbox.
     pub sandbox: Sandbox,
     /// Its address.
     pub address: Ipv4Addr,
-    /// What ADD answered.
+    /// The result of ADD.
     pub result: Value,
-    /// Where its programs run.
-    pub place: Place,
+    pub(crate) host: Host,
 }
 
 impl Pod {
@@ -52,10 +50,10 @@ impl Pod {
 }
 
 impl Deref for Pod {
-    type Target = Place;
+    type Target = Host;
 
-    fn deref(&self) -> &Place {
-        &self.place
+    fn deref(&self) -> &Host {
+        &self.host
     }
 }
 

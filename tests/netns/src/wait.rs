@@ -1,24 +1,37 @@
-//! Waiting for a condition, never for a time.
+//! Waiting for a condition with a deadline.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What everything that should happen soon may take at most.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+/// Deadline of a condition.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// Interval between two checks of a condition.
+const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Tries until `look` succeeds; ends the test with its last words otherwise.
+/// Repeats `check` until it succeeds; panics with its last error at the deadline.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {
-        match look() {
+        match check() {
             Ok(value) => return value,
-            Err(why) if start.elapsed() > PATIENCE => {
-                panic!("{what}: not within {PATIENCE:?}: {why}")
+            Err(error) if start.elapsed() > DEADLINE => {
+                panic!("{what}: not within {DEADLINE:?}: {error}")
             }
-            Err(_) => thread::sleep(LOOK),
+            Err(_) => thread::sleep(INTERVAL),
         }
     }
+}
+
+/// [`eventually`] for a value that has to become equal to `want`.
+#[track_caller]
+pub fn eventually_equals<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    want: T,
+    mut read: impl FnMut() -> T,
+) {
+    eventually(what, || match read() {
+        value if value == want => Ok(()),
+        value => Err(format!("{value:?}, expected {want:?}")),
+    });
 }

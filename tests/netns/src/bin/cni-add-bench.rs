@@ -1,5 +1,5 @@
-//! Times ADD and DEL of our CNI binary against Debian's ptp with host-local, one after the other
-//! in every round, in namespaces of its own. Prints one JSON object.
+//! Times ADD and DEL of the CNI binary against ptp with host-local, alternating in every round, in
+//! namespaces of its own. Prints one JSON object.
 //!
 //! `cni-add-bench [ROUNDS]`, as root, after `cargo xtask build`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench ends where it fails")]
@@ -7,28 +7,28 @@
 use std::path::Path;
 use std::time::Duration;
 
-use netns_tests::{Call, Node, World, dataplane};
+use netns_tests::{CniCall, Node, Topology, dataplane};
 use serde_json::{Value, json};
 
 const ROUNDS: usize = 100;
 const PTP: &str = "/usr/lib/cni/ptp";
 
-/// Milliseconds of ADD and of DEL.
+/// Durations of ADD and of DEL in milliseconds.
 type Took = (f64, f64);
 
 fn main() {
     let rounds = std::env::args().nth(1).map_or(ROUNDS, |n| n.parse().expect("[ROUNDS]"));
     assert!(Path::new(PTP).exists(), "{PTP}: install the package containernetworking-plugins");
-    let world = World::new();
-    let node = world.node(1);
+    let topology = Topology::new();
+    let node = topology.node(1);
     dataplane::load(&node);
-    // Both keep their state on the same disk, ours with fsync.
+    // Both keep their state on the same disk; Sluice calls fsync.
     let state = tempfile::tempdir().unwrap();
     let ours = json!({
         "cniVersion": "1.0.0", "name": "sluice", "type": "sluice",
         "subnet": "10.244.1.0/24", "stateDir": state.path().join("sluice"),
     });
-    // The same without a disk under it tells what durability costs: /var/lib is a tmpfs here.
+    // The same on a tmpfs (/var/lib of the node) shows the cost of durability.
     let mut in_memory = ours.clone();
     in_memory["stateDir"] = json!("/var/lib/sluice/bench");
     let theirs = json!({
@@ -45,7 +45,7 @@ fn main() {
             once(&node, &theirs, Some(Path::new(PTP))),
             once(&node, &in_memory, None),
         );
-        // The first round brings all into the page cache.
+        // The first round fills the page cache.
         if round > 0 {
             a.push(times.0);
             b.push(times.1);
@@ -73,14 +73,14 @@ fn main() {
 fn once(node: &Node, config: &Value, binary: Option<&Path>) -> Took {
     let sandbox = node.sandbox("default/bench");
     let call = |verb| {
-        let call = Call::for_sandbox(verb, config, &sandbox);
+        let call = CniCall::for_sandbox(verb, config, &sandbox);
         let call = match binary {
             Some(path) => call.with_binary(path).set("CNI_PATH", "/usr/lib/cni"),
             None => call,
         };
-        let outcome = call.run(&node.spaces);
-        outcome.ok();
-        milliseconds(outcome.took)
+        let output = call.run(&node.namespaces);
+        output.ok();
+        milliseconds(output.took)
     };
     let took = (call("ADD"), call("DEL"));
     node.drop_sandbox(&sandbox.path);

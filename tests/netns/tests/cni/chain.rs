@@ -1,19 +1,19 @@
-//! Sluice at the head of a chain: the plugins after it get its result and work with it.
+//! Sluice at the head of a plugin chain: the plugins after it use its result.
 
-use netns_tests::{Call, Node, Sandbox, plugin};
+use netns_tests::{CniCall, Node, Sandbox, plugin};
 use serde_json::{Value, json};
 
-use crate::{node, nothing_is_left, with};
+use crate::{assert_no_pod, node, with};
 
-fn next(node: &Node, verb: &str, config: &Value, sandbox: &Sandbox) -> Value {
+fn next_plugin(node: &Node, verb: &str, config: &Value, sandbox: &Sandbox) -> Value {
     let binary = plugin(config["type"].as_str().unwrap());
-    let call = Call::for_sandbox(verb, config, sandbox).with_binary(&binary);
-    call.run(&node.spaces).ok()
+    let call = CniCall::for_sandbox(verb, config, sandbox).with_binary(&binary);
+    call.run(&node.namespaces).ok()
 }
 
 #[test]
-fn portmap_and_bandwidth_work_after_it() {
-    let (_world, node) = node();
+fn portmap_and_bandwidth_run_after_sluice() {
+    let (_topology, node) = node();
     let head = |field: &str, value| {
         with(&with(&node.config(), "cniVersion", json!("1.0.0")), field, value)
     };
@@ -38,16 +38,39 @@ fn portmap_and_bandwidth_work_after_it() {
     ];
     for (name, config) in pods {
         let sandbox = node.sandbox(name);
-        let ours = Call::for_sandbox("ADD", &head("mtu", json!(1400)), &sandbox);
-        let first = ours.run(&node.spaces).ok();
-        let last = next(&node, "ADD", &with(&config, "prevResult", first.clone()), &sandbox);
-        assert_eq!(last["ips"], first["ips"], "the chain's result names our address");
+        let add = CniCall::for_sandbox("ADD", &head("mtu", json!(1400)), &sandbox);
+        let first = add.run(&node.namespaces).ok();
+        let last = next_plugin(&node, "ADD", &with(&config, "prevResult", first.clone()), &sandbox);
+        assert_eq!(last["ips"], first["ips"], "the result of the chain has the pod's address");
 
         let check = head("prevResult", last.clone());
-        Call::for_sandbox("CHECK", &check, &sandbox).run(&node.spaces).ok();
-        next(&node, "DEL", &with(&config, "prevResult", last.clone()), &sandbox);
-        // A runtime hands the result of ADD to DEL too.
-        Call::for_sandbox("DEL", &head("prevResult", last), &sandbox).run(&node.spaces).ok();
+        CniCall::for_sandbox("CHECK", &check, &sandbox).run(&node.namespaces).ok();
+        next_plugin(&node, "DEL", &with(&config, "prevResult", last.clone()), &sandbox);
+        // A runtime passes the result of ADD to DEL too.
+        let del = CniCall::for_sandbox("DEL", &head("prevResult", last), &sandbox);
+        del.run(&node.namespaces).ok();
     }
-    nothing_is_left(&node);
+    assert_no_pod(&node);
+}
+
+/// With `egressRate` the bandwidth plugin needs the ingress qdisc of the veth.
+#[test]
+fn egress_bandwidth_limit_and_programs_share_a_device() {
+    let (_topology, node) = node();
+    let rates = json!({"bandwidth": {"egressRate": 1_000_000, "egressBurst": 1_000_000}});
+    let config = with(&node.config(), "cniVersion", json!("1.0.0"));
+    let sandbox = node.sandbox("default/limited");
+    let add = with(&config, "runtimeConfig", rates.clone());
+    let first = CniCall::for_sandbox("ADD", &add, &sandbox).run(&node.namespaces).ok();
+    let bandwidth = json!({
+        "cniVersion": "1.0.0", "name": "sluice", "type": "bandwidth",
+        "capabilities": {"bandwidth": true}, "runtimeConfig": rates, "prevResult": first,
+    });
+    next_plugin(&node, "ADD", &bandwidth, &sandbox);
+    let pod = node.pod_of(&sandbox, first);
+    let programs = netns_tests::dataplane::programs(&node, pod.host_device());
+    assert_eq!(programs, (vec!["from_pod".to_owned()], vec!["to_pod".to_owned()]));
+    next_plugin(&node, "DEL", &bandwidth, &sandbox);
+    CniCall::for_sandbox("DEL", &config, &sandbox).run(&node.namespaces).ok();
+    assert_no_pod(&node);
 }

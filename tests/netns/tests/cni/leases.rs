@@ -1,46 +1,59 @@
-//! Addresses: none twice, none too soon, and what happens when the state is hurt.
+//! Address leases: no address twice, none again too soon, and damaged state.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
-use netns_tests::{Call, eventually};
+use netns_tests::cni::code;
+use netns_tests::{CniCall, CniOutput, Node, Sandbox, eventually, eventually_equals};
 use serde_json::{Value, json};
 
-use crate::{node, nothing_is_left, small, with};
+use crate::{
+    STATE, assert_no_pod, devices, leases, node, pod_devices_and_routes, small_range, with,
+};
 
-const STATE: &str = "/var/lib/sluice/cni/leases.json";
+fn add(node: &Node, sandbox: &Sandbox) -> CniOutput {
+    CniCall::for_sandbox("ADD", &small_range(node), sandbox).run(&node.namespaces)
+}
 
-#[test]
-fn exhaustion_names_count_and_range_and_ends() {
-    let (_world, node) = node();
-    let config = small(&node);
-    let add = |sandbox: &_| Call::for_sandbox("ADD", &config, sandbox).run(&node.spaces);
+/// Five pods fill the small range.
+fn fill(node: &Node) -> Vec<Sandbox> {
     let pods: Vec<_> = (0..5).map(|n| node.sandbox(&format!("default/web-{n}"))).collect();
     let addresses: BTreeSet<String> = pods
         .iter()
-        .map(|pod| add(pod).ok()["ips"][0]["address"].as_str().unwrap().to_owned())
+        .map(|pod| add(node, pod).ok()["ips"][0]["address"].as_str().unwrap().to_owned())
         .collect();
     let want: BTreeSet<String> = (2..=6).map(|n| format!("10.244.1.{n}/32")).collect();
-    assert_eq!(addresses, want, "network, gateway and broadcast are nobody's");
-
-    let late = node.sandbox("default/late");
-    add(&late).error(101, &["default/late", "all 5", "10.244.1.0/29"]);
-    Call::new("STATUS", &config).run(&node.spaces).error(50, &["10.244.1.0/29"]);
-    assert_eq!(crate::devices(&late.spaces), ["lo"]);
-
-    // A freed address rests, then serves.
-    Call::for_sandbox("DEL", &config, &pods[3]).run(&node.spaces).ok();
-    add(&late).error(11, &["default/late", "less than 10 s ago"]);
-    let result = eventually("the address has rested", || {
-        let outcome = add(&late);
-        if outcome.code == Some(0) { Ok(outcome.ok()) } else { Err(outcome.stdout) }
-    });
-    assert_eq!(result["ips"][0]["address"], "10.244.1.5/32");
+    assert_eq!(addresses, want, "network, gateway and broadcast address are not assigned");
+    pods
 }
 
 #[test]
-fn an_address_comes_back_as_late_as_the_range_allows() {
-    let (_world, node) = node();
+fn add_in_a_full_range_fails_and_a_released_address_is_reused_after_ten_seconds() {
+    let (_topology, node) = node();
+    let pods = fill(&node);
+    let late = node.sandbox("default/late");
+    add(&node, &late).error(code::RANGE_EXHAUSTED, &["default/late", "all 5", "10.244.1.0/29"]);
+    let status = CniCall::new("STATUS", &small_range(&node)).run(&node.namespaces);
+    status.error(code::PLUGIN_NOT_AVAILABLE, &["10.244.1.0/29"]);
+    assert_eq!(devices(&late.namespaces), ["lo"]);
+
+    let del = CniCall::for_sandbox("DEL", &small_range(&node), &pods[3]).run(&node.namespaces);
+    del.ok();
+    let released = Instant::now();
+    add(&node, &late).error(code::TRY_AGAIN_LATER, &["default/late", "less than 10 s ago"]);
+    let result = eventually("the released address is reused", || {
+        let output = add(&node, &late);
+        if output.code == Some(0) { Ok(output.ok()) } else { Err(output.stdout) }
+    });
+    assert_eq!(result["ips"][0]["address"], "10.244.1.5/32");
+    // The clock of the state has whole seconds.
+    assert!(released.elapsed() > Duration::from_secs(8), "{:?}", released.elapsed());
+}
+
+#[test]
+fn address_is_reused_as_late_as_the_range_allows() {
+    let (_topology, node) = node();
     let mut addresses = Vec::new();
     for _ in 0..40 {
         let pod = node.pod("default/job");
@@ -50,61 +63,78 @@ fn an_address_comes_back_as_late_as_the_range_allows() {
     }
     let different: BTreeSet<_> = addresses.iter().collect();
     assert_eq!(different.len(), addresses.len(), "{addresses:?}");
-    nothing_is_left(&node);
+    assert_no_pod(&node);
+}
+
+/// A lease without a device belongs to a running ADD for two minutes: reclaiming it would assign
+/// one address twice.
+#[test]
+fn lease_of_a_running_add_is_not_reclaimed() {
+    let (_topology, node) = node();
+    keep_last_sandbox(&node, fill(&node));
+    let late = node.sandbox("default/late");
+    add(&node, &late).error(code::RANGE_EXHAUSTED, &["default/late", "all 5"]);
+    let status = CniCall::new("STATUS", &small_range(&node)).run(&node.namespaces);
+    status.error(code::PLUGIN_NOT_AVAILABLE, &["10.244.1.0/29"]);
+    assert_eq!(leases(&node).len(), 5);
 }
 
 #[test]
-fn leases_of_vanished_sandboxes_are_reclaimed_when_the_range_is_full() {
-    let (_world, node) = node();
-    let config = small(&node);
-    let add = |sandbox: &_| Call::for_sandbox("ADD", &config, sandbox).run(&node.spaces);
-    for n in 0..5 {
-        let sandbox = node.sandbox(&format!("default/web-{n}"));
-        add(&sandbox).ok();
-        // The runtime crashed, or the machine: no DEL ever comes.
-        if n < 4 {
-            node.drop_sandbox(&sandbox.path);
-        }
-    }
-    // The kernel takes the interfaces of a namespace away in its own time, and a list that is read
-    // meanwhile may lack some that are still there: two lists have to agree.
-    eventually("their interfaces are gone", || {
-        match (crate::traces(&node).0, crate::traces(&node).0) {
-            (one, two) if one.len() == 1 && two == one => Ok(()),
-            left => Err(format!("{left:?}")),
-        }
+fn leases_of_removed_sandboxes_are_reclaimed_when_the_range_is_full() {
+    let (_topology, node) = node();
+    let last = keep_last_sandbox(&node, fill(&node));
+    set_boot_id_of_leases(&node);
+    CniCall::new("STATUS", &small_range(&node)).run(&node.namespaces).ok();
+    let late = node.sandbox("default/late");
+    eventually("an address of a removed sandbox is assigned", || {
+        let output = add(&node, &late);
+        if output.code == Some(0) { Ok(()) } else { Err(output.stdout) }
     });
-    // A young lease may belong to an ADD that is still at work: make these as old as a reboot.
-    node.spaces.run(|| {
+    let kept: BTreeSet<String> = leases(&node).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(kept, BTreeSet::from([last.id, late.id]));
+}
+
+/// Removes all sandboxes but the last, without DEL as after a crash of the runtime, and waits
+/// until the kernel has removed their devices.
+fn keep_last_sandbox(node: &Node, mut pods: Vec<Sandbox>) -> Sandbox {
+    let last = pods.pop().unwrap();
+    for pod in pods {
+        node.drop_sandbox(&pod.path);
+    }
+    // A list that is read during the removal may be incomplete: two lists have to agree.
+    eventually_equals("devices of pods", (1, 1), || {
+        let count = || pod_devices_and_routes(node).0.len();
+        (count(), count())
+    });
+    last
+}
+
+/// Makes all leases as old as the last boot of the machine.
+fn set_boot_id_of_leases(node: &Node) {
+    node.namespaces.run(|| {
         let mut state: Value = serde_json::from_slice(&fs::read(STATE).unwrap()).unwrap();
         for lease in state["leases"].as_array_mut().unwrap() {
             lease["since"]["bootId"] = json!("00000000-0000-0000-0000-000000000000");
         }
         fs::write(STATE, state.to_string()).unwrap();
     });
-    let late = node.sandbox("default/late");
-    eventually("a leftover's address is free", || {
-        let outcome = add(&late);
-        if outcome.code == Some(0) { Ok(()) } else { Err(outcome.stdout) }
-    });
-    assert_eq!(crate::leases(&node).len(), 2);
 }
 
 #[test]
-fn a_damaged_state_is_kept_aside_and_rebuilt_from_the_interfaces() {
-    let (_world, node) = node();
+fn damaged_state_is_renamed_and_rebuilt_from_the_interfaces() {
+    let (_topology, node) = node();
     let pods: Vec<_> = (0..3).map(|n| node.pod(&format!("default/web-{n}"))).collect();
-    let before: BTreeSet<_> = crate::leases(&node).into_iter().collect();
+    let before: BTreeSet<_> = leases(&node).into_iter().collect();
     for (number, damage) in ["", "{\"leases\":[{", "[1]"].iter().enumerate() {
-        node.spaces.run(|| fs::write(STATE, damage).unwrap());
-        let outcome = node.cni("ADD", &node.sandbox("default/new"));
-        let result = outcome.ok();
+        node.namespaces.run(|| fs::write(STATE, damage).unwrap());
+        let output = node.cni("ADD", &node.sandbox("default/new"));
+        let result = output.ok();
         let address = result["ips"][0]["address"].as_str().unwrap();
         assert!(pods.iter().all(|p| !address.starts_with(&format!("{}/", p.address))), "{address}");
         let kept = format!("{STATE}.corrupt-{number}");
-        assert_eq!(node.spaces.run(|| fs::read_to_string(&kept).unwrap()), *damage);
-        assert!(outcome.stderr.contains("corrupt"), "it is reported: {:?}", outcome.stderr);
-        let after: BTreeSet<_> = crate::leases(&node).into_iter().collect();
+        assert_eq!(node.namespaces.run(|| fs::read_to_string(&kept).unwrap()), *damage);
+        assert!(output.stderr.contains("corrupt"), "not reported: {:?}", output.stderr);
+        let after: BTreeSet<_> = leases(&node).into_iter().collect();
         assert!(before.is_subset(&after), "{before:?} {after:?}");
     }
     for pod in &pods {
@@ -113,26 +143,26 @@ fn a_damaged_state_is_kept_aside_and_rebuilt_from_the_interfaces() {
 }
 
 #[test]
-fn a_lost_state_is_rebuilt_too() {
-    let (_world, node) = node();
+fn missing_state_is_rebuilt_from_the_interfaces() {
+    let (_topology, node) = node();
     let pod = node.pod("default/web");
-    let before = crate::leases(&node);
-    node.spaces.run(|| fs::remove_dir_all("/var/lib/sluice").unwrap());
+    let before = leases(&node);
+    node.namespaces.run(|| fs::remove_dir_all("/var/lib/sluice").unwrap());
     let next = node.pod("default/next");
     assert_ne!(next.address, pod.address);
-    assert!(crate::leases(&node).contains(&before[0]));
+    assert!(leases(&node).contains(&before[0]));
 }
 
 #[test]
-fn pods_of_an_earlier_range_stay_until_they_go() {
-    let (_world, node) = node();
+fn pods_of_an_earlier_range_keep_their_addresses() {
+    let (_topology, node) = node();
     let old = node.pod("default/old");
     let config = with(&node.config(), "subnet", json!("10.244.77.0/24"));
     let sandbox = node.sandbox("default/new");
-    let result = Call::for_sandbox("ADD", &config, &sandbox).run(&node.spaces).ok();
+    let result = CniCall::for_sandbox("ADD", &config, &sandbox).run(&node.namespaces).ok();
     assert_eq!(result["ips"][0]["address"], "10.244.77.2/32");
-    assert_eq!(crate::leases(&node).len(), 2);
-    Call::for_sandbox("DEL", &config, &old.sandbox).run(&node.spaces).ok();
-    Call::for_sandbox("DEL", &config, &sandbox).run(&node.spaces).ok();
-    nothing_is_left(&node);
+    assert_eq!(leases(&node).len(), 2);
+    CniCall::for_sandbox("DEL", &config, &old.sandbox).run(&node.namespaces).ok();
+    CniCall::for_sandbox("DEL", &config, &sandbox).run(&node.namespaces).ok();
+    assert_no_pod(&node);
 }

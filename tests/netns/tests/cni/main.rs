@@ -1,28 +1,32 @@
-//! The CNI binary against the kernel, without an agent: called as containerd calls it.
+//! The CNI binary against the kernel, without an agent, called as containerd calls it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod chain;
-mod collect;
+mod concurrency;
 mod crash;
+mod del;
+mod errors;
+mod gc_status;
+mod interface;
 mod leases;
-mod many;
-mod refusals;
-mod undone;
+mod limits;
 mod versions;
-mod wiring;
 
 use std::fs;
 use std::path::Path;
 
-use netns_tests::{Namespaces, Node, World, dataplane, ip_json};
+use netns_tests::{Namespaces, Node, Topology, dataplane, ip_json};
 use serde_json::{Value, json};
 
-/// A node on which the dataplane is loaded, as an agent leaves it behind.
-fn node() -> (World, Node) {
-    let world = World::new();
-    let node = world.node(1);
+/// The file of the leases.
+const STATE: &str = "/var/lib/sluice/cni/leases.json";
+
+/// A node whose programs and maps are loaded.
+fn node() -> (Topology, Node) {
+    let topology = Topology::new();
+    let node = topology.node(1);
     dataplane::load(&node);
-    (world, node)
+    (topology, node)
 }
 
 /// The configuration with one field changed; null removes it.
@@ -35,28 +39,28 @@ fn with(config: &Value, field: &str, value: Value) -> Value {
     config
 }
 
-/// A range with room for five pods.
-fn small(node: &Node) -> Value {
+/// The configuration with a range of five addresses.
+fn small_range(node: &Node) -> Value {
     with(&node.config(), "subnet", json!("10.244.1.0/29"))
 }
 
 /// Names of the devices of a namespace.
-fn devices(place: &Namespaces) -> Vec<String> {
-    let links = ip_json(place, "link show");
+fn devices(namespaces: &Namespaces) -> Vec<String> {
+    let links = ip_json(namespaces, "link show");
     links.iter().map(|l| l["ifname"].as_str().unwrap().to_owned()).collect()
 }
 
-/// What is on the node that belongs to pods: devices, and routes to them.
-fn traces(node: &Node) -> (Vec<String>, usize) {
-    let mut devices = devices(&node.spaces);
+/// Devices of pods on the node, and the number of routes to pods.
+fn pod_devices_and_routes(node: &Node) -> (Vec<String>, usize) {
+    let mut devices = devices(&node.namespaces);
     devices.retain(|name| name.starts_with("slc"));
-    let routes = ip_json(&node.spaces, "route show table all proto 83");
+    let routes = ip_json(&node.namespaces, "route show table all proto 83");
     (devices, routes.len())
 }
 
-/// Container ids that have a lease, with their addresses.
+/// Container ids and addresses of the leases.
 fn leases(node: &Node) -> Vec<(String, String)> {
-    let text = node.spaces.run(|| fs::read(Path::new("/var/lib/sluice/cni/leases.json")));
+    let text = node.namespaces.run(|| fs::read(Path::new(STATE)));
     let Ok(text) = text else { return Vec::new() };
     let state: Value = serde_json::from_slice(&text).unwrap();
     let field = |lease: &Value, name: &str| lease[name].as_str().unwrap().to_owned();
@@ -64,10 +68,10 @@ fn leases(node: &Node) -> Vec<(String, String)> {
     leases.iter().map(|l| (field(l, "containerId"), field(l, "address"))).collect()
 }
 
-/// Asserts that nothing of any pod is left on the node.
+/// Asserts that the node has no device, route, lease or map entry of a pod.
 #[track_caller]
-fn nothing_is_left(node: &Node) {
-    assert_eq!(traces(node), (vec![], 0));
+fn assert_no_pod(node: &Node) {
+    assert_eq!(pod_devices_and_routes(node), (vec![], 0));
     assert_eq!(leases(node), []);
-    assert_eq!(dataplane::endpoints(node), 0);
+    assert_eq!(dataplane::local_pods(node), 0);
 }

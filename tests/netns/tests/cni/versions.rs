@@ -1,12 +1,13 @@
-//! Each version of the specification gets its own words.
+//! Results and verbs of each version of the CNI specification.
 
-use netns_tests::Call;
+use netns_tests::CniCall;
+use netns_tests::cni::code;
 use serde_json::{Value, json};
 
-use crate::{node, nothing_is_left, with};
+use crate::{assert_no_pod, node, with};
 
 #[test]
-fn the_result_is_in_the_version_asked() {
+fn result_has_the_form_of_the_requested_version() {
     // Version; the family beside each address; MTU in interfaces.
     let cases = [
         ("0.3.1", Some("4"), false),
@@ -14,11 +15,11 @@ fn the_result_is_in_the_version_asked() {
         ("1.0.0", None, false),
         ("1.1.0", None, true),
     ];
-    let (_world, node) = node();
+    let (_topology, node) = node();
     for (version, family, mtu) in cases {
         let config = with(&node.config(), "cniVersion", json!(version));
         let sandbox = node.sandbox("default/web");
-        let result = Call::for_sandbox("ADD", &config, &sandbox).run(&node.spaces).ok();
+        let result = CniCall::for_sandbox("ADD", &config, &sandbox).run(&node.namespaces).ok();
         assert_eq!(result["cniVersion"], version);
         assert_eq!(result["ips"][0]["version"].as_str(), family, "{version}: {result}");
         let interfaces = result["interfaces"].as_array().unwrap();
@@ -31,25 +32,44 @@ fn the_result_is_in_the_version_asked() {
 
         if version != "0.3.1" {
             let check = with(&config, "prevResult", result);
-            Call::for_sandbox("CHECK", &check, &sandbox).run(&node.spaces).ok();
+            CniCall::for_sandbox("CHECK", &check, &sandbox).run(&node.namespaces).ok();
         }
-        Call::for_sandbox("DEL", &config, &sandbox).run(&node.spaces).ok();
+        CniCall::for_sandbox("DEL", &config, &sandbox).run(&node.namespaces).ok();
     }
-    nothing_is_left(&node);
+    assert_no_pod(&node);
 }
 
 #[test]
-fn version_lists_all_whatever_is_asked() {
-    let (_world, node) = node();
-    for version in ["0.3.1", "1.1.0"] {
-        let answer = Call::new("VERSION", &json!({"cniVersion": version})).run(&node.spaces).ok();
-        let supported: Vec<&str> = answer["supportedVersions"]
+fn verb_of_a_later_version_is_refused() {
+    let (_topology, node) = node();
+    let pod = node.pod("default/web");
+    for (verb, version, first) in
+        [("CHECK", "0.3.1", "0.4.0"), ("GC", "1.0.0", "1.1.0"), ("STATUS", "0.4.0", "1.1.0")]
+    {
+        let config = with(&node.config(), "cniVersion", json!(version));
+        let config = with(&config, "prevResult", pod.result.clone());
+        let config = with(&config, "cni.dev/valid-attachments", json!([]));
+        let output = CniCall::for_sandbox(verb, &config, &pod.sandbox).run(&node.namespaces);
+        output.error(code::INCOMPATIBLE_VERSION, &[verb, version, first]);
+        let error: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(error["cniVersion"], version, "{error}");
+    }
+    assert_eq!(crate::leases(&node).len(), 1, "GC removed a pod");
+}
+
+#[test]
+fn version_lists_all_supported_versions() {
+    let (_topology, node) = node();
+    for (asked, answered) in [("0.3.1", "0.3.1"), ("1.1.0", "1.1.0"), ("9.9.9", "1.1.0")] {
+        let call = CniCall::new("VERSION", &json!({"cniVersion": asked}));
+        let result = call.run(&node.namespaces).ok();
+        let supported: Vec<&str> = result["supportedVersions"]
             .as_array()
             .unwrap()
             .iter()
             .filter_map(Value::as_str)
             .collect();
         assert_eq!(supported, ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
-        assert!(answer["cniVersion"].is_string());
+        assert_eq!(result["cniVersion"], answered);
     }
 }

@@ -1,31 +1,40 @@
-//! Nodes with the real agent, pods wired by the real CNI binary, traffic between them.
+//! Nodes with their agents, pods with interfaces from the CNI binary, and traffic between them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
-mod command_line;
-mod host_ports;
-mod nodes;
+mod cases;
+mod cli;
+mod limits;
+mod node_changes;
 mod packets;
-mod pods;
+mod readiness;
 mod restarts;
 mod services;
+mod unreachable;
 
-use netns_tests::{Agent, Node, World};
+use netns_tests::{Agent, Node, Topology, TopologyOptions};
 
-/// Two nodes whose agents are ready.
-struct Two {
+/// A topology with two nodes whose agents are ready.
+struct TwoNodes {
     a: Node,
     b: Node,
     _agents: [Agent; 2],
-    world: World,
+    topology: Topology,
 }
 
-/// Makes them in `world`.
-fn two_in(world: World) -> Two {
-    let (a, b) = (world.node(1), world.node(2));
+fn two_nodes_in(topology: Topology) -> TwoNodes {
+    let (a, b) = (topology.node(1), topology.node(2));
     let agents = [a.agent(), b.agent()];
-    Two { a, b, _agents: agents, world }
+    TwoNodes { a, b, _agents: agents, topology }
 }
 
-fn two() -> Two {
-    two_in(World::new())
+fn two_nodes() -> TwoNodes {
+    two_nodes_in(Topology::new())
+}
+
+/// Two nodes, and routers that send the pod and Service ranges to them.
+fn two_nodes_with_cluster_routes() -> TwoNodes {
+    two_nodes_in(Topology::with(TopologyOptions {
+        cluster_routes: true,
+        ..TopologyOptions::default()
+    }))
 }

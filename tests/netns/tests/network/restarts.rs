@@ -1,19 +1,19 @@
-//! The agent goes away and comes back: pods notice nothing.
+//! Restarts and upgrades of the agent.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use netns_tests::manifest::service_with;
-use netns_tests::peer::Held;
-use netns_tests::{Node, OUTSIDE, Pod, World, dataplane, eventually};
+use netns_tests::peer::HoldReport;
+use netns_tests::{Node, OUTSIDE, Pod, Topology, dataplane, eventually, eventually_equals};
 
 const VIP: &str = "10.96.3.3";
 const PORTS: [&str; 2] = ["tcp:80->8080", "udp:53->5353"];
 const SERVED: [&str; 2] = ["tcp:8080", "udp:5353"];
 
-/// Ids of what is pinned, by name.
+/// Kernel ids of pinned maps and programs, by name.
 fn pins(node: &Node) -> BTreeMap<String, u64> {
-    node.spaces.run(|| {
+    node.namespaces.run(|| {
         let mut pins = BTreeMap::new();
         for folder in [sluice_abi::pin::MAPS, sluice_abi::pin::PROGRAMS] {
             for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -26,40 +26,40 @@ fn pins(node: &Node) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn an_agent_that_is_killed_and_comes_back_loses_nothing() {
-    let world = World::new();
-    let (a, b) = (world.node(1), world.node(2));
+fn restarted_agent_loses_no_request() {
+    let topology = Topology::new();
+    let (a, b) = (topology.node(1), topology.node(2));
     let mut agent = Some(a.agent());
     let _other = b.agent();
     let (near, far) = (a.pod("default/web-0"), b.pod("default/web-1"));
     let client = a.pod("default/client");
-    // A pod of its own: the packet path knows nothing of connections that it does not translate,
-    // and may give one of a Service the tuple of another that goes straight to the backend.
-    let packets = a.pod("default/packets").without_hooks();
+    // Another pod: the tc programs do not track connections that they do not translate, and may
+    // give a connection to the Service the tuple of one to the backend's address.
+    let packets = a.pod("default/packets").without_socket_programs();
     let _servers = [
         near.serve("web-0", &SERVED),
         far.serve("web-1", &SERVED),
-        world.outside.serve("outside", &["tcp:80", "udp:53"]),
+        topology.outside.serve("outside", &["tcp:80", "udp:53"]),
     ];
-    world.apply("web", &service_with("web", VIP, &PORTS, &[&near, &far]));
+    topology.apply("web", &service_with("web", VIP, &PORTS, &[&near, &far]));
     let vip = format!("{VIP}:80");
-    for place in [&client.place, &packets] {
-        eventually("the Service", || place.ask("tcp", &vip));
+    for host in [&*client, &packets] {
+        eventually("the Service", || host.connect("tcp", &vip));
     }
     let held = [
         ("near pod", client.hold("tcp", &near.at(8080))),
         ("far pod", client.hold("tcp", &far.at(8080))),
-        ("Service, sockets", client.hold("tcp", &vip)),
-        ("Service, packets", packets.hold("tcp", &vip)),
-        ("Service, new connections, sockets", client.hold("connect", &vip)),
-        ("Service, new connections, packets", packets.hold("connect", &vip)),
-        ("Service, UDP, sockets", client.hold("udp", &format!("{VIP}:53"))),
-        ("Service, UDP, packets", packets.hold("udp-connected", &format!("{VIP}:53"))),
+        ("Service, socket programs", client.hold("tcp", &vip)),
+        ("Service, tc programs", packets.hold("tcp", &vip)),
+        ("Service, new connections, socket programs", client.hold("connect", &vip)),
+        ("Service, new connections, tc programs", packets.hold("connect", &vip)),
+        ("Service, UDP, socket programs", client.hold("udp", &format!("{VIP}:53"))),
+        ("Service, UDP, tc programs", packets.hold("udp-connected", &format!("{VIP}:53"))),
         ("outside", client.hold("tcp", &format!("{OUTSIDE}:80"))),
         ("outside, new connections", client.hold("connect", &format!("{OUTSIDE}:80"))),
         ("outside, UDP", client.hold("udp", &format!("{OUTSIDE}:53"))),
         ("node", a.hold("connect", &far.at(8080))),
-        ("from the other side", far.hold("connect", &near.at(8080))),
+        ("from the other node", far.hold("connect", &near.at(8080))),
     ];
     let before = pins(&a);
     for name in [sluice_abi::map::CONNTRACK, sluice_abi::program::FROM_POD, "connect4"] {
@@ -69,7 +69,7 @@ fn an_agent_that_is_killed_and_comes_back_loses_nothing() {
     for _ in 0..3 {
         agent.take().unwrap().kill();
         agent = Some(a.agent());
-        assert_eq!(pins(&a), before, "the same maps and programs, not new ones");
+        assert_eq!(pins(&a), before, "maps or programs were replaced");
         assert_eq!(dataplane::programs(&a, client.host_device()), hooks);
         assert_eq!(
             dataplane::programs(&a, "eth0"),
@@ -77,80 +77,80 @@ fn an_agent_that_is_killed_and_comes_back_loses_nothing() {
         );
     }
     for (what, client) in held {
-        let held: Held = client.finish();
-        assert_eq!(held.failed, [] as [String; 0], "{what}: {held:?}");
-        // A lost SYN is sent again after a second, a lost datagram counts as failed.
+        let held: HoldReport = client.finish();
+        assert_eq!(held.errors, [] as [String; 0], "{what}: {held:?}");
+        // A lost SYN is sent again after a second; a lost datagram is an error.
         assert!(held.longest_ms < 900, "{what}: {held:?}");
     }
 }
 
 #[test]
-fn pods_are_wired_and_talk_while_no_agent_runs() {
-    let world = World::new();
-    let (a, b) = (world.node(1), world.node(2));
+fn pods_are_added_and_deleted_while_no_agent_runs() {
+    let topology = Topology::new();
+    let (a, b) = (topology.node(1), topology.node(2));
     let _other = b.agent();
     let web = b.pod("default/web");
     let _server = web.serve("web", &SERVED);
-    world.apply("web", &service_with("web", VIP, &PORTS, &[&web]));
+    topology.apply("web", &service_with("web", VIP, &PORTS, &[&web]));
     let agent = a.agent();
     let first = a.pod("default/first");
-    eventually("the Service", || first.ask("tcp", &format!("{VIP}:80")));
+    eventually("the Service", || first.connect("tcp", &format!("{VIP}:80")));
     agent.kill();
 
     let late = a.pod("default/late");
     let _late = late.serve("late", &SERVED);
-    for place in [late.place.clone(), late.without_hooks()] {
+    for (what, host) in late.both_paths() {
         for target in [web.at(8080), format!("{VIP}:80")] {
-            assert!(place.ask("tcp", &target).is_ok(), "{target}");
+            assert!(host.connect("tcp", &target).is_ok(), "{what}, {target}");
         }
     }
-    assert!(first.ask("tcp", &late.at(8080)).is_ok());
-    assert!(web.ask("tcp", &late.at(8080)).is_ok());
-    let gone = a.pod("default/gone");
-    a.cni("DEL", &gone.sandbox).ok();
-    assert_eq!(dataplane::endpoints(&a), 2);
+    assert!(first.connect("tcp", &late.at(8080)).is_ok());
+    assert!(web.connect("tcp", &late.at(8080)).is_ok());
+    let deleted = a.pod("default/deleted");
+    a.cni("DEL", &deleted.sandbox).ok();
+    assert_eq!(dataplane::local_pods(&a), 2);
     let _agent = a.agent();
-    assert_eq!(dataplane::endpoints(&a), 2);
-    assert!(web.ask("tcp", &late.at(8080)).is_ok());
+    assert_eq!(dataplane::local_pods(&a), 2);
+    assert!(web.connect("tcp", &late.at(8080)).is_ok());
 }
 
 #[test]
-fn what_changed_while_no_agent_ran_is_caught_up_with() {
-    let world = World::new();
-    let a = world.node(1);
+fn changes_while_no_agent_runs_are_applied_at_its_start() {
+    let topology = Topology::new();
+    let a = topology.node(1);
     let agent = a.agent();
     let pods: Vec<Pod> = (0..2).map(|n| a.pod(&format!("default/web-{n}"))).collect();
     let _servers = [pods[0].serve("web-0", &SERVED), pods[1].serve("web-1", &SERVED)];
     let client = a.pod("default/client");
     let vip = format!("{VIP}:80");
-    world.apply("web", &service_with("web", VIP, &PORTS, &[&pods[0]]));
-    eventually("the Service", || client.ask("tcp", &vip));
+    topology.apply("web", &service_with("web", VIP, &PORTS, &[&pods[0]]));
+    eventually("the Service", || client.connect("tcp", &vip));
     agent.kill();
-    world.apply("web", &service_with("web", VIP, &PORTS, &[&pods[1]]));
-    // A node joins meanwhile, and somebody damages what the agent keeps.
-    let b = world.node(2);
+    topology.apply("web", &service_with("web", VIP, &PORTS, &[&pods[1]]));
+    // A node joins, and programs and an entry that the agent maintains are removed.
+    let b = topology.node(2);
     let _other = b.agent();
     let far = b.pod("default/far");
     let _far = far.serve("far", &SERVED);
     dataplane::detach(&a, client.host_device());
-    dataplane::forget_endpoint(&a, pods[1].address);
-    let (answer, _) = client.ask("tcp", &vip).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(answer.who, "web-0", "nobody told the node of the change");
+    dataplane::delete_local_pod(&a, pods[1].address);
+    let (response, _) = client.connect("tcp", &vip).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(response.server, "web-0", "the change needs an agent");
 
     let _agent = a.agent();
-    eventually("the new backend", || match client.ask("tcp", &vip) {
-        Ok((answer, _)) if answer.who == "web-1" => Ok(()),
+    eventually("the new backend", || match client.connect("tcp", &vip) {
+        Ok((response, _)) if response.server == "web-1" => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    eventually("the new node", || client.ask("tcp", &far.at(8080)));
+    eventually("the new node", || client.connect("tcp", &far.at(8080)));
     assert_eq!(dataplane::programs(&a, client.host_device()).0, ["from_pod"]);
-    assert!(dataplane::endpoint(&a, pods[1].address).is_some());
+    assert!(dataplane::local_pod(&a, pods[1].address).is_some());
 }
 
 #[test]
-fn sandboxes_that_vanished_while_the_agent_was_away_are_reclaimed() {
-    let world = World::new();
-    let a = world.node(1);
+fn map_entries_of_sandboxes_removed_while_no_agent_runs_are_deleted() {
+    let topology = Topology::new();
+    let a = topology.node(1);
     let agent = a.agent();
     let (kept, lost) = (a.pod("default/kept"), a.pod("default/lost"));
     agent.kill();
@@ -158,18 +158,15 @@ fn sandboxes_that_vanished_while_the_agent_was_away_are_reclaimed() {
     drop(lost);
     a.drop_sandbox(&path);
     let _agent = a.agent();
-    eventually("the row of the lost pod is gone", || match dataplane::endpoint(&a, address) {
-        None => Ok(()),
-        Some(row) => Err(format!("{row:?}")),
-    });
-    assert!(dataplane::endpoint(&a, kept.address).is_some());
+    eventually_equals("entry of the removed pod", None, || dataplane::local_pod(&a, address));
+    assert!(dataplane::local_pod(&a, kept.address).is_some());
 }
 
 #[test]
-fn an_upgrade_takes_over_pods_and_replaces_maps_of_another_shape() {
-    let world = World::new();
-    let a = world.node(1);
-    // What another version has left: its programs on the pod, some maps of other sizes.
+fn upgrade_keeps_pods_and_replaces_maps_of_another_shape() {
+    let topology = Topology::new();
+    let a = topology.node(1);
+    // As left by another version: its programs on the pod, some maps with other capacities.
     dataplane::load(&a);
     let pod = a.pod("default/old");
     let before = pins(&a);
@@ -177,17 +174,17 @@ fn an_upgrade_takes_over_pods_and_replaces_maps_of_another_shape() {
     let after = pins(&a);
     assert_eq!(before[sluice_abi::map::LOCAL_PODS], after[sluice_abi::map::LOCAL_PODS], "kept");
     assert_ne!(before[sluice_abi::map::CONNTRACK], after[sluice_abi::map::CONNTRACK]);
-    assert_ne!(before["from_pod"], after["from_pod"], "a program of the new maps");
+    assert_ne!(before["from_pod"], after["from_pod"], "programs use the new maps");
     let attached = |device: &str| dataplane::program_ids(&a, device);
     assert_eq!(
         attached(pod.host_device()),
         (vec![after["from_pod"]], vec![after["to_pod"]]),
-        "the pod that was there has the new programs, once"
+        "the existing pod has the new programs, once each"
     );
     let web = a.pod("default/web");
     let _server = web.serve("web", &SERVED);
-    let _outside = world.outside.serve("outside", &["tcp:80"]);
-    assert!(pod.ask("tcp", &web.at(8080)).is_ok());
-    assert!(pod.ask("tcp", &format!("{OUTSIDE}:80")).is_ok());
+    let _outside = topology.outside.serve("outside", &["tcp:80"]);
+    assert!(pod.connect("tcp", &web.at(8080)).is_ok());
+    assert!(pod.connect("tcp", &format!("{OUTSIDE}:80")).is_ok());
     assert!(agent.log().contains("another shape"), "{}", agent.log());
 }

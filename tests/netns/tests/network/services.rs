@@ -1,269 +1,239 @@
-//! ClusterIP Services, by the socket programs and by the packet path.
+//! ClusterIP Services, by the socket programs and by the tc programs.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use netns_tests::manifest::{service, service_with, slice_of};
-use netns_tests::peer::{Asked, Held, Place};
-use netns_tests::{OUTSIDE, Pod, eventually};
+use netns_tests::peer::{Exchange, HoldReport};
+use netns_tests::{Host, OUTSIDE, Pod, eventually};
 
-use crate::{Two, two};
+use crate::{TwoNodes, two_nodes};
 
-/// The address that the Services of these tests have.
+/// ClusterIP of the Service.
 const VIP: &str = "10.96.7.7";
-/// Ports of the Service: what clients ask for, and what the pods listen on.
+/// Ports of the Service, and those of its pods.
 const PORTS: [&str; 3] = ["tcp:80->8080", "tcp:81->8081", "udp:53->5353"];
-/// What its pods serve.
+/// Ports that its pods serve.
 const SERVED: [&str; 3] = ["tcp:8080", "tcp:8081", "udp:5353"];
 
-/// Every way to ask, with the port it goes to.
-const WAYS: [(&str, u16); 3] = [("tcp", 80), ("udp", 53), ("udp-connected", 53)];
+/// Every kind of client socket, with its Service port.
+const SOCKETS: [(&str, u16); 3] = [("tcp", 80), ("udp", 53), ("udp-connected", 53)];
 
 fn vip(port: u16) -> String {
     format!("{VIP}:{port}")
 }
 
-/// Asks until something that is no answer of an older state comes back.
-fn until(client: &Place, how: &str, port: u16, wanted: impl Fn(&Asked) -> bool) {
-    eventually(&format!("{how} {}", vip(port)), || {
-        let asked = client.ask(how, &vip(port));
-        if wanted(&asked) { Ok(()) } else { Err(format!("{asked:?}")) }
+/// Repeats a request until its outcome is the expected one.
+fn connect_until(client: &Host, protocol: &str, port: u16, expected: impl Fn(&Exchange) -> bool) {
+    eventually(&format!("{protocol} {}", vip(port)), || {
+        let exchange = client.connect(protocol, &vip(port));
+        if expected(&exchange) { Ok(()) } else { Err(format!("{exchange:?}")) }
     });
 }
 
-/// Waits until the Service answers here.
-fn answers(client: &Place, how: &str, port: u16) {
-    until(client, how, port, Result::is_ok);
+/// Waits until the Service responds to this client.
+fn wait_for_service(client: &Host, protocol: &str, port: u16) {
+    connect_until(client, protocol, port, Result::is_ok);
 }
 
-/// Clients of every kind: what the socket programs see, and what only the packet path sees.
-fn clients(t: &Two, near: &Pod, far: &Pod) -> Vec<(&'static str, Place)> {
-    vec![
-        ("pod, sockets", near.place.clone()),
-        ("pod, packets", near.without_hooks()),
-        ("pod elsewhere, sockets", far.place.clone()),
-        ("pod elsewhere, packets", far.without_hooks()),
-        ("node, sockets", (*t.a).clone()),
-    ]
+/// Pods on both nodes and a node, with and without socket programs.
+fn clients(t: &TwoNodes, near: &Pod, far: &Pod) -> Vec<(String, Host)> {
+    [("pod of node 1", &**near), ("pod of node 2", &**far), ("node 1", &*t.a)]
+        .into_iter()
+        .flat_map(|(name, host)| {
+            host.both_paths().map(|(path, host)| (format!("{name}, {path}"), host))
+        })
+        .collect()
 }
 
+/// Single clients and sources are in the case tables; this is the choice among endpoints.
 #[test]
-fn a_cluster_ip_serves_every_kind_of_client() {
-    let t = two();
+fn every_kind_of_client_reaches_all_endpoints() {
+    let t = two_nodes();
     let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
     let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
     let _servers = [backends[0].serve("web-0", &SERVED), backends[1].serve("web-1", &SERVED)];
-    t.world.apply("web", &service_with("web", VIP, &PORTS, &[&backends[0], &backends[1]]));
+    t.topology.apply("web", &service_with("web", VIP, &PORTS, &[&backends[0], &backends[1]]));
     for (what, client) in clients(&t, &near, &far) {
-        for (how, port) in WAYS {
-            answers(&client, how, port);
-            let mut seen = BTreeSet::new();
-            for asked in client.ask_times(how, &vip(port), 40) {
-                let (answer, from) = asked.unwrap_or_else(|e| panic!("{what}, {how}: {e}"));
-                assert_eq!(from.to_string(), vip(port), "{what}, {how}: the peer is the Service");
-                seen.insert(answer.who);
+        for (protocol, port) in SOCKETS {
+            wait_for_service(&client, protocol, port);
+            let mut servers = BTreeSet::new();
+            for exchange in client.connect_times(protocol, &vip(port), 40) {
+                let (response, from) =
+                    exchange.unwrap_or_else(|e| panic!("{what}, {protocol}: {e}"));
+                assert_eq!(from.to_string(), vip(port), "{what}, {protocol}: peer address");
+                servers.insert(response.server);
             }
-            assert_eq!(seen.len(), 2, "{what}, {how}: {seen:?}");
+            assert_eq!(servers.len(), 2, "{what}, {protocol}: {servers:?}");
         }
-        // The pod's own address reaches the backend.
-        let (answer, _) = client.ask("tcp", &vip(81)).unwrap();
-        assert_eq!(answer.server.port(), 8081, "{what}");
-        assert!(!answer.client.ip().to_string().starts_with("10.96."), "{what}");
-    }
-    let (answer, _) = near.ask("tcp", &vip(80)).unwrap();
-    assert_eq!(answer.client.ip(), near.address);
-    let (answer, _) = near.without_hooks().ask("tcp", &vip(80)).unwrap();
-    assert_eq!(answer.client.ip(), near.address);
-}
-
-#[test]
-fn without_endpoints_the_client_is_refused_at_once() {
-    let t = two();
-    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
-    t.world.apply("web", &service_with("web", VIP, &PORTS, &[]));
-    let refused: Asked = Err("ConnectionRefused".into());
-    for (what, client) in clients(&t, &near, &far) {
-        for (how, port) in [("tcp", 80), ("udp-connected", 53)] {
-            until(&client, how, port, |asked| *asked == refused);
-            let start = Instant::now();
-            assert_eq!(client.ask(how, &vip(port)), refused, "{what}, {how}");
-            let took = start.elapsed();
-            // An ICMP error that comes back while connect(2) is still at work counts only at the
-            // second SYN, a second later (tcp_v4_err in the kernel).
-            let packets = what.ends_with("packets") && how == "tcp";
-            let limit = Duration::from_millis(if packets { 1800 } else { 500 });
-            assert!(took < limit, "{what}, {how}: {took:?}");
-        }
+        // Ports of one Service lead to their own target ports.
+        let (response, _) = client.connect("tcp", &vip(81)).unwrap();
+        assert_eq!(response.local.port(), 8081, "{what}");
     }
 }
 
 #[test]
-fn a_port_that_the_service_lacks_is_refused_and_a_free_address_is_silent() {
-    let t = two();
-    let web = t.a.pod("default/web");
-    let client = t.a.pod("default/client");
-    let _server = web.serve("web", &SERVED);
-    t.world.apply("web", &service_with("web", VIP, &PORTS, &[&web]));
-    for place in [client.place.clone(), client.without_hooks()] {
-        answers(&place, "tcp", 80);
-        assert_eq!(place.ask("tcp", &vip(82)), Err("ConnectionRefused".into()));
-        assert!(place.ask("tcp", "10.96.250.250:80").is_err());
-        // The pod's port is not the Service's.
-        assert_eq!(place.ask("tcp", &vip(8080)), Err("ConnectionRefused".into()));
-    }
-}
-
-#[test]
-fn a_pod_reaches_itself_through_its_service() {
-    let t = two();
-    let web = t.a.pod("default/web");
-    let _server = web.serve("web", &SERVED);
-    t.world.apply("web", &service_with("web", VIP, &PORTS, &[&web]));
-    for (what, client) in [("sockets", web.place.clone()), ("packets", web.without_hooks())] {
-        for (how, port) in WAYS {
-            answers(&client, how, port);
-            for asked in client.ask_times(how, &vip(port), 10) {
-                let (answer, from) = asked.unwrap_or_else(|e| panic!("{what}, {how}: {e}"));
-                assert_eq!((answer.who.as_str(), from.to_string()), ("web", vip(port)), "{what}");
-            }
-        }
-    }
-}
-
-#[test]
-fn changes_of_a_service_are_followed() {
-    let t = two();
+fn new_connections_follow_changes_and_open_connections_keep_their_endpoint() {
+    let t = two_nodes();
     let pods: Vec<_> = (0..3).map(|n| t.b.pod(&format!("default/web-{n}"))).collect();
     let _servers: Vec<_> =
         pods.iter().enumerate().map(|(n, p)| p.serve(&format!("web-{n}"), &SERVED)).collect();
-    // A pod of its own for the packet path, which may give a connection the tuple of one that it
-    // does not know of.
+    // Another pod for the tc programs, which may give a connection the tuple of one that they do
+    // not track.
     let client = t.a.pod("default/client");
-    let unseen = t.a.pod("default/unseen").without_hooks();
-    let all = |place: &Place| -> Result<BTreeSet<String>, String> {
-        place.ask_times("tcp", &vip(80), 30).into_iter().map(|asked| Ok(asked?.0.who)).collect()
+    let packets = t.a.pod("default/packets").without_socket_programs();
+    let servers = |host: &Host| -> Result<BTreeSet<String>, String> {
+        let exchanges = host.connect_times("tcp", &vip(80), 30).into_iter();
+        exchanges.map(|exchange| Ok(exchange?.0.server)).collect()
     };
-    let serve = |who: &[usize]| {
-        let backends: Vec<&Pod> = who.iter().map(|n| &pods[*n]).collect();
-        t.world.apply("web", &service_with("web", VIP, &PORTS, &backends));
-        let want: BTreeSet<String> = who.iter().map(|n| format!("web-{n}")).collect();
-        for place in [&client.place, &unseen] {
-            eventually(&format!("{want:?}"), || match all(place) {
+    let set_endpoints = |numbers: &[usize]| {
+        let backends: Vec<&Pod> = numbers.iter().map(|n| &pods[*n]).collect();
+        t.topology.apply("web", &service_with("web", VIP, &PORTS, &backends));
+        let want: BTreeSet<String> = numbers.iter().map(|n| format!("web-{n}")).collect();
+        for host in [&*client, &packets] {
+            eventually(&format!("{want:?}"), || match servers(host) {
                 Ok(seen) if seen == want => Ok(()),
                 other => Err(format!("{other:?}")),
             });
         }
     };
-    serve(&[0]);
-    // An open connection stays where it is, whatever becomes of the Service.
+    set_endpoints(&[0]);
     let held = client.hold("tcp", &vip(80));
-    let packets = unseen.hold("tcp", &vip(80));
+    let held_packets = packets.hold("tcp", &vip(80));
     for backends in [&[0, 1, 2][..], &[1, 2], &[2]] {
-        serve(backends);
+        set_endpoints(backends);
     }
-    t.world.delete("web");
-    until(&client, "tcp", 80, Result::is_err);
-    for held in [held, packets] {
-        let held: Held = held.finish();
-        assert_eq!((held.failed, held.servers), (vec![], vec!["web-0".to_owned()]));
+    t.topology.delete("web");
+    connect_until(&client, "tcp", 80, Result::is_err);
+    for held in [held, held_packets] {
+        let held: HoldReport = held.finish();
+        assert_eq!((held.errors, held.servers), (vec![], vec!["web-0".to_owned()]));
     }
 }
 
+/// The endpoint that leaves the Service keeps serving: a socket that still sent to it would have
+/// responses. The socket programs translate an unconnected socket at each send, and the tc
+/// programs each datagram; a connected socket changes its endpoint only because the agent
+/// destroys it, which its program sees as ECONNABORTED.
 #[test]
-fn connected_udp_clients_move_on_when_their_backend_goes() {
-    let t = two();
+fn udp_clients_leave_an_endpoint_that_left_the_service() {
+    let t = two_nodes();
+    let pods = [t.a.pod("default/dns-0"), t.b.pod("default/dns-1")];
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let served = [&SERVED[..], &["udp:5354"]].concat();
+    let _servers = [pods[0].serve("dns-0", &served), pods[1].serve("dns-1", &SERVED)];
+    t.topology.apply("dns", &service_with("dns", VIP, &PORTS, &[&pods[0]]));
+    let mut held = vec![];
+    for (what, host) in clients(&t, &near, &far) {
+        wait_for_service(&host, "udp", 53);
+        for protocol in ["udp", "udp-connected"] {
+            let aborted = protocol == "udp-connected" && what.ends_with("socket programs");
+            let what = format!("{what}, {protocol}");
+            held.push((what, aborted, host.hold(protocol, &vip(53))));
+        }
+    }
+    // A socket to another port of the endpoint is not affected.
+    let other = near.hold("udp-connected", &pods[0].at(5354));
+    t.topology.apply("dns", &service_with("dns", VIP, &PORTS, &[&pods[1]]));
+    for (what, aborted, client) in held {
+        let report: HoldReport = client.finish_after("dns-1");
+        assert_eq!(report.servers, ["dns-0", "dns-1"], "{what}: {report:?}");
+        let errors = if aborted { vec!["ConnectionAborted"] } else { vec![] };
+        assert_eq!(report.errors, errors, "{what}: {report:?}");
+    }
+    let other: HoldReport = other.finish();
+    assert_eq!((other.servers, other.errors), (vec!["dns-0".to_owned()], vec![]));
+}
+
+/// As above, with the pod deleted: its address responds with errors, if at all.
+#[test]
+fn udp_clients_leave_a_deleted_endpoint() {
+    let t = two_nodes();
     let pods = [t.a.pod("default/dns-0"), t.b.pod("default/dns-1")];
     let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
     let _server = pods[1].serve("dns-1", &SERVED);
-    let leaving = pods[0].serve("dns-0", &SERVED);
-    t.world.apply("dns", &service_with("dns", VIP, &PORTS, &[&pods[0]]));
-    let mut clients = vec![];
-    for (what, place) in [
-        ("pod, sockets", near.place.clone()),
-        ("pod, packets", near.without_hooks()),
-        ("pod elsewhere, sockets", far.place.clone()),
-        ("node, sockets", (*t.a).clone()),
-    ] {
-        answers(&place, "udp", 53);
-        for how in ["udp", "udp-connected"] {
-            clients.push((format!("{what}, {how}"), place.hold(how, &vip(53))));
+    let deleted = pods[0].serve("dns-0", &SERVED);
+    t.topology.apply("dns", &service_with("dns", VIP, &PORTS, &[&pods[0]]));
+    let mut held = vec![];
+    for (what, host) in clients(&t, &near, &far) {
+        wait_for_service(&host, "udp", 53);
+        for protocol in ["udp", "udp-connected"] {
+            held.push((format!("{what}, {protocol}"), host.hold(protocol, &vip(53))));
         }
     }
-    // The pod is gone, and so is its place in the Service.
-    drop(leaving);
+    drop(deleted);
     t.a.cni("DEL", &pods[0].sandbox).ok();
-    t.world.apply("dns", &service_with("dns", VIP, &PORTS, &[&pods[1]]));
-    answers(&near, "udp", 53);
-    for (what, client) in clients {
-        let moved: Held = client.finish_after("dns-1");
-        assert_eq!(moved.servers, ["dns-0", "dns-1"], "{what}: {moved:?}");
+    t.topology.apply("dns", &service_with("dns", VIP, &PORTS, &[&pods[1]]));
+    for (what, client) in held {
+        let report: HoldReport = client.finish_after("dns-1");
+        assert_eq!(report.servers, ["dns-0", "dns-1"], "{what}: {report:?}");
     }
 }
 
 #[test]
-fn one_client_port_to_two_services_of_one_backend() {
-    let t = two();
+fn one_source_port_reaches_two_services_of_one_endpoint() {
+    let t = two_nodes();
     let web = t.b.pod("default/web");
     let client = t.a.pod("default/client");
     let _server = web.serve("web", &SERVED);
     let other = "10.96.8.8";
-    t.world.apply("web", &service_with("web", VIP, &["udp:53->5353"], &[&web]));
-    t.world.apply("other", &service_with("other", other, &["udp:53->5353"], &[&web]));
+    t.topology.apply("web", &service_with("web", VIP, &["udp:53->5353"], &[&web]));
+    t.topology.apply("other", &service_with("other", other, &["udp:53->5353"], &[&web]));
     let services = [vip(53), format!("{other}:53")];
     let all = [&services[..], &[web.at(5353)]].concat();
-    // By the packet path the backend's own address must not be asked from the same port too.
-    for (place, targets) in [(client.place.clone(), &all[..]), (client.without_hooks(), &services)]
-    {
-        answers(&place, "udp", 53);
+    // With the tc programs the endpoint's own address cannot be used from the same port too: a
+    // limit that the specification names.
+    let [(_, sockets), (_, packets)] = client.both_paths();
+    for (host, targets) in [(sockets, &all[..]), (packets, &services)] {
+        wait_for_service(&host, "udp", 53);
         for target in targets.iter().chain(targets) {
-            let asked = eventually("an answer", || {
-                place.ask_with("udp", target, &["--from", "4444"]).remove(0)
+            let (_, from) = eventually("a response", || {
+                host.connect_with("udp", target, &["--from", "4444"]).remove(0)
             });
-            assert_eq!(asked.1.to_string(), *target);
+            assert_eq!(from.to_string(), *target);
         }
     }
 }
 
 #[test]
-fn one_client_port_connects_again_and_again() {
-    let t = two();
+fn one_source_port_connects_repeatedly() {
+    let t = two_nodes();
     let web = t.b.pod("default/web");
     let client = t.a.pod("default/client");
-    let _servers = [web.serve("web", &SERVED), t.world.outside.serve("outside", &["tcp:80"])];
-    t.world.apply("web", &service_with("web", VIP, &PORTS, &[&web]));
-    for place in [client.place.clone(), client.without_hooks()] {
-        answers(&place, "tcp", 80);
+    let _servers = [web.serve("web", &SERVED), t.topology.outside.serve("outside", &["tcp:80"])];
+    t.topology.apply("web", &service_with("web", VIP, &PORTS, &[&web]));
+    for (what, host) in client.both_paths() {
+        wait_for_service(&host, "tcp", 80);
         for target in [vip(80), web.at(8080), format!("{OUTSIDE}:80")] {
             let options = ["--from", "5555", "--times", "30"];
-            for asked in place.ask_with("tcp", &target, &options) {
-                assert!(asked.is_ok(), "{target}: {asked:?}");
+            for exchange in host.connect_with("tcp", &target, &options) {
+                assert!(exchange.is_ok(), "{what}, {target}: {exchange:?}");
             }
         }
     }
 }
 
 #[test]
-fn hand_made_slices_name_backends_anywhere() {
-    let t = two();
+fn endpoint_slices_without_pods_add_up() {
+    let t = two_nodes();
     let pod = t.a.pod("default/client");
     let _servers =
-        [t.world.outside.serve("outside", &["tcp:8080"]), t.b.serve("node2", &["tcp:9090"])];
-    // Several slices, each with a port number of its own, as named target ports make them.
+        [t.topology.outside.serve("outside", &["tcp:8080"]), t.b.serve("node2", &["tcp:9090"])];
+    // Each slice has its own port number, as with named target ports.
     let yaml = [
         service("web", VIP, &["tcp:80->8080"]),
         slice_of("web-a", "web", &["tcp:80->8080"], &[OUTSIDE.to_string()]),
         slice_of("web-b", "web", &["tcp:80->9090"], &[t.b.address.to_string()]),
     ];
-    t.world.apply("web", &yaml.join("---"));
-    for place in [pod.place.clone(), pod.without_hooks()] {
-        answers(&place, "tcp", 80);
-        let mut seen = BTreeSet::new();
-        for asked in place.ask_times("tcp", &vip(80), 30) {
-            let (answer, _) = asked.unwrap();
-            let client = if answer.who == "outside" { t.a.address } else { pod.address };
-            assert_eq!(answer.client.ip(), client, "{}", answer.who);
-            seen.insert(answer.who);
+    t.topology.apply("web", &yaml.join("---"));
+    for (what, host) in pod.both_paths() {
+        wait_for_service(&host, "tcp", 80);
+        let mut servers = BTreeSet::new();
+        for exchange in host.connect_times("tcp", &vip(80), 30) {
+            let (response, _) = exchange.unwrap_or_else(|e| panic!("{what}: {e}"));
+            let client = if response.server == "outside" { t.a.address } else { pod.address };
+            assert_eq!(response.client.ip(), client, "{what}, {}", response.server);
+            servers.insert(response.server);
         }
-        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert_eq!(servers.len(), 2, "{what}: {servers:?}");
     }
 }

@@ -103,7 +103,7 @@ pub fn expected(objects: &[Object], dst: [u8; 4], port: u16, protocol: u8) -> Ve
     let packet = Packet { dst: IpAddr::from(dst), port, protocol };
     match answer(objects, THIS_NODE, packet) {
         Answer::NotAService => vec![delivery(objects, (dst, port), false)],
-        Answer::Refused => {
+        Answer::Rejected => {
             [DropReason::NoEndpoint, DropReason::UnknownServicePort].map(rejection).into()
         }
         Answer::Dropped => vec![Expected {
@@ -111,7 +111,7 @@ pub fn expected(objects: &[Object], dst: [u8; 4], port: u16, protocol: u8) -> Ve
             counters: BTreeSet::from([DropReason::NoLocalEndpoint.label()]),
             destination: None,
         }],
-        Answer::Backends(backends) => backends
+        Answer::Backends { endpoints, .. } => endpoints
             .iter()
             .filter_map(|(address, port)| match address {
                 IpAddr::V4(address) => Some((address.octets(), *port)),

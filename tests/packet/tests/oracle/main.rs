@@ -167,9 +167,9 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
             let answer = answer(&objects, THIS_NODE, question);
             let holds = match (&answer, &connected) {
                 (Answer::NotAService | Answer::Dropped, Ok(peer)) => *peer == to,
-                (Answer::Refused, Err(e)) => e.kind() == ErrorKind::ConnectionRefused,
-                (Answer::Backends(backends), Ok(peer)) => {
-                    backends.contains(&(peer.ip(), peer.port()))
+                (Answer::Rejected, Err(e)) => e.kind() == ErrorKind::ConnectionRefused,
+                (Answer::Backends { endpoints, .. }, Ok(peer)) => {
+                    endpoints.contains(&(peer.ip(), peer.port()))
                 }
                 _ => false,
             };

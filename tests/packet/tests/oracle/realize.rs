@@ -9,7 +9,7 @@ use packet_tests::{Datapath, NODE};
 use sluice_abi::{Backend, Frontend, FrontendKey, Network, NetworkKey, map};
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::{Change, Object, parse_cidr};
-use sluice_core::{Index, Surroundings, Tables};
+use sluice_core::{Index, NodeContext, Tables};
 
 /// The ServiceCIDR that the node knows.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
@@ -25,11 +25,11 @@ pub struct Realized<'a> {
 fn tables(objects: &[Object]) -> Tables {
     let mut index = Index::new(THIS_NODE);
     objects.iter().for_each(|object| index.apply(Change::Apply(object.clone())));
-    let surroundings = Surroundings {
+    let context = NodeContext {
         local_addresses: vec![IpAddr::from(NODE)],
         service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
     };
-    Tables::full(&index, &surroundings)
+    Tables::full(&index, &context)
 }
 
 impl Realized<'_> {

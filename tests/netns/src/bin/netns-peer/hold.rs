@@ -1,5 +1,5 @@
-//! Clients that go on until their standard input ends, and then tell how they fared. A line there
-//! names a server whose answer is waited for before.
+//! Clients that repeat a request until their standard input ends, and then report. A line of input
+//! names a server whose response they wait for before.
 
 use std::io::{self, BufReader};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -7,18 +7,21 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netns_tests::peer::{Answer, Held};
+use netns_tests::peer::{HoldReport, Response};
 
-use crate::ask::{tcp, udp, udp_connected, udp_connected_once, udp_once, who};
-use crate::{name, say};
+use crate::connect::{request, tcp, udp, udp_connected, udp_connected_once, udp_once};
+use crate::{DEADLINE, error_name, is_destroyed, print_line};
 
-/// Time between two requests: often enough to notice a gap of a few milliseconds.
+/// Pause between two requests: short enough to notice a gap of a few milliseconds.
 const PAUSE: Duration = Duration::from_millis(2);
-/// A datagram that takes longer than this is lost.
+/// A datagram without a response within this time is lost.
 const LOST: Duration = Duration::from_millis(500);
-
-/// How long a server is waited for.
-const AWAITED: Duration = Duration::from_secs(10);
+/// A request on an open connection has a response within this time.
+const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
+/// Errors that a report has room for.
+const ERRORS_MAX: usize = 20;
+/// Time that the response of the server named on standard input may take.
+const SERVER_DEADLINE: Duration = Duration::from_secs(10);
 
 enum Client {
     Tcp(BufReader<TcpStream>),
@@ -28,80 +31,69 @@ enum Client {
 }
 
 impl Client {
-    fn open(how: &str, server: SocketAddr) -> io::Result<Client> {
-        Ok(match how {
+    fn open(protocol: &str, server: SocketAddr) -> io::Result<Client> {
+        Ok(match protocol {
             "tcp" => {
-                let stream = tcp(server, 0)?;
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                let stream = tcp(server, 0, DEADLINE)?;
+                stream.set_read_timeout(Some(RESPONSE_DEADLINE))?;
                 Client::Tcp(BufReader::new(stream))
             }
             "connect" => Client::Connect(server),
-            "udp" => {
-                let socket = udp(0)?;
-                socket.set_read_timeout(Some(LOST))?;
-                Client::Udp(socket, server)
-            }
-            "udp-connected" => {
-                let socket = udp_connected(server, 0)?;
-                socket.set_read_timeout(Some(LOST))?;
-                Client::UdpConnected(socket)
-            }
+            "udp" => Client::Udp(udp(0, LOST)?, server),
+            "udp-connected" => Client::UdpConnected(udp_connected(server, 0, LOST)?),
             other => panic!("{other}"),
         })
     }
 
-    fn ask(&mut self) -> io::Result<Answer> {
+    fn request(&mut self) -> io::Result<Response> {
         match self {
-            Client::Tcp(stream) => who(stream),
-            Client::Connect(server) => who(&mut BufReader::new(tcp(*server, 0)?)),
-            Client::Udp(socket, server) => udp_once(socket, *server, 0).map(|(a, _)| a),
-            Client::UdpConnected(socket) => udp_connected_once(socket, 0).map(|(a, _)| a),
+            Client::Tcp(stream) => request(stream),
+            Client::Connect(server) => request(&mut BufReader::new(tcp(*server, 0, DEADLINE)?)),
+            Client::Udp(socket, server) => udp_once(socket, *server, 0).map(|(r, _)| r),
+            Client::UdpConnected(socket) => udp_connected_once(socket, 0).map(|(r, _)| r),
         }
     }
 }
 
-pub fn hold(how: &str, server: &str) -> Held {
+pub fn hold(protocol: &str, server: &str) -> HoldReport {
     let server: SocketAddr = server.parse().unwrap();
-    let mut held = Held { rounds: 0, longest_ms: 0, servers: vec![], failed: vec![] };
-    let mut client = match Client::open(how, server) {
-        Ok(client) => client,
-        Err(e) => panic!("{how} {server}: {e}"),
-    };
-    let (word, wish) = mpsc::channel();
-    thread::spawn(move || {
-        // No line: the input has ended.
-        let mut line = String::new();
-        let _ = io::stdin().read_line(&mut line);
-        let _ = word.send(line.trim_end().to_owned());
-    });
-    let mut awaited = None;
+    let mut report = HoldReport { responses: 0, longest_ms: 0, servers: vec![], errors: vec![] };
+    let mut client =
+        Client::open(protocol, server).unwrap_or_else(|e| panic!("{protocol} {server}: {e}"));
+    let end = input();
+    let mut end_after: Option<(String, Instant)> = None;
     loop {
-        if let Ok(server) = wish.try_recv() {
-            awaited = Some((server, Instant::now()));
+        if let Ok(server) = end.try_recv() {
+            end_after = Some((server, Instant::now()));
         }
-        if let Some((server, since)) = &awaited
-            && (server.is_empty() || held.servers.contains(server) || since.elapsed() > AWAITED)
+        if let Some((server, since)) = &end_after
+            && (server.is_empty()
+                || report.servers.contains(server)
+                || since.elapsed() > SERVER_DEADLINE)
         {
-            break;
+            return report;
         }
         let start = Instant::now();
-        match client.ask() {
-            Ok(answer) => {
-                if !held.servers.contains(&answer.who) {
-                    held.servers.push(answer.who);
+        match client.request() {
+            Ok(response) => {
+                if !report.servers.contains(&response.server) {
+                    report.servers.push(response.server);
                 }
-                held.rounds += 1;
-                if held.rounds == 1 {
-                    say("holding");
+                report.responses += 1;
+                if report.responses == 1 {
+                    print_line("holding");
                 }
             }
             Err(e) => {
-                held.failed.push(name(&e));
+                if report.errors.len() < ERRORS_MAX {
+                    report.errors.push(error_name(&e));
+                }
                 match client {
-                    Client::Tcp(_) => break,
-                    // An application that gets an error from its socket opens another one.
-                    Client::UdpConnected(_) => {
-                        if let Ok(another) = Client::open(how, server) {
+                    Client::Tcp(_) => return report,
+                    // The agent destroyed the socket. After any other error, a time-out above
+                    // all, the client keeps it: a new one would hide that the agent did not.
+                    Client::UdpConnected(_) if is_destroyed(&e) => {
+                        if let Ok(another) = Client::open(protocol, server) {
                             client = another;
                         }
                     }
@@ -110,8 +102,18 @@ pub fn hold(how: &str, server: &str) -> Held {
             }
         }
         let took = u64::try_from(start.elapsed().as_millis()).unwrap();
-        held.longest_ms = held.longest_ms.max(took);
+        report.longest_ms = report.longest_ms.max(took);
         thread::sleep(PAUSE);
     }
-    held
+}
+
+/// Reads one line of standard input; an empty one when it ends.
+fn input() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        let _ = io::stdin().read_line(&mut line);
+        let _ = sender.send(line.trim_end().to_owned());
+    });
+    receiver
 }

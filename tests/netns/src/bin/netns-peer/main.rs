@@ -1,8 +1,9 @@
-//! Runs inside nodes and pods of the namespace tests: serves, asks, pings, forges. What it found
-//! goes to standard output as JSON; `netns_tests::peer` starts it and reads that.
+//! Runs inside nodes and pods of the namespace tests: servers, clients, raw sockets, captures. The
+//! result is JSON on standard output, which `netns_tests::Host` reads.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
-mod ask;
+mod capture;
+mod connect;
 mod hold;
 mod raw;
 mod serve;
@@ -12,40 +13,52 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// What one answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Deadline of one response.
+const DEADLINE: Duration = Duration::from_secs(4);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["serve", name, ports @ ..] => serve::serve(name, ports),
-        ["collect", port] => serve::collect(port.parse().unwrap()),
-        ["ask", how, server, options @ ..] => tell(&ask::ask(how, server, options)),
-        ["download", server, bytes] => tell(&ask::download(server, bytes.parse().unwrap())),
-        ["upload", server, bytes] => tell(&ask::upload(server, bytes.parse().unwrap())),
-        ["hold", how, server] => tell(&hold::hold(how, server)),
-        ["ping", address, size] => tell(&raw::ping(address, size.parse().unwrap())),
-        ["spoof", source, destination] => tell(&raw::spoof(source, destination)),
+        ["receive", port] => serve::receive(port.parse().unwrap()),
+        ["connect", protocol, server, options @ ..] => {
+            report(&connect::connect_times(protocol, server, options));
+        }
+        ["connect-each", servers @ ..] => report(&connect::connect_each(servers)),
+        ["download", server, bytes] => report(&connect::download(server, bytes.parse().unwrap())),
+        ["upload", server, bytes] => report(&connect::upload(server, bytes.parse().unwrap())),
+        ["hold", protocol, server] => report(&hold::hold(protocol, server)),
+        ["ping", address, size] => report(&raw::ping(address, size.parse().unwrap())),
+        ["send-from", source, destination] => report(&raw::send_from(source, destination)),
+        ["capture", device, file] => report(&capture::capture(device, file)),
         _ => panic!("{words:?}"),
     }
 }
 
-fn tell(what: &impl Serialize) {
-    say(&serde_json::to_string(what).unwrap());
+fn report(result: &impl Serialize) {
+    print_line(&serde_json::to_string(result).unwrap());
 }
 
-fn say(line: &str) {
+fn print_line(line: &str) {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{line}").unwrap();
     output.flush().unwrap();
 }
 
-/// The name of an error that does not depend on its wording.
-fn name(e: &std::io::Error) -> String {
-    // A receive time-out is EAGAIN.
+/// The name of an error, independent of its wording.
+fn error_name(e: &std::io::Error) -> String {
     match e.kind() {
+        // A receive time-out is EAGAIN.
         std::io::ErrorKind::WouldBlock => "TimedOut".to_owned(),
+        _ if is_destroyed(e) => "ConnectionAborted".to_owned(),
         kind => format!("{kind:?}"),
     }
+}
+
+/// Whether an error says that a connected UDP socket was destroyed (`SOCK_DESTROY`): recv(2) gets
+/// ECONNABORTED; a send(2) before it finds the socket disconnected (udp_abort in the kernel).
+fn is_destroyed(e: &std::io::Error) -> bool {
+    let errno = e.raw_os_error().map(nix::errno::Errno::from_raw);
+    matches!(errno, Some(nix::errno::Errno::ECONNABORTED | nix::errno::Errno::EDESTADDRREQ))
 }

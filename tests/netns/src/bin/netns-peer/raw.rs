@@ -1,11 +1,11 @@
-//! Raw sockets: ICMP echo, and datagrams with somebody else's source address.
+//! Raw sockets: ICMP echo, and datagrams with any source address.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use netns_tests::peer::Pinged;
+use netns_tests::peer::Echo;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto,
@@ -13,9 +13,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Deadline of an echo reply.
+const DEADLINE: Duration = Duration::from_secs(1);
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
@@ -27,7 +26,7 @@ fn raw(protocol: SockProtocol) -> OwnedFd {
     fd
 }
 
-pub fn ping(address: &str, size: usize) -> Pinged {
+pub fn ping(address: &str, size: usize) -> Echo {
     let address: Ipv4Addr = address.parse().unwrap();
     let fd = raw(SockProtocol::Icmp);
     let id = u16::try_from(std::process::id() & 0xffff).unwrap();
@@ -41,34 +40,34 @@ pub fn ping(address: &str, size: usize) -> Pinged {
     let to = SockaddrIn::from(SocketAddrV4::new(address, 0));
     match sendto(fd.as_raw_fd(), &request, &to, MsgFlags::empty()) {
         Ok(_) => {}
-        // Our own stack says what a router would say by ICMP.
-        Err(Errno::ENETUNREACH) => return Pinged::Error(UNREACHABLE, 0),
-        Err(Errno::EHOSTUNREACH) => return Pinged::Error(UNREACHABLE, 1),
+        // The local stack returns what a router reports by ICMP.
+        Err(Errno::ENETUNREACH) => return Echo::Error(UNREACHABLE, 0),
+        Err(Errno::EHOSTUNREACH) => return Echo::Error(UNREACHABLE, 1),
         Err(e) => panic!("ping {address}: {e}"),
     }
     let start = Instant::now();
     let mut buffer = vec![0; 65_536];
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < DEADLINE {
         let Ok(length) = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
-        // A raw socket gets the IP header too, and everybody's ICMP.
+        // A raw socket receives the IP header too, and the ICMP packets of all programs.
         let packet = &buffer[..length];
         let icmp = &packet[usize::from(packet[0] & 0x0f) * 4..];
         match icmp {
             [ECHO_REPLY, _, _, _, a, b, ..] if [*a, *b] == id.to_be_bytes() => {
                 assert_eq!(checksum(icmp), 0, "checksum of the reply");
                 assert_eq!(icmp[8..], request[8..], "data of the reply");
-                return Pinged::Reply(icmp.len() - 8);
+                return Echo::Reply(icmp.len() - 8);
             }
             [kind @ (UNREACHABLE | TIME_EXCEEDED), code, ..] if quotes(icmp, address, id) => {
-                return Pinged::Error(*kind, *code);
+                return Echo::Error(*kind, *code);
             }
             _ => {}
         }
     }
-    Pinged::Nothing
+    Echo::Timeout
 }
 
-/// Whether an ICMP error quotes our echo request to `address`.
+/// Whether an ICMP error quotes the echo request to `address`.
 fn quotes(icmp: &[u8], address: Ipv4Addr, id: u16) -> bool {
     let Some(inner) = icmp.get(8..) else { return false };
     let length = inner.first().map_or(0, |b| usize::from(b & 0x0f) * 4);
@@ -76,10 +75,10 @@ fn quotes(icmp: &[u8], address: Ipv4Addr, id: u16) -> bool {
         && inner.get(length + 4..length + 6) == Some(&id.to_be_bytes())
 }
 
-pub fn spoof(source: &str, destination: &str) {
+pub fn send_from(source: &str, destination: &str) {
     let source: Ipv4Addr = source.parse().unwrap();
     let destination: SocketAddrV4 = destination.parse().unwrap();
-    let data = b"forged";
+    let data = b"data";
     let length = u16::try_from(28 + data.len()).unwrap();
     let mut packet = vec![0x45, 0];
     packet.extend(length.to_be_bytes());
@@ -90,7 +89,7 @@ pub fn spoof(source: &str, destination: &str) {
     packet.extend(40_000u16.to_be_bytes());
     packet.extend(destination.port().to_be_bytes());
     packet.extend((length - 20).to_be_bytes());
-    // UDP over IPv4 may go without a checksum.
+    // UDP over IPv4 may omit the checksum.
     packet.extend([0, 0]);
     packet.extend(data);
     let to = SockaddrIn::from(destination);

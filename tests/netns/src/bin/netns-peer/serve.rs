@@ -1,13 +1,13 @@
-//! Servers. By TCP a line is a request: `who`, `get BYTES`, `put BYTES` (followed by them); by
-//! UDP every datagram is answered by one of the same size, or as long as the answer is.
+//! Servers. With TCP a line is a request: `who`, `get BYTES`, `put BYTES` (followed by them). With
+//! UDP the response to a datagram has the same size, or that of its content if that is longer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-use netns_tests::peer::Answer;
+use netns_tests::peer::Response;
 
-use crate::say;
+use crate::print_line;
 
 pub fn serve(name: &str, ports: &[&str]) {
     for port in ports {
@@ -26,21 +26,21 @@ pub fn serve(name: &str, ports: &[&str]) {
             other => panic!("{other}"),
         }
     }
-    say("ready");
-    wait_for_the_end();
+    print_line("ready");
+    wait_for_input_end();
 }
 
 fn accept(name: &str, listener: &TcpListener) {
     for stream in listener.incoming().flatten() {
         let name = name.to_owned();
-        // A client that goes away ends only its own conversation.
-        thread::spawn(move || drop(converse(&name, stream)));
+        // A client that disconnects ends only its own connection.
+        thread::spawn(move || drop(handle(&name, stream)));
     }
 }
 
-fn converse(name: &str, stream: TcpStream) -> std::io::Result<()> {
+fn handle(name: &str, stream: TcpStream) -> std::io::Result<()> {
     let client = stream.peer_addr()?;
-    let server = stream.local_addr()?;
+    let local = stream.local_addr()?;
     stream.set_nodelay(true)?;
     let mut output = stream.try_clone()?;
     let mut input = BufReader::new(stream);
@@ -51,8 +51,8 @@ fn converse(name: &str, stream: TcpStream) -> std::io::Result<()> {
         }
         match line.trim_end().split(' ').collect::<Vec<_>>().as_slice() {
             ["who"] => {
-                let answer = Answer { who: name.to_owned(), client, server };
-                writeln!(output, "{}", serde_json::to_string(&answer)?)?;
+                let response = Response { server: name.to_owned(), client, local };
+                writeln!(output, "{}", serde_json::to_string(&response)?)?;
             }
             ["get", bytes] => {
                 output.write_all(&vec![b'x'; bytes.parse().unwrap()])?;
@@ -71,25 +71,25 @@ fn datagrams(name: &str, socket: &UdpSocket) {
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok((size, client)) = socket.recv_from(&mut buffer) else { continue };
-        let server = socket.local_addr().unwrap();
-        let answer = Answer { who: name.to_owned(), client, server };
-        let mut text = serde_json::to_vec(&answer).unwrap();
+        let local = socket.local_addr().unwrap();
+        let response = Response { server: name.to_owned(), client, local };
+        let mut text = serde_json::to_vec(&response).unwrap();
         text.resize(text.len().max(size), b' ');
         let _ = socket.send_to(&text, client);
     }
 }
 
-pub fn collect(port: u16) {
+pub fn receive(port: u16) {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
-    say("ready");
+    print_line("ready");
     let mut buffer = [0; 2048];
     loop {
         let (_, sender) = socket.recv_from(&mut buffer).unwrap();
-        say(&sender.ip().to_string());
+        print_line(&sender.ip().to_string());
     }
 }
 
-/// The test closes standard input, or kills us.
-fn wait_for_the_end() {
+/// The test closes standard input, or kills the server.
+fn wait_for_input_end() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }

@@ -1,0 +1,63 @@
+//! GC and STATUS.
+
+use netns_tests::cni::code;
+use netns_tests::{CniCall, dataplane};
+use serde_json::{Value, json};
+
+use crate::{leases, node, pod_devices_and_routes, with};
+
+#[test]
+fn gc_removes_all_attachments_but_the_valid_ones() {
+    let (_topology, node) = node();
+    let pods: Vec<_> = (0..4).map(|n| node.pod(&format!("default/web-{n}"))).collect();
+    node.drop_sandbox(&pods[2].sandbox.path);
+    let valid = json!([
+        {"containerID": pods[0].sandbox.id, "ifname": "eth0"},
+        {"containerID": pods[1].sandbox.id, "ifname": "net1"},
+    ]);
+    let config = with(&node.config(), "cni.dev/valid-attachments", valid);
+    for _ in 0..2 {
+        CniCall::new("GC", &config).run(&node.namespaces).ok();
+        assert_eq!(leases(&node), [(pods[0].sandbox.id.clone(), pods[0].address.to_string())]);
+        assert_eq!(pod_devices_and_routes(&node), (vec![pods[0].host_device().to_owned()], 1));
+        assert_eq!(dataplane::local_pods(&node), 1);
+        assert!(dataplane::local_pod(&node, pods[0].address).is_some());
+    }
+}
+
+#[test]
+fn gc_with_an_empty_list_removes_every_attachment_of_its_network_only() {
+    let (_topology, node) = node();
+    let pod = node.pod("default/web");
+    let empty = with(&node.config(), "cni.dev/valid-attachments", json!([]));
+    let other = with(&empty, "name", json!("other"));
+    CniCall::new("GC", &other).run(&node.namespaces).ok();
+    assert!(dataplane::local_pod(&node, pod.address).is_some());
+    CniCall::new("GC", &empty).run(&node.namespaces).ok();
+    crate::assert_no_pod(&node);
+}
+
+#[test]
+fn gc_without_valid_attachments_is_refused_and_removes_nothing() {
+    let (_topology, node) = node();
+    let pod = node.pod("default/web");
+    for list in [Value::Null, json!("all"), json!([{"containerID": 7}])] {
+        let config = with(&node.config(), "cni.dev/valid-attachments", list);
+        let gc = CniCall::new("GC", &config).run(&node.namespaces);
+        gc.error(code::INVALID_CONFIG, &["\"cni.dev/valid-attachments\""]);
+        assert_eq!(leases(&node), [(pod.sandbox.id.clone(), pod.address.to_string())]);
+        assert_eq!(pod_devices_and_routes(&node), (vec![pod.host_device().to_owned()], 1));
+        assert!(dataplane::local_pod(&node, pod.address).is_some());
+    }
+}
+
+#[test]
+fn status_reports_whether_add_can_succeed_without_an_agent() {
+    let (_topology, node) = node();
+    let status = || CniCall::new("STATUS", &node.config()).run(&node.namespaces);
+    assert_eq!(status().ok(), Value::Null);
+    dataplane::unload(&node);
+    status().error(code::PLUGIN_NOT_AVAILABLE, &["dataplane is not loaded"]);
+    dataplane::load(&node);
+    status().ok();
+}

@@ -1,0 +1,137 @@
+//! Limits of the specification that a node with an agent shows.
+
+use netns_tests::cni::code;
+use netns_tests::manifest::service_with;
+use netns_tests::{NodeOptions, OUTSIDE, Topology, dataplane, eventually};
+use sluice_abi::{DropReason, map};
+
+use crate::two_nodes;
+
+#[test]
+fn maps_have_the_documented_capacities() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let _agent = node.agent();
+    for (name, entries) in [
+        (map::FRONTENDS, 262_144),
+        (map::SLOTS, 2_097_152),
+        (map::BACKENDS, 524_288),
+        (map::CONNTRACK, 262_144),
+        (map::LOCAL_PODS, 4_096),
+    ] {
+        assert_eq!(dataplane::capacity(&node, name), entries, "{name}");
+    }
+    let config = dataplane::node_config(&node);
+    assert_eq!((config.snat_port_min, config.snat_port_max), (61_000, 65_535));
+    assert_eq!(config.snat_port_max - config.snat_port_min + 1, 4_536);
+}
+
+#[test]
+fn pods_of_a_node_are_limited_by_its_pod_cidr() {
+    let topology = Topology::new();
+    let options = NodeOptions { pod_cidr: Some("10.244.9.0/28") };
+    let node = topology.node_with(1, options);
+    let _agent = node.agent();
+    let pods: Vec<_> = (0..13).map(|n| node.pod(&format!("default/web-{n}"))).collect();
+    let late = node.sandbox("default/late");
+    node.cni("ADD", &late)
+        .error(code::RANGE_EXHAUSTED, &["default/late", "all 13", "10.244.9.0/28"]);
+    assert_eq!(dataplane::local_pods(&node), 13);
+    let _server = pods[12].serve("last", &["tcp:80"]);
+    assert_eq!(pods[0].connect("tcp", &pods[12].at(80)).unwrap().0.server, "last");
+}
+
+#[test]
+fn masqueraded_flows_to_one_peer_are_limited_by_the_snat_ports() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let _agent = node.agent_with(&["--snat-ports=61000-61003"]);
+    let pod = node.pod("default/client");
+    let _server = topology.outside.serve("outside", &["udp:53", "udp:54", "tcp:53"]);
+    let connect = |protocol, port: u16, from: &str| {
+        pod.connect_with(protocol, &format!("{OUTSIDE}:{port}"), &["--from", from]).remove(0)
+    };
+    let mut ports = std::collections::BTreeSet::new();
+    for from in ["5001", "5002", "5003", "5004"] {
+        let (response, _) = connect("udp", 53, from).unwrap();
+        assert_eq!(response.client.ip(), node.address);
+        ports.insert(response.client.port());
+    }
+    assert_eq!(ports, (61_000..=61_003).collect());
+
+    let no_port = || dataplane::dropped(&node, DropReason::NoSnatPort);
+    let before = no_port();
+    assert_eq!(connect("udp", 53, "5005"), Err("TimedOut".to_owned()));
+    assert!(no_port() > before);
+    // Another peer port or protocol has all ports to itself, and known flows continue.
+    let before = no_port();
+    for (protocol, port, from) in [("udp", 54, "5005"), ("tcp", 53, "5005"), ("udp", 53, "5001")] {
+        connect(protocol, port, from).unwrap_or_else(|e| panic!("{protocol} {port}: {e}"));
+    }
+    assert_eq!(no_port(), before);
+}
+
+#[test]
+fn translated_flow_has_two_conntrack_entries() {
+    let t = two_nodes();
+    let (web, client) = (t.b.pod("default/web"), t.a.pod("default/client"));
+    let _servers =
+        [web.serve("web", &["udp:5353"]), t.topology.outside.serve("outside", &["udp:53"])];
+    t.topology.apply("web", &service_with("web", "10.96.7.7", &["udp:53->5353"], &[&web]));
+    let client = client.without_socket_programs();
+    eventually("the Service", || client.connect("udp", "10.96.7.7:53"));
+    let before = dataplane::flows(&t.a).len();
+    client.connect_with("udp", "10.96.7.7:53", &["--from", "4444"]).remove(0).unwrap();
+    assert_eq!(dataplane::flows(&t.a).len(), before + 2, "a Service flow");
+    client.connect_with("udp", &format!("{OUTSIDE}:53"), &["--from", "4444"]).remove(0).unwrap();
+    assert_eq!(dataplane::flows(&t.a).len(), before + 4, "a masqueraded flow");
+    // A flow between pods is not translated.
+    client.connect_with("udp", &web.at(5353), &["--from", "5555"]).remove(0).unwrap();
+    assert_eq!(dataplane::flows(&t.a).len(), before + 4, "a direct flow");
+}
+
+#[test]
+fn socket_remembers_eight_translations() {
+    let t = two_nodes();
+    let (web, client) = (t.b.pod("default/web"), t.a.pod("default/client"));
+    let served: Vec<String> = (0..9).map(|n| format!("udp:{}", 6000 + n)).collect();
+    let served: Vec<&str> = served.iter().map(String::as_str).collect();
+    let _server = web.serve("web", &served);
+    let mut services = Vec::new();
+    for n in 0..9 {
+        let (name, address) = (format!("web-{n}"), format!("10.96.7.{n}"));
+        let port = format!("udp:53->{}", 6000 + n);
+        t.topology.apply(&name, &service_with(&name, &address, &[&port], &[&web]));
+        services.push(format!("{address}:53"));
+    }
+    for service in &services {
+        eventually("the Service", || client.connect("udp", service));
+    }
+    let sources = |services: &[String]| {
+        let mut sources: Vec<String> =
+            client.connect_each(services).into_iter().map(|(_, source)| source).collect();
+        sources.sort();
+        sources
+    };
+    assert_eq!(sources(&services[..8]), services[..8]);
+    // The ninth replaces the first: its response has the endpoint's address.
+    let mut expected = services[1..].to_vec();
+    expected.push(web.at(6000));
+    expected.sort();
+    assert_eq!(sources(&services), expected);
+}
+
+#[test]
+fn agent_refuses_an_mtu_outside_of_576_to_65535() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    for mtu in ["575", "65536", "0"] {
+        let text = node.agent_fails(&["--mtu", mtu]);
+        assert!(text.contains("--mtu") && text.contains(mtu), "{text}");
+    }
+    for mtu in [576, 9000] {
+        let agent = node.agent_with(&["--mtu", &mtu.to_string()]);
+        assert_eq!(node.config()["mtu"], mtu);
+        agent.kill();
+    }
+}

@@ -1,0 +1,49 @@
+//! Nothing of a pod passes before the agent has written the node's tables.
+
+use netns_tests::peer::Echo;
+use netns_tests::{Topology, dataplane, eventually_equals};
+use sluice_abi::{DropReason, NodeConfig, map, node_flags};
+
+fn is_ready(config: &NodeConfig) -> bool {
+    config.flags & node_flags::READY != 0
+}
+
+#[test]
+fn programs_are_ready_only_after_the_tables_are_written() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    // A map that refuses the agent's writes.
+    dataplane::load_with_capacity(&node, None);
+    dataplane::freeze(&node, map::NETWORKS);
+    let agent = node.agent_not_ready(&[]);
+    // The configuration is written, without the flag.
+    eventually_equals("address of the node in the configuration", true, || {
+        dataplane::node_config(&node).addrs[0] == node.address.into()
+    });
+    agent.wait_log("NETWORKS");
+    let config = dataplane::node_config(&node);
+    assert_eq!((config.mtu, is_ready(&config)), (1500, false), "{config:?}");
+    assert!(!node.exists("/run/cni/net.d/10-sluice.conflist"));
+    let response = agent.get("/readyz").unwrap();
+    assert!(response.starts_with("HTTP/1.1 503"), "{response}");
+
+    // Before that the programs drop what a pod sends.
+    let pod = node.pod("default/web");
+    let before = dataplane::dropped(&node, DropReason::NotReady);
+    assert_eq!(pod.ping(&node.address.to_string(), 56), Echo::Timeout);
+    assert!(dataplane::dropped(&node, DropReason::NotReady) > before);
+
+    // The next agent replaces the map.
+    agent.kill();
+    let path = dataplane::map_path(map::NETWORKS);
+    node.namespaces.run(|| std::fs::remove_file(path).unwrap());
+    let agent = node.agent();
+    assert!(is_ready(&dataplane::node_config(&node)));
+    assert_eq!(pod.ping(&node.address.to_string(), 56), Echo::Reply(56));
+
+    // A restart does not withdraw it.
+    agent.kill();
+    let _agent = node.agent_not_ready(&["--source=/nonexistent"]);
+    assert!(is_ready(&dataplane::node_config(&node)));
+    assert_eq!(pod.ping(&node.address.to_string(), 56), Echo::Reply(56));
+}
