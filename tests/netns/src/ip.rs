@@ -1,6 +1,6 @@
 //! iproute2 inside a namespace: creates links and reads the kernel's state.
 
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -46,9 +46,15 @@ pub fn command_within(
     program: &str,
     arguments: &[&str],
 ) -> String {
-    let output = run(namespaces.command(program).args(arguments), deadline)
-        .unwrap_or_else(|e| panic!("{program} {arguments:?}: {e}"));
+    output_within(deadline, namespaces.command(program).args(arguments))
+}
+
+/// Standard output of a command; panics if it fails or does not exit before the deadline.
+#[track_caller]
+pub fn output_within(deadline: Duration, command: &mut Command) -> String {
+    let name = format!("{command:?}");
+    let output = run(command, deadline).unwrap_or_else(|e| panic!("{name}: {e}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
+    assert!(output.status.success(), "{name}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
 }

@@ -42,7 +42,7 @@ pub use binaries::{agent_binary, bpf_object, cni_binary, find_plugin, own_progra
 pub use cgroup::Cgroup;
 pub use cni::{CniCall, CniOutput};
 pub use host::Host;
-pub use ip::{command, command_within, ip, ip_json};
+pub use ip::{command, command_within, ip, ip_json, output_within};
 pub use namespaces::Namespaces;
 pub use node::{Node, sysctl};
 pub use pod::{Pod, Sandbox};

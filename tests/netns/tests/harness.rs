@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netns_tests::peer::{Echo, HoldReport};
 use netns_tests::{
     Cgroup, Host, Node, OUTSIDE, Process, Topology, TopologyOptions, artefacts, command_within,
-    dataplane, eventually_equals, own_program,
+    dataplane, eventually_equals, output_within, own_program, skip,
 };
 use serde_json::Value;
 
@@ -146,6 +146,22 @@ fn panicking_test_leaves_artefacts() {
     fs::remove_dir_all(&folder).unwrap();
 }
 
+/// libtest captures what a passing test prints; the level counts lines that begin with `SKIPPED`.
+#[test]
+fn skipped_test_is_reported_on_a_line_of_its_own() {
+    const VARIABLE: &str = "NETNS_TESTS_SKIP";
+    const NAME: &str = "skipped_test_is_reported_on_a_line_of_its_own";
+    if std::env::var_os(VARIABLE).is_some() {
+        return skip("an example");
+    }
+    let mut tests = Command::new(std::env::current_exe().unwrap());
+    tests.args(["--exact", NAME, "--test-threads=1"]).env(VARIABLE, "1");
+    let output = output_within(Duration::from_secs(20), &mut tests);
+    let line = format!("SKIPPED {NAME}: an example");
+    assert_eq!(output.lines().filter(|found| *found == line).count(), 1, "{output}");
+    assert!(output.contains("1 passed"), "{output}");
+}
+
 /// As after Ctrl-C, or when the deadline of the level kills the test process.
 #[test]
 fn interrupted_test_process_leaves_nothing() {
@@ -161,8 +177,8 @@ fn interrupted_test_process_leaves_nothing() {
             pids.iter().filter(exists).count()
         };
         assert_eq!(running(), 3, "{report}");
-        let kill = Command::new("kill").args([signal, &topology.pid().to_string()]).status();
-        assert!(kill.unwrap().success());
+        let pid = topology.pid().to_string();
+        output_within(Duration::from_secs(5), Command::new("kill").args([signal, &pid]));
         eventually_equals("running test process", false, || topology.is_running());
         eventually_equals("processes of the topology", 0, running);
         // The next test removes what only it can.

@@ -86,19 +86,31 @@ impl Datapath {
         self.map(map::FRONTENDS).update(&key, &frontend).unwrap();
     }
 
-    /// Removes every backend with this address, port and protocol.
+    /// Ids of the backends with this address, port and protocol.
     ///
     /// # Panics
     /// If there is none.
-    pub fn remove_backend(&self, (address, port, proto): VipPort) {
-        let map = self.map::<u32, Backend>(map::BACKENDS);
+    fn backend_ids(&self, (address, port, proto): VipPort) -> Vec<u32> {
         let wanted = Backend { addr: v4(address), port: PortBe::new(port), proto, pad: 0 };
-        let entries = map.entries().unwrap();
+        let entries = self.map::<u32, Backend>(map::BACKENDS).entries().unwrap();
         let ids: Vec<u32> =
             entries.iter().filter(|(_, b)| *b == wanted).map(|(id, _)| *id).collect();
         assert!(!ids.is_empty(), "no backend {wanted:?} among {entries:?}");
-        for id in ids {
-            map.delete(&id).unwrap();
+        ids
+    }
+
+    /// Removes every backend with this address, port and protocol.
+    pub fn remove_backend(&self, backend: VipPort) {
+        for id in self.backend_ids(backend) {
+            self.map::<u32, Backend>(map::BACKENDS).delete(&id).unwrap();
+        }
+    }
+
+    /// Gives the ids of a backend to another one.
+    pub fn reuse_backend_id(&self, old: VipPort, (address, port): ([u8; 4], u16)) {
+        let new = Backend { addr: v4(address), port: PortBe::new(port), proto: old.2, pad: 0 };
+        for id in self.backend_ids(old) {
+            self.map(map::BACKENDS).update(&id, &new).unwrap();
         }
     }
 

@@ -46,6 +46,7 @@ conversations! {
     pod_to_pod,
     pod_to_remote_pod,
     reset_ends_flow,
+    service_backend_id_reused,
     service_backend_removed,
     service_closed_flow,
     service_created_later,

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use packet_tests::*;
-use sluice_abi::{DropReason, FlowEntry, FlowKey, Outcome, PortBe, proto};
+use sluice_abi::{
+    DropReason, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Outcome, PortBe, map, proto,
+};
 
 const SYN: u8 = 2;
+const RST: u8 = 4;
 
 fn syn(port: u16, to: ([u8; 4], u16)) -> Packet {
     Packet::tcp((CLIENT, port), to, SYN, b"")
@@ -63,6 +66,25 @@ fn snat_ports_are_spread_over_their_whole_range() {
 }
 
 #[test]
+fn ports_of_closed_connections_are_kept_while_others_are_free() {
+    let datapath = Datapath::node();
+    datapath.snat_ports(61_000, 61_001);
+    for n in 0..20 {
+        let to = ([203, 0, 113, n], 443);
+        let open = |port, flags| {
+            let packet = Packet::tcp((CLIENT, port), to, flags, b"");
+            let run = datapath.from_pod(CLIENT_IFINDEX, &packet);
+            run.to_uplink(&[Outcome::Masqueraded]).sport()
+        };
+        let closed = open(1, SYN);
+        open(1, RST);
+        datapath.age_flows(3);
+        // The peer may keep the closed connection in TIME_WAIT for 60 s.
+        assert_ne!(open(2, SYN), closed, "remote host {n}");
+    }
+}
+
+#[test]
 fn orphan_fragments_wait_63_times_and_are_dropped() {
     let datapath = Datapath::node();
     datapath.service(7, (VIP, 53, proto::UDP), &[(SERVER, 5353)]);
@@ -77,7 +99,12 @@ fn orphan_fragments_wait_63_times_and_are_dropped() {
     let first = datapath.from_pod(CLIENT_IFINDEX, &whole.fragment(0, 1480));
     assert_eq!(first.to_pod(&[Outcome::Translated]).dst, SERVER);
     assert_eq!(later().to_pod(&[Outcome::Translated]).dst, SERVER);
-    // The limit is one of each datagram.
+    // The limit counts anew when the ports are lost again, and for each datagram.
+    let fragments = datapath.map::<FragmentKey, FragmentPorts>(map::FRAGMENTS);
+    for (key, _) in fragments.entries().unwrap() {
+        fragments.delete(&key).unwrap();
+    }
+    assert!(later().is_requeued());
     let mut other = whole.clone();
     other.id = 99;
     assert!(datapath.from_pod(CLIENT_IFINDEX, &other.fragment(1480, 1480)).is_requeued());

@@ -28,7 +28,8 @@ fn duration_of(node: &Node, verb: &str) -> Duration {
         let sandbox = node.sandbox("default/timed");
         let add = node.cni("ADD", &sandbox);
         let del = node.cni("DEL", &sandbox);
-        (add.ok(), del.ok());
+        add.ok();
+        del.ok();
         if verb == "ADD" { add.took } else { del.took }
     });
     times.sort();

@@ -50,9 +50,9 @@ fn invalid_add_is_refused_with_its_code_and_changes_nothing() {
         (Variable("CNI_IFNAME", "a/b"), INVALID_ENVIRONMENT, &["CNI_IFNAME"]),
         (Variable("CNI_NETNS", ""), INVALID_ENVIRONMENT, &["CNI_NETNS"]),
         (
-            Variable("CNI_NETNS", "/run/netns/gone"),
+            Variable("CNI_NETNS", "/run/netns/missing"),
             UNKNOWN_CONTAINER,
-            &["/run/netns/gone", "default/web"],
+            &["/run/netns/missing", "default/web"],
         ),
         (Variable("CNI_ARGS", "K8S_POD_NAME"), INVALID_ENVIRONMENT, &["CNI_ARGS", "K8S_POD_NAME"]),
     ];
@@ -75,7 +75,7 @@ fn invalid_add_is_refused_with_its_code_and_changes_nothing() {
     assert_no_pod(&node);
 }
 
-/// The code tells the runtime what to do: 4 is a wrong argument, 5 a failure of the node.
+/// Code 4 is a wrong argument of the runtime, code 5 a failure of the node.
 #[test]
 fn path_that_is_not_a_pod_network_namespace_is_refused() {
     let (_topology, node) = node();

@@ -146,7 +146,7 @@ fn check_detects_missing_programs_map_entry_and_dataplane() {
     dataplane::delete_local_pod(&node, other.address);
     check().error(code::CHECK_FAILED, &["default/other", &other.address.to_string()]);
     dataplane::unload(&node);
-    check().error(code::CHECK_FAILED, &["default/other", "not loaded"]);
+    check().error(code::CHECK_FAILED, &["default/other", "dataplane"]);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn add_without_a_dataplane_fails_and_creates_nothing() {
     dataplane::unload(&node);
     let sandbox = node.sandbox("default/web");
     let output = node.cni("ADD", &sandbox);
-    output.error(code::TRY_AGAIN_LATER, &["default/web", "dataplane is not loaded", "agent"]);
+    output.error(code::TRY_AGAIN_LATER, &["default/web", "dataplane", "agent"]);
     assert_eq!(pod_devices_and_routes(&node), (vec![], 0));
     assert_eq!(leases(&node), []);
     assert_eq!(devices(&sandbox.namespaces), ["lo"]);

@@ -41,7 +41,7 @@ fn add_in_a_full_range_fails_and_a_released_address_is_reused_after_ten_seconds(
     let del = CniCall::for_sandbox("DEL", &small_range(&node), &pods[3]).run(&node.namespaces);
     del.ok();
     let released = Instant::now();
-    add(&node, &late).error(code::TRY_AGAIN_LATER, &["default/late", "less than 10 s ago"]);
+    add(&node, &late).error(code::TRY_AGAIN_LATER, &["default/late", "10 s"]);
     let result = eventually("the released address is reused", || {
         let output = add(&node, &late);
         if output.code == Some(0) { Ok(output.ok()) } else { Err(output.stdout) }

@@ -121,6 +121,25 @@ fn socket_remembers_eight_translations() {
     assert_eq!(sources(&services), expected);
 }
 
+/// A documented limit of the tc programs: a flow that is not translated has no entry, so its
+/// responses match those of the Service.
+#[test]
+fn udp_port_shared_by_service_and_its_endpoint_gets_both_responses_from_the_service() {
+    let t = two_nodes();
+    let (web, client) = (t.b.pod("default/web"), t.a.pod("default/client"));
+    let _server = web.serve("web", &["udp:5353"]);
+    let service = "10.96.7.7:53";
+    t.topology.apply("web", &service_with("web", "10.96.7.7", &["udp:53->5353"], &[&web]));
+    for ((what, host), observed) in
+        client.both_paths().into_iter().zip([web.at(5353), service.to_owned()])
+    {
+        let from = ["--from", "4444"];
+        eventually("the Service", || host.connect_with("udp", service, &from).remove(0));
+        let (_, peer) = host.connect_with("udp", &web.at(5353), &from).remove(0).unwrap();
+        assert_eq!(peer.to_string(), observed, "{what}");
+    }
+}
+
 #[test]
 fn agent_refuses_an_mtu_outside_of_576_to_65535() {
     let topology = Topology::new();

@@ -70,7 +70,7 @@ status: {addresses: [{type: InternalIP, address: 172.30.0.11}]}
 ";
     topology.apply("node1", yaml);
     let mut agent = node.agent_not_ready(&[]);
-    agent.wait_log("no IPv4 podCIDR");
+    agent.wait_log("podCIDR");
     assert!(!node.exists(CONF));
     topology.apply("node1", &netns_tests::manifest::node(&node));
     agent.wait_ready();
@@ -154,6 +154,6 @@ fn agent_without_bpffs_reports_it_and_exits() {
     node.unmount_bpffs();
     let mut agent = node.agent_not_ready(&[]);
     agent.wait_exit();
-    agent.wait_log("this node lacks: bpffs at /sys/fs/bpf");
+    agent.wait_log("bpffs at /sys/fs/bpf");
     assert!(!node.exists(CONF));
 }

@@ -58,7 +58,7 @@ fn node_has_an_unreachable_route_for_its_pod_range() {
     }
 }
 
-/// With `--service-cidrs` the agent knows the range.
+/// `--service-cidrs` declares the range.
 #[test]
 fn packet_to_a_free_service_address_does_not_loop() {
     let topology = Topology::with(TopologyOptions { cluster_routes: true, ..Default::default() });

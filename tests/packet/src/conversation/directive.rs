@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! address NAME ADDRESS                 service A:PORT/PROTO -> BACKEND:PORT ... | none | drop
-//! remove-backend A:PORT/PROTO          snat-ports MIN-MAX
-//! no-masquerade                        not-ready
+//! remove-backend A:PORT/PROTO          reuse-backend-id A:PORT/PROTO B:PORT
+//! snat-ports MIN-MAX                   no-masquerade
+//! not-ready
 //! age SECONDS                          evict PROTO A:PORT > B:PORT
 //! flows N                              flow PROTO A:PORT > B:PORT => C:PORT > D:PORT
 //! differ VARIABLE VARIABLE
@@ -96,6 +97,10 @@ impl State {
             }
             "service" => self.service(&mut words, datapath)?,
             "remove-backend" => datapath.remove_backend(self.vip(words.next()?)?),
+            "reuse-backend-id" => {
+                let old = self.vip(words.next()?)?;
+                datapath.reuse_backend_id(old, self.names.endpoint(words.next()?)?);
+            }
             "snat-ports" => {
                 let (min, max) = words.next()?.split_once('-').ok_or("ports are MIN-MAX")?;
                 self.snat_ports = (number(min)?, number(max)?);

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LOST: Duration = Duration::from_millis(500);
 /// A request on an open connection has a response within this time.
 const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
-/// Errors that a report has room for.
+/// Most errors that a report lists.
 const ERRORS_MAX: usize = 20;
 /// Time that the response of the server named on standard input may take.
 const SERVER_DEADLINE: Duration = Duration::from_secs(10);

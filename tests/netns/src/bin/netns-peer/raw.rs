@@ -14,7 +14,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// Deadline of an echo reply.
-const DEADLINE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(2);
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;

@@ -4,7 +4,7 @@
 //! client  sockets  protocol  path  target  -> server source     a response
 //!                                          -> refused 500ms     a failure and its deadline
 //! ```
-//! A column may hold a list (`pod1,pod2`): the line stands for every combination.
+//! A column may hold a list (`pod1,pod2`): the line is read as every combination.
 
 use std::fmt;
 use std::fs;
