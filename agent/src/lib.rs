@@ -14,6 +14,7 @@ pub mod api;
 pub mod cli;
 mod conditions;
 mod config;
+mod counters;
 mod dir_watcher;
 mod event;
 mod event_loop;

@@ -2,7 +2,8 @@
 
 use super::maps;
 use super::output::{Output, TableRow, print_rows};
-use crate::kernel::{Count, read_counters};
+use crate::counters::Count;
+use crate::kernel::read_counters;
 
 impl TableRow for Count {
     const HEADER: &'static [&'static str] = &["KIND", "LABEL", "PACKETS", "BYTES"];

@@ -121,7 +121,7 @@ mod tests {
     use sluice_abi::Family;
 
     use super::*;
-    use crate::kernel::Count;
+    use crate::counters::Count;
 
     fn report() -> Report {
         let count = |label: &str, packets| Count {

@@ -3,18 +3,7 @@
 use sluice_abi::{Counter, DropReason, Outcome};
 use sluice_bpf::{BpfError, Map};
 
-/// One counter.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Count {
-    /// `drop` or `outcome`.
-    pub kind: String,
-    /// Label of the reason or outcome.
-    pub label: String,
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
+use crate::counters::Count;
 
 /// Reads every counter: drop reasons first, in the order of their numbers.
 ///

@@ -16,7 +16,9 @@ pub mod linux;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-pub use counters::{Count, read as read_counters};
+pub use counters::read as read_counters;
+
+use crate::counters::Count;
 pub use error::KernelError;
 use ipnet::IpNet;
 use sluice_abi::{Addr, PortBe};

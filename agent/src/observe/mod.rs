@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::health::{Health, Pending};
 use self::http::{Answer, serve};
-use crate::kernel::Count;
+use crate::counters::Count;
 
 const JSON: &str = "application/json";
 
