@@ -150,3 +150,27 @@ fn run_with<A: From<u32>>(
         time: Duration::from_nanos(attr.duration.into()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_those_of_the_kernel() {
+        // include/uapi/linux/pkt_cls.h, TC_ACT_*
+        for (retval, action) in [
+            (u32::MAX, Action::Next),
+            (0, Action::Other(0)),
+            (2, Action::Drop),
+            (7, Action::Redirect),
+        ] {
+            assert_eq!(Action::from(retval), action);
+        }
+        // include/uapi/linux/bpf.h, enum xdp_action
+        use XdpAction::{Aborted, Drop, Other, Pass, Redirect, Tx};
+        let actions = [Aborted, Drop, Pass, Tx, Redirect, Other(5)];
+        for (retval, action) in (0..).zip(actions) {
+            assert_eq!(XdpAction::from(retval), action);
+        }
+    }
+}
