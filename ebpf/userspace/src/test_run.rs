@@ -103,8 +103,8 @@ pub fn run(
     run_with(program, packet, &context, repeat)
 }
 
-/// Runs an XDP program `repeat` times over `packet`, as if it arrived on `ingress_ifindex`; 0 stands
-/// for the device that the kernel uses for tests.
+/// Runs an XDP program `repeat` times over `packet`, as if it arrived on `ingress_ifindex`; 0
+/// selects the device that the kernel uses for tests.
 ///
 /// # Errors
 /// EINVAL if the packet is shorter than an Ethernet header or longer than a page holds, ENODEV if
