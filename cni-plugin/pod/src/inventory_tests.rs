@@ -97,7 +97,7 @@ fn leases_are_rebuilt_from_devices_with_a_route() {
     let lease = lease("c1", now.clone());
     let links = HostLinks::from_links(vec![link(12, &lease)]);
     let rebuilt = |routes: &[Route]| leases_from(&links, routes, "sluice", &now);
-    assert_eq!(rebuilt(&[route(12)]), [lease.clone()]);
+    assert_eq!(rebuilt(&[route(12)]), std::slice::from_ref(&lease));
     for other in [
         Route { oif: 13, ..route(12) },
         Route { prefix: 24, ..route(12) },

@@ -10,8 +10,8 @@
 //! netns      a pod's network namespace from outside
 //! dataplane  the pinned programs and the map that a pod's network uses
 //! ```
-//! The CNI binary creates, verifies and removes; the agent repairs. The crate does not know the CNI
-//! specification, and it does not log: callers report its errors.
+//! The CNI binary creates, verifies and removes; the agent repairs. The crate contains nothing of the
+//! CNI specification, and it does not log: callers report its errors.
 
 use std::net::Ipv4Addr;
 

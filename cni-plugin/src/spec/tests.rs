@@ -74,7 +74,8 @@ fn results_of_each_version() {
 fn errors_of_each_version() {
     let cause = std::io::Error::from_raw_os_error(13);
     for version in Version::ALL {
-        let error = CniError::caused(code::IO, "lease file failed", &cause).about("pod shop/web-0");
+        let error =
+            CniError::caused(code::IO, "cannot use the lease file", &cause).about("pod shop/web-0");
         golden(&format!("error-{version}"), &error.to_json(version));
     }
     let error = CniError::new(code::EXISTS, "interface eth0 already exists");

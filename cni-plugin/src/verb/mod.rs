@@ -11,9 +11,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 use sluice_bpf::BpfError;
-use sluice_bpf::netlink::Netlink;
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 use sluice_pod::inventory::{self, HostLinks};
-use sluice_pod::lease::{BootInstant, LeaseKey, LockedStore, State, StoreError};
+use sluice_pod::lease::{BootInstant, Lease, LeaseKey, LockedStore, State, StoreError};
 
 use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
 
@@ -73,7 +73,7 @@ fn now() -> Result<BootInstant, CniError> {
 }
 
 fn store_failed(e: StoreError) -> CniError {
-    CniError::caused(code::IO, "lease file failed", &e)
+    CniError::caused(code::IO, "cannot use the lease file", &e)
 }
 
 fn dataplane_missing(code: u32, e: &BpfError) -> CniError {
@@ -97,10 +97,17 @@ fn load(
     network: &str,
     now: &BootInstant,
 ) -> Result<State, CniError> {
+    load_or(locked, || inventory::rebuild_leases(host, network, now))
+}
+
+fn load_or(
+    locked: &LockedStore<'_>,
+    rebuild: impl FnOnce() -> Result<Vec<Lease>, NetlinkError>,
+) -> Result<State, CniError> {
     let mut failed = None;
     let loaded = locked
         .load(|| {
-            inventory::rebuild_leases(host, network, now).unwrap_or_else(|e| {
+            rebuild().unwrap_or_else(|e| {
                 failed = Some(e);
                 Vec::new()
             })

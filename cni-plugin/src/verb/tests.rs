@@ -173,3 +173,21 @@ fn status_requires_a_range_and_the_dataplane() {
     let words = ["dataplane is not loaded", "agent"];
     fails("STATUS", "", &node.conf(), code::NOT_AVAILABLE, &words);
 }
+
+#[test]
+fn a_lease_file_that_cannot_be_rebuilt_is_not_taken_for_empty() {
+    let node = Node::new();
+    let store = sluice_pod::lease::Store::new(node.dir.path().join("state"));
+    let locked = store.lock().unwrap();
+    let refused = || {
+        let source = std::io::Error::from_raw_os_error(1).into();
+        Err(NetlinkError { doing: "list network devices".into(), source })
+    };
+    let error = load_or(&locked, refused).unwrap_err();
+    assert_eq!(error.code, code::TRY_AGAIN);
+    assert!(error.msg.contains("list network devices"), "{}", error.msg);
+    // Neither is a corrupt one.
+    fs::write(node.dir.path().join("state/leases.json"), "{").unwrap();
+    assert_eq!(load_or(&locked, refused).unwrap_err().code, code::TRY_AGAIN);
+    assert_eq!(load_or(&locked, || Ok(Vec::new())).unwrap(), State::default());
+}

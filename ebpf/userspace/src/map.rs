@@ -45,19 +45,7 @@ where
     /// would read or write past the structs.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, BpfError> {
         let info = map_info(&fd)?;
-        if info.key_size as usize != size_of::<K>() || info.value_size as usize != size_of::<V>() {
-            return Err(BpfError::new(
-                format!(
-                    "map {} has {}-byte keys and {}-byte values, expected {} and {}",
-                    info.name,
-                    info.key_size,
-                    info.value_size,
-                    size_of::<K>(),
-                    size_of::<V>()
-                ),
-                io::Error::from(io::ErrorKind::InvalidData),
-            ));
-        }
+        check_sizes(&info, size_of::<K>(), size_of::<V>())?;
         Ok(Map { fd, info, types: PhantomData })
     }
 
@@ -165,13 +153,51 @@ where
 
     /// Rejects per-CPU maps: the kernel copies one value per CPU, more than one `V` holds.
     pub(crate) fn single_value(&self) -> io::Result<()> {
-        // PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, PERCPU_CGROUP_STORAGE
-        match self.info.map_type {
-            5 | 6 | 10 | 21 => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "per-CPU maps are read with lookup_per_cpu",
-            )),
-            _ => Ok(()),
+        if self.info.is_per_cpu() {
+            let why = "per-CPU maps are read with lookup_per_cpu";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
+        Ok(())
+    }
+}
+
+/// Rejects a map whose keys or values differ in size from the types used for them.
+pub(crate) fn check_sizes(info: &MapInfo, key: usize, value: usize) -> Result<(), BpfError> {
+    if info.key_size as usize == key && info.value_size as usize == value {
+        return Ok(());
+    }
+    let doing = format!(
+        "map {} has {}-byte keys and {}-byte values, expected {key} and {value}",
+        info.name, info.key_size, info.value_size
+    );
+    Err(BpfError::new(doing, io::Error::from(io::ErrorKind::InvalidData)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(map_type: u32) -> MapInfo {
+        let name = "LOCAL_PODS".to_owned();
+        MapInfo { map_type, id: 1, key_size: 16, value_size: 16, max_entries: 8, flags: 0, name }
+    }
+
+    #[test]
+    fn a_map_with_other_sizes_is_rejected() {
+        assert!(check_sizes(&info(1), 16, 16).is_ok());
+        for (key, value) in [(4, 16), (16, 4), (4, 4)] {
+            let error = check_sizes(&info(1), key, value).map_err(|e| e.to_string());
+            let expected = format!(
+                "map LOCAL_PODS has 16-byte keys and 16-byte values, expected {key} and {value}"
+            );
+            assert_eq!(error, Err(expected));
+        }
+    }
+
+    #[test]
+    fn per_cpu_types_are_those_of_the_kernel() {
+        // enum bpf_map_type, include/uapi/linux/bpf.h
+        let per_cpu: Vec<u32> = (0..34).filter(|number| info(*number).is_per_cpu()).collect();
+        assert_eq!(per_cpu, [5, 6, 10, 21]);
     }
 }

@@ -71,6 +71,14 @@ pub struct MapInfo {
     pub name: String,
 }
 
+impl MapInfo {
+    /// Whether the map holds one value per CPU: PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH,
+    /// PERCPU_CGROUP_STORAGE.
+    pub fn is_per_cpu(&self) -> bool {
+        matches!(self.map_type, 5 | 6 | 10 | 21)
+    }
+}
+
 /// What the kernel reports about a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgInfo {
@@ -169,4 +177,17 @@ pub fn prog_info(fd: impl AsFd) -> Result<ProgInfo, BpfError> {
 fn name(raw: &[u8; 16]) -> String {
     let end = raw.iter().position(|b| *b == 0).unwrap_or(raw.len());
     String::from_utf8_lossy(&raw[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_end_at_the_first_nul() {
+        assert_eq!(name(b"from_pod\0\0\0\0\0\0\0\0"), "from_pod");
+        assert_eq!(name(b"a\0b\0\0\0\0\0\0\0\0\0\0\0\0\0"), "a");
+        assert_eq!(name(b"sixteen_letters_"), "sixteen_letters_");
+        assert_eq!(name(&[0; 16]), "");
+    }
 }

@@ -103,8 +103,8 @@ pub fn run(
     run_with(program, packet, &context, repeat)
 }
 
-/// Runs an XDP program `repeat` times over `packet`, as if it arrived on `ingress_ifindex`; 0 stands
-/// for the device that the kernel uses for tests.
+/// Runs an XDP program `repeat` times over `packet`, as if it arrived on `ingress_ifindex`; 0
+/// selects the device that the kernel uses for tests.
 ///
 /// # Errors
 /// EINVAL if the packet is shorter than an Ethernet header or longer than a page holds, ENODEV if
@@ -149,4 +149,28 @@ fn run_with<A: From<u32>>(
         data: out,
         time: Duration::from_nanos(attr.duration.into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_those_of_the_kernel() {
+        // include/uapi/linux/pkt_cls.h, TC_ACT_*
+        for (retval, action) in [
+            (u32::MAX, Action::Next),
+            (0, Action::Other(0)),
+            (2, Action::Drop),
+            (7, Action::Redirect),
+        ] {
+            assert_eq!(Action::from(retval), action);
+        }
+        // include/uapi/linux/bpf.h, enum xdp_action
+        use XdpAction::{Aborted, Drop, Other, Pass, Redirect, Tx};
+        let actions = [Aborted, Drop, Pass, Tx, Redirect, Other(5)];
+        for (retval, action) in (0..).zip(actions) {
+            assert_eq!(XdpAction::from(retval), action);
+        }
+    }
 }

@@ -50,6 +50,10 @@ pub(crate) fn permanent_neighbour(
     query.header.family = AddressFamily::Inet;
     let answers =
         netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list neighbour entries")?;
+    Ok(find_permanent(answers, index, address))
+}
+
+fn find_permanent(answers: Vec<RouteNetlinkMessage>, index: u32, address: Ipv4Addr) -> Option<Mac> {
     for answer in answers {
         let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
         let header = &message.header;
@@ -65,8 +69,40 @@ pub(crate) fn permanent_neighbour(
             }
         }
         if dst == Some(address) {
-            return Ok(mac);
+            return mac;
         }
     }
-    Ok(None)
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
+    const MAC: Mac = [0x0a, 1, 2, 3, 4, 5];
+
+    fn entry(index: u32, state: NeighbourState, address: Ipv4Addr) -> RouteNetlinkMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = index;
+        message.header.state = state;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+            NeighbourAttribute::LinkLayerAddress(MAC.to_vec()),
+        ];
+        RouteNetlinkMessage::NewNeighbour(message)
+    }
+
+    #[test]
+    fn only_a_permanent_entry_of_the_device_and_address_counts() {
+        let permanent = NeighbourState::Permanent;
+        let others = vec![
+            entry(3, permanent, ADDRESS),
+            entry(2, NeighbourState::Reachable, ADDRESS),
+            entry(2, permanent, Ipv4Addr::new(10, 244, 1, 8)),
+        ];
+        assert_eq!(find_permanent(others.clone(), 2, ADDRESS), None);
+        let all = [others, vec![entry(2, permanent, ADDRESS)]].concat();
+        assert_eq!(find_permanent(all, 2, ADDRESS), Some(MAC));
+    }
 }

@@ -64,35 +64,69 @@ pub(crate) fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, NetlinkError> 
     let mut query = RouteMessage::default();
     query.header.address_family = AddressFamily::Inet;
     let answers = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list routes")?;
-    let mut found = Vec::new();
-    for answer in answers {
-        let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
-        let header = &message.header;
-        if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
-            continue;
-        }
-        let mut route = Route {
-            dst: Ipv4Addr::UNSPECIFIED,
-            prefix: header.destination_prefix_length,
-            gateway: None,
-            oif: 0,
-            protocol: header.protocol.into(),
-            priority: 0,
-        };
-        for attribute in message.attributes {
-            match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(dst)) => route.dst = dst,
-                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => {
-                    route.gateway = Some(gateway);
-                }
-                RouteAttribute::Oif(oif) => route.oif = oif,
-                RouteAttribute::Priority(priority) => route.priority = priority,
-                _ => {}
-            }
-        }
-        if route.oif != 0 {
-            found.push(route);
+    Ok(answers.into_iter().filter_map(route_from).collect())
+}
+
+fn route_from(answer: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut route = Route {
+        dst: Ipv4Addr::UNSPECIFIED,
+        prefix: header.destination_prefix_length,
+        gateway: None,
+        oif: 0,
+        protocol: header.protocol.into(),
+        priority: 0,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(dst)) => route.dst = dst,
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(gateway),
+            RouteAttribute::Oif(oif) => route.oif = oif,
+            RouteAttribute::Priority(priority) => route.priority = priority,
+            _ => {}
         }
     }
-    Ok(found)
+    (route.oif != 0).then_some(route)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(route: &Route) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = route.prefix;
+        message.header.protocol = route.protocol.into();
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(route.dst)),
+            RouteAttribute::Oif(route.oif),
+            RouteAttribute::Priority(route.priority),
+        ];
+        message
+    }
+
+    #[test]
+    fn unicast_routes_of_the_main_table_with_a_device_are_listed() {
+        let dst = Ipv4Addr::new(10, 244, 1, 7);
+        let route = Route { dst, prefix: 32, gateway: None, oif: 12, protocol: 83, priority: 5 };
+        let parse = |message| route_from(RouteNetlinkMessage::NewRoute(message));
+        assert_eq!(parse(message(&route)), Some(route));
+        let mut other = message(&route);
+        other.header.table = 255;
+        assert_eq!(parse(other), None);
+        let mut other = message(&route);
+        other.header.kind = RouteType::Unreachable;
+        assert_eq!(parse(other), None);
+        assert_eq!(parse(message(&Route { oif: 0, ..route })), None, "several next hops");
+        let gateway = Ipv4Addr::new(172, 18, 0, 1);
+        let mut via = message(&route);
+        via.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        assert_eq!(parse(via).and_then(|route| route.gateway), Some(gateway));
+    }
 }

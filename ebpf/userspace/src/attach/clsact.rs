@@ -137,17 +137,45 @@ fn own_filter(
         Err(e) if matches!(e.errno(), libc::EINVAL | libc::ENOENT) => return Ok(None),
         other => other?,
     };
-    Ok(filters.into_iter().find_map(|answer| {
-        let RouteNetlinkMessage::NewTrafficFilter(filter) = answer else { return None };
-        if filter.header.info >> 16 != PRIORITY || filter.header.handle != HANDLE {
-            return None;
-        }
-        filter.attributes.into_iter().find_map(|attribute| match attribute {
-            TcAttribute::Options(options) => options.into_iter().find_map(|option| match option {
-                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(id),
-                _ => None,
-            }),
+    Ok(filters.into_iter().find_map(program_id))
+}
+
+/// Id of the program in a filter, if the filter is the one at [`PRIORITY`] and [`HANDLE`].
+fn program_id(answer: RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewTrafficFilter(filter) = answer else { return None };
+    if filter.header.info >> 16 != PRIORITY || filter.header.handle != HANDLE {
+        return None;
+    }
+    filter.attributes.into_iter().find_map(|attribute| match attribute {
+        TcAttribute::Options(options) => options.into_iter().find_map(|option| match option {
+            TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(id),
             _ => None,
-        })
-    }))
+        }),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_is_known_by_priority_and_handle() {
+        let answer = |header: TcHeader| {
+            let id = TcOption::Bpf(TcFilterBpfOption::ProgId(42));
+            let attributes = vec![TcAttribute::Options(vec![id])];
+            RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(header, attributes))
+        };
+        let own = filter(12, Direction::Ingress);
+        assert_eq!(own.info, 100 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be()));
+        assert_eq!(own.parent, TcHandle { major: 0xffff, minor: 0xfff2 });
+        assert_eq!(filter(12, Direction::Egress).parent.minor, 0xfff3);
+        assert_eq!(program_id(answer(own.clone())), Some(42));
+        let mut other = own.clone();
+        other.info = 1 << 16;
+        assert_eq!(program_id(answer(other)), None);
+        let mut other = own;
+        other.handle = TcHandle { major: 0, minor: 2 };
+        assert_eq!(program_id(answer(other)), None);
+    }
 }

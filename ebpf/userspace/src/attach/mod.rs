@@ -221,3 +221,41 @@ fn detach_multi(target: AttachTarget<'_>, hook: AttachType, name: &str) -> Resul
     }
     Ok(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn only_einval_means_a_kernel_without_tcx() {
+        let error = |errno| BpfError::new("query", io::Error::from_raw_os_error(errno));
+        assert!(no_tcx(&error(libc::EINVAL)));
+        assert!(!no_tcx(&error(libc::EPERM)) && !no_tcx(&error(libc::ENODEV)));
+    }
+
+    #[test]
+    fn attach_types_are_those_of_the_kernel() {
+        // enum bpf_attach_type, include/uapi/linux/bpf.h
+        assert_eq!(Direction::Ingress.tcx() as u32, 46);
+        assert_eq!(Direction::Egress.tcx() as u32, 47);
+        for (name, number) in [
+            ("connect4", 10),
+            ("connect6", 11),
+            ("sendmsg4", 14),
+            ("sendmsg6", 15),
+            ("recvmsg4", 19),
+            ("recvmsg6", 20),
+            ("getpeername4", 29),
+            ("getpeername6", 30),
+        ] {
+            let hook = AttachType::from_program_name(name);
+            assert_eq!(hook.map(|hook| hook as u32), Some(number), "{name}");
+        }
+        for name in sluice_abi::program::SOCKET {
+            assert!(AttachType::from_program_name(name).is_some(), "{name}");
+        }
+        assert_eq!(AttachType::from_program_name("from_pod"), None);
+    }
+}
