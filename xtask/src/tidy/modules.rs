@@ -30,7 +30,7 @@ const MODULES: [Allowed; 16] = [
     ("api", &["counters", "state"]),
     ("observe", &["counters", "state"]),
     // What the API reads of the state.
-    ("view", &["api", "kernel", "state"]),
+    ("view", &["api", "conditions", "kernel", "state"]),
     ("event_loop", &["conditions", "event", "kernel", "reconcile", "state", "view"]),
     ("cli", &["api", "config", "counters", "kernel", "paths", "run"]),
 ];
