@@ -1,7 +1,7 @@
 //! The development commands of Sluice: `cargo xtask` prints them.
 //!
 //! ```text
-//! commands      setup, build, image, cluster, demo, tidy, test, bench
+//! commands      setup, build, image, cluster, demo, tidy, test, kernels, bench
 //! kind/         what a cluster is made of: engine, node image, Kubernetes
 //! progress      output of long steps        process  child processes with deadlines
 //! cache         slow results, by the hash of their inputs      oci  images without Docker
@@ -17,6 +17,7 @@ mod cluster;
 mod demo;
 mod image;
 mod install;
+mod kernels;
 mod kind;
 mod oci;
 mod process;
@@ -48,6 +49,7 @@ Run:
 Test:
   test       Run the tests of every level, or of one
   tidy       Check the rules of this repository
+  kernels    Run packet and namespace tests on packaged kernels
   bench      Measure Sluice, kube-proxy and the bridge plugin
 
 `cargo xtask <COMMAND> --help` prints the options of a command.
@@ -77,6 +79,8 @@ enum Command {
     Test(test::Options),
     /// Check the rules of this repository
     Tidy(tidy::Options),
+    /// Run packet and namespace tests on packaged kernels
+    Kernels(kernels::Options),
     /// Measure Sluice, kube-proxy and the bridge plugin
     Bench(bench::Options),
 }
@@ -105,6 +109,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Demo(options) => demo::run(&cache, &options)?,
         Command::Test(options) => return test::run(&cache, &options),
         Command::Tidy(options) => return tidy::run(&options),
+        Command::Kernels(options) => return kernels::run(&cache, &options),
         Command::Bench(options) => return bench::run(&cache, &options),
     }
     Ok(ExitCode::SUCCESS)

@@ -30,6 +30,13 @@ const FOR_TESTS: [Needed; 5] = [
     // Chained after Sluice in the CNI tests; ptp is the baseline of the ADD benchmark.
     ("/usr/lib/cni/portmap", "containernetworking-plugins"),
 ];
+const FOR_KERNELS: [Needed; 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+];
 const FOR_CLUSTER: [Needed; 8] = [
     ("mmdebstrap", "mmdebstrap"),
     ("ip", "iproute2"),
@@ -140,6 +147,15 @@ fn cargo_install(cache: &Cache, name: &str, version: &str) -> Result<PathBuf> {
 /// When the installation fails.
 pub fn tests() -> Result<()> {
     packages(&FOR_TESTS)
+}
+
+/// Installs the emulator for other kernels, and what the tests in it call.
+///
+/// # Errors
+/// When the installation fails.
+pub fn kernels() -> Result<()> {
+    packages(&FOR_TESTS)?;
+    packages(&FOR_KERNELS)
 }
 
 /// Installs kind, Docker where there is none, and what builds a node image.

@@ -25,7 +25,7 @@ use clap::{Args, ValueEnum};
 
 use self::artefacts::Artefacts;
 use self::runner::Runner;
-use self::tally::Tally;
+pub use self::tally::Tally;
 use crate::cache::Cache;
 use crate::{progress, setup};
 

@@ -1,0 +1,174 @@
+//! Test binaries for a guest, and their results on its console.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::Suite;
+use crate::build;
+use crate::cache::{Cache, checkout};
+use crate::process;
+use crate::test::Tally;
+
+/// Last line of every script.
+pub const END: &str = "SLUICE-GUEST-END";
+const BEGIN: &str = "SLUICE-GUEST-BEGIN";
+
+/// A test binary, with the environment that it needs.
+pub struct Binary {
+    /// Name of the file in tests/, or of the package.
+    pub name: String,
+    /// The least suite that includes it.
+    pub suite: Suite,
+    path: PathBuf,
+    package: &'static str,
+    environment: Vec<(&'static str, PathBuf)>,
+}
+
+/// Compiles the test binaries of a suite.
+///
+/// # Errors
+/// When a build fails.
+pub fn build(cache: &Cache, suite: Suite) -> Result<Vec<Binary>> {
+    let object = build::bpf_object(cache)?;
+    let environment = vec![("SLUICE_BPF_OBJECT", object)];
+    let mut binaries = compile("packet", "packet-tests", Suite::Packet, &environment)?;
+    binaries.retain(|b| b.suite <= suite);
+    if suite == Suite::Netns {
+        let programs = build::programs(cache)?;
+        let mut environment = environment;
+        environment.push(("SLUICE_AGENT_BIN", programs.agent));
+        environment.push(("SLUICE_CNI_BIN", programs.cni));
+        binaries.extend(compile("netns", "netns-tests", Suite::Netns, &environment)?);
+    }
+    Ok(binaries)
+}
+
+fn compile(
+    folder: &'static str,
+    package: &str,
+    suite: Suite,
+    environment: &[(&'static str, PathBuf)],
+) -> Result<Vec<Binary>> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(checkout()).envs(environment.iter().map(|(k, v)| (k, v)));
+    cargo.args(["test", "--no-run", "--message-format=json", "--package", package]);
+    let messages = process::output_within(&mut cargo, process::BUILD)?;
+    let binaries = executables(&messages)?;
+    let binary = |(name, path): (String, PathBuf)| Binary {
+        suite: if name == "load" { Suite::Load } else { suite },
+        name,
+        path,
+        package: folder,
+        environment: environment.to_vec(),
+    };
+    Ok(binaries.into_iter().map(binary).collect())
+}
+
+/// Name and path of each test binary in cargo's messages.
+fn executables(messages: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for line in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: Value = serde_json::from_str(line).context("a message of cargo")?;
+        let is_test = message["profile"]["test"] == true;
+        if let (true, Some(path)) = (is_test, message["executable"].as_str()) {
+            let name = message["target"]["name"].as_str().unwrap_or_default();
+            found.push((name.to_owned(), PathBuf::from(path)));
+        }
+    }
+    Ok(found)
+}
+
+/// A shell script that runs the binaries one after the other, one test at a time.
+pub fn script(binaries: &[&Binary], jit_hardening: bool) -> String {
+    let mut script = String::new();
+    if jit_hardening {
+        script.push_str("echo 2 > /proc/sys/net/core/bpf_jit_harden\n");
+    }
+    for binary in binaries {
+        let folder = checkout().join("tests").join(binary.package);
+        let environment: String = binary
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={} ", value.display()))
+            .collect();
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            script,
+            "echo {BEGIN} {name}; cd {folder} && {environment}{path} --test-threads=1",
+            name = binary.name,
+            folder = folder.display(),
+            path = binary.path.display(),
+        );
+    }
+    script + &format!("echo {END}\nsync\necho o > /proc/sysrq-trigger\nsleep 60\n")
+}
+
+/// Sums the results on a console. A binary without a result counts as one failure.
+pub fn tally(binaries: &[&Binary], console: &str) -> Tally {
+    let mut total = Tally::default();
+    for binary in binaries {
+        let begin = format!("{BEGIN} {}\n", binary.name);
+        let output = console.split(&begin).nth(1).unwrap_or_default();
+        let output = output.split(BEGIN).next().unwrap_or_default();
+        let sums = output.lines().find_map(Tally::of_line);
+        match sums {
+            Some(sums) => total = total + sums,
+            None => {
+                eprintln!("    {}: no result", binary.name);
+                total = total + Tally::FAILURE;
+            }
+        }
+        for line in output.lines().filter(|line| line.contains("panicked at")) {
+            eprintln!("    {}: {line}", binary.name);
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binary(name: &str) -> Binary {
+        Binary {
+            name: name.to_owned(),
+            suite: Suite::Load,
+            path: PathBuf::from("/x"),
+            package: "packet",
+            environment: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn results_are_attributed_to_their_binaries_and_a_missing_one_fails() {
+        let (load, socket) = (binary("load"), binary("socket"));
+        let console = format!(
+            "boot\n{BEGIN} load\ntest result: ok. 2 passed; 0 failed; 0 ignored;\n{BEGIN} socket\nkilled\n{END}\n"
+        );
+        let tally = tally(&[&load, &socket], &console);
+        assert_eq!((tally.passed, tally.failed), (2, 1));
+    }
+
+    #[test]
+    fn executables_are_those_of_test_profiles() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"load"},"profile":{"test":true},"executable":"/t/load-1"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"bin"},"profile":{"test":false},"executable":"/t/bin"}"#,
+            "\n"
+        );
+        let found = executables(messages).unwrap();
+        assert_eq!(found, [("load".to_owned(), PathBuf::from("/t/load-1"))]);
+    }
+
+    #[test]
+    fn script_sets_jit_hardening_only_if_asked() {
+        let load = binary("load");
+        assert!(script(&[&load], true).contains("bpf_jit_harden"));
+        assert!(!script(&[&load], false).contains("bpf_jit_harden"));
+    }
+}
