@@ -142,7 +142,7 @@ fn panicking_test_leaves_artefacts() {
     }
     let capture = fs::read(folder.join("captures/uplink.pcap")).unwrap();
     assert_eq!(capture[..4], 0xa1b2_c3d4_u32.to_ne_bytes());
-    assert!(capture.len() > 24 + 2 * (16 + 84), "no packets: {} bytes", capture.len());
+    assert!(capture.len() >= 24 + 2 * (16 + 84), "no packets: {} bytes", capture.len());
     fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -162,10 +162,10 @@ fn skipped_test_is_reported_on_a_line_of_its_own() {
     assert!(output.contains("1 passed"), "{output}");
 }
 
-/// As after Ctrl-C, or when the deadline of the level kills the test process.
+/// As when the deadline of the level kills the test process. (SIGINT is ignored in background jobs.)
 #[test]
 fn interrupted_test_process_leaves_nothing() {
-    for signal in ["-INT", "-KILL"] {
+    for signal in ["-TERM", "-KILL"] {
         let mut topology =
             Process::start(Command::new(own_program("netns-topology")).stderr(Stdio::inherit()));
         let report: Value = serde_json::from_str(&topology.line()).unwrap();

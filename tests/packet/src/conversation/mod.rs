@@ -12,10 +12,11 @@
 //!
 //! A step is a hook, the pod of its device (`gso N`: the kernel cuts the packet into segments of N
 //! payload bytes), a packet (see `notation.rs`), and two indented lines of expectations. Lines
-//! between steps are directives (see `directive.rs`). The packet that comes out inherits everything that its line does not mention from the packet that went in,
-//! with the TTL and the hardware addresses that the verdict implies, and is compared byte by byte,
-//! checksums included. `{p}` captures a port or identifier that the programs choose, checks that it
-//! is in the configured range, and stands for it from then on.
+//! between steps are directives (see `directive.rs`). The packet that comes out inherits everything
+//! that its line does not mention from the packet that went in, with the TTL and the hardware
+//! addresses that the verdict implies, and is compared byte by byte, checksums included. `{p}`
+//! captures a port or identifier that the programs choose, checks that it is in the configured
+//! range, and stands for it from then on.
 //!
 //! `UPDATE=1` rewrites expectations that do not hold; `TIMES=1` prints the duration of each step.
 

@@ -209,7 +209,10 @@ impl Expectation {
                 Err(e) => first = format!("{first}  ({e})"),
             }
         }
-        let labels: Vec<&str> = run.counters.keys().copied().collect();
+        let mut labels: Vec<&str> = run.counters.keys().copied().collect();
+        // Translations before the outcome that they lead to.
+        let outcomes = [Outcome::ToPod, Outcome::ToUplink, Outcome::ToStack, Outcome::Rejected];
+        labels.sort_by_key(|label| outcomes.iter().any(|outcome| outcome.label() == *label));
         let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(" ") };
         [first, format!("counters  {labels}")]
     }

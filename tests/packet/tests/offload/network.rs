@@ -19,7 +19,6 @@ pub struct End<'a> {
 pub struct Network {
     /// Programs and maps.
     pub datapath: Datapath,
-    // Dropped in this order: an attached program lives as long as its device.
     /// The first pod.
     pub client: Pod,
     /// The second pod.
