@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071) and its updates (RFC 1624).
 //!
-//! Words are taken as they lie in memory: the ones' complement sum does not care for byte order
-//! (RFC 1071 section 2 B), as long as the result is stored the same way.
+//! Words are read in host order: the ones' complement sum is independent of byte order if the result
+//! is stored in the same order (RFC 1071 section 2 B).
 
 /// Ones' complement sum of `bytes` (an odd last byte counts as if a zero followed), not folded.
 #[inline(always)]
@@ -32,7 +32,7 @@ pub const fn finish(sum: u32) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 
-/// What a change of covered bytes does to a checksum.
+/// Change of a checksum for a change of the bytes that it covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta(u32);
 
@@ -68,7 +68,18 @@ impl Delta {
         finish(!u16::from_ne_bytes(field) as u32 + fold(self.0) as u32)
     }
 
-    /// The difference as the kernel's `bpf_l3_csum_replace` and `bpf_l4_csum_replace` take it.
+    /// The checksum of a UDP header after the change. 0 means that there is no checksum and remains;
+    /// a result of 0 is sent as 0xffff (RFC 768).
+    #[inline(always)]
+    pub const fn apply_udp(self, field: [u8; 2]) -> [u8; 2] {
+        match (field, self.apply(field)) {
+            ([0, 0], _) => [0, 0],
+            (_, [0, 0]) => [0xff, 0xff],
+            (_, sum) => sum,
+        }
+    }
+
+    /// The difference in the form that the kernel's `bpf_l4_csum_replace` takes.
     #[inline(always)]
     pub const fn for_helper(self) -> u64 {
         self.0 as u64
@@ -78,11 +89,13 @@ impl Delta {
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::*;
-    use proptest::prelude::*;
     use std::vec::Vec;
 
-    /// RFC 1071 by the letter: big endian words, end-around carry after each addition.
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The algorithm of RFC 1071: big endian words, end-around carry after each addition.
     fn slow(bytes: &[u8]) -> [u8; 2] {
         let mut sum: u32 = 0;
         let mut padded = bytes.to_vec();
@@ -104,9 +117,19 @@ mod tests {
         assert_eq!(fold(sum).to_ne_bytes(), [0xdd, 0xf2]);
     }
 
+    #[test]
+    fn udp_checksum_of_zero_remains_and_a_result_of_zero_is_sent_as_ones() {
+        let delta = Delta::NONE.word([0, 0], [0x12, 0x34]);
+        assert_eq!(delta.apply_udp([0, 0]), [0, 0]);
+        let field = finish(fold(sum(&[0xed, 0xcb])) as u32);
+        assert_eq!(delta.apply(field), [0, 0]);
+        assert_eq!(delta.apply_udp(field), [0xff, 0xff]);
+        assert_eq!(delta.apply_udp([0x56, 0x78]), delta.apply([0x56, 0x78]));
+    }
+
     proptest! {
         #[test]
-        fn full_sum_agrees_with_the_slow_one(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn full_sum_equals_the_reference(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(finish(sum(&bytes)), slow(&bytes));
         }
 

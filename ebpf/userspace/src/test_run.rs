@@ -69,7 +69,10 @@ const SK_BUFF_WORDS: usize = 48;
 const WORD_IFINDEX: usize = 10;
 const WORD_GSO_SIZE: usize = 44;
 
-/// Runs `program` over `packet`, `repeat` times for the time, as if it came in on `ifindex`.
+/// Runs a tc program over `packet`, `repeat` times for the time, as if it came in on `ifindex`.
+///
+/// # Errors
+/// EINVAL if the packet is shorter than the kernel accepts.
 pub fn run(
     program: BorrowedFd<'_>,
     packet: &[u8],
@@ -77,10 +80,29 @@ pub fn run(
     gso_size: u32,
     repeat: u32,
 ) -> io::Result<Ran> {
-    let mut out = vec![0u8; packet.len() + 256];
     let mut context = [0u32; SK_BUFF_WORDS];
     context[WORD_IFINDEX] = ifindex;
     context[WORD_GSO_SIZE] = gso_size;
+    let (retval, data, time) = test_run(program, packet, &context, repeat)?;
+    Ok(Ran { action: retval.into(), data, time })
+}
+
+/// Runs an XDP program once over `packet`, as if it came in on the loopback device of the current
+/// network namespace. Returns the XDP action and the packet afterwards.
+///
+/// # Errors
+/// EINVAL if the packet is shorter than the kernel accepts.
+pub fn run_xdp(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    test_run(program, packet, &[], 1).map(|(action, data, _)| (action, data))
+}
+
+fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: &[u32],
+    repeat: u32,
+) -> io::Result<(u32, Vec<u8>, Duration)> {
+    let mut out = vec![0u8; packet.len() + 256];
     let mut attr = TestAttr {
         prog_fd: program.as_raw_fd() as u32,
         data_size_in: packet.len() as u32,
@@ -88,8 +110,8 @@ pub fn run(
         data_in: packet.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
         repeat,
-        ctx_size_in: size_of_val(&context) as u32,
-        ctx_in: context.as_ptr() as u64,
+        ctx_size_in: size_of_val(context) as u32,
+        ctx_in: if context.is_empty() { 0 } else { context.as_ptr() as u64 },
         ..TestAttr::default()
     };
     // SAFETY: the attribute's pointers and lengths describe live buffers for the whole call.
@@ -105,9 +127,5 @@ pub fn run(
         return Err(io::Error::last_os_error());
     }
     out.truncate(attr.data_size_out as usize);
-    Ok(Ran {
-        action: attr.retval.into(),
-        data: out,
-        time: Duration::from_nanos(attr.duration.into()),
-    })
+    Ok((attr.retval, out, Duration::from_nanos(attr.duration.into())))
 }

@@ -86,6 +86,7 @@ impl Kernel {
             match program {
                 Program::SchedClassifier(p) => p.load(),
                 Program::CgroupSockAddr(p) => p.load(),
+                Program::Xdp(p) => p.load(),
                 other => panic!("{name} has the type {:?}", other.prog_type()),
             }
             .unwrap_or_else(|e| panic!("{name}: {e}"));

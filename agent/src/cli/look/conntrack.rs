@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use sluice_abi::{Addr, FlowKey, flow_flags};
+use sluice_abi::{Addr, Direction, FlowKey, FlowKind};
 
 use super::{end, maps, protocol};
 use crate::cli::table::align;
@@ -39,7 +39,7 @@ pub fn conntrack(args: &ConntrackArgs, output: Output) -> anyhow::Result<()> {
         .conntrack
         .entries()?
         .into_iter()
-        .filter(|(_, e)| e.flags & flow_flags::FORWARD != 0)
+        .filter(|(_, e)| e.direction() == Some(Direction::Forward))
         .filter(|(k, e)| hit(k) || hit(&e.translated))
         .map(|(k, e)| FlowRow {
             protocol: protocol(k.proto),
@@ -47,12 +47,7 @@ pub fn conntrack(args: &ConntrackArgs, output: Output) -> anyhow::Result<()> {
             destination: end(k.dst, k.dport),
             new_source: end(e.translated.src, e.translated.sport),
             new_destination: end(e.translated.dst, e.translated.dport),
-            kind: [(flow_flags::DNAT, "dnat"), (flow_flags::SNAT, "snat")]
-                .iter()
-                .filter(|(bit, _)| e.flags & bit != 0)
-                .map(|(_, name)| *name)
-                .collect::<Vec<_>>()
-                .join("+"),
+            kind: e.kind().map_or("unknown", FlowKind::label).to_owned(),
             idle_seconds: now.saturating_sub(e.last_seen_ns) / 1_000_000_000,
         })
         .collect();
