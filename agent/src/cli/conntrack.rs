@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context;
 use serde::Serialize;
-use sluice_abi::{Addr, FlowEntry, FlowKey, flow_flags};
+use sluice_abi::{Addr, Direction, FlowEntry, FlowKey, FlowKind};
 use sluice_core::dump;
 
 use super::maps;
@@ -42,7 +42,7 @@ impl FlowRow {
             destination: dump::socket_address(key.dst, key.dport),
             new_source: dump::socket_address(translated.src, translated.sport),
             new_destination: dump::socket_address(translated.dst, translated.dport),
-            kind: kind(entry.flags),
+            kind: entry.kind().map_or("unknown", FlowKind::label).to_owned(),
             idle_seconds: now_ns.saturating_sub(entry.last_seen_ns) / 1_000_000_000,
         }
     }
@@ -82,22 +82,12 @@ fn rows(entries: Vec<(FlowKey, FlowEntry)>, address: Option<IpAddr>, now_ns: u64
     let has_address = |key: &FlowKey| address.is_none_or(|a| key.src == a || key.dst == a);
     let mut rows: Vec<FlowRow> = entries
         .iter()
-        .filter(|(_, entry)| entry.flags & flow_flags::FORWARD != 0)
+        .filter(|(_, entry)| entry.direction() == Some(Direction::Forward))
         .filter(|(key, entry)| has_address(key) || has_address(&entry.translated))
         .map(|(key, entry)| FlowRow::new(key, entry, now_ns))
         .collect();
     rows.sort_by_key(|row| (row.source, row.destination));
     rows
-}
-
-/// `dnat`, `snat` or `dnat+snat`.
-fn kind(flags: u8) -> String {
-    [(flow_flags::DNAT, "dnat"), (flow_flags::SNAT, "snat")]
-        .into_iter()
-        .filter(|(bit, _)| flags & bit != 0)
-        .map(|(_, name)| name)
-        .collect::<Vec<_>>()
-        .join("+")
 }
 
 /// Nanoseconds since boot, from the text of /proc/uptime.
@@ -125,9 +115,10 @@ mod tests {
     }
 
     fn example(address: Option<&str>) -> Vec<String> {
-        let entry = |translated: FlowKey, flags: u8| FlowEntry {
+        let entry = |translated: FlowKey, kind: FlowKind, direction: Direction| FlowEntry {
             translated,
-            flags,
+            kind: kind as u8,
+            direction: direction as u8,
             last_seen_ns: 3_000_000_000,
             ..FlowEntry::default()
         };
@@ -136,19 +127,25 @@ mod tests {
                 tuple("10.244.1.9:1000", "1.1.1.1:53"),
                 entry(
                     tuple("172.18.0.2:61000", "1.1.1.1:53"),
-                    flow_flags::FORWARD | flow_flags::SNAT,
+                    FlowKind::Masquerade,
+                    Direction::Forward,
                 ),
             ),
             (
                 tuple("10.244.1.7:2000", "10.96.0.1:80"),
                 entry(
                     tuple("172.18.0.2:61001", "10.244.2.2:8080"),
-                    flow_flags::FORWARD | flow_flags::DNAT | flow_flags::SNAT,
+                    FlowKind::MasqueradedService,
+                    Direction::Forward,
                 ),
             ),
             (
                 tuple("10.244.2.2:8080", "172.18.0.2:61001"),
-                entry(tuple("10.96.0.1:80", "10.244.1.7:2000"), flow_flags::DNAT),
+                entry(
+                    tuple("10.96.0.1:80", "10.244.1.7:2000"),
+                    FlowKind::MasqueradedService,
+                    Direction::Reply,
+                ),
             ),
         ];
         let address = address.map(|a| a.parse().unwrap());
@@ -160,8 +157,8 @@ mod tests {
         assert_eq!(
             example(None),
             [
-                "TCP 10.244.1.7:2000 10.96.0.1:80 172.18.0.2:61001 10.244.2.2:8080 dnat+snat 7s",
-                "TCP 10.244.1.9:1000 1.1.1.1:53 172.18.0.2:61000 1.1.1.1:53 snat 7s",
+                "TCP 10.244.1.7:2000 10.96.0.1:80 172.18.0.2:61001 10.244.2.2:8080 service+masquerade 7s",
+                "TCP 10.244.1.9:1000 1.1.1.1:53 172.18.0.2:61000 1.1.1.1:53 masquerade 7s",
             ]
         );
     }

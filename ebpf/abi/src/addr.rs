@@ -1,4 +1,4 @@
-//! Addresses, ports and protocol numbers as they stand in keys and values.
+//! Addresses, ports and protocol numbers of map keys and values.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`.
 ///
-/// Aligned, because eBPF copies and compares byte by byte what might lie anywhere.
+/// Aligned to 4 bytes: the eBPF target copies and compares unaligned data byte by byte.
 #[repr(C, align(4))]
 #[derive(
     Clone,
@@ -26,7 +26,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct Addr(pub [u8; 16]);
 
 impl Addr {
-    /// `::`, which stands for "no address".
+    /// `::`, used for "no address".
     pub const UNSPECIFIED: Addr = Addr([0; 16]);
 
     /// The v4-mapped form of four bytes in network order.
@@ -45,18 +45,11 @@ impl Addr {
     #[inline(always)]
     pub const fn is_v4(self) -> bool {
         let b = &self.0;
-        b[0] == 0
-            && b[1] == 0
-            && b[2] == 0
-            && b[3] == 0
-            && b[4] == 0
-            && b[5] == 0
-            && b[6] == 0
-            && b[7] == 0
-            && b[8] == 0
-            && b[9] == 0
-            && b[10] == 0xff
-            && b[11] == 0xff
+        // By words: the eBPF target does not merge comparisons of bytes.
+        u32::from_ne_bytes([b[0], b[1], b[2], b[3]]) == 0
+            && u32::from_ne_bytes([b[4], b[5], b[6], b[7]]) == 0
+            && u32::from_ne_bytes([b[8], b[9], b[10], b[11]])
+                == u32::from_ne_bytes([0, 0, 0xff, 0xff])
     }
 }
 
@@ -108,7 +101,7 @@ impl From<Addr> for IpAddr {
     }
 }
 
-/// A port in network byte order, as it stands in a packet and in `bpf_sock_addr`.
+/// A port in network byte order, as in packets and in `bpf_sock_addr`.
 #[repr(C, align(2))]
 #[derive(
     Clone,
@@ -128,20 +121,20 @@ impl From<Addr> for IpAddr {
 pub struct PortBe(pub [u8; 2]);
 
 impl PortBe {
-    /// From the number people write.
+    /// From a port number.
     #[inline(always)]
     pub const fn new(port: u16) -> PortBe {
         PortBe(port.to_be_bytes())
     }
 
-    /// The number people write.
+    /// The port number.
     #[inline(always)]
     pub const fn get(self) -> u16 {
         u16::from_be_bytes(self.0)
     }
 }
 
-/// IP protocol numbers (IANA) that the programs know by name.
+/// IP protocol numbers (IANA).
 pub mod proto {
     /// Internet Control Message Protocol.
     pub const ICMP: u8 = 1;

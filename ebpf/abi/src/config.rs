@@ -1,12 +1,11 @@
-//! What the programs must know of their node, in one array entry so that it can change under
-//! loaded programs.
+//! The node's configuration: one array entry, which can change while programs are loaded.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Addr;
 
 /// Entry 0 of the `NODE_CONFIG` array. Until the agent has written it, `flags` lacks
-/// [`node_flags::READY`] and the pod hooks drop.
+/// [`node_flags::READY`], and the pod hooks drop packets.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -21,10 +20,10 @@ pub struct NodeConfig {
     pub flags: u32,
     /// MTU of the uplink in bytes.
     pub mtu: u32,
-    /// First port (host order) that SNAT may use; disjoint from the node's ephemeral ports and
-    /// from the NodePort range.
+    /// First port (host order) of source translation; the range is disjoint from the node's
+    /// ephemeral ports and from the NodePort range.
     pub snat_port_min: u16,
-    /// Last port (host order, inclusive) that SNAT may use.
+    /// Last port (host order, inclusive) of source translation.
     pub snat_port_max: u16,
 }
 
@@ -46,7 +45,7 @@ impl NodeConfig {
 
 /// Bits of [`NodeConfig::flags`].
 pub mod node_flags {
-    /// The agent has written the tables; before that pod hooks drop.
+    /// The agent has written the tables; until then the pod hooks drop packets.
     pub const READY: u32 = 1;
     /// Packets from pods to addresses outside the cluster leave with the node's address.
     pub const MASQUERADE: u32 = 2;

@@ -1,4 +1,4 @@
-//! The one list of what can become of a packet.
+//! Drop reasons and outcomes: the list of everything that can happen to a packet.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -18,7 +18,7 @@ macro_rules! numbered {
                 match self { $($name::$variant => $label,)+ }
             }
 
-            /// One line for people.
+            /// One line of help text.
             pub const fn help(self) -> &'static str {
                 match self { $($name::$variant => concat!($($doc,)+),)+ }
             }
@@ -32,57 +32,57 @@ macro_rules! numbered {
 }
 
 numbered! {
-    /// Why a packet was dropped or refused. Numbers are never reused.
+    /// Why a packet was dropped or rejected. Numbers are never reused.
     DropReason {
         /// The source address does not belong to the pod that sent it.
         Spoofed = 1 "spoofed_source",
-        /// The packet is cut short or its headers contradict each other.
+        /// The packet is truncated, or its headers contradict each other.
         Malformed = 2 "malformed",
         /// The agent has not written the node's tables yet.
         NotReady = 3 "not_ready",
-        /// A Service port without a usable endpoint; the client was refused.
+        /// A Service port without a usable endpoint; the packet was rejected.
         NoEndpoint = 4 "no_endpoint",
-        /// A Service address without that port or protocol; the client was refused.
+        /// A Service address without that port or protocol; the packet was rejected.
         UnknownServicePort = 5 "unknown_service_port",
-        /// All endpoints are elsewhere and the traffic policy is Local.
+        /// Traffic policy Local, and all endpoints are on other nodes.
         NoLocalEndpoint = 6 "no_local_endpoint",
-        /// An address of this node's pod range that no pod has.
+        /// An address of this node's pod range that belongs to no pod.
         NoSuchPod = 7 "no_such_pod",
-        /// An address of the Service range that no Service has.
+        /// An address of the Service range that belongs to no Service.
         NoSuchService = 8 "no_such_service",
-        /// A fragment of a translated flow whose first fragment was never seen.
+        /// A fragment of a translated flow whose first fragment did not arrive.
         FragmentUnknown = 9 "fragment_unknown",
         /// No free port for source translation.
         NoSnatPort = 10 "no_snat_port",
-        /// The conntrack map refused an entry that translation needs.
+        /// The conntrack map rejected an entry that translation requires.
         ConntrackFull = 11 "conntrack_full",
-        /// A tail of a translated flow that conntrack does not know any more.
+        /// A mid-stream packet, echo reply or ICMP error of a translated flow without an entry.
         NotTracked = 12 "not_tracked",
-        /// Translation of the headers failed.
+        /// A header could not be rewritten.
         NatFailed = 13 "nat_failed",
-        /// A slot or a backend that the tables promise is not there.
+        /// A frontend refers to a slot or a backend that does not exist.
         TableIncomplete = 14 "table_incomplete",
-        /// A protocol or address family that Sluice does not carry.
+        /// A protocol or address family that Sluice does not support.
         Unsupported = 15 "unsupported",
     }
 }
 
 numbered! {
-    /// Where a packet that was not dropped went; counted beside the drop reasons.
+    /// What happened to a packet that was not dropped.
     Outcome {
-        /// Straight into a pod on this node.
+        /// Delivered to a pod on this node.
         ToPod = 1 "to_pod",
-        /// Out of the uplink.
+        /// Sent out of the uplink.
         ToUplink = 2 "to_uplink",
-        /// Up the node's own stack, or on to the next program.
+        /// Passed to the node's stack.
         ToStack = 3 "to_stack",
         /// Answered with an ICMP error.
         Rejected = 4 "rejected",
-        /// A Service translated it to a backend.
+        /// Destination translated from a Service to a backend.
         Translated = 5 "translated",
-        /// Masqueraded with the node's address.
+        /// Source translated to the node's address.
         Masqueraded = 6 "masqueraded",
-        /// A reply or ICMP error translated back.
+        /// Translation reversed for a reply or an ICMP error.
         Restored = 7 "restored",
     }
 }

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::FlowKey;
 
-/// A packet that was dropped or refused.
+/// A packet that was dropped or rejected.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -12,7 +12,7 @@ use crate::FlowKey;
 pub struct DropEvent {
     /// `bpf_ktime_get_boot_ns`.
     pub at_ns: u64,
-    /// The packet's tuple as it was when it was dropped.
+    /// The packet's tuple before translation.
     pub flow: FlowKey,
     /// Interface index of the hook.
     pub ifindex: u32,

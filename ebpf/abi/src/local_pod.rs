@@ -9,12 +9,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct LocalPod {
-    /// Interface index of the host end of the veth pair. A packet from the pod's address that
-    /// comes in anywhere else is spoofed.
+    /// Interface index of the host end of the veth pair. A packet with the pod's address as source
+    /// is spoofed if it arrives on another interface.
     pub ifindex: u32,
-    /// Hardware address of the pod's end.
+    /// Hardware address of the pod end.
     pub pod_mac: [u8; 6],
-    /// Hardware address of the host's end.
+    /// Hardware address of the host end.
     pub host_mac: [u8; 6],
 }
 

@@ -1,11 +1,11 @@
-//! Name and capacity of every map, once for both sides. Pinned as `<pins>/maps/<NAME>`.
+//! Name and capacity of every map. A map is pinned as `<pins>/maps/<NAME>`.
 
 /// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node.
 pub const LOCAL_PODS: &str = "LOCAL_PODS";
 /// Capacity of [`LOCAL_PODS`].
 pub const LOCAL_PODS_MAX: u32 = 4096;
 
-/// LPM trie, [`crate::NetworkKey`] -> [`crate::Network`]: what kind of place an address is.
+/// LPM trie, [`crate::NetworkKey`] -> [`crate::Network`]: the networks of the cluster.
 pub const NETWORKS: &str = "NETWORKS";
 /// Capacity of [`NETWORKS`].
 pub const NETWORKS_MAX: u32 = 65_536;
@@ -25,13 +25,12 @@ pub const BACKENDS: &str = "BACKENDS";
 /// Capacity of [`BACKENDS`].
 pub const BACKENDS_MAX: u32 = 524_288;
 
-/// LRU hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: flows that are translated (and, with
-/// policy, judged).
+/// LRU hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: the flows that need state.
 pub const CONNTRACK: &str = "CONNTRACK";
-/// Capacity of [`CONNTRACK`]: two entries a flow.
+/// Capacity of [`CONNTRACK`]; a flow takes two entries.
 pub const CONNTRACK_MAX: u32 = 262_144;
 
-/// LRU hash, [`crate::FragmentKey`] -> [`crate::FragmentPorts`].
+/// LRU hash, [`crate::FragmentKey`] -> [`crate::FragmentPorts`]: ports of fragmented datagrams.
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Capacity of [`FRAGMENTS`].
 pub const FRAGMENTS_MAX: u32 = 8192;
@@ -44,7 +43,7 @@ pub const NODE_CONFIG: &str = "NODE_CONFIG";
 
 /// Per-CPU array of [`crate::Counter`].
 pub const COUNTERS: &str = "COUNTERS";
-/// Capacity of [`COUNTERS`]: drop reasons below 128, outcomes from 128.
+/// Capacity of [`COUNTERS`]: drop reasons have indices below 128, outcomes from 128.
 pub const COUNTERS_MAX: u32 = 256;
 
 /// Ring buffer of [`crate::DropEvent`].
@@ -52,7 +51,7 @@ pub const EVENTS: &str = "EVENTS";
 /// Bytes of [`EVENTS`].
 pub const EVENTS_BYTES: u32 = 262_144;
 
-/// Every pinned map: what an object of ours is known by.
+/// Every pinned map.
 pub const ALL: [&str; 11] = [
     LOCAL_PODS,
     NETWORKS,

@@ -1,4 +1,4 @@
-//! What kind of place an address is, by longest prefix.
+//! Networks of the cluster, by longest prefix.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -22,7 +22,7 @@ use crate::Addr;
     KnownLayout,
 )]
 pub struct NetworkKey {
-    /// Leading bits of `addr` that count: 0 to 128; an IPv4 /24 is 120.
+    /// Prefix length, 0 to 128; an IPv4 /24 is 120.
     pub prefix_len: u32,
     /// Network address, host bits zero.
     pub addr: Addr,
@@ -44,14 +44,14 @@ pub struct Network {
 pub mod network_kind {
     /// Outside the cluster: pods are masqueraded.
     pub const OUTSIDE: u32 = 0;
-    /// This node's own pod addresses; one without an endpoint is free.
+    /// The pod addresses of this node; an address without a pod is free.
     pub const LOCAL_PODS: u32 = 1;
     /// Pod addresses of another node.
     pub const REMOTE_PODS: u32 = 2;
-    /// An address of this node: the packet goes up the stack.
+    /// An address of this node: packets to it go to the node's stack.
     pub const THIS_NODE: u32 = 3;
-    /// An address of another node: never masqueraded.
+    /// An address of another node: packets to it are never masqueraded.
     pub const OTHER_NODE: u32 = 4;
-    /// A ServiceCIDR: an address without a frontend is free, and nothing answers there.
+    /// A ServiceCIDR: packets to an address without a frontend are dropped.
     pub const SERVICES: u32 = 5;
 }

@@ -1,13 +1,16 @@
-//! Name of every program, once for both sides. Pinned as `<pins>/programs/<name>`.
+//! Name of every program. A program is pinned as `<pins>/programs/<name>`.
 
-/// tc, ingress of the host end of a pod's veth: what the pod sends.
+/// tc, ingress of the host end of a pod's veth: packets from the pod.
 pub const FROM_POD: &str = "from_pod";
-/// tc, egress of the host end of a pod's veth: what the node's stack sends to the pod.
+/// tc, egress of the host end of a pod's veth: packets from the node's stack to the pod.
 pub const TO_POD: &str = "to_pod";
 /// tc, ingress of the uplink.
 pub const FROM_NETDEV: &str = "from_netdev";
 /// tc, egress of the uplink.
 pub const TO_NETDEV: &str = "to_netdev";
+
+/// XDP, ingress of the uplink. Part of the object, but not attached by the agent yet.
+pub const XDP_NETDEV: &str = "xdp_netdev";
 
 /// The tc programs.
 pub const TC: [&str; 4] = [FROM_POD, TO_POD, FROM_NETDEV, TO_NETDEV];
@@ -25,7 +28,7 @@ pub const SOCKET: [&str; 8] = [
     "getpeername6",
 ];
 
-/// The hook that an event comes from.
+/// The hook that reports an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Hook {

@@ -5,19 +5,19 @@
 //! SLOTS     [offset + hash % length]  -> backend id
 //! BACKENDS  {id}                      -> address, port
 //! ```
-//! A change writes new backends, then a new run of slots, then flips the frontend: a reader never
-//! sees half a table.
+//! A change writes new backends, then a new run of slots, then the frontend, so that a program never
+//! reads a partial table.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{Addr, PortBe};
 
-/// Port of the entry that stands for every other port of a Service address.
+/// Port of the wildcard entry, which matches every other port of a Service address.
 pub const WILDCARD_PORT: PortBe = PortBe::new(0);
-/// Protocol of the entry that stands for every other port and protocol of a Service address.
+/// Protocol of the wildcard entry, which matches every other protocol of a Service address.
 pub const WILDCARD_PROTO: u8 = 0;
 
-/// Where clients send: one address, port and protocol.
+/// Key of `FRONTENDS`: an address, port and protocol that clients connect to.
 #[repr(C)]
 #[derive(
     Clone,
@@ -37,8 +37,8 @@ pub const WILDCARD_PROTO: u8 = 0;
 pub struct FrontendKey {
     /// Service address.
     pub addr: Addr,
-    /// Service port; [`WILDCARD_PORT`] in the entry that keeps unknown ports of a live address
-    /// from being routed.
+    /// Service port; [`WILDCARD_PORT`] in the wildcard entry, which prevents packets to unknown
+    /// ports of a Service address from being routed.
     pub port: PortBe,
     /// IP protocol number; [`WILDCARD_PROTO`] in the wildcard entry.
     pub proto: u8,
@@ -48,7 +48,7 @@ pub struct FrontendKey {
 
 const _: () = assert!(size_of::<FrontendKey>() == 20);
 
-/// What a frontend leads to.
+/// Value of `FRONTENDS`: the backends of a frontend.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -58,7 +58,7 @@ pub struct Frontend {
     pub service: u32,
     /// First slot of the run.
     pub slots_offset: u32,
-    /// Number of slots; 0: no endpoint, the client is refused.
+    /// Number of slots; 0: no endpoint, the connection is rejected.
     pub slots_len: u32,
     /// Bits of [`frontend_flags`].
     pub flags: u32,
@@ -68,13 +68,14 @@ const _: () = assert!(size_of::<Frontend>() == 16);
 
 /// Bits of [`Frontend::flags`].
 pub mod frontend_flags {
-    /// There are endpoints, but a Local policy lets none be used: drop instead of refusing.
+    /// Endpoints exist, but traffic policy Local excludes all of them: packets are dropped, not
+    /// rejected.
     pub const DROP: u32 = 1;
-    /// This is a wildcard entry: whatever reaches it is refused.
+    /// A wildcard entry: packets that match it are rejected.
     pub const WILDCARD: u32 = 2;
 }
 
-/// One endpoint of a Service, as packets reach it.
+/// Value of `BACKENDS`: one endpoint of a Service port.
 #[repr(C)]
 #[derive(
     Clone,

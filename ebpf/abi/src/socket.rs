@@ -1,37 +1,37 @@
-//! What a socket asked for before its destination was translated.
+//! Original destinations of translated sockets.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{Addr, PortBe};
 
-/// One translation that a socket's peer addresses are mapped back by.
+/// One translation of a socket, by which peer addresses are mapped back.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct SocketOrigin {
-    /// Address the socket really talks to.
+    /// Address of the backend.
     pub backend: Addr,
-    /// Address the program asked for.
+    /// Address that the process passed to the system call.
     pub frontend: Addr,
-    /// Port the socket really talks to.
+    /// Port of the backend.
     pub backend_port: PortBe,
-    /// Port the program asked for.
+    /// Port that the process passed to the system call.
     pub frontend_port: PortBe,
-    /// Id of the backend: a datagram socket keeps its backend as long as this id has its address.
+    /// Id of the backend. A datagram socket keeps its backend while this id has the same address.
     pub backend_id: u32,
 }
 
 const _: () = assert!(size_of::<SocketOrigin>() == 40);
 
-/// Socket storage: the translations of one socket, newest overwriting oldest. It lives and dies
-/// with the socket, so no eviction can take the answer to an idle resolver's question away.
+/// Socket storage: the translations of one socket; the newest overwrites the oldest. The kernel
+/// removes it with the socket, and no eviction removes it earlier.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct SocketOrigins {
-    /// Index that the next translation is written to, modulo the length.
+    /// Index of the next translation, modulo the length.
     pub next: u32,
     /// The newest translations.
     pub origins: [SocketOrigin; 8],

@@ -1,7 +1,9 @@
 //! The Internet checksum (RFC 1071) and its updates (RFC 1624).
 //!
-//! Words are taken as they lie in memory: the ones' complement sum does not care for byte order
-//! (RFC 1071 section 2 B), as long as the result is stored the same way.
+//! Words are read in host order: the ones' complement sum is independent of byte order if the result
+//! is stored in the same order (RFC 1071 section 2 B).
+
+use sluice_abi::Addr;
 
 /// Ones' complement sum of `bytes` (an odd last byte counts as if a zero followed), not folded.
 #[inline(always)]
@@ -32,17 +34,20 @@ pub const fn finish(sum: u32) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 
-/// What the checksum field of TCP or UDP holds while the device is to compute the rest
-/// (`CHECKSUM_PARTIAL`): the folded sum of the pseudo header. `ip` begins with an IPv4 header, `len`
-/// is the length of the segment.
+/// The checksum field of TCP or UDP while the device has to complete it (`CHECKSUM_PARTIAL`): the
+/// folded sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1). `len` is the length
+/// of the segment in bytes.
 #[inline(always)]
-pub fn pseudo_header_sum(ip: &[u8; 20], len: u16) -> [u8; 2] {
-    let addresses = [ip[12], ip[13], ip[14], ip[15], ip[16], ip[17], ip[18], ip[19]];
-    let rest = u16::from_ne_bytes([0, ip[9]]) as u32 + u16::from_ne_bytes(len.to_be_bytes()) as u32;
-    fold(sum(&addresses) + rest).to_ne_bytes()
+pub fn pseudo_header_sum(src: &Addr, dst: &Addr, proto: u8, len: u16) -> [u8; 2] {
+    let address = |a: &Addr| match a.to_v4() {
+        Some(v4) => sum(&v4),
+        None => sum(&a.0),
+    };
+    let rest = u16::from_ne_bytes([0, proto]) as u32 + u16::from_ne_bytes(len.to_be_bytes()) as u32;
+    fold(address(src) + address(dst) + rest).to_ne_bytes()
 }
 
-/// What a change of covered bytes does to a checksum.
+/// Change of a checksum for a change of the bytes that it covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta(u32);
 
@@ -78,7 +83,18 @@ impl Delta {
         finish(!u16::from_ne_bytes(field) as u32 + fold(self.0) as u32)
     }
 
-    /// The difference as the kernel's `bpf_l3_csum_replace` and `bpf_l4_csum_replace` take it.
+    /// The checksum of a UDP header after the change. 0 means that there is no checksum and remains;
+    /// a result of 0 is sent as 0xffff (RFC 768).
+    #[inline(always)]
+    pub const fn apply_udp(self, field: [u8; 2]) -> [u8; 2] {
+        match (field, self.apply(field)) {
+            ([0, 0], _) => [0, 0],
+            (_, [0, 0]) => [0xff, 0xff],
+            (_, sum) => sum,
+        }
+    }
+
+    /// The difference in the form that the kernel's `bpf_l4_csum_replace` takes.
     #[inline(always)]
     pub const fn for_helper(self) -> u64 {
         self.0 as u64
@@ -88,11 +104,13 @@ impl Delta {
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::*;
-    use proptest::prelude::*;
     use std::vec::Vec;
 
-    /// RFC 1071 by the letter: big endian words, end-around carry after each addition.
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The algorithm of RFC 1071: big endian words, end-around carry after each addition.
     fn slow(bytes: &[u8]) -> [u8; 2] {
         let mut sum: u32 = 0;
         let mut padded = bytes.to_vec();
@@ -116,21 +134,29 @@ mod tests {
 
     #[test]
     fn pseudo_header_sum_completes_to_the_checksum() {
-        let mut ip = [0; 20];
-        ip[9] = 17;
-        ip[12..].copy_from_slice(&[10, 244, 1, 10, 10, 96, 0, 50]);
+        let (src, dst) = ([10, 244, 1, 10], [10, 96, 0, 50]);
         let datagram = [0x9c, 0x40, 0, 53, 0, 10, 0, 0, 0xab, 0xcd];
-        let mut pseudo = ip[12..].to_vec();
+        let mut pseudo = [src, dst].concat();
         pseudo.extend([0, 17, 0, 10]);
         pseudo.extend(datagram);
-        let partial = pseudo_header_sum(&ip, 10);
+        let partial = pseudo_header_sum(&Addr::v4(src), &Addr::v4(dst), 17, 10);
         let completed = finish(sum(&datagram) + u32::from(u16::from_ne_bytes(partial)));
         assert_eq!(completed, slow(&pseudo));
     }
 
+    #[test]
+    fn udp_checksum_of_zero_remains_and_a_result_of_zero_is_sent_as_ones() {
+        let delta = Delta::NONE.word([0, 0], [0x12, 0x34]);
+        assert_eq!(delta.apply_udp([0, 0]), [0, 0]);
+        let field = finish(fold(sum(&[0xed, 0xcb])) as u32);
+        assert_eq!(delta.apply(field), [0, 0]);
+        assert_eq!(delta.apply_udp(field), [0xff, 0xff]);
+        assert_eq!(delta.apply_udp([0x56, 0x78]), delta.apply([0x56, 0x78]));
+    }
+
     proptest! {
         #[test]
-        fn full_sum_agrees_with_the_slow_one(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn full_sum_equals_the_reference(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(finish(sum(&bytes)), slow(&bytes));
         }
 

@@ -1,8 +1,8 @@
-//! SCTP's CRC32c (RFC 9260 appendix A) after a change of its first four bytes, the ports.
+//! Update of SCTP's CRC32c (RFC 9260 appendix A) for a change of the ports, the first four bytes.
 //!
 //! The CRC is linear: the CRC of a changed message differs from the old one by the CRC (no initial
-//! value, no final complement) of the difference. The difference is four bytes and then zeros, and
-//! a run of `n` zero bytes multiplies by x^(8n), which takes as many steps as `n` has bits.
+//! value, no final complement) of the difference. The difference is four bytes followed by zeros, and
+//! `n` zero bytes multiply by x^(8n), which takes as many steps as `n` has bits.
 
 /// The Castagnoli polynomial, lowest bit first.
 const POLY: u32 = 0x82f6_3b78;
@@ -29,7 +29,7 @@ const ONE: u32 = 1 << 31;
 /// `x^(8 * 2^k)` for k = 0..16.
 const POWERS: [u32; 16] = {
     let mut powers = [0; 16];
-    // 1 is the highest bit; x^8 is eight places below it.
+    // x^0 is the highest bit; x^8 is eight bits below it.
     powers[0] = 1 << (31 - 8);
     let mut k = 1;
     while k < 16 {
@@ -39,14 +39,14 @@ const POWERS: [u32; 16] = {
     powers
 };
 
-/// What to XOR onto the checksum field (as it lies in the packet) of an SCTP packet of `len` bytes
+/// The value to XOR onto the checksum field, in packet byte order, of an SCTP packet of `len` bytes
 /// whose first four bytes change from `old` to `new`.
 #[inline(always)]
 pub fn ports_delta(old: [u8; 4], new: [u8; 4], len: u16) -> [u8; 4] {
     let mut state = u32::from_le_bytes(old) ^ u32::from_le_bytes(new);
     let mut k = 0;
     while k < 16 {
-        // Without a branch: the kernel's verifier would follow each of 2^16 ways.
+        // Branch-free: the kernel's verifier would explore 2^16 paths.
         let mask = 0u32.wrapping_sub(u32::from(len >> k & 1));
         state = multiply(state, (POWERS[k] & mask) | (ONE & !mask));
         k += 1;
@@ -57,10 +57,11 @@ pub fn ports_delta(old: [u8; 4], new: [u8; 4], len: u16) -> [u8; 4] {
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::*;
     use proptest::prelude::*;
 
-    /// Bit by bit, as the standard writes it.
+    use super::*;
+
+    /// Bit by bit, as in the standard.
     fn slow(message: &[u8]) -> u32 {
         let mut crc = !0u32;
         for byte in message {
@@ -79,7 +80,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn delta_equals_full(message in proptest::collection::vec(any::<u8>(), 12..3000), new in any::<[u8; 4]>()) {
+        fn delta_equals_full_computation(
+            message in proptest::collection::vec(any::<u8>(), 12..3000),
+            new in any::<[u8; 4]>(),
+        ) {
             let mut message = message;
             let before = slow(&message);
             let mut old = [0; 4];

@@ -1,6 +1,8 @@
-//! ICMP for IPv4 (RFC 792), and the error that refuses a packet.
+//! ICMP for IPv4 (RFC 792).
 
-use crate::checksum::{finish, sum};
+use sluice_abi::Addr;
+
+use crate::{checksum::finish, ip};
 
 /// Type of an echo reply.
 pub const ECHO_REPLY: u8 = 0;
@@ -10,72 +12,65 @@ pub const UNREACHABLE: u8 = 3;
 pub const ECHO_REQUEST: u8 = 8;
 /// Code of "port unreachable".
 pub const PORT: u8 = 3;
-/// Bytes of an ICMP header.
+/// Length in bytes of an ICMP header.
 pub const LEN: usize = 8;
-/// Bytes in front of the quoted packet: an IPv4 header without options and an ICMP header.
-pub const ANSWER_LEN: usize = 28;
+/// Length in bytes of the headers before the quoted packet: IP without options, and ICMP.
+pub const ERROR_LEN: usize = ip::LEN + LEN;
 
-/// Echo request or reply.
-#[inline(always)]
-pub const fn is_echo(kind: u8) -> bool {
-    kind == ECHO_REPLY || kind == ECHO_REQUEST
-}
-
-/// Messages that quote the packet they are about: unreachable, source quench, redirect, time
-/// exceeded, parameter problem.
+/// Whether a message of this type quotes the packet that caused it: unreachable, source quench,
+/// redirect, time exceeded, parameter problem.
 #[inline(always)]
 pub const fn is_error(kind: u8) -> bool {
     matches!(kind, 3 | 4 | 5 | 11 | 12)
 }
 
-/// IPv4 and ICMP header of "port unreachable" from `src` to `dst`, to stand before `quoted_len`
-/// quoted bytes with this ones' complement sum.
+/// IP and ICMP header of "port unreachable" from `src` to `dst`, followed in the packet by
+/// `quoted_len` quoted bytes with the ones' complement sum `quoted_sum`.
 #[inline(always)]
 pub fn port_unreachable(
-    src: [u8; 4],
-    dst: [u8; 4],
+    src: &Addr,
+    dst: &Addr,
     quoted_len: u16,
     quoted_sum: u32,
-) -> [u8; ANSWER_LEN] {
-    let total = (quoted_len + ANSWER_LEN as u16).to_be_bytes();
-    let mut b = [0u8; ANSWER_LEN];
-    b[0] = 0x45;
-    b[1] = 0xc0; // Precedence 6, as RFC 1812 section 4.3.2.5 asks of errors.
-    b[2] = total[0];
-    b[3] = total[1];
-    b[6] = 0x40; // Don't fragment.
-    b[8] = 64;
-    b[9] = sluice_abi::proto::ICMP;
+) -> [u8; ERROR_LEN] {
+    let header = ip::Header::of_icmp_error(src, dst, quoted_len + LEN as u16);
+    let mut b = [0u8; ERROR_LEN];
     let mut i = 0;
-    while i < 4 {
-        b[12 + i] = src[i];
-        b[16 + i] = dst[i];
+    while i < ip::LEN {
+        b[i] = header.0[i];
         i += 1;
     }
-    let c = finish(sum(&b));
-    b[10] = c[0];
-    b[11] = c[1];
-    b[20] = UNREACHABLE;
-    b[21] = PORT;
+    b[ip::LEN] = UNREACHABLE;
+    b[ip::LEN + 1] = PORT;
     let c = finish(u16::from_ne_bytes([UNREACHABLE, PORT]) as u32 + quoted_sum);
-    b[22] = c[0];
-    b[23] = c[1];
+    b[ip::LEN + 2] = c[0];
+    b[ip::LEN + 3] = c[1];
     b
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::checksum::fold;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::checksum::{fold, sum};
 
     proptest! {
         #[test]
-        fn both_checksums_are_right(src in any::<[u8; 4]>(), dst in any::<[u8; 4]>(), quoted in proptest::collection::vec(any::<u8>(), 28..68)) {
+        fn port_unreachable_has_correct_checksums_and_addresses(
+            src in any::<[u8; 4]>(),
+            dst in any::<[u8; 4]>(),
+            quoted in proptest::collection::vec(any::<u8>(), 28..68),
+        ) {
             let quoted_len = quoted.len() as u16;
-            let b = port_unreachable(src, dst, quoted_len, sum(&quoted));
+            let (s, d) = (Addr::v4(src), Addr::v4(dst));
+            let b = port_unreachable(&s, &d, quoted_len, sum(&quoted));
             prop_assert_eq!(fold(sum(&b[..20])), 0xffff);
             prop_assert_eq!(fold(sum(&b[20..]) + sum(&quoted)), 0xffff);
+            prop_assert_eq!(&b[12..16], &src);
+            prop_assert_eq!(&b[16..20], &dst);
+            prop_assert_eq!(u16::from_be_bytes([b[2], b[3]]), quoted_len + 28);
+            prop_assert_eq!(&b[20..22], &[3, 3]);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Where the layer 4 protocols keep their ports and checksums, as a table.
+//! Layer 4 protocols: offsets of ports and checksums.
 
 use sluice_abi::{PortBe, proto};
 
 use crate::icmp;
 
-/// What a program must know of a protocol to follow and translate its flows.
+/// Classes of packets that are tracked and translated in different ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -14,15 +14,25 @@ pub enum Kind {
     Udp = 2,
     /// SCTP: ports, CRC32c without pseudo header.
     Sctp = 3,
-    /// ICMP echo request or reply: an identifier, checksum without pseudo header.
-    Echo = 4,
-    /// ICMP that quotes another packet.
-    IcmpError = 5,
-    /// Anything else: addresses only.
-    Other = 6,
+    /// ICMP echo request: an identifier as source port, checksum without pseudo header.
+    EchoRequest = 4,
+    /// ICMP echo reply: an identifier as destination port, checksum without pseudo header.
+    EchoReply = 5,
+    /// An ICMP message that quotes another packet.
+    IcmpError = 6,
+    /// Any other protocol: addresses only.
+    Other = 0,
 }
 
-/// Bytes that must be there for each protocol; 0 for protocols without ports.
+impl Kind {
+    /// Whether a new source port can be given to the first packet of a flow.
+    #[inline(always)]
+    pub const fn has_source_port(self) -> bool {
+        matches!(self, Kind::Tcp | Kind::Udp | Kind::Sctp | Kind::EchoRequest)
+    }
+}
+
+/// Minimum length in bytes of a header; 0 for protocols without ports.
 #[inline(always)]
 pub const fn min_len(protocol: u8) -> u16 {
     match protocol {
@@ -41,41 +51,53 @@ pub const fn kind(protocol: u8, first: u8) -> Kind {
         proto::TCP => Kind::Tcp,
         proto::UDP => Kind::Udp,
         proto::SCTP => Kind::Sctp,
-        proto::ICMP if icmp::is_echo(first) => Kind::Echo,
+        proto::ICMP if first == icmp::ECHO_REQUEST => Kind::EchoRequest,
+        proto::ICMP if first == icmp::ECHO_REPLY => Kind::EchoReply,
         proto::ICMP if icmp::is_error(first) => Kind::IcmpError,
         _ => Kind::Other,
     }
 }
 
-/// Source and destination port by the first 8 bytes after the IP header, as they stand in a flow's
-/// key: an echo request has its identifier as source port, a reply as destination port.
+/// The kind of a later fragment, which has no layer 4 header. ICMP errors are too short to be
+/// fragmented, and both echo messages are translated in the same way without header.
+#[inline(always)]
+pub const fn kind_of_later_fragment(protocol: u8) -> Kind {
+    kind(protocol, icmp::ECHO_REQUEST)
+}
+
+/// Source and destination port of a flow key, by the first 8 bytes after the IP header.
 #[inline(always)]
 pub const fn ports(kind: Kind, b: &[u8; 8]) -> (PortBe, PortBe) {
     match kind {
         Kind::Tcp | Kind::Udp | Kind::Sctp => (PortBe([b[0], b[1]]), PortBe([b[2], b[3]])),
-        Kind::Echo if b[0] == icmp::ECHO_REQUEST => (PortBe([b[4], b[5]]), PortBe([0, 0])),
-        Kind::Echo => (PortBe([0, 0]), PortBe([b[4], b[5]])),
+        Kind::EchoRequest => (PortBe([b[4], b[5]]), PortBe([0, 0])),
+        Kind::EchoReply => (PortBe([0, 0]), PortBe([b[4], b[5]])),
         Kind::IcmpError | Kind::Other => (PortBe([0, 0]), PortBe([0, 0])),
     }
 }
 
-/// Offset of the 16-bit checksum and whether it covers a pseudo header.
+/// Offset of the 16-bit checksum in the layer 4 header.
 #[inline(always)]
-pub const fn checksum(kind: Kind) -> Option<(u32, bool)> {
+pub const fn checksum_offset(kind: Kind) -> Option<u32> {
     match kind {
-        Kind::Tcp => Some((16, true)),
-        Kind::Udp => Some((6, true)),
-        Kind::Echo | Kind::IcmpError => Some((2, false)),
+        Kind::Tcp => Some(16),
+        Kind::Udp => Some(6),
+        Kind::EchoRequest | Kind::EchoReply | Kind::IcmpError => Some(2),
         Kind::Sctp | Kind::Other => None,
     }
 }
+
+/// Offset of SCTP's CRC32c.
+pub const SCTP_CHECKSUM: u32 = 8;
+/// Offset of the identifier in an ICMP echo.
+pub const ECHO_ID: u32 = 4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn echo_identifier_stands_on_the_side_of_who_asks() {
+    fn echo_identifier_is_the_port_of_the_requesting_side() {
         let request = [8, 0, 0, 0, 0x12, 0x34, 0, 1];
         let reply = [0, 0, 0, 0, 0x12, 0x34, 0, 1];
         let id = PortBe([0x12, 0x34]);
@@ -88,5 +110,14 @@ mod tests {
         assert_eq!(kind(1, 13), Kind::Other);
         assert_eq!(kind(1, 3), Kind::IcmpError);
         assert_eq!(kind(47, 8), Kind::Other);
+    }
+
+    #[test]
+    fn only_the_requesting_side_of_an_echo_has_a_source_port() {
+        assert!(Kind::EchoRequest.has_source_port());
+        assert!(!Kind::EchoReply.has_source_port());
+        assert!(!kind(47, 0).has_source_port());
+        assert!(kind_of_later_fragment(1).has_source_port());
+        assert!(kind_of_later_fragment(17).has_source_port());
     }
 }

@@ -1,20 +1,21 @@
-//! Headers, checksums, tuples and choices as pure functions.
+//! Headers, checksums, tuples and decisions as pure functions.
 //!
-//! Knows the formats on the wire (IPv4, TCP, UDP, SCTP, ICMP) and nothing of maps, helpers or
-//! packets in memory. Byte arrays come in, plain values and byte arrays go out; the eBPF programs,
-//! the tests and fuzzers run the same code.
+//! This crate defines the wire formats (Ethernet, IP, TCP, UDP, SCTP, ICMP) and has no access to
+//! maps, helpers or packet memory. Functions take byte arrays and return plain values or byte
+//! arrays; the eBPF programs, the tests and the fuzz targets run the same code. Everything outside
+//! [`ip`] and [`icmp`] is independent of the address family.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod checksum;
 pub mod crc32c;
 pub mod eth;
+mod headers;
 pub mod icmp;
-pub mod ipv4;
+pub mod ip;
 pub mod l4;
 pub mod lifetime;
 pub mod select;
 pub mod tcp_state;
-mod verdict;
 
-pub use verdict::Verdict;
+pub use headers::Headers;

@@ -1,4 +1,4 @@
-//! What one direction of a TCP connection has said, and when a connection is over.
+//! State of one direction of a TCP connection, and the end of a connection.
 
 use sluice_abi::tcp_state::{FIN, OPEN, RESET, SYN};
 
@@ -10,17 +10,17 @@ pub mod flag {
     pub const SYN: u8 = 0x02;
     /// Reset the connection.
     pub const RST: u8 = 0x04;
-    /// The acknowledgement field counts.
+    /// The acknowledgment field is valid.
     pub const ACK: u8 = 0x10;
 }
 
-/// Whether these flags open a connection: SYN and neither ACK, FIN nor RST.
+/// Whether a segment with these flags opens a connection: SYN and neither ACK, FIN nor RST.
 #[inline(always)]
-pub const fn opens(flags: u8) -> bool {
+pub const fn is_syn(flags: u8) -> bool {
     flags & (flag::SYN | flag::ACK | flag::FIN | flag::RST) == flag::SYN
 }
 
-/// The state of a direction after one more of its segments.
+/// The state of a direction after a segment with these flags.
 #[inline(always)]
 pub const fn step(state: u8, flags: u8) -> u8 {
     if flags & flag::RST != 0 || state == RESET {
@@ -34,7 +34,7 @@ pub const fn step(state: u8, flags: u8) -> u8 {
     }
 }
 
-/// Whether nothing more can come: a reset, or a FIN from both sides.
+/// Whether a connection is closed: a RST, or a FIN in both directions.
 #[inline(always)]
 pub const fn closed(here: u8, there: u8) -> bool {
     here == RESET || there == RESET || (here == FIN && there == FIN)
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_from_syn_to_fin() {
+    fn states_follow_a_connection_from_syn_to_reset() {
         let mut s = 0;
         for (flags, then) in [
             (flag::SYN, SYN),
@@ -64,11 +64,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_bare_syn_opens() {
-        assert!(opens(flag::SYN));
-        assert!(opens(flag::SYN | 0xc0), "with ECN bits");
-        assert!(!opens(flag::SYN | flag::ACK));
-        assert!(!opens(flag::ACK));
-        assert!(!opens(flag::RST));
+    fn only_a_bare_syn_opens_a_connection() {
+        assert!(is_syn(flag::SYN));
+        assert!(is_syn(flag::SYN | 0xc0), "with ECN bits");
+        assert!(!is_syn(flag::SYN | flag::ACK));
+        assert!(!is_syn(flag::ACK));
+        assert!(!is_syn(flag::RST));
     }
 }

@@ -1,27 +1,74 @@
-//! What the programs know of their node and their kernel.
+//! Configuration: the node's, which the agent writes to a map, and the kernel's, which the loader
+//! writes to globals.
 
-use sluice_abi::{NodeConfig, node_flags};
+use sluice_abi::{Addr, NodeConfig, PortBe, node_flags};
+use sluice_packet::select;
 
 use crate::maps::NODE_CONFIG;
 
-/// Whether `bpf_set_retval` exists (Linux 5.18): set at load, and the verifier cuts off what this
-/// kernel does not have.
+/// Whether the kernel has `bpf_set_retval` (Linux 5.18). The loader sets it, and the verifier
+/// removes the code that a kernel does not support.
 #[unsafe(no_mangle)]
 static HAVE_SET_RETVAL: u8 = 0;
 
-/// Whether a socket program can say which error a call ends with.
+/// Whether a socket program can set the error number of a rejected system call.
 #[inline(always)]
 pub fn have_set_retval() -> bool {
     // SAFETY: a plain byte; volatile, because the loader writes it after compilation.
     unsafe { core::ptr::read_volatile(&raw const HAVE_SET_RETVAL) != 0 }
 }
 
-/// The node's configuration, once the agent has written it.
+/// The node's configuration. The agent may replace the entry at any time, so that each function
+/// reads its fields anew.
+#[derive(Clone, Copy)]
+pub struct Node(*const NodeConfig);
+
+/// The node's configuration, if the agent has written it.
 #[inline(always)]
-pub fn node() -> Option<&'static NodeConfig> {
-    let ptr = NODE_CONFIG.get_ptr(0)?;
-    // SAFETY: an array entry lives as long as the map; single fields may be read while the agent
-    // replaces the entry, which is why `READY` comes with the first complete one.
-    let node = unsafe { &*ptr };
-    if node.flags & node_flags::READY == 0 { None } else { Some(node) }
+pub fn node() -> Option<Node> {
+    let node = Node(NODE_CONFIG.get_ptr(0)?);
+    if node.flags() & node_flags::READY == 0 { None } else { Some(node) }
+}
+
+impl Node {
+    #[inline(always)]
+    fn flags(self) -> u32 {
+        // SAFETY: an array entry exists as long as the map; plain integers, as in all reads below.
+        unsafe { (*self.0).flags }
+    }
+
+    /// The node's address of the family of `peer`.
+    #[inline(always)]
+    pub fn addr(self, peer: &Addr) -> Addr {
+        // SAFETY: see `flags`.
+        unsafe { (*self.0).addrs[peer.family() as usize] }
+    }
+
+    /// The pods' gateway of the family of `peer`.
+    #[inline(always)]
+    pub fn gateway(self, peer: &Addr) -> Addr {
+        // SAFETY: see `flags`.
+        unsafe { (*self.0).gateways[peer.family() as usize] }
+    }
+
+    /// MTU of the uplink.
+    #[inline(always)]
+    pub fn mtu(self) -> u32 {
+        // SAFETY: see `flags`.
+        unsafe { (*self.0).mtu }
+    }
+
+    /// Whether packets from pods to addresses outside the cluster are masqueraded.
+    #[inline(always)]
+    pub fn masquerades(self) -> bool {
+        self.flags() & node_flags::MASQUERADE != 0
+    }
+
+    /// The source port of an attempt to translate a flow's source.
+    #[inline(always)]
+    pub fn source_port(self, random: u32, attempt: u32) -> PortBe {
+        // SAFETY: see `flags`.
+        let (min, max) = unsafe { ((*self.0).snat_port_min, (*self.0).snat_port_max) };
+        select::source_port(min, max, random, attempt)
+    }
 }

@@ -1,91 +1,147 @@
-//! The kernel's helpers that touch no packet: time, chance, routes, redirection.
+//! Helpers of the kernel that do not access packets: time, random numbers, routes, redirection.
+
+use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_fib_lookup as FibParams, bpf_redir_neigh},
+    bindings::{bpf_fib_lookup as FibParams, bpf_redir_neigh},
     helpers::generated::{
         bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_redirect,
         bpf_redirect_neigh, bpf_redirect_peer,
     },
 };
+use sluice_abi::{Addr, Family, FlowKey};
 
 /// `AF_INET`.
 const AF_INET: u8 = 2;
+/// `AF_INET6`.
+const AF_INET6: u8 = 10;
 /// `BPF_F_INGRESS`.
 const INGRESS: u64 = 1;
 
-/// Nanoseconds since boot, suspended time included.
+/// Nanoseconds since boot, including suspended time.
 #[inline(always)]
 pub fn now_ns() -> u64 {
-    // SAFETY: the helper takes nothing and only reads a clock.
+    // SAFETY: the helper takes no arguments and reads a clock.
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
 /// 32 random bits.
 #[inline(always)]
 pub fn random() -> u32 {
-    // SAFETY: the helper takes nothing.
+    // SAFETY: the helper takes no arguments.
     unsafe { bpf_get_prandom_u32() }
 }
 
-/// Into the pod behind the host interface `ifindex`, on the spot. Ingress hooks only.
+/// Redirects into the pod behind the host interface `ifindex`. Ingress hooks only.
 #[inline(always)]
 pub fn redirect_into_pod(ifindex: u32) -> i32 {
-    // SAFETY: the helper checks the interface index itself.
+    // SAFETY: the helper checks the interface index.
     unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
 }
 
-/// Out of interface `ifindex` as the frame stands.
+/// Redirects out of interface `ifindex`, without change of the link-layer header.
 #[inline(always)]
 pub fn redirect_out(ifindex: u32) -> i32 {
-    // SAFETY: as above.
+    // SAFETY: the helper checks the interface index.
     unsafe { bpf_redirect(ifindex, 0) as i32 }
 }
 
-/// As if the frame had come in at interface `ifindex`.
+/// Redirects to the ingress of interface `ifindex`.
 #[inline(always)]
 pub fn redirect_in(ifindex: u32) -> i32 {
-    // SAFETY: as above.
+    // SAFETY: the helper checks the interface index.
     unsafe { bpf_redirect(ifindex, INGRESS) as i32 }
 }
 
-/// Out of interface `ifindex` to `next_hop`, whose hardware address the kernel finds and keeps
-/// fresh.
+/// Redirects to a next hop, whose hardware address the kernel resolves.
 #[inline(always)]
-pub fn redirect_to_neighbour(ifindex: u32, next_hop: [u8; 4]) -> i32 {
-    // SAFETY: all-zero is a valid value of this plain C struct.
+pub fn redirect_to_neighbor(next: &NextHop) -> i32 {
+    // SAFETY: all-zero is a valid value of this C struct.
     let mut hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    hop.nh_family = u32::from(AF_INET);
-    hop.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(next_hop);
-    // SAFETY: `hop` is initialised and as long as we say.
-    unsafe { bpf_redirect_neigh(ifindex, &mut hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+    match next.addr.family() {
+        Family::V4 => {
+            hop.nh_family = u32::from(AF_INET);
+            hop.__bindgen_anon_1.ipv4_nh = words(&next.addr)[3];
+        }
+        Family::V6 => {
+            hop.nh_family = u32::from(AF_INET6);
+            hop.__bindgen_anon_1.ipv6_nh = words(&next.addr);
+        }
+    }
+    // SAFETY: `hop` is initialized and has the given size.
+    unsafe {
+        bpf_redirect_neigh(next.ifindex, &mut hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+    }
 }
 
-/// Where the kernel's routes lead: interface index and next hop. `None`: the stack must handle the
-/// packet, because there is no route, it is too long, or forwarding is off.
+/// Result of a route lookup.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct NextHop {
+    /// Address of the next hop.
+    pub addr: Addr,
+    /// Output interface.
+    pub ifindex: u32,
+}
+
+/// Looks up the route of a packet with this tuple that arrived on interface `ifindex`. False if the
+/// stack has to handle the packet: no route, forwarding disabled, next hop of the other family.
 #[inline(always)]
-pub fn route(
-    skb: *mut __sk_buff,
-    ifindex: u32,
-    proto: u8,
-    src: [u8; 4],
-    dst: [u8; 4],
-) -> Option<(u32, [u8; 4])> {
+pub fn route(context: *mut c_void, ifindex: u32, tuple: &FlowKey, hop: &mut NextHop) -> bool {
     /// `BPF_FIB_LKUP_RET_SUCCESS` and `BPF_FIB_LKUP_RET_NO_NEIGH`.
     const USABLE: [i64; 2] = [0, 7];
 
-    // SAFETY: all-zero is a valid value of this plain C struct.
+    let (src, dst) = (&tuple.src, &tuple.dst);
+    let family = dst.family();
+    // SAFETY: all-zero is a valid value of this C struct.
     let mut p: FibParams = unsafe { core::mem::zeroed() };
-    p.family = AF_INET;
-    p.l4_protocol = proto;
+    p.l4_protocol = tuple.proto;
     p.ifindex = ifindex;
-    p.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(src);
-    p.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(dst);
-    // SAFETY: the context is the program's own; `p` is initialised and as long as we say.
-    let code = unsafe { bpf_fib_lookup(skb.cast(), &mut p, size_of::<FibParams>() as i32, 0) };
-    if !USABLE.contains(&code) || p.family != AF_INET {
-        return None;
+    match family {
+        Family::V4 => {
+            p.family = AF_INET;
+            p.__bindgen_anon_3.ipv4_src = words(src)[3];
+            p.__bindgen_anon_4.ipv4_dst = words(dst)[3];
+        }
+        Family::V6 => {
+            p.family = AF_INET6;
+            p.__bindgen_anon_3.ipv6_src = words(src);
+            p.__bindgen_anon_4.ipv6_dst = words(dst);
+        }
     }
-    // SAFETY: for AF_INET the kernel has written the IPv4 member.
-    let next_hop = unsafe { p.__bindgen_anon_4.ipv4_dst };
-    Some((p.ifindex, next_hop.to_ne_bytes()))
+    let asked = p.family;
+    // SAFETY: the context is the program's; `p` is initialized and has the given size.
+    let code = unsafe { bpf_fib_lookup(context, &mut p, size_of::<FibParams>() as i32, 0) };
+    if !USABLE.contains(&code) || p.family != asked {
+        return false;
+    }
+    hop.ifindex = p.ifindex;
+    hop.addr = match family {
+        // SAFETY: the kernel has written the member of this family, as for IPv6.
+        Family::V4 => Addr::v4(unsafe { p.__bindgen_anon_4.ipv4_dst }.to_ne_bytes()),
+        // SAFETY: see above.
+        Family::V6 => bytes(unsafe { p.__bindgen_anon_4.ipv6_dst }),
+    };
+    true
+}
+
+#[inline(always)]
+fn words(a: &Addr) -> [u32; 4] {
+    let b = &a.0;
+    [
+        u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+        u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+        u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+        u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+    ]
+}
+
+#[inline(always)]
+fn bytes(words: [u32; 4]) -> Addr {
+    let (a, b) = (words[0].to_ne_bytes(), words[1].to_ne_bytes());
+    let (c, d) = (words[2].to_ne_bytes(), words[3].to_ne_bytes());
+    Addr([
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
+        d[3],
+    ])
 }

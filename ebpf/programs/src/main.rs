@@ -1,28 +1,35 @@
-//! The eBPF programs: entry points only. What each one does stands in `hook/`, stage by stage.
+//! Entry points of the eBPF programs. The stages of each program are listed in `hook/`.
 //!
-//! Built for the BPF target by `cargo xtask build`. For the host's target this is an empty program
-//! with the same modules in it, so that `cargo check`, clippy and editors work anywhere.
+//! `cargo xtask build` builds this crate for the BPF target. For the host it is an empty program with
+//! the same modules, so that `cargo check`, clippy and editors work.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![expect(missing_docs, reason = "the program macros add functions of their own")]
+#![expect(missing_docs, reason = "the program macros generate functions without documentation")]
 #![expect(
     clippy::needless_borrows_for_generic_args,
-    reason = "map keys by value would be copied to the stack, which holds 512 bytes"
+    reason = "map keys by value are copied to the stack, which is limited to 512 bytes"
 )]
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use sluice_abi::program::Hook;
 
 mod config;
-mod finish;
+mod counters;
+mod exit;
+mod flow;
 mod frame;
 mod hook;
 mod kernel;
 mod maps;
 mod packet;
+mod peer;
+mod scratch;
 mod stage;
+mod verdict;
+
+use peer::Peer;
 
 /// tc, ingress of the host end of a pod's veth.
 #[classifier]
@@ -48,61 +55,67 @@ pub fn to_netdev(ctx: TcContext) -> i32 {
     hook::run(&ctx, Hook::ToNetdev, hook::netdev::to_netdev)
 }
 
+/// XDP, ingress of the uplink.
+#[xdp]
+pub fn xdp_netdev(ctx: XdpContext) -> u32 {
+    hook::xdp::netdev(&ctx)
+}
+
 /// `connect(2)` of IPv4 sockets.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    hook::socket::connect(&frame::Peer::v4(&ctx))
+    hook::socket::connect(&Peer::v4(&ctx))
 }
 
 /// `connect(2)` of IPv6 sockets.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    hook::socket::connect(&frame::Peer::v6(&ctx))
+    hook::socket::connect(&Peer::v6(&ctx))
 }
 
 /// `sendto(2)` and `sendmsg(2)` with an address, of IPv4 datagram sockets.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    hook::socket::sendmsg(&frame::Peer::v4(&ctx))
+    hook::socket::sendmsg(&Peer::v4(&ctx))
 }
 
 /// `sendto(2)` and `sendmsg(2)` with an address, of IPv6 datagram sockets.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    hook::socket::sendmsg(&frame::Peer::v6(&ctx))
+    hook::socket::sendmsg(&Peer::v6(&ctx))
 }
 
-/// `recvfrom(2)` and `recvmsg(2)` that ask for the sender, of IPv4 datagram sockets.
+/// `recvfrom(2)` and `recvmsg(2)` with a buffer for the sender's address, of IPv4 datagram sockets.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    hook::socket::name_peer(&frame::Peer::v4(&ctx))
+    hook::socket::restore_peer(&Peer::v4(&ctx))
 }
 
-/// `recvfrom(2)` and `recvmsg(2)` that ask for the sender, of IPv6 datagram sockets.
+/// `recvfrom(2)` and `recvmsg(2)` with a buffer for the sender's address, of IPv6 datagram sockets.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    hook::socket::name_peer(&frame::Peer::v6(&ctx))
+    hook::socket::restore_peer(&Peer::v6(&ctx))
 }
 
 /// `getpeername(2)` of IPv4 sockets.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    hook::socket::name_peer(&frame::Peer::v4(&ctx))
+    hook::socket::restore_peer(&Peer::v4(&ctx))
 }
 
 /// `getpeername(2)` of IPv6 sockets.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    hook::socket::name_peer(&frame::Peer::v6(&ctx))
+    hook::socket::restore_peer(&Peer::v6(&ctx))
 }
 
-/// The kernel wants a licence that lets a program use its GPL-only helpers.
+/// License; GPL-only helpers require a compatible one.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// The verifier proves that nothing panics; the compiler wants a handler all the same.
+/// Required by the compiler. The verifier rejects programs that can reach it.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,129 +1,84 @@
-//! What the stages know of the packet they work on, and the notes they leave for each other.
-//!
-//! One per CPU in a map, because 512 bytes of stack hold no more than two flows.
+//! The result of parsing.
 
-use sluice_abi::{FlowEntry, FlowKey, FragmentKey, LocalPod};
-use sluice_packet::{eth, ipv4};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use sluice_abi::{Family, FlowKey, FragmentKey, proto};
+use sluice_packet::{l4::Kind, tcp_state};
 
-/// Which part of a datagram a packet is.
-pub mod part {
-    /// All of it.
-    pub const WHOLE: u8 = 0;
+/// What is known about the ports of a packet, which only the first fragment carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FragmentState {
+    /// Not a fragment.
+    Whole = 0,
     /// The fragment with the ports.
-    pub const FIRST: u8 = 1;
-    /// A later fragment whose ports are known from the first one.
-    pub const LATER: u8 = 2;
-    /// A later fragment whose first one was never seen.
-    pub const UNKNOWN: u8 = 3;
+    First = 1,
+    /// A later fragment with the ports of the first.
+    Later = 2,
+    /// A later fragment whose first fragment has not arrived: the ports are 0.
+    Unresolved = 3,
 }
 
-/// Bits of [`Packet::done`]: what is counted beside the verdict.
-pub mod done {
-    /// A Service translated it to a backend.
-    pub const TRANSLATED: u8 = 1;
-    /// Masqueraded with the node's address.
-    pub const MASQUERADED: u8 = 2;
-    /// A reply or an ICMP error translated back.
-    pub const RESTORED: u8 = 4;
-}
-
-/// Ethernet header, and IPv4 header without options.
-#[repr(C)]
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Head {
-    /// Destination and source hardware address, EtherType.
-    pub eth: [u8; eth::LEN],
-    /// The IPv4 header without options.
-    pub ip: [u8; ipv4::MIN_LEN],
-}
-
-/// Room for the longest IPv4 header and the longest layer 4 header that an ICMP error of ours
-/// quotes, and then some (see [`crate::frame::Frame::load_quote`]).
-pub const QUOTE_LEN: usize = 84;
-
-/// Bytes of [`Head`].
-pub const HEAD_LEN: usize = size_of::<Head>();
-
-/// One packet on its way through one program.
+/// A parsed packet. Constant from [`crate::stage::fragment`] on; translation changes the headers.
 #[repr(C)]
 pub struct Packet {
-    /// The first 34 bytes; changed here and written back as a whole.
-    pub head: Head,
-    /// The first bytes after the IPv4 header, up to TCP's flags.
-    pub l4: [u8; 14],
-    /// The tuple as the packet came in.
-    pub key: FlowKey,
-    /// The tuple with which it goes on.
-    pub out: FlowKey,
-    /// The conntrack entry that is being written.
-    pub entry: FlowEntry,
-    /// Key of the partner entry; for an ICMP error, the tuple that would answer the quoted packet.
-    pub partner_key: FlowKey,
-    /// The pod of this node that `out.dst` belongs to, if [`crate::stage::place::of`] said so.
-    pub pod: LocalPod,
-    /// Key of this datagram's fragments.
-    pub fragment: FragmentKey,
-    /// The tuple that a packet quoted in an ICMP error had before we translated it.
-    pub quoted: FlowKey,
-    /// Its IPv4 header without options.
-    pub quoted_ip: [u8; ipv4::MIN_LEN],
-    /// Its first bytes after that.
-    pub quoted_l4: [u8; 8],
-    /// Room for a packet that we quote.
-    pub quote: [u8; QUOTE_LEN],
-    /// `bpf_ktime_get_boot_ns`, or 0 while nobody has asked.
-    pub now_ns: u64,
+    /// The tuple before translation.
+    pub tuple: FlowKey,
+    /// Identification of the datagram.
+    pub fragment_id: u32,
     /// Length of the frame.
     pub len: u32,
     /// Interface index of the hook.
     pub ifindex: u32,
-    /// Length from the IPv4 header to the packet's end.
+    /// Length from the IP header to the end of the packet.
     pub l3_len: u32,
     /// Offset of the layer 4 header in the frame.
     pub l4_offset: u32,
-    /// Length of the packet as other machines will see it: of one segment, where the kernel cuts.
+    /// Length from the IP header of the longest packet on the wire: of one segment, if the kernel
+    /// segments this one.
     pub wire_len: u32,
-    /// Backend id that the Service stage chose.
-    pub backend: u32,
-    /// A [`sluice_packet::l4::Kind`].
-    pub kind: u8,
+    /// Address family.
+    pub family: Family,
+    /// Layer 4 class.
+    pub kind: Kind,
     /// TCP flags.
     pub tcp_flags: u8,
-    /// Time to live as it came in.
-    pub ttl: u8,
-    /// One of [`part`].
-    pub part: u8,
-    /// Bits of [`done`].
-    pub done: u8,
-    /// Bits of [`sluice_abi::flow_flags`]: of the flow's entry, or for the one being made.
-    pub flow_flags: u8,
-    /// 1 once [`Packet::out`] differs from [`Packet::key`].
-    pub translate: u8,
-    /// IPv4 header length in bytes.
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Fragment state.
+    pub fragment: FragmentState,
+    /// Length of the IP header, options included.
     pub header_len: u8,
-    /// Start of the current window of drop events on this CPU.
-    pub events_since_ns: u64,
-    /// Events in the current window.
-    pub events: u64,
+    /// Zero.
+    pub pad: [u8; 2],
 }
 
 impl Packet {
-    /// Source address as it stands in the header.
+    /// Whether this is the first segment of a TCP connection.
     #[inline(always)]
-    pub fn src(&self) -> [u8; 4] {
-        v4(&self.key.src.0)
+    pub fn is_syn(&self) -> bool {
+        self.tuple.proto == proto::TCP && tcp_state::is_syn(self.tcp_flags)
     }
 
-    /// Destination address as it stands in the header.
+    /// Whether this is a segment of a TCP connection other than the first.
     #[inline(always)]
-    pub fn dst(&self) -> [u8; 4] {
-        v4(&self.key.dst.0)
+    pub fn is_mid_stream(&self) -> bool {
+        self.tuple.proto == proto::TCP && !tcp_state::is_syn(self.tcp_flags)
     }
-}
 
-/// The last four bytes of a v4-mapped address.
-#[inline(always)]
-pub fn v4(a: &[u8; 16]) -> [u8; 4] {
-    [a[12], a[13], a[14], a[15]]
+    /// Whether the ports are unknown.
+    #[inline(always)]
+    pub fn is_unresolved(&self) -> bool {
+        self.fragment == FragmentState::Unresolved
+    }
+
+    /// Key of the datagram that a fragment belongs to.
+    #[inline(always)]
+    pub fn fragment_key(&self) -> FragmentKey {
+        FragmentKey {
+            src: self.tuple.src,
+            dst: self.tuple.dst,
+            id: self.fragment_id,
+            proto: self.tuple.proto,
+            pad: [0; 3],
+        }
+    }
 }

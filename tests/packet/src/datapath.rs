@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use aya::maps::RingBuf;
-use aya::programs::{Program, SchedClassifier};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{DropEvent, FlowEntry, FlowKey, map, program};
 use sluice_bpf::{Map, test_run};
@@ -210,15 +210,13 @@ impl Datapath {
         self.ebpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"))
     }
 
-    /// A tc program by name.
+    /// A tc or XDP program by name.
     pub fn fd(&self, name: &str) -> BorrowedFd<'_> {
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(name)
-            .unwrap_or_else(|| panic!("the object has no program {name}"))
-            .try_into()
-            .unwrap();
-        program.fd().unwrap().as_fd()
+        match self.ebpf.program(name) {
+            Some(Program::SchedClassifier(program)) => program.fd().unwrap().as_fd(),
+            Some(Program::Xdp(program)) => program.fd().unwrap().as_fd(),
+            _ => panic!("the object has no tc or XDP program {name}"),
+        }
     }
 
     /// All counters that are not zero.

@@ -1,33 +1,30 @@
-//! For each hook the ordered list of stages: the packet's way on one screen.
-//!
-//! Long stages are global functions (`no_mangle`, without arguments or with the context alone): the
-//! verifier proves such a function once, by itself, instead of once per way that leads to it.
+//! Hooks: for each, the stages in order.
 
 use aya_ebpf::programs::TcContext;
 use sluice_abi::program::Hook;
-use sluice_packet::Verdict;
 
-use crate::{finish, frame::Frame, maps, packet::Packet};
+use crate::{exit, frame::Skb, scratch::Scratch, verdict::Verdict};
 
+mod egress;
+mod ingress;
 pub mod netdev;
-mod outward;
 pub mod pod;
 pub mod socket;
+pub mod xdp;
 
-/// Runs the stages of a tc hook on one packet and ends its way.
+/// Runs the stages of a tc hook on a packet and returns the tc action.
 #[inline(always)]
 pub fn run(
     ctx: &TcContext,
     hook: Hook,
-    stages: impl FnOnce(&Frame, &mut Packet) -> Result<Verdict, Verdict>,
+    stages: impl FnOnce(&Skb, &mut Scratch) -> Result<Verdict, Verdict>,
 ) -> i32 {
-    /// `TC_ACT_SHOT`, for a map lookup that cannot fail.
-    const SHOT: i32 = 2;
-
-    let Some(packet) = maps::packet() else { return SHOT };
-    let frame = Frame::new(ctx.skb.skb);
-    let verdict = match stages(&frame, packet) {
+    // SAFETY: the only call of this run. `None` is impossible: the map has an entry 0.
+    let Some(scratch) = (unsafe { Scratch::take(ctx) }) else { return exit::SHOT };
+    // SAFETY: the context of the running program.
+    let frame = unsafe { Skb::new(ctx.skb.skb) };
+    let verdict = match stages(&frame, scratch) {
         Ok(verdict) | Err(verdict) => verdict,
     };
-    finish::tc(&frame, packet, hook, verdict)
+    exit::tc(&frame, scratch, hook, verdict)
 }

@@ -1,99 +1,73 @@
 //! Both directions of the uplink.
 
-use sluice_abi::{NodeConfig, node_flags, proto};
-use sluice_packet::{Verdict, l4::Kind, tcp_state};
-
 use crate::{
     config,
-    frame::Frame,
-    hook::outward,
+    flow::{Flow, FlowState},
+    frame::Skb,
+    hook::{egress, ingress},
     maps,
-    packet::{Packet, part},
+    packet::Packet,
+    scratch::Scratch,
     stage::{
-        antispoof, conntrack, forward, fragment, icmp, masquerade, parse, place, place::Place,
-        service,
+        antispoof,
+        class::DestinationClass,
+        conntrack, forward, fragment, parse,
+        policy::{self, Ends},
     },
+    verdict::{Bypass, Verdict},
 };
 
-/// What comes in from the wire.
+/// Packets from the uplink.
 #[inline(always)]
-pub fn from_netdev(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
-    f.mark_sent(false);
-    let Some(node) = config::node() else { return Ok(Verdict::Pass) };
-    if !f.is_for_us() || parse::packet(f, p).is_err() {
-        return Ok(Verdict::Pass);
+pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+    f.set_forwarded(false);
+    let Some(node) = config::node() else { return Ok(Verdict::Bypass(Bypass::NotReady)) };
+    if !f.is_for_host() {
+        return Ok(Verdict::Bypass(Bypass::NotForHost));
     }
-    antispoof::not_our_pods(p)?;
-    fragment::ports(p);
-    let place = inward(f, p, node)?;
-    forward::deliver(f, p, node, place)
+    if parse::frame(f, &mut s.packet, &mut s.headers).is_err() {
+        return Ok(Verdict::Bypass(Bypass::Unparsed));
+    }
+    antispoof::require_remote_address(&s.packet)?;
+    fragment::resolve_ports(&mut s.packet);
+    let class = ingress::from_netdev(f, s, node)?;
+    let ends = Ends { source: None, destination: class.local_pod(&s.flow) };
+    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    if ends_at_node(&s.packet, &s.flow, class) {
+        return Ok(Verdict::to_stack(judged));
+    }
+    conntrack::open(&s.packet, &mut s.flow, &mut s.write)?;
+    forward::deliver(f, s, node, judged, class)
 }
 
-/// Finds the translation and the place of a packet from the wire.
+/// Whether the hop limit of a packet to a pod ends here, so that the stack answers it with "time
+/// exceeded". Packets of translated flows are delivered instead: the stack cannot translate its
+/// answer.
 #[inline(always)]
-fn inward(f: &Frame, p: &mut Packet, node: &NodeConfig) -> Result<Place, Verdict> {
-    let error = p.kind == Kind::IcmpError as u8;
-    let known = if error { icmp::translate_back(f, p) } else { conntrack::find(p) };
-    let place = place::of(p, node);
-    if known {
-        return Ok(place);
-    }
-    match place {
-        Place::Pod if p.ttl <= 1 => Err(Verdict::ToStack),
-        Place::Pod => {
-            if !error {
-                remember_stranger(p, node)?;
-            }
-            Ok(place)
-        }
-        Place::FreePod => Ok(place),
-        Place::Services | Place::Outside if service::choose(p)? => {
-            masquerade::stranger(p);
-            conntrack::open()?;
-            Ok(place::of(p, node))
-        }
-        Place::Services => Ok(place),
-        // Part of a reply to a masqueraded flow, perhaps; if not, the stack will have it in the end.
-        Place::Node if p.part == part::UNKNOWN && fragment::may_wait(p) => Err(Verdict::Requeue),
-        Place::Node | Place::RemotePod | Place::OtherNode | Place::Outside | Place::Link => {
-            Err(Verdict::Pass)
-        }
-    }
+fn ends_at_node(packet: &Packet, flow: &Flow, class: DestinationClass) -> bool {
+    packet.hop_limit <= 1
+        && flow.state == FlowState::Untracked
+        && class == DestinationClass::LocalPod
 }
 
-/// Somebody outside talks to a pod's own address (a route leads here): the pod's answers must not
-/// be masqueraded, so the flow is remembered as it is.
+/// Packets to the uplink: those of the node to Services that no socket program has translated, and
+/// those of pods that the stack has forwarded.
 #[inline(always)]
-fn remember_stranger(p: &mut Packet, node: &NodeConfig) -> Result<(), Verdict> {
-    let opens = p.key.proto != proto::TCP || tcp_state::opens(p.tcp_flags);
-    if node.flags & node_flags::MASQUERADE == 0
-        || !opens
-        || p.part == part::UNKNOWN
-        || p.key.src == node.addr(&p.key.src)
-        || maps::network_kind(&p.key.src) != sluice_abi::network_kind::OUTSIDE
-    {
-        return Ok(());
+pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+    if f.is_forwarded() {
+        f.set_forwarded(false);
+        return Ok(Verdict::Bypass(Bypass::Forwarded));
     }
-    conntrack::open()
-}
-
-/// What leaves by the uplink: packets of this node to Services that no socket program translated,
-/// and packets of pods that went through the stack.
-#[inline(always)]
-pub fn to_netdev(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
-    if f.is_sent_by_us() {
-        f.mark_sent(false);
-        return Ok(Verdict::Pass);
+    let Some(node) = config::node() else { return Ok(Verdict::Bypass(Bypass::NotReady)) };
+    if parse::frame(f, &mut s.packet, &mut s.headers).is_err() {
+        return Ok(Verdict::Bypass(Bypass::Unparsed));
     }
-    let Some(node) = config::node() else { return Ok(Verdict::Pass) };
-    if parse::packet(f, p).is_err() {
-        return Ok(Verdict::Pass);
-    }
-    fragment::ports(p);
-    let place = if maps::local_pod(&p.key.src).is_some() {
-        outward::from_pod(f, p, node)?
-    } else {
-        outward::from_node(p, node)?
-    };
-    forward::deliver(f, p, node, place)
+    fragment::resolve_ports(&mut s.packet);
+    let from_pod = maps::local_pod(&s.packet.tuple.src).is_some();
+    let class = if from_pod { egress::from_pod(f, s, node)? } else { egress::from_node(s)? };
+    let source = if from_pod { Some(&s.packet.tuple.src) } else { None };
+    let ends = Ends { source, destination: class.local_pod(&s.flow) };
+    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    conntrack::open(&s.packet, &mut s.flow, &mut s.write)?;
+    forward::deliver(f, s, node, judged, class)
 }

@@ -1,74 +1,89 @@
 //! Both directions of the host end of a pod's veth pair.
 
-use sluice_abi::{DropReason, NodeConfig, flow_flags, network_kind};
-use sluice_packet::{Verdict, l4::Kind};
+use sluice_abi::{DropReason, FlowKind, network_kind};
+use sluice_packet::l4::Kind;
 
 use crate::{
-    config,
-    frame::Frame,
-    hook::outward,
+    config::{self, Node},
+    frame::Skb,
+    hook::egress,
     maps,
-    packet::{Packet, part},
+    packet::Packet,
+    scratch::Scratch,
     stage::{
-        antispoof, conntrack, forward, fragment, icmp, nat,
+        antispoof,
+        conntrack::{self, Lookup},
+        forward, fragment, icmp, nat,
         parse::{self, Unparsed},
+        policy::{self, Ends},
     },
+    verdict::{Bypass, Verdict},
 };
 
-/// What a pod sends.
+/// Packets from a pod.
 #[inline(always)]
-pub fn from_pod(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
-    f.mark_sent(false);
-    match parse::packet(f, p) {
+pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+    f.set_forwarded(false);
+    match parse::frame(f, &mut s.packet, &mut s.headers) {
         Ok(()) => {}
-        Err(Unparsed::NotIp) => return Ok(Verdict::Pass),
-        Err(Unparsed::Ipv6) if parse::ipv6_stays_on_link(f) => return Ok(Verdict::Pass),
+        Err(Unparsed::NotIp) => return Ok(Verdict::Bypass(Bypass::Unparsed)),
+        Err(Unparsed::Ipv6) if parse::ipv6_stays_on_link(f) => {
+            return Ok(Verdict::Bypass(Bypass::OnLink));
+        }
         Err(Unparsed::Ipv6) => return Err(Verdict::Drop(DropReason::Unsupported)),
         Err(Unparsed::Malformed) => return Err(Verdict::Drop(DropReason::Malformed)),
     }
     let node = config::node().ok_or(Verdict::Drop(DropReason::NotReady))?;
-    antispoof::own_address(p)?;
-    if p.ttl <= 1 {
-        // The node is a hop: it answers, or it is the destination.
-        return Ok(Verdict::ToStack);
+    antispoof::require_own_address(&s.packet)?;
+    if s.packet.hop_limit <= 1 {
+        // The node is the destination, or answers with "time exceeded".
+        return egress::to_stack(&s.packet);
     }
-    fragment::ports(p);
-    let place = outward::from_pod(f, p, node)?;
-    forward::deliver(f, p, node, place)
+    fragment::resolve_ports(&mut s.packet);
+    let class = egress::from_pod(f, s, node)?;
+    let ends = Ends { source: Some(&s.packet.tuple.src), destination: class.local_pod(&s.flow) };
+    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    conntrack::open(&s.packet, &mut s.flow, &mut s.write)?;
+    forward::deliver(f, s, node, judged, class)
 }
 
-/// What the node's stack sends to a pod: replies of its own sockets to flows that we translated,
-/// and what it forwards for others, whose answers have to find back to it.
+/// Packets from the node's stack to a pod: replies of the node's sockets to translated flows, and
+/// packets that the stack forwards, whose replies have to return through it.
 #[inline(always)]
-pub fn to_pod(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
-    let Some(node) = config::node() else { return Ok(Verdict::Pass) };
-    if parse::packet(f, p).is_err() {
-        return Ok(Verdict::Pass);
+pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+    let Some(node) = config::node() else { return Ok(Verdict::Bypass(Bypass::NotReady)) };
+    if parse::frame(f, &mut s.packet, &mut s.headers).is_err() {
+        return Ok(Verdict::Bypass(Bypass::Unparsed));
     }
-    fragment::ports(p);
-    if p.kind == Kind::IcmpError as u8 {
-        if icmp::translate_back(f, p) {
-            forward::store(f, p)?;
-            return Ok(Verdict::ToStack);
-        }
-        return Ok(Verdict::Pass);
+    fragment::resolve_ports(&mut s.packet);
+    find_flow_to_pod(f, s, node);
+    let ends = Ends { source: None, destination: Some(&s.flow.translated.dst) };
+    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    conntrack::open(&s.packet, &mut s.flow, &mut s.write)?;
+    if !nat::apply(f, &s.packet, &s.flow, &mut s.headers)? {
+        return Ok(Verdict::unchanged(judged));
     }
-    if !conntrack::find(p) && forwarded(p, node) {
-        p.flow_flags = flow_flags::VIA_STACK;
-        conntrack::open()?;
-    }
-    if p.translate == 0 {
-        return Ok(Verdict::Pass);
-    }
-    nat::apply(f, p)?;
-    forward::store(f, p)?;
-    Ok(Verdict::ToStack)
+    forward::store(f, &s.headers)?;
+    Ok(Verdict::to_stack(judged))
 }
 
-/// Whether the stack carries this packet for somebody else.
+/// Finds the flow of a packet from the node's stack to a pod.
 #[inline(always)]
-fn forwarded(p: &Packet, node: &NodeConfig) -> bool {
-    p.part != part::UNKNOWN
-        && p.key.src != node.addr(&p.key.src)
-        && maps::network_kind(&p.key.src) != network_kind::THIS_NODE
+fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) {
+    s.flow.reset(&s.packet.tuple);
+    if s.packet.kind == Kind::IcmpError {
+        icmp::find(f, s);
+    } else if conntrack::find(&s.packet, &mut s.flow, &mut s.write) == Lookup::New
+        && is_forwarded(&s.packet, node)
+    {
+        s.flow.remember(FlowKind::ViaStack);
+    }
+}
+
+/// Whether the stack forwards this packet, that is, the node is not its source.
+#[inline(always)]
+fn is_forwarded(packet: &Packet, node: Node) -> bool {
+    !packet.is_unresolved()
+        && packet.tuple.src != node.addr(&packet.tuple.src)
+        && maps::network_kind(&packet.tuple.src) != network_kind::THIS_NODE
 }

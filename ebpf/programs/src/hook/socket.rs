@@ -1,33 +1,30 @@
-//! Services at the socket: the destination is translated once per connection, or per datagram, in
-//! the call that names it, and packets need nothing any more.
+//! Services at the socket: the destination is translated once per connection or datagram, in the
+//! system call, and packets need no translation.
 
-use sluice_abi::{
-    Addr, Frontend, FrontendKey, PortBe, SocketOrigin, WILDCARD_PORT, WILDCARD_PROTO,
-    frontend_flags, proto,
-};
-use sluice_packet::select;
+use sluice_abi::{Addr, PortBe, SocketOrigin, proto};
+use sluice_packet::select::NoBackend;
 
 use crate::{
-    config,
-    frame::Peer,
-    kernel,
-    maps::{self, SLOTS, SOCKET_ORIGINS},
+    config, kernel,
+    maps::{self, SOCKET_ORIGINS},
+    peer::Peer,
+    stage::backend::{self, Chosen},
 };
 
-/// Let the call go on.
+/// Continue with the system call.
 const PROCEED: i32 = 1;
-/// End the call with an error.
+/// Fail the system call.
 const REJECT: i32 = 0;
 /// `ECONNREFUSED`.
 const ECONNREFUSED: i32 = 111;
 
-/// `connect`: an unknown port of a Service address is refused as well.
+/// `connect`.
 #[inline(always)]
 pub fn connect(peer: &Peer<'_>) -> i32 {
     translate(peer, false)
 }
 
-/// `sendmsg` with an address: a socket keeps its backend as long as that one serves.
+/// `sendmsg` with an address. A socket keeps its backend as long as the backend exists.
 #[inline(always)]
 pub fn sendmsg(peer: &Peer<'_>) -> i32 {
     translate(peer, true)
@@ -39,22 +36,16 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
     if protocol != proto::TCP && protocol != proto::UDP && protocol != proto::SCTP {
         return PROCEED;
     }
-    let Some(frontend) = frontend(addr, port, protocol) else { return PROCEED };
-    if frontend.flags & frontend_flags::DROP != 0 {
+    let Some(frontend) = backend::frontend(&addr, port, protocol) else { return PROCEED };
+    if keep && frontend.slots_len != 0 && reuse(peer, &addr, port) {
         return PROCEED;
     }
-    let Some(slot) = select::slot(frontend.slots_offset, frontend.slots_len, kernel::random())
-    else {
-        return refuse(peer);
+    let Chosen { id, backend } = match backend::choose(&frontend, kernel::random()) {
+        Ok(chosen) if peer.can_hold(&chosen.backend.addr) => chosen,
+        Err(NoBackend::UnknownPort | NoBackend::NoEndpoint) => return reject(peer),
+        // The tc programs drop the packet and count the reason.
+        Ok(_) | Err(NoBackend::NoLocalEndpoint | NoBackend::TableIncomplete) => return PROCEED,
     };
-    if keep && reuse(peer, &addr, port) {
-        return PROCEED;
-    }
-    let Some(id) = SLOTS.get(slot) else { return PROCEED };
-    let Some(backend) = maps::backend(*id) else { return PROCEED };
-    if !peer.can_hold(&backend.addr) {
-        return PROCEED;
-    }
     remember(
         peer,
         SocketOrigin {
@@ -62,29 +53,17 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
             frontend: addr,
             backend_port: backend.port,
             frontend_port: port,
-            backend_id: *id,
+            backend_id: id,
         },
     );
     peer.set(&backend.addr, backend.port);
     PROCEED
 }
 
-/// The frontend: exact, or the one for all other ports of a Service address (which has no slots).
+/// Fails the system call with ECONNREFUSED. On kernels where a program cannot set the error number,
+/// the call proceeds, and the tc programs reject the packet.
 #[inline(always)]
-fn frontend(addr: Addr, port: PortBe, protocol: u8) -> Option<Frontend> {
-    let mut key = FrontendKey { addr, port, proto: protocol, pad: 0 };
-    if let Some(frontend) = maps::frontend(&key) {
-        return Some(frontend);
-    }
-    key.port = WILDCARD_PORT;
-    key.proto = WILDCARD_PROTO;
-    maps::frontend(&key)
-}
-
-/// Nobody serves: the caller learns it at once. Where the kernel has no way to say which error,
-/// the packet goes out and the tc programs refuse it.
-#[inline(always)]
-fn refuse(peer: &Peer<'_>) -> i32 {
+fn reject(peer: &Peer<'_>) -> i32 {
     if !config::have_set_retval() {
         return PROCEED;
     }
@@ -92,12 +71,12 @@ fn refuse(peer: &Peer<'_>) -> i32 {
     REJECT
 }
 
-/// Sends to the backend that this socket already talks to under this name, if it still serves.
+/// Sends to the backend that this socket already uses for this frontend, if the backend exists.
 #[inline(always)]
 fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe) -> bool {
     // SAFETY: the pointer is checked below.
     let ptr = unsafe { SOCKET_ORIGINS.get_ptr_mut(peer.ctx()) };
-    // SAFETY: the storage lives as long as the socket, which this call holds.
+    // SAFETY: the storage exists as long as the socket, which this call holds.
     let Some(origins) = (unsafe { ptr.as_ref() }) else { return false };
     for origin in &origins.origins {
         if origin.frontend_port == port && origin.frontend == *addr {
@@ -112,15 +91,15 @@ fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe) -> bool {
     false
 }
 
-/// Notes what the socket asked for.
+/// Records the original destination of a socket.
 #[inline(always)]
 fn remember(peer: &Peer<'_>, origin: SocketOrigin) {
     // SAFETY: the pointer is checked below.
     let ptr = unsafe { SOCKET_ORIGINS.get_or_insert_ptr_mut(peer.ctx(), None) };
-    // SAFETY: the storage lives as long as the socket, which this call holds. Two threads that use
-    // one socket at a time may mix two notes; they would name the same socket's peers.
+    // SAFETY: the storage exists as long as the socket, which this call holds. Two threads that use
+    // one socket at the same time may mix two records, both of which name peers of this socket.
     let Some(origins) = (unsafe { ptr.as_mut() }) else { return };
-    // The same name again takes its old place: what it meant before is gone.
+    // A record of the same frontend is replaced.
     let len = origins.origins.len() as u32;
     let mut at = origins.next % 8;
     let mut i = 0u32;
@@ -136,17 +115,17 @@ fn remember(peer: &Peer<'_>, origin: SocketOrigin) {
     if at == origins.next % 8 {
         origins.next = at.wrapping_add(1);
     }
-    if let Some(place) = origins.origins.get_mut((at & 7) as usize) {
-        *place = origin;
+    if let Some(slot) = origins.origins.get_mut((at & 7) as usize) {
+        *slot = origin;
     }
 }
 
-/// `recvmsg` and `getpeername`: the peer under the name that the program used.
+/// `recvmsg` and `getpeername`: replaces a backend by the frontend that the process used.
 #[inline(always)]
-pub fn name_peer(peer: &Peer<'_>) -> i32 {
+pub fn restore_peer(peer: &Peer<'_>) -> i32 {
     // SAFETY: the pointer is checked below.
     let ptr = unsafe { SOCKET_ORIGINS.get_ptr_mut(peer.ctx()) };
-    // SAFETY: the storage lives as long as the socket, which this call holds.
+    // SAFETY: the storage exists as long as the socket, which this call holds.
     let Some(origins) = (unsafe { ptr.as_ref() }) else { return PROCEED };
     let (addr, port) = (peer.addr(), peer.port());
     for origin in &origins.origins {

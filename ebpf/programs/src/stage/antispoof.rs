@@ -1,23 +1,22 @@
-//! A pod sends from its own address only.
+//! Source address checks.
 
 use sluice_abi::DropReason;
-use sluice_packet::Verdict;
 
-use crate::{maps, packet::Packet};
+use crate::{maps, packet::Packet, verdict::Verdict};
 
-/// The source must be the pod behind the interface that the packet came in by.
+/// Drops packets whose source is not the pod behind the interface of the hook.
 #[inline(always)]
-pub fn own_address(p: &Packet) -> Result<(), Verdict> {
-    match maps::local_pod(&p.key.src) {
-        Some(endpoint) if endpoint.ifindex == p.ifindex => Ok(()),
+pub fn require_own_address(packet: &Packet) -> Result<(), Verdict> {
+    match maps::local_pod(&packet.tuple.src) {
+        Some(pod) if pod.ifindex == packet.ifindex => Ok(()),
         _ => Err(Verdict::Drop(DropReason::Spoofed)),
     }
 }
 
-/// Nobody outside sends from the address of one of our pods.
+/// Drops packets from the uplink whose source is a pod of this node.
 #[inline(always)]
-pub fn not_our_pods(p: &Packet) -> Result<(), Verdict> {
-    match maps::local_pod(&p.key.src) {
+pub fn require_remote_address(packet: &Packet) -> Result<(), Verdict> {
+    match maps::local_pod(&packet.tuple.src) {
         Some(_) => Err(Verdict::Drop(DropReason::Spoofed)),
         None => Ok(()),
     }

@@ -1,148 +1,167 @@
-//! Flows: find, refresh, open. One flow is two entries that can rebuild each other (see
-//! `sluice_abi::FlowKey`).
+//! Conntrack: finds, refreshes and opens flows. A flow has two entries that can rebuild each other
+//! (see `sluice_abi::FlowKey`).
 
-use sluice_abi::{
-    DropReason, FlowEntry, FlowKey, FrontendKey, flow_flags, proto, tcp_state as state,
-};
-use sluice_packet::{Verdict, icmp, l4::Kind, lifetime, select, tcp_state};
+use sluice_abi::{Direction, DropReason, FlowEntry, FlowKey, proto, tcp_state as state};
+use sluice_packet::{lifetime, tcp_state};
 
 use crate::{
-    config, kernel,
-    maps::{self, CONNTRACK},
-    packet::{Packet, part},
+    config,
+    flow::{Flow, FlowState},
+    kernel,
+    maps::{self, CONNTRACK, FlowRef},
+    packet::{FragmentState, Packet},
+    scratch::EntryWrite,
+    verdict::Verdict,
 };
 
-/// An entry is touched, and its partner looked after, once in this time: often enough for every
-/// limit in `lifetime`, rare enough to cost nothing.
+/// Interval at which the time of an entry is updated and its reverse entry is checked: short
+/// compared to all limits in `lifetime`, long enough to cost nothing per packet.
 const REFRESH_NS: u64 = 1_000_000_000;
-/// Ports that are tried before a new flow is refused.
+/// Number of source ports that are tried before a new flow is dropped.
 const ATTEMPTS: u32 = 16;
-/// The attempt from which on ports of just closed connections are taken.
+/// First attempt that takes ports of recently closed connections.
 const URGENT_FROM: u32 = 10;
 /// `BPF_NOEXIST`.
 const NOEXIST: u64 = 1;
 /// `EEXIST`, as helpers return it.
 const EEXIST: i32 = -17;
 
-/// Results of the functions that the verifier sees as functions of their own.
+/// Results of the global functions.
 const OK: u32 = 0;
 const TAKEN: u32 = 1;
 const FULL: u32 = 2;
+/// Result of [`conntrack_reverse_tcp`] without an entry.
+const NO_ENTRY: u32 = u32::MAX;
 
-/// Looks the packet's flow up and leaves its translation in `p.out`. False: a new flow.
+/// Result of [`find`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// An entry exists; the flow is set from it.
+    Known,
+    /// No entry exists, or its flow has ended, or the ports are unknown. The flow is unchanged.
+    New,
+}
+
+/// Looks up the flow of a packet and refreshes its entry.
 #[inline(always)]
-pub fn find(p: &mut Packet) -> bool {
-    if p.part == part::UNKNOWN {
-        return false;
+pub fn find(packet: &Packet, flow: &mut Flow, write: &mut EntryWrite) -> Lookup {
+    if packet.is_unresolved() {
+        return Lookup::New;
     }
-    let Some(entry) = maps::flow(&p.key) else { return false };
-    let opens = p.key.proto == proto::TCP && tcp_state::opens(p.tcp_flags);
-    if opens && is_closed(entry) {
-        return false;
-    }
-    // Datagrams move on when their backend is gone, and so do connections that never began.
-    if entry.backend != 0
-        && entry.flags & flow_flags::FORWARD != 0
-        && (p.key.proto == proto::UDP || (opens && entry.tcp == state::SYN))
-        && !still_serves(entry)
-    {
-        return false;
+    let Some(entry) = maps::flow(&packet.tuple) else { return Lookup::New };
+    let (Some(kind), Some(direction)) = (entry.kind(), entry.direction()) else {
+        return Lookup::New;
+    };
+    if packet.is_syn() && is_closed(entry) {
+        return Lookup::New;
     }
     let now = kernel::now_ns();
-    let refresh = now.wrapping_sub(entry.last_seen_ns) > REFRESH_NS;
-    if refresh && became_service(p, entry) {
-        return false;
+    let refresh = now.wrapping_sub(entry.last_seen_ns()) > REFRESH_NS;
+    if direction == Direction::Forward && must_move(packet, entry, refresh) {
+        return Lookup::New;
     }
-    p.now_ns = now;
-    p.out = entry.translated;
-    p.flow_flags = entry.flags;
-    p.translate = u8::from(p.out != p.key);
-    if p.key.proto == proto::TCP && p.part != part::LATER {
-        let next = tcp_state::step(entry.tcp, p.tcp_flags);
-        if next != entry.tcp {
-            entry.tcp = next;
+    if packet.tuple.proto == proto::TCP && packet.fragment != FragmentState::Later {
+        let (old, new) = (entry.tcp(), tcp_state::step(entry.tcp(), packet.tcp_flags));
+        if new != old {
+            entry.set_tcp(new);
         }
     }
     if refresh {
-        entry.last_seen_ns = now;
-        p.entry = *entry;
-        conntrack_rebuild_partner();
+        entry.set_last_seen_ns(now);
+        write.entry = entry.get();
+        conntrack_rebuild(packet, write);
     }
-    true
+    flow.translated = entry.translated();
+    flow.backend = entry.backend();
+    flow.kind = kind;
+    flow.direction = direction;
+    flow.state = FlowState::Established;
+    Lookup::Known
 }
 
-/// Whether answers to this connection, which nobody translates, would be taken for those of another
-/// flow: one that the same client port had, or has, through a Service to the same backend.
-/// Datagrams are not looked after: it would cost each of them a look-up.
+/// Whether a flow needs a new decision: datagrams and connection attempts whose backend was
+/// removed, and datagrams to an address that has become a Service (checked once per refresh).
 #[inline(always)]
-pub fn answers_are_anothers(p: &Packet) -> bool {
-    p.key.proto == proto::TCP
-        && tcp_state::opens(p.tcp_flags)
-        && maps::flow(&p.key.reversed()).is_some()
-}
-
-/// Datagrams that left untranslated while their destination was no Service yet move on to its
-/// backends.
-#[inline(always)]
-fn became_service(p: &Packet, entry: &FlowEntry) -> bool {
-    p.key.proto == proto::UDP
-        && entry.backend == 0
-        && entry.flags & flow_flags::FORWARD != 0
-        && maps::frontend(&FrontendKey {
-            addr: p.key.dst,
-            port: p.key.dport,
-            proto: proto::UDP,
-            pad: 0,
-        })
-        .is_some()
+fn must_move(packet: &Packet, entry: FlowRef, refresh: bool) -> bool {
+    let udp = packet.tuple.proto == proto::UDP;
+    if entry.backend() != 0 {
+        (udp || (packet.is_syn() && entry.tcp() == state::SYN)) && !backend_exists(entry)
+    } else {
+        let tuple = &packet.tuple;
+        udp && refresh && maps::frontend(&tuple.dst, tuple.dport, proto::UDP).is_some()
+    }
 }
 
 #[inline(always)]
-fn is_closed(entry: &FlowEntry) -> bool {
-    let there = match maps::flow(&entry.translated.reversed()) {
-        Some(partner) => partner.tcp,
-        None => state::FIN,
-    };
-    tcp_state::closed(entry.tcp, there)
-}
-
-#[inline(always)]
-fn still_serves(entry: &FlowEntry) -> bool {
-    match maps::backend(entry.backend) {
-        Some(backend) => {
-            backend.addr == entry.translated.dst && backend.port == entry.translated.dport
-        }
+fn backend_exists(entry: FlowRef) -> bool {
+    let translated = entry.translated();
+    match maps::backend(entry.backend()) {
+        Some(backend) => backend.addr == translated.dst && backend.port == translated.dport,
         None => false,
     }
 }
 
-/// Puts the other direction back if the map's LRU took it. `p.entry` is the one that is there.
+#[inline(always)]
+fn is_closed(entry: FlowRef) -> bool {
+    let reverse = conntrack_reverse_tcp(entry.translated_ptr());
+    tcp_state::closed(entry.tcp(), if reverse == NO_ENTRY { state::FIN } else { reverse as u8 })
+}
+
+/// TCP state of the entry for packets in the opposite direction of a tuple, or [`NO_ENTRY`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_rebuild_partner() -> u32 {
-    let Some(p) = maps::packet() else { return FULL };
-    p.partner_key = p.out.reversed();
-    if CONNTRACK.get_ptr(&p.partner_key).is_some() {
-        return OK;
-    }
-    p.entry.translated = p.key.reversed();
-    p.entry.flags ^= flow_flags::FORWARD;
-    if p.entry.tcp == state::SYN {
-        p.entry.tcp = 0;
-    }
-    // If another CPU was faster or the map is full, the next packet tries again.
-    match CONNTRACK.insert(&p.partner_key, &p.entry, NOEXIST) {
-        Ok(()) => OK,
-        Err(_) => FULL,
+extern "C" fn conntrack_reverse_tcp(tuple: *const FlowKey) -> u32 {
+    // SAFETY: the caller passes a tuple in a map entry or in a reference; the verifier requires the
+    // check for null.
+    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return NO_ENTRY };
+    match maps::flow(&tuple.reversed()) {
+        Some(entry) => u32::from(entry.tcp()),
+        None => NO_ENTRY,
     }
 }
 
-/// Opens the flow of `p.key` with the translation so far in `p.out`; with
-/// [`flow_flags::SNAT`] in `p.flow_flags` the source becomes the node's address and a port that is
-/// free. A tuple that another flow holds gets another source port as well.
+/// Whether replies to an untranslated TCP connection would match the entry of another flow: one
+/// that the same client port has or had to the same backend by a Service. Not checked for
+/// datagrams, each of which would need a lookup.
 #[inline(always)]
-pub fn open() -> Result<(), Verdict> {
-    match conntrack_open() {
+pub fn reply_tuple_in_use(packet: &Packet) -> bool {
+    packet.is_syn() && conntrack_reverse_tcp(&packet.tuple) != NO_ENTRY
+}
+
+/// Rebuilds the reverse of `write.entry`, an entry with the packet's tuple as key, if the map has
+/// evicted it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_rebuild(packet: *const Packet, write: *mut EntryWrite) -> u32 {
+    // SAFETY: the caller passes references; the verifier requires the checks for null.
+    let (Some(packet), Some(write)) = (unsafe { (packet.as_ref(), write.as_mut()) }) else {
+        return FULL;
+    };
+    write.key = write.entry.translated.reversed();
+    if maps::flow(&write.key).is_some() {
+        return OK;
+    }
+    write.entry.translated = packet.tuple.reversed();
+    if let Some(direction) = write.entry.direction() {
+        write.entry.direction = direction.reversed() as u8;
+    }
+    if write.entry.tcp == state::SYN {
+        write.entry.tcp = 0;
+    }
+    // If another CPU was faster or the map is full, the next refresh tries again.
+    insert(write, NOEXIST)
+}
+
+/// Writes both entries of a flow in the state [`FlowState::New`].
+///
+/// A masqueraded flow gets the node's address and a free port as source. Any other flow gets
+/// another source port if a flow that is still alive holds the tuple of its replies.
+#[inline(always)]
+pub fn open(packet: &Packet, flow: &mut Flow, write: &mut EntryWrite) -> Result<(), Verdict> {
+    if flow.state != FlowState::New {
+        return Ok(());
+    }
+    match conntrack_open(packet, flow, write) {
         OK => Ok(()),
         TAKEN => Err(Verdict::Drop(DropReason::NoSnatPort)),
         _ => Err(Verdict::Drop(DropReason::ConntrackFull)),
@@ -151,86 +170,106 @@ pub fn open() -> Result<(), Verdict> {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_open() -> u32 {
-    let (Some(p), Some(node)) = (maps::packet(), config::node()) else { return FULL };
-    p.now_ns = kernel::now_ns();
-    let fresh = p.flow_flags & flow_flags::SNAT != 0;
-    if fresh {
-        p.out.src = node.addr(&p.key.src);
+extern "C" fn conntrack_open(
+    packet: *const Packet,
+    flow: *mut Flow,
+    write: *mut EntryWrite,
+) -> u32 {
+    // SAFETY: as in `conntrack_rebuild`.
+    let (Some(packet), Some(flow), Some(write)) =
+        (unsafe { (packet.as_ref(), flow.as_mut(), write.as_mut()) })
+    else {
+        return FULL;
+    };
+    let Some(node) = config::node() else { return FULL };
+    let masqueraded = flow.kind.is_masqueraded();
+    if masqueraded {
+        flow.translated.src = node.addr(&packet.tuple.src);
     }
-    let is_request = p.part == part::LATER || p.l4[0] == icmp::ECHO_REQUEST;
-    let has_port = p.kind == Kind::Tcp as u8
-        || p.kind == Kind::Udp as u8
-        || p.kind == Kind::Sctp as u8
-        || (p.kind == Kind::Echo as u8 && is_request);
+    let has_port = packet.kind.has_source_port();
+    write.entry.last_seen_ns = kernel::now_ns();
     let random = kernel::random();
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        if has_port && (fresh || attempt > 0) {
-            p.out.sport =
-                select::snat_port(node.snat_port_min, node.snat_port_max, random, attempt);
+        if has_port && (masqueraded || attempt > 0) {
+            flow.translated.sport = node.source_port(random, attempt);
         }
-        let claimed = conntrack_claim(u32::from(attempt >= URGENT_FROM));
+        let claimed = conntrack_claim(packet, flow, write, u32::from(attempt >= URGENT_FROM));
         if claimed == OK {
-            return record(p);
+            return record(packet, flow, write);
         }
         if claimed != TAKEN || !has_port {
             return claimed;
         }
-        p.flow_flags |= flow_flags::SNAT;
-        p.translate = 1;
         attempt += 1;
     }
     TAKEN
 }
 
-/// Writes the partner entry, by which replies come back, unless another living flow owns it.
+/// Writes the reply entry, unless another flow that is still alive holds its key. Expects the time
+/// in `write.entry`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_claim(urgent: u32) -> u32 {
-    let Some(p) = maps::packet() else { return FULL };
-    p.partner_key = p.out.reversed();
-    p.entry = FlowEntry {
-        last_seen_ns: p.now_ns,
-        translated: p.key.reversed(),
-        backend: p.backend,
-        flags: p.flow_flags & !flow_flags::FORWARD,
-        ..FlowEntry::default()
+extern "C" fn conntrack_claim(
+    packet: *const Packet,
+    flow: *const Flow,
+    write: *mut EntryWrite,
+    urgent: u32,
+) -> u32 {
+    // SAFETY: as in `conntrack_rebuild`.
+    let (Some(packet), Some(flow), Some(write)) =
+        (unsafe { (packet.as_ref(), flow.as_ref(), write.as_mut()) })
+    else {
+        return FULL;
     };
-    match CONNTRACK.insert(&p.partner_key, &p.entry, NOEXIST) {
+    write.key = flow.translated.reversed();
+    write.entry = FlowEntry {
+        last_seen_ns: write.entry.last_seen_ns,
+        translated: packet.tuple.reversed(),
+        backend: flow.backend,
+        tcp: 0,
+        kind: flow.kind as u8,
+        direction: Direction::Reply as u8,
+        pad: 0,
+    };
+    match CONNTRACK.insert(&write.key, &write.entry, NOEXIST) {
         Ok(()) => return OK,
         Err(EEXIST) => {}
         Err(_) => return FULL,
     }
-    if let Some(holder) = maps::flow(&p.partner_key)
-        && holder.translated != p.entry.translated
-    {
-        let forward: FlowKey = holder.translated.reversed();
-        let (there, seen) = match maps::flow(&forward) {
-            Some(other) => (other.tcp, other.last_seen_ns.max(holder.last_seen_ns)),
-            None => (state::FIN, holder.last_seen_ns),
-        };
-        let limit = lifetime::limit_ns(p.key.proto, holder.tcp, there, urgent != 0);
-        if p.now_ns.saturating_sub(seen) < limit {
-            return TAKEN;
+    if let Some(holder) = maps::flow(&write.key) {
+        let translated = holder.translated();
+        if translated != write.entry.translated {
+            let forward: FlowKey = translated.reversed();
+            let (there, seen) = match maps::flow(&forward) {
+                Some(other) => (other.tcp(), other.last_seen_ns().max(holder.last_seen_ns())),
+                None => (state::FIN, holder.last_seen_ns()),
+            };
+            let limit = lifetime::limit_ns(packet.tuple.proto, holder.tcp(), there, urgent != 0);
+            if write.entry.last_seen_ns.saturating_sub(seen) < limit {
+                return TAKEN;
+            }
+            // Late packets of the old flow must not be translated as packets of the new one.
+            let _ = CONNTRACK.remove(&forward);
         }
-        // Late packets of the old flow must not pass for the new one's.
-        let _ = CONNTRACK.remove(&forward);
     }
-    match CONNTRACK.insert(&p.partner_key, &p.entry, 0) {
-        Ok(()) => OK,
-        Err(_) => FULL,
-    }
+    insert(write, 0)
 }
 
-/// Writes the entry of the direction that the packet travels in.
+/// Writes the entry of the packet's own direction.
 #[inline(always)]
-fn record(p: &mut Packet) -> u32 {
-    p.flow_flags |= flow_flags::FORWARD;
-    p.entry.translated = p.out;
-    p.entry.flags = p.flow_flags;
-    p.entry.tcp = if p.key.proto == proto::TCP { tcp_state::step(0, p.tcp_flags) } else { 0 };
-    match CONNTRACK.insert(&p.key, &p.entry, 0) {
+fn record(packet: &Packet, flow: &Flow, write: &mut EntryWrite) -> u32 {
+    write.key = packet.tuple;
+    write.entry.translated = flow.translated;
+    write.entry.direction = Direction::Forward as u8;
+    write.entry.tcp =
+        if packet.tuple.proto == proto::TCP { tcp_state::step(0, packet.tcp_flags) } else { 0 };
+    insert(write, 0)
+}
+
+#[inline(always)]
+fn insert(write: &EntryWrite, flags: u64) -> u32 {
+    match CONNTRACK.insert(&write.key, &write.entry, flags) {
         Ok(()) => OK,
         Err(_) => FULL,
     }

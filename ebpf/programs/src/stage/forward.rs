@@ -1,80 +1,74 @@
-//! Where a packet goes on to.
+//! Forwarding: translates a packet and chooses where it is sent.
 
-use sluice_abi::{DropReason, NodeConfig};
-use sluice_packet::{Verdict, eth, ipv4};
+use sluice_abi::DropReason;
+use sluice_packet::Headers;
 use zerocopy::transmute_ref;
 
 use crate::{
+    config::Node,
     frame::Frame,
-    kernel,
-    packet::{HEAD_LEN, Packet, v4},
-    stage::{nat, place::Place},
+    packet::Packet,
+    scratch::Scratch,
+    stage::{class::DestinationClass, nat, outline::Outlined, policy::Judged},
+    verdict::Verdict,
 };
 
-/// Translates the packet and sends it to its place. What the kernel's stack has to answer (too
-/// long, no route, time exceeded) goes to it untranslated, so that its ICMP error reaches the
-/// sender as the sender knows the flow.
+/// Translates a packet and delivers it by the class of its destination. Packets that the stack has
+/// to answer (too long, no route) are passed to it before translation, so that its ICMP error
+/// matches the flow as the sender has it.
 #[inline(always)]
-pub fn deliver(
-    f: &Frame,
-    p: &mut Packet,
-    node: &NodeConfig,
-    place: Place,
+pub fn deliver<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    node: Node,
+    judged: Judged,
+    class: DestinationClass,
 ) -> Result<Verdict, Verdict> {
-    match place {
-        Place::Pod => {
-            nat::apply(f, p)?;
-            into_pod(f, p)
+    let (packet, flow, headers) = (&s.packet, &s.flow, &mut s.headers);
+    match class {
+        DestinationClass::LocalPod => {
+            let pod = &s.pod;
+            nat::apply(f, packet, flow, headers)?;
+            decrement_hop_limit(packet, headers);
+            headers.link.set_addresses(pod.pod_mac, pod.host_mac);
+            store(f, headers)?;
+            Ok(Verdict::to_pod(judged, pod.ifindex))
         }
-        Place::FreePod => Err(Verdict::Drop(DropReason::NoSuchPod)),
-        Place::Services => Err(Verdict::Drop(DropReason::NoSuchService)),
-        Place::Node | Place::Link => {
-            nat::apply(f, p)?;
-            if p.done != 0 {
-                store(f, p)?;
+        DestinationClass::FreePodAddress => Err(Verdict::Drop(DropReason::NoSuchPod)),
+        DestinationClass::ServiceRange => Err(Verdict::Drop(DropReason::NoSuchService)),
+        DestinationClass::Node | DestinationClass::Link => {
+            if nat::apply(f, packet, flow, headers)? {
+                store(f, headers)?;
             }
-            Ok(Verdict::ToStack)
+            Ok(Verdict::to_stack(judged))
         }
-        Place::RemotePod | Place::OtherNode | Place::Outside => {
-            if p.wire_len > node.mtu {
-                return Ok(Verdict::ToStack);
+        DestinationClass::RemotePod | DestinationClass::OtherNode | DestinationClass::Outside => {
+            if packet.wire_len > node.mtu() {
+                return Ok(Verdict::to_stack(judged));
             }
-            let (src, dst) = (v4(&p.out.src.0), v4(&p.out.dst.0));
-            let Some((ifindex, next_hop)) =
-                kernel::route(f.skb(), p.ifindex, p.key.proto, src, dst)
-            else {
-                return Ok(Verdict::ToStack);
-            };
-            nat::apply(f, p)?;
-            hop(p);
-            store(f, p)?;
-            f.mark_sent(true);
-            Ok(Verdict::ToUplink { ifindex, next_hop })
+            if !f.route(packet, &flow.translated, &mut s.next_hop) {
+                return Ok(Verdict::to_stack(judged));
+            }
+            nat::apply(f, packet, flow, headers)?;
+            decrement_hop_limit(packet, headers);
+            store(f, headers)?;
+            Ok(Verdict::to_uplink(judged))
         }
     }
 }
 
-/// Into a pod of this node, as its gateway would send it.
+/// Decrements the hop limit. Packets with a hop limit of 1 have been passed to the stack before,
+/// except replies that only Sluice can translate, which are forwarded.
 #[inline(always)]
-fn into_pod(f: &Frame, p: &mut Packet) -> Result<Verdict, Verdict> {
-    hop(p);
-    eth::set_addresses(&mut p.head.eth, p.pod.pod_mac, p.pod.host_mac);
-    store(f, p)?;
-    Ok(Verdict::ToPod { ifindex: p.pod.ifindex })
-}
-
-/// We are a router. (Packets whose time is over have gone to the stack before, except replies that
-/// only we can translate: those may live on.)
-#[inline(always)]
-fn hop(p: &mut Packet) {
-    if p.ttl > 1 {
-        ipv4::decrement_ttl(&mut p.head.ip);
+fn decrement_hop_limit(packet: &Packet, headers: &mut Headers) {
+    if packet.hop_limit > 1 {
+        headers.ip.decrement_hop_limit();
     }
 }
 
-/// Writes the Ethernet and IPv4 headers back.
+/// Writes the headers into the packet.
 #[inline(always)]
-pub fn store(f: &Frame, p: &Packet) -> Result<(), Verdict> {
-    let head: &[u8; HEAD_LEN] = transmute_ref!(&p.head);
-    if f.store(0, head) { Ok(()) } else { Err(Verdict::Drop(DropReason::NatFailed)) }
+pub fn store<F: Frame>(f: &F, headers: &Headers) -> Result<(), Verdict> {
+    let bytes: &[u8; Headers::LEN] = transmute_ref!(headers);
+    if f.store(0, bytes) { Ok(()) } else { Err(Verdict::Drop(DropReason::NatFailed)) }
 }

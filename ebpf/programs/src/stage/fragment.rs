@@ -1,60 +1,79 @@
-//! Only the first fragment of a datagram carries ports; the others borrow them.
+//! Fragments: later fragments get the ports of the first.
 
-use sluice_abi::{DropReason, FragmentPorts};
-use sluice_packet::Verdict;
+use aya_ebpf::{macros::map, maps::LruHashMap};
+use sluice_abi::{DropReason, FragmentKey, FragmentPorts, map};
 
 use crate::{
-    maps::{FRAGMENT_WAITS, FRAGMENTS},
-    packet::{Packet, part},
+    maps::FRAGMENTS,
+    packet::{FragmentState, Packet},
+    verdict::Verdict,
 };
 
-/// How often the fragments of one datagram may wait in all: enough for 64 KiB in reverse order,
-/// little enough not to keep a CPU busy with fragments that have no first one.
+/// Limit of waits per datagram: enough for 64 KiB of fragments in reverse order, few enough that
+/// fragments without a first one do not occupy a CPU.
 const WAITS: u32 = 64;
 
-/// Remembers the ports of a first fragment and gives them to later ones. A later fragment whose
-/// first one was never seen stays [`part::UNKNOWN`].
+/// Number of waits per datagram.
+#[map]
+static FRAGMENT_WAITS: LruHashMap<FragmentKey, u32> =
+    LruHashMap::with_max_entries(map::FRAGMENTS_MAX, 0);
+
+/// Records the ports of a first fragment and sets those of a later one. A later fragment whose
+/// first one has not arrived remains [`FragmentState::Unresolved`].
 #[inline(always)]
-pub fn ports(p: &mut Packet) {
-    if p.part == part::WHOLE {
-        return;
-    }
-    p.fragment.src = p.key.src;
-    p.fragment.dst = p.key.dst;
-    p.fragment.proto = p.key.proto;
-    p.fragment.pad = [0; 3];
-    if p.part == part::FIRST {
-        let ports = FragmentPorts { sport: p.key.sport, dport: p.key.dport };
-        // A full map evicts the oldest; a failed insert only costs this datagram.
-        let _ = FRAGMENTS.insert(&p.fragment, ports, 0);
-        let _ = FRAGMENT_WAITS.remove(&p.fragment);
-        return;
-    }
-    if let Some(ptr) = FRAGMENTS.get_ptr(&p.fragment) {
-        // SAFETY: two ports, copied at once.
-        let ports = unsafe { *ptr };
-        p.key.sport = ports.sport;
-        p.key.dport = ports.dport;
-        p.out = p.key;
-        p.part = part::LATER;
+pub fn resolve_ports(packet: &mut Packet) {
+    if packet.fragment != FragmentState::Whole {
+        fragment_resolve_ports(packet);
     }
 }
 
-/// What becomes of a later fragment that needs ports and has none yet: it goes to the end of the
-/// queue, where its first one may be waiting, for a bounded number of times.
-#[inline(always)]
-pub fn wait(p: &Packet) -> Verdict {
-    if may_wait(p) { Verdict::Requeue } else { Verdict::Drop(DropReason::FragmentUnknown) }
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fragment_resolve_ports(packet: *mut Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    let Some(packet) = (unsafe { packet.as_mut() }) else { return 0 };
+    let key = packet.fragment_key();
+    if packet.fragment == FragmentState::First {
+        let ports = FragmentPorts { sport: packet.tuple.sport, dport: packet.tuple.dport };
+        // A full map evicts the least recently used; a failed insert only affects this datagram.
+        let _ = FRAGMENTS.insert(&key, ports, 0);
+        let _ = FRAGMENT_WAITS.remove(&key);
+        return 1;
+    }
+    let Some(ptr) = FRAGMENTS.get_ptr(&key) else { return 0 };
+    // SAFETY: two ports, copied at once.
+    let ports = unsafe { *ptr };
+    packet.tuple.sport = ports.sport;
+    packet.tuple.dport = ports.dport;
+    packet.fragment = FragmentState::Later;
+    1
 }
 
-/// Counts one more time of waiting.
+/// Verdict for a later fragment whose ports are needed but unknown: it returns to the end of the
+/// queue, where its first fragment may be, a limited number of times.
 #[inline(always)]
-pub fn may_wait(p: &Packet) -> bool {
-    if let Some(ptr) = FRAGMENT_WAITS.get_ptr_mut(&p.fragment) {
-        // SAFETY: one integer; two CPUs that count at a time lose a count.
-        let waits = unsafe { &mut *ptr };
-        *waits += 1;
-        return *waits < WAITS;
+pub fn wait(packet: &Packet) -> Verdict {
+    if may_wait(packet) { Verdict::Requeue } else { Verdict::Drop(DropReason::FragmentUnknown) }
+}
+
+/// Counts a wait. False if the limit is reached.
+#[inline(always)]
+pub fn may_wait(packet: &Packet) -> bool {
+    fragment_may_wait(packet) == 1
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fragment_may_wait(packet: *const Packet) -> u32 {
+    // SAFETY: as in `fragment_resolve_ports`.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    let key = packet.fragment_key();
+    if let Some(waits) = FRAGMENT_WAITS.get_ptr_mut(&key) {
+        // SAFETY: one integer; of two concurrent increments one may be lost.
+        unsafe {
+            *waits += 1;
+            return u32::from(*waits < WAITS);
+        }
     }
-    FRAGMENT_WAITS.insert(&p.fragment, 1u32, 0).is_ok()
+    u32::from(FRAGMENT_WAITS.insert(&key, 1u32, 0).is_ok())
 }

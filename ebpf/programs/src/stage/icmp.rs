@@ -1,124 +1,149 @@
-//! ICMP errors about translated flows (RFC 5508 section 4): who gets one must find its own packet
-//! quoted, not the one that we made of it.
+//! ICMP errors about translated flows (RFC 5508 section 4): the receiver has to find its own packet
+//! quoted, not the translated one.
 
-use aya_ebpf::bindings::__sk_buff;
-use sluice_abi::Addr;
+use sluice_abi::{FlowKey, Outcome};
 use sluice_packet::{
+    Headers,
     checksum::Delta,
-    ipv4::{self, Ipv4},
+    ip::Fragment,
     l4::{self, Kind},
 };
 
 use crate::{
-    frame::Frame,
+    counters,
+    flow::FlowState,
+    frame::{Changed, Frame},
     maps,
-    packet::{Packet, done, part, v4},
+    packet::{FragmentState, Packet},
+    scratch::{Quoted, Scratch},
+    stage::outline::Outlined,
 };
 
-/// Translates the quoted packet back, and the addresses of the error itself in `p.head` and
-/// `p.out`. False: the error is not about a flow of ours, or quotes too little to tell.
+/// Offset of TCP's checksum.
+const TCP_CHECKSUM: u32 = 16;
+
+/// Reverses the translation of the quoted packet, and translates the addresses of the error in the
+/// headers, which the caller stores. False: the error is not about a known flow, or quotes too little
+/// of the packet.
 #[inline(always)]
-pub fn translate_back(f: &Frame, p: &mut Packet) -> bool {
-    p.part == part::WHOLE && icmp_translate_back(f.skb()) == 1
+pub fn find<F: Outlined>(f: &F, s: &mut Scratch) -> bool {
+    if s.packet.fragment != FragmentState::Whole {
+        return false;
+    }
+    if !f.restore_error(&s.packet, &mut s.headers, &mut s.quoted, &mut s.flow.translated) {
+        return false;
+    }
+    s.flow.state = FlowState::Related;
+    counters::outcome(Outcome::Restored, s.packet.len);
+    true
 }
 
-/// 1: translated.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn icmp_translate_back(skb: *mut __sk_buff) -> u32 {
-    let Some(p) = maps::packet() else { return 0 };
-    let f = &Frame::new(skb);
-    let at = p.l4_offset + sluice_packet::icmp::LEN as u32;
-    if !f.load(at, &mut p.quoted_ip) {
-        return 0;
+/// The body of [`find`]: rewrites the quote in the packet, the addresses in `headers` and the
+/// tuple of the error in `translated`.
+#[inline(always)]
+pub fn restore<F: Frame>(
+    f: &F,
+    packet: &Packet,
+    headers: &mut Headers,
+    quoted: &mut Quoted,
+    translated: &mut FlowKey,
+) -> bool {
+    let at = packet.l4_offset + sluice_packet::icmp::LEN as u32;
+    if !f.load(at, &mut quoted.ip.0) {
+        return false;
     }
-    let Some(header) = Ipv4::parse(&p.quoted_ip) else { return 0 };
-    let l4_at = at + u32::from(header.header_len);
-    if header.fragment_offset != 0 || !f.load(l4_at, &mut p.quoted_l4) {
-        return 0;
+    let Some(fields) = quoted.ip.parse() else { return false };
+    let l4_at = at + u32::from(fields.header_len);
+    if fields.fragment == Fragment::Later || !f.load(l4_at, &mut quoted.l4) {
+        return false;
     }
-    let kind = l4::kind(header.proto, p.quoted_l4[0]);
-    let (sport, dport) = l4::ports(kind, &p.quoted_l4);
+    let kind = l4::kind(fields.proto, quoted.l4[0]);
+    let (sport, dport) = l4::ports(kind, &quoted.l4);
 
-    // The entry that a reply to the quoted packet would meet knows what it was before.
-    p.partner_key.src = Addr::v4(header.dst);
-    p.partner_key.dst = Addr::v4(header.src);
-    p.partner_key.sport = dport;
-    p.partner_key.dport = sport;
-    p.partner_key.proto = header.proto;
-    p.partner_key.pad = [0; 3];
-    let Some(entry) = maps::flow(&p.partner_key) else { return 0 };
-    p.quoted = entry.translated.reversed();
-    let (src, dst) = (v4(&p.quoted.src.0), v4(&p.quoted.dst.0));
+    // The entry for replies to the quoted packet has the tuple before translation.
+    quoted.reply = FlowKey {
+        src: fields.dst,
+        dst: fields.src,
+        sport: dport,
+        dport: sport,
+        proto: fields.proto,
+        pad: [0; 3],
+    };
+    let Some(entry) = maps::flow(&quoted.reply) else { return false };
+    quoted.original = entry.translated().reversed();
 
-    // Everything under the ICMP checksum that changes goes into `delta`.
-    let addresses = ipv4::address_delta(&p.quoted_ip, src, dst);
-    let old_sum = [p.quoted_ip[10], p.quoted_ip[11]];
-    ipv4::set_addresses(&mut p.quoted_ip, src, dst);
-    let mut delta = addresses.word(old_sum, [p.quoted_ip[10], p.quoted_ip[11]]);
-    if !f.store(at, &p.quoted_ip) {
-        return 2;
+    // `delta` collects all changes of bytes that the checksum of the error covers.
+    let change = quoted.ip.set_addresses(&quoted.original.src, &quoted.original.dst);
+    let mut delta = change.header;
+    if !f.store(at, &quoted.ip.0) {
+        return false;
     }
-
-    let old = p.quoted_l4;
-    let first = &mut p.quoted_l4;
-    let mut inner = Delta::NONE;
+    let old = quoted.l4;
+    let ports = restore_ports(kind, &quoted.original, &mut quoted.l4);
+    delta = delta.plus(ports);
+    let quoted_checksum = ports.plus(change.pseudo_header);
+    let first = &mut quoted.l4;
     match kind {
-        Kind::Tcp | Kind::Udp | Kind::Sctp => {
-            let (s, d) = (p.quoted.sport.0, p.quoted.dport.0);
-            inner = inner.quad([old[0], old[1], old[2], old[3]], [s[0], s[1], d[0], d[1]]);
-            first[0] = s[0];
-            first[1] = s[1];
-            first[2] = d[0];
-            first[3] = d[1];
+        Kind::Udp => {
+            let sum = quoted_checksum.apply_udp([old[6], old[7]]);
+            first[6] = sum[0];
+            first[7] = sum[1];
+            delta = delta.word([old[6], old[7]], sum);
         }
-        Kind::Echo => {
-            let asks = old[0] == sluice_packet::icmp::ECHO_REQUEST;
-            let id = if asks { p.quoted.sport.0 } else { p.quoted.dport.0 };
-            inner = inner.word([old[4], old[5]], id);
-            first[4] = id[0];
-            first[5] = id[1];
+        Kind::EchoRequest | Kind::EchoReply => {
+            let sum = ports.apply([old[2], old[3]]);
+            first[2] = sum[0];
+            first[3] = sum[1];
+            delta = delta.word([old[2], old[3]], sum);
         }
-        Kind::IcmpError | Kind::Other => {}
-    }
-    delta = delta.plus(inner);
-    // The quoted checksum, where it is within the quote.
-    if matches!(kind, Kind::Udp) && [old[6], old[7]] != [0, 0] {
-        let sum = inner.plus(addresses).apply([old[6], old[7]]);
-        first[6] = sum[0];
-        first[7] = sum[1];
-        delta = delta.word([old[6], old[7]], sum);
-    }
-    if matches!(kind, Kind::Echo) {
-        let sum = inner.apply([old[2], old[3]]);
-        first[2] = sum[0];
-        first[3] = sum[1];
-        delta = delta.word([old[2], old[3]], sum);
+        Kind::Tcp | Kind::Sctp | Kind::IcmpError | Kind::Other => {}
     }
     if !f.store(l4_at, first) {
-        return 2;
+        return false;
     }
-    if matches!(kind, Kind::Tcp) {
-        let mut sum = [0u8; 2];
-        if f.load(l4_at + 16, &mut sum) {
-            let new = inner.plus(addresses).apply(sum);
-            delta = delta.word(sum, new);
-            if !f.store(l4_at + 16, &new) {
-                return 2;
-            }
+    // TCP's checksum is outside the 8 bytes that an error has to quote.
+    let mut sum = [0u8; 2];
+    if kind == Kind::Tcp && f.load(l4_at + TCP_CHECKSUM, &mut sum) {
+        let new = quoted_checksum.apply(sum);
+        delta = delta.word(sum, new);
+        if !f.store(l4_at + TCP_CHECKSUM, &new) {
+            return false;
         }
     }
-    if !f.update_checksum(p.l4_offset + 2, delta, false, false) {
-        return 2;
+    if !f.update_checksum(packet.l4_offset + 2, delta, Changed::Message, Kind::IcmpError) {
+        return false;
     }
 
-    // The error goes to who sent the quoted packet, and comes from whom that one was sent to, if
-    // its destination complains; a router on the way stays itself.
-    if p.src() == header.dst {
-        p.out.src = p.quoted.dst;
+    // The error is sent to the sender of the quoted packet. Its source is translated only if it is
+    // the destination of the quoted packet; a router in between keeps its address.
+    if packet.tuple.src == fields.dst {
+        translated.src = quoted.original.dst;
     }
-    p.out.dst = p.quoted.src;
-    ipv4::set_addresses(&mut p.head.ip, v4(&p.out.src.0), v4(&p.out.dst.0));
-    p.done |= done::RESTORED;
-    1
+    translated.dst = quoted.original.src;
+    headers.ip.set_addresses(&translated.src, &translated.dst);
+    true
+}
+
+/// Writes the ports of `original`, or its identifier, into the first bytes of a layer 4 header.
+#[inline(always)]
+fn restore_ports(kind: Kind, original: &FlowKey, b: &mut [u8; 8]) -> Delta {
+    let (s, d) = (original.sport.0, original.dport.0);
+    match kind {
+        Kind::Tcp | Kind::Udp | Kind::Sctp => {
+            let delta = Delta::NONE.quad([b[0], b[1], b[2], b[3]], [s[0], s[1], d[0], d[1]]);
+            b[0] = s[0];
+            b[1] = s[1];
+            b[2] = d[0];
+            b[3] = d[1];
+            delta
+        }
+        Kind::EchoRequest | Kind::EchoReply => {
+            let id = if kind == Kind::EchoRequest { s } else { d };
+            let delta = Delta::NONE.word([b[4], b[5]], id);
+            b[4] = id[0];
+            b[5] = id[1];
+            delta
+        }
+        Kind::IcmpError | Kind::Other => Delta::NONE,
+    }
 }

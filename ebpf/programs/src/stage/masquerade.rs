@@ -1,37 +1,38 @@
-//! Who needs the node's address as source, and why.
+//! Decides which new flows get the node's address as source.
 
-use sluice_abi::{DropReason, NodeConfig, flow_flags, node_flags};
-use sluice_packet::{Verdict, icmp, l4::Kind};
+use sluice_abi::DropReason;
+use sluice_packet::l4::Kind;
 
 use crate::{
-    packet::{Packet, part},
-    stage::{fragment, place::Place},
+    config::Node,
+    flow::Flow,
+    packet::Packet,
+    stage::{class::DestinationClass, fragment},
+    verdict::Verdict,
 };
 
-/// Marks the new flow of a pod for source translation: towards the outside, and towards itself
-/// through a Service (it would not take a packet from its own address).
+/// Requests source translation for the new flow of a pod to the outside, and for a flow to itself
+/// by a Service, because a host does not accept packets from its own address.
 #[inline(always)]
-pub fn pod(p: &mut Packet, node: &NodeConfig, place: Place) -> Result<(), Verdict> {
-    let hairpin = p.out.dst == p.key.src;
-    let leaves = matches!(place, Place::Outside) && node.flags & node_flags::MASQUERADE != 0;
+pub fn from_pod(
+    packet: &Packet,
+    flow: &mut Flow,
+    class: DestinationClass,
+    node: Node,
+) -> Result<(), Verdict> {
+    let hairpin = flow.translated.dst == packet.tuple.src;
+    let leaves = class == DestinationClass::Outside && node.masquerades();
     if !hairpin && !leaves {
         return Ok(());
     }
-    if p.part == part::UNKNOWN {
-        return Err(fragment::wait(p));
+    if packet.is_unresolved() {
+        return Err(fragment::wait(packet));
     }
-    // An answer to nothing that we know: no port or identifier could be right.
-    if p.kind == Kind::Echo as u8 && p.part != part::LATER && p.l4[0] != icmp::ECHO_REQUEST {
+    // The identifier belongs to the requesting side, so that a reply without a flow cannot be
+    // translated.
+    if packet.kind == Kind::EchoReply {
         return Err(Verdict::Drop(DropReason::NotTracked));
     }
-    p.flow_flags |= flow_flags::SNAT;
-    p.translate = 1;
+    flow.masquerade();
     Ok(())
-}
-
-/// Marks the new flow of somebody outside to a Service: the reply has to come back through us.
-#[inline(always)]
-pub fn stranger(p: &mut Packet) {
-    p.flow_flags |= flow_flags::SNAT;
-    p.translate = 1;
 }

@@ -1,105 +1,121 @@
-//! Writes a translation into the packet.
+//! Translation of headers.
 
-use aya_ebpf::bindings::__sk_buff;
-use sluice_abi::{DropReason, flow_flags};
+use sluice_abi::{Direction, DropReason, FlowKey, Outcome};
 use sluice_packet::{
-    Verdict,
+    Headers,
     checksum::Delta,
-    crc32c, icmp, ipv4,
+    crc32c,
     l4::{self, Kind},
 };
 
 use crate::{
-    frame::Frame,
-    maps,
-    packet::{Packet, done, part, v4},
+    counters,
+    flow::{Flow, FlowState},
+    frame::{Changed, Frame},
+    packet::{FragmentState, Packet},
+    stage::outline::Outlined,
+    verdict::Verdict,
 };
 
-/// Offset of SCTP's CRC32c.
-const SCTP_CHECKSUM: u32 = 8;
-/// Offset of the identifier in an ICMP echo.
-const ECHO_ID: u32 = 4;
-
-/// Translates `p.key` to `p.out`: addresses in `p.head`, which the caller still has to store, and
-/// the layer 4 header in the packet.
+/// Translates a packet: addresses in `headers`, which the caller stores, and the layer 4 header in
+/// the packet. `Ok(false)`: nothing has changed.
 #[inline(always)]
-pub fn apply(f: &Frame, p: &mut Packet) -> Result<(), Verdict> {
-    if p.translate == 0 {
-        return Ok(());
+pub fn apply<F: Outlined>(
+    f: &F,
+    packet: &Packet,
+    flow: &Flow,
+    headers: &mut Headers,
+) -> Result<bool, Verdict> {
+    match flow.state {
+        FlowState::Untracked => return Ok(false),
+        FlowState::Related => return Ok(true),
+        FlowState::New | FlowState::Established => {}
     }
-    p.done |= if p.flow_flags & flow_flags::FORWARD == 0 {
-        done::RESTORED
-    } else {
-        let dnat = if p.flow_flags & flow_flags::DNAT != 0 { done::TRANSLATED } else { 0 };
-        let snat = p.flow_flags & flow_flags::SNAT != 0 && p.out.src != p.key.src;
-        dnat | if snat { done::MASQUERADED } else { 0 }
-    };
-    if nat_rewrite(f.skb()) == 0 { Ok(()) } else { Err(Verdict::Drop(DropReason::NatFailed)) }
-}
-
-/// 0: done.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn nat_rewrite(skb: *mut __sk_buff) -> u32 {
-    let Some(p) = maps::packet() else { return 1 };
-    let f = &Frame::new(skb);
-    let (src, dst) = (v4(&p.out.src.0), v4(&p.out.dst.0));
-    let addresses = ipv4::address_delta(&p.head.ip, src, dst);
-    ipv4::set_addresses(&mut p.head.ip, src, dst);
-    if p.part == part::LATER {
-        return 0;
+    if flow.translated == packet.tuple {
+        return Ok(false);
     }
-    let ok = if p.kind == Kind::Tcp as u8 {
-        with_pseudo_header(f, p, Kind::Tcp, addresses)
-    } else if p.kind == Kind::Udp as u8 {
-        with_pseudo_header(f, p, Kind::Udp, addresses)
-    } else if p.kind == Kind::Sctp as u8 {
-        sctp(f, p)
-    } else if p.kind == Kind::Echo as u8 {
-        echo(f, p)
+    count(packet, flow);
+    if f.rewrite(packet, &flow.translated, headers) {
+        Ok(true)
     } else {
-        true
-    };
-    u32::from(!ok)
+        Err(Verdict::Drop(DropReason::NatFailed))
+    }
 }
 
 #[inline(always)]
-fn port_bytes(p: &Packet) -> ([u8; 4], [u8; 4]) {
-    let (k, o) = (&p.key, &p.out);
-    (
-        [k.sport.0[0], k.sport.0[1], k.dport.0[0], k.dport.0[1]],
-        [o.sport.0[0], o.sport.0[1], o.dport.0[0], o.dport.0[1]],
-    )
+fn count(packet: &Packet, flow: &Flow) {
+    if flow.direction == Direction::Reply {
+        counters::outcome(Outcome::Restored, packet.len);
+        return;
+    }
+    if flow.kind.is_service() {
+        counters::outcome(Outcome::Translated, packet.len);
+    }
+    if flow.translated.src != packet.tuple.src {
+        counters::outcome(Outcome::Masqueraded, packet.len);
+    }
+}
+
+/// Rewrites addresses, ports and checksums. False if the packet is shorter than its headers say.
+#[inline(always)]
+pub fn rewrite<F: Frame>(
+    f: &F,
+    packet: &Packet,
+    translated: &FlowKey,
+    headers: &mut Headers,
+) -> bool {
+    let change = headers.ip.set_addresses(&translated.src, &translated.dst);
+    if packet.fragment == FragmentState::Later {
+        return true;
+    }
+    match packet.kind {
+        Kind::Tcp => with_pseudo_header(f, packet, translated, Kind::Tcp, change.pseudo_header),
+        Kind::Udp => with_pseudo_header(f, packet, translated, Kind::Udp, change.pseudo_header),
+        Kind::Sctp => sctp(f, packet, translated),
+        Kind::EchoRequest => echo(f, packet, packet.tuple.sport.0, translated.sport.0),
+        Kind::EchoReply => echo(f, packet, packet.tuple.dport.0, translated.dport.0),
+        Kind::IcmpError | Kind::Other => true,
+    }
 }
 
 #[inline(always)]
-fn with_pseudo_header(f: &Frame, p: &Packet, kind: Kind, addresses: Delta) -> bool {
-    let Some((offset, _)) = l4::checksum(kind) else { return false };
-    let at = p.l4_offset + offset;
-    let udp = matches!(kind, Kind::Udp);
-    if !f.update_checksum(at, addresses, true, udp) {
+fn ports(tuple: &FlowKey) -> [u8; 4] {
+    [tuple.sport.0[0], tuple.sport.0[1], tuple.dport.0[0], tuple.dport.0[1]]
+}
+
+#[inline(always)]
+fn with_pseudo_header<F: Frame>(
+    f: &F,
+    packet: &Packet,
+    translated: &FlowKey,
+    kind: Kind,
+    addresses: Delta,
+) -> bool {
+    let Some(offset) = l4::checksum_offset(kind) else { return false };
+    let at = packet.l4_offset + offset;
+    if !f.update_checksum(at, addresses, Changed::PseudoHeader, kind) {
         return false;
     }
-    let (old, new) = port_bytes(p);
+    let (old, new) = (ports(&packet.tuple), ports(translated));
     old == new
-        || (f.update_checksum(at, Delta::NONE.quad(old, new), false, udp)
-            && f.store(p.l4_offset, &new))
+        || (f.update_checksum(at, Delta::NONE.quad(old, new), Changed::Message, kind)
+            && f.store(packet.l4_offset, &new))
 }
 
 #[inline(always)]
-fn sctp(f: &Frame, p: &mut Packet) -> bool {
-    let (old, new) = port_bytes(p);
+fn sctp<F: Frame>(f: &F, packet: &Packet, translated: &FlowKey) -> bool {
+    let (old, new) = (ports(&packet.tuple), ports(translated));
     if old == new {
         return true;
     }
-    let at = p.l4_offset + SCTP_CHECKSUM;
+    let at = packet.l4_offset + l4::SCTP_CHECKSUM;
     let mut crc = [0u8; 4];
     if !f.load(at, &mut crc) {
         return false;
     }
-    // Zero: the device will compute it when the packet leaves.
-    if crc != [0; 4] && p.part == part::WHOLE {
-        let len = p.l3_len.saturating_sub(u32::from(p.header_len)) as u16;
+    // Zero: the device computes the CRC on transmission.
+    if crc != [0; 4] && packet.fragment == FragmentState::Whole {
+        let len = packet.l3_len.saturating_sub(u32::from(packet.header_len)) as u16;
         let change = u32::from_ne_bytes(old) ^ u32::from_ne_bytes(new);
         let delta = nat_crc_delta(change, u32::from(len)).to_ne_bytes();
         let crc = [crc[0] ^ delta[0], crc[1] ^ delta[1], crc[2] ^ delta[2], crc[3] ^ delta[3]];
@@ -107,7 +123,7 @@ fn sctp(f: &Frame, p: &mut Packet) -> bool {
             return false;
         }
     }
-    f.store(p.l4_offset, &new)
+    f.store(packet.l4_offset, &new)
 }
 
 /// The change of the CRC for a change of the ports in a packet of `len` bytes.
@@ -118,14 +134,11 @@ extern "C" fn nat_crc_delta(change: u32, len: u32) -> u32 {
 }
 
 #[inline(always)]
-fn echo(f: &Frame, p: &Packet) -> bool {
-    let Some((offset, _)) = l4::checksum(Kind::Echo) else { return false };
-    let (old, new) = if p.l4[0] == icmp::ECHO_REQUEST {
-        (p.key.sport.0, p.out.sport.0)
-    } else {
-        (p.key.dport.0, p.out.dport.0)
-    };
+fn echo<F: Frame>(f: &F, packet: &Packet, old: [u8; 2], new: [u8; 2]) -> bool {
+    let kind = Kind::EchoRequest;
+    let Some(offset) = l4::checksum_offset(kind) else { return false };
+    let delta = Delta::NONE.word(old, new);
     old == new
-        || (f.update_checksum(p.l4_offset + offset, Delta::NONE.word(old, new), false, false)
-            && f.store(p.l4_offset + ECHO_ID, &new))
+        || (f.update_checksum(packet.l4_offset + offset, delta, Changed::Message, kind)
+            && f.store(packet.l4_offset + l4::ECHO_ID, &new))
 }

@@ -1,131 +1,133 @@
-//! Bytes to a tuple. IP options, fragments and malformed packets are decided on here and nowhere
-//! else.
+//! Parsing: from bytes to a tuple. IP options, fragments and malformed packets are handled only
+//! here.
 
-use sluice_abi::{Addr, FlowKey, PortBe, proto};
+use sluice_abi::{Addr, Family, FlowKey, PortBe, proto};
 use sluice_packet::{
-    eth,
-    ipv4::Ipv4,
+    Headers, eth,
+    ip::{self, Fields, Fragment},
     l4::{self, Kind},
 };
 use zerocopy::transmute_mut;
 
 use crate::{
     frame::Frame,
-    packet::{HEAD_LEN, Packet, part},
+    packet::{FragmentState, Packet},
 };
 
-/// Why there is no tuple.
+/// Why a packet has no tuple.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unparsed {
-    /// Not IPv4: ARP, VLAN-tagged frames, other protocols.
+    /// Not IP: ARP, VLAN-tagged frames, other protocols.
     NotIp,
-    /// IPv6.
+    /// A family that is not supported yet.
     Ipv6,
-    /// Cut short, or the headers contradict each other.
+    /// Truncated, or the headers contradict each other.
     Malformed,
 }
 
-/// Fills the packet's fields from the frame.
+/// Parses a frame. On an error, `packet` holds the metadata, and the tuple as far as it is known.
 #[inline(always)]
-pub fn packet(f: &Frame, p: &mut Packet) -> Result<(), Unparsed> {
-    p.done = 0;
-    p.translate = 0;
-    p.flow_flags = 0;
-    p.backend = 0;
-    p.tcp_flags = 0;
-    p.key = FlowKey::default();
-    p.len = f.len();
-    p.ifindex = f.ifindex();
-
-    if f.is_tagged() {
-        return Err(Unparsed::NotIp);
-    }
-    let head: &mut [u8; HEAD_LEN] = transmute_mut!(&mut p.head);
-    let whole = f.load(0, head);
-    if !whole && !f.load(0, &mut p.head.eth) {
-        return Err(Unparsed::NotIp);
-    }
-    match [p.head.eth[12], p.head.eth[13]] {
-        eth::IPV4 if whole => ipv4(f, p),
-        eth::IPV4 => Err(Unparsed::Malformed),
-        eth::IPV6 => Err(Unparsed::Ipv6),
-        _ => Err(Unparsed::NotIp),
+pub fn frame<F: Frame>(f: &F, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unparsed> {
+    packet.tcp_flags = 0;
+    packet.len = f.len();
+    packet.ifindex = f.ifindex();
+    match network_header(f, headers) {
+        Ok(fields) => network(f, packet, &fields),
+        Err(unparsed) => {
+            packet.tuple = FlowKey::default();
+            Err(unparsed)
+        }
     }
 }
 
 #[inline(always)]
-fn ipv4(f: &Frame, p: &mut Packet) -> Result<(), Unparsed> {
-    let ip = Ipv4::parse(&p.head.ip).ok_or(Unparsed::Malformed)?;
-    let room = p.len - eth::LEN as u32;
-    p.l3_len = if ip.total_len == 0 { room } else { u32::from(ip.total_len) };
-    p.header_len = ip.header_len;
-    p.l4_offset = eth::LEN as u32 + u32::from(ip.header_len);
-    p.ttl = ip.ttl;
-    if p.l3_len > room || p.l3_len < u32::from(ip.header_len) {
+fn network_header<F: Frame>(f: &F, headers: &mut Headers) -> Result<Fields, Unparsed> {
+    if f.has_vlan_tag() {
+        return Err(Unparsed::NotIp);
+    }
+    let bytes: &mut [u8; Headers::LEN] = transmute_mut!(headers);
+    let complete = f.load(0, bytes);
+    if !complete && !f.load(0, &mut headers.link.0) {
+        return Err(Unparsed::NotIp);
+    }
+    match headers.link.family() {
+        Some(Family::V4) if complete => headers.ip.parse().ok_or(Unparsed::Malformed),
+        Some(Family::V4) => Err(Unparsed::Malformed),
+        Some(Family::V6) => Err(Unparsed::Ipv6),
+        None => Err(Unparsed::NotIp),
+    }
+}
+
+#[inline(always)]
+fn network<F: Frame>(f: &F, packet: &mut Packet, fields: &Fields) -> Result<(), Unparsed> {
+    packet.tuple.src = fields.src;
+    packet.tuple.dst = fields.dst;
+    packet.tuple.sport = PortBe::new(0);
+    packet.tuple.dport = PortBe::new(0);
+    packet.tuple.proto = fields.proto;
+    packet.family = Family::V4;
+    packet.fragment_id = fields.fragment_id;
+    packet.fragment = match fields.fragment {
+        Fragment::Whole => FragmentState::Whole,
+        Fragment::First => FragmentState::First,
+        Fragment::Later => FragmentState::Unresolved,
+    };
+    let available = packet.len - eth::LEN as u32;
+    packet.l3_len = if fields.total_len == 0 { available } else { u32::from(fields.total_len) };
+    packet.header_len = fields.header_len;
+    packet.l4_offset = eth::LEN as u32 + u32::from(fields.header_len);
+    packet.hop_limit = fields.hop_limit;
+    if packet.l3_len > available || packet.l3_len < u32::from(fields.header_len) {
         return Err(Unparsed::Malformed);
     }
-    p.part = match (ip.fragment_offset, ip.more_fragments) {
-        (0, false) => part::WHOLE,
-        (0, true) => part::FIRST,
-        _ => part::UNKNOWN,
-    };
-    p.key.src = Addr::v4(ip.src);
-    p.key.dst = Addr::v4(ip.dst);
-    p.key.proto = ip.proto;
-    p.fragment.id = u32::from(u16::from_ne_bytes(ip.id));
 
-    if p.part == part::UNKNOWN {
-        // An ICMP error is too short to be cut into fragments; echo is what has later ones.
-        p.kind = l4::kind(ip.proto, sluice_packet::icmp::ECHO_REQUEST) as u8;
+    if packet.is_unresolved() {
+        packet.kind = l4::kind_of_later_fragment(fields.proto);
     } else {
-        ports(f, p)?;
+        transport(f, packet)?;
     }
-    p.wire_len = match f.segment_len() {
-        0 => p.l3_len,
-        payload => payload + u32::from(p.header_len) + u32::from(l4::min_len(ip.proto)),
+    packet.wire_len = match f.segment_len() {
+        0 => packet.l3_len,
+        payload => payload + u32::from(fields.header_len) + u32::from(l4::min_len(fields.proto)),
     };
-    p.out = p.key;
     Ok(())
 }
 
 #[inline(always)]
-fn ports(f: &Frame, p: &mut Packet) -> Result<(), Unparsed> {
-    let need = l4::min_len(p.key.proto);
-    if p.l3_len < u32::from(p.header_len) + u32::from(need) {
+fn transport<F: Frame>(f: &F, packet: &mut Packet) -> Result<(), Unparsed> {
+    let need = l4::min_len(packet.tuple.proto);
+    if packet.l3_len < u32::from(packet.header_len) + u32::from(need) {
         return Err(Unparsed::Malformed);
     }
     if need == 0 {
-        p.kind = Kind::Other as u8;
+        packet.kind = Kind::Other;
         return Ok(());
     }
-    let loaded = match p.l4.first_chunk_mut::<8>() {
-        Some(first) if p.key.proto != proto::TCP => f.load(p.l4_offset, first),
-        _ => f.load(p.l4_offset, &mut p.l4),
+    // Up to TCP's flags; the other protocols have their ports in the first 8 bytes.
+    let mut b = [0u8; 14];
+    let loaded = match b.first_chunk_mut::<8>() {
+        Some(first) if packet.tuple.proto != proto::TCP => f.load(packet.l4_offset, first),
+        _ => f.load(packet.l4_offset, &mut b),
     };
     if !loaded {
         return Err(Unparsed::Malformed);
     }
-    let b = &p.l4;
-    let kind = l4::kind(p.key.proto, b[0]);
+    let kind = l4::kind(packet.tuple.proto, b[0]);
     let first = [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]];
     let (sport, dport): (PortBe, PortBe) = l4::ports(kind, &first);
     if kind == Kind::Tcp {
-        p.tcp_flags = b[13];
+        packet.tcp_flags = b[13];
     }
-    p.key.sport = sport;
-    p.key.dport = dport;
-    p.kind = kind as u8;
+    packet.tuple.sport = sport;
+    packet.tuple.dport = dport;
+    packet.kind = kind;
     Ok(())
 }
 
-/// Whether an IPv6 packet stays on its link: neighbour discovery and the like, which pass even
-/// where pods have no IPv6.
+/// Whether an IPv6 packet has a destination of link-local scope: neighbor discovery and similar
+/// protocols, which pass even if pods have no IPv6.
 #[inline(always)]
-pub fn ipv6_stays_on_link(f: &Frame) -> bool {
-    let mut dst = [0u8; 2];
-    if !f.load(eth::LEN as u32 + 24, &mut dst) {
-        return false;
-    }
-    // fe80::/10 and multicast of link-local scope.
-    (dst[0] == 0xfe && dst[1] & 0xc0 == 0x80) || (dst[0] == 0xff && dst[1] & 0x0f == 2)
+pub fn ipv6_stays_on_link<F: Frame>(f: &F) -> bool {
+    let mut dst = [0u8; 16];
+    f.load((eth::LEN + ip::V6_DESTINATION) as u32, &mut dst) && ip::is_link_local(&Addr(dst))
 }

@@ -1,77 +1,95 @@
-//! "Connection refused": an ICMP port unreachable from the address that was asked for.
+//! Rejection: an ICMP "port unreachable" from the requested address.
 
 use aya_ebpf::bindings::__sk_buff;
 use sluice_abi::proto;
 use sluice_packet::{
-    checksum, eth, icmp, ipv4,
+    Headers, checksum, eth, icmp, ip,
     l4::{self, Kind},
     tcp_state::flag,
 };
 
 use crate::{
-    frame::Frame,
-    maps,
-    packet::{Packet, part},
+    frame::{Frame, Skb},
+    packet::{FragmentState, Packet},
+    scratch::QUOTE_LEN,
 };
 
-/// Turns the frame into the answer to itself. False: nobody may be answered (RFC 1122 section
-/// 3.2.2), or it failed; the packet is to be dropped.
+/// Longest part of a packet that an error quotes.
+const QUOTE_MAX: u32 = 80;
+
+/// Replaces the packet by the error about it. False: no error may be sent (RFC 1122 section 3.2.2),
+/// or the replacement failed; the packet has to be dropped.
 #[inline(always)]
-pub fn answer(f: &Frame, p: &mut Packet) -> bool {
-    let silent = p.kind == Kind::IcmpError as u8
-        || p.part == part::LATER
-        || p.part == part::UNKNOWN
-        || (p.key.proto == proto::TCP && p.tcp_flags & flag::RST != 0)
-        || ipv4::stays_on_link(p.src());
-    !silent && reject_port_unreachable(f.skb()) == 1
+pub fn port_unreachable(
+    f: &Skb,
+    packet: &Packet,
+    headers: &mut Headers,
+    quote: &mut [u8; QUOTE_LEN],
+) -> bool {
+    let silent = packet.kind == Kind::IcmpError
+        || packet.fragment == FragmentState::Later
+        || packet.fragment == FragmentState::Unresolved
+        || (packet.tuple.proto == proto::TCP && packet.tcp_flags & flag::RST != 0)
+        || ip::stays_on_link(&packet.tuple.src);
+    !silent && skb_port_unreachable(f.as_ptr(), packet, headers, quote) == 1
 }
 
-/// 1: done.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn reject_port_unreachable(skb: *mut __sk_buff) -> u32 {
-    let Some(p) = maps::packet() else { return 0 };
-    let f = &Frame::new(skb);
-    let header_len = u32::from(p.header_len);
-    // At least 8 bytes of the original's data. TCP and SCTP headers as a whole: the kernel keeps
-    // what holds the checksum that a device was to fill in.
-    let data = u32::from(l4::min_len(p.key.proto)).max(8);
-    let quoted = (header_len + data).min(p.l3_len).min(80);
-    p.quote = [0; crate::packet::QUOTE_LEN];
-    if !f.load_quote(eth::LEN as u32, &mut p.quote, quoted) {
+extern "C" fn skb_port_unreachable(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    headers: *mut Headers,
+    quote: *mut [u8; QUOTE_LEN],
+) -> u32 {
+    // SAFETY: the caller passes the context of the run, which is the only kind of pointer that the
+    // verifier accepts here.
+    let f = unsafe { Skb::new(skb) };
+    // SAFETY: the caller passes references; the verifier requires the checks for null.
+    let (Some(packet), Some(headers), Some(quote)) =
+        (unsafe { (packet.as_ref(), headers.as_mut(), quote.as_mut()) })
+    else {
+        return 0;
+    };
+    // At least 8 bytes of the payload, and TCP and SCTP headers as a whole: the kernel does not
+    // remove the part with a checksum that the device completes.
+    let data = u32::from(l4::min_len(packet.tuple.proto)).max(8);
+    let quoted = (u32::from(packet.header_len) + data).min(packet.l3_len).min(QUOTE_MAX);
+    *quote = [0; QUOTE_LEN];
+    if !f.load_quote(eth::LEN as u32, quote, quoted) {
         return 0;
     }
-    let sum = quoted_sum(f, p);
-    let headers = icmp::port_unreachable(p.dst(), p.src(), quoted as u16, sum);
-    if !f.truncate(eth::LEN as u32 + quoted) || !f.open_room(icmp::ANSWER_LEN as i32) {
+    let tuple = &packet.tuple;
+    let sum = quoted_sum(&f, packet, quote);
+    let error = icmp::port_unreachable(&tuple.dst, &tuple.src, quoted as u16, sum);
+    if !f.truncate(eth::LEN as u32 + quoted) || !f.insert_after_link_header(icmp::ERROR_LEN as i32)
+    {
         return 0;
     }
-    let e = &p.head.eth;
-    let to = [e[6], e[7], e[8], e[9], e[10], e[11]];
-    let from = [e[0], e[1], e[2], e[3], e[4], e[5]];
-    eth::set_addresses(&mut p.head.eth, to, from);
-    let done = f.store(0, &p.head.eth) && f.store(eth::LEN as u32, &headers);
-    u32::from(done)
+    headers.link.swap_addresses();
+    u32::from(f.store(0, &headers.link.0) && f.store(eth::LEN as u32, &error))
 }
 
-/// The sum of the quote as it is when it leaves. Where the device of the original packet was to
-/// complete the checksum, the kernel still does so for the quote: with its header, which sums to
-/// zero, the sum is then the complement of what the field holds now. The kernel does not show
-/// whether a checksum is complete; one of 65,536 complete ones looks as if it were not, and that
-/// ICMP error is discarded by its receiver.
+/// The sum of the quoted bytes at the time they are sent. If a device had to complete the checksum of
+/// the original packet, the kernel completes it in the quote as well: the quoted segment with its
+/// pseudo header then sums to zero, so the sum is the complement of the present field. The kernel does
+/// not expose whether a checksum is complete. One in 65,536 complete checksums equals an incomplete
+/// one; the receiver discards that ICMP error.
 #[inline(always)]
-fn quoted_sum(f: &Frame, p: &Packet) -> u32 {
-    let kind = if p.kind == Kind::Tcp as u8 { Kind::Tcp } else { Kind::Udp };
-    if kind as u8 == p.kind
-        && let Some((offset, _)) = l4::checksum(kind)
-    {
+fn quoted_sum(f: &Skb, packet: &Packet, quote: &[u8; QUOTE_LEN]) -> u32 {
+    let offset = match packet.kind {
+        Kind::Tcp | Kind::Udp => l4::checksum_offset(packet.kind),
+        _ => None,
+    };
+    if let Some(offset) = offset {
         let mut field = [0u8; 2];
-        let len = p.l3_len.saturating_sub(u32::from(p.header_len)) as u16;
-        if f.load(p.l4_offset + offset, &mut field)
-            && field == checksum::pseudo_header_sum(&p.head.ip, len)
+        let tuple = &packet.tuple;
+        let len = packet.l3_len.saturating_sub(u32::from(packet.header_len)) as u16;
+        if f.load(packet.l4_offset + offset, &mut field)
+            && field == checksum::pseudo_header_sum(&tuple.src, &tuple.dst, tuple.proto, len)
         {
             return u32::from(!u16::from_ne_bytes(field));
         }
     }
-    checksum::sum(&p.quote)
+    checksum::sum(quote)
 }

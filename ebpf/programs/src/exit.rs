@@ -1,0 +1,137 @@
+//! The verdict exit of the tc programs: counts each verdict, reports drops, returns the tc action.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use sluice_abi::{DropEvent, DropReason, Outcome, program::Hook};
+
+use crate::{
+    counters,
+    frame::{Frame, Skb},
+    kernel,
+    maps::EVENTS,
+    packet::Packet,
+    scratch::Scratch,
+    stage::reject,
+    verdict::{Delivery, Target, Verdict},
+};
+
+/// `TC_ACT_UNSPEC`, the same number as `TCX_NEXT`: continue with the next program. `TC_ACT_OK`
+/// would skip the programs after this one.
+const NEXT: i32 = -1;
+/// `TC_ACT_SHOT`.
+pub const SHOT: i32 = 2;
+/// Limit of drop events per window and CPU. Counters are exact.
+const EVENTS_PER_WINDOW: u64 = 100;
+/// Length of a window.
+const WINDOW_NS: u64 = 100_000_000;
+
+/// Rate limit of drop events.
+#[repr(C)]
+struct EventWindow {
+    since_ns: u64,
+    events: u64,
+}
+
+#[map]
+static EVENT_WINDOW: PerCpuArray<EventWindow> = PerCpuArray::with_max_entries(1, 0);
+
+/// Ends a program run with a verdict.
+#[inline(always)]
+pub fn tc(f: &Skb, s: &mut Scratch, hook: Hook, verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Bypass(_) => NEXT,
+        Verdict::Deliver(delivery) => deliver(f, s, hook, &delivery),
+        Verdict::Requeue => match hook {
+            Hook::FromPod | Hook::FromNetdev => kernel::redirect_in(f.ifindex()),
+            Hook::ToPod | Hook::ToNetdev => drop(&s.packet, hook, DropReason::FragmentUnknown),
+        },
+        Verdict::Reject(reason) => reject(f, s, hook, reason),
+        Verdict::Drop(reason) => drop(&s.packet, hook, reason),
+    }
+}
+
+#[inline(always)]
+fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
+    let len = s.packet.len;
+    match delivery.target() {
+        Target::Unchanged => NEXT,
+        Target::Stack => {
+            counters::outcome(Outcome::ToStack, len);
+            NEXT
+        }
+        Target::Pod { ifindex } => {
+            counters::outcome(Outcome::ToPod, len);
+            match hook {
+                Hook::FromPod | Hook::FromNetdev => {
+                    f.address_to_host();
+                    kernel::redirect_into_pod(*ifindex)
+                }
+                Hook::ToPod | Hook::ToNetdev => kernel::redirect_out(*ifindex),
+            }
+        }
+        Target::Uplink => {
+            counters::outcome(Outcome::ToUplink, len);
+            f.set_forwarded(true);
+            kernel::redirect_to_neighbor(&s.next_hop)
+        }
+    }
+}
+
+/// Drops a packet and returns an ICMP error on the interface of the hook.
+#[inline(always)]
+fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
+    drop(&s.packet, hook, reason);
+    if !reject::port_unreachable(f, &s.packet, &mut s.headers, &mut s.quote) {
+        return SHOT;
+    }
+    counters::outcome(Outcome::Rejected, s.packet.len);
+    let ifindex = s.packet.ifindex;
+    match hook {
+        Hook::FromPod => {
+            f.address_to_host();
+            kernel::redirect_into_pod(ifindex)
+        }
+        Hook::FromNetdev => {
+            f.set_forwarded(true);
+            kernel::redirect_out(ifindex)
+        }
+        Hook::ToPod | Hook::ToNetdev => kernel::redirect_in(ifindex),
+    }
+}
+
+#[inline(always)]
+fn drop(packet: &Packet, hook: Hook, reason: DropReason) -> i32 {
+    counters::dropped(reason, packet.len);
+    exit_report(packet, hook as u32, reason as u32);
+    SHOT
+}
+
+/// Writes a drop event to the ring buffer, within the rate limit. Returns 1 if it was written.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn exit_report(packet: *const Packet, hook: u32, reason: u32) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    let Some(window) = EVENT_WINDOW.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's entry, to which only this function has a reference.
+    let window = unsafe { &mut *window };
+    let now = kernel::now_ns();
+    if now.wrapping_sub(window.since_ns) > WINDOW_NS {
+        window.since_ns = now;
+        window.events = 0;
+    }
+    window.events += 1;
+    if window.events > EVENTS_PER_WINDOW {
+        return 0;
+    }
+    let event = DropEvent {
+        at_ns: now,
+        flow: packet.tuple,
+        ifindex: packet.ifindex,
+        len: packet.len,
+        reason: reason as u8,
+        hook: hook as u8,
+        pad: [0; 6],
+    };
+    // The write fails if the reader is slow and the buffer full; counters include the drop.
+    u32::from(EVENTS.output::<DropEvent>(&event, 0).is_ok())
+}

@@ -1,0 +1,89 @@
+//! Destination class: what kind of destination an address is.
+
+use sluice_abi::{Addr, LocalPod, network_kind};
+use sluice_packet::ip;
+
+use crate::{config, flow::Flow, maps};
+
+/// Class of a destination address. It decides how a packet is delivered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DestinationClass {
+    /// Outside the cluster.
+    Outside = 0,
+    /// A pod of this node.
+    LocalPod = 1,
+    /// An address of this node's pod range that belongs to no pod.
+    FreePodAddress = 2,
+    /// This node.
+    Node = 3,
+    /// A pod of another node.
+    RemotePod = 4,
+    /// Another node.
+    OtherNode = 5,
+    /// An address of a ServiceCIDR.
+    ServiceRange = 6,
+    /// An address that is never routed: multicast, broadcast.
+    Link = 7,
+}
+
+/// Classifies an address. `pod` is set if the class is [`DestinationClass::LocalPod`].
+#[inline(always)]
+pub fn of(addr: &Addr, pod: &mut LocalPod) -> DestinationClass {
+    if let Some(found) = maps::local_pod(addr) {
+        *pod = found;
+        return DestinationClass::LocalPod;
+    }
+    match class_of_other(addr) {
+        2 => DestinationClass::FreePodAddress,
+        3 => DestinationClass::Node,
+        4 => DestinationClass::RemotePod,
+        5 => DestinationClass::OtherNode,
+        6 => DestinationClass::ServiceRange,
+        7 => DestinationClass::Link,
+        _ => DestinationClass::Outside,
+    }
+}
+
+/// Returns the number of the [`DestinationClass`] of an address that is not a pod of this node.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn class_of_other(addr: *const Addr) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    match unsafe { addr.as_ref() } {
+        Some(addr) => classify(addr) as u32,
+        None => DestinationClass::Outside as u32,
+    }
+}
+
+#[inline(always)]
+fn classify(addr: &Addr) -> DestinationClass {
+    if let Some(node) = config::node()
+        && (*addr == node.addr(addr) || *addr == node.gateway(addr))
+    {
+        return DestinationClass::Node;
+    }
+    match maps::network_kind(addr) {
+        network_kind::LOCAL_PODS => DestinationClass::FreePodAddress,
+        network_kind::REMOTE_PODS => DestinationClass::RemotePod,
+        network_kind::THIS_NODE => DestinationClass::Node,
+        network_kind::OTHER_NODE => DestinationClass::OtherNode,
+        network_kind::SERVICES => DestinationClass::ServiceRange,
+        _ if ip::stays_on_link(addr) => DestinationClass::Link,
+        _ => DestinationClass::Outside,
+    }
+}
+
+impl DestinationClass {
+    /// Whether a Service can have such an address.
+    #[inline(always)]
+    pub fn may_be_service(self) -> bool {
+        matches!(self, DestinationClass::ServiceRange | DestinationClass::Outside)
+    }
+
+    /// The address of the pod that a flow of this class is delivered to, if it is on this node.
+    #[inline(always)]
+    pub fn local_pod(self, flow: &Flow) -> Option<&Addr> {
+        if self == DestinationClass::LocalPod { Some(&flow.translated.dst) } else { None }
+    }
+}

@@ -1,0 +1,92 @@
+//! Verdicts. A packet is delivered only with a policy verdict: [`Delivery`] values require a
+//! [`Judged`], which only [`crate::stage::policy`] returns.
+
+use sluice_abi::DropReason;
+
+use crate::stage::policy::Judged;
+
+/// The result of a program run.
+pub enum Verdict {
+    /// Continue with the next program; not counted, and without policy verdict.
+    Bypass(#[expect(dead_code, reason = "states why there is no policy verdict")] Bypass),
+    /// Deliver.
+    Deliver(Delivery),
+    /// Return to the queue of the same hook: a later fragment that arrived before its first one.
+    /// Hooks without such a queue drop the packet.
+    Requeue,
+    /// Drop, and send an ICMP error to the sender.
+    Reject(DropReason),
+    /// Drop.
+    Drop(DropReason),
+}
+
+/// Why a packet needs no policy verdict.
+#[derive(Clone, Copy)]
+pub enum Bypass {
+    /// Not a packet that Sluice handles: not IP, or IP that is malformed or not supported, at a hook
+    /// where the stack decides about it.
+    Unparsed,
+    /// IPv6 of link-local scope.
+    OnLink,
+    /// The agent has not written the node's configuration.
+    NotReady,
+    /// Addressed to another host.
+    NotForHost,
+    /// Neither from nor to a pod of this node.
+    NodeTraffic,
+    /// Another Sluice program has delivered the packet already.
+    Forwarded,
+}
+
+/// A destination, with a policy verdict.
+pub struct Delivery(Target);
+
+/// Where a packet is delivered.
+#[derive(Clone, Copy)]
+pub enum Target {
+    /// To where the stack or the next program sends it; not counted.
+    Unchanged,
+    /// To the node's stack; at egress hooks, to where the stack sends it.
+    Stack,
+    /// Into the pod with this host interface.
+    Pod {
+        /// Interface index of the host end of the pod's veth pair.
+        ifindex: u32,
+    },
+    /// Out of an uplink, to [`crate::scratch::Scratch::next_hop`].
+    Uplink,
+}
+
+impl Delivery {
+    /// The destination.
+    #[inline(always)]
+    pub fn target(&self) -> &Target {
+        &self.0
+    }
+}
+
+impl Verdict {
+    /// Delivers a packet that Sluice has not changed to where the stack sends it.
+    #[inline(always)]
+    pub fn unchanged(_: Judged) -> Verdict {
+        Verdict::Deliver(Delivery(Target::Unchanged))
+    }
+
+    /// Delivers to the node's stack.
+    #[inline(always)]
+    pub fn to_stack(_: Judged) -> Verdict {
+        Verdict::Deliver(Delivery(Target::Stack))
+    }
+
+    /// Delivers to a pod of this node.
+    #[inline(always)]
+    pub fn to_pod(_: Judged, ifindex: u32) -> Verdict {
+        Verdict::Deliver(Delivery(Target::Pod { ifindex }))
+    }
+
+    /// Delivers to another host, by the next hop that the route lookup has found.
+    #[inline(always)]
+    pub fn to_uplink(_: Judged) -> Verdict {
+        Verdict::Deliver(Delivery(Target::Uplink))
+    }
+}
