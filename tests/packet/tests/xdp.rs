@@ -3,7 +3,7 @@
 
 use aya::programs::Xdp;
 use packet_tests::*;
-use sluice_abi::{FlowEntry, FlowKey, map, program, proto, tcp_state};
+use sluice_abi::{FlowEntry, FlowKey, Outcome, map, program, proto, tcp_state};
 use sluice_bpf::test_run::{self, XdpAction};
 
 const SYN: u8 = 2;
@@ -43,7 +43,7 @@ fn entry(datapath: &Datapath, key: &FlowKey) -> FlowEntry {
 fn connect(datapath: &Datapath) -> Packet {
     datapath
         .from_pod(CLIENT_IFINDEX, &Packet::tcp((CLIENT, PORT), (EXTERNAL, 443), SYN, b""))
-        .packet()
+        .to_uplink(&[Outcome::Masqueraded])
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What a pod's packet should lead to, read from the objects without the compiler.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use packet_tests::{Action, GATEWAY, NODE, Run};
 use sluice_abi::{DropReason, Outcome};
 use sluice_core::generate::THIS_NODE;
-use sluice_core::model::{Object, parse_cidr};
-use sluice_core::oracle::{Answer, Packet, answer};
+use sluice_core::model::{NodeContext, Object, parse_cidr};
+use sluice_core::oracle::{Answer, DestinationClass, Packet, answer, network};
 
 use crate::realize::SERVICE_CIDR;
 
@@ -35,7 +35,8 @@ pub struct Expected {
     destination: Option<([u8; 4], u16)>,
 }
 
-/// The class of an address: the longest prefix, then the order of this list.
+/// The class of an address: pods and the node's own addresses by `topology.rs`, all others by the
+/// oracle.
 fn class(objects: &[Object], address: [u8; 4]) -> Class {
     if PODS.contains(&address) {
         return Class::Pod;
@@ -43,26 +44,18 @@ fn class(objects: &[Object], address: [u8; 4]) -> Class {
     if [NODE, GATEWAY].contains(&address) {
         return Class::ThisNode;
     }
-    let ip = IpAddr::V4(Ipv4Addr::from(address));
-    let nodes = |own: bool| {
-        objects.iter().filter_map(move |object| match object {
-            Object::Node(node) if (node.name == THIS_NODE) == own => Some(node),
-            _ => None,
-        })
+    let context = NodeContext {
+        local_addresses: vec![IpAddr::from(NODE)],
+        service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
     };
-    let mut found = Vec::new();
-    let mut add = |net: ipnet::IpNet, class| {
-        if net.contains(&ip) {
-            found.push((net.prefix_len(), class));
-        }
-    };
-    nodes(true).flat_map(|n| &n.pod_cidrs).for_each(|net| add(*net, Class::FreePod));
-    let others = nodes(false).flat_map(|n| &n.internal_ips);
-    others.for_each(|ip| add((*ip).into(), Class::OtherNode));
-    nodes(false).flat_map(|n| &n.pod_cidrs).for_each(|net| add(*net, Class::RemotePod));
-    add(parse_cidr(SERVICE_CIDR).expect("a CIDR"), Class::Services);
-    let longest = found.iter().map(|(len, _)| *len).max();
-    found.iter().find(|(len, _)| Some(*len) == longest).map_or(Class::External, |(_, class)| *class)
+    match network(objects, THIS_NODE, &context, IpAddr::from(address)) {
+        DestinationClass::ThisNode => Class::ThisNode,
+        DestinationClass::LocalPods => Class::FreePod,
+        DestinationClass::OtherNode => Class::OtherNode,
+        DestinationClass::RemotePods => Class::RemotePod,
+        DestinationClass::Services => Class::Services,
+        DestinationClass::Outside => Class::External,
+    }
 }
 
 /// Delivery to an address, after translation to it if `translated`.
