@@ -27,11 +27,7 @@ pub enum Unparsed {
 
 /// Parses a frame. On an error, `packet` holds the metadata, and the tuple as far as it is known.
 #[inline(always)]
-pub fn frame<F: Frame>(
-    f: &F,
-    packet: &mut Packet,
-    headers: &mut Headers,
-) -> Result<(), Unparsed> {
+pub fn frame<F: Frame>(f: &F, packet: &mut Packet, headers: &mut Headers) -> Result<(), Unparsed> {
     packet.tcp_flags = 0;
     packet.len = f.len();
     packet.ifindex = f.ifindex();
