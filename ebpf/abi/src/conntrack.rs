@@ -63,6 +63,17 @@ impl FlowKey {
             pad: [0; 3],
         }
     }
+
+    /// Sets this tuple to the opposite direction of another one.
+    #[inline(always)]
+    pub fn reverse_of(&mut self, other: &FlowKey) {
+        self.src = other.dst;
+        self.dst = other.src;
+        self.sport = other.dport;
+        self.dport = other.sport;
+        self.proto = other.proto;
+        self.pad = other.pad;
+    }
 }
 
 /// Value of `CONNTRACK`: how packets with some [`FlowKey`] are translated.
@@ -275,6 +286,24 @@ mod tests {
             assert_eq!(Direction::from_number(direction as u8), Some(direction));
             assert_ne!(direction.reversed(), direction);
         }
+    }
+
+    #[test]
+    fn reversing_exchanges_source_and_destination() {
+        let key = FlowKey {
+            src: Addr::v4([10, 0, 0, 1]),
+            dst: Addr::v4([10, 0, 0, 2]),
+            sport: PortBe::new(1),
+            dport: PortBe::new(2),
+            proto: 6,
+            pad: [0; 3],
+        };
+        let reversed = key.reversed();
+        assert_eq!((reversed.src, reversed.sport), (key.dst, key.dport));
+        assert_eq!((reversed.dst, reversed.dport), (key.src, key.sport));
+        let mut other = FlowKey::default();
+        other.reverse_of(&key);
+        assert_eq!(other, reversed);
     }
 
     #[test]

@@ -41,14 +41,15 @@ impl Node {
     #[inline(always)]
     pub fn addr(self, peer: &Addr) -> Addr {
         // SAFETY: see `flags`.
-        unsafe { (*self.0).addrs[peer.family() as usize] }
+        // Constant indices: the verifier of Linux 6.12 does not bound a computed one.
+        unsafe { if peer.is_v4() { (*self.0).addrs[0] } else { (*self.0).addrs[1] } }
     }
 
     /// The pods' gateway of the family of `peer`.
     #[inline(always)]
     pub fn gateway(self, peer: &Addr) -> Addr {
         // SAFETY: see `flags`.
-        unsafe { (*self.0).gateways[peer.family() as usize] }
+        unsafe { if peer.is_v4() { (*self.0).gateways[0] } else { (*self.0).gateways[1] } }
     }
 
     /// MTU of the uplink.

@@ -5,7 +5,7 @@
 //! the parts that they use, and global functions receive pointers to them.
 
 use aya_ebpf::{EbpfContext, macros::map, maps::PerCpuArray};
-use sluice_abi::{Direction, FlowEntry, FlowKey, FlowKind, LocalPod};
+use sluice_abi::{Direction, FlowKey, FlowKind, LocalPod};
 use sluice_packet::{Headers, ip};
 
 use crate::{flow::Flow, kernel::NextHop, packet::Packet};
@@ -26,8 +26,6 @@ pub struct Scratch {
     pub headers: Headers,
     /// The flow of the packet.
     pub flow: Flow,
-    /// The conntrack entry that is written.
-    pub write: EntryWrite,
     /// The destination, if it is a pod of this node.
     pub pod: LocalPod,
     /// The result of the route lookup.
@@ -38,20 +36,9 @@ pub struct Scratch {
     pub quote: [u8; QUOTE_LEN],
 }
 
-/// A conntrack entry and its key.
-#[repr(C)]
-pub struct EntryWrite {
-    /// Key.
-    pub key: FlowKey,
-    /// Value.
-    pub entry: FlowEntry,
-}
-
 /// A packet quoted in an ICMP error.
 #[repr(C)]
 pub struct Quoted {
-    /// Tuple of a reply to the quoted packet: the key of the flow's reply entry.
-    pub reply: FlowKey,
     /// Tuple of the quoted packet before translation.
     pub original: FlowKey,
     /// IP header without options.

@@ -30,7 +30,7 @@ pub fn from_pod<F: Outlined>(
     if s.packet.kind == Kind::IcmpError {
         return error_from_pod(f, s);
     }
-    if conntrack::find(&s.packet, &mut s.flow, &mut s.write) == Lookup::New {
+    if conntrack::find(&s.packet, &mut s.flow) == Lookup::New {
         return new_from_pod(&s.packet, &mut s.flow, &mut s.pod, node);
     }
     if s.flow.kind == FlowKind::ViaStack && s.flow.direction == Direction::Reply {
@@ -79,7 +79,7 @@ pub fn from_node(s: &mut Scratch) -> Result<DestinationClass, Verdict> {
     if !class.may_be_service() || s.packet.kind == Kind::IcmpError {
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
     }
-    if conntrack::find(&s.packet, &mut s.flow, &mut s.write) == Lookup::New
+    if conntrack::find(&s.packet, &mut s.flow) == Lookup::New
         && let Some(chosen) = service::choose(&s.packet)?
     {
         s.flow.translate_to(chosen.id, &chosen.backend);

@@ -30,7 +30,7 @@ pub fn from_netdev<F: Outlined>(
     let known = if s.packet.kind == Kind::IcmpError {
         icmp::find(f, s)
     } else {
-        conntrack::find(&s.packet, &mut s.flow, &mut s.write) == Lookup::Known
+        conntrack::find(&s.packet, &mut s.flow) == Lookup::Known
     };
     let class = class::of(&s.flow.translated.dst, &mut s.pod);
     if known { Ok(class) } else { new_from_netdev(&s.packet, &mut s.flow, &mut s.pod, class, node) }

@@ -36,7 +36,7 @@ pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     if ends_at_node(&s.packet, &s.flow, class) {
         return Ok(Verdict::to_stack(judged));
     }
-    conntrack::open(&s.packet, &mut s.flow, &mut s.write)?;
+    conntrack::open(&s.packet, &mut s.flow)?;
     forward::deliver(f, s, node, judged, class)
 }
 
@@ -68,6 +68,6 @@ pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     let source = if from_pod { Some(&s.packet.tuple.src) } else { None };
     let ends = Ends { source, destination: class.local_pod(&s.flow) };
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
-    conntrack::open(&s.packet, &mut s.flow, &mut s.write)?;
+    conntrack::open(&s.packet, &mut s.flow)?;
     forward::deliver(f, s, node, judged, class)
 }

@@ -43,7 +43,7 @@ pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     let class = egress::from_pod(f, s, node)?;
     let ends = Ends { source: Some(&s.packet.tuple.src), destination: class.local_pod(&s.flow) };
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
-    conntrack::open(&s.packet, &mut s.flow, &mut s.write)?;
+    conntrack::open(&s.packet, &mut s.flow)?;
     forward::deliver(f, s, node, judged, class)
 }
 
@@ -59,7 +59,7 @@ pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     find_flow_to_pod(f, s, node);
     let ends = Ends { source: None, destination: Some(&s.flow.translated.dst) };
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
-    conntrack::open(&s.packet, &mut s.flow, &mut s.write)?;
+    conntrack::open(&s.packet, &mut s.flow)?;
     if !nat::apply(f, &s.packet, &s.flow, &mut s.headers)? {
         return Ok(Verdict::unchanged(judged));
     }
@@ -73,7 +73,7 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) {
     s.flow.reset(&s.packet.tuple);
     if s.packet.kind == Kind::IcmpError {
         icmp::find(f, s);
-    } else if conntrack::find(&s.packet, &mut s.flow, &mut s.write) == Lookup::New
+    } else if conntrack::find(&s.packet, &mut s.flow) == Lookup::New
         && is_forwarded(&s.packet, node)
     {
         s.flow.remember(FlowKind::ViaStack);

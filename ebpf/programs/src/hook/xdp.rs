@@ -29,7 +29,7 @@ pub fn netdev(ctx: &XdpContext) -> u32 {
         return PASS;
     }
     fragment::resolve_ports(&mut s.packet);
-    match conntrack::find(&s.packet, &mut s.flow, &mut s.write) {
+    match conntrack::find(&s.packet, &mut s.flow) {
         Lookup::Known | Lookup::New => PASS,
     }
 }

@@ -1,6 +1,7 @@
 //! Conntrack: finds, refreshes and opens flows. A flow has two entries that can rebuild each other
 //! (see `sluice_abi::FlowKey`).
 
+use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sluice_abi::{Direction, DropReason, FlowEntry, FlowKey, proto, tcp_state as state};
 use sluice_packet::{lifetime, tcp_state};
 
@@ -10,7 +11,6 @@ use crate::{
     kernel,
     maps::{self, CONNTRACK, FlowRef},
     packet::{FragmentState, Packet},
-    scratch::EntryWrite,
     verdict::Verdict,
 };
 
@@ -21,6 +21,8 @@ const REFRESH_NS: u64 = 1_000_000_000;
 const ATTEMPTS: u32 = 16;
 /// First attempt that takes ports of recently closed connections.
 const URGENT_FROM: u32 = 10;
+/// `BPF_ANY`.
+const ANY: u64 = 0;
 /// `BPF_NOEXIST`.
 const NOEXIST: u64 = 1;
 /// `EEXIST`, as helpers return it.
@@ -44,7 +46,7 @@ pub enum Lookup {
 
 /// Looks up the flow of a packet and refreshes its entry.
 #[inline(always)]
-pub fn find(packet: &Packet, flow: &mut Flow, write: &mut EntryWrite) -> Lookup {
+pub fn find(packet: &Packet, flow: &mut Flow) -> Lookup {
     if packet.is_unresolved() {
         return Lookup::New;
     }
@@ -68,8 +70,7 @@ pub fn find(packet: &Packet, flow: &mut Flow, write: &mut EntryWrite) -> Lookup 
     }
     if refresh {
         entry.set_last_seen_ns(now);
-        write.entry = entry.get();
-        conntrack_rebuild(packet, write);
+        conntrack_rebuild(packet);
     }
     flow.translated = entry.translated();
     flow.backend = entry.backend();
@@ -128,28 +129,28 @@ pub fn reply_tuple_in_use(packet: &Packet) -> bool {
     packet.is_syn() && conntrack_reverse_tcp(&packet.tuple) != NO_ENTRY
 }
 
-/// Rebuilds the reverse of `write.entry`, an entry with the packet's tuple as key, if the map has
-/// evicted it.
+/// Rebuilds the reverse of the packet's entry, if the map has evicted it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_rebuild(packet: *const Packet, write: *mut EntryWrite) -> u32 {
-    // SAFETY: the caller passes references; the verifier requires the checks for null.
-    let (Some(packet), Some(write)) = (unsafe { (packet.as_ref(), write.as_mut()) }) else {
-        return FULL;
-    };
-    write.key = write.entry.translated.reversed();
-    if maps::flow(&write.key).is_some() {
+extern "C" fn conntrack_rebuild(packet: *const Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return FULL };
+    let key = packet.tuple;
+    let Some(entry) = maps::flow(&key) else { return FULL };
+    if conntrack_reverse_tcp(entry.translated_ptr()) != NO_ENTRY {
         return OK;
     }
-    write.entry.translated = packet.tuple.reversed();
-    if let Some(direction) = write.entry.direction() {
-        write.entry.direction = direction.reversed() as u8;
-    }
-    if write.entry.tcp == state::SYN {
-        write.entry.tcp = 0;
-    }
+    let Some(direction) = entry.direction() else { return FULL };
     // If another CPU was faster or the map is full, the next refresh tries again.
-    insert(write, NOEXIST)
+    insert(NOEXIST, |write| {
+        write.key.reverse_of(&entry.translated());
+        write.entry = entry.get();
+        write.entry.translated.reverse_of(&packet.tuple);
+        write.entry.direction = direction.reversed() as u8;
+        if write.entry.tcp == state::SYN {
+            write.entry.tcp = 0;
+        }
+    })
 }
 
 /// Writes both entries of a flow in the state [`FlowState::New`].
@@ -157,11 +158,11 @@ extern "C" fn conntrack_rebuild(packet: *const Packet, write: *mut EntryWrite) -
 /// A masqueraded flow gets the node's address and a free port as source. Any other flow gets
 /// another source port if a flow that is still alive holds the tuple of its replies.
 #[inline(always)]
-pub fn open(packet: &Packet, flow: &mut Flow, write: &mut EntryWrite) -> Result<(), Verdict> {
+pub fn open(packet: &Packet, flow: &mut Flow) -> Result<(), Verdict> {
     if flow.state != FlowState::New {
         return Ok(());
     }
-    match conntrack_open(packet, flow, write) {
+    match conntrack_open(packet, flow) {
         OK => Ok(()),
         TAKEN => Err(Verdict::Drop(DropReason::NoSnatPort)),
         _ => Err(Verdict::Drop(DropReason::ConntrackFull)),
@@ -170,15 +171,9 @@ pub fn open(packet: &Packet, flow: &mut Flow, write: &mut EntryWrite) -> Result<
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_open(
-    packet: *const Packet,
-    flow: *mut Flow,
-    write: *mut EntryWrite,
-) -> u32 {
+extern "C" fn conntrack_open(packet: *const Packet, flow: *mut Flow) -> u32 {
     // SAFETY: as in `conntrack_rebuild`.
-    let (Some(packet), Some(flow), Some(write)) =
-        (unsafe { (packet.as_ref(), flow.as_mut(), write.as_mut()) })
-    else {
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_mut()) }) else {
         return FULL;
     };
     let Some(node) = config::node() else { return FULL };
@@ -187,16 +182,15 @@ extern "C" fn conntrack_open(
         flow.translated.src = node.addr(&packet.tuple.src);
     }
     let has_port = packet.kind.has_source_port();
-    write.entry.last_seen_ns = kernel::now_ns();
     let random = kernel::random();
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         if has_port && (masqueraded || attempt > 0) {
             flow.translated.sport = node.source_port(random, attempt);
         }
-        let claimed = conntrack_claim(packet, flow, write, u32::from(attempt >= URGENT_FROM));
+        let claimed = conntrack_claim(packet, flow, u32::from(attempt >= URGENT_FROM));
         if claimed == OK {
-            return record(packet, flow, write);
+            return conntrack_write(packet, flow, Direction::Forward as u32, ANY);
         }
         if claimed != TAKEN || !has_port {
             return claimed;
@@ -206,71 +200,91 @@ extern "C" fn conntrack_open(
     TAKEN
 }
 
-/// Writes the reply entry, unless another flow that is still alive holds its key. Expects the time
-/// in `write.entry`.
+/// Writes the reply entry, unless another flow that is still alive holds its key.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_claim(
-    packet: *const Packet,
-    flow: *const Flow,
-    write: *mut EntryWrite,
-    urgent: u32,
-) -> u32 {
+extern "C" fn conntrack_claim(packet: *const Packet, flow: *const Flow, urgent: u32) -> u32 {
+    let written = conntrack_write(packet, flow, Direction::Reply as u32, NOEXIST);
+    if written != TAKEN {
+        return written;
+    }
     // SAFETY: as in `conntrack_rebuild`.
-    let (Some(packet), Some(flow), Some(write)) =
-        (unsafe { (packet.as_ref(), flow.as_ref(), write.as_mut()) })
-    else {
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) else {
         return FULL;
     };
-    write.key = flow.translated.reversed();
-    write.entry = FlowEntry {
-        last_seen_ns: write.entry.last_seen_ns,
-        translated: packet.tuple.reversed(),
-        backend: flow.backend,
-        tcp: 0,
-        kind: flow.kind as u8,
-        direction: Direction::Reply as u8,
-        pad: 0,
-    };
-    match CONNTRACK.insert(&write.key, &write.entry, NOEXIST) {
-        Ok(()) => return OK,
-        Err(EEXIST) => {}
-        Err(_) => return FULL,
-    }
-    if let Some(holder) = maps::flow(&write.key) {
-        let translated = holder.translated();
-        if translated != write.entry.translated {
-            let forward: FlowKey = translated.reversed();
+    let key = flow.translated.reversed();
+    if let Some(holder) = maps::flow(&key) {
+        let forward = holder.translated().reversed();
+        if forward != packet.tuple {
             let (there, seen) = match maps::flow(&forward) {
                 Some(other) => (other.tcp(), other.last_seen_ns().max(holder.last_seen_ns())),
                 None => (state::FIN, holder.last_seen_ns()),
             };
             let limit = lifetime::limit_ns(packet.tuple.proto, holder.tcp(), there, urgent != 0);
-            if write.entry.last_seen_ns.saturating_sub(seen) < limit {
+            if kernel::now_ns().saturating_sub(seen) < limit {
                 return TAKEN;
             }
             // Late packets of the old flow must not be translated as packets of the new one.
             let _ = CONNTRACK.remove(&forward);
         }
     }
-    insert(write, 0)
+    conntrack_write(packet, flow, Direction::Reply as u32, ANY)
 }
 
-/// Writes the entry of the packet's own direction.
-#[inline(always)]
-fn record(packet: &Packet, flow: &Flow, write: &mut EntryWrite) -> u32 {
-    write.key = packet.tuple;
-    write.entry.translated = flow.translated;
-    write.entry.direction = Direction::Forward as u8;
-    write.entry.tcp =
-        if packet.tuple.proto == proto::TCP { tcp_state::step(0, packet.tcp_flags) } else { 0 };
-    insert(write, 0)
+/// Writes one entry of a new flow. [`TAKEN`]: the key exists and `flags` is [`NOEXIST`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_write(
+    packet: *const Packet,
+    flow: *const Flow,
+    direction: u32,
+    flags: u64,
+) -> u32 {
+    // SAFETY: as in `conntrack_rebuild`.
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) else {
+        return FULL;
+    };
+    insert(flags, |write| {
+        write.entry.last_seen_ns = kernel::now_ns();
+        write.entry.backend = flow.backend;
+        write.entry.kind = flow.kind as u8;
+        write.entry.direction = direction as u8;
+        write.entry.tcp = 0;
+        if direction == Direction::Forward as u32 {
+            write.key = packet.tuple;
+            write.entry.translated = flow.translated;
+            if packet.tuple.proto == proto::TCP {
+                write.entry.tcp = tcp_state::step(0, packet.tcp_flags);
+            }
+        } else {
+            write.key.reverse_of(&flow.translated);
+            write.entry.translated.reverse_of(&packet.tuple);
+        }
+    })
 }
 
+/// An entry and its key, while they are inserted: helpers of kernels before 6.4 accept neither from
+/// an argument of a global function, and the stack is too small for both.
+#[repr(C)]
+struct EntryWrite {
+    key: FlowKey,
+    entry: FlowEntry,
+}
+
+#[map]
+static ENTRY_WRITE: PerCpuArray<EntryWrite> = PerCpuArray::with_max_entries(1, 0);
+
+/// Inserts an entry. `fill` sets it and must not insert another one.
 #[inline(always)]
-fn insert(write: &EntryWrite, flags: u64) -> u32 {
+fn insert(flags: u64, fill: impl FnOnce(&mut EntryWrite)) -> u32 {
+    let Some(write) = ENTRY_WRITE.get_ptr_mut(0) else { return FULL };
+    // SAFETY: this CPU's entry. References to it exist only in this function, which `fill` does not
+    // call.
+    let write = unsafe { &mut *write };
+    fill(write);
     match CONNTRACK.insert(&write.key, &write.entry, flags) {
         Ok(()) => OK,
+        Err(EEXIST) => TAKEN,
         Err(_) => FULL,
     }
 }

@@ -61,7 +61,7 @@ pub fn restore<F: Frame>(
     let (sport, dport) = l4::ports(kind, &quoted.l4);
 
     // The entry for replies to the quoted packet has the tuple before translation.
-    quoted.reply = FlowKey {
+    let reply = FlowKey {
         src: fields.dst,
         dst: fields.src,
         sport: dport,
@@ -69,8 +69,8 @@ pub fn restore<F: Frame>(
         proto: fields.proto,
         pad: [0; 3],
     };
-    let Some(entry) = maps::flow(&quoted.reply) else { return false };
-    quoted.original = entry.translated().reversed();
+    let Some(entry) = maps::flow(&reply) else { return false };
+    quoted.original.reverse_of(&entry.translated());
 
     // `delta` collects all changes of bytes that the checksum of the error covers.
     let change = quoted.ip.set_addresses(&quoted.original.src, &quoted.original.dst);
