@@ -60,8 +60,8 @@ impl Steps {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut steps = Steps::default();
     // The configuration first: without it the runtime starts no pod that uses the rest.
-    steps.record("CNI configuration", remove_file(&args.cni_conf_dir, cni_files::CONF_NAME));
-    steps.record("CNI binary", remove_file(&args.cni_bin_dir, cni_files::BINARY_NAME));
+    steps.record("CNI configuration", remove_file(&args.cni_conf_dir, paths::CNI_CONF_NAME));
+    steps.record("CNI binary", remove_file(&args.cni_bin_dir, paths::CNI_BINARY_NAME));
     let cgroup_root = probe::run(args.cgroup_root.as_deref()).cgroup_root;
     let socket_programs = match cgroup_root {
         Some(root) => hooks::detach_sockets(&root).map_err(Into::into),
