@@ -45,9 +45,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(
-        reconcilers: Vec<Script>,
-    ) -> Schedule {
+    fn new(reconcilers: Vec<Script>) -> Schedule {
         let calls = Calls::default();
         let state = Harness::idle_state();
         let scripted = reconcilers.into_iter().map(|(concern, marks, results)| {
