@@ -25,7 +25,7 @@ use crate::event_loop::{EventLoop, Observer};
 use crate::host::{HostState, LocalAddress};
 use crate::kernel::fake::FakeKernel;
 use crate::reconcile::Reconcilers;
-use crate::state::{RECONCILED, State};
+use crate::state::State;
 
 /// Long enough for the loop to take all waiting events, shorter than the first retry.
 const SETTLE: Duration = Duration::from_millis(1);
@@ -95,9 +95,7 @@ impl Harness {
     /// A state at start with no concern marked.
     pub fn idle_state() -> State {
         let mut state = Harness::new().event_loop.state;
-        RECONCILED.into_iter().for_each(|concern| {
-            state.take_dirty(concern);
-        });
+        state.take_resync();
         state
     }
 

@@ -1,4 +1,4 @@
-//! Default paths on the node, each given once: the defaults of all flags refer to them.
+//! Paths and file names on the node, each given once: the defaults of all flags refer to them.
 
 /// Where the container runtime searches CNI binaries.
 pub const CNI_BIN_DIR: &str = "/opt/cni/bin";
@@ -12,3 +12,8 @@ pub const CNI_STATE_DIR: &str = sluice_pod::DEFAULT_STATE_DIR;
 pub const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 /// The agent's socket for the command line.
 pub const SOCKET: &str = "/run/sluice/sluice.sock";
+
+/// Name of the installed CNI binary, equal to `"type"` in the configuration.
+pub const CNI_BINARY_NAME: &str = "sluice";
+/// Name of the CNI configuration; the runtime uses the first in alphabetical order.
+pub const CNI_CONF_NAME: &str = "10-sluice.conflist";

@@ -26,23 +26,6 @@ use crate::host::{HostState, Uplink, UplinkError};
 /// Every this many resyncs, the rows in the kernel are compared with the desired ones.
 const RESYNCS_PER_COMPARISON: u32 = 10;
 
-/// Concerns that have a reconciler.
-pub const RECONCILED: [Concern; 13] = [
-    Concern::HostState,
-    Concern::Uplink,
-    Concern::SocketPrograms,
-    Concern::Forwarding,
-    Concern::ServiceMaps,
-    Concern::Routes,
-    Concern::NodeConfig,
-    Concern::Pods,
-    Concern::PodMtu,
-    Concern::Leases,
-    Concern::StaleSockets,
-    Concern::CniFiles,
-    Concern::StalePins,
-];
-
 /// All state of the agent.
 #[derive(Debug)]
 pub struct State {
@@ -56,6 +39,7 @@ pub struct State {
     host: HostState,
     uplink: Option<Uplink>,
     dirty: BTreeSet<Concern>,
+    resync: bool,
     resyncs: u32,
     compare_tables: bool,
     tables_written: bool,
@@ -69,7 +53,7 @@ pub struct State {
 }
 
 impl State {
-    /// The state at start: nothing is known, and every concern is dirty.
+    /// The state at start: nothing is known, and every concern is due.
     pub fn new(config: Config, now: Instant) -> State {
         State {
             index: Index::new(&config.node_name),
@@ -82,7 +66,8 @@ impl State {
             changed: Changed::default(),
             host: HostState::default(),
             uplink: None,
-            dirty: RECONCILED.into(),
+            dirty: BTreeSet::new(),
+            resync: true,
             resyncs: 0,
             compare_tables: false,
             tables_written: false,
@@ -126,7 +111,7 @@ impl State {
             Event::Resync => {
                 self.resyncs = self.resyncs.wrapping_add(1);
                 self.compare_tables |= self.resyncs.is_multiple_of(RESYNCS_PER_COMPARISON);
-                self.mark(RECONCILED);
+                self.resync = true;
             }
             Event::Call(call) => self.calls.push(call),
             Event::Stop => self.stopped = true,
@@ -176,6 +161,11 @@ impl State {
     /// Marks concerns as dirty: their reconcilers run in this or the next pass.
     pub fn mark(&mut self, concerns: impl IntoIterator<Item = Concern>) {
         self.dirty.extend(concerns);
+    }
+
+    /// Whether all concerns are due, at start and after [`Event::Resync`].
+    pub fn take_resync(&mut self) -> bool {
+        std::mem::take(&mut self.resync)
     }
 
     /// Whether a concern was marked since the last call.
@@ -303,23 +293,21 @@ impl State {
         }
     }
 
-    /// UDP backends whose sockets have to be closed. Backends that are in the tables again are left
-    /// out.
+    /// UDP backends whose sockets have to be closed.
     pub fn take_stale_udp(&mut self) -> BTreeSet<Backend> {
-        let mut stale = std::mem::take(&mut self.stale_udp);
-        if !stale.is_empty() {
+        std::mem::take(&mut self.stale_udp)
+    }
+
+    /// The backends among `backends` that are not in the desired tables.
+    pub fn not_desired(&self, mut backends: BTreeSet<Backend>) -> BTreeSet<Backend> {
+        if !backends.is_empty() {
             for (_, row) in self.tables.frontends() {
                 for backend in row.backends.iter().chain(&row.unselected) {
-                    stale.remove(backend);
+                    backends.remove(backend);
                 }
             }
         }
-        stale
-    }
-
-    /// Gives back what [`State::take_stale_udp`] returned, after a failure.
-    pub fn restore_stale_udp(&mut self, backends: BTreeSet<Backend>) {
-        self.stale_udp.extend(backends);
+        backends
     }
 
     /// Records that pods with this MTU have to follow the uplink.
@@ -367,4 +355,67 @@ fn conflict(c: &Conflict) -> String {
         c.winner,
         losers.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::model::{Kind, ObjectName, Protocol};
+
+    use super::*;
+    use crate::harness::{Harness, node, service};
+
+    /// The concerns that an event marks.
+    fn marked(event: Event) -> Vec<Concern> {
+        let mut state = Harness::idle_state();
+        state.apply(event);
+        state.dirty.into_iter().collect()
+    }
+
+    #[test]
+    fn events_mark_the_concerns_that_they_affect() {
+        use Concern::{CniFiles, Forwarding, HostState, Pods, Routes, Uplink};
+        let objects = |change| marked(Event::Objects(change));
+        let this_node = [HostState, Routes, CniFiles];
+        let of = |name| node(name, "172.18.0.2", "10.244.1.0/24");
+        assert_eq!(objects(Change::Apply(of("n1"))), this_node);
+        assert_eq!(objects(Change::Delete(Kind::Node, ObjectName::cluster("n1"))), this_node);
+        assert_eq!(objects(Change::Replace(Kind::Node, vec![])), this_node);
+        assert_eq!(objects(Change::Apply(of("n2"))), []);
+        assert_eq!(objects(Change::Delete(Kind::Node, ObjectName::cluster("n2"))), []);
+        assert_eq!(objects(Change::Replace(Kind::Service, vec![])), []);
+        assert_eq!(objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))), []);
+        assert_eq!(marked(Event::HostNetwork), [HostState, Uplink, Forwarding, Routes]);
+        assert_eq!(marked(Event::Leases), [Pods]);
+        assert_eq!(marked(Event::CniFiles), [CniFiles]);
+        assert_eq!(marked(Event::Stop), []);
+    }
+
+    #[test]
+    fn every_tenth_resync_compares_the_tables() {
+        let mut state = Harness::idle_state();
+        let compared: Vec<u32> = (1..=20)
+            .filter(|_| {
+                state.apply(Event::Resync);
+                assert!(state.take_resync());
+                state.take_comparison()
+            })
+            .collect();
+        assert_eq!(compared, [10, 20]);
+    }
+
+    #[test]
+    fn nothing_is_compiled_before_every_list_has_arrived() {
+        let mut state = Harness::idle_state();
+        state.apply(Event::Objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))));
+        for kind in [Kind::Node, Kind::Service] {
+            state.apply(Event::Objects(Change::Replace(kind, vec![])));
+            state.compile();
+            assert!(!state.take_dirty(Concern::ServiceMaps));
+        }
+        state.apply(Event::Objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))));
+        state.apply(Event::Objects(Change::Replace(Kind::EndpointSlice, vec![])));
+        state.compile();
+        assert!(state.take_dirty(Concern::ServiceMaps));
+        assert_eq!(state.tables().frontends().count(), 2);
+    }
 }

@@ -60,8 +60,8 @@ impl Steps {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut steps = Steps::default();
     // The configuration first: without it the runtime starts no pod that uses the rest.
-    steps.record("CNI configuration", remove_file(&args.cni_conf_dir, cni_files::CONF_NAME));
-    steps.record("CNI binary", remove_file(&args.cni_bin_dir, cni_files::BINARY_NAME));
+    steps.record("CNI configuration", remove_file(&args.cni_conf_dir, paths::CNI_CONF_NAME));
+    steps.record("CNI binary", remove_file(&args.cni_bin_dir, paths::CNI_BINARY_NAME));
     steps.record("socket programs", detach_sockets(args.cgroup_root.as_deref()));
     steps.record("device programs and routes", clear_network().map_err(Into::into));
     steps.record("directory of pinned maps and programs", remove_dir(pins::base()));

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
-use crate::kernel::linux::cni_files::BINARY_NAME;
+use crate::paths::CNI_BINARY_NAME;
 use crate::state::State;
 
 /// Version of the configuration. Every runtime that Kubernetes supports reads it, and Sluice needs
@@ -86,7 +86,7 @@ fn conflist(subnet: &IpNet, mtu: u32, state_dir: &Path) -> String {
         "cniVersion": CNI_VERSION,
         "name": "sluice",
         "plugins": [{
-            "type": BINARY_NAME,
+            "type": CNI_BINARY_NAME,
             "subnet": subnet.to_string(),
             "mtu": mtu,
             "stateDir": state_dir,

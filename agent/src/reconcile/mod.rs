@@ -104,7 +104,7 @@ impl Reconcilers {
             Box::new(pods::ReconcilePods),
             Box::new(pod_mtu::ReconcilePodMtu),
             Box::new(leases::ReconcileLeases),
-            Box::new(stale_sockets::ReconcileStaleSockets),
+            Box::new(stale_sockets::ReconcileStaleSockets::default()),
             Box::new(cni_files::ReconcileCniFiles),
             Box::new(stale_pins::ReconcileStalePins),
         ])
@@ -118,6 +118,9 @@ impl Reconcilers {
 
     /// Runs every reconciler that is due, until no concern is dirty.
     pub fn run(&mut self, state: &mut State, kernel: &mut dyn Kernel) {
+        if state.take_resync() {
+            state.mark(self.0.iter().map(|s| s.reconciler.concern()));
+        }
         for _ in 0..PASSES {
             for scheduled in &mut self.0 {
                 scheduled.run_if_due(state, kernel);

@@ -33,7 +33,7 @@ pub struct ReconcileServiceMaps {
     former: Option<RealizedState>,
     /// Differences that are not written yet.
     unwritten: Changed,
-    /// UDP backends that are removed once the writes succeed.
+    /// UDP backends that plans with a failed write removed.
     stale_udp: BTreeSet<Backend>,
 }
 
@@ -60,11 +60,15 @@ impl Reconciler for ReconcileServiceMaps {
         for _ in 0..PLANS {
             let plan = self.plan_and_write(state, kernel)?;
             report_capacity(state, &plan);
-            if !plan.worth_retrying() {
+            let again = plan.worth_retrying();
+            state.add_stale_udp(plan.stale_udp);
+            if !again {
                 break;
             }
         }
-        state.add_stale_udp(std::mem::take(&mut self.stale_udp));
+        // A backend may have returned since the failed write.
+        let stale_udp = state.not_desired(std::mem::take(&mut self.stale_udp));
+        state.add_stale_udp(stale_udp);
         state.set_tables_written();
         Ok(())
     }
@@ -95,19 +99,21 @@ impl ReconcileServiceMaps {
             None => kernel.read(table),
             Some(keys) => kernel.read_keys(table, keys),
         })?;
-        tracing::info!(
-            frontends = found.frontends.len(),
-            backends = found.backends.len(),
-            networks = found.networks.len(),
-            duration = ?started.elapsed(),
-            "maps read back"
-        );
         self.realized = Some(match self.former.take() {
             Some(mut former) => {
                 former.resync(found);
                 former
             }
-            None => RealizedState::with_capacity(found, self.capacity),
+            None => {
+                tracing::info!(
+                    frontends = found.frontends.len(),
+                    backends = found.backends.len(),
+                    networks = found.networks.len(),
+                    duration = ?started.elapsed(),
+                    "maps read back"
+                );
+                RealizedState::with_capacity(found, self.capacity)
+            }
         });
         Ok(())
     }
@@ -121,9 +127,9 @@ impl ReconcileServiceMaps {
     ) -> Result<Plan, NotReconciled> {
         let Some(realized) = &mut self.realized else { return Ok(Plan::default()) };
         let plan = realized.plan(state.tables(), &self.unwritten);
-        self.stale_udp.extend(plan.stale_udp.iter().copied());
         for write in &plan.writes {
             if let Err(e) = kernel.write(write) {
+                self.stale_udp.extend(plan.stale_udp);
                 self.forget_realized();
                 return Err(e.into());
             }

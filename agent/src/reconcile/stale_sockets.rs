@@ -1,12 +1,20 @@
 //! UDP sockets that are connected to removed backends.
 
+use std::collections::BTreeSet;
+
+use sluice_abi::Backend;
+
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::{Kernel, Peer};
 use crate::state::State;
 
 /// Closes the sockets, once the backends are removed from the maps.
-pub struct ReconcileStaleSockets;
+#[derive(Debug, Default)]
+pub struct ReconcileStaleSockets {
+    /// Backends of a failed attempt.
+    retried: BTreeSet<Backend>,
+}
 
 impl Reconciler for ReconcileStaleSockets {
     fn concern(&self) -> Concern {
@@ -18,16 +26,17 @@ impl Reconciler for ReconcileStaleSockets {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let stale = state.take_stale_udp();
+        let mut stale = state.take_stale_udp();
+        // A backend may have returned since the failed attempt.
+        stale.extend(state.not_desired(std::mem::take(&mut self.retried)));
         if stale.is_empty() {
             return Ok(());
         }
         let peers = stale.iter().map(|b| -> Peer { (b.addr, b.port) }).collect();
         let result = kernel.leases().and_then(|pods| kernel.destroy_udp_sockets(&peers, &pods));
-        if let Err(e) = result {
-            state.restore_stale_udp(stale);
-            return Err(e.into());
+        if result.is_err() {
+            self.retried = stale;
         }
-        Ok(())
+        Ok(result?)
     }
 }

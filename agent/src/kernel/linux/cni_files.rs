@@ -8,11 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Name of the configuration; the runtime uses the first in alphabetical order.
-pub const CONF_NAME: &str = "10-sluice.conflist";
-
-/// Name of the installed binary, equal to `"type"` in the configuration.
-pub const BINARY_NAME: &str = "sluice";
+use crate::paths::{CNI_BINARY_NAME, CNI_CONF_NAME};
 
 /// A file that cannot be installed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +24,7 @@ pub struct InstallError {
 /// # Errors
 /// The file cannot be written or renamed.
 pub fn write_config(dir: &Path, text: &str) -> Result<bool, InstallError> {
-    let path = dir.join(CONF_NAME);
+    let path = dir.join(CNI_CONF_NAME);
     if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
         return Ok(false);
     }
@@ -36,14 +32,15 @@ pub fn write_config(dir: &Path, text: &str) -> Result<bool, InstallError> {
     Ok(true)
 }
 
-/// Names of the configurations in `dir` that precede [`CONF_NAME`] in alphabetical order.
+/// Names of the configurations in `dir` that precede [`CNI_CONF_NAME`] in alphabetical order.
 pub fn preceding_configs(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut names: Vec<String> = entries
         .flatten()
         .filter_map(|e| e.file_name().into_string().ok())
         .filter(|n| {
-            [".conf", ".conflist", ".json"].iter().any(|s| n.ends_with(s)) && n.as_str() < CONF_NAME
+            [".conf", ".conflist", ".json"].iter().any(|s| n.ends_with(s))
+                && n.as_str() < CNI_CONF_NAME
         })
         .collect();
     names.sort();
@@ -55,7 +52,7 @@ pub fn preceding_configs(dir: &Path) -> Vec<String> {
 /// # Errors
 /// `from` cannot be read, or the file cannot be written or renamed.
 pub fn install_binary(from: &Path, dir: &Path) -> Result<bool, InstallError> {
-    let path = dir.join(BINARY_NAME);
+    let path = dir.join(CNI_BINARY_NAME);
     if same_content(from, &path) {
         return Ok(false);
     }
@@ -136,7 +133,7 @@ mod tests {
         assert!(write_config(dir.path(), "b").unwrap());
         let names: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
         assert_eq!(names.len(), 1);
-        assert_eq!(fs::read_to_string(dir.path().join(CONF_NAME)).unwrap(), "b");
+        assert_eq!(fs::read_to_string(dir.path().join(CNI_CONF_NAME)).unwrap(), "b");
     }
 
     #[test]
@@ -156,7 +153,7 @@ mod tests {
         let bin = dir.path().join("bin");
         assert!(install_binary(&from, &bin).unwrap());
         assert!(!install_binary(&from, &bin).unwrap());
-        let mode = fs::metadata(bin.join(BINARY_NAME)).unwrap().permissions().mode();
+        let mode = fs::metadata(bin.join(CNI_BINARY_NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
         fs::write(&from, vec![8u8; 20_000]).unwrap();
         assert!(install_binary(&from, &bin).unwrap());

@@ -13,6 +13,9 @@ use crate::state::State;
 type Results = Rc<RefCell<VecDeque<Result<(), NotReconciled>>>>;
 type Calls = Rc<RefCell<Vec<Concern>>>;
 
+/// A concern, the one that it marks, and its results in turn.
+type Script = (Concern, Option<Concern>, Vec<Result<(), NotReconciled>>);
+
 /// Returns prepared results and records its calls.
 struct Scripted {
     concern: Concern,
@@ -42,9 +45,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(
-        reconcilers: Vec<(Concern, Option<Concern>, Vec<Result<(), NotReconciled>>)>,
-    ) -> Schedule {
+    fn new(reconcilers: Vec<Script>) -> Schedule {
         let calls = Calls::default();
         let state = Harness::idle_state();
         let scripted = reconcilers.into_iter().map(|(concern, marks, results)| {

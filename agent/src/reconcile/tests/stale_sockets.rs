@@ -62,3 +62,14 @@ async fn sockets_are_closed_after_a_failed_write_too() {
     let log = harness.run_for(Duration::from_secs(1)).await;
     assert_eq!(closed(log), ["close UDP sockets 10.244.2.7:8080 pods 0"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn sockets_of_a_backend_that_returns_before_the_retry_stay_open() {
+    let mut harness = Harness::ready_with(dns(&["10.244.2.7"])).await;
+    harness.kernel().fail("delete BACKENDS", 2, libc::EIO);
+    let mut log = harness.send([delete(Kind::Service, "shop/dns")]).await;
+    log.extend(harness.apply(service("dns", Protocol::Udp, "10.96.0.10", 1)).await);
+    log.extend(harness.run_for(Duration::from_secs(2)).await);
+    assert_eq!(closed(log), Vec::<String>::new());
+    assert_eq!(harness.state().conditions.iter().count(), 0);
+}
