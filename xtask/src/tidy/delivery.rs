@@ -1,10 +1,12 @@
 //! Packets are delivered only after the policy stage.
 //!
-//! A delivering verdict is constructed in one file, by functions that take the token of the policy
-//! stage. The token has no other constructor, so the type checker proves the rest.
+//! The type checker proves most of it: a delivery requires the token of the policy stage. This
+//! rule covers what visibility cannot: who constructs the token, deliveries and bypasses, and who
+//! calls the helpers that send a packet.
 
 use anyhow::Result;
 use proc_macro2::{TokenStream, TokenTree};
+use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 use super::Finding;
@@ -12,22 +14,35 @@ use super::source;
 use super::tree::Tree;
 
 const PROGRAMS: &str = "ebpf/programs/src/";
-const VERDICT: &str = "Verdict";
-/// Variants that deliver the packet.
-const DELIVERING: [&str; 3] = ["ToPod", "ToUplink", "ToStack"];
-/// The file whose functions construct them.
-const DELIVERY: &str = "ebpf/programs/src/stage/forward.rs";
-/// The token, and the file that constructs it.
 const TOKEN: &str = "Judged";
-const POLICY: &str = "ebpf/programs/src/stage/policy.rs";
 
-/// Delivering verdicts are constructed in [`DELIVERY`] by functions that take a [`TOKEN`], and
-/// tokens are constructed in [`POLICY`].
+/// A restriction on the expressions that use a path.
+struct Restriction {
+    /// Last segments of the path. A trailing `*` stands for any ending.
+    path: &'static [&'static str],
+    /// The file, or folder with a trailing slash, below [`PROGRAMS`] that may use it.
+    place: &'static str,
+    /// Whether only functions with a parameter of type [`TOKEN`] may use it.
+    needs_token: bool,
+}
+
+const RESTRICTIONS: [Restriction; 6] = [
+    Restriction { path: &[TOKEN], place: "stage/policy.rs", needs_token: false },
+    Restriction { path: &["Delivery"], place: "verdict.rs", needs_token: true },
+    Restriction { path: &["Verdict", "Deliver"], place: "verdict.rs", needs_token: true },
+    // Not delivered by Sluice: passed to the next program before or without translation.
+    Restriction { path: &["Verdict", "Bypass"], place: "hook/", needs_token: false },
+    Restriction { path: &["kernel", "redirect_*"], place: "exit.rs", needs_token: false },
+    Restriction { path: &["bpf_redirect*"], place: "kernel.rs", needs_token: false },
+];
+
+/// Every [`Restriction`] holds, and its place exists.
 pub fn after_policy(tree: &Tree) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for path in [POLICY, DELIVERY] {
-        if tree.get(path).is_none() {
-            findings.push(Finding::new(path, 0, "does not exist"));
+    for restriction in &RESTRICTIONS {
+        let path = format!("{PROGRAMS}{}", restriction.place);
+        if !tree.exists(&path) {
+            findings.push(Finding::new(&path, 0, "does not exist"));
         }
     }
     for (path, text) in tree.with_extension(PROGRAMS, "rs") {
@@ -36,6 +51,24 @@ pub fn after_policy(tree: &Tree) -> Result<Vec<Finding>> {
         findings.append(&mut visitor.findings);
     }
     Ok(findings)
+}
+
+impl Restriction {
+    fn applies(&self, path: &[String]) -> bool {
+        let matches = |segment: &String, pattern: &&str| match pattern.strip_suffix('*') {
+            Some(start) => segment.starts_with(start),
+            None => segment == pattern,
+        };
+        path.len() >= self.path.len()
+            && path.iter().rev().zip(self.path.iter().rev()).all(|(s, p)| matches(s, p))
+    }
+
+    fn allows(&self, file: &str, takes_token: bool) -> bool {
+        let below = file.strip_prefix(PROGRAMS).unwrap_or(file);
+        let in_place =
+            below == self.place || (self.place.ends_with('/') && below.starts_with(self.place));
+        in_place && (takes_token || !self.needs_token)
+    }
 }
 
 struct Visitor<'a> {
@@ -47,20 +80,17 @@ struct Visitor<'a> {
 
 impl Visitor<'_> {
     fn check(&mut self, line: usize, path: &[String]) {
-        let name = |index: usize| {
-            path.len().checked_sub(index).and_then(|i| path.get(i)).map_or("", String::as_str)
-        };
-        let (kind, variant) = (name(2), name(1));
-        let delivers = kind == VERDICT && DELIVERING.contains(&variant);
-        if delivers && !(self.path == DELIVERY && self.takes_token) {
-            let message = format!(
-                "Verdict::{variant} is constructed outside the functions of {DELIVERY} that take {TOKEN}"
-            );
-            self.findings.push(Finding::new(self.path, line, message));
-        }
-        if variant == TOKEN && self.path != POLICY {
-            let message = format!("{TOKEN} is constructed outside {POLICY}");
-            self.findings.push(Finding::new(self.path, line, message));
+        for restriction in RESTRICTIONS.iter().filter(|restriction| restriction.applies(path)) {
+            if !restriction.allows(self.path, self.takes_token) {
+                let condition =
+                    if restriction.needs_token { " in functions that take Judged" } else { "" };
+                let message = format!(
+                    "{} is allowed only in {PROGRAMS}{}{condition}",
+                    path.join("::"),
+                    restriction.place
+                );
+                self.findings.push(Finding::new(self.path, line, message));
+            }
         }
     }
 
@@ -76,17 +106,19 @@ impl Visitor<'_> {
 
     fn tokens(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-        for window in tokens.windows(4) {
-            if let [
-                TokenTree::Ident(kind),
-                TokenTree::Punct(_),
-                TokenTree::Punct(_),
-                TokenTree::Ident(v),
-            ] = window
-            {
-                self.check(kind.span().start().line, &[kind.to_string(), v.to_string()]);
+        let mut path: Vec<String> = Vec::new();
+        let mut line = 0;
+        for token in &tokens {
+            match token {
+                TokenTree::Ident(ident) => {
+                    line = ident.span().start().line;
+                    path.push(ident.to_string());
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ':' => {}
+                _ => self.check(line, &std::mem::take(&mut path)),
             }
         }
+        self.check(line, &path);
         for token in tokens {
             if let TokenTree::Group(group) = token {
                 self.tokens(group.stream());
@@ -147,7 +179,6 @@ fn segments(path: &syn::Path) -> Vec<String> {
 }
 
 fn line(path: &syn::Path) -> usize {
-    use syn::spanned::Spanned;
     path.span().start().line
 }
 
@@ -155,43 +186,54 @@ fn line(path: &syn::Path) -> usize {
 mod tests {
     use super::*;
 
-    const GOOD_POLICY: &str = "pub struct Judged(()); pub fn allow() -> Judged { Judged(()) }";
-    const GOOD_DELIVERY: &str =
-        "pub fn to_pod(_: Judged, i: u32) -> Verdict { Verdict::ToPod { ifindex: i } }";
+    const POLICY: &str = "pub struct Judged(()); pub fn judge() -> Judged { Judged(()) }";
+    const VERDICT: &str =
+        "impl Verdict { pub fn to_pod(_: Judged) -> Verdict { Verdict::Deliver(Delivery(1)) } }";
+    const EXIT: &str =
+        "fn leave(v: Verdict) { match v { Verdict::Deliver(d) => kernel::redirect_out(1),
+                        Verdict::Bypass(_) => 0 } }";
+    const HOOK: &str = "fn f() { Verdict::Bypass(1); Verdict::Drop(2); judge(); }";
 
-    fn lines(delivery: &str, other: &str) -> Vec<String> {
+    fn lines(verdict: &str, hook: &str) -> Vec<String> {
         let tree = Tree::of(&[
-            (POLICY, GOOD_POLICY),
-            (DELIVERY, delivery),
-            ("ebpf/programs/src/hook/pod.rs", other),
+            ("ebpf/programs/src/stage/policy.rs", POLICY),
+            ("ebpf/programs/src/verdict.rs", verdict),
+            ("ebpf/programs/src/exit.rs", EXIT),
+            ("ebpf/programs/src/kernel.rs", "pub fn redirect_out(i: u32) { bpf_redirect(i, 0) }"),
+            ("ebpf/programs/src/hook/pod.rs", hook),
         ]);
         after_policy(&tree).expect("checked").iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn delivery_with_the_token_and_patterns_are_allowed() {
-        let other = "fn f(v: Verdict) { match v { Verdict::ToPod { ifindex } => 1, _ => 2 }
-                     if let Verdict::ToStack = v {} matches!(v, Verdict::ToStack); Verdict::Drop }";
-        assert_eq!(lines(GOOD_DELIVERY, other), Vec::<String>::new());
+        assert_eq!(lines(VERDICT, HOOK), Vec::<String>::new());
     }
 
     #[test]
-    fn delivery_outside_the_file_is_found() {
-        for other in [
-            "fn f() -> Verdict { Verdict::ToStack }",
-            "fn f() { Ok(sluice_packet::Verdict::ToUplink { ifindex: 1 }) }",
-            "fn f() { some!(Verdict::ToPod) }",
-            "fn f(_: Judged) { Judged(()) }",
+    fn delivery_without_the_policy_stage_is_found() {
+        for hook in [
+            "fn f() { Judged(()) }",
+            "fn f() { crate::verdict::Verdict::Deliver(d) }",
+            "fn f() { kernel::redirect_into_pod(1) }",
+            "fn f() { unsafe { bpf_redirect_peer(1, 0) } }",
+            "fn f() { some!(a, Verdict::Deliver(d)) }",
         ] {
-            let lines = lines(GOOD_DELIVERY, other);
-            assert_eq!(lines.len(), 1, "{other}: {lines:?}");
+            let lines = lines(VERDICT, hook);
+            assert_eq!(lines.len(), 1, "{hook}: {lines:?}");
             assert!(lines[0].starts_with("ebpf/programs/src/hook/pod.rs:1: "), "{lines:?}");
         }
     }
 
     #[test]
     fn delivery_without_the_token_is_found() {
-        let lines = lines("fn to_stack() -> Verdict { Verdict::ToStack }", "");
-        assert_eq!(lines.len(), 1, "{lines:?}");
+        let lines = lines("fn to_pod() -> Verdict { Verdict::Deliver(Delivery(1)) }", HOOK);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+    }
+
+    #[test]
+    fn missing_place_is_found() {
+        let places = RESTRICTIONS.len();
+        assert_eq!(after_policy(&Tree::of(&[])).expect("checked").len(), places);
     }
 }

@@ -16,6 +16,9 @@ const METRICS: &str = "agent/src/observe/";
 const METRIC_PREFIX: &str = "sluice_";
 const PROGRAM_MAPS: &str = "ebpf/programs/src/maps.rs";
 
+/// Per-CPU memory of one program run, which contains no state.
+const SCRATCH_MAPS: [&str; 2] = ["PACKET", "SCRATCH"];
+
 /// Enums of the ABI whose labels are documented.
 const LABELS: [&str; 2] = ["DropReason", "Outcome"];
 
@@ -72,8 +75,7 @@ fn maps(tree: &Tree) -> Result<BTreeSet<String>> {
             let is_map = item.attrs.iter().any(|attribute| {
                 attribute.path().is_ident("map") || attribute.path().is_ident("btf_map")
             });
-            // A scratch map is per-CPU memory of one program run, not state.
-            if is_map && !item.ident.to_string().contains("SCRATCH") {
+            if is_map && !SCRATCH_MAPS.contains(&item.ident.to_string().as_str()) {
                 names.insert(item.ident.to_string());
             }
         }
