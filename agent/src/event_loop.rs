@@ -63,7 +63,7 @@ impl<K: Kernel> EventLoop<K> {
         }
     }
 
-    /// Runs until [`Event::Stop`] or until every sender is gone. Can be cancelled and called again.
+    /// Runs until [`Event::Stop`] or until every sender is dropped. Can be cancelled and called again.
     pub async fn run(&mut self, events: &mut mpsc::Receiver<Event>) {
         if !std::mem::replace(&mut self.started, true) {
             self.pass();

@@ -115,7 +115,7 @@ pub trait Pods {
     fn boot_instant(&mut self) -> Result<BootInstant>;
 
     /// Sets the MTU of both ends of a pod's veth pair. Returns false if the pod's network namespace
-    /// is gone or unknown.
+    /// does not exist or is unknown.
     fn set_pod_mtu(&mut self, lease: &Lease, mtu: u32) -> Result<bool>;
 
     /// Destroys the UDP sockets that are connected to one of `peers`, in the node's network

@@ -2,7 +2,7 @@
 //!
 //! The CNI configuration gives new pods the uplink's MTU. When the uplink's MTU changes, pods that
 //! have the former one follow: they would send packets that no longer fit. Another MTU was chosen
-//! by somebody else (a `tuning` plugin after Sluice) and is left alone.
+//! by other software (a `tuning` plugin after Sluice) and is left alone.
 
 use sluice_bpf::error_chain;
 use sluice_pod::inventory::HostLinks;

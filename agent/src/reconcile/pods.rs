@@ -112,7 +112,7 @@ fn attach_and_write(
     Ok(())
 }
 
-/// Deletes the rows without a lease whose device is gone. ADD writes the row before the lease's
+/// Deletes the rows without a lease whose device does not exist. ADD writes the row before the lease's
 /// device is up, so a row whose device exists may be in use.
 fn delete_rows(
     kernel: &mut dyn Kernel,

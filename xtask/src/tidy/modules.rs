@@ -25,8 +25,8 @@ const MODULES: [Allowed; 16] = [
     ("event", &["api"]),
     ("source", &["config", "dir_watcher", "event"]),
     ("state", &["api", "conditions", "config", "event", "host"]),
-    ("kernel", &["config", "counters", "event", "host"]),
-    ("reconcile", &["conditions", "config", "event", "host", "kernel", "state"]),
+    ("kernel", &["config", "counters", "event", "host", "paths"]),
+    ("reconcile", &["conditions", "config", "event", "host", "kernel", "paths", "state"]),
     ("api", &["counters", "state"]),
     ("observe", &["counters", "state"]),
     // What the API reads of the state.

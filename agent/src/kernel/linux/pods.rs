@@ -59,7 +59,7 @@ pub fn release(store: &Store, now: &BootInstant, leases: &[Lease]) -> Result<(),
     store.reclaim(now, |lease| !leases.contains(lease)).map(drop)
 }
 
-/// Sets the MTU of both ends of a pod's veth pair. Returns false if the network namespace is gone
+/// Sets the MTU of both ends of a pod's veth pair. Returns false if the network namespace no longer exists
 /// or unknown.
 ///
 /// # Errors
