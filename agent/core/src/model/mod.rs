@@ -205,3 +205,52 @@ pub enum Change {
     /// list are ignored.
     Replace(Kind, Vec<Object>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_label_hides_an_object() {
+        assert!(hidden_by_label(["app", SERVICE_PROXY_NAME_LABEL]));
+        assert!(hidden_by_label([HEADLESS_LABEL]));
+        assert!(!hidden_by_label(["app", SERVICE_NAME_LABEL]));
+    }
+
+    #[test]
+    fn port_is_between_1_and_65535() {
+        assert_eq!(Port::new(-1), None);
+        assert_eq!(Port::new(0), None);
+        assert_eq!(Port::new(1).map(Port::get), Some(1));
+        assert_eq!(Port::new(65_535).map(Port::get), Some(65_535));
+        assert_eq!(Port::new(65_536), None);
+        assert_eq!(Port::new(65_616), None, "not truncated to 80");
+    }
+
+    #[test]
+    fn absent_and_unknown_api_values() {
+        assert_eq!(Protocol::from_api(None), Some(Protocol::Tcp));
+        assert_eq!(Protocol::from_api(Some("")), Some(Protocol::Tcp));
+        assert_eq!(Protocol::from_api(Some("UDP")), Some(Protocol::Udp));
+        assert_eq!(Protocol::from_api(Some("udp")), None);
+        assert_eq!(TrafficPolicy::from_api(None), TrafficPolicy::Cluster);
+        assert_eq!(TrafficPolicy::from_api(Some("Local")), TrafficPolicy::Local);
+        assert_eq!(AddressType::from_api("IPv6"), AddressType::Ipv6);
+        assert_eq!(AddressType::from_api("FQDN"), AddressType::Other);
+        assert_eq!(PodPhase::from_api(None), PodPhase::Pending);
+        assert_eq!(PodPhase::from_api(Some("Evicted")), PodPhase::Unknown);
+    }
+
+    #[test]
+    fn succeeded_and_failed_pods_are_over() {
+        let over = ["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+            .map(|phase| PodPhase::from_api(Some(phase)).is_over());
+        assert_eq!(over, [false, false, true, true, false]);
+    }
+
+    #[test]
+    fn cluster_scoped_name_has_no_slash() {
+        assert_eq!(ObjectName::cluster("n1").to_string(), "n1");
+        assert_eq!(ObjectName::new("shop", "web").to_string(), "shop/web");
+    }
+}

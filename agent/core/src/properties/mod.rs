@@ -2,7 +2,7 @@
 
 mod compiled;
 pub mod kernel;
-mod plans;
+pub mod plans;
 mod verdict;
 
 use std::net::IpAddr;

@@ -9,14 +9,13 @@ use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, proto};
 
 use super::kernel::{Kernel, Row, desired_effect, rows};
 use super::{context, index_of};
-use crate::cases::notation;
-use crate::diff::{Capacity, Plan, ReadBack, RealizedState};
+use crate::diff::{Capacity, Plan, RealizedState};
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
 use crate::model::{Change, Kind, Object};
 use crate::tables::{Changed, Tables};
 
-const CAPACITY: Capacity =
+pub const CAPACITY: Capacity =
     Capacity { frontends: 1000, slots: 4000, backends: 1000, networks: 1000 };
 
 /// Many objects at once, then a few changes at a time.
@@ -37,7 +36,7 @@ fn objects_of(index: &Index) -> Vec<Object> {
 }
 
 /// Carries out rows of a plan. After each row, every frontend has its old or its new effect.
-fn carry_out(kernel: &mut Kernel, rows: &[Row<'_>], desired: &Tables) {
+pub fn carry_out(kernel: &mut Kernel, rows: &[Row<'_>], desired: &Tables) {
     let (before, after) = (kernel.effect(), desired_effect(desired));
     if !rows.is_empty() {
         kernel.begin_plan();
@@ -76,14 +75,15 @@ fn assert_realized(kernel: &Kernel, tables: &Tables) {
 }
 
 /// The state of an agent.
-struct Agent {
-    index: Index,
-    tables: Tables,
-    realized: RealizedState,
+pub struct Agent {
+    pub index: Index,
+    pub tables: Tables,
+    pub realized: RealizedState,
 }
 
 impl Agent {
-    fn start(kernel: &Kernel) -> Agent {
+    /// Starts from the rows in the maps.
+    pub fn start(kernel: &Kernel) -> Agent {
         Agent {
             index: Index::new(THIS_NODE),
             tables: Tables::default(),
@@ -91,7 +91,8 @@ impl Agent {
         }
     }
 
-    fn take(&mut self, changes: &[Change]) -> Plan {
+    /// Applies changes and plans.
+    pub fn take(&mut self, changes: &[Change]) -> Plan {
         changes.iter().for_each(|c| self.index.apply(c.clone()));
         let dirty = self.index.take_dirty();
         let changed = self.tables.update(&self.index, &dirty, &context());
@@ -114,6 +115,10 @@ proptest! {
             assert_realized(&kernel, &agent.tables);
             // Stale backends are exactly the removed UDP backends.
             let now = kernel.backends.values().copied().collect::<BTreeSet<_>>();
+            // Existing flows keep unselected backends.
+            let rows = agent.tables.frontends().map(|(_, row)| row);
+            let unselected: BTreeSet<_> = rows.flat_map(|row| row.unselected.clone()).collect();
+            prop_assert!(held.intersection(&unselected).all(|backend| now.contains(backend)));
             let removed = held.difference(&now).filter(|b| b.proto == proto::UDP);
             prop_assert_eq!(plan.stale_udp, removed.copied().collect::<Vec<_>>());
             let again = agent.realized.plan(&agent.tables, &Changed::default());
@@ -236,34 +241,4 @@ proptest! {
         rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
         prop_assert!(kernel.frontends.is_empty() && kernel.backends.is_empty());
     }
-}
-
-/// A Service whose only endpoint changes with every plan: each plan frees a slot and a backend id
-/// and needs new ones.
-#[test]
-fn slots_and_ids_are_reused_by_the_third_plan_at_the_earliest() {
-    let slice = |host: u8| {
-        let text = format!("slice shop/web-a of=web ports=/TCP:80 10.244.1.{host}@n1");
-        notation::change(&text).expect("slice")
-    };
-    let service = notation::change("service shop/web 10.96.0.7 /TCP:80").expect("service");
-    let mut kernel = Kernel::new(CAPACITY);
-    let mut agent = Agent::start(&kernel);
-    let plan = agent.take(&[service]);
-    carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
-    let mut offsets = Vec::new();
-    for host in 1..=8 {
-        let plan = agent.take(&[slice(host)]);
-        carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
-        offsets
-            .extend(kernel.frontends.values().filter(|f| f.slots_len > 0).map(|f| f.slots_offset));
-    }
-    assert_eq!(offsets, [0, 1, 2, 3, 0, 1, 2, 3]);
-}
-
-#[test]
-fn no_objects_and_empty_maps_need_no_writes() {
-    let mut realized = RealizedState::new(ReadBack::default());
-    let plan = realized.plan(&Tables::default(), &Changed::default());
-    assert!(plan.writes.is_empty());
 }
