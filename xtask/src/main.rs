@@ -1,7 +1,7 @@
 //! The development commands of Sluice: `cargo xtask` prints them.
 //!
 //! ```text
-//! commands      setup, build, image, cluster, demo, tidy, test, kernels, bench
+//! commands      setup, build, image, cluster, demo, test, fuzz, tidy, kernels, bench
 //! kind/         what a cluster is made of: engine, node image, Kubernetes
 //! progress      output of long steps        process  child processes with deadlines
 //! cache         slow results, by the hash of their inputs      oci  images without Docker
@@ -15,6 +15,7 @@ mod build;
 mod cache;
 mod cluster;
 mod demo;
+mod fuzz;
 mod image;
 mod install;
 mod kernels;
@@ -48,6 +49,7 @@ Run:
 
 Test:
   test       Run the tests of every level, or of one
+  fuzz       Run libFuzzer on the parsers of outside input
   tidy       Check the rules of this repository
   kernels    Run packet and namespace tests on packaged kernels
   bench      Measure Sluice, kube-proxy and the bridge plugin
@@ -77,6 +79,8 @@ enum Command {
     Demo(demo::Options),
     /// Run the tests of every level, or of one
     Test(test::Options),
+    /// Run libFuzzer on the parsers of outside input
+    Fuzz(fuzz::Options),
     /// Check the rules of this repository
     Tidy(tidy::Options),
     /// Run packet and namespace tests on packaged kernels
@@ -108,6 +112,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Cluster(command) => cluster::run(&cache, command)?,
         Command::Demo(options) => demo::run(&cache, &options)?,
         Command::Test(options) => return test::run(&cache, &options),
+        Command::Fuzz(options) => return fuzz::run(&cache, &options),
         Command::Tidy(options) => return tidy::run(&options),
         Command::Kernels(options) => return kernels::run(&cache, &options),
         Command::Bench(options) => return bench::run(&cache, &options),

@@ -12,8 +12,11 @@ use crate::kind::{self, Cluster, Spec};
 use crate::{build, image, install, process, setup, tidy};
 
 /// Packages outside the workspace's default members. They are linted for the host.
-const OTHER_PACKAGES: [&str; 5] =
-    ["sluice-ebpf", "packet-tests", "netns-tests", "cluster-tests", "netbench"];
+const OTHER_PACKAGES: [&str; 6] =
+    ["sluice-ebpf", "packet-tests", "netns-tests", "cluster-tests", "netbench", FUZZ_TESTS];
+
+/// Package of the fuzz targets. The unit level runs it with random inputs for a few seconds.
+const FUZZ_TESTS: &str = "fuzz-tests";
 
 /// Test binaries of the cluster level that run together.
 pub struct Phase {
@@ -68,14 +71,19 @@ fn unit(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> 
         tally = tally + runner.check("lints of eBPF programs and tests", &mut lints, &logs);
         tally = tally + dependencies(cache, runner);
     }
-    let words = ["test", "--no-fail-fast"];
-    if let Err(error) = runner.prepare(|| compile(cargo().args(words))) {
-        eprintln!("    {error:#}");
-        return Ok(tally + Tally::FAILURE);
+    let default = ["test", "--no-fail-fast"].as_slice();
+    let fuzz = ["test", "--no-fail-fast", "--package", FUZZ_TESTS].as_slice();
+    for words in [default, fuzz] {
+        if let Err(error) = runner.prepare(|| compile(cargo().args(words))) {
+            eprintln!("    {error:#}");
+            tally = tally + Tally::FAILURE;
+            continue;
+        }
+        let mut tests = cargo();
+        tests.args(words).args(["--", "--test-threads=2"]).args(&options.filter);
+        tally = tally + runner.cargo_test(&mut tests)?;
     }
-    let mut tests = cargo();
-    tests.args(words).args(["--", "--test-threads=2"]).args(&options.filter);
-    Ok(tally + runner.cargo_test(&mut tests)?)
+    Ok(tally)
 }
 
 /// Licenses, sources and bans of deny.toml. Advisories need a clone of a git repository, which not

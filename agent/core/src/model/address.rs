@@ -22,7 +22,7 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
 /// Parses a CIDR as leniently as [`parse_ip`]; host bits are cleared.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.trim().split_once('/')?;
-    let mapped = address.contains(':') && address.contains('.');
+    let mapped = address.contains(':');
     let length = parse_number(length)?;
     let address = parse_ip(address)?;
     let length = if mapped && address.is_ipv4() { length.checked_sub(96)? } else { length };
@@ -70,6 +70,8 @@ mod tests {
             ("010.244.001.7/024", Some("10.244.1.0/24")),
             ("2001:db8::5/64", Some("2001:db8::/64")),
             ("::ffff:10.1.2.3/120", Some("10.1.2.0/24")),
+            ("::ffff:a01:203/120", Some("10.1.2.0/24")),
+            ("::ffff:a01:203/24", None),
             ("0.0.0.0/0", Some("0.0.0.0/0")),
             ("10.0.0.0/33", None),
             ("10.0.0.0", None),

@@ -1,0 +1,58 @@
+//! Objects of the API server as JSON, as each kind.
+//!
+//! An object that converts has a name and values within the limits of the model, and the same
+//! value after its JSON was decoded and encoded again. An error names the kind.
+
+use serde_json::Value;
+use sluice_agent::source::convert::{from_json, kind_name};
+use sluice_core::model::{Kind, Object};
+
+/// Longest timeout of session affinity in the API, in seconds.
+const MAX_AFFINITY_SECONDS: u32 = 86_400;
+
+pub(super) fn run(data: &[u8]) {
+    // `None` also for values that only an ignored field can have, such as 1e999.
+    let again: Option<Vec<u8>> = serde_json::from_slice::<Value>(data)
+        .ok()
+        .map(|value| serde_json::to_vec(&value).expect("a value has JSON"));
+    for kind in Kind::ALL {
+        match from_json(kind, data) {
+            Ok(object) => {
+                assert_eq!(object.kind(), kind);
+                check(&object);
+                if let Some(again) = &again {
+                    assert_eq!(from_json(kind, again).as_ref(), Ok(&object));
+                }
+            }
+            Err(e) => assert!(e.to_string().starts_with(kind_name(kind)), "{e}"),
+        }
+    }
+}
+
+/// Checks what the rest of the agent relies on.
+pub(super) fn check(object: &Object) {
+    assert!(!object.name().name.is_empty());
+    match object {
+        Object::Node(node) => {
+            assert!(node.internal_ips.iter().all(|ip| *ip == ip.to_canonical()));
+            assert!(node.pod_cidrs.iter().all(|cidr| *cidr == cidr.trunc()));
+            assert_ne!(node.zone.as_deref(), Some(""));
+        }
+        Object::Service(service) => {
+            assert!(service.cluster_ips.iter().all(|ip| *ip == ip.to_canonical()));
+            let seconds = service.session_affinity;
+            assert!(seconds.is_none_or(|s| (1..=MAX_AFFINITY_SECONDS).contains(&s)));
+        }
+        Object::EndpointSlice(slice) => {
+            assert!(slice.endpoints.iter().all(|e| e.address == e.address.to_canonical()));
+            assert!(slice.endpoints.iter().all(|e| e.node_name.as_deref() != Some("")));
+            assert!(slice.ports.iter().all(|port| port.name.is_some()));
+            assert_ne!(slice.service.as_deref(), Some(""));
+        }
+        Object::Pod(pod) => {
+            assert!(pod.ips.iter().all(|ip| *ip == ip.to_canonical()));
+            assert_ne!(pod.node.as_deref(), Some(""));
+        }
+        Object::Namespace(_) => {}
+    }
+}

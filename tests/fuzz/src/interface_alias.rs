@@ -1,0 +1,40 @@
+//! The alias of a host interface.
+//!
+//! The attachment of an alias that parses is printed and parsed again without loss; the pod is a
+//! prefix of the original if the alias exceeds the kernel's limit.
+
+use sluice_pod::identity::{HOST_PREFIX, alias, host_ifname, macs, parse_alias};
+
+/// `IFALIASZ` without the NUL.
+const ALIAS_MAX: usize = 255;
+/// `IFNAMSIZ` without the NUL.
+const NAME_MAX: usize = 15;
+
+pub(super) fn run(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let Some((key, pod)) = parse_alias(text) else {
+        assert!(text.matches(' ').count() < 2, "{text:?}");
+        return;
+    };
+    assert!(!key.container_id.contains(' ') && !key.ifname.contains(' '));
+    let tail = key.container_id.len() + key.ifname.len() + 2;
+    let (namespace, name) = pod.clone().unzip();
+    let printed = alias(&key, namespace.as_deref(), name.as_deref());
+    assert!(printed.len() <= ALIAS_MAX.max(tail), "{}", printed.len());
+
+    let (again, parsed) = parse_alias(&printed).expect("an alias parses");
+    assert_eq!(again, key);
+    let length = namespace.as_ref().zip(name.as_ref()).map_or(1, |(ns, n)| ns.len() + n.len() + 1);
+    if length + tail <= ALIAS_MAX {
+        assert_eq!(parsed, pod);
+    } else if let Some((parsed_namespace, prefix)) = parsed {
+        assert_eq!(Some(parsed_namespace), namespace);
+        assert!(name.expect("a pod").starts_with(&prefix));
+    }
+
+    let device = host_ifname(&key);
+    assert!(device.len() <= NAME_MAX && device.starts_with(HOST_PREFIX) && device.is_ascii());
+    let (host, pod) = macs(&key);
+    assert!(host != pod && host[0] & 3 == 2 && pod[0] & 3 == 2);
+}
