@@ -147,6 +147,19 @@ fn node_with_a_new_address_keeps_its_connectivity() {
     assert_eq!(response.client.ip(), far.address);
 }
 
+/// An address that is not known as the node's would be masqueraded and sent to the uplink.
+#[test]
+fn pods_reach_a_new_address_of_their_node_untranslated() {
+    let t = two_nodes();
+    let near = t.a.pod("default/near");
+    let _server = t.a.serve("node1", &["tcp:80"]);
+    ip(&t.a.namespaces, "addr add 198.51.100.7/32 dev lo");
+    eventually("the new address", || match near.connect("tcp", "198.51.100.7:80") {
+        Ok((response, _)) if response.client.ip() == near.address => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
 #[test]
 fn agent_without_bpffs_reports_it_and_exits() {
     let topology = Topology::new();
