@@ -120,6 +120,11 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         self.removed.end_plan();
     }
 
+    /// Number of removed ids that must not be assigned yet.
+    pub fn quarantined(&self) -> usize {
+        self.removed.iter().count()
+    }
+
     /// All ids in use, in no order.
     pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
         self.owners.keys().copied()

@@ -1,8 +1,8 @@
-//! All objects by name, and which Services a change touches.
+//! All objects by name, the joins between them, and the Services that a change affects.
 //!
-//! In: [`Change`]s in any order, with repeats; objects may arrive before those that they refer to.
-//! Out: the set of Services whose rows may have changed ([`Index::take_dirty`]). Never: what the
-//! rows are.
+//! In: [`Change`]s in any order, possibly repeated; an object may arrive before those that it refers
+//! to. Out: the Services whose rows may have changed ([`Index::take_dirty`]). The rows themselves
+//! are not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -11,17 +11,17 @@ use crate::model::{
     Change, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
 };
 
-/// What has to be compiled again.
+/// Objects whose rows must be compiled again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dirty {
-    /// Services, existing or gone.
+    /// Services, existing or deleted.
     pub services: BTreeSet<ObjectName>,
     /// Whether networks and routes may have changed.
     pub nodes: bool,
 }
 
 impl Dirty {
-    /// Whether there is nothing to do.
+    /// Whether no rows must be compiled.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty() && !self.nodes
     }
@@ -44,12 +44,12 @@ pub struct Index {
 impl Index {
     /// An empty index of the node with this name.
     pub fn new(node_name: impl Into<String>) -> Index {
-        // This node's own addresses are news even where there is no Node yet.
+        // The addresses of this node yield rows even before its Node object exists.
         let dirty = Dirty { nodes: true, ..Dirty::default() };
         Index { node_name: node_name.into(), dirty, ..Index::default() }
     }
 
-    /// Takes a change in. An object that reads as before marks nothing dirty.
+    /// Applies a change. An object that is equal to the known one makes nothing dirty.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Apply(object) => self.put(object),
@@ -66,33 +66,33 @@ impl Index {
         }
     }
 
-    /// Whether Nodes, Services and EndpointSlices have each been listed once: before that, what is
-    /// missing here may still exist, and nothing may be written.
+    /// Whether Nodes, Services and EndpointSlices have each been listed. Before that, absent objects
+    /// may still exist, and no table may be written.
     pub fn synced(&self) -> bool {
         [Kind::Node, Kind::Service, Kind::EndpointSlice].iter().all(|k| self.listed.contains(k))
     }
 
-    /// Whether this kind has been listed once.
+    /// Whether this kind has been listed.
     pub fn listed(&self, kind: Kind) -> bool {
         self.listed.contains(&kind)
     }
 
-    /// What changed since the last call.
+    /// What must be compiled since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
         mem::take(&mut self.dirty)
     }
 
-    /// Everything: what [`Index::take_dirty`] would say had all objects come just now.
+    /// All objects, as if all of them had just been added.
     pub fn all_dirty(&self) -> Dirty {
         Dirty { services: self.services.keys().cloned().collect(), nodes: true }
     }
 
-    /// Name of the node we are on.
+    /// Name of this node.
     pub fn node_name(&self) -> &str {
         &self.node_name
     }
 
-    /// The node we are on.
+    /// The Node object of this node.
     pub fn this_node(&self) -> Option<&Node> {
         self.nodes.get(&self.node_name)
     }
@@ -112,7 +112,7 @@ impl Index {
         self.services.values()
     }
 
-    /// The slices that name this Service, by name, hidden ones too.
+    /// The slices of a Service, in the order of their names, including hidden ones.
     pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
         self.slices_of.get(service).into_iter().flatten().filter_map(|n| self.slices.get(n))
     }
@@ -198,7 +198,7 @@ impl Index {
         }
     }
 
-    /// Our own zone decides which zone hints name us.
+    /// The zone of this node decides which zone hints apply: all Services depend on it.
     fn node_changed(&mut self, name: &str, old_zone: Option<String>, zone: Option<String>) {
         self.dirty.nodes = true;
         if name == self.node_name && old_zone != zone {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn synced_when_all_three_kinds_were_listed() {
+    fn index_is_synced_when_nodes_services_and_slices_are_listed() {
         let mut index = Index::new("n1");
         for kind in [Kind::Service, Kind::Pod, Kind::EndpointSlice] {
             index.apply(Change::Replace(kind, vec![]));
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn slice_that_moves_to_another_service_touches_both() {
+    fn slice_that_moves_to_another_service_makes_both_dirty() {
         let mut index = Index::new("n1");
         index.apply(Change::Apply(slice("s", "a")));
         assert_eq!(dirty(&mut index), ["a"]);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn replace_touches_only_what_differs() {
+    fn replacement_makes_only_differing_services_dirty() {
         let mut index = Index::new("n1");
         index.apply(Change::Replace(Kind::Service, vec![service("a"), service("b")]));
         assert_eq!(dirty(&mut index), ["a", "b"]);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn own_zone_touches_every_service_another_nodes_none() {
+    fn zone_of_this_node_makes_every_service_dirty() {
         let mut index = Index::new("n1");
         index.apply(Change::Replace(Kind::Service, vec![service("a"), service("b")]));
         index.take_dirty();

@@ -198,3 +198,27 @@ impl Tables {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_changes_contain_both() {
+        let key = |n| FrontendKey { proto: n, ..FrontendKey::default() };
+        let mut changed = Changed { frontends: BTreeSet::from([key(1)]), ..Changed::default() };
+        assert!(!changed.is_empty());
+        changed.merge(Changed { frontends: BTreeSet::from([key(2)]), ..Changed::default() });
+        assert_eq!(changed.frontends, BTreeSet::from([key(1), key(2)]));
+        assert!(!changed.networks && !changed.routes);
+
+        for (networks, routes) in [(true, false), (false, true)] {
+            let mut changed = Changed::default();
+            assert!(changed.is_empty());
+            changed.merge(Changed { networks, routes, ..Changed::default() });
+            changed.merge(Changed::default());
+            assert_eq!((changed.networks, changed.routes), (networks, routes));
+            assert!(!changed.is_empty());
+        }
+    }
+}

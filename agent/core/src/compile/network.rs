@@ -10,6 +10,7 @@ use crate::model::{Node, NodeContext};
 
 /// Rows of the `NETWORKS` trie. If several sources name the same prefix, the first of these applies:
 /// this node's addresses, this node's pods, other nodes' addresses, other nodes' pods, Services.
+/// Other nodes' ranges within this node's pod ranges have no row.
 pub fn networks<'a>(
     this_node: &str,
     nodes: impl IntoIterator<Item = &'a Node>,
@@ -30,7 +31,7 @@ pub fn networks<'a>(
     for address in others.iter().flat_map(|n| &n.internal_ips) {
         put(IpNet::from(*address), network_kind::OTHER_NODE);
     }
-    for net in others.iter().flat_map(|n| &n.pod_cidrs) {
+    for net in others.iter().flat_map(|n| &n.pod_cidrs).filter(|net| !is_within(&own, net)) {
         put(*net, network_kind::REMOTE_PODS);
     }
     for net in &context.service_cidrs {
@@ -52,15 +53,19 @@ pub fn routes<'a>(
     let mut routes = BTreeMap::new();
     for node in others {
         for net in &node.pod_cidrs {
-            let ours = own.iter().flat_map(|n| &n.pod_cidrs).any(|o| o.contains(net));
             let v4 = net.addr().is_ipv4();
             let hop = node.internal_ips.iter().find(|a| a.is_ipv4() == v4);
-            if let (false, Some(hop)) = (ours, hop) {
+            if let (false, Some(hop)) = (is_within(&own, net), hop) {
                 routes.entry(net.trunc()).or_insert(*hop);
             }
         }
     }
     routes
+}
+
+/// Whether a range lies within a pod range of these nodes.
+fn is_within(nodes: &[&Node], net: &IpNet) -> bool {
+    nodes.iter().flat_map(|n| &n.pod_cidrs).any(|range| range.contains(net))
 }
 
 /// The trie key of a range. IPv4 addresses are v4-mapped, which adds 96 to the prefix length.
@@ -89,8 +94,8 @@ mod tests {
         let nodes = [
             node("n1", &["172.18.0.2", "fc00::2"], &["10.244.1.0/24", "fd00:1::/64"]),
             node("n2", &["172.18.0.3", "fc00::3"], &["10.244.2.0/24", "fd00:2::/64"]),
-            // Has the pod range of n2, the pod range of n1 and an address of n1.
-            node("n3", &["172.18.0.2"], &["10.244.2.0/24", "10.244.1.0/24", "fd00:3::/64"]),
+            // Has the pod range of n2, a part of the pod range of n1 and an address of n1.
+            node("n3", &["172.18.0.2"], &["10.244.2.0/24", "10.244.1.128/25", "fd00:3::/64"]),
         ];
         let context = NodeContext {
             local_addresses: vec!["172.18.0.2".parse().expect("address")],

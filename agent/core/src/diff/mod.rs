@@ -14,12 +14,14 @@
 mod plan;
 mod read_back;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 pub use plan::{Capacity, CapacityError, Plan};
 pub use read_back::ReadBack;
-pub use services::RealizedServices;
+use services::RealizedServices;
 use sluice_abi::{Frontend, Network, NetworkKey};
 
 use crate::slots::SlotRange;
@@ -80,6 +82,12 @@ impl RealizedState {
         self.services.plan(tables, (!all).then_some(&changed.frontends), &mut plan);
         table::sort_by_reference(&mut plan.writes);
         plan
+    }
+
+    /// Frontends, slots and backends.
+    #[cfg(test)]
+    fn services(&self) -> &RealizedServices {
+        &self.services
     }
 
     fn plan_networks(&mut self, tables: &Tables, plan: &mut Plan) {

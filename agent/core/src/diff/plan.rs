@@ -15,7 +15,7 @@ pub struct Plan {
     pub stale_udp: Vec<Backend>,
     /// Rows that do not fit. Existing frontends stay unchanged; every later plan tries again.
     pub over_capacity: Vec<CapacityError>,
-    /// Whether quarantined slots become free after one of the next plans.
+    /// Whether slots were in quarantine during this plan: a later plan may use them.
     pub(super) space_pending: bool,
 }
 

@@ -23,8 +23,7 @@ struct RealizedFrontend {
     unselected: Vec<u32>,
     /// Whether its service id is known to belong to the Service port of the desired row.
     owned: bool,
-    /// Its slots are invalid or belong to another frontend: it is rewritten even if its value does
-    /// not change.
+    /// Its slots are invalid or belong to another frontend: they are neither kept nor freed.
     broken: bool,
 }
 
@@ -216,7 +215,7 @@ impl RealizedServices {
 
         ids.iter().chain(&unselected).for_each(|id| self.backends.acquire(*id));
         self.services.acquire(service);
-        if found.as_ref().is_none_or(|found| found.broken || found.value != value) {
+        if found.as_ref().is_none_or(|found| found.value != value) {
             draft.put_frontends.push((key, value));
         }
         if let Some(found) = found {
@@ -317,11 +316,43 @@ impl RealizedServices {
         plan.over_capacity.append(&mut draft.over_capacity);
         // A plan without writes takes no time and does not shorten the quarantine, unless a row
         // waits for the slots in it.
+        plan.space_pending = !self.freed.is_empty();
         if !plan.writes.is_empty() || !plan.over_capacity.is_empty() {
             self.freed.end_plan().into_iter().for_each(|range| self.slots.free(range));
             self.services.end_plan();
             self.backends.end_plan();
         }
-        plan.space_pending = !self.freed.is_empty();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::notation::change;
+    use crate::diff::RealizedState;
+    use crate::index::Index;
+    use crate::model::NodeContext;
+    use crate::tables::Changed;
+
+    #[test]
+    fn quarantine_holds_ids_of_the_last_plans_only() {
+        let mut index = Index::new("n1");
+        let mut realized = RealizedState::new(ReadBack::default());
+        for n in 0..20 {
+            // Each plan replaces the Service and its backend.
+            if n > 0 {
+                index.apply(change(&format!("delete service shop/web-{}", n - 1)).unwrap());
+            }
+            index.apply(change(&format!("service shop/web-{n} 10.96.0.7 /TCP:80")).unwrap());
+            let slice = format!("slice shop/web of=web-{n} ports=/TCP:80 10.244.1.{n}@n1");
+            index.apply(change(&slice).unwrap());
+            let tables = Tables::full(&index, &NodeContext::default());
+            realized.compare_all();
+            realized.plan(&tables, &Changed::default());
+        }
+        // The wildcard rows of a Service have an id too.
+        assert_eq!(realized.services().services.quarantined(), 4);
+        assert_eq!(realized.services().backends.quarantined(), 2);
+        assert_eq!(realized.services().freed.iter().count(), 2);
     }
 }

@@ -1,12 +1,11 @@
-//! Addresses as the API server lets them through.
+//! Addresses in the forms that the API server accepts.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-/// Parses an address as Kubernetes does: IPv4 numbers may have leading zeros and are decimal
-/// (Rust's own parser refuses them), white space around is ignored, v4-mapped IPv6
-/// is IPv4.
+/// Parses an address as Kubernetes does: IPv4 numbers may have leading zeros and are decimal (the
+/// standard library rejects them), surrounding white space is ignored, v4-mapped IPv6 is IPv4.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     if text.contains(':') {
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn addresses_are_parsed_as_kubernetes_does() {
         for (text, expect) in [
             ("10.0.0.1", Some("10.0.0.1")),
             ("010.000.00.01", Some("10.0.0.1")),
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn cidrs() {
+    fn cidrs_are_parsed_as_kubernetes_does() {
         for (text, expect) in [
             ("10.244.1.0/24", Some("10.244.1.0/24")),
             ("010.244.001.7/024", Some("10.244.1.0/24")),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{ObjectName, Port, Protocol};
 
-/// What the addresses of a slice are.
+/// Type of the addresses of a slice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressType {
     /// IPv4 addresses.
@@ -12,12 +12,12 @@ pub enum AddressType {
     Ipv4,
     /// IPv6 addresses.
     Ipv6,
-    /// Host names (FQDN) or something unheard of: never programmed.
+    /// Host names (FQDN) or an unknown type: not programmed.
     Other,
 }
 
 impl AddressType {
-    /// From the API's word.
+    /// From the API value.
     pub fn from_api(word: &str) -> AddressType {
         match word {
             "IPv4" => AddressType::Ipv4,
@@ -47,9 +47,9 @@ pub struct EndpointSlice {
     pub hidden: bool,
     /// Family of the addresses.
     pub address_type: AddressType,
-    /// Ports that every endpoint here serves.
+    /// Ports that every endpoint of the slice serves.
     pub ports: Vec<EndpointPort>,
-    /// Endpoints that have an address.
+    /// Endpoints with an address.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -64,18 +64,18 @@ impl EndpointSlice {
 /// A port of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPort {
-    /// Name; a port without one (not even an empty one) is skipped.
+    /// Name, possibly empty; a port without name is skipped.
     pub name: Option<String>,
     /// Protocol.
     pub protocol: Protocol,
-    /// Target port; a port without one is skipped.
+    /// Target port; a port without number is skipped.
     pub port: Option<Port>,
 }
 
 /// One endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The first of its `addresses`, the only one that counts.
+    /// The first of its `addresses`; the others are not used.
     pub address: IpAddr,
     /// Condition Ready; absent means true.
     pub ready: bool,
@@ -83,9 +83,9 @@ pub struct Endpoint {
     pub serving: bool,
     /// Condition Terminating; absent means false.
     pub terminating: bool,
-    /// Node it runs on; without one it is local nowhere.
+    /// Node that it runs on; an endpoint without node is not local to any.
     pub node_name: Option<String>,
-    /// Who should use it.
+    /// Topology hints.
     pub hints: Hints,
 }
 

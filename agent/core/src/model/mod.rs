@@ -1,8 +1,8 @@
-//! The objects that Sluice works with, cut down to the fields that it reads.
+//! The Kubernetes objects that Sluice uses, reduced to the fields that it reads.
 //!
-//! Whoever reads the API (or a folder of manifests) converts to these types at once. Defaults of
-//! the API (`ready` absent means true, ...) are filled in by that conversion; what the API leaves
-//! open stays an `Option` here.
+//! Sources (API server, manifest folder) convert to these types at once. The conversion fills in the
+//! defaults of the API (absent `ready` means true, for example); fields that are optional in the API
+//! and have no default are `Option`s.
 
 mod address;
 mod endpoint_slice;
@@ -24,21 +24,21 @@ pub use pod::{Pod, PodPhase};
 pub use service::{Service, ServicePort, TrafficPolicy};
 use sluice_abi::proto;
 
-/// Label on a Service or slice that another proxy serves; its presence hides the object.
+/// Label of a Service or slice that another proxy serves; its presence hides the object.
 pub const SERVICE_PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// Label on a headless Service or slice; its presence hides the object.
+/// Label of a headless Service or slice; its presence hides the object.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-/// Label on a slice that names its Service.
+/// Label of a slice with the name of its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-/// Label on a Node that names its zone.
+/// Label of a Node with the name of its zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// Whether a Service or slice with these label keys is none of our business.
+/// Whether a Service or slice with these label keys is not programmed.
 pub fn hidden_by_label<'a>(keys: impl IntoIterator<Item = &'a str>) -> bool {
     keys.into_iter().any(|k| k == SERVICE_PROXY_NAME_LABEL || k == HEADLESS_LABEL)
 }
 
-/// Namespace and name of an object; the namespace of a cluster-wide object is empty.
+/// Namespace and name of an object; the namespace of a cluster-scoped object is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// Namespace, or empty.
@@ -53,7 +53,7 @@ impl ObjectName {
         ObjectName { namespace: namespace.into(), name: name.into() }
     }
 
-    /// Name of a cluster-wide object.
+    /// Name of a cluster-scoped object.
     pub fn cluster(name: impl Into<String>) -> ObjectName {
         ObjectName { namespace: String::new(), name: name.into() }
     }
@@ -69,12 +69,12 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// A port number in the host's order, 1 to 65535.
+/// A port number, 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(NonZeroU16);
 
 impl Port {
-    /// The port with this number, if there can be one. Takes the API's wide integers.
+    /// The port with this number; `None` if it is out of range. Takes the integers of the API.
     pub fn new(number: impl Into<i64>) -> Option<Port> {
         u16::try_from(number.into()).ok().and_then(NonZeroU16::new).map(Port)
     }
@@ -94,7 +94,7 @@ impl fmt::Display for Port {
 /// Transport protocol of a Service port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// TCP, the API's default.
+    /// TCP, the default of the API.
     #[default]
     Tcp,
     /// UDP.
@@ -104,7 +104,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// From the API's word; `None` stands for TCP, an unknown word gives nothing.
+    /// From the API value; absent means TCP, unknown values yield `None`.
     pub fn from_api(word: Option<&str>) -> Option<Protocol> {
         match word {
             None | Some("" | "TCP") => Some(Protocol::Tcp),
@@ -194,14 +194,63 @@ impl Object {
     }
 }
 
-/// What a source tells.
+/// A change that a source reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The object exists and reads so now.
+    /// The object was added or updated.
     Apply(Object),
-    /// The object is gone.
+    /// The object was deleted.
     Delete(Kind, ObjectName),
-    /// These are all objects of this kind; others are gone. Objects of another kind in the list
-    /// are ignored.
+    /// These are all objects of this kind; others were deleted. Objects of another kind in the
+    /// list are ignored.
     Replace(Kind, Vec<Object>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_label_hides_an_object() {
+        assert!(hidden_by_label(["app", SERVICE_PROXY_NAME_LABEL]));
+        assert!(hidden_by_label([HEADLESS_LABEL]));
+        assert!(!hidden_by_label(["app", SERVICE_NAME_LABEL]));
+    }
+
+    #[test]
+    fn port_is_between_1_and_65535() {
+        assert_eq!(Port::new(-1), None);
+        assert_eq!(Port::new(0), None);
+        assert_eq!(Port::new(1).map(Port::get), Some(1));
+        assert_eq!(Port::new(65_535).map(Port::get), Some(65_535));
+        assert_eq!(Port::new(65_536), None);
+        assert_eq!(Port::new(65_616), None, "not truncated to 80");
+    }
+
+    #[test]
+    fn absent_and_unknown_api_values() {
+        assert_eq!(Protocol::from_api(None), Some(Protocol::Tcp));
+        assert_eq!(Protocol::from_api(Some("")), Some(Protocol::Tcp));
+        assert_eq!(Protocol::from_api(Some("UDP")), Some(Protocol::Udp));
+        assert_eq!(Protocol::from_api(Some("udp")), None);
+        assert_eq!(TrafficPolicy::from_api(None), TrafficPolicy::Cluster);
+        assert_eq!(TrafficPolicy::from_api(Some("Local")), TrafficPolicy::Local);
+        assert_eq!(AddressType::from_api("IPv6"), AddressType::Ipv6);
+        assert_eq!(AddressType::from_api("FQDN"), AddressType::Other);
+        assert_eq!(PodPhase::from_api(None), PodPhase::Pending);
+        assert_eq!(PodPhase::from_api(Some("Evicted")), PodPhase::Unknown);
+    }
+
+    #[test]
+    fn succeeded_and_failed_pods_are_over() {
+        let over = ["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+            .map(|phase| PodPhase::from_api(Some(phase)).is_over());
+        assert_eq!(over, [false, false, true, true, false]);
+    }
+
+    #[test]
+    fn cluster_scoped_name_has_no_slash() {
+        assert_eq!(ObjectName::cluster("n1").to_string(), "n1");
+        assert_eq!(ObjectName::new("shop", "web").to_string(), "shop/web");
+    }
 }

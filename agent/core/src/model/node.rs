@@ -9,10 +9,10 @@ use ipnet::IpNet;
 pub struct Node {
     /// Name.
     pub name: String,
-    /// Addresses of type InternalIP, in the API's order.
+    /// Addresses of type InternalIP, in the order of the API.
     pub internal_ips: Vec<IpAddr>,
-    /// `podCIDRs`, or `podCIDR` where only that is set.
+    /// `podCIDRs`, or `podCIDR` if only that is set.
     pub pod_cidrs: Vec<IpNet>,
-    /// Value of [`super::ZONE_LABEL`]; an empty label counts as none.
+    /// Value of [`super::ZONE_LABEL`]; an empty label means none.
     pub zone: Option<String>,
 }

@@ -1,27 +1,27 @@
-//! Pods, as far as wiring and leases need them.
+//! Pods, as far as wiring and leases require them.
 
 use std::net::IpAddr;
 
 use super::ObjectName;
 
-/// Where a Pod is in its life.
+/// Phase of a Pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PodPhase {
-    /// Not all containers started yet.
+    /// Not all containers have started.
     #[default]
     Pending,
     /// Running.
     Running,
-    /// All containers ended well; its addresses may be reused.
+    /// All containers terminated successfully; its addresses may be reused.
     Succeeded,
-    /// All containers ended, one badly; its addresses may be reused.
+    /// All containers terminated, at least one with an error; its addresses may be reused.
     Failed,
-    /// The node does not answer.
+    /// The node does not respond.
     Unknown,
 }
 
 impl PodPhase {
-    /// From the API's word; anything unheard of is [`PodPhase::Unknown`].
+    /// From the API value; unknown values are [`PodPhase::Unknown`].
     pub fn from_api(word: Option<&str>) -> PodPhase {
         match word {
             None | Some("" | "Pending") => PodPhase::Pending,
@@ -32,7 +32,7 @@ impl PodPhase {
         }
     }
 
-    /// Whether the Pod will never run again.
+    /// Whether the Pod is Succeeded or Failed: it does not run again.
     pub fn is_over(self) -> bool {
         matches!(self, PodPhase::Succeeded | PodPhase::Failed)
     }
@@ -43,14 +43,14 @@ impl PodPhase {
 pub struct Pod {
     /// Namespace and name.
     pub name: ObjectName,
-    /// UID: a Pod of a StatefulSet comes again under the same name.
+    /// UID: Pods of a StatefulSet are created again with the same name.
     pub uid: String,
     /// Phase.
     pub phase: PodPhase,
-    /// Whether it shares the node's network namespace.
+    /// Whether it uses the node's network namespace.
     pub host_network: bool,
-    /// `podIPs`, or `podIP` where only that is set.
+    /// `podIPs`, or `podIP` if only that is set.
     pub ips: Vec<IpAddr>,
-    /// Node it was bound to.
+    /// Node that it is bound to.
     pub node: Option<String>,
 }

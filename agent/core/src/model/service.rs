@@ -4,18 +4,18 @@ use std::net::IpAddr;
 
 use super::{ObjectName, Port, Protocol};
 
-/// Which endpoints may serve.
+/// Traffic policy: which endpoints are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrafficPolicy {
-    /// All of them.
+    /// All endpoints.
     #[default]
     Cluster,
-    /// Those on this node (KEP-2086).
+    /// The endpoints of this node (KEP-2086).
     Local,
 }
 
 impl TrafficPolicy {
-    /// From the API's word; absent or unknown is Cluster.
+    /// From the API value; absent or unknown means Cluster.
     pub fn from_api(word: Option<&str>) -> TrafficPolicy {
         if word == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
     }
@@ -26,18 +26,18 @@ impl TrafficPolicy {
 pub struct Service {
     /// Namespace and name.
     pub name: ObjectName,
-    /// `creationTimestamp` in seconds since 1970: of two Services with one address and port, the
-    /// older one has it.
+    /// `creationTimestamp` in seconds since 1970: of several Services with the same address and
+    /// port, the oldest is served.
     pub created: i64,
     /// Carries a label of [`super::hidden_by_label`].
     pub hidden: bool,
-    /// Is of type ExternalName, and so has no address even if the field is set.
+    /// Is of type ExternalName: has no address even if the field is set.
     pub external_name: bool,
-    /// `clusterIPs`, or `clusterIP` where only that is set; "None" and "" left out.
+    /// `clusterIPs`, or `clusterIP` if only that is set; without "None" and "".
     pub cluster_ips: Vec<IpAddr>,
     /// Ports.
     pub ports: Vec<ServicePort>,
-    /// Seconds a client stays with a backend (session affinity ClientIP); `None`: no affinity.
+    /// Timeout of session affinity ClientIP in seconds; `None`: no affinity.
     pub session_affinity: Option<u32>,
     /// `internalTrafficPolicy`.
     pub internal_traffic_policy: TrafficPolicy,
@@ -46,10 +46,10 @@ pub struct Service {
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
-    /// Name, by which slices are joined; empty where a Service has one unnamed port.
+    /// Name, which joins it with the ports of slices; empty if the Service has one unnamed port.
     pub name: String,
     /// Protocol.
     pub protocol: Protocol,
-    /// Port at the Service's address. The target port stands in the slices.
+    /// Port of the Service address. The target port comes from the slices.
     pub port: Port,
 }

@@ -24,7 +24,8 @@ pub enum DestinationClass {
 }
 
 /// The class of an address as seen from the node called `node`: the longest prefix that contains
-/// it, and among equal prefixes the first class in the order of [`DestinationClass`].
+/// it, and among equal prefixes the first class in the order of [`DestinationClass`]. A pod range of
+/// this node precedes the parts of it that other nodes have.
 pub fn network(
     objects: &[Object],
     node: &str,
@@ -44,6 +45,9 @@ pub fn network(
         candidates.extend(addresses.map(|a| (IpNet::from(*a), OtherNode)));
     }
     candidates.retain(|(net, _)| net.contains(&address));
+    let own: Vec<IpNet> =
+        candidates.iter().filter(|(_, class)| *class == LocalPods).map(|(net, _)| *net).collect();
+    candidates.retain(|(net, class)| *class != RemotePods || !own.iter().any(|o| o.contains(net)));
     candidates.sort_by_key(|(net, class)| (u8::MAX - net.prefix_len(), *class));
     candidates.first().map_or(Outside, |(_, class)| *class)
 }

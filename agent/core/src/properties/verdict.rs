@@ -40,7 +40,12 @@ fn frontend(tables: &Tables, packet: Packet) -> Option<&FrontendRow> {
         pad: 0,
     };
     let wildcard = FrontendKey { port: WILDCARD_PORT, proto: WILDCARD_PROTO, ..exact };
-    tables.frontend(&exact).or_else(|| tables.frontend(&wildcard))
+    let is_wildcard = |row: &FrontendRow| row.flags & frontend_flags::WILDCARD != 0;
+    if let Some(row) = tables.frontend(&exact) {
+        assert!(!is_wildcard(row), "{exact:?}");
+        return Some(row);
+    }
+    tables.frontend(&wildcard).inspect(|row| assert!(is_wildcard(row), "{wildcard:?}"))
 }
 
 /// The class of an address, by longest prefix.

@@ -1,0 +1,174 @@
+//! Plans for single situations. The properties cover the general case.
+
+use std::collections::BTreeSet;
+
+use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, proto};
+
+use super::{Capacity, CapacityError, Plan, ReadBack, RealizedState};
+use crate::cases::notation;
+use crate::model::Change;
+use crate::properties::kernel::{Kernel, desired_effect, rows};
+use crate::properties::plans::{Agent, CAPACITY, carry_out};
+use crate::tables::{Changed, Tables};
+
+fn changes(lines: &[&str]) -> Vec<Change> {
+    lines.iter().map(|line| notation::change(line).expect("a change")).collect()
+}
+
+fn apply(kernel: &mut Kernel, agent: &mut Agent, lines: &[&str]) -> Plan {
+    let plan = agent.take(&changes(lines));
+    carry_out(kernel, &rows(&plan.writes), &agent.tables);
+    plan
+}
+
+/// Repeats plans without changes as long as one may succeed. Returns the last plan.
+fn retry(kernel: &mut Kernel, agent: &mut Agent, mut plan: Plan) -> Plan {
+    for _ in 0..10 {
+        if !plan.worth_retrying() {
+            return plan;
+        }
+        plan = agent.take(&[]);
+        kernel.begin_plan();
+        rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
+    }
+    panic!("retries do not end");
+}
+
+const SERVICE: &str = "service shop/web 10.96.0.7 /UDP:53";
+const TWO_ENDPOINTS: &str = "slice shop/web of=web ports=/UDP:53 10.244.1.2@n1 10.244.1.3@n1";
+/// What the Service above, its wildcard row and the context of the properties need.
+const EXACT: Capacity = Capacity { frontends: 2, slots: 2, backends: 2, networks: 2 };
+
+#[test]
+fn no_objects_and_empty_maps_need_no_writes() {
+    let mut realized = RealizedState::new(ReadBack::default());
+    let plan = realized.plan(&Tables::default(), &Changed::default());
+    assert!(plan.writes.is_empty());
+}
+
+/// Each plan replaces the only endpoint of a Service: it frees a slot and a backend id and needs
+/// new ones.
+#[test]
+fn slots_and_ids_are_reused_by_the_third_plan_at_the_earliest() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE]);
+    let mut offsets = Vec::new();
+    for host in 1..=8 {
+        let slice = format!("slice shop/web of=web ports=/UDP:53 10.244.1.{host}@n1");
+        apply(&mut kernel, &mut agent, &[&slice]);
+        let used = kernel.frontends.values().filter(|f| f.slots_len > 0);
+        offsets.extend(used.map(|f| f.slots_offset));
+    }
+    assert_eq!(offsets, [0, 1, 2, 3, 0, 1, 2, 3]);
+}
+
+#[test]
+fn rows_that_fit_exactly_are_written() {
+    let mut kernel = Kernel::new(EXACT);
+    let mut agent = Agent::start(&kernel);
+    let plan = apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
+    assert_eq!(plan.over_capacity, []);
+    assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+}
+
+#[test]
+fn error_names_the_map_that_is_full() {
+    let error = |capacity: Capacity| {
+        let mut agent = Agent::start(&Kernel::new(capacity));
+        let plan = agent.take(&changes(&[SERVICE, TWO_ENDPOINTS]));
+        assert_eq!(plan.over_capacity.len(), 1, "{:?}", plan.over_capacity);
+        assert!(!plan.worth_retrying(), "nothing is freed");
+        plan.over_capacity[0].clone()
+    };
+    let frontends = error(Capacity { frontends: 1, ..EXACT });
+    assert!(matches!(frontends, CapacityError::Frontends { max: 1, .. }));
+    let slots = error(Capacity { slots: 1, ..EXACT });
+    assert!(matches!(slots, CapacityError::Slots { needed: 2, free: 1, max: 1, .. }));
+    let backends = error(Capacity { backends: 1, ..EXACT });
+    assert!(matches!(backends, CapacityError::Backends { needed: 2, used: 0, max: 1, .. }));
+    let networks = error(Capacity { networks: 1, ..EXACT });
+    assert!(matches!(networks, CapacityError::Networks { max: 1, .. }));
+    assert!(networks.to_string().starts_with("network 172.18.0.2/32 is not programmed"));
+}
+
+#[test]
+fn service_waits_for_quarantined_slots() {
+    let mut kernel = Kernel::new(Capacity { slots: 2, ..CAPACITY });
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
+    let other = "slice shop/web of=web ports=/UDP:53 10.244.1.4@n1 10.244.1.5@n1";
+    // The old slots are freed by a plan that deletes the Service, and needed by the next.
+    apply(&mut kernel, &mut agent, &["delete service shop/web"]);
+    let plan = agent.take(&changes(&[SERVICE, other]));
+    kernel.begin_plan();
+    rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
+    assert_eq!(plan.over_capacity.len(), 1);
+    let plan = retry(&mut kernel, &mut agent, plan);
+    assert_eq!(plan.over_capacity, []);
+    assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+}
+
+#[test]
+fn frontend_waits_for_the_deletion_of_another() {
+    let mut kernel = Kernel::new(Capacity { frontends: 2, ..CAPACITY });
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE]);
+    let replacement = ["delete service shop/web", "service shop/api 10.96.0.8 /UDP:53"];
+    let plan = agent.take(&changes(&replacement));
+    kernel.begin_plan();
+    rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
+    assert_eq!(plan.over_capacity.len(), 2);
+    let plan = retry(&mut kernel, &mut agent, plan);
+    assert_eq!(plan.over_capacity, []);
+    assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+}
+
+#[test]
+fn comparison_of_all_rows_finds_unreported_changes() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE]);
+    let tables = Tables::default();
+    assert!(agent.realized.plan(&tables, &Changed::default()).writes.is_empty());
+    agent.realized.compare_all();
+    let plan = agent.realized.plan(&tables, &Changed::default());
+    assert_eq!(plan.rows(), 4, "two frontends and two networks are deleted");
+}
+
+#[test]
+fn duplicate_of_a_udp_backend_is_not_stale() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
+    let (_, backend) = kernel.backends.first_key_value().expect("a backend");
+    let (duplicate, backend) = (1000, *backend);
+    kernel.backends.insert(duplicate, backend);
+    agent.realized.resync(kernel.read_back());
+    let plan = apply(&mut kernel, &mut agent, &[]);
+    assert!(!kernel.backends.contains_key(&duplicate));
+    assert_eq!(plan.stale_udp, []);
+
+    let plan = apply(&mut kernel, &mut agent, &["delete slice shop/web"]);
+    assert_eq!(plan.stale_udp.len(), 2);
+}
+
+#[test]
+fn new_service_does_not_get_the_id_of_a_deleted_frontend() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let key = FrontendKey { port: PortBe::new(80), proto: proto::TCP, ..FrontendKey::default() };
+    kernel.frontends.insert(key, Frontend { service: 7, ..Frontend::default() });
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE]);
+    let ids: BTreeSet<u32> = kernel.frontends.values().map(|f| f.service).collect();
+    assert_eq!(ids, BTreeSet::from([8, 9]));
+}
+
+#[test]
+fn backend_with_id_zero_is_deleted() {
+    let mut kernel = Kernel::new(CAPACITY);
+    kernel.backends.insert(0, Backend { proto: proto::UDP, ..Backend::default() });
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[]);
+    assert!(kernel.backends.is_empty());
+}

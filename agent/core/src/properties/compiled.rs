@@ -1,0 +1,104 @@
+//! Compiled tables: independent of the order of changes, and equal to the oracle.
+
+use std::collections::BTreeSet;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index as Pick;
+use sluice_abi::proto;
+
+use super::{context, index_of, verdict};
+use crate::dump;
+use crate::generate::{self, THIS_NODE};
+use crate::index::Index;
+use crate::model::Change;
+use crate::oracle::{self, Packet};
+use crate::tables::Tables;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn compiled_rows_do_not_depend_on_the_order_of_changes(
+        world in generate::world(),
+        order in vec((any::<Pick>(), any::<bool>()), 0..40),
+    ) {
+        let mut index = Index::new(THIS_NODE);
+        let mut tables = Tables::default();
+        let flush = |index: &mut Index, tables: &mut Tables| {
+            let dirty = index.take_dirty();
+            tables.update(index, &dirty, &context());
+        };
+        // Some in any order and repeatedly, then all in reverse order.
+        for (pick, flush_here) in order.iter().filter(|_| !world.is_empty()) {
+            index.apply(Change::Apply(pick.get(&world).clone()));
+            if *flush_here {
+                flush(&mut index, &mut tables);
+            }
+        }
+        world.iter().rev().for_each(|o| index.apply(Change::Apply(o.clone())));
+        flush(&mut index, &mut tables);
+        let full = Tables::full(&index_of(&world), &context());
+        prop_assert_eq!(dump::tables(&tables), dump::tables(&full));
+    }
+
+    #[test]
+    fn incremental_update_equals_full_compilation(changes in vec(generate::change(), 1..25)) {
+        let mut index = Index::new(THIS_NODE);
+        let mut tables = Tables::full(&index, &context());
+        for change in changes {
+            let before = tables.clone();
+            index.apply(change);
+            let dirty = index.take_dirty();
+            let changed = tables.update(&index, &dirty, &context());
+            let full = Tables::full(&index, &context());
+            prop_assert_eq!(dump::tables(&tables), dump::tables(&full));
+            // Every difference is reported.
+            let keys = before.frontends().chain(tables.frontends()).map(|(k, _)| *k);
+            for key in keys.collect::<BTreeSet<_>>() {
+                if before.frontend(&key) != tables.frontend(&key) {
+                    prop_assert!(changed.frontends.contains(&key));
+                }
+            }
+            prop_assert_eq!(changed.networks, before.networks() != tables.networks());
+            prop_assert_eq!(changed.routes, before.routes() != tables.routes());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn compiled_services_agree_with_oracle(world in generate::world()) {
+        let tables = Tables::full(&index_of(&world), &context());
+        for dst in generate::service_addresses() {
+            for protocol in [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP] {
+                for port in generate::PORTS.into_iter().chain([1]) {
+                    let packet = Packet { dst, port, protocol };
+                    let expect = oracle::answer(&world, THIS_NODE, packet);
+                    prop_assert_eq!(verdict::service(&tables, packet), expect, "{:?}", packet);
+                    let kept = verdict::kept_by_udp_flows(&tables, packet);
+                    let usable = oracle::usable_endpoints(&world, packet);
+                    prop_assert!(protocol != proto::UDP || kept == usable, "{:?}", packet);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn compiled_networks_agree_with_oracle(
+        world in generate::world(),
+        context in generate::node_context(),
+    ) {
+        let index = index_of(&world);
+        let tables = Tables::full(&index, &context);
+        for address in generate::destinations() {
+            let expect = oracle::network(&world, THIS_NODE, &context, address);
+            prop_assert_eq!(verdict::network(&tables, address), expect, "{}", address);
+            let own = index.this_node().map(|n| n.pod_cidrs.clone()).unwrap_or_default();
+            let expect = oracle::route(&world, THIS_NODE, address);
+            prop_assert_eq!(verdict::route(&tables, &own, address), expect, "{}", address);
+        }
+    }
+}
