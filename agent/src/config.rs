@@ -9,17 +9,8 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use ipnet::IpNet;
 
-use crate::api::DEFAULT_SOCKET;
 use crate::host::UplinkChoice;
-
-/// Directory that container runtimes search for CNI binaries.
-pub const DEFAULT_CNI_BIN_DIR: &str = "/opt/cni/bin";
-/// Directory that container runtimes read the CNI configuration from.
-pub const DEFAULT_CNI_CONF_DIR: &str = "/etc/cni/net.d";
-/// CNI binary in the image.
-pub const DEFAULT_CNI_BINARY: &str = "/opt/sluice/sluice-cni";
-/// Directory of the leases that the CNI binary writes.
-pub const DEFAULT_CNI_STATE_DIR: &str = "/var/lib/sluice/cni";
+use crate::paths;
 
 /// Default of net.ipv4.ip_local_port_range, the source ports of the node's own sockets.
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
@@ -42,19 +33,19 @@ pub struct AgentArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "source")]
     pub kubeconfig: Option<PathBuf>,
     /// Kubeconfig of kubelet; only the address of the API server is read.
-    #[arg(long, value_name = "FILE", default_value = "/etc/kubernetes/kubelet.conf")]
+    #[arg(long, value_name = "FILE", default_value = paths::KUBELET_CONF)]
     pub kubelet_conf: PathBuf,
     /// Directory to install the CNI binary in, as `sluice`; empty disables the installation.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_CNI_BIN_DIR, value_parser = may_be_empty())]
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_BIN_DIR, value_parser = may_be_empty())]
     pub cni_bin_dir: PathBuf,
     /// Directory to write the CNI configuration to; empty disables it.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_CNI_CONF_DIR, value_parser = may_be_empty())]
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_CONF_DIR, value_parser = may_be_empty())]
     pub cni_conf_dir: PathBuf,
     /// CNI binary to install.
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_CNI_BINARY)]
+    #[arg(long, value_name = "FILE", default_value = paths::CNI_BINARY)]
     pub cni_binary: PathBuf,
     /// Directory of the leases that the CNI binary writes.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_CNI_STATE_DIR)]
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_STATE_DIR)]
     pub cni_state_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy (default: detected).
     #[arg(long, value_name = "DIR")]
@@ -83,7 +74,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
     pub health_bind: String,
     /// Unix socket of the API that the other commands use.
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET)]
+    #[arg(long, value_name = "FILE", default_value = paths::SOCKET)]
     pub socket: PathBuf,
 }
 

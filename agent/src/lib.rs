@@ -1,18 +1,30 @@
 //! The Sluice agent of a node and its command line.
+//!
+//! ```text
+//! source --Event--> state --compile--> reconcile/* --operations--> kernel
+//!                     ^                                              |
+//!                     +------- result: condition, retry -------------+
+//! api, observe: read the state, never change it
+//! ```
+//! One loop ([`event_loop`]) owns the state. [`reconcile`] has one file per concern, and [`kernel`]
+//! is everything that touches the node, behind traits: tests run the loop on a kernel in memory.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
-mod answers;
 pub mod api;
 pub mod cli;
-mod cni_files;
+mod conditions;
 mod config;
-mod dataplane;
 mod dir_watcher;
-mod endpoints;
+mod event;
 mod event_loop;
+#[cfg(test)]
+mod harness;
 mod host;
-mod node;
+mod kernel;
 mod observe;
-mod pod_mtu;
-mod sockets;
+mod paths;
+mod reconcile;
+mod run;
 pub mod source;
+mod state;
+mod view;

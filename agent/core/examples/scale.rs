@@ -1,7 +1,8 @@
-//! Times the pure work on a large cluster: `cargo run --release -p sluice-core --example scale`.
+//! Measures compiling and planning for a large cluster:
+//! `cargo run --release -p sluice-core --example scale`.
 //!
-//! Arguments: number of Services (10000), endpoints of each (10).
-#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+//! Arguments: number of Services (10000), endpoints per Service (10).
+#![allow(clippy::cast_precision_loss, reason = "approximate figures")]
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,13 +13,14 @@ use sluice_core::model::{
     AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, Object,
     ObjectName, Port, Protocol, Service, ServicePort, TrafficPolicy,
 };
-use sluice_core::{Op, Programmed, ReadBack, Surroundings, Tables};
+use sluice_core::table::{Backends, Frontends, Networks, Slots};
+use sluice_core::{NodeContext, ReadBack, RealizedState, Rows, Table, TableSpec, Tables, Write};
 
 fn main() {
     let mut arguments = env::args().skip(1).map(|a| a.parse::<u32>());
     let services = arguments.next().and_then(Result::ok).unwrap_or(10_000);
     let endpoints = arguments.next().and_then(Result::ok).unwrap_or(10);
-    let surroundings = Surroundings::default();
+    let context = NodeContext::default();
 
     let objects: Vec<Object> = (0..services).map(service).collect();
     let slices: Vec<Object> = (0..services).map(|n| slice(n, endpoints, 0)).collect();
@@ -36,42 +38,42 @@ fn main() {
     let mut tables = Tables::default();
     let dirty = index.take_dirty();
     let mut changed = None;
-    let took = timed(|| changed = Some(tables.update(&index, &dirty, &surroundings)));
+    let took = timed(|| changed = Some(tables.update(&index, &dirty, &context)));
     println!("full compile    {took:>12.1?}");
     let Some(changed) = changed else { return };
 
-    let mut programmed = Programmed::new(ReadBack::default());
+    let mut realized = RealizedState::new(ReadBack::default());
     let mut plan = None;
-    let took = timed(|| plan = Some(programmed.plan(&tables, &changed)));
+    let took = timed(|| plan = Some(realized.plan(&tables, &changed)));
     let Some(plan) = plan else { return };
     println!(
-        "full plan       {took:>12.1?}   {} ops, {} refused",
-        plan.ops.len(),
-        plan.refused.len()
+        "full plan       {took:>12.1?}   {} rows, {} over capacity",
+        plan.rows(),
+        plan.over_capacity.len()
     );
 
-    let read_back = read_back(&plan.ops);
-    let took = timed(|| programmed.resync(read_back));
-    println!("take maps over  {took:>12.1?}");
-    let mut ops = 0;
-    let took = timed(|| ops = programmed.plan(&tables, &changed).ops.len());
-    println!("restart's plan  {took:>12.1?}   {ops} ops");
+    let read_back = read_back(&plan.writes);
+    let took = timed(|| realized.resync(read_back));
+    println!("adopt maps      {took:>12.1?}");
+    let mut rows = 0;
+    let took = timed(|| rows = realized.plan(&tables, &changed).rows());
+    println!("plan at restart {took:>12.1?}   {rows} rows");
 
     let rounds = 1000;
-    let mut ops = 0;
+    let mut rows = 0;
     let took = timed(|| {
         for round in 0..rounds {
             let n = (round * 7919) % services.max(1);
             index.apply(Change::Apply(slice(n, endpoints, 1 + round / services.max(1))));
             let dirty = index.take_dirty();
-            let changed = tables.update(&index, &dirty, &surroundings);
-            ops += programmed.plan(&tables, &changed).ops.len();
+            let changed = tables.update(&index, &dirty, &context);
+            rows += realized.plan(&tables, &changed).rows();
         }
     });
     println!(
-        "one change      {:>12.1?}   index, compile and plan; {:.1} ops",
+        "one change      {:>12.1?}   index, compile and plan; {:.1} rows",
         took / rounds,
-        ops as f64 / f64::from(rounds)
+        rows as f64 / f64::from(rounds)
     );
 }
 
@@ -98,7 +100,7 @@ fn service(n: u32) -> Object {
     })
 }
 
-/// Another `generation` has one endpoint more.
+/// A higher `generation` has more endpoints.
 fn slice(n: u32, endpoints: u32, generation: u32) -> Object {
     let endpoint = |m: u32| Endpoint {
         address: IpAddr::from(Ipv4Addr::from(0x0b00_0000 + n * 16 + m)),
@@ -123,26 +125,25 @@ fn slice(n: u32, endpoints: u32, generation: u32) -> Object {
     })
 }
 
-/// The maps after a plan on empty ones.
-fn read_back(ops: &[Op]) -> ReadBack {
-    let mut read_back = ReadBack::default();
-    let mut slots = Vec::new();
-    for op in ops {
-        match op {
-            Op::PutFrontend(key, value) => read_back.frontends.push((*key, *value)),
-            Op::PutBackend(id, backend) => read_back.backends.push((*id, *backend)),
-            Op::PutNetwork(key, value) => read_back.networks.push((*key, *value)),
-            Op::WriteSlots { offset, ids } => {
-                let start = *offset as usize;
-                slots.resize(slots.len().max(start + ids.len()), 0);
-                slots[start..start + ids.len()].copy_from_slice(ids);
+/// The maps after a plan for empty maps.
+fn read_back(writes: &[Write]) -> ReadBack {
+    let rows_of = |wanted: &'static TableSpec| {
+        let mut rows = Rows { table: wanted, keys: Vec::new(), values: Vec::new() };
+        for write in writes {
+            if let Write::Put { table, keys, values } = write
+                && *table == wanted
+            {
+                rows.keys.extend(keys);
+                rows.values.extend(values);
             }
-            _ => {}
         }
-    }
-    for run in read_back.runs(u32::MAX) {
-        let start = run.offset as usize;
-        read_back.slots.insert(run, slots[start..start + run.len as usize].to_vec());
-    }
+        rows
+    };
+    let mut read_back = ReadBack::from_rows(
+        &rows_of(Frontends::SPEC),
+        &rows_of(Backends::SPEC),
+        &rows_of(Networks::SPEC),
+    );
+    read_back.add_slots(&rows_of(Slots::SPEC));
     read_back
 }

@@ -1,9 +1,8 @@
-//! Tables as text, one row a line in the order of the keys: for goldens, the command line and
-//! reports.
+//! Text form of the desired tables: one row per line, in the order of the keys.
 //!
 //! ```text
 //! 10.96.0.10:53/UDP kube-system/kube-dns:dns/UDP -> 10.244.1.2:53 10.244.2.2:53
-//! 10.96.0.10:* kube-system/kube-dns:* refuse
+//! 10.96.0.10:* kube-system/kube-dns:* reject
 //! network 10.244.1.0/24 local-pods
 //! route 10.244.2.0/24 via 172.18.0.3
 //! conflict 10.96.0.9:80/TCP shop/old before shop/new
@@ -20,7 +19,7 @@ use sluice_abi::{
 use crate::compile::FrontendRow;
 use crate::tables::Tables;
 
-/// Everything.
+/// All rows, routes and conflicts.
 pub fn tables(tables: &Tables) -> String {
     let mut text = String::new();
     let mut line = |l: String| {
@@ -46,11 +45,17 @@ pub fn frontend(at: &FrontendKey, row: &FrontendRow) -> String {
     let mut text = format!("{} {}", key(at), row.service);
     if row.backends.is_empty() {
         let dropped = row.flags & frontend_flags::DROP != 0;
-        text.push_str(if dropped { " drop" } else { " refuse" });
+        text.push_str(if dropped { " drop" } else { " reject" });
     } else {
         text.push_str(" ->");
         for b in &row.backends {
             // Writing to a String cannot fail.
+            let _ = write!(text, " {}", backend(b));
+        }
+    }
+    if !row.unselected.is_empty() {
+        text.push_str(" unselected");
+        for b in &row.unselected {
             let _ = write!(text, " {}", backend(b));
         }
     }
@@ -60,7 +65,7 @@ pub fn frontend(at: &FrontendKey, row: &FrontendRow) -> String {
     text
 }
 
-/// Address, port and protocol of a frontend; a star for the rest of an address.
+/// Address, port and protocol of a frontend; `*` for the wildcard row of an address.
 pub fn key(key: &FrontendKey) -> String {
     let address = IpAddr::from(key.addr);
     if key.proto == WILDCARD_PROTO {
@@ -94,14 +99,14 @@ pub fn protocol(number: u8) -> String {
     }
 }
 
-/// A range in the usual notation.
+/// An address range in CIDR notation.
 pub fn network(key: &NetworkKey) -> String {
     let address = IpAddr::from(key.addr);
     let bits = if address.is_ipv4() { key.prefix_len.saturating_sub(96) } else { key.prefix_len };
     format!("{address}/{bits}")
 }
 
-/// Word for one of [`network_kind`].
+/// Name of a [`network_kind`].
 pub fn kind(kind: u32) -> &'static str {
     match kind {
         network_kind::OUTSIDE => "outside",

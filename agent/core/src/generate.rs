@@ -1,5 +1,5 @@
-//! Random valid objects, from a world so small that they collide: Services that share addresses,
-//! slices that share endpoints, nodes that claim each other's ranges.
+//! Generators of random valid objects. Names and addresses come from small sets, so that objects
+//! collide: Services share addresses, slices share endpoints, nodes have overlapping pod ranges.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,20 +9,20 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::model::{
-    AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, Object,
-    ObjectName, Port, Protocol, Service, ServicePort, TrafficPolicy,
+    AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, NodeContext,
+    Object, ObjectName, Port, Protocol, Service, ServicePort, TrafficPolicy, parse_cidr,
 };
 
-/// The node that tests look from.
+/// Name of the node under test.
 pub const THIS_NODE: &str = "n1";
 
 const NAMESPACES: [&str; 2] = ["shop", "test"];
 const NODES: [&str; 3] = [THIS_NODE, "n2", "n3"];
 const ZONES: [&str; 2] = ["z1", "z2"];
-/// Port numbers that occur.
+/// Port numbers in use.
 pub const PORTS: [u16; 3] = [53, 80, 443];
 
-/// Service addresses that occur.
+/// Service addresses in use.
 pub fn service_addresses() -> Vec<IpAddr> {
     let v4 = (1..=4).map(|n| IpAddr::V4(Ipv4Addr::new(10, 96, 0, n)));
     let v6 = (1..=2).map(|n| IpAddr::V6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, n)));
@@ -45,12 +45,12 @@ fn port() -> impl Strategy<Value = Port> {
     select(&PORTS[..]).prop_filter_map("a port", Port::new)
 }
 
-/// Skewed, so that Services and slices often find each other.
+/// Skewed, so that Services and slices often match.
 fn protocol() -> impl Strategy<Value = Protocol> {
     prop_oneof![4 => Just(Protocol::Tcp), 4 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
 }
 
-/// As skewed.
+/// Skewed like the protocol.
 fn port_name() -> impl Strategy<Value = String> {
     prop_oneof![4 => Just("http"), 1 => Just("dns"), 1 => Just("")].prop_map(String::from)
 }
@@ -59,22 +59,49 @@ fn rarely() -> impl Strategy<Value = bool> {
     prop_oneof![9 => Just(false), 1 => Just(true)]
 }
 
-/// A Node.
+/// A Node. Pod ranges of different nodes may be equal, nested or disjoint.
 pub fn node() -> impl Strategy<Value = Node> {
     let zone = option::of(select(&ZONES[..]).prop_map(String::from));
-    (select(&NODES[..]), 2..5u8, 1..4u8, any::<bool>(), zone).prop_map(
-        |(name, host, net, dual, zone)| {
+    let bits = prop_oneof![6 => Just(24u8), 1 => Just(16), 1 => Just(25)];
+    (select(&NODES[..]), 2..5u8, (1..4u8, bits), any::<bool>(), zone).prop_map(
+        |(name, host, (net, bits), dual, zone)| {
             let mut internal_ips = vec![IpAddr::V4(Ipv4Addr::new(172, 18, 0, host))];
             let mut pod_cidrs = Vec::new();
-            pod_cidrs.extend(crate::model::parse_cidr(&format!("10.244.{net}.0/24")));
+            pod_cidrs.extend(parse_cidr(&format!("10.244.{net}.0/{bits}")));
             if dual {
                 let host = Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, host.into());
                 internal_ips.push(IpAddr::V6(host));
-                pod_cidrs.extend(crate::model::parse_cidr(&format!("fd00:{net}::/64")));
+                pod_cidrs.extend(parse_cidr(&format!("fd00:{net}::/64")));
             }
             Node { name: name.into(), internal_ips, pod_cidrs, zone }
         },
     )
+}
+
+/// Addresses to classify: of nodes, pods and Services, free ones, and outside ones.
+pub fn destinations() -> Vec<IpAddr> {
+    let mut addresses = service_addresses();
+    addresses.extend((1..=5).map(|n| IpAddr::from([172, 18, 0, n])));
+    for net in 0..5 {
+        addresses.extend([1, 200].map(|host| IpAddr::from([10, 244, net, host])));
+    }
+    addresses.extend([[10, 97, 0, 1], [10, 245, 0, 1], [198, 51, 100, 7]].map(IpAddr::from));
+    for n in 0..5 {
+        addresses.push(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, n).into());
+        addresses.push(Ipv6Addr::new(0xfd00, n, 0, 0, 0, 0, 0, 1).into());
+    }
+    addresses
+}
+
+/// Addresses and ServiceCIDRs of the node under test.
+pub fn node_context() -> impl Strategy<Value = NodeContext> {
+    let v4 = (2..5u8).prop_map(|host| IpAddr::from([172, 18, 0, host]));
+    let v6 = (2..5u16).prop_map(|host| Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, host).into());
+    let pod = Just(IpAddr::from([10, 244, 1, 1]));
+    let cidrs = ["10.96.0.0/16", "10.96.0.0/30", "10.244.2.0/24", "fd00:96::/108"];
+    let cidr = select(cidrs.to_vec()).prop_filter_map("a CIDR", parse_cidr);
+    (vec(prop_oneof![3 => v4, 2 => v6, 1 => pod], 0..3), vec(cidr, 0..3))
+        .prop_map(|(local_addresses, service_cidrs)| NodeContext { local_addresses, service_cidrs })
 }
 
 /// A Service.
@@ -171,12 +198,12 @@ pub fn object() -> impl Strategy<Value = Object> {
     ]
 }
 
-/// Objects that can exist together: no two of one kind and name.
+/// Objects that can exist together: names are unique per kind.
 pub fn world() -> impl Strategy<Value = Vec<Object>> {
     vec(object(), 0..24).prop_map(distinct)
 }
 
-/// A change that may or may not concern something that exists.
+/// A change; the object may or may not exist.
 pub fn change() -> impl Strategy<Value = Change> {
     let kind = select(&[Kind::Node, Kind::Service, Kind::EndpointSlice][..]);
     prop_oneof![
@@ -186,7 +213,7 @@ pub fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// The last of each kind and name.
+/// The last object of each kind and name.
 fn distinct(objects: Vec<Object>) -> Vec<Object> {
     let mut kept: Vec<Object> = Vec::new();
     for object in objects {

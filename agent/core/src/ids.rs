@@ -1,32 +1,40 @@
-//! Numbers by which the kernel knows Service ports and backends.
+//! Numeric ids of Service ports and backends in the maps.
 //!
-//! Ids are never 0, stay with their owner as long as somebody refers to it, and are handed out in
-//! rising order with a wrap at the end, so that a freed id rests for long. After a restart they
-//! are adopted from what the kernel holds.
+//! Ids are never 0. An owner keeps its id as long as the id is referenced. Ids are assigned in
+//! ascending order and wrap around at the end; an id that was removed lately is skipped (see
+//! [`crate::quarantine`]). After a restart, ids are adopted from the rows in the kernel.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Owners, their ids and how often each is referred to.
+use crate::quarantine::Quarantine;
+
+/// Owners, their ids, and the number of references to each.
 ///
-/// An owner may have several ids, since what was read back may be odd; new references go to the
-/// one in `current`.
+/// An owner may have several ids, because rows that were read back may contain duplicates; new
+/// references use the one in `current`.
 #[derive(Clone, Debug)]
 pub struct Ids<T> {
     owners: HashMap<u32, (T, u32)>,
     current: HashMap<T, u32>,
+    removed: Quarantine<u32>,
     last: u32,
 }
 
 impl<T> Default for Ids<T> {
     fn default() -> Ids<T> {
-        Ids { owners: HashMap::new(), current: HashMap::new(), last: 0 }
+        Ids {
+            owners: HashMap::new(),
+            current: HashMap::new(),
+            removed: Quarantine::default(),
+            last: 0,
+        }
     }
 }
 
 impl<T: Clone + Eq + Hash> Ids<T> {
-    /// Takes over an id that the kernel holds, with no reference to it yet. False if the id is 0
-    /// or somebody else's.
+    /// Adopts an id found in the kernel, with no reference to it yet. Returns false if the id is 0
+    /// or has another owner.
     pub fn adopt(&mut self, id: u32, owner: &T) -> bool {
         if id == 0 || self.owners.get(&id).is_some_and(|(other, _)| other != owner) {
             return false;
@@ -37,12 +45,23 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         true
     }
 
-    /// Lets no id up to this one be handed out before the numbers wrap.
+    /// Continues with ids above this one.
     pub fn skip_to(&mut self, id: u32) {
         self.last = self.last.max(id);
     }
 
-    /// The id that new references to this owner get, if it has one.
+    /// Continues after the ids of a previous instance. Ids that only the previous instance uses are
+    /// quarantined as if the current plan had removed them.
+    pub fn succeed(&mut self, previous: &Ids<T>) {
+        self.last = self.last.max(previous.last);
+        for id in previous.ids().chain(previous.removed.iter()) {
+            if !self.owners.contains_key(&id) {
+                self.removed.add(id);
+            }
+        }
+    }
+
+    /// The id that new references to this owner use, if it has one.
     pub fn get(&self, owner: &T) -> Option<u32> {
         self.current.get(owner).copied()
     }
@@ -52,14 +71,14 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         self.owners.get(&id).map(|(owner, _)| owner)
     }
 
-    /// The owner's id, a new one if it has none, and whether it is new. No reference is counted.
+    /// The owner's id, and whether it was assigned by this call. Counts no reference.
     pub fn get_or_insert(&mut self, owner: &T) -> (u32, bool) {
         if let Some(id) = self.get(owner) {
             return (id, false);
         }
         loop {
             self.last = self.last.checked_add(1).unwrap_or(1);
-            if !self.owners.contains_key(&self.last) {
+            if !self.owners.contains_key(&self.last) && !self.removed.contains(&self.last) {
                 break;
             }
         }
@@ -75,7 +94,7 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         }
     }
 
-    /// Counts one reference less; true if none is left.
+    /// Counts one reference less. Returns true if none is left.
     pub fn release(&mut self, id: u32) -> bool {
         self.owners.get_mut(&id).is_some_and(|(_, references)| {
             *references = references.saturating_sub(1);
@@ -83,21 +102,22 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         })
     }
 
-    /// Whether nobody refers to an id.
-    pub fn is_unused(&self, id: u32) -> bool {
-        self.owners.get(&id).is_some_and(|(_, references)| *references == 0)
-    }
-
-    /// Forgets an id that nobody refers to; gives its owner.
-    pub fn forget(&mut self, id: u32) -> Option<T> {
-        if !self.is_unused(id) {
+    /// Removes an id without references and quarantines it. Returns its owner.
+    pub fn remove_unused(&mut self, id: u32) -> Option<T> {
+        if !matches!(self.owners.get(&id), Some((_, 0))) {
             return None;
         }
         let (owner, _) = self.owners.remove(&id)?;
         if self.current.get(&owner) == Some(&id) {
             self.current.remove(&owner);
         }
+        self.removed.add(id);
         Some(owner)
+    }
+
+    /// Ends a plan: ids that were removed long enough ago may be assigned again.
+    pub fn end_plan(&mut self) {
+        self.removed.end_plan();
     }
 
     /// All ids in use, in no order.
@@ -121,21 +141,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_freed_id_is_not_the_next_one() {
+    fn referenced_id_stays_and_removed_id_is_not_the_next() {
         let mut ids = Ids::default();
+        assert!(ids.is_empty());
         let (a, new) = ids.get_or_insert(&"a");
         assert!(new && a != 0);
         ids.acquire(a);
+        ids.acquire(a);
         assert_eq!(ids.get_or_insert(&"a"), (a, false));
-        assert!(ids.forget(a).is_none(), "still referred to");
+        assert!(!ids.release(a), "one reference is left");
+        assert!(ids.remove_unused(a).is_none(), "still referenced");
         assert!(ids.release(a));
-        assert_eq!(ids.forget(a), Some("a"));
+        assert_eq!(ids.len(), 1);
+        assert_eq!(ids.remove_unused(a), Some("a"));
+        assert!(ids.is_empty());
         let (again, _) = ids.get_or_insert(&"a");
         assert_ne!(again, a);
     }
 
     #[test]
-    fn numbers_wrap_past_those_in_use() {
+    fn wrap_around_skips_ids_in_use() {
         let mut ids = Ids::default();
         assert!(ids.adopt(u32::MAX, &"max"));
         assert!(ids.adopt(1, &"one"));
@@ -143,16 +168,44 @@ mod tests {
     }
 
     #[test]
-    fn adopted_ids_stay_with_their_owners() {
+    fn wrap_around_skips_ids_removed_by_the_last_two_plans() {
+        for (plans, expect) in [(0, 2), (1, 2), (2, 2), (3, 1)] {
+            let mut ids = Ids::default();
+            assert!(ids.adopt(1, &"one"));
+            assert_eq!(ids.remove_unused(1), Some("one"));
+            (0..plans).for_each(|_| ids.end_plan());
+            ids.skip_to(u32::MAX);
+            assert_eq!(ids.get_or_insert(&"new").0, expect, "after {plans} plans");
+        }
+    }
+
+    #[test]
+    fn successor_reuses_no_id_of_its_predecessor() {
+        let mut previous = Ids::default();
+        assert!(previous.adopt(1, &"removed") && previous.adopt(2, &"gone"));
+        assert!(previous.adopt(3, &"kept"));
+        previous.remove_unused(1);
+        let mut ids = Ids::default();
+        assert!(ids.adopt(3, &"kept"));
+        previous.skip_to(9);
+        ids.succeed(&previous);
+        assert_eq!(ids.get_or_insert(&"new").0, 10);
+        ids.skip_to(u32::MAX);
+        assert_eq!(ids.get_or_insert(&"after the wrap-around").0, 4);
+        assert_eq!(ids.get(&"kept"), Some(3));
+    }
+
+    #[test]
+    fn adopted_ids_keep_their_owners() {
         let mut ids = Ids::default();
         assert!(ids.adopt(7, &"a"));
         assert!(ids.adopt(9, &"a"), "a second id of one owner");
         assert!(!ids.adopt(7, &"b"));
         assert!(!ids.adopt(0, &"c"));
         assert_eq!(ids.get(&"a"), Some(7));
-        assert_eq!(ids.forget(9), Some("a"));
+        assert_eq!(ids.remove_unused(9), Some("a"));
         assert_eq!(ids.get(&"a"), Some(7));
-        assert_eq!(ids.forget(7), Some("a"));
+        assert_eq!(ids.remove_unused(7), Some("a"));
         assert_eq!(ids.get(&"a"), None);
     }
 }

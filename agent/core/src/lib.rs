@@ -1,17 +1,18 @@
-//! Everything that needs no I/O: which objects there are, what they mean, and what has to be
-//! written to the kernel.
+//! The pure part of the agent: the model of the API objects, the rows that follow from them, and
+//! the writes that bring the maps to these rows.
 //!
 //! ```text
-//! Change --> index::Index --dirty--> tables::Tables --changed--> diff::Programmed --> Plan
-//!            objects, joins          compile::* per object       ids, slots           ops in order
+//! Change --> index::Index --Dirty--> tables::Tables --Changed--> diff::RealizedState --> Plan
+//!            objects, joins          compile::* per object       ids, slots              writes
 //! ```
 //!
 //! Invariants:
 //! - No I/O, no clock, no locks, no Kubernetes API types: the same input gives the same output.
-//! - What is compiled depends on the current objects only, never on the order in which they came.
-//!   The single thing with a history is [`diff::Programmed`]: ids and slots, which are seeded from
-//!   what the kernel holds, so that a restart writes nothing.
-//! - A plan cut short at any op leaves every frontend whole.
+//! - Compiled rows depend on the current objects only, never on the order of the changes. Only
+//!   [`diff::RealizedState`] depends on the past: ids and slots, which are read back from the maps,
+//!   so that a restart writes nothing.
+//! - A plan that is cut short after any row leaves every frontend intact.
+//! - Maps are declared in [`table`]; no other module names a map.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
@@ -27,16 +28,19 @@ pub mod ids;
 pub mod index;
 pub mod model;
 pub mod oracle;
+pub mod quarantine;
 pub mod select;
 pub mod slots;
+pub mod table;
 pub mod tables;
 
 #[cfg(test)]
-mod properties;
+mod cases;
 #[cfg(test)]
-mod scenarios;
+mod properties;
 
-pub use diff::{Op, Plan, Programmed, ReadBack};
+pub use diff::{CapacityError, Plan, ReadBack, RealizedState};
 pub use index::{Dirty, Index};
-pub use model::{Change, Kind, Object, ObjectName};
-pub use tables::{Changed, Surroundings, Tables};
+pub use model::{Change, Kind, NodeContext, Object, ObjectName};
+pub use table::{Rows, Table, TableKind, TableSpec, Write};
+pub use tables::{Changed, Tables};

@@ -1,14 +1,14 @@
-//! Which endpoints serve (KEP-1669, KEP-2086, KEP-2433, KEP-3015, KEP-4444).
+//! Endpoint selection (KEP-1669, KEP-2086, KEP-2433, KEP-3015, KEP-4444).
 //!
-//! In: the traffic policy, where we are, what is known of each endpoint. Out: the positions of
-//! those that serve, or how the client is turned away. Nothing else is read: neither
-//! trafficDistribution nor annotations.
+//! In: the traffic policy, this node's name and zone, and the conditions and hints of each
+//! endpoint. Out: the positions of the endpoints to use, or the verdict if there are none.
+//! `trafficDistribution` and annotations are not inputs: the control plane turns them into hints.
 
 use crate::model::{Endpoint, TrafficPolicy};
 
-/// Where we are.
+/// Topology of this node.
 #[derive(Clone, Copy, Debug)]
-pub struct Here<'a> {
+pub struct Locality<'a> {
     /// Name of this node.
     pub node: &'a str,
     /// Its zone, if it has one.
@@ -18,29 +18,31 @@ pub struct Here<'a> {
 /// Result of [`select`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// These serve: positions in the list that was given, ascending, never none.
+    /// Positions of the endpoints to use, ascending, at least one.
     Use(Vec<usize>),
-    /// There is no usable endpoint anywhere: the client is refused.
-    Refuse,
-    /// There are some, but policy Local allows none of them here: drop.
+    /// No endpoint is usable on any node: clients are rejected.
+    Reject,
+    /// Endpoints are usable on other nodes only, and the traffic policy is Local: packets are
+    /// dropped.
     Drop,
 }
 
-/// Whether an endpoint that is not ready may serve when no ready one is left.
+/// Whether an endpoint that is not ready may be used when no endpoint is ready: it is serving and
+/// terminating.
 pub fn is_fallback(e: &Endpoint) -> bool {
     e.serving && e.terminating
 }
 
-/// Chooses the endpoints of one Service port.
-pub fn select(policy: TrafficPolicy, here: Here<'_>, endpoints: &[&Endpoint]) -> Selection {
+/// Selects the endpoints of one Service port.
+pub fn select(policy: TrafficPolicy, locality: Locality<'_>, endpoints: &[&Endpoint]) -> Selection {
     let all = |wanted: &dyn Fn(&Endpoint) -> bool| -> Option<Vec<usize>> {
         let found: Vec<usize> =
             endpoints.iter().enumerate().filter(|(_, e)| wanted(e)).map(|(i, _)| i).collect();
         (!found.is_empty()).then_some(found)
     };
-    let local = |e: &Endpoint| e.node_name.as_deref() == Some(here.node);
+    let local = |e: &Endpoint| e.node_name.as_deref() == Some(locality.node);
     let chosen = match policy {
-        TrafficPolicy::Cluster => hinted(here, endpoints)
+        TrafficPolicy::Cluster => hinted(locality, endpoints)
             .or_else(|| all(&|e| e.ready))
             .or_else(|| all(&|e| is_fallback(e))),
         TrafficPolicy::Local => {
@@ -50,27 +52,27 @@ pub fn select(policy: TrafficPolicy, here: Here<'_>, endpoints: &[&Endpoint]) ->
     match chosen {
         Some(chosen) => Selection::Use(chosen),
         None if endpoints.iter().any(|e| e.ready || is_fallback(e)) => Selection::Drop,
-        None => Selection::Refuse,
+        None => Selection::Reject,
     }
 }
 
-/// Ready endpoints that hints assign to us: by node, else by zone. One ready endpoint without a
-/// hint of a kind voids that kind, and so does a kind that names us nowhere.
-fn hinted(here: Here<'_>, endpoints: &[&Endpoint]) -> Option<Vec<usize>> {
-    let by = |hints_of: fn(&Endpoint) -> &[String], us: &str| -> Option<Vec<usize>> {
-        let mut ours = Vec::new();
+/// Ready endpoints with a hint for this node, else for its zone. Hints of one kind are ignored if a
+/// ready endpoint has none of that kind, or if none of them names this node or zone.
+fn hinted(locality: Locality<'_>, endpoints: &[&Endpoint]) -> Option<Vec<usize>> {
+    let by = |hints_of: fn(&Endpoint) -> &[String], this: &str| -> Option<Vec<usize>> {
+        let mut hinted = Vec::new();
         for (i, e) in endpoints.iter().enumerate().filter(|(_, e)| e.ready) {
             let hints = hints_of(e);
             if hints.is_empty() {
                 return None;
             }
-            if hints.iter().any(|h| h == us) {
-                ours.push(i);
+            if hints.iter().any(|h| h == this) {
+                hinted.push(i);
             }
         }
-        (!ours.is_empty()).then_some(ours)
+        (!hinted.is_empty()).then_some(hinted)
     };
-    by(|e| &e.hints.nodes, here.node).or_else(|| by(|e| &e.hints.zones, here.zone?))
+    by(|e| &e.hints.nodes, locality.node).or_else(|| by(|e| &e.hints.zones, locality.zone?))
 }
 
 #[cfg(test)]
@@ -78,9 +80,9 @@ mod tests {
     use super::*;
     use crate::model::Hints;
 
-    /// One endpoint per word: state `R`eady, `T`erminating but serving, ready and terminating `B`,
-    /// `U`nready, serving but neither ready nor terminating `S`; then `@node`, `#zone hint`, `!node
-    /// hint`.
+    /// Parses one endpoint: a letter for its conditions, then any of `@node`, `#zone hint` and `!node
+    /// hint`. `R`: ready and serving. `B`: also terminating. `T`: serving and terminating. `S`: only
+    /// serving. `U`: none.
     fn endpoint(word: &str) -> Endpoint {
         let state = word.chars().next().unwrap_or('R');
         let mut e = Endpoint {
@@ -103,50 +105,50 @@ mod tests {
     }
 
     #[test]
-    fn table() {
-        use Selection::{Drop, Refuse};
-        let us = |positions: &[usize]| Selection::Use(positions.to_vec());
+    fn selection_follows_conditions_policy_and_hints() {
+        use Selection::{Drop, Reject};
+        let using = |positions: &[usize]| Selection::Use(positions.to_vec());
         let cluster = TrafficPolicy::Cluster;
         let local = TrafficPolicy::Local;
         for (name, policy, endpoints, expect) in [
-            ("nothing at all", cluster, "", Refuse),
-            ("ready ones", cluster, "R U R", us(&[0, 2])),
-            ("ready wins over terminating", cluster, "T R", us(&[1])),
-            ("ready and terminating is ready", cluster, "T B", us(&[1])),
-            ("fall back to terminating", cluster, "U T T", us(&[1, 2])),
-            ("serving alone is not enough", cluster, "S U", Refuse),
-            ("unready never serves", cluster, "U", Refuse),
-            ("zone hints", cluster, "R#z1 R#z2", us(&[0])),
-            ("several zone hints", cluster, "R#z2#z1 R#z2", us(&[0])),
-            ("one unhinted ready voids zones", cluster, "R#z1 R", us(&[0, 1])),
-            ("an unhinted unready does not", cluster, "R#z1 R#z2 U T", us(&[0])),
-            ("our zone not among them", cluster, "R#z2 R#z3", us(&[0, 1])),
-            ("node hints win over zones", cluster, "R!n2#z1 R!n1#z2", us(&[1])),
-            ("node hints elsewhere: zone", cluster, "R!n2#z1 R!n3#z2", us(&[0])),
-            ("node hints incomplete: zone", cluster, "R!n1#z2 R#z1", us(&[1])),
-            ("node hints only, elsewhere: all", cluster, "R!n2 R!n3", us(&[0, 1])),
-            ("hints of terminating ignored", cluster, "T#z2 T#z3!n2", us(&[0, 1])),
-            ("local ready", local, "R@n1 R@n2", us(&[0])),
-            ("local ignores hints", local, "R@n1#z2!n2 R@n2#z1!n1", us(&[0])),
-            ("local terminating", local, "T@n1 R@n2", us(&[0])),
-            ("local ready over local terminating", local, "T@n1 R@n1", us(&[1])),
-            ("only elsewhere: drop", local, "R@n2", Drop),
-            ("only terminating elsewhere: drop", local, "T@n2 U@n1", Drop),
-            ("no node is never local", local, "R", Drop),
-            ("local with nothing", local, "U@n1 S@n1", Refuse),
+            ("no endpoint", cluster, "", Reject),
+            ("ready endpoints are used", cluster, "R U R", using(&[0, 2])),
+            ("ready precedes terminating", cluster, "T R", using(&[1])),
+            ("ready and terminating is ready", cluster, "T B", using(&[1])),
+            ("terminating if none is ready", cluster, "U T T", using(&[1, 2])),
+            ("serving alone is not enough", cluster, "S U", Reject),
+            ("unready is not used", cluster, "U", Reject),
+            ("zone hints", cluster, "R#z1 R#z2", using(&[0])),
+            ("several zone hints", cluster, "R#z2#z1 R#z2", using(&[0])),
+            ("ready endpoint without hint voids zone hints", cluster, "R#z1 R", using(&[0, 1])),
+            ("unready endpoint without hint does not", cluster, "R#z1 R#z2 U T", using(&[0])),
+            ("no hint for this zone", cluster, "R#z2 R#z3", using(&[0, 1])),
+            ("node hints precede zone hints", cluster, "R!n2#z1 R!n1#z2", using(&[1])),
+            ("node hints for other nodes: zone hints", cluster, "R!n2#z1 R!n3#z2", using(&[0])),
+            ("incomplete node hints: zone hints", cluster, "R!n1#z2 R#z1", using(&[1])),
+            ("only node hints, for other nodes: all", cluster, "R!n2 R!n3", using(&[0, 1])),
+            ("hints of terminating endpoints are ignored", cluster, "T#z2 T#z3!n2", using(&[0, 1])),
+            ("local ready endpoints are used", local, "R@n1 R@n2", using(&[0])),
+            ("policy Local ignores hints", local, "R@n1#z2!n2 R@n2#z1!n1", using(&[0])),
+            ("local terminating if no local is ready", local, "T@n1 R@n2", using(&[0])),
+            ("local ready precedes local terminating", local, "T@n1 R@n1", using(&[1])),
+            ("only remote endpoints: drop", local, "R@n2", Drop),
+            ("only remote terminating endpoints: drop", local, "T@n2 U@n1", Drop),
+            ("endpoint without node is not local", local, "R", Drop),
+            ("policy Local without usable endpoint", local, "U@n1 S@n1", Reject),
         ] {
             let endpoints: Vec<Endpoint> = endpoints.split_whitespace().map(endpoint).collect();
             let refs: Vec<&Endpoint> = endpoints.iter().collect();
-            let here = Here { node: "n1", zone: Some("z1") };
-            assert_eq!(select(policy, here, &refs), expect, "{name}");
+            let locality = Locality { node: "n1", zone: Some("z1") };
+            assert_eq!(select(policy, locality, &refs), expect, "{name}");
         }
     }
 
     #[test]
-    fn a_node_without_zone_uses_all() {
+    fn node_without_zone_ignores_zone_hints() {
         let endpoints = [endpoint("R#z1"), endpoint("R#z2")];
         let refs: Vec<&Endpoint> = endpoints.iter().collect();
-        let here = Here { node: "n1", zone: None };
-        assert_eq!(select(TrafficPolicy::Cluster, here, &refs), Selection::Use(vec![0, 1]));
+        let locality = Locality { node: "n1", zone: None };
+        assert_eq!(select(TrafficPolicy::Cluster, locality, &refs), Selection::Use(vec![0, 1]));
     }
 }

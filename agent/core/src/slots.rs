@@ -1,27 +1,27 @@
-//! Runs of slots in one big array.
+//! Allocation of ranges of the `SLOTS` array.
 //!
-//! The smallest free run that fits is taken, the leftmost among equals; neighbours coalesce when
-//! they are freed. Knows nothing of what a slot holds.
+//! Best fit: the smallest free range that is long enough, the leftmost among equals. Adjacent free
+//! ranges are merged. The contents of slots are not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A run of slots: `offset .. offset + len`. A run of length 0 lies nowhere.
+/// A range of slots: `offset .. offset + len`. A range of length 0 has no position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Run {
+pub struct SlotRange {
     /// First slot.
     pub offset: u32,
     /// Number of slots.
     pub len: u32,
 }
 
-impl Run {
-    /// Slot after the last; wide, for runs that were read from outside may be anything.
-    fn end(self) -> u64 {
+impl SlotRange {
+    /// The slot after the last. Ranges that were read from the kernel may exceed `u32`.
+    pub(crate) fn end(self) -> u64 {
         u64::from(self.offset) + u64::from(self.len)
     }
 }
 
-/// Which runs are free.
+/// The free ranges, by position and by length.
 #[derive(Clone, Debug)]
 pub struct SlotAllocator {
     by_offset: BTreeMap<u32, u32>,
@@ -32,62 +32,62 @@ impl SlotAllocator {
     /// An array of `capacity` free slots.
     pub fn new(capacity: u32) -> SlotAllocator {
         let mut slots = SlotAllocator { by_offset: BTreeMap::new(), by_len: BTreeSet::new() };
-        slots.insert(Run { offset: 0, len: capacity });
+        slots.insert(SlotRange { offset: 0, len: capacity });
         slots
     }
 
-    /// Takes a run of this length, if there is one. Length 0 always fits.
-    pub fn allocate(&mut self, len: u32) -> Option<Run> {
+    /// Allocates a range of this length, if there is one. Length 0 always fits.
+    pub fn allocate(&mut self, len: u32) -> Option<SlotRange> {
         if len == 0 {
-            return Some(Run::default());
+            return Some(SlotRange::default());
         }
         let (free_len, offset) = *self.by_len.range((len, 0)..).next()?;
-        self.remove(Run { offset, len: free_len });
-        self.insert(Run { offset: offset + len, len: free_len - len });
-        Some(Run { offset, len })
+        self.remove(SlotRange { offset, len: free_len });
+        self.insert(SlotRange { offset: offset + len, len: free_len - len });
+        Some(SlotRange { offset, len })
     }
 
-    /// Takes exactly this run; false, and nothing taken, unless all of it is free.
-    pub fn reserve(&mut self, run: Run) -> bool {
-        if run.len == 0 {
+    /// Allocates exactly this range. Returns false and changes nothing unless all of it is free.
+    pub fn reserve(&mut self, range: SlotRange) -> bool {
+        if range.len == 0 {
             return true;
         }
-        let Some((&offset, &len)) = self.by_offset.range(..=run.offset).next_back() else {
+        let Some((&offset, &len)) = self.by_offset.range(..=range.offset).next_back() else {
             return false;
         };
-        let free = Run { offset, len };
-        if run.end() > free.end() {
+        let free = SlotRange { offset, len };
+        if range.end() > free.end() {
             return false;
         }
         self.remove(free);
-        self.insert(Run { offset, len: run.offset - offset });
-        // Both ends lie within the array, so their difference is a u32 again.
-        let rest = u32::try_from(free.end() - run.end()).unwrap_or(0);
-        self.insert(Run { offset: run.offset + run.len, len: rest });
+        self.insert(SlotRange { offset, len: range.offset - offset });
+        // Both ends lie within the array, so their difference fits.
+        let rest = u32::try_from(free.end() - range.end()).unwrap_or(0);
+        self.insert(SlotRange { offset: range.offset + range.len, len: rest });
         true
     }
 
-    /// Gives back a run that was allocated or reserved.
-    pub fn free(&mut self, mut run: Run) {
-        if run.len == 0 {
+    /// Frees a range that was allocated or reserved.
+    pub fn free(&mut self, mut range: SlotRange) {
+        if range.len == 0 {
             return;
         }
-        if let Some((&offset, &len)) = self.by_offset.range(..run.offset).next_back() {
-            let before = Run { offset, len };
-            debug_assert!(before.end() <= u64::from(run.offset), "{run:?} freed twice");
-            if before.end() == u64::from(run.offset) {
+        if let Some((&offset, &len)) = self.by_offset.range(..range.offset).next_back() {
+            let before = SlotRange { offset, len };
+            debug_assert!(before.end() <= u64::from(range.offset), "{range:?} freed twice");
+            if before.end() == u64::from(range.offset) {
                 self.remove(before);
-                run = Run { offset, len: len + run.len };
+                range = SlotRange { offset, len: len + range.len };
             }
         }
-        if let Some((&offset, &len)) = self.by_offset.range(run.offset..).next() {
-            debug_assert!(run.end() <= u64::from(offset), "{run:?} freed twice");
-            if run.end() == u64::from(offset) {
-                self.remove(Run { offset, len });
-                run.len += len;
+        if let Some((&offset, &len)) = self.by_offset.range(range.offset..).next() {
+            debug_assert!(range.end() <= u64::from(offset), "{range:?} freed twice");
+            if range.end() == u64::from(offset) {
+                self.remove(SlotRange { offset, len });
+                range.len += len;
             }
         }
-        self.insert(run);
+        self.insert(range);
     }
 
     /// Number of free slots.
@@ -95,16 +95,16 @@ impl SlotAllocator {
         self.by_offset.values().copied().map(u64::from).sum()
     }
 
-    fn insert(&mut self, run: Run) {
-        if run.len > 0 {
-            self.by_offset.insert(run.offset, run.len);
-            self.by_len.insert((run.len, run.offset));
+    fn insert(&mut self, range: SlotRange) {
+        if range.len > 0 {
+            self.by_offset.insert(range.offset, range.len);
+            self.by_len.insert((range.len, range.offset));
         }
     }
 
-    fn remove(&mut self, run: Run) {
-        self.by_offset.remove(&run.offset);
-        self.by_len.remove(&(run.len, run.offset));
+    fn remove(&mut self, range: SlotRange) {
+        self.by_offset.remove(&range.offset);
+        self.by_len.remove(&(range.len, range.offset));
     }
 }
 
@@ -131,66 +131,66 @@ mod tests {
         ]
     }
 
-    /// Free runs of the model, as long as they get.
-    fn free_runs(taken: &[bool]) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
+    /// Maximal free ranges of the model.
+    fn free_ranges(taken: &[bool]) -> Vec<SlotRange> {
+        let mut ranges: Vec<SlotRange> = Vec::new();
         for (slot, _) in taken.iter().enumerate().filter(|(_, taken)| !**taken) {
             let slot = u32::try_from(slot).expect("small");
-            match runs.last_mut() {
-                Some(run) if run.offset + run.len == slot => run.len += 1,
-                _ => runs.push(Run { offset: slot, len: 1 }),
+            match ranges.last_mut() {
+                Some(range) if range.offset + range.len == slot => range.len += 1,
+                _ => ranges.push(SlotRange { offset: slot, len: 1 }),
             }
         }
-        runs
+        ranges
     }
 
     proptest! {
-        /// One flag a slot says the same as the allocator, after every step.
+        /// The allocator equals an array with one flag per slot after every step.
         #[test]
         fn agrees_with_an_array_of_flags(steps in prop::collection::vec(step(), 1..80)) {
             let mut slots = SlotAllocator::new(CAPACITY as u32);
             let mut taken = [false; CAPACITY];
-            let mut held: Vec<Run> = Vec::new();
+            let mut held: Vec<SlotRange> = Vec::new();
             for step in steps {
                 match step {
                     Step::Allocate(len) => {
-                        let fit = free_runs(&taken)
+                        let fit = free_ranges(&taken)
                             .into_iter()
                             .filter(|r| r.len >= len)
                             .min_by_key(|r| (r.len, r.offset));
                         let got = slots.allocate(len);
                         if len == 0 {
-                            prop_assert_eq!(got, Some(Run::default()));
+                            prop_assert_eq!(got, Some(SlotRange::default()));
                             continue;
                         }
                         prop_assert_eq!(got.map(|r| r.offset), fit.map(|r| r.offset));
-                        if let Some(run) = got {
-                            prop_assert_eq!(run.len, len);
-                            (run.offset..run.offset + len).for_each(|s| taken[s as usize] = true);
-                            held.push(run);
+                        if let Some(range) = got {
+                            prop_assert_eq!(range.len, len);
+                            (range.offset..range.offset + len).for_each(|s| taken[s as usize] = true);
+                            held.push(range);
                         }
                     }
                     Step::Reserve(offset, len) => {
                         let range = offset as usize..(offset + len) as usize;
                         let free = taken.get(range.clone()).is_some_and(|s| !s.contains(&true));
-                        let got = slots.reserve(Run { offset, len });
+                        let got = slots.reserve(SlotRange { offset, len });
                         prop_assert_eq!(got, free || len == 0);
                         if got && len > 0 {
                             taken[range].fill(true);
-                            held.push(Run { offset, len });
+                            held.push(SlotRange { offset, len });
                         }
                     }
                     Step::Free(which) if !held.is_empty() => {
-                        let run = held.swap_remove(which % held.len());
-                        taken[run.offset as usize..(run.offset + run.len) as usize].fill(false);
-                        slots.free(run);
+                        let range = held.swap_remove(which % held.len());
+                        taken[range.offset as usize..(range.offset + range.len) as usize].fill(false);
+                        slots.free(range);
                     }
                     Step::Free(_) => {}
                 }
-                let runs: Vec<Run> =
-                    slots.by_offset.iter().map(|(o, l)| Run { offset: *o, len: *l }).collect();
-                prop_assert_eq!(&runs, &free_runs(&taken));
-                prop_assert_eq!(slots.by_len.len(), runs.len());
+                let ranges: Vec<SlotRange> =
+                    slots.by_offset.iter().map(|(o, l)| SlotRange { offset: *o, len: *l }).collect();
+                prop_assert_eq!(&ranges, &free_ranges(&taken));
+                prop_assert_eq!(slots.by_len.len(), ranges.len());
             }
         }
     }

@@ -1,10 +1,11 @@
-//! The desired state: which rows should be in the kernel, and which object made each.
+//! The desired state: the rows that belong in the maps, and the object that each comes from.
 //!
-//! In: an [`Index`] and what is dirty in it. Out: the keys whose rows changed. The cost of an
-//! update is proportional to the change.
+//! In: an [`Index`] and the objects in it that are dirty. Out: the keys whose rows changed. The cost
+//! of an update is proportional to the change.
 //!
-//! Two Services may claim one address and port. All claims are kept, the oldest Service has the
-//! row, and when it goes the next one takes over without being compiled again.
+//! Several Services may claim the same address and port. All claims are kept; the claim of the
+//! oldest Service is used. When that Service is removed, the next claim is used without being
+//! compiled again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,48 +15,46 @@ use sluice_abi::{FrontendKey, Network, NetworkKey};
 
 use crate::compile::{self, FrontendRow, ServiceView};
 use crate::index::{Dirty, Index};
-use crate::model::ObjectName;
-use crate::select::Here;
+use crate::model::{NodeContext, ObjectName};
+use crate::select::Locality;
 
-/// What the agent knows of the node from the node itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Surroundings {
-    /// Addresses on this node's interfaces that packets from pods may be sent to.
-    pub local_addresses: Vec<IpAddr>,
-    /// ServiceCIDRs, where known: a free address there is not outside the cluster.
-    pub service_cidrs: Vec<IpNet>,
-}
-
-/// Keys whose desired rows changed.
+/// Differences between two versions of the desired state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Frontends.
+    /// Frontends whose rows differ.
     pub frontends: BTreeSet<FrontendKey>,
-    /// Networks.
-    pub networks: BTreeSet<NetworkKey>,
-    /// Whether a route changed.
+    /// Whether a network differs.
+    pub networks: bool,
+    /// Whether a route differs.
     pub routes: bool,
 }
 
 impl Changed {
-    /// Whether nothing changed.
+    /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
-        self.frontends.is_empty() && self.networks.is_empty() && !self.routes
+        self.frontends.is_empty() && !self.networks && !self.routes
+    }
+
+    /// Adds the differences of a later update.
+    pub fn merge(&mut self, later: Changed) {
+        self.frontends.extend(later.frontends);
+        self.networks |= later.networks;
+        self.routes |= later.routes;
     }
 }
 
-/// Two or more Services that want the same address, port and protocol.
+/// Two or more Services with the same address, port and protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// What they want.
+    /// Address, port and protocol.
     pub key: FrontendKey,
-    /// Who has it.
+    /// The Service that is served.
     pub winner: ObjectName,
-    /// Who does not, oldest first.
+    /// The Services that are not served, oldest first.
     pub losers: Vec<ObjectName>,
 }
 
-/// A Service's wish for a row; claims on one key are sorted, the first has it.
+/// A Service's claim to a key. Claims to one key are sorted; the first is used.
 #[derive(Clone, Debug)]
 struct Claim {
     created: i64,
@@ -79,31 +78,31 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Everything in the index, compiled afresh.
-    pub fn full(index: &Index, surroundings: &Surroundings) -> Tables {
+    /// Compiles all objects of an index.
+    pub fn full(index: &Index, context: &NodeContext) -> Tables {
         let mut tables = Tables::default();
-        tables.update(index, &index.all_dirty(), surroundings);
+        tables.update(index, &index.all_dirty(), context);
         tables
     }
 
-    /// Compiles what is dirty. When `surroundings` changed, `dirty.nodes` has to be set.
-    pub fn update(&mut self, index: &Index, dirty: &Dirty, surroundings: &Surroundings) -> Changed {
+    /// Compiles the dirty objects. The caller sets `dirty.nodes` when `context` changed.
+    pub fn update(&mut self, index: &Index, dirty: &Dirty, context: &NodeContext) -> Changed {
         let mut changed = Changed::default();
-        let here = Here {
+        let locality = Locality {
             node: index.node_name(),
             zone: index.this_node().and_then(|n| n.zone.as_deref()),
         };
         for name in &dirty.services {
             let rows = index.service(name).map_or_else(Vec::new, |service| {
                 let slices = index.slices_of(name).collect();
-                compile::service(&ServiceView { service, slices, here })
+                compile::service(&ServiceView { service, slices, locality })
             });
             let created = index.service(name).map_or(0, |s| s.created);
             self.replace_claims(name, created, rows, &mut changed.frontends);
         }
         if dirty.nodes {
-            let networks = compile::networks(index.node_name(), index.nodes(), surroundings);
-            changed.networks = differing_keys(&self.networks, &networks);
+            let networks = compile::networks(index.node_name(), index.nodes(), context);
+            changed.networks = networks != self.networks;
             self.networks = networks;
             let routes = compile::routes(index.node_name(), index.nodes());
             changed.routes = routes != self.routes;
@@ -112,7 +111,7 @@ impl Tables {
         changed
     }
 
-    /// The row that a frontend should have.
+    /// The desired row of a frontend.
     pub fn frontend(&self, key: &FrontendKey) -> Option<&FrontendRow> {
         self.claims.get(key).and_then(|claims| claims.first()).map(|claim| &claim.row)
     }
@@ -132,8 +131,8 @@ impl Tables {
         &self.routes
     }
 
-    /// Keys that several Services claim. Wildcards are left out: Services that share an address
-    /// with different ports are no conflict.
+    /// Keys that several Services claim, without wildcard rows: Services that share an address but
+    /// no port do not conflict.
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
         self.contended.iter().filter(|k| k.port.get() != 0).filter_map(|key| {
             let mut owners = self.claims.get(key)?.iter().map(|c| c.row.service.service.clone());
@@ -180,7 +179,7 @@ impl Tables {
             claims.insert(at, claim);
             at
         });
-        // The row is another one if the winner came or went, or if it reads differently.
+        // The row changes if the first claim does, or if its contents do.
         let same_winner = match (old_position, new_position) {
             (Some(0), Some(0)) => old.as_ref().map(|c| &c.row) == claims.first().map(|c| &c.row),
             (Some(0), _) | (_, Some(0)) => false,
@@ -198,14 +197,4 @@ impl Tables {
             self.claims.remove(&key);
         }
     }
-}
-
-/// Keys that only one of two maps has, or that have different values.
-fn differing_keys<K: Ord + Copy, V: PartialEq>(
-    a: &BTreeMap<K, V>,
-    b: &BTreeMap<K, V>,
-) -> BTreeSet<K> {
-    let changed_or_gone = a.iter().filter(|(k, v)| b.get(k) != Some(v)).map(|(k, _)| *k);
-    let new = b.keys().filter(|k| !a.contains_key(k)).copied();
-    changed_or_gone.chain(new).collect()
 }

@@ -59,7 +59,7 @@ impl Fake {
                 port: Some(("http".to_owned(), Protocol::Tcp)),
             },
             backends: (0..backends).map(backend).collect(),
-            idle: Vec::new(),
+            unselected: Vec::new(),
             flags,
             affinity_seconds: 0,
         };

@@ -40,6 +40,3 @@ pub use server::serve;
 
 /// Version of the protocol. A change that an older client or agent would misread increments it.
 pub const VERSION: u32 = 1;
-
-/// Default path of the socket.
-pub const DEFAULT_SOCKET: &str = "/run/sluice/sluice.sock";

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::dataplane::counters::Count;
+use crate::kernel::Count;
 
 /// First line of every response, also of one that reports an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,24 +4,20 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use anyhow::Context;
-use sluice_abi::pin;
 
 use super::output::print_text;
-use crate::cni_files;
-use crate::config::{DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR, may_be_empty};
-use crate::dataplane::attach::{Hooks, clear_sockets};
-use crate::dataplane::probe;
-use crate::host::Host;
-use crate::host::routes::Routes;
+use crate::config::may_be_empty;
+use crate::kernel::linux::{clear_network, cni_files, hooks, pins, probe};
+use crate::paths;
 
 /// Flags of `sluice cleanup`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Directory of the installed CNI binary; empty keeps the binary.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_CNI_BIN_DIR, value_parser = may_be_empty())]
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_BIN_DIR, value_parser = may_be_empty())]
     cni_bin_dir: PathBuf,
     /// Directory of the CNI configuration; empty keeps the configuration.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_CNI_CONF_DIR, value_parser = may_be_empty())]
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_CONF_DIR, value_parser = may_be_empty())]
     cni_conf_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy (default: detected).
     #[arg(long, value_name = "DIR")]
@@ -66,15 +62,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // The configuration first: without it the runtime starts no pod that uses the rest.
     steps.record("CNI configuration", remove_file(&args.cni_conf_dir, cni_files::CONF_NAME));
     steps.record("CNI binary", remove_file(&args.cni_bin_dir, cni_files::BINARY_NAME));
-    let cgroup_root = probe::look(args.cgroup_root.as_deref()).cgroup_root;
+    let cgroup_root = probe::run(args.cgroup_root.as_deref()).cgroup_root;
     let socket_programs = match cgroup_root {
-        Some(root) => clear_sockets(&root).map_err(Into::into),
+        Some(root) => hooks::detach_sockets(&root).map_err(Into::into),
         None => Err(anyhow::anyhow!("no cgroup v2 hierarchy found; give it with --cgroup-root")),
     };
     steps.record("socket programs", socket_programs);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    steps.record("device programs and routes", runtime.block_on(clear_network()));
-    steps.record("directory of pinned maps and programs", remove_dir(Path::new(pin::ROOT)));
+    steps.record("device programs and routes", clear_network().map_err(Into::into));
+    steps.record("directory of pinned maps and programs", remove_dir(pins::base()));
     for removed in &steps.removed {
         print_text(&format!("removed {removed}\n"))?;
     }
@@ -87,16 +82,6 @@ fn remove_file(dir: &Path, name: &str) -> anyhow::Result<usize> {
         return Ok(0);
     }
     Ok(usize::from(cni_files::remove(&dir.join(name))?))
-}
-
-async fn clear_network() -> anyhow::Result<usize> {
-    let host = Host::open()?;
-    let mut hooks = Hooks::open()?;
-    let mut removed = 0;
-    for link in host.facts().await?.links {
-        removed += hooks.clear_device(link.index);
-    }
-    Ok(removed + host.sync_routes(&Routes::new()).await?.removed)
 }
 
 fn remove_dir(dir: &Path) -> anyhow::Result<usize> {

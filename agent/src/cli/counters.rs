@@ -2,7 +2,7 @@
 
 use super::maps;
 use super::output::{Output, TableRow, print_rows};
-use crate::dataplane::counters::{self, Count};
+use crate::kernel::{Count, read_counters};
 
 impl TableRow for Count {
     const HEADER: &'static [&'static str] = &["KIND", "LABEL", "PACKETS", "BYTES"];
@@ -22,7 +22,7 @@ impl TableRow for Count {
 /// # Errors
 /// The maps cannot be read.
 pub fn run(output: Output) -> anyhow::Result<()> {
-    let mut counts = counters::read(&maps()?.counters)?;
+    let mut counts = read_counters(&maps()?.counters)?;
     if output == Output::Text {
         counts.retain(|count| count.packets > 0);
     }

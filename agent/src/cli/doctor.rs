@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::output::{Output, print_json, print_text};
-use crate::dataplane::probe::{self, Findings};
+use crate::kernel::linux::probe::{self, Findings};
 
 /// Flags of `sluice doctor`.
 #[derive(clap::Args, Debug)]
@@ -19,7 +19,7 @@ pub struct Args {
 /// # Errors
 /// Standard output cannot be written.
 pub fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    let findings = probe::look(args.cgroup_root.as_deref());
+    let findings = probe::run(args.cgroup_root.as_deref());
     match output {
         Output::Json => print_json(&findings)?,
         Output::Text => print_text(&text(&findings))?,

@@ -9,8 +9,8 @@ use sluice_abi::{Addr, LocalPod};
 
 use super::maps;
 use super::output::{Output, TableRow, print_rows};
-use crate::config::DEFAULT_CNI_STATE_DIR;
-use crate::endpoints::{self, Named};
+use crate::kernel::linux::pods::{self, Named};
+use crate::paths;
 
 /// Cell of a value that no lease names.
 const UNKNOWN: &str = "<unknown>";
@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(value_name = "TEXT")]
     filter: Option<String>,
     /// Directory of the leases that the CNI binary writes.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_CNI_STATE_DIR)]
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_STATE_DIR)]
     cni_state_dir: PathBuf,
 }
 
@@ -77,7 +77,7 @@ impl TableRow for PodRow {
 /// The maps cannot be read.
 pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
     let entries = maps()?.local_pods.entries()?;
-    let rows = rows(entries, endpoints::names(&args.cni_state_dir), args.filter.as_deref());
+    let rows = rows(entries, pods::names(&args.cni_state_dir), args.filter.as_deref());
     print_rows(output, "pods", &rows)
 }
 

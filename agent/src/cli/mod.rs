@@ -28,9 +28,10 @@ use sluice_abi::pin;
 use tracing_subscriber::EnvFilter;
 
 use self::output::{Output, is_broken_pipe, print_json, print_text};
-use crate::api::{self, ClientError, DEFAULT_SOCKET, Request};
+use crate::api::{self, ClientError, Request};
 use crate::config::{AgentArgs, Config};
-use crate::dataplane::maps::Maps;
+use crate::kernel::linux::maps::Maps;
+use crate::paths;
 
 /// Time until a response of the agent is complete; longer than the agent's own deadlines, so that
 /// its error is printed.
@@ -56,7 +57,7 @@ pub struct Cli {
     #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
     output: Output,
     /// Socket of the agent's API.
-    #[arg(long = "agent-socket", global = true, value_name = "FILE", default_value = DEFAULT_SOCKET)]
+    #[arg(long = "agent-socket", global = true, value_name = "FILE", default_value = paths::SOCKET)]
     agent_socket: PathBuf,
 }
 
@@ -109,7 +110,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Agent(args) => {
             start_logging();
-            crate::event_loop::run(Config::try_from(*args)?).context("agent")?;
+            crate::run::run(Config::try_from(*args)?).context("agent")?;
         }
         Command::PrepareNode(args) => {
             start_logging();

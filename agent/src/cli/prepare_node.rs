@@ -10,18 +10,19 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::BPF_FS_MAGIC;
 use sluice_abi::pin;
 
-use crate::config::{DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_BINARY, may_be_empty};
-use crate::dataplane::probe;
-use crate::{cni_files, host};
+use crate::config::may_be_empty;
+use crate::kernel::linux::probe;
+use crate::kernel::linux::{cni_files, sysctl};
+use crate::paths;
 
 /// Flags of `sluice prepare-node`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Directory to install the CNI binary in; empty disables the installation.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_CNI_BIN_DIR, value_parser = may_be_empty())]
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_BIN_DIR, value_parser = may_be_empty())]
     cni_bin_dir: PathBuf,
     /// CNI binary to install.
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_CNI_BINARY)]
+    #[arg(long, value_name = "FILE", default_value = paths::CNI_BINARY)]
     cni_binary: PathBuf,
 }
 
@@ -39,7 +40,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .with_context(|| format!("mount bpffs at {}", bpffs.display()))?;
         tracing::info!(path = pin::BPFFS, "bpffs mounted");
     }
-    host::sysctl::enable_forwarding(None)?;
+    sysctl::enable_forwarding(None)?;
     if !args.cni_bin_dir.as_os_str().is_empty() {
         let written = cni_files::install_binary(&args.cni_binary, &args.cni_bin_dir)?;
         let dir = args.cni_bin_dir.display();

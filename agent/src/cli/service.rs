@@ -10,7 +10,7 @@ use sluice_core::dump;
 use super::output::{Output, TableRow, print_rows};
 use super::{maps, rows_of_agent};
 use crate::api::{Request, ServiceAction, ServiceFilter, ServiceRow};
-use crate::dataplane::maps::Maps;
+use crate::kernel::linux::maps::Maps;
 
 /// Flags of `sluice service`.
 #[derive(clap::Args, Debug)]

@@ -11,8 +11,8 @@ use sluice_abi::{Addr, NodeConfig, node_flags};
 use super::output::{Output, align, print_json, print_text};
 use super::{maps, rows_of_agent};
 use crate::api::{Condition, Request, Status};
-use crate::dataplane::counters;
-use crate::dataplane::maps::Maps;
+use crate::kernel::linux::maps::Maps;
+use crate::kernel::read_counters;
 
 /// State of the node, and whether the agent reported it.
 #[derive(Debug, Serialize)]
@@ -96,7 +96,7 @@ fn status_of_kernel(maps: &Maps) -> anyhow::Result<Status> {
     ];
     Ok(Status {
         tables: tables.into_iter().map(|(table, rows)| (table.to_owned(), rows)).collect(),
-        counters: counters::read(&maps.counters)?,
+        counters: read_counters(&maps.counters)?,
         ..without_agent(&config)
     })
 }
@@ -121,7 +121,7 @@ mod tests {
     use sluice_abi::Family;
 
     use super::*;
-    use crate::dataplane::counters::Count;
+    use crate::kernel::Count;
 
     fn report() -> Report {
         let count = |label: &str, packets| Count {

@@ -74,6 +74,7 @@ impl Health {
     }
 
     /// Whether CNI ADD can succeed.
+    #[cfg(test)]
     pub fn ready(&self) -> bool {
         self.state().ready
     }

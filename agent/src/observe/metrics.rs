@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::dataplane::counters::Count;
+use crate::kernel::Count;
 
 /// Content type of [`encode`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";

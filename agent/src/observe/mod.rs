@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::health::{Health, Pending};
 use self::http::{Answer, serve};
-use crate::dataplane::counters::Count;
+use crate::kernel::Count;
 
 const JSON: &str = "application/json";
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use sluice_core::model::{Change, Kind, Object};
-use sluice_core::{Index, Surroundings, Tables, dump};
+use sluice_core::{Index, NodeContext, Tables, dump};
 
 use super::folder;
 
@@ -34,7 +34,7 @@ fn compile(objects: &[Object]) -> String {
         let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();
         index.apply(Change::Replace(kind, of_kind));
     }
-    dump::tables(&Tables::full(&index, &Surroundings::default()))
+    dump::tables(&Tables::full(&index, &NodeContext::default()))
 }
 
 #[test]

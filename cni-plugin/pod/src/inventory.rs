@@ -26,9 +26,14 @@ impl HostLinks {
     /// # Errors
     /// The kernel's refusal; an interrupted dump is read again, never believed.
     pub fn read(netlink: &mut Netlink) -> Result<HostLinks, NetlinkError> {
-        let links = device::links(netlink)?.into_iter();
-        let ours = links.filter(|link| link.name.starts_with(identity::HOST_PREFIX));
-        Ok(HostLinks { by_name: ours.map(|link| (link.name.clone(), link)).collect() })
+        Ok(HostLinks::from_links(device::links(netlink)?))
+    }
+
+    /// Keeps the devices of pods among `links`.
+    pub fn from_links(links: Vec<Link>) -> HostLinks {
+        let of_pods =
+            links.into_iter().filter(|link| link.name.starts_with(identity::HOST_PREFIX));
+        HostLinks { by_name: of_pods.map(|link| (link.name.clone(), link)).collect() }
     }
 
     /// The host's end of a lease's pair.

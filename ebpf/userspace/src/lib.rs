@@ -15,6 +15,7 @@ mod map;
 pub mod netlink;
 mod object;
 mod program;
+mod raw;
 mod sys;
 pub mod test_run;
 
@@ -22,4 +23,5 @@ pub use error::error_chain;
 pub use map::{Map, possible_cpus};
 pub use object::{MapInfo, ProgInfo, map_by_id, map_info, obj_get, prog_by_id, prog_info};
 pub use program::{AttachType, Attached, Target, prog_attach, prog_detach, prog_query};
+pub use raw::{RawEntries, RawMap};
 pub use sys::{BpfError, Errno};

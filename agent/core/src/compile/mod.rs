@@ -1,4 +1,4 @@
-//! Objects in, table rows out: pure functions, one file a subject.
+//! Compilation of objects into table rows: pure functions, one file per subject.
 
 mod network;
 mod service;
@@ -11,8 +11,8 @@ use sluice_abi::Backend;
 
 use crate::model::{ObjectName, Protocol};
 
-/// One port of a Service, which is what clients stay with and events name; or, without a port,
-/// the rest of its addresses.
+/// One port of a Service: the unit of session affinity, and what events refer to. Without a port:
+/// the wildcard rows of the Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortId {
     /// The Service.
@@ -31,18 +31,19 @@ impl fmt::Display for ServicePortId {
     }
 }
 
-/// What a frontend should lead to. Ids and slots are given when it is written ([`crate::diff`]).
+/// Desired contents of a frontend. Ids and slots are assigned when it is written
+/// ([`crate::diff`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontendRow {
-    /// Whose it is.
+    /// The Service port that it belongs to.
     pub service: ServicePortId,
     /// Backends to choose from, sorted, each once.
     pub backends: Vec<Backend>,
-    /// UDP only: backends that serve but are not chosen here (hints, traffic policy); flows that
-    /// they have stay with them. Sorted.
-    pub idle: Vec<Backend>,
+    /// UDP only: usable backends that hints or the traffic policy exclude on this node. Existing
+    /// flows keep them. Sorted.
+    pub unselected: Vec<Backend>,
     /// Bits of [`sluice_abi::frontend_flags`].
     pub flags: u32,
-    /// Seconds of session affinity, or 0.
+    /// Timeout of session affinity in seconds, or 0.
     pub affinity_seconds: u32,
 }

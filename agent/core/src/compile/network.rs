@@ -1,4 +1,4 @@
-//! Nodes -> what kind of place each address is, and routes to the pods of other nodes.
+//! Nodes -> destination class of each address range, and routes to the pods of other nodes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,15 +6,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sluice_abi::{Network, NetworkKey, network_kind};
 
-use crate::model::Node;
-use crate::tables::Surroundings;
+use crate::model::{Node, NodeContext};
 
-/// Rows of the `NETWORKS` trie. Where two sources name the same prefix, the first of these has it:
+/// Rows of the `NETWORKS` trie. If several sources name the same prefix, the first of these applies:
 /// this node's addresses, this node's pods, other nodes' addresses, other nodes' pods, Services.
 pub fn networks<'a>(
     this_node: &str,
     nodes: impl IntoIterator<Item = &'a Node>,
-    surroundings: &Surroundings,
+    context: &NodeContext,
 ) -> BTreeMap<NetworkKey, Network> {
     let mut rows = BTreeMap::new();
     let mut put = |net: IpNet, kind: u32| {
@@ -22,7 +21,7 @@ pub fn networks<'a>(
     };
     let (own, others): (Vec<&Node>, Vec<&Node>) =
         nodes.into_iter().partition(|n| n.name == this_node);
-    for address in &surroundings.local_addresses {
+    for address in &context.local_addresses {
         put(IpNet::from(*address), network_kind::THIS_NODE);
     }
     for net in own.iter().flat_map(|n| &n.pod_cidrs) {
@@ -34,14 +33,15 @@ pub fn networks<'a>(
     for net in others.iter().flat_map(|n| &n.pod_cidrs) {
         put(*net, network_kind::REMOTE_PODS);
     }
-    for net in &surroundings.service_cidrs {
+    for net in &context.service_cidrs {
         put(*net, network_kind::SERVICES);
     }
     rows
 }
 
-/// Routes to other nodes' pods: range -> the node's first InternalIP of that family. Where two
-/// nodes claim one range, the first by name has it; what is ours is never routed away.
+/// Routes to other nodes' pods: range -> the node's first InternalIP of that family. If two nodes
+/// have the same range, the route leads to the first by name. Ranges within this node's pod ranges
+/// get no route.
 pub fn routes<'a>(
     this_node: &str,
     nodes: impl IntoIterator<Item = &'a Node>,
@@ -63,7 +63,7 @@ pub fn routes<'a>(
     routes
 }
 
-/// The trie's key of a range: IPv4 is v4-mapped, so its length grows by 96.
+/// The trie key of a range. IPv4 addresses are v4-mapped, which adds 96 to the prefix length.
 pub(crate) fn network_key(net: IpNet) -> NetworkKey {
     let net = net.trunc();
     let bits = u32::from(net.prefix_len());
@@ -85,18 +85,18 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_place() {
+    fn each_class_has_its_prefixes() {
         let nodes = [
             node("n1", &["172.18.0.2", "fc00::2"], &["10.244.1.0/24", "fd00:1::/64"]),
             node("n2", &["172.18.0.3", "fc00::3"], &["10.244.2.0/24", "fd00:2::/64"]),
-            // Claims what others have, and an address of ours.
+            // Has the pod range of n2, the pod range of n1 and an address of n1.
             node("n3", &["172.18.0.2"], &["10.244.2.0/24", "10.244.1.0/24", "fd00:3::/64"]),
         ];
-        let surroundings = Surroundings {
+        let context = NodeContext {
             local_addresses: vec!["172.18.0.2".parse().expect("address")],
             service_cidrs: vec!["10.96.0.0/16".parse().expect("cidr")],
         };
-        let rows = networks("n1", &nodes, &surroundings);
+        let rows = networks("n1", &nodes, &context);
         let kind = |net: &str| rows.get(&network_key(net.parse().expect("net"))).map(|n| n.kind);
         assert_eq!(kind("172.18.0.2/32"), Some(network_kind::THIS_NODE));
         assert_eq!(kind("10.244.1.0/24"), Some(network_kind::LOCAL_PODS));

@@ -1,7 +1,7 @@
 //! A Service and its slices -> frontends with their backends.
 //!
-//! Each ClusterIP gets a row per port and a wildcard row, which refuses every other port of a live
-//! address and so keeps it from being routed in circles.
+//! Each ClusterIP gets one row per port and a wildcard row. The wildcard row rejects every other
+//! port, so that such packets are not routed in a loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,21 +10,21 @@ use sluice_abi::{Backend, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, fr
 
 use super::{FrontendRow, ServicePortId};
 use crate::model::{Endpoint, EndpointSlice, Port, Protocol, Service, ServicePort};
-use crate::select::{Here, Selection, is_fallback, select};
+use crate::select::{Locality, Selection, is_fallback, select};
 
-/// All that the rows of a Service depend on.
+/// Everything that the rows of a Service depend on.
 #[derive(Clone, Debug)]
 pub struct ServiceView<'a> {
     /// The Service.
     pub service: &'a Service,
-    /// Its slices, by name.
+    /// Its slices, in the order of their names.
     pub slices: Vec<&'a EndpointSlice>,
-    /// Where we are.
-    pub here: Here<'a>,
+    /// Topology of this node.
+    pub locality: Locality<'a>,
 }
 
-/// Compiles one Service. Each key occurs once; where ports of one Service collide, the first
-/// listed has the key.
+/// Compiles one Service. Each key occurs once: if two ports of the Service have the same number and
+/// protocol, the first one in the list is used.
 pub fn service(view: &ServiceView<'_>) -> Vec<(FrontendKey, FrontendRow)> {
     let service = view.service;
     if service.hidden || service.external_name || service.ports.is_empty() {
@@ -55,7 +55,7 @@ pub fn service(view: &ServiceView<'_>) -> Vec<(FrontendKey, FrontendRow)> {
     rows
 }
 
-/// The ClusterIPs in use: the first of each family.
+/// The ClusterIPs that are programmed: the first of each family.
 fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
     let first = |wanted: fn(&IpAddr) -> bool| service.cluster_ips.iter().copied().find(wanted);
     [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)]
@@ -68,7 +68,7 @@ fn wildcard(service: &Service) -> FrontendRow {
     FrontendRow {
         service: ServicePortId { service: service.name.clone(), port: None },
         backends: Vec::new(),
-        idle: Vec::new(),
+        unselected: Vec::new(),
         flags: frontend_flags::WILDCARD,
         affinity_seconds: 0,
     }
@@ -77,12 +77,12 @@ fn wildcard(service: &Service) -> FrontendRow {
 fn frontend(view: &ServiceView<'_>, port: &ServicePort, address: IpAddr) -> FrontendRow {
     let endpoints = endpoints(&view.slices, port, address.is_ipv4());
     let refs: Vec<&Endpoint> = endpoints.values().copied().collect();
-    let selection = select(view.service.internal_traffic_policy, view.here, &refs);
+    let selection = select(view.service.internal_traffic_policy, view.locality, &refs);
     let chosen: &[usize] = if let Selection::Use(chosen) = &selection { chosen } else { &[] };
 
-    // Positions ascend, so both lists come out in the order of the keys: sorted.
+    // Positions ascend, so both lists are in the order of the keys: sorted.
     let mut chosen = chosen.iter().copied().peekable();
-    let (mut backends, mut idle) = (Vec::new(), Vec::new());
+    let (mut backends, mut unselected) = (Vec::new(), Vec::new());
     for (position, ((address, target), endpoint)) in endpoints.iter().enumerate() {
         let backend = Backend {
             addr: (*address).into(),
@@ -93,7 +93,7 @@ fn frontend(view: &ServiceView<'_>, port: &ServicePort, address: IpAddr) -> Fron
         if chosen.next_if_eq(&position).is_some() {
             backends.push(backend);
         } else if port.protocol == Protocol::Udp && (endpoint.ready || is_fallback(endpoint)) {
-            idle.push(backend);
+            unselected.push(backend);
         }
     }
     FrontendRow {
@@ -102,15 +102,15 @@ fn frontend(view: &ServiceView<'_>, port: &ServicePort, address: IpAddr) -> Fron
             port: Some((port.name.clone(), port.protocol)),
         },
         backends,
-        idle,
+        unselected,
         flags: if selection == Selection::Drop { frontend_flags::DROP } else { 0 },
         affinity_seconds: view.service.session_affinity.unwrap_or(0),
     }
 }
 
-/// The endpoints behind a Service port in one family, joined by port name and protocol; the number
-/// comes from the slice. An address and port that several slices name is one
-/// endpoint: the one fitter to serve counts (7.2), among equals the first by slice name.
+/// The endpoints of a Service port in one family. Slices are joined by port name and protocol; the
+/// target port comes from the slice. The same address and port in several slices is one endpoint:
+/// the entry that ranks highest counts, among equals the first by slice name.
 fn endpoints<'a>(
     slices: &[&'a EndpointSlice],
     port: &ServicePort,
@@ -129,7 +129,7 @@ fn endpoints<'a>(
                     continue;
                 }
                 let known = found.entry((address, target)).or_insert(endpoint);
-                if fitness(endpoint) > fitness(known) {
+                if rank(endpoint) > rank(known) {
                     *known = endpoint;
                 }
             }
@@ -138,6 +138,6 @@ fn endpoints<'a>(
     found
 }
 
-fn fitness(e: &Endpoint) -> (bool, bool, bool) {
+fn rank(e: &Endpoint) -> (bool, bool, bool) {
     (e.ready, !e.terminating, e.serving)
 }

@@ -1,14 +1,16 @@
-//! What was found in the maps.
+//! The rows of the maps at start or after a failed write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::{Backend, Frontend, FrontendKey, Network, NetworkKey};
+use zerocopy::IntoBytes;
 
-use super::run_of;
-use crate::slots::Run;
+use super::range_of;
+use crate::slots::SlotRange;
+use crate::table::{Backends, Frontends, Networks, Rows, Slots, Table, TableSpec};
 
-/// Contents of the maps. Read the three maps first, then the runs that [`ReadBack::runs`] names:
-/// the array of slots is large and mostly empty.
+/// Contents of the maps. `SLOTS` is large and mostly unused: only the ranges that frontends refer
+/// to are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadBack {
     /// `FRONTENDS`.
@@ -17,15 +19,136 @@ pub struct ReadBack {
     pub backends: Vec<(u32, Backend)>,
     /// `NETWORKS`.
     pub networks: Vec<(NetworkKey, Network)>,
-    /// Runs of `SLOTS`.
-    pub slots: BTreeMap<Run, Vec<u32>>,
+    /// Ranges of `SLOTS`. A range of which a slot was not read is absent.
+    pub slots: BTreeMap<SlotRange, Vec<u32>>,
 }
 
 impl ReadBack {
-    /// The runs that the frontends refer to, as far as they lie in an array of this capacity.
-    pub fn runs(&self, capacity: u32) -> BTreeSet<Run> {
-        let inside = |run: &Run| run.offset.checked_add(run.len).is_some_and(|e| e <= capacity);
-        let runs = self.frontends.iter().map(|(_, f)| run_of(f));
-        runs.filter(|run| run.len > 0 && inside(run)).collect()
+    /// Reads the maps. `read` returns the rows of a map: all of them, or those of the given keys
+    /// (packed, ascending).
+    ///
+    /// # Errors
+    /// The first error of `read`.
+    pub fn read<E>(
+        mut read: impl FnMut(&'static TableSpec, Option<&[u8]>) -> Result<Rows, E>,
+    ) -> Result<ReadBack, E> {
+        let mut read_back = ReadBack::from_rows(
+            &read(Frontends::SPEC, None)?,
+            &read(Backends::SPEC, None)?,
+            &read(Networks::SPEC, None)?,
+        );
+        let slots = read_back.slot_keys(Slots::SPEC.capacity);
+        read_back.add_slots(&read(Slots::SPEC, Some(slots.as_bytes()))?);
+        Ok(read_back)
+    }
+
+    /// The contents of three maps, without slots.
+    pub fn from_rows(frontends: &Rows, backends: &Rows, networks: &Rows) -> ReadBack {
+        ReadBack {
+            frontends: frontends.typed::<Frontends>().collect(),
+            backends: backends.typed::<Backends>().collect(),
+            networks: networks.typed::<Networks>().collect(),
+            slots: BTreeMap::new(),
+        }
+    }
+
+    /// The slots that frontends refer to, ascending, as far as they lie in an array of `capacity`
+    /// slots.
+    pub fn slot_keys(&self, capacity: u32) -> Vec<u32> {
+        let mut keys = Vec::new();
+        let mut next = 0;
+        // Ranges may overlap if the maps were damaged.
+        for range in self.ranges() {
+            if range.end() <= u64::from(capacity) {
+                let end = range.offset + range.len;
+                keys.extend(range.offset.max(next)..end);
+                next = next.max(end);
+            }
+        }
+        keys
+    }
+
+    /// Adds the rows of [`ReadBack::slot_keys`], in ascending order.
+    pub fn add_slots(&mut self, rows: &Rows) {
+        let slots: Vec<(u32, u32)> = rows.typed::<Slots>().collect();
+        for range in self.ranges() {
+            let start = slots.partition_point(|(slot, _)| *slot < range.offset);
+            let ids: Vec<u32> = slots[start..]
+                .iter()
+                .take_while(|(slot, _)| u64::from(*slot) < range.end())
+                .map(|(_, id)| *id)
+                .collect();
+            if ids.len() == range.len as usize {
+                self.slots.insert(range, ids);
+            }
+        }
+    }
+
+    /// The ranges that frontends refer to, ascending.
+    fn ranges(&self) -> BTreeSet<SlotRange> {
+        let ranges = self.frontends.iter().map(|(_, frontend)| range_of(frontend));
+        ranges.filter(|range| range.len > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn frontend(n: u16, slots_offset: u32, slots_len: u32) -> (FrontendKey, Frontend) {
+        let key = FrontendKey { port: sluice_abi::PortBe::new(n), ..FrontendKey::default() };
+        (key, Frontend { slots_offset, slots_len, ..Frontend::default() })
+    }
+
+    fn read_back(frontends: &[(FrontendKey, Frontend)]) -> ReadBack {
+        ReadBack { frontends: frontends.to_vec(), ..ReadBack::default() }
+    }
+
+    #[test]
+    fn slots_of_overlapping_ranges_are_read_once() {
+        let read_back = read_back(&[frontend(1, 4, 4), frontend(2, 5, 2), frontend(3, 6, 3)]);
+        assert_eq!(read_back.slot_keys(100), [4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn ranges_beyond_the_array_are_not_read() {
+        let read_back = read_back(&[
+            frontend(1, 8, 2),
+            frontend(2, 9, 2),
+            frontend(3, 0, 0),
+            frontend(4, u32::MAX, u32::MAX),
+        ]);
+        assert_eq!(read_back.slot_keys(10), [8, 9]);
+    }
+
+    #[test]
+    fn incompletely_read_range_is_absent() {
+        let mut read_back = read_back(&[frontend(1, 1, 2), frontend(2, 3, 2)]);
+        read_back.add_slots(&Rows::of::<Slots>([(1, 10), (2, 20), (3, 30)]));
+        let range = SlotRange { offset: 1, len: 2 };
+        assert_eq!(read_back.slots, BTreeMap::from([(range, vec![10, 20])]));
+    }
+
+    #[test]
+    fn only_referenced_slots_are_requested() {
+        let frontends = [frontend(1, 7, 2)];
+        let read = ReadBack::read(|table, keys| {
+            Ok::<_, Infallible>(match (table.name, keys) {
+                ("FRONTENDS", None) => Rows::of::<Frontends>(frontends),
+                ("BACKENDS", None) => Rows::of::<Backends>([(5, Backend::default())]),
+                ("NETWORKS", None) => Rows::of::<Networks>([]),
+                ("SLOTS", Some(keys)) => {
+                    assert_eq!(keys, [7u32, 8].as_bytes());
+                    Rows::of::<Slots>([(7, 5), (8, 5)])
+                }
+                other => panic!("unexpected read of {other:?}"),
+            })
+        })
+        .unwrap();
+        assert_eq!(read.frontends, frontends);
+        assert_eq!(read.backends.len(), 1);
+        assert_eq!(read.slots.values().collect::<Vec<_>>(), [&vec![5, 5]]);
     }
 }

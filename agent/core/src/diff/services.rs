@@ -1,108 +1,127 @@
-//! Frontends, slots and backends: what the kernel holds, and the ids and slots in use.
+//! Frontends, slots and backends: the rows in the kernel, and the ids and slots in use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use sluice_abi::{Backend, Frontend, FrontendKey, proto};
 
-use super::{Capacity, CapacityError, Op, Plan, ReadBack, run_of};
+use super::{Capacity, CapacityError, Plan, ReadBack, range_of};
 use crate::compile::{FrontendRow, ServicePortId};
 use crate::ids::Ids;
-use crate::slots::{Run, SlotAllocator};
+use crate::quarantine::Quarantine;
+use crate::slots::{SlotAllocator, SlotRange};
+use crate::table::{Backends, Frontends, Slots, Write};
 use crate::tables::Tables;
 
 /// A frontend in the kernel.
 #[derive(Clone, Debug)]
-struct Live {
+struct RealizedFrontend {
     value: Frontend,
-    /// Contents of its run.
+    /// Contents of its slots.
     ids: Vec<u32>,
-    /// Ids of idle backends, kept so that flows stay with them.
-    held: Vec<u32>,
-    /// Whether its id is known to belong to the desired row's Service port.
+    /// Ids of unselected backends that existing flows keep.
+    unselected: Vec<u32>,
+    /// Whether its service id is known to belong to the Service port of the desired row.
     owned: bool,
-    /// Its run cannot be trusted and is not ours: rewrite it whatever it reads.
+    /// Its slots are invalid or belong to another frontend: it is rewritten even if its value does
+    /// not change.
     broken: bool,
 }
 
-/// Services as the kernel holds them, with the only memory that core has: ids and slots.
+/// The Service rows in the kernel. Ids and slots are the only state in this crate that depends on
+/// the past.
 #[derive(Clone, Debug)]
-pub struct ServiceTables {
-    live: BTreeMap<FrontendKey, Live>,
+pub struct RealizedServices {
+    frontends: BTreeMap<FrontendKey, RealizedFrontend>,
     services: Ids<ServicePortId>,
     backends: Ids<Backend>,
     slots: SlotAllocator,
-    /// Runs freed by the last plan that wrote something, and by the one before.
-    resting: [Vec<Run>; 2],
+    freed: Quarantine<SlotRange>,
     /// Frontends that did not fit.
-    refused: BTreeSet<FrontendKey>,
-    /// Entries of `BACKENDS` that cannot be right.
-    strays: Vec<u32>,
+    over_capacity: BTreeSet<FrontendKey>,
+    /// Invalid entries of `BACKENDS`.
+    orphaned: Vec<u32>,
     capacity: Capacity,
 }
 
-/// A plan in the making: one list for each sort of op.
+/// The rows of a plan that is being made.
 #[derive(Default)]
 struct Draft {
-    put_backends: Vec<Op>,
-    write_slots: Vec<(u32, Vec<u32>)>,
-    put_frontends: Vec<Op>,
-    delete_frontends: Vec<Op>,
+    put_backends: Vec<(u32, Backend)>,
+    put_slots: Vec<(SlotRange, Vec<u32>)>,
+    put_frontends: Vec<(FrontendKey, Frontend)>,
+    delete_frontends: Vec<FrontendKey>,
     released_backends: BTreeSet<u32>,
     released_services: BTreeSet<u32>,
-    freed: Vec<Run>,
-    refused: Vec<CapacityError>,
+    over_capacity: Vec<CapacityError>,
 }
 
-impl ServiceTables {
-    /// Takes over what the maps hold. A frontend with a run that overlaps another, lies outside or
-    /// names unknown backends is kept in mind as broken, and rewritten or removed by the first
-    /// plan.
-    pub fn new(read_back: &ReadBack, capacity: Capacity) -> ServiceTables {
-        let mut tables = ServiceTables {
-            live: BTreeMap::new(),
+impl RealizedServices {
+    /// Adopts the rows in the maps. A frontend whose slots overlap those of another, lie outside of
+    /// the array or name unknown backends is broken; the first plan rewrites or deletes it.
+    pub(super) fn new(read_back: &ReadBack, capacity: Capacity) -> RealizedServices {
+        let mut realized = RealizedServices {
+            frontends: BTreeMap::new(),
             services: Ids::default(),
             backends: Ids::default(),
             slots: SlotAllocator::new(capacity.slots),
-            resting: [Vec::new(), Vec::new()],
-            refused: BTreeSet::new(),
-            strays: Vec::new(),
+            freed: Quarantine::default(),
+            over_capacity: BTreeSet::new(),
+            orphaned: Vec::new(),
             capacity,
         };
         let mut backends = read_back.backends.clone();
         backends.sort_unstable_by_key(|(id, _)| *id);
         for (id, backend) in &backends {
-            if !tables.backends.adopt(*id, backend) {
-                tables.strays.push(*id);
+            if !realized.backends.adopt(*id, backend) {
+                realized.orphaned.push(*id);
             }
         }
         for (key, value) in &read_back.frontends {
-            let live = tables.take_over(*value, read_back);
-            tables.services.skip_to(value.service);
-            tables.live.insert(*key, live);
+            let frontend = realized.adopt(*value, read_back);
+            realized.services.skip_to(value.service);
+            realized.frontends.insert(*key, frontend);
         }
-        tables
+        realized
     }
 
-    fn take_over(&mut self, value: Frontend, read_back: &ReadBack) -> Live {
-        let mut live =
-            Live { value, ids: Vec::new(), held: Vec::new(), owned: false, broken: true };
-        let run = run_of(&value);
-        let known = |id: &u32| self.backends.owner(*id).is_some();
-        let ids = match read_back.slots.get(&run) {
-            _ if run.len == 0 => Vec::new(),
-            Some(ids) if ids.len() == run.len as usize && ids.iter().all(known) => ids.clone(),
-            _ => return live,
+    fn adopt(&mut self, value: Frontend, read_back: &ReadBack) -> RealizedFrontend {
+        let mut frontend = RealizedFrontend {
+            value,
+            ids: Vec::new(),
+            unselected: Vec::new(),
+            owned: false,
+            broken: true,
         };
-        if self.slots.reserve(run) {
+        let range = range_of(&value);
+        let known = |id: &u32| self.backends.owner(*id).is_some();
+        let ids = match read_back.slots.get(&range) {
+            _ if range.len == 0 => Vec::new(),
+            Some(ids) if ids.len() == range.len as usize && ids.iter().all(known) => ids.clone(),
+            _ => return frontend,
+        };
+        if self.slots.reserve(range) {
             ids.iter().for_each(|id| self.backends.acquire(*id));
-            live.ids = ids;
-            live.broken = false;
+            frontend.ids = ids;
+            frontend.broken = false;
         }
-        live
+        frontend
     }
 
-    /// Appends the ops that lead to the desired rows, of these keys or of all.
+    /// Quarantines the slots and ids that only the state before a failed write used.
+    pub(super) fn succeed(&mut self, previous: &RealizedServices) {
+        self.services.succeed(&previous.services);
+        self.backends.succeed(&previous.backends);
+        let used = previous.frontends.values().filter(|frontend| !frontend.broken);
+        let used = used.map(|frontend| range_of(&frontend.value));
+        for range in used.chain(previous.freed.iter()) {
+            if range.len > 0 && self.slots.reserve(range) {
+                self.freed.add(range);
+            }
+        }
+    }
+
+    /// Adds the writes that lead to the desired rows, of the changed keys or of all.
     pub(super) fn plan(
         &mut self,
         tables: &Tables,
@@ -110,21 +129,21 @@ impl ServiceTables {
         plan: &mut Plan,
     ) {
         let mut draft = Draft::default();
-        let retry = mem::take(&mut self.refused);
+        let retry = mem::take(&mut self.over_capacity);
         match changed {
             Some(changed) => {
                 for key in retry.union(changed) {
-                    self.settle(key, tables.frontend(key), &mut draft);
+                    self.reconcile(key, tables.frontend(key), &mut draft);
                 }
             }
             None => {
                 self.adopt_service_ids(tables);
                 for (key, row) in tables.frontends() {
-                    self.settle(key, Some(row), &mut draft);
+                    self.reconcile(key, Some(row), &mut draft);
                 }
-                let gone = |key: &&FrontendKey| tables.frontend(key).is_none();
-                for key in self.live.keys().filter(gone).copied().collect::<Vec<_>>() {
-                    self.settle(&key, None, &mut draft);
+                let undesired = |key: &&FrontendKey| tables.frontend(key).is_none();
+                for key in self.frontends.keys().filter(undesired).copied().collect::<Vec<_>>() {
+                    self.reconcile(&key, None, &mut draft);
                 }
                 draft.released_backends.extend(self.backends.ids());
             }
@@ -132,104 +151,108 @@ impl ServiceTables {
         self.finish(draft, plan);
     }
 
-    /// After a restart, a Service port keeps the id that stands at its frontend.
+    /// After a restart, a Service port keeps the id that its frontend has in the kernel.
     fn adopt_service_ids(&mut self, tables: &Tables) {
-        for (key, live) in &self.live {
+        for (key, frontend) in &self.frontends {
             if let Some(row) = tables.frontend(key)
                 && self.services.get(&row.service).is_none()
             {
-                self.services.adopt(live.value.service, &row.service);
+                self.services.adopt(frontend.value.service, &row.service);
             }
         }
     }
 
-    /// Brings one frontend to its desired row.
-    fn settle(&mut self, key: &FrontendKey, row: Option<&FrontendRow>, draft: &mut Draft) {
-        let live = self.live.remove(key);
-        match (live, row) {
+    /// Drafts the rows that lead one frontend to its desired row.
+    fn reconcile(&mut self, key: &FrontendKey, row: Option<&FrontendRow>, draft: &mut Draft) {
+        let found = self.frontends.remove(key);
+        match (found, row) {
             (None, None) => {}
-            (Some(live), None) => {
-                draft.delete_frontends.push(Op::DeleteFrontend(*key));
-                draft.freed.extend((!live.broken).then_some(run_of(&live.value)));
-                self.release(live, draft);
+            (Some(found), None) => {
+                draft.delete_frontends.push(*key);
+                self.quarantine_slots(&found);
+                self.release(found, draft);
             }
-            (live, Some(row)) => {
-                if let Some(live) = self.settle_row(*key, live, row, draft) {
-                    self.live.insert(*key, live);
+            (found, Some(row)) => {
+                if let Some(frontend) = self.reconcile_row(*key, found, row, draft) {
+                    self.frontends.insert(*key, frontend);
                 }
             }
         }
     }
 
-    /// The frontend as it stands afterwards.
-    fn settle_row(
+    /// Returns the frontend after the plan.
+    fn reconcile_row(
         &mut self,
         key: FrontendKey,
-        live: Option<Live>,
+        found: Option<RealizedFrontend>,
         row: &FrontendRow,
         draft: &mut Draft,
-    ) -> Option<Live> {
-        let same = |live: &Live| {
-            let held = live.ids.iter().map(|id| self.backends.owner(*id));
-            !live.broken && held.eq(row.backends.iter().map(Some))
+    ) -> Option<RealizedFrontend> {
+        let same = |found: &RealizedFrontend| {
+            let backends = found.ids.iter().map(|id| self.backends.owner(*id));
+            !found.broken && backends.eq(row.backends.iter().map(Some))
         };
-        let (run, ids) = match &live {
-            Some(live) if same(live) => (run_of(&live.value), live.ids.clone()),
-            _ => match self.place(live.is_none(), row, draft) {
+        let (range, ids) = match &found {
+            Some(found) if same(found) => (range_of(&found.value), found.ids.clone()),
+            _ => match self.place(found.is_none(), row, draft) {
                 Ok(placed) => placed,
                 Err(error) => {
-                    draft.refused.push(error);
-                    self.refused.insert(key);
-                    return live;
+                    draft.over_capacity.push(error);
+                    self.over_capacity.insert(key);
+                    return found;
                 }
             },
         };
         let service = self.services.get_or_insert(&row.service).0;
-        let value =
-            Frontend { service, slots_offset: run.offset, slots_len: run.len, flags: row.flags };
-        // Idle backends that the kernel knows stay there; new ones need not be written.
-        let held: Vec<u32> = row.idle.iter().filter_map(|b| self.backends.get(b)).collect();
+        let value = Frontend {
+            service,
+            slots_offset: range.offset,
+            slots_len: range.len,
+            flags: row.flags,
+        };
+        // Unselected backends stay in the kernel if they are there; others are not written.
+        let unselected: Vec<u32> =
+            row.unselected.iter().filter_map(|b| self.backends.get(b)).collect();
 
-        ids.iter().chain(&held).for_each(|id| self.backends.acquire(*id));
+        ids.iter().chain(&unselected).for_each(|id| self.backends.acquire(*id));
         self.services.acquire(service);
-        let differs = live.as_ref().is_none_or(|l| l.broken || l.value != value);
-        if differs {
-            draft.put_frontends.push(Op::PutFrontend(key, value));
+        if found.as_ref().is_none_or(|found| found.broken || found.value != value) {
+            draft.put_frontends.push((key, value));
         }
-        if let Some(live) = live {
-            if !live.broken && run_of(&live.value) != run {
-                draft.freed.push(run_of(&live.value));
+        if let Some(found) = found {
+            if range_of(&found.value) != range {
+                self.quarantine_slots(&found);
             }
-            self.release(live, draft);
+            self.release(found, draft);
         }
-        Some(Live { value, ids, held, owned: true, broken: false })
+        Some(RealizedFrontend { value, ids, unselected, owned: true, broken: false })
     }
 
-    /// Finds room for a row's backends and slots, and drafts writing them. Takes nothing if
-    /// something does not fit.
+    /// Allocates slots and ids for the backends of a row, and drafts their rows. Allocates nothing
+    /// if anything exceeds a capacity.
     fn place(
         &mut self,
         new: bool,
         row: &FrontendRow,
         draft: &mut Draft,
-    ) -> Result<(Run, Vec<u32>), CapacityError> {
+    ) -> Result<(SlotRange, Vec<u32>), CapacityError> {
         let service = || row.service.clone();
-        // Deletions come last in a plan: what goes still takes up room.
+        // Deletions come last in a plan: rows that are deleted still count.
         let max = self.capacity.frontends;
-        if new && self.live.len() + draft.delete_frontends.len() >= max as usize {
+        if new && self.frontends.len() + draft.delete_frontends.len() >= max as usize {
             return Err(CapacityError::Frontends { service: service(), max });
         }
-        let used = self.backends.len() + self.strays.len();
-        let wanted = row.backends.iter().filter(|b| self.backends.get(b).is_none()).count();
+        let used = self.backends.len() + self.orphaned.len();
+        let needed = row.backends.iter().filter(|b| self.backends.get(b).is_none()).count();
         let max = self.capacity.backends;
-        if used + wanted > max as usize {
-            return Err(CapacityError::Backends { service: service(), wanted, used, max });
+        if used + needed > max as usize {
+            return Err(CapacityError::Backends { service: service(), needed, used, max });
         }
         let max = self.capacity.slots;
         let len = u32::try_from(row.backends.len()).unwrap_or(u32::MAX);
-        let run = self.slots.allocate(len).ok_or_else(|| CapacityError::Slots {
+        let range = self.slots.allocate(len).ok_or_else(|| CapacityError::Slots {
             service: service(),
-            wanted: len,
+            needed: len,
             free: self.slots.available(),
             max,
         })?;
@@ -237,70 +260,68 @@ impl ServiceTables {
         for backend in &row.backends {
             let (id, new) = self.backends.get_or_insert(backend);
             if new {
-                draft.put_backends.push(Op::PutBackend(id, *backend));
+                draft.put_backends.push((id, *backend));
             }
             ids.push(id);
         }
-        if !ids.is_empty() {
-            draft.write_slots.push((run.offset, ids.clone()));
-        }
-        Ok((run, ids))
+        draft.put_slots.push((range, ids.clone()));
+        Ok((range, ids))
     }
 
-    /// Gives back the references of a frontend that was removed or replaced.
-    fn release(&mut self, live: Live, draft: &mut Draft) {
-        for id in live.ids.into_iter().chain(live.held) {
+    /// Frees the slots of a frontend, once the quarantine ends.
+    fn quarantine_slots(&mut self, frontend: &RealizedFrontend) {
+        let range = range_of(&frontend.value);
+        if !frontend.broken && range.len > 0 {
+            self.freed.add(range);
+        }
+    }
+
+    /// Releases the ids of a frontend that was deleted or replaced.
+    fn release(&mut self, frontend: RealizedFrontend, draft: &mut Draft) {
+        for id in frontend.ids.into_iter().chain(frontend.unselected) {
             if self.backends.release(id) {
                 draft.released_backends.insert(id);
             }
         }
-        if live.owned && self.services.release(live.value.service) {
-            draft.released_services.insert(live.value.service);
+        if frontend.owned && self.services.release(frontend.value.service) {
+            draft.released_services.insert(frontend.value.service);
         }
     }
 
-    /// Puts the drafted ops in order and lets go of what nobody refers to.
-    fn finish(&mut self, draft: Draft, plan: &mut Plan) {
-        let Draft { put_backends, put_frontends, delete_frontends, .. } = draft;
-        plan.ops.extend(put_backends);
-        plan.ops.extend(joined(draft.write_slots));
-        plan.ops.extend(put_frontends);
-        plan.ops.extend(delete_frontends);
+    /// Turns the draft into writes and removes what is not referenced any more.
+    fn finish(&mut self, mut draft: Draft, plan: &mut Plan) {
+        let mut delete_backends = Vec::new();
         for id in draft.released_backends {
-            if let Some(backend) = self.backends.forget(id) {
-                plan.ops.push(Op::DeleteBackend(id));
+            if let Some(backend) = self.backends.remove_unused(id) {
+                delete_backends.push(id);
                 if backend.proto == proto::UDP && self.backends.get(&backend).is_none() {
                     plan.stale_udp.push(backend);
                 }
             }
         }
-        plan.ops.extend(mem::take(&mut self.strays).into_iter().map(Op::DeleteBackend));
+        delete_backends.append(&mut self.orphaned);
         plan.stale_udp.sort_unstable();
-        plan.refused.extend(draft.refused);
-        // A plan without ops takes no time: what rests goes on resting, unless it is waited for.
-        if !plan.ops.is_empty() || !plan.refused.is_empty() {
-            let last = mem::replace(&mut self.resting[0], draft.freed);
-            let rested = mem::replace(&mut self.resting[1], last);
-            rested.into_iter().for_each(|run| self.slots.free(run));
-        }
-        plan.room_to_come = self.resting.iter().any(|runs| !runs.is_empty());
         for id in draft.released_services {
-            self.services.forget(id);
+            self.services.remove_unused(id);
         }
-    }
-}
-
-/// Neighbouring runs as one write.
-fn joined(mut writes: Vec<(u32, Vec<u32>)>) -> impl Iterator<Item = Op> {
-    writes.sort_unstable_by_key(|(offset, _)| *offset);
-    let mut all: Vec<(u32, Vec<u32>)> = Vec::new();
-    for (offset, ids) in writes {
-        match all.last_mut() {
-            Some((start, last)) if *start as usize + last.len() == offset as usize => {
-                last.extend(ids);
-            }
-            _ => all.push((offset, ids)),
+        draft.put_slots.sort_unstable_by_key(|(range, _)| *range);
+        let slots = draft.put_slots.into_iter().flat_map(|(range, ids)| (range.offset..).zip(ids));
+        let writes = [
+            Write::put::<Backends>(draft.put_backends),
+            Write::put::<Slots>(slots),
+            Write::put::<Frontends>(draft.put_frontends),
+            Write::delete::<Frontends>(draft.delete_frontends),
+            Write::delete::<Backends>(delete_backends),
+        ];
+        plan.writes.extend(writes.into_iter().flatten());
+        plan.over_capacity.append(&mut draft.over_capacity);
+        // A plan without writes takes no time and does not shorten the quarantine, unless a row
+        // waits for the slots in it.
+        if !plan.writes.is_empty() || !plan.over_capacity.is_empty() {
+            self.freed.end_plan().into_iter().for_each(|range| self.slots.free(range));
+            self.services.end_plan();
+            self.backends.end_plan();
         }
+        plan.space_pending = !self.freed.is_empty();
     }
-    all.into_iter().map(|(offset, ids)| Op::WriteSlots { offset, ids })
 }

@@ -8,6 +8,7 @@ mod address;
 mod endpoint_slice;
 mod namespace;
 mod node;
+mod node_context;
 mod pod;
 mod service;
 
@@ -18,6 +19,7 @@ pub use address::{parse_cidr, parse_ip};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use namespace::Namespace;
 pub use node::Node;
+pub use node_context::NodeContext;
 pub use pod::{Pod, PodPhase};
 pub use service::{Service, ServicePort, TrafficPolicy};
 use sluice_abi::proto;

@@ -1,15 +1,32 @@
-//! The kernel's maps in memory, which carry out ops and look for a half-made Service after each.
+//! A model of the maps in memory. It carries out writes row by row and fails on a write that the
+//! kernel would refuse or that changes what a running program may still use.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use sluice_abi::{Backend, Frontend, FrontendKey, Network, NetworkKey};
+use sluice_abi::{Backend, Frontend, FrontendKey, Network, NetworkKey, map};
+use zerocopy::FromBytes;
 
-use crate::diff::{Capacity, Op, ReadBack, run_of};
+use crate::compile::FrontendRow;
+use crate::diff::{Capacity, ReadBack};
+use crate::table::{Backends, Frontends, Networks, Rows, Slots, Table, Write};
 use crate::tables::Tables;
 
-/// Frontend -> what a packet to it meets: flags, affinity and backends in the order of the slots.
-pub type Meaning = BTreeMap<FrontendKey, (u32, Vec<Backend>)>;
+/// Number of plans, including the current one, whose starting state a running program may still
+/// use.
+const REMEMBERED_PLANS: usize = 3;
+
+/// Frontend -> effect on packets: flags, and backends in the order of the slots.
+pub type Effect = BTreeMap<FrontendKey, (u32, Vec<Backend>)>;
+
+/// One row of a write.
+pub type Row<'a> = (&'static str, &'a [u8], Option<&'a [u8]>);
+
+/// Slots and backend ids that were in use when a plan began.
+#[derive(Clone, Debug, Default)]
+struct InUse {
+    slots: BTreeSet<u32>,
+    backends: BTreeSet<u32>,
+}
 
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -18,9 +35,7 @@ pub struct Kernel {
     pub backends: BTreeMap<u32, Backend>,
     pub networks: BTreeMap<NetworkKey, Network>,
     pub capacity: Capacity,
-    /// Slots that frontends referred to before this plan, and before the last one: a reader may
-    /// still be on its way to them.
-    read_lately: [BTreeSet<u32>; 2],
+    remembered: VecDeque<InUse>,
 }
 
 impl Kernel {
@@ -31,64 +46,61 @@ impl Kernel {
             backends: BTreeMap::new(),
             networks: BTreeMap::new(),
             capacity,
-            read_lately: [BTreeSet::new(), BTreeSet::new()],
+            remembered: VecDeque::new(),
         }
     }
 
-    /// Says that a new plan begins.
+    /// Begins a plan.
     pub fn begin_plan(&mut self) {
-        let in_use = self
-            .frontends
-            .values()
-            .flat_map(|f| f.slots_offset..f.slots_offset.saturating_add(f.slots_len));
-        let before = mem::replace(&mut self.read_lately[0], in_use.collect());
-        self.read_lately[1] = before;
+        let ranges = self.frontends.values().map(|f| f.slots_offset..f.slots_offset + f.slots_len);
+        self.remembered.push_front(InUse {
+            slots: ranges.flatten().collect(),
+            backends: self.backends.keys().copied().collect(),
+        });
+        self.remembered.truncate(REMEMBERED_PLANS);
     }
 
-    /// Reading the maps back takes so long that no reader is on its way any more.
-    pub fn readers_leave(&mut self) {
-        self.read_lately = [BTreeSet::new(), BTreeSet::new()];
+    /// The agent restarts, which takes longer than any program runs.
+    pub fn agent_restarts(&mut self) {
+        self.remembered.clear();
     }
 
-    /// Carries out one op; panics if the kernel would refuse it, or if it harms what is in use.
-    pub fn apply(&mut self, op: &Op) {
-        match op {
-            Op::PutNetwork(key, value) => {
-                self.networks.insert(*key, *value);
-                assert!(self.networks.len() <= self.capacity.networks as usize, "{op:?}");
+    /// Carries out one row.
+    pub fn apply(&mut self, (table, key, value): Row<'_>) {
+        match table {
+            map::NETWORKS => {
+                let max = self.capacity.networks;
+                set::<Networks>(&mut self.networks, key, value, max);
             }
-            Op::PutBackend(id, backend) => {
-                assert_ne!(*id, 0);
-                assert!(self.backends.insert(*id, *backend).is_none(), "{op:?} was in use");
-                assert!(self.backends.len() <= self.capacity.backends as usize, "{op:?}");
-            }
-            Op::WriteSlots { offset, ids } => {
-                let start = *offset as usize;
-                let written = *offset..*offset + u32::try_from(ids.len()).expect("short");
-                for slots in &self.read_lately {
-                    assert!(slots.range(written.clone()).next().is_none(), "{op:?} is read");
+            map::BACKENDS => {
+                let id = read::<u32>(key);
+                if value.is_some() {
+                    assert_ne!(id, 0);
+                    assert!(!self.backends.contains_key(&id), "backend id {id} is in use");
+                    let used = self.remembered.iter().any(|lately| lately.backends.contains(&id));
+                    assert!(!used, "backend id {id} may still be in use");
                 }
-                self.slots[start..start + ids.len()].copy_from_slice(ids);
+                let max = self.capacity.backends;
+                set::<Backends>(&mut self.backends, key, value, max);
             }
-            Op::PutFrontend(key, frontend) => {
-                assert_ne!(frontend.service, 0);
-                self.frontends.insert(*key, *frontend);
-                assert!(self.frontends.len() <= self.capacity.frontends as usize, "{op:?}");
+            map::SLOTS => {
+                let slot = read::<u32>(key);
+                let used = self.remembered.iter().any(|lately| lately.slots.contains(&slot));
+                assert!(!used, "slot {slot} may still be in use");
+                self.slots[slot as usize] = read(value.expect("arrays have no deletion"));
             }
-            Op::DeleteFrontend(key) => {
-                assert!(self.frontends.remove(key).is_some(), "{op:?} was not there");
+            map::FRONTENDS => {
+                let max = self.capacity.frontends;
+                set::<Frontends>(&mut self.frontends, key, value, max);
+                let frontend = self.frontends.get(&read::<FrontendKey>(key));
+                assert!(frontend.is_none_or(|f| f.service != 0));
             }
-            Op::DeleteBackend(id) => {
-                assert!(self.backends.remove(id).is_some(), "{op:?} was not there");
-            }
-            Op::DeleteNetwork(key) => {
-                assert!(self.networks.remove(key).is_some(), "{op:?} was not there");
-            }
+            other => panic!("write to {other}"),
         }
     }
 
-    /// What packets meet; panics on a slot or a backend that is not there.
-    pub fn meaning(&self) -> Meaning {
+    /// Effect on packets. Fails on a slot or backend that does not exist.
+    pub fn effect(&self) -> Effect {
         self.frontends
             .iter()
             .map(|(key, f)| {
@@ -96,33 +108,64 @@ impl Kernel {
                 let ids = &self.slots[start..start + f.slots_len as usize];
                 let backends = ids.iter().map(|id| match self.backends.get(id) {
                     Some(backend) => *backend,
-                    None => panic!("{key:?} leads to backend {id}, which is not there"),
+                    None => panic!("{key:?} refers to backend {id}, which does not exist"),
                 });
                 (*key, (f.flags, backends.collect()))
             })
             .collect()
     }
 
-    /// As the agent reads it at start.
+    /// The rows, as the agent reads them.
     pub fn read_back(&self) -> ReadBack {
-        let mut read_back = ReadBack {
-            frontends: self.frontends.iter().map(|(k, v)| (*k, *v)).collect(),
-            backends: self.backends.iter().map(|(k, v)| (*k, *v)).collect(),
-            networks: self.networks.iter().map(|(k, v)| (*k, *v)).collect(),
-            slots: BTreeMap::new(),
-        };
-        for (_, f) in &read_back.frontends {
-            let start = f.slots_offset as usize;
-            if let Some(ids) = self.slots.get(start..start.saturating_add(f.slots_len as usize)) {
-                read_back.slots.insert(run_of(f), ids.to_vec());
-            }
-        }
+        let mut read_back = ReadBack::from_rows(
+            &rows_of::<Frontends>(&self.frontends),
+            &rows_of::<Backends>(&self.backends),
+            &rows_of::<Networks>(&self.networks),
+        );
+        let slots = read_back.slot_keys(self.capacity.slots);
+        let slots = slots.into_iter().map(|slot| (slot, self.slots[slot as usize]));
+        read_back.add_slots(&Rows::of::<Slots>(slots));
         read_back
     }
 }
 
-/// What packets should meet.
-pub fn wanted(tables: &Tables) -> Meaning {
-    let meaning = |row: &crate::compile::FrontendRow| (row.flags, row.backends.clone());
-    tables.frontends().map(|(key, row)| (*key, meaning(row))).collect()
+/// The rows of a plan, one by one.
+pub fn rows(writes: &[Write]) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
+    for write in writes {
+        let name = write.table().name;
+        rows.extend(write.rows().map(|(key, value)| (name, key, value)));
+    }
+    rows
+}
+
+fn rows_of<T: Table>(rows: &BTreeMap<T::Key, T::Value>) -> Rows {
+    Rows::of::<T>(rows.iter().map(|(key, value)| (*key, *value)))
+}
+
+/// Sets or deletes one entry of a map with `max` entries.
+fn set<T: Table>(
+    rows: &mut BTreeMap<T::Key, T::Value>,
+    key: &[u8],
+    value: Option<&[u8]>,
+    max: u32,
+) {
+    let key = read::<T::Key>(key);
+    match value {
+        Some(value) => {
+            rows.insert(key, read(value));
+            assert!(rows.len() <= max as usize, "{} is full", T::SPEC.name);
+        }
+        None => assert!(rows.remove(&key).is_some(), "deletion of absent {key:?}"),
+    }
+}
+
+fn read<T: FromBytes>(bytes: &[u8]) -> T {
+    T::read_from_bytes(bytes).expect("size of the type")
+}
+
+/// The desired effect on packets.
+pub fn desired_effect(tables: &Tables) -> Effect {
+    let effect = |row: &FrontendRow| (row.flags, row.backends.clone());
+    tables.frontends().map(|(key, row)| (*key, effect(row))).collect()
 }

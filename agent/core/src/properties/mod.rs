@@ -1,6 +1,7 @@
-//! What has to hold for any objects in any order.
+//! Properties that hold for any objects and any order of changes.
 
-mod kernel;
+pub mod kernel;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,23 +9,23 @@ use std::net::IpAddr;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
-use sluice_abi::{
-    Backend, Frontend, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, proto,
-};
+use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, proto};
 
-use self::kernel::{Kernel, wanted};
-use crate::diff::{Capacity, Op, Plan, Programmed, ReadBack};
+use self::kernel::{Kernel, Row, desired_effect, rows};
+use crate::cases::notation;
+use crate::diff::{Capacity, Plan, ReadBack, RealizedState};
+use crate::dump;
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
-use crate::model::{Change, Object};
-use crate::oracle::{self, Answer, Packet};
-use crate::tables::{Changed, Surroundings, Tables};
+use crate::model::{Change, Kind, NodeContext, Object};
+use crate::oracle::{self, Packet};
+use crate::tables::{Changed, Tables};
 
 const CAPACITY: Capacity =
     Capacity { frontends: 1000, slots: 4000, backends: 1000, networks: 1000 };
 
-fn surroundings() -> Surroundings {
-    Surroundings {
+fn context() -> NodeContext {
+    NodeContext {
         local_addresses: vec![IpAddr::from([172, 18, 0, 2])],
         service_cidrs: crate::model::parse_cidr("10.96.0.0/16").into_iter().collect(),
     }
@@ -53,44 +54,50 @@ fn objects_of(index: &Index) -> Vec<Object> {
     nodes.chain(services).chain(slices).collect()
 }
 
-/// Rows without their history.
-fn rows(tables: &Tables) -> String {
-    let idle: Vec<_> = tables.frontends().map(|(_, row)| &row.idle).collect();
-    format!("{}{idle:?}", crate::dump::tables(tables))
-}
-
-/// Carries out a plan and checks after each op that nobody met anything but the old or the new.
-fn carry_out(kernel: &mut Kernel, ops: &[Op], desired: &Tables) {
-    let (before, after) = (kernel.meaning(), wanted(desired));
-    kernel.begin_plan();
-    for op in ops {
-        kernel.apply(op);
-        let now = kernel.meaning();
+/// Carries out rows of a plan. After each row, every frontend has its old or its new effect.
+fn carry_out(kernel: &mut Kernel, rows: &[Row<'_>], desired: &Tables) {
+    let (before, after) = (kernel.effect(), desired_effect(desired));
+    if !rows.is_empty() {
+        kernel.begin_plan();
+    }
+    for row in rows {
+        kernel.apply(*row);
+        let now = kernel.effect();
         for key in before.keys().chain(after.keys()) {
-            let met = now.get(key);
-            assert!(met == before.get(key) || met == after.get(key), "{key:?} after {op:?}");
+            let effect = now.get(key);
+            assert!(
+                effect == before.get(key) || effect == after.get(key),
+                "{key:?} has neither effect after {row:?}"
+            );
         }
     }
 }
 
-/// The kernel holds exactly what is desired, and nothing that nobody refers to (but idle backends,
-/// whose flows stay).
-fn assert_reached(kernel: &Kernel, tables: &Tables) {
-    assert_eq!(kernel.meaning(), wanted(tables));
-    assert_eq!(&kernel.networks, tables.networks());
-    let idle: BTreeSet<Backend> = tables.frontends().flat_map(|(_, r)| r.idle.clone()).collect();
-    let chosen: BTreeSet<Backend> =
-        tables.frontends().flat_map(|(_, r)| r.backends.clone()).collect();
-    let held: BTreeSet<Backend> = kernel.backends.values().copied().collect();
-    assert!(held.is_superset(&chosen));
-    assert!(held.difference(&chosen).all(|b| idle.contains(b)));
+/// Begins a plan that takes time: one that writes something, or that waits for capacity.
+fn begin(kernel: &mut Kernel, plan: &Plan) {
+    if !plan.writes.is_empty() || !plan.over_capacity.is_empty() {
+        kernel.begin_plan();
+    }
 }
 
-/// An agent over a kernel.
+/// The kernel holds exactly the desired rows, and no other backends than those and the unselected
+/// ones that existing flows keep.
+fn assert_realized(kernel: &Kernel, tables: &Tables) {
+    assert_eq!(kernel.effect(), desired_effect(tables));
+    assert_eq!(&kernel.networks, tables.networks());
+    let rows = || tables.frontends().map(|(_, row)| row);
+    let unselected: BTreeSet<Backend> = rows().flat_map(|r| r.unselected.clone()).collect();
+    let selected: BTreeSet<Backend> = rows().flat_map(|r| r.backends.clone()).collect();
+    let held: BTreeSet<Backend> = kernel.backends.values().copied().collect();
+    assert!(held.is_superset(&selected));
+    assert!(held.difference(&selected).all(|b| unselected.contains(b)));
+}
+
+/// The state of an agent.
 struct Agent {
     index: Index,
     tables: Tables,
-    programmed: Programmed,
+    realized: RealizedState,
 }
 
 impl Agent {
@@ -98,15 +105,15 @@ impl Agent {
         Agent {
             index: Index::new(THIS_NODE),
             tables: Tables::default(),
-            programmed: Programmed::with_capacity(kernel.read_back(), kernel.capacity),
+            realized: RealizedState::with_capacity(kernel.read_back(), kernel.capacity),
         }
     }
 
     fn take(&mut self, changes: &[Change]) -> Plan {
         changes.iter().for_each(|c| self.index.apply(c.clone()));
         let dirty = self.index.take_dirty();
-        let changed = self.tables.update(&self.index, &dirty, &surroundings());
-        self.programmed.plan(&self.tables, &changed)
+        let changed = self.tables.update(&self.index, &dirty, &context());
+        self.realized.plan(&self.tables, &changed)
     }
 }
 
@@ -114,7 +121,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn order_does_not_matter(
+    fn compiled_rows_do_not_depend_on_the_order_of_changes(
         world in generate::world(),
         order in vec((any::<Pick>(), any::<bool>()), 0..40),
     ) {
@@ -122,9 +129,9 @@ proptest! {
         let mut tables = Tables::default();
         let flush = |index: &mut Index, tables: &mut Tables| {
             let dirty = index.take_dirty();
-            tables.update(index, &dirty, &surroundings());
+            tables.update(index, &dirty, &context());
         };
-        // Some in any order and more than once, then all of them backwards.
+        // Some in any order and repeatedly, then all in reverse order.
         for (pick, flush_here) in order.iter().filter(|_| !world.is_empty()) {
             index.apply(Change::Apply(pick.get(&world).clone()));
             if *flush_here {
@@ -133,53 +140,54 @@ proptest! {
         }
         world.iter().rev().for_each(|o| index.apply(Change::Apply(o.clone())));
         flush(&mut index, &mut tables);
-        let full = Tables::full(&index_of(&world), &surroundings());
-        prop_assert_eq!(rows(&tables), rows(&full));
+        let full = Tables::full(&index_of(&world), &context());
+        prop_assert_eq!(dump::tables(&tables), dump::tables(&full));
     }
 
     #[test]
-    fn incremental_equals_full(changes in vec(generate::change(), 1..25)) {
+    fn incremental_update_equals_full_compilation(changes in vec(generate::change(), 1..25)) {
         let mut index = Index::new(THIS_NODE);
-        let mut tables = Tables::full(&index, &surroundings());
+        let mut tables = Tables::full(&index, &context());
         for change in changes {
             let before = tables.clone();
             index.apply(change);
             let dirty = index.take_dirty();
-            let changed = tables.update(&index, &dirty, &surroundings());
-            let full = Tables::full(&index, &surroundings());
-            prop_assert_eq!(rows(&tables), rows(&full));
-            // Whatever reads differently is named.
+            let changed = tables.update(&index, &dirty, &context());
+            let full = Tables::full(&index, &context());
+            prop_assert_eq!(dump::tables(&tables), dump::tables(&full));
+            // Every difference is reported.
             let keys = before.frontends().chain(tables.frontends()).map(|(k, _)| *k);
             for key in keys.collect::<BTreeSet<_>>() {
                 if before.frontend(&key) != tables.frontend(&key) {
                     prop_assert!(changed.frontends.contains(&key));
                 }
             }
+            prop_assert_eq!(changed.networks, before.networks() != tables.networks());
             prop_assert_eq!(changed.routes, before.routes() != tables.routes());
         }
     }
 
     #[test]
-    fn diff_then_apply_reaches_desired(steps in steps()) {
+    fn plan_leads_to_the_desired_rows(steps in steps()) {
         let mut kernel = Kernel::new(CAPACITY);
         let mut agent = Agent::start(&kernel);
         for changes in steps {
             let held = kernel.backends.values().copied().collect::<BTreeSet<_>>();
             let plan = agent.take(&changes);
-            prop_assert!(plan.refused.is_empty());
-            carry_out(&mut kernel, &plan.ops, &agent.tables);
-            assert_reached(&kernel, &agent.tables);
-            // Stale are the UDP backends that are gone, no more and no less.
+            prop_assert!(plan.over_capacity.is_empty());
+            carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
+            assert_realized(&kernel, &agent.tables);
+            // Stale backends are exactly the removed UDP backends.
             let now = kernel.backends.values().copied().collect::<BTreeSet<_>>();
             let gone = held.difference(&now).filter(|b| b.proto == proto::UDP);
             prop_assert_eq!(plan.stale_udp, gone.copied().collect::<Vec<_>>());
-            let again = agent.programmed.plan(&agent.tables, &Changed::default());
-            prop_assert!(again.ops.is_empty());
+            let again = agent.realized.plan(&agent.tables, &Changed::default());
+            prop_assert!(again.writes.is_empty());
         }
     }
 
     #[test]
-    fn apply_cut_short_then_rerun(
+    fn plan_after_a_failed_write_leads_to_the_desired_rows(
         steps in steps(),
         cuts in vec(any::<Pick>(), 12),
         restart in any::<bool>(),
@@ -188,38 +196,38 @@ proptest! {
         let mut agent = Agent::start(&kernel);
         for (changes, cut) in steps.into_iter().zip(cuts) {
             let plan = agent.take(&changes);
-            let done = cut.index(plan.ops.len() + 1);
-            carry_out(&mut kernel, &plan.ops[..done], &agent.tables);
-            kernel.readers_leave();
+            let done = cut.index(plan.rows() + 1);
+            carry_out(&mut kernel, &rows(&plan.writes)[..done], &agent.tables);
             if restart {
-                agent.programmed = Agent::start(&kernel).programmed;
+                kernel.agent_restarts();
+                agent.realized = Agent::start(&kernel).realized;
             } else {
-                agent.programmed.resync(kernel.read_back());
+                agent.realized.resync(kernel.read_back());
             }
             let plan = agent.take(&[]);
-            carry_out(&mut kernel, &plan.ops, &agent.tables);
-            assert_reached(&kernel, &agent.tables);
+            carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
+            assert_realized(&kernel, &agent.tables);
         }
     }
 
     #[test]
-    fn restart_writes_nothing(steps in steps()) {
+    fn restart_without_changes_writes_nothing(steps in steps()) {
         let mut kernel = Kernel::new(CAPACITY);
         let mut agent = Agent::start(&kernel);
         for changes in steps {
             let plan = agent.take(&changes);
-            plan.ops.iter().for_each(|op| kernel.apply(op));
+            rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
         }
         let mut restarted = Agent::start(&kernel);
         let objects: Vec<Change> =
             objects_of(&agent.index).into_iter().map(Change::Apply).collect();
         let plan = restarted.take(&objects);
-        prop_assert_eq!(plan.ops, vec![]);
+        prop_assert_eq!(plan.writes, vec![]);
         prop_assert_eq!(plan.stale_udp, vec![]);
     }
 
     #[test]
-    fn rubbish_in_the_maps_is_put_right(
+    fn damaged_maps_are_repaired(
         world in generate::world(),
         backends in vec((0..6u32, any::<[u8; 20]>()), 0..6),
         slots in vec(0..8u32, 40),
@@ -236,61 +244,61 @@ proptest! {
             };
             kernel.backends.insert(id, backend);
         }
-        let tables = Tables::full(&index_of(&world), &surroundings());
+        let tables = Tables::full(&index_of(&world), &context());
         let mut keys: Vec<FrontendKey> = tables.frontends().map(|(k, _)| *k).collect();
         keys.push(FrontendKey::default());
         for (pick, slots_offset, slots_len, service) in frontends {
             let value = Frontend { service, slots_offset, slots_len, ..Frontend::default() };
             kernel.frontends.insert(*pick.get(&keys), value);
         }
-        let mut programmed = Programmed::with_capacity(kernel.read_back(), kernel.capacity);
-        let plan = programmed.plan(&tables, &Changed::default());
-        plan.ops.iter().for_each(|op| kernel.apply(op));
-        if plan.refused.is_empty() {
-            assert_reached(&kernel, &tables);
+        let mut realized = RealizedState::with_capacity(kernel.read_back(), kernel.capacity);
+        let plan = realized.plan(&tables, &Changed::default());
+        rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
+        if plan.over_capacity.is_empty() {
+            assert_realized(&kernel, &tables);
         }
     }
 
     #[test]
-    fn what_does_not_fit_harms_nobody(
+    fn rows_beyond_capacity_leave_others_intact(
         steps in steps(),
         (frontends, slots, backends, networks) in (0..12u32, 0..16u32, 0..8u32, 0..6u32),
     ) {
         let mut kernel = Kernel::new(Capacity { frontends, slots, backends, networks });
         let mut agent = Agent::start(&kernel);
-        let mut history: BTreeMap<FrontendKey, Vec<_>> = BTreeMap::new();
+        let mut history: BTreeMap<FrontendKey, Vec<(u32, Vec<Backend>)>> = BTreeMap::new();
         for changes in steps {
             let plan = agent.take(&changes);
-            for (key, meaning) in wanted(&agent.tables) {
-                history.entry(key).or_default().push(meaning);
+            for (key, effect) in desired_effect(&agent.tables) {
+                history.entry(key).or_default().push(effect);
             }
-            kernel.begin_plan();
-            for op in &plan.ops {
-                kernel.apply(op);
-                // Each frontend reads as it was wanted at some time.
-                for (key, meaning) in kernel.meaning() {
-                    prop_assert!(history.get(&key).is_some_and(|h| h.contains(&meaning)));
+            begin(&mut kernel, &plan);
+            for row in rows(&plan.writes) {
+                kernel.apply(row);
+                // Each frontend has an effect that was desired at some time.
+                for (key, effect) in kernel.effect() {
+                    prop_assert!(history.get(&key).is_some_and(|h| h.contains(&effect)));
                 }
             }
-            if plan.refused.is_empty() {
-                assert_reached(&kernel, &agent.tables);
+            if plan.over_capacity.is_empty() {
+                assert_realized(&kernel, &agent.tables);
             }
         }
-        // Retrying comes to an end.
+        // Retries end.
         let mut retries = 0;
         while {
             let plan = agent.take(&[]);
-            kernel.begin_plan();
-            plan.ops.iter().for_each(|op| kernel.apply(op));
+            begin(&mut kernel, &plan);
+            rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
             plan.worth_retrying()
         } {
             retries += 1;
             prop_assert!(retries < 20);
         }
-        // When nothing is wanted any more, all room is there again.
-        let all = [crate::model::Kind::Node, crate::model::Kind::Service];
+        // When no row is desired, the maps are empty.
+        let all = [Kind::Node, Kind::Service];
         let plan = agent.take(&all.map(|kind| Change::Replace(kind, vec![])));
-        plan.ops.iter().for_each(|op| kernel.apply(op));
+        rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
         prop_assert!(kernel.frontends.is_empty() && kernel.backends.is_empty());
     }
 
@@ -300,42 +308,65 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn compiled_agrees_with_oracle(world in generate::world()) {
-        let tables = Tables::full(&index_of(&world), &surroundings());
+    fn compiled_services_agree_with_oracle(world in generate::world()) {
+        let tables = Tables::full(&index_of(&world), &context());
         for dst in generate::service_addresses() {
             for protocol in [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP] {
                 for port in generate::PORTS.into_iter().chain([1]) {
                     let packet = Packet { dst, port, protocol };
                     let expect = oracle::answer(&world, THIS_NODE, packet);
-                    prop_assert_eq!(look_up(&tables, packet), expect, "{:?}", packet);
+                    prop_assert_eq!(verdict::service(&tables, packet), expect, "{:?}", packet);
+                    let kept = verdict::kept_by_udp_flows(&tables, packet);
+                    let usable = oracle::usable_endpoints(&world, packet);
+                    prop_assert!(protocol != proto::UDP || kept == usable, "{:?}", packet);
                 }
             }
         }
     }
-}
 
-/// What the programs do with the compiled rows.
-fn look_up(tables: &Tables, packet: Packet) -> Answer {
-    let exact = FrontendKey {
-        addr: packet.dst.into(),
-        port: PortBe::new(packet.port),
-        proto: packet.protocol,
-        pad: 0,
-    };
-    let wildcard = FrontendKey { port: WILDCARD_PORT, proto: WILDCARD_PROTO, ..exact };
-    match tables.frontend(&exact).or_else(|| tables.frontend(&wildcard)) {
-        None => Answer::NotAService,
-        Some(row) if !row.backends.is_empty() => {
-            Answer::Backends(row.backends.iter().map(|b| (b.addr.into(), b.port.get())).collect())
+    #[test]
+    fn compiled_networks_agree_with_oracle(
+        world in generate::world(),
+        context in generate::node_context(),
+    ) {
+        let index = index_of(&world);
+        let tables = Tables::full(&index, &context);
+        for address in generate::destinations() {
+            let expect = oracle::network(&world, THIS_NODE, &context, address);
+            prop_assert_eq!(verdict::network(&tables, address), expect, "{}", address);
+            let own = index.this_node().map(|n| n.pod_cidrs.clone()).unwrap_or_default();
+            let expect = oracle::route(&world, THIS_NODE, address);
+            prop_assert_eq!(verdict::route(&tables, &own, address), expect, "{}", address);
         }
-        Some(row) if row.flags & frontend_flags::DROP != 0 => Answer::Dropped,
-        Some(_) => Answer::Refused,
     }
 }
 
+/// A Service whose only endpoint changes with every plan: each plan frees a slot and a backend id
+/// and needs new ones.
 #[test]
-fn empty_maps_and_no_objects_need_no_writes() {
-    let mut programmed = Programmed::new(ReadBack::default());
-    let plan = programmed.plan(&Tables::default(), &Changed::default());
-    assert!(plan.ops.is_empty());
+fn slots_and_ids_are_reused_by_the_third_plan_at_the_earliest() {
+    let slice = |host: u8| {
+        let text = format!("slice shop/web-a of=web ports=/TCP:80 10.244.1.{host}@n1");
+        notation::change(&text).expect("slice")
+    };
+    let service = notation::change("service shop/web 10.96.0.7 /TCP:80").expect("service");
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let plan = agent.take(&[service]);
+    carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
+    let mut offsets = Vec::new();
+    for host in 1..=8 {
+        let plan = agent.take(&[slice(host)]);
+        carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
+        offsets
+            .extend(kernel.frontends.values().filter(|f| f.slots_len > 0).map(|f| f.slots_offset));
+    }
+    assert_eq!(offsets, [0, 1, 2, 3, 0, 1, 2, 3]);
+}
+
+#[test]
+fn no_objects_and_empty_maps_need_no_writes() {
+    let mut realized = RealizedState::new(ReadBack::default());
+    let plan = realized.plan(&Tables::default(), &Changed::default());
+    assert!(plan.writes.is_empty());
 }

@@ -1,0 +1,160 @@
+//! One line of text per change:
+//!
+//! ```text
+//! node NAME [ip=ADDRESS,...] [pods=CIDR,...] [zone=ZONE]
+//! service NAMESPACE/NAME ADDRESS,... PORT... [created=SECONDS] [policy=Local] [affinity=SECONDS]
+//!     [hidden] [external-name]
+//! slice NAMESPACE/NAME of=SERVICE ports=PORT,... [type=IPv6|FQDN] [hidden] ENDPOINT...
+//! delete node|service|slice NAME
+//! ```
+//! PORT is `name/PROTOCOL:number`; in a slice, `-` in place of the name or the number leaves it
+//! out. ENDPOINT is `address[@node]` followed by any of `?unready`, `?unserving`, `?terminating`,
+//! `?zone=ZONE` and `?node=NODE`. The ClusterIP of a headless Service is `None`.
+
+use crate::model::*;
+
+/// Parses one line. An error names the part that is not understood.
+pub fn change(line: &str) -> Result<Change, String> {
+    let mut words = line.split_whitespace();
+    let kind = words.next().unwrap_or_default();
+    let name = words.next().ok_or("a name is missing")?;
+    let rest: Vec<&str> = words.collect();
+    let object = match kind {
+        "node" => Object::Node(node(name, &rest)?),
+        "service" => Object::Service(service(name, &rest)?),
+        "slice" => Object::EndpointSlice(slice(name, &rest)?),
+        "delete" => {
+            let kind = match name {
+                "node" => Kind::Node,
+                "service" => Kind::Service,
+                "slice" => Kind::EndpointSlice,
+                other => return Err(format!("unknown kind {other}")),
+            };
+            return Ok(Change::Delete(kind, object_name(rest.first().ok_or("a name is missing")?)));
+        }
+        other => return Err(format!("unknown kind {other}")),
+    };
+    Ok(Change::Apply(object))
+}
+
+fn node(name: &str, words: &[&str]) -> Result<Node, String> {
+    let mut node = Node { name: name.into(), ..Node::default() };
+    for word in words {
+        match word.split_once('=') {
+            Some(("ip", list)) => node.internal_ips = parsed(list, parse_ip)?,
+            Some(("pods", list)) => node.pod_cidrs = parsed(list, parse_cidr)?,
+            Some(("zone", zone)) => node.zone = Some(zone.into()),
+            _ => return Err(format!("unknown field {word}")),
+        }
+    }
+    Ok(node)
+}
+
+fn service(name: &str, words: &[&str]) -> Result<Service, String> {
+    let (addresses, words) = words.split_first().ok_or("an address is missing")?;
+    let mut service = Service {
+        name: object_name(name),
+        cluster_ips: addresses.split(',').filter_map(parse_ip).collect(),
+        ..Service::default()
+    };
+    for word in words {
+        match word.split_once('=') {
+            Some(("created", n)) => service.created = number(n)?,
+            Some(("affinity", n)) => service.session_affinity = Some(number(n)?),
+            Some(("policy", word)) => {
+                service.internal_traffic_policy = TrafficPolicy::from_api(Some(word));
+            }
+            None if *word == "hidden" => service.hidden = true,
+            None if *word == "external-name" => service.external_name = true,
+            _ => service.ports.push(service_port(word)?),
+        }
+    }
+    Ok(service)
+}
+
+fn service_port(text: &str) -> Result<ServicePort, String> {
+    match endpoint_port(text)? {
+        EndpointPort { name: Some(name), protocol, port: Some(port) } => {
+            Ok(ServicePort { name, protocol, port })
+        }
+        _ => Err(format!("incomplete port {text}")),
+    }
+}
+
+fn endpoint_port(text: &str) -> Result<EndpointPort, String> {
+    let unknown = || format!("unknown port {text}");
+    let (name, rest) = text.split_once('/').ok_or_else(unknown)?;
+    let (protocol, port) = rest.split_once(':').ok_or_else(unknown)?;
+    let number = |text: &str| {
+        let port = number::<i64>(text).ok().and_then(Port::new);
+        port.ok_or_else(unknown)
+    };
+    Ok(EndpointPort {
+        name: (name != "-").then(|| name.into()),
+        protocol: Protocol::from_api(Some(protocol)).ok_or_else(unknown)?,
+        port: (port != "-").then(|| number(port)).transpose()?,
+    })
+}
+
+fn slice(name: &str, words: &[&str]) -> Result<EndpointSlice, String> {
+    let mut slice = EndpointSlice { name: object_name(name), ..EndpointSlice::default() };
+    let mut address_type = None;
+    for word in words {
+        match word.split_once('=') {
+            Some(("of", service)) => slice.service = Some(service.into()),
+            Some(("ports", list)) => {
+                slice.ports = list.split(',').map(endpoint_port).collect::<Result<_, _>>()?;
+            }
+            Some(("type", word)) => address_type = Some(AddressType::from_api(word)),
+            None if *word == "hidden" => slice.hidden = true,
+            _ => slice.endpoints.push(endpoint(word)?),
+        }
+    }
+    slice.address_type = address_type.unwrap_or(match slice.endpoints.first() {
+        Some(e) if e.address.is_ipv6() => AddressType::Ipv6,
+        _ => AddressType::Ipv4,
+    });
+    Ok(slice)
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let mut words = text.split('?');
+    let at = words.next().unwrap_or_default();
+    let (address, node) = at.split_once('@').map_or((at, None), |(a, node)| (a, Some(node)));
+    let mut e = Endpoint {
+        address: parse_ip(address).ok_or_else(|| format!("unknown address {address}"))?,
+        ready: true,
+        serving: true,
+        terminating: false,
+        node_name: node.map(Into::into),
+        hints: Hints::default(),
+    };
+    for word in words {
+        match word.split_once('=') {
+            Some(("zone", zone)) => e.hints.zones.push(zone.into()),
+            Some(("node", node)) => e.hints.nodes.push(node.into()),
+            None if word == "unready" => e.ready = false,
+            None if word == "unserving" => e.serving = false,
+            None if word == "terminating" => e.terminating = true,
+            _ => return Err(format!("unknown condition {word}")),
+        }
+    }
+    Ok(e)
+}
+
+fn object_name(text: &str) -> ObjectName {
+    match text.split_once('/') {
+        Some((namespace, name)) => ObjectName::new(namespace, name),
+        None => ObjectName::cluster(text),
+    }
+}
+
+/// Parses a list that is separated by commas.
+fn parsed<T>(list: &str, parse: fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+    let parse = |word| parse(word).ok_or_else(|| format!("unknown value {word}"));
+    list.split(',').map(parse).collect()
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text} is not a number"))
+}

@@ -1,0 +1,111 @@
+//! The result of planning: batches of writes, and what follows from them.
+
+use sluice_abi::{Backend, NetworkKey};
+
+use crate::compile::ServicePortId;
+use crate::table::{Backends, Frontends, Networks, Slots, Table, Write};
+
+/// Writes, and what else follows from the changes.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Batches, to be written in this order.
+    pub writes: Vec<Write>,
+    /// UDP backends that are no longer in the tables, sorted. Sockets connected to them should be
+    /// closed after the writes.
+    pub stale_udp: Vec<Backend>,
+    /// Rows that do not fit. Existing frontends stay unchanged; every later plan tries again.
+    pub over_capacity: Vec<CapacityError>,
+    /// Whether quarantined slots become free after one of the next plans.
+    pub(super) space_pending: bool,
+}
+
+impl Plan {
+    /// Whether a further plan may succeed where this one exceeds a capacity, even without changes.
+    pub fn worth_retrying(&self) -> bool {
+        let frees = || self.writes.iter().any(Write::is_delete);
+        !self.over_capacity.is_empty() && (self.space_pending || frees())
+    }
+
+    /// Number of rows in all batches.
+    pub fn rows(&self) -> usize {
+        self.writes.iter().map(Write::len).sum()
+    }
+}
+
+/// Capacities of the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Entries of `FRONTENDS`.
+    pub frontends: u32,
+    /// Entries of `SLOTS`.
+    pub slots: u32,
+    /// Entries of `BACKENDS`.
+    pub backends: u32,
+    /// Entries of `NETWORKS`.
+    pub networks: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Capacity {
+        Capacity {
+            frontends: Frontends::SPEC.capacity,
+            slots: Slots::SPEC.capacity,
+            backends: Backends::SPEC.capacity,
+            networks: Networks::SPEC.capacity,
+        }
+    }
+}
+
+/// A row exceeds the capacity of a map.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CapacityError {
+    /// `FRONTENDS` is full.
+    #[error("Service {service} is not programmed as desired: all {max} frontends are in use")]
+    Frontends {
+        /// The Service port of the frontend.
+        service: ServicePortId,
+        /// Capacity of the map.
+        max: u32,
+    },
+    /// `BACKENDS` is full.
+    #[error(
+        "Service {service} is not programmed as desired: it needs {needed} more backends, and \
+         {used} of {max} are in use"
+    )]
+    Backends {
+        /// The Service port of the backends.
+        service: ServicePortId,
+        /// Backends that are not in the map yet.
+        needed: usize,
+        /// Backends in the map.
+        used: usize,
+        /// Capacity of the map.
+        max: u32,
+    },
+    /// No range of free slots is long enough.
+    #[error(
+        "Service {service} is not programmed as desired: it needs {needed} adjacent slots, and \
+         {free} of {max} are free in shorter ranges"
+    )]
+    Slots {
+        /// The Service port of the slots.
+        service: ServicePortId,
+        /// Length of the range.
+        needed: u32,
+        /// Free slots.
+        free: u64,
+        /// Capacity of the map.
+        max: u32,
+    },
+    /// `NETWORKS` is full.
+    #[error(
+        "network {} is not programmed: all {max} networks are in use",
+        crate::dump::network(key)
+    )]
+    Networks {
+        /// The address range.
+        key: NetworkKey,
+        /// Capacity of the map.
+        max: u32,
+    },
+}

@@ -1,0 +1,142 @@
+//! What is wrong now, by concern.
+//!
+//! A condition is set when a reconciler fails or waits, and cleared when it succeeds. Both changes
+//! are logged once, however often the reconciler runs in between.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Instant;
+
+/// A part of the node's state. Each has a reconciler of the same name, except [`Concern::Capacity`]
+/// and [`Concern::Conflicts`], which the reconciler of the Service maps reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Concern {
+    /// Devices, addresses and default route of the node; the choice of the uplink.
+    HostState,
+    /// Programs on the uplink.
+    Uplink,
+    /// Socket programs at the root of the cgroup hierarchy.
+    SocketPrograms,
+    /// Forwarding sysctls.
+    Forwarding,
+    /// The maps of Services and networks.
+    ServiceMaps,
+    /// Rows that do not fit into the maps.
+    Capacity,
+    /// Services that claim the same address and port.
+    Conflicts,
+    /// Routes to the pods of other nodes.
+    Routes,
+    /// The configuration that the programs read.
+    NodeConfig,
+    /// Programs and `LOCAL_PODS` rows of the pods on this node.
+    Pods,
+    /// MTU of running pods.
+    PodMtu,
+    /// Leases of removed sandboxes.
+    Leases,
+    /// UDP sockets connected to removed backends.
+    StaleSockets,
+    /// CNI binary and CNI configuration.
+    CniFiles,
+    /// Pins of another ABI version.
+    StalePins,
+}
+
+impl fmt::Display for Concern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Why a concern is not in its desired state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Something else has to happen first.
+    Waiting,
+    /// An operation failed and is retried.
+    Failed,
+    /// A retry cannot help: objects of the API or the configuration have to change.
+    Degraded,
+}
+
+/// A concern that is not in its desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The concern.
+    pub concern: Concern,
+    /// Why.
+    pub status: Status,
+    /// Object, problem and remedy in one line.
+    pub message: String,
+    /// Since when the concern has had this status.
+    pub since: Instant,
+}
+
+/// The conditions that are set.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions(BTreeMap<Concern, Condition>);
+
+impl Conditions {
+    /// Sets the condition of a concern.
+    pub fn set(&mut self, concern: Concern, status: Status, message: String, now: Instant) {
+        let old = self.0.get(&concern);
+        if old.is_some_and(|old| old.status == status && old.message == message) {
+            return;
+        }
+        match status {
+            Status::Waiting => tracing::info!(%concern, reason = %message, "condition: waiting"),
+            Status::Failed => {
+                tracing::warn!(%concern, error = %message, "condition: failed, retrying");
+            }
+            Status::Degraded => tracing::warn!(%concern, reason = %message, "condition: degraded"),
+        }
+        let since = old.filter(|old| old.status == status).map_or(now, |old| old.since);
+        self.0.insert(concern, Condition { concern, status, message, since });
+    }
+
+    /// Clears the condition of a concern.
+    pub fn clear(&mut self, concern: Concern) {
+        if self.0.remove(&concern).is_some_and(|old| old.status != Status::Waiting) {
+            tracing::info!(%concern, "condition cleared");
+        }
+    }
+
+    /// The condition of a concern, if one is set.
+    pub fn get(&self, concern: Concern) -> Option<&Condition> {
+        self.0.get(&concern)
+    }
+
+    /// Whether an operation of this concern failed and was not repeated successfully since.
+    pub fn failed(&self, concern: Concern) -> bool {
+        self.get(concern).is_some_and(|c| c.status == Status::Failed)
+    }
+
+    /// All conditions that are set, by concern.
+    pub fn iter(&self) -> impl Iterator<Item = &Condition> {
+        self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn time_of_a_condition_is_kept_until_its_status_changes() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut conditions = Conditions::default();
+        conditions.set(Concern::Routes, Status::Failed, "a".into(), at(0));
+        conditions.set(Concern::Routes, Status::Failed, "b".into(), at(1));
+        let condition = conditions.get(Concern::Routes).unwrap();
+        assert_eq!((condition.message.as_str(), condition.since), ("b", at(0)));
+        conditions.set(Concern::Routes, Status::Waiting, "b".into(), at(2));
+        assert_eq!(conditions.get(Concern::Routes).unwrap().since, at(2));
+        assert!(!conditions.failed(Concern::Routes));
+        conditions.clear(Concern::Routes);
+        assert!(conditions.iter().next().is_none());
+    }
+}

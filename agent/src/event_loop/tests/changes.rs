@@ -1,0 +1,117 @@
+//! Changes of objects and of the node.
+
+use std::time::Duration;
+
+use sluice_abi::Backend;
+use sluice_core::Change;
+use sluice_core::diff::Capacity;
+use sluice_core::model::{Kind, Protocol};
+use sluice_core::table::{Backends, Frontends, NodeConfigs};
+
+use super::only;
+use crate::conditions::{Concern, Status};
+use crate::event::Event;
+use crate::harness::{Harness, delete, lists, node, service, slice, web};
+
+#[tokio::test(start_paused = true)]
+async fn burst_of_events_is_one_reconcile() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    let events = (0..200u8).flat_map(|n| {
+        let name = format!("s{n}");
+        let service = service(&name, Protocol::Tcp, &format!("10.96.1.{n}"), 1);
+        [service, slice(&name, Protocol::Tcp, &["10.244.2.7"])]
+    });
+    let events: Vec<Event> = events.map(|o| Event::Objects(Change::Apply(o))).collect();
+    let log = harness.send(events).await;
+    assert_eq!(log, ["put BACKENDS 1", "put SLOTS 200", "put FRONTENDS 400"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_changed_by_another_program_is_repaired_by_the_comparison() {
+    let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
+    let (id, backend) = harness.kernel().rows::<Backends>()[0];
+    harness.kernel().overwrite::<Backends>(id, Backend { proto: 99, ..backend });
+    let log = harness.run_for(Duration::from_secs(299)).await;
+    assert_eq!(log, Vec::<String>::new());
+    let log = harness.run_for(Duration::from_secs(2)).await;
+    assert!(!only(&log, "put FRONTENDS").is_empty(), "{log:?}");
+    let rows = harness.kernel().rows::<Backends>();
+    assert!(rows.iter().any(|(_, row)| *row == backend), "{rows:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn attachments_routes_and_files_removed_by_another_program_are_restored() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    let kernel = harness.kernel();
+    kernel.uplinks.clear();
+    kernel.socket_programs = false;
+    kernel.routes.clear();
+    kernel.cni_config = None;
+    kernel.maps.remove("NODE_CONFIG");
+    let log = harness.run_for(Duration::from_secs(31)).await;
+    assert_eq!(
+        log,
+        [
+            "attach uplink 2",
+            "attach sockets",
+            "put route 10.244.1.0/24 unreachable",
+            "put NODE_CONFIG 1",
+            "write CNI config",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_beyond_a_capacity_are_reported_and_programmed_when_space_is_free() {
+    let capacity = Capacity { frontends: 4, ..Capacity::default() };
+    let mut harness = Harness::with_capacity(capacity);
+    let of = |n: i64| {
+        let (name, ip) = (format!("s{n}"), format!("10.96.0.{n}"));
+        vec![service(&name, Protocol::Tcp, &ip, n), slice(&name, Protocol::Tcp, &["10.244.2.7"])]
+    };
+    harness.send(lists([of(1), of(2), of(3)].concat())).await;
+    let (status, message) = harness.status(Concern::Capacity);
+    assert_eq!(status, Status::Degraded);
+    assert!(message.contains("shop/s3") && !message.contains("shop/s1"), "{message}");
+    assert!(harness.state().ready());
+    assert_eq!(harness.kernel().rows::<Frontends>().len(), 4);
+    let log = harness.send([delete(Kind::Service, "shop/s1")]).await;
+    assert_eq!(only(&log, "put FRONTENDS"), ["put FRONTENDS 2"]);
+    assert!(harness.condition(Concern::Capacity).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_with_the_same_address_and_port_are_reported_until_one_is_removed() {
+    let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
+    let log = harness.apply(service("younger", Protocol::Tcp, "10.96.0.1", 5)).await;
+    assert_eq!(log, Vec::<String>::new());
+    let (status, message) = harness.status(Concern::Conflicts);
+    assert_eq!(status, Status::Degraded);
+    assert!(message.contains("used by Service shop/web"), "{message}");
+    assert!(message.contains("not programmed: shop/younger"), "{message}");
+    harness.send([delete(Kind::Service, "shop/younger")]).await;
+    assert!(harness.condition(Concern::Conflicts).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn uplink_programs_move_to_another_device() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    let host = &mut harness.kernel().host;
+    host.addresses[0].ifindex = 3;
+    host.default_route = Some(3);
+    let log = harness.send([Event::HostNetwork]).await;
+    assert_eq!(log, ["attach uplink 3", "detach uplink 2", "enable forwarding eth1"]);
+    assert_eq!(harness.state().uplink().unwrap().link.name, "eth1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_node_address_is_a_network_and_a_source_address() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    let host = &mut harness.kernel().host;
+    host.addresses[0].address = "172.18.0.77".parse().unwrap();
+    let mut log = harness.send([Event::HostNetwork]).await;
+    log.extend(harness.apply(node("n1", "172.18.0.77", "10.244.1.0/24")).await);
+    assert_eq!(log, ["put NETWORKS 1", "delete NETWORKS 1", "put NODE_CONFIG 1"],);
+    let (_, config) = harness.kernel().rows::<NodeConfigs>()[0];
+    assert_eq!(std::net::IpAddr::from(config.addrs[0]).to_string(), "172.18.0.77");
+}

@@ -1,0 +1,139 @@
+//! Start, restart and end of the agent.
+
+use std::time::Duration;
+
+use sluice_abi::Backend;
+use sluice_core::Change;
+use sluice_core::model::Kind;
+use sluice_core::table::{Backends, Frontends};
+
+use super::{only, position, ready_flag};
+use crate::conditions::{Concern, Status};
+use crate::event::Event;
+use crate::harness::{Harness, delete, host, lists, node, web};
+use crate::kernel::Hop;
+use crate::kernel::fake::FakeKernel;
+
+#[tokio::test(start_paused = true)]
+async fn first_start_performs_each_operation_once_and_in_order() {
+    let mut harness = Harness::new();
+    let mut log = harness.settle().await;
+    let objects = [
+        web(&["10.244.2.7", "10.244.2.8"]),
+        vec![node("n1", "172.18.0.2", "10.244.1.0/24"), node("n2", "172.18.0.3", "10.244.2.0/24")],
+    ];
+    log.extend(harness.send(lists(objects.concat())).await);
+    assert_eq!(
+        log,
+        [
+            "attach uplink 2",
+            "attach sockets",
+            "enable forwarding eth0",
+            "put NODE_CONFIG 1",
+            "install CNI binary",
+            "put NETWORKS 4",
+            "put BACKENDS 2",
+            "put SLOTS 2",
+            "put FRONTENDS 2",
+            "put route 10.244.1.0/24 unreachable",
+            "put route 10.244.2.0/24 via 172.18.0.3",
+            "put NODE_CONFIG 1",
+            "write CNI config",
+        ]
+    );
+    assert_eq!(harness.state().conditions.iter().count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn maps_and_routes_are_not_touched_before_every_list_has_arrived() {
+    let mut kernel = FakeKernel::new(host());
+    kernel.overwrite::<Backends>(7, Backend::default());
+    kernel.routes.insert("10.244.9.0/24".parse().unwrap(), Hop::Unreachable);
+    let mut harness = Harness::with(&[], kernel);
+    let mut all = lists(web(&["10.244.2.7"]));
+    let last = all.remove(2);
+    assert!(matches!(last, Event::Objects(Change::Replace(Kind::EndpointSlice, _))));
+    let mut log = harness.send(all).await;
+    log.extend(harness.run_for(Duration::from_secs(600)).await);
+    for label in ["put FRONTENDS", "put NETWORKS", "delete", "put route", "write CNI"] {
+        assert_eq!(only(&log, label), Vec::<&str>::new(), "{log:?}");
+    }
+    assert!(!ready_flag(&mut harness));
+    assert_eq!(harness.status(Concern::ServiceMaps).0, Status::Waiting);
+    let log = harness.send([last]).await;
+    assert_eq!(only(&log, "delete"), ["delete BACKENDS 1", "delete route 10.244.9.0/24"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_flag_follows_the_maps_and_precedes_the_cni_config() {
+    let mut harness = Harness::new();
+    harness.settle().await;
+    assert!(!ready_flag(&mut harness));
+    harness.kernel().fail("put FRONTENDS", 1, libc::ENOSPC);
+    let log = harness.send(lists(web(&["10.244.2.7"]))).await;
+    assert!(!ready_flag(&mut harness));
+    assert_eq!(only(&log, "write CNI"), Vec::<&str>::new());
+    let log = harness.run_for(Duration::from_secs(1)).await;
+    assert!(ready_flag(&mut harness));
+    let config = position(&log, "put NODE_CONFIG");
+    assert!(position(&log, "put FRONTENDS") < config);
+    assert!(config < position(&log, "write CNI config"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_attachment_to_the_uplink_defers_the_cni_config() {
+    let mut harness = Harness::new();
+    harness.kernel().fail("attach uplink", 1, libc::EPERM);
+    let log = harness.send(lists(web(&["10.244.2.7"]))).await;
+    assert_eq!(only(&log, "put FRONTENDS"), ["put FRONTENDS 2"]);
+    assert_eq!(only(&log, "write CNI"), Vec::<&str>::new());
+    let log = harness.run_for(Duration::from_millis(250)).await;
+    assert_eq!(log, ["attach uplink 2", "write CNI config"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn restart_without_changes_performs_no_operation() {
+    let objects = [
+        web(&["10.244.2.7", "10.244.2.8"]),
+        vec![node("n1", "172.18.0.2", "10.244.1.0/24"), node("n2", "172.18.0.3", "10.244.2.0/24")],
+    ]
+    .concat();
+    let mut harness = Harness::ready_with(objects.clone()).await;
+    let frontends = harness.kernel().rows::<Frontends>();
+    assert_eq!(frontends.len(), 2);
+    let mut harness = harness.restart();
+    let mut log = harness.settle().await;
+    log.extend(harness.send(lists(objects)).await);
+    log.extend(harness.run_for(Duration::from_secs(900)).await);
+    assert_eq!(log, Vec::<String>::new());
+    assert_eq!(harness.kernel().rows::<Frontends>(), frontends);
+    assert!(harness.state().ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_flag_stays_set_while_a_restarted_agent_waits() {
+    let harness = Harness::ready_with(web(&["10.244.2.7"])).await;
+    let mut harness = harness.restart();
+    assert_eq!(harness.run_for(Duration::from_secs(5)).await, Vec::<String>::new());
+    assert!(ready_flag(&mut harness) && !harness.state().ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_read_at_start_does_not_end_the_agent() {
+    let mut harness = Harness::new();
+    harness.kernel().fail("read FRONTENDS", 3, libc::EIO);
+    let log = harness.send(lists(web(&["10.244.2.7"]))).await;
+    assert_eq!(only(&log, "put FRONTENDS"), Vec::<&str>::new());
+    harness.run_for(Duration::from_secs(5)).await;
+    assert!(harness.state().ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_ends_the_loop_and_changes_nothing() {
+    let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
+    let maps = harness.kernel().maps.clone();
+    harness.queue([delete(Kind::Service, "shop/web"), Event::Stop]);
+    assert!(harness.ends().await);
+    assert_eq!(harness.kernel().take_log(), Vec::<String>::new());
+    assert_eq!(harness.kernel().maps, maps);
+}

@@ -1,0 +1,255 @@
+//! The loop on a kernel in memory, for tests: events in, operations and conditions out.
+//!
+//! The node is `n1`: uplink `eth0` (index 2, MTU 1500, 172.18.0.2), pod CIDR 10.244.1.0/24. Time is
+//! tokio's; tests pause it (`start_paused`), so that retries and resyncs take no real time.
+
+use std::time::Duration;
+
+use clap::Parser;
+use sluice_core::Change;
+use sluice_core::diff::Capacity;
+use sluice_core::model::{
+    Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, Object, ObjectName, Port, Protocol,
+    Service, ServicePort,
+};
+use sluice_pod::device::Link;
+use sluice_pod::identity;
+use sluice_pod::lease::{BootInstant, Lease, LeaseKey};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::conditions::{Concern, Condition, Status};
+use crate::config::{AgentArgs, Config};
+use crate::event::Event;
+use crate::event_loop::{EventLoop, Observer};
+use crate::host::{HostState, LocalAddress};
+use crate::kernel::fake::FakeKernel;
+use crate::reconcile::Reconcilers;
+use crate::state::{RECONCILED, State};
+
+/// Long enough for the loop to take all waiting events, shorter than the first retry.
+const SETTLE: Duration = Duration::from_millis(1);
+
+/// The loop of node `n1`.
+pub struct Harness {
+    event_loop: EventLoop<FakeKernel>,
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    config: Config,
+}
+
+struct NoObserver;
+
+impl Observer for NoObserver {
+    fn observe(&mut self, _: &State, _: Duration) {}
+}
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    args: AgentArgs,
+}
+
+impl Harness {
+    /// A node on which the agent never ran.
+    pub fn new() -> Harness {
+        Harness::with(&[], FakeKernel::new(host()))
+    }
+
+    /// The agent starts with these flags on this node.
+    pub fn with(flags: &[&str], kernel: FakeKernel) -> Harness {
+        let all = ["sluice", "--node-name=n1"].iter().chain(flags);
+        let config = Config::try_from(Flags::parse_from(all).args).unwrap();
+        Harness::start(config, kernel, Capacity::default())
+    }
+
+    /// A node on which the agent never ran, with small maps.
+    pub fn with_capacity(capacity: Capacity) -> Harness {
+        let kernel = FakeKernel::new(host());
+        Harness::start(Harness::new().config, kernel, capacity)
+    }
+
+    fn start(config: Config, kernel: FakeKernel, capacity: Capacity) -> Harness {
+        let (sender, events) = mpsc::channel(1024);
+        let state = State::new(config.clone(), Instant::now().into_std());
+        let reconcilers = Reconcilers::all(capacity);
+        let event_loop = EventLoop::new(state, kernel, reconcilers, Box::new(NoObserver));
+        Harness { event_loop, sender, events, config }
+    }
+
+    /// The agent ends, and starts again on the same node.
+    pub fn restart(self) -> Harness {
+        Harness::start(self.config, self.event_loop.kernel, Capacity::default())
+    }
+
+    /// The node.
+    pub fn kernel(&mut self) -> &mut FakeKernel {
+        &mut self.event_loop.kernel
+    }
+
+    /// The agent's state.
+    pub fn state(&self) -> &State {
+        &self.event_loop.state
+    }
+
+    /// A state at start with no concern marked.
+    pub fn idle_state() -> State {
+        let mut state = Harness::new().event_loop.state;
+        RECONCILED.into_iter().for_each(|concern| {
+            state.take_dirty(concern);
+        });
+        state
+    }
+
+    /// Runs the loop for some time; returns the operations.
+    pub async fn run_for(&mut self, duration: Duration) -> Vec<String> {
+        let run = self.event_loop.run(&mut self.events);
+        let _elapsed = tokio::time::timeout(duration, run).await;
+        self.event_loop.kernel.take_log()
+    }
+
+    /// Runs the loop until no event waits; returns the operations.
+    pub async fn settle(&mut self) -> Vec<String> {
+        self.run_for(SETTLE).await
+    }
+
+    /// Sends events without running the loop.
+    pub fn queue(&mut self, events: impl IntoIterator<Item = Event>) {
+        events.into_iter().for_each(|event| self.sender.try_send(event).unwrap());
+    }
+
+    /// Sends events and runs the loop; returns the operations.
+    pub async fn send(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<String> {
+        self.queue(events);
+        self.settle().await
+    }
+
+    /// Sends one change of an object and runs the loop; returns the operations.
+    pub async fn apply(&mut self, object: Object) -> Vec<String> {
+        self.send([Event::Objects(Change::Apply(object))]).await
+    }
+
+    /// Starts the agent with node `n1`, and all lists given.
+    pub async fn ready_with(objects: Vec<Object>) -> Harness {
+        let mut harness = Harness::new();
+        harness.send(lists(objects)).await;
+        assert!(harness.state().ready(), "{:?}", harness.state().conditions);
+        harness
+    }
+
+    /// Whether the loop ends by itself.
+    pub async fn ends(&mut self) -> bool {
+        let run = self.event_loop.run(&mut self.events);
+        tokio::time::timeout(SETTLE, run).await.is_ok()
+    }
+
+    /// A condition.
+    pub fn condition(&self, concern: Concern) -> Option<&Condition> {
+        self.state().conditions.get(concern)
+    }
+
+    /// Status and message of a condition.
+    #[track_caller]
+    pub fn status(&self, concern: Concern) -> (Status, &str) {
+        let condition = self.condition(concern).unwrap_or_else(|| panic!("{concern} is not set"));
+        (condition.status, &condition.message)
+    }
+}
+
+/// Devices and addresses of node `n1`.
+pub fn host() -> HostState {
+    HostState {
+        links: vec![link(1, "lo"), link(2, "eth0"), link(3, "eth1")],
+        addresses: vec![LocalAddress { address: "172.18.0.2".parse().unwrap(), ifindex: 2 }],
+        default_route: Some(2),
+    }
+}
+
+/// A device that is up, with MTU 1500.
+pub fn link(index: u32, name: &str) -> Link {
+    Link { index, name: name.to_owned(), mac: None, alias: None, mtu: 1500, up: true }
+}
+
+/// One list per kind: what a source sends first. Node `n1` is added if there is no Node.
+pub fn lists(mut objects: Vec<Object>) -> Vec<Event> {
+    if !objects.iter().any(|o| o.kind() == Kind::Node) {
+        objects.push(node("n1", "172.18.0.2", "10.244.1.0/24"));
+    }
+    let list = |kind| {
+        let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();
+        Event::Objects(Change::Replace(kind, of_kind))
+    };
+    Kind::ALL.into_iter().map(list).collect()
+}
+
+/// A deletion.
+pub fn delete(kind: Kind, name: &str) -> Event {
+    let name = match name.split_once('/') {
+        Some((namespace, name)) => ObjectName::new(namespace, name),
+        None => ObjectName::cluster(name),
+    };
+    Event::Objects(Change::Delete(kind, name))
+}
+
+/// A Node.
+pub fn node(name: &str, internal_ip: &str, pod_cidr: &str) -> Object {
+    Object::Node(Node {
+        name: name.to_owned(),
+        internal_ips: vec![internal_ip.parse().unwrap()],
+        pod_cidrs: pod_cidr.parse().into_iter().collect(),
+        zone: None,
+    })
+}
+
+/// A Service `shop/<name>` with port 80.
+pub fn service(name: &str, protocol: Protocol, cluster_ip: &str, created: i64) -> Object {
+    Object::Service(Service {
+        name: ObjectName::new("shop", name),
+        created,
+        cluster_ips: vec![cluster_ip.parse().unwrap()],
+        ports: vec![ServicePort { name: String::new(), protocol, port: Port::new(80).unwrap() }],
+        ..Service::default()
+    })
+}
+
+/// The EndpointSlice of Service `shop/<name>`: pods with port 8080.
+pub fn slice(name: &str, protocol: Protocol, addresses: &[&str]) -> Object {
+    let endpoint = |address: &&str| Endpoint {
+        address: address.parse().unwrap(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node_name: None,
+        hints: Hints::default(),
+    };
+    Object::EndpointSlice(EndpointSlice {
+        name: ObjectName::new("shop", name),
+        service: Some(name.to_owned()),
+        ports: vec![EndpointPort { name: Some(String::new()), protocol, port: Port::new(8080) }],
+        endpoints: addresses.iter().map(endpoint).collect(),
+        ..EndpointSlice::default()
+    })
+}
+
+/// A TCP Service and its slice.
+pub fn web(addresses: &[&str]) -> Vec<Object> {
+    vec![service("web", Protocol::Tcp, "10.96.0.1", 1), slice("web", Protocol::Tcp, addresses)]
+}
+
+/// The lease of pod `shop/pod-<n>` with address 10.244.1.<n>, and the host end of its veth pair with
+/// index 100 + n.
+pub fn pod(n: u8) -> (Lease, Link) {
+    let key = LeaseKey { container_id: format!("c{n}"), ifname: "eth0".to_owned() };
+    let lease = Lease {
+        address: [10, 244, 1, n].into(),
+        network: "sluice".to_owned(),
+        pod_namespace: Some("shop".to_owned()),
+        pod_name: Some(format!("pod-{n}")),
+        netns: format!("/run/netns/{n}"),
+        host_ifname: identity::host_ifname(&key),
+        since: BootInstant { boot_id: "boot".to_owned(), seconds: 10 },
+        key,
+    };
+    let veth = link(100 + u32::from(n), &lease.host_ifname);
+    (lease, veth)
+}

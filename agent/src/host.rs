@@ -1,0 +1,177 @@
+//! The node's own network as the agent sees it: devices, addresses, the default route, and the
+//! choice of the uplink. Pure.
+
+use std::net::IpAddr;
+
+use sluice_pod::device::Link;
+
+/// An address of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Index of the device that has it.
+    pub ifindex: u32,
+}
+
+/// Devices and addresses of the node at one point in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostState {
+    /// Every device.
+    pub links: Vec<Link>,
+    /// Every address outside the loopback ranges, sorted.
+    pub addresses: Vec<LocalAddress>,
+    /// Device of the IPv4 default route with the lowest metric, else of the IPv6 one.
+    pub default_route: Option<u32>,
+}
+
+/// How the uplink is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UplinkChoice {
+    /// The device that has the node's InternalIP, else the device of the default route.
+    Auto,
+    /// The device of this name.
+    Named(String),
+}
+
+/// The device that leads to the other nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The device.
+    pub link: Link,
+    /// The node's IPv4 address on it; source of masqueraded packets.
+    pub v4: Option<IpAddr>,
+    /// The node's IPv6 address on it.
+    pub v6: Option<IpAddr>,
+}
+
+/// Why no device can be the uplink.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UplinkError {
+    /// The device named by flag does not exist.
+    #[error("--uplink: device {0} does not exist")]
+    NoSuchDevice(String),
+    /// No device has an InternalIP, and there is no default route.
+    #[error("no device has an InternalIP of this node and there is no default route: set --uplink")]
+    Unknown,
+}
+
+impl HostState {
+    /// The device with this index.
+    pub fn link(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    /// The uplink of a node with these InternalIPs.
+    ///
+    /// # Errors
+    /// The named device does not exist; or no InternalIP and no default route leads to a device.
+    pub fn uplink(
+        &self,
+        choice: &UplinkChoice,
+        internal_ips: &[IpAddr],
+    ) -> Result<Uplink, UplinkError> {
+        let link = match choice {
+            UplinkChoice::Named(name) => self
+                .links
+                .iter()
+                .find(|link| &link.name == name)
+                .ok_or_else(|| UplinkError::NoSuchDevice(name.clone()))?,
+            UplinkChoice::Auto => {
+                let by_address = internal_ips.iter().find_map(|ip| {
+                    self.addresses.iter().find(|a| a.address == *ip).map(|a| a.ifindex)
+                });
+                by_address
+                    .or(self.default_route)
+                    .and_then(|index| self.link(index))
+                    .ok_or(UplinkError::Unknown)?
+            }
+        };
+        let address = |v4: bool| self.address_on(link.index, v4, internal_ips);
+        Ok(Uplink { link: link.clone(), v4: address(true), v6: address(false) })
+    }
+
+    /// The node's address of one family on a device: an InternalIP if it is there, else the first
+    /// address that is not link-local.
+    fn address_on(&self, ifindex: u32, v4: bool, internal_ips: &[IpAddr]) -> Option<IpAddr> {
+        let mut on_device = self
+            .addresses
+            .iter()
+            .filter(|a| a.ifindex == ifindex && a.address.is_ipv4() == v4)
+            .map(|a| a.address);
+        let internal =
+            internal_ips.iter().copied().find(|ip| on_device.clone().any(|address| address == *ip));
+        internal.or_else(|| on_device.find(|address| !is_link_local(address)))
+    }
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> HostState {
+        let link = |index, name: &str| Link {
+            index,
+            name: name.to_owned(),
+            mac: None,
+            alias: None,
+            mtu: 1500,
+            up: true,
+        };
+        let address = |a: &str, ifindex| LocalAddress { address: a.parse().unwrap(), ifindex };
+        HostState {
+            links: vec![link(2, "eth0"), link(3, "eth1")],
+            addresses: vec![
+                address("169.254.7.7", 2),
+                address("172.18.0.2", 2),
+                address("172.18.0.9", 2),
+                address("192.168.7.7", 3),
+                address("fc00::2", 2),
+                address("fe80::1", 2),
+            ],
+            default_route: Some(3),
+        }
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn device_of_the_internal_ip_precedes_the_default_route() {
+        let uplink = host().uplink(&UplinkChoice::Auto, &ips(&["172.18.0.9"])).unwrap();
+        assert_eq!(uplink.link.name, "eth0");
+        assert_eq!(uplink.v4.unwrap().to_string(), "172.18.0.9");
+        assert_eq!(uplink.v6.unwrap().to_string(), "fc00::2");
+    }
+
+    #[test]
+    fn default_route_decides_if_no_device_has_the_internal_ip() {
+        let uplink = host().uplink(&UplinkChoice::Auto, &ips(&["10.9.9.9"])).unwrap();
+        assert_eq!((uplink.link.name.as_str(), uplink.v6), ("eth1", None));
+        assert_eq!(uplink.v4.unwrap().to_string(), "192.168.7.7");
+    }
+
+    #[test]
+    fn first_global_address_is_used_if_the_internal_ip_is_elsewhere() {
+        let choice = UplinkChoice::Named("eth0".to_owned());
+        let uplink = host().uplink(&choice, &ips(&["192.168.7.7"])).unwrap();
+        assert_eq!(uplink.v4.unwrap().to_string(), "172.18.0.2");
+    }
+
+    #[test]
+    fn error_names_the_missing_device_or_the_flag() {
+        let host = HostState { default_route: None, ..host() };
+        let e = host.uplink(&UplinkChoice::Named("bond0".into()), &[]).unwrap_err();
+        assert_eq!(e.to_string(), "--uplink: device bond0 does not exist");
+        let e = host.uplink(&UplinkChoice::Auto, &[]).unwrap_err();
+        assert_eq!(e, UplinkError::Unknown);
+    }
+}

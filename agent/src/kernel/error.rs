@@ -1,0 +1,55 @@
+//! A failed operation on the node.
+
+use std::io;
+
+use sluice_bpf::BpfError;
+use sluice_bpf::netlink::NetlinkError;
+use sluice_pod::lease::StoreError;
+use sluice_pod::netns::NetNsError;
+
+use super::linux::{CgroupError, HookError, InstallError, SysctlError};
+
+/// A failed operation; its text names the object, its sources give the reason.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// bpf(2) failed.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// A netlink request failed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A program could not be attached.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// The cgroup root is not accessible.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A sysctl has another value and cannot be set.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The leases could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A pod's network namespace could not be entered.
+    #[error("enter the pod's network namespace")]
+    NetNs(#[from] NetNsError),
+    /// A CNI file could not be installed.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// Any other operation.
+    #[error("{operation}")]
+    Io {
+        /// Operation and object.
+        operation: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl KernelError {
+    /// An error of an operation that has no type of its own.
+    pub fn io(operation: impl Into<String>, source: io::Error) -> KernelError {
+        KernelError::Io { operation: operation.into(), source }
+    }
+}

@@ -1,0 +1,316 @@
+//! A node in memory, for tests of reconcilers and loop.
+//!
+//! Every operation has a label such as `put FRONTENDS 2` or `attach pod 7`. Operations that change
+//! something are logged by their label; failures are injected by the beginning of a label.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use ipnet::IpNet;
+use sluice_core::table::{Rows, Table, TableSpec, Write};
+use sluice_pod::device::Link;
+use sluice_pod::lease::{BootInstant, Lease};
+
+use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, Pods, Result, Routes};
+use crate::host::HostState;
+
+/// Operations that fail: the `skip` first ones whose label begins so succeed, then `times` fail.
+#[derive(Debug)]
+struct Fault {
+    label: String,
+    skip: usize,
+    times: usize,
+    errno: i32,
+}
+
+/// A node in memory.
+#[derive(Debug)]
+pub struct FakeKernel {
+    /// Rows by map.
+    pub maps: BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Devices, addresses, default route.
+    pub host: HostState,
+    /// Routes of the agent.
+    pub routes: Routes,
+    /// Devices with uplink programs.
+    pub uplinks: BTreeSet<u32>,
+    /// Devices with pod programs.
+    pub pod_hooks: BTreeSet<u32>,
+    /// Whether the socket programs are attached.
+    pub socket_programs: bool,
+    /// Whether forwarding is enabled, by device.
+    pub forwarding: BTreeSet<String>,
+    /// Leases.
+    pub leases: Vec<Lease>,
+    /// Clock of the leases.
+    pub boot_instant: BootInstant,
+    /// The installed CNI configuration.
+    pub cni_config: Option<String>,
+    /// Whether the CNI binary is installed.
+    pub cni_binary: bool,
+    /// Pins of other versions.
+    pub stale_pins: Vec<String>,
+    log: Vec<String>,
+    faults: Vec<Fault>,
+}
+
+impl FakeKernel {
+    /// A node with these devices and addresses on which Sluice never ran.
+    pub fn new(host: HostState) -> FakeKernel {
+        FakeKernel {
+            maps: BTreeMap::new(),
+            host,
+            routes: Routes::new(),
+            uplinks: BTreeSet::new(),
+            pod_hooks: BTreeSet::new(),
+            socket_programs: false,
+            forwarding: BTreeSet::new(),
+            leases: Vec::new(),
+            boot_instant: BootInstant { boot_id: "boot".to_owned(), seconds: 1000 },
+            cni_config: None,
+            cni_binary: false,
+            stale_pins: Vec::new(),
+            log: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Makes the next `times` operations fail whose label begins so.
+    pub fn fail(&mut self, label: &str, times: usize, errno: i32) {
+        self.fail_after(label, 0, times, errno);
+    }
+
+    /// As [`FakeKernel::fail`], after `skip` operations that succeed.
+    pub fn fail_after(&mut self, label: &str, skip: usize, times: usize, errno: i32) {
+        self.faults.push(Fault { label: label.to_owned(), skip, times, errno });
+    }
+
+    /// Ends all injected failures.
+    pub fn heal(&mut self) {
+        self.faults.clear();
+    }
+
+    /// The changes since the last call, by their labels.
+    pub fn take_log(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log)
+    }
+
+    /// The rows of a map with their types.
+    pub fn rows<T: Table>(&self) -> Vec<(T::Key, T::Value)> {
+        self.packed(T::SPEC, |_| true).typed::<T>().collect()
+    }
+
+    /// Replaces a row as another program would: it is not logged.
+    pub fn overwrite<T: Table>(&mut self, key: T::Key, value: T::Value) {
+        let rows = Rows::of::<T>([(key, value)]);
+        self.maps.entry(T::SPEC.name).or_default().insert(rows.keys, rows.values);
+    }
+
+    fn packed(&self, table: &'static TableSpec, pick: impl Fn(&[u8]) -> bool) -> Rows {
+        let mut rows = Rows { table, keys: Vec::new(), values: Vec::new() };
+        for (key, value) in self.maps.get(table.name).into_iter().flatten() {
+            if pick(key) {
+                rows.keys.extend_from_slice(key);
+                rows.values.extend_from_slice(value);
+            }
+        }
+        rows
+    }
+
+    /// Fails if a failure is injected for this operation.
+    fn check(&mut self, label: &str) -> Result<()> {
+        for fault in &mut self.faults {
+            if !label.starts_with(&fault.label) || fault.times == 0 {
+                continue;
+            }
+            if fault.skip > 0 {
+                fault.skip -= 1;
+                continue;
+            }
+            fault.times -= 1;
+            let source = io::Error::from_raw_os_error(fault.errno);
+            return Err(KernelError::io(label, source));
+        }
+        Ok(())
+    }
+
+    /// Checks an operation and logs it.
+    fn change(&mut self, label: String) -> Result<()> {
+        self.check(&label)?;
+        self.log.push(label);
+        Ok(())
+    }
+}
+
+impl Maps for FakeKernel {
+    fn read(&mut self, table: &'static TableSpec) -> Result<Rows> {
+        self.check(&format!("read {}", table.name))?;
+        Ok(self.packed(table, |_| true))
+    }
+
+    fn read_keys(&mut self, table: &'static TableSpec, keys: &[u8]) -> Result<Rows> {
+        self.check(&format!("read {}", table.name))?;
+        let wanted: BTreeSet<&[u8]> = keys.chunks_exact(table.key_size).collect();
+        Ok(self.packed(table, |key| wanted.contains(key)))
+    }
+
+    fn write(&mut self, write: &Write) -> Result<()> {
+        let verb = if write.is_delete() { "delete" } else { "put" };
+        let name = write.table().name;
+        let label = format!("{verb} {name} {}", write.len());
+        let result = self.check(&label);
+        // A batch that fails is written up to its last row.
+        let rows = if result.is_ok() { write.len() } else { write.len() - 1 };
+        let map = self.maps.entry(name).or_default();
+        for (key, value) in write.rows().take(rows) {
+            match value {
+                Some(value) => map.insert(key.to_vec(), value.to_vec()),
+                None => map.remove(key),
+            };
+        }
+        self.log.push(if result.is_ok() { label } else { format!("failed: {label}") });
+        result
+    }
+
+    fn counters(&mut self) -> Result<Vec<Count>> {
+        Ok(Vec::new())
+    }
+}
+
+impl Network for FakeKernel {
+    fn host_state(&mut self) -> Result<HostState> {
+        self.check("read host state")?;
+        Ok(self.host.clone())
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>> {
+        self.check("list links")?;
+        Ok(self.host.links.clone())
+    }
+
+    fn routes(&mut self) -> Result<Routes> {
+        self.check("list routes")?;
+        Ok(self.routes.clone())
+    }
+
+    fn put_route(&mut self, dst: &IpNet, hop: &Hop) -> Result<()> {
+        self.change(match hop {
+            Hop::Via(node) => format!("put route {dst} via {node}"),
+            Hop::Unreachable => format!("put route {dst} unreachable"),
+        })?;
+        self.routes.insert(*dst, *hop);
+        Ok(())
+    }
+
+    fn delete_route(&mut self, dst: &IpNet, _hop: &Hop) -> Result<()> {
+        self.change(format!("delete route {dst}"))?;
+        self.routes.remove(dst);
+        Ok(())
+    }
+
+    fn enable_forwarding(&mut self, uplink: &str) -> Result<()> {
+        self.check("enable forwarding")?;
+        if self.forwarding.insert(uplink.to_owned()) {
+            self.log.push(format!("enable forwarding {uplink}"));
+        }
+        Ok(())
+    }
+}
+
+impl Hooks for FakeKernel {
+    fn attach_uplink(&mut self, ifindex: u32) -> Result<bool> {
+        let label = format!("attach uplink {ifindex}");
+        self.check(&label)?;
+        let changed = self.uplinks.insert(ifindex);
+        self.log.extend(changed.then_some(label));
+        Ok(changed)
+    }
+
+    fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
+        self.change(format!("detach uplink {ifindex}"))?;
+        self.uplinks.remove(&ifindex);
+        Ok(())
+    }
+
+    fn attach_pod(&mut self, ifindex: u32) -> Result<bool> {
+        let label = format!("attach pod {ifindex}");
+        self.check(&label)?;
+        let changed = self.pod_hooks.insert(ifindex);
+        self.log.extend(changed.then_some(label));
+        Ok(changed)
+    }
+
+    fn attach_sockets(&mut self) -> Result<usize> {
+        self.check("attach sockets")?;
+        if std::mem::replace(&mut self.socket_programs, true) {
+            return Ok(0);
+        }
+        self.log.push("attach sockets".to_owned());
+        Ok(8)
+    }
+
+    fn remove_stale_pins(&mut self) -> Result<Vec<String>> {
+        self.check("remove pins")?;
+        let removed = std::mem::take(&mut self.stale_pins);
+        self.log.extend(removed.iter().map(|version| format!("remove pins {version}")));
+        Ok(removed)
+    }
+}
+
+impl Pods for FakeKernel {
+    fn leases(&mut self) -> Result<Vec<Lease>> {
+        self.check("read leases")?;
+        Ok(self.leases.clone())
+    }
+
+    fn release_leases(&mut self, leases: &[Lease]) -> Result<()> {
+        for lease in leases {
+            self.change(format!("release lease {}", lease.address))?;
+        }
+        self.leases.retain(|lease| !leases.contains(lease));
+        Ok(())
+    }
+
+    fn boot_instant(&mut self) -> Result<BootInstant> {
+        Ok(self.boot_instant.clone())
+    }
+
+    fn set_pod_mtu(&mut self, lease: &Lease, mtu: u32) -> Result<bool> {
+        self.change(format!("set MTU {} {mtu}", lease.host_ifname))?;
+        let link = self.host.links.iter_mut().find(|link| link.name == lease.host_ifname);
+        Ok(link.map(|link| link.mtu = mtu).is_some())
+    }
+
+    fn destroy_udp_sockets(&mut self, peers: &BTreeSet<Peer>, pods: &[Lease]) -> Result<()> {
+        let peers: Vec<String> = peers
+            .iter()
+            .map(|(addr, port)| sluice_core::dump::socket_address(*addr, *port).to_string())
+            .collect();
+        self.change(format!("close UDP sockets {} pods {}", peers.join(" "), pods.len()))
+    }
+}
+
+impl CniFiles for FakeKernel {
+    fn install_cni_binary(&mut self) -> Result<bool> {
+        self.check("install CNI binary")?;
+        if std::mem::replace(&mut self.cni_binary, true) {
+            return Ok(false);
+        }
+        self.log.push("install CNI binary".to_owned());
+        Ok(true)
+    }
+
+    fn write_cni_config(&mut self, text: &str) -> Result<bool> {
+        self.check("write CNI config")?;
+        if self.cni_config.as_deref() == Some(text) {
+            return Ok(false);
+        }
+        self.log.push("write CNI config".to_owned());
+        self.cni_config = Some(text.to_owned());
+        Ok(true)
+    }
+
+    fn preceding_cni_configs(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}

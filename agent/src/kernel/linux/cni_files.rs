@@ -1,0 +1,167 @@
+//! The CNI binary and the CNI configuration in the directories of the container runtime.
+//!
+//! A file is written beside its final path and renamed, so that no reader sees part of it, and only
+//! if its content differs.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Name of the configuration; the runtime uses the first in alphabetical order.
+pub const CONF_NAME: &str = "10-sluice.conflist";
+
+/// Name of the installed binary, equal to `"type"` in the configuration.
+pub const BINARY_NAME: &str = "sluice";
+
+/// A file that cannot be installed or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("install {path}")]
+pub struct InstallError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Writes the configuration if it differs. Returns whether it did.
+///
+/// # Errors
+/// The file cannot be written or renamed.
+pub fn write_config(dir: &Path, text: &str) -> Result<bool, InstallError> {
+    let path = dir.join(CONF_NAME);
+    if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(false);
+    }
+    replace(&path, 0o644, |file| file.write_all(text.as_bytes()))?;
+    Ok(true)
+}
+
+/// Names of the configurations in `dir` that precede [`CONF_NAME`] in alphabetical order.
+pub fn preceding_configs(dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|n| {
+            [".conf", ".conflist", ".json"].iter().any(|s| n.ends_with(s)) && n.as_str() < CONF_NAME
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// Installs the CNI binary if the installed one differs from `from`. Returns whether it did.
+///
+/// # Errors
+/// `from` cannot be read, or the file cannot be written or renamed.
+pub fn install_binary(from: &Path, dir: &Path) -> Result<bool, InstallError> {
+    let path = dir.join(BINARY_NAME);
+    if same_content(from, &path) {
+        return Ok(false);
+    }
+    let fail = |source| InstallError { path: from.to_owned(), source };
+    let mut source = File::open(from).map_err(fail)?;
+    replace(&path, 0o755, |file| io::copy(&mut source, file).map(|_| ()))?;
+    Ok(true)
+}
+
+/// Removes a file that this module wrote. Returns whether it existed.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn remove(path: &Path) -> Result<bool, InstallError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(InstallError { path: path.to_owned(), source }),
+    }
+}
+
+fn replace(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), InstallError> {
+    // A suffix that no runtime reads, in the same directory: runtimes do not notice a file that is
+    // moved in from another one.
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".sluice-new");
+    let beside = path.with_file_name(name);
+    let written = (|| {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        write(&mut file)?;
+        file.sync_all()?;
+        // A binary that is open for writing cannot be executed (ETXTBSY).
+        drop(file);
+        fs::rename(&beside, path)
+    })();
+    written.map_err(|source| {
+        let _ = fs::remove_file(&beside);
+        InstallError { path: path.to_owned(), source }
+    })
+}
+
+fn same_content(a: &Path, b: &Path) -> bool {
+    let (Ok(mut a), Ok(mut b)) = (File::open(a), File::open(b)) else { return false };
+    let length = |f: &File| f.metadata().map(|m| m.len()).ok();
+    if length(&a) != length(&b) {
+        return false;
+    }
+    let (mut x, mut y) = ([0u8; 8192], [0u8; 8192]);
+    loop {
+        let Ok(n) = a.read(&mut x) else { return false };
+        if n == 0 {
+            return true;
+        }
+        if b.read_exact(&mut y[..n]).is_err() || x[..n] != y[..n] {
+            return false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_is_written_if_it_differs_and_no_other_file_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(write_config(dir.path(), "a").unwrap());
+        assert!(!write_config(dir.path(), "a").unwrap());
+        assert!(write_config(dir.path(), "b").unwrap());
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1);
+        assert_eq!(fs::read_to_string(dir.path().join(CONF_NAME)).unwrap(), "b");
+    }
+
+    #[test]
+    fn configs_that_precede_are_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["05-other.conf", "10-kindnet.conflist", "99-x.conflist", "00-readme"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(preceding_configs(dir.path()), ["05-other.conf", "10-kindnet.conflist"]);
+    }
+
+    #[test]
+    fn binary_is_executable_and_replaced_if_it_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("sluice-cni");
+        fs::write(&from, vec![7u8; 20_000]).unwrap();
+        let bin = dir.path().join("bin");
+        assert!(install_binary(&from, &bin).unwrap());
+        assert!(!install_binary(&from, &bin).unwrap());
+        let mode = fs::metadata(bin.join(BINARY_NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        fs::write(&from, vec![8u8; 20_000]).unwrap();
+        assert!(install_binary(&from, &bin).unwrap());
+        fs::remove_file(&from).unwrap();
+        let e = install_binary(&from, &bin).unwrap_err();
+        assert!(e.to_string().contains("sluice-cni"));
+    }
+}

@@ -1,0 +1,136 @@
+//! Attachment of the pinned programs: uplink, host ends of the pods' veth pairs, cgroup root.
+//!
+//! Every call can be repeated: a program that is already attached is left alone, and an older
+//! version of it is replaced in one step.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use sluice_abi::{pin, program};
+use sluice_bpf::attach::{
+    AttachError, Direction, Done, attach_cgroup, attach_device, detach_cgroup, detach_device,
+};
+use sluice_bpf::netlink::Netlink;
+use sluice_bpf::{self as bpf, AttachType, BpfError};
+
+use crate::kernel::KernelError;
+
+/// Programs of the host end of a pod's veth pair, with the direction seen from the host.
+const POD: [(&str, Direction); 2] =
+    [(program::FROM_POD, Direction::Ingress), (program::TO_POD, Direction::Egress)];
+
+/// Programs of the uplink.
+const UPLINK: [(&str, Direction); 2] =
+    [(program::FROM_NETDEV, Direction::Ingress), (program::TO_NETDEV, Direction::Egress)];
+
+/// A program that could not be attached or detached.
+#[derive(Debug, thiserror::Error)]
+#[error("attach {program} to {target}")]
+pub struct HookError {
+    program: &'static str,
+    target: String,
+    #[source]
+    source: AttachError,
+}
+
+/// The cgroup root cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("open cgroup {path}")]
+pub struct CgroupError {
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Attaches the uplink programs to a device. Returns whether anything changed.
+///
+/// # Errors
+/// A program is not pinned, or the kernel refuses the attachment.
+pub fn attach_uplink(netlink: &mut Netlink, ifindex: u32) -> Result<bool, KernelError> {
+    attach(netlink, UPLINK, ifindex)
+}
+
+/// Attaches the pod programs to the host end of a veth pair. Returns whether anything changed.
+///
+/// # Errors
+/// A program is not pinned, or the kernel refuses the attachment.
+pub fn attach_pod(netlink: &mut Netlink, ifindex: u32) -> Result<bool, KernelError> {
+    attach(netlink, POD, ifindex)
+}
+
+fn attach(
+    netlink: &mut Netlink,
+    programs: [(&'static str, Direction); 2],
+    ifindex: u32,
+) -> Result<bool, KernelError> {
+    let mut changed = false;
+    for (program, direction) in programs {
+        let prog = open(program)?;
+        let done = attach_device(netlink, ifindex, direction, &prog).map_err(|source| {
+            HookError { program, target: format!("interface {ifindex}"), source }
+        })?;
+        changed |= done != Done::Already;
+    }
+    Ok(changed)
+}
+
+/// Detaches the uplink programs from a device. Programs that are not attached, and a device that
+/// does not exist, are skipped. Returns the number of detached programs.
+pub fn detach_uplink(netlink: &mut Netlink, ifindex: u32) -> usize {
+    detach(netlink, UPLINK, ifindex)
+}
+
+/// Detaches all of Sluice's programs from a device, as [`detach_uplink`] does.
+pub fn detach_all(netlink: &mut Netlink, ifindex: u32) -> usize {
+    detach(netlink, POD, ifindex) + detach(netlink, UPLINK, ifindex)
+}
+
+fn detach(netlink: &mut Netlink, programs: [(&str, Direction); 2], ifindex: u32) -> usize {
+    programs
+        .into_iter()
+        .filter_map(|(name, direction)| detach_device(netlink, ifindex, direction, name).ok())
+        .sum()
+}
+
+/// Attaches the socket programs to a cgroup. Returns the number of changed hooks.
+///
+/// # Errors
+/// The cgroup cannot be opened, a program is not pinned, or the kernel refuses the attachment:
+/// EPERM if another program is attached exclusively.
+pub fn attach_sockets(root: &Path) -> Result<usize, KernelError> {
+    let cgroup = open_cgroup(root)?;
+    let mut changed = 0;
+    for program in program::SOCKET {
+        let Some(hook) = AttachType::from_program_name(program) else { continue };
+        let prog = open(program)?;
+        let done = attach_cgroup(&cgroup, hook, &prog).map_err(|source| HookError {
+            program,
+            target: root.display().to_string(),
+            source,
+        })?;
+        changed += usize::from(done != Done::Already);
+    }
+    Ok(changed)
+}
+
+/// Detaches the socket programs from a cgroup. Returns the number of detached programs.
+///
+/// # Errors
+/// The cgroup cannot be opened.
+pub fn detach_sockets(root: &Path) -> Result<usize, CgroupError> {
+    let cgroup = open_cgroup(root)?;
+    let detach = |name: &&str| {
+        let hook = AttachType::from_program_name(name)?;
+        detach_cgroup(&cgroup, hook, name).ok()
+    };
+    Ok(program::SOCKET.iter().filter_map(detach).sum())
+}
+
+fn open_cgroup(root: &Path) -> Result<File, CgroupError> {
+    File::open(root).map_err(|source| CgroupError { path: root.to_owned(), source })
+}
+
+fn open(name: &str) -> Result<OwnedFd, BpfError> {
+    bpf::obj_get(&Path::new(pin::PROGRAMS).join(name))
+}

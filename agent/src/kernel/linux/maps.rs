@@ -1,0 +1,111 @@
+//! The pinned maps: by declaration for the reconcilers, by type for the command line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sluice_abi::{
+    Addr, Backend, Counter, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
+    NetworkKey, NodeConfig, map, pin,
+};
+use sluice_bpf::{BpfError, Map, RawMap};
+use sluice_core::{Rows, TableSpec, Write};
+
+/// Maps by declaration, opened when they are first used.
+#[derive(Debug, Default)]
+pub struct Tables {
+    open: BTreeMap<&'static str, RawMap>,
+}
+
+impl Tables {
+    /// Every row of a map.
+    ///
+    /// # Errors
+    /// The map is not pinned, has another layout, or cannot be read.
+    pub fn read(&mut self, table: &'static TableSpec) -> Result<Rows, BpfError> {
+        let entries = self.map(table)?.entries()?;
+        Ok(Rows { table, keys: entries.keys, values: entries.values })
+    }
+
+    /// The rows of the given keys; absent keys are left out.
+    ///
+    /// # Errors
+    /// As [`Tables::read`].
+    pub fn read_keys(&mut self, table: &'static TableSpec, keys: &[u8]) -> Result<Rows, BpfError> {
+        let map = self.map(table)?;
+        let mut rows = Rows { table, keys: Vec::new(), values: Vec::new() };
+        for key in keys.chunks_exact(table.key_size) {
+            if let Some(value) = map.lookup(key)? {
+                rows.keys.extend_from_slice(key);
+                rows.values.extend_from_slice(&value);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Writes one batch.
+    ///
+    /// # Errors
+    /// As [`Tables::read`]; E2BIG if the map is full. Rows before the failed one are written.
+    pub fn write(&mut self, write: &Write) -> Result<(), BpfError> {
+        let map = self.map(write.table())?;
+        match write {
+            Write::Put { keys, values, .. } => map.update_batch(keys, values),
+            Write::Delete { keys, .. } => map.delete_batch(keys),
+        }
+    }
+
+    fn map(&mut self, table: &'static TableSpec) -> Result<&RawMap, BpfError> {
+        use std::collections::btree_map::Entry;
+        match self.open.entry(table.name) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let map = RawMap::open_pinned(path(table.name), table.key_size, table.value_size)?;
+                Ok(entry.insert(map))
+            }
+        }
+    }
+}
+
+/// The maps that the command line shows, with the types of the ABI.
+#[derive(Debug)]
+pub struct Maps {
+    /// Pods of this node.
+    pub local_pods: Map<Addr, LocalPod>,
+    /// Kind of destination by address range.
+    pub networks: Map<NetworkKey, Network>,
+    /// Service addresses.
+    pub frontends: Map<FrontendKey, Frontend>,
+    /// Slot -> backend id.
+    pub slots: Map<u32, u32>,
+    /// Backend id -> backend.
+    pub backends: Map<u32, Backend>,
+    /// One entry.
+    pub node_config: Map<u32, NodeConfig>,
+    /// Per CPU.
+    pub counters: Map<u32, Counter>,
+    /// Flows.
+    pub conntrack: Map<FlowKey, FlowEntry>,
+}
+
+impl Maps {
+    /// Opens the pins.
+    ///
+    /// # Errors
+    /// ENOENT where the programs were never loaded; `InvalidData` for a map with another layout.
+    pub fn open() -> Result<Maps, BpfError> {
+        Ok(Maps {
+            local_pods: Map::open_pinned(path(map::LOCAL_PODS))?,
+            networks: Map::open_pinned(path(map::NETWORKS))?,
+            frontends: Map::open_pinned(path(map::FRONTENDS))?,
+            slots: Map::open_pinned(path(map::SLOTS))?,
+            backends: Map::open_pinned(path(map::BACKENDS))?,
+            node_config: Map::open_pinned(path(map::NODE_CONFIG))?,
+            counters: Map::open_pinned(path(map::COUNTERS))?,
+            conntrack: Map::open_pinned(path(map::CONNTRACK))?,
+        })
+    }
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(pin::MAPS).join(name)
+}

@@ -1,0 +1,210 @@
+//! The node itself: bpf(2) and rtnetlink through `sluice-bpf`, leases through `sluice-pod`, files.
+//!
+//! Requests use the blocking netlink client of `sluice-bpf`, which repeats interrupted dumps;
+//! rtnetlink, whose dumps do not report an interruption, is used for notifications only
+//! ([`monitor`]). Programs are loaded by aya ([`load`]), attached and never detached without a
+//! replacement: pods keep their network while no agent runs.
+
+pub mod cni_files;
+pub mod hooks;
+pub mod load;
+pub mod maps;
+pub mod monitor;
+pub mod network;
+pub mod pins;
+pub mod pods;
+pub mod probe;
+pub mod routes;
+pub mod sysctl;
+pub mod udp_sockets;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use sluice_abi::Counter;
+use sluice_bpf::Map;
+use sluice_bpf::netlink::Netlink;
+use sluice_core::{Rows, TableSpec, Write};
+use sluice_pod::device::{self, Link};
+use sluice_pod::lease::{BootInstant, Lease, Store};
+
+pub use self::cni_files::InstallError;
+pub use self::hooks::{CgroupError, HookError};
+pub use self::sysctl::SysctlError;
+use super::counters;
+use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, Pods, Result, Routes};
+use crate::host::HostState;
+
+/// Files and directories that the agent works on.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Directory of the installed CNI binary, if it is installed at all.
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Directory of the CNI configuration, if it is written at all.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The CNI binary to install.
+    pub cni_binary: PathBuf,
+    /// Leases of the CNI binary.
+    pub cni_state_dir: PathBuf,
+    /// Root of the cgroup v2 hierarchy.
+    pub cgroup_root: PathBuf,
+}
+
+/// The node that the agent runs on. The programs must be loaded and pinned.
+#[derive(Debug)]
+pub struct LinuxKernel {
+    paths: Paths,
+    netlink: Netlink,
+    tables: maps::Tables,
+    counters: Map<u32, Counter>,
+    leases: Store,
+}
+
+impl LinuxKernel {
+    /// Opens a netlink socket and the counters.
+    ///
+    /// # Errors
+    /// No netlink socket is available, or the counters are not pinned.
+    pub fn open(paths: Paths) -> Result<LinuxKernel> {
+        Ok(LinuxKernel {
+            netlink: Netlink::open()?,
+            tables: maps::Tables::default(),
+            counters: maps::Maps::open()?.counters,
+            leases: Store::new(&paths.cni_state_dir),
+            paths,
+        })
+    }
+}
+
+/// Detaches all programs from all devices and deletes the agent's routes, for the removal of Sluice
+/// from a node. Returns the number of both.
+///
+/// # Errors
+/// Devices or routes cannot be listed, or a route cannot be deleted.
+pub fn clear_network() -> Result<usize> {
+    let mut netlink = Netlink::open()?;
+    let mut removed = 0;
+    for link in device::links(&mut netlink)? {
+        removed += hooks::detach_all(&mut netlink, link.index);
+    }
+    for (dst, hop) in routes::owned(&mut netlink)? {
+        routes::delete(&mut netlink, &dst, &hop)?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+impl Maps for LinuxKernel {
+    fn read(&mut self, table: &'static TableSpec) -> Result<Rows> {
+        Ok(self.tables.read(table)?)
+    }
+
+    fn read_keys(&mut self, table: &'static TableSpec, keys: &[u8]) -> Result<Rows> {
+        Ok(self.tables.read_keys(table, keys)?)
+    }
+
+    fn write(&mut self, write: &Write) -> Result<()> {
+        Ok(self.tables.write(write)?)
+    }
+
+    fn counters(&mut self) -> Result<Vec<Count>> {
+        Ok(counters::read(&self.counters)?)
+    }
+}
+
+impl Network for LinuxKernel {
+    fn host_state(&mut self) -> Result<HostState> {
+        Ok(network::host_state(&mut self.netlink)?)
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>> {
+        Ok(device::links(&mut self.netlink)?)
+    }
+
+    fn routes(&mut self) -> Result<Routes> {
+        Ok(routes::owned(&mut self.netlink)?)
+    }
+
+    fn put_route(&mut self, dst: &IpNet, hop: &Hop) -> Result<()> {
+        Ok(routes::put(&mut self.netlink, dst, hop)?)
+    }
+
+    fn delete_route(&mut self, dst: &IpNet, hop: &Hop) -> Result<()> {
+        Ok(routes::delete(&mut self.netlink, dst, hop)?)
+    }
+
+    fn enable_forwarding(&mut self, uplink: &str) -> Result<()> {
+        Ok(sysctl::enable_forwarding(Some(uplink))?)
+    }
+}
+
+impl Hooks for LinuxKernel {
+    fn attach_uplink(&mut self, ifindex: u32) -> Result<bool> {
+        hooks::attach_uplink(&mut self.netlink, ifindex)
+    }
+
+    fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
+        hooks::detach_uplink(&mut self.netlink, ifindex);
+        Ok(())
+    }
+
+    fn attach_pod(&mut self, ifindex: u32) -> Result<bool> {
+        hooks::attach_pod(&mut self.netlink, ifindex)
+    }
+
+    fn attach_sockets(&mut self) -> Result<usize> {
+        hooks::attach_sockets(&self.paths.cgroup_root)
+    }
+
+    fn remove_stale_pins(&mut self) -> Result<Vec<String>> {
+        pins::remove_stale().map_err(|(path, e)| {
+            KernelError::io(format!("remove the pins below {}", path.display()), e)
+        })
+    }
+}
+
+impl Pods for LinuxKernel {
+    fn leases(&mut self) -> Result<Vec<Lease>> {
+        Ok(self.leases.read()?.leases)
+    }
+
+    fn release_leases(&mut self, leases: &[Lease]) -> Result<()> {
+        let now = self.boot_instant()?;
+        Ok(pods::release(&self.leases, &now, leases)?)
+    }
+
+    fn boot_instant(&mut self) -> Result<BootInstant> {
+        BootInstant::now().map_err(|e| KernelError::io("read the time since boot", e))
+    }
+
+    fn set_pod_mtu(&mut self, lease: &Lease, mtu: u32) -> Result<bool> {
+        pods::set_mtu(&mut self.netlink, lease, mtu)
+    }
+
+    fn destroy_udp_sockets(&mut self, peers: &BTreeSet<Peer>, pods: &[Lease]) -> Result<()> {
+        let namespaces = pods.iter().filter_map(pods::namespace_path).collect();
+        udp_sockets::destroy_in_background(peers.clone(), namespaces)
+            .map_err(|e| KernelError::io("start a thread that closes UDP sockets", e))
+    }
+}
+
+impl CniFiles for LinuxKernel {
+    fn install_cni_binary(&mut self) -> Result<bool> {
+        match &self.paths.cni_bin_dir {
+            Some(dir) => Ok(cni_files::install_binary(&self.paths.cni_binary, dir)?),
+            None => Ok(false),
+        }
+    }
+
+    fn write_cni_config(&mut self, text: &str) -> Result<bool> {
+        match &self.paths.cni_conf_dir {
+            Some(dir) => Ok(cni_files::write_config(dir, text)?),
+            None => Ok(false),
+        }
+    }
+
+    fn preceding_cni_configs(&mut self) -> Vec<String> {
+        self.paths.cni_conf_dir.as_deref().map(cni_files::preceding_configs).unwrap_or_default()
+    }
+}

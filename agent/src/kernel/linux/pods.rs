@@ -1,0 +1,83 @@
+//! Leases, network namespaces and MTU of the pods on this node.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use sluice_bpf::netlink::{Netlink, NetlinkError};
+use sluice_pod::lease::{BootInstant, Lease, Store, StoreError};
+use sluice_pod::netns::{NetNs, NetNsError};
+
+use crate::kernel::KernelError;
+
+/// A lease as the command line shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// Host end of its veth pair.
+    pub device: String,
+    /// `namespace/name`.
+    pub pod: String,
+    /// Container id of its sandbox.
+    pub container: String,
+}
+
+/// All leases in a directory; none if they cannot be read.
+pub fn names(state_dir: &Path) -> Vec<Named> {
+    let leases = Store::new(state_dir).read().map(|s| s.leases).unwrap_or_default();
+    leases
+        .into_iter()
+        .map(|l| Named {
+            address: IpAddr::V4(l.address),
+            pod: l.owner(),
+            device: l.host_ifname,
+            container: l.key.container_id,
+        })
+        .collect()
+}
+
+/// A pod's network namespace as its lease names it, or as the agent's image sees it, where
+/// /var/run is not a link to /run.
+pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
+    if lease.netns.is_empty() {
+        return None;
+    }
+    let path = PathBuf::from(&lease.netns);
+    match path.strip_prefix("/var/run/netns") {
+        Ok(rest) if !path.exists() => Some(Path::new("/run/netns").join(rest)),
+        _ => Some(path),
+    }
+}
+
+/// Releases leases that still read as given.
+///
+/// # Errors
+/// The store cannot be locked, read or written.
+pub fn release(store: &Store, now: &BootInstant, leases: &[Lease]) -> Result<(), StoreError> {
+    store.reclaim(now, |lease| !leases.contains(lease)).map(drop)
+}
+
+/// Sets the MTU of both ends of a pod's veth pair. Returns false if the network namespace is gone
+/// or unknown.
+///
+/// # Errors
+/// The namespace cannot be entered, or a device refuses the MTU.
+pub fn set_mtu(netlink: &mut Netlink, lease: &Lease, mtu: u32) -> Result<bool, KernelError> {
+    let Some(path) = namespace_path(lease) else { return Ok(false) };
+    let mut inside = match NetNs::open(&path) {
+        Err(NetNsError::Missing) => return Ok(false),
+        other => other?.netlink()?,
+    };
+    set_device_mtu(&mut inside, &lease.key.ifname, mtu)?;
+    set_device_mtu(netlink, &lease.host_ifname, mtu)?;
+    Ok(true)
+}
+
+fn set_device_mtu(netlink: &mut Netlink, device: &str, mtu: u32) -> Result<(), NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(device.to_owned()), LinkAttribute::Mtu(mtu)];
+    let operation = format!("set the MTU of {device} to {mtu}");
+    netlink.change(RouteNetlinkMessage::SetLink(message), 0, &operation)
+}

@@ -1,0 +1,139 @@
+//! Everything the agent reads from and changes on its node, behind traits.
+//!
+//! ```text
+//! reconcile/*  -->  dyn Kernel  <--  linux::LinuxKernel   bpf(2), netlink, files
+//!                               <--  fake::FakeKernel     in memory, with injected failures (tests)
+//! ```
+//! A method performs one operation on one object and keeps no desired state. Repeating an operation
+//! is always safe: what is already as requested is left alone.
+
+mod counters;
+mod error;
+#[cfg(test)]
+pub mod fake;
+pub mod linux;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+pub use counters::{Count, read as read_counters};
+pub use error::KernelError;
+use ipnet::IpNet;
+use sluice_abi::{Addr, PortBe};
+use sluice_core::{Rows, TableSpec, Write};
+use sluice_pod::device::Link;
+use sluice_pod::lease::{BootInstant, Lease};
+
+use crate::host::HostState;
+
+/// Result of an operation.
+pub type Result<T> = std::result::Result<T, KernelError>;
+
+/// The pinned maps.
+pub trait Maps {
+    /// Every row of a map.
+    fn read(&mut self, table: &'static TableSpec) -> Result<Rows>;
+
+    /// The rows of the given keys (packed); absent keys are left out.
+    fn read_keys(&mut self, table: &'static TableSpec, keys: &[u8]) -> Result<Rows>;
+
+    /// Writes one batch, row by row in its order. After a failure, the rows before the failed one
+    /// are written.
+    fn write(&mut self, write: &Write) -> Result<()>;
+
+    /// Packets and bytes by drop reason and outcome.
+    fn counters(&mut self) -> Result<Vec<Count>>;
+}
+
+/// Next hop of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hop {
+    /// The node with this address.
+    Via(IpAddr),
+    /// None: packets are answered with "host unreachable".
+    Unreachable,
+}
+
+/// Routes by destination.
+pub type Routes = BTreeMap<IpNet, Hop>;
+
+/// The node's network.
+pub trait Network {
+    /// Devices, addresses and default route.
+    fn host_state(&mut self) -> Result<HostState>;
+
+    /// Every device.
+    fn links(&mut self) -> Result<Vec<Link>>;
+
+    /// The routes of the main table that the agent owns: those with
+    /// [`sluice_pod::device::ROUTE_PROTOCOL`] that do not lead to a single pod. An interrupted dump
+    /// is an error, never a shorter list.
+    fn routes(&mut self) -> Result<Routes>;
+
+    /// Adds a route, or replaces the one to the same destination and of the same kind.
+    fn put_route(&mut self, dst: &IpNet, hop: &Hop) -> Result<()>;
+
+    /// Deletes a route; an absent one is not an error.
+    fn delete_route(&mut self, dst: &IpNet, hop: &Hop) -> Result<()>;
+
+    /// Enables IPv4 forwarding for the node and on the uplink.
+    fn enable_forwarding(&mut self, uplink: &str) -> Result<()>;
+}
+
+/// Attachment of the pinned programs.
+pub trait Hooks {
+    /// Attaches the uplink programs to a device. Returns whether anything changed.
+    fn attach_uplink(&mut self, ifindex: u32) -> Result<bool>;
+
+    /// Detaches the uplink programs from a device, which may be gone.
+    fn detach_uplink(&mut self, ifindex: u32) -> Result<()>;
+
+    /// Attaches the pod programs to the host end of a veth pair. Returns whether anything changed.
+    fn attach_pod(&mut self, ifindex: u32) -> Result<bool>;
+
+    /// Attaches the socket programs to the cgroup root. Returns the number of changed hooks.
+    fn attach_sockets(&mut self) -> Result<usize>;
+
+    /// Removes the pins of other ABI versions; returns their names.
+    fn remove_stale_pins(&mut self) -> Result<Vec<String>>;
+}
+
+/// Address and port of a socket's peer.
+pub type Peer = (Addr, PortBe);
+
+/// The pods of this node and their leases.
+pub trait Pods {
+    /// All leases of the CNI binary.
+    fn leases(&mut self) -> Result<Vec<Lease>>;
+
+    /// Releases leases that still read as given; others are left alone.
+    fn release_leases(&mut self, leases: &[Lease]) -> Result<()>;
+
+    /// The present time on the clock of the leases.
+    fn boot_instant(&mut self) -> Result<BootInstant>;
+
+    /// Sets the MTU of both ends of a pod's veth pair. Returns false if the pod's network namespace
+    /// is gone or unknown.
+    fn set_pod_mtu(&mut self, lease: &Lease, mtu: u32) -> Result<bool>;
+
+    /// Destroys the UDP sockets that are connected to one of `peers`, in the node's network
+    /// namespace and in those of `pods`. Runs in the background; failures are logged.
+    fn destroy_udp_sockets(&mut self, peers: &BTreeSet<Peer>, pods: &[Lease]) -> Result<()>;
+}
+
+/// The files that make the container runtime use Sluice.
+pub trait CniFiles {
+    /// Installs the CNI binary if it differs. Returns whether it did.
+    fn install_cni_binary(&mut self) -> Result<bool>;
+
+    /// Writes the CNI configuration if it differs. Returns whether it did.
+    fn write_cni_config(&mut self, text: &str) -> Result<bool>;
+
+    /// Names of other CNI configurations that the runtime uses instead of this one.
+    fn preceding_cni_configs(&mut self) -> Vec<String>;
+}
+
+/// All operations of the agent on its node.
+pub trait Kernel: Maps + Network + Hooks + Pods + CniFiles {}
+
+impl<T: Maps + Network + Hooks + Pods + CniFiles> Kernel for T {}

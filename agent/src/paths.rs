@@ -1,0 +1,14 @@
+//! Default paths on the node, each given once: the defaults of all flags refer to them.
+
+/// Where the container runtime searches CNI binaries.
+pub const CNI_BIN_DIR: &str = "/opt/cni/bin";
+/// Where the container runtime reads the CNI configuration.
+pub const CNI_CONF_DIR: &str = "/etc/cni/net.d";
+/// The CNI binary in the agent's image.
+pub const CNI_BINARY: &str = "/opt/sluice/sluice-cni";
+/// Where the CNI binary stores its leases.
+pub const CNI_STATE_DIR: &str = sluice_pod::lease::Store::DEFAULT_DIR;
+/// The kubelet's kubeconfig.
+pub const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
+/// The agent's socket for the command line.
+pub const SOCKET: &str = "/run/sluice/sluice.sock";

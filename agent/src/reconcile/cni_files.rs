@@ -1,0 +1,125 @@
+//! The CNI binary and the CNI configuration, which make the container runtime use Sluice.
+//!
+//! The configuration makes a node Ready, so it is written last: the tables are written, the uplink
+//! has its programs, the programs have their configuration.
+
+use std::path::Path;
+
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::{NotReconciled, Reconciler};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::kernel::linux::cni_files::BINARY_NAME;
+use crate::state::State;
+
+/// Version of the configuration. Every runtime that Kubernetes supports reads it, and Sluice needs
+/// nothing of 1.1.0, with which containerd would take a failed STATUS for a node without network.
+const CNI_VERSION: &str = "1.0.0";
+
+/// What has to be in its desired state before the configuration is written.
+const AFTER: [Concern; 5] = [
+    Concern::HostState,
+    Concern::Uplink,
+    Concern::SocketPrograms,
+    Concern::ServiceMaps,
+    Concern::NodeConfig,
+];
+
+/// Installs both files.
+pub struct ReconcileCniFiles;
+
+impl Reconciler for ReconcileCniFiles {
+    fn concern(&self) -> Concern {
+        Concern::CniFiles
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        if kernel.install_cni_binary()? {
+            tracing::info!("CNI binary installed");
+        }
+        if !state.tables_written()
+            || AFTER.iter().any(|concern| state.conditions.get(*concern).is_some())
+        {
+            return Err(NotReconciled::Waiting("pods cannot be connected yet"));
+        }
+        let (subnet, mtu) = (subnet(state)?, state.pod_mtu());
+        let Some(mtu) = mtu else { return Err(NotReconciled::Waiting("no uplink is known")) };
+        let text = conflist(&subnet, mtu, &state.config().cni_state_dir);
+        if kernel.write_cni_config(&text)? {
+            tracing::info!(%subnet, mtu, "CNI configuration written");
+            for file in kernel.preceding_cni_configs() {
+                tracing::warn!(
+                    file,
+                    "another CNI configuration precedes Sluice's: the container runtime uses it"
+                );
+            }
+        }
+        state.set_ready();
+        Ok(())
+    }
+}
+
+/// The node's IPv4 pod CIDR.
+fn subnet(state: &State) -> Result<IpNet, NotReconciled> {
+    if let Some(subnet) = state.pod_cidrs().into_iter().find(|net| net.addr().is_ipv4()) {
+        return Ok(subnet);
+    }
+    let reason = match state.this_node() {
+        Some(_) => {
+            "this Node has no IPv4 podCIDR: does the controller manager allocate them \
+             (--allocate-node-cidrs)?"
+        }
+        None => "the API has no Node of this name",
+    };
+    Err(NotReconciled::Degraded(format!("Node {}: {reason}", state.config().node_name)))
+}
+
+/// The configuration for pods in `subnet`.
+fn conflist(subnet: &IpNet, mtu: u32, state_dir: &Path) -> String {
+    let conf = json!({
+        "cniVersion": CNI_VERSION,
+        "name": "sluice",
+        "plugins": [{
+            "type": BINARY_NAME,
+            "subnet": subnet.to_string(),
+            "mtu": mtu,
+            "stateDir": state_dir,
+            // A chained bandwidth plugin needs the ingress qdisc; given the rates, the CNI binary
+            // leaves it free.
+            "capabilities": { "bandwidth": true },
+        }],
+    });
+    format!("{conf:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conflist_names_binary_subnet_and_mtu() {
+        let subnet = "10.244.1.0/24".parse().unwrap();
+        let text = conflist(&subnet, 1400, Path::new("/var/lib/sluice/cni"));
+        let v: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            v,
+            json!({
+                "cniVersion": "1.0.0",
+                "name": "sluice",
+                "plugins": [{
+                    "type": "sluice",
+                    "subnet": "10.244.1.0/24",
+                    "mtu": 1400,
+                    "stateDir": "/var/lib/sluice/cni",
+                    "capabilities": {"bandwidth": true},
+                }],
+            })
+        );
+    }
+}

@@ -1,0 +1,26 @@
+//! Forwarding sysctls of the node and of the uplink.
+
+use super::{NotReconciled, Reconciler};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// Enables forwarding.
+pub struct ReconcileForwarding;
+
+impl Reconciler for ReconcileForwarding {
+    fn concern(&self) -> Concern {
+        Concern::Forwarding
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        match state.uplink() {
+            Some(uplink) => Ok(kernel.enable_forwarding(&uplink.link.name)?),
+            None => Err(NotReconciled::Waiting("no uplink is known")),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One reconciler per concern: what it wants, what it finds, what it does.
+//!
+//! ```text
+//! dirty, retry due or waiting --> reconcile(state, kernel) --> Ok        condition cleared
+//!                                                              Waiting   evaluated in every pass
+//!                                                              Failed    retried with backoff
+//!                                                              Degraded  condition, no retry
+//! ```
+//! A failed reconciler does not stop the others. One that builds on another asks [`State`] for the
+//! fact or the condition; reconcilers do not import each other. A new concern is a file, a variant
+//! of [`Concern`] and a line in [`Reconcilers::all`].
+
+mod backoff;
+mod cni_files;
+mod forwarding;
+mod host_state;
+mod leases;
+mod node_config;
+mod pod_mtu;
+mod pods;
+mod routes;
+mod service_maps;
+mod socket_programs;
+mod stale_pins;
+mod stale_sockets;
+#[cfg(test)]
+mod tests;
+mod uplink;
+
+use std::time::Instant;
+
+use sluice_bpf::error_chain;
+use sluice_core::diff::Capacity;
+
+use self::backoff::Backoff;
+use crate::conditions::{Concern, Status};
+use crate::kernel::{Kernel, KernelError};
+use crate::state::State;
+
+/// Most passes in a row. A reconciler may mark an earlier one; two that mark each other must not
+/// keep the loop from its events.
+const PASSES: usize = 4;
+
+/// Brings one concern to its desired state.
+pub trait Reconciler {
+    /// The concern.
+    fn concern(&self) -> Concern;
+
+    /// Compares and acts. May be called at any time; does nothing if nothing differs.
+    ///
+    /// # Errors
+    /// The desired state was not reached, and why.
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled>;
+}
+
+/// Why a concern is not in its desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotReconciled {
+    /// A precondition is not met. The reconciler is called in every pass until it is.
+    Waiting(&'static str),
+    /// An operation failed. The reconciler is called again after a delay.
+    Failed(String),
+    /// Objects or configuration have to change. The reconciler is called again when they do.
+    Degraded(String),
+}
+
+impl From<KernelError> for NotReconciled {
+    fn from(e: KernelError) -> NotReconciled {
+        NotReconciled::Failed(error_chain(&e))
+    }
+}
+
+/// A failure that lists several objects; success if there are none.
+fn all_or_failed(failures: &[String]) -> Result<(), NotReconciled> {
+    if failures.is_empty() { Ok(()) } else { Err(NotReconciled::Failed(failures.join("; "))) }
+}
+
+/// A reconciler and when it runs again.
+struct Scheduled {
+    reconciler: Box<dyn Reconciler>,
+    backoff: Backoff,
+    waiting: bool,
+}
+
+/// All reconcilers in their order.
+pub struct Reconcilers(Vec<Scheduled>);
+
+impl Reconcilers {
+    /// Every reconciler, for maps of this capacity. A fact is established before the reconcilers that
+    /// build on it.
+    pub fn all(capacity: Capacity) -> Reconcilers {
+        Reconcilers::new(vec![
+            Box::new(host_state::ReconcileHostState),
+            Box::new(uplink::ReconcileUplink::default()),
+            Box::new(socket_programs::ReconcileSocketPrograms),
+            Box::new(forwarding::ReconcileForwarding),
+            Box::new(service_maps::ReconcileServiceMaps::new(capacity)),
+            Box::new(routes::ReconcileRoutes),
+            Box::new(node_config::ReconcileNodeConfig),
+            Box::new(pods::ReconcilePods),
+            Box::new(pod_mtu::ReconcilePodMtu),
+            Box::new(leases::ReconcileLeases),
+            Box::new(stale_sockets::ReconcileStaleSockets),
+            Box::new(cni_files::ReconcileCniFiles),
+            Box::new(stale_pins::ReconcileStalePins),
+        ])
+    }
+
+    fn new(reconcilers: Vec<Box<dyn Reconciler>>) -> Reconcilers {
+        let schedule =
+            |reconciler| Scheduled { reconciler, backoff: Backoff::default(), waiting: false };
+        Reconcilers(reconcilers.into_iter().map(schedule).collect())
+    }
+
+    /// Runs every reconciler that is due, until no concern is dirty.
+    pub fn run(&mut self, state: &mut State, kernel: &mut dyn Kernel) {
+        for _ in 0..PASSES {
+            for scheduled in &mut self.0 {
+                scheduled.run_if_due(state, kernel);
+            }
+            if !state.is_dirty() {
+                return;
+            }
+        }
+    }
+
+    /// When the first retry is due, if any reconciler failed.
+    pub fn next_retry(&self) -> Option<Instant> {
+        self.0.iter().filter_map(|s| s.backoff.retry_at()).min()
+    }
+}
+
+impl Scheduled {
+    fn run_if_due(&mut self, state: &mut State, kernel: &mut dyn Kernel) {
+        let now = state.now();
+        let concern = self.reconciler.concern();
+        let dirty = state.take_dirty(concern);
+        if !dirty && !self.waiting && !self.backoff.is_due(now) {
+            return;
+        }
+        let result = self.reconciler.reconcile(state, kernel);
+        self.waiting = matches!(result, Err(NotReconciled::Waiting(_)));
+        if matches!(result, Err(NotReconciled::Failed(_))) {
+            self.backoff.failed(now);
+        } else {
+            self.backoff.succeeded();
+        }
+        let (status, message) = match result {
+            Ok(()) => return state.conditions.clear(concern),
+            Err(NotReconciled::Waiting(reason)) => (Status::Waiting, reason.to_owned()),
+            Err(NotReconciled::Failed(error)) => (Status::Failed, error),
+            Err(NotReconciled::Degraded(reason)) => (Status::Degraded, reason),
+        };
+        state.conditions.set(concern, status, message, now);
+    }
+}

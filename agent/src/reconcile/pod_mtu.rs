@@ -1,0 +1,50 @@
+//! MTU of running pods.
+//!
+//! The CNI configuration gives new pods the uplink's MTU. When the uplink's MTU changes, pods that
+//! have the former one follow: they would send packets that no longer fit. Another MTU was chosen
+//! by somebody else (a `tuning` plugin after Sluice) and is left alone.
+
+use sluice_bpf::error_chain;
+use sluice_pod::inventory::HostLinks;
+
+use super::{NotReconciled, Reconciler, all_or_failed};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// Sets the MTU of pods that have a former MTU of the uplink.
+pub struct ReconcilePodMtu;
+
+impl Reconciler for ReconcilePodMtu {
+    fn concern(&self) -> Concern {
+        Concern::PodMtu
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        let Some(mtu) = state.pod_mtu().filter(|_| !state.old_mtus().is_empty()) else {
+            return Ok(());
+        };
+        let links = HostLinks::from_links(kernel.links()?);
+        let (mut changed, mut failures) = (0, Vec::new());
+        for lease in kernel.leases()? {
+            let Some(link) = links.of(&lease) else { continue };
+            if link.mtu == mtu || !state.old_mtus().contains(&link.mtu) {
+                continue;
+            }
+            match kernel.set_pod_mtu(&lease, mtu) {
+                Ok(done) => changed += usize::from(done),
+                Err(e) => failures.push(format!("pod {}: {}", lease.owner(), error_chain(&e))),
+            }
+        }
+        if changed > 0 {
+            tracing::info!(mtu, pods = changed, "MTU of pods changed");
+        }
+        all_or_failed(&failures)?;
+        state.clear_old_mtus();
+        Ok(())
+    }
+}

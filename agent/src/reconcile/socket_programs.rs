@@ -1,0 +1,27 @@
+//! Socket programs at the root of the cgroup hierarchy.
+
+use super::{NotReconciled, Reconciler};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// Attaches the socket programs, again if another program detached them.
+pub struct ReconcileSocketPrograms;
+
+impl Reconciler for ReconcileSocketPrograms {
+    fn concern(&self) -> Concern {
+        Concern::SocketPrograms
+    }
+
+    fn reconcile(
+        &mut self,
+        _state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        let changed = kernel.attach_sockets()?;
+        if changed > 0 {
+            tracing::info!(changed, "socket programs attached");
+        }
+        Ok(())
+    }
+}

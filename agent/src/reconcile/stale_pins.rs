@@ -1,0 +1,36 @@
+//! Pins of another ABI version, left by the agent before an upgrade.
+//!
+//! Until the uplink, the cgroup root and every pod have the present programs, the old ones carry
+//! traffic; until the CNI binary is replaced, the old one opens the old pins.
+
+use super::{NotReconciled, Reconciler};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// What has to be in its desired state before.
+const AFTER: [Concern; 4] =
+    [Concern::Uplink, Concern::SocketPrograms, Concern::Pods, Concern::CniFiles];
+
+/// Removes the pins.
+pub struct ReconcileStalePins;
+
+impl Reconciler for ReconcileStalePins {
+    fn concern(&self) -> Concern {
+        Concern::StalePins
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        if !state.ready() || AFTER.iter().any(|concern| state.conditions.get(*concern).is_some()) {
+            return Err(NotReconciled::Waiting("old programs may be attached"));
+        }
+        for version in kernel.remove_stale_pins()? {
+            tracing::info!(version, "pins of another ABI version removed");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+use std::time::Duration;
+
+use sluice_pod::lease::BootInstant;
+
+use super::with_pods;
+use crate::conditions::Concern;
+use crate::harness::pod;
+
+/// Time until the next resync, in which leases are checked.
+const RESYNC: Duration = Duration::from_secs(31);
+
+fn at(boot: &str, seconds: u64) -> BootInstant {
+    BootInstant { boot_id: boot.to_owned(), seconds }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_without_a_device_is_released() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    harness.kernel().host.links.retain(|link| link.index != 107);
+    let log = harness.run_for(RESYNC).await;
+    assert_eq!(log, ["delete LOCAL_PODS 1", "release lease 10.244.1.7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_of_a_running_add_is_kept() {
+    let (mut harness, _) = with_pods(&[]).await;
+    let (mut lease, _) = pod(7);
+    lease.since = at("boot", 1000);
+    harness.kernel().leases.push(lease);
+    for seconds in [1000, 1119] {
+        harness.kernel().boot_instant = at("boot", seconds);
+        assert_eq!(harness.run_for(RESYNC).await, Vec::<String>::new(), "{seconds}");
+    }
+    harness.kernel().boot_instant = at("boot", 1120);
+    assert_eq!(harness.run_for(RESYNC).await, ["release lease 10.244.1.7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_from_before_a_reboot_is_released_at_start() {
+    let mut kernel = crate::kernel::fake::FakeKernel::new(crate::harness::host());
+    let (mut lease, _) = pod(7);
+    lease.since = at("former boot", 999);
+    kernel.leases.push(lease);
+    let mut harness = crate::harness::Harness::with(&[], kernel);
+    assert!(harness.settle().await.contains(&"release lease 10.244.1.7".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn interrupted_dump_of_devices_releases_nothing() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    harness.kernel().host.links.retain(|link| link.index != 107);
+    harness.kernel().fail("list links", usize::MAX, libc::EINTR);
+    assert_eq!(harness.run_for(RESYNC).await, Vec::<String>::new());
+    assert!(harness.condition(Concern::Leases).is_some());
+}

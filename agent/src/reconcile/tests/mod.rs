@@ -1,0 +1,27 @@
+//! Each reconciler on a node in memory.
+
+mod cni_files;
+mod leases;
+mod node_config;
+mod pod_mtu;
+mod pods;
+mod schedule;
+mod stale_pins;
+mod stale_sockets;
+
+use crate::harness::{Harness, host, lists, pod};
+use crate::kernel::fake::FakeKernel;
+
+/// The agent, ready, on a node with the pods 10.244.1.`n`, which CNI ADD has connected but for
+/// programs and rows.
+async fn with_pods(numbers: &[u8]) -> (Harness, Vec<String>) {
+    let mut kernel = FakeKernel::new(host());
+    for (lease, link) in numbers.iter().map(|n| pod(*n)) {
+        kernel.leases.push(lease);
+        kernel.host.links.push(link);
+    }
+    let mut harness = Harness::with(&[], kernel);
+    let log = harness.send(lists(vec![])).await;
+    assert!(harness.state().ready());
+    (harness, log)
+}

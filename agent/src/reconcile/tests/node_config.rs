@@ -1,0 +1,54 @@
+use sluice_abi::{Addr, NodeConfig, node_flags};
+use sluice_core::table::NodeConfigs;
+
+use crate::conditions::{Concern, Status};
+use crate::harness::{Harness, host, lists, node};
+use crate::host::HostState;
+use crate::kernel::fake::FakeKernel;
+
+async fn config(flags: &[&str]) -> NodeConfig {
+    let mut harness = Harness::with(flags, FakeKernel::new(host()));
+    harness.send(lists(vec![])).await;
+    harness.kernel().rows::<NodeConfigs>()[0].1
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_field_has_its_source() {
+    assert_eq!(
+        config(&["--snat-ports=61001-61500"]).await,
+        NodeConfig {
+            addrs: [Addr::v4([172, 18, 0, 2]), Addr::UNSPECIFIED],
+            gateways: [Addr::v4([169, 254, 1, 1]), Addr::UNSPECIFIED],
+            flags: node_flags::READY | node_flags::MASQUERADE,
+            mtu: 1500,
+            snat_port_min: 61_001,
+            snat_port_max: 61_500,
+        }
+    );
+    assert_eq!(config(&["--masquerade=false"]).await.flags, node_flags::READY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn config_waits_for_the_uplink() {
+    let unknown = HostState { default_route: None, ..host() };
+    let mut harness = Harness::with(&[], FakeKernel::new(unknown));
+    harness.settle().await;
+    for concern in [Concern::HostState, Concern::NodeConfig, Concern::Uplink] {
+        assert_eq!(harness.status(concern).0, Status::Waiting);
+    }
+    assert_eq!(harness.kernel().rows::<NodeConfigs>(), []);
+    // The InternalIP of the Node selects the device.
+    harness.apply(node("n1", "172.18.0.2", "10.244.1.0/24")).await;
+    assert_eq!(harness.kernel().rows::<NodeConfigs>().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_without_uplink_is_reported() {
+    let unknown = HostState { default_route: None, addresses: vec![], ..host() };
+    let mut harness = Harness::with(&[], FakeKernel::new(unknown));
+    harness.send(lists(vec![])).await;
+    let (status, message) = harness.status(Concern::HostState);
+    assert_eq!(status, Status::Failed);
+    assert!(message.contains("set --uplink"), "{message}");
+    assert!(!harness.state().ready());
+}

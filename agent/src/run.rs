@@ -1,0 +1,181 @@
+//! Start-up of the agent, in order: requirements, programs and maps, servers, watchers, the loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use sluice_core::diff::Capacity;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::conditions::Concern;
+use crate::config::Config;
+use crate::dir_watcher::DirWatcher;
+use crate::event::Event;
+use crate::event_loop::{EventLoop, Observer, RESYNC};
+use crate::kernel::linux::{LinuxKernel, Paths, load, maps::Maps, monitor, probe};
+use crate::kernel::read_counters;
+use crate::observe::{self, Health, Pending};
+use crate::reconcile::Reconcilers;
+use crate::state::State;
+use crate::{api, source};
+
+/// Events that may wait before a sender has to.
+const QUEUE: usize = 256;
+
+/// Concerns whose failure keeps changes from reaching the programs. Only these make the agent
+/// unhealthy: a restart does not help against a route that the kernel refuses.
+const LIVENESS: [Concern; 2] = [Concern::ServiceMaps, Concern::NodeConfig];
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The node does not meet a requirement, a program is refused, a flag is not valid, or a socket
+/// cannot be opened.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    // One thread: the work is small, and every further thread costs memory on every node.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %config.node_name,
+        "sluice agent started"
+    );
+    let cgroup_root = check_requirements(&config)?;
+    load_programs()?;
+
+    let health = Arc::new(Health::default());
+    let (events, mut queue) = mpsc::channel(QUEUE);
+    serve_observers(&config, &health)?;
+    api::serve(&config.socket, events.clone(), Event::Call)
+        .with_context(|| format!("--socket {}", config.socket.display()))?;
+    monitor::spawn(events.clone(), || Event::HostNetwork).context("open a netlink socket")?;
+    watch_dirs(&config, &events);
+    watch_signals(&events)?;
+    source::spawn(&config, events.clone(), Event::Objects).await?;
+    drop(events);
+
+    let kernel = LinuxKernel::open(Paths {
+        cni_bin_dir: config.cni_bin_dir.clone(),
+        cni_conf_dir: config.cni_conf_dir.clone(),
+        cni_binary: config.cni_binary.clone(),
+        cni_state_dir: config.cni_state_dir.clone(),
+        cgroup_root,
+    })?;
+    let state = State::new(config, Instant::now());
+    let reconcilers = Reconcilers::all(Capacity::default());
+    let publisher = Box::new(Publisher { health });
+    EventLoop::new(state, kernel, reconcilers, publisher).run(&mut queue).await;
+    tracing::info!("sluice agent stopped; programs, maps and routes stay in place");
+    Ok(())
+}
+
+/// Checks the requirements; returns the cgroup root.
+fn check_requirements(config: &Config) -> anyhow::Result<PathBuf> {
+    let findings = probe::run(config.cgroup_root.as_deref());
+    if let Some(line) = findings.missing_line() {
+        anyhow::bail!(line);
+    }
+    for note in &findings.notes {
+        tracing::info!("{note}");
+    }
+    findings.cgroup_root.context("no cgroup v2 mount")
+}
+
+fn load_programs() -> anyhow::Result<()> {
+    let started = Instant::now();
+    let loaded = load::load()?;
+    load::trim_heap();
+    tracing::info!(
+        maps_kept = loaded.maps_kept,
+        maps_created = loaded.maps_created,
+        programs_kept = loaded.programs_kept,
+        programs_pinned = loaded.programs_pinned,
+        duration = ?started.elapsed(),
+        "programs loaded"
+    );
+    Ok(())
+}
+
+fn serve_observers(config: &Config, health: &Arc<Health>) -> anyhow::Result<()> {
+    if let Some(address) = config.health_bind {
+        tokio::spawn(observe::serve_health(address, Arc::clone(health)));
+    }
+    if let Some(address) = config.metrics_bind {
+        let maps = Maps::open()?;
+        let counts = move || read_counters(&maps.counters).unwrap_or_default();
+        tokio::spawn(observe::serve_metrics(address, Arc::clone(health), counts));
+    }
+    Ok(())
+}
+
+/// Watches the directories of the leases and of the CNI files.
+fn watch_dirs(config: &Config, events: &mpsc::Sender<Event>) {
+    watch(vec![config.cni_state_dir.clone()], events.clone(), || Event::Leases);
+    let files = [&config.cni_bin_dir, &config.cni_conf_dir].into_iter().flatten().cloned();
+    watch(files.collect(), events.clone(), || Event::CniFiles);
+}
+
+fn watch(dirs: Vec<PathBuf>, events: mpsc::Sender<Event>, event: fn() -> Event) {
+    for dir in &dirs {
+        if let Err(error) = std::fs::create_dir_all(dir) {
+            tracing::warn!(dir = %dir.display(), %error, "could not create directory");
+        }
+    }
+    let watcher = match DirWatcher::new(dirs.iter().map(AsRef::as_ref)) {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            tracing::warn!(
+                ?dirs,
+                %error,
+                "could not watch directories, falling back to polling every {} s",
+                RESYNC.as_secs()
+            );
+            return;
+        }
+    };
+    tokio::spawn(async move {
+        loop {
+            watcher.changed().await;
+            if events.send(event()).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn watch_signals(events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind)?;
+        let events = events.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            let _ = events.send(Event::Stop).await;
+        });
+    }
+    Ok(())
+}
+
+/// Copies a snapshot of the state to the health and metrics servers.
+struct Publisher {
+    health: Arc<Health>,
+}
+
+impl Observer for Publisher {
+    fn observe(&mut self, state: &State, duration: Duration) {
+        let failed = LIVENESS.iter().find(|concern| state.conditions.failed(**concern));
+        let pending = match failed.and_then(|concern| state.conditions.get(*concern)) {
+            None => Pending::None,
+            Some(condition) => Pending::Failed(condition.message.clone()),
+        };
+        self.health.synced(duration, &pending, state.rows());
+        self.health.set_ready(state.ready());
+    }
+}

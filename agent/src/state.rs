@@ -1,0 +1,370 @@
+//! The agent's state: what the API and the node reported, what follows from it, and which concerns
+//! have work to do.
+//!
+//! In: [`Event`]s, and the observations that reconcilers share. Out: desired tables, facts of the
+//! node, dirty concerns, conditions. No I/O and no clock: the loop sets [`State::set_now`].
+//!
+//! Facts that one reconciler establishes and another builds on live here (`tables_written`,
+//! `uplink`, ...); reconcilers never call each other.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use sluice_abi::Backend;
+use sluice_core::model::{Kind, Node};
+use sluice_core::tables::Conflict;
+use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables, dump};
+
+use crate::api::Call;
+use crate::conditions::{Concern, Conditions, Status};
+use crate::config::Config;
+use crate::event::Event;
+use crate::host::{HostState, Uplink, UplinkError};
+
+/// Every this many resyncs, the rows in the kernel are compared with the desired ones.
+const RESYNCS_PER_COMPARISON: u32 = 10;
+
+/// Concerns that have a reconciler.
+pub const RECONCILED: [Concern; 13] = [
+    Concern::HostState,
+    Concern::Uplink,
+    Concern::SocketPrograms,
+    Concern::Forwarding,
+    Concern::ServiceMaps,
+    Concern::Routes,
+    Concern::NodeConfig,
+    Concern::Pods,
+    Concern::PodMtu,
+    Concern::Leases,
+    Concern::StaleSockets,
+    Concern::CniFiles,
+    Concern::StalePins,
+];
+
+/// All state of the agent.
+#[derive(Debug)]
+pub struct State {
+    config: Config,
+    now: Instant,
+    index: Index,
+    context: NodeContext,
+    context_changed: bool,
+    tables: Tables,
+    changed: Changed,
+    host: HostState,
+    uplink: Option<Uplink>,
+    dirty: BTreeSet<Concern>,
+    resyncs: u32,
+    compare_tables: bool,
+    tables_written: bool,
+    ready: bool,
+    stale_udp: BTreeSet<Backend>,
+    old_mtus: BTreeSet<u32>,
+    calls: Vec<Call>,
+    stopped: bool,
+    /// What is wrong now.
+    pub conditions: Conditions,
+}
+
+impl State {
+    /// The state at start: nothing is known, and every concern is dirty.
+    pub fn new(config: Config, now: Instant) -> State {
+        State {
+            index: Index::new(&config.node_name),
+            context: NodeContext {
+                service_cidrs: config.service_cidrs.clone(),
+                ..NodeContext::default()
+            },
+            context_changed: false,
+            tables: Tables::default(),
+            changed: Changed::default(),
+            host: HostState::default(),
+            uplink: None,
+            dirty: RECONCILED.into(),
+            resyncs: 0,
+            compare_tables: false,
+            tables_written: false,
+            ready: false,
+            stale_udp: BTreeSet::new(),
+            old_mtus: BTreeSet::new(),
+            calls: Vec::new(),
+            stopped: false,
+            conditions: Conditions::default(),
+            config,
+            now,
+        }
+    }
+
+    /// Sets the time that conditions and retries refer to.
+    pub fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// The time that the loop set last.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Takes an event in and marks the concerns that it affects.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Objects(change) => {
+                if self.affects_this_node(&change) {
+                    // InternalIPs select the uplink, pod CIDRs are in the CNI configuration.
+                    self.mark([Concern::HostState, Concern::Routes, Concern::CniFiles]);
+                }
+                self.index.apply(change);
+            }
+            Event::HostNetwork => {
+                use Concern::{Forwarding, HostState, Routes, Uplink};
+                self.mark([HostState, Uplink, Forwarding, Routes]);
+            }
+            Event::Leases => self.mark([Concern::Pods]),
+            Event::CniFiles => self.mark([Concern::CniFiles]),
+            Event::Resync => {
+                self.resyncs = self.resyncs.wrapping_add(1);
+                self.compare_tables |= self.resyncs.is_multiple_of(RESYNCS_PER_COMPARISON);
+                self.mark(RECONCILED);
+            }
+            Event::Call(call) => self.calls.push(call),
+            Event::Stop => self.stopped = true,
+        }
+    }
+
+    fn affects_this_node(&self, change: &Change) -> bool {
+        match change {
+            Change::Apply(Object::Node(node)) => node.name == self.config.node_name,
+            Change::Delete(Kind::Node, name) => name.name == self.config.node_name,
+            Change::Replace(kind, _) => *kind == Kind::Node,
+            _ => false,
+        }
+    }
+
+    /// Compiles what changed since the last call, once every list has arrived.
+    pub fn compile(&mut self) {
+        if !self.index.synced() {
+            return;
+        }
+        let mut dirty = self.index.take_dirty();
+        dirty.nodes |= std::mem::take(&mut self.context_changed);
+        if dirty.is_empty() {
+            return;
+        }
+        let changed = self.tables.update(&self.index, &dirty, &self.context);
+        if !changed.is_empty() {
+            self.mark([Concern::ServiceMaps]);
+        }
+        if changed.routes || changed.networks {
+            self.mark([Concern::Routes]);
+        }
+        self.changed.merge(changed);
+        self.report_conflicts();
+    }
+
+    fn report_conflicts(&mut self) {
+        let lines: Vec<String> = self.tables.conflicts().map(|c| conflict(&c)).collect();
+        if lines.is_empty() {
+            self.conditions.clear(Concern::Conflicts);
+        } else {
+            let message = lines.join("; ");
+            self.conditions.set(Concern::Conflicts, Status::Degraded, message, self.now);
+        }
+    }
+
+    /// Marks concerns as dirty: their reconcilers run in this or the next pass.
+    pub fn mark(&mut self, concerns: impl IntoIterator<Item = Concern>) {
+        self.dirty.extend(concerns);
+    }
+
+    /// Whether a concern was marked since the last call.
+    pub fn take_dirty(&mut self, concern: Concern) -> bool {
+        self.dirty.remove(&concern)
+    }
+
+    /// Whether any concern is marked.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// The configuration of the agent.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether every list that the tables depend on has arrived. Before that, an object that is not
+    /// known may exist, and nothing may be written or deleted.
+    pub fn synced(&self) -> bool {
+        self.index.synced()
+    }
+
+    /// Whether this kind of object has been listed.
+    pub fn listed(&self, kind: Kind) -> bool {
+        self.index.listed(kind)
+    }
+
+    /// The Node object of this node.
+    pub fn this_node(&self) -> Option<&Node> {
+        self.index.this_node()
+    }
+
+    /// Pod CIDRs of this node.
+    pub fn pod_cidrs(&self) -> Vec<IpNet> {
+        self.index.this_node().map(|n| n.pod_cidrs.clone()).unwrap_or_default()
+    }
+
+    /// The desired tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Differences of the desired tables since the last call.
+    pub fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whether the rows in the kernel have to be compared with the desired ones.
+    pub fn take_comparison(&mut self) -> bool {
+        std::mem::take(&mut self.compare_tables)
+    }
+
+    /// Records what the node reports, and chooses the uplink.
+    ///
+    /// # Errors
+    /// No device can be the uplink; the former one is kept.
+    pub fn observe_host(&mut self, host: HostState) -> Result<(), UplinkError> {
+        let local_addresses: Vec<IpAddr> = host.addresses.iter().map(|a| a.address).collect();
+        if local_addresses != self.context.local_addresses {
+            self.context.local_addresses = local_addresses;
+            self.context_changed = true;
+        }
+        self.host = host;
+        self.compile();
+        let internal = self.this_node().map(|n| n.internal_ips.as_slice()).unwrap_or_default();
+        let uplink = self.host.uplink(&self.config.uplink, internal)?;
+        if self.uplink.as_ref() != Some(&uplink) {
+            tracing::info!(
+                device = %uplink.link.name,
+                mtu = uplink.link.mtu,
+                v4 = ?uplink.v4,
+                v6 = ?uplink.v6,
+                "uplink selected"
+            );
+            self.uplink = Some(uplink);
+            use Concern::{CniFiles, Forwarding, NodeConfig, Routes, Uplink};
+            self.mark([Uplink, Forwarding, Routes, NodeConfig, CniFiles]);
+        }
+        Ok(())
+    }
+
+    /// The uplink, once known.
+    pub fn uplink(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
+    }
+
+    /// MTU of pods in bytes: the configured one, else the uplink's.
+    pub fn pod_mtu(&self) -> Option<u32> {
+        self.config.mtu.or(self.uplink.as_ref().map(|u| u.link.mtu))
+    }
+
+    /// Records that the tables are in the kernel, for the first time or again.
+    pub fn set_tables_written(&mut self) {
+        if !self.tables_written {
+            self.tables_written = true;
+            self.mark([Concern::Routes, Concern::NodeConfig, Concern::CniFiles]);
+        }
+    }
+
+    /// Whether the tables were written since the agent started.
+    pub fn tables_written(&self) -> bool {
+        self.tables_written
+    }
+
+    /// Records that CNI ADD can succeed.
+    pub fn set_ready(&mut self) {
+        if !self.ready {
+            self.ready = true;
+            tracing::info!("ready: CNI ADD can succeed");
+        }
+    }
+
+    /// Whether CNI ADD can succeed.
+    pub fn ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Records UDP backends that were removed from the tables.
+    pub fn add_stale_udp(&mut self, backends: impl IntoIterator<Item = Backend>) {
+        let before = self.stale_udp.len();
+        self.stale_udp.extend(backends);
+        if self.stale_udp.len() > before {
+            self.mark([Concern::StaleSockets]);
+        }
+    }
+
+    /// UDP backends whose sockets have to be closed. Backends that are in the tables again are left
+    /// out.
+    pub fn take_stale_udp(&mut self) -> BTreeSet<Backend> {
+        let mut stale = std::mem::take(&mut self.stale_udp);
+        if !stale.is_empty() {
+            for (_, row) in self.tables.frontends() {
+                for backend in row.backends.iter().chain(&row.unselected) {
+                    stale.remove(backend);
+                }
+            }
+        }
+        stale
+    }
+
+    /// Gives back what [`State::take_stale_udp`] returned, after a failure.
+    pub fn restore_stale_udp(&mut self, backends: BTreeSet<Backend>) {
+        self.stale_udp.extend(backends);
+    }
+
+    /// Records that pods with this MTU have to follow the uplink.
+    pub fn add_old_mtu(&mut self, mtu: u32) {
+        self.old_mtus.insert(mtu);
+        self.mark([Concern::PodMtu]);
+    }
+
+    /// MTUs of pods that have to follow the uplink.
+    pub fn old_mtus(&self) -> &BTreeSet<u32> {
+        &self.old_mtus
+    }
+
+    /// Records that all pods have the present MTU.
+    pub fn clear_old_mtus(&mut self) {
+        self.old_mtus.clear();
+    }
+
+    /// Calls of the API that wait for a response.
+    pub fn take_calls(&mut self) -> Vec<Call> {
+        std::mem::take(&mut self.calls)
+    }
+
+    /// Whether the agent was told to stop.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Number of desired rows by table.
+    pub fn rows(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("frontends", self.tables.frontends().count()),
+            ("networks", self.tables.networks().len()),
+            ("routes", self.tables.routes().len()),
+        ]
+    }
+}
+
+/// A conflict in one line.
+fn conflict(c: &Conflict) -> String {
+    let frontend = dump::key(&c.key);
+    let losers: Vec<String> = c.losers.iter().map(ToString::to_string).collect();
+    format!(
+        "{frontend} is used by Service {}, the oldest; not programmed: {}",
+        c.winner,
+        losers.join(", ")
+    )
+}

@@ -1,0 +1,47 @@
+//! What the API reads of the agent's state.
+
+use std::cell::RefCell;
+
+use sluice_abi::FrontendKey;
+use sluice_core::compile::FrontendRow;
+
+use crate::api::{self, StateView};
+use crate::kernel::Maps;
+use crate::state::State;
+
+/// The state together with the counters of the kernel, which are read on request only.
+pub struct View<'a, K> {
+    /// The state.
+    pub state: &'a State,
+    /// Where the counters are.
+    pub kernel: RefCell<&'a mut K>,
+}
+
+impl<K: Maps> StateView for View<'_, K> {
+    fn status(&self) -> api::Status {
+        let state = self.state;
+        let uplink = state.uplink();
+        let condition = |c: &crate::conditions::Condition| api::Condition {
+            kind: c.concern.to_string(),
+            message: c.message.clone(),
+        };
+        api::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: state.config().node_name.clone(),
+            source: state.config().source.to_string(),
+            ready: state.ready(),
+            synced: state.synced(),
+            uplink: uplink.map(|u| u.link.name.clone()),
+            address: uplink.and_then(|u| u.v4.or(u.v6)),
+            mtu: state.pod_mtu(),
+            pod_cidrs: state.pod_cidrs(),
+            tables: state.rows().into_iter().map(|(t, n)| (t.to_owned(), n)).collect(),
+            conditions: state.conditions.iter().map(condition).collect(),
+            counters: self.kernel.borrow_mut().counters().unwrap_or_default(),
+        }
+    }
+
+    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &FrontendRow)> {
+        self.state.tables().frontends()
+    }
+}
