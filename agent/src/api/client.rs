@@ -212,3 +212,95 @@ fn failed(error: io::Error, timeout: Duration) -> ClientError {
         _ => ClientError::Io(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::socket::{Backlog, bind, listen, socket};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Deadline of everything that should succeed.
+    const WAIT: Duration = Duration::from_secs(30);
+    /// Deadline that a test waits for to expire.
+    const SHORT: Duration = Duration::from_millis(50);
+
+    /// A server that answers every request with `response`, and the result of a client.
+    fn client_of(response: &'static str) -> Result<Vec<Value>, ClientError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            stream.write_all(response.as_bytes()).unwrap();
+        });
+        let result = call(&path, &Request::Status {}, WAIT).and_then(Iterator::collect);
+        server.join().unwrap();
+        result
+    }
+
+    #[test]
+    fn client_rejects_a_response_that_is_not_complete() {
+        let ok = "{\"version\":1,\"agent\":\"x\"}\n{\"row\":1}\n{\"end\":{\"count\":1}}\n";
+        assert_eq!(client_of(ok).unwrap(), [Value::from(1)]);
+        for (response, want) in [
+            ("", "closed the connection before the end"),
+            (
+                "{\"version\":1,\"agent\":\"x\"}\n{\"row\":1}\n",
+                "closed the connection before the end",
+            ),
+            (
+                "{\"version\":1,\"agent\":\"x\"}\n{\"row\":1}\n{\"end\":{\"count\":2}}\n",
+                "2 rows are",
+            ),
+            ("{\"version\":1,\"agent\":\"x\"}\nhello\n", "not valid"),
+            (
+                "{\"version\":3,\"agent\":\"9.9\"}\n",
+                "agent 9.9 uses API version 3, this binary (0.1.0) uses version 1",
+            ),
+        ] {
+            let e = client_of(response).unwrap_err();
+            assert!(e.to_string().contains(want), "{response:?}: {e}");
+            assert!(!e.agent_is_unavailable(), "{e}");
+        }
+    }
+
+    #[test]
+    fn client_without_an_agent_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        let e = call::<Value>(&missing, &Request::Status {}, WAIT).unwrap_err();
+        assert!(e.agent_is_unavailable());
+        let text = e.to_string();
+        assert!(text.contains("not running") && text.contains("kubectl"), "{text}");
+        // A socket file without a listener, as a killed agent leaves it.
+        let stale = dir.path().join("stale");
+        drop(UnixListener::bind(&stale).unwrap());
+        assert!(
+            call::<Value>(&stale, &Request::Status {}, WAIT).unwrap_err().agent_is_unavailable()
+        );
+    }
+
+    #[test]
+    fn client_gives_up_at_its_deadline() {
+        let expires = |path: &Path| {
+            let start = Instant::now();
+            let e = call::<Value>(path, &Request::Status {}, SHORT).unwrap_err();
+            assert!(matches!(e, ClientError::Timeout(SHORT)), "{e:?}");
+            assert!(e.agent_is_unavailable() && start.elapsed() < WAIT);
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket =
+            socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        bind(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&socket, Backlog::new(0).unwrap()).unwrap();
+        // Connected, but nothing answers.
+        expires(&path);
+        // The first connection fills the backlog, so connect(2) waits.
+        expires(&path);
+    }
+}

@@ -23,6 +23,8 @@
 //! pinned maps, which works with and without an agent.
 
 mod client;
+#[cfg(test)]
+mod fake;
 pub mod request;
 pub mod respond;
 mod response;

@@ -116,3 +116,53 @@ fn service_row(key: &FrontendKey, row: &FrontendRow) -> ServiceRow {
         backends: row.backends.iter().map(|b| dump::socket_address(b.addr, b.port)).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sluice_abi::proto;
+
+    use super::*;
+    use crate::api::fake::{Fake, ROWS};
+
+    #[test]
+    fn page_is_bounded_by_the_entries_that_it_examines() {
+        let fake = Fake::with_services("shop", 2 * ROWS as u32);
+        let none = ServiceFilter { text: Some("nothing".into()), ..ServiceFilter::default() };
+        let first = page(&fake, &Request::Services(none.clone()), None);
+        assert_eq!(first.rows, []);
+        assert!(first.next.is_some());
+        let second = page(&fake, &Request::Services(none), first.next);
+        assert_eq!(
+            (second.rows.len(), second.next),
+            (0, None),
+            "a full last page has no successor"
+        );
+
+        let all = Request::Services(ServiceFilter::default());
+        let first = page(&fake, &all, None);
+        let second = page(&fake, &all, first.next);
+        assert_eq!((first.rows.len(), second.rows.len()), (ROWS, ROWS));
+        let Row::Service(row) = &second.rows[0] else { panic!("{:?}", second.rows[0]) };
+        assert_eq!(row.service, format!("shop/s-{ROWS}"));
+    }
+
+    #[test]
+    fn backends_count_as_entries_of_a_page() {
+        let mut fake = Fake::default();
+        for n in 0..4 {
+            fake.add("shop", n, proto::TCP, PAGE as u16 / 2, 0);
+        }
+        let first = page(&fake, &Request::Services(ServiceFilter::default()), None);
+        assert_eq!(first.rows.len(), 2);
+    }
+
+    #[test]
+    fn page_continues_after_a_removed_row() {
+        let mut fake = Fake::with_services("shop", ROWS as u32 + 2);
+        let all = Request::Services(ServiceFilter::default());
+        let first = page(&fake, &all, None);
+        let last = *fake.frontends.keys().nth(ROWS - 1).unwrap();
+        fake.frontends.remove(&last);
+        assert_eq!(page(&fake, &all, first.next).rows.len(), 2);
+    }
+}

@@ -1,15 +1,12 @@
 //! Client and server over a real socket.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sluice_abi::{Addr, Backend, FrontendKey, PortBe, WILDCARD_PROTO, frontend_flags, proto};
-use sluice_core::compile::{FrontendRow, ServicePortId};
-use sluice_core::model::{ObjectName, Protocol};
+use sluice_abi::{WILDCARD_PROTO, frontend_flags, proto};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -17,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::fake::{Fake, ROWS};
 use super::request::MAX_REQUEST;
-use super::respond::{self, PAGE, Row};
 use super::server::{Limits, serve_with};
 use super::*;
 
@@ -26,62 +23,6 @@ use super::*;
 const WAIT: Duration = Duration::from_secs(30);
 /// Deadline that a test waits for to expire.
 const SHORT: Duration = Duration::from_millis(50);
-
-/// Rows of a page when each has one backend.
-const ROWS: usize = PAGE / 2;
-
-/// State with any number of frontends.
-#[derive(Default)]
-struct Fake {
-    frontends: BTreeMap<FrontendKey, FrontendRow>,
-}
-
-impl StateView for Fake {
-    fn status(&self) -> Status {
-        Status { node: "worker".to_owned(), ready: true, ..Status::default() }
-    }
-
-    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &FrontendRow)> {
-        self.frontends.iter()
-    }
-}
-
-impl Fake {
-    /// `count` Services `NAMESPACE/s-N` with one backend each.
-    fn with_services(namespace: &str, count: u32) -> Fake {
-        let mut fake = Fake::default();
-        for n in 0..count {
-            fake.add(namespace, n, proto::TCP, 1, 0);
-        }
-        fake
-    }
-
-    fn add(&mut self, namespace: &str, n: u32, proto: u8, backends: u16, flags: u32) {
-        let [_, a, b, c] = n.to_be_bytes();
-        let key = FrontendKey {
-            addr: Addr::v4([10, a, b, c]),
-            port: PortBe::new(80),
-            proto,
-            ..FrontendKey::default()
-        };
-        let backend = |i| Backend {
-            addr: Addr::v4([192, a, b, c]),
-            port: PortBe::new(8080 + i),
-            ..Backend::default()
-        };
-        let row = FrontendRow {
-            service: ServicePortId {
-                service: ObjectName::new(namespace, format!("s-{n}")),
-                port: Some(("http".to_owned(), Protocol::Tcp)),
-            },
-            backends: (0..backends).map(backend).collect(),
-            unselected: Vec::new(),
-            flags,
-            affinity_seconds: 0,
-        };
-        self.frontends.insert(key, row);
-    }
-}
 
 /// A server whose state is `fake`.
 struct Server {
@@ -315,115 +256,4 @@ async fn next_page_is_asked_for_after_the_previous_one_is_read() {
     }
     let all = 20_000 / ROWS;
     assert!((1..all).contains(&pages), "{pages} of {all} pages without a reader");
-}
-
-#[test]
-fn page_is_bounded_by_the_entries_that_it_examines() {
-    let fake = Fake::with_services("shop", 2 * ROWS as u32);
-    let none = ServiceFilter { text: Some("nothing".into()), ..ServiceFilter::default() };
-    let first = respond::page(&fake, &services(none.clone()), None);
-    assert_eq!(first.rows, []);
-    assert!(first.next.is_some());
-    let second = respond::page(&fake, &services(none), first.next);
-    assert_eq!((second.rows.len(), second.next), (0, None), "a full last page has no successor");
-
-    let all = services(ServiceFilter::default());
-    let first = respond::page(&fake, &all, None);
-    let second = respond::page(&fake, &all, first.next);
-    assert_eq!((first.rows.len(), second.rows.len()), (ROWS, ROWS));
-    let Row::Service(row) = &second.rows[0] else { panic!("{:?}", second.rows[0]) };
-    assert_eq!(row.service, format!("shop/s-{ROWS}"));
-}
-
-#[test]
-fn backends_count_as_entries_of_a_page() {
-    let mut fake = Fake::default();
-    for n in 0..4 {
-        fake.add("shop", n, proto::TCP, PAGE as u16 / 2, 0);
-    }
-    let page = respond::page(&fake, &services(ServiceFilter::default()), None);
-    assert_eq!(page.rows.len(), 2);
-}
-
-#[test]
-fn page_continues_after_a_removed_row() {
-    let mut fake = Fake::with_services("shop", ROWS as u32 + 2);
-    let all = services(ServiceFilter::default());
-    let first = respond::page(&fake, &all, None);
-    let last = *fake.frontends.keys().nth(ROWS - 1).unwrap();
-    fake.frontends.remove(&last);
-    assert_eq!(respond::page(&fake, &all, first.next).rows.len(), 2);
-}
-
-/// A server that answers every request with `response`, and the result of a client.
-fn client_of(response: &'static str) -> Result<Vec<Value>, ClientError> {
-    use std::io::{BufRead, Write};
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        std::io::BufReader::new(&stream).read_line(&mut String::new()).unwrap();
-        stream.write_all(response.as_bytes()).unwrap();
-    });
-    let result = call(&path, &Request::Status {}, WAIT).and_then(Iterator::collect);
-    server.join().unwrap();
-    result
-}
-
-#[test]
-fn client_rejects_a_response_that_is_not_complete() {
-    let ok = "{\"version\":1,\"agent\":\"x\"}\n{\"row\":1}\n{\"end\":{\"count\":1}}\n";
-    assert_eq!(client_of(ok).unwrap(), [Value::from(1)]);
-    for (response, want) in [
-        ("", "closed the connection before the end"),
-        ("{\"version\":1,\"agent\":\"x\"}\n{\"row\":1}\n", "closed the connection before the end"),
-        ("{\"version\":1,\"agent\":\"x\"}\n{\"row\":1}\n{\"end\":{\"count\":2}}\n", "2 rows are"),
-        ("{\"version\":1,\"agent\":\"x\"}\nhello\n", "not valid"),
-        (
-            "{\"version\":3,\"agent\":\"9.9\"}\n",
-            "agent 9.9 uses API version 3, this binary (0.1.0) uses version 1",
-        ),
-    ] {
-        let e = client_of(response).unwrap_err();
-        assert!(e.to_string().contains(want), "{response:?}: {e}");
-        assert!(!e.agent_is_unavailable(), "{e}");
-    }
-}
-
-#[test]
-fn client_without_an_agent_says_so() {
-    let dir = tempfile::tempdir().unwrap();
-    let missing = dir.path().join("missing");
-    let e = call::<Value>(&missing, &Request::Status {}, WAIT).unwrap_err();
-    assert!(e.agent_is_unavailable());
-    let text = e.to_string();
-    assert!(text.contains("not running") && text.contains("kubectl"), "{text}");
-    // A socket file without a listener, as a killed agent leaves it.
-    let stale = dir.path().join("stale");
-    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    assert!(call::<Value>(&stale, &Request::Status {}, WAIT).unwrap_err().agent_is_unavailable());
-}
-
-#[test]
-fn client_gives_up_at_its_deadline() {
-    use nix::sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
-    };
-    use std::os::fd::AsRawFd;
-    let expires = |path: &Path| {
-        let start = Instant::now();
-        let e = call::<Value>(path, &Request::Status {}, SHORT).unwrap_err();
-        assert!(matches!(e, ClientError::Timeout(SHORT)), "{e:?}");
-        assert!(e.agent_is_unavailable() && start.elapsed() < WAIT);
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s");
-    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
-    bind(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-    listen(&socket, Backlog::new(0).unwrap()).unwrap();
-    // Connected, but nothing answers.
-    expires(&path);
-    // The first connection fills the backlog, so connect(2) waits.
-    expires(&path);
 }
