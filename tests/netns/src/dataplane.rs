@@ -53,6 +53,8 @@ pub fn load_with_capacity(node: &Node, entries: Option<u32>) {
             match program {
                 Program::SchedClassifier(p) => p.load(),
                 Program::CgroupSockAddr(p) => p.load(),
+                // The agent loads only the programs that it attaches.
+                Program::Xdp(_) => continue,
                 other => panic!("{name} has the type {:?}", other.prog_type()),
             }
             .unwrap_or_else(|e| panic!("{name}: {e}"));
