@@ -61,7 +61,7 @@ fn unit(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> 
         let mut format = cargo();
         format.args(["fmt", "--all", "--check"]);
         tally = tally + runner.check("format", &mut format, &logs);
-        tally = tally + if tidy::check(false)? { Tally::SUCCESS } else { Tally::FAILURE };
+        tally = tally + if tidy::check()? { Tally::SUCCESS } else { Tally::FAILURE };
         let mut lints = cargo();
         lints.args(["clippy", "--all-targets"]).args(deny);
         tally = tally + runner.check("lints", &mut lints, &logs);

@@ -5,8 +5,7 @@
 //! ```
 //! A rule is a function of the tree, with its data in tables at the top of its file. Unit tests
 //! give each rule a small tree that breaks it. The unit level of `cargo xtask test` runs all
-//! rules. A pending rule describes a state that the tree has not reached: its findings are
-//! counted, and are errors only with `--strict`.
+//! rules.
 
 mod abi;
 mod crates;
@@ -38,9 +37,6 @@ pub struct Options {
     /// Rewrite the ABI snapshot, ebpf/abi/abi.snapshot
     #[arg(long)]
     update: bool,
-    /// Treat findings of pending rules as errors
-    #[arg(long)]
-    strict: bool,
     /// Run only this rule
     #[arg(long, value_name = "NAME")]
     rule: Option<String>,
@@ -70,42 +66,34 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Whether findings of a rule are errors.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Enforced,
-    Pending,
-}
-
 struct Rule {
     name: &'static str,
-    state: State,
     check: fn(&Tree) -> Result<Vec<Finding>>,
 }
 
-const fn rule(name: &'static str, state: State, check: fn(&Tree) -> Result<Vec<Finding>>) -> Rule {
-    Rule { name, state, check }
+const fn rule(name: &'static str, check: fn(&Tree) -> Result<Vec<Finding>>) -> Rule {
+    Rule { name, check }
 }
 
 /// Every rule.
 const RULES: [Rule; 17] = [
-    rule("crate-dependencies", State::Enforced, crates::dependencies),
-    rule("agent-modules", State::Pending, modules::agent),
-    rule("reconcilers", State::Enforced, modules::reconcilers),
-    rule("external-crates", State::Pending, modules::external_crates),
-    rule("oracle", State::Enforced, modules::oracle),
-    rule("documented-names", State::Pending, docs::names),
-    rule("abi-snapshot", State::Enforced, layout::snapshot),
-    rule("abi-unread-fields", State::Pending, abi::unread_fields),
-    rule("delivery", State::Pending, delivery::after_policy),
-    rule("file-names", State::Enforced, files::names),
-    rule("file-sizes", State::Enforced, files::sizes),
-    rule("orphans", State::Enforced, files::orphans),
-    rule("cluster-phases", State::Pending, files::phases),
-    rule("cluster-cases", State::Enforced, files::cases),
-    rule("prose", State::Pending, prose::words),
-    rule("links", State::Enforced, links::relative),
-    rule("specification", State::Enforced, specification::tests),
+    rule("crate-dependencies", crates::dependencies),
+    rule("agent-modules", modules::agent),
+    rule("reconcilers", modules::reconcilers),
+    rule("external-crates", modules::external_crates),
+    rule("oracle", modules::oracle),
+    rule("documented-names", docs::names),
+    rule("abi-snapshot", layout::snapshot),
+    rule("abi-unread-fields", abi::unread_fields),
+    rule("delivery", delivery::after_policy),
+    rule("file-names", files::names),
+    rule("file-sizes", files::sizes),
+    rule("orphans", files::orphans),
+    rule("cluster-phases", files::phases),
+    rule("cluster-cases", files::cases),
+    rule("prose", prose::words),
+    rule("links", links::relative),
+    rule("specification", specification::tests),
 ];
 
 /// Runs the command.
@@ -123,39 +111,28 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         "no such rule; rules: {}",
         RULES.iter().map(|rule| rule.name).collect::<Vec<_>>().join(", ")
     );
-    Ok(if check_rules(&rules, options.strict)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if check_rules(&rules)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Checks every rule, prints the findings, and returns whether there are no errors.
 ///
 /// # Errors
 /// When a file cannot be read or parsed.
-pub fn check(strict: bool) -> Result<bool> {
-    check_rules(&RULES.iter().collect::<Vec<_>>(), strict)
+pub fn check() -> Result<bool> {
+    check_rules(&RULES.iter().collect::<Vec<_>>())
 }
 
-fn check_rules(rules: &[&Rule], strict: bool) -> Result<bool> {
+fn check_rules(rules: &[&Rule]) -> Result<bool> {
     let start = Instant::now();
     let tree = Tree::read(&checkout())?;
     let mut errors = 0;
-    let mut pending = Vec::new();
     for rule in rules {
         let mut findings = (rule.check)(&tree).with_context(|| format!("rule {}", rule.name))?;
-        if findings.is_empty() {
-            continue;
-        }
-        if rule.state == State::Pending && !strict {
-            pending.push(format!("{} {}", rule.name, findings.len()));
-            continue;
-        }
         findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
         for finding in &findings {
             eprintln!("    error[{}]: {finding}", rule.name);
         }
         errors += findings.len();
-    }
-    if !pending.is_empty() {
-        println!("    pending, listed by `cargo xtask tidy --strict`: {}", pending.join(", "));
     }
     let result = format!("{} rules, {errors} errors", rules.len());
     progress::line("repository rules", &result, start.elapsed());
