@@ -31,8 +31,7 @@ impl HostLinks {
 
     /// Keeps the devices of pods among `links`.
     pub fn from_links(links: Vec<Link>) -> HostLinks {
-        let of_pods =
-            links.into_iter().filter(|link| link.name.starts_with(identity::HOST_PREFIX));
+        let of_pods = links.into_iter().filter(|link| link.name.starts_with(identity::HOST_PREFIX));
         HostLinks { by_name: of_pods.map(|link| (link.name.clone(), link)).collect() }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! This crate is the only one that makes the system call. Input: paths, file descriptors and the
 //! plain structs of `sluice-abi`. Output: the same structs, owned descriptors, and errors that keep
-//! the kernel's error number. Loading programs is left to aya (`agent/src/kernel/load.rs`); the
+//! the kernel's error number. Loading programs is left to aya (`agent/src/kernel/linux/load.rs`); the
 //! calls here are those that aya 0.14 lacks (batches, `BPF_F_REPLACE` on cgroups and tcx, test runs
 //! with a context) or that the CNI binary needs without aya's size.
 //!
