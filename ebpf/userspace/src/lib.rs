@@ -12,7 +12,7 @@
 //! ```
 //! Input: paths, file descriptors and the plain structs of `sluice-abi`. Output: the same structs,
 //! owned descriptors, and errors that keep the kernel's error number. The crate never loads a
-//! program and never creates a map: aya does (`agent/src/dataplane/load.rs`).
+//! program and never creates a map: aya does (`agent/src/kernel/linux/load.rs`).
 //!
 //! # Why bpf(2) is called without aya
 //! This table is the only place that gives the reasons. Two apply: aya 0.14 lacks the call, or the
