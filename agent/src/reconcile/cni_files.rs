@@ -43,9 +43,7 @@ impl Reconciler for ReconcileCniFiles {
         if kernel.install_cni_binary()? {
             tracing::info!("CNI binary installed");
         }
-        if !state.tables_written()
-            || AFTER.iter().any(|concern| state.conditions.get(*concern).is_some())
-        {
+        if AFTER.iter().any(|concern| state.conditions.get(*concern).is_some()) {
             return Err(NotReconciled::Waiting("pods cannot be connected yet"));
         }
         let (subnet, mtu) = (subnet(state)?, state.pod_mtu());

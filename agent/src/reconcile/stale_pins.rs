@@ -25,7 +25,7 @@ impl Reconciler for ReconcileStalePins {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        if !state.ready() || AFTER.iter().any(|concern| state.conditions.get(*concern).is_some()) {
+        if AFTER.iter().any(|concern| state.conditions.get(*concern).is_some()) {
             return Err(NotReconciled::Waiting("old programs may be attached"));
         }
         for version in kernel.remove_stale_pins()? {
