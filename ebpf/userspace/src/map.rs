@@ -8,20 +8,20 @@ use std::path::Path;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::cpu::possible_cpus;
-use crate::object::{MapInfo, map_info, obj_get};
+use crate::object::{MapInfo, obj_get};
+use crate::raw::RawMap;
 use crate::sys::{BpfError, Cmd, ElemAttr, bpf};
 
 /// An open map with keys `K` and values `V`; opening compares their sizes with the kernel's.
 #[derive(Debug)]
 pub struct Map<K, V> {
-    fd: OwnedFd,
-    info: MapInfo,
+    raw: RawMap,
     types: PhantomData<fn(K) -> V>,
 }
 
 impl<K, V> AsFd for Map<K, V> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.raw.as_fd()
     }
 }
 
@@ -44,22 +44,31 @@ where
     /// `InvalidData` if the sizes of its keys or values differ from those of `K` or `V`: the kernel
     /// would read or write past the structs.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, BpfError> {
-        let info = map_info(&fd)?;
-        check_sizes(&info, size_of::<K>(), size_of::<V>())?;
-        Ok(Map { fd, info, types: PhantomData })
+        let raw = RawMap::from_fd(fd, size_of::<K>(), size_of::<V>())?;
+        Ok(Map { raw, types: PhantomData })
     }
 
     /// Type, sizes and capacity of the map, read when it was opened.
     pub fn info(&self) -> &MapInfo {
-        &self.info
+        self.raw.info()
     }
 
-    pub(crate) fn fail(&self, verb: &str, e: io::Error) -> BpfError {
-        BpfError::new(format!("{verb} map {}", self.info.name), e)
+    pub(crate) fn raw(&self) -> &RawMap {
+        &self.raw
+    }
+
+    fn fail(&self, verb: &str, e: io::Error) -> BpfError {
+        self.raw.fail(verb, e)
     }
 
     fn elem(&self, key: *const K, value: u64, flags: u64) -> ElemAttr {
-        ElemAttr { map_fd: self.fd.as_raw_fd() as u32, pad: 0, key: key as u64, value, flags }
+        ElemAttr {
+            map_fd: self.raw.as_fd().as_raw_fd() as u32,
+            pad: 0,
+            key: key as u64,
+            value,
+            flags,
+        }
     }
 
     /// Returns the value of `key`, or `None` if the map has no such entry.
@@ -71,7 +80,7 @@ where
         let mut attr = self.elem(key, std::ptr::from_mut(&mut value) as u64, 0);
         // SAFETY: key and value are live and of the sizes compared in `from_fd`; per-CPU maps, for
         // which the kernel writes more, are rejected before the call.
-        match self.single_value().and_then(|()| unsafe { bpf(Cmd::MapLookup, &mut attr) }) {
+        match self.raw.single_value().and_then(|()| unsafe { bpf(Cmd::MapLookup, &mut attr) }) {
             Ok(_) => Ok(Some(value)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(self.fail("read from", e)),
@@ -109,8 +118,8 @@ where
         self.put(key, value).map_err(|e| self.fail("write to", e))
     }
 
-    pub(crate) fn put(&self, key: &K, value: &V) -> io::Result<()> {
-        self.single_value()?;
+    fn put(&self, key: &K, value: &V) -> io::Result<()> {
+        self.raw.single_value()?;
         let mut attr = self.elem(key, std::ptr::from_ref(value) as u64, 0);
         // SAFETY: as in `lookup`; the kernel only reads.
         unsafe { bpf(Cmd::MapUpdate, &mut attr) }.map(|_| ())
@@ -124,7 +133,7 @@ where
         self.remove(key).map_err(|e| self.fail("delete from", e))
     }
 
-    pub(crate) fn remove(&self, key: &K) -> io::Result<bool> {
+    fn remove(&self, key: &K) -> io::Result<bool> {
         let mut attr = self.elem(key, 0, 0);
         // SAFETY: the key is live and of the size compared in `from_fd`.
         match unsafe { bpf(Cmd::MapDelete, &mut attr) } {
@@ -149,15 +158,6 @@ where
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(self.fail("walk", e)),
         }
-    }
-
-    /// Rejects per-CPU maps: the kernel copies one value per CPU, more than one `V` holds.
-    pub(crate) fn single_value(&self) -> io::Result<()> {
-        if self.info.is_per_cpu() {
-            let why = "per-CPU maps are read with lookup_per_cpu";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        Ok(())
     }
 }
 
