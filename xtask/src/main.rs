@@ -1,7 +1,7 @@
 //! The development commands of Sluice: `cargo xtask` prints them.
 //!
 //! ```text
-//! commands      setup, build, image, cluster, demo, test, fuzz, tidy, kernels, bench
+//! commands      setup, build, image, cluster, demo, test, fuzz, mutants, tidy, kernels, bench
 //! kind/         what a cluster is made of: engine, node image, Kubernetes
 //! progress      output of long steps        process  child processes with deadlines
 //! cache         slow results, by the hash of their inputs      oci  images without Docker
@@ -20,6 +20,7 @@ mod image;
 mod install;
 mod kernels;
 mod kind;
+mod mutants;
 mod oci;
 mod process;
 mod progress;
@@ -50,6 +51,7 @@ Run:
 Test:
   test       Run the tests of every level, or of one
   fuzz       Run libFuzzer on the parsers of outside input
+  mutants    Change the product and check that tests fail
   tidy       Check the rules of this repository
   kernels    Run packet and namespace tests on packaged kernels
   bench      Measure Sluice, kube-proxy and the bridge plugin
@@ -81,6 +83,8 @@ enum Command {
     Test(test::Options),
     /// Run libFuzzer on the parsers of outside input
     Fuzz(fuzz::Options),
+    /// Change the product and check that tests fail
+    Mutants(mutants::Options),
     /// Check the rules of this repository
     Tidy(tidy::Options),
     /// Run packet and namespace tests on packaged kernels
@@ -113,6 +117,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Demo(options) => demo::run(&cache, &options)?,
         Command::Test(options) => return test::run(&cache, &options),
         Command::Fuzz(options) => return fuzz::run(&cache, &options),
+        Command::Mutants(options) => return mutants::run(&cache, &options),
         Command::Tidy(options) => return tidy::run(&options),
         Command::Kernels(options) => return kernels::run(&cache, &options),
         Command::Bench(options) => return bench::run(&cache, &options),

@@ -18,6 +18,8 @@ const BPF_LINKER: &str = "0.10.3";
 const KIND: &str = "v0.33.0";
 /// Version of the dependency checker.
 const CARGO_DENY: &str = "0.20.2";
+/// Version of the generator of mutations.
+const CARGO_MUTANTS: &str = "27.1.0";
 
 /// A program, and the Debian package that contains it.
 type Needed = (&'static str, &'static str);
@@ -124,6 +126,14 @@ pub fn bpf_linker(cache: &Cache) -> Result<PathBuf> {
 /// When the installation fails.
 pub fn cargo_deny(cache: &Cache) -> Result<PathBuf> {
     Ok(cargo_install(cache, "cargo-deny", CARGO_DENY)?.join("cargo-deny"))
+}
+
+/// Returns the path of cargo-mutants, which is installed if it does not exist.
+///
+/// # Errors
+/// When the installation fails.
+pub fn cargo_mutants(cache: &Cache) -> Result<PathBuf> {
+    Ok(cargo_install(cache, "cargo-mutants", CARGO_MUTANTS)?.join("cargo-mutants"))
 }
 
 fn cargo_install(cache: &Cache, name: &str, version: &str) -> Result<PathBuf> {
