@@ -12,7 +12,8 @@ use std::path::Path;
 use super::object::{MapInfo, map_info, obj_get};
 use super::sys::{BatchAttr, BpfError, Cmd, ElemAttr, bpf, unsupported};
 
-/// Entries per batch call: the cost of the call vanishes, and the kernel still finds the memory.
+/// Entries per batch call: enough to make the cost of a call negligible, few enough for the kernel
+/// to allocate its buffers.
 const BATCH: usize = 4096;
 
 /// An open map of any type that keeps one value per key.
@@ -74,8 +75,9 @@ impl RawMap {
     /// Writes entries in as few calls as the kernel allows, in their order.
     ///
     /// # Errors
-    /// `InvalidInput` for buffers of unequal or broken length; else the kernel's first error.
-    /// Entries before it are written. A batch that ends early for lack of memory is resumed.
+    /// `InvalidInput` for buffers with unequal numbers of entries or an incomplete entry; else the
+    /// kernel's first error. Entries before it are written. A batch that ends early for lack of
+    /// memory is resumed.
     pub fn update_batch(&self, keys: &[u8], values: &[u8]) -> Result<(), BpfError> {
         let total = self.count(keys, "write to")?;
         let (k, v) = self.sizes();
@@ -104,7 +106,7 @@ impl RawMap {
     /// Removes entries in as few calls as the kernel allows. Absent keys are skipped.
     ///
     /// # Errors
-    /// `InvalidInput` for a buffer of broken length; else the kernel's first error. Entries before
+    /// `InvalidInput` for an incomplete buffer; else the kernel's first error. Entries before
     /// it are removed.
     pub fn delete_batch(&self, keys: &[u8]) -> Result<(), BpfError> {
         let total = self.count(keys, "delete from")?;
@@ -154,7 +156,7 @@ impl RawMap {
     pub fn entries(&self) -> Result<RawEntries, BpfError> {
         match self.entries_batched() {
             Ok(all) => Ok(all),
-            // The map type has no batches on this kernel, or a writer disturbed the walk.
+            // The map type has no batches on this kernel, or a writer interrupted the iteration.
             Err(_) => self.entries_one_by_one(),
         }
     }
@@ -204,7 +206,7 @@ impl RawMap {
     fn entries_one_by_one(&self) -> Result<RawEntries, BpfError> {
         let mut all = RawEntries::default();
         let mut key = self.next_key(None)?;
-        // Deletions by another program start the walk over: stop at twice the map's size.
+        // Deletions by another program restart the iteration: stop at twice the map's size.
         for _ in 0..u64::from(self.info.max_entries) * 2 {
             let Some(k) = key else { break };
             key = self.next_key(Some(&k))?;

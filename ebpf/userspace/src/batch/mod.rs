@@ -15,7 +15,7 @@ use crate::sys::{BatchAttr, BpfError, Cmd, bpf};
 
 use resume::Operation;
 
-/// Entries offered in one call: enough to make the price of a call negligible, few enough for the
+/// Entries offered in one call: enough to make the cost of a call negligible, few enough for the
 /// kernel to allocate its buffers.
 const BATCH: usize = 4096;
 
@@ -88,7 +88,7 @@ where
     /// A per-CPU map (`InvalidInput`); any error of the kernel.
     pub fn entries(&self) -> Result<Vec<(K, V)>, BpfError> {
         self.single_value().map_err(|e| self.fail("read", e))?;
-        // Some map types have no batches, and a writer can interrupt a walk.
+        // Some map types have no batches, and a writer can interrupt an iteration.
         self.entries_batched().or_else(|_| self.entries_one_by_one())
     }
 
