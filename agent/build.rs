@@ -1,5 +1,5 @@
 //! Embeds the eBPF object, or an empty placeholder where it has not been built: `cargo check` and
-//! editors work anywhere, and the agent then says which command builds it.
+//! editors work anywhere, and the agent then reports the command that builds it.
 
 use std::path::PathBuf;
 use std::{env, fs, io};

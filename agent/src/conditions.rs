@@ -1,4 +1,4 @@
-//! What is wrong now, by concern.
+//! Current deviations from the desired state, by concern.
 //!
 //! A condition is set when a reconciler fails or waits, and cleared when it succeeds. Both changes
 //! are logged once, however often the reconciler runs in between.
@@ -52,7 +52,7 @@ impl fmt::Display for Concern {
 /// Why a concern is not in its desired state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Something else has to happen first.
+    /// A precondition does not hold yet.
     Waiting,
     /// An operation failed and is retried.
     Failed,

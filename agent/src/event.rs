@@ -1,8 +1,8 @@
 //! Everything that can trigger work, in one closed enum.
 //!
 //! Sources, watchers, the clock and the API send events through one channel to the loop, which
-//! applies them to [`crate::state::State`]. This module is a leaf: it knows the objects of
-//! `sluice-core` and the calls of the API, and no other part of the agent.
+//! applies them to [`crate::state::State`]. This module is a leaf: it depends on the
+//! objects of `sluice-core` and the calls of the API, and on no other part of the agent.
 
 use sluice_core::Change;
 

@@ -1,11 +1,12 @@
-//! The loop: drain events, apply them, run the reconcilers that are due, sleep until the next retry.
+//! The loop: drain events, apply them, run the reconcilers that are due, sleep until the next
+//! retry.
 //!
 //! ```text
 //! events --apply--> State --compile--> Reconcilers::run --ops--> Kernel
 //!    ^                                       |
 //!    +--- sleep until an event, a retry, the next resync
 //! ```
-//! Events that wait are applied together, so that a burst costs one pass. Time comes from tokio:
+//! Pending events are applied together, so that a burst costs one pass. Time comes from tokio:
 //! tests pause and advance it.
 
 use std::cell::RefCell;
@@ -45,8 +46,8 @@ pub struct EventLoop<K> {
 }
 
 impl<K: Kernel> EventLoop<K> {
-    /// A loop that has not run yet. Its first pass does not wait for an event: running pods get
-    /// what this agent brought before the first object arrives.
+    /// A loop that has not run yet. Its first pass does not wait for an event: programs
+    /// and rows of running pods are updated before the first object arrives.
     pub fn new(
         state: State,
         kernel: K,
@@ -63,7 +64,8 @@ impl<K: Kernel> EventLoop<K> {
         }
     }
 
-    /// Runs until [`Event::Stop`] or until every sender is dropped. Can be cancelled and called again.
+    /// Runs until [`Event::Stop`] or until every sender is dropped. Can be cancelled and called
+    /// again.
     pub async fn run(&mut self, events: &mut mpsc::Receiver<Event>) {
         if !std::mem::replace(&mut self.started, true) {
             self.pass();

@@ -1,4 +1,4 @@
-//! The node's own network as the agent sees it: devices, addresses, the default route, and the
+//! The node's own network: devices, addresses, the default route, and the
 //! choice of the uplink. Pure.
 
 use std::net::IpAddr;

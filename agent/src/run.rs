@@ -21,7 +21,7 @@ use crate::reconcile::Reconcilers;
 use crate::state::State;
 use crate::{api, source};
 
-/// Events that may wait before a sender has to.
+/// Capacity of the event channel; senders wait while it is full.
 const QUEUE: usize = 256;
 
 /// Concerns whose failure keeps changes from reaching the programs. Only these make the agent

@@ -1,10 +1,10 @@
 //! The agent's state: what the API and the node reported, what follows from it, and which concerns
 //! have work to do.
 //!
-//! In: [`Event`]s, and the observations that reconcilers share. Out: desired tables, facts of the
-//! node, dirty concerns, conditions. No I/O and no clock: the loop sets [`State::set_now`].
+//! In: [`Event`]s, and the observations that reconcilers share. Out: desired tables, state of
+//! the node, dirty concerns, conditions. No I/O and no clock: the loop sets [`State::set_now`].
 //!
-//! Facts that one reconciler establishes and another builds on live here (`tables_written`,
+//! Results of one reconciler that another depends on are stored here (`tables_written`,
 //! `uplink`, ...); reconcilers never call each other.
 
 use std::collections::BTreeSet;
@@ -48,7 +48,7 @@ pub struct State {
     old_mtus: BTreeSet<u32>,
     calls: Vec<Call>,
     stopped: bool,
-    /// What is wrong now.
+    /// Current conditions.
     pub conditions: Conditions,
 }
 
@@ -331,7 +331,7 @@ impl State {
         std::mem::take(&mut self.calls)
     }
 
-    /// Whether the agent was told to stop.
+    /// Whether the agent received [`Event::Stop`].
     pub fn stopped(&self) -> bool {
         self.stopped
     }

@@ -13,7 +13,7 @@ use crate::state::State;
 pub struct View<'a, K> {
     /// The state.
     pub state: &'a State,
-    /// Where the counters are.
+    /// Source of the counters.
     pub kernel: RefCell<&'a mut K>,
 }
 

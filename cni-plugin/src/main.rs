@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use sluice_cni::spec::{CniError, Environment, Version, code};
 use sluice_cni::verb;
 
-/// Upper limit of stdin, bytes; no configuration is as long.
+/// Upper limit of stdin in bytes, far above the size of any configuration.
 const STDIN_MAX: u64 = 4 << 20;
 
 fn main() -> ExitCode {

@@ -2,7 +2,7 @@
 //!
 //! The name of an artifact's directory contains a hash of everything the artifact is made from.
 //! The directory is made under a temporary name and renamed when it is complete: an interrupted
-//! build never looks finished, and a changed input never finds an old result.
+//! build is never used as a result, and a changed input never selects an old result.
 
 use std::fs;
 use std::path::{Path, PathBuf};

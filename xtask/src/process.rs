@@ -20,7 +20,7 @@ use crate::progress::{self, Reporter};
 pub const BUILD: Duration = Duration::from_secs(60 * 60);
 /// Deadline of a step with an engine or a cluster.
 pub const STEP: Duration = Duration::from_secs(10 * 60);
-/// Deadline of a command that only asks or changes one thing, such as kubectl.
+/// Deadline of a short command, such as a kubectl call.
 pub const QUERY: Duration = Duration::from_secs(2 * 60);
 
 const MARK: &str = "SLUICE_XTASK_CHILD";

@@ -1,7 +1,7 @@
-//! Progress output of steps that take longer than a moment.
+//! Progress output of long steps.
 //!
 //! A step prints one line when it ends: name, result, duration. A step that is still running
-//! prints a line every ten seconds, so that a terminal never looks frozen.
+//! prints a line every ten seconds, so that the terminal shows progress.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

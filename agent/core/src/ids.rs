@@ -1,7 +1,7 @@
 //! Numeric ids of Service ports and backends in the maps.
 //!
 //! Ids are never 0. An owner keeps its id as long as the id is referenced. Ids are assigned in
-//! ascending order and wrap around at the end; an id that was removed lately is skipped (see
+//! ascending order and wrap around at the end; an id that was removed recently is skipped (see
 //! [`crate::quarantine`]). After a restart, ids are adopted from the rows in the kernel.
 
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! All objects by name, the joins between them, and the Services that a change affects.
 //!
-//! In: [`Change`]s in any order, possibly repeated; an object may arrive before those that it refers
-//! to. Out: the Services whose rows may have changed ([`Index::take_dirty`]). The rows themselves
-//! are not known here.
+//! In: [`Change`]s in any order, possibly repeated; an object may arrive before those that it
+//! refers to. Out: the Services whose rows may have changed ([`Index::take_dirty`]). The index
+//! holds no rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -66,8 +66,8 @@ impl Index {
         }
     }
 
-    /// Whether Nodes, Services and EndpointSlices have each been listed. Before that, absent objects
-    /// may still exist, and no table may be written.
+    /// Whether Nodes, Services and EndpointSlices have each been listed. Before that, absent
+    /// objects may still exist, and no table may be written.
     pub fn synced(&self) -> bool {
         [Kind::Node, Kind::Service, Kind::EndpointSlice].iter().all(|k| self.listed.contains(k))
     }
@@ -159,7 +159,7 @@ impl Index {
                 if self.slices.get(&slice.name) == Some(&slice) {
                     return;
                 }
-                self.forget_slice(&slice.name.clone());
+                self.unlink_slice(&slice.name.clone());
                 if let Some(service) = slice.service_name() {
                     let slices = self.slices_of.entry(service.clone()).or_default();
                     slices.insert(slice.name.clone());
@@ -188,7 +188,7 @@ impl Index {
                     self.dirty.services.insert(name.clone());
                 }
             }
-            Kind::EndpointSlice => self.forget_slice(name),
+            Kind::EndpointSlice => self.unlink_slice(name),
             Kind::Pod => {
                 self.pods.remove(name);
             }
@@ -206,7 +206,7 @@ impl Index {
         }
     }
 
-    fn forget_slice(&mut self, name: &ObjectName) {
+    fn unlink_slice(&mut self, name: &ObjectName) {
         let Some(service) = self.slices.remove(name).and_then(|s| s.service_name()) else { return };
         if let Some(slices) = self.slices_of.get_mut(&service) {
             slices.remove(name);

@@ -11,7 +11,7 @@
 //! - Compiled rows depend on the current objects only, never on the order of the changes. Only
 //!   [`diff::RealizedState`] depends on the past: ids and slots, which are read back from the maps,
 //!   so that a restart writes nothing.
-//! - A plan that is cut short after any row leaves every frontend intact.
+//! - A plan that is interrupted after any row leaves every frontend intact.
 //! - Maps are declared in [`table`]; no other module names a map.
 #![forbid(unsafe_code)]
 #![cfg_attr(

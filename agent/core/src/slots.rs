@@ -1,7 +1,7 @@
 //! Allocation of ranges of the `SLOTS` array.
 //!
 //! Best fit: the smallest free range that is long enough, the leftmost among equals. Adjacent free
-//! ranges are merged. The contents of slots are not known here.
+//! ranges are merged. The allocator does not read the contents of slots.
 
 use std::collections::{BTreeMap, BTreeSet};
 

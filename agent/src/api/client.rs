@@ -181,7 +181,7 @@ pub fn call<R: DeserializeOwned>(
     })?;
     let mut stream = Timed { stream, deadline };
     match stream.write_all(request.to_line().as_bytes()) {
-        // The agent rejected the connection; the response says why.
+        // The agent rejected the connection; the response contains the reason.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
         result => result.map_err(|e| failed(e, timeout))?,
     }
@@ -224,7 +224,7 @@ mod tests {
 
     /// Deadline of everything that should succeed.
     const WAIT: Duration = Duration::from_secs(30);
-    /// Deadline that a test waits for to expire.
+    /// Deadline that expires during a test.
     const SHORT: Duration = Duration::from_millis(50);
 
     /// A server that answers every request with `response`, and the result of a client.

@@ -10,7 +10,7 @@
 //! {"end":{"count":2}}        <-  or {"error":{"code":"..","message":".."}}
 //! ```
 //! The server evaluates the filters of a request. The state has one owner, the event loop, so the
-//! server asks it for one page at a time, and for the next page after the client has read the
+//! server requests one page at a time, and the next page after the client has read the
 //! previous one. A page examines at most [`respond::PAGE`] table entries: the loop is never blocked
 //! for longer than that, no copy of a table is made, and a slow client costs one page of memory.
 //! The alternative, an immutable snapshot of the tables behind an `Arc`, costs a copy on every

@@ -23,7 +23,7 @@ pub enum Request {
     Services(ServiceFilter),
 }
 
-/// Conditions that a [`ServiceRow`] meets; an absent one accepts every row.
+/// Conditions on a [`ServiceRow`]; an absent one accepts every row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ServiceFilter {
@@ -84,7 +84,7 @@ impl Request {
 }
 
 impl ServiceFilter {
-    /// Whether `row` meets every condition.
+    /// Whether `row` matches every condition.
     pub fn matches(&self, row: &ServiceRow) -> bool {
         let text = self.text.as_deref().is_none_or(|text| {
             row.service.contains(text) || row.address.to_string().contains(text)

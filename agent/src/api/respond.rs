@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::request::{Request, ServiceFilter};
 use super::response::{ServiceAction, ServiceRow, Status};
 
-/// Table entries (frontends and their backends) after which a page ends, whether or not they meet
+/// Table entries (frontends and their backends) after which a page ends, whether or not they match
 /// the filter: bounds the time that the event loop spends on it.
 pub const PAGE: usize = 1024;
 
@@ -39,7 +39,7 @@ pub struct Cursor(FrontendKey);
 /// Part of a response.
 #[derive(Debug, Default, PartialEq)]
 pub struct Page {
-    /// Rows that meet the filter.
+    /// Rows that match the filter.
     pub rows: Vec<Row>,
     /// Position of the next page; `None` after the last one.
     pub next: Option<Cursor>,
@@ -81,7 +81,7 @@ pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> 
     }
 }
 
-/// The frontends after `after`, up to [`PAGE`] entries, of which those that meet `filter` become
+/// The frontends after `after`, up to [`PAGE`] entries, of which those that match `filter` become
 /// rows. Wildcard frontends are not listed.
 pub fn services<'a>(
     frontends: impl Iterator<Item = (&'a FrontendKey, &'a FrontendRow)>,

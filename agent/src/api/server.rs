@@ -132,7 +132,7 @@ pub(super) fn serve_with<E: Send + 'static>(
                     let (limits, events) = (limits.clone(), events.clone());
                     tokio::spawn(async move {
                         if let Err(e) = handle(stream, &limits, &events, event).await {
-                            tracing::debug!(error = %e, "API request failed");
+                            tracing::debug!(error = %e, "API request failed, connection closed");
                         }
                         drop(permit);
                     });

@@ -21,7 +21,7 @@ use super::*;
 
 /// Deadline of everything that should succeed.
 const WAIT: Duration = Duration::from_secs(30);
-/// Deadline that a test waits for to expire.
+/// Deadline that expires during a test.
 const SHORT: Duration = Duration::from_millis(50);
 
 /// A server whose state is `fake`.

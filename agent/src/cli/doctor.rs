@@ -1,4 +1,4 @@
-//! `sluice doctor`: requirements that this node meets or lacks.
+//! `sluice doctor`: checks the requirements on this node.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

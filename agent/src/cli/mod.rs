@@ -1,9 +1,10 @@
 //! Command line of Sluice, one file per command.
 //!
 //! `agent` and `prepare-node` are run by the DaemonSet, the other commands by an operator, on the
-//! node or with `kubectl exec`. Commands that read the state of the node print a table, or JSON with
-//! `-o json`. `status` and `service` ask the agent; without an agent they print what the kernel's
-//! maps hold and say so on standard error. `endpoint`, `conntrack` and `counters` read the maps.
+//! node or with `kubectl exec`. Commands that read the state of the node print a table, or JSON
+//! with `-o json`. `status` and `service` query the agent; without an agent they print the contents
+//! of the kernel's maps and a note on standard error. `endpoint`, `conntrack` and `counters` read
+//! the maps.
 
 mod cleanup;
 mod conntrack;
@@ -204,11 +205,11 @@ mod tests {
     fn missing_agent_is_no_error_but_a_wrong_response_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let ask = || rows_of_agent::<api::Status>(&path, &Request::Status {});
-        assert!(ask().unwrap().is_none());
+        let query = || rows_of_agent::<api::Status>(&path, &Request::Status {});
+        assert!(query().unwrap().is_none());
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let server = std::thread::spawn(move || drop(listener.accept().unwrap()));
-        assert!(ask().unwrap_err().to_string().contains("closed the connection"));
+        assert!(query().unwrap_err().to_string().contains("closed the connection"));
         server.join().unwrap();
     }
 }

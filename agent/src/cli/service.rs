@@ -50,7 +50,7 @@ impl TableRow for ServiceRow {
 /// Lists Service ports.
 ///
 /// # Errors
-/// Neither the agent nor the maps can be read, or the namespaces are asked for without an agent.
+/// Neither the agent nor the maps can be read, or a namespace is given without an agent.
 pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
     let filter = ServiceFilter {
         text: args.filter.clone(),

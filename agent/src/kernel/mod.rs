@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! reconcile/*  -->  dyn Kernel  <--  linux::LinuxKernel   bpf(2), netlink, files
-//!                               <--  fake::FakeKernel     in memory, with injected failures (tests)
+//!                               <--  fake::FakeKernel     in memory, with injected failures
 //! ```
 //! A method performs one operation on one object and keeps no desired state. Repeating an operation
 //! is always safe: what is already as requested is left alone.
@@ -87,7 +87,7 @@ pub trait Hooks {
     /// Attaches the uplink programs to a device. Returns whether anything changed.
     fn attach_uplink(&mut self, ifindex: u32) -> Result<bool>;
 
-    /// Detaches the uplink programs from a device, which may be gone.
+    /// Detaches the uplink programs from a device, which may no longer exist.
     fn detach_uplink(&mut self, ifindex: u32) -> Result<()>;
 
     /// Attaches the pod programs to the host end of a veth pair. Returns whether anything changed.

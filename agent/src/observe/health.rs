@@ -1,4 +1,4 @@
-//! Health of the agent, as probes see it.
+//! Health of the agent, as reported to probes.
 //!
 //! The responses have the format of kube-proxy's health server (KEP-3836), which the load balancers
 //! of several cloud providers read.

@@ -15,7 +15,7 @@ use crate::paths::CNI_BINARY_NAME;
 use crate::state::State;
 
 /// Version of the configuration. Every runtime that Kubernetes supports reads it, and Sluice needs
-/// nothing of 1.1.0, with which containerd would take a failed STATUS for a node without network.
+/// nothing of 1.1.0, with which containerd would treat a failed STATUS as a node without network.
 const CNI_VERSION: &str = "1.0.0";
 
 /// What has to be in its desired state before the configuration is written.

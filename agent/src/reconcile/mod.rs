@@ -1,4 +1,4 @@
-//! One reconciler per concern: what it wants, what it finds, what it does.
+//! One reconciler per concern: desired state, actual state, operations.
 //!
 //! ```text
 //! dirty, retry due or waiting --> reconcile(state, kernel) --> Ok        condition cleared
@@ -6,9 +6,9 @@
 //!                                                              Failed    retried with backoff
 //!                                                              Degraded  condition, no retry
 //! ```
-//! A failed reconciler does not stop the others. One that builds on another asks [`State`] for the
-//! fact or the condition; reconcilers do not import each other. A new concern is a file, a variant
-//! of [`Concern`] and a line in [`Reconcilers::all`].
+//! A failed reconciler does not stop the others. One that depends on another reads its result
+//! or condition from [`State`]; reconcilers do not import each other. A new concern is a file, a
+//! variant of [`Concern`] and a line in [`Reconcilers::all`].
 
 mod backoff;
 mod cni_files;
@@ -38,7 +38,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::state::State;
 
 /// Most passes in a row. A reconciler may mark an earlier one; two that mark each other must not
-/// keep the loop from its events.
+/// prevent the loop from reading events.
 const PASSES: usize = 4;
 
 /// Brings one concern to its desired state.
@@ -60,7 +60,7 @@ pub trait Reconciler {
 /// Why a concern is not in its desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotReconciled {
-    /// A precondition is not met. The reconciler is called in every pass until it is.
+    /// A precondition does not hold. The reconciler is called in every pass until it does.
     Waiting(&'static str),
     /// An operation failed. The reconciler is called again after a delay.
     Failed(String),
@@ -90,8 +90,8 @@ struct Scheduled {
 pub struct Reconcilers(Vec<Scheduled>);
 
 impl Reconcilers {
-    /// Every reconciler, for maps of this capacity. A fact is established before the reconcilers that
-    /// build on it.
+    /// Every reconciler, for maps of this capacity. A reconciler precedes those that
+    /// depend on its result.
     pub fn all(capacity: Capacity) -> Reconcilers {
         Reconcilers::new(vec![
             Box::new(host_state::ReconcileHostState),

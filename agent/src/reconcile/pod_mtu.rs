@@ -1,7 +1,7 @@
 //! MTU of running pods.
 //!
 //! The CNI configuration gives new pods the uplink's MTU. When the uplink's MTU changes, pods that
-//! have the former one follow: they would send packets that no longer fit. Another MTU was chosen
+//! have the former one follow: otherwise they send packets that exceed it. Another MTU was chosen
 //! by other software (a `tuning` plugin after Sluice) and is left alone.
 
 use sluice_bpf::error_chain;

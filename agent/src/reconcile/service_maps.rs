@@ -48,7 +48,7 @@ impl Reconciler for ReconcileServiceMaps {
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
         if state.take_comparison() {
-            self.forget_realized();
+            self.require_read_back();
         }
         if self.realized.is_none() {
             self.read_back(kernel)?;
@@ -75,7 +75,7 @@ impl Reconciler for ReconcileServiceMaps {
 }
 
 impl ReconcileServiceMaps {
-    /// A reconciler that knows nothing of the maps yet.
+    /// A reconciler that has not read the maps yet.
     pub fn new(capacity: Capacity) -> ReconcileServiceMaps {
         ReconcileServiceMaps {
             capacity,
@@ -87,7 +87,7 @@ impl ReconcileServiceMaps {
     }
 
     /// Makes the next call read the rows back.
-    fn forget_realized(&mut self) {
+    fn require_read_back(&mut self) {
         if let Some(realized) = self.realized.take() {
             self.former = Some(realized);
         }
@@ -130,7 +130,7 @@ impl ReconcileServiceMaps {
         for write in &plan.writes {
             if let Err(e) = kernel.write(write) {
                 self.stale_udp.extend(plan.stale_udp);
-                self.forget_realized();
+                self.require_read_back();
                 return Err(e.into());
             }
         }

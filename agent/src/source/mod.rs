@@ -38,7 +38,7 @@ pub enum SourceError {
 /// Starts the source that the configuration names; its changes are sent to `events`.
 ///
 /// # Errors
-/// Waiting does not help: the kubeconfig is not valid, or the directory does not exist.
+/// The kubeconfig is not valid, or the directory does not exist. Retrying cannot succeed.
 pub async fn spawn<E: Send + 'static>(
     config: &Config,
     events: mpsc::Sender<E>,

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use super::api_types::{EndpointSlice, Namespace, Node, Pod, Service};
 use super::convert::{self, ConvertError};
 
-/// Seconds after which the API server ends a watch, and with it a connection that died unnoticed.
+/// Seconds after which the API server ends a watch. Bounds the time that a broken connection stays
+/// undetected.
 const WATCH_TIMEOUT: u32 = 120;
 
 /// Selector for Services and EndpointSlices that Sluice programs: those of another proxy and
@@ -58,7 +59,7 @@ impl Watch {
         convert: fn(K) -> Result<Object, ConvertError>,
     ) -> Option<Change> {
         let kind = self.kind;
-        // Init precedes the list request, so it does not show that the API server answers.
+        // Init precedes the list request, so it does not show that the API server responds.
         if !matches!(event, Event::Init) && self.error.take().is_some() {
             tracing::info!(?kind, "watch resumed");
         }

@@ -1,4 +1,4 @@
-//! Events and the state that they lead to.
+//! Events, and the state that results from them.
 
 use sluice_core::model::{Kind, ObjectName, Protocol};
 

@@ -50,7 +50,7 @@ fn a_lease_without_a_device_is_live_while_its_add_can_run() {
         (at(1000 + ADD_LIMIT_SECONDS - 1), true),
         (at(1000 + ADD_LIMIT_SECONDS), false),
         (at(1000 + ADD_LIMIT_SECONDS + 1), false),
-        // A lease from before a reboot, whatever its age seems to be.
+        // A lease from before a reboot, independent of its apparent age.
         (BootInstant { boot_id: "two".into(), seconds: 1001 }, false),
         (BootInstant { boot_id: "two".into(), seconds: 5 }, false),
     ] {

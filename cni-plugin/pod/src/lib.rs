@@ -3,15 +3,15 @@
 //! ```text
 //! network    PodNetwork with the four verbs: veth pair, addresses, routes, neighbours, sysctls,
 //!            programs and the LOCAL_PODS row
-//! lease      which pod has which address: a pure choice, and a file under a lock
+//! lease      address leases: a pure choice, and a file under a lock
 //! identity   names and hardware addresses derived from container id and interface name
 //! inventory  what the host's devices show: live leases, LOCAL_PODS rows, rebuilt leases
 //! device     links, addresses, routes and neighbours, one netlink request each
 //! netns      a pod's network namespace from outside
 //! dataplane  the pinned programs and the map that a pod's network uses
 //! ```
-//! The CNI binary creates, verifies and removes; the agent repairs. The crate contains nothing of the
-//! CNI specification, and it does not log: callers report its errors.
+//! The CNI binary creates, verifies and removes; the agent repairs. The crate contains nothing of
+//! the CNI specification, and it does not log: callers report its errors.
 
 use std::net::Ipv4Addr;
 

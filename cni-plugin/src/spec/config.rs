@@ -136,8 +136,8 @@ impl<'a> Fields<'a> {
         // Configurations without a version follow 0.1.0.
         let version = self.string("cniVersion")?.unwrap_or("0.1.0");
         Version::parse(version).ok_or_else(|| {
-            let known = Version::ALL.map(Version::text).join(", ");
-            let why = format!("{version:?} is not supported; use one of {known}");
+            let supported = Version::ALL.map(Version::text).join(", ");
+            let why = format!("{version:?} is not supported; use one of {supported}");
             CniError { code: code::INCOMPATIBLE_VERSION, ..invalid("cniVersion", why) }
         })
     }

@@ -41,7 +41,7 @@ impl Version {
     }
 
     /// The version in which VERSION and errors are answered: that of the configuration, or the
-    /// newest if `stdin` has no known one, whatever else it contains.
+    /// newest if `stdin` contains no supported one.
     pub fn of_answer(stdin: &str) -> Version {
         serde_json::from_str::<Value>(stdin)
             .ok()

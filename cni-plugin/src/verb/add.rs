@@ -66,7 +66,7 @@ fn netns_failed(path: &Path, e: &NetNsError) -> CniError {
     CniError::caused(code, format!("CNI_NETNS {}", path.display()), e)
 }
 
-/// Removes what an interrupted ADD of this attachment left, then leases an address.
+/// Removes the remains of an interrupted ADD of this attachment, then leases an address.
 fn lease_address(
     conf: &NetConf,
     environment: &Environment,

@@ -1,12 +1,12 @@
-//! Services: frontend -> run of slots -> backend.
+//! Services: frontend -> range of slots -> backend.
 //!
 //! ```text
 //! FRONTENDS {address, port, protocol} -> {offset, length, ...}
 //! SLOTS     [offset + hash % length]  -> backend id
 //! BACKENDS  {id}                      -> address, port
 //! ```
-//! A change writes new backends, then a new run of slots, then the frontend, so that a program never
-//! reads a partial table.
+//! A change writes new backends, then a new range of slots, then the frontend, so that a program
+//! never reads a partial table.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -56,7 +56,7 @@ const _: () = assert!(size_of::<FrontendKey>() == 20);
 pub struct Frontend {
     /// Id of the Service port, stable while the port exists, also over agent restarts; never 0.
     pub service: u32,
-    /// First slot of the run.
+    /// First slot of the range.
     pub slots_offset: u32,
     /// Number of slots; 0: no endpoint, the connection is rejected.
     pub slots_len: u32,

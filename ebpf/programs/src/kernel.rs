@@ -109,10 +109,10 @@ pub fn route(context: *mut c_void, ifindex: u32, tuple: &FlowKey, hop: &mut Next
             p.__bindgen_anon_4.ipv6_dst = words(dst);
         }
     }
-    let asked = p.family;
+    let requested_family = p.family;
     // SAFETY: the context is the program's; `p` is initialized and has the given size.
     let code = unsafe { bpf_fib_lookup(context, &mut p, size_of::<FibParams>() as i32, 0) };
-    if !USABLE.contains(&code) || p.family != asked {
+    if !USABLE.contains(&code) || p.family != requested_family {
         return false;
     }
     hop.ifindex = p.ifindex;

@@ -27,7 +27,7 @@ pub static NETWORKS: LpmTrie<Addr, Network> =
 pub static FRONTENDS: HashMap<FrontendKey, Frontend> =
     HashMap::with_max_entries(map::FRONTENDS_MAX, BPF_F_NO_PREALLOC);
 
-/// Runs of backend ids.
+/// Ranges of backend ids.
 #[map]
 pub static SLOTS: Array<u32> = Array::with_max_entries(map::SLOTS_MAX, 0);
 

@@ -3,7 +3,7 @@
 use sluice_abi::{Family, FlowKey, FragmentKey, proto};
 use sluice_packet::{l4::Kind, tcp_state};
 
-/// What is known about the ports of a packet, which only the first fragment carries.
+/// Fragment state: whether the ports of a packet, which only the first fragment has, are available.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FragmentState {

@@ -15,7 +15,7 @@ use crate::map::check_sizes;
 use crate::object::{MapInfo, map_info, obj_get};
 use crate::sys::{BatchAttr, BpfError, Cmd, ElemAttr, bpf};
 
-/// Entries offered in one call: enough to make the price of a call negligible, few enough for the
+/// Entries offered in one call: enough to make the cost of a call negligible, few enough for the
 /// kernel to allocate its buffers.
 const BATCH: usize = 4096;
 

@@ -28,7 +28,7 @@ pub fn save_if_failing(namespace: &str) {
     save("agents.txt", try_kubectl(&[&system[..], &["get", "pods", "-o", "wide"]].concat(), ""));
     let selector = ["logs", "-l", "app.kubernetes.io/name=sluice", "--prefix", "--tail=2000"];
     save("agents.log", try_kubectl(&[&system[..], &selector].concat(), ""));
-    // `nodes` fails the test where the API server is away; there is nothing to save then.
+    // `nodes` fails the test if the API server is not reachable; then nothing can be saved.
     if try_kubectl(&["get", "nodes", "-o", "name"], "").is_err() {
         return;
     }

@@ -10,7 +10,7 @@ use crate::process::{self, Finished};
 /// Longest time of one call. `rollout status` and `wait` have shorter time-outs of their own.
 const DEADLINE: Duration = Duration::from_secs(150);
 
-/// Runs `kubectl <arguments>` with `input` on its standard input, whatever its exit code.
+/// Runs `kubectl <arguments>` with `input` on its standard input; accepts any exit code.
 ///
 /// # Errors
 /// If kubectl cannot be started or exceeds its deadline.

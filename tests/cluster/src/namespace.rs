@@ -80,7 +80,7 @@ impl Namespace {
         self.kubectl(&["get", "service", service, "-o", "jsonpath={.spec.clusterIP}"])
     }
 
-    /// Runs a shell command in a pod, whatever its exit code.
+    /// Runs a shell command in a pod; accepts any exit code.
     ///
     /// # Errors
     /// If kubectl exceeds its deadline.

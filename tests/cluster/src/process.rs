@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a child process left behind.
+/// Result of a child process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
     /// Exit code; `None` if a signal ended it.
@@ -33,7 +33,7 @@ pub fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Fin
     let stderr = collect(child.stderr.take());
     let input = input.to_owned();
     let writer = thread::spawn(move || {
-        // A process that does not read its input closes the pipe, which is its own decision.
+        // A process that does not read its input closes the pipe: not an error.
         stdin.map(|mut pipe| pipe.write_all(input.as_bytes()))
     });
     let status = wait(&mut child, deadline);

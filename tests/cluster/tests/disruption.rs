@@ -29,8 +29,9 @@ fn agents_killed_under_load_lose_no_request() {
     ns.sh_eventually("client", &format!("curl -sf -m 3 http://{ip}/hostname"));
     // Connections without pause, each failure logged, while all agents are killed twice.
     let load = format!(
-        "rm -f /tmp/stop /tmp/log; (while [ ! -e /tmp/stop ]; do \
-         curl -sf -m 2 -o /dev/null http://{ip}/hostname && echo ok || echo FAILED; done) > /tmp/log 2>&1 &"
+        "rm -f /tmp/stop /tmp/log /tmp/done; (while [ ! -e /tmp/stop ]; do \
+         curl -sf -m 2 -o /dev/null http://{ip}/hostname && echo ok || echo FAILED; \
+         done > /tmp/log 2>&1; touch /tmp/done) > /dev/null 2>&1 < /dev/null &"
     );
     ns.sh("client", &load).unwrap();
     for _ in 0..2 {
@@ -47,6 +48,7 @@ fn agents_killed_under_load_lose_no_request() {
         agents_ready();
     }
     ns.sh("client", "touch /tmp/stop").unwrap();
+    ns.sh_eventually("client", "test -e /tmp/done");
     let log = ns.sh("client", "grep -c ok /tmp/log; grep -c FAILED /tmp/log || true").unwrap();
     let counts: Vec<u32> = log.split_whitespace().map(|n| n.parse().unwrap()).collect();
     assert!(counts[0] > 50, "too few requests: {counts:?}");

@@ -20,13 +20,14 @@ fn rolling_update_loses_no_request() {
     ns.sh_eventually("client", &format!("curl -sf -m 3 http://{ip}/hostname"));
     let load = format!(
         "(while [ ! -e /tmp/stop ]; do \
-         curl -sf -m 3 -o /dev/null http://{ip}/hostname && echo ok || echo FAILED; done) \
-         > /tmp/out 2>&1 < /dev/null &"
+         curl -sf -m 3 -o /dev/null http://{ip}/hostname && echo ok || echo FAILED; \
+         done > /tmp/out 2>&1; touch /tmp/done) > /dev/null 2>&1 < /dev/null &"
     );
     ns.sh("client", &load).unwrap();
     ns.kubectl(&["rollout", "restart", "deployment/web"]);
     ns.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
     ns.sh("client", "touch /tmp/stop").unwrap();
+    ns.sh_eventually("client", "test -e /tmp/done");
     let log = ns.sh("client", "cat /tmp/out").unwrap();
     let (ok, failed): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| *line == "ok");
     assert!(ok.len() > 50, "{} requests are too few", ok.len());

@@ -6,9 +6,8 @@
 //!                                 +--mutation--> run(bytes)          2,000 per target, unit level
 //!                                 +--libFuzzer---> run(bytes)        cargo xtask fuzz
 //! ```
-//! A target panics if its property does not hold. A property that accepts whatever does not panic
-//! is the minimum: most targets also compare with a second definition, or print what was parsed
-//! and parse it again.
+//! A target panics if its property does not hold. The absence of panics is the minimum property:
+//! most targets also compare with a second definition, or print what was parsed and parse it again.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a target fails by panicking")]
 
 pub mod corpus;

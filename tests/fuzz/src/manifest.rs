@@ -1,7 +1,7 @@
 //! A YAML file of the manifest folder, and the tables that its objects compile to.
 //!
-//! A document more adds its object and changes no other. The tables do not depend on the order of
-//! the objects. An error names the document.
+//! A further document adds its object and changes no other. The tables do not depend on the order
+//! of the objects. An error names the document.
 
 use std::collections::BTreeSet;
 

@@ -37,7 +37,7 @@ fn without_known_attributes(data: &[u8]) -> Vec<u8> {
             let object = usize::from(kind / 4 % 4);
             let kind = FIRST_OBJECT + 4 * object as u16 + kind % 2;
             data[start + 4..start + 6].copy_from_slice(&kind.to_ne_bytes());
-            forget_attributes(&mut data[..end], start + HEADER + FIXED[object]);
+            clear_attribute_types(&mut data[..end], start + HEADER + FIXED[object]);
         }
         start = start.saturating_add(length.max(HEADER).next_multiple_of(4));
     }
@@ -45,7 +45,7 @@ fn without_known_attributes(data: &[u8]) -> Vec<u8> {
 }
 
 /// Changes the type of each attribute from `start` on, its flags excluded.
-fn forget_attributes(message: &mut [u8], mut start: usize) {
+fn clear_attribute_types(message: &mut [u8], mut start: usize) {
     while let Some([a, b, c, d, ..]) = message.get_mut(start..) {
         let length = usize::from(u16::from_ne_bytes([*a, *b]));
         let flags = u16::from_ne_bytes([*c, *d]) & 0xc000;

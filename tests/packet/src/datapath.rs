@@ -101,6 +101,15 @@ impl Datapath {
         }
     }
 
+    /// Loads the XDP program too.
+    pub fn load_xdp_program(&mut self) {
+        for (name, program) in self.ebpf.programs_mut() {
+            if let Program::Xdp(program) = program {
+                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
+        }
+    }
+
     /// Loads the tc programs and fills the maps with the node of `topology.rs`.
     pub fn node() -> Datapath {
         let datapath = Datapath::load();

@@ -1,4 +1,4 @@
-//! The node, pods and hosts that the tests use, and the devices that stand for them.
+//! The node, pods and hosts that the tests use, and the devices that represent them.
 //!
 //! ```text
 //! CLIENT 10.244.1.10 -- pod1 --+                          +-- OTHER_NODE 172.18.0.3 -- FAR_POD 10.244.2.20

@@ -99,7 +99,7 @@ fn orphan_fragments_wait_63_times_and_are_dropped() {
     let first = datapath.from_pod(CLIENT_IFINDEX, &whole.fragment(0, 1480));
     assert_eq!(first.to_pod(&[Outcome::Translated]).dst, SERVER);
     assert_eq!(later().to_pod(&[Outcome::Translated]).dst, SERVER);
-    // The limit counts anew when the ports are lost again, and for each datagram.
+    // The count restarts when the ports are lost again, and for each datagram.
     let fragments = datapath.map::<FragmentKey, FragmentPorts>(map::FRAGMENTS);
     for (key, _) in fragments.entries().unwrap() {
         fragments.delete(&key).unwrap();

@@ -97,7 +97,7 @@ const HOOKS: [(&str, u32); 4] = [
 ];
 
 /// A random packet between known addresses and few ports, so that flows, Services and fragments
-/// meet.
+/// coincide.
 fn random_packet(random: &mut Random) -> Packet {
     const PORTS: [u16; 6] = [53, 80, 81, 40_000, 61_000, 61_500];
     let address = |random: &mut Random| match random.below(12) {

@@ -1,7 +1,6 @@
 //! The XDP program: direct packet access parses frames and finds flows by the stages of tc.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
-use aya::programs::Xdp;
 use packet_tests::*;
 use sluice_abi::{FlowEntry, FlowKey, Outcome, map, program, proto, tcp_state};
 use sluice_bpf::test_run::{self, XdpAction};
@@ -13,8 +12,7 @@ const FIN_ACK: u8 = 17;
 /// The node of `topology.rs`, with the XDP program loaded as well.
 fn datapath() -> Datapath {
     let mut datapath = Datapath::node();
-    let program = datapath.program_mut(program::XDP_NETDEV);
-    <&mut Xdp>::try_from(program).unwrap().load().unwrap();
+    datapath.load_xdp_program();
     datapath
 }
 

@@ -40,7 +40,7 @@ struct Target {
     cluster_ip: String,
 }
 
-/// Way from the client to a server.
+/// Path from the client to a server.
 #[derive(Clone, Copy)]
 pub struct Path {
     /// Whether the server is on the client's node.

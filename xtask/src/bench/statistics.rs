@@ -21,7 +21,7 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// What an interval says about a limit.
+/// Relation of an interval to a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The whole interval is on the claimed side of the limit.

@@ -122,6 +122,9 @@ pub fn tally(binaries: &[&Binary], console: &str) -> Tally {
                 total = total + Tally::FAILURE;
             }
         }
+        let skipped = output.lines().filter(|line| line.starts_with("SKIPPED ")).count();
+        total.passed = total.passed.saturating_sub(skipped);
+        total.skipped += skipped;
         for line in output.lines().filter(|line| line.contains("panicked at")) {
             eprintln!("    {}: {line}", binary.name);
         }
@@ -147,10 +150,10 @@ mod tests {
     fn results_are_attributed_to_their_binaries_and_a_missing_one_fails() {
         let (load, socket) = (binary("load"), binary("socket"));
         let console = format!(
-            "boot\n{BEGIN} load\ntest result: ok. 2 passed; 0 failed; 0 ignored;\n{BEGIN} socket\nkilled\n{END}\n"
+            "boot\n{BEGIN} load\nSKIPPED tcx: absent\ntest result: ok. 2 passed; 0 failed; 0 ignored;\n{BEGIN} socket\nkilled\n{END}\n"
         );
         let tally = tally(&[&load, &socket], &console);
-        assert_eq!((tally.passed, tally.failed), (2, 1));
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 1));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The container engine below kind: the machine's Docker, or a dockerd of our own.
 //!
 //! If no Docker answers, `dockerd` is started in a network and a mount namespace of its own, so
-//! that its bridges, packet-filter rules and mounts do not affect the machine. Programs that talk
-//! to the nodes (kind, kubectl, tests) run in the same network namespace: see
+//! that its bridges, packet-filter rules and mounts do not affect the machine. Programs that
+//! connect to the nodes (kind, kubectl, tests) run in the same network namespace: see
 //! [`Engine::command`]. The namespaces end with dockerd. Its data directory is in the cache and
 //! keeps the node image.
 

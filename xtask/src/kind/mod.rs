@@ -28,7 +28,7 @@ pub use engine::Engine;
 /// Implementation of Services.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Proxy {
-    /// No kube-proxy: none at all, or Sluice.
+    /// No kube-proxy: nothing, or Sluice.
     None,
     /// kube-proxy with iptables.
     Iptables,
@@ -39,7 +39,7 @@ pub enum Proxy {
 /// Implementation of the pod network.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Cni {
-    /// No CNI configuration: none at all, or Sluice.
+    /// No CNI configuration: nothing, or Sluice.
     None,
     /// The bridge plugin with host-local addresses and routes between nodes.
     Bridge,

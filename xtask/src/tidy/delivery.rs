@@ -18,7 +18,7 @@ const TOKEN: &str = "Judged";
 
 /// A restriction on the expressions that use a path.
 struct Restriction {
-    /// Last segments of the path. A trailing `*` stands for any ending.
+    /// Last segments of the path. A trailing `*` matches any ending.
     path: &'static [&'static str],
     /// The file, or folder with a trailing slash, below [`PROGRAMS`] that may use it.
     place: &'static str,
@@ -36,7 +36,7 @@ const RESTRICTIONS: [Restriction; 6] = [
     Restriction { path: &["bpf_redirect*"], place: "kernel.rs", needs_token: false },
 ];
 
-/// Every [`Restriction`] holds, and its place exists.
+/// Every [`Restriction`] holds, and its file or folder exists.
 pub fn after_policy(tree: &Tree) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for restriction in &RESTRICTIONS {

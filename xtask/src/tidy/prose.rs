@@ -1,4 +1,4 @@
-//! Words and phrases that technical English does not need.
+//! Phrases that do not occur in technical English.
 
 use anyhow::Result;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! put networks -> put backends -> put slots -> put frontends            (references exist)
-//!     -> delete frontends -> delete backends -> delete networks         (references are gone)
+//!     -> delete frontends -> delete backends -> delete networks         (references removed)
 //! ```
 //! A changed frontend gets a new range of slots, and one map update switches it over. The old range
 //! and the ids of removed backends are quarantined ([`crate::quarantine`]), so that a program that
@@ -71,8 +71,8 @@ impl RealizedState {
 
     /// Plans the writes that lead to the desired rows. `changed` names the differences from the
     /// tables of the previous call. The first call after [`RealizedState::new`] and
-    /// [`RealizedState::resync`] compares all rows and deletes those that are not desired; the index
-    /// must be synced before.
+    /// [`RealizedState::resync`] compares all rows and deletes those that are not desired; the
+    /// index must be synced before.
     pub fn plan(&mut self, tables: &Tables, changed: &Changed) -> Plan {
         let all = std::mem::take(&mut self.compare_all);
         let mut plan = Plan::default();

@@ -147,7 +147,7 @@ impl RealizedServices {
                 draft.released_backends.extend(self.backends.ids());
             }
         }
-        self.finish(draft, plan);
+        self.write_draft(draft, plan);
     }
 
     /// After a restart, a Service port keeps the id that its frontend has in the kernel.
@@ -193,7 +193,7 @@ impl RealizedServices {
         };
         let (range, ids) = match &found {
             Some(found) if same(found) => (range_of(&found.value), found.ids.clone()),
-            _ => match self.place(found.is_none(), row, draft) {
+            _ => match self.allocate(found.is_none(), row, draft) {
                 Ok(placed) => placed,
                 Err(error) => {
                     draft.over_capacity.push(error);
@@ -229,7 +229,7 @@ impl RealizedServices {
 
     /// Allocates slots and ids for the backends of a row, and drafts their rows. Allocates nothing
     /// if anything exceeds a capacity.
-    fn place(
+    fn allocate(
         &mut self,
         new: bool,
         row: &FrontendRow,
@@ -288,7 +288,7 @@ impl RealizedServices {
     }
 
     /// Turns the draft into writes and removes what is not referenced any more.
-    fn finish(&mut self, mut draft: Draft, plan: &mut Plan) {
+    fn write_draft(&mut self, mut draft: Draft, plan: &mut Plan) {
         let mut delete_backends = Vec::new();
         for id in draft.released_backends {
             if let Some(backend) = self.backends.remove_unused(id) {

@@ -16,7 +16,7 @@ fn changes(lines: &[&str]) -> Vec<Change> {
 }
 
 fn apply(kernel: &mut Kernel, agent: &mut Agent, lines: &[&str]) -> Plan {
-    let plan = agent.take(&changes(lines));
+    let plan = agent.apply_and_plan(&changes(lines));
     carry_out(kernel, &rows(&plan.writes), &agent.tables);
     plan
 }
@@ -27,7 +27,7 @@ fn retry(kernel: &mut Kernel, agent: &mut Agent, mut plan: Plan) -> Plan {
         if !plan.worth_retrying() {
             return plan;
         }
-        plan = agent.take(&[]);
+        plan = agent.apply_and_plan(&[]);
         kernel.begin_plan();
         rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
     }
@@ -76,7 +76,7 @@ fn rows_that_fit_exactly_are_written() {
 fn error_names_the_map_that_is_full() {
     let error = |capacity: Capacity| {
         let mut agent = Agent::start(&Kernel::new(capacity));
-        let plan = agent.take(&changes(&[SERVICE, TWO_ENDPOINTS]));
+        let plan = agent.apply_and_plan(&changes(&[SERVICE, TWO_ENDPOINTS]));
         assert_eq!(plan.over_capacity.len(), 1, "{:?}", plan.over_capacity);
         assert!(!plan.worth_retrying(), "nothing is freed");
         plan.over_capacity[0].clone()
@@ -100,7 +100,7 @@ fn service_waits_for_quarantined_slots() {
     let other = "slice shop/web of=web ports=/UDP:53 10.244.1.4@n1 10.244.1.5@n1";
     // The old slots are freed by a plan that deletes the Service, and needed by the next.
     apply(&mut kernel, &mut agent, &["delete service shop/web"]);
-    let plan = agent.take(&changes(&[SERVICE, other]));
+    let plan = agent.apply_and_plan(&changes(&[SERVICE, other]));
     kernel.begin_plan();
     rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
     assert_eq!(plan.over_capacity.len(), 1);
@@ -115,7 +115,7 @@ fn frontend_waits_for_the_deletion_of_another() {
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[SERVICE]);
     let replacement = ["delete service shop/web", "service shop/api 10.96.0.8 /UDP:53"];
-    let plan = agent.take(&changes(&replacement));
+    let plan = agent.apply_and_plan(&changes(&replacement));
     kernel.begin_plan();
     rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
     assert_eq!(plan.over_capacity.len(), 2);

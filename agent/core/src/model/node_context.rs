@@ -1,4 +1,4 @@
-//! Facts of this node that are not in the API.
+//! Properties of this node that are not in the API.
 
 use std::net::IpAddr;
 

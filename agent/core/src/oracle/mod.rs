@@ -1,8 +1,8 @@
 //! The expected verdicts, computed straight from the objects.
 //!
-//! The oracle is slow and obvious: it looks at every object for every packet, builds no table and
-//! shares no code with what it judges. It imports the model only. Tests compare it with the compiled
-//! tables and with the programs in the kernel.
+//! The oracle is slow and obvious: it reads every object for every packet, builds no table and
+//! shares no code with what it judges. It imports the model only. Tests compare it with the
+//! compiled tables and with the programs in the kernel.
 
 mod network;
 mod service;

@@ -13,7 +13,7 @@ use crate::tables::Tables;
 
 /// Number of plans, including the current one, whose starting state a running program may still
 /// use.
-const REMEMBERED_PLANS: usize = 3;
+const TRACKED_PLANS: usize = 3;
 
 /// Frontend -> effect on packets: flags, and backends in the order of the slots.
 pub type Effect = BTreeMap<FrontendKey, (u32, Vec<Backend>)>;
@@ -35,7 +35,7 @@ pub struct Kernel {
     pub backends: BTreeMap<u32, Backend>,
     pub networks: BTreeMap<NetworkKey, Network>,
     pub capacity: Capacity,
-    remembered: VecDeque<InUse>,
+    tracked: VecDeque<InUse>,
 }
 
 impl Kernel {
@@ -46,23 +46,23 @@ impl Kernel {
             backends: BTreeMap::new(),
             networks: BTreeMap::new(),
             capacity,
-            remembered: VecDeque::new(),
+            tracked: VecDeque::new(),
         }
     }
 
     /// Begins a plan.
     pub fn begin_plan(&mut self) {
         let ranges = self.frontends.values().map(|f| f.slots_offset..f.slots_offset + f.slots_len);
-        self.remembered.push_front(InUse {
+        self.tracked.push_front(InUse {
             slots: ranges.flatten().collect(),
             backends: self.backends.keys().copied().collect(),
         });
-        self.remembered.truncate(REMEMBERED_PLANS);
+        self.tracked.truncate(TRACKED_PLANS);
     }
 
     /// The agent restarts, which takes longer than any program runs.
     pub fn agent_restarts(&mut self) {
-        self.remembered.clear();
+        self.tracked.clear();
     }
 
     /// Carries out one row.
@@ -77,7 +77,7 @@ impl Kernel {
                 if value.is_some() {
                     assert_ne!(id, 0);
                     assert!(!self.backends.contains_key(&id), "backend id {id} is in use");
-                    let used = self.remembered.iter().any(|lately| lately.backends.contains(&id));
+                    let used = self.tracked.iter().any(|plan| plan.backends.contains(&id));
                     assert!(!used, "backend id {id} may still be in use");
                 }
                 let max = self.capacity.backends;
@@ -85,7 +85,7 @@ impl Kernel {
             }
             map::SLOTS => {
                 let slot = read::<u32>(key);
-                let used = self.remembered.iter().any(|lately| lately.slots.contains(&slot));
+                let used = self.tracked.iter().any(|plan| plan.slots.contains(&slot));
                 assert!(!used, "slot {slot} may still be in use");
                 self.slots[slot as usize] = read(value.expect("arrays have no deletion"));
             }

@@ -1,4 +1,4 @@
-//! Plans: carried out on a model of the maps, whole, cut short or after a restart.
+//! Plans: carried out on a model of the maps, whole, interrupted or after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +92,7 @@ impl Agent {
     }
 
     /// Applies changes and plans.
-    pub fn take(&mut self, changes: &[Change]) -> Plan {
+    pub fn apply_and_plan(&mut self, changes: &[Change]) -> Plan {
         changes.iter().for_each(|c| self.index.apply(c.clone()));
         let dirty = self.index.take_dirty();
         let changed = self.tables.update(&self.index, &dirty, &context());
@@ -109,7 +109,7 @@ proptest! {
         let mut agent = Agent::start(&kernel);
         for changes in steps {
             let held = kernel.backends.values().copied().collect::<BTreeSet<_>>();
-            let plan = agent.take(&changes);
+            let plan = agent.apply_and_plan(&changes);
             prop_assert!(plan.over_capacity.is_empty());
             carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
             assert_realized(&kernel, &agent.tables);
@@ -135,7 +135,7 @@ proptest! {
         let mut kernel = Kernel::new(CAPACITY);
         let mut agent = Agent::start(&kernel);
         for (changes, cut) in steps.into_iter().zip(cuts) {
-            let plan = agent.take(&changes);
+            let plan = agent.apply_and_plan(&changes);
             let done = cut.index(plan.rows() + 1);
             carry_out(&mut kernel, &rows(&plan.writes)[..done], &agent.tables);
             if restart {
@@ -144,7 +144,7 @@ proptest! {
             } else {
                 agent.realized.resync(kernel.read_back());
             }
-            let plan = agent.take(&[]);
+            let plan = agent.apply_and_plan(&[]);
             carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
             assert_realized(&kernel, &agent.tables);
         }
@@ -155,13 +155,13 @@ proptest! {
         let mut kernel = Kernel::new(CAPACITY);
         let mut agent = Agent::start(&kernel);
         for changes in steps {
-            let plan = agent.take(&changes);
+            let plan = agent.apply_and_plan(&changes);
             rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
         }
         let mut restarted = Agent::start(&kernel);
         let objects: Vec<Change> =
             objects_of(&agent.index).into_iter().map(Change::Apply).collect();
-        let plan = restarted.take(&objects);
+        let plan = restarted.apply_and_plan(&objects);
         prop_assert_eq!(plan.writes, vec![]);
         prop_assert_eq!(plan.stale_udp, vec![]);
     }
@@ -208,7 +208,7 @@ proptest! {
         let mut agent = Agent::start(&kernel);
         let mut history: BTreeMap<FrontendKey, Vec<(u32, Vec<Backend>)>> = BTreeMap::new();
         for changes in steps {
-            let plan = agent.take(&changes);
+            let plan = agent.apply_and_plan(&changes);
             for (key, effect) in desired_effect(&agent.tables) {
                 history.entry(key).or_default().push(effect);
             }
@@ -227,7 +227,7 @@ proptest! {
         // Retries end.
         let mut retries = 0;
         while {
-            let plan = agent.take(&[]);
+            let plan = agent.apply_and_plan(&[]);
             begin(&mut kernel, &plan);
             rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
             plan.worth_retrying()
@@ -237,7 +237,7 @@ proptest! {
         }
         // When no row is desired, the maps are empty.
         let all = [Kind::Node, Kind::Service];
-        let plan = agent.take(&all.map(|kind| Change::Replace(kind, vec![])));
+        let plan = agent.apply_and_plan(&all.map(|kind| Change::Replace(kind, vec![])));
         rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
         prop_assert!(kernel.frontends.is_empty() && kernel.backends.is_empty());
     }

@@ -1,5 +1,5 @@
-//! Comparison of the rows of a map with the desired rows, for maps whose keys and values are known
-//! without looking at other maps.
+//! Comparison of the rows of a map with the desired rows, for maps whose keys and values do not
+//! depend on other maps.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Notifications about the node's network, from netlink's multicast groups.
 //!
-//! A burst (a device that goes down takes its routes along) becomes one event. Notifications are
+//! A burst (a device that goes down, and its routes) becomes one event. Notifications are
 //! lost when the socket's buffer overflows; the periodic resync of the loop covers them.
 
 use std::io;

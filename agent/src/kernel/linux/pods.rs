@@ -38,8 +38,8 @@ pub fn names(state_dir: &Path) -> Vec<Named> {
         .collect()
 }
 
-/// A pod's network namespace as its lease names it, or as the agent's image sees it, where
-/// /var/run is not a link to /run.
+/// Path of a pod's network namespace: the one in the lease, with /run instead of /var/run, which
+/// is not a link to it in the agent's image.
 pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
     if lease.netns.is_empty() {
         return None;
@@ -59,8 +59,8 @@ pub fn release(store: &Store, now: &BootInstant, leases: &[Lease]) -> Result<(),
     store.reclaim(now, |lease| !leases.contains(lease)).map(drop)
 }
 
-/// Sets the MTU of both ends of a pod's veth pair. Returns false if the network namespace no longer exists
-/// or unknown.
+/// Sets the MTU of both ends of a pod's veth pair. Returns false if the pod's network namespace
+/// does not exist or is unknown.
 ///
 /// # Errors
 /// The namespace cannot be entered, or a device refuses the MTU.

@@ -18,7 +18,7 @@ const SET_RETVAL_KERNEL: (u32, u32) = (5, 18);
 pub struct Findings {
     /// `uname -r`.
     pub kernel: String,
-    /// Requirements that are not met, each with its remedy.
+    /// Unmet requirements, each with its remedy.
     pub missing: Vec<String>,
     /// Optional features of newer kernels that are absent, and their replacement.
     pub notes: Vec<String>,

@@ -1,3 +1,5 @@
+//! Installation of the CNI binary and the CNI configuration.
+
 use std::time::Duration;
 
 use sluice_core::model::{Kind, Node, Object};

@@ -1,3 +1,5 @@
+//! Release of leases whose sandbox was removed.
+
 use std::time::Duration;
 
 use sluice_pod::lease::BootInstant;

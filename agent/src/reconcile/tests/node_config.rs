@@ -1,3 +1,5 @@
+//! Writes of `NODE_CONFIG`.
+
 use sluice_abi::{Addr, NodeConfig, node_flags};
 use sluice_core::table::NodeConfigs;
 

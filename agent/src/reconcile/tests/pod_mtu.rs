@@ -1,3 +1,5 @@
+//! MTU changes of running pods.
+
 use std::time::Duration;
 
 use super::with_pods;

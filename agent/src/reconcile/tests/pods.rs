@@ -1,3 +1,5 @@
+//! Repair of programs and `LOCAL_PODS` rows.
+
 use std::time::Duration;
 
 use sluice_abi::{Addr, LocalPod};

@@ -1,3 +1,5 @@
+//! Order, retries and marks of reconcilers.
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;

@@ -1,3 +1,5 @@
+//! Removal of pins of other ABI versions.
+
 use std::time::Duration;
 
 use crate::conditions::{Concern, Status};

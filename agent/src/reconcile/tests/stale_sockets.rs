@@ -1,3 +1,5 @@
+//! UDP sockets of removed backends.
+
 use std::time::Duration;
 
 use sluice_core::model::{Kind, Protocol};

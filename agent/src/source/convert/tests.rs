@@ -1,3 +1,5 @@
+//! Conversion of API objects: defaults, optional fields and invalid values.
+
 use sluice_core::model::*;
 
 use super::*;

@@ -1,4 +1,4 @@
-//! Which pod has which address: a pure choice over the node's range, and a file that survives a
+//! Address leases: a pure choice over the node's range, and a file that survives a
 //! crash of the process or the machine at any moment.
 
 mod boot_instant;

@@ -1,8 +1,8 @@
 //! The IP header.
 //!
-//! The only module that knows header layouts. Callers read [`Fields`], which are the same for both
-//! families, and change a header by [`Header`]'s methods, with 16-byte addresses. IPv4 only so far:
-//! an IPv6 header becomes a second layout behind the same functions.
+//! The only module that defines header layouts. Callers read [`Fields`], which are the same for
+//! both families, and change a header by [`Header`]'s methods, with 16-byte addresses. IPv4 only so
+//! far: an IPv6 header becomes a second layout behind the same functions.
 
 use sluice_abi::Addr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -46,7 +46,7 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
         // The tc programs drop the packet and count the reason.
         Ok(_) | Err(NoBackend::NoLocalEndpoint | NoBackend::TableIncomplete) => return PROCEED,
     };
-    remember(
+    store_origin(
         peer,
         SocketOrigin {
             backend: backend.addr,
@@ -93,7 +93,7 @@ fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe) -> bool {
 
 /// Records the original destination of a socket.
 #[inline(always)]
-fn remember(peer: &Peer<'_>, origin: SocketOrigin) {
+fn store_origin(peer: &Peer<'_>, origin: SocketOrigin) {
     // SAFETY: the pointer is checked below.
     let ptr = unsafe { SOCKET_ORIGINS.get_or_insert_ptr_mut(peer.ctx(), None) };
     // SAFETY: the storage exists as long as the socket, which this call holds. Two threads that use

@@ -72,8 +72,8 @@ pub enum Mechanism {
     Clsact,
 }
 
-/// Attaches a tc program to a device of the current network namespace. An older program of Sluice is
-/// replaced by the mechanism that holds it; a new one is attached by tcx if the kernel has it.
+/// Attaches a tc program to a device of the current network namespace. An older program of Sluice
+/// is replaced by the mechanism that holds it; a new one is attached by tcx if the kernel has it.
 ///
 /// # Errors
 /// bpf(2) or netlink fails; ENODEV if the device does not exist.
@@ -155,7 +155,7 @@ fn no_tcx(e: &BpfError) -> bool {
 }
 
 /// Whether Sluice loaded a program: it uses a map with one of Sluice's names. The name of a program
-/// does not suffice: others also call theirs `connect4`.
+/// does not suffice: other software also uses names such as `connect4`.
 pub fn is_ours(info: &ProgInfo) -> bool {
     info.map_ids.iter().any(|id| {
         map_by_id(*id).and_then(map_info).is_ok_and(|info| map::ALL.contains(&info.name.as_str()))

@@ -1,4 +1,4 @@
-//! Batches against a kernel that fails as told.
+//! Batches against a kernel with injected failures.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

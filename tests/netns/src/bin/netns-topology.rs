@@ -1,6 +1,6 @@
 //! Creates a topology of one node with its agent, a pod and a server in it, prints the paths and
 //! process ids as JSON, and waits until its standard input ends. For the test that an interrupted
-//! run leaves nothing, and to inspect a node by hand (`nsenter --net=... --mount=...`).
+//! run leaves nothing, and to inspect a node manually (`nsenter --net=... --mount=...`).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use std::io::Read;

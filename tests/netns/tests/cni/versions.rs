@@ -60,8 +60,8 @@ fn verb_of_a_later_version_is_refused() {
 #[test]
 fn version_lists_all_supported_versions() {
     let (_topology, node) = node();
-    for (asked, answered) in [("0.3.1", "0.3.1"), ("1.1.0", "1.1.0"), ("9.9.9", "1.1.0")] {
-        let call = CniCall::new("VERSION", &json!({"cniVersion": asked}));
+    for (requested, reported) in [("0.3.1", "0.3.1"), ("1.1.0", "1.1.0"), ("9.9.9", "1.1.0")] {
+        let call = CniCall::new("VERSION", &json!({"cniVersion": requested}));
         let result = call.run(&node.namespaces).ok();
         let supported: Vec<&str> = result["supportedVersions"]
             .as_array()
@@ -70,6 +70,6 @@ fn version_lists_all_supported_versions() {
             .filter_map(Value::as_str)
             .collect();
         assert_eq!(supported, ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
-        assert_eq!(result["cniVersion"], answered);
+        assert_eq!(result["cniVersion"], reported);
     }
 }

@@ -39,8 +39,8 @@ fn commands_show_services_pods_and_flows_with_and_without_an_agent() {
         }
         let flows = json(&node, &["conntrack"]).to_string();
         assert!(flows.contains(VIP), "stopped: {stopped}: {flows}");
-        // `status` exits with 0 if the agent is running and has no problem. Without an agent, a note
-        // on standard error follows the object.
+        // `status` exits with 0 if the agent is running and has no problem. Without an agent, a
+        // note on standard error follows the object.
         let (success, output) = node.try_sluice(&["status", "-o", "json"]);
         let mut objects = serde_json::Deserializer::from_str(&output).into_iter::<Value>();
         let status = objects.next().unwrap().unwrap();
@@ -114,7 +114,7 @@ fn cleanup_removes_programs_pins_routes_and_files() {
     assert_eq!(dataplane::programs(&a, pod.host_device()).0, ["from_pod"]);
 }
 
-/// The socket programs would stay attached without a word.
+/// Without the check, the socket programs would stay attached without an error.
 #[test]
 fn cleanup_fails_where_the_cgroup_root_is_not_a_cgroup() {
     let topology = Topology::new();

@@ -16,7 +16,7 @@
 //! that its line does not mention from the packet that went in, with the TTL and the hardware
 //! addresses that the verdict implies, and is compared byte by byte, checksums included. `{p}`
 //! captures a port or identifier that the programs choose, checks that it is in the configured
-//! range, and stands for it from then on.
+//! range, and represents it in the following lines.
 //!
 //! `UPDATE=1` rewrites expectations that do not hold; `TIMES=1` prints the duration of each step.
 

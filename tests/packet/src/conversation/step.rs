@@ -187,8 +187,8 @@ impl Expectation {
         Ok(Expectation { verdict, packet, counters: labels })
     }
 
-    /// The lines that [`Expectation::parse`] reads, for what a run did; `expected` tells which
-    /// numbers are variables.
+    /// The lines that [`Expectation::parse`] reads, for the result of a run; `expected` defines
+    /// which numbers are variables.
     pub fn describe(
         run: &Run,
         names: &Names,

@@ -49,7 +49,7 @@ impl Names {
 }
 
 impl<'a> Words<'a> {
-    /// The words of a line; brackets must stand alone.
+    /// The words of a line; brackets are words of their own.
     pub fn new(line: &'a str) -> Words<'a> {
         Words(line.split_whitespace().collect::<Vec<_>>().into_iter().peekable())
     }

@@ -1,4 +1,4 @@
-//! What a pod's packet should lead to, read from the objects without the compiler.
+//! The expected result of a pod's packet, derived from the objects without the compiler.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ enum Class {
     External,
 }
 
-/// What a run may look like.
+/// A permitted result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
     action: Action,
@@ -91,7 +91,7 @@ fn rejection(reason: DropReason) -> Expected {
     Expected { action: Action::Redirect, counters, destination: None }
 }
 
-/// Everything that a packet from the first of [`PODS`] may lead to.
+/// Every permitted result of a packet from the first of [`PODS`].
 pub fn expected(objects: &[Object], dst: [u8; 4], port: u16, protocol: u8) -> Vec<Expected> {
     let packet = Packet { dst: IpAddr::from(dst), port, protocol };
     match answer(objects, THIS_NODE, packet) {
@@ -115,7 +115,7 @@ pub fn expected(objects: &[Object], dst: [u8; 4], port: u16, protocol: u8) -> Ve
     }
 }
 
-/// What a run was, in the same form. ICMP and packets without ports have port 0.
+/// The result of a run, in the same form. ICMP and packets without ports have port 0.
 pub fn observed(run: &Run, has_ports: bool) -> Expected {
     let labels: Vec<&'static str> = run.counters.keys().copied().collect();
     run.counted(&labels);

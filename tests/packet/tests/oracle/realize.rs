@@ -11,7 +11,7 @@ use sluice_core::generate::THIS_NODE;
 use sluice_core::model::{Change, Object, parse_cidr};
 use sluice_core::{Index, NodeContext, Tables};
 
-/// The ServiceCIDR that the node knows.
+/// The node's configured ServiceCIDR.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
 
 /// Entries that were written, to remove them again.

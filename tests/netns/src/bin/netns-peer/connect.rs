@@ -115,7 +115,7 @@ pub fn udp_connected_once(socket: &UdpSocket, size: usize) -> io::Result<(Respon
 }
 
 /// Sends all requests from one socket before it receives: the source address of a response is
-/// translated when the program receives it, by what the socket remembers then.
+/// translated when the program receives it, by the translations of the socket at that time.
 pub fn connect_each(servers: &[&str]) -> Vec<(String, String)> {
     let socket = udp(0, DEADLINE).unwrap();
     for server in servers {

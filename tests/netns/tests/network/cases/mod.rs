@@ -1,4 +1,4 @@
-//! Who can connect to whom: the tables in `tests/netns/cases/` against two nodes.
+//! Connectivity: the tables in `tests/netns/cases/` against two nodes.
 //!
 //! One topology serves every cell; a failure lists all wrong cells. `README.md` of the level
 //! explains the columns.
