@@ -19,6 +19,7 @@ mod network;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use packet_tests::{CLIENT, EXTERNAL, ROUTER, SERVER, VIP};
@@ -38,20 +39,31 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n % 251) as u8).collect()
 }
 
-/// Sends [`BULK`] bytes to `to`, which `server` has to receive at `port`, and the same back.
-fn transfer_tcp(client: End<'_>, to: SocketAddr, server: End<'_>, port: u16) {
+/// Sends [`BULK`] bytes to `to`, which `server` has to receive at `port`, and then the same back.
+/// Asserts that packets of both directions were longer than the MTU: those counted as `forward` on
+/// the way to the server, and those counted as restored on the way back.
+fn transfer_tcp(
+    network: &Network,
+    (client, to): (End<'_>, SocketAddr),
+    (server, port): (End<'_>, u16),
+    forward: Outcome,
+) {
     let listener = server
         .namespace
         .run(|| TcpListener::bind(SocketAddr::from((server.address, port))).unwrap());
+    let (received, all_received) = mpsc::channel();
+    let (proceed, may_return) = mpsc::channel();
     std::thread::scope(|scope| {
-        let echo = scope.spawn(|| {
+        let echo = scope.spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             stream.set_read_timeout(Some(DEADLINE)).unwrap();
             stream.set_write_timeout(Some(DEADLINE)).unwrap();
-            let mut received = Vec::new();
-            stream.read_to_end(&mut received).unwrap();
-            stream.write_all(&received).unwrap();
-            received
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            received.send(()).unwrap();
+            may_return.recv_timeout(DEADLINE).unwrap();
+            stream.write_all(&bytes).unwrap();
+            bytes
         });
         let connected = client.namespace.run(|| TcpStream::connect_timeout(&to, DEADLINE));
         if connected.is_err() {
@@ -63,12 +75,19 @@ fn transfer_tcp(client: End<'_>, to: SocketAddr, server: End<'_>, port: u16) {
         let mut stream = connected.unwrap_or_else(|e| panic!("connect to {to}: {e}"));
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        let start = network.datapath.counters();
         stream.write_all(&pattern(BULK)).unwrap_or_else(|e| panic!("write to {to}: {e}"));
         stream.shutdown(Shutdown::Write).unwrap();
+        all_received.recv_timeout(DEADLINE).unwrap();
+        // Each direction is judged while the other one has acknowledgments only.
+        let halfway = network.datapath.counters();
+        proceed.send(()).unwrap();
         let mut returned = Vec::new();
         stream.read_to_end(&mut returned).unwrap_or_else(|e| panic!("read from {to}: {e}"));
         assert!(echo.join().unwrap() == pattern(BULK), "the server received other bytes");
         assert!(returned == pattern(BULK), "the client received other bytes");
+        network::assert_gso(forward, &start, &halfway);
+        network::assert_gso(Outcome::Restored, &halfway, &network.datapath.counters());
     });
 }
 
@@ -151,18 +170,16 @@ fn offloaded_checksums_and_gso_survive_service_translation() {
     let network = Network::create();
     network.datapath.service(1, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
     network.datapath.service(2, (VIP, 53, proto::UDP), &[(SERVER, 5353)]);
-    transfer_tcp(network.client.end(), at(VIP, 80), network.server.end(), 8080);
-    network.assert_gso(Outcome::Translated);
-    network.assert_gso(Outcome::Restored);
+    let (client, server) = ((network.client.end(), at(VIP, 80)), (network.server.end(), 8080));
+    transfer_tcp(&network, client, server, Outcome::Translated);
     transfer_udp(network.client.end(), at(VIP, 53), network.server.end(), 5353);
 }
 
 #[test]
 fn offloaded_checksums_and_gso_survive_masquerade() {
     let network = Network::create();
-    transfer_tcp(network.client.end(), at(EXTERNAL, 443), network.external(), 443);
-    network.assert_gso(Outcome::Masqueraded);
-    network.assert_gso(Outcome::Restored);
+    let (client, server) = ((network.client.end(), at(EXTERNAL, 443)), (network.external(), 443));
+    transfer_tcp(&network, client, server, Outcome::Masqueraded);
     transfer_udp(network.client.end(), at(EXTERNAL, 53), network.external(), 53);
 }
 
@@ -171,10 +188,9 @@ fn offloaded_checksums_and_gso_survive_hairpin_translation() {
     let network = Network::create();
     network.datapath.service(1, (VIP, 80, proto::TCP), &[(CLIENT, 8080)]);
     network.datapath.service(2, (VIP, 53, proto::UDP), &[(CLIENT, 5353)]);
-    transfer_tcp(network.client.end(), at(VIP, 80), network.client.end(), 8080);
+    let (client, server) = ((network.client.end(), at(VIP, 80)), (network.client.end(), 8080));
+    transfer_tcp(&network, client, server, Outcome::Translated);
     network.assert_counted(&[Outcome::Translated, Outcome::Masqueraded, Outcome::Restored]);
-    network.assert_gso(Outcome::Translated);
-    network.assert_gso(Outcome::Restored);
     transfer_udp(network.client.end(), at(VIP, 53), network.client.end(), 5353);
 }
 
@@ -183,10 +199,9 @@ fn offloaded_checksums_and_gso_survive_translation_for_external_clients() {
     let network = Network::create();
     network.datapath.service(1, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
     network.datapath.service(2, (VIP, 53, proto::UDP), &[(SERVER, 5353)]);
-    transfer_tcp(network.external(), at(VIP, 80), network.server.end(), 8080);
+    let (client, server) = ((network.external(), at(VIP, 80)), (network.server.end(), 8080));
+    transfer_tcp(&network, client, server, Outcome::Translated);
     network.assert_counted(&[Outcome::Translated, Outcome::Masqueraded, Outcome::Restored]);
-    network.assert_gso(Outcome::Translated);
-    network.assert_gso(Outcome::Restored);
     transfer_udp(network.external(), at(VIP, 53), network.server.end(), 5353);
 }
 

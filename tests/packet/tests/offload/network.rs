@@ -1,7 +1,7 @@
 //! A node with two pods and an external host, each in a network namespace.
 
 use packet_tests::namespace::Namespace;
-use packet_tests::{CLIENT, Datapath, EXTERNAL, SERVER};
+use packet_tests::{CLIENT, Counters, Datapath, EXTERNAL, SERVER, counters};
 use sluice_abi::{Outcome, program};
 use sluice_bpf::attach::{Direction, Mechanism, attach_device_by};
 use sluice_bpf::netlink::Netlink;
@@ -118,13 +118,6 @@ impl Network {
         End { namespace: &self.external, address: EXTERNAL }
     }
 
-    /// Asserts that packets longer than the MTU were counted: GSO packets passed the programs.
-    pub fn assert_gso(&self, outcome: Outcome) {
-        let counter = self.datapath.counters()[outcome.label()];
-        let mean = counter.bytes / counter.packets;
-        assert!(mean > 1600, "packets counted as {} have {mean} bytes: no GSO", outcome.label());
-    }
-
     /// Asserts that each of these outcomes was counted.
     pub fn assert_counted(&self, outcomes: &[Outcome]) {
         let counters = self.datapath.counters();
@@ -156,4 +149,13 @@ fn attach(datapath: &Datapath) {
     }
     datapath.local_pod(CLIENT, index("client"));
     datapath.local_pod(SERVER, index("server"));
+}
+
+/// Asserts that packets counted between two moments were longer than the MTU: GSO packets passed the
+/// programs.
+pub fn assert_gso(outcome: Outcome, before: &Counters, after: &Counters) {
+    let moved = counters::difference(before, after);
+    let counter = moved.get(outcome.label()).copied().unwrap_or_default();
+    let mean = counter.bytes.checked_div(counter.packets).unwrap_or(0);
+    assert!(mean > 1600, "packets counted as {} have {mean} bytes: no GSO", outcome.label());
 }
