@@ -93,9 +93,9 @@ mod tests {
     fn each_class_has_its_prefixes() {
         let nodes = [
             node("n1", &["172.18.0.2", "fc00::2"], &["10.244.1.0/24", "fd00:1::/64"]),
-            node("n2", &["172.18.0.3", "fc00::3"], &["10.244.2.0/24", "fd00:2::/64"]),
             // Has the pod range of n2, a part of the pod range of n1 and an address of n1.
             node("n3", &["172.18.0.2"], &["10.244.2.0/24", "10.244.1.128/25", "fd00:3::/64"]),
+            node("n2", &["172.18.0.3", "fc00::3"], &["10.244.2.0/24", "fd00:2::/64"]),
         ];
         let context = NodeContext {
             local_addresses: vec!["172.18.0.2".parse().expect("address")],

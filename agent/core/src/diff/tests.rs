@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, proto};
+use sluice_abi::{Addr, Backend, Frontend, FrontendKey, PortBe, proto};
 
 use super::{Capacity, CapacityError, Plan, ReadBack, RealizedState};
 use crate::cases::notation;
@@ -171,4 +171,62 @@ fn backend_with_id_zero_is_deleted() {
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[]);
     assert!(kernel.backends.is_empty());
+}
+
+#[test]
+fn orphaned_backend_counts_towards_the_capacity() {
+    let mut kernel = Kernel::new(Capacity { backends: 2, ..CAPACITY });
+    kernel.backends.insert(0, Backend::default());
+    let mut agent = Agent::start(&kernel);
+    let plan = agent.take(&changes(&[SERVICE, TWO_ENDPOINTS]));
+    kernel.begin_plan();
+    rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
+    assert_eq!(plan.over_capacity.len(), 1);
+    let plan = retry(&mut kernel, &mut agent, plan);
+    assert_eq!(plan.over_capacity, []);
+    assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+}
+
+/// The plan that fails flips a frontend to new slots before the failure.
+#[test]
+fn slots_and_ids_of_a_failed_plan_are_not_reused_by_the_next() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
+    let services: BTreeSet<u32> = kernel.frontends.values().map(|f| f.service).collect();
+    assert_eq!(services, BTreeSet::from([1, 2]));
+    let other = "slice shop/web of=web ports=/UDP:53 10.244.1.4@n1 10.244.1.5@n1";
+    let failed = agent.take(&changes(&[other, "service shop/api 10.96.0.8 /UDP:53"]));
+    let done = rows(&failed.writes);
+    let flipped = done.iter().position(|(table, ..)| *table == "FRONTENDS").expect("a frontend");
+    carry_out(&mut kernel, &done[..=flipped], &agent.tables);
+    agent.realized.resync(kernel.read_back());
+
+    apply(&mut kernel, &mut agent, &["delete service shop/api", TWO_ENDPOINTS]);
+    let offset = kernel.frontends.values().map(|f| f.slots_offset).max();
+    assert_eq!(offset, Some(4), "0 and 2 were in use before and after the failed plan");
+    apply(&mut kernel, &mut agent, &["service shop/db 10.96.0.9 /UDP:53"]);
+    let services: BTreeSet<u32> = kernel.frontends.values().map(|f| f.service).collect();
+    assert_eq!(services, BTreeSet::from([1, 2, 5, 6]), "3 and 4 were assigned to shop/api");
+}
+
+#[test]
+fn slots_of_a_damaged_frontend_are_not_freed() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
+    let mut values = kernel.frontends.values();
+    let value = *values.find(|f| f.slots_len > 0).expect("a frontend with slots");
+    // The last key is read last: its slots belong to the frontend that is read first.
+    let last = FrontendKey { addr: Addr([0xff; 16]), ..FrontendKey::default() };
+    kernel.frontends.insert(last, value);
+    agent.realized.resync(kernel.read_back());
+    apply(&mut kernel, &mut agent, &[]);
+    for host in 1..=6 {
+        let service = format!("service shop/other 10.96.1.{host} /TCP:80");
+        let slice = format!(
+            "slice shop/other of=other ports=/TCP:80 10.244.2.{host}@n1 10.244.3.{host}@n1"
+        );
+        apply(&mut kernel, &mut agent, &[&service, &slice]);
+    }
 }
