@@ -58,7 +58,10 @@ pub fn boot(cache: &Cache, kernel: &Kernel, script: &str, kvm: bool) -> Result<S
         .arg("-initrd")
         .arg(&initramfs)
         .args(["-append", "console=ttyS0 panic=-1 loglevel=3"])
-        .args(["-virtfs", "local,path=/,mount_tag=root,security_model=none,readonly=on"])
+        .args([
+            "-virtfs",
+            "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap",
+        ])
         .stdin(std::process::Stdio::null());
     let name = format!("kernel {}", kernel.version);
     let (status, log) = process::run_quietly(&name, &mut qemu, &cache.logs(), DEADLINE)?;

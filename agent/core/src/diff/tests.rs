@@ -178,7 +178,7 @@ fn orphaned_backend_counts_towards_the_capacity() {
     let mut kernel = Kernel::new(Capacity { backends: 2, ..CAPACITY });
     kernel.backends.insert(0, Backend::default());
     let mut agent = Agent::start(&kernel);
-    let plan = agent.take(&changes(&[SERVICE, TWO_ENDPOINTS]));
+    let plan = agent.apply_and_plan(&changes(&[SERVICE, TWO_ENDPOINTS]));
     kernel.begin_plan();
     rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
     assert_eq!(plan.over_capacity.len(), 1);
@@ -196,7 +196,7 @@ fn slots_and_ids_of_a_failed_plan_are_not_reused_by_the_next() {
     let services: BTreeSet<u32> = kernel.frontends.values().map(|f| f.service).collect();
     assert_eq!(services, BTreeSet::from([1, 2]));
     let other = "slice shop/web of=web ports=/UDP:53 10.244.1.4@n1 10.244.1.5@n1";
-    let failed = agent.take(&changes(&[other, "service shop/api 10.96.0.8 /UDP:53"]));
+    let failed = agent.apply_and_plan(&changes(&[other, "service shop/api 10.96.0.8 /UDP:53"]));
     let done = rows(&failed.writes);
     let flipped = done.iter().position(|(table, ..)| *table == "FRONTENDS").expect("a frontend");
     carry_out(&mut kernel, &done[..=flipped], &agent.tables);
