@@ -168,16 +168,12 @@ pub fn link(index: u32, name: &str) -> Link {
     Link { index, name: name.to_owned(), mac: None, alias: None, mtu: 1500, up: true }
 }
 
-/// One list per kind: what a source sends first. Node `n1` is added if there is no Node.
+/// What a source sends first: one list per kind. Node `n1` is added if the objects contain no Node.
 pub fn lists(mut objects: Vec<Object>) -> Vec<Event> {
     if !objects.iter().any(|o| o.kind() == Kind::Node) {
         objects.push(node("n1", "172.18.0.2", "10.244.1.0/24"));
     }
-    let list = |kind| {
-        let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();
-        Event::Objects(Change::Replace(kind, of_kind))
-    };
-    Kind::ALL.into_iter().map(list).collect()
+    Change::lists(objects.iter()).into_iter().map(Event::Objects).collect()
 }
 
 /// A deletion.

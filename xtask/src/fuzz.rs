@@ -44,7 +44,7 @@ pub struct Options {
 /// Fuzzes one target after the other; the exit code is a failure if one crashed.
 ///
 /// # Errors
-/// When there is no such target, or the targets do not compile.
+/// The target does not exist, or the targets do not compile.
 pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     let all = targets(&checkout().join("tests/fuzz/corpus"))?;
     let chosen: Vec<&String> =

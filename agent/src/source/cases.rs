@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use sluice_core::model::{Change, Kind, Object};
+use sluice_core::model::{Change, Object};
 use sluice_core::{Index, NodeContext, Tables, dump};
 
 use super::folder;
@@ -30,10 +30,7 @@ fn files(extension: &str) -> Vec<PathBuf> {
 
 fn compile(objects: &[Object]) -> String {
     let mut index = Index::new(NODE);
-    for kind in Kind::ALL {
-        let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();
-        index.apply(Change::Replace(kind, of_kind));
-    }
+    Change::lists(objects.iter()).into_iter().for_each(|change| index.apply(change));
     dump::tables(&Tables::full(&index, &NodeContext::default()))
 }
 

@@ -11,7 +11,7 @@ use std::{fs, io};
 
 use serde::Deserialize;
 use serde_yaml::Value;
-use sluice_core::model::{Change, Kind, Object};
+use sluice_core::model::{Change, Object};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -94,8 +94,7 @@ impl Files {
 
     /// All objects, one list per kind.
     fn changes(&self) -> Vec<Change> {
-        let objects = |kind| self.0.values().flatten().filter(move |o| o.kind() == kind).cloned();
-        Kind::ALL.into_iter().map(|kind| Change::Replace(kind, objects(kind).collect())).collect()
+        Change::lists(self.0.values().flatten())
     }
 }
 
@@ -183,6 +182,8 @@ fn collect(
 
 #[cfg(test)]
 mod tests {
+    use sluice_core::model::Kind;
+
     use super::*;
 
     const WAIT: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use sluice_agent::source::folder::{ManifestError, parse};
-use sluice_core::model::{Change, Kind, Object};
+use sluice_core::model::{Change, Object};
 use sluice_core::{Index, NodeContext, Tables, dump};
 
 use crate::api_object;
@@ -47,9 +47,6 @@ fn compile_in_both_orders(mut objects: Vec<Object>) {
 
 fn compile(objects: &[Object]) -> String {
     let mut index = Index::new(NODE);
-    for kind in Kind::ALL {
-        let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();
-        index.apply(Change::Replace(kind, of_kind));
-    }
+    Change::lists(objects.iter()).into_iter().for_each(|change| index.apply(change));
     dump::tables(&Tables::full(&index, &NodeContext::default()))
 }

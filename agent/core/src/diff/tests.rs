@@ -21,15 +21,28 @@ fn apply(kernel: &mut Kernel, agent: &mut Agent, lines: &[&str]) -> Plan {
     plan
 }
 
-/// Repeats plans without changes as long as one may succeed. Returns the last plan.
-fn retry(kernel: &mut Kernel, agent: &mut Agent, mut plan: Plan) -> Plan {
+/// Like [`apply`], for a plan that lacks capacity: frontends may have neither their old nor their
+/// new effect.
+fn apply_beyond_capacity(kernel: &mut Kernel, agent: &mut Agent, lines: &[&str]) -> Plan {
+    let plan = agent.apply_and_plan(&changes(lines));
+    kernel.begin_plan();
+    rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
+    plan
+}
+
+/// Applies changes that lack capacity for `missing` objects, and repeats plans without changes as
+/// long as one may succeed. The last one programs everything.
+#[track_caller]
+fn apply_and_retry(kernel: &mut Kernel, agent: &mut Agent, lines: &[&str], missing: usize) {
+    let mut plan = apply_beyond_capacity(kernel, agent, lines);
+    assert_eq!(plan.over_capacity.len(), missing);
     for _ in 0..10 {
         if !plan.worth_retrying() {
-            return plan;
+            assert_eq!(plan.over_capacity, []);
+            assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+            return;
         }
-        plan = agent.apply_and_plan(&[]);
-        kernel.begin_plan();
-        rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
+        plan = apply_beyond_capacity(kernel, agent, &[]);
     }
     panic!("retries do not end");
 }
@@ -100,13 +113,7 @@ fn service_waits_for_quarantined_slots() {
     let other = "slice shop/web of=web ports=/UDP:53 10.244.1.4@n1 10.244.1.5@n1";
     // The old slots are freed by a plan that deletes the Service, and needed by the next.
     apply(&mut kernel, &mut agent, &["delete service shop/web"]);
-    let plan = agent.apply_and_plan(&changes(&[SERVICE, other]));
-    kernel.begin_plan();
-    rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
-    assert_eq!(plan.over_capacity.len(), 1);
-    let plan = retry(&mut kernel, &mut agent, plan);
-    assert_eq!(plan.over_capacity, []);
-    assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+    apply_and_retry(&mut kernel, &mut agent, &[SERVICE, other], 1);
 }
 
 #[test]
@@ -115,13 +122,7 @@ fn frontend_waits_for_the_deletion_of_another() {
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[SERVICE]);
     let replacement = ["delete service shop/web", "service shop/api 10.96.0.8 /UDP:53"];
-    let plan = agent.apply_and_plan(&changes(&replacement));
-    kernel.begin_plan();
-    rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
-    assert_eq!(plan.over_capacity.len(), 2);
-    let plan = retry(&mut kernel, &mut agent, plan);
-    assert_eq!(plan.over_capacity, []);
-    assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+    apply_and_retry(&mut kernel, &mut agent, &replacement, 2);
 }
 
 #[test]
@@ -178,13 +179,7 @@ fn orphaned_backend_counts_towards_the_capacity() {
     let mut kernel = Kernel::new(Capacity { backends: 2, ..CAPACITY });
     kernel.backends.insert(0, Backend::default());
     let mut agent = Agent::start(&kernel);
-    let plan = agent.apply_and_plan(&changes(&[SERVICE, TWO_ENDPOINTS]));
-    kernel.begin_plan();
-    rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
-    assert_eq!(plan.over_capacity.len(), 1);
-    let plan = retry(&mut kernel, &mut agent, plan);
-    assert_eq!(plan.over_capacity, []);
-    assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+    apply_and_retry(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS], 1);
 }
 
 /// The plan that fails flips a frontend to new slots before the failure.

@@ -206,6 +206,14 @@ pub enum Change {
     Replace(Kind, Vec<Object>),
 }
 
+impl Change {
+    /// What a source sends first: one list per kind, in the order of [`Kind::ALL`].
+    pub fn lists<'a>(objects: impl Iterator<Item = &'a Object> + Clone) -> Vec<Change> {
+        let of_kind = |kind| objects.clone().filter(move |o| o.kind() == kind).cloned().collect();
+        Kind::ALL.into_iter().map(|kind| Change::Replace(kind, of_kind(kind))).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -60,7 +60,7 @@ impl Store {
         self.dir.join("leases.json")
     }
 
-    /// Reads the state without a lock; empty if there is no file.
+    /// Reads the state without a lock. Without a file, the state is empty.
     ///
     /// # Errors
     /// The file cannot be read, or cannot be parsed (`InvalidData`).
