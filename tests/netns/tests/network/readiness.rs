@@ -1,7 +1,7 @@
 //! Nothing of a pod passes before the agent has written the node's tables.
 
 use netns_tests::peer::Echo;
-use netns_tests::{Topology, dataplane, eventually_equals};
+use netns_tests::{Topology, dataplane, eventually_equals, ip};
 use sluice_abi::{DropReason, NodeConfig, map, node_flags};
 
 fn is_ready(config: &NodeConfig) -> bool {
@@ -41,9 +41,17 @@ fn programs_are_ready_only_after_the_tables_are_written() {
     assert!(is_ready(&dataplane::node_config(&node)));
     assert_eq!(pod.ping(&node.address.to_string(), 56), Echo::Reply(56));
 
-    // A restart does not withdraw it.
+    // An agent that writes the configuration, but cannot write the tables, does not withdraw it.
     agent.kill();
-    let _agent = node.agent_not_ready(&["--source=/nonexistent"]);
+    dataplane::freeze(&node, map::NETWORKS);
+    let _other = topology.node(2);
+    ip(&node.namespaces, "link set eth0 mtu 1300");
+    let agent = node.agent_not_ready(&[]);
+    eventually_equals("MTU in the configuration", 1300, || dataplane::node_config(&node).mtu);
+    let unavailable = |response: String| response.starts_with("HTTP/1.1 503");
+    eventually_equals("the agent is not ready", true, || {
+        agent.get("/readyz").is_ok_and(unavailable)
+    });
     assert!(is_ready(&dataplane::node_config(&node)));
     assert_eq!(pod.ping(&node.address.to_string(), 56), Echo::Reply(56));
 }
