@@ -40,10 +40,11 @@ mod raw;
 mod sys;
 pub mod test_run;
 
-pub use cpu::{parse_cpu_list, possible_cpus};
+pub use cpu::parse_cpu_list;
 pub use error::error_chain;
 pub use map::Map;
 pub use object::{MapInfo, ProgInfo, map_by_id, map_info, obj_get, prog_by_id, prog_info};
-pub use program::{AttachTarget, AttachType, prog_attach, prog_detach, prog_query};
+pub use program::{AttachTarget, AttachType};
+pub(crate) use program::{prog_attach, prog_detach, prog_query};
 pub use raw::{RawEntries, RawMap};
 pub use sys::{BpfError, Errno};

@@ -2,15 +2,14 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::cpu::possible_cpus;
 use crate::object::{MapInfo, obj_get};
 use crate::raw::RawMap;
-use crate::sys::{BpfError, Cmd, ElemAttr, bpf};
+use crate::sys::BpfError;
 
 /// An open map with keys `K` and values `V`; opening compares their sizes with the kernel's.
 #[derive(Debug)]
@@ -57,34 +56,12 @@ where
         &self.raw
     }
 
-    fn fail(&self, verb: &str, e: io::Error) -> BpfError {
-        self.raw.fail(verb, e)
-    }
-
-    fn elem(&self, key: *const K, value: u64, flags: u64) -> ElemAttr {
-        ElemAttr {
-            map_fd: self.raw.as_fd().as_raw_fd() as u32,
-            pad: 0,
-            key: key as u64,
-            value,
-            flags,
-        }
-    }
-
     /// Returns the value of `key`, or `None` if the map has no such entry.
     ///
     /// # Errors
     /// A per-CPU map (`InvalidInput`); any error of the kernel other than ENOENT.
     pub fn lookup(&self, key: &K) -> Result<Option<V>, BpfError> {
-        let mut value = V::new_zeroed();
-        let mut attr = self.elem(key, std::ptr::from_mut(&mut value) as u64, 0);
-        // SAFETY: key and value are live and of the sizes compared in `from_fd`; per-CPU maps, for
-        // which the kernel writes more, are rejected before the call.
-        match self.raw.single_value().and_then(|()| unsafe { bpf(Cmd::MapLookup, &mut attr) }) {
-            Ok(_) => Ok(Some(value)),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(e) => Err(self.fail("read from", e)),
-        }
+        Ok(self.raw.lookup(key.as_bytes())?.and_then(|value| V::read_from_bytes(&value).ok()))
     }
 
     /// Returns one value for each possible CPU of a per-CPU map, or `None` if the map has no such
@@ -93,21 +70,8 @@ where
     /// # Errors
     /// The number of CPUs cannot be read; any error of the kernel other than ENOENT.
     pub fn lookup_per_cpu(&self, key: &K) -> Result<Option<Vec<V>>, BpfError> {
-        let cpus = possible_cpus().map_err(|e| self.fail("count the CPUs for", e))?;
-        // The kernel places the values at multiples of eight bytes.
-        let stride = size_of::<V>().next_multiple_of(8);
-        let mut raw = vec![0u8; stride * cpus];
-        let mut attr = self.elem(key, raw.as_mut_ptr() as u64, 0);
-        // SAFETY: the kernel writes one value for each possible CPU, and the buffer holds as many.
-        match unsafe { bpf(Cmd::MapLookup, &mut attr) } {
-            Ok(_) => Ok(Some(
-                raw.chunks_exact(stride)
-                    .filter_map(|c| V::read_from_prefix(c).ok().map(|(v, _)| v))
-                    .collect(),
-            )),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(e) => Err(self.fail("read from", e)),
-        }
+        let values = self.raw.lookup_per_cpu(key.as_bytes())?;
+        Ok(values.map(|values| values.iter().flat_map(|v| V::read_from_bytes(v)).collect()))
     }
 
     /// Inserts or replaces one entry.
@@ -115,14 +79,9 @@ where
     /// # Errors
     /// A per-CPU map (`InvalidInput`); E2BIG if the map is full; any other error of the kernel.
     pub fn update(&self, key: &K, value: &V) -> Result<(), BpfError> {
-        self.put(key, value).map_err(|e| self.fail("write to", e))
-    }
-
-    fn put(&self, key: &K, value: &V) -> io::Result<()> {
-        self.raw.single_value()?;
-        let mut attr = self.elem(key, std::ptr::from_ref(value) as u64, 0);
-        // SAFETY: as in `lookup`; the kernel only reads.
-        unsafe { bpf(Cmd::MapUpdate, &mut attr) }.map(|_| ())
+        let single = self.raw.single_value();
+        let updated = single.and_then(|()| self.raw.put(key.as_bytes(), value.as_bytes()));
+        updated.map_err(|e| self.raw.fail("write to", e))
     }
 
     /// Deletes one entry; returns whether it existed.
@@ -130,34 +89,7 @@ where
     /// # Errors
     /// Any error of the kernel other than ENOENT.
     pub fn delete(&self, key: &K) -> Result<bool, BpfError> {
-        self.remove(key).map_err(|e| self.fail("delete from", e))
-    }
-
-    fn remove(&self, key: &K) -> io::Result<bool> {
-        let mut attr = self.elem(key, 0, 0);
-        // SAFETY: the key is live and of the size compared in `from_fd`.
-        match unsafe { bpf(Cmd::MapDelete, &mut attr) } {
-            Ok(_) => Ok(true),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Returns the key after `key`, the first key if `key` is `None`, or `None` at the end. A hash
-    /// map starts over if `key` was deleted meanwhile.
-    ///
-    /// # Errors
-    /// Any error of the kernel other than ENOENT.
-    pub fn next_key(&self, key: Option<&K>) -> Result<Option<K>, BpfError> {
-        let mut next = K::new_zeroed();
-        let at = key.map_or(std::ptr::null(), std::ptr::from_ref);
-        let mut attr = self.elem(at, std::ptr::from_mut(&mut next) as u64, 0);
-        // SAFETY: both keys are live and of the size compared in `from_fd`, or null.
-        match unsafe { bpf(Cmd::MapNextKey, &mut attr) } {
-            Ok(_) => Ok(Some(next)),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(e) => Err(self.fail("walk", e)),
-        }
+        self.raw.remove(key.as_bytes()).map_err(|e| self.raw.fail("delete from", e))
     }
 }
 

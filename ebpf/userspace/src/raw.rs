@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use crate::batch::resume::{self, Operation};
+use crate::cpu::possible_cpus;
 use crate::map::check_sizes;
 use crate::object::{MapInfo, map_info, obj_get};
 use crate::sys::{BatchAttr, BpfError, Cmd, ElemAttr, bpf};
@@ -111,7 +112,7 @@ impl RawMap {
                 let end = total.min(range.start + BATCH);
                 self.change_batch(Cmd::MapDeleteBatch, &keys[range.start * k..end * k], 0)
             },
-            |n| self.remove(&keys[n * k..(n + 1) * k]),
+            |n| self.remove(&keys[n * k..(n + 1) * k]).map(|_| ()),
         )
         .map_err(fail)
     }
@@ -134,6 +135,27 @@ impl RawMap {
             Ok(_) => Ok(Some(value)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(fail(e)),
+        }
+    }
+
+    /// Returns the value of `key` for each possible CPU of a per-CPU map, or `None` if the map has no
+    /// such entry. `key` has the map's size.
+    ///
+    /// # Errors
+    /// The number of CPUs cannot be read; any error of the kernel other than ENOENT.
+    pub(crate) fn lookup_per_cpu(&self, key: &[u8]) -> Result<Option<Vec<Vec<u8>>>, BpfError> {
+        let cpus = possible_cpus().map_err(|e| self.fail("count the CPUs for", e))?;
+        let size = self.sizes().1;
+        // The kernel places the values at multiples of eight bytes.
+        let stride = size.next_multiple_of(8);
+        let mut values = vec![0u8; stride * cpus];
+        let mut attr = self.elem(key, values.as_mut_ptr() as u64);
+        // SAFETY: the key has the map's size. The kernel writes one value for each possible CPU, and
+        // the buffer holds as many.
+        match unsafe { bpf(Cmd::MapLookup, &mut attr) } {
+            Ok(_) => Ok(Some(values.chunks_exact(stride).map(|v| v[..size].to_vec()).collect())),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(self.fail("read from", e)),
         }
     }
 
@@ -207,18 +229,21 @@ impl RawMap {
         }
     }
 
-    fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+    /// Inserts or replaces one entry. Key and value have the map's sizes, and the map is not per CPU.
+    pub(crate) fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
         let mut attr = self.elem(key, value.as_ptr() as u64);
         // SAFETY: key and value are live and have the map's sizes; the kernel only reads.
         unsafe { bpf(Cmd::MapUpdate, &mut attr) }.map(|_| ())
     }
 
-    fn remove(&self, key: &[u8]) -> io::Result<()> {
+    /// Deletes one entry; returns whether it existed. The key has the map's size.
+    pub(crate) fn remove(&self, key: &[u8]) -> io::Result<bool> {
         let mut attr = self.elem(key, 0);
         // SAFETY: the key is live and has the map's size.
         match unsafe { bpf(Cmd::MapDelete, &mut attr) } {
-            Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
-            _ => Ok(()),
+            Ok(_) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(e),
         }
     }
 
