@@ -29,21 +29,6 @@ pub struct NodeConfig {
 
 const _: () = assert!(size_of::<NodeConfig>() == 76);
 
-impl NodeConfig {
-    /// The node's address of the family of `peer`.
-    #[inline(always)]
-    pub const fn addr(&self, peer: &Addr) -> Addr {
-        // Constant indices: the verifier of Linux 6.12 does not bound a computed one.
-        if peer.is_v4() { self.addrs[0] } else { self.addrs[1] }
-    }
-
-    /// The pods' gateway of the family of `peer`.
-    #[inline(always)]
-    pub const fn gateway(&self, peer: &Addr) -> Addr {
-        if peer.is_v4() { self.gateways[0] } else { self.gateways[1] }
-    }
-}
-
 /// Bits of [`NodeConfig::flags`].
 pub mod node_flags {
     /// The agent has written the tables; until then the pod hooks drop packets.
