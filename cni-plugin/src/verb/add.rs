@@ -5,7 +5,7 @@ use std::path::Path;
 use sluice_bpf::attach::Mechanism;
 use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
-use sluice_pod::lease::{AllocError, Lease, LeaseKey, State, Store};
+use sluice_pod::lease::{AllocError, Lease, LeaseKey, State, Store, Subnet};
 use sluice_pod::netns::{NetNs, NetNsError};
 use sluice_pod::{
     Dataplane, GATEWAY, PodNetwork, VethOptions, VethPair, device, identity, pod_routes,
@@ -21,7 +21,7 @@ use crate::spec::{
 const MTU_WITHOUT_UPLINK: u32 = 1500;
 
 pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<CniResult, CniError> {
-    conf.subnet()?;
+    let subnet = conf.subnet()?;
     if conf.prev_result.is_some() {
         let msg = "network configuration field \"prevResult\": is set; Sluice creates the pod's \
                    interface and must be the first plugin of the list";
@@ -38,14 +38,14 @@ pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<CniResult
         // The bandwidth plugin needs the ingress qdisc when it limits what a pod sends.
         mechanism: if conf.limits_egress { Mechanism::Tcx } else { Mechanism::Clsact },
     };
-    let lease = lease_address(conf, environment, &mut host, &mut pod)?;
+    let lease = lease_address(conf, subnet, environment, &mut host, &mut pod)?;
     let created =
         PodNetwork { host: &mut host, lease: &lease }.create(&netns, &mut pod, options, &dataplane);
     let pair = created.map_err(|e| {
         undo(conf, &mut host, &lease);
         CniError::caused(code::IO, "the pod's network cannot be created", &e)
     })?;
-    Ok(result(&lease, pair, options.mtu, path))
+    Ok(result(&lease, pair, options.mtu))
 }
 
 fn mtu(conf: &NetConf, host: &mut Netlink) -> Result<u32, CniError> {
@@ -69,12 +69,12 @@ fn netns_failed(path: &Path, e: &NetNsError) -> CniError {
 /// Removes the remains of an interrupted ADD of this attachment, then leases an address.
 fn lease_address(
     conf: &NetConf,
+    subnet: Subnet,
     environment: &Environment,
     host: &mut Netlink,
     pod: &mut Netlink,
 ) -> Result<Lease, CniError> {
     let key = key(environment);
-    let subnet = conf.subnet()?;
     let store = Store::new(&conf.state_dir);
     let locked = store.lock().map_err(store_failed)?;
     let now = now()?;
@@ -111,7 +111,7 @@ fn lease_address(
     Ok(lease)
 }
 
-fn no_address(e: &AllocError) -> CniError {
+pub(super) fn no_address(e: &AllocError) -> CniError {
     match e {
         AllocError::Exhausted { .. } => {
             let remedy = "delete pods or give the node a larger range";
@@ -165,20 +165,15 @@ fn undo(conf: &NetConf, host: &mut Netlink, lease: &Lease) {
     if let Err(e) = (PodNetwork { host, lease }).remove(&conf.pins) {
         warn(format_args!("pod {}: failed ADD not undone: {}", lease.owner(), error_chain(&e)));
     }
-    let store = Store::new(&conf.state_dir);
-    let released = store.lock().and_then(|locked| {
-        let mut state = store.read()?;
-        state.release(&lease.key, &lease.since);
-        locked.save(&state)
-    });
+    let released = Store::new(&conf.state_dir).reclaim(&lease.since, |l| l.key != lease.key);
     if let Err(e) = released {
         warn(format_args!("pod {}: address not released: {}", lease.owner(), error_chain(&e)));
     }
 }
 
-fn result(lease: &Lease, pair: VethPair, mtu: u32, netns: &Path) -> CniResult {
+fn result(lease: &Lease, pair: VethPair, mtu: u32) -> CniResult {
     let (host_mac, pod_mac) = identity::macs(&lease.key);
-    let sandbox = Some(netns.display().to_string());
+    let sandbox = Some(lease.netns.clone());
     CniResult {
         interfaces: vec![
             Interface { name: pair.host.name, mac: host_mac, mtu, sandbox: None },
@@ -249,7 +244,7 @@ mod tests {
             up: true,
         };
         let pair = VethPair { host: link(12, &lease.host_ifname), pod: link(2, "eth0") };
-        let result = result(&lease, pair, 1450, Path::new("/run/netns/c1"));
+        let result = result(&lease, pair, 1450);
         golden("result-of-add", &result.to_json(Version::NEWEST));
     }
 }

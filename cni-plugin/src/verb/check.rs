@@ -12,10 +12,6 @@ use super::{dataplane_missing, key, open_host, store_failed};
 use crate::spec::{CniError, Environment, NetConf, code};
 
 pub(super) fn check(conf: &NetConf, environment: &Environment) -> Result<(), CniError> {
-    verify(conf, environment).map_err(|e| e.about(&environment.owner()))
-}
-
-fn verify(conf: &NetConf, environment: &Environment) -> Result<(), CniError> {
     let previous = conf.prev_result()?;
     let state = Store::new(&conf.state_dir).read().map_err(store_failed)?;
     let lease = state.find(&key(environment)).ok_or_else(|| {

@@ -33,7 +33,9 @@ pub fn run(environment: &Environment, stdin: &str) -> Result<Option<Value>, CniE
         Verb::Del => del::del(&conf, environment).map(|()| None),
         Verb::Check => {
             require(&conf, "CHECK", Version::V0_4_0)?;
-            check::check(&conf, environment).map(|()| None)
+            check::check(&conf, environment)
+                .map(|()| None)
+                .map_err(|e| e.about(&environment.owner()))
         }
         Verb::Gc => {
             require(&conf, "GC", Version::V1_1_0)?;

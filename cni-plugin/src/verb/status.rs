@@ -4,8 +4,9 @@
 use std::io;
 
 use sluice_pod::Dataplane;
-use sluice_pod::lease::{State, Store, Subnet};
+use sluice_pod::lease::{AllocError, State, Store, Subnet};
 
+use super::add::no_address;
 use super::{dataplane_missing, now, open_host, read_links, store_failed};
 use crate::spec::{CniError, NetConf, code};
 
@@ -27,11 +28,8 @@ pub(super) fn status(conf: &NetConf) -> Result<(), CniError> {
     if leases.any(|lease| !links.is_live(lease, &now)) {
         return Ok(());
     }
-    let msg = format!(
-        "all {} pod addresses of {subnet} are in use; delete pods or give the node a larger range",
-        subnet.capacity()
-    );
-    Err(CniError::new(code::NOT_AVAILABLE, msg))
+    let exhausted = AllocError::Exhausted { capacity: subnet.capacity(), subnet };
+    Err(CniError { code: code::NOT_AVAILABLE, ..no_address(&exhausted) })
 }
 
 /// Whether an address of the range has no lease. Leases of a former range do not count.
