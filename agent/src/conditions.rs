@@ -107,9 +107,14 @@ impl Conditions {
         self.0.get(&concern)
     }
 
-    /// Whether an operation of this concern failed and was not repeated successfully since.
-    pub fn failed(&self, concern: Concern) -> bool {
-        self.get(concern).is_some_and(|c| c.status == Status::Failed)
+    /// Whether one of these concerns has a condition.
+    pub fn any(&self, concerns: &[Concern]) -> bool {
+        concerns.iter().any(|concern| self.get(*concern).is_some())
+    }
+
+    /// The condition of a concern if an operation failed and was not repeated successfully since.
+    pub fn failed(&self, concern: Concern) -> Option<&Condition> {
+        self.get(concern).filter(|c| c.status == Status::Failed)
     }
 
     /// All conditions that are set, by concern.
@@ -135,7 +140,7 @@ mod tests {
         assert_eq!((condition.message.as_str(), condition.since), ("b", at(0)));
         conditions.set(Concern::Routes, Status::Waiting, "b".into(), at(2));
         assert_eq!(conditions.get(Concern::Routes).unwrap().since, at(2));
-        assert!(!conditions.failed(Concern::Routes));
+        assert_eq!(conditions.failed(Concern::Routes), None);
         conditions.clear(Concern::Routes);
         assert!(conditions.iter().next().is_none());
     }

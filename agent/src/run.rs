@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::dir_watcher::DirWatcher;
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer, RESYNC};
-use crate::kernel::linux::{LinuxKernel, Paths, load, maps::Maps, monitor, probe};
+use crate::kernel::linux::{LinuxKernel, Paths, load, maps, monitor, probe};
 use crate::kernel::read_counters;
 use crate::observe::{self, Health, Pending};
 use crate::reconcile::Reconcilers;
@@ -109,8 +109,8 @@ fn serve_observers(config: &Config, health: &Arc<Health>) -> anyhow::Result<()> 
         tokio::spawn(observe::serve_health(address, Arc::clone(health)));
     }
     if let Some(address) = config.metrics_bind {
-        let maps = Maps::open()?;
-        let counts = move || read_counters(&maps.counters).unwrap_or_default();
+        let counters = maps::counters()?;
+        let counts = move || read_counters(&counters).unwrap_or_default();
         tokio::spawn(observe::serve_metrics(address, Arc::clone(health), counts));
     }
     Ok(())
@@ -170,8 +170,7 @@ struct Publisher {
 
 impl Observer for Publisher {
     fn observe(&mut self, state: &State, duration: Duration) {
-        let failed = LIVENESS.iter().find(|concern| state.conditions.failed(**concern));
-        let pending = match failed.and_then(|concern| state.conditions.get(*concern)) {
+        let pending = match LIVENESS.iter().find_map(|concern| state.conditions.failed(*concern)) {
             None => Pending::None,
             Some(condition) => Pending::Failed(condition.message.clone()),
         };

@@ -339,7 +339,7 @@ impl State {
     /// Number of desired rows by table.
     pub fn rows(&self) -> Vec<(&'static str, usize)> {
         vec![
-            ("frontends", self.tables.frontends().count()),
+            ("frontends", self.tables.frontend_count()),
             ("networks", self.tables.networks().len()),
             ("routes", self.tables.routes().len()),
         ]

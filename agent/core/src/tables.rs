@@ -116,6 +116,11 @@ impl Tables {
         self.claims.get(key).and_then(|claims| claims.first()).map(|claim| &claim.row)
     }
 
+    /// Number of frontends; a key without a claim has no entry.
+    pub fn frontend_count(&self) -> usize {
+        self.claims.len()
+    }
+
     /// All frontends by key.
     pub fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &FrontendRow)> {
         self.claims.iter().filter_map(|(key, claims)| claims.first().map(|c| (key, &c.row)))

@@ -8,7 +8,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::{NotReconciled, Reconciler};
+use super::{NO_UPLINK, NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::paths::CNI_BINARY_NAME;
@@ -43,11 +43,10 @@ impl Reconciler for ReconcileCniFiles {
         if kernel.install_cni_binary()? {
             tracing::info!("CNI binary installed");
         }
-        if AFTER.iter().any(|concern| state.conditions.get(*concern).is_some()) {
+        if state.conditions.any(&AFTER) {
             return Err(NotReconciled::Waiting("pods cannot be connected yet"));
         }
-        let (subnet, mtu) = (subnet(state)?, state.pod_mtu());
-        let Some(mtu) = mtu else { return Err(NotReconciled::Waiting("no uplink is known")) };
+        let (subnet, mtu) = (subnet(state)?, state.pod_mtu().ok_or(NO_UPLINK)?);
         let text = conflist(&subnet, mtu, &state.config().cni_state_dir);
         if kernel.write_cni_config(&text)? {
             tracing::info!(%subnet, mtu, "CNI configuration written");

@@ -1,6 +1,6 @@
 //! Forwarding sysctls of the node and of the uplink.
 
-use super::{NotReconciled, Reconciler};
+use super::{NO_UPLINK, NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -18,9 +18,7 @@ impl Reconciler for ReconcileForwarding {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        match state.uplink() {
-            Some(uplink) => Ok(kernel.enable_forwarding(&uplink.link.name)?),
-            None => Err(NotReconciled::Waiting("no uplink is known")),
-        }
+        let uplink = state.uplink().ok_or(NO_UPLINK)?;
+        Ok(kernel.enable_forwarding(&uplink.link.name)?)
     }
 }

@@ -74,6 +74,9 @@ impl From<KernelError> for NotReconciled {
     }
 }
 
+/// Why reconcilers wait that need the uplink.
+const NO_UPLINK: NotReconciled = NotReconciled::Waiting("no uplink is known");
+
 /// A failure that lists several objects; success if there are none.
 fn all_or_failed(failures: &[String]) -> Result<(), NotReconciled> {
     if failures.is_empty() { Ok(()) } else { Err(NotReconciled::Failed(failures.join("; "))) }

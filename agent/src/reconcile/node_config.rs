@@ -6,7 +6,7 @@ use sluice_abi::{Addr, NodeConfig, node_flags};
 use sluice_core::table::{NodeConfigs, Table, Write};
 use sluice_pod::GATEWAY;
 
-use super::{NotReconciled, Reconciler};
+use super::{NO_UPLINK, NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::config::Config;
 use crate::host::Uplink;
@@ -26,9 +26,7 @@ impl Reconciler for ReconcileNodeConfig {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let Some(uplink) = state.uplink() else {
-            return Err(NotReconciled::Waiting("no uplink is known"));
-        };
+        let uplink = state.uplink().ok_or(NO_UPLINK)?;
         let rows = kernel.read(NodeConfigs::SPEC)?;
         let actual = rows.typed::<NodeConfigs>().next().map(|(_, c)| c).unwrap_or_default();
         // A restart must not close the hooks of running pods: READY stays once it is set.

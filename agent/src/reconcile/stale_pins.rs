@@ -25,7 +25,7 @@ impl Reconciler for ReconcileStalePins {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        if AFTER.iter().any(|concern| state.conditions.get(*concern).is_some()) {
+        if state.conditions.any(&AFTER) {
             return Err(NotReconciled::Waiting("old programs may be attached"));
         }
         for version in kernel.remove_stale_pins()? {

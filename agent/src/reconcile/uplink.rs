@@ -1,6 +1,6 @@
 //! Programs on the uplink, which may move to another device.
 
-use super::{NotReconciled, Reconciler};
+use super::{NO_UPLINK, NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -22,9 +22,7 @@ impl Reconciler for ReconcileUplink {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let Some(uplink) = state.uplink() else {
-            return Err(NotReconciled::Waiting("no uplink is known"));
-        };
+        let uplink = state.uplink().ok_or(NO_UPLINK)?;
         let ifindex = uplink.link.index;
         let changed = kernel.attach_uplink(ifindex)?;
         if changed {

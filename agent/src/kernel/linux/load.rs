@@ -68,8 +68,6 @@ pub struct Loaded {
     pub maps_kept: usize,
     /// Maps that were created.
     pub maps_created: usize,
-    /// Pinned maps of another shape, replaced by empty ones.
-    pub maps_replaced: Vec<String>,
     /// Pinned programs that were kept.
     pub programs_kept: usize,
     /// Programs that were pinned, some of them over an older one.
@@ -198,7 +196,6 @@ fn keep_or_unpin(wanted: &Shape, path: &Path, loaded: &mut Loaded) -> Result<(),
     }
     tracing::warn!(map = %wanted.name, ?found, ?wanted, "pinned map has another shape: replaced by an empty map");
     fs::remove_file(path).map_err(|source| LoadError::Pin { path: path.to_owned(), source })?;
-    loaded.maps_replaced.push(wanted.name.clone());
     Ok(())
 }
 

@@ -100,10 +100,18 @@ impl Maps {
             slots: Map::open_pinned(path(map::SLOTS))?,
             backends: Map::open_pinned(path(map::BACKENDS))?,
             node_config: Map::open_pinned(path(map::NODE_CONFIG))?,
-            counters: Map::open_pinned(path(map::COUNTERS))?,
+            counters: counters()?,
             conntrack: Map::open_pinned(path(map::CONNTRACK))?,
         })
     }
+}
+
+/// Opens the pin of the counters alone.
+///
+/// # Errors
+/// As [`Maps::open`].
+pub fn counters() -> Result<Map<u32, Counter>, BpfError> {
+    Map::open_pinned(path(map::COUNTERS))
 }
 
 fn path(name: &str) -> PathBuf {

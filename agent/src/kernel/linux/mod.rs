@@ -70,7 +70,7 @@ impl LinuxKernel {
         Ok(LinuxKernel {
             netlink: Netlink::open()?,
             tables: maps::Tables::default(),
-            counters: maps::Maps::open()?.counters,
+            counters: maps::counters()?,
             leases: Store::new(&paths.cni_state_dir),
             paths,
         })
