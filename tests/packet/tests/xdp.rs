@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use packet_tests::*;
-use sluice_abi::{FlowEntry, FlowKey, Outcome, map, program, proto, tcp_state};
+use sluice_abi::{FlowEntry, FlowKey, Outcome, program, proto, tcp_state};
 use sluice_bpf::test_run::{self, XdpAction};
 
 const SYN: u8 = 2;
@@ -25,16 +25,12 @@ fn pass(datapath: &Datapath, frame: &[u8]) {
 
 /// The flows, each with a last packet `seconds` before its real one.
 fn age(datapath: &Datapath, seconds: u64) -> Vec<(FlowKey, FlowEntry)> {
-    let map = datapath.map::<FlowKey, FlowEntry>(map::CONNTRACK);
-    for (key, mut entry) in datapath.flows() {
-        entry.last_seen_ns -= seconds * 1_000_000_000;
-        map.update(&key, &entry).unwrap();
-    }
+    datapath.age_flows(seconds);
     datapath.flows()
 }
 
 fn entry(datapath: &Datapath, key: &FlowKey) -> FlowEntry {
-    datapath.map::<FlowKey, FlowEntry>(map::CONNTRACK).lookup(key).unwrap().unwrap()
+    datapath.conntrack().lookup(key).unwrap().unwrap()
 }
 
 /// A masqueraded TCP connection; returns its packet on the uplink.
@@ -68,7 +64,7 @@ fn packet_of_a_known_flow_rebuilds_an_evicted_reverse_entry() {
     let sent = connect(&datapath);
     let before = age(&datapath, 5);
     let (forward, lost) = *before.iter().find(|(key, _)| key.src == v4(CLIENT)).unwrap();
-    datapath.map::<FlowKey, FlowEntry>(map::CONNTRACK).delete(&forward).unwrap();
+    datapath.conntrack().delete(&forward).unwrap();
     pass(&datapath, &Packet::tcp((EXTERNAL, 443), (NODE, sent.sport()), ACK, b"").bytes());
     let rebuilt = entry(&datapath, &forward);
     assert_eq!(

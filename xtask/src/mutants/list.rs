@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 
 use crate::cache::{Inputs, checkout};
@@ -172,12 +172,7 @@ fn parse_check(text: &str) -> Result<Check> {
         Some((level, argument)) => (level, Some(argument.to_owned())),
         None => (text, None),
     };
-    let level = match level {
-        "unit" => Level::Unit,
-        "packet" => Level::Packet,
-        "netns" => Level::Netns,
-        other => bail!("unknown level {other:?}"),
-    };
+    let level = Level::from_str(level, false).map_err(|_| anyhow!("unknown level {level:?}"))?;
     ensure!(level != Level::Unit || argument.is_some(), "the unit level requires a package");
     Ok(Check { level, argument })
 }

@@ -61,8 +61,6 @@ enum Level {
 }
 
 impl Level {
-    const ALL: [Level; 4] = [Level::Unit, Level::Packet, Level::Netns, Level::Cluster];
-
     fn name(self) -> &'static str {
         match self {
             Level::Unit => "unit",
@@ -93,7 +91,8 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     setup::require_root()?;
     anyhow::ensure!(options.budget_factor > 0.0, "--budget-factor must be greater than 0");
     let artefacts = Artefacts::clear()?;
-    let levels = options.level.map_or_else(|| Level::ALL.to_vec(), |level| vec![level]);
+    let levels =
+        options.level.map_or_else(|| Level::value_variants().to_vec(), |level| vec![level]);
     let mut failed = false;
     let mut closing = Vec::new();
     for level in levels {
