@@ -28,7 +28,7 @@ use crate::reconcile::Reconcilers;
 use crate::state::State;
 
 /// Long enough for the loop to take all waiting events, shorter than the first retry.
-const SETTLE: Duration = Duration::from_millis(1);
+const IDLE_AFTER: Duration = Duration::from_millis(1);
 
 /// The loop of node `n1`.
 pub struct Harness {
@@ -107,8 +107,8 @@ impl Harness {
     }
 
     /// Runs the loop until no event waits; returns the operations.
-    pub async fn settle(&mut self) -> Vec<String> {
-        self.run_for(SETTLE).await
+    pub async fn run_until_idle(&mut self) -> Vec<String> {
+        self.run_for(IDLE_AFTER).await
     }
 
     /// Sends events without running the loop.
@@ -119,7 +119,7 @@ impl Harness {
     /// Sends events and runs the loop; returns the operations.
     pub async fn send(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<String> {
         self.queue(events);
-        self.settle().await
+        self.run_until_idle().await
     }
 
     /// Sends one change of an object and runs the loop; returns the operations.
@@ -138,7 +138,7 @@ impl Harness {
     /// Whether the loop ends by itself.
     pub async fn ends(&mut self) -> bool {
         let run = self.event_loop.run(&mut self.events);
-        tokio::time::timeout(SETTLE, run).await.is_ok()
+        tokio::time::timeout(IDLE_AFTER, run).await.is_ok()
     }
 
     /// A condition.

@@ -199,7 +199,7 @@ pub fn object() -> impl Strategy<Value = Object> {
 }
 
 /// Objects that can exist together: names are unique per kind.
-pub fn world() -> impl Strategy<Value = Vec<Object>> {
+pub fn objects() -> impl Strategy<Value = Vec<Object>> {
     vec(object(), 0..24).prop_map(distinct)
 }
 
@@ -209,7 +209,7 @@ pub fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         6 => object().prop_map(Change::Apply),
         3 => object().prop_map(|o| Change::Delete(o.kind(), o.name())),
-        1 => (kind, world()).prop_map(|(kind, objects)| Change::Replace(kind, objects)),
+        1 => (kind, objects()).prop_map(|(kind, objects)| Change::Replace(kind, objects)),
     ]
 }
 

@@ -181,7 +181,7 @@ fn a_lease_file_that_cannot_be_rebuilt_is_not_taken_for_empty() {
     let locked = store.lock().unwrap();
     let refused = || {
         let source = std::io::Error::from_raw_os_error(1).into();
-        Err(NetlinkError { doing: "list network devices".into(), source })
+        Err(NetlinkError { operation: "list network devices".into(), source })
     };
     let error = load_or(&locked, refused).unwrap_err();
     assert_eq!(error.code, code::TRY_AGAIN);

@@ -4,11 +4,11 @@
 //! sys        the system call, its commands and attributes
 //! object     open pinned objects and ids; what the kernel reports about a map or a program
 //! map        typed maps, one entry per call
-//! batch      typed maps, thousands of entries per call; what to do after each answer
+//! batch      typed maps, thousands of entries per call; what to do after each response
 //! program    attach, detach and query, one call each
 //! attach     idempotent attachment: tcx, clsact, cgroup
 //! test_run   one packet through a loaded program
-//! netlink    rtnetlink requests, answers and refusals (clsact filters; sluice-pod)
+//! netlink    rtnetlink requests, responses and refusals (clsact filters; sluice-pod)
 //! ```
 //! Input: paths, file descriptors and the plain structs of `sluice-abi`. Output: the same structs,
 //! owned descriptors, and errors that keep the kernel's error number. The crate never loads a

@@ -98,11 +98,11 @@ pub(crate) fn check_sizes(info: &MapInfo, key: usize, value: usize) -> Result<()
     if info.key_size as usize == key && info.value_size as usize == value {
         return Ok(());
     }
-    let doing = format!(
+    let operation = format!(
         "map {} has {}-byte keys and {}-byte values, expected {key} and {value}",
         info.name, info.key_size, info.value_size
     );
-    Err(BpfError::new(doing, io::Error::from(io::ErrorKind::InvalidData)))
+    Err(BpfError::new(operation, io::Error::from(io::ErrorKind::InvalidData)))
 }
 
 #[cfg(test)]

@@ -138,10 +138,10 @@ pub(crate) struct QueryAttr {
 
 /// A failed bpf(2) call: the operation with its object, and the kernel's error as source.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing}")]
+#[error("{operation}")]
 pub struct BpfError {
     /// The operation and its object, such as "write to map LOCAL_PODS".
-    pub doing: String,
+    pub operation: String,
     /// The kernel's error.
     #[source]
     pub source: io::Error,
@@ -151,8 +151,8 @@ pub struct BpfError {
 pub type Errno = i32;
 
 impl BpfError {
-    pub(crate) fn new(doing: impl Into<String>, source: io::Error) -> BpfError {
-        BpfError { doing: doing.into(), source }
+    pub(crate) fn new(operation: impl Into<String>, source: io::Error) -> BpfError {
+        BpfError { operation: operation.into(), source }
     }
 
     /// The kernel's error number; 0 if the failure did not come from the kernel.

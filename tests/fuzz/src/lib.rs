@@ -20,7 +20,7 @@ mod cni_stdin;
 mod interface_alias;
 mod lease_file;
 mod manifest;
-mod netlink_answer;
+mod netlink_response;
 mod packet_header;
 mod proc_file;
 
@@ -46,7 +46,7 @@ pub const TARGETS: [Target; 10] = [
     target("interface_alias", interface_alias::run),
     target("lease_file", lease_file::run),
     target("manifest", manifest::run),
-    target("netlink_answer", netlink_answer::run),
+    target("netlink_response", netlink_response::run),
     target("packet_header", packet_header::run),
     target("proc_file", proc_file::run),
 ];

@@ -20,7 +20,7 @@ proptest! {
 
     #[test]
     fn compiled_rows_do_not_depend_on_the_order_of_changes(
-        world in generate::world(),
+        objects in generate::objects(),
         order in vec((any::<Pick>(), any::<bool>()), 0..40),
     ) {
         let mut index = Index::new(THIS_NODE);
@@ -30,15 +30,15 @@ proptest! {
             tables.update(index, &dirty, &context());
         };
         // Some in any order and repeatedly, then all in reverse order.
-        for (pick, flush_here) in order.iter().filter(|_| !world.is_empty()) {
-            index.apply(Change::Apply(pick.get(&world).clone()));
+        for (pick, flush_here) in order.iter().filter(|_| !objects.is_empty()) {
+            index.apply(Change::Apply(pick.get(&objects).clone()));
             if *flush_here {
                 flush(&mut index, &mut tables);
             }
         }
-        world.iter().rev().for_each(|o| index.apply(Change::Apply(o.clone())));
+        objects.iter().rev().for_each(|o| index.apply(Change::Apply(o.clone())));
         flush(&mut index, &mut tables);
-        let full = Tables::full(&index_of(&world), &context());
+        let full = Tables::full(&index_of(&objects), &context());
         prop_assert_eq!(dump::tables(&tables), dump::tables(&full));
     }
 
@@ -70,16 +70,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn compiled_services_agree_with_oracle(world in generate::world()) {
-        let tables = Tables::full(&index_of(&world), &context());
+    fn compiled_services_agree_with_oracle(objects in generate::objects()) {
+        let tables = Tables::full(&index_of(&objects), &context());
         for dst in generate::service_addresses() {
             for protocol in [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP] {
                 for port in generate::PORTS.into_iter().chain([1]) {
                     let packet = Packet { dst, port, protocol };
-                    let expect = oracle::answer(&world, THIS_NODE, packet);
+                    let expect = oracle::answer(&objects, THIS_NODE, packet);
                     prop_assert_eq!(verdict::service(&tables, packet), expect, "{:?}", packet);
                     let kept = verdict::kept_by_udp_flows(&tables, packet);
-                    let usable = oracle::usable_endpoints(&world, packet);
+                    let usable = oracle::usable_endpoints(&objects, packet);
                     prop_assert!(protocol != proto::UDP || kept == usable, "{:?}", packet);
                 }
             }
@@ -88,16 +88,16 @@ proptest! {
 
     #[test]
     fn compiled_networks_agree_with_oracle(
-        world in generate::world(),
+        objects in generate::objects(),
         context in generate::node_context(),
     ) {
-        let index = index_of(&world);
+        let index = index_of(&objects);
         let tables = Tables::full(&index, &context);
         for address in generate::destinations() {
-            let expect = oracle::network(&world, THIS_NODE, &context, address);
+            let expect = oracle::network(&objects, THIS_NODE, &context, address);
             prop_assert_eq!(verdict::network(&tables, address), expect, "{}", address);
             let own = index.this_node().map(|n| n.pod_cidrs.clone()).unwrap_or_default();
-            let expect = oracle::route(&world, THIS_NODE, address);
+            let expect = oracle::route(&objects, THIS_NODE, address);
             prop_assert_eq!(verdict::route(&tables, &own, address), expect, "{}", address);
         }
     }

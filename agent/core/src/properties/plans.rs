@@ -21,8 +21,8 @@ pub const CAPACITY: Capacity =
 /// Many objects at once, then a few changes at a time.
 fn steps() -> impl Strategy<Value = Vec<Vec<Change>>> {
     let few = vec(vec(generate::change(), 0..4), 0..11);
-    (generate::world(), few).prop_map(|(world, mut steps)| {
-        steps.insert(0, world.into_iter().map(Change::Apply).collect());
+    (generate::objects(), few).prop_map(|(objects, mut steps)| {
+        steps.insert(0, objects.into_iter().map(Change::Apply).collect());
         steps
     })
 }
@@ -168,7 +168,7 @@ proptest! {
 
     #[test]
     fn damaged_maps_are_repaired(
-        world in generate::world(),
+        objects in generate::objects(),
         backends in vec((0..6u32, any::<[u8; 20]>()), 0..6),
         slots in vec(0..8u32, 40),
         frontends in vec((any::<Pick>(), 0..60u32, 0..6u32, 0..4u32), 0..8),
@@ -184,7 +184,7 @@ proptest! {
             };
             kernel.backends.insert(id, backend);
         }
-        let tables = Tables::full(&index_of(&world), &context());
+        let tables = Tables::full(&index_of(&objects), &context());
         let mut keys: Vec<FrontendKey> = tables.frontends().map(|(k, _)| *k).collect();
         keys.push(FrontendKey::default());
         for (pick, slots_offset, slots_len, service) in frontends {

@@ -17,7 +17,7 @@ use crate::kernel::fake::FakeKernel;
 #[tokio::test(start_paused = true)]
 async fn first_start_performs_each_operation_once_and_in_order() {
     let mut harness = Harness::new();
-    let mut log = harness.settle().await;
+    let mut log = harness.run_until_idle().await;
     let objects = [
         web(&["10.244.2.7", "10.244.2.8"]),
         vec![node("n1", "172.18.0.2", "10.244.1.0/24"), node("n2", "172.18.0.3", "10.244.2.0/24")],
@@ -67,7 +67,7 @@ async fn maps_and_routes_are_not_touched_before_every_list_has_arrived() {
 #[tokio::test(start_paused = true)]
 async fn ready_flag_follows_the_maps_and_precedes_the_cni_config() {
     let mut harness = Harness::new();
-    harness.settle().await;
+    harness.run_until_idle().await;
     assert!(!ready_flag(&mut harness));
     harness.kernel().fail("put FRONTENDS", 1, libc::ENOSPC);
     let log = harness.send(lists(web(&["10.244.2.7"]))).await;
@@ -102,7 +102,7 @@ async fn restart_without_changes_performs_no_operation() {
     let frontends = harness.kernel().rows::<Frontends>();
     assert_eq!(frontends.len(), 2);
     let mut harness = harness.restart();
-    let mut log = harness.settle().await;
+    let mut log = harness.run_until_idle().await;
     log.extend(harness.send(lists(objects)).await);
     log.extend(harness.run_for(Duration::from_secs(900)).await);
     assert_eq!(log, Vec::<String>::new());

@@ -25,14 +25,14 @@ pub fn host_state(netlink: &mut Netlink) -> Result<HostState, NetlinkError> {
 
 fn addresses(netlink: &mut Netlink) -> Result<Vec<LocalAddress>, NetlinkError> {
     let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let answers = netlink.dump(query, "list the addresses")?;
-    Ok(answers.iter().filter_map(local_address).collect())
+    let responses = netlink.dump(query, "list the addresses")?;
+    Ok(responses.iter().filter_map(local_address).collect())
 }
 
-/// The address in an answer, unless it is a loopback address. On a device with a peer, IFA_LOCAL is
+/// The address in a response, unless it is a loopback address. On a device with a peer, IFA_LOCAL is
 /// the node's address; IPv6 addresses have IFA_ADDRESS only.
-fn local_address(answer: &RouteNetlinkMessage) -> Option<LocalAddress> {
-    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+fn local_address(response: &RouteNetlinkMessage) -> Option<LocalAddress> {
+    let RouteNetlinkMessage::NewAddress(message) = response else { return None };
     let local = message.attributes.iter().find_map(|a| match a {
         AddressAttribute::Local(ip) => Some(*ip),
         _ => None,
@@ -82,8 +82,8 @@ pub fn main_table(
 ) -> Result<Vec<RouteMessage>, NetlinkError> {
     let mut query = RouteMessage::default();
     query.header.address_family = family;
-    let answers = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list the routes")?;
-    let routes = answers.into_iter().filter_map(|answer| match answer {
+    let responses = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list the routes")?;
+    let routes = responses.into_iter().filter_map(|response| match response {
         RouteNetlinkMessage::NewRoute(message) => Some(message),
         _ => None,
     });
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn local_address_precedes_the_peer_and_loopback_is_left_out() {
-        let answer = |attributes| {
+        let response = |attributes| {
             let mut m = AddressMessage::default();
             m.header.index = 4;
             m.attributes = attributes;
@@ -147,10 +147,10 @@ mod tests {
         };
         let ip = |text: &str| text.parse().unwrap();
         let peer = AddressAttribute::Address(ip("10.0.0.2"));
-        let found = answer(vec![peer, AddressAttribute::Local(ip("10.0.0.1"))]);
+        let found = response(vec![peer, AddressAttribute::Local(ip("10.0.0.1"))]);
         assert_eq!(found.as_deref(), Some("10.0.0.1"));
-        assert_eq!(answer(vec![AddressAttribute::Address(ip("fc00::1"))]).unwrap(), "fc00::1");
-        assert_eq!(answer(vec![AddressAttribute::Local(ip("127.0.0.1"))]), None);
+        assert_eq!(response(vec![AddressAttribute::Address(ip("fc00::1"))]).unwrap(), "fc00::1");
+        assert_eq!(response(vec![AddressAttribute::Local(ip("127.0.0.1"))]), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::kernel::fake::FakeKernel;
 #[tokio::test(start_paused = true)]
 async fn binary_is_installed_at_once_and_the_config_when_pods_can_be_connected() {
     let mut harness = Harness::new();
-    assert!(harness.settle().await.contains(&"install CNI binary".to_owned()));
+    assert!(harness.run_until_idle().await.contains(&"install CNI binary".to_owned()));
     assert_eq!(harness.status(Concern::CniFiles).0, Status::Waiting);
     let log = harness.send(lists(vec![])).await;
     assert_eq!(log.last().unwrap(), "write CNI config");

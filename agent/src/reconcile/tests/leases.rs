@@ -44,7 +44,7 @@ async fn lease_from_before_a_reboot_is_released_at_start() {
     lease.since = at("former boot", 999);
     kernel.leases.push(lease);
     let mut harness = crate::harness::Harness::with(&[], kernel);
-    assert!(harness.settle().await.contains(&"release lease 10.244.1.7".to_owned()));
+    assert!(harness.run_until_idle().await.contains(&"release lease 10.244.1.7".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

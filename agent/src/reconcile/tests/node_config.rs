@@ -34,7 +34,7 @@ async fn every_field_has_its_source() {
 async fn config_waits_for_the_uplink() {
     let unknown = HostState { default_route: None, ..host() };
     let mut harness = Harness::with(&[], FakeKernel::new(unknown));
-    harness.settle().await;
+    harness.run_until_idle().await;
     for concern in [Concern::HostState, Concern::NodeConfig, Concern::Uplink] {
         assert_eq!(harness.status(concern).0, Status::Waiting);
     }

@@ -36,7 +36,7 @@ async fn pods_are_repaired_before_any_object_arrives() {
     kernel.leases.push(lease);
     kernel.host.links.push(link);
     let mut harness = crate::harness::Harness::with(&[], kernel);
-    assert_eq!(of_pods(harness.settle().await), ["attach pod 107", "put LOCAL_PODS 1"]);
+    assert_eq!(of_pods(harness.run_until_idle().await), ["attach pod 107", "put LOCAL_PODS 1"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ fn upgraded() -> FakeKernel {
 #[tokio::test(start_paused = true)]
 async fn pins_are_removed_after_programs_and_files_are_replaced() {
     let mut harness = Harness::with(&[], upgraded());
-    let log = harness.settle().await;
+    let log = harness.run_until_idle().await;
     assert!(!log.contains(&"remove pins v1".to_owned()), "{log:?}");
     assert_eq!(harness.status(Concern::StalePins).0, Status::Waiting);
     let log = harness.send(lists(vec![])).await;

@@ -22,9 +22,9 @@ pub(crate) fn add_address(
     message.header.index = index;
     message.attributes =
         vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
-    let doing = format!("add address {address}/32");
+    let operation = format!("add address {address}/32");
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
-    netlink.change(RouteNetlinkMessage::NewAddress(message), flags, &doing)
+    netlink.change(RouteNetlinkMessage::NewAddress(message), flags, &operation)
 }
 
 /// Lists the IPv4 addresses of a device with their prefix lengths.
@@ -37,10 +37,10 @@ pub(crate) fn addresses(
 ) -> Result<Vec<(Ipv4Addr, u8)>, NetlinkError> {
     let mut query = AddressMessage::default();
     query.header.family = AddressFamily::Inet;
-    let answers = netlink.dump(RouteNetlinkMessage::GetAddress(query), "list addresses")?;
+    let responses = netlink.dump(RouteNetlinkMessage::GetAddress(query), "list addresses")?;
     let mut found = Vec::new();
-    for answer in answers {
-        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+    for response in responses {
+        let RouteNetlinkMessage::NewAddress(message) = response else { continue };
         if message.header.index != index {
             continue;
         }

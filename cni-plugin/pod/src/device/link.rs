@@ -67,10 +67,10 @@ fn link_from(message: LinkMessage) -> Link {
     link
 }
 
-fn links_in(answers: Vec<RouteNetlinkMessage>) -> Vec<Link> {
-    answers
+fn links_in(responses: Vec<RouteNetlinkMessage>) -> Vec<Link> {
+    responses
         .into_iter()
-        .filter_map(|answer| match answer {
+        .filter_map(|response| match response {
             RouteNetlinkMessage::NewLink(message) => Some(link_from(message)),
             _ => None,
         })
@@ -97,11 +97,11 @@ pub(crate) fn link_by_index(
 ) -> Result<Option<Link>, NetlinkError> {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    let doing = format!("read network device {index}");
-    match netlink.get(RouteNetlinkMessage::GetLink(message), &doing) {
+    let operation = format!("read network device {index}");
+    match netlink.get(RouteNetlinkMessage::GetLink(message), &operation) {
         Err(e) if e.is_absent() => Ok(None),
         Err(e) => Err(e),
-        Ok(answers) => Ok(links_in(answers).pop()),
+        Ok(responses) => Ok(links_in(responses).pop()),
     }
 }
 
@@ -112,11 +112,11 @@ pub(crate) fn link_by_index(
 pub fn link_by_name(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    let doing = format!("read network device {name}");
-    match netlink.get(RouteNetlinkMessage::GetLink(message), &doing) {
+    let operation = format!("read network device {name}");
+    match netlink.get(RouteNetlinkMessage::GetLink(message), &operation) {
         Err(e) if e.is_absent() => Ok(None),
         Err(e) => Err(e),
-        Ok(answers) => Ok(links_in(answers).pop()),
+        Ok(responses) => Ok(links_in(responses).pop()),
     }
 }
 
@@ -141,8 +141,8 @@ pub(crate) fn create_veth(netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), 
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
-    let doing = format!("create veth pair {} - {}", veth.host_name, veth.pod_name);
-    netlink.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, &doing)
+    let operation = format!("create veth pair {} - {}", veth.host_name, veth.pod_name);
+    netlink.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, &operation)
 }
 
 /// Sets a device up, with an alias if one is given.
@@ -161,8 +161,8 @@ pub(crate) fn set_up(
     if let Some(alias) = alias {
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
     }
-    let doing = format!("set network device {index} up");
-    netlink.change(RouteNetlinkMessage::SetLink(message), 0, &doing)
+    let operation = format!("set network device {index} up");
+    netlink.change(RouteNetlinkMessage::SetLink(message), 0, &operation)
 }
 
 /// Deletes the device with this name; returns whether it existed.
@@ -172,8 +172,8 @@ pub(crate) fn set_up(
 pub(crate) fn delete_link(netlink: &mut Netlink, name: &str) -> Result<bool, NetlinkError> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    let doing = format!("delete network device {name}");
-    match netlink.change(RouteNetlinkMessage::DelLink(message), 0, &doing) {
+    let operation = format!("delete network device {name}");
+    match netlink.change(RouteNetlinkMessage::DelLink(message), 0, &operation) {
         Err(e) if e.is_absent() => Ok(false),
         Err(e) => Err(e),
         Ok(()) => Ok(true),

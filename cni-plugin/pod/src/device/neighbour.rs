@@ -31,9 +31,9 @@ pub(crate) fn add_neighbour(
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
         NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
     ];
-    let doing = format!("add neighbour entry for {address}");
+    let operation = format!("add neighbour entry for {address}");
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
-    netlink.change(RouteNetlinkMessage::NewNeighbour(message), flags, &doing)
+    netlink.change(RouteNetlinkMessage::NewNeighbour(message), flags, &operation)
 }
 
 /// Returns the hardware address of a permanent IPv4 neighbour entry, or `None` without such an
@@ -48,14 +48,18 @@ pub(crate) fn permanent_neighbour(
 ) -> Result<Option<Mac>, NetlinkError> {
     let mut query = NeighbourMessage::default();
     query.header.family = AddressFamily::Inet;
-    let answers =
+    let responses =
         netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list neighbour entries")?;
-    Ok(find_permanent(answers, index, address))
+    Ok(find_permanent(responses, index, address))
 }
 
-fn find_permanent(answers: Vec<RouteNetlinkMessage>, index: u32, address: Ipv4Addr) -> Option<Mac> {
-    for answer in answers {
-        let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
+fn find_permanent(
+    responses: Vec<RouteNetlinkMessage>,
+    index: u32,
+    address: Ipv4Addr,
+) -> Option<Mac> {
+    for response in responses {
+        let RouteNetlinkMessage::NewNeighbour(message) = response else { continue };
         let header = &message.header;
         if header.ifindex != index || header.state != NeighbourState::Permanent {
             continue;

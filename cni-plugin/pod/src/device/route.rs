@@ -51,9 +51,9 @@ pub(crate) fn add_route(netlink: &mut Netlink, route: &Route) -> Result<(), Netl
     if route.priority > 0 {
         message.attributes.push(RouteAttribute::Priority(route.priority));
     }
-    let doing = format!("add route {}/{}", route.dst, route.prefix);
+    let operation = format!("add route {}/{}", route.dst, route.prefix);
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
-    netlink.change(RouteNetlinkMessage::NewRoute(message), flags, &doing)
+    netlink.change(RouteNetlinkMessage::NewRoute(message), flags, &operation)
 }
 
 /// Lists the IPv4 unicast routes of the main table that have one device each (no multipath routes).
@@ -63,12 +63,12 @@ pub(crate) fn add_route(netlink: &mut Netlink, route: &Route) -> Result<(), Netl
 pub(crate) fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, NetlinkError> {
     let mut query = RouteMessage::default();
     query.header.address_family = AddressFamily::Inet;
-    let answers = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list routes")?;
-    Ok(answers.into_iter().filter_map(route_from).collect())
+    let responses = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list routes")?;
+    Ok(responses.into_iter().filter_map(route_from).collect())
 }
 
-fn route_from(answer: RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+fn route_from(response: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = response else { return None };
     let header = &message.header;
     if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
         return None;

@@ -13,10 +13,10 @@ use super::{BootInstant, Lease, State};
 
 /// A failed access to the lease file.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing} {}", path.display())]
+#[error("{operation} {}", path.display())]
 pub struct StoreError {
     /// The operation: "write", "lock", ...
-    pub doing: &'static str,
+    pub operation: &'static str,
     /// The file or folder.
     pub path: PathBuf,
     /// The cause.
@@ -68,12 +68,12 @@ impl Store {
         let path = self.file();
         match fs::read(&path) {
             Ok(bytes) => State::from_json(&bytes).map_err(|e| StoreError {
-                doing: "parse",
+                operation: "parse",
                 path,
                 source: e.into(),
             }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(State::default()),
-            Err(source) => Err(StoreError { doing: "read", path, source }),
+            Err(source) => Err(StoreError { operation: "read", path, source }),
         }
     }
 
@@ -102,10 +102,10 @@ impl Store {
     /// The folder or the lock file cannot be created or locked.
     pub fn lock(&self) -> Result<LockedStore<'_>, StoreError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(|source| {
-            StoreError { doing: "create folder", path: self.dir.clone(), source }
+            StoreError { operation: "create folder", path: self.dir.clone(), source }
         })?;
         let path = self.dir.join("lock");
-        let fail = |source| StoreError { doing: "lock", path: path.clone(), source };
+        let fail = |source| StoreError { operation: "lock", path: path.clone(), source };
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -138,7 +138,7 @@ impl LockedStore<'_> {
                 Err(e) => Some(e.to_string()),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(source) => return Err(StoreError { doing: "read", path, source }),
+            Err(source) => return Err(StoreError { operation: "read", path, source }),
         };
         let state = State { leases: rebuild(), ..State::default() };
         let Some(cause) = cause else { return Ok(Loaded { state, damage: None }) };
@@ -147,7 +147,7 @@ impl LockedStore<'_> {
             .find(|candidate| !candidate.exists())
             .unwrap_or_else(|| self.store.dir.join("leases.json.corrupt"));
         fs::rename(&path, &moved_to).map_err(|source| StoreError {
-            doing: "move aside",
+            operation: "move aside",
             path,
             source,
         })?;
@@ -162,9 +162,9 @@ impl LockedStore<'_> {
     pub fn save(&self, state: &State) -> Result<(), StoreError> {
         let path = self.store.file();
         let temp = self.store.dir.join("leases.json.new");
-        let fail = |doing, path: &Path| {
+        let fail = |operation, path: &Path| {
             let path = path.to_owned();
-            move |source| StoreError { doing, path, source }
+            move |source| StoreError { operation, path, source }
         };
         let bytes =
             serde_json::to_vec(state).map_err(|e| fail("encode", &path)(io::Error::from(e)))?;

@@ -60,9 +60,9 @@ pub fn attach(
         ..TcHeader::default()
     };
     let clsact = TcMessage::from_parts(qdisc, vec![TcAttribute::Kind("clsact".to_owned())]);
-    let doing = format!("add a clsact qdisc to interface {ifindex}");
+    let operation = format!("add a clsact qdisc to interface {ifindex}");
     let flags = NLM_F_CREATE | NLM_F_EXCL;
-    match netlink.change(RouteNetlinkMessage::NewQueueDiscipline(clsact), flags, &doing) {
+    match netlink.change(RouteNetlinkMessage::NewQueueDiscipline(clsact), flags, &operation) {
         Err(e) if !e.is_present() => return Err(e.into()),
         _ => {}
     }
@@ -77,8 +77,8 @@ pub fn attach(
             ]),
         ],
     );
-    let doing = format!("attach a filter to {direction:?} of interface {ifindex}");
-    netlink.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE, &doing)?;
+    let operation = format!("attach a filter to {direction:?} of interface {ifindex}");
+    netlink.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE, &operation)?;
     Ok(match current {
         Some(_) => AttachOutcome::Replaced,
         None => AttachOutcome::Attached,
@@ -116,8 +116,8 @@ pub fn detach(
         filter(ifindex, direction),
         vec![TcAttribute::Kind("bpf".to_owned())],
     );
-    let doing = format!("delete the filter from {direction:?} of interface {ifindex}");
-    match netlink.change(RouteNetlinkMessage::DelTrafficFilter(message), 0, &doing) {
+    let operation = format!("delete the filter from {direction:?} of interface {ifindex}");
+    match netlink.change(RouteNetlinkMessage::DelTrafficFilter(message), 0, &operation) {
         Err(e) if e.is_absent() => Ok(0),
         Err(e) => Err(e.into()),
         Ok(()) => Ok(1),
@@ -131,8 +131,8 @@ fn own_filter(
     direction: Direction,
 ) -> Result<Option<u32>, AttachError> {
     let query = TcMessage::from_parts(header(ifindex, direction), Vec::new());
-    let doing = format!("list the filters at {direction:?} of interface {ifindex}");
-    let filters = match netlink.dump(RouteNetlinkMessage::GetTrafficFilter(query), &doing) {
+    let operation = format!("list the filters at {direction:?} of interface {ifindex}");
+    let filters = match netlink.dump(RouteNetlinkMessage::GetTrafficFilter(query), &operation) {
         // The device has no clsact qdisc.
         Err(e) if matches!(e.errno(), libc::EINVAL | libc::ENOENT) => return Ok(None),
         other => other?,
@@ -141,8 +141,8 @@ fn own_filter(
 }
 
 /// Id of the program in a filter, if the filter is the one at [`PRIORITY`] and [`HANDLE`].
-fn program_id(answer: RouteNetlinkMessage) -> Option<u32> {
-    let RouteNetlinkMessage::NewTrafficFilter(filter) = answer else { return None };
+fn program_id(response: RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewTrafficFilter(filter) = response else { return None };
     if filter.header.info >> 16 != PRIORITY || filter.header.handle != HANDLE {
         return None;
     }
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_filter_is_known_by_priority_and_handle() {
-        let answer = |header: TcHeader| {
+        let response = |header: TcHeader| {
             let id = TcOption::Bpf(TcFilterBpfOption::ProgId(42));
             let attributes = vec![TcAttribute::Options(vec![id])];
             RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(header, attributes))
@@ -170,12 +170,12 @@ mod tests {
         assert_eq!(own.info, 100 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be()));
         assert_eq!(own.parent, TcHandle { major: 0xffff, minor: 0xfff2 });
         assert_eq!(filter(12, Direction::Egress).parent.minor, 0xfff3);
-        assert_eq!(program_id(answer(own.clone())), Some(42));
+        assert_eq!(program_id(response(own.clone())), Some(42));
         let mut other = own.clone();
         other.info = 1 << 16;
-        assert_eq!(program_id(answer(other)), None);
+        assert_eq!(program_id(response(other)), None);
         let mut other = own;
         other.handle = TcHandle { major: 0, minor: 2 };
-        assert_eq!(program_id(answer(other)), None);
+        assert_eq!(program_id(response(other)), None);
     }
 }

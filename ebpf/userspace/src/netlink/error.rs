@@ -4,16 +4,16 @@ use std::{error, fmt, io};
 
 /// A netlink request that failed: the operation with its object, and the kernel's error as source.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing}")]
+#[error("{operation}")]
 pub struct NetlinkError {
     /// The operation and its object, such as "create veth slc0123456789a".
-    pub doing: String,
+    pub operation: String,
     /// The kernel's error, with its extended message if it sent one.
     #[source]
     pub source: KernelError,
 }
 
-/// Error number and extended message of an answer.
+/// Error number and extended message of a response.
 #[derive(Debug)]
 pub struct KernelError {
     io: io::Error,
@@ -53,8 +53,8 @@ impl From<io::Error> for KernelError {
 }
 
 impl NetlinkError {
-    pub(super) fn new(doing: &str, source: impl Into<KernelError>) -> NetlinkError {
-        NetlinkError { doing: doing.to_owned(), source: source.into() }
+    pub(super) fn new(operation: &str, source: impl Into<KernelError>) -> NetlinkError {
+        NetlinkError { operation: operation.to_owned(), source: source.into() }
     }
 
     /// The kernel's error number; 0 if the failure did not come from the kernel.

@@ -1,10 +1,10 @@
-//! Blocking rtnetlink: one request and its answers.
+//! Blocking rtnetlink: one request and its responses.
 //!
 //! A socket stays in the network namespace in which it was opened: a thread that opens one inside a
 //! pod can leave the pod and still configure it.
 
-mod answer;
 mod error;
+mod response;
 
 use std::io;
 
@@ -14,8 +14,8 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-pub use answer::{Answers, parse_answers};
 pub use error::{KernelError, NetlinkError};
+pub use response::{Responses, parse_responses};
 
 /// Attempts at a dump that races with changes: while a node starts its pods, devices appear by the
 /// hundred.
@@ -38,14 +38,14 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
         socket.bind_auto().map_err(fail)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
-        // Both options only improve answers; requests work without them.
+        // Both options only improve responses; requests work without them.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_netlink_get_strict_chk(true);
         Ok(Netlink { socket, sequence: 0 })
     }
 
     /// Sends a request that creates, changes or deletes an object, with `flags` in addition to
-    /// REQUEST and ACK. `doing` describes the operation in errors.
+    /// REQUEST and ACK. `operation` describes the operation in errors.
     ///
     /// # Errors
     /// The socket fails, or the kernel rejects the request.
@@ -53,9 +53,9 @@ impl Netlink {
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
-        doing: &str,
+        operation: &str,
     ) -> Result<(), NetlinkError> {
-        self.exchange(message, flags | NLM_F_ACK, doing).map(|_| ())
+        self.exchange(message, flags | NLM_F_ACK, operation).map(|_| ())
     }
 
     /// Requests one object.
@@ -66,9 +66,9 @@ impl Netlink {
     pub fn get(
         &mut self,
         message: RouteNetlinkMessage,
-        doing: &str,
+        operation: &str,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        self.exchange(message, NLM_F_ACK, doing).map(Option::unwrap_or_default)
+        self.exchange(message, NLM_F_ACK, operation).map(Option::unwrap_or_default)
     }
 
     /// Requests all objects of a kind. A dump that the kernel marks as interrupted can lack objects
@@ -79,9 +79,9 @@ impl Netlink {
     pub fn dump(
         &mut self,
         message: RouteNetlinkMessage,
-        doing: &str,
+        operation: &str,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        complete_dump(doing, || self.exchange(message.clone(), NLM_F_DUMP, doing))
+        complete_dump(operation, || self.exchange(message.clone(), NLM_F_DUMP, operation))
     }
 
     /// Sends a request and returns its objects; `None` if the dump was interrupted.
@@ -89,7 +89,7 @@ impl Netlink {
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
-        doing: &str,
+        operation: &str,
     ) -> Result<Option<Vec<RouteNetlinkMessage>>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
@@ -99,17 +99,17 @@ impl Netlink {
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map_err(|e| NetlinkError::new(doing, e))?;
-        answer::collect(self.sequence, || {
+        self.socket.send(&bytes, 0).map_err(|e| NetlinkError::new(operation, e))?;
+        response::collect(self.sequence, || {
             self.socket.recv_from_full().map(|(datagram, _)| datagram)
         })
-        .map_err(|e| NetlinkError::new(doing, e))
+        .map_err(|e| NetlinkError::new(operation, e))
     }
 }
 
 /// Repeats a dump until it is not interrupted.
 fn complete_dump<T>(
-    doing: &str,
+    operation: &str,
     mut attempt: impl FnMut() -> Result<Option<T>, NetlinkError>,
 ) -> Result<T, NetlinkError> {
     for _ in 0..DUMP_ATTEMPTS {
@@ -117,7 +117,7 @@ fn complete_dump<T>(
             return Ok(objects);
         }
     }
-    Err(NetlinkError::new(doing, io::Error::from_raw_os_error(libc::EINTR)))
+    Err(NetlinkError::new(operation, io::Error::from_raw_os_error(libc::EINTR)))
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ fn datapath() -> Datapath {
 fn packets_of_a_pod_go_where_the_oracle_expects_them() {
     let mut random = Random::from_environment();
     let mut runner = runner(&mut random);
-    let object_sets = generate::world();
+    let object_sets = generate::objects();
     let mut datapath = self::datapath();
     let mut sport = 1024;
     for _ in 0..cases() {
@@ -148,7 +148,7 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
 fn connected_sockets_have_the_backends_that_the_oracle_expects() {
     let mut random = Random::from_environment();
     let mut runner = runner(&mut random);
-    let object_sets = generate::world();
+    let object_sets = generate::objects();
     let mut datapath = self::datapath();
     // Without `getpeername` programs a socket shows its backend.
     let _cgroup = InCgroup::enter(&mut datapath, &["connect4"]);

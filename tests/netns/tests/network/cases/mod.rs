@@ -4,7 +4,7 @@
 //! explains the columns.
 
 mod table;
-mod world;
+mod testbed;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use netns_tests::{Host, skip_case};
 use table::{Case, Expected};
-use world::World;
+use testbed::Testbed;
 
 /// Cells that run at a time; most of them wait.
 const WORKERS: usize = 6;
@@ -22,7 +22,7 @@ const WORKERS: usize = 6;
 fn every_cell_of_the_case_tables_holds() {
     let cases = table::read_all();
     assert!(cases.len() > 300, "only {} cells", cases.len());
-    let (world, _running) = World::new();
+    let (testbed, _running) = Testbed::new();
     let skipped = AtomicUsize::new(0);
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
@@ -30,12 +30,12 @@ fn every_cell_of_the_case_tables_holds() {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match world.target(&case.path, &case.target) {
+                    match testbed.target(&case.path, &case.target) {
                         None => {
                             skipped.fetch_add(1, Ordering::Relaxed);
                         }
                         Some(address) => {
-                            if let Err(found) = check(&world, case, &address) {
+                            if let Err(found) = check(&testbed, case, &address) {
                                 wrong.lock().unwrap().push(format!("{case}\n      is  {found}"));
                             }
                         }
@@ -54,8 +54,8 @@ fn every_cell_of_the_case_tables_holds() {
     assert_eq!(count, 0, "{count} of {} cells:\n{}", cases.len(), wrong.join("\n"));
 }
 
-fn check(world: &World, case: &Case, address: &str) -> Result<(), String> {
-    let host = world.client(&case.client);
+fn check(testbed: &Testbed, case: &Case, address: &str) -> Result<(), String> {
+    let host = testbed.client(&case.client);
     let host = if case.socket_programs { host.clone() } else { host.without_socket_programs() };
     if case.protocol == "icmp" {
         return check_echo(&host, case, address);
@@ -67,7 +67,7 @@ fn check(world: &World, case: &Case, address: &str) -> Result<(), String> {
     let took = start.elapsed();
     match (&case.expected, exchange) {
         (Expected::Response { server, source }, Ok((response, peer))) => {
-            let observed = world.name_of(response.client.ip(), &case.client);
+            let observed = testbed.name_of(response.client.ip(), &case.client);
             if (&response.server, &observed) != (server, source) {
                 return Err(format!("{} {observed} ({})", response.server, response.client));
             }
@@ -88,7 +88,7 @@ fn check(world: &World, case: &Case, address: &str) -> Result<(), String> {
             Ok(())
         }
         (_, Ok((response, peer))) => {
-            let observed = world.name_of(response.client.ip(), &case.client);
+            let observed = testbed.name_of(response.client.ip(), &case.client);
             Err(format!("{} {observed}, peer {peer}", response.server))
         }
         (_, Err(error)) => Err(format!("{} after {took:?}", table::failure_name(&error))),

@@ -1,4 +1,4 @@
-//! Answers of the kernel to one request: parsing and collecting, without a socket.
+//! Responses of the kernel to one request: parsing and collecting, without a socket.
 
 use std::io;
 use std::num::NonZeroI32;
@@ -19,7 +19,7 @@ const ATTR_MSG: u16 = 1;
 
 /// What one datagram, or all datagrams of one request, contain.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub struct Responses {
     /// The objects, in order.
     pub objects: Vec<RouteNetlinkMessage>,
     /// A dump raced with a change (`NLM_F_DUMP_INTR`): objects can be missing.
@@ -34,34 +34,34 @@ pub struct Answers {
 ///
 /// # Errors
 /// `InvalidData` if the datagram is not a sequence of netlink messages.
-pub fn parse_answers(datagram: &[u8], sequence: u32) -> io::Result<Answers> {
-    let mut answers = Answers::default();
+pub fn parse_responses(datagram: &[u8], sequence: u32) -> io::Result<Responses> {
+    let mut responses = Responses::default();
     let mut rest = datagram;
-    while !rest.is_empty() && answers.end.is_none() {
+    while !rest.is_empty() && responses.end.is_none() {
         let length = NetlinkBuffer::new_checked(rest)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?
             .length() as usize;
         let (message, _) = rest.split_at(length);
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        let Ok(answer) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) else {
+        let Ok(response) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) else {
             continue;
         };
-        if answer.header.sequence_number != sequence {
+        if response.header.sequence_number != sequence {
             continue;
         }
-        answers.interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-        match answer.payload {
+        responses.interrupted |= response.header.flags & NLM_F_DUMP_INTR != 0;
+        match response.payload {
             // A dump that fails half-way ends with an error number here.
-            NetlinkPayload::Done(done) => answers.end = Some(outcome(done.code, None)),
+            NetlinkPayload::Done(done) => responses.end = Some(outcome(done.code, None)),
             NetlinkPayload::Error(e) => {
                 let code = e.code.map_or(0, NonZeroI32::get);
-                answers.end = Some(outcome(code, extended_message(message)));
+                responses.end = Some(outcome(code, extended_message(message)));
             }
-            NetlinkPayload::InnerMessage(object) => answers.objects.push(object),
+            NetlinkPayload::InnerMessage(object) => responses.objects.push(object),
             _ => {}
         }
     }
-    Ok(answers)
+    Ok(responses)
 }
 
 fn outcome(code: i32, message: Option<String>) -> Result<(), KernelError> {
@@ -79,20 +79,20 @@ pub(super) fn collect(
 ) -> Result<Option<Vec<RouteNetlinkMessage>>, KernelError> {
     let (mut objects, mut interrupted) = (Vec::new(), false);
     loop {
-        let answers = parse_answers(&receive()?, sequence)?;
-        objects.extend(answers.objects);
-        interrupted |= answers.interrupted;
-        if let Some(end) = answers.end {
+        let responses = parse_responses(&receive()?, sequence)?;
+        objects.extend(responses.objects);
+        interrupted |= responses.interrupted;
+        if let Some(end) = responses.end {
             return end.map(|()| (!interrupted).then_some(objects));
         }
     }
 }
 
-/// The text that the kernel adds to an error. It follows the request that the answer repeats:
+/// The text that the kernel adds to an error. It follows the request that the response repeats:
 /// whole, or its header alone (`NLM_F_CAPPED`).
-fn extended_message(answer: &[u8]) -> Option<String> {
-    let flags = u16::from_ne_bytes(answer.get(6..8)?.try_into().ok()?);
-    let request = answer.get(HEADER + ERRNO..)?;
+fn extended_message(response: &[u8]) -> Option<String> {
+    let flags = u16::from_ne_bytes(response.get(6..8)?.try_into().ok()?);
+    let request = response.get(HEADER + ERRNO..)?;
     let repeated = match flags & NLM_F_CAPPED {
         0 => u32::from_ne_bytes(request.get(..4)?.try_into().ok()?) as usize,
         _ => HEADER,
@@ -112,5 +112,5 @@ fn extended_message(answer: &[u8]) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "answer_tests.rs"]
+#[path = "response_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! Answers as the kernel sends them, built byte by byte.
+//! Responses as the kernel sends them, built byte by byte.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -44,7 +44,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An error whose answer repeats `request`.
+/// An error whose response repeats `request`.
 fn refusal(flags: u16, errno: i32, request: &[u8], attributes: &[u8]) -> Vec<u8> {
     let payload = [&(-errno).to_ne_bytes(), request, attributes].concat();
     message(NLMSG_ERROR, flags, SEQUENCE, &payload)
@@ -60,17 +60,17 @@ fn indexes(objects: &[RouteNetlinkMessage]) -> Vec<u32> {
         .collect()
 }
 
-fn parse(parts: &[Vec<u8>]) -> Answers {
-    parse_answers(&parts.concat(), SEQUENCE).unwrap()
+fn parse(parts: &[Vec<u8>]) -> Responses {
+    parse_responses(&parts.concat(), SEQUENCE).unwrap()
 }
 
 #[test]
 fn objects_precede_the_end_of_a_dump() {
-    let answers = parse(&[link(0, 1), link(0, 2), done(0, 0)]);
-    assert_eq!(indexes(&answers.objects), [1, 2]);
-    assert!(matches!(answers.end, Some(Ok(()))) && !answers.interrupted);
-    let answers = parse(&[link(0, 1)]);
-    assert!(answers.end.is_none(), "more datagrams follow");
+    let responses = parse(&[link(0, 1), link(0, 2), done(0, 0)]);
+    assert_eq!(indexes(&responses.objects), [1, 2]);
+    assert!(matches!(responses.end, Some(Ok(()))) && !responses.interrupted);
+    let responses = parse(&[link(0, 1)]);
+    assert!(responses.end.is_none(), "more datagrams follow");
     assert!(matches!(parse(&[refusal(0, 0, &[0; 16], &[])]).end, Some(Ok(()))), "acknowledged");
 }
 
@@ -110,17 +110,17 @@ fn other_requests_and_undecodable_objects_are_skipped() {
     let other = message(NLMSG_ERROR, 0, SEQUENCE + 1, &(-libc::EPERM).to_ne_bytes());
     let short = message(RTM_NEWLINK, 0, SEQUENCE, &[0; 3]);
     let noop = message(NLMSG_NOOP, 0, SEQUENCE, &[]);
-    let answers = parse(&[other, short, noop, link(0, 1), done(0, 0)]);
-    assert_eq!(indexes(&answers.objects), [1]);
+    let responses = parse(&[other, short, noop, link(0, 1), done(0, 0)]);
+    assert_eq!(indexes(&responses.objects), [1]);
     let other = message(RTM_NEWLINK, NLM_F_DUMP_INTR, SEQUENCE + 1, &[0; 16]);
     assert!(!parse(&[other, done(0, 0)]).interrupted);
 }
 
 #[test]
 fn what_follows_the_end_is_ignored() {
-    let answers = parse(&[done(0, 0), refusal(0, libc::EPERM, &[0; 16], &[]), link(0, 1)]);
-    assert!(matches!(answers.end, Some(Ok(()))));
-    assert!(answers.objects.is_empty());
+    let responses = parse(&[done(0, 0), refusal(0, libc::EPERM, &[0; 16], &[]), link(0, 1)]);
+    assert!(matches!(responses.end, Some(Ok(()))));
+    assert!(responses.objects.is_empty());
 }
 
 #[test]
@@ -128,42 +128,42 @@ fn refusals_carry_the_extended_message() {
     let request = message(RTM_NEWLINK, 0, SEQUENCE, &[0; 21]);
     let text = attribute(ATTR_MSG, b"Device is not a veth\0");
     let cookie = attribute(3, &[1, 2, 3]);
-    // An attribute of the request must not be taken for one of the answer.
+    // An attribute of the request must not be taken for one of the response.
     let bait = message(RTM_NEWLINK, 0, SEQUENCE, &attribute(ATTR_MSG, b"bait\0"));
     for (flags, repeated) in
         [(ACK_TLVS, &request), (ACK_TLVS, &bait), (ACK_TLVS | NLM_F_CAPPED, &request[..16].into())]
     {
         for attributes in [text.clone(), [cookie.clone(), text.clone()].concat()] {
-            let answers = parse(&[refusal(flags, libc::EINVAL, repeated, &attributes)]);
-            let error = answers.end.unwrap().unwrap_err();
+            let responses = parse(&[refusal(flags, libc::EINVAL, repeated, &attributes)]);
+            let error = responses.end.unwrap().unwrap_err();
             assert_eq!(error.message(), Some("Device is not a veth"));
             let text = "Invalid argument (os error 22) (kernel: Device is not a veth)";
             assert_eq!(error.to_string(), text);
         }
-        let answers = parse(&[refusal(flags, libc::EINVAL, repeated, &cookie)]);
-        assert_eq!(answers.end.unwrap().unwrap_err().message(), None);
+        let responses = parse(&[refusal(flags, libc::EINVAL, repeated, &cookie)]);
+        assert_eq!(responses.end.unwrap().unwrap_err().message(), None);
     }
-    let answers = parse(&[refusal(0, libc::EINVAL, &request, &[])]);
-    assert_eq!(answers.end.unwrap().unwrap_err().to_string(), "Invalid argument (os error 22)");
+    let responses = parse(&[refusal(0, libc::EINVAL, &request, &[])]);
+    assert_eq!(responses.end.unwrap().unwrap_err().to_string(), "Invalid argument (os error 22)");
 }
 
 #[test]
 fn malformed_datagrams_are_rejected_and_never_panic() {
-    assert!(parse_answers(&[0; 15], SEQUENCE).is_err(), "shorter than a header");
-    assert!(parse_answers(&[0; 16], SEQUENCE).is_err(), "length 0");
+    assert!(parse_responses(&[0; 15], SEQUENCE).is_err(), "shorter than a header");
+    assert!(parse_responses(&[0; 16], SEQUENCE).is_err(), "length 0");
     let mut long = link(0, 1);
     long[0] = 255;
-    assert!(parse_answers(&long, SEQUENCE).is_err(), "longer than the datagram");
-    // Every truncation and every changed byte of an answer with all parts.
+    assert!(parse_responses(&long, SEQUENCE).is_err(), "longer than the datagram");
+    // Every truncation and every changed byte of a response with all parts.
     let request = message(RTM_NEWLINK, 0, SEQUENCE, &[0; 16]);
     let text = attribute(ATTR_MSG, b"text\0");
     let whole = [link(0, 1), refusal(ACK_TLVS, libc::EINVAL, &request, &text)].concat();
     for end in 0..whole.len() {
-        let _ = parse_answers(&whole[..end], SEQUENCE);
+        let _ = parse_responses(&whole[..end], SEQUENCE);
         for value in [0, 1, 3, 0x7f, 0x80, 0xff] {
             let mut changed = whole.clone();
             changed[end] = value;
-            let _ = parse_answers(&changed, SEQUENCE);
+            let _ = parse_responses(&changed, SEQUENCE);
         }
     }
     assert!(parse(&[done(0, i32::MIN)]).end.unwrap().is_err());

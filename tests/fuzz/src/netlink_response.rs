@@ -6,7 +6,7 @@
 //! Attributes of objects get a number without a meaning: netlink-packet-route 0.32 panics on known
 //! attributes that are shorter than their structure, which the kernel does not send.
 
-use sluice_bpf::netlink::{Answers, parse_answers};
+use sluice_bpf::netlink::{Responses, parse_responses};
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -19,7 +19,7 @@ const FIXED: [usize; 4] = [16, 8, 12, 12];
 
 pub(super) fn run(data: &[u8]) {
     let data = &without_known_attributes(data);
-    // The sequence number of the first message, so that it is an answer to this request.
+    // The sequence number of the first message, so that it is a response to this request.
     let sequence = data.get(8..12).map_or(0, |b| u32::from_ne_bytes(b.try_into().unwrap()));
     check(data, sequence);
     check(data, sequence.wrapping_add(1));
@@ -55,27 +55,27 @@ fn clear_attribute_types(message: &mut [u8], mut start: usize) {
 }
 
 fn check(data: &[u8], sequence: u32) {
-    let Ok(answers) = parse_answers(data, sequence) else { return };
-    assert!(answers.objects.len() <= data.len() / HEADER);
-    let twice = parse_answers(&[data, data].concat(), sequence);
-    match &answers.end {
-        Some(Ok(())) => assert_eq!(text(&twice.unwrap()), text(&answers)),
+    let Ok(responses) = parse_responses(data, sequence) else { return };
+    assert!(responses.objects.len() <= data.len() / HEADER);
+    let twice = parse_responses(&[data, data].concat(), sequence);
+    match &responses.end {
+        Some(Ok(())) => assert_eq!(text(&twice.unwrap()), text(&responses)),
         Some(Err(e)) => {
-            assert_eq!(text(&twice.unwrap()), text(&answers));
+            assert_eq!(text(&twice.unwrap()), text(&responses));
             // Three bytes replace one that is not UTF-8.
             assert!(e.message().is_none_or(|message| message.len() <= 3 * data.len()));
             assert!(!e.to_string().is_empty());
         }
         None if data.len().is_multiple_of(4) => {
             let twice = twice.unwrap();
-            assert_eq!(twice.objects, [answers.objects.clone(), answers.objects].concat());
-            assert_eq!((twice.interrupted, twice.end.is_none()), (answers.interrupted, true));
+            assert_eq!(twice.objects, [responses.objects.clone(), responses.objects].concat());
+            assert_eq!((twice.interrupted, twice.end.is_none()), (responses.interrupted, true));
         }
         // The padding of the last message is missing.
         None => {}
     }
 }
 
-fn text(answers: &Answers) -> String {
-    format!("{answers:?}")
+fn text(responses: &Responses) -> String {
+    format!("{responses:?}")
 }

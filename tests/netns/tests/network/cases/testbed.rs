@@ -28,22 +28,22 @@ const FREE_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 200, 200);
 /// ```
 /// Every host serves TCP and UDP port 8080 under its own name, and every host is the only
 /// endpoint of a Service.
-pub struct World {
+pub struct Testbed {
     addresses: BTreeMap<String, Ipv4Addr>,
     services: BTreeMap<String, Ipv4Addr>,
     clients: BTreeMap<String, Host>,
     has_portmap: bool,
 }
 
-/// What has to run while the world is used.
+/// What has to run while the testbed is used.
 pub struct Running {
     _servers: Vec<Server>,
     _pods: Vec<Pod>,
     _nodes: TwoNodes,
 }
 
-impl World {
-    pub fn new() -> (World, Running) {
+impl Testbed {
+    pub fn new() -> (Testbed, Running) {
         let options = TopologyOptions { cluster_routes: true, ..TopologyOptions::default() };
         let nodes = two_nodes_in(Topology::with(options));
         let has_portmap = find_plugin("portmap").is_some();
@@ -86,14 +86,14 @@ impl World {
             sysctl(host.namespaces(), "net/ipv4/icmp_ratelimit", "0");
         }
         let servers = hosts.iter().map(|(name, _, host)| host.serve(name, &ports)).collect();
-        let world = World {
+        let testbed = Testbed {
             addresses,
             services,
             clients: hosts.into_iter().map(|(name, _, host)| (name, host)).collect(),
             has_portmap,
         };
-        world.wait_for_services();
-        (world, Running { _servers: servers, _pods: pods, _nodes: nodes })
+        testbed.wait_for_services();
+        (testbed, Running { _servers: servers, _pods: pods, _nodes: nodes })
     }
 
     /// Both agents have written the Service that sorts last.
