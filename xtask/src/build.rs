@@ -16,12 +16,28 @@ use crate::setup::{self, BpfToolchain};
 /// The runtime reads the CNI binary from disk for every pod that starts.
 const CNI_SIZE_LIMIT: u64 = 3 << 20;
 
-/// The two programs of Sluice.
+/// Environment variable with the path of the eBPF object.
+pub const OBJECT_VARIABLE: &str = "SLUICE_BPF_OBJECT";
+
+/// What Sluice consists of.
 pub struct Programs {
+    /// The eBPF object, which the agent embeds.
+    pub object: PathBuf,
     /// The agent and command line, `sluice`.
     pub agent: PathBuf,
     /// The CNI binary, `sluice-cni`.
     pub cni: PathBuf,
+}
+
+impl Programs {
+    /// Environment variables by which tests and benchmarks find the files.
+    pub fn environment(&self) -> [(&'static str, &Path); 3] {
+        [
+            (OBJECT_VARIABLE, &self.object),
+            ("SLUICE_AGENT_BIN", &self.agent),
+            ("SLUICE_CNI_BIN", &self.cni),
+        ]
+    }
 }
 
 /// Builds the object and the programs, and prints their sizes.
@@ -29,10 +45,7 @@ pub struct Programs {
 /// # Errors
 /// When the tool chain cannot be installed or a build fails.
 pub fn run(cache: &Cache) -> Result<()> {
-    let object = bpf_object(cache)?;
-    print_size(&object)?;
-    programs(cache)?;
-    Ok(())
+    print_size(&programs(cache)?.object)
 }
 
 /// Builds the eBPF object, copies it to `target/bpf/sluice.o` and returns that path.
@@ -68,18 +81,19 @@ pub fn bpf_object(cache: &Cache) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Builds the agent and the CNI binary.
+/// Builds the object, then the agent and the CNI binary.
 ///
 /// # Errors
-/// When a build fails or the CNI binary exceeds its size limit.
+/// When the tool chain cannot be installed, a build fails or the CNI binary exceeds its size limit.
 pub fn programs(cache: &Cache) -> Result<Programs> {
+    let object = bpf_object(cache)?;
     let agent = static_program(cache, "sluice-agent", "sluice", "release")?;
     let cni = static_program(cache, "sluice-cni", "sluice-cni", "cni")?;
     let size = fs::metadata(&cni)?.len();
     if size > CNI_SIZE_LIMIT {
         bail!("the CNI binary has {size} bytes; the limit is {CNI_SIZE_LIMIT}");
     }
-    Ok(Programs { agent, cni })
+    Ok(Programs { object, agent, cni })
 }
 
 /// Builds one statically linked program and prints its size.
@@ -95,7 +109,7 @@ pub fn static_program(cache: &Cache, package: &str, bin: &str, profile: &str) ->
             .args(["build", "--package", package, "--bin", bin, "--profile", profile])
             .args(["--target", &triple])
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
-            .env("SLUICE_BPF_OBJECT", target().join("bpf/sluice.o")),
+            .env(OBJECT_VARIABLE, target().join("bpf/sluice.o")),
         &cache.logs(),
         process::BUILD,
     )?;

@@ -94,6 +94,17 @@ impl Cache {
     }
 }
 
+/// The paths of a folder's entries, sorted by name.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// A running hash of everything an artifact is made from.
 #[derive(Clone, Default)]
 pub struct Inputs {
@@ -115,10 +126,9 @@ impl Inputs {
     /// When a file cannot be read.
     pub fn path(mut self, path: &Path) -> Result<Self> {
         if path.is_dir() {
-            let mut entries: Vec<_> = fs::read_dir(path)?.collect::<std::io::Result<Vec<_>>>()?;
-            entries.sort_by_key(fs::DirEntry::file_name);
-            for entry in entries {
-                self = self.text(&entry.file_name().to_string_lossy()).path(&entry.path())?;
+            for entry in sorted_entries(path)? {
+                let name = entry.file_name().unwrap_or_default();
+                self = self.text(&name.to_string_lossy()).path(&entry)?;
             }
             return Ok(self);
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::cache::{Cache, checkout, target};
+use crate::cache::{Cache, checkout, sorted_entries, target};
 use crate::{process, progress};
 
 /// Coverage counters and the operands of comparisons, as libFuzzer reads them.
@@ -60,14 +60,8 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
 
 /// The targets: the folders of the corpus.
 fn targets(corpus: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in
-        fs::read_dir(corpus).with_context(|| format!("cannot list {}", corpus.display()))?
-    {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
+    let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    Ok(sorted_entries(corpus)?.iter().filter_map(name).collect())
 }
 
 fn build(cache: &Cache) -> Result<PathBuf> {
@@ -90,7 +84,7 @@ fn build(cache: &Cache) -> Result<PathBuf> {
 fn fuzz(cache: &Cache, program: &Path, name: &str, seconds: u64) -> Result<bool> {
     let start = Instant::now();
     let (corpus, crashes) = (folder("corpus", name)?, folder("crashes", name)?);
-    let before = files(&crashes)?;
+    let before = sorted_entries(&crashes)?;
     let mut command = Command::new(program);
     command
         .env("SLUICE_FUZZ_TARGET", name)
@@ -113,7 +107,7 @@ fn fuzz(cache: &Cache, program: &Path, name: &str, seconds: u64) -> Result<bool>
     progress::line(&step, "crashed", start.elapsed());
     eprintln!("{}", panic_message(&text));
     eprintln!("    log: {}", log.display());
-    for input in files(&crashes)?.iter().filter(|path| !before.contains(path)) {
+    for input in sorted_entries(&crashes)?.iter().filter(|path| !before.contains(path)) {
         eprintln!(
             "    reproduce:  SLUICE_FUZZ_TARGET={name} {} {}",
             program.display(),
@@ -128,11 +122,6 @@ fn folder(kind: &str, name: &str) -> Result<PathBuf> {
     let path = target().join("fuzz").join(kind).join(name);
     fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
     Ok(path)
-}
-
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
-    Ok(entries.iter().map(fs::DirEntry::path).collect())
 }
 
 /// Number of inputs and covered edges, from the log of libFuzzer.

@@ -36,7 +36,6 @@ pub fn archive(cache: &Cache) -> Result<PathBuf> {
 }
 
 fn pack(cache: &Cache, folder: &Path) -> Result<()> {
-    build::bpf_object(cache)?;
     let programs = build::programs(cache)?;
     progress::step("packing the image", || {
         let layer_path = folder.join("layer.tar");

@@ -1,23 +1,23 @@
 //! Installs Sluice on a cluster: load the image, apply deploy/, wait for the roll-out.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::cache::{Cache, checkout};
 use crate::kind::Cluster;
-use crate::{image, progress};
+use crate::progress;
 
 const NAMESPACE: &str = "sluice-system";
 const ROLLOUT: Duration = Duration::from_secs(180);
 
-/// Builds the image, loads it, applies the manifests and waits until all nodes are Ready.
+/// Loads the image of Sluice, applies the manifests and waits until all nodes are Ready.
 ///
 /// # Errors
-/// When a build or kubectl fails, or the DaemonSet or the nodes are not ready in time.
-pub fn sluice(cache: &Cache, cluster: &Cluster) -> Result<()> {
-    let archive = image::archive(cache)?;
-    cluster.load(cache, &archive)?;
+/// When the image cannot be loaded, kubectl fails, or the DaemonSet or the nodes are not ready in time.
+pub fn sluice(cache: &Cache, cluster: &Cluster, image: &Path) -> Result<()> {
+    cluster.load(cache, image)?;
     let get = ["-n", NAMESPACE, "get", "daemonset", "sluice", "-o", "name"];
     let installed = cluster.kubectl(&get).is_ok();
     progress::step("kubectl apply -k deploy/", || {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::progress::{self, Reporter};
 
@@ -29,12 +29,12 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const LOG_LINES_SHOWN: usize = 25;
 
 /// A running child together with its descendants.
-pub struct Family {
+pub struct ProcessTree {
     child: Child,
     mark: String,
 }
 
-impl Family {
+impl ProcessTree {
     /// Starts `command`.
     ///
     /// # Errors
@@ -56,12 +56,32 @@ impl Family {
         &mut self.child
     }
 
-    /// The status of a child that has ended.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+    /// Waits for the child and calls `report` every `poll`. Returns `None` when the deadline passed
+    /// and every process of the tree was killed.
+    ///
+    /// # Errors
+    /// When the child cannot be waited for.
+    fn wait(
+        &mut self,
+        deadline: Duration,
+        poll: Duration,
+        mut report: impl FnMut(),
+    ) -> Result<Option<ExitStatus>> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(status));
+            }
+            if start.elapsed() >= deadline {
+                self.kill();
+                return Ok(None);
+            }
+            report();
+            thread::sleep(poll);
+        }
     }
 
-    /// Kills every process of the family and reaps the child.
+    /// Kills every process of the tree and reaps the child.
     pub fn kill(&mut self) {
         let start = Instant::now();
         loop {
@@ -100,7 +120,7 @@ pub fn signal(name: &str, pids: &[u32]) -> Result<()> {
         .args(pids.iter().map(u32::to_string))
         .stderr(Stdio::null())
         .status()?;
-    anyhow::ensure!(status.success(), "cannot signal processes {pids:?}");
+    ensure!(status.success(), "cannot signal processes {pids:?}");
     Ok(())
 }
 
@@ -134,19 +154,11 @@ pub fn run_quietly(
     let log = logs.join(format!("{}.log", name.replace(|c: char| !c.is_alphanumeric(), "-")));
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-    let mut family = Family::start(command)?;
     let mut reporter = Reporter::new(name);
-    loop {
-        if let Some(status) = family.ended()? {
-            return Ok((status, log));
-        }
-        if reporter.elapsed() >= deadline {
-            family.kill();
-            bail!("{name}: killed after {}; log: {}", progress::time(deadline), log.display());
-        }
-        reporter.report(|| last_lines(&log, 1));
-        thread::sleep(POLL);
-    }
+    let status = ProcessTree::start(command)?
+        .wait(deadline, POLL, || reporter.report(|| last_lines(&log, 1)))?
+        .with_context(|| format!("{}; log: {}", killed(name, deadline), log.display()))?;
+    Ok((status, log))
 }
 
 /// Runs a command with its output on the terminal.
@@ -154,19 +166,11 @@ pub fn run_quietly(
 /// # Errors
 /// When the program cannot be started, exits with an error, or exceeds `deadline`.
 pub fn run_attached(name: &str, command: &mut Command, deadline: Duration) -> Result<()> {
-    let mut family = Family::start(command.stdin(Stdio::null()))?;
-    let start = Instant::now();
-    loop {
-        if let Some(status) = family.ended()? {
-            anyhow::ensure!(status.success(), "{name}: {} exited with {status}", program(command));
-            return Ok(());
-        }
-        if start.elapsed() >= deadline {
-            family.kill();
-            bail!("{name}: killed after {}", progress::time(deadline));
-        }
-        thread::sleep(POLL);
-    }
+    let status = ProcessTree::start(command.stdin(Stdio::null()))?
+        .wait(deadline, POLL, || {})?
+        .with_context(|| killed(name, deadline))?;
+    ensure!(status.success(), "{name}: {} exited with {status}", program(command));
+    Ok(())
 }
 
 /// Returns what a command prints on stdout, trimmed. The deadline is [`QUERY`].
@@ -183,20 +187,12 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// When the program cannot be started, exits with an error or exceeds `deadline`. The message
 /// contains its stderr.
 pub fn output_within(command: &mut Command, deadline: Duration) -> Result<String> {
-    let mut family = Family::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    let stdout = read_all(family.child().stdout.take());
-    let stderr = read_all(family.child().stderr.take());
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = family.ended()? {
-            break status;
-        }
-        if start.elapsed() >= deadline {
-            family.kill();
-            bail!("{}: killed after {}", command_line(command), progress::time(deadline));
-        }
-        thread::sleep(POLL / 10);
-    };
+    let mut tree = ProcessTree::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let stdout = read_all(tree.child().stdout.take());
+    let stderr = read_all(tree.child().stderr.take());
+    let status = tree
+        .wait(deadline, POLL / 10, || {})?
+        .with_context(|| killed(&command_line(command), deadline))?;
     let stdout = stdout.join().unwrap_or_default();
     if !status.success() {
         let stderr = stderr.join().unwrap_or_default();
@@ -218,6 +214,10 @@ fn read_all(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<
         }
         bytes
     })
+}
+
+fn killed(name: &str, deadline: Duration) -> String {
+    format!("{name}: killed after {}", progress::time(deadline))
 }
 
 fn program(command: &Command) -> String {
@@ -259,16 +259,16 @@ mod tests {
     fn deadline_kills_descendants_in_other_sessions() {
         let mut command = Command::new("sh");
         command.args(["-c", "setsid sh -c 'sleep 600; :' & sleep 600; :"]).stdin(Stdio::null());
-        let mut family = Family::start(&mut command).expect("sh starts");
+        let mut tree = ProcessTree::start(&mut command).expect("sh starts");
         let start = Instant::now();
         // Two shells and the sleep of each.
-        while family.members().len() < 4 {
-            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", family.members());
+        while tree.members().len() < 4 {
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", tree.members());
             thread::sleep(POLL);
         }
-        family.kill();
-        assert_eq!(family.members(), Vec::<u32>::new());
-        assert!(family.ended().expect("the child is reaped").is_some());
+        tree.kill();
+        assert_eq!(tree.members(), Vec::<u32>::new());
+        assert!(tree.child().try_wait().expect("the child is reaped").is_some());
     }
 
     #[test]

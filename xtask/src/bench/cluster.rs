@@ -14,7 +14,7 @@ use crate::cache::{Cache, target};
 use crate::kind::{self, Cluster, Cni, Proxy, Spec};
 use crate::oci::{self, Image, Layer};
 use crate::process::{self, STEP};
-use crate::{build, install, progress, setup};
+use crate::{build, image, install, progress, setup};
 
 const IMAGE: &str = "localhost/netbench:dev";
 const PORT: u16 = 7000;
@@ -106,7 +106,7 @@ impl BenchCluster {
         let cluster = kind::up(cache, &spec)?;
         cluster.load(cache, load_image)?;
         if network == Network::Sluice {
-            install::sluice(cache, &cluster)?;
+            install::sluice(cache, &cluster, &image::archive(cache)?)?;
         }
         let mut nodes = cluster.nodes()?;
         // The client is on the worker.
@@ -228,16 +228,13 @@ spec:
 /// When a build or the benchmark fails.
 pub fn cni_add(cache: &Cache) -> Result<[Vec<f64>; 2]> {
     setup::tests()?;
-    let object = build::bpf_object(cache)?;
     let programs = build::programs(cache)?;
     let bench = build::static_program(cache, "netns-tests", "cni-add-bench", "release")?;
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--net", "--propagation", "private"])
         .arg(bench)
-        .env("SLUICE_CNI_BIN", programs.cni)
-        .env("SLUICE_AGENT_BIN", programs.agent)
-        .env("SLUICE_BPF_OBJECT", object);
+        .envs(programs.environment());
     let text = process::output_within(&mut command, STEP)?;
     let report: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
         .with_context(|| format!("unexpected output of cni-add-bench: {text:?}"))?;

@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::cache::{Cache, checkout};
 use crate::kind::{self, Cluster, Spec};
-use crate::{install, progress, setup};
+use crate::{image, install, progress, setup};
 
 /// Options of `cargo xtask demo`.
 #[derive(Args)]
@@ -18,7 +18,7 @@ pub struct Options {
     #[arg(long)]
     down: bool,
     /// Repeat the smoke test on the running cluster
-    #[arg(long, alias = "proof", conflicts_with = "down")]
+    #[arg(long, conflicts_with = "down")]
     smoke_test: bool,
 }
 
@@ -39,7 +39,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<()> {
     println!("Cluster");
     let cluster = kind::up(cache, &spec)?;
     println!("\nSluice");
-    install::sluice(cache, &cluster)?;
+    install::sluice(cache, &cluster, &image::archive(cache)?)?;
     println!("\nExample application");
     shop(&cluster)?;
     smoke_test::run(&cluster)?;

@@ -33,17 +33,16 @@ pub struct Binary {
 /// # Errors
 /// When a build fails.
 pub fn build(cache: &Cache, suite: Suite) -> Result<Vec<Binary>> {
-    let object = build::bpf_object(cache)?;
-    let environment = vec![("SLUICE_BPF_OBJECT", object)];
-    let mut binaries = compile("packet", "packet-tests", Suite::Packet, &environment)?;
-    binaries.retain(|b| b.suite <= suite);
-    if suite == Suite::Netns {
-        let programs = build::programs(cache)?;
-        let mut environment = environment;
-        environment.push(("SLUICE_AGENT_BIN", programs.agent));
-        environment.push(("SLUICE_CNI_BIN", programs.cni));
-        binaries.extend(compile("netns", "netns-tests", Suite::Netns, &environment)?);
+    if suite < Suite::Netns {
+        let environment = [(build::OBJECT_VARIABLE, build::bpf_object(cache)?)];
+        let mut binaries = compile("packet", "packet-tests", Suite::Packet, &environment)?;
+        binaries.retain(|b| b.suite <= suite);
+        return Ok(binaries);
     }
+    let programs = build::programs(cache)?;
+    let environment = programs.environment().map(|(name, path)| (name, path.to_owned()));
+    let mut binaries = compile("packet", "packet-tests", Suite::Packet, &environment)?;
+    binaries.extend(compile("netns", "netns-tests", Suite::Netns, &environment)?);
     Ok(binaries)
 }
 

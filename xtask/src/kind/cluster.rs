@@ -72,7 +72,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    fn handle(cache: &Cache, engine: Engine, name: &str) -> Result<Self> {
+    /// The cluster called `name`, which may not exist.
+    pub(super) fn handle(cache: &Cache, engine: Engine, name: &str) -> Result<Self> {
         let kubeconfig = cache.folder("kube")?.join(format!("{name}.kubeconfig"));
         Ok(Self { engine, name: name.to_owned(), kubeconfig })
     }
@@ -91,47 +92,33 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Installs what clusters need, starts the engine, and returns the cluster called `name` if
-    /// it exists.
-    ///
-    /// # Errors
-    /// When a tool cannot be installed or no engine starts.
-    pub fn find_or_start_engine(cache: &Cache, name: &str) -> Result<Option<Self>> {
-        setup::cluster(cache)?;
-        let cluster = Self::handle(cache, Engine::start(cache)?, name)?;
-        Ok(if cluster.exists()? { Some(cluster) } else { None })
-    }
-
-    /// Creates a cluster. Its nodes are not Ready before a CNI plugin is configured.
+    /// Creates the cluster. Its nodes are not Ready before a CNI plugin is configured.
     ///
     /// # Errors
     /// When the node image cannot be made or kind fails; a cluster that failed is removed.
-    pub fn create(cache: &Cache, spec: &Spec) -> Result<Self> {
-        let cluster = Self::handle(cache, Engine::start(cache)?, &spec.name)?;
-        let image = node_image::ensure(cache, &cluster.engine)?;
+    pub(super) fn create(&self, cache: &Cache, spec: &Spec) -> Result<()> {
+        let image = node_image::ensure(cache, &self.engine)?;
         let base = fs::read_to_string(checkout().join("deploy/kind/cluster.yaml"))?;
-        let config = cache.folder("kube")?.join(format!("{}.kind.yaml", cluster.name));
+        let config = cache.folder("kube")?.join(format!("{}.kind.yaml", self.name));
         fs::write(&config, configuration(&base, spec, &image)?)?;
         let created = process::run(
             "creating the cluster",
-            cluster
-                .engine
+            self.engine
                 .command("kind")
-                .args(["create", "cluster", "--name", &cluster.name, "--image", &image.name])
+                .args(["create", "cluster", "--name", &self.name, "--image", &image.name])
                 .arg("--config")
                 .arg(&config)
                 .arg("--kubeconfig")
-                .arg(&cluster.kubeconfig),
+                .arg(&self.kubeconfig),
             &cache.logs(),
             STEP,
         );
         if created.is_err() {
             // kind removes a cluster that failed, but not after it was killed.
-            let _ = cluster.delete(cache);
+            let _ = self.delete(cache);
         }
         created?;
-        cluster.ensure_kubectl(cache)?;
-        Ok(cluster)
+        self.ensure_kubectl(cache)
     }
 
     /// Removes the cluster called `name`, and our own engine when no other cluster is left.
@@ -253,7 +240,7 @@ impl Cluster {
         process::output(self.engine.command("kind").args(words))
     }
 
-    fn exists(&self) -> Result<bool> {
+    pub(super) fn exists(&self) -> Result<bool> {
         Ok(self.kind(&["get", "clusters", "--quiet"])?.lines().any(|name| name == self.name))
     }
 

@@ -20,7 +20,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::cache::Cache;
-use crate::progress;
+use crate::{progress, setup};
 
 pub use cluster::{Cluster, Spec};
 pub use engine::Engine;
@@ -50,11 +50,13 @@ pub enum Cni {
 /// # Errors
 /// When a tool cannot be installed, a build fails, or the cluster does not start.
 pub fn up(cache: &Cache, spec: &Spec) -> Result<Cluster> {
-    if let Some(cluster) = Cluster::find_or_start_engine(cache, &spec.name)? {
+    setup::cluster(cache)?;
+    let cluster = Cluster::handle(cache, Engine::start(cache)?, &spec.name)?;
+    if cluster.exists()? {
         println!("  cluster {} already exists", cluster.name);
         return Ok(cluster);
     }
-    let cluster = Cluster::create(cache, spec)?;
+    cluster.create(cache, spec)?;
     if spec.cni == Cni::Bridge {
         progress::step("bridge CNI on every node", || {
             baseline::install_bridge(&cluster)?;

@@ -14,7 +14,7 @@ use anyhow::Result;
 use super::engine::Engine;
 use super::kubernetes::{self, Programs, VERSION};
 use super::{kubernetes_images, rootfs};
-use crate::cache::{Cache, Inputs, checkout};
+use crate::cache::{Cache, Inputs, checkout, sorted_entries};
 use crate::oci::{self, Image, Layer};
 use crate::process::{self, STEP};
 use crate::progress;
@@ -169,10 +169,7 @@ fn pack(
 }
 
 fn add_tree(layer: &mut Layer, root: &Path, directory: &Path) -> Result<()> {
-    let mut entries: Vec<_> = fs::read_dir(directory)?.collect::<std::io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
+    for path in sorted_entries(directory)? {
         if path.is_dir() {
             add_tree(layer, root, &path)?;
             continue;

@@ -16,7 +16,7 @@ use std::fs;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 
-use crate::cache::{Inputs, checkout};
+use crate::cache::{Inputs, checkout, sorted_entries};
 
 /// A level of tests that can detect a mutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -98,12 +98,8 @@ impl Mutation {
 /// # Errors
 /// When a list cannot be read, has an unknown line, or two mutations have the same name.
 pub fn all() -> Result<Vec<Mutation>> {
-    let folder = checkout().join("xtask/mutations");
-    let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
-    let mut paths = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
-    paths.sort();
     let mut mutations = Vec::new();
-    for path in paths {
+    for path in sorted_entries(&checkout().join("xtask/mutations"))? {
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let group = path.file_stem().unwrap_or_default().to_string_lossy();
         mutations.extend(parse(&group, &text).with_context(|| format!("{}", path.display()))?);

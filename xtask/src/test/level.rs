@@ -108,21 +108,18 @@ fn packet(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally
         build::bpf_object(cache)
     })?;
     isolated("packet-tests", options, runner, "--test-threads=2", |command| {
-        command.env("SLUICE_BPF_OBJECT", &object);
+        command.env(build::OBJECT_VARIABLE, &object);
     })
 }
 
 fn netns(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> {
-    let (object, programs) = runner.prepare(|| {
+    let programs = runner.prepare(|| {
         setup::tests()?;
-        Ok((build::bpf_object(cache)?, build::programs(cache)?))
+        build::programs(cache)
     })?;
     // One test at a time: some of them measure time.
     isolated("netns-tests", options, runner, "--test-threads=1", |command| {
-        command
-            .env("SLUICE_BPF_OBJECT", &object)
-            .env("SLUICE_AGENT_BIN", &programs.agent)
-            .env("SLUICE_CNI_BIN", &programs.cni);
+        command.envs(programs.environment());
     })
 }
 
@@ -158,12 +155,11 @@ fn cluster(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tall
     let spec = Spec::for_sluice();
     let existed = Cluster::find(cache, &spec.name).is_ok();
     let words = ["test", "--no-fail-fast", "--package", "cluster-tests"];
-    let cluster = runner.prepare(|| {
+    let (image, cluster) = runner.prepare(|| {
         compile(cargo().args(words))?;
-        image::archive(cache)?;
-        kind::up(cache, &spec)
+        Ok((image::archive(cache)?, kind::up(cache, &spec)?))
     })?;
-    let tally = install::sluice(cache, &cluster).and_then(|()| {
+    let tally = install::sluice(cache, &cluster, &image).and_then(|()| {
         let mut tally = Tally::default();
         for (number, phase) in CLUSTER_PHASES.iter().enumerate() {
             let mut tests = cluster.command("cargo");

@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use super::artefacts::Artefacts;
 use super::tally::Tally;
 use crate::cache::target;
-use crate::process::{self, Family};
+use crate::process::{self, ProcessTree};
 use crate::progress::Reporter;
 
 const POLL: Duration = Duration::from_secs(1);
@@ -97,9 +97,9 @@ impl Runner {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut family = Family::start(command)?;
+        let mut tree = ProcessTree::start(command)?;
         let (sender, lines) = mpsc::channel();
-        let (stdout, stderr) = (family.child().stdout.take(), family.child().stderr.take());
+        let (stdout, stderr) = (tree.child().stdout.take(), tree.child().stderr.take());
         forward(stdout, sender.clone());
         forward(stderr, sender);
         let deadline = self.remaining();
@@ -123,7 +123,7 @@ impl Runner {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.time() >= self.limit {
-                family.kill();
+                tree.kill();
                 eprintln!(
                     "error: tests killed after {}; artefacts: {}",
                     crate::progress::time(deadline),
@@ -132,7 +132,7 @@ impl Runner {
                 return Ok(tally + Tally::FAILURE);
             }
         }
-        let success = family.child().wait()?.success();
+        let success = tree.child().wait()?.success();
         Ok(if success || tally.failed > 0 { tally } else { tally + Tally::FAILURE })
     }
 

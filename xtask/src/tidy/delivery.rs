@@ -5,7 +5,6 @@
 //! calls the helpers that send a packet.
 
 use anyhow::Result;
-use proc_macro2::{TokenStream, TokenTree};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
@@ -103,28 +102,6 @@ impl Visitor<'_> {
         visit(self);
         self.takes_token = outer;
     }
-
-    fn tokens(&mut self, tokens: TokenStream) {
-        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-        let mut path: Vec<String> = Vec::new();
-        let mut line = 0;
-        for token in &tokens {
-            match token {
-                TokenTree::Ident(ident) => {
-                    line = ident.span().start().line;
-                    path.push(ident.to_string());
-                }
-                TokenTree::Punct(punct) if punct.as_char() == ':' => {}
-                _ => self.check(line, &std::mem::take(&mut path)),
-            }
-        }
-        self.check(line, &path);
-        for token in tokens {
-            if let TokenTree::Group(group) = token {
-                self.tokens(group.stream());
-            }
-        }
-    }
 }
 
 impl<'ast> Visit<'ast> for Visitor<'_> {
@@ -155,7 +132,9 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
     fn visit_macro(&mut self, item: &'ast syn::Macro) {
         // matches!(value, pattern) constructs nothing.
         if !item.path.is_ident("matches") {
-            self.tokens(item.tokens.clone());
+            for (line, path) in source::token_paths(item.tokens.clone()) {
+                self.check(line, &path);
+            }
         }
     }
 

@@ -65,6 +65,40 @@ pub fn is_test(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
+/// Line and segments of each path in the arguments of a macro.
+pub fn token_paths(tokens: TokenStream) -> Vec<(usize, Vec<String>)> {
+    let mut paths = Vec::new();
+    add_token_paths(tokens, &mut paths);
+    paths
+}
+
+fn add_token_paths(tokens: TokenStream, paths: &mut Vec<(usize, Vec<String>)>) {
+    let mut path: Vec<String> = Vec::new();
+    let (mut line, mut colons) = (0, 0);
+    for token in tokens {
+        match token {
+            TokenTree::Ident(ident) => {
+                if colons != 2 {
+                    paths.push((line, std::mem::take(&mut path)));
+                    line = ident.span().start().line;
+                }
+                path.push(ident.to_string());
+                colons = 0;
+            }
+            TokenTree::Punct(punct) if punct.as_char() == ':' && !path.is_empty() => colons += 1,
+            other => {
+                paths.push((line, std::mem::take(&mut path)));
+                colons = 0;
+                if let TokenTree::Group(group) = other {
+                    add_token_paths(group.stream(), paths);
+                }
+            }
+        }
+    }
+    paths.push((line, path));
+    paths.retain(|(_, path)| !path.is_empty());
+}
+
 struct Visitor {
     module: Vec<String>,
     uses: Vec<Use>,
@@ -117,36 +151,6 @@ impl Visitor {
             }
         }
     }
-
-    /// Paths in the arguments of a macro.
-    fn add_tokens(&mut self, tokens: TokenStream) {
-        let mut path: Vec<String> = Vec::new();
-        let mut line = 0;
-        let mut colons = 0;
-        for token in tokens {
-            match token {
-                TokenTree::Ident(ident) => {
-                    if colons != 2 {
-                        self.add(line, std::mem::take(&mut path));
-                        line = ident.span().start().line;
-                    }
-                    path.push(ident.to_string());
-                    colons = 0;
-                }
-                TokenTree::Punct(punct) if punct.as_char() == ':' && !path.is_empty() => {
-                    colons += 1
-                }
-                other => {
-                    self.add(line, std::mem::take(&mut path));
-                    colons = 0;
-                    if let TokenTree::Group(group) = other {
-                        self.add_tokens(group.stream());
-                    }
-                }
-            }
-        }
-        self.add(line, path);
-    }
 }
 
 impl<'ast> Visit<'ast> for Visitor {
@@ -184,7 +188,9 @@ impl<'ast> Visit<'ast> for Visitor {
     }
 
     fn visit_macro(&mut self, item: &'ast syn::Macro) {
-        self.add_tokens(item.tokens.clone());
+        for (line, path) in token_paths(item.tokens.clone()) {
+            self.add(line, path);
+        }
         visit::visit_macro(self, item);
     }
 }
