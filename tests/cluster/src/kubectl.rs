@@ -37,6 +37,27 @@ pub fn kubectl(arguments: &[&str]) -> String {
     try_kubectl(arguments, "").unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// Waits until a roll-out has finished; fails the test after two minutes.
+#[track_caller]
+pub fn rollout(namespace: &str, object: &str) {
+    try_rollout(namespace, object).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Waits until a roll-out has finished.
+///
+/// # Errors
+/// The output of kubectl after two minutes.
+pub fn try_rollout(namespace: &str, object: &str) -> Result<(), String> {
+    let status = ["-n", namespace, "rollout", "status", object, "--timeout=120s"];
+    try_kubectl(&status, "").map(|_| ())
+}
+
+/// Whether the Ready condition of a node or a pod is True.
+pub fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
 /// `kubectl <arguments> -o json`, parsed.
 #[track_caller]
 pub fn kubectl_json(arguments: &[&str]) -> Value {

@@ -11,13 +11,17 @@
 pub mod artefacts;
 pub mod case;
 mod kubectl;
+mod load;
 mod namespace;
 mod node;
 pub mod process;
 mod wait;
 mod workload;
 
-pub use kubectl::{kubectl, kubectl_finished, kubectl_json, try_kubectl};
+pub use kubectl::{
+    is_ready, kubectl, kubectl_finished, kubectl_json, rollout, try_kubectl, try_rollout,
+};
+pub use load::Load;
 pub use namespace::Namespace;
 pub use node::{Node, OutsideHost, docker, nodes, sluice, workers};
 pub use wait::eventually;

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::process::Finished;
-use crate::{artefacts, eventually, kubectl, kubectl_finished, kubectl_json, try_kubectl};
+use crate::{
+    artefacts, eventually, is_ready, kubectl, kubectl_finished, kubectl_json, try_kubectl,
+};
 
 /// Time for pods to become Ready; images are on the nodes already.
 const READY: Duration = Duration::from_secs(120);
@@ -47,12 +49,7 @@ impl Namespace {
             let pods = self.pods(app);
             let ready: Vec<String> = pods
                 .iter()
-                .filter(|pod| {
-                    pod["metadata"]["deletionTimestamp"].is_null()
-                        && pod["status"]["conditions"].as_array().is_some_and(|all| {
-                            all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
-                        })
-                })
+                .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null() && is_ready(pod))
                 .filter_map(|pod| pod["status"]["podIP"].as_str().map(str::to_owned))
                 .collect();
             if ready.len() == count {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::kubectl_json;
 use crate::process;
+use crate::{is_ready, kubectl_json};
 
 /// Longest time of one docker call.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -48,9 +48,7 @@ pub fn nodes() -> Vec<Node> {
                 .unwrap_or_default()
                 .to_owned(),
             pod_cidr: node["spec"]["podCIDR"].as_str().and_then(|c| c.parse().ok()),
-            ready: node["status"]["conditions"].as_array().is_some_and(|all| {
-                all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
-            }),
+            ready: is_ready(node),
             control_plane: !node["metadata"]["labels"]["node-role.kubernetes.io/control-plane"]
                 .is_null(),
         })

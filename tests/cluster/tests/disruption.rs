@@ -6,14 +6,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use cluster_tests::{
-    Namespace, client_on, docker, eventually, kubectl, nodes, replicas, server_on, service,
-    try_kubectl, workers,
+    Load, Namespace, client_on, docker, eventually, kubectl, nodes, replicas, rollout, server_on,
+    service, try_kubectl, try_rollout, workers,
 };
 
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn agents_ready() {
-    kubectl(&["-n", "sluice-system", "rollout", "status", "daemonset/sluice", "--timeout=120s"]);
+    rollout("sluice-system", "daemonset/sluice");
 }
 
 #[test]
@@ -25,15 +25,8 @@ fn agents_killed_under_load_lose_no_request() {
     ns.apply(&(replicas("web", 2) + &service("web", "web", &[("web", "TCP", 80, "web")])));
     ns.ready("client", 1);
     ns.ready("web", 2);
-    let ip = ns.cluster_ip("web");
-    ns.sh_eventually("client", &format!("curl -sf -m 3 http://{ip}/hostname"));
-    // Connections without pause, each failure logged, while all agents are killed twice.
-    let load = format!(
-        "rm -f /tmp/stop /tmp/log /tmp/done; (while [ ! -e /tmp/stop ]; do \
-         curl -sf -m 2 -o /dev/null http://{ip}/hostname && echo ok || echo FAILED; \
-         done > /tmp/log 2>&1; touch /tmp/done) > /dev/null 2>&1 < /dev/null &"
-    );
-    ns.sh("client", &load).unwrap();
+    let url = format!("http://{}/hostname", ns.cluster_ip("web"));
+    let load = Load::start(&ns, "client", &url);
     for _ in 0..2 {
         let before = agent_ids();
         for node in nodes() {
@@ -47,12 +40,7 @@ fn agents_killed_under_load_lose_no_request() {
         });
         agents_ready();
     }
-    ns.sh("client", "touch /tmp/stop").unwrap();
-    ns.sh_eventually("client", "test -e /tmp/done");
-    let log = ns.sh("client", "grep -c ok /tmp/log; grep -c FAILED /tmp/log || true").unwrap();
-    let counts: Vec<u32> = log.split_whitespace().map(|n| n.parse().unwrap()).collect();
-    assert!(counts[0] > 50, "too few requests: {counts:?}");
-    assert_eq!(counts[1], 0, "requests failed: {counts:?}");
+    load.expect_no_failure();
 }
 
 /// Container ids of all running agents.
@@ -101,9 +89,7 @@ impl Drop for Restore {
             r#"{"spec":{"template":{"spec":{"nodeSelector":{"sluice.test/nowhere":null}}}}}"#;
         let _ =
             try_kubectl(&["-n", "sluice-system", "patch", "daemonset", "sluice", "-p", patch], "");
-        let wait =
-            ["-n", "sluice-system", "rollout", "status", "daemonset/sluice", "--timeout=120s"];
-        let _ = try_kubectl(&wait, "");
+        let _ = try_rollout("sluice-system", "daemonset/sluice");
     }
 }
 

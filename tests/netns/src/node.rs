@@ -19,6 +19,10 @@ use crate::{Agent, CniCall, CniOutput, Host, Namespaces, Pod, Sandbox, agent_bin
 pub(crate) const CONF_DIR: &str = "/run/cni/net.d";
 /// Folder of the CNI binary that the agent installs.
 pub(crate) const BIN_DIR: &str = "/run/cni/bin";
+/// The CNI configuration that the agent writes.
+pub const CONF_FILE: &str = "/run/cni/net.d/10-sluice.conflist";
+/// The CNI binary that the agent installs.
+pub const BIN_FILE: &str = "/run/cni/bin/sluice";
 
 /// One node.
 #[derive(Debug)]
@@ -108,8 +112,7 @@ impl Node {
     /// The configuration that the agent wrote, as a runtime passes it to the binary; without one
     /// the smallest valid configuration.
     pub fn config(&self) -> Value {
-        let path = Path::new(CONF_DIR).join("10-sluice.conflist");
-        let Ok(text) = self.namespaces.run(|| fs::read(&path)) else {
+        let Ok(text) = self.namespaces.run(|| fs::read(CONF_FILE)) else {
             return json!({
                 "cniVersion": "1.1.0", "name": "sluice", "type": "sluice",
                 "subnet": self.pod_cidr,
@@ -135,7 +138,19 @@ impl Node {
     /// Calls the CNI binary for a sandbox with this node's configuration.
     #[track_caller]
     pub fn cni(&self, verb: &str, sandbox: &Sandbox) -> CniOutput {
-        CniCall::for_sandbox(verb, &self.config(), sandbox).run(&self.namespaces)
+        self.cni_with(verb, &self.config(), sandbox)
+    }
+
+    /// Calls the CNI binary for a sandbox with another configuration.
+    #[track_caller]
+    pub fn cni_with(&self, verb: &str, config: &Value, sandbox: &Sandbox) -> CniOutput {
+        CniCall::for_sandbox(verb, config, sandbox).run(&self.namespaces)
+    }
+
+    /// Calls the CNI binary with a verb that concerns no sandbox: STATUS, GC or VERSION.
+    #[track_caller]
+    pub fn cni_of_network(&self, verb: &str, config: &Value) -> CniOutput {
+        CniCall::new(verb, config).run(&self.namespaces)
     }
 
     /// A pod (`namespace/name`) with its interface.

@@ -44,7 +44,7 @@ fn portmap_and_bandwidth_run_after_sluice() {
         assert_eq!(last["ips"], first["ips"], "the result of the chain has the pod's address");
 
         let check = head("prevResult", last.clone());
-        CniCall::for_sandbox("CHECK", &check, &sandbox).run(&node.namespaces).ok();
+        node.cni_with("CHECK", &check, &sandbox).ok();
         next_plugin(&node, "DEL", &with(&config, "prevResult", last.clone()), &sandbox);
         // A runtime passes the result of ADD to DEL too.
         let del = CniCall::for_sandbox("DEL", &head("prevResult", last), &sandbox);
@@ -61,7 +61,7 @@ fn egress_bandwidth_limit_and_programs_share_a_device() {
     let config = with(&node.config(), "cniVersion", json!("1.0.0"));
     let sandbox = node.sandbox("default/limited");
     let add = with(&config, "runtimeConfig", rates.clone());
-    let first = CniCall::for_sandbox("ADD", &add, &sandbox).run(&node.namespaces).ok();
+    let first = node.cni_with("ADD", &add, &sandbox).ok();
     let bandwidth = json!({
         "cniVersion": "1.0.0", "name": "sluice", "type": "bandwidth",
         "capabilities": {"bandwidth": true}, "runtimeConfig": rates, "prevResult": first,
@@ -71,6 +71,6 @@ fn egress_bandwidth_limit_and_programs_share_a_device() {
     let programs = netns_tests::dataplane::programs(&node, pod.host_device());
     assert_eq!(programs, (vec!["from_pod".to_owned()], vec!["to_pod".to_owned()]));
     next_plugin(&node, "DEL", &bandwidth, &sandbox);
-    CniCall::for_sandbox("DEL", &config, &sandbox).run(&node.namespaces).ok();
+    node.cni_with("DEL", &config, &sandbox).ok();
     assert_no_pod(&node);
 }

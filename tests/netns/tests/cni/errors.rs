@@ -99,11 +99,11 @@ fn unwritable_state_is_an_io_failure() {
     let sandbox = node.sandbox("default/web");
     let config = with(&node.config(), "stateDir", json!("/etc/hostname"));
     for verb in ["ADD", "STATUS"] {
-        let output = CniCall::for_sandbox(verb, &config, &sandbox).run(&node.namespaces);
+        let output = node.cni_with(verb, &config, &sandbox);
         output.error(IO_FAILURE, &["/etc/hostname"]);
     }
     // A pod can be deleted although its address cannot be released.
-    CniCall::for_sandbox("DEL", &config, &sandbox).run(&node.namespaces).ok();
+    node.cni_with("DEL", &config, &sandbox).ok();
     assert_no_pod(&node);
 }
 
@@ -113,9 +113,7 @@ fn invalid_check_is_refused_with_its_code() {
     let pod = node.pod("default/web");
     let unknown = node.sandbox("default/unknown");
     let config = with(&node.config(), "prevResult", pod.result.clone());
-    let check = |config: &Value, sandbox: &Sandbox| {
-        CniCall::for_sandbox("CHECK", config, sandbox).run(&node.namespaces)
-    };
+    let check = |config: &Value, sandbox: &Sandbox| node.cni_with("CHECK", config, sandbox);
     check(&config, &pod.sandbox).ok();
     check(&node.config(), &pod.sandbox).error(INVALID_CONFIG, &["\"prevResult\""]);
     check(&config, &unknown).error(UNKNOWN_CONTAINER, &["default/unknown"]);

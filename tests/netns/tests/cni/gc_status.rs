@@ -1,7 +1,7 @@
 //! GC and STATUS.
 
 use netns_tests::cni::code;
-use netns_tests::{CniCall, dataplane};
+use netns_tests::dataplane;
 use serde_json::{Value, json};
 
 use crate::{leases, node, pod_devices_and_routes, with};
@@ -17,7 +17,7 @@ fn gc_removes_all_attachments_but_the_valid_ones() {
     ]);
     let config = with(&node.config(), "cni.dev/valid-attachments", valid);
     for _ in 0..2 {
-        CniCall::new("GC", &config).run(&node.namespaces).ok();
+        node.cni_of_network("GC", &config).ok();
         assert_eq!(leases(&node), [(pods[0].sandbox.id.clone(), pods[0].address.to_string())]);
         assert_eq!(pod_devices_and_routes(&node), (vec![pods[0].host_device().to_owned()], 1));
         assert_eq!(dataplane::local_pods(&node), 1);
@@ -31,9 +31,9 @@ fn gc_with_an_empty_list_removes_every_attachment_of_its_network_only() {
     let pod = node.pod("default/web");
     let empty = with(&node.config(), "cni.dev/valid-attachments", json!([]));
     let other = with(&empty, "name", json!("other"));
-    CniCall::new("GC", &other).run(&node.namespaces).ok();
+    node.cni_of_network("GC", &other).ok();
     assert!(dataplane::local_pod(&node, pod.address).is_some());
-    CniCall::new("GC", &empty).run(&node.namespaces).ok();
+    node.cni_of_network("GC", &empty).ok();
     crate::assert_no_pod(&node);
 }
 
@@ -43,7 +43,7 @@ fn gc_without_valid_attachments_is_refused_and_removes_nothing() {
     let pod = node.pod("default/web");
     for list in [Value::Null, json!("all"), json!([{"containerID": 7}])] {
         let config = with(&node.config(), "cni.dev/valid-attachments", list);
-        let gc = CniCall::new("GC", &config).run(&node.namespaces);
+        let gc = node.cni_of_network("GC", &config);
         gc.error(code::INVALID_CONFIG, &["\"cni.dev/valid-attachments\""]);
         assert_eq!(leases(&node), [(pod.sandbox.id.clone(), pod.address.to_string())]);
         assert_eq!(pod_devices_and_routes(&node), (vec![pod.host_device().to_owned()], 1));
@@ -54,7 +54,7 @@ fn gc_without_valid_attachments_is_refused_and_removes_nothing() {
 #[test]
 fn status_reports_whether_add_can_succeed_without_an_agent() {
     let (_topology, node) = node();
-    let status = || CniCall::new("STATUS", &node.config()).run(&node.namespaces);
+    let status = || node.cni_of_network("STATUS", &node.config());
     assert_eq!(status().ok(), Value::Null);
     dataplane::unload(&node);
     status().error(code::PLUGIN_NOT_AVAILABLE, &["dataplane", "agent"]);

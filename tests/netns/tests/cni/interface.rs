@@ -1,7 +1,7 @@
 //! What ADD creates in the kernel, and that CHECK detects every change of it.
 
 use netns_tests::cni::code;
-use netns_tests::{CniCall, dataplane, ip, ip_json};
+use netns_tests::{dataplane, ip, ip_json};
 use serde_json::{Value, json};
 
 use crate::{assert_no_pod, devices, leases, node, pod_devices_and_routes, with};
@@ -86,7 +86,7 @@ fn mtu_is_that_of_the_uplink_unless_configured() {
         ip(&node.namespaces, &format!("link set eth0 mtu {uplink}"));
         let sandbox = node.sandbox("default/web");
         let config = with(&node.config(), "mtu", configured);
-        let result = CniCall::for_sandbox("ADD", &config, &sandbox).run(&node.namespaces).ok();
+        let result = node.cni_with("ADD", &config, &sandbox).ok();
         assert_eq!(result["interfaces"][0]["mtu"], want);
         assert_eq!(ip_json(&sandbox.namespaces, "link show dev eth0")[0]["mtu"], want);
     }
@@ -115,7 +115,7 @@ fn check_detects_every_changed_part() {
             text.replace("{host}", pod.host_device()).replace("{pod}", &pod.address.to_string())
         };
         let config = with(&node.config(), "prevResult", pod.result.clone());
-        let check = || CniCall::for_sandbox("CHECK", &config, &pod.sandbox).run(&node.namespaces);
+        let check = || node.cni_with("CHECK", &config, &pod.sandbox);
         check().ok();
         let namespaces =
             if namespace == "pod" { &pod.sandbox.namespaces } else { &node.namespaces };
@@ -135,14 +135,14 @@ fn check_detects_missing_programs_map_entry_and_dataplane() {
     let (_topology, node) = node();
     let pod = node.pod("default/web");
     let config = with(&node.config(), "prevResult", pod.result.clone());
-    let check = || CniCall::for_sandbox("CHECK", &config, &pod.sandbox).run(&node.namespaces);
+    let check = || node.cni_with("CHECK", &config, &pod.sandbox);
     check().ok();
     dataplane::detach(&node, pod.host_device());
     check().error(code::CHECK_FAILED, &["default/web", "from_pod", pod.host_device()]);
 
     let other = node.pod("default/other");
     let config = with(&node.config(), "prevResult", other.result.clone());
-    let check = || CniCall::for_sandbox("CHECK", &config, &other.sandbox).run(&node.namespaces);
+    let check = || node.cni_with("CHECK", &config, &other.sandbox);
     dataplane::delete_local_pod(&node, other.address);
     check().error(code::CHECK_FAILED, &["default/other", &other.address.to_string()]);
     dataplane::unload(&node);

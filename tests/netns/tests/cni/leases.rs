@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use netns_tests::cni::code;
-use netns_tests::{CniCall, CniOutput, Node, Sandbox, eventually, eventually_equals};
+use netns_tests::{CniOutput, Node, Sandbox, eventually, eventually_equals};
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 };
 
 fn add(node: &Node, sandbox: &Sandbox) -> CniOutput {
-    CniCall::for_sandbox("ADD", &small_range(node), sandbox).run(&node.namespaces)
+    node.cni_with("ADD", &small_range(node), sandbox)
 }
 
 /// Five pods fill the small range.
@@ -34,11 +34,11 @@ fn add_in_a_full_range_fails_and_a_released_address_is_reused_after_ten_seconds(
     let pods = fill(&node);
     let late = node.sandbox("default/late");
     add(&node, &late).error(code::RANGE_EXHAUSTED, &["default/late", "all 5", "10.244.1.0/29"]);
-    let status = CniCall::new("STATUS", &small_range(&node)).run(&node.namespaces);
+    let status = node.cni_of_network("STATUS", &small_range(&node));
     status.error(code::PLUGIN_NOT_AVAILABLE, &["10.244.1.0/29"]);
     assert_eq!(devices(&late.namespaces), ["lo"]);
 
-    let del = CniCall::for_sandbox("DEL", &small_range(&node), &pods[3]).run(&node.namespaces);
+    let del = node.cni_with("DEL", &small_range(&node), &pods[3]);
     del.ok();
     let released = Instant::now();
     add(&node, &late).error(code::TRY_AGAIN_LATER, &["default/late", "10 s"]);
@@ -74,7 +74,7 @@ fn lease_of_a_running_add_is_not_reclaimed() {
     keep_last_sandbox(&node, fill(&node));
     let late = node.sandbox("default/late");
     add(&node, &late).error(code::RANGE_EXHAUSTED, &["default/late", "all 5"]);
-    let status = CniCall::new("STATUS", &small_range(&node)).run(&node.namespaces);
+    let status = node.cni_of_network("STATUS", &small_range(&node));
     status.error(code::PLUGIN_NOT_AVAILABLE, &["10.244.1.0/29"]);
     assert_eq!(leases(&node).len(), 5);
 }
@@ -84,7 +84,7 @@ fn leases_of_removed_sandboxes_are_reclaimed_when_the_range_is_full() {
     let (_topology, node) = node();
     let last = keep_last_sandbox(&node, fill(&node));
     set_boot_id_of_leases(&node);
-    CniCall::new("STATUS", &small_range(&node)).run(&node.namespaces).ok();
+    node.cni_of_network("STATUS", &small_range(&node)).ok();
     let late = node.sandbox("default/late");
     eventually("an address of a removed sandbox is assigned", || {
         let output = add(&node, &late);
@@ -159,10 +159,10 @@ fn pods_of_an_earlier_range_keep_their_addresses() {
     let old = node.pod("default/old");
     let config = with(&node.config(), "subnet", json!("10.244.77.0/24"));
     let sandbox = node.sandbox("default/new");
-    let result = CniCall::for_sandbox("ADD", &config, &sandbox).run(&node.namespaces).ok();
+    let result = node.cni_with("ADD", &config, &sandbox).ok();
     assert_eq!(result["ips"][0]["address"], "10.244.77.2/32");
     assert_eq!(leases(&node).len(), 2);
-    CniCall::for_sandbox("DEL", &config, &old.sandbox).run(&node.namespaces).ok();
-    CniCall::for_sandbox("DEL", &config, &sandbox).run(&node.namespaces).ok();
+    node.cni_with("DEL", &config, &old.sandbox).ok();
+    node.cni_with("DEL", &config, &sandbox).ok();
     assert_no_pod(&node);
 }

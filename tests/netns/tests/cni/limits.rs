@@ -1,7 +1,7 @@
 //! Limits of the specification that the CNI binary shows.
 
 use netns_tests::cni::code;
-use netns_tests::{CniCall, dataplane};
+use netns_tests::dataplane;
 use serde_json::json;
 use sluice_abi::{Addr, LocalPod, map};
 
@@ -14,9 +14,7 @@ const PODS_PER_NODE: u32 = 4096;
 fn range_of_28_bits_holds_thirteen_pods() {
     let (_topology, node) = node();
     let config = with(&node.config(), "subnet", json!("10.244.1.16/28"));
-    let add = |name: &str| {
-        CniCall::for_sandbox("ADD", &config, &node.sandbox(name)).run(&node.namespaces)
-    };
+    let add = |name: &str| node.cni_with("ADD", &config, &node.sandbox(name));
     for n in 0..13 {
         let result = add(&format!("default/web-{n}")).ok();
         assert_eq!(result["ips"][0]["address"], format!("10.244.1.{}/32", 18 + n));

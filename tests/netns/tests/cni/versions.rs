@@ -19,7 +19,7 @@ fn result_has_the_form_of_the_requested_version() {
     for (version, family, mtu) in cases {
         let config = with(&node.config(), "cniVersion", json!(version));
         let sandbox = node.sandbox("default/web");
-        let result = CniCall::for_sandbox("ADD", &config, &sandbox).run(&node.namespaces).ok();
+        let result = node.cni_with("ADD", &config, &sandbox).ok();
         assert_eq!(result["cniVersion"], version);
         assert_eq!(result["ips"][0]["version"].as_str(), family, "{version}: {result}");
         let interfaces = result["interfaces"].as_array().unwrap();
@@ -32,9 +32,9 @@ fn result_has_the_form_of_the_requested_version() {
 
         if version != "0.3.1" {
             let check = with(&config, "prevResult", result);
-            CniCall::for_sandbox("CHECK", &check, &sandbox).run(&node.namespaces).ok();
+            node.cni_with("CHECK", &check, &sandbox).ok();
         }
-        CniCall::for_sandbox("DEL", &config, &sandbox).run(&node.namespaces).ok();
+        node.cni_with("DEL", &config, &sandbox).ok();
     }
     assert_no_pod(&node);
 }
@@ -49,7 +49,7 @@ fn verb_of_a_later_version_is_refused() {
         let config = with(&node.config(), "cniVersion", json!(version));
         let config = with(&config, "prevResult", pod.result.clone());
         let config = with(&config, "cni.dev/valid-attachments", json!([]));
-        let output = CniCall::for_sandbox(verb, &config, &pod.sandbox).run(&node.namespaces);
+        let output = node.cni_with(verb, &config, &pod.sandbox);
         output.error(code::INCOMPATIBLE_VERSION, &[verb, version, first]);
         let error: Value = serde_json::from_str(&output.stdout).unwrap();
         assert_eq!(error["cniVersion"], version, "{error}");

@@ -1,7 +1,9 @@
 //! The commands of `sluice` on a node, with and without an agent; `cleanup`.
 
 use netns_tests::manifest::service_with;
-use netns_tests::{Node, Topology, dataplane, eventually, eventually_equals, ip, ip_json};
+use netns_tests::{
+    BIN_FILE, CONF_FILE, Node, Topology, dataplane, eventually, eventually_equals, ip, ip_json,
+};
 use serde_json::Value;
 
 const VIP: &str = "10.96.4.4";
@@ -62,16 +64,13 @@ fn traces(node: &Node) -> Vec<String> {
             traces.push(format!("route {} {}", route["type"], route["dst"]));
         }
     }
-    for path in [sluice_abi::pin::ROOT, CONF, BINARY] {
+    for path in [sluice_abi::pin::ROOT, CONF_FILE, BIN_FILE] {
         if node.exists(path) {
             traces.push(path.to_owned());
         }
     }
     traces
 }
-
-const CONF: &str = "/run/cni/net.d/10-sluice.conflist";
-const BINARY: &str = "/run/cni/bin/sluice";
 
 fn cleanup_flags(cgroup_root: &str) -> Vec<String> {
     let flags = ["cleanup", "--cni-bin-dir=/run/cni/bin", "--cni-conf-dir=/run/cni/net.d"];

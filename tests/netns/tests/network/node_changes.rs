@@ -2,12 +2,11 @@
 
 use std::fs;
 
-use netns_tests::{Agent, Node, OUTSIDE, Topology, eventually, eventually_equals, ip, ip_json};
+use netns_tests::{
+    Agent, BIN_FILE, CONF_FILE, Node, OUTSIDE, Topology, eventually, eventually_equals, ip, ip_json,
+};
 
 use crate::{two_nodes, two_nodes_with_cluster_routes};
-
-const CONF: &str = "/run/cni/net.d/10-sluice.conflist";
-const BINARY: &str = "/run/cni/bin/sluice";
 
 /// Destinations of the routes to other nodes' pods.
 fn routes(node: &Node) -> Vec<String> {
@@ -71,10 +70,10 @@ status: {addresses: [{type: InternalIP, address: 172.30.0.11}]}
     topology.apply("node1", yaml);
     let mut agent = node.agent_not_ready(&[]);
     agent.wait_log("podCIDR");
-    assert!(!node.exists(CONF));
+    assert!(!node.exists(CONF_FILE));
     topology.apply("node1", &netns_tests::manifest::node(&node));
     agent.wait_ready();
-    eventually_equals(CONF, true, || node.exists(CONF));
+    eventually_equals(CONF_FILE, true, || node.exists(CONF_FILE));
     let conf = node.config();
     assert_eq!(
         (conf["type"].as_str(), conf["subnet"].as_str()),
@@ -91,13 +90,13 @@ fn removed_and_damaged_files_of_the_runtime_are_restored() {
     let topology = Topology::new();
     let node = topology.node(1);
     let _agent: Agent = node.agent();
-    for path in [CONF, BINARY] {
+    for path in [CONF_FILE, BIN_FILE] {
         node.namespaces.run(|| fs::remove_file(path).unwrap());
         eventually_equals(path, true, || node.exists(path));
     }
-    node.namespaces.run(|| fs::write(BINARY, "half").unwrap());
+    node.namespaces.run(|| fs::write(BIN_FILE, "half").unwrap());
     eventually("the truncated binary is restored", || {
-        let length = node.namespaces.run(|| fs::metadata(BINARY).map_or(0, |m| m.len()));
+        let length = node.namespaces.run(|| fs::metadata(BIN_FILE).map_or(0, |m| m.len()));
         if length > 100_000 { Ok(()) } else { Err(format!("{length} bytes")) }
     });
     let pod = node.pod("default/web");
@@ -168,5 +167,5 @@ fn agent_without_bpffs_reports_it_and_exits() {
     let mut agent = node.agent_not_ready(&[]);
     agent.wait_exit();
     agent.wait_log("bpffs at /sys/fs/bpf");
-    assert!(!node.exists(CONF));
+    assert!(!node.exists(CONF_FILE));
 }

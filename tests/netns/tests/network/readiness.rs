@@ -23,7 +23,7 @@ fn programs_are_ready_only_after_the_tables_are_written() {
     agent.wait_log("NETWORKS");
     let config = dataplane::node_config(&node);
     assert_eq!((config.mtu, is_ready(&config)), (1500, false), "{config:?}");
-    assert!(!node.exists("/run/cni/net.d/10-sluice.conflist"));
+    assert!(!node.exists(netns_tests::CONF_FILE));
     let response = agent.get("/readyz").unwrap();
     assert!(response.starts_with("HTTP/1.1 503"), "{response}");
 
