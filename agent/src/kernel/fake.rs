@@ -4,7 +4,7 @@
 //! something are logged by their label; failures are injected by the beginning of a label.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::{fmt, io};
 
 use ipnet::IpNet;
 use sluice_core::table::{Rows, Table, TableSpec, Write};
@@ -21,6 +21,18 @@ struct Fault {
     skip: usize,
     times: usize,
     errno: i32,
+}
+
+/// What other processes do after the next operation whose label begins so.
+struct Interruption {
+    label: String,
+    act: Box<dyn FnOnce(&mut FakeKernel)>,
+}
+
+impl fmt::Debug for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {}", self.label)
+    }
 }
 
 /// A node in memory.
@@ -52,6 +64,7 @@ pub struct FakeKernel {
     pub stale_pins: Vec<String>,
     log: Vec<String>,
     faults: Vec<Fault>,
+    interruptions: Vec<Interruption>,
 }
 
 impl FakeKernel {
@@ -72,6 +85,7 @@ impl FakeKernel {
             stale_pins: Vec::new(),
             log: Vec::new(),
             faults: Vec::new(),
+            interruptions: Vec::new(),
         }
     }
 
@@ -83,6 +97,17 @@ impl FakeKernel {
     /// As [`FakeKernel::fail`], after `skip` operations that succeed.
     pub fn fail_after(&mut self, label: &str, skip: usize, times: usize, errno: i32) {
         self.faults.push(Fault { label: label.to_owned(), skip, times, errno });
+    }
+
+    /// Runs `act` once, after the next operation whose label begins so.
+    pub fn after(&mut self, label: &str, act: impl FnOnce(&mut FakeKernel) + 'static) {
+        self.interruptions.push(Interruption { label: label.to_owned(), act: Box::new(act) });
+    }
+
+    fn interrupt(&mut self, label: &str) {
+        if let Some(at) = self.interruptions.iter().position(|i| label.starts_with(&i.label)) {
+            (self.interruptions.remove(at).act)(self);
+        }
     }
 
     /// Ends all injected failures.
@@ -185,7 +210,9 @@ impl Network for FakeKernel {
 
     fn links(&mut self) -> Result<Vec<Link>> {
         self.check("list links")?;
-        Ok(self.host.links.clone())
+        let links = self.host.links.clone();
+        self.interrupt("list links");
+        Ok(links)
     }
 
     fn routes(&mut self) -> Result<Routes> {

@@ -24,10 +24,11 @@ impl Reconciler for ReconcileLeases {
         _state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        // Leases first: one that is added after the devices were listed must not be judged by them.
+        // The clock first: a lease that is older than every running ADD by then has its device when
+        // the devices are listed, however long the agent is stopped in between.
+        let now = kernel.boot_instant()?;
         let leases = kernel.leases()?;
         let links = HostLinks::from_links(kernel.links()?);
-        let now = kernel.boot_instant()?;
         let left_over: Vec<_> =
             leases.into_iter().filter(|lease| !links.is_live(lease, &now)).collect();
         if left_over.is_empty() {

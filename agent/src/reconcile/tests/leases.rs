@@ -6,7 +6,10 @@ use sluice_pod::lease::BootInstant;
 
 use super::with_pods;
 use crate::conditions::Concern;
-use crate::harness::pod;
+use crate::harness::{self, Harness, pod};
+use crate::kernel::fake::FakeKernel;
+use crate::reconcile::Reconciler;
+use crate::reconcile::leases::ReconcileLeases;
 
 /// Time until the next resync, in which leases are checked.
 const RESYNC: Duration = Duration::from_secs(31);
@@ -37,13 +40,29 @@ async fn lease_of_a_running_add_is_kept() {
     assert_eq!(harness.run_for(RESYNC).await, ["release lease 10.244.1.7"]);
 }
 
+/// The agent is stopped after it listed the devices, while an ADD creates its own.
+#[test]
+fn lease_of_an_add_that_ends_while_the_agent_is_stopped_is_kept() {
+    let mut kernel = FakeKernel::new(harness::host());
+    let (mut lease, link) = pod(7);
+    lease.since = at("boot", 1000);
+    kernel.leases.push(lease);
+    kernel.after("list links", move |kernel| {
+        kernel.host.links.push(link);
+        kernel.boot_instant = at("boot", 1200);
+    });
+    ReconcileLeases.reconcile(&mut Harness::idle_state(), &mut kernel).unwrap();
+    assert_eq!(kernel.take_log(), Vec::<String>::new());
+    assert_eq!(kernel.boot_instant, at("boot", 1200), "the agent was stopped");
+}
+
 #[tokio::test(start_paused = true)]
 async fn lease_from_before_a_reboot_is_released_at_start() {
-    let mut kernel = crate::kernel::fake::FakeKernel::new(crate::harness::host());
+    let mut kernel = FakeKernel::new(harness::host());
     let (mut lease, _) = pod(7);
     lease.since = at("former boot", 999);
     kernel.leases.push(lease);
-    let mut harness = crate::harness::Harness::with(&[], kernel);
+    let mut harness = Harness::with(&[], kernel);
     assert!(harness.run_until_idle().await.contains(&"release lease 10.244.1.7".to_owned()));
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sluice_core::model::{Kind, Protocol};
+use sluice_core::Object;
+use sluice_core::model::{Kind, Protocol, TrafficPolicy};
 
 use super::with_pods;
 use crate::conditions::Concern;
@@ -53,6 +54,24 @@ async fn failed_closing_is_retried_without_backends_that_returned() {
     let log = harness.run_for(Duration::from_secs(2)).await;
     assert_eq!(closed(log), ["close UDP sockets 10.244.2.7:8080 pods 0"]);
     assert!(harness.condition(Concern::StaleSockets).is_none());
+}
+
+/// A ready endpoint that is not selected, here because of internalTrafficPolicy Local, keeps its
+/// sockets.
+#[tokio::test(start_paused = true)]
+async fn failed_closing_is_retried_without_backends_that_returned_unselected() {
+    let mut harness = Harness::ready_with(dns(&["10.244.2.7", "10.244.2.8"])).await;
+    harness.kernel().fail("close UDP sockets", 2, libc::EAGAIN);
+    harness.send([delete(Kind::Service, "shop/dns")]).await;
+    let mut returned = dns(&["10.244.2.7"]);
+    for object in &mut returned {
+        if let Object::Service(service) = object {
+            service.internal_traffic_policy = TrafficPolicy::Local;
+        }
+    }
+    harness.send(lists(returned)).await;
+    let log = harness.run_for(Duration::from_secs(5)).await;
+    assert_eq!(closed(log), ["close UDP sockets 10.244.2.8:8080 pods 0"]);
 }
 
 #[tokio::test(start_paused = true)]
