@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index as Pick, select};
 
 use crate::model::{
     AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, NodeContext,
@@ -16,6 +16,8 @@ use crate::model::{
 /// Name of the node under test.
 pub const THIS_NODE: &str = "n1";
 
+/// Objects of a set, before those of equal names are removed.
+const MOST_OBJECTS: usize = 24;
 const NAMESPACES: [&str; 2] = ["shop", "test"];
 const NODES: [&str; 3] = [THIS_NODE, "n2", "n3"];
 const ZONES: [&str; 2] = ["z1", "z2"];
@@ -61,7 +63,7 @@ fn rarely() -> impl Strategy<Value = bool> {
 
 /// A Node. Pod ranges of different nodes may be equal, nested or disjoint.
 pub fn node() -> impl Strategy<Value = Node> {
-    let zone = option::of(select(&ZONES[..]).prop_map(String::from));
+    let zone = option::weighted(0.8, select(&ZONES[..]).prop_map(String::from));
     let bits = prop_oneof![6 => Just(24u8), 1 => Just(16), 1 => Just(25)];
     (select(&NODES[..]), 2..5u8, (1..4u8, bits), any::<bool>(), zone).prop_map(
         |(name, host, (net, bits), dual, zone)| {
@@ -104,6 +106,11 @@ pub fn node_context() -> impl Strategy<Value = NodeContext> {
         .prop_map(|(local_addresses, service_cidrs)| NodeContext { local_addresses, service_cidrs })
 }
 
+/// Skewed, so that Services share addresses.
+fn cluster_ip() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![1 => Just(IpAddr::from([10, 96, 0, 1])), 2 => select(service_addresses())]
+}
+
 /// A Service.
 pub fn service() -> impl Strategy<Value = Service> {
     let ports = vec((port_name(), protocol(), port()), 1..4);
@@ -116,7 +123,7 @@ pub fn service() -> impl Strategy<Value = Service> {
         0..3i64,
         rarely(),
         rarely(),
-        vec(select(service_addresses()), 1..3),
+        vec(cluster_ip(), 1..3),
         ports,
         option::of(1..100u32),
         policy,
@@ -140,26 +147,56 @@ pub fn service() -> impl Strategy<Value = Service> {
         )
 }
 
+/// Conditions ready, serving and terminating, mostly as the EndpointSlice controller sets them.
+fn conditions() -> impl Strategy<Value = (bool, bool, bool)> {
+    prop_oneof![
+        4 => Just((true, true, false)),
+        2 => Just((false, true, true)),
+        1 => Just((false, false, false)),
+        1 => any::<(bool, bool, bool)>(),
+    ]
+}
+
+/// Which hints all endpoints of a slice have; otherwise each has any or none.
+#[derive(Clone, Copy, Debug)]
+enum Hinted {
+    Any,
+    Zones,
+    Nodes,
+}
+
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     let v4 = (1..5u8).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, 244, n % 3, n)));
     let v6 = (1..3u16).prop_map(|n| IpAddr::V6(Ipv6Addr::new(0xfd00, n, 0, 0, 0, 0, 0, n)));
     (
-        prop_oneof![3 => v4, 1 => v6],
-        any::<bool>(),
-        any::<bool>(),
-        any::<bool>(),
-        option::of(select(&NODES[..]).prop_map(String::from)),
+        prop_oneof![6 => v4, 1 => v6],
+        conditions(),
+        option::weighted(0.8, select(&NODES[..]).prop_map(String::from)),
         strings(&ZONES),
         strings(&NODES),
     )
-        .prop_map(|(address, ready, serving, terminating, node_name, zones, nodes)| Endpoint {
-            address,
-            ready,
-            serving,
-            terminating,
-            node_name,
-            hints: Hints { zones, nodes },
+        .prop_map(|(address, conditions, node_name, zones, nodes)| {
+            let (ready, serving, terminating) = conditions;
+            let hints = Hints { zones, nodes };
+            Endpoint { address, ready, serving, terminating, node_name, hints }
         })
+}
+
+/// Up to five endpoints.
+fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
+    let hinted =
+        prop_oneof![2 => Just(Hinted::Any), 1 => Just(Hinted::Zones), 1 => Just(Hinted::Nodes)];
+    let places = vec((select(&ZONES[..]), select(&NODES[..])), 5);
+    (vec(endpoint(), 0..6), hinted, places).prop_map(|(mut endpoints, hinted, places)| {
+        for (endpoint, (zone, node)) in endpoints.iter_mut().zip(places) {
+            match hinted {
+                Hinted::Any => {}
+                Hinted::Zones => endpoint.hints = Hints { zones: vec![zone.into()], nodes: vec![] },
+                Hinted::Nodes => endpoint.hints.nodes = vec![node.into()],
+            }
+        }
+        endpoints
+    })
 }
 
 /// An EndpointSlice.
@@ -174,7 +211,7 @@ pub fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
     ];
     let port_name = option::weighted(0.9, port_name());
     let ports = vec((port_name, protocol(), option::weighted(0.9, port())), 0..4);
-    (slice_name, service, rarely(), address_type, ports, vec(endpoint(), 0..6)).prop_map(
+    (slice_name, service, rarely(), address_type, ports, endpoints()).prop_map(
         |(name, service, hidden, address_type, ports, endpoints)| EndpointSlice {
             name,
             service,
@@ -192,15 +229,40 @@ pub fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
 /// A Node, Service or EndpointSlice.
 pub fn object() -> impl Strategy<Value = Object> {
     prop_oneof![
-        1 => node().prop_map(Object::Node),
+        2 => node().prop_map(Object::Node),
         3 => service().prop_map(Object::Service),
         4 => endpoint_slice().prop_map(Object::EndpointSlice),
     ]
 }
 
-/// Objects that can exist together: names are unique per kind.
+/// Objects that can exist together: names are unique per kind, and most slices belong to one of the
+/// Services.
 pub fn objects() -> impl Strategy<Value = Vec<Object>> {
-    vec(object(), 0..24).prop_map(distinct)
+    let owners = vec(option::weighted(0.75, any::<Pick>()), MOST_OBJECTS);
+    (vec(object(), 0..MOST_OBJECTS), owners)
+        .prop_map(|(objects, owners)| distinct(with_owners(objects, &owners)))
+}
+
+/// Gives each slice that has an owner the namespace, name, family and port names of that Service.
+fn with_owners(mut objects: Vec<Object>, owners: &[Option<Pick>]) -> Vec<Object> {
+    let service = |o: &Object| if let Object::Service(s) = o { Some(s.clone()) } else { None };
+    let services: Vec<Service> = objects.iter().filter_map(service).collect();
+    for (object, owner) in objects.iter_mut().zip(owners) {
+        let (Object::EndpointSlice(slice), Some(owner)) = (object, owner) else { continue };
+        if services.is_empty() {
+            continue;
+        }
+        let service = owner.get(&services);
+        slice.name.namespace.clone_from(&service.name.namespace);
+        slice.service = Some(service.name.name.clone());
+        let v4 = service.cluster_ips.first().is_none_or(IpAddr::is_ipv4);
+        slice.address_type = if v4 { AddressType::Ipv4 } else { AddressType::Ipv6 };
+        for (port, of_service) in slice.ports.iter_mut().zip(service.ports.iter().cycle()) {
+            port.name = Some(of_service.name.clone());
+            port.protocol = of_service.protocol;
+        }
+    }
+    objects
 }
 
 /// A change; the object may or may not exist.

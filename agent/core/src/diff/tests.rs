@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sluice_abi::{Addr, Backend, Frontend, FrontendKey, PortBe, proto};
+use sluice_abi::{Addr, Backend, Frontend, FrontendKey, PortBe, map, proto};
 
 use super::{Capacity, CapacityError, Plan, ReadBack, RealizedState};
 use crate::cases::notation;
@@ -74,6 +74,17 @@ fn slots_and_ids_are_reused_by_the_third_plan_at_the_earliest() {
         offsets.extend(used.map(|f| f.slots_offset));
     }
     assert_eq!(offsets, [0, 1, 2, 3, 0, 1, 2, 3]);
+}
+
+/// A program that holds a frontend finds its backends.
+#[test]
+fn frontends_are_deleted_before_their_backends() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
+    let plan = apply(&mut kernel, &mut agent, &["delete service shop/web"]);
+    let deleted: Vec<_> = plan.writes.iter().map(|w| (w.table().name, w.len())).collect();
+    assert_eq!(deleted, [(map::FRONTENDS, 2), (map::BACKENDS, 2)]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Properties that hold for any objects and any order of changes.
 
 mod compiled;
+mod coverage;
 pub mod kernel;
 pub mod plans;
 mod verdict;

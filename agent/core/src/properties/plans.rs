@@ -19,7 +19,7 @@ pub const CAPACITY: Capacity =
     Capacity { frontends: 1000, slots: 4000, backends: 1000, networks: 1000 };
 
 /// Many objects at once, then a few changes at a time.
-fn steps() -> impl Strategy<Value = Vec<Vec<Change>>> {
+pub fn steps() -> impl Strategy<Value = Vec<Vec<Change>>> {
     let few = vec(vec(generate::change(), 0..4), 0..11);
     (generate::objects(), few).prop_map(|(objects, mut steps)| {
         steps.insert(0, objects.into_iter().map(Change::Apply).collect());
@@ -74,6 +74,21 @@ fn assert_realized(kernel: &Kernel, tables: &Tables) {
     assert!(held.difference(&selected).all(|b| unselected.contains(b)));
 }
 
+/// The backends that existing flows of each frontend have: of these, the ones that are still usable,
+/// and the selected ones.
+fn flows_after(
+    mut flows: BTreeMap<FrontendKey, BTreeSet<Backend>>,
+    tables: &Tables,
+) -> BTreeMap<FrontendKey, BTreeSet<Backend>> {
+    let after = tables.frontends().map(|(key, row)| {
+        let mut backends = flows.remove(key).unwrap_or_default();
+        backends.retain(|b| row.unselected.contains(b));
+        backends.extend(&row.backends);
+        (*key, backends)
+    });
+    after.collect()
+}
+
 /// The state of an agent.
 pub struct Agent {
     pub index: Index,
@@ -107,6 +122,7 @@ proptest! {
     fn plan_leads_to_the_desired_rows(steps in steps()) {
         let mut kernel = Kernel::new(CAPACITY);
         let mut agent = Agent::start(&kernel);
+        let mut flows = BTreeMap::new();
         for changes in steps {
             let held = kernel.backends.values().copied().collect::<BTreeSet<_>>();
             let plan = agent.apply_and_plan(&changes);
@@ -115,10 +131,9 @@ proptest! {
             assert_realized(&kernel, &agent.tables);
             // Stale backends are exactly the removed UDP backends.
             let now = kernel.backends.values().copied().collect::<BTreeSet<_>>();
-            // Existing flows keep unselected backends.
-            let rows = agent.tables.frontends().map(|(_, row)| row);
-            let unselected: BTreeSet<_> = rows.flat_map(|row| row.unselected.clone()).collect();
-            prop_assert!(held.intersection(&unselected).all(|backend| now.contains(backend)));
+            // A flow keeps its backend while that is selected or unselected.
+            flows = flows_after(flows, &agent.tables);
+            prop_assert!(flows.values().flatten().all(|backend| now.contains(backend)));
             let removed = held.difference(&now).filter(|b| b.proto == proto::UDP);
             prop_assert_eq!(plan.stale_udp, removed.copied().collect::<Vec<_>>());
             let again = agent.realized.plan(&agent.tables, &Changed::default());
