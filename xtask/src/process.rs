@@ -25,6 +25,8 @@ pub const QUERY: Duration = Duration::from_secs(2 * 60);
 
 const MARK: &str = "SLUICE_XTASK_CHILD";
 const POLL: Duration = Duration::from_millis(50);
+/// How often a log is read for the end of its command.
+const READ_LOG: Duration = Duration::from_secs(1);
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const LOG_LINES_SHOWN: usize = 25;
 
@@ -56,29 +58,40 @@ impl ProcessTree {
         &mut self.child
     }
 
-    /// Waits for the child and calls `report` every `poll`. Returns `None` when the deadline passed
-    /// and every process of the tree was killed.
+    /// Waits for the child and calls `ends` every `poll`. Returns `None` when that returned true and
+    /// every process of the tree was killed.
     ///
     /// # Errors
     /// When the child cannot be waited for.
     fn wait(
         &mut self,
-        deadline: Duration,
         poll: Duration,
-        mut report: impl FnMut(),
+        mut ends: impl FnMut() -> bool,
     ) -> Result<Option<ExitStatus>> {
-        let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(Some(status));
             }
-            if start.elapsed() >= deadline {
+            if ends() {
                 self.kill();
                 return Ok(None);
             }
-            report();
             thread::sleep(poll);
         }
+    }
+
+    /// Waits for the child until `deadline`.
+    ///
+    /// # Errors
+    /// When the deadline passes or the child cannot be waited for.
+    fn wait_within(
+        &mut self,
+        name: &str,
+        deadline: Duration,
+        poll: Duration,
+    ) -> Result<ExitStatus> {
+        let start = Instant::now();
+        self.wait(poll, || start.elapsed() >= deadline)?.with_context(|| killed(name, deadline))
     }
 
     /// Kills every process of the tree and reaps the child.
@@ -150,14 +163,40 @@ pub fn run_quietly(
     logs: &Path,
     deadline: Duration,
 ) -> Result<(ExitStatus, PathBuf)> {
+    let (status, log) = run_until(name, command, logs, deadline, |_| false)?;
+    let status =
+        status.with_context(|| format!("{}; log: {}", killed(name, deadline), log.display()))?;
+    Ok((status, log))
+}
+
+/// Like [`run_quietly`], but also ends the command when `enough` returns true for its log, which is
+/// read every second. Returns no status if the command was killed.
+///
+/// # Errors
+/// When the program cannot be started.
+pub fn run_until(
+    name: &str,
+    command: &mut Command,
+    logs: &Path,
+    deadline: Duration,
+    enough: impl Fn(&str) -> bool,
+) -> Result<(Option<ExitStatus>, PathBuf)> {
     fs::create_dir_all(logs)?;
     let log = logs.join(format!("{}.log", name.replace(|c: char| !c.is_alphanumeric(), "-")));
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let mut reporter = Reporter::new(name);
-    let status = ProcessTree::start(command)?
-        .wait(deadline, POLL, || reporter.report(|| last_lines(&log, 1)))?
-        .with_context(|| format!("{}; log: {}", killed(name, deadline), log.display()))?;
+    let (start, mut read) = (Instant::now(), Duration::ZERO);
+    let status = ProcessTree::start(command)?.wait(POLL, || {
+        reporter.report(|| last_lines(&log, 1));
+        if start.elapsed() >= read + READ_LOG {
+            read = start.elapsed();
+            if enough(&String::from_utf8_lossy(&fs::read(&log).unwrap_or_default())) {
+                return true;
+            }
+        }
+        start.elapsed() >= deadline
+    })?;
     Ok((status, log))
 }
 
@@ -166,9 +205,8 @@ pub fn run_quietly(
 /// # Errors
 /// When the program cannot be started, exits with an error, or exceeds `deadline`.
 pub fn run_attached(name: &str, command: &mut Command, deadline: Duration) -> Result<()> {
-    let status = ProcessTree::start(command.stdin(Stdio::null()))?
-        .wait(deadline, POLL, || {})?
-        .with_context(|| killed(name, deadline))?;
+    let status =
+        ProcessTree::start(command.stdin(Stdio::null()))?.wait_within(name, deadline, POLL)?;
     ensure!(status.success(), "{name}: {} exited with {status}", program(command));
     Ok(())
 }
@@ -190,9 +228,7 @@ pub fn output_within(command: &mut Command, deadline: Duration) -> Result<String
     let mut tree = ProcessTree::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let stdout = read_all(tree.child().stdout.take());
     let stderr = read_all(tree.child().stderr.take());
-    let status = tree
-        .wait(deadline, POLL / 10, || {})?
-        .with_context(|| killed(&command_line(command), deadline))?;
+    let status = tree.wait_within(&command_line(command), deadline, POLL / 10)?;
     let stdout = stdout.join().unwrap_or_default();
     if !status.success() {
         let stderr = stderr.join().unwrap_or_default();

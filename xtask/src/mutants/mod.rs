@@ -162,6 +162,7 @@ fn run_one(
     scratch.write(&mutation.path, &mutation.apply(&text)?)?;
     let judged = judge(scratch, mutation, deadline);
     scratch.write(&mutation.path, &text)?;
+    scratch.clean()?;
     let (outcome, check) = judged?;
     let id = mutation.id.clone();
     let record = Record { id, hash, outcome, check, duration: start.elapsed() };

@@ -17,6 +17,13 @@ use crate::process;
 
 /// What cargo prints when code does not compile.
 const COMPILE_ERROR: &str = "could not compile";
+/// The agent is compiled again for each mutation. Profiles with link-time optimization cannot be
+/// incremental.
+const INCREMENTAL: [(&str, &str); 3] = [
+    ("CARGO_PROFILE_RELEASE_INCREMENTAL", "true"),
+    ("CARGO_PROFILE_CNI_INCREMENTAL", "false"),
+    ("CARGO_PROFILE_EBPF_INCREMENTAL", "false"),
+];
 /// Time budgets are not judged: a mutation that makes tests slow is not a failure by itself.
 const BUDGET_FACTOR: &str = "20";
 
@@ -54,10 +61,12 @@ impl Scratch {
         }
         // cargo merges this file with that of the checkout above it, which would double each flag.
         fs::remove_file(path.join(".cargo/config.toml")).context("remove .cargo/config.toml")?;
+        let scratch = Scratch { path, logs: folder().join("logs") };
+        scratch.clean()?;
         if !process::output(git(&checkout()).args(["status", "--porcelain"]))?.is_empty() {
             println!("  warning: uncommitted changes are not part of the tested tree");
         }
-        Ok(Scratch { path, logs: folder().join("logs") })
+        Ok(scratch)
     }
 
     /// Reads a file of the tree.
@@ -85,16 +94,37 @@ impl Scratch {
         command
             .current_dir(&self.path)
             .args(arguments(check))
+            .envs(INCREMENTAL)
             .env("CARGO_TARGET_DIR", folder().join("build"));
         let start = Instant::now();
-        let (status, log) = match process::run_quietly(name, &mut command, &self.logs, deadline) {
-            Ok(ended) => ended,
-            Err(_) if start.elapsed() >= deadline => return Ok(Outcome::TimedOut),
-            Err(error) => return Err(error),
-        };
+        // One failed test is enough.
+        let (status, log) =
+            process::run_until(name, &mut command, &self.logs, deadline, has_failed_test)?;
         let log = fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
-        Ok(outcome(status.success(), &String::from_utf8_lossy(&log)))
+        let success = status.is_some_and(|status| status.success());
+        let log = String::from_utf8_lossy(&log);
+        if status.is_none() && start.elapsed() >= deadline && !has_failed_test(&log) {
+            return Ok(Outcome::TimedOut);
+        }
+        Ok(outcome(success, &log))
     }
+
+    /// Removes files that a test wrote, such as the failed inputs of a property, which would be
+    /// replayed against the next mutation.
+    ///
+    /// # Errors
+    /// When git fails.
+    pub fn clean(&self) -> Result<()> {
+        process::output(git(&self.path).args(["clean", "-d", "--force", "--quiet"])).map(drop)
+    }
+}
+
+/// Whether libtest printed a failed test, under its name or in the tests of a level.
+fn has_failed_test(log: &str) -> bool {
+    log.lines().any(|line| {
+        let line = line.trim();
+        line.starts_with("test ") && line.ends_with("... FAILED")
+    })
 }
 
 fn git(folder: &Path) -> Command {
@@ -140,6 +170,13 @@ mod tests {
             ["xtask", "test", "--budget-factor", "20", "--level", "netns", "reply"]
         );
         assert_eq!(arguments(&check(Level::Packet, None)).last(), Some(&"packet"));
+    }
+
+    #[test]
+    fn failed_test_is_found_in_the_output_of_libtest_and_of_a_level() {
+        assert!(has_failed_test("running 1 test\ntest a::b ... FAILED\n"));
+        assert!(has_failed_test("    test a::b ... FAILED\n"));
+        assert!(!has_failed_test("test a::b ... ok\ntest result: FAILED. 0 passed"));
     }
 
     #[test]
