@@ -60,24 +60,25 @@ fn exists(tree: &Tree, folder: &str, name: &str) -> bool {
     if name.contains('/') {
         return tree.exists(name);
     }
-    let function = format!("fn {name}(");
-    // Macros that declare a test per case list `name = ...` or `name: ...`.
-    let in_macro = [format!("{name} = "), format!("{name}: ")];
-    let in_rust = tree.with_extension(folder, "rs").any(|(_, text)| {
-        text.contains(&function)
-            || text.lines().any(|line| in_macro.iter().any(|p| line.trim_start().starts_with(p)))
-    });
-    in_rust || tree.below(folder).any(|(path, text)| is_case(path, text, name))
+    tree.with_extension(folder, "rs").any(|(_, text)| has_test(text, name))
+        || tree.below(folder).any(|(path, _)| is_case(path, name))
 }
 
-/// Whether a file below a folder `cases` is the case, or contains it as a line of its own.
-fn is_case(path: &str, text: &str, name: &str) -> bool {
-    let mut parts = path.split('/').skip_while(|part| *part != "cases").skip(1).peekable();
-    if parts.peek().is_none() {
-        return false;
-    }
-    parts.any(|part| part.split('.').next() == Some(name))
-        || text.lines().any(|line| line.split_whitespace().any(|w| w.trim_matches(':') == name))
+/// Whether a source has a test function of this name: one with an attribute `#[test]` or
+/// `#[tokio::test]`, which can be followed by others.
+fn has_test(text: &str, name: &str) -> bool {
+    text.match_indices(&format!("fn {name}(")).any(|(at, _)| {
+        let before = text.get(..at).unwrap_or_default();
+        let attributes = before.rsplit(['}', ';', '{']).next().unwrap_or_default();
+        ["#[test]", "#[tokio::test"].iter().any(|attribute| attributes.contains(attribute))
+    })
+}
+
+/// Whether a path is the file or folder of this case, below a folder `cases`. Tests of each level
+/// fail if a case is not run.
+fn is_case(path: &str, name: &str) -> bool {
+    let below = path.split('/').skip_while(|part| *part != "cases").nth(1);
+    below.is_some_and(|part| part.split('.').next() == Some(name))
 }
 
 #[cfg(test)]
@@ -88,16 +89,21 @@ mod tests {
         let tree = Tree::of(&[
             (SPECIFICATION, &format!("| promise | held by |\n|---|---|\n| it works | {cell} |\n")),
             ("tests/packet/tests/service.rs", "#[test] fn hairpin() {}"),
-            ("tests/packet/cases/fragments.conv", "# A case\n"),
+            ("tests/packet/cases/fragments.conv", "# A case\ncase: 1\n"),
             ("tests/cluster/cases/pod-ping/steps.yaml", ""),
-            ("agent/core/src/index.rs", "#[test] fn slices_add_up() {}"),
+            (
+                "agent/core/src/index.rs",
+                "#[test] fn slices_add_up() { let x = 1; }\n\
+                 /// Not a test.\nfn helper() {}\n\
+                 #[tokio::test(start_paused = true)]\nasync fn loop_ends() {}",
+            ),
         ]);
         super::tests(&tree).expect("checked").iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn functions_cases_and_paths_are_tests() {
-        let cell = "packet `hairpin`, `fragments`; cluster `pod-ping`; unit `slices_add_up`, `agent/core/src`";
+        let cell = "packet `hairpin`, `fragments`; cluster `pod-ping`; unit `slices_add_up`, `loop_ends`, `agent/core/src`";
         assert_eq!(found(cell), Vec::<String>::new());
         assert_eq!(found("`cargo xtask build` fails otherwise"), Vec::<String>::new());
     }
@@ -106,6 +112,9 @@ mod tests {
     fn missing_test_and_test_of_another_level_are_found() {
         for cell in [
             "packet `gone`",
+            "unit `helper`",
+            // A word of a case.
+            "packet `case`",
             "cluster `hairpin`",
             "packet `hairpin`; netns `pod-ping`",
             "unit `a/b`",
