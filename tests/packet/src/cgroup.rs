@@ -1,7 +1,7 @@
 //! A cgroup of the test, with socket programs attached and the test process in it.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
@@ -10,6 +10,9 @@ use crate::Datapath;
 
 /// Where cgroup v2 is mounted: alone, or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+
+/// Prefix of the names of cgroups; the process id follows.
+const PREFIX: &str = "sluice-packet-tests-";
 
 /// The test process has one cgroup: tests that use it run one after the other.
 static LOCK: Mutex<()> = Mutex::new(());
@@ -32,7 +35,8 @@ impl InCgroup {
             .expect("cgroup v2 is mounted");
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
         let path = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
-        let own = root.join(format!("sluice-packet-tests-{}", std::process::id()));
+        remove_left_over(&root);
+        let own = root.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&own).unwrap_or_else(|e| panic!("{}: {e}", own.display()));
         let entered = InCgroup { home: root.join(path), own, _lock: lock };
         datapath.load_socket_programs();
@@ -48,6 +52,17 @@ impl InCgroup {
     }
 }
 
+/// Removes the cgroups of test processes that were killed.
+fn remove_left_over(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX);
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 impl Drop for InCgroup {
     fn drop(&mut self) {
         let left = fs::write(self.home.join("cgroup.procs"), "0");
@@ -55,5 +70,25 @@ impl Drop for InCgroup {
         if let Err(e) = left.and(removed) {
             eprintln!("could not remove cgroup {}: {e}", self.own.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_ended_processes_are_removed() {
+        let root = std::env::temp_dir().join(format!("sluice-cgroups-{}", std::process::id()));
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let names = [format!("{PREFIX}{}", ended.id()), format!("{PREFIX}{}", std::process::id())];
+        for name in &names {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        remove_left_over(&root);
+        let exist = names.map(|name| root.join(name).exists());
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(exist, [false, true]);
     }
 }

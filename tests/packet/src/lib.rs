@@ -6,6 +6,7 @@
 //! namespace of their own.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+mod accept;
 mod cgroup;
 pub mod checksum;
 pub mod conversation;
@@ -19,6 +20,7 @@ mod skip;
 mod tables;
 pub mod topology;
 
+pub use accept::accept;
 pub use cgroup::InCgroup;
 pub use counters::Counters;
 pub use datapath::{Datapath, Options};

@@ -5,6 +5,9 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Deadline of a command in seconds; `timeout` exits with 124 when it passes.
+const DEADLINE: &str = "20";
+
 /// A network namespace that is removed with its devices when this value is dropped.
 #[derive(Debug)]
 pub struct Namespace {
@@ -50,12 +53,12 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        let _ = Command::new("timeout").args([DEADLINE, "ip", "netns", "del", &self.name]).status();
     }
 }
 
 fn shell(script: &str) -> String {
-    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
+    let output = Command::new("timeout").args([DEADLINE, "sh", "-ec", script]).output().unwrap();
     assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -11,12 +11,22 @@ const EVENTS: usize = 100;
 /// Length of a window.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// Keeps this thread on the CPU that it runs on: windows are counted per CPU.
-fn stay_on_one_cpu() {
+/// The CPUs that this thread may run on.
+fn cpus() -> Vec<usize> {
     // SAFETY: all-zero is a valid empty set; the calls read and write it only.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(libc::sched_getcpu() as usize, &mut set);
+        assert_eq!(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set), 0);
+        (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &set)).collect()
+    }
+}
+
+/// Moves this thread to a CPU and keeps it there: windows are counted per CPU.
+fn stay_on(cpu: usize) {
+    // SAFETY: as in `cpus`.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
         assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set), 0);
     }
 }
@@ -57,7 +67,7 @@ fn a_drop_event_has_tuple_reason_hook_device_and_length() {
 
 #[test]
 fn a_window_has_100_events_and_the_counter_has_every_drop() {
-    stay_on_one_cpu();
+    stay_on(cpus()[0]);
     // The drops of one window have to fit into it, also on a busy machine: try again if not.
     for _ in 0..20 {
         let mut datapath = Datapath::node();
@@ -88,4 +98,29 @@ fn a_window_has_100_events_and_the_counter_has_every_drop() {
         }
     }
     panic!("no run of {} drops within {WINDOW:?}", EVENTS + 50);
+}
+
+#[test]
+fn each_cpu_has_a_window_of_its_own() {
+    let cpus = cpus();
+    let [first, second, ..] = cpus[..] else {
+        skip("one CPU");
+        return;
+    };
+    // Both runs have to fit into the window of the first CPU: try again if not.
+    for _ in 0..20 {
+        let mut datapath = Datapath::node();
+        let start = Instant::now();
+        let mut events = Vec::new();
+        for cpu in [first, second] {
+            stay_on(cpu);
+            (0..EVENTS + 20).for_each(|_| spoof(&datapath));
+            events.push(datapath.events().len());
+        }
+        if start.elapsed() < WINDOW {
+            assert_eq!(events, [EVENTS, EVENTS]);
+            return;
+        }
+    }
+    panic!("no run of {} drops within {WINDOW:?}", 2 * (EVENTS + 20));
 }

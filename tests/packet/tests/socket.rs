@@ -64,7 +64,7 @@ fn a_connection_to_a_service_reaches_its_backend_and_has_the_service_as_peer() {
     datapath.service(7, (VIP, 80, proto::TCP), &[(ONE, server.local_addr().unwrap().port())]);
     for to in [at(VIP, 80), mapped(VIP, 80)] {
         let mut client = TcpStream::connect_timeout(&to, DEADLINE).unwrap();
-        let (mut served, from) = server.accept().unwrap();
+        let (mut served, from) = accept(&server, DEADLINE).unwrap();
         assert_eq!(client.peer_addr().unwrap(), to);
         assert_eq!(client.local_addr().unwrap().port(), from.port());
         client.write_all(b"hello").unwrap();

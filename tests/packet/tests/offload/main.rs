@@ -22,7 +22,7 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use packet_tests::{CLIENT, EXTERNAL, ROUTER, SERVER, VIP};
+use packet_tests::{CLIENT, EXTERNAL, ROUTER, SERVER, VIP, accept};
 use sluice_abi::{Outcome, network_kind, proto};
 
 use crate::network::{End, Network};
@@ -55,9 +55,7 @@ fn transfer_tcp(
     let (proceed, may_return) = mpsc::channel();
     std::thread::scope(|scope| {
         let echo = scope.spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(DEADLINE)).unwrap();
-            stream.set_write_timeout(Some(DEADLINE)).unwrap();
+            let (mut stream, _) = accept(&listener, DEADLINE).unwrap();
             let mut bytes = Vec::new();
             stream.read_to_end(&mut bytes).unwrap();
             received.send(()).unwrap();
@@ -66,12 +64,6 @@ fn transfer_tcp(
             bytes
         });
         let connected = client.namespace.run(|| TcpStream::connect_timeout(&to, DEADLINE));
-        if connected.is_err() {
-            // Ends `accept`, from the server's own namespace.
-            server.namespace.run(|| {
-                drop(TcpStream::connect(SocketAddr::from((server.address, port))));
-            });
-        }
         let mut stream = connected.unwrap_or_else(|e| panic!("connect to {to}: {e}"));
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();

@@ -8,6 +8,7 @@
 mod expect;
 mod realize;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -90,6 +91,37 @@ fn compare(datapath: &Datapath, objects: &[Object], to: Destination, sport: u16)
     (!expected.contains(&observed)).then(|| format!("{observed:?} is none of {expected:?}"))
 }
 
+/// How often each answer was expected: agreement on answers that never occur shows nothing.
+#[derive(Debug, Default)]
+struct Shares(BTreeMap<&'static str, usize>);
+
+impl Shares {
+    fn add(&mut self, answer: &Answer) {
+        let kind = match answer {
+            Answer::NotAService => "not a Service",
+            Answer::Rejected => "rejected",
+            Answer::Dropped => "dropped",
+            Answer::Backends { endpoints, .. } if endpoints.len() == 1 => "one endpoint",
+            Answer::Backends { .. } => "several endpoints",
+        };
+        *self.0.entry(kind).or_default() += 1;
+    }
+
+    /// Fails if an answer is rarer than one in 1,000.
+    fn assert_minimum(&self) {
+        let total: usize = self.0.values().sum();
+        let kinds = ["not a Service", "rejected", "dropped", "one endpoint", "several endpoints"];
+        for kind in kinds {
+            let count = self.0.get(kind).copied().unwrap_or_default();
+            assert!(count * 1000 >= total, "{kind}: {count} of {total}; {self:?}");
+        }
+    }
+}
+
+fn question((dst, port, protocol): Destination) -> Question {
+    Question { dst: IpAddr::from(dst), port, protocol }
+}
+
 /// Removes objects as long as the difference stays.
 fn minimize(objects: &[Object], differs: impl Fn(&[Object]) -> bool) -> Vec<Object> {
     let mut kept = objects.to_vec();
@@ -117,6 +149,7 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
     let object_sets = generate::objects();
     let mut datapath = self::datapath();
     let mut sport = 1024;
+    let mut shares = Shares::default();
     for _ in 0..cases() {
         let objects = object_sets.new_tree(&mut runner).unwrap().current();
         let realized = Realized::write(&datapath, &objects);
@@ -124,6 +157,7 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
         for _ in 0..PACKETS {
             let to = destination(&mut random);
             sport += 1;
+            shares.add(&answer(&objects, THIS_NODE, question(to)));
             if let Some(difference) = compare(&datapath, &objects, to, sport) {
                 failed = Some((to, difference));
                 break;
@@ -142,6 +176,7 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
             (datapath, sport) = (self::datapath(), 1024);
         }
     }
+    shares.assert_minimum();
 }
 
 #[test]
@@ -152,6 +187,7 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
     let mut datapath = self::datapath();
     // Without `getpeername` programs a socket shows its backend.
     let _cgroup = InCgroup::enter(&mut datapath, &["connect4"]);
+    let mut shares = Shares::default();
     for _ in 0..cases() / 4 {
         let objects = object_sets.new_tree(&mut runner).unwrap().current();
         let _realized = Realized::write(&datapath, &objects);
@@ -160,11 +196,11 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
             if port == 0 {
                 continue;
             }
-            let question = Question { dst: IpAddr::from(dst), port, protocol: proto::UDP };
             let to = SocketAddr::from((dst, port));
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             let connected = socket.connect(to).map(|()| socket.peer_addr().unwrap());
-            let answer = answer(&objects, THIS_NODE, question);
+            let answer = answer(&objects, THIS_NODE, question((dst, port, proto::UDP)));
+            shares.add(&answer);
             let holds = match (&answer, &connected) {
                 (Answer::NotAService | Answer::Dropped, Ok(peer)) => *peer == to,
                 (Answer::Rejected, Err(e)) => e.kind() == ErrorKind::ConnectionRefused,
@@ -176,4 +212,5 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
             assert!(holds, "{to}: {connected:?} instead of {answer:?} with {objects:#?}");
         }
     }
+    shares.assert_minimum();
 }
