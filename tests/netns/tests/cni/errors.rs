@@ -162,3 +162,22 @@ fn has_interface(node: &Node, pod: &Pod) -> bool {
     devices(&pod.sandbox.namespaces).contains(&"eth0".to_owned())
         && dataplane::local_pod(node, pod.address).is_some()
 }
+
+/// ADD sets sysctls of the device after it wrote the row: all of it has to be removed again.
+#[test]
+fn add_without_write_access_to_sysctls_is_undone() {
+    let (_topology, node) = node();
+    node.sysctl("net/ipv4/conf/default/rp_filter", "1");
+    let mount = |arguments: &[&str]| {
+        let status = node.namespaces.command("mount").args(arguments).status().unwrap();
+        assert!(status.success(), "mount {arguments:?}");
+    };
+    mount(&["--bind", "/proc/sys", "/proc/sys"]);
+    mount(&["-o", "remount,bind,ro", "/proc/sys"]);
+    let sandbox = node.sandbox("default/web");
+    node.cni("ADD", &sandbox).error(IO_FAILURE, &["default/web", "rp_filter"]);
+    assert_no_pod(&node);
+    assert_eq!(devices(&sandbox.namespaces), ["lo"]);
+    mount(&["-o", "remount,bind,rw", "/proc/sys"]);
+    node.cni("ADD", &sandbox).ok();
+}

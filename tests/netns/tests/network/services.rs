@@ -71,6 +71,37 @@ fn every_kind_of_client_reaches_all_endpoints() {
     }
 }
 
+/// Segmentation and checksums are left to the devices: the socket programs and, without them, the tc
+/// programs at the node's own device translate packets of 64 KiB with partial checksums.
+#[test]
+fn offloaded_packets_of_nodes_and_pods_reach_endpoints_through_a_service() {
+    const BULK: usize = 4 << 20;
+    let t = two_nodes();
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let endpoints = [
+        ("near", "10.96.7.1", t.a.pod("default/web-0")),
+        ("far", "10.96.7.2", t.b.pod("default/web-1")),
+    ];
+    let _servers: Vec<_> =
+        endpoints.iter().map(|(name, _, pod)| pod.serve(name, &["tcp:8080"])).collect();
+    for (name, address, pod) in &endpoints {
+        t.topology.apply(name, &service_with(name, address, &["tcp:80->8080"], &[pod]));
+    }
+    let shown = t.a.namespaces.command("ethtool").args(["-k", "eth0"]).output().unwrap();
+    let features = String::from_utf8(shown.stdout).unwrap();
+    for feature in ["tcp-segmentation-offload: on", "tx-checksumming: on"] {
+        assert!(features.contains(feature), "{feature} is missing in {features}");
+    }
+    for (what, client) in clients(&t, &near, &far) {
+        for (name, address, _) in &endpoints {
+            let target = format!("{address}:80");
+            eventually(&format!("{what} to {name}"), || client.connect("tcp", &target));
+            assert_eq!(client.upload(&target, BULK), Ok(BULK), "{what}, upload to {name}");
+            assert_eq!(client.download(&target, BULK), Ok(BULK), "{what}, download from {name}");
+        }
+    }
+}
+
 #[test]
 fn new_connections_follow_changes_and_open_connections_keep_their_endpoint() {
     let t = two_nodes();
