@@ -12,11 +12,21 @@ use crate::kind::{self, Cluster, Spec};
 use crate::{build, image, install, process, setup, tidy};
 
 /// Packages outside the workspace's default members. They are linted for the host.
-const OTHER_PACKAGES: [&str; 6] =
-    ["sluice-ebpf", "packet-tests", "netns-tests", "cluster-tests", "netbench", FUZZ_TESTS];
+const OTHER_PACKAGES: [&str; 7] = [
+    "sluice-ebpf",
+    "packet-tests",
+    "netns-tests",
+    "cluster-tests",
+    "netbench",
+    FUZZ_TESTS,
+    API_SERVER,
+];
 
 /// Package of the fuzz targets. The unit level runs it with random inputs for a few seconds.
 const FUZZ_TESTS: &str = "fuzz-tests";
+
+/// Package of the API server in memory. Its own tests are of the unit level.
+const API_SERVER: &str = "api-server";
 
 /// Test binaries of the cluster level that run together.
 pub struct Phase {
@@ -73,7 +83,8 @@ fn unit(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> 
     }
     let default = ["test", "--no-fail-fast"].as_slice();
     let fuzz = ["test", "--no-fail-fast", "--package", FUZZ_TESTS].as_slice();
-    for words in [default, fuzz] {
+    let api_server = ["test", "--no-fail-fast", "--package", API_SERVER].as_slice();
+    for words in [default, fuzz, api_server] {
         if let Err(error) = runner.prepare(|| compile(cargo().args(words))) {
             eprintln!("    {error:#}");
             tally = tally + Tally::FAILURE;
