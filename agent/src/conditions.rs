@@ -11,6 +11,8 @@ use std::time::Instant;
 /// and [`Concern::Conflicts`], which the reconciler of the Service maps reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Concern {
+    /// Pinned maps and programs.
+    Pins,
     /// Devices, addresses and default route of the node; the choice of the uplink.
     HostState,
     /// Programs on the uplink.

@@ -4,7 +4,7 @@
 //! ```text
 //! events --apply--> State --compile--> Reconcilers::run --ops--> Kernel
 //!    ^                                       |
-//!    +--- sleep until an event, a retry, the next resync
+//!    +--- sleep until an event, a retry, the next poll or resync
 //! ```
 //! Pending events are applied together, so that a burst costs one pass. Time comes from tokio:
 //! tests pause and advance it.
@@ -24,6 +24,9 @@ use crate::view::View;
 /// Interval of [`Event::Resync`].
 pub const RESYNC: Duration = Duration::from_secs(30);
 
+/// Interval of [`Event::Poll`]: what it finds is repaired within a second.
+const POLL: Duration = Duration::from_millis(500);
+
 /// Most events applied in one pass.
 const BATCH: usize = 4096;
 
@@ -42,6 +45,7 @@ pub struct EventLoop<K> {
     reconcilers: Reconcilers,
     observer: Box<dyn Observer>,
     next_resync: Instant,
+    next_poll: Instant,
     started: bool,
 }
 
@@ -60,6 +64,7 @@ impl<K: Kernel> EventLoop<K> {
             reconcilers,
             observer,
             next_resync: Instant::now() + RESYNC,
+            next_poll: Instant::now() + POLL,
             started: false,
         }
     }
@@ -79,10 +84,7 @@ impl<K: Kernel> EventLoop<K> {
             if self.state.stopped() {
                 return;
             }
-            if Instant::now() >= self.next_resync {
-                self.next_resync = Instant::now() + RESYNC;
-                self.state.apply(Event::Resync);
-            }
+            self.apply_due();
             self.pass();
         }
     }
@@ -90,7 +92,21 @@ impl<K: Kernel> EventLoop<K> {
     /// When to run without an event.
     fn wake_at(&self) -> Instant {
         let retry = self.reconcilers.next_retry().map(Instant::from_std);
-        retry.map_or(self.next_resync, |retry| retry.min(self.next_resync))
+        let next = self.next_resync.min(self.next_poll);
+        retry.map_or(next, |retry| retry.min(next))
+    }
+
+    /// Applies the events of the clock that are due.
+    fn apply_due(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_poll {
+            self.next_poll = now + POLL;
+            self.state.apply(Event::Poll);
+        }
+        if now >= self.next_resync {
+            self.next_resync = now + RESYNC;
+            self.state.apply(Event::Resync);
+        }
     }
 
     fn apply_all(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {

@@ -22,6 +22,7 @@ mod event_loop;
 mod harness;
 mod host;
 mod kernel;
+mod lock;
 mod observe;
 mod paths;
 mod reconcile;

@@ -10,6 +10,8 @@ pub const CNI_BINARY: &str = "/opt/sluice/sluice-cni";
 pub const CNI_STATE_DIR: &str = sluice_pod::DEFAULT_STATE_DIR;
 /// The kubelet's kubeconfig.
 pub const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
+/// What is kept until the next boot: the lock of the agent, its socket.
+pub const RUN_DIR: &str = "/run/sluice";
 /// The agent's socket for the command line.
 pub const SOCKET: &str = "/run/sluice/sluice.sock";
 

@@ -1,6 +1,6 @@
 //! Start-up of the agent, in order: requirements, programs and maps, servers, watchers, the loop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,11 @@ use crate::config::Config;
 use crate::dir_watcher::DirWatcher;
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer, RESYNC};
-use crate::kernel::linux::{LinuxKernel, Paths, load, maps, monitor, probe};
+use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, pins, probe};
 use crate::kernel::read_counters;
+use crate::lock::{self, Lock};
 use crate::observe::{self, Health, Pending};
+use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
 use crate::{api, source};
@@ -49,6 +51,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         "sluice agent started"
     );
     let cgroup_root = check_requirements(&config)?;
+    let _lock = Lock::take(Path::new(RUN_DIR), lock::WAIT)?;
+    withdraw_cni_config(&config)?;
     load_programs()?;
 
     let health = Arc::new(Health::default());
@@ -56,7 +60,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     serve_observers(&config, &health)?;
     api::serve(&config.socket, events.clone(), Event::Call)
         .with_context(|| format!("--socket {}", config.socket.display()))?;
-    monitor::spawn(events.clone(), || Event::HostNetwork).context("open a netlink socket")?;
+    monitor::spawn(events.clone())?;
     watch_dirs(&config, &events);
     watch_signals(&events)?;
     source::spawn(&config, events.clone(), Event::Objects).await?;
@@ -68,6 +72,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cni_binary: config.cni_binary.clone(),
         cni_state_dir: config.cni_state_dir.clone(),
         cgroup_root,
+        run_dir: PathBuf::from(RUN_DIR),
     })?;
     let state = State::new(config, Instant::now());
     let reconcilers = Reconcilers::all(Capacity::default());
@@ -87,6 +92,20 @@ fn check_requirements(config: &Config) -> anyhow::Result<PathBuf> {
         tracing::info!("{note}");
     }
     findings.cgroup_root.context("no cgroup v2 mount")
+}
+
+/// Makes a node that has started again not Ready until it has a dataplane.
+fn withdraw_cni_config(config: &Config) -> anyhow::Result<()> {
+    let Some(dir) = config.cni_conf_dir.as_deref().filter(|_| !pins::exist()) else {
+        return Ok(());
+    };
+    if cni_files::withdraw_config(dir)? {
+        tracing::info!(
+            dir = %dir.display(),
+            "no programs are pinned: CNI configuration removed until pods can be connected"
+        );
+    }
+    Ok(())
 }
 
 fn load_programs() -> anyhow::Result<()> {
@@ -175,6 +194,7 @@ impl Observer for Publisher {
             Some(condition) => Pending::Failed(condition.message.clone()),
         };
         self.health.synced(duration, &pending, state.rows());
+        self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
     }
 }

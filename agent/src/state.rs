@@ -7,8 +7,8 @@
 //! Results of one reconciler that another depends on are stored here (`tables_written`,
 //! `uplink`, ...); reconcilers never call each other.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -20,7 +20,7 @@ use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables, dump};
 use crate::api::Call;
 use crate::conditions::{Concern, Conditions, Status};
 use crate::config::Config;
-use crate::event::Event;
+use crate::event::{Event, PodScope};
 use crate::host::{HostState, Uplink, UplinkError};
 
 /// Every this many resyncs, the rows in the kernel are compared with the desired ones.
@@ -46,6 +46,13 @@ pub struct State {
     ready: bool,
     stale_udp: BTreeSet<Backend>,
     old_mtus: BTreeSet<u32>,
+    /// Pods to be compared.
+    pod_scope: PodScope,
+    /// Devices and addresses of the pods that are known.
+    known_pods: (BTreeSet<u32>, BTreeSet<Ipv4Addr>),
+    /// Whether pods have to be compared at each [`Event::Poll`].
+    poll_pods: bool,
+    repairs: BTreeMap<&'static str, u64>,
     calls: Vec<Call>,
     stopped: bool,
     /// Current conditions.
@@ -74,6 +81,10 @@ impl State {
             ready: false,
             stale_udp: BTreeSet::new(),
             old_mtus: BTreeSet::new(),
+            pod_scope: PodScope::all(),
+            known_pods: <(BTreeSet<u32>, BTreeSet<Ipv4Addr>)>::default(),
+            poll_pods: false,
+            repairs: BTreeMap::new(),
             calls: Vec::new(),
             stopped: false,
             conditions: Conditions::default(),
@@ -106,15 +117,37 @@ impl State {
                 use Concern::{Forwarding, HostState, Routes, Uplink};
                 self.mark([HostState, Uplink, Forwarding, Routes]);
             }
+            Event::PodNetwork(scope) => self.apply_pod_network(scope),
+            Event::Forwarding => self.mark([Concern::Forwarding]),
             Event::Leases => self.mark([Concern::Pods]),
             Event::CniFiles => self.mark([Concern::CniFiles]),
             Event::Resync => {
                 self.resyncs = self.resyncs.wrapping_add(1);
                 self.compare_tables |= self.resyncs.is_multiple_of(RESYNCS_PER_COMPARISON);
                 self.resync = true;
+                self.pod_scope.merge(PodScope::all());
+            }
+            Event::Poll => {
+                self.mark([Concern::Pins, Concern::Uplink, Concern::SocketPrograms]);
+                if self.poll_pods {
+                    self.mark([Concern::Pods]);
+                }
             }
             Event::Call(call) => self.calls.push(call),
             Event::Stop => self.stopped = true,
+        }
+    }
+
+    /// Marks the pods in `scope`, and the uplink if its device is in it.
+    fn apply_pod_network(&mut self, scope: PodScope) {
+        if self.uplink.as_ref().is_some_and(|u| scope.devices.contains(&u.link.index)) {
+            self.mark([Concern::Uplink, Concern::Forwarding]);
+        }
+        let (devices, addresses) = &self.known_pods;
+        let known = !scope.devices.is_disjoint(devices) || !scope.addresses.is_disjoint(addresses);
+        if scope.all || known || !scope.pods.is_empty() {
+            self.pod_scope.merge(scope);
+            self.mark([Concern::Pods]);
         }
     }
 
@@ -219,11 +252,37 @@ impl State {
         std::mem::take(&mut self.compare_tables)
     }
 
-    /// Records what the node reports, and chooses the uplink.
-    ///
-    /// # Errors
-    /// No device can be the uplink; the former one is kept.
-    pub fn observe_host(&mut self, host: HostState) -> Result<(), UplinkError> {
+    /// The pods to be compared since the last call.
+    pub fn take_pod_scope(&mut self) -> PodScope {
+        std::mem::take(&mut self.pod_scope)
+    }
+
+    /// Records the devices and addresses of the pods, and whether they have to be compared at each
+    /// [`Event::Poll`]: notifications about other devices and addresses are ignored.
+    pub fn set_known_pods(
+        &mut self,
+        devices: BTreeSet<u32>,
+        addresses: BTreeSet<Ipv4Addr>,
+        poll: bool,
+    ) {
+        self.known_pods = (devices, addresses);
+        self.poll_pods = poll;
+    }
+
+    /// Counts changes by other programs that were repaired, by kind.
+    pub fn repaired(&mut self, kind: &'static str, count: usize) {
+        if count > 0 {
+            *self.repairs.entry(kind).or_default() += count as u64;
+        }
+    }
+
+    /// Repairs since the start, by kind.
+    pub fn repairs(&self) -> &BTreeMap<&'static str, u64> {
+        &self.repairs
+    }
+
+    /// Records what the node reports.
+    pub fn observe_host(&mut self, host: HostState) {
         let local_addresses: Vec<IpAddr> = host.addresses.iter().map(|a| a.address).collect();
         if local_addresses != self.context.local_addresses {
             self.context.local_addresses = local_addresses;
@@ -231,6 +290,13 @@ impl State {
         }
         self.host = host;
         self.compile();
+    }
+
+    /// Chooses the uplink among the observed devices.
+    ///
+    /// # Errors
+    /// No device can be the uplink; the former one is kept.
+    pub fn choose_uplink(&mut self) -> Result<(), UplinkError> {
         let internal = self.this_node().map(|n| n.internal_ips.as_slice()).unwrap_or_default();
         let uplink = self.host.uplink(&self.config.uplink, internal)?;
         if self.uplink.as_ref() != Some(&uplink) {
@@ -279,9 +345,9 @@ impl State {
         }
     }
 
-    /// Whether CNI ADD can succeed.
+    /// Whether CNI ADD can succeed: it could once, and finds the pins.
     pub fn ready(&self) -> bool {
-        self.ready
+        self.ready && self.conditions.get(Concern::Pins).is_none()
     }
 
     /// Records UDP backends that were removed from the tables.

@@ -8,6 +8,7 @@ use anyhow::Context;
 use super::output::print_text;
 use crate::config::may_be_empty;
 use crate::kernel::linux::{clear_network, cni_files, hooks, pins, probe};
+use crate::lock::{self, Lock};
 use crate::paths;
 
 /// Flags of `sluice cleanup`.
@@ -56,8 +57,10 @@ impl Steps {
 /// Removes all parts of Sluice; idempotent. A step that fails does not prevent the others.
 ///
 /// # Errors
-/// A part could not be removed.
+/// An agent is running, or a part could not be removed.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    // An agent that runs would restore what is removed.
+    let _lock = Lock::take(Path::new(paths::RUN_DIR), lock::WAIT)?;
     let mut steps = Steps::default();
     // The configuration first: without it the runtime starts no pod that uses the rest.
     steps.record("CNI configuration", remove_file(&args.cni_conf_dir, paths::CNI_CONF_NAME));

@@ -4,6 +4,7 @@ use std::io;
 
 use sluice_bpf::BpfError;
 use sluice_bpf::netlink::NetlinkError;
+use sluice_pod::NetworkError;
 use sluice_pod::lease::StoreError;
 use sluice_pod::netns::NetNsError;
 
@@ -33,6 +34,9 @@ pub enum KernelError {
     /// A pod's network namespace could not be entered.
     #[error("enter the pod's network namespace")]
     NetNs(#[from] NetNsError),
+    /// A part of a pod's path could not be restored.
+    #[error(transparent)]
+    PodNetwork(#[from] NetworkError),
     /// A CNI file could not be installed.
     #[error(transparent)]
     Install(#[from] InstallError),

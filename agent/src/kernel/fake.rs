@@ -10,8 +10,12 @@ use ipnet::IpNet;
 use sluice_core::table::{Rows, Table, TableSpec, Write};
 use sluice_pod::device::Link;
 use sluice_pod::lease::{BootInstant, Lease};
+use sluice_pod::{HostPath, PathPart};
 
-use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, Pods, Result, Routes};
+use super::{
+    CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, PodPrograms, Pods, Result,
+    Routes,
+};
 use crate::host::HostState;
 
 /// Operations that fail: the `skip` first ones whose label begins so succeed, then `times` fail.
@@ -48,6 +52,14 @@ pub struct FakeKernel {
     pub uplinks: BTreeSet<u32>,
     /// Devices with pod programs.
     pub pod_hooks: BTreeSet<u32>,
+    /// Devices whose pod programs are attached by tcx.
+    pub by_tcx: BTreeSet<u32>,
+    /// Missing parts of the paths of pods, by device.
+    pub missing: BTreeMap<String, BTreeSet<PathPart>>,
+    /// Whether the pins exist.
+    pub pins: bool,
+    /// Stored former MTUs.
+    pub old_mtus: BTreeSet<u32>,
     /// Whether the socket programs are attached.
     pub socket_programs: bool,
     /// Whether forwarding is enabled, by device.
@@ -62,6 +74,8 @@ pub struct FakeKernel {
     pub cni_binary: bool,
     /// Pins of other versions.
     pub stale_pins: Vec<String>,
+    /// Paths of single pods that were read.
+    pub paths_read: usize,
     log: Vec<String>,
     faults: Vec<Fault>,
     interruptions: Vec<Interruption>,
@@ -76,6 +90,10 @@ impl FakeKernel {
             routes: Routes::new(),
             uplinks: BTreeSet::new(),
             pod_hooks: BTreeSet::new(),
+            by_tcx: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            pins: true,
+            old_mtus: BTreeSet::new(),
             socket_programs: false,
             forwarding: BTreeSet::new(),
             leases: Vec::new(),
@@ -83,6 +101,7 @@ impl FakeKernel {
             cni_config: None,
             cni_binary: false,
             stale_pins: Vec::new(),
+            paths_read: 0,
             log: Vec::new(),
             faults: Vec::new(),
             interruptions: Vec::new(),
@@ -140,6 +159,15 @@ impl FakeKernel {
             }
         }
         rows
+    }
+
+    fn path_of(&self, lease: &Lease) -> Option<HostPath> {
+        let link = self.host.links.iter().find(|link| link.name == lease.host_ifname)?.clone();
+        let mut missing = self.missing.get(&link.name).cloned().unwrap_or_default();
+        if !link.up {
+            missing.insert(PathPart::Device);
+        }
+        Some(HostPath { link, missing })
     }
 
     /// Fails if a failure is injected for this operation.
@@ -235,12 +263,11 @@ impl Network for FakeKernel {
         Ok(())
     }
 
-    fn enable_forwarding(&mut self, uplink: &str) -> Result<()> {
+    fn enable_forwarding(&mut self, uplink: &str) -> Result<bool> {
         self.check("enable forwarding")?;
-        if self.forwarding.insert(uplink.to_owned()) {
-            self.log.push(format!("enable forwarding {uplink}"));
-        }
-        Ok(())
+        let changed = self.forwarding.insert(uplink.to_owned());
+        self.log.extend(changed.then(|| format!("enable forwarding {uplink}")));
+        Ok(changed)
     }
 }
 
@@ -259,12 +286,12 @@ impl Hooks for FakeKernel {
         Ok(())
     }
 
-    fn attach_pod(&mut self, ifindex: u32) -> Result<bool> {
+    fn attach_pod(&mut self, ifindex: u32) -> Result<PodPrograms> {
         let label = format!("attach pod {ifindex}");
         self.check(&label)?;
         let changed = self.pod_hooks.insert(ifindex);
         self.log.extend(changed.then_some(label));
-        Ok(changed)
+        Ok(PodPrograms { changed, by_tcx: self.by_tcx.contains(&ifindex) })
     }
 
     fn attach_sockets(&mut self) -> Result<usize> {
@@ -274,6 +301,15 @@ impl Hooks for FakeKernel {
         }
         self.log.push("attach sockets".to_owned());
         Ok(8)
+    }
+
+    fn restore_pins(&mut self) -> Result<usize> {
+        self.check("restore pins")?;
+        if std::mem::replace(&mut self.pins, true) {
+            return Ok(0);
+        }
+        self.log.push("restore pins".to_owned());
+        Ok(3)
     }
 
     fn remove_stale_pins(&mut self) -> Result<Vec<String>> {
@@ -300,6 +336,38 @@ impl Pods for FakeKernel {
 
     fn boot_instant(&mut self) -> Result<BootInstant> {
         Ok(self.boot_instant.clone())
+    }
+
+    fn host_paths(&mut self, leases: &[&Lease]) -> Result<Vec<Option<HostPath>>> {
+        self.check("list paths")?;
+        Ok(leases.iter().map(|lease| self.path_of(lease)).collect())
+    }
+
+    fn host_path(&mut self, lease: &Lease) -> Result<Option<HostPath>> {
+        self.check(&format!("read path {}", lease.address))?;
+        self.paths_read += 1;
+        Ok(self.path_of(lease))
+    }
+
+    fn restore_path(&mut self, lease: &Lease, link: &Link, part: PathPart) -> Result<()> {
+        self.change(format!("restore {} {}", part.label(), lease.address))?;
+        if let Some(missing) = self.missing.get_mut(&link.name) {
+            missing.remove(&part);
+        }
+        let links = self.host.links.iter_mut().filter(|l| l.index == link.index);
+        links.for_each(|link| link.up |= part == PathPart::Device);
+        Ok(())
+    }
+
+    fn old_mtus(&mut self) -> Result<BTreeSet<u32>> {
+        self.check("read former MTUs")?;
+        Ok(self.old_mtus.clone())
+    }
+
+    fn store_old_mtus(&mut self, mtus: &BTreeSet<u32>) -> Result<()> {
+        self.check("store former MTUs")?;
+        self.old_mtus.clone_from(mtus);
+        Ok(())
     }
 
     fn set_pod_mtu(&mut self, lease: &Lease, mtu: u32) -> Result<bool> {

@@ -25,6 +25,7 @@ use sluice_abi::{Addr, PortBe};
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::Link;
 use sluice_pod::lease::{BootInstant, Lease};
+use sluice_pod::{HostPath, PathPart};
 
 use crate::host::HostState;
 
@@ -78,11 +79,20 @@ pub trait Network {
     /// Deletes a route; an absent one is not an error.
     fn delete_route(&mut self, dst: &IpNet, hop: &Hop) -> Result<()>;
 
-    /// Enables IPv4 forwarding for the node and on the uplink.
-    fn enable_forwarding(&mut self, uplink: &str) -> Result<()>;
+    /// Enables IPv4 forwarding for the node and on the uplink. Returns whether anything changed.
+    fn enable_forwarding(&mut self, uplink: &str) -> Result<bool>;
 }
 
-/// Attachment of the pinned programs.
+/// Result of [`Hooks::attach_pod`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodPrograms {
+    /// Whether a program was attached or replaced.
+    pub changed: bool,
+    /// Whether they are attached by tcx, of whose changes the kernel does not notify.
+    pub by_tcx: bool,
+}
+
+/// Attachment of the pinned programs, and their pins.
 pub trait Hooks {
     /// Attaches the uplink programs to a device. Returns whether anything changed.
     fn attach_uplink(&mut self, ifindex: u32) -> Result<bool>;
@@ -90,11 +100,14 @@ pub trait Hooks {
     /// Detaches the uplink programs from a device, which may no longer exist.
     fn detach_uplink(&mut self, ifindex: u32) -> Result<()>;
 
-    /// Attaches the pod programs to the host end of a veth pair. Returns whether anything changed.
-    fn attach_pod(&mut self, ifindex: u32) -> Result<bool>;
+    /// Attaches the pod programs to the host end of a veth pair.
+    fn attach_pod(&mut self, ifindex: u32) -> Result<PodPrograms>;
 
     /// Attaches the socket programs to the cgroup root. Returns the number of changed hooks.
     fn attach_sockets(&mut self) -> Result<usize>;
+
+    /// Restores the pins of the maps and programs that were pinned at start. Returns their number.
+    fn restore_pins(&mut self) -> Result<usize>;
 
     /// Removes the pins of other ABI versions; returns their names.
     fn remove_stale_pins(&mut self) -> Result<Vec<String>>;
@@ -113,6 +126,22 @@ pub trait Pods {
 
     /// The present time on the clock of the leases.
     fn boot_instant(&mut self) -> Result<BootInstant>;
+
+    /// What the node has of the paths of these pods, by a dump of each kind; `None` for a pod
+    /// without a device.
+    fn host_paths(&mut self, leases: &[&Lease]) -> Result<Vec<Option<HostPath>>>;
+
+    /// What the node has of one pod's path.
+    fn host_path(&mut self, lease: &Lease) -> Result<Option<HostPath>>;
+
+    /// Restores a part of a pod's path; `link` is the host end.
+    fn restore_path(&mut self, lease: &Lease, link: &Link, part: PathPart) -> Result<()>;
+
+    /// Former MTUs of the uplink that running pods may have, as stored.
+    fn old_mtus(&mut self) -> Result<BTreeSet<u32>>;
+
+    /// Stores former MTUs for an agent that starts during this boot.
+    fn store_old_mtus(&mut self, mtus: &BTreeSet<u32>) -> Result<()>;
 
     /// Sets the MTU of both ends of a pod's veth pair. Returns false if the pod's network namespace
     /// does not exist or is unknown.

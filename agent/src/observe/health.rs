@@ -3,6 +3,7 @@
 //! The responses have the format of kube-proxy's health server (KEP-3836), which the load balancers
 //! of several cloud providers read.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -65,6 +66,11 @@ impl Health {
                 s.pending_since.get_or_insert_with(Instant::now);
             }
         }
+    }
+
+    /// Records the number of repairs since the start, by kind.
+    pub fn repaired(&self, repairs: &BTreeMap<&'static str, u64>) {
+        self.metrics.repaired(repairs);
     }
 
     /// Sets whether CNI ADD can succeed.

@@ -2,8 +2,9 @@
 //!
 //! Names and labels are an interface: dashboards depend on them, `agent/README.md` lists them.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
@@ -67,11 +68,17 @@ pub struct SyncMetrics {
     last: Gauge<f64, AtomicU64>,
     ready: Gauge,
     rows: Family<TableLabel, Gauge>,
+    repairs: Family<KindLabel, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TableLabel {
     table: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 /// The kernel's counters, read at each scrape.
@@ -97,6 +104,7 @@ impl Default for SyncMetrics {
             last: Gauge::default(),
             ready: Gauge::default(),
             rows: Family::default(),
+            repairs: Family::default(),
         };
         metrics.last.set(now());
         metrics
@@ -117,6 +125,14 @@ impl SyncMetrics {
             self.last.set(now());
         } else {
             self.errors.inc();
+        }
+    }
+
+    /// Sets the number of repairs since the start, by kind.
+    pub fn repaired(&self, repairs: &BTreeMap<&'static str, u64>) {
+        for (kind, count) in repairs {
+            let counter = self.repairs.get_or_create(&KindLabel { kind });
+            counter.inner().store(*count, Ordering::Relaxed);
         }
     }
 
@@ -166,6 +182,11 @@ pub fn registry(
     );
     r.register("sluice_ready", "Whether CNI ADD can succeed on this node", sync.ready.clone());
     r.register("sluice_table_rows", "Rows of the desired tables", sync.rows.clone());
+    r.register(
+        "sluice_repairs",
+        "Changes by other programs that were repaired, by kind",
+        sync.repairs.clone(),
+    );
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     let build = Family::<[(&str, &str); 1], Gauge>::default();
     build.get_or_create(&version).set(1);
@@ -206,6 +227,8 @@ mod tests {
         sync.synced(Duration::from_millis(1500), &[("frontends", 3)], true);
         sync.synced(Duration::from_millis(500), &[("frontends", 4)], false);
         sync.set_ready(true);
+        sync.repaired(&[("pod_route", 2)].into());
+        sync.repaired(&[("pod_route", 3)].into());
         let text = render(&sync);
         for line in [
             "# TYPE sluice_dropped_packets_total counter",
@@ -224,6 +247,7 @@ mod tests {
             "# TYPE sluice_last_sync_timestamp_seconds gauge",
             "sluice_table_rows{table=\"frontends\"} 4",
             "sluice_ready 1",
+            "sluice_repairs_total{kind=\"pod_route\"} 3",
             concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

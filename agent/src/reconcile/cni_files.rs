@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use serde_json::json;
+use sluice_core::model::Kind;
 
 use super::{NO_UPLINK, NotReconciled, Reconciler};
 use crate::conditions::Concern;
@@ -19,7 +20,8 @@ use crate::state::State;
 const CNI_VERSION: &str = "1.0.0";
 
 /// What has to be in its desired state before the configuration is written.
-const AFTER: [Concern; 5] = [
+const AFTER: [Concern; 6] = [
+    Concern::Pins,
     Concern::HostState,
     Concern::Uplink,
     Concern::SocketPrograms,
@@ -43,10 +45,13 @@ impl Reconciler for ReconcileCniFiles {
         if kernel.install_cni_binary()? {
             tracing::info!("CNI binary installed");
         }
-        if state.conditions.any(&AFTER) {
+        let subnet = subnet(state);
+        // Named first: everything else waits for it.
+        let is_missing = state.listed(Kind::Node) && state.this_node().is_none();
+        if !is_missing && state.conditions.any(&AFTER) {
             return Err(NotReconciled::Waiting("pods cannot be connected yet"));
         }
-        let (subnet, mtu) = (subnet(state)?, state.pod_mtu().ok_or(NO_UPLINK)?);
+        let (subnet, mtu) = (subnet?, state.pod_mtu().ok_or(NO_UPLINK)?);
         let text = conflist(&subnet, mtu, &state.config().cni_state_dir);
         if kernel.write_cni_config(&text)? {
             tracing::info!(%subnet, mtu, "CNI configuration written");

@@ -18,14 +18,15 @@ impl Reconciler for ReconcileHostState {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let host = kernel.host_state()?;
-        match state.observe_host(host) {
-            Ok(()) => Ok(()),
-            // InternalIPs of the Node object may still select a device.
-            Err(_) if state.this_node().is_none() => {
-                Err(NotReconciled::Waiting("the Node object of this node has not arrived"))
-            }
-            Err(e) => Err(NotReconciled::Failed(e.to_string())),
+        state.observe_host(kernel.host_state()?);
+        if state.this_node().is_none() {
+            // InternalIPs of the Node object select the uplink: a choice without them would change
+            // programs, NODE_CONFIG and MTU of running pods for a moment.
+            return match state.uplink() {
+                None => Err(NotReconciled::Waiting("the Node object of this node has not arrived")),
+                Some(_) => Ok(()),
+            };
         }
+        state.choose_uplink().map_err(|e| NotReconciled::Failed(e.to_string()))
     }
 }

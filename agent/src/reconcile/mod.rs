@@ -16,6 +16,7 @@ mod forwarding;
 mod host_state;
 mod leases;
 mod node_config;
+mod pins;
 mod pod_mtu;
 mod pods;
 mod routes;
@@ -97,15 +98,16 @@ impl Reconcilers {
     /// depend on its result.
     pub fn all(capacity: Capacity) -> Reconcilers {
         Reconcilers::new(vec![
+            Box::new(pins::ReconcilePins),
             Box::new(host_state::ReconcileHostState),
             Box::new(uplink::ReconcileUplink::default()),
-            Box::new(socket_programs::ReconcileSocketPrograms),
-            Box::new(forwarding::ReconcileForwarding),
+            Box::new(socket_programs::ReconcileSocketPrograms::default()),
+            Box::new(forwarding::ReconcileForwarding::default()),
             Box::new(service_maps::ReconcileServiceMaps::new(capacity)),
             Box::new(routes::ReconcileRoutes),
             Box::new(node_config::ReconcileNodeConfig),
-            Box::new(pods::ReconcilePods),
-            Box::new(pod_mtu::ReconcilePodMtu),
+            Box::new(pods::ReconcilePods::default()),
+            Box::new(pod_mtu::ReconcilePodMtu::default()),
             Box::new(leases::ReconcileLeases),
             Box::new(stale_sockets::ReconcileStaleSockets::default()),
             Box::new(cni_files::ReconcileCniFiles),

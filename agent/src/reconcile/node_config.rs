@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sluice_abi::{Addr, NodeConfig, node_flags};
+use sluice_abi::{Addr, Family, NodeConfig, node_flags};
 use sluice_core::table::{NodeConfigs, Table, Write};
 use sluice_pod::GATEWAY;
 
@@ -31,16 +31,20 @@ impl Reconciler for ReconcileNodeConfig {
         let actual = rows.typed::<NodeConfigs>().next().map(|(_, c)| c).unwrap_or_default();
         // A restart must not close the hooks of running pods: READY stays once it is set.
         let ready = state.tables_written() || actual.flags & node_flags::READY != 0;
-        let desired = desired(state.config(), uplink, ready);
+        let mut desired = desired(state.config(), uplink, ready);
+        let lost = keep_address(&mut desired, &actual).then(|| lost_address(uplink, &actual));
+        if state.config().mtu.is_none() && actual.mtu != 0 && actual.mtu != desired.mtu {
+            // Before NODE_CONFIG changes: an agent that starts after a crash does not know the
+            // former MTU otherwise.
+            state.add_old_mtu(actual.mtu);
+            kernel.store_old_mtus(state.old_mtus())?;
+        }
         if desired != actual
             && let Some(write) = Write::put::<NodeConfigs>([(0, desired)])
         {
             kernel.write(&write)?;
         }
-        if state.config().mtu.is_none() && actual.mtu != 0 && actual.mtu != desired.mtu {
-            state.add_old_mtu(actual.mtu);
-        }
-        Ok(())
+        lost.map_or(Ok(()), |message| Err(NotReconciled::Degraded(message)))
     }
 }
 
@@ -55,4 +59,23 @@ fn desired(config: &Config, uplink: &Uplink, ready: bool) -> NodeConfig {
         snat_port_max: config.snat_ports.1,
         mtu: uplink.link.mtu,
     }
+}
+
+/// Keeps the IPv4 address while the uplink has none: packets with the source 0.0.0.0 would leave
+/// otherwise. Returns whether it did.
+fn keep_address(desired: &mut NodeConfig, actual: &NodeConfig) -> bool {
+    let v4 = Family::V4 as usize;
+    let lost = desired.addrs[v4] == Addr::UNSPECIFIED && actual.addrs[v4] != Addr::UNSPECIFIED;
+    if lost {
+        desired.addrs[v4] = actual.addrs[v4];
+    }
+    lost
+}
+
+fn lost_address(uplink: &Uplink, actual: &NodeConfig) -> String {
+    format!(
+        "device {} has no IPv4 address; the former one, {}, is kept for masquerading",
+        uplink.link.name,
+        IpAddr::from(actual.addrs[Family::V4 as usize])
+    )
 }

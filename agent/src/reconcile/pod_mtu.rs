@@ -7,13 +7,17 @@
 use sluice_bpf::error_chain;
 use sluice_pod::inventory::HostLinks;
 
-use super::{NotReconciled, Reconciler, all_or_failed};
+use super::{NO_UPLINK, NotReconciled, Reconciler, all_or_failed};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
 
 /// Sets the MTU of pods that have a former MTU of the uplink.
-pub struct ReconcilePodMtu;
+#[derive(Debug, Default)]
+pub struct ReconcilePodMtu {
+    /// Whether the former MTUs that an earlier agent stored are known.
+    restored: bool,
+}
 
 impl Reconciler for ReconcilePodMtu {
     fn concern(&self) -> Concern {
@@ -25,9 +29,18 @@ impl Reconciler for ReconcilePodMtu {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let Some(mtu) = state.pod_mtu().filter(|_| !state.old_mtus().is_empty()) else {
+        if !self.restored {
+            // With a configured MTU, pods do not follow the uplink.
+            let stored = kernel.old_mtus()?;
+            if state.config().mtu.is_none() {
+                stored.into_iter().for_each(|mtu| state.add_old_mtu(mtu));
+            }
+            self.restored = true;
+        }
+        if state.old_mtus().is_empty() {
             return Ok(());
-        };
+        }
+        let mtu = state.pod_mtu().ok_or(NO_UPLINK)?;
         let links = HostLinks::from_links(kernel.links()?);
         let (mut changed, mut failures) = (0, Vec::new());
         for lease in kernel.leases()? {
@@ -45,6 +58,7 @@ impl Reconciler for ReconcilePodMtu {
         }
         all_or_failed(&failures)?;
         state.clear_old_mtus();
+        kernel.store_old_mtus(state.old_mtus())?;
         Ok(())
     }
 }

@@ -1,21 +1,35 @@
-//! Programs and `LOCAL_PODS` rows of the pods on this node.
+//! Programs, `LOCAL_PODS` rows and the node's half of the paths of the pods on this node.
 //!
-//! CNI ADD and DEL maintain both without the agent. This reconciler repairs what a crash, an
-//! upgrade or another program left: missing or wrong rows, rows of removed pods, missing or old
-//! programs on the host ends of the veth pairs.
+//! CNI ADD and DEL maintain them without the agent. This reconciler repairs what a crash, an upgrade
+//! or another program left: missing or wrong rows, rows of removed pods, missing or old programs on
+//! the host ends of the veth pairs, and removed routes, neighbour entries and device settings.
+//!
+//! ```text
+//! start, every 30 s, lost notifications --> all pods, by a dump of each kind
+//! notification of a device or address   --> the pod that has it, by one request for each part
+//! leases changed                        --> pods whose row is missing
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::{Addr, LocalPod, map};
 use sluice_bpf::error_chain;
 use sluice_core::table::{Table, TableKind, TableSpec, Write};
-use sluice_pod::inventory::HostLinks;
-use sluice_pod::lease::Lease;
+use sluice_pod::inventory::local_pod;
+use sluice_pod::lease::{BootInstant, Lease};
+use sluice_pod::{HostPath, PathPart};
 
 use super::{NotReconciled, Reconciler, all_or_failed};
 use crate::conditions::Concern;
+use crate::event::PodScope;
 use crate::kernel::Kernel;
 use crate::state::State;
+
+/// Age from which a pod without a route is not one whose ADD still runs: ADD creates the route last.
+const ADD_SECONDS: u64 = 10;
+
+/// Most pods that are read one by one.
+const SINGLE_READS: usize = 16;
 
 /// `LOCAL_PODS`: pod address -> device and MACs. Rows are owned by the CNI binary; the agent repairs
 /// them.
@@ -29,15 +43,37 @@ impl Table for LocalPods {
         &TableSpec::of::<LocalPods>(map::LOCAL_PODS, TableKind::Hash, map::LOCAL_PODS_MAX);
 }
 
-/// Compares leases, devices and rows.
-pub struct ReconcilePods;
+type LocalPodRows = BTreeMap<Addr, LocalPod>;
 
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Compares leases, devices, rows and paths.
+#[derive(Debug, Default)]
+pub struct ReconcilePods {
+    /// Pods of a failed attempt.
+    retried: PodScope,
+    /// Devices of pods whose path was complete once: their ADD has ended.
+    complete: BTreeSet<String>,
+    /// Devices of pods whose path is not complete and whose ADD may still run.
+    incomplete: BTreeSet<String>,
+    /// Devices whose programs are attached by tcx, of which the kernel does not notify.
+    by_tcx: BTreeSet<u32>,
+}
+
+/// A pod that is compared: its lease, and what the node has of its path.
+struct Observed<'a> {
+    lease: &'a Lease,
+    path: HostPath,
+}
+
+#[derive(Debug, Default)]
 struct Repairs {
-    written: usize,
-    deleted: usize,
-    attached: usize,
+    by_kind: BTreeMap<&'static str, usize>,
     failures: Vec<String>,
+}
+
+impl Repairs {
+    fn add(&mut self, kind: &'static str) {
+        *self.by_kind.entry(kind).or_default() += 1;
+    }
 }
 
 impl Reconciler for ReconcilePods {
@@ -47,93 +83,217 @@ impl Reconciler for ReconcilePods {
 
     fn reconcile(
         &mut self,
-        _state: &mut State,
+        state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let mut leases = kernel.leases()?;
-        let links = HostLinks::from_links(kernel.links()?);
-        // ADD sets the device up as its last step; before that, the pod belongs to ADD alone.
-        leases.retain(|lease| links.of(lease).is_some_and(|link| link.up));
-        let wanted: BTreeMap<Addr, LocalPod> = links.local_pods(&leases).into_iter().collect();
-        let rows: BTreeMap<Addr, LocalPod> =
-            kernel.read(LocalPods::SPEC)?.typed::<LocalPods>().collect();
-        let mut repairs = Repairs::default();
-        attach_and_write(kernel, &leases, &wanted, &rows, &mut repairs)?;
-        delete_rows(kernel, &wanted, &rows, &mut repairs)?;
-        let Repairs { written, deleted, attached, failures } = repairs;
-        if written + deleted + attached > 0 {
-            tracing::info!(
-                pods = wanted.len(),
-                rows_written = written,
-                rows_deleted = deleted,
-                programs_attached = attached,
-                "pods repaired"
-            );
+        let mut scope = state.take_pod_scope();
+        scope.merge(std::mem::take(&mut self.retried));
+        let result = self.compare(&scope, state, kernel);
+        if result.is_err() {
+            self.retried = scope;
         }
-        all_or_failed(&failures)
+        result
     }
 }
 
-/// Attaches the programs and writes the row of each pod. A pod without programs gets no row: it
-/// must not be reachable unchecked.
-fn attach_and_write(
-    kernel: &mut dyn Kernel,
-    leases: &[Lease],
-    wanted: &BTreeMap<Addr, LocalPod>,
-    rows: &BTreeMap<Addr, LocalPod>,
-    repairs: &mut Repairs,
-) -> Result<(), NotReconciled> {
-    let mut failed = Vec::new();
-    for (addr, pod) in wanted {
-        match kernel.attach_pod(pod.ifindex) {
-            Ok(changed) => repairs.attached += usize::from(changed),
-            Err(e) => {
-                failed.push((addr, pod.ifindex, error_chain(&e)));
-                continue;
-            }
+impl ReconcilePods {
+    fn compare(
+        &mut self,
+        scope: &PodScope,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        let leases = kernel.leases()?;
+        let rows: LocalPodRows = kernel.read(LocalPods::SPEC)?.typed::<LocalPods>().collect();
+        let now = kernel.boot_instant()?;
+        let selected = self.select(scope, &leases, &rows);
+        let observed = observe(scope.all, selected, kernel)?;
+        let mut repairs = Repairs::default();
+        for pod in &observed {
+            self.repair(pod, &rows, &now, kernel, &mut repairs)?;
         }
-        if rows.get(addr) != Some(pod)
-            && let Some(write) = Write::put::<LocalPods>([(*addr, *pod)])
+        delete_rows(scope.all, &leases, &observed, &rows, kernel, &mut repairs)?;
+        self.remember(state, &leases, &rows, &observed);
+        if !repairs.by_kind.is_empty() {
+            tracing::info!(pods = observed.len(), repairs = ?repairs.by_kind, "pods repaired");
+        }
+        for (kind, count) in repairs.by_kind {
+            state.repaired(kind, count);
+        }
+        all_or_failed(&repairs.failures)
+    }
+
+    /// The pods to compare.
+    fn select<'a>(
+        &self,
+        scope: &PodScope,
+        leases: &'a [Lease],
+        rows: &LocalPodRows,
+    ) -> Vec<&'a Lease> {
+        let is_selected = |lease: &&Lease| {
+            let row = rows.get(&lease.address.into());
+            let device = |set: &BTreeSet<u32>| row.is_some_and(|row| set.contains(&row.ifindex));
+            scope.all
+                || row.is_none()
+                || scope.addresses.contains(&lease.address)
+                || device(&scope.devices)
+                || device(&scope.pods)
+                || device(&self.by_tcx)
+                || self.incomplete.contains(&lease.host_ifname)
+        };
+        leases.iter().filter(is_selected).collect()
+    }
+
+    /// Repairs one pod. A pod without programs gets no row: it must not be reachable unchecked.
+    fn repair(
+        &mut self,
+        pod: &Observed<'_>,
+        rows: &LocalPodRows,
+        now: &BootInstant,
+        kernel: &mut dyn Kernel,
+        repairs: &mut Repairs,
+    ) -> Result<(), NotReconciled> {
+        let Observed { lease, path } = pod;
+        let link = &path.link;
+        // ADD sets alias and device up in one request, after programs and row: before that, the pod
+        // belongs to ADD alone.
+        if !link.up && link.alias.is_none() {
+            return Ok(());
+        }
+        match kernel.attach_pod(link.index) {
+            Ok(programs) => {
+                if programs.changed {
+                    repairs.add("pod_programs");
+                }
+                if programs.by_tcx {
+                    self.by_tcx.insert(link.index);
+                }
+            }
+            Err(e) => return fail(lease, &error_chain(&e), kernel, repairs),
+        }
+        let (address, row) = (Addr::from(lease.address), local_pod(lease, link));
+        if rows.get(&address) != Some(&row)
+            && let Some(write) = Write::put::<LocalPods>([(address, row)])
         {
             kernel.write(&write)?;
-            repairs.written += 1;
+            repairs.add("pod_row");
         }
+        for part in self.parts_to_restore(lease, path, now) {
+            if let Err(e) = kernel.restore_path(lease, link, part) {
+                return fail(lease, &error_chain(&e), kernel, repairs);
+            }
+            repairs.add(kind(part));
+        }
+        Ok(())
     }
-    if failed.is_empty() {
-        return Ok(());
+
+    /// The missing parts, without those that a running ADD has yet to create.
+    fn parts_to_restore(
+        &mut self,
+        lease: &Lease,
+        path: &HostPath,
+        now: &BootInstant,
+    ) -> Vec<PathPart> {
+        let device = &lease.host_ifname;
+        if path.is_complete() && !self.complete.contains(device) {
+            self.complete.insert(device.clone());
+        }
+        let ended = self.complete.contains(device)
+            || lease.since.age(now).is_none_or(|age| age >= ADD_SECONDS);
+        if ended || path.missing.is_empty() {
+            self.incomplete.remove(device);
+        } else {
+            self.incomplete.insert(device.clone());
+        }
+        let by_add = |part: &PathPart| matches!(part, PathPart::Neighbour | PathPart::Route);
+        path.missing.iter().copied().filter(|part| ended || !by_add(part)).collect()
     }
-    // A pod that was removed meanwhile did not fail.
-    let present = devices(kernel)?;
-    for (addr, _, error) in failed.into_iter().filter(|(_, index, _)| present.contains(index)) {
-        let lease = leases.iter().find(|lease| Addr::from(lease.address) == *addr);
-        let pod = lease.map(Lease::owner).unwrap_or_default();
-        repairs.failures.push(format!("pod {pod}: {error}"));
+
+    /// Forgets removed pods, and publishes the devices and addresses of the others.
+    fn remember(
+        &mut self,
+        state: &mut State,
+        leases: &[Lease],
+        rows: &LocalPodRows,
+        observed: &[Observed<'_>],
+    ) {
+        let names: BTreeSet<&str> = leases.iter().map(|l| l.host_ifname.as_str()).collect();
+        self.complete.retain(|device| names.contains(device.as_str()));
+        self.incomplete.retain(|device| names.contains(device.as_str()));
+        let new = observed.iter().map(|pod| pod.path.link.index);
+        let devices: BTreeSet<u32> = rows.values().map(|row| row.ifindex).chain(new).collect();
+        self.by_tcx.retain(|device| devices.contains(device));
+        let addresses = leases.iter().map(|lease| lease.address).collect();
+        let poll = !self.incomplete.is_empty() || !self.by_tcx.is_empty();
+        state.set_known_pods(devices, addresses, poll);
+    }
+}
+
+/// Reads the paths of these pods; pods without a device are left out.
+fn observe<'a>(
+    all: bool,
+    leases: Vec<&'a Lease>,
+    kernel: &mut dyn Kernel,
+) -> Result<Vec<Observed<'a>>, NotReconciled> {
+    let paths = if all || leases.len() > SINGLE_READS {
+        kernel.host_paths(&leases)?
+    } else {
+        leases.iter().map(|lease| kernel.host_path(lease)).collect::<Result<_, _>>()?
+    };
+    let observed =
+        |(lease, path): (&'a Lease, Option<HostPath>)| Some(Observed { lease, path: path? });
+    Ok(leases.into_iter().zip(paths).filter_map(observed).collect())
+}
+
+/// Records a failure; a pod that was removed meanwhile did not fail.
+fn fail(
+    lease: &Lease,
+    error: &str,
+    kernel: &mut dyn Kernel,
+    repairs: &mut Repairs,
+) -> Result<(), NotReconciled> {
+    if kernel.host_path(lease)?.is_some() {
+        repairs.failures.push(format!("pod {}: {error}", lease.owner()));
     }
     Ok(())
 }
 
-/// Deletes the rows without a lease whose device does not exist. ADD writes the row before the lease's
-/// device is up, so a row whose device exists may be in use.
+fn kind(part: PathPart) -> &'static str {
+    match part {
+        PathPart::Device => "pod_device",
+        PathPart::Sysctls => "pod_sysctls",
+        PathPart::Neighbour => "pod_neighbour",
+        PathPart::Route => "pod_route",
+    }
+}
+
+/// Deletes rows whose device does not exist. ADD writes the row before the lease's device is up, so a
+/// row whose device exists may be in use.
 fn delete_rows(
+    all: bool,
+    leases: &[Lease],
+    observed: &[Observed<'_>],
+    rows: &LocalPodRows,
     kernel: &mut dyn Kernel,
-    wanted: &BTreeMap<Addr, LocalPod>,
-    rows: &BTreeMap<Addr, LocalPod>,
     repairs: &mut Repairs,
 ) -> Result<(), NotReconciled> {
-    let unwanted: Vec<_> = rows.iter().filter(|(addr, _)| !wanted.contains_key(addr)).collect();
+    let wanted: BTreeSet<Addr> = if all {
+        observed.iter().map(|pod| pod.lease.address.into()).collect()
+    } else {
+        leases.iter().map(|lease| lease.address.into()).collect()
+    };
+    let unwanted: Vec<_> = rows.iter().filter(|(address, _)| !wanted.contains(address)).collect();
     if unwanted.is_empty() {
         return Ok(());
     }
-    let present = devices(kernel)?;
+    let present: BTreeSet<u32> = kernel.links()?.iter().map(|link| link.index).collect();
     let stale = unwanted.iter().filter(|(_, row)| !present.contains(&row.ifindex));
-    let stale: Vec<Addr> = stale.map(|(addr, _)| **addr).collect();
-    repairs.deleted = stale.len();
+    let stale: Vec<Addr> = stale.map(|(address, _)| **address).collect();
+    for _ in &stale {
+        repairs.add("pod_row");
+    }
     if let Some(write) = Write::delete::<LocalPods>(stale) {
         kernel.write(&write)?;
     }
     Ok(())
-}
-
-fn devices(kernel: &mut dyn Kernel) -> Result<BTreeSet<u32>, NotReconciled> {
-    Ok(kernel.links()?.iter().map(|link| link.index).collect())
 }

@@ -6,7 +6,10 @@ use crate::kernel::Kernel;
 use crate::state::State;
 
 /// Attaches the socket programs, again if another program detached them.
-pub struct ReconcileSocketPrograms;
+#[derive(Debug, Default)]
+pub struct ReconcileSocketPrograms {
+    attached: bool,
+}
 
 impl Reconciler for ReconcileSocketPrograms {
     fn concern(&self) -> Concern {
@@ -15,12 +18,15 @@ impl Reconciler for ReconcileSocketPrograms {
 
     fn reconcile(
         &mut self,
-        _state: &mut State,
+        state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
         let changed = kernel.attach_sockets()?;
         if changed > 0 {
             tracing::info!(changed, "socket programs attached");
+        }
+        if std::mem::replace(&mut self.attached, true) {
+            state.repaired("socket_programs", changed);
         }
         Ok(())
     }

@@ -1,15 +1,21 @@
 //! Programs on the uplink, which may move to another device.
 
-use super::{NO_UPLINK, NotReconciled, Reconciler};
+use std::collections::BTreeSet;
+
+use sluice_bpf::error_chain;
+
+use super::{NO_UPLINK, NotReconciled, Reconciler, all_or_failed};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
 
-/// Attaches the uplink programs, and detaches them from a former uplink.
+/// Attaches the uplink programs, and detaches them from former uplinks.
 #[derive(Debug, Default)]
 pub struct ReconcileUplink {
     /// Index of the device that has the programs.
     attached: Option<u32>,
+    /// Devices that may still have them.
+    former: BTreeSet<u32>,
 }
 
 impl Reconciler for ReconcileUplink {
@@ -28,10 +34,19 @@ impl Reconciler for ReconcileUplink {
         if changed {
             tracing::info!(device = %uplink.link.name, "uplink programs attached");
         }
-        if let Some(former) = self.attached.filter(|former| *former != ifindex) {
-            kernel.detach_uplink(former)?;
+        if self.attached == Some(ifindex) {
+            state.repaired("uplink_programs", usize::from(changed));
         }
-        self.attached = Some(ifindex);
-        Ok(())
+        self.former.extend(self.attached.replace(ifindex));
+        self.former.remove(&ifindex);
+        let mut failures = Vec::new();
+        self.former.retain(|former| match kernel.detach_uplink(*former) {
+            Ok(()) => false,
+            Err(e) => {
+                failures.push(error_chain(&e));
+                true
+            }
+        });
+        all_or_failed(&failures)
     }
 }

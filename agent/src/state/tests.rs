@@ -14,7 +14,7 @@ fn marked(event: Event) -> Vec<Concern> {
 
 #[test]
 fn events_mark_the_concerns_that_they_affect() {
-    use Concern::{CniFiles, Forwarding, HostState, Pods, Routes, Uplink};
+    use Concern::{CniFiles, Forwarding, HostState, Pins, Pods, Routes, SocketPrograms, Uplink};
     let objects = |change| marked(Event::Objects(change));
     let this_node = [HostState, Routes, CniFiles];
     let of = |name| node(name, "172.18.0.2", "10.244.1.0/24");
@@ -27,6 +27,9 @@ fn events_mark_the_concerns_that_they_affect() {
     assert_eq!(objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))), []);
     assert_eq!(marked(Event::HostNetwork), [HostState, Uplink, Forwarding, Routes]);
     assert_eq!(marked(Event::Leases), [Pods]);
+    assert_eq!(marked(Event::PodNetwork(PodScope::all())), [Pods]);
+    assert_eq!(marked(Event::Forwarding), [Forwarding]);
+    assert_eq!(marked(Event::Poll), [Pins, Uplink, SocketPrograms]);
     assert_eq!(marked(Event::CniFiles), [CniFiles]);
     assert_eq!(marked(Event::Stop), []);
 }

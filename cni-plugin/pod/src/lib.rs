@@ -1,8 +1,8 @@
 //! One pod's network on the node: create, verify, repair, remove.
 //!
 //! ```text
-//! network    PodNetwork with the four verbs: veth pair, addresses, routes, neighbours, sysctls,
-//!            programs and the LOCAL_PODS row
+//! network    PodNetwork: veth pair, addresses, routes, neighbours, sysctls, programs and the
+//!            LOCAL_PODS row; repair of the node's half
 //! lease      address leases: a pure choice, and a file under a lock
 //! identity   names and hardware addresses derived from container id and interface name
 //! inventory  what the host's devices show: live leases, LOCAL_PODS rows, rebuilt leases
@@ -25,8 +25,8 @@ mod network;
 
 pub use dataplane::Dataplane;
 pub use network::{
-    NetworkError, PodNetwork, Repaired, VethOptions, VethPair, pod_routes, remove_local_pod,
-    remove_veth,
+    HostPath, NetworkError, PathPart, PodNetwork, VethOptions, VethPair, host_path, host_paths,
+    pod_routes, remove_local_pod, remove_veth, restore,
 };
 
 /// The default gateway of every pod. It is link-local and configured on no interface; a permanent
@@ -36,6 +36,9 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// Routing protocol number of every route that Sluice creates (`ip route show proto 83`). Routes
 /// with another number belong to other software.
 pub const ROUTE_PROTOCOL: u8 = 83;
+
+/// Folder of the sysctls.
+pub const PROC_SYS: &str = "/proc/sys";
 
 /// Default folder of the lease file.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/sluice/cni";

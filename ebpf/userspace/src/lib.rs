@@ -26,6 +26,7 @@
 //! | `BPF_PROG_DETACH` | counterpart of attachment without links |
 //! | `BPF_PROG_QUERY`, `BPF_*_GET_FD_BY_ID`, `BPF_OBJ_GET_INFO_BY_FD` | CNI: CHECK and repeated attachment |
 //! | `BPF_OBJ_GET`, `BPF_MAP_*_ELEM`, `BPF_MAP_GET_NEXT_KEY` | CNI: pins and the `LOCAL_PODS` row |
+//! | `BPF_OBJ_PIN` | aya pins objects of its own types only; the agent restores pins of maps that it adopted |
 //! | `BPF_PROG_TEST_RUN` | aya runs programs of its own types only; here a descriptor is enough |
 
 pub mod attach;
@@ -43,7 +44,7 @@ pub mod test_run;
 pub use cpu::parse_cpu_list;
 pub use error::error_chain;
 pub use map::Map;
-pub use object::{MapInfo, ProgInfo, map_by_id, map_info, obj_get, prog_by_id, prog_info};
+pub use object::{MapInfo, ProgInfo, map_by_id, map_info, obj_get, obj_pin, prog_by_id, prog_info};
 pub use program::{AttachTarget, AttachType};
 pub(crate) use program::{prog_attach, prog_detach, prog_query};
 pub use raw::{RawEntries, RawMap};

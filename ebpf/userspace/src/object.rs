@@ -23,6 +23,19 @@ pub fn obj_get(path: &Path) -> Result<OwnedFd, BpfError> {
     Ok(own(fd))
 }
 
+/// Pins an open map or program at `path`, whose directory exists on a bpffs.
+///
+/// # Errors
+/// EEXIST if something is pinned there, EPERM if the path is not on a bpffs.
+pub fn obj_pin(path: &Path, object: impl AsFd) -> Result<(), BpfError> {
+    let fail = |e| BpfError::new(format!("pin {}", path.display()), e);
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| fail(e.into()))?;
+    let bpf_fd = object.as_fd().as_raw_fd() as u32;
+    let mut attr = ObjAttr { pathname: name.as_ptr() as u64, bpf_fd, ..Default::default() };
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    unsafe { bpf(Cmd::ObjPin, &mut attr) }.map(|_| ()).map_err(fail)
+}
+
 /// Opens the program with this id.
 ///
 /// # Errors

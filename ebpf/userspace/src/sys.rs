@@ -13,6 +13,7 @@ pub(crate) enum Cmd {
     MapUpdate = 2,
     MapDelete = 3,
     MapNextKey = 4,
+    ObjPin = 6,
     ObjGet = 7,
     ProgAttach = 8,
     ProgDetach = 9,

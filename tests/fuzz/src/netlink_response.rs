@@ -1,4 +1,5 @@
-//! Datagrams of rtnetlink.
+//! Datagrams of rtnetlink: responses, and notifications, of which there are at most as many as
+//! headers.
 //!
 //! The number of objects is bounded by the size. Bytes after the end of a request change nothing,
 //! and two datagrams without an end have the objects of both.
@@ -9,7 +10,7 @@
 //! send.
 
 use netlink_packet_core::NetlinkMessage;
-use sluice_bpf::netlink::{Responses, parse_responses};
+use sluice_bpf::netlink::{Responses, parse_notifications, parse_responses};
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -36,6 +37,7 @@ const OBJECTS: [Object; 4] = [
 ];
 
 pub(super) fn run(data: &[u8]) {
+    assert!(parse_notifications(data).len() <= data.len() / HEADER);
     let data = &with_used_types(data);
     // The sequence number of the first message, so that it is a response to this request.
     let sequence = data.get(8..12).map_or(0, |b| u32::from_ne_bytes(b.try_into().unwrap()));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
-use netns_tests::{Topology, dataplane, ip, skip};
+use netns_tests::{Topology, command, dataplane, ip, skip};
 use sluice_abi::{Addr, Backend, FlowKey, LocalPod, Network, NetworkKey, PortBe, map, pin};
 use sluice_bpf::attach::{
     AttachOutcome, Direction, Mechanism, attach_device, attach_device_by, clsact, detach_device,
@@ -133,13 +133,49 @@ fn repeated_attachment_changes_nothing_and_another_program_is_replaced() {
             AttachOutcome::Attached
         );
         assert_eq!(tcx::programs(index, Direction::Egress).unwrap()[0].name, "to_pod");
-
-        // One filter holds one program, whatever its name.
-        let mut clsact = |prog: &std::os::fd::OwnedFd| {
-            clsact::attach(&mut netlink, index, Direction::Ingress, prog.as_fd()).unwrap()
-        };
-        assert_eq!(clsact(&from_pod), AttachOutcome::Attached);
-        assert_eq!(clsact(&to_pod), AttachOutcome::Replaced);
-        assert_eq!(clsact(&to_pod), AttachOutcome::Unchanged);
     });
+}
+
+/// A filter of another owner at the place that Sluice prefers.
+#[test]
+fn filters_of_other_owners_stay_beside_those_of_sluice() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    dataplane::load(&node);
+    ip(&node.namespaces, "link add left type veth peer name right");
+    let tc = |arguments: &str| {
+        // A bytecode is one argument with spaces.
+        let arguments: Vec<String> =
+            arguments.split_whitespace().map(|word| word.replace('_', " ")).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        command(&node.namespaces, "tc", &arguments)
+    };
+    tc("qdisc add dev left clsact");
+    for (direction, name) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
+        // A classic BPF filter and one of another kind.
+        tc(&format!("filter add dev left {name} prio 100 handle 1 bpf bytecode 1,6_0_0_42"));
+        tc(&format!("filter add dev left {name} prio 101 protocol ip matchall action pass"));
+        let attach = || {
+            node.namespaces.run(|| {
+                let mut netlink = Netlink::open().unwrap();
+                let index = link_by_name(&mut netlink, "left").unwrap().unwrap().index;
+                let program = obj_get(format!("{}/to_pod", pin::PROGRAMS).as_ref()).unwrap();
+                clsact::attach(&mut netlink, index, direction, program.as_fd()).unwrap()
+            })
+        };
+        assert_eq!(attach(), AttachOutcome::Attached);
+        assert_eq!(attach(), AttachOutcome::Unchanged);
+        let filters = tc(&format!("filter show dev left {name}"));
+        for words in ["bytecode", "matchall", "pref 102 bpf", "to_pod"] {
+            assert!(filters.contains(words), "{name}: {words} in {filters}");
+        }
+        let detached = node.namespaces.run(|| {
+            let mut netlink = Netlink::open().unwrap();
+            let index = link_by_name(&mut netlink, "left").unwrap().unwrap().index;
+            detach_device(&mut netlink, index, direction, "to_pod").unwrap()
+        });
+        assert_eq!(detached, 1);
+        let filters = tc(&format!("filter show dev left {name}"));
+        assert!(filters.contains("bytecode") && !filters.contains("to_pod"), "{filters}");
+    }
 }

@@ -10,7 +10,7 @@ use sluice_core::table::{Backends, Frontends, NodeConfigs};
 
 use super::only;
 use crate::conditions::{Concern, Status};
-use crate::event::Event;
+use crate::event::{Event, PodScope};
 use crate::harness::{Harness, delete, lists, node, service, slice, web};
 
 #[tokio::test(start_paused = true)]
@@ -40,25 +40,82 @@ async fn row_changed_by_another_program_is_repaired_by_the_comparison() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attachments_routes_and_files_removed_by_another_program_are_restored() {
+async fn routes_configuration_and_files_removed_by_another_program_are_restored() {
     let mut harness = Harness::ready_with(vec![]).await;
     let kernel = harness.kernel();
-    kernel.uplinks.clear();
-    kernel.socket_programs = false;
     kernel.routes.clear();
     kernel.cni_config = None;
     kernel.maps.remove("NODE_CONFIG");
     let log = harness.run_for(Duration::from_secs(31)).await;
     assert_eq!(
         log,
-        [
-            "attach uplink 2",
-            "attach sockets",
-            "put route 10.244.1.0/24 unreachable",
-            "put NODE_CONFIG 1",
-            "write CNI config",
-        ]
+        ["put route 10.244.1.0/24 unreachable", "put NODE_CONFIG 1", "write CNI config"]
     );
+}
+
+/// The kernel does not notify of these.
+#[tokio::test(start_paused = true)]
+async fn removed_pins_and_programs_are_restored_within_a_second() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    let kernel = harness.kernel();
+    kernel.pins = false;
+    kernel.uplinks.clear();
+    kernel.socket_programs = false;
+    let log = harness.run_for(Duration::from_millis(600)).await;
+    assert_eq!(log, ["restore pins", "attach uplink 2", "attach sockets"]);
+    let repairs = harness.state().repairs();
+    let counted = ["pins", "uplink_programs", "socket_programs"].map(|kind| repairs[kind]);
+    assert_eq!(counted, [3, 1, 8]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_is_not_ready_while_pins_are_missing() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    harness.kernel().pins = false;
+    harness.kernel().fail("restore pins", 2, libc::EPERM);
+    harness.run_for(Duration::from_millis(600)).await;
+    assert_eq!(harness.status(Concern::Pins).0, Status::Failed);
+    assert!(!harness.state().ready());
+    harness.run_for(Duration::from_secs(1)).await;
+    assert!(harness.condition(Concern::Pins).is_none() && harness.state().ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn forwarding_disabled_by_another_program_is_enabled_at_once() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    assert!(harness.state().repairs().is_empty());
+    for event in [Event::Forwarding, of_device(2)] {
+        harness.kernel().forwarding.clear();
+        assert_eq!(harness.send([event]).await, ["enable forwarding eth0"]);
+    }
+    assert_eq!(harness.state().repairs()["forwarding"], 2);
+}
+
+/// A notification about a device.
+fn of_device(index: u32) -> Event {
+    Event::PodNetwork(PodScope { devices: [index].into(), ..PodScope::default() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn filter_removed_from_the_uplink_is_restored_at_once() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    harness.kernel().uplinks.clear();
+    assert_eq!(harness.send([of_device(3)]).await, Vec::<String>::new());
+    assert_eq!(harness.send([of_device(2)]).await, ["attach uplink 2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_detachment_from_a_former_uplink_is_repeated() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    let host = &mut harness.kernel().host;
+    host.addresses[0].ifindex = 3;
+    harness.kernel().fail("detach uplink 2", 1, libc::EBUSY);
+    let log = harness.send([Event::HostNetwork]).await;
+    assert_eq!(only(&log, "detach"), Vec::<&str>::new());
+    assert_eq!(harness.status(Concern::Uplink).0, Status::Failed);
+    let log = harness.run_for(Duration::from_millis(600)).await;
+    assert_eq!(log, ["detach uplink 2"]);
+    assert!(harness.condition(Concern::Uplink).is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,11 +26,10 @@ async fn first_start_performs_each_operation_once_and_in_order() {
     assert_eq!(
         log,
         [
-            "attach uplink 2",
             "attach sockets",
-            "enable forwarding eth0",
-            "put NODE_CONFIG 1",
             "install CNI binary",
+            "attach uplink 2",
+            "enable forwarding eth0",
             "put NETWORKS 4",
             "put BACKENDS 2",
             "put SLOTS 2",
@@ -107,6 +106,26 @@ async fn restart_without_changes_performs_no_operation() {
     log.extend(harness.run_for(Duration::from_secs(900)).await);
     assert_eq!(log, Vec::<String>::new());
     assert_eq!(harness.kernel().rows::<Frontends>(), frontends);
+    assert!(harness.state().ready());
+}
+
+/// The default route, which selects the uplink where no InternalIP does, leads to another device.
+#[tokio::test(start_paused = true)]
+async fn restart_changes_nothing_before_the_node_object_is_known() {
+    let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
+    let config = harness.kernel().maps["NODE_CONFIG"].clone();
+    harness.kernel().host.default_route = Some(3);
+    harness.kernel().host.links[2].mtu = 1300;
+    let mut harness = harness.restart();
+    let other = node("n2", "172.18.0.3", "10.244.2.0/24");
+    let mut log = harness.run_for(Duration::from_secs(40)).await;
+    log.extend(harness.apply(other).await);
+    log.extend(harness.run_for(Duration::from_secs(40)).await);
+    assert_eq!(log, Vec::<String>::new());
+    assert_eq!(harness.kernel().maps["NODE_CONFIG"], config);
+    assert_eq!(harness.status(Concern::HostState).0, Status::Waiting);
+    let log = harness.send(lists(web(&["10.244.2.7"]))).await;
+    assert_eq!(log, Vec::<String>::new());
     assert!(harness.state().ready());
 }
 

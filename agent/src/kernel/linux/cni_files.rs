@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::paths::{CNI_BINARY_NAME, CNI_CONF_NAME};
@@ -45,6 +45,47 @@ pub fn preceding_configs(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Installs the CNI binary, and remembers what it compared: while the agent waits, it is called in
+/// each pass.
+#[derive(Debug, Default)]
+pub struct Installer {
+    /// Identities of both files after the last comparison or installation.
+    compared: Option<(Identity, Identity)>,
+}
+
+/// Device, inode, length and time of the last change of a file. A write changes the time.
+type Identity = (u64, u64, u64, i64, i64);
+
+impl Installer {
+    /// Installs the CNI binary if the installed one differs from `from`. Returns whether it did.
+    ///
+    /// # Errors
+    /// `from` cannot be read, or the file cannot be written or renamed.
+    pub fn install(&mut self, from: &Path, dir: &Path) -> Result<bool, InstallError> {
+        let identities = || Some((identity(from)?, identity(&dir.join(CNI_BINARY_NAME))?));
+        if self.compared.is_some() && self.compared == identities() {
+            return Ok(false);
+        }
+        let installed = install_binary(from, dir)?;
+        self.compared = identities();
+        Ok(installed)
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let m = fs::metadata(path).ok()?;
+    Some((m.dev(), m.ino(), m.len(), m.ctime(), m.ctime_nsec()))
+}
+
+/// Removes the configuration of an agent that ran before the node started: without pins, pods
+/// cannot be created, and the node must not be Ready. Returns whether it existed.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn withdraw_config(dir: &Path) -> Result<bool, InstallError> {
+    remove(&dir.join(CNI_CONF_NAME))
 }
 
 /// Installs the CNI binary if the installed one differs from `from`. Returns whether it did.
@@ -143,6 +184,25 @@ mod tests {
             fs::write(dir.path().join(name), "").unwrap();
         }
         assert_eq!(preceding_configs(dir.path()), ["05-other.conf", "10-kindnet.conflist"]);
+    }
+
+    #[test]
+    fn unchanged_binaries_are_compared_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, bin) = (dir.path().join("sluice-cni"), dir.path().join("bin"));
+        fs::write(&from, "new").unwrap();
+        let mut installer = Installer::default();
+        assert!(installer.install(&from, &bin).unwrap());
+        assert!(!installer.install(&from, &bin).unwrap());
+        // Both files change without a comparison: the remembered identities decide.
+        let compared = installer.compared;
+        fs::write(bin.join(CNI_BINARY_NAME), "bad").unwrap();
+        installer.compared = identity(&from).zip(identity(&bin.join(CNI_BINARY_NAME)));
+        assert!(!installer.install(&from, &bin).unwrap(), "compared although nothing changed");
+        installer.compared = compared;
+        assert!(installer.install(&from, &bin).unwrap(), "a write must be noticed");
+        fs::remove_file(bin.join(CNI_BINARY_NAME)).unwrap();
+        assert!(installer.install(&from, &bin).unwrap());
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use sluice_abi::{pin, program};
 use sluice_bpf::attach::{
     AttachError, AttachOutcome, Direction, attach_cgroup, attach_device, detach_cgroup,
-    detach_device,
+    detach_device, has_tcx_programs,
 };
 use sluice_bpf::netlink::Netlink;
 use sluice_bpf::{self as bpf, AttachType, BpfError};
 
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, PodPrograms};
 
 /// Programs of the host end of a pod's veth pair, with the direction seen from the host.
 const POD: [(&str, Direction); 2] =
@@ -27,12 +27,29 @@ const UPLINK: [(&str, Direction); 2] =
 
 /// A program that could not be attached or detached.
 #[derive(Debug, thiserror::Error)]
-#[error("attach {program} to {target}")]
-pub struct HookError {
-    program: &'static str,
-    target: String,
-    #[source]
-    source: AttachError,
+pub enum HookError {
+    /// It could not be attached.
+    #[error("attach {program} to {target}")]
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// Device or cgroup.
+        target: String,
+        /// The cause.
+        #[source]
+        source: AttachError,
+    },
+    /// It could not be detached.
+    #[error("detach {program} from {target}")]
+    Detach {
+        /// Name of the program.
+        program: &'static str,
+        /// Device.
+        target: String,
+        /// The cause.
+        #[source]
+        source: AttachError,
+    },
 }
 
 /// The cgroup root cannot be opened.
@@ -52,12 +69,13 @@ pub fn attach_uplink(netlink: &mut Netlink, ifindex: u32) -> Result<bool, Kernel
     attach(netlink, UPLINK, ifindex)
 }
 
-/// Attaches the pod programs to the host end of a veth pair. Returns whether anything changed.
+/// Attaches the pod programs to the host end of a veth pair.
 ///
 /// # Errors
 /// A program is not pinned, or the kernel refuses the attachment.
-pub fn attach_pod(netlink: &mut Netlink, ifindex: u32) -> Result<bool, KernelError> {
-    attach(netlink, POD, ifindex)
+pub fn attach_pod(netlink: &mut Netlink, ifindex: u32) -> Result<PodPrograms, KernelError> {
+    let changed = attach(netlink, POD, ifindex)?;
+    Ok(PodPrograms { changed, by_tcx: has_tcx_programs(ifindex)? })
 }
 
 fn attach(
@@ -69,7 +87,7 @@ fn attach(
     for (program, direction) in programs {
         let prog = open(program)?;
         let done = attach_device(netlink, ifindex, direction, &prog).map_err(|source| {
-            HookError { program, target: format!("interface {ifindex}"), source }
+            HookError::Attach { program, target: format!("interface {ifindex}"), source }
         })?;
         changed |= done != AttachOutcome::Unchanged;
     }
@@ -77,21 +95,39 @@ fn attach(
 }
 
 /// Detaches the uplink programs from a device. Programs that are not attached, and a device that
-/// does not exist, are skipped. Returns the number of detached programs.
-pub fn detach_uplink(netlink: &mut Netlink, ifindex: u32) -> usize {
+/// does not exist, are not errors. Returns the number of detached programs.
+///
+/// # Errors
+/// A program cannot be detached.
+pub fn detach_uplink(netlink: &mut Netlink, ifindex: u32) -> Result<usize, KernelError> {
     detach(netlink, UPLINK, ifindex)
 }
 
 /// Detaches all of Sluice's programs from a device, as [`detach_uplink`] does.
-pub fn detach_all(netlink: &mut Netlink, ifindex: u32) -> usize {
-    detach(netlink, POD, ifindex) + detach(netlink, UPLINK, ifindex)
+///
+/// # Errors
+/// A program cannot be detached.
+pub fn detach_all(netlink: &mut Netlink, ifindex: u32) -> Result<usize, KernelError> {
+    Ok(detach(netlink, POD, ifindex)? + detach(netlink, UPLINK, ifindex)?)
 }
 
-fn detach(netlink: &mut Netlink, programs: [(&str, Direction); 2], ifindex: u32) -> usize {
-    programs
-        .into_iter()
-        .filter_map(|(name, direction)| detach_device(netlink, ifindex, direction, name).ok())
-        .sum()
+fn detach(
+    netlink: &mut Netlink,
+    programs: [(&'static str, Direction); 2],
+    ifindex: u32,
+) -> Result<usize, KernelError> {
+    let mut detached = 0;
+    for (program, direction) in programs {
+        match detach_device(netlink, ifindex, direction, program) {
+            Ok(count) => detached += count,
+            Err(source) if source.is_absent() => {}
+            Err(source) => {
+                let target = format!("interface {ifindex}");
+                return Err(HookError::Detach { program, target, source }.into());
+            }
+        }
+    }
+    Ok(detached)
 }
 
 /// Attaches the socket programs to a cgroup. Returns the number of changed hooks.
@@ -105,7 +141,7 @@ pub fn attach_sockets(root: &Path) -> Result<usize, KernelError> {
     for program in program::SOCKET {
         let Some(hook) = AttachType::from_program_name(program) else { continue };
         let prog = open(program)?;
-        let done = attach_cgroup(&cgroup, hook, &prog).map_err(|source| HookError {
+        let done = attach_cgroup(&cgroup, hook, &prog).map_err(|source| HookError::Attach {
             program,
             target: root.display().to_string(),
             source,

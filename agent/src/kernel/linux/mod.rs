@@ -1,8 +1,7 @@
 //! The node itself: bpf(2) and rtnetlink through `sluice-bpf`, leases through `sluice-pod`, files.
 //!
 //! Requests use the blocking netlink client of `sluice-bpf`, which repeats interrupted dumps;
-//! rtnetlink, whose dumps do not report an interruption, is used for notifications only
-//! ([`monitor`]). Programs are loaded by aya ([`load`]), attached and never detached without a
+//! [`monitor`] receives notifications. Programs are loaded by aya ([`load`]), attached and never detached without a
 //! replacement: pods keep their network while no agent runs.
 
 pub mod cni_files;
@@ -28,12 +27,16 @@ use sluice_bpf::netlink::Netlink;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{self, Link};
 use sluice_pod::lease::{BootInstant, Lease, Store};
+use sluice_pod::{HostPath, PathPart, host_path, host_paths, restore};
 
 pub use self::cni_files::InstallError;
 pub use self::hooks::{CgroupError, HookError};
 pub use self::sysctl::SysctlError;
 use super::counters;
-use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, Pods, Result, Routes};
+use super::{
+    CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, PodPrograms, Pods, Result,
+    Routes,
+};
 use crate::host::HostState;
 
 /// Files and directories that the agent works on.
@@ -49,6 +52,8 @@ pub struct Paths {
     pub cni_state_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy.
     pub cgroup_root: PathBuf,
+    /// What is kept until the next boot.
+    pub run_dir: PathBuf,
 }
 
 /// The node that the agent runs on. The programs must be loaded and pinned.
@@ -59,19 +64,23 @@ pub struct LinuxKernel {
     tables: maps::Tables,
     counters: Map<u32, Counter>,
     leases: Store,
+    pins: pins::Pins,
+    cni_binary: cni_files::Installer,
 }
 
 impl LinuxKernel {
-    /// Opens a netlink socket and the counters.
+    /// Opens a netlink socket, the counters and all pins.
     ///
     /// # Errors
-    /// No netlink socket is available, or the counters are not pinned.
+    /// No netlink socket is available, or a pin cannot be opened.
     pub fn open(paths: Paths) -> Result<LinuxKernel> {
         Ok(LinuxKernel {
             netlink: Netlink::open()?,
             tables: maps::Tables::default(),
             counters: maps::counters()?,
             leases: Store::new(&paths.cni_state_dir),
+            pins: pins::Pins::open()?,
+            cni_binary: cni_files::Installer::default(),
             paths,
         })
     }
@@ -86,7 +95,7 @@ pub fn clear_network() -> Result<usize> {
     let mut netlink = Netlink::open()?;
     let mut removed = 0;
     for link in device::links(&mut netlink)? {
-        removed += hooks::detach_all(&mut netlink, link.index);
+        removed += hooks::detach_all(&mut netlink, link.index)?;
     }
     for (dst, hop) in routes::owned(&mut netlink)? {
         routes::delete(&mut netlink, &dst, &hop)?;
@@ -134,7 +143,7 @@ impl Network for LinuxKernel {
         Ok(routes::delete(&mut self.netlink, dst, hop)?)
     }
 
-    fn enable_forwarding(&mut self, uplink: &str) -> Result<()> {
+    fn enable_forwarding(&mut self, uplink: &str) -> Result<bool> {
         Ok(sysctl::enable_forwarding(Some(uplink))?)
     }
 }
@@ -145,16 +154,19 @@ impl Hooks for LinuxKernel {
     }
 
     fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
-        hooks::detach_uplink(&mut self.netlink, ifindex);
-        Ok(())
+        hooks::detach_uplink(&mut self.netlink, ifindex).map(drop)
     }
 
-    fn attach_pod(&mut self, ifindex: u32) -> Result<bool> {
+    fn attach_pod(&mut self, ifindex: u32) -> Result<PodPrograms> {
         hooks::attach_pod(&mut self.netlink, ifindex)
     }
 
     fn attach_sockets(&mut self) -> Result<usize> {
         hooks::attach_sockets(&self.paths.cgroup_root)
+    }
+
+    fn restore_pins(&mut self) -> Result<usize> {
+        self.pins.restore()
     }
 
     fn remove_stale_pins(&mut self) -> Result<Vec<String>> {
@@ -178,6 +190,26 @@ impl Pods for LinuxKernel {
         BootInstant::now().map_err(|e| KernelError::io("read the time since boot", e))
     }
 
+    fn host_paths(&mut self, leases: &[&Lease]) -> Result<Vec<Option<HostPath>>> {
+        Ok(host_paths(&mut self.netlink, leases, sysctl::root())?)
+    }
+
+    fn host_path(&mut self, lease: &Lease) -> Result<Option<HostPath>> {
+        Ok(host_path(&mut self.netlink, lease, sysctl::root())?)
+    }
+
+    fn restore_path(&mut self, lease: &Lease, link: &Link, part: PathPart) -> Result<()> {
+        Ok(restore(&mut self.netlink, lease, link, part, sysctl::root())?)
+    }
+
+    fn old_mtus(&mut self) -> Result<BTreeSet<u32>> {
+        pods::old_mtus(&self.paths.run_dir)
+    }
+
+    fn store_old_mtus(&mut self, mtus: &BTreeSet<u32>) -> Result<()> {
+        pods::store_old_mtus(&self.paths.run_dir, mtus)
+    }
+
     fn set_pod_mtu(&mut self, lease: &Lease, mtu: u32) -> Result<bool> {
         pods::set_mtu(&mut self.netlink, lease, mtu)
     }
@@ -192,7 +224,7 @@ impl Pods for LinuxKernel {
 impl CniFiles for LinuxKernel {
     fn install_cni_binary(&mut self) -> Result<bool> {
         match &self.paths.cni_bin_dir {
-            Some(dir) => Ok(cni_files::install_binary(&self.paths.cni_binary, dir)?),
+            Some(dir) => Ok(self.cni_binary.install(&self.paths.cni_binary, dir)?),
             None => Ok(false),
         }
     }

@@ -1,14 +1,13 @@
 //! Devices, addresses and default route of the network namespace that the agent runs in.
 
+use std::net::IpAddr;
+
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 use sluice_pod::device;
-use sluice_pod::identity::HOST_PREFIX;
 
-use super::routes;
 use crate::host::{HostState, LocalAddress};
 
 /// Reads [`HostState`].
@@ -29,8 +28,14 @@ fn addresses(netlink: &mut Netlink) -> Result<Vec<LocalAddress>, NetlinkError> {
     Ok(responses.iter().filter_map(local_address).collect())
 }
 
-/// The address in a response, unless it is a loopback address. On a device with a peer, IFA_LOCAL is
-/// the node's address; IPv6 addresses have IFA_ADDRESS only.
+/// Whether an address is of one link only: no packet that is routed has it. Each device of a pod has
+/// one where IPv6 is on.
+pub fn is_of_one_link(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+/// The address in a response, unless it is a loopback or an IPv6 link-local address. On a device
+/// with a peer, IFA_LOCAL is the node's address; IPv6 addresses have IFA_ADDRESS only.
 fn local_address(response: &RouteNetlinkMessage) -> Option<LocalAddress> {
     let RouteNetlinkMessage::NewAddress(message) = response else { return None };
     let local = message.attributes.iter().find_map(|a| match a {
@@ -43,7 +48,8 @@ fn local_address(response: &RouteNetlinkMessage) -> Option<LocalAddress> {
             _ => None,
         })
     })?;
-    (!address.is_loopback()).then_some(LocalAddress { address, ifindex: message.header.index })
+    (!address.is_loopback() && !is_of_one_link(&address))
+        .then_some(LocalAddress { address, ifindex: message.header.index })
 }
 
 fn default_route(netlink: &mut Netlink) -> Result<Option<u32>, NetlinkError> {
@@ -90,52 +96,9 @@ pub fn main_table(
     Ok(routes.filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN).collect())
 }
 
-/// Whether a notification can change [`HostState`] or a route of the agent. Devices and routes of
-/// single pods change often and affect neither.
-pub fn affects_node(message: &RouteNetlinkMessage) -> bool {
-    match message {
-        RouteNetlinkMessage::NewLink(m) | RouteNetlinkMessage::DelLink(m) => {
-            let veth = |a: &LinkAttribute| matches!(a, LinkAttribute::IfName(n) if n.starts_with(HOST_PREFIX));
-            !m.attributes.iter().any(veth)
-        }
-        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => true,
-        RouteNetlinkMessage::DelRoute(m) => !routes::leads_to_pod(m),
-        RouteNetlinkMessage::NewRoute(m) => m.header.destination_prefix_length == 0,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use netlink_packet_route::link::LinkMessage;
-    use netlink_packet_route::route::{RouteAddress, RouteProtocol};
-    use sluice_pod::ROUTE_PROTOCOL;
-
     use super::*;
-
-    #[test]
-    fn veths_of_pods_do_not_affect_the_node() {
-        let link = |name: &str| {
-            let mut m = LinkMessage::default();
-            m.attributes.push(LinkAttribute::IfName(name.to_owned()));
-            RouteNetlinkMessage::NewLink(m)
-        };
-        assert!(affects_node(&link("eth0")));
-        assert!(!affects_node(&link("slc0123456789a")));
-    }
-
-    #[test]
-    fn routes_of_pods_do_not_affect_the_node() {
-        let mut pod = RouteMessage::default();
-        pod.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-        pod.header.kind = RouteType::Unicast;
-        pod.header.destination_prefix_length = 32;
-        assert!(!affects_node(&RouteNetlinkMessage::DelRoute(pod.clone())));
-        assert!(!affects_node(&RouteNetlinkMessage::NewRoute(pod.clone())));
-        let mut other = pod;
-        other.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet([172, 18, 0, 3].into())));
-        assert!(affects_node(&RouteNetlinkMessage::DelRoute(other)));
-    }
 
     #[test]
     fn local_address_precedes_the_peer_and_loopback_is_left_out() {
@@ -151,6 +114,7 @@ mod tests {
         assert_eq!(found.as_deref(), Some("10.0.0.1"));
         assert_eq!(response(vec![AddressAttribute::Address(ip("fc00::1"))]).unwrap(), "fc00::1");
         assert_eq!(response(vec![AddressAttribute::Local(ip("127.0.0.1"))]), None);
+        assert_eq!(response(vec![AddressAttribute::Address(ip("fe80::1"))]), None);
     }
 
     #[test]

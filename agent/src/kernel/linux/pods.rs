@@ -1,7 +1,9 @@
 //! Leases, network namespaces and MTU of the pods on this node.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -75,9 +77,58 @@ pub fn set_mtu(netlink: &mut Netlink, lease: &Lease, mtu: u32) -> Result<bool, K
     Ok(true)
 }
 
+/// Former MTUs of the uplink, one a line: a file that a reboot removes, as it removes the pods.
+fn old_mtus_file(run_dir: &Path) -> PathBuf {
+    run_dir.join("former-mtus")
+}
+
+/// The stored former MTUs; none without the file.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn old_mtus(run_dir: &Path) -> Result<BTreeSet<u32>, KernelError> {
+    let path = old_mtus_file(run_dir);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(e) => Err(KernelError::io(format!("read {}", path.display()), e)),
+    }
+}
+
+/// Stores former MTUs.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn store_old_mtus(run_dir: &Path, mtus: &BTreeSet<u32>) -> Result<(), KernelError> {
+    let path = old_mtus_file(run_dir);
+    let lines: String = mtus.iter().map(|mtu| format!("{mtu}\n")).collect();
+    let write = || {
+        fs::create_dir_all(run_dir)?;
+        fs::write(&path, lines)
+    };
+    write().map_err(|e| KernelError::io(format!("write {}", path.display()), e))
+}
+
 fn set_device_mtu(netlink: &mut Netlink, device: &str, mtu: u32) -> Result<(), NetlinkError> {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(device.to_owned()), LinkAttribute::Mtu(mtu)];
     let operation = format!("set the MTU of {device} to {mtu}");
     netlink.change(RouteNetlinkMessage::SetLink(message), 0, &operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn former_mtus_read_back_as_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("sluice");
+        assert_eq!(old_mtus(&run).unwrap(), BTreeSet::new());
+        let mtus = BTreeSet::from([1300, 1500]);
+        store_old_mtus(&run, &mtus).unwrap();
+        assert_eq!(old_mtus(&run).unwrap(), mtus);
+        store_old_mtus(&run, &BTreeSet::new()).unwrap();
+        assert_eq!(old_mtus(&run).unwrap(), BTreeSet::new());
+    }
 }

@@ -4,6 +4,7 @@ use sluice_abi::{Addr, NodeConfig, node_flags};
 use sluice_core::table::NodeConfigs;
 
 use crate::conditions::{Concern, Status};
+use crate::event::Event;
 use crate::harness::{Harness, host, lists, node};
 use crate::host::HostState;
 use crate::kernel::fake::FakeKernel;
@@ -53,4 +54,25 @@ async fn node_without_uplink_is_reported() {
     assert_eq!(status, Status::Failed);
     assert!(message.contains("set --uplink"), "{message}");
     assert!(!harness.state().ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_address_of_the_uplink_is_kept_and_reported() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    let config = harness.kernel().rows::<NodeConfigs>();
+    let addresses = std::mem::take(&mut harness.kernel().host.addresses);
+    harness.kernel().host.default_route = Some(2);
+    let changed = harness.send([Event::HostNetwork]).await;
+    assert!(!changed.contains(&"put NODE_CONFIG 1".to_owned()), "{changed:?}");
+    assert_eq!(harness.kernel().rows::<NodeConfigs>(), config);
+    let (status, message) = harness.status(Concern::NodeConfig);
+    assert_eq!(status, Status::Degraded);
+    assert!(message.contains("eth0 has no IPv4 address") && message.contains("172.18.0.2"));
+    // A restart keeps it too.
+    let mut harness = harness.restart();
+    harness.send(lists(vec![])).await;
+    assert_eq!(harness.kernel().rows::<NodeConfigs>(), config);
+    harness.kernel().host.addresses = addresses;
+    harness.send([Event::HostNetwork]).await;
+    assert!(harness.condition(Concern::NodeConfig).is_none());
 }

@@ -41,6 +41,21 @@ async fn mtu_that_changed_while_no_agent_ran_reaches_the_pods() {
     assert!(log.contains(&set_mtu(7, 1400)), "{log:?}");
 }
 
+/// The agent ends after NODE_CONFIG has the new MTU and before the pods have it.
+#[tokio::test(start_paused = true)]
+async fn former_mtu_survives_a_restart() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    harness.kernel().fail("set MTU", usize::MAX, libc::EBUSY);
+    set_uplink_mtu(&mut harness, 1400);
+    let log = harness.send([Event::HostNetwork]).await;
+    assert!(log.contains(&"put NODE_CONFIG 1".to_owned()), "{log:?}");
+    harness.kernel().heal();
+    let mut harness = harness.restart();
+    let log = harness.send(lists(vec![])).await;
+    assert!(log.contains(&set_mtu(7, 1400)), "{log:?}");
+    assert!(harness.kernel().old_mtus.is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn failed_pod_is_retried_also_after_a_further_change() {
     let (mut harness, _) = with_pods(&[7, 8]).await;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use sluice_abi::{Addr, LocalPod};
+use sluice_pod::PathPart;
 
 use super::with_pods;
 use crate::conditions::{Concern, Status};
-use crate::event::Event;
-use crate::harness::{host, pod};
+use crate::event::{Event, PodScope};
+use crate::harness::{Harness, host, pod};
 use crate::kernel::fake::FakeKernel;
 use crate::reconcile::pods::LocalPods;
 
@@ -35,7 +36,7 @@ async fn pods_are_repaired_before_any_object_arrives() {
     let (lease, link) = pod(7);
     kernel.leases.push(lease);
     kernel.host.links.push(link);
-    let mut harness = crate::harness::Harness::with(&[], kernel);
+    let mut harness = Harness::with(&[], kernel);
     assert_eq!(of_pods(harness.run_until_idle().await), ["attach pod 107", "put LOCAL_PODS 1"]);
 }
 
@@ -49,7 +50,8 @@ async fn wrong_row_is_replaced() {
         LocalPod { host_mac: [1; 6], ..row },
     ] {
         harness.kernel().overwrite::<LocalPods>(addr, wrong);
-        assert_eq!(harness.send([Event::Leases]).await, ["put LOCAL_PODS 1"]);
+        let all = Event::PodNetwork(PodScope::all());
+        assert_eq!(harness.send([all]).await, ["put LOCAL_PODS 1"]);
         assert_eq!(harness.kernel().rows::<LocalPods>(), [(addr, row)]);
     }
 }
@@ -92,4 +94,148 @@ async fn failed_pod_gets_no_row_and_does_not_stop_the_others() {
     let log = harness.run_for(Duration::from_millis(250)).await;
     assert_eq!(log, ["attach pod 107", "put LOCAL_PODS 1"]);
     assert!(harness.condition(Concern::Pods).is_none());
+}
+
+/// A notification about the device of pod `n`.
+fn device(n: u8) -> Event {
+    let devices = [100 + u32::from(n)].into();
+    Event::PodNetwork(PodScope { devices, ..PodScope::default() })
+}
+
+/// A notification about the route to pod `n`.
+fn address(n: u8) -> Event {
+    let addresses = [[10, 244, 1, n].into()].into();
+    Event::PodNetwork(PodScope { addresses, ..PodScope::default() })
+}
+
+fn remove_parts(harness: &mut Harness, n: u8, parts: &[PathPart]) {
+    let missing = parts.iter().copied().collect();
+    harness.kernel().missing.insert(pod(n).0.host_ifname, missing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_removed_by_another_program_are_restored_at_once() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    for (part, event) in [
+        (PathPart::Sysctls, device(7)),
+        (PathPart::Neighbour, device(7)),
+        (PathPart::Route, address(7)),
+    ] {
+        remove_parts(&mut harness, 7, &[part]);
+        let log = harness.send([event]).await;
+        assert_eq!(log, [format!("restore {} 10.244.1.7", part.label())]);
+    }
+    harness.kernel().pod_hooks.remove(&107);
+    assert_eq!(harness.send([device(7)]).await, ["attach pod 107"]);
+    let repairs = harness.state().repairs();
+    for kind in ["pod_sysctls", "pod_neighbour", "pod_route"] {
+        assert_eq!(repairs.get(kind), Some(&1), "{kind} in {repairs:?}");
+    }
+    assert_eq!(repairs["pod_programs"], 3, "two at the start");
+}
+
+#[tokio::test(start_paused = true)]
+async fn device_set_down_is_set_up_with_its_route_and_entry() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    let link = harness.kernel().host.links.last_mut().unwrap();
+    (link.up, link.alias) = (false, Some("shop/pod-7 eth0 c7".to_owned()));
+    remove_parts(&mut harness, 7, &[PathPart::Neighbour, PathPart::Route]);
+    assert_eq!(
+        harness.send([device(7)]).await,
+        ["restore device 10.244.1.7", "restore neighbour 10.244.1.7", "restore route 10.244.1.7"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn cost_of_a_notification_is_one_pod() {
+    let numbers: Vec<u8> = (2..=251).collect();
+    let (mut harness, _) = with_pods(&numbers).await;
+    harness.kernel().paths_read = 0;
+    harness.kernel().fail("list paths", usize::MAX, libc::EIO);
+    harness.send([device(7)]).await;
+    harness.send([address(9)]).await;
+    assert_eq!(harness.kernel().paths_read, 2);
+    // Devices and addresses of others, and the frequent check.
+    harness.kernel().fail("read leases", usize::MAX, libc::EIO);
+    let other = PodScope {
+        devices: [3].into(),
+        addresses: [[172, 18, 0, 9].into()].into(),
+        ..PodScope::default()
+    };
+    harness.send([Event::PodNetwork(other)]).await;
+    harness.run_for(Duration::from_secs(20)).await;
+    assert!(harness.condition(Concern::Pods).is_none());
+}
+
+/// ADD creates entry and route after it has set the device up; a network with the route is complete.
+#[tokio::test(start_paused = true)]
+async fn route_of_a_running_add_is_left_to_it() {
+    let (mut harness, _) = with_pods(&[]).await;
+    let (mut lease, link) = pod(7);
+    lease.since.seconds = harness.kernel().boot_instant.seconds;
+    harness.kernel().leases.push(lease);
+    harness.kernel().host.links.push(link);
+    remove_parts(&mut harness, 7, &[PathPart::Sysctls, PathPart::Neighbour, PathPart::Route]);
+    let log = harness.send([Event::Leases]).await;
+    assert_eq!(log, ["attach pod 107", "put LOCAL_PODS 1", "restore sysctls 10.244.1.7"]);
+    assert_eq!(harness.run_for(Duration::from_secs(5)).await, Vec::<String>::new());
+    // It never ended.
+    harness.kernel().boot_instant.seconds += 10;
+    let log = harness.run_for(Duration::from_secs(1)).await;
+    assert_eq!(log, ["restore neighbour 10.244.1.7", "restore route 10.244.1.7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn route_of_a_new_pod_is_restored_once_it_was_complete() {
+    let (mut harness, _) = with_pods(&[]).await;
+    let (mut lease, link) = pod(7);
+    lease.since.seconds = harness.kernel().boot_instant.seconds;
+    harness.kernel().leases.push(lease);
+    harness.kernel().host.links.push(link);
+    harness.send([Event::Leases]).await;
+    remove_parts(&mut harness, 7, &[PathPart::Route]);
+    assert_eq!(harness.send([address(7)]).await, ["restore route 10.244.1.7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_restoration_is_repeated_without_an_event() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    remove_parts(&mut harness, 7, &[PathPart::Route]);
+    harness.kernel().fail("restore route", 1, libc::EBUSY);
+    harness.send([address(7)]).await;
+    let (status, message) = harness.status(Concern::Pods);
+    assert_eq!(status, Status::Failed);
+    assert!(message.starts_with("pod shop/pod-7: restore route 10.244.1.7: "), "{message}");
+    let log = harness.run_for(Duration::from_millis(250)).await;
+    assert_eq!(log, ["restore route 10.244.1.7"]);
+    assert!(harness.condition(Concern::Pods).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn interrupted_dump_is_repeated_for_all_pods() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    remove_parts(&mut harness, 8, &[PathPart::Route]);
+    harness.kernel().fail("list paths", 1, libc::EINTR);
+    let log = harness.send([Event::PodNetwork(PodScope::all())]).await;
+    assert_eq!(log, Vec::<String>::new());
+    let log = harness.run_for(Duration::from_millis(250)).await;
+    assert_eq!(log, ["restore route 10.244.1.8"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn programs_attached_by_tcx_are_checked_frequently() {
+    let mut kernel = FakeKernel::new(host());
+    kernel.by_tcx.insert(107);
+    for (lease, link) in [pod(7), pod(8)] {
+        kernel.leases.push(lease);
+        kernel.host.links.push(link);
+    }
+    let mut harness = Harness::with(&[], kernel);
+    harness.run_until_idle().await;
+    harness.kernel().pod_hooks.clear();
+    assert_eq!(
+        harness.run_for(Duration::from_millis(600)).await,
+        ["attach pod 107"],
+        "the kernel notifies of the other"
+    );
 }

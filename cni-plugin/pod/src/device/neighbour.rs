@@ -53,30 +53,66 @@ pub(crate) fn permanent_neighbour(
     Ok(find_permanent(responses, index, address))
 }
 
+/// Lists the permanent IPv4 neighbour entries: device, address, hardware address.
+///
+/// # Errors
+/// The neighbour entries cannot be listed.
+pub(crate) fn permanent_neighbours(
+    netlink: &mut Netlink,
+) -> Result<Vec<(u32, Ipv4Addr, Mac)>, NetlinkError> {
+    let mut query = NeighbourMessage::default();
+    query.header.family = AddressFamily::Inet;
+    let responses =
+        netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list neighbour entries")?;
+    Ok(responses.into_iter().filter_map(permanent).collect())
+}
+
+/// Returns the hardware address of one permanent IPv4 neighbour entry, or `None`. One request
+/// without a dump.
+///
+/// # Errors
+/// The kernel rejects the request.
+pub(crate) fn neighbour(
+    netlink: &mut Netlink,
+    index: u32,
+    address: Ipv4Addr,
+) -> Result<Option<Mac>, NetlinkError> {
+    let mut query = NeighbourMessage::default();
+    query.header.family = AddressFamily::Inet;
+    query.header.ifindex = index;
+    query.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
+    let operation = format!("read the neighbour entry for {address}");
+    match netlink.get(RouteNetlinkMessage::GetNeighbour(query), &operation) {
+        Err(e) if e.is_absent() => Ok(None),
+        Err(e) => Err(e),
+        Ok(responses) => Ok(find_permanent(responses, index, address)),
+    }
+}
+
 fn find_permanent(
     responses: Vec<RouteNetlinkMessage>,
     index: u32,
     address: Ipv4Addr,
 ) -> Option<Mac> {
-    for response in responses {
-        let RouteNetlinkMessage::NewNeighbour(message) = response else { continue };
-        let header = &message.header;
-        if header.ifindex != index || header.state != NeighbourState::Permanent {
-            continue;
-        }
-        let (mut dst, mut mac) = (None, None);
-        for attribute in message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => dst = Some(a),
-                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
-                _ => {}
-            }
-        }
-        if dst == Some(address) {
-            return mac;
+    let mut entries = responses.into_iter().filter_map(permanent);
+    entries.find(|(i, a, _)| (*i, *a) == (index, address)).map(|(_, _, mac)| mac)
+}
+
+/// Device, address and hardware address of a permanent entry.
+fn permanent(response: RouteNetlinkMessage) -> Option<(u32, Ipv4Addr, Mac)> {
+    let RouteNetlinkMessage::NewNeighbour(message) = response else { return None };
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let (mut dst, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => dst = Some(a),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
+            _ => {}
         }
     }
-    None
+    Some((message.header.ifindex, dst?, mac?))
 }
 
 #[cfg(test)]

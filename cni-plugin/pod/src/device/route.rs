@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
@@ -65,6 +66,30 @@ pub(crate) fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, NetlinkError> 
     query.header.address_family = AddressFamily::Inet;
     let responses = netlink.dump(RouteNetlinkMessage::GetRoute(query), "list routes")?;
     Ok(responses.into_iter().filter_map(route_from).collect())
+}
+
+/// Returns the route of the main table that the kernel chooses for a destination, or `None`.
+///
+/// # Errors
+/// The kernel rejects the request.
+pub(crate) fn route_to(
+    netlink: &mut Netlink,
+    dst: Ipv4Addr,
+) -> Result<Option<Route>, NetlinkError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = AddressFamily::Inet;
+    query.header.destination_prefix_length = 32;
+    query.header.flags = RouteFlags::FibMatch;
+    query.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(dst))];
+    let operation = format!("read the route to {dst}");
+    match netlink.get(RouteNetlinkMessage::GetRoute(query), &operation) {
+        // An unreachable route, or none.
+        Err(e) if e.is_absent() || matches!(e.errno(), libc::EHOSTUNREACH | libc::ENETUNREACH) => {
+            Ok(None)
+        }
+        Err(e) => Err(e),
+        Ok(responses) => Ok(responses.into_iter().find_map(route_from)),
+    }
 }
 
 fn route_from(response: RouteNetlinkMessage) -> Option<Route> {

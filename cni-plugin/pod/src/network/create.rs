@@ -1,16 +1,17 @@
 //! Creation.
 
-use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use sluice_bpf::attach::{Mechanism, attach_device_by};
 use sluice_bpf::netlink::Netlink;
 
-use super::{NetworkError, PodNetwork, find, host_route, pod_routes};
+use super::repair::SYSCTLS;
+use super::{NetworkError, PodNetwork, find, host_route, pod_routes, write_sysctl};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Veth};
 use crate::netns::NetNs;
-use crate::{GATEWAY, identity, inventory};
+use crate::{GATEWAY, PROC_SYS, identity, inventory};
 
 /// Properties of a veth pair that the lease does not determine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +83,9 @@ impl PodNetwork<'_> {
 
     fn configure_host_end(&mut self, host_end: &Link) -> Result<(), NetworkError> {
         // systemd-sysctl applies the distribution's rp_filter to each new device.
-        set_sysctl(&host_end.name, "rp_filter", "0")?;
-        set_sysctl(&host_end.name, "forwarding", "1")?;
+        for (key, value) in SYSCTLS {
+            write_sysctl(Path::new(PROC_SYS), &host_end.name, key, value)?;
+        }
         let alias = identity::alias(
             &self.lease.key,
             self.lease.pod_namespace.as_deref(),
@@ -104,13 +106,4 @@ impl PodNetwork<'_> {
         }
         Ok(())
     }
-}
-
-fn set_sysctl(device: &str, key: &str, value: &str) -> Result<(), NetworkError> {
-    let path = format!("/proc/sys/net/ipv4/conf/{device}/{key}");
-    // A read-only /proc/sys suffices if the value is right already.
-    if fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
-        return Ok(());
-    }
-    fs::write(&path, value).map_err(|source| NetworkError::Sysctl { path, source })
 }

@@ -13,8 +13,9 @@ mod remove;
 mod repair;
 mod verify;
 
-use std::io;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use sluice_bpf::BpfError;
 use sluice_bpf::attach::AttachError;
@@ -26,7 +27,7 @@ use crate::{GATEWAY, ROUTE_PROTOCOL};
 
 pub use create::{VethOptions, VethPair};
 pub use remove::{remove_local_pod, remove_veth};
-pub use repair::Repaired;
+pub use repair::{HostPath, PathPart, host_path, host_paths, restore};
 
 /// One pod's network: the lease describes it, the socket reaches the host's end.
 #[derive(Debug)]
@@ -102,4 +103,19 @@ fn same_route(a: &Route, b: &Route) -> bool {
 
 fn find(netlink: &mut Netlink, name: &str) -> Result<Link, NetworkError> {
     device::link_by_name(netlink, name)?.ok_or_else(|| NetworkError::DeviceMissing(name.to_owned()))
+}
+
+fn sysctl_path(sysctls: &Path, device: &str, key: &str) -> PathBuf {
+    sysctls.join("net/ipv4/conf").join(device).join(key)
+}
+
+/// Sets an IPv4 setting of a device.
+fn write_sysctl(sysctls: &Path, device: &str, key: &str, value: &str) -> Result<(), NetworkError> {
+    let path = sysctl_path(sysctls, device, key);
+    // A read-only /proc/sys suffices if the value is right already.
+    if fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
+        return Ok(());
+    }
+    fs::write(&path, value)
+        .map_err(|source| NetworkError::Sysctl { path: path.display().to_string(), source })
 }

@@ -1,6 +1,8 @@
 //! clsact filters, for kernels before 6.6 and for pods (see [`super::Mechanism`] for the time that
-//! tcx takes): one filter at a fixed priority and handle, so that attaching again replaces it.
+//! tcx takes): one filter per program. A filter is Sluice's by its program, not by its place, so that
+//! attaching again replaces it and filters of other owners stay.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -9,13 +11,14 @@ use netlink_packet_route::tc::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{AttachError, AttachOutcome, Direction, is_ours};
+use super::{AttachError, AttachOutcome, Direction, own_program};
 use crate::netlink::Netlink;
-use crate::{ProgInfo, prog_by_id, prog_info};
+use crate::{ProgInfo, prog_info};
 
-/// Priority of the filter. Lower ones run first; other software commonly starts at 1.
+/// Priority of the filter where it is free. Lower ones run first; other software commonly starts
+/// at 1.
 const PRIORITY: u32 = 100;
-/// Handle of the filter at that priority.
+/// Handle of the filter at its priority.
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
 
 fn header(ifindex: u32, direction: Direction) -> TcHeader {
@@ -31,11 +34,137 @@ fn header(ifindex: u32, direction: Direction) -> TcHeader {
     }
 }
 
-fn filter(ifindex: u32, direction: Direction) -> TcHeader {
+fn filter_header(ifindex: u32, direction: Direction, priority: u32, handle: TcHandle) -> TcHeader {
     let mut header = header(ifindex, direction);
-    header.handle = HANDLE;
-    header.info = PRIORITY << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
+    header.handle = handle;
+    header.info = priority << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
     header
+}
+
+/// A bpf filter and the program in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Filter {
+    priority: u32,
+    handle: TcHandle,
+    program: u32,
+}
+
+/// The filters at one direction of a device.
+#[derive(Debug)]
+pub struct Filters {
+    ifindex: u32,
+    direction: Direction,
+    /// Sluice's filters.
+    own: Vec<(Filter, ProgInfo)>,
+    /// Priorities in use, by filters of any kind and owner.
+    used: BTreeSet<u32>,
+}
+
+impl Filters {
+    /// Lists the filters; none on a device without a clsact qdisc.
+    ///
+    /// # Errors
+    /// bpf(2) or netlink fails.
+    pub fn read(
+        netlink: &mut Netlink,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<Filters, AttachError> {
+        let query = TcMessage::from_parts(header(ifindex, direction), Vec::new());
+        let operation = format!("list the filters at {direction:?} of interface {ifindex}");
+        let found = match netlink.dump(RouteNetlinkMessage::GetTrafficFilter(query), &operation) {
+            Err(e) if matches!(e.errno(), libc::EINVAL | libc::ENOENT) => Vec::new(),
+            other => other?,
+        };
+        let mut filters = Filters { ifindex, direction, own: Vec::new(), used: BTreeSet::new() };
+        for message in found {
+            let RouteNetlinkMessage::NewTrafficFilter(message) = message else { continue };
+            filters.used.insert(priority(&message.header));
+            if let Some(filter) = bpf_filter(message)
+                && let Some((_, info)) = own_program(filter.program)?
+            {
+                filters.own.push((filter, info));
+            }
+        }
+        Ok(filters)
+    }
+
+    /// Whether a filter has Sluice's program of this name.
+    pub fn holds(&self, name: &str) -> bool {
+        self.own.iter().any(|(_, info)| info.name == name)
+    }
+
+    /// Attaches `prog`: replaces the filter with a program of its name, or adds one at the first
+    /// free priority from [`PRIORITY`] on. Filters of other owners stay.
+    ///
+    /// # Errors
+    /// bpf(2) or netlink fails.
+    pub fn attach(
+        &self,
+        netlink: &mut Netlink,
+        prog: BorrowedFd<'_>,
+    ) -> Result<AttachOutcome, AttachError> {
+        let info = prog_info(prog)?;
+        let current = self.own.iter().find(|(_, own)| own.name == info.name);
+        if current.is_some_and(|(_, own)| own.id == info.id) {
+            return Ok(AttachOutcome::Unchanged);
+        }
+        let (slot, flags, outcome) = match current {
+            Some((filter, _)) => (
+                filter_header(self.ifindex, self.direction, filter.priority, filter.handle),
+                NLM_F_CREATE,
+                AttachOutcome::Replaced,
+            ),
+            None => {
+                add_clsact(netlink, self.ifindex)?;
+                let priority = first_free(&self.used);
+                let slot = filter_header(self.ifindex, self.direction, priority, HANDLE);
+                (slot, NLM_F_CREATE | NLM_F_EXCL, AttachOutcome::Attached)
+            }
+        };
+        let attributes = vec![
+            TcAttribute::Kind("bpf".to_owned()),
+            TcAttribute::Options(vec![
+                TcOption::Bpf(TcFilterBpfOption::ProgFd(prog.as_raw_fd() as u32)),
+                TcOption::Bpf(TcFilterBpfOption::ProgName(info.name.clone())),
+                TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+            ]),
+        ];
+        let message = TcMessage::from_parts(slot, attributes);
+        let (direction, ifindex) = (self.direction, self.ifindex);
+        let operation = format!("attach a filter to {direction:?} of interface {ifindex}");
+        let request = RouteNetlinkMessage::NewTrafficFilter(message);
+        match netlink.change(request, flags, &operation) {
+            // A concurrent process (the agent, another ADD) attached the same program first.
+            Err(e)
+                if e.is_present()
+                    && Filters::read(netlink, ifindex, direction)?.has_id(info.id) =>
+            {
+                Ok(AttachOutcome::Unchanged)
+            }
+            other => Ok(other.map(|()| outcome)?),
+        }
+    }
+
+    fn has_id(&self, id: u32) -> bool {
+        self.own.iter().any(|(_, info)| info.id == id)
+    }
+}
+
+fn add_clsact(netlink: &mut Netlink, ifindex: u32) -> Result<(), AttachError> {
+    let qdisc = TcHeader {
+        index: ifindex as i32,
+        handle: TcHandle { major: u16::MAX, minor: 0 },
+        parent: TcHandle::CLSACT,
+        ..TcHeader::default()
+    };
+    let clsact = TcMessage::from_parts(qdisc, vec![TcAttribute::Kind("clsact".to_owned())]);
+    let operation = format!("add a clsact qdisc to interface {ifindex}");
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    match netlink.change(RouteNetlinkMessage::NewQueueDiscipline(clsact), flags, &operation) {
+        Err(e) if !e.is_present() => Err(e.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Attaches `prog`; see [`super::attach_device`].
@@ -48,44 +177,10 @@ pub fn attach(
     direction: Direction,
     prog: BorrowedFd<'_>,
 ) -> Result<AttachOutcome, AttachError> {
-    let info = prog_info(prog)?;
-    let current = own_filter(netlink, ifindex, direction)?;
-    if current == Some(info.id) {
-        return Ok(AttachOutcome::Unchanged);
-    }
-    let qdisc = TcHeader {
-        index: ifindex as i32,
-        handle: TcHandle { major: u16::MAX, minor: 0 },
-        parent: TcHandle::CLSACT,
-        ..TcHeader::default()
-    };
-    let clsact = TcMessage::from_parts(qdisc, vec![TcAttribute::Kind("clsact".to_owned())]);
-    let operation = format!("add a clsact qdisc to interface {ifindex}");
-    let flags = NLM_F_CREATE | NLM_F_EXCL;
-    match netlink.change(RouteNetlinkMessage::NewQueueDiscipline(clsact), flags, &operation) {
-        Err(e) if !e.is_present() => return Err(e.into()),
-        _ => {}
-    }
-    let message = TcMessage::from_parts(
-        filter(ifindex, direction),
-        vec![
-            TcAttribute::Kind("bpf".to_owned()),
-            TcAttribute::Options(vec![
-                TcOption::Bpf(TcFilterBpfOption::ProgFd(prog.as_raw_fd() as u32)),
-                TcOption::Bpf(TcFilterBpfOption::ProgName(info.name)),
-                TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
-            ]),
-        ],
-    );
-    let operation = format!("attach a filter to {direction:?} of interface {ifindex}");
-    netlink.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE, &operation)?;
-    Ok(match current {
-        Some(_) => AttachOutcome::Replaced,
-        None => AttachOutcome::Attached,
-    })
+    Filters::read(netlink, ifindex, direction)?.attach(netlink, prog)
 }
 
-/// Returns Sluice's program on the device, if one is attached.
+/// Returns Sluice's programs in filters of the device.
 ///
 /// # Errors
 /// bpf(2) or netlink fails.
@@ -94,12 +189,11 @@ pub fn programs(
     ifindex: u32,
     direction: Direction,
 ) -> Result<Vec<ProgInfo>, AttachError> {
-    let Some(id) = own_filter(netlink, ifindex, direction)? else { return Ok(Vec::new()) };
-    let info = prog_info(prog_by_id(id)?)?;
-    Ok(if is_ours(&info) { vec![info] } else { Vec::new() })
+    let filters = Filters::read(netlink, ifindex, direction)?;
+    Ok(filters.own.into_iter().map(|(_, info)| info).collect())
 }
 
-/// Deletes Sluice's filter if its program is named `name`; returns how many were deleted.
+/// Deletes Sluice's filters with a program named `name`; returns how many were deleted.
 ///
 /// # Errors
 /// bpf(2) or netlink fails.
@@ -109,50 +203,43 @@ pub fn detach(
     direction: Direction,
     name: &str,
 ) -> Result<usize, AttachError> {
-    if programs(netlink, ifindex, direction)?.iter().all(|info| info.name != name) {
-        return Ok(0);
+    let mut deleted = 0;
+    for (filter, _) in
+        Filters::read(netlink, ifindex, direction)?.own.iter().filter(|(_, info)| info.name == name)
+    {
+        let header = filter_header(ifindex, direction, filter.priority, filter.handle);
+        let message = TcMessage::from_parts(header, vec![TcAttribute::Kind("bpf".to_owned())]);
+        let operation = format!("delete the filter from {direction:?} of interface {ifindex}");
+        match netlink.change(RouteNetlinkMessage::DelTrafficFilter(message), 0, &operation) {
+            Err(e) if e.is_absent() => {}
+            Err(e) => return Err(e.into()),
+            Ok(()) => deleted += 1,
+        }
     }
-    let message = TcMessage::from_parts(
-        filter(ifindex, direction),
-        vec![TcAttribute::Kind("bpf".to_owned())],
-    );
-    let operation = format!("delete the filter from {direction:?} of interface {ifindex}");
-    match netlink.change(RouteNetlinkMessage::DelTrafficFilter(message), 0, &operation) {
-        Err(e) if e.is_absent() => Ok(0),
-        Err(e) => Err(e.into()),
-        Ok(()) => Ok(1),
-    }
+    Ok(deleted)
 }
 
-/// Id of the program in the filter at [`PRIORITY`] and [`HANDLE`].
-fn own_filter(
-    netlink: &mut Netlink,
-    ifindex: u32,
-    direction: Direction,
-) -> Result<Option<u32>, AttachError> {
-    let query = TcMessage::from_parts(header(ifindex, direction), Vec::new());
-    let operation = format!("list the filters at {direction:?} of interface {ifindex}");
-    let filters = match netlink.dump(RouteNetlinkMessage::GetTrafficFilter(query), &operation) {
-        // The device has no clsact qdisc.
-        Err(e) if matches!(e.errno(), libc::EINVAL | libc::ENOENT) => return Ok(None),
-        other => other?,
-    };
-    Ok(filters.into_iter().find_map(program_id))
+/// The first free priority from [`PRIORITY`] on.
+fn first_free(used: &BTreeSet<u32>) -> u32 {
+    (PRIORITY..u32::from(u16::MAX)).find(|priority| !used.contains(priority)).unwrap_or(PRIORITY)
 }
 
-/// Id of the program in a filter, if the filter is the one at [`PRIORITY`] and [`HANDLE`].
-fn program_id(response: RouteNetlinkMessage) -> Option<u32> {
-    let RouteNetlinkMessage::NewTrafficFilter(filter) = response else { return None };
-    if filter.header.info >> 16 != PRIORITY || filter.header.handle != HANDLE {
-        return None;
-    }
-    filter.attributes.into_iter().find_map(|attribute| match attribute {
+fn priority(header: &TcHeader) -> u32 {
+    header.info >> 16
+}
+
+/// The filter in a message of a dump, if it is one of kind bpf. A dump has a further message for each
+/// priority, without a program.
+fn bpf_filter(message: TcMessage) -> Option<Filter> {
+    let (priority, handle) = (priority(&message.header), message.header.handle);
+    let program = message.attributes.into_iter().find_map(|attribute| match attribute {
         TcAttribute::Options(options) => options.into_iter().find_map(|option| match option {
             TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(id),
             _ => None,
         }),
         _ => None,
-    })
+    })?;
+    Some(Filter { priority, handle, program })
 }
 
 #[cfg(test)]
@@ -160,22 +247,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filter_is_known_by_priority_and_handle() {
-        let response = |header: TcHeader| {
-            let id = TcOption::Bpf(TcFilterBpfOption::ProgId(42));
-            let attributes = vec![TcAttribute::Options(vec![id])];
-            RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(header, attributes))
-        };
-        let own = filter(12, Direction::Ingress);
-        assert_eq!(own.info, 100 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be()));
-        assert_eq!(own.parent, TcHandle { major: 0xffff, minor: 0xfff2 });
-        assert_eq!(filter(12, Direction::Egress).parent.minor, 0xfff3);
-        assert_eq!(program_id(response(own.clone())), Some(42));
-        let mut other = own.clone();
-        other.info = 1 << 16;
-        assert_eq!(program_id(response(other)), None);
-        let mut other = own;
-        other.handle = TcHandle { major: 0, minor: 2 };
-        assert_eq!(program_id(response(other)), None);
+    fn a_filter_has_priority_handle_and_program() {
+        let ingress = filter_header(12, Direction::Ingress, 100, HANDLE);
+        assert_eq!(ingress.info, 100 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be()));
+        assert_eq!(ingress.parent, TcHandle { major: 0xffff, minor: 0xfff2 });
+        let egress = filter_header(12, Direction::Egress, 100, HANDLE);
+        assert_eq!(egress.parent.minor, 0xfff3);
+        let id = TcOption::Bpf(TcFilterBpfOption::ProgId(42));
+        let attributes = vec![TcAttribute::Options(vec![id])];
+        let found = bpf_filter(TcMessage::from_parts(ingress.clone(), attributes));
+        assert_eq!(found, Some(Filter { priority: 100, handle: HANDLE, program: 42 }));
+        let of_the_priority = TcMessage::from_parts(ingress, Vec::new());
+        assert_eq!(bpf_filter(of_the_priority), None);
+    }
+
+    #[test]
+    fn a_new_filter_leaves_the_priorities_of_others_alone() {
+        let free = |used: &[u32]| first_free(&used.iter().copied().collect());
+        assert_eq!(free(&[]), 100);
+        assert_eq!(free(&[1, 99, 101]), 100);
+        assert_eq!(free(&[100, 101, 103]), 102);
     }
 }

@@ -9,7 +9,7 @@ mod cgroup;
 pub mod clsact;
 pub mod tcx;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sluice_abi::map;
 
@@ -61,6 +61,16 @@ pub enum AttachError {
     Netlink(#[from] NetlinkError),
 }
 
+impl AttachError {
+    /// Whether the device does not exist.
+    pub fn is_absent(&self) -> bool {
+        match self {
+            AttachError::Bpf(e) => e.errno() == libc::ENODEV,
+            AttachError::Netlink(e) => e.errno() == libc::ENODEV,
+        }
+    }
+}
+
 /// How a tc program is attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
@@ -100,13 +110,15 @@ pub fn attach_device_by(
     let prog = prog.as_fd();
     let name = prog_info(prog)?.name;
     let attached = |programs: Vec<ProgInfo>| programs.iter().any(|info| info.name == name);
-    let by_clsact = attached(clsact::programs(netlink, ifindex, direction)?)
+    // Listed once: each dump costs as much as an attachment.
+    let filters = clsact::Filters::read(netlink, ifindex, direction)?;
+    let by_clsact = filters.holds(&name)
         || mechanism == Mechanism::Clsact && !attached(tcx_programs(ifindex, direction)?);
     if by_clsact {
-        return clsact::attach(netlink, ifindex, direction, prog);
+        return filters.attach(netlink, prog);
     }
     match tcx::attach(ifindex, direction, prog) {
-        Err(e) if no_tcx(&e) => clsact::attach(netlink, ifindex, direction, prog),
+        Err(e) if no_tcx(&e) => filters.attach(netlink, prog),
         other => Ok(other?),
     }
 }
@@ -116,6 +128,23 @@ fn tcx_programs(ifindex: u32, direction: Direction) -> Result<Vec<ProgInfo>, Bpf
         Err(e) if no_tcx(&e) => Ok(Vec::new()),
         other => other,
     }
+}
+
+/// Whether a program is attached to the device by tcx, in either direction. The kernel sends no
+/// notification when such a program is detached.
+///
+/// # Errors
+/// bpf(2) fails; ENODEV if the device does not exist.
+pub fn has_tcx_programs(ifindex: u32) -> Result<bool, BpfError> {
+    for direction in [Direction::Ingress, Direction::Egress] {
+        match prog_query(AttachTarget::Device(ifindex), direction.tcx()) {
+            Err(e) if no_tcx(&e) => return Ok(false),
+            Ok(ids) if ids.is_empty() => {}
+            Ok(_) => return Ok(true),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
 }
 
 /// Lists Sluice's programs on a device, in the order in which they run.
@@ -156,10 +185,33 @@ fn no_tcx(e: &BpfError) -> bool {
 
 /// Whether Sluice loaded a program: it uses a map with one of Sluice's names. The name of a program
 /// does not suffice: other software also uses names such as `connect4`.
-pub fn is_ours(info: &ProgInfo) -> bool {
-    info.map_ids.iter().any(|id| {
-        map_by_id(*id).and_then(map_info).is_ok_and(|info| map::ALL.contains(&info.name.as_str()))
-    })
+fn is_ours(info: &ProgInfo) -> Result<bool, BpfError> {
+    for id in &info.map_ids {
+        let Some(map) = unless_absent(map_by_id(*id))? else { continue };
+        if map::ALL.contains(&map_info(map)?.name.as_str()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The program with this id, if Sluice loaded it; `None` also for a program that was unloaded after
+/// it was listed.
+///
+/// # Errors
+/// bpf(2) fails for another reason: an attached program must not count as absent.
+fn own_program(id: u32) -> Result<Option<(OwnedFd, ProgInfo)>, BpfError> {
+    let Some(fd) = unless_absent(prog_by_id(id))? else { return Ok(None) };
+    let info = prog_info(&fd)?;
+    Ok(is_ours(&info)?.then_some((fd, info)))
+}
+
+/// `None` for ENOENT.
+fn unless_absent<T>(result: Result<T, BpfError>) -> Result<Option<T>, BpfError> {
+    match result {
+        Err(e) if e.errno() == libc::ENOENT => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Attaches by bpf(2) to a hook that accepts several programs.
@@ -174,10 +226,9 @@ fn attach_multi(
         if id == new.id {
             return Ok(AttachOutcome::Unchanged);
         }
-        // A program can be unloaded after it was listed.
-        let Ok(fd) = prog_by_id(id) else { continue };
-        let info = prog_info(&fd)?;
-        if info.name == new.name && is_ours(&info) {
+        if let Some((fd, info)) = own_program(id)?
+            && info.name == new.name
+        {
             older.push(fd);
         }
     }
@@ -200,19 +251,17 @@ fn attach_multi(
 fn programs_multi(target: AttachTarget<'_>, hook: AttachType) -> Result<Vec<ProgInfo>, BpfError> {
     let mut ours = Vec::new();
     for id in prog_query(target, hook)? {
-        let Ok(fd) = prog_by_id(id) else { continue };
-        let info = prog_info(&fd)?;
-        if is_ours(&info) {
-            ours.push(info);
-        }
+        ours.extend(own_program(id)?.map(|(_, info)| info));
     }
     Ok(ours)
 }
 
 fn detach_multi(target: AttachTarget<'_>, hook: AttachType, name: &str) -> Result<usize, BpfError> {
     let mut count = 0;
-    for info in programs_multi(target, hook)?.iter().filter(|info| info.name == name) {
-        let Ok(fd) = prog_by_id(info.id) else { continue };
+    for id in prog_query(target, hook)? {
+        let Some((fd, _)) = own_program(id)?.filter(|(_, info)| info.name == name) else {
+            continue;
+        };
         match prog_detach(target, hook, fd.as_fd()) {
             Ok(()) => count += 1,
             Err(e) if e.errno() == libc::ENOENT => {}
@@ -233,6 +282,18 @@ mod tests {
         let error = |errno| BpfError::new("query", io::Error::from_raw_os_error(errno));
         assert!(no_tcx(&error(libc::EINVAL)));
         assert!(!no_tcx(&error(libc::EPERM)) && !no_tcx(&error(libc::ENODEV)));
+        assert!(AttachError::from(error(libc::ENODEV)).is_absent());
+        assert!(!AttachError::from(error(libc::EINVAL)).is_absent());
+    }
+
+    #[test]
+    fn only_an_absent_object_is_skipped() {
+        let failed = |errno| {
+            unless_absent::<()>(Err(BpfError::new("open", io::Error::from_raw_os_error(errno))))
+        };
+        assert!(failed(libc::ENOENT).is_ok_and(|found| found.is_none()));
+        assert!(failed(libc::EPERM).is_err() && failed(libc::EMFILE).is_err());
+        assert!(unless_absent(Ok(7)).is_ok_and(|found| found == Some(7)));
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Blocking rtnetlink: one request and its responses.
+//! Blocking rtnetlink: one request and its responses; and notifications about changes.
 //!
 //! A socket stays in the network namespace in which it was opened: a thread that opens one inside a
 //! pod can leave the pod and still configure it.
 
 mod error;
+mod notification;
 mod response;
 
 use std::io;
@@ -15,6 +16,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 pub use error::{KernelError, NetlinkError};
+pub use notification::{Notification, Notifications, parse_notifications};
 pub use response::{Responses, parse_responses};
 
 /// Attempts at a dump that races with changes: while a node starts its pods, devices appear by the
