@@ -49,6 +49,8 @@ pub struct PodScope {
     pub devices: BTreeSet<u32>,
     /// Addresses of any kind.
     pub addresses: BTreeSet<Ipv4Addr>,
+    /// Those to which CNI ADD had created a route.
+    pub routed: BTreeSet<Ipv4Addr>,
 }
 
 impl PodScope {
@@ -68,5 +70,6 @@ impl PodScope {
         self.pods.extend(other.pods);
         self.devices.extend(other.devices);
         self.addresses.extend(other.addresses);
+        self.routed.extend(other.routed);
     }
 }

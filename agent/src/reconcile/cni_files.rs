@@ -30,7 +30,13 @@ const AFTER: [Concern; 6] = [
 ];
 
 /// Installs both files.
-pub struct ReconcileCniFiles;
+#[derive(Debug, Default)]
+pub struct ReconcileCniFiles {
+    /// Whether the binary was installed or found.
+    binary: bool,
+    /// The configuration that was written or found.
+    config: String,
+}
 
 impl Reconciler for ReconcileCniFiles {
     fn concern(&self) -> Concern {
@@ -42,8 +48,12 @@ impl Reconciler for ReconcileCniFiles {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        if kernel.install_cni_binary()? {
+        let installed = kernel.install_cni_binary()?;
+        if installed {
             tracing::info!("CNI binary installed");
+        }
+        if std::mem::replace(&mut self.binary, true) {
+            state.repaired("cni_binary", usize::from(installed));
         }
         let subnet = subnet(state);
         // Named first: everything else waits for it.
@@ -53,7 +63,11 @@ impl Reconciler for ReconcileCniFiles {
         }
         let (subnet, mtu) = (subnet?, state.pod_mtu().ok_or(NO_UPLINK)?);
         let text = conflist(&subnet, mtu, &state.config().cni_state_dir);
-        if kernel.write_cni_config(&text)? {
+        let written = kernel.write_cni_config(&text)?;
+        if std::mem::replace(&mut self.config, text.clone()) == text {
+            state.repaired("cni_config", usize::from(written));
+        }
+        if written {
             tracing::info!(%subnet, mtu, "CNI configuration written");
             for file in kernel.preceding_cni_configs() {
                 tracing::warn!(

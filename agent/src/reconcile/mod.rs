@@ -104,13 +104,13 @@ impl Reconcilers {
             Box::new(socket_programs::ReconcileSocketPrograms::default()),
             Box::new(forwarding::ReconcileForwarding::default()),
             Box::new(service_maps::ReconcileServiceMaps::new(capacity)),
-            Box::new(routes::ReconcileRoutes),
+            Box::new(routes::ReconcileRoutes::default()),
             Box::new(node_config::ReconcileNodeConfig),
             Box::new(pods::ReconcilePods::default()),
             Box::new(pod_mtu::ReconcilePodMtu::default()),
             Box::new(leases::ReconcileLeases),
             Box::new(stale_sockets::ReconcileStaleSockets::default()),
-            Box::new(cni_files::ReconcileCniFiles),
+            Box::new(cni_files::ReconcileCniFiles::default()),
             Box::new(stale_pins::ReconcileStalePins),
         ])
     }

@@ -50,7 +50,7 @@ type LocalPodRows = BTreeMap<Addr, LocalPod>;
 pub struct ReconcilePods {
     /// Pods of a failed attempt.
     retried: PodScope,
-    /// Devices of pods whose path was complete once: their ADD has ended.
+    /// Devices of pods whose route existed once: their ADD has ended.
     complete: BTreeSet<String>,
     /// Devices of pods whose path is not complete and whose ADD may still run.
     incomplete: BTreeSet<String>,
@@ -109,6 +109,8 @@ impl ReconcilePods {
         let selected = self.select(scope, &leases, &rows);
         let observed = observe(scope.all, selected, kernel)?;
         let mut repairs = Repairs::default();
+        let routed = leases.iter().filter(|lease| scope.routed.contains(&lease.address));
+        self.complete.extend(routed.map(|lease| lease.host_ifname.clone()));
         for pod in &observed {
             self.repair(pod, &rows, &now, kernel, &mut repairs)?;
         }

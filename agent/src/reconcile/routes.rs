@@ -12,7 +12,11 @@ use crate::kernel::{Hop, Kernel, Routes};
 use crate::state::State;
 
 /// Adds, replaces and deletes routes.
-pub struct ReconcileRoutes;
+#[derive(Debug, Default)]
+pub struct ReconcileRoutes {
+    /// The routes after the last success.
+    former: Routes,
+}
 
 impl Reconciler for ReconcileRoutes {
     fn concern(&self) -> Concern {
@@ -33,20 +37,27 @@ impl Reconciler for ReconcileRoutes {
         let desired = desired(state);
         let actual = kernel.routes()?;
         let mut failures = Vec::new();
-        let (mut written, mut deleted) = (0, 0);
+        let (mut written, mut deleted, mut repaired) = (0, 0, 0);
         for change in changes(&actual, &desired) {
             let result = match &change {
                 Change::Put(dst, hop) => kernel.put_route(dst, hop).map(|()| written += 1),
                 Change::Delete(dst, hop) => kernel.delete_route(dst, hop).map(|()| deleted += 1),
             };
-            if let Err(e) = result {
-                failures.push(error_chain(&e));
+            match (result, change) {
+                (Err(e), _) => failures.push(error_chain(&e)),
+                (Ok(()), Change::Put(dst, hop)) if self.former.get(&dst) == Some(&hop) => {
+                    repaired += 1;
+                }
+                _ => {}
             }
         }
+        state.repaired("routes", repaired);
         if written + deleted > 0 {
             tracing::info!(written, deleted, "routes changed");
         }
-        all_or_failed(&failures)
+        all_or_failed(&failures)?;
+        self.former = desired;
+        Ok(())
     }
 }
 

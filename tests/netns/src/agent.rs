@@ -12,6 +12,8 @@ use crate::{Namespaces, Node, agent_binary, cni_binary, eventually};
 
 /// Address of the agent's health server.
 const HEALTH: &str = "127.0.0.1:10256";
+/// Address of the agent's metrics.
+const METRICS: &str = "127.0.0.1:10249";
 
 /// A running agent; it is killed when this value is dropped.
 #[derive(Debug)]
@@ -82,8 +84,18 @@ impl Agent {
 
     /// Requests a path of the agent's health server; returns the whole response.
     pub fn get(&self, path: &str) -> std::io::Result<String> {
+        self.request(HEALTH, path)
+    }
+
+    /// The agent's metrics.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        self.request(METRICS, "/metrics").unwrap_or_else(|e| panic!("metrics: {e}"))
+    }
+
+    fn request(&self, server: &str, path: &str) -> std::io::Result<String> {
         self.namespaces.run(|| {
-            let address: SocketAddr = HEALTH.parse().unwrap();
+            let address: SocketAddr = server.parse().unwrap();
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
             stream.set_read_timeout(Some(Duration::from_secs(2)))?;
             write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;

@@ -114,10 +114,11 @@ impl Burst {
                 self.node |= !address.as_ref().is_some_and(is_of_one_link);
             }
             Notification::Route { deleted, protocol, dst, prefix, device, gateway } => {
+                let of_a_pod = protocol == ROUTE_PROTOCOL && !gateway && device.is_some();
                 if let Some(address) = host_address(dst, prefix) {
                     self.pods.addresses.insert(address);
+                    self.pods.routed.extend(of_a_pod.then_some(address));
                 }
-                let of_a_pod = protocol == ROUTE_PROTOCOL && !gateway && device.is_some();
                 self.node |= if deleted { !of_a_pod } else { prefix == 0 };
             }
             // The kernel changes entries that are not permanent by itself.
@@ -154,6 +155,8 @@ fn host_address(dst: Option<IpAddr>, prefix: u8) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn burst(notifications: Vec<Notification>) -> Burst {
@@ -179,8 +182,9 @@ mod tests {
             burst.pods
         };
         assert_eq!(of_pods(link("slc0123456789a")).pods, [7].into());
-        let address = [[10, 244, 1, 7].into()].into();
-        assert_eq!(of_pods(route(true, "10.244.1.7", 32, false)).addresses, address);
+        let address: BTreeSet<Ipv4Addr> = [[10, 244, 1, 7].into()].into();
+        let deleted = of_pods(route(true, "10.244.1.7", 32, false));
+        assert_eq!((deleted.addresses, deleted.routed), (address.clone(), address.clone()));
         assert_eq!(of_pods(route(false, "10.244.1.7", 32, false)).addresses, address);
         assert_eq!(of_pods(Notification::TrafficControl { index: 7 }).devices, [7].into());
         assert_eq!(of_pods(Notification::Netconf { index: Some(7) }).devices, [7].into());

@@ -102,10 +102,17 @@ fn device(n: u8) -> Event {
     Event::PodNetwork(PodScope { devices, ..PodScope::default() })
 }
 
-/// A notification about the route to pod `n`.
+/// A notification about the route to pod `n`, by another program.
 fn address(n: u8) -> Event {
     let addresses = [[10, 244, 1, n].into()].into();
     Event::PodNetwork(PodScope { addresses, ..PodScope::default() })
+}
+
+/// A notification about the route of ADD to pod `n`.
+fn route_of_add(n: u8) -> Event {
+    let routed = [[10, 244, 1, n].into()].into();
+    let pods = [100 + u32::from(n)].into();
+    Event::PodNetwork(PodScope { pods, routed, ..PodScope::default() })
 }
 
 fn remove_parts(harness: &mut Harness, n: u8, parts: &[PathPart]) {
@@ -179,7 +186,15 @@ async fn route_of_a_running_add_is_left_to_it() {
     let log = harness.send([Event::Leases]).await;
     assert_eq!(log, ["attach pod 107", "put LOCAL_PODS 1", "restore sysctls 10.244.1.7"]);
     assert_eq!(harness.run_for(Duration::from_secs(5)).await, Vec::<String>::new());
-    // It never ended.
+    // The route is deleted before the agent has read it.
+    let mut other = pod(8);
+    other.0.since.seconds = harness.kernel().boot_instant.seconds;
+    harness.kernel().leases.push(other.0);
+    harness.kernel().host.links.push(other.1);
+    remove_parts(&mut harness, 8, &[PathPart::Route]);
+    let log = harness.send([route_of_add(8)]).await;
+    assert_eq!(log.last().unwrap(), "restore route 10.244.1.8");
+    // The ADD of the first never ended.
     harness.kernel().boot_instant.seconds += 10;
     let log = harness.run_for(Duration::from_secs(1)).await;
     assert_eq!(log, ["restore neighbour 10.244.1.7", "restore route 10.244.1.7"]);

@@ -7,6 +7,7 @@ mod limits;
 mod node_changes;
 mod packets;
 mod readiness;
+mod repairs;
 mod restarts;
 mod services;
 mod unreachable;
