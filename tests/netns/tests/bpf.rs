@@ -152,9 +152,9 @@ fn filters_of_other_owners_stay_beside_those_of_sluice() {
     };
     tc("qdisc add dev left clsact");
     for (direction, name) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
-        // A classic BPF filter and one of another kind.
+        // Classic BPF filters, one of another protocol.
         tc(&format!("filter add dev left {name} prio 100 handle 1 bpf bytecode 1,6_0_0_42"));
-        tc(&format!("filter add dev left {name} prio 101 protocol ip matchall action pass"));
+        tc(&format!("filter add dev left {name} prio 101 protocol ip bpf bytecode 1,6_0_0_43"));
         let attach = || {
             node.namespaces.run(|| {
                 let mut netlink = Netlink::open().unwrap();
@@ -166,7 +166,7 @@ fn filters_of_other_owners_stay_beside_those_of_sluice() {
         assert_eq!(attach(), AttachOutcome::Attached);
         assert_eq!(attach(), AttachOutcome::Unchanged);
         let filters = tc(&format!("filter show dev left {name}"));
-        for words in ["bytecode", "matchall", "pref 102 bpf", "to_pod"] {
+        for words in ["0 0 42", "0 0 43", "pref 102 bpf", "to_pod"] {
             assert!(filters.contains(words), "{name}: {words} in {filters}");
         }
         let detached = node.namespaces.run(|| {
@@ -176,6 +176,6 @@ fn filters_of_other_owners_stay_beside_those_of_sluice() {
         });
         assert_eq!(detached, 1);
         let filters = tc(&format!("filter show dev left {name}"));
-        assert!(filters.contains("bytecode") && !filters.contains("to_pod"), "{filters}");
+        assert!(filters.contains("0 0 42") && !filters.contains("to_pod"), "{filters}");
     }
 }
