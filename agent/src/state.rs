@@ -7,21 +7,25 @@
 //! Results of one reconciler that another depends on are stored here (`tables_written`,
 //! `uplink`, ...); reconcilers never call each other.
 
+mod conflict;
+mod pods;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
 use sluice_abi::Backend;
 use sluice_core::model::{Kind, Node};
-use sluice_core::tables::Conflict;
-use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables, dump};
+use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables};
 
 use crate::api::Call;
 use crate::conditions::{Concern, Conditions, Status};
 use crate::config::Config;
 use crate::event::{Event, PodScope};
 use crate::host::{HostState, Uplink, UplinkError};
+
+pub use self::pods::PodSelection;
 
 /// Every this many resyncs, the rows in the kernel are compared with the desired ones.
 const RESYNCS_PER_COMPARISON: u32 = 10;
@@ -46,12 +50,8 @@ pub struct State {
     ready: bool,
     stale_udp: BTreeSet<Backend>,
     old_mtus: BTreeSet<u32>,
-    /// Pods to be compared.
-    pod_scope: PodScope,
-    /// Devices and addresses of the pods that are known.
-    known_pods: (BTreeSet<u32>, BTreeSet<Ipv4Addr>),
-    /// Whether pods have to be compared at each [`Event::Poll`].
-    poll_pods: bool,
+    /// Which pods are compared when.
+    pub pods: PodSelection,
     repairs: BTreeMap<&'static str, u64>,
     calls: Vec<Call>,
     stopped: bool,
@@ -81,9 +81,7 @@ impl State {
             ready: false,
             stale_udp: BTreeSet::new(),
             old_mtus: BTreeSet::new(),
-            pod_scope: PodScope::all(),
-            known_pods: <(BTreeSet<u32>, BTreeSet<Ipv4Addr>)>::default(),
-            poll_pods: false,
+            pods: PodSelection::default(),
             repairs: BTreeMap::new(),
             calls: Vec::new(),
             stopped: false,
@@ -125,11 +123,11 @@ impl State {
                 self.resyncs = self.resyncs.wrapping_add(1);
                 self.compare_tables |= self.resyncs.is_multiple_of(RESYNCS_PER_COMPARISON);
                 self.resync = true;
-                self.pod_scope.merge(PodScope::all());
+                self.pods.add(PodScope::all());
             }
             Event::Poll => {
                 self.mark([Concern::Pins, Concern::Uplink, Concern::SocketPrograms]);
-                if self.poll_pods {
+                if self.pods.poll {
                     self.mark([Concern::Pods]);
                 }
             }
@@ -143,10 +141,7 @@ impl State {
         if self.uplink.as_ref().is_some_and(|u| scope.devices.contains(&u.link.index)) {
             self.mark([Concern::Uplink, Concern::Forwarding]);
         }
-        let (devices, addresses) = &self.known_pods;
-        let known = !scope.devices.is_disjoint(devices) || !scope.addresses.is_disjoint(addresses);
-        if scope.all || known || !scope.pods.is_empty() {
-            self.pod_scope.merge(scope);
+        if self.pods.add(scope) {
             self.mark([Concern::Pods]);
         }
     }
@@ -182,7 +177,7 @@ impl State {
     }
 
     fn report_conflicts(&mut self) {
-        let lines: Vec<String> = self.tables.conflicts().map(|c| conflict(&c)).collect();
+        let lines: Vec<String> = self.tables.conflicts().map(|c| conflict::line(&c)).collect();
         if lines.is_empty() {
             self.conditions.clear(Concern::Conflicts);
         } else {
@@ -250,23 +245,6 @@ impl State {
     /// Whether the rows in the kernel have to be compared with the desired ones.
     pub fn take_comparison(&mut self) -> bool {
         std::mem::take(&mut self.compare_tables)
-    }
-
-    /// The pods to be compared since the last call.
-    pub fn take_pod_scope(&mut self) -> PodScope {
-        std::mem::take(&mut self.pod_scope)
-    }
-
-    /// Records the devices and addresses of the pods, and whether they have to be compared at each
-    /// [`Event::Poll`]: notifications about other devices and addresses are ignored.
-    pub fn set_known_pods(
-        &mut self,
-        devices: BTreeSet<u32>,
-        addresses: BTreeSet<Ipv4Addr>,
-        poll: bool,
-    ) {
-        self.known_pods = (devices, addresses);
-        self.poll_pods = poll;
     }
 
     /// Counts changes by other programs that were repaired, by kind.
@@ -410,17 +388,6 @@ impl State {
             ("routes", self.tables.routes().len()),
         ]
     }
-}
-
-/// A conflict in one line.
-fn conflict(c: &Conflict) -> String {
-    let frontend = dump::key(&c.key);
-    let losers: Vec<String> = c.losers.iter().map(ToString::to_string).collect();
-    format!(
-        "{frontend} is used by Service {}, the oldest; not programmed: {}",
-        c.winner,
-        losers.join(", ")
-    )
 }
 
 #[cfg(test)]

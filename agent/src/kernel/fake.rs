@@ -3,19 +3,18 @@
 //! Every operation has a label such as `put FRONTENDS 2` or `attach pod 7`. Operations that change
 //! something are logged by their label; failures are injected by the beginning of a label.
 
+mod pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, io};
 
 use ipnet::IpNet;
 use sluice_core::table::{Rows, Table, TableSpec, Write};
+use sluice_pod::PathPart;
 use sluice_pod::device::Link;
 use sluice_pod::lease::{BootInstant, Lease};
-use sluice_pod::{HostPath, PathPart};
 
-use super::{
-    CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, PodPrograms, Pods, Result,
-    Routes,
-};
+use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, PodPrograms, Result, Routes};
 use crate::host::HostState;
 
 /// Operations that fail: the `skip` first ones whose label begins so succeed, then `times` fail.
@@ -159,15 +158,6 @@ impl FakeKernel {
             }
         }
         rows
-    }
-
-    fn path_of(&self, lease: &Lease) -> Option<HostPath> {
-        let link = self.host.links.iter().find(|link| link.name == lease.host_ifname)?.clone();
-        let mut missing = self.missing.get(&link.name).cloned().unwrap_or_default();
-        if !link.up {
-            missing.insert(PathPart::Device);
-        }
-        Some(HostPath { link, missing })
     }
 
     /// Fails if a failure is injected for this operation.
@@ -317,71 +307,6 @@ impl Hooks for FakeKernel {
         let removed = std::mem::take(&mut self.stale_pins);
         self.log.extend(removed.iter().map(|version| format!("remove pins {version}")));
         Ok(removed)
-    }
-}
-
-impl Pods for FakeKernel {
-    fn leases(&mut self) -> Result<Vec<Lease>> {
-        self.check("read leases")?;
-        Ok(self.leases.clone())
-    }
-
-    fn release_leases(&mut self, leases: &[Lease]) -> Result<()> {
-        for lease in leases {
-            self.change(format!("release lease {}", lease.address))?;
-        }
-        self.leases.retain(|lease| !leases.contains(lease));
-        Ok(())
-    }
-
-    fn boot_instant(&mut self) -> Result<BootInstant> {
-        Ok(self.boot_instant.clone())
-    }
-
-    fn host_paths(&mut self, leases: &[&Lease]) -> Result<Vec<Option<HostPath>>> {
-        self.check("list paths")?;
-        Ok(leases.iter().map(|lease| self.path_of(lease)).collect())
-    }
-
-    fn host_path(&mut self, lease: &Lease) -> Result<Option<HostPath>> {
-        self.check(&format!("read path {}", lease.address))?;
-        self.paths_read += 1;
-        Ok(self.path_of(lease))
-    }
-
-    fn restore_path(&mut self, lease: &Lease, link: &Link, part: PathPart) -> Result<()> {
-        self.change(format!("restore {} {}", part.label(), lease.address))?;
-        if let Some(missing) = self.missing.get_mut(&link.name) {
-            missing.remove(&part);
-        }
-        let links = self.host.links.iter_mut().filter(|l| l.index == link.index);
-        links.for_each(|link| link.up |= part == PathPart::Device);
-        Ok(())
-    }
-
-    fn old_mtus(&mut self) -> Result<BTreeSet<u32>> {
-        self.check("read former MTUs")?;
-        Ok(self.old_mtus.clone())
-    }
-
-    fn store_old_mtus(&mut self, mtus: &BTreeSet<u32>) -> Result<()> {
-        self.check("store former MTUs")?;
-        self.old_mtus.clone_from(mtus);
-        Ok(())
-    }
-
-    fn set_pod_mtu(&mut self, lease: &Lease, mtu: u32) -> Result<bool> {
-        self.change(format!("set MTU {} {mtu}", lease.host_ifname))?;
-        let link = self.host.links.iter_mut().find(|link| link.name == lease.host_ifname);
-        Ok(link.map(|link| link.mtu = mtu).is_some())
-    }
-
-    fn destroy_udp_sockets(&mut self, peers: &BTreeSet<Peer>, pods: &[Lease]) -> Result<()> {
-        let peers: Vec<String> = peers
-            .iter()
-            .map(|(addr, port)| sluice_core::dump::socket_address(*addr, *port).to_string())
-            .collect();
-        self.change(format!("close UDP sockets {} pods {}", peers.join(" "), pods.len()))
     }
 }
 

@@ -86,7 +86,7 @@ impl Reconciler for ReconcilePods {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let mut scope = state.take_pod_scope();
+        let mut scope = state.pods.take();
         scope.merge(std::mem::take(&mut self.retried));
         let result = self.compare(&scope, state, kernel);
         if result.is_err() {
@@ -226,8 +226,8 @@ impl ReconcilePods {
         let devices: BTreeSet<u32> = rows.values().map(|row| row.ifindex).chain(new).collect();
         self.by_tcx.retain(|device| devices.contains(device));
         let addresses = leases.iter().map(|lease| lease.address).collect();
-        let poll = !self.incomplete.is_empty() || !self.by_tcx.is_empty();
-        state.set_known_pods(devices, addresses, poll);
+        state.pods.set_known(devices, addresses);
+        state.pods.poll = !self.incomplete.is_empty() || !self.by_tcx.is_empty();
     }
 }
 

@@ -14,12 +14,13 @@ const AGENT: &str = "agent/src/";
 type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `api` and `observe` read.
-const MODULES: [Allowed; 15] = [
+const MODULES: [Allowed; 16] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
     ("dir_watcher", &[]),
     ("host", &[]),
+    ("lock", &[]),
     ("paths", &[]),
     ("config", &["host", "paths"]),
     ("api", &["counters", "state"]),
@@ -29,7 +30,7 @@ const MODULES: [Allowed; 15] = [
     ("kernel", &["config", "counters", "event", "host", "paths"]),
     ("reconcile", &["conditions", "config", "event", "host", "kernel", "paths", "state"]),
     ("observe", &["conditions", "counters", "state"]),
-    ("cli", &["api", "config", "counters", "kernel", "paths", "run"]),
+    ("cli", &["api", "config", "counters", "kernel", "lock", "paths", "run"]),
     ("view", &["api", "conditions", "kernel", "state"]),
 ];
 
