@@ -41,6 +41,9 @@ pub struct Options {
     /// Run cargo-mutants on the pure crates instead of the listed mutations
     #[arg(long, conflicts_with_all = ["only", "level", "again", "check"])]
     pure: bool,
+    /// Run cargo-mutants on this pure crate only; can be repeated
+    #[arg(long, value_name = "NAME", requires = "pure", value_parser = pure::PACKAGES)]
+    package: Vec<String>,
     /// Run part K of N
     #[arg(long, value_name = "K/N")]
     shard: Option<Shard>,
@@ -72,7 +75,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     }
     let deadline = Duration::from_secs(options.minutes * 60);
     let (entries, may_not_build) = if options.pure {
-        (pure::run(cache, options.shard, deadline)?, true)
+        (pure::run(cache, &options.package, options.shard, deadline)?, true)
     } else {
         (run_listed(options, deadline)?, false)
     };

@@ -13,7 +13,8 @@ use super::shard::Shard;
 use crate::cache::{Cache, checkout};
 use crate::{process, setup};
 
-const PACKAGES: [&str; 3] = ["sluice-core", "sluice-packet", "sluice-abi"];
+/// The pure crates.
+pub const PACKAGES: [&str; 3] = ["sluice-core", "sluice-packet", "sluice-abi"];
 /// Code of tests: what generates objects, what judges the result, what reads cases.
 const EXCLUDED: [&str; 4] = [
     "agent/core/src/oracle/**",
@@ -26,20 +27,33 @@ const COMPLETE: [i32; 3] = [0, 2, 3];
 /// Deadline of a run.
 const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Runs cargo-mutants and returns the outcomes.
+/// Runs cargo-mutants on `packages`, or on all pure crates if there are none, and returns the
+/// outcomes.
 ///
 /// # Errors
 /// When the installation fails, the tests fail without a mutation, or the results cannot be read.
-pub fn run(cache: &Cache, shard: Option<Shard>, deadline: Duration) -> Result<Vec<Entry>> {
+pub fn run(
+    cache: &Cache,
+    packages: &[String],
+    shard: Option<Shard>,
+    deadline: Duration,
+) -> Result<Vec<Entry>> {
     let program = setup::cargo_mutants(cache)?;
-    let name = shard.map_or_else(|| "pure".to_owned(), |s| format!("pure-{}-of-{}", s.k, s.n));
+    let packages: Vec<&str> = match packages {
+        [] => PACKAGES.to_vec(),
+        chosen => chosen.iter().map(String::as_str).collect(),
+    };
+    let mut name = format!("pure-{}", packages.join("-"));
+    if let Some(Shard { k, n }) = shard {
+        name += &format!("-{k}-of-{n}");
+    }
     let output = folder().join(&name);
     fs::create_dir_all(&output)?;
     let mut command = Command::new(program);
     command
         .current_dir(checkout())
         .args(["mutants", "--no-shuffle", "--timeout", &deadline.as_secs().to_string()])
-        .args(PACKAGES.iter().flat_map(|package| ["--package", package]))
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .args(EXCLUDED.iter().flat_map(|pattern| ["--exclude", pattern]))
         .arg("--output")
         .arg(&output);
