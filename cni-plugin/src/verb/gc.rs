@@ -17,9 +17,17 @@ pub(super) fn gc(conf: &NetConf) -> Result<(), CniError> {
         let state = load(&locked, &mut host, &conf.name, &now()?)?;
         stale(state.leases, &conf.name, valid)
     };
+    detach_all(&stale, |lease| detach(conf, &mut host, &lease.key))
+}
+
+/// Detaches every attachment. A failure does not keep the others; the error names all failures.
+fn detach_all(
+    stale: &[Lease],
+    mut detach: impl FnMut(&Lease) -> Result<(), CniError>,
+) -> Result<(), CniError> {
     let mut failures = Vec::new();
     for lease in stale {
-        if let Err(e) = detach(conf, &mut host, &lease.key) {
+        if let Err(e) = detach(lease) {
             failures.push(e.about(&lease.owner()).msg);
         }
     }
@@ -57,6 +65,28 @@ mod tests {
             host_ifname: String::new(),
             since: BootInstant { boot_id: "one".into(), seconds: 1 },
         }
+    }
+
+    #[test]
+    fn a_failure_is_reported_and_does_not_keep_other_attachments() {
+        let leases = ["c1", "c2", "c3"].map(|container_id| lease(container_id, "eth0", "sluice"));
+        let mut detached = Vec::new();
+        let error = detach_all(&leases, |lease| {
+            detached.push(lease.key.container_id.clone());
+            match lease.key.container_id.as_str() {
+                "c2" => Ok(()),
+                id => Err(CniError::new(code::IO, format!("{id} is busy"))),
+            }
+        })
+        .expect_err("two failures");
+        assert_eq!(detached, ["c1", "c2", "c3"]);
+        assert_eq!(error.code, code::IO);
+        assert!(
+            error.msg.contains("c1 is busy") && error.msg.contains("c3 is busy"),
+            "{}",
+            error.msg
+        );
+        assert!(detach_all(&leases, |_| Ok(())).is_ok());
     }
 
     #[test]

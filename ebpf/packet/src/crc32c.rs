@@ -14,6 +14,7 @@ const fn multiply(a: u32, b: u32) -> u32 {
     let mut a = a;
     let mut b = b;
     let mut bit = 0;
+    // Further steps would add nothing: `a` is 0 by then.
     while bit < 32 {
         product ^= b & 0u32.wrapping_sub(a >> 31);
         a <<= 1;

@@ -154,6 +154,23 @@ fn an_unconnected_socket_keeps_its_backend_until_it_is_removed() {
     assert_eq!(source_of_reply(&client, at(VIP, 53), &two), at(VIP, 53));
 }
 
+/// The id of a backend is assigned to one with another address, and then to one with another port.
+#[test]
+fn an_unconnected_socket_leaves_a_backend_whose_id_was_assigned_again() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    let first = udp_server(ONE);
+    let same_port = UdpSocket::bind(at(TWO, port(&first))).unwrap();
+    same_port.set_read_timeout(Some(DEADLINE)).unwrap();
+    let same_address = udp_server(TWO);
+    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+    for server in [&first, &same_port, &same_address] {
+        let SocketAddr::V4(backend) = server.local_addr().unwrap() else { unreachable!() };
+        let backend = (backend.ip().octets(), backend.port());
+        datapath.service(7, (VIP, 53, proto::UDP), &[backend]);
+        assert_eq!(source_of_reply(&client, at(VIP, 53), server), at(VIP, 53));
+    }
+}
+
 #[test]
 fn a_socket_remembers_eight_services_and_the_ninth_replaces_the_oldest() {
     let (datapath, _cgroup) = node_in_cgroup();

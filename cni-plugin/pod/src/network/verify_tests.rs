@@ -58,7 +58,7 @@ fn a_complete_network_has_no_difference() {
 fn each_difference_is_reported_with_its_object() {
     type Change = fn(&mut Observed);
     let host = lease().host_ifname;
-    let cases: [(Change, &str); 20] = [
+    let cases: [(Change, &str); 21] = [
         (|o| o.host_end.up = false, &format!("network device {host} is down")),
         (|o| o.pod_end.up = false, "network device eth0 is down"),
         (|o| o.host_end.mac = None, &format!("network device {host} has a different MAC address")),
@@ -77,6 +77,10 @@ fn each_difference_is_reported_with_its_object() {
         (|o| o.host_routes.clear(), "the node lacks the route to 10.244.1.7"),
         (|o| o.host_routes[0].oif = 13, "the node lacks the route to 10.244.1.7"),
         (|o| o.pod_mac = None, "the node lacks the permanent neighbour entry for 10.244.1.7"),
+        (
+            |o| o.pod_mac = o.gateway_mac,
+            "the node lacks the permanent neighbour entry for 10.244.1.7",
+        ),
         (|o| o.programs[0].1 = false, &format!("program from_pod is not attached to {host}")),
         (|o| o.programs[1].1 = false, &format!("program to_pod is not attached to {host}")),
         (|o| o.row = None, "LOCAL_PODS has no row for 10.244.1.7"),
