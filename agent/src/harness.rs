@@ -236,6 +236,8 @@ pub fn pod(n: u8) -> (Lease, Link) {
     let key = LeaseKey { container_id: format!("c{n}"), ifname: "eth0".to_owned() };
     let lease = Lease {
         address: [10, 244, 1, n].into(),
+        index: n.into(),
+        generation: 0x1000 + u32::from(n),
         network: "sluice".to_owned(),
         pod_namespace: Some("shop".to_owned()),
         pod_name: Some(format!("pod-{n}")),

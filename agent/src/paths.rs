@@ -17,5 +17,7 @@ pub const SOCKET: &str = "/run/sluice/sluice.sock";
 
 /// Name of the installed CNI binary, equal to `"type"` in the configuration.
 pub const CNI_BINARY_NAME: &str = "sluice";
+/// Name of the CNI network in the configuration.
+pub const CNI_NETWORK: &str = "sluice";
 /// Name of the CNI configuration; the runtime uses the first in alphabetical order.
 pub const CNI_CONF_NAME: &str = "10-sluice.conflist";

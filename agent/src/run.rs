@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sluice_core::diff::Capacity;
+use sluice_pod::lease::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -137,7 +138,10 @@ fn serve_observers(config: &Config, health: &Arc<Health>) -> anyhow::Result<()> 
 
 /// Watches the directories of the leases and of the CNI files.
 fn watch_dirs(config: &Config, events: &mpsc::Sender<Event>) {
-    watch(vec![config.cni_state_dir.clone()], events.clone(), || Event::Leases);
+    // ADD and DEL each replace a file of this folder.
+    watch(vec![Store::new(&config.cni_state_dir).dir().to_owned()], events.clone(), || {
+        Event::Leases
+    });
     let files = [&config.cni_bin_dir, &config.cni_conf_dir].into_iter().flatten().cloned();
     watch(files.collect(), events.clone(), || Event::CniFiles);
 }

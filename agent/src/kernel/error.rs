@@ -5,6 +5,7 @@ use std::io;
 use sluice_bpf::BpfError;
 use sluice_bpf::netlink::NetlinkError;
 use sluice_pod::NetworkError;
+use sluice_pod::inventory::OpenError;
 use sluice_pod::lease::StoreError;
 use sluice_pod::netns::NetNsError;
 
@@ -49,6 +50,15 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<OpenError> for KernelError {
+    fn from(e: OpenError) -> KernelError {
+        match e {
+            OpenError::Store(e) => e.into(),
+            OpenError::Rebuild(e) => e.into(),
+        }
+    }
 }
 
 impl KernelError {

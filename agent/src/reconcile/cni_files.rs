@@ -12,7 +12,7 @@ use sluice_core::model::Kind;
 use super::{NO_UPLINK, NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
-use crate::paths::CNI_BINARY_NAME;
+use crate::paths::{CNI_BINARY_NAME, CNI_NETWORK};
 use crate::state::State;
 
 /// Version of the configuration. Every runtime that Kubernetes supports reads it, and Sluice needs
@@ -100,7 +100,7 @@ fn subnet(state: &State) -> Result<IpNet, NotReconciled> {
 fn conflist(subnet: &IpNet, mtu: u32, state_dir: &Path) -> String {
     let conf = json!({
         "cniVersion": CNI_VERSION,
-        "name": "sluice",
+        "name": CNI_NETWORK,
         "plugins": [{
             "type": CNI_BINARY_NAME,
             "subnet": subnet.to_string(),
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn conflist_names_binary_subnet_and_mtu() {
         let subnet = "10.244.1.0/24".parse().unwrap();
-        let text = conflist(&subnet, 1400, Path::new("/var/lib/sluice/cni"));
+        let text = conflist(&subnet, 1400, Path::new("/run/sluice/cni"));
         let v: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             v,
@@ -132,7 +132,7 @@ mod tests {
                     "type": "sluice",
                     "subnet": "10.244.1.0/24",
                     "mtu": 1400,
-                    "stateDir": "/var/lib/sluice/cni",
+                    "stateDir": "/run/sluice/cni",
                     "capabilities": {"bandwidth": true},
                 }],
             })

@@ -2,11 +2,13 @@
 //! that DEL finds its device without the lease file.
 //!
 //! Both are stable across releases: an upgraded binary must find the devices of the older one.
-//! The interface alias names the pod, for operators and for rebuilding a lost lease file:
-//! `default/web-0 eth0 4f1e...`.
+//! The interface alias names the pod, for operators and for rebuilding a lost or damaged lease:
+//! `default/web-0 12:1a2b3c4d eth0 4f1e...` (pod, index:generation, interface, container). The
+//! number is in the alias and not taken from a map, so that it survives the loss of the pins too.
+//! Versions before the number read such an alias as a pod of a longer name.
 
 use crate::device::Mac;
-use crate::lease::LeaseKey;
+use crate::lease::{Lease, LeaseKey, Number};
 
 /// Prefix of the names of the host's ends of veth pairs.
 pub const HOST_PREFIX: &str = "slc";
@@ -39,10 +41,22 @@ pub fn macs(key: &LeaseKey) -> (Mac, Mac) {
     ([0x0a, 0x00, h[0], h[1], h[2], h[3]], [0x0a, 0x01, h[0], h[1], h[2], h[3]])
 }
 
-/// Alias of the host's end. A pod name that does not fit is truncated.
-pub fn alias(key: &LeaseKey, namespace: Option<&str>, name: Option<&str>) -> String {
-    let tail = format!(" {} {}", key.ifname, key.container_id);
-    let mut pod = match (namespace, name) {
+/// What an alias states about an attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The attachment.
+    pub key: LeaseKey,
+    /// Namespace and name of the pod, if they are known.
+    pub pod: Option<(String, String)>,
+    /// The lease's number; devices of former versions have none.
+    pub number: Option<Number>,
+}
+
+/// Alias of the host's end of a lease's veth pair. A pod name that does not fit is truncated.
+pub fn alias(lease: &Lease) -> String {
+    let Lease { index, generation, key, .. } = lease;
+    let tail = format!(" {index}:{generation:08x} {} {}", key.ifname, key.container_id);
+    let mut pod = match (&lease.pod_namespace, &lease.pod_name) {
         (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
         _ => "-".to_owned(),
     };
@@ -54,12 +68,23 @@ pub fn alias(key: &LeaseKey, namespace: Option<&str>, name: Option<&str>) -> Str
     pod + &tail
 }
 
-/// Parses an [`alias`]: the attachment, and the pod's namespace and name if they are known.
-pub fn parse_alias(alias: &str) -> Option<(LeaseKey, Option<(String, String)>)> {
+/// Parses an [`alias`], or one of a former version, which has no number.
+pub fn parse_alias(alias: &str) -> Option<Alias> {
     let mut parts = alias.rsplitn(3, ' ');
-    let (container_id, ifname, pod) = (parts.next()?, parts.next()?, parts.next()?);
+    let (container_id, ifname, rest) = (parts.next()?, parts.next()?, parts.next()?);
     let key = LeaseKey { container_id: container_id.to_owned(), ifname: ifname.to_owned() };
-    Some((key, pod.split_once('/').map(|(n, p)| (n.to_owned(), p.to_owned()))))
+    let (pod, number) = match rest.rsplit_once(' ').map(|(pod, n)| (pod, parse_number(n))) {
+        Some((pod, Some(number))) => (pod, Some(number)),
+        _ => (rest, None),
+    };
+    let pod = pod.split_once('/').map(|(n, p)| (n.to_owned(), p.to_owned()));
+    Some(Alias { key, pod, number })
+}
+
+fn parse_number(text: &str) -> Option<Number> {
+    let (index, generation) = text.split_once(':')?;
+    let generation = u32::from_str_radix(generation, 16).ok()?;
+    Some(Number { index: index.parse().ok()?, generation })
 }
 
 #[cfg(test)]

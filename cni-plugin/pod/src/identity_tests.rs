@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::lease::fixture;
 
 fn key(container_id: &str, ifname: &str) -> LeaseKey {
     LeaseKey { container_id: container_id.into(), ifname: ifname.into() }
@@ -65,17 +66,35 @@ fn macs_are_unicast_and_locally_administered() {
     assert!(all.iter().all(|mac| mac[0] & 3 == 2));
 }
 
+fn named(key: LeaseKey, namespace: Option<&str>, name: Option<&str>) -> Lease {
+    let (pod_namespace, pod_name) = (namespace.map(Into::into), name.map(Into::into));
+    Lease { key, pod_namespace, pod_name, ..fixture::lease("c1") }
+}
+
 #[test]
 fn an_alias_without_a_pod_has_a_dash() {
     let key = key("c1", "eth0");
-    assert_eq!(alias(&key, Some("default"), Some("web-0")), "default/web-0 eth0 c1");
+    let alias = |namespace, name| alias(&named(key.clone(), namespace, name));
+    assert_eq!(alias(Some("default"), Some("web-0")), "default/web-0 7:1a2b3c4d eth0 c1");
     for (namespace, name) in [(None, None), (Some("default"), None), (None, Some("web-0"))] {
-        assert_eq!(alias(&key, namespace, name), "- eth0 c1");
+        assert_eq!(alias(namespace, name), "- 7:1a2b3c4d eth0 c1");
     }
-    assert_eq!(parse_alias("- eth0 c1"), Some((key, None)));
+    let number = Some(Number { index: 7, generation: 0x1a2b_3c4d });
+    let parsed = parse_alias("- 7:1a2b3c4d eth0 c1");
+    assert_eq!(parsed, Some(Alias { key: key.clone(), pod: None, number }));
     for other in ["", "eth0", "eth0 c1"] {
         assert_eq!(parse_alias(other), None, "{other:?}");
     }
+}
+
+/// Devices outlive the binary that created them.
+#[test]
+fn an_alias_of_a_former_version_has_no_number() {
+    let key = key("c1", "eth0");
+    let pod = Some(("default".to_owned(), "web-0".to_owned()));
+    let alias = parse_alias("default/web-0 eth0 c1").unwrap();
+    assert_eq!(alias, Alias { key: key.clone(), pod, number: None });
+    assert_eq!(parse_alias("- eth0 c1"), Some(Alias { key, pod: None, number: None }));
 }
 
 prop_compose! {
@@ -91,12 +110,18 @@ proptest! {
         // CNI_ARGS excludes white space; a namespace has no slash.
         namespace in "[^/\\s]{1,80}",
         name in "[^\\s]{1,260}",
+        index: u32,
+        generation: u32,
     ) {
-        let text = alias(&key, Some(&namespace), Some(&name));
+        let lease = Lease { index, generation, ..named(key.clone(), Some(&namespace), Some(&name)) };
+        let text = alias(&lease);
         prop_assert!(text.len() <= ALIAS_MAX);
-        let (parsed, pod) = parse_alias(&text).unwrap();
+        let Alias { key: parsed, pod, number } = parse_alias(&text).unwrap();
         prop_assert_eq!(&parsed, &key);
-        let whole = format!("{namespace}/{name} {} {}", key.ifname, key.container_id);
+        prop_assert_eq!(number, Some(Number { index, generation }));
+        let whole = format!(
+            "{namespace}/{name} {index}:{generation:08x} {} {}", key.ifname, key.container_id
+        );
         if whole.len() <= ALIAS_MAX {
             prop_assert_eq!(pod, Some((namespace, name)));
         } else {
@@ -109,7 +134,7 @@ proptest! {
 
     #[test]
     fn any_text_is_parsed_without_panic(text in ".{0,300}") {
-        if let Some((key, _)) = parse_alias(&text) {
+        if let Some(Alias { key, .. }) = parse_alias(&text) {
             prop_assert!(!key.ifname.contains(' ') && !key.container_id.contains(' '));
         }
     }

@@ -1,14 +1,15 @@
 //! What the host's devices show about the pods: live leases, the rows of `LOCAL_PODS`, and the leases
-//! themselves if the lease file is lost.
+//! themselves if their files are lost.
 
 use std::collections::BTreeMap;
 
 use sluice_abi::{Addr, LocalPod};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
+use crate::ROUTE_PROTOCOL;
 use crate::device::{self, Link, Route};
-use crate::lease::{BootInstant, Lease};
-use crate::{ROUTE_PROTOCOL, identity};
+use crate::identity::{self, Alias};
+use crate::lease::{BootInstant, Draft, Lease, LockedStore, Opened, StoreError};
 
 /// Age up to which a lease without a device belongs to an ADD that still runs. Container runtimes
 /// end an ADD earlier.
@@ -61,8 +62,33 @@ pub fn local_pod(lease: &Lease, link: &Link) -> LocalPod {
     LocalPod { ifindex: link.index, pod_mac, host_mac: link.mac.unwrap_or(host_mac) }
 }
 
-/// Rebuilds the leases of `network` from devices, their aliases and their routes, for a lease file
-/// that is lost. An attachment whose ADD did not end has no route, and gets no lease.
+/// Leases that could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The leases are lost, and the devices that show them could not be listed.
+    #[error(transparent)]
+    Rebuild(#[from] NetlinkError),
+}
+
+/// Prepares the leases: takes over those of a former version, or rebuilds lost ones of `network`
+/// from the devices.
+///
+/// # Errors
+/// A file cannot be read or written; the devices cannot be listed.
+pub fn open_leases(
+    locked: &LockedStore<'_>,
+    netlink: &mut Netlink,
+    network: &str,
+    now: &BootInstant,
+) -> Result<Opened, OpenError> {
+    locked.open(|| Ok(rebuild_leases(netlink, network, now)?))
+}
+
+/// Shows the leases of `network` by devices, their aliases and their routes. An attachment whose ADD
+/// did not end has no route, and gets no lease.
 ///
 /// # Errors
 /// Devices or routes cannot be listed.
@@ -70,26 +96,28 @@ pub fn rebuild_leases(
     netlink: &mut Netlink,
     network: &str,
     now: &BootInstant,
-) -> Result<Vec<Lease>, NetlinkError> {
+) -> Result<Vec<Draft>, NetlinkError> {
     let links = HostLinks::read(netlink)?;
-    Ok(leases_from(&links, &device::routes(netlink)?, network, now))
+    Ok(drafts_from(&links, &device::routes(netlink)?, network, now))
 }
 
-fn leases_from(
+fn drafts_from(
     links: &HostLinks,
     routes: &[Route],
     network: &str,
     now: &BootInstant,
-) -> Vec<Lease> {
+) -> Vec<Draft> {
     let by_index: BTreeMap<u32, &Link> = links.by_name.values().map(|l| (l.index, l)).collect();
     let of_pods = routes.iter().filter(|r| r.prefix == 32 && r.protocol == ROUTE_PROTOCOL);
     of_pods
         .filter_map(|route| {
             let link = by_index.get(&route.oif)?;
-            let (key, pod) = identity::parse_alias(link.alias.as_deref()?)?;
+            let Alias { key, pod, number } = identity::parse_alias(link.alias.as_deref()?)?;
             let (pod_namespace, pod_name) = pod.unzip();
-            Some(Lease {
+            let lease = Lease {
                 address: route.dst,
+                index: 0,
+                generation: 0,
                 key,
                 network: network.to_owned(),
                 pod_namespace,
@@ -97,7 +125,8 @@ fn leases_from(
                 netns: String::new(),
                 host_ifname: link.name.clone(),
                 since: now.clone(),
-            })
+            };
+            Some(Draft { lease, number })
         })
         .collect()
 }

@@ -3,24 +3,11 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::lease::LeaseKey;
-
-fn at(seconds: u64) -> BootInstant {
-    BootInstant { boot_id: "one".into(), seconds }
-}
+use crate::lease::Number;
+use crate::lease::fixture::{self, at};
 
 fn lease(container_id: &str, since: BootInstant) -> Lease {
-    let key = LeaseKey { container_id: container_id.into(), ifname: "eth0".into() };
-    Lease {
-        address: Ipv4Addr::new(10, 244, 1, 7),
-        host_ifname: identity::host_ifname(&key),
-        key,
-        network: "sluice".into(),
-        pod_namespace: Some("default".into()),
-        pod_name: Some("web-0".into()),
-        netns: String::new(),
-        since,
-    }
+    Lease { since, ..fixture::lease(container_id) }
 }
 
 fn link(index: u32, lease: &Lease) -> Link {
@@ -29,7 +16,7 @@ fn link(index: u32, lease: &Lease) -> Link {
         index,
         name: lease.host_ifname.clone(),
         mac: Some(host_mac),
-        alias: Some(identity::alias(&lease.key, Some("default"), Some("web-0"))),
+        alias: Some(identity::alias(lease)),
         mtu: 1500,
         up: true,
     }
@@ -96,8 +83,17 @@ fn leases_are_rebuilt_from_devices_with_a_route() {
     let now = at(50);
     let lease = lease("c1", now.clone());
     let links = HostLinks::from_links(vec![link(12, &lease)]);
-    let rebuilt = |routes: &[Route]| leases_from(&links, routes, "sluice", &now);
-    assert_eq!(rebuilt(&[route(12)]), std::slice::from_ref(&lease));
+    let rebuilt = |routes: &[Route]| drafts_from(&links, routes, "sluice", &now);
+    let number = Number { index: lease.index, generation: lease.generation };
+    // What the devices do not show.
+    let known = Lease { index: 0, generation: 0, netns: String::new(), ..lease.clone() };
+    let draft = Draft { lease: known, number: Some(number) };
+    assert_eq!(rebuilt(&[route(12)]), std::slice::from_ref(&draft));
+    // The device of a former version has no number.
+    let mut former = link(12, &lease);
+    former.alias = Some("default/web-0 eth0 c1".to_owned());
+    let drafts = drafts_from(&HostLinks::from_links(vec![former]), &[route(12)], "sluice", &now);
+    assert_eq!(drafts, [Draft { number: None, ..draft }]);
     for other in [
         Route { oif: 13, ..route(12) },
         Route { prefix: 24, ..route(12) },
@@ -109,5 +105,5 @@ fn leases_are_rebuilt_from_devices_with_a_route() {
     let mut anonymous = link(12, &lease);
     anonymous.alias = None;
     let links = HostLinks::from_links(vec![anonymous]);
-    assert_eq!(leases_from(&links, &[route(12)], "sluice", &now), []);
+    assert_eq!(drafts_from(&links, &[route(12)], "sluice", &now), []);
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! network    PodNetwork: veth pair, addresses, routes, neighbours, sysctls, programs and the
 //!            LOCAL_PODS row; repair of the node's half
-//! lease      address leases: a pure choice, and a file under a lock
+//! lease      address leases: a pure choice, and one file per lease under a lock
 //! identity   names and hardware addresses derived from container id and interface name
 //! inventory  what the host's devices show: live leases, LOCAL_PODS rows, rebuilt leases
 //! device     links, addresses, routes and neighbours, one netlink request each
@@ -26,7 +26,7 @@ mod network;
 pub use dataplane::Dataplane;
 pub use network::{
     HostPath, NetworkError, PathPart, PodNetwork, VethOptions, VethPair, host_path, host_paths,
-    pod_routes, remove_local_pod, remove_veth, restore,
+    is_complete, pod_routes, remove_local_pod, remove_veth, restore,
 };
 
 /// The default gateway of every pod. It is link-local and configured on no interface; a permanent
@@ -40,5 +40,8 @@ pub const ROUTE_PROTOCOL: u8 = 83;
 /// Folder of the sysctls.
 pub const PROC_SYS: &str = "/proc/sys";
 
-/// Default folder of the lease file.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/sluice/cni";
+/// Default folder of the leases. It ends with the boot, as pods and pins do.
+pub const DEFAULT_STATE_DIR: &str = "/run/sluice/cni";
+
+/// Default folder of versions that kept all leases in one file.
+pub const FORMER_STATE_DIR: &str = "/var/lib/sluice/cni";

@@ -135,7 +135,7 @@ fn fields_are_read_and_missing_ones_have_defaults() {
     assert_eq!((conf.version, conf.name.as_str()), (Version::V1_0_0, "sluice"));
     assert_eq!(conf.subnet().unwrap().to_string(), "10.244.1.0/24");
     assert_eq!(conf.mtu, None);
-    assert_eq!(conf.state_dir.to_str(), Some("/var/lib/sluice/cni"));
+    assert_eq!(conf.state_dir.to_str(), Some("/run/sluice/cni"));
     assert_eq!(conf.pins.to_str(), Some(sluice_abi::pin::ROOT));
     assert!(conf.prev_result.is_none() && conf.valid_attachments.is_none());
 

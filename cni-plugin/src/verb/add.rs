@@ -5,14 +5,14 @@ use std::path::Path;
 use sluice_bpf::attach::Mechanism;
 use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
-use sluice_pod::lease::{AllocError, Lease, LeaseKey, State, Store, Subnet};
+use sluice_pod::lease::{AllocError, Entry, Lease, LeaseKey, Request, Store, Subnet};
 use sluice_pod::netns::{NetNs, NetNsError};
 use sluice_pod::{
-    Dataplane, GATEWAY, PodNetwork, VethOptions, VethPair, device, identity, pod_routes,
-    remove_local_pod, remove_veth,
+    Dataplane, GATEWAY, PodNetwork, VethOptions, VethPair, device, identity, is_complete,
+    pod_routes, remove_local_pod, remove_veth,
 };
 
-use super::{dataplane_missing, key, load, now, open_host, read_links, store_failed, warn};
+use super::{dataplane_missing, key, lock, mend, now, open_host, read_links, store_failed, warn};
 use crate::spec::{
     CniError, CniResult, Environment, Interface, IpConfig, NetConf, RouteConfig, code,
 };
@@ -76,43 +76,45 @@ fn lease_address(
 ) -> Result<Lease, CniError> {
     let key = key(environment);
     let store = Store::new(&conf.state_dir);
-    let locked = store.lock().map_err(store_failed)?;
     let now = now()?;
-    let mut state = load(&locked, host, &conf.name, &now)?;
+    let locked = lock(&store, conf, &format!("ADD of {}", environment.owner()), host, &now)?;
+    let mut entries = store.entries().map_err(store_failed)?;
 
-    remove_interrupted(conf, host, pod, &state, &key)?;
-    state.release(&key, &now);
-    let address = match state.choose(subnet, &now) {
-        Err(AllocError::Exhausted { .. }) => {
-            let links = read_links(host)?;
-            let reclaimed = state.reclaim(&now, |lease| links.is_live(lease, &now));
-            if !reclaimed.is_empty() {
-                // The reuse delay begins now, also if this ADD has to be repeated.
-                locked.save(&state).map_err(store_failed)?;
-            }
-            state.choose(subnet, &now)
-        }
-        other => other,
-    };
-    let address = address.map_err(|e| no_address(&e))?;
-    let netns = environment.netns.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
-    let lease = Lease {
-        address,
-        host_ifname: identity::host_ifname(&key),
+    let name = identity::host_ifname(&key);
+    let earlier = entries.iter().position(|entry| entry.host_ifname == name);
+    remove_interrupted(conf, host, pod, earlier.map(|at| &entries[at]), &key)?;
+    if let Some(at) = earlier {
+        locked.release([&entries.remove(at)], &now).map_err(store_failed)?;
+    }
+    let request = Request {
         key,
         network: conf.name.clone(),
         pod_namespace: environment.pod.namespace.clone(),
         pod_name: environment.pod.name.clone(),
-        netns,
-        since: now,
+        netns: environment.netns.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
     };
-    state.leases.push(lease.clone());
-    locked.save(&state).map_err(store_failed)?;
-    Ok(lease)
+    let allocate = |entries: &[Entry]| {
+        locked.allocate(entries, subnet, request.clone(), &now).map_err(store_failed)
+    };
+    let lease = match allocate(&entries)? {
+        Err(AllocError::Exhausted { .. } | AllocError::TooManyPods) => {
+            let damaged = store.read().map_err(store_failed)?.damaged;
+            mend(&locked, &damaged, conf, host, &now)?;
+            let links = read_links(host)?;
+            // The reuse delay begins now, also if this ADD has to be repeated.
+            locked.reclaim(&now, |lease| links.is_live(lease, &now)).map_err(store_failed)?;
+            allocate(&store.entries().map_err(store_failed)?)?
+        }
+        other => other,
+    };
+    lease.map_err(|e| no_address(&e))
 }
 
 pub(super) fn no_address(e: &AllocError) -> CniError {
     match e {
+        AllocError::TooManyPods => {
+            CniError::new(code::EXHAUSTED, format!("{e}; delete pods of this node"))
+        }
         AllocError::Exhausted { .. } => {
             let remedy = "delete pods or give the node a larger range";
             CniError::new(code::EXHAUSTED, format!("{e}; {remedy}"))
@@ -130,15 +132,14 @@ fn remove_interrupted(
     conf: &NetConf,
     host: &mut Netlink,
     pod: &mut Netlink,
-    state: &State,
+    lease: Option<&Entry>,
     key: &LeaseKey,
 ) -> Result<(), CniError> {
     let failed = |e| CniError::caused(code::IO, "cannot inspect an earlier ADD", &e);
     let name = identity::host_ifname(key);
-    let lease = state.find(key);
     if let Some(link) = device::link_by_name(host, &name).map_err(failed)? {
         let complete = match lease {
-            Some(lease) => PodNetwork { host, lease }.is_complete(link.index).map_err(failed)?,
+            Some(lease) => is_complete(host, lease.address, link.index).map_err(failed)?,
             None => false,
         };
         if complete && device::link_by_name(pod, &key.ifname).map_err(failed)?.is_some() {
@@ -165,7 +166,10 @@ fn undo(conf: &NetConf, host: &mut Netlink, lease: &Lease) {
     if let Err(e) = (PodNetwork { host, lease }).remove(&conf.pins) {
         warn(format_args!("pod {}: failed ADD not undone: {}", lease.owner(), error_chain(&e)));
     }
-    let released = Store::new(&conf.state_dir).reclaim(&lease.since, |l| l.key != lease.key);
+    let store = Store::new(&conf.state_dir);
+    let released = store
+        .lock("ADD that failed", &lease.since)
+        .and_then(|locked| locked.release([&Entry::of(lease)], &lease.since));
     if let Err(e) = released {
         warn(format_args!("pod {}: address not released: {}", lease.owner(), error_chain(&e)));
     }
@@ -191,10 +195,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use std::io;
-    use std::net::Ipv4Addr;
 
     use sluice_pod::device::Link;
-    use sluice_pod::lease::BootInstant;
+    use sluice_pod::lease::fixture;
 
     use super::*;
     use crate::spec::{Version, golden};
@@ -224,17 +227,7 @@ mod tests {
 
     #[test]
     fn the_result_describes_both_ends() {
-        let key = LeaseKey { container_id: "c1".into(), ifname: "eth0".into() };
-        let lease = Lease {
-            address: Ipv4Addr::new(10, 244, 1, 7),
-            host_ifname: identity::host_ifname(&key),
-            key,
-            network: "sluice".into(),
-            pod_namespace: None,
-            pod_name: None,
-            netns: "/run/netns/c1".into(),
-            since: BootInstant { boot_id: "one".into(), seconds: 1 },
-        };
+        let lease = fixture::lease("c1");
         let link = |index, name: &str| Link {
             index,
             name: name.into(),

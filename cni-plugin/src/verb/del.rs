@@ -6,7 +6,7 @@ use sluice_bpf::netlink::Netlink;
 use sluice_pod::lease::{LeaseKey, Store};
 use sluice_pod::{identity, remove_local_pod, remove_veth};
 
-use super::{key, load, now, open_host, store_failed, warn};
+use super::{key, lock, now, open_host, store_failed, warn};
 use crate::spec::{CniError, Environment, NetConf, code};
 
 pub(super) fn del(conf: &NetConf, environment: &Environment) -> Result<(), CniError> {
@@ -28,18 +28,17 @@ pub(super) fn detach(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Resu
 
 fn release_address(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result<(), CniError> {
     let store = Store::new(&conf.state_dir);
-    let locked = store.lock().map_err(store_failed)?;
     let now = now()?;
-    let mut state = load(&locked, host, &conf.name, &now)?;
-    let Some(lease) = state.release(key, &now) else { return Ok(()) };
-    // Until the state is saved, no other pod can have the address, nor its row.
-    if let Err(e) = remove_local_pod(&conf.pins, lease.address) {
+    let locked = lock(&store, conf, &format!("DEL of container {}", key.container_id), host, &now)?;
+    let Some(entry) = store.find_entry(key).map_err(store_failed)? else { return Ok(()) };
+    // Until the lease ends, no other pod can have the address, nor its row.
+    if let Err(e) = remove_local_pod(&conf.pins, entry.address) {
         warn(format_args!(
-            "pod {}: row of {} not deleted: {}",
-            lease.owner(),
-            lease.address,
+            "container {}: row of {} not deleted: {}",
+            key.container_id,
+            entry.address,
             error_chain(&e)
         ));
     }
-    locked.save(&state).map_err(store_failed)
+    locked.release([&entry], &now).map_err(store_failed)
 }

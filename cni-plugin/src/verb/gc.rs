@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sluice_pod::lease::{Lease, LeaseKey, Store};
 
 use super::del::detach;
-use super::{load, now, open_host, store_failed};
+use super::{lock, mend, now, open_host, store_failed};
 use crate::spec::{Attachment, CniError, NetConf, code};
 
 pub(super) fn gc(conf: &NetConf) -> Result<(), CniError> {
@@ -13,9 +13,11 @@ pub(super) fn gc(conf: &NetConf) -> Result<(), CniError> {
     let mut host = open_host()?;
     let store = Store::new(&conf.state_dir);
     let stale = {
-        let locked = store.lock().map_err(store_failed)?;
-        let state = load(&locked, &mut host, &conf.name, &now()?)?;
-        stale(state.leases, &conf.name, valid)
+        let now = now()?;
+        let locked = lock(&store, conf, "GC", &mut host, &now)?;
+        let damaged = store.read().map_err(store_failed)?.damaged;
+        mend(&locked, &damaged, conf, &mut host, &now)?;
+        stale(store.read().map_err(store_failed)?.leases, &conf.name, valid)
     };
     detach_all(&stale, |lease| detach(conf, &mut host, &lease.key))
 }
@@ -48,22 +50,15 @@ fn stale(leases: Vec<Lease>, network: &str, valid: &[Attachment]) -> Vec<Lease> 
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use sluice_pod::lease::BootInstant;
+    use sluice_pod::lease::fixture;
 
     use super::*;
 
     fn lease(container_id: &str, ifname: &str, network: &str) -> Lease {
         Lease {
-            address: Ipv4Addr::new(10, 244, 1, 7),
             key: LeaseKey { container_id: container_id.into(), ifname: ifname.into() },
             network: network.into(),
-            pod_namespace: None,
-            pod_name: None,
-            netns: String::new(),
-            host_ifname: String::new(),
-            since: BootInstant { boot_id: "one".into(), seconds: 1 },
+            ..fixture::lease(container_id)
         }
     }
 

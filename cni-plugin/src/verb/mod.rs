@@ -11,9 +11,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 use sluice_bpf::BpfError;
-use sluice_bpf::netlink::{Netlink, NetlinkError};
-use sluice_pod::inventory::{self, HostLinks};
-use sluice_pod::lease::{BootInstant, Lease, LeaseKey, LockedStore, State, StoreError};
+use sluice_bpf::netlink::Netlink;
+use sluice_pod::inventory::{self, HostLinks, OpenError};
+use sluice_pod::lease::{BootInstant, Entry, LeaseKey, Leases, LockedStore, Store, StoreError};
 
 use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
 
@@ -75,7 +75,7 @@ fn now() -> Result<BootInstant, CniError> {
 }
 
 fn store_failed(e: StoreError) -> CniError {
-    CniError::caused(code::IO, "cannot use the lease file", &e)
+    CniError::caused(code::IO, "cannot use the leases", &e)
 }
 
 fn dataplane_missing(code: u32, e: &BpfError) -> CniError {
@@ -92,43 +92,65 @@ fn read_links(host: &mut Netlink) -> Result<HostLinks, CniError> {
         .map_err(|e| CniError::caused(code::IO, "cannot list the node's network devices", &e))
 }
 
-/// Loads the leases of `network`; if the file is lost or damaged, from the host's devices.
-fn load(
-    locked: &LockedStore<'_>,
+/// Locks the leases and prepares them, which is needed once: after an upgrade, or if they are lost.
+fn lock<'a>(
+    store: &'a Store,
+    conf: &NetConf,
+    holder: &str,
     host: &mut Netlink,
-    network: &str,
     now: &BootInstant,
-) -> Result<State, CniError> {
-    load_or(locked, || inventory::rebuild_leases(host, network, now))
-}
-
-fn load_or(
-    locked: &LockedStore<'_>,
-    rebuild: impl FnOnce() -> Result<Vec<Lease>, NetlinkError>,
-) -> Result<State, CniError> {
-    let mut failed = None;
-    let loaded = locked
-        .load(|| {
-            rebuild().unwrap_or_else(|e| {
-                failed = Some(e);
-                Vec::new()
-            })
-        })
-        .map_err(store_failed)?;
-    // An empty state would allocate addresses of running pods.
-    if let Some(e) = failed {
-        let msg = "the lease file is lost and cannot be rebuilt yet";
-        return Err(CniError::caused(code::TRY_AGAIN, msg, &e));
-    }
-    if let Some(damage) = loaded.damage {
+) -> Result<LockedStore<'a>, CniError> {
+    let locked = store.lock(holder, now).map_err(store_failed)?;
+    let opened = inventory::open_leases(&locked, host, &conf.name, now).map_err(open_failed)?;
+    if opened.migrated + opened.rebuilt > 0 {
         warn(format_args!(
-            "lease file was corrupt and is kept as {}; rebuilt {} leases from the network devices: {}",
-            damage.moved_to.display(),
-            damage.rebuilt,
-            damage.cause
+            "{} leases taken over from the former version, {} rebuilt from the network devices",
+            opened.migrated, opened.rebuilt
         ));
     }
-    Ok(loaded.state)
+    if let Some(kept) = opened.kept {
+        warn(format_args!("lease file was corrupt and is kept as {}", kept.display()));
+    }
+    Ok(locked)
+}
+
+/// An empty state would allocate addresses of running pods.
+fn open_failed(e: OpenError) -> CniError {
+    match e {
+        OpenError::Store(e) => store_failed(e),
+        OpenError::Rebuild(e) => {
+            let msg = "the leases are lost and cannot be rebuilt yet";
+            CniError::caused(code::TRY_AGAIN, msg, &e)
+        }
+    }
+}
+
+/// Reads all leases without a lock; those of a former version are taken over first.
+fn read_leases(conf: &NetConf) -> Result<Leases, CniError> {
+    let store = Store::new(&conf.state_dir);
+    if store.has_former() {
+        lock(&store, conf, "upgrade", &mut open_host()?, &now()?)?;
+    }
+    store.read().map_err(store_failed)
+}
+
+/// Rebuilds leases whose files are damaged from their devices; the lock is held.
+fn mend(
+    locked: &LockedStore<'_>,
+    damaged: &[Entry],
+    conf: &NetConf,
+    host: &mut Netlink,
+    now: &BootInstant,
+) -> Result<(), CniError> {
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let drafts = inventory::rebuild_leases(host, &conf.name, now)
+        .map_err(|e| open_failed(OpenError::Rebuild(e)))?;
+    for entry in damaged {
+        warn(format_args!("lease of {} was corrupt and is rebuilt", entry.address));
+    }
+    locked.mend(damaged, &drafts, now).map_err(store_failed)
 }
 
 /// Writes a warning to stderr, which container runtimes log.

@@ -5,6 +5,8 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use sluice_bpf::netlink::NetlinkError;
+use sluice_pod::lease::{Lease, fixture};
 use tempfile::TempDir;
 
 use super::*;
@@ -34,20 +36,16 @@ impl Node {
 
     /// Writes a lease of container c1.
     fn lease(&self) -> String {
-        let key = LeaseKey { container_id: "c1".into(), ifname: "eth0".into() };
-        let device = sluice_pod::identity::host_ifname(&key);
-        let state = json!({
-            "subnet": "10.244.1.0/24", "cursor": "10.244.1.2", "released": [],
-            "leases": [{
-                "address": "10.244.1.2", "containerId": "c1", "ifname": "eth0",
-                "network": "sluice", "podNamespace": "shop", "podName": "web-0",
-                "netns": "/nonexistent", "hostIfname": device,
-                "since": { "bootId": "one", "seconds": 5 },
-            }],
-        });
-        fs::create_dir(self.dir.path().join("state")).unwrap();
-        fs::write(self.dir.path().join("state/leases.json"), state.to_string()).unwrap();
-        device
+        let lease = Lease {
+            address: [10, 244, 1, 2].into(),
+            netns: "/nonexistent".into(),
+            ..fixture::lease("c1")
+        };
+        let leases = self.dir.path().join("state/leases");
+        fs::create_dir_all(&leases).unwrap();
+        let text = serde_json::to_vec(&lease).unwrap();
+        fs::write(leases.join(Entry::of(&lease).file_name()), text).unwrap();
+        lease.host_ifname
     }
 }
 
@@ -175,19 +173,20 @@ fn status_requires_a_range_and_the_dataplane() {
 }
 
 #[test]
-fn a_lease_file_that_cannot_be_rebuilt_is_not_taken_for_empty() {
+fn check_reports_a_damaged_lease() {
     let node = Node::new();
-    let store = sluice_pod::lease::Store::new(node.dir.path().join("state"));
-    let locked = store.lock().unwrap();
-    let refused = || {
-        let source = std::io::Error::from_raw_os_error(1).into();
-        Err(NetlinkError { operation: "list network devices".into(), source })
-    };
-    let error = load_or(&locked, refused).unwrap_err();
+    let device = node.lease();
+    let conf = with(node.conf(), "prevResult", json!({}));
+    let lease = format!("state/leases/10.244.1.2+7+{device}");
+    fs::write(node.dir.path().join(lease), "{").unwrap();
+    fails("CHECK", "/nonexistent", &conf, code::CHANGED, &["pod shop/web-0: ", "damaged", &device]);
+}
+
+#[test]
+fn leases_that_cannot_be_rebuilt_are_not_taken_for_none() {
+    let source = std::io::Error::from_raw_os_error(1).into();
+    let refused = NetlinkError { operation: "list network devices".into(), source };
+    let error = open_failed(OpenError::Rebuild(refused));
     assert_eq!(error.code, code::TRY_AGAIN);
     assert!(error.msg.contains("list network devices"), "{}", error.msg);
-    // Neither is a corrupt one.
-    fs::write(node.dir.path().join("state/leases.json"), "{").unwrap();
-    assert_eq!(load_or(&locked, refused).unwrap_err().code, code::TRY_AGAIN);
-    assert_eq!(load_or(&locked, || Ok(Vec::new())).unwrap(), State::default());
 }

@@ -178,7 +178,7 @@ impl Hooks for LinuxKernel {
 
 impl Pods for LinuxKernel {
     fn leases(&mut self) -> Result<Vec<Lease>> {
-        Ok(self.leases.read()?.leases)
+        Ok(pods::leases(&self.leases, &mut self.netlink)?)
     }
 
     fn release_leases(&mut self, leases: &[Lease]) -> Result<()> {

@@ -8,10 +8,12 @@ use std::{fs, io};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
-use sluice_pod::lease::{BootInstant, Lease, Store, StoreError};
+use sluice_pod::inventory::{self, OpenError};
+use sluice_pod::lease::{BootInstant, Entry, Lease, Leases, Store, StoreError};
 use sluice_pod::netns::{NetNs, NetNsError};
 
 use crate::kernel::KernelError;
+use crate::paths::CNI_NETWORK;
 
 /// A lease as the command line shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +55,49 @@ pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
     }
 }
 
+/// Reads all leases. Leases of a former version are taken over, and those whose files are damaged
+/// rebuilt from their devices, under the lock.
+///
+/// # Errors
+/// The leases cannot be locked, read or written; the devices cannot be listed.
+pub fn leases(store: &Store, netlink: &mut Netlink) -> Result<Vec<Lease>, OpenError> {
+    let Leases { leases, damaged } = store.read()?;
+    if damaged.is_empty() && store.is_open() {
+        return Ok(leases);
+    }
+    let now = BootInstant::now().map_err(|source| StoreError {
+        operation: "read the time of",
+        path: store.leases_dir(),
+        source,
+    })?;
+    let locked = store.lock("agent", &now)?;
+    let opened = inventory::open_leases(&locked, netlink, CNI_NETWORK, &now)?;
+    let damaged = store.read()?.damaged;
+    if !damaged.is_empty() {
+        let drafts = inventory::rebuild_leases(netlink, CNI_NETWORK, &now)?;
+        locked.mend(&damaged, &drafts, &now)?;
+    }
+    tracing::info!(
+        migrated = opened.migrated,
+        rebuilt = opened.rebuilt + damaged.len(),
+        "leases taken over or rebuilt"
+    );
+    Ok(store.read()?.leases)
+}
+
 /// Releases leases that still read as given.
 ///
 /// # Errors
 /// The store cannot be locked, read or written.
 pub fn release(store: &Store, now: &BootInstant, leases: &[Lease]) -> Result<(), StoreError> {
-    store.reclaim(now, |lease| !leases.contains(lease)).map(drop)
+    let locked = store.lock("agent", now)?;
+    let mut unchanged = Vec::new();
+    for lease in leases {
+        if store.holds(lease)? {
+            unchanged.push(Entry::of(lease));
+        }
+    }
+    locked.release(&unchanged, now)
 }
 
 /// Sets the MTU of both ends of a pod's veth pair. Returns false if the pod's network namespace

@@ -1,18 +1,40 @@
-//! Address leases: a pure choice over the node's range, and a file that survives a
-//! crash of the process or the machine at any moment.
+//! Address leases: a pure choice over the node's range, and one file per lease below `/run`.
+//!
+//! ```text
+//! <stateDir>/lock                             one writer; its content names the holder
+//! <stateDir>/allocation.json                  range, cursor, released addresses
+//! <stateDir>/leases/10.244.1.7+12+slc012...   one lease: JSON
+//! ```
+//! Nothing outlives a boot, so nothing is synced to a disk. Every file is replaced by a rename: a
+//! crash of the process leaves the old content or the new one.
 
+mod allocation;
 mod boot_instant;
-mod choose;
-mod state;
+mod entry;
+mod former;
+#[expect(clippy::module_inception, reason = "one lease")]
+mod lease;
+mod lock;
+mod locked;
+mod number;
 mod store;
 mod subnet;
 
+pub use allocation::{AllocError, Allocation, INDEX_MAX, REUSE_DELAY_SECONDS, Released};
 pub use boot_instant::{BootInstant, parse_uptime};
-pub use choose::{AllocError, REUSE_DELAY_SECONDS};
-pub use state::{Lease, LeaseKey, Released, State};
-pub use store::{Damage, Loaded, LockedStore, Store, StoreError};
+pub use entry::Entry;
+pub use former::FormerState;
+pub use lease::{Lease, LeaseKey};
+pub use locked::{LockedStore, Opened, Request};
+pub use number::{Draft, Number};
+pub use store::{Leases, Store, StoreError};
 pub use subnet::{Subnet, SubnetError};
 
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixture;
 #[cfg(test)]
 #[path = "model_tests.rs"]
 mod model_tests;
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod store_tests;

@@ -1,17 +1,23 @@
-//! The lease file: JSON under a lock, replaced as a whole.
+//! The folder of the leases.
 //!
-//! A reader sees the content before a change or after it, also when the writer or the machine fails
-//! in between. A file that cannot be parsed is moved aside, never overwritten, and the state is
-//! rebuilt from the kernel's devices.
+//! Readers list and read without a lock. Writers hold it; each file is replaced by a rename, so a
+//! reader sees the content before a change or after it, also when the writer fails in between. A
+//! file that cannot be parsed concerns one lease: it keeps its address and index by its name, and is
+//! rebuilt from the device of its pod.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{BootInstant, Lease, State};
+use super::{BootInstant, Entry, Lease, LeaseKey, LockedStore, lock};
+use crate::{DEFAULT_STATE_DIR, FORMER_STATE_DIR, identity};
 
-/// A failed access to the lease file.
+/// Time for which a call waits for the lock. Container runtimes end a call later, without a reason.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A failed access to the leases.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {}", path.display())]
 pub struct StoreError {
@@ -24,197 +30,174 @@ pub struct StoreError {
     pub source: io::Error,
 }
 
-/// A lease file that could not be parsed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// Its new path.
-    pub moved_to: PathBuf,
-    /// The parser's error.
-    pub cause: String,
-    /// Number of rebuilt leases.
-    pub rebuilt: usize,
+/// All leases of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leases {
+    /// Those whose file could be parsed, by address.
+    pub leases: Vec<Lease>,
+    /// Those whose file could not be parsed.
+    pub damaged: Vec<Entry>,
 }
 
-/// Result of [`LockedStore::load`].
-#[derive(Debug)]
-pub struct Loaded {
-    /// The state, read or rebuilt.
-    pub state: State,
-    /// Set if the file could not be parsed.
-    pub damage: Option<Damage>,
-}
-
-/// The folder of the lease file.
+/// The folder of the leases.
 #[derive(Clone, Debug)]
 pub struct Store {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
+    /// Files that a former version may have left.
+    pub(super) former: Vec<PathBuf>,
 }
 
 impl Store {
-    /// A store in `dir`; does not access the folder.
+    /// A store in `dir`; does not access the folder. The default folder of former versions means
+    /// today's: a CNI configuration that a former version wrote names it.
     pub fn new(dir: impl Into<PathBuf>) -> Store {
-        Store { dir: dir.into() }
+        let mut dir = dir.into();
+        if dir == Path::new(FORMER_STATE_DIR) {
+            dir = DEFAULT_STATE_DIR.into();
+        }
+        let mut former = vec![dir.join("leases.json")];
+        if dir == Path::new(DEFAULT_STATE_DIR) {
+            former.push(Path::new(FORMER_STATE_DIR).join("leases.json"));
+        }
+        Store { dir, former }
     }
 
-    fn file(&self) -> PathBuf {
-        self.dir.join("leases.json")
+    /// The folder, in which ADD and DEL each replace a file.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
-    /// Reads the state without a lock. Without a file, the state is empty.
+    /// Whether [`LockedStore::open`] has nothing to do.
+    pub fn is_open(&self) -> bool {
+        self.leases_dir().exists() && !self.has_former()
+    }
+
+    /// The folder with one file per lease.
+    pub fn leases_dir(&self) -> PathBuf {
+        self.dir.join("leases")
+    }
+
+    /// Whether a former version left leases, which [`LockedStore::open`] migrates.
+    pub fn has_former(&self) -> bool {
+        self.former.iter().any(|path| path.exists())
+    }
+
+    /// Lists the leases by their file names, in the order of their addresses; without the folder,
+    /// there are none.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn entries(&self) -> Result<Vec<Entry>, StoreError> {
+        let path = self.leases_dir();
+        let dir = match fs::read_dir(&path) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(failed("list", &path)(e)),
+        };
+        let mut entries = Vec::new();
+        for file in dir {
+            let name = file.map_err(failed("list", &path))?.file_name();
+            entries.extend(name.to_str().and_then(Entry::parse));
+        }
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    /// Reads all leases without a lock.
+    ///
+    /// # Errors
+    /// The folder cannot be listed, or a file cannot be read. A file that cannot be parsed is not an
+    /// error, and a file that was deleted meanwhile is omitted.
+    pub fn read(&self) -> Result<Leases, StoreError> {
+        let mut all = Leases::default();
+        for entry in self.entries()? {
+            match self.get(&entry)? {
+                Some(Some(lease)) => all.leases.push(lease),
+                Some(None) => all.damaged.push(entry),
+                None => {}
+            }
+        }
+        Ok(all)
+    }
+
+    /// The lease of an attachment, without a lock.
     ///
     /// # Errors
     /// The file cannot be read, or cannot be parsed (`InvalidData`).
-    pub fn read(&self) -> Result<State, StoreError> {
-        let path = self.file();
+    pub fn find(&self, key: &LeaseKey) -> Result<Option<Lease>, StoreError> {
+        let Some(entry) = self.find_entry(key)? else { return Ok(None) };
+        match self.get(&entry)? {
+            Some(None) => {
+                let source = io::ErrorKind::InvalidData.into();
+                Err(failed("parse", &self.path(&entry))(source))
+            }
+            found => Ok(found.flatten()),
+        }
+    }
+
+    /// The entry of an attachment. It exists also if the file is damaged.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn find_entry(&self, key: &LeaseKey) -> Result<Option<Entry>, StoreError> {
+        let host_ifname = identity::host_ifname(key);
+        Ok(self.entries()?.into_iter().find(|entry| entry.host_ifname == host_ifname))
+    }
+
+    /// Whether this lease still exists as it is.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
+        Ok(self.get(&Entry::of(lease))?.flatten().as_ref() == Some(lease))
+    }
+
+    /// Reads one lease: `None` without the file, `Some(None)` if it is damaged.
+    fn get(&self, entry: &Entry) -> Result<Option<Option<Lease>>, StoreError> {
+        let path = self.path(entry);
         match fs::read(&path) {
-            Ok(bytes) => State::from_json(&bytes).map_err(|e| StoreError {
-                operation: "parse",
-                path,
-                source: e.into(),
-            }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(State::default()),
-            Err(source) => Err(StoreError { operation: "read", path, source }),
+            // A copy under another name is not a lease: two pods would have one address.
+            Ok(bytes) => {
+                let lease = Lease::from_json(&bytes).ok();
+                Ok(Some(lease.filter(|l| is_consistent(l) && Entry::of(l) == *entry)))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed("read", &path)(e)),
         }
     }
 
-    /// Releases every lease that is not live; returns them.
-    ///
-    /// # Errors
-    /// The store cannot be locked, read or written.
-    pub fn reclaim(
-        &self,
-        now: &BootInstant,
-        live: impl Fn(&Lease) -> bool,
-    ) -> Result<Vec<Lease>, StoreError> {
-        let locked = self.lock()?;
-        let mut state = self.read()?;
-        let released = state.reclaim(now, live);
-        if !released.is_empty() {
-            locked.save(&state)?;
-        }
-        Ok(released)
+    pub(super) fn path(&self, entry: &Entry) -> PathBuf {
+        self.leases_dir().join(entry.file_name())
     }
 
-    /// Waits for the lock; it ends with the process that holds it. Creates the folder if it does not
-    /// exist.
+    /// Waits for the lock, which ends with the process that holds it. `holder` describes the caller
+    /// to others that wait. Creates the folder if it does not exist.
     ///
     /// # Errors
-    /// The folder or the lock file cannot be created or locked.
-    pub fn lock(&self) -> Result<LockedStore<'_>, StoreError> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(|source| {
-            StoreError { operation: "create folder", path: self.dir.clone(), source }
-        })?;
+    /// The lock file cannot be created, or is locked for longer than a call can wait: the error
+    /// names the holder.
+    pub fn lock(&self, holder: &str, now: &BootInstant) -> Result<LockedStore<'_>, StoreError> {
+        create_dir(&self.dir)?;
         let path = self.dir.join("lock");
-        let fail = |source| StoreError { operation: "lock", path: path.clone(), source };
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(fail)?;
-        file.lock().map_err(fail)?;
-        Ok(LockedStore { store: self, _lock: file })
+        let file = lock::lock(&path, holder, now, LOCK_PATIENCE).map_err(failed("lock", &path))?;
+        Ok(LockedStore::new(self, file))
     }
 }
 
-/// A store that no other process changes while this value exists.
-#[derive(Debug)]
-pub struct LockedStore<'a> {
-    store: &'a Store,
-    _lock: File,
+/// Whether the parts of a lease agree.
+fn is_consistent(lease: &Lease) -> bool {
+    lease.generation != 0 && identity::host_ifname(&lease.key) == lease.host_ifname
 }
 
-impl LockedStore<'_> {
-    /// Reads the state. If there is no file, or it cannot be parsed, the leases come from `rebuild`.
-    ///
-    /// # Errors
-    /// The file cannot be read or moved aside. A file that cannot be parsed is not an error.
-    pub fn load(&self, rebuild: impl FnOnce() -> Vec<Lease>) -> Result<Loaded, StoreError> {
-        let path = self.store.file();
-        let cause = match fs::read(&path) {
-            Ok(bytes) => match State::from_json(&bytes) {
-                Ok(state) => return Ok(Loaded { state, damage: None }),
-                Err(e) => Some(e.to_string()),
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(source) => return Err(StoreError { operation: "read", path, source }),
-        };
-        let state = State { leases: rebuild(), ..State::default() };
-        let Some(cause) = cause else { return Ok(Loaded { state, damage: None }) };
-        let moved_to = (0..)
-            .map(|n: u32| self.store.dir.join(format!("leases.json.corrupt-{n}")))
-            .find(|candidate| !candidate.exists())
-            .unwrap_or_else(|| self.store.dir.join("leases.json.corrupt"));
-        fs::rename(&path, &moved_to).map_err(|source| StoreError {
-            operation: "move aside",
-            path,
-            source,
-        })?;
-        let damage = Damage { moved_to, cause, rebuilt: state.leases.len() };
-        Ok(Loaded { state, damage: Some(damage) })
-    }
-
-    /// Replaces the state: writes a new file, syncs it, renames it and syncs the folder.
-    ///
-    /// # Errors
-    /// A step fails; the former state then still exists.
-    pub fn save(&self, state: &State) -> Result<(), StoreError> {
-        let path = self.store.file();
-        let temp = self.store.dir.join("leases.json.new");
-        let fail = |operation, path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError { operation, path, source }
-        };
-        let bytes =
-            serde_json::to_vec(state).map_err(|e| fail("encode", &path)(io::Error::from(e)))?;
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&temp)
-            .map_err(fail("write", &temp))?;
-        file.write_all(&bytes).map_err(fail("write", &temp))?;
-        file.sync_data().map_err(fail("sync", &temp))?;
-        fs::rename(&temp, &path).map_err(fail("replace", &path))?;
-        File::open(&self.store.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(fail("sync folder", &self.store.dir))
-    }
+pub(super) fn create_dir(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed("create folder", path))
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use super::*;
-
-    #[test]
-    fn a_damaged_file_is_kept_and_the_leases_rebuilt() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path());
-        for n in 0..2 {
-            fs::write(dir.path().join("leases.json"), "{\"leases\": [").unwrap();
-            let locked = store.lock().unwrap();
-            let loaded = locked.load(Vec::new).unwrap();
-            let damage = loaded.damage.unwrap();
-            assert!(damage.moved_to.ends_with(format!("leases.json.corrupt-{n}")));
-            assert_eq!(fs::read_to_string(damage.moved_to).unwrap(), "{\"leases\": [");
-            locked.save(&loaded.state).unwrap();
-            assert_eq!(store.read().unwrap(), State::default());
-        }
-    }
-
-    #[test]
-    fn an_incomplete_new_file_is_ignored() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path());
-        let locked = store.lock().unwrap();
-        let state = State { subnet: Some("10.0.0.0/24".parse().unwrap()), ..State::default() };
-        locked.save(&state).unwrap();
-        fs::write(dir.path().join("leases.json.new"), "{").unwrap();
-        assert_eq!(locked.load(Vec::new).unwrap().state, state);
-        locked.save(&state).unwrap();
-    }
+pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError { operation, path, source }
 }

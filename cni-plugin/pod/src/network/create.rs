@@ -86,11 +86,7 @@ impl PodNetwork<'_> {
         for (key, value) in SYSCTLS {
             write_sysctl(Path::new(PROC_SYS), &host_end.name, key, value)?;
         }
-        let alias = identity::alias(
-            &self.lease.key,
-            self.lease.pod_namespace.as_deref(),
-            self.lease.pod_name.as_deref(),
-        );
+        let alias = identity::alias(self.lease);
         let (_, pod_mac) = identity::macs(&self.lease.key);
         device::set_up(self.host, host_end.index, Some(&alias))?;
         Ok(device::add_neighbour(self.host, host_end.index, self.lease.address, pod_mac)?)

@@ -74,15 +74,17 @@ pub enum NetworkError {
     Differs(String),
 }
 
-impl PodNetwork<'_> {
-    /// Whether creation ended: the host's route to the pod leads to the interface `ifindex`.
-    ///
-    /// # Errors
-    /// The host's routes cannot be listed.
-    pub fn is_complete(&mut self, ifindex: u32) -> Result<bool, NetlinkError> {
-        let expected = host_route(self.lease.address, ifindex);
-        Ok(device::routes(self.host)?.iter().any(|route| same_route(route, &expected)))
-    }
+/// Whether creation ended: the host's route to the pod at `address` leads to interface `ifindex`.
+///
+/// # Errors
+/// The host's routes cannot be listed.
+pub fn is_complete(
+    host: &mut Netlink,
+    address: Ipv4Addr,
+    ifindex: u32,
+) -> Result<bool, NetlinkError> {
+    let expected = host_route(address, ifindex);
+    Ok(device::routes(host)?.iter().any(|route| same_route(route, &expected)))
 }
 
 /// The routes inside a pod, in the order in which they can be created.

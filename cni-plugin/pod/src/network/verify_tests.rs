@@ -2,20 +2,10 @@
 
 use super::*;
 use crate::ROUTE_PROTOCOL;
-use crate::lease::{BootInstant, LeaseKey};
+use crate::lease::fixture;
 
 fn lease() -> Lease {
-    let key = LeaseKey { container_id: "c1".into(), ifname: "eth0".into() };
-    Lease {
-        address: Ipv4Addr::new(10, 244, 1, 7),
-        host_ifname: identity::host_ifname(&key),
-        key,
-        network: "sluice".into(),
-        pod_namespace: Some("default".into()),
-        pod_name: Some("web-0".into()),
-        netns: "/run/netns/c1".into(),
-        since: BootInstant { boot_id: "one".into(), seconds: 1 },
-    }
+    fixture::lease("c1")
 }
 
 fn observed() -> Observed {

@@ -22,15 +22,15 @@ fn main() {
     let topology = Topology::new();
     let node = topology.node(1);
     dataplane::load(&node);
-    // Both keep their state on the same disk; Sluice calls fsync.
+    // Both keep their state on the same disk.
     let state = tempfile::tempdir().unwrap();
     let ours = json!({
         "cniVersion": "1.0.0", "name": "sluice", "type": "sluice",
         "subnet": "10.244.1.0/24", "stateDir": state.path().join("sluice"),
     });
-    // The same on a tmpfs (/var/lib of the node) shows the cost of durability.
+    // The default is a tmpfs.
     let mut in_memory = ours.clone();
-    in_memory["stateDir"] = json!("/var/lib/sluice/bench");
+    in_memory["stateDir"] = json!("/run/sluice/bench");
     let theirs = json!({
         "cniVersion": "1.0.0", "name": "ptp", "type": "ptp", "ipMasq": false,
         "ipam": {

@@ -9,7 +9,7 @@ use crate::{assert_no_pod, leases, node, pod_devices_and_routes};
 #[test]
 fn del_succeeds_whatever_is_missing() {
     type Loss = (&'static str, fn(&Node, &Pod));
-    let losses: [Loss; 6] = [
+    let losses: [Loss; 7] = [
         ("nothing", |_, _| ()),
         ("the namespace", |node, pod| node.drop_sandbox(&pod.sandbox.path)),
         ("the pod's interface", |_, pod| {
@@ -17,8 +17,9 @@ fn del_succeeds_whatever_is_missing() {
         }),
         ("the map entry", |node, pod| dataplane::delete_local_pod(node, pod.address)),
         ("the state", |node, _| {
-            node.namespaces.run(|| fs::remove_dir_all("/var/lib/sluice").unwrap());
+            node.namespaces.run(|| fs::remove_dir_all("/run/sluice/cni").unwrap());
         }),
+        ("the lease's content", |node, _| crate::damage_leases(node, "{")),
         ("the pins", |node, _| dataplane::unload(node)),
     ];
     for (loss, lose) in losses {

@@ -4,7 +4,7 @@ use netns_tests::cni::code::*;
 use netns_tests::{CniCall, Node, Pod, Sandbox, dataplane};
 use serde_json::{Value, json};
 
-use crate::{STATE, assert_no_pod, devices, leases, node, with};
+use crate::{LEASES, assert_no_pod, damage_leases, devices, leases, node, with};
 
 /// The one invalid part of a call that is valid otherwise.
 enum Invalid {
@@ -123,8 +123,8 @@ fn invalid_check_is_refused_with_its_code() {
         let config = with(&config, "prevResult", with(&pod.result, list, value));
         check(&config, &pod.sandbox).error(CHECK_FAILED, &["default/web", list]);
     }
-    node.namespaces.run(|| std::fs::write(STATE, "{").unwrap());
-    check(&config, &pod.sandbox).error(IO_FAILURE, &[STATE]);
+    damage_leases(&node, "{");
+    check(&config, &pod.sandbox).error(CHECK_FAILED, &[LEASES, "damaged"]);
 }
 
 #[test]

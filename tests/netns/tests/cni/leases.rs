@@ -2,15 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use netns_tests::cni::code;
-use netns_tests::{CniOutput, Node, Sandbox, eventually, eventually_equals};
+use netns_tests::{CniCall, CniOutput, Node, Sandbox, command, eventually, eventually_equals};
 use serde_json::{Value, json};
+use sluice_pod::lease::Lease;
 
 use crate::{
-    STATE, assert_no_pod, devices, leases, node, pod_devices_and_routes, small_range, with,
+    LEASES, assert_no_pod, damage_leases, devices, leases, node, pod_devices_and_routes,
+    read_leases, small_range, with,
 };
+
+/// The file of a former version.
+const FORMER: &str = "/var/lib/sluice/cni/leases.json";
 
 fn add(node: &Node, sandbox: &Sandbox) -> CniOutput {
     node.cni_with("ADD", &small_range(node), sandbox)
@@ -112,45 +118,118 @@ fn keep_last_sandbox(node: &Node, mut pods: Vec<Sandbox>) -> Sandbox {
 /// Makes all leases as old as the last boot of the machine.
 fn set_boot_id_of_leases(node: &Node) {
     node.namespaces.run(|| {
-        let mut state: Value = serde_json::from_slice(&fs::read(STATE).unwrap()).unwrap();
-        for lease in state["leases"].as_array_mut().unwrap() {
+        for file in fs::read_dir(LEASES).unwrap() {
+            let path = file.unwrap().path();
+            let mut lease: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
             lease["since"]["bootId"] = json!("00000000-0000-0000-0000-000000000000");
+            fs::write(path, lease.to_string()).unwrap();
         }
-        fs::write(STATE, state.to_string()).unwrap();
     });
 }
 
+/// Damaged files keep their addresses; when the range is full, they are rebuilt from the devices.
 #[test]
-fn damaged_state_is_renamed_and_rebuilt_from_the_interfaces() {
+fn damaged_leases_keep_their_addresses_and_are_rebuilt_from_the_interfaces() {
     let (_topology, node) = node();
-    let pods: Vec<_> = (0..3).map(|n| node.pod(&format!("default/web-{n}"))).collect();
-    let before: BTreeSet<_> = leases(&node).into_iter().collect();
-    for (number, damage) in ["", "{\"leases\":[{", "[1]"].iter().enumerate() {
-        node.namespaces.run(|| fs::write(STATE, damage).unwrap());
-        let output = node.cni("ADD", &node.sandbox("default/new"));
-        let result = output.ok();
-        let address = result["ips"][0]["address"].as_str().unwrap();
-        assert!(pods.iter().all(|p| !address.starts_with(&format!("{}/", p.address))), "{address}");
-        let kept = format!("{STATE}.corrupt-{number}");
-        assert_eq!(node.namespaces.run(|| fs::read_to_string(&kept).unwrap()), *damage);
+    let mut pods = fill(&node);
+    let before = read_leases(&node);
+    for damage in ["", "{\"address\":", "[1]"] {
+        damage_leases(&node, damage);
+        let late = node.sandbox("default/late");
+        let output = add(&node, &late);
+        output.error(code::RANGE_EXHAUSTED, &["default/late", "all 5"]);
         assert!(output.stderr.contains("corrupt"), "not reported: {:?}", output.stderr);
-        let after: BTreeSet<_> = leases(&node).into_iter().collect();
-        assert!(before.is_subset(&after), "{before:?} {after:?}");
+        // Paths of network namespaces are not known to the devices.
+        let known = |mut leases: Vec<Lease>| {
+            leases.iter_mut().for_each(|lease| lease.netns.clear());
+            leases
+                .into_iter()
+                .map(|l| (l.address, l.index, l.generation, l.owner(), l.key))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(known(read_leases(&node)), known(before.clone()));
     }
-    for pod in &pods {
-        node.cni("DEL", &pod.sandbox).ok();
-    }
+    // GC rebuilds them too, and detaches what is not valid.
+    damage_leases(&node, "{");
+    let kept = pods.pop().unwrap();
+    let valid = json!([{ "containerID": kept.id, "ifname": "eth0" }]);
+    let config = with(&small_range(&node), "cni.dev/valid-attachments", valid);
+    CniCall::new("GC", &config).run(&node.namespaces).ok();
+    assert_eq!(leases(&node).into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [kept.id]);
 }
 
 #[test]
 fn missing_state_is_rebuilt_from_the_interfaces() {
     let (_topology, node) = node();
     let pod = node.pod("default/web");
-    let before = leases(&node);
-    node.namespaces.run(|| fs::remove_dir_all("/var/lib/sluice").unwrap());
+    let before = read_leases(&node);
+    node.namespaces.run(|| fs::remove_dir_all("/run/sluice/cni").unwrap());
     let next = node.pod("default/next");
     assert_ne!(next.address, pod.address);
-    assert!(leases(&node).contains(&before[0]));
+    let after = read_leases(&node);
+    let same = |l: &&Lease| {
+        (l.address, l.index, l.generation)
+            == (before[0].address, before[0].index, before[0].generation)
+    };
+    assert_eq!(after.iter().filter(same).count(), 1, "{after:?}");
+    assert_ne!(after[0].index, after[1].index);
+}
+
+/// The upgrade of a node whose pods a version with one lease file attached: its folder and its CNI
+/// configuration are still there, and its devices have no numbers.
+#[test]
+fn leases_of_a_former_version_are_taken_over_with_their_pods() {
+    let (_topology, node) = node();
+    let old: Vec<_> = (0..3).map(|n| node.pod(&format!("default/old-{n}"))).collect();
+    let before = read_leases(&node);
+    node.namespaces.run(|| write_former(&before));
+    for lease in &before {
+        let alias = format!("{} eth0 {}", lease.owner(), lease.key.container_id);
+        let args = ["link", "set", "dev", &lease.host_ifname, "alias", &alias];
+        command(&node.namespaces, "ip", &args);
+    }
+    let config = with(&node.config(), "stateDir", json!("/var/lib/sluice/cni"));
+    let call = |verb, config: &Value, sandbox| node.cni_with(verb, config, sandbox);
+    let check = with(&config, "prevResult", old[0].result.clone());
+    call("CHECK", &check, &old[0].sandbox).ok();
+    let sandbox = node.sandbox("default/new");
+    call("ADD", &config, &sandbox).ok();
+    let leases = read_leases(&node);
+    let key = |l: &Lease| (l.address, l.key.clone(), l.owner(), l.netns.clone());
+    let taken: BTreeSet<_> = leases.iter().map(key).collect();
+    assert!(before.iter().map(key).all(|lease| taken.contains(&lease)), "{leases:?}");
+    let indexes: BTreeSet<_> = leases.iter().map(|lease| lease.index).collect();
+    assert_eq!(indexes, BTreeSet::from([0, 1, 2, 3]));
+    assert!(leases.iter().all(|lease| lease.generation != 0));
+    let left = node.namespaces.run(|| Path::new(FORMER).exists());
+    assert!(!left, "{FORMER} would be taken over again");
+    for pod in &old {
+        call("DEL", &node.config(), &pod.sandbox).ok();
+    }
+    call("DEL", &node.config(), &sandbox).ok();
+    assert_no_pod(&node);
+}
+
+/// Replaces the leases by the file of a former version.
+fn write_former(leases: &[Lease]) {
+    let leases: Vec<Value> = leases
+        .iter()
+        .map(|lease| {
+            let mut lease = serde_json::to_value(lease).unwrap();
+            lease
+                .as_object_mut()
+                .unwrap()
+                .retain(|name, _| name != "index" && name != "generation");
+            lease
+        })
+        .collect();
+    let state = json!({
+        "subnet": "10.244.1.0/24", "cursor": leases[0]["address"], "released": [],
+        "leases": leases,
+    });
+    fs::remove_dir_all("/run/sluice/cni").unwrap();
+    fs::create_dir_all("/var/lib/sluice/cni").unwrap();
+    fs::write(FORMER, state.to_string()).unwrap();
 }
 
 #[test]

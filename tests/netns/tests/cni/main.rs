@@ -13,13 +13,13 @@ mod limits;
 mod versions;
 
 use std::fs;
-use std::path::Path;
 
 use netns_tests::{Namespaces, Node, Topology, dataplane, ip_json};
 use serde_json::{Value, json};
+use sluice_pod::lease::{Lease, Store};
 
-/// The file of the leases.
-const STATE: &str = "/var/lib/sluice/cni/leases.json";
+/// The folder of the leases.
+const LEASES: &str = "/run/sluice/cni/leases";
 
 /// A node whose programs and maps are loaded.
 fn node() -> (Topology, Node) {
@@ -58,14 +58,24 @@ fn pod_devices_and_routes(node: &Node) -> (Vec<String>, usize) {
     (devices, routes.len())
 }
 
+/// The leases, parsed.
+fn read_leases(node: &Node) -> Vec<Lease> {
+    node.namespaces.run(|| Store::new("/run/sluice/cni").read().unwrap().leases)
+}
+
 /// Container ids and addresses of the leases.
 fn leases(node: &Node) -> Vec<(String, String)> {
-    let text = node.namespaces.run(|| fs::read(Path::new(STATE)));
-    let Ok(text) = text else { return Vec::new() };
-    let state: Value = serde_json::from_slice(&text).unwrap();
-    let field = |lease: &Value, name: &str| lease[name].as_str().unwrap().to_owned();
-    let leases = state["leases"].as_array().unwrap();
-    leases.iter().map(|l| (field(l, "containerId"), field(l, "address"))).collect()
+    let of = |lease: Lease| (lease.key.container_id, lease.address.to_string());
+    read_leases(node).into_iter().map(of).collect()
+}
+
+/// Replaces the content of every lease.
+fn damage_leases(node: &Node, content: &str) {
+    node.namespaces.run(|| {
+        for file in fs::read_dir(LEASES).unwrap() {
+            fs::write(file.unwrap().path(), content).unwrap();
+        }
+    });
 }
 
 /// Asserts that the node has no device, route, lease or map entry of a pod.

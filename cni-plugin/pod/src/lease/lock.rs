@@ -1,0 +1,142 @@
+//! The lock of the store: one writer, a wait with an end, and an error that names the holder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::BootInstant;
+
+/// Longest content of a lock file that is read.
+const HOLDER_MAX: u64 = 512;
+
+/// Locks the file at `path`, which is created if it does not exist, and writes who holds it. The
+/// lock ends with the returned file, or with the process.
+///
+/// # Errors
+/// `TimedOut`, with the present holder, if the lock is not free within `patience`; otherwise the file
+/// cannot be created or locked.
+pub(super) fn lock(
+    path: &Path,
+    holder: &str,
+    now: &BootInstant,
+    patience: Duration,
+) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => wait(&file, patience).map_err(|e| match e.kind() {
+            io::ErrorKind::TimedOut => io::Error::new(e.kind(), timeout(path, patience)),
+            _ => e,
+        })?,
+        Err(TryLockError::Error(e)) => return Err(e),
+    }
+    // Without its text the lock still works.
+    let _ = write_holder(&file, holder, now);
+    Ok(file)
+}
+
+/// Waits in a thread of its own: flock(2) has no timeout. After a timeout the thread stays until the
+/// lock is free, and releases it at once.
+fn wait(file: &File, patience: Duration) -> io::Result<()> {
+    // The same open file description: the lock of the copy is the lock of the file.
+    let copy = file.try_clone()?;
+    let (done, result) = mpsc::sync_channel(0);
+    thread::spawn(move || {
+        let locked = copy.lock();
+        if done.send(locked).is_err() {
+            let _ = copy.unlock();
+        }
+    });
+    result.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn write_holder(mut file: &File, holder: &str, now: &BootInstant) -> io::Result<()> {
+    file.rewind()?;
+    let text = format!("{} {} {holder}\n", now.seconds, std::process::id());
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
+}
+
+fn timeout(path: &Path, patience: Duration) -> String {
+    let waited = format!("not free within {} s", patience.as_secs());
+    let mut text = String::new();
+    let read = File::open(path).and_then(|f| f.take(HOLDER_MAX).read_to_string(&mut text));
+    let now = BootInstant::now().map(|now| now.seconds);
+    match (read, now) {
+        (Ok(_), Ok(now)) => match parse_holder(&text) {
+            Some((since, pid, holder)) => {
+                let held = now.saturating_sub(since);
+                format!("{waited}; {holder} (pid {pid}) has held it for {held} s")
+            }
+            None => format!("{waited}; the holder is unknown"),
+        },
+        _ => waited,
+    }
+}
+
+fn parse_holder(text: &str) -> Option<(u64, u32, &str)> {
+    let mut parts = text.trim_end().splitn(3, ' ');
+    let (since, pid, holder) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((since.parse().ok()?, pid.parse().ok()?, holder))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::Barrier;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_timeout_names_the_holder_and_how_long_it_has_held_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let now = BootInstant::now().unwrap();
+        // A longer text of an earlier holder leaves no remains.
+        let long = "ADD of a pod with a very long name".repeat(4);
+        drop(lock(&path, &long, &now, LONG).unwrap());
+        let earlier = BootInstant { seconds: now.seconds.saturating_sub(31), ..now.clone() };
+        let held = lock(&path, "ADD of pod shop/web-0", &earlier, LONG).unwrap();
+        let error = lock(&path, "DEL", &now, Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let text = error.to_string();
+        let expected =
+            format!("ADD of pod shop/web-0 (pid {}) has held it for 3", std::process::id());
+        assert!(text.contains(&expected) && text.ends_with(" s"), "{text}");
+        // The waiter that gave up does not keep the lock.
+        drop(held);
+        drop(lock(&path, "DEL", &now, LONG).unwrap());
+    }
+
+    #[test]
+    fn a_lock_is_handed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let now = BootInstant::now().unwrap();
+        let held = lock(&path, "first", &now, LONG).unwrap();
+        let ready = Barrier::new(2);
+        thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                ready.wait();
+                lock(&path, "second", &now, LONG)
+            });
+            ready.wait();
+            drop(held);
+            second.join().unwrap().unwrap();
+        });
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with(" second\n"));
+    }
+}
