@@ -7,7 +7,8 @@
 //! results   target/mutants/results.jsonl and the score table       shard   part of a run
 //! ```
 //! A run takes hours and is not part of CI. It can be interrupted: a mutation with a recorded
-//! result is skipped until the mutation or its file changes. The exit code is a failure below
+//! result is skipped until the mutation or its file changes; one that survived runs again, because
+//! tests may have been added. The exit code is a failure below
 //! [`REQUIRED_PERCENT`] percent of caught mutations.
 
 mod list;
@@ -75,7 +76,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     }
     let deadline = Duration::from_secs(options.minutes * 60);
     let (entries, may_not_build) = if options.pure {
-        (pure::run(cache, &options.package, options.shard, deadline)?, true)
+        (pure::run(cache, &options.package, options.shard)?, true)
     } else {
         (run_listed(options, deadline)?, false)
     };
@@ -109,7 +110,8 @@ fn run_listed(options: &Options, deadline: Duration) -> Result<Vec<Entry>> {
     let mut pending = Vec::new();
     for mutation in &selected {
         let hash = mutation.hash(&scratch.read(&mutation.path)?);
-        if known.get(&mutation.id).is_some_and(|record| record.hash != hash) || options.again {
+        let holds = |record: &Record| record.hash == hash && record.outcome != Outcome::Survived;
+        if options.again || !known.get(&mutation.id).is_some_and(holds) {
             known.remove(&mutation.id);
         }
         if !known.contains_key(&mutation.id) {

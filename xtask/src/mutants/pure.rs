@@ -32,12 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// # Errors
 /// When the installation fails, the tests fail without a mutation, or the results cannot be read.
-pub fn run(
-    cache: &Cache,
-    packages: &[String],
-    shard: Option<Shard>,
-    deadline: Duration,
-) -> Result<Vec<Entry>> {
+pub fn run(cache: &Cache, packages: &[String], shard: Option<Shard>) -> Result<Vec<Entry>> {
     let program = setup::cargo_mutants(cache)?;
     let packages: Vec<&str> = match packages {
         [] => PACKAGES.to_vec(),
@@ -52,7 +47,8 @@ pub fn run(
     let mut command = Command::new(program);
     command
         .current_dir(checkout())
-        .args(["mutants", "--no-shuffle", "--timeout", &deadline.as_secs().to_string()])
+        // Without --timeout, the deadline of a mutation is five times the time of the tests.
+        .args(["mutants", "--no-shuffle"])
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .args(EXCLUDED.iter().flat_map(|pattern| ["--exclude", pattern]))
         .arg("--output")
