@@ -121,6 +121,8 @@ fn load_programs() -> anyhow::Result<()> {
         duration = ?started.elapsed(),
         "programs loaded"
     );
+    #[cfg(feature = "program-log")]
+    crate::kernel::linux::program_log::spawn()?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 
 use crate::cache::{Cache, checkout, target};
 use crate::process;
@@ -40,11 +41,23 @@ impl Programs {
     }
 }
 
+/// Options of `cargo xtask build`.
+#[derive(Args)]
+pub struct Options {
+    /// Build an agent for debugging, with programs that log each verdict, to
+    /// target/<triple>/debug/sluice
+    #[arg(long)]
+    debug_programs: bool,
+}
+
 /// Builds the object and the programs, and prints their sizes.
 ///
 /// # Errors
 /// When the tool chain cannot be installed or a build fails.
-pub fn run(cache: &Cache) -> Result<()> {
+pub fn run(cache: &Cache, options: &Options) -> Result<()> {
+    if options.debug_programs {
+        return debug_agent(cache);
+    }
     print_size(&programs(cache)?.object)
 }
 
@@ -53,8 +66,24 @@ pub fn run(cache: &Cache) -> Result<()> {
 /// # Errors
 /// When the tool chain cannot be installed or the build fails.
 pub fn bpf_object(cache: &Cache) -> Result<PathBuf> {
+    object(cache, "ebpf", &[], "sluice.o")
+}
+
+/// Builds an agent whose programs log each verdict. Neither its object nor its program replaces one
+/// of an ordinary build.
+fn debug_agent(cache: &Cache) -> Result<()> {
+    let object = object(cache, "ebpf-debug", &["--features", "log"], "sluice-debug.o")?;
+    print_size(&object)?;
+    let mut command = static_build("sluice-agent", "sluice", "dev");
+    command.args(["--features", "program-log"]).env(OBJECT_VARIABLE, &object);
+    process::run("building sluice for debugging", &mut command, &cache.logs(), process::BUILD)?;
+    print_size(&target().join(triple()).join("debug/sluice"))
+}
+
+/// Builds the eBPF object in a target directory of its own and copies it to `target/bpf/<name>`.
+fn object(cache: &Cache, target_dir: &str, features: &[&str], name: &str) -> Result<PathBuf> {
     let toolchain = setup::bpf(cache)?;
-    let target_dir = target().join("ebpf");
+    let target_dir = target().join(target_dir);
     let mut command = Command::new("cargo");
     // Flags for the host do not apply to the BPF target.
     command.current_dir(checkout()).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
@@ -68,10 +97,11 @@ pub fn bpf_object(cache: &Cache) -> Result<PathBuf> {
         .args(["--package", "sluice-ebpf", "--bin", "sluice-ebpf", "--profile", "ebpf"])
         .args(["--target", "bpfel-unknown-none", "--target-dir"])
         .arg(&target_dir)
+        .args(features)
         .env("PATH", path_with(&setup::bpf_linker(cache)?));
     process::run("building eBPF programs", &mut command, &cache.logs(), process::BUILD)?;
     let built = target_dir.join("bpfel-unknown-none/ebpf/sluice-ebpf");
-    let object = target().join("bpf/sluice.o");
+    let object = target().join("bpf").join(name);
     fs::create_dir_all(target().join("bpf"))?;
     // An unchanged object keeps its modification time, so cargo does not rebuild the agent.
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
@@ -101,21 +131,27 @@ pub fn programs(cache: &Cache) -> Result<Programs> {
 /// # Errors
 /// When the build fails.
 pub fn static_program(cache: &Cache, package: &str, bin: &str, profile: &str) -> Result<PathBuf> {
-    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    process::run(
-        &format!("building {bin}"),
-        Command::new("cargo")
-            .current_dir(checkout())
-            .args(["build", "--package", package, "--bin", bin, "--profile", profile])
-            .args(["--target", &triple])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
-            .env(OBJECT_VARIABLE, target().join("bpf/sluice.o")),
-        &cache.logs(),
-        process::BUILD,
-    )?;
-    let path = target().join(&triple).join(profile).join(bin);
+    let mut command = static_build(package, bin, profile);
+    process::run(&format!("building {bin}"), &mut command, &cache.logs(), process::BUILD)?;
+    let path = target().join(triple()).join(profile).join(bin);
     print_size(&path)?;
     Ok(path)
+}
+
+/// The command that builds one statically linked program.
+fn static_build(package: &str, bin: &str, profile: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command
+        .current_dir(checkout())
+        .args(["build", "--package", package, "--bin", bin, "--profile", profile])
+        .args(["--target", &triple()])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env(OBJECT_VARIABLE, target().join("bpf/sluice.o"));
+    command
+}
+
+fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }
 
 fn print_size(path: &Path) -> Result<()> {

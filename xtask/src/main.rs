@@ -71,7 +71,7 @@ enum Command {
     /// Install missing tools: eBPF tool chain, kind, container engine
     Setup,
     /// Build the eBPF programs, the agent and the CNI binary
-    Build,
+    Build(build::Options),
     /// Pack the programs into an OCI image, target/image/sluice.tar
     Image,
     /// Create, remove, fill and show kind clusters
@@ -111,7 +111,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let cache = cache::Cache::open()?;
     match command {
         Command::Setup => setup::run(&cache)?,
-        Command::Build => build::run(&cache)?,
+        Command::Build(options) => build::run(&cache, &options)?,
         Command::Image => drop(image::archive(&cache)?),
         Command::Cluster(command) => cluster::run(&cache, command)?,
         Command::Demo(options) => demo::run(&cache, &options)?,

@@ -6,7 +6,7 @@ use sluice_abi::{DropEvent, DropReason, Outcome, program::Hook};
 use crate::{
     counters,
     frame::{Frame, Skb},
-    kernel,
+    kernel, log,
     maps::EVENTS,
     packet::Packet,
     scratch::Scratch,
@@ -37,6 +37,7 @@ static EVENT_WINDOW: PerCpuArray<EventWindow> = PerCpuArray::with_max_entries(1,
 /// Ends a program run with a verdict.
 #[inline(always)]
 pub fn tc(f: &Skb, s: &mut Scratch, hook: Hook, verdict: Verdict) -> i32 {
+    log::verdict(&s.packet, hook, &verdict);
     match verdict {
         Verdict::Bypass(_) => NEXT,
         Verdict::Deliver(delivery) => deliver(f, s, hook, &delivery),

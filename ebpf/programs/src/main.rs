@@ -22,6 +22,7 @@ mod flow;
 mod frame;
 mod hook;
 mod kernel;
+mod log;
 mod maps;
 mod packet;
 mod peer;

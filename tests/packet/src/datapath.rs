@@ -126,6 +126,11 @@ impl Datapath {
         open(&self.ebpf, name)
     }
 
+    /// Whether the object declares a map of this name.
+    pub fn has_map(&self, name: &str) -> bool {
+        self.ebpf.map(name).is_some()
+    }
+
     /// The drop events since the last call.
     pub fn events(&mut self) -> Vec<DropEvent> {
         let map = self.ebpf.map_mut(map::EVENTS).expect("the object has a ring buffer");

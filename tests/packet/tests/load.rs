@@ -28,6 +28,12 @@ fn every_program_loads_within_its_instruction_budget() {
     }
 }
 
+/// The map of aya-log exists in debug builds only.
+#[test]
+fn programs_do_not_log() {
+    assert!(!Datapath::load().has_map("AYA_LOGS"));
+}
+
 #[test]
 fn code_for_helpers_that_the_kernel_lacks_is_removed_at_load() {
     let size = |set_retval| {

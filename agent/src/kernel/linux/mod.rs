@@ -13,6 +13,8 @@ pub mod network;
 pub mod pins;
 pub mod pods;
 pub mod probe;
+#[cfg(feature = "program-log")]
+pub mod program_log;
 pub mod routes;
 pub mod sysctl;
 pub mod udp_sockets;
