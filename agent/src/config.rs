@@ -47,6 +47,10 @@ pub struct AgentArgs {
     /// Directory of the leases that the CNI binary writes.
     #[arg(long, value_name = "DIR", default_value = paths::CNI_STATE_DIR)]
     pub cni_state_dir: PathBuf,
+    /// CNI plugin to run after Sluice's; `bandwidth` limits what the node's stack sends to a pod.
+    /// Its binary must be in the directory of CNI binaries. May be repeated.
+    #[arg(long, value_name = "PLUGIN", value_parser = ["bandwidth"])]
+    pub chain: Vec<String>,
     /// Root of the cgroup v2 hierarchy (default: detected).
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
@@ -107,6 +111,8 @@ pub struct Config {
     pub cni_binary: PathBuf,
     /// Directory of the leases that the CNI binary writes.
     pub cni_state_dir: PathBuf,
+    /// CNI plugins to run after Sluice's.
+    pub chain: Vec<String>,
     /// Root of the cgroup v2 hierarchy, if given.
     pub cgroup_root: Option<PathBuf>,
     /// How the uplink is chosen.
@@ -167,6 +173,7 @@ impl TryFrom<AgentArgs> for Config {
             cni_conf_dir: path(args.cni_conf_dir),
             cni_binary: args.cni_binary,
             cni_state_dir: args.cni_state_dir,
+            chain: args.chain,
             cgroup_root: args.cgroup_root,
             uplink: args.uplink.map_or(UplinkChoice::Auto, UplinkChoice::Named),
             mtu: args.mtu.map(mtu).transpose()?,

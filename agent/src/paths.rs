@@ -19,5 +19,8 @@ pub const SOCKET: &str = "/run/sluice/sluice.sock";
 pub const CNI_BINARY_NAME: &str = "sluice";
 /// Name of the CNI network in the configuration.
 pub const CNI_NETWORK: &str = "sluice";
-/// Name of the CNI configuration; the runtime uses the first in alphabetical order.
-pub const CNI_CONF_NAME: &str = "10-sluice.conflist";
+/// Name of the CNI configuration; the runtime uses the first in alphabetical order. It precedes those
+/// that other networks leave behind, such as 10-kindnet.conflist and 10-flannel.conflist.
+pub const CNI_CONF_NAME: &str = "05-sluice.conflist";
+/// Its name in former versions.
+pub const FORMER_CNI_CONF_NAME: &str = "10-sluice.conflist";

@@ -63,7 +63,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let _lock = Lock::take(Path::new(paths::RUN_DIR), lock::WAIT)?;
     let mut steps = Steps::default();
     // The configuration first: without it the runtime starts no pod that uses the rest.
-    steps.record("CNI configuration", remove_file(&args.cni_conf_dir, paths::CNI_CONF_NAME));
+    for name in [paths::CNI_CONF_NAME, paths::FORMER_CNI_CONF_NAME] {
+        steps.record("CNI configuration", remove_file(&args.cni_conf_dir, name));
+    }
     steps.record("CNI binary", remove_file(&args.cni_bin_dir, paths::CNI_BINARY_NAME));
     steps.record("socket programs", detach_sockets(args.cgroup_root.as_deref()));
     steps.record("device programs and routes", clear_network().map_err(Into::into));

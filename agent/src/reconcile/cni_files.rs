@@ -15,9 +15,12 @@ use crate::kernel::Kernel;
 use crate::paths::{CNI_BINARY_NAME, CNI_NETWORK};
 use crate::state::State;
 
-/// Version of the configuration. Every runtime that Kubernetes supports reads it, and Sluice needs
-/// nothing of 1.1.0, with which containerd would treat a failed STATUS as a node without network.
+/// Version of the configuration for runtimes that do not read [`CNI_VERSIONS`].
 const CNI_VERSION: &str = "1.0.0";
+
+/// Versions of the configuration; libcni 1.2 and later uses the highest that it supports. 1.1.0 has
+/// GC and STATUS, which answers without the agent.
+const CNI_VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
 /// What has to be in its desired state before the configuration is written.
 const AFTER: [Concern; 6] = [
@@ -62,7 +65,7 @@ impl Reconciler for ReconcileCniFiles {
             return Err(NotReconciled::Waiting("pods cannot be connected yet"));
         }
         let (subnet, mtu) = (subnet?, state.pod_mtu().ok_or(NO_UPLINK)?);
-        let text = conflist(&subnet, mtu, &state.config().cni_state_dir);
+        let text = conflist(&subnet, mtu, &state.config().cni_state_dir, &state.config().chain);
         let written = kernel.write_cni_config(&text)?;
         if std::mem::replace(&mut self.config, text.clone()) == text {
             state.repaired("cni_config", usize::from(written));
@@ -96,20 +99,25 @@ fn subnet(state: &State) -> Result<IpNet, NotReconciled> {
     Err(NotReconciled::Degraded(format!("Node {}: {reason}", state.config().node_name)))
 }
 
-/// The configuration for pods in `subnet`.
-fn conflist(subnet: &IpNet, mtu: u32, state_dir: &Path) -> String {
+/// The configuration for pods in `subnet`, with the plugins of `chain` after Sluice's.
+fn conflist(subnet: &IpNet, mtu: u32, state_dir: &Path, chain: &[String]) -> String {
+    let mut plugins = vec![json!({
+        "type": CNI_BINARY_NAME,
+        "subnet": subnet.to_string(),
+        "mtu": mtu,
+        "stateDir": state_dir,
+        // A chained bandwidth plugin needs the ingress qdisc; given the rates, the CNI binary
+        // leaves it free.
+        "capabilities": { "bandwidth": true },
+    })];
+    plugins.extend(
+        chain.iter().map(|plugin| json!({ "type": plugin, "capabilities": { plugin: true } })),
+    );
     let conf = json!({
         "cniVersion": CNI_VERSION,
+        "cniVersions": CNI_VERSIONS,
         "name": CNI_NETWORK,
-        "plugins": [{
-            "type": CNI_BINARY_NAME,
-            "subnet": subnet.to_string(),
-            "mtu": mtu,
-            "stateDir": state_dir,
-            // A chained bandwidth plugin needs the ingress qdisc; given the rates, the CNI binary
-            // leaves it free.
-            "capabilities": { "bandwidth": true },
-        }],
+        "plugins": plugins,
     });
     format!("{conf:#}\n")
 }
@@ -121,12 +129,13 @@ mod tests {
     #[test]
     fn conflist_names_binary_subnet_and_mtu() {
         let subnet = "10.244.1.0/24".parse().unwrap();
-        let text = conflist(&subnet, 1400, Path::new("/run/sluice/cni"));
+        let text = conflist(&subnet, 1400, Path::new("/run/sluice/cni"), &[]);
         let v: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             v,
             json!({
                 "cniVersion": "1.0.0",
+                "cniVersions": ["1.0.0", "1.1.0"],
                 "name": "sluice",
                 "plugins": [{
                     "type": "sluice",
@@ -137,5 +146,20 @@ mod tests {
                 }],
             })
         );
+    }
+
+    #[test]
+    fn chained_plugins_follow_with_their_capability() {
+        let subnet = "10.244.1.0/24".parse().unwrap();
+        let text = conflist(&subnet, 1400, Path::new("/run/sluice/cni"), &["bandwidth".to_owned()]);
+        let conf: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let types: Vec<_> = conf["plugins"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(types, ["sluice", "bandwidth"]);
+        assert_eq!(conf["plugins"][1]["capabilities"], json!({"bandwidth": true}));
     }
 }

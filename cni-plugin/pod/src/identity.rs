@@ -34,6 +34,11 @@ pub fn host_ifname(key: &LeaseKey) -> String {
     format!("{HOST_PREFIX}{:011x}", hash >> 20)
 }
 
+/// Number of an attachment's lock. Attachments that share one wait for each other.
+pub(crate) fn attachment_number(key: &LeaseKey) -> u32 {
+    (hash(&["lock", &key.container_id, &key.ifname]) >> 33) as u32
+}
+
 /// Hardware addresses of the host's and the pod's end: locally administered, unicast, and different
 /// in their second byte.
 pub fn macs(key: &LeaseKey) -> (Mac, Mac) {

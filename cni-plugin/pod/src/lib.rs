@@ -25,8 +25,8 @@ mod network;
 
 pub use dataplane::Dataplane;
 pub use network::{
-    HostPath, NetworkError, PathPart, PodNetwork, VethOptions, VethPair, host_path, host_paths,
-    is_complete, pod_routes, remove_local_pod, remove_veth, restore,
+    CreateError, HostPath, NetworkError, PathPart, PodNetwork, VethOptions, VethPair, host_path,
+    host_paths, is_complete, pod_routes, remove_local_pod, remove_veth, restore,
 };
 
 /// The default gateway of every pod. It is link-local and configured on no interface; a permanent

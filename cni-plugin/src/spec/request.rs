@@ -98,7 +98,11 @@ impl Environment {
             return Err(invalid("CNI_NETNS", "is not set"));
         }
         if let Some(args) = get("CNI_ARGS") {
-            environment.pod = parse_args(&args)?;
+            environment.pod = match (parse_args(&args), verb) {
+                // The pod must be deletable, and only messages use the arguments.
+                (Err(_), Verb::Del) => Pod::default(),
+                (pod, _) => pod?,
+            };
         }
         Ok(environment)
     }

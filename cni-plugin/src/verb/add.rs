@@ -38,13 +38,22 @@ pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<CniResult
         // The bandwidth plugin needs the ingress qdisc when it limits what a pod sends.
         mechanism: if conf.limits_egress { Mechanism::Tcx } else { Mechanism::Clsact },
     };
-    let lease = lease_address(conf, subnet, environment, &mut host, &mut pod)?;
+    let store = Store::new(&conf.state_dir);
+    // Until the end: a DEL of this attachment runs before this ADD or after it.
+    let _attachment = store.lock_attachment(&key(environment)).map_err(store_failed)?;
+    let lease = lease_address(&store, conf, subnet, environment, &mut host, &mut pod)?;
     let created =
         PodNetwork { host: &mut host, lease: &lease }.create(&netns, &mut pod, options, &dataplane);
     let pair = created.map_err(|e| {
-        undo(conf, &mut host, &lease);
-        CniError::caused(code::IO, "the pod's network cannot be created", &e)
+        undo(&store, conf, &mut host, &lease, e.has_device);
+        CniError::caused(code::IO, "the pod's network cannot be created", &e.source)
     })?;
+    // A lease without a device is released when it is older than any ADD can run.
+    if !store.holds(&lease).map_err(store_failed)? {
+        undo(&store, conf, &mut host, &lease, true);
+        let msg = "the address was released while ADD ran; the runtime tries again";
+        return Err(CniError::new(code::TRY_AGAIN, msg));
+    }
     Ok(result(&lease, pair, options.mtu))
 }
 
@@ -68,6 +77,7 @@ fn netns_failed(path: &Path, e: &NetNsError) -> CniError {
 
 /// Removes the remains of an interrupted ADD of this attachment, then leases an address.
 fn lease_address(
+    store: &Store,
     conf: &NetConf,
     subnet: Subnet,
     environment: &Environment,
@@ -75,9 +85,8 @@ fn lease_address(
     pod: &mut Netlink,
 ) -> Result<Lease, CniError> {
     let key = key(environment);
-    let store = Store::new(&conf.state_dir);
     let now = now()?;
-    let locked = lock(&store, conf, &format!("ADD of {}", environment.owner()), host, &now)?;
+    let locked = lock(store, conf, &format!("ADD of {}", environment.owner()), host, &now)?;
     let mut entries = store.entries().map_err(store_failed)?;
 
     let name = identity::host_ifname(&key);
@@ -161,15 +170,24 @@ fn remove_interrupted(
     Ok(())
 }
 
-/// Undoes a failed ADD in reverse order; warns about steps that cannot be undone.
-fn undo(conf: &NetConf, host: &mut Netlink, lease: &Lease) {
-    if let Err(e) = (PodNetwork { host, lease }).remove(&conf.pins) {
+/// Undoes a failed ADD: removes what this ADD made, in reverse order, and warns about what cannot be
+/// removed. An address whose device or row remains is not released: it could reach another pod.
+fn undo(store: &Store, conf: &NetConf, host: &mut Netlink, lease: &Lease, has_device: bool) {
+    let mut network = PodNetwork { host, lease };
+    let removed = match has_device {
+        true => network.remove(&conf.pins),
+        false => Ok(()),
+    };
+    if let Err(e) = removed {
         warn(format_args!("pod {}: failed ADD not undone: {}", lease.owner(), error_chain(&e)));
+        return;
     }
-    let store = Store::new(&conf.state_dir);
-    let released = store
-        .lock("ADD that failed", &lease.since)
-        .and_then(|locked| locked.release([&Entry::of(lease)], &lease.since));
+    let released = store.lock("ADD that failed", &lease.since).and_then(|locked| {
+        match store.holds(lease)? {
+            true => locked.release([&Entry::of(lease)], &lease.since),
+            false => Ok(()),
+        }
+    });
     if let Err(e) = released {
         warn(format_args!("pod {}: address not released: {}", lease.owner(), error_chain(&e)));
     }

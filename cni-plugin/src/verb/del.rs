@@ -16,6 +16,9 @@ pub(super) fn del(conf: &NetConf, environment: &Environment) -> Result<(), CniEr
 
 /// Removes one attachment.
 pub(super) fn detach(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result<(), CniError> {
+    // Another call for this attachment ends first: an ADD that goes on would make a pod without lease.
+    let store = Store::new(&conf.state_dir);
+    let _attachment = store.lock_attachment(key).map_err(store_failed)?;
     // A lease that cannot be released now is reclaimed once its device does not exist: continue.
     if let Err(e) = release_address(conf, host, key) {
         warn(format_args!("container {}: address not released: {}", key.container_id, e.msg));

@@ -120,6 +120,12 @@ impl Host {
         let (): () = self.run(&["send-from", source, destination]);
     }
 
+    /// Sends an Ethernet frame by a device.
+    pub fn send_frame(&self, device: &str, frame: &[u8]) {
+        let digits: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (): () = self.run(&["send-frame", device, &digits]);
+    }
+
     /// Receives UDP datagrams on `port`; each line of output is the source address of one.
     pub fn receive(&self, port: u16) -> Process {
         let mut process = Process::start(&mut self.command(&["receive", &port.to_string()]));

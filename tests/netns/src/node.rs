@@ -20,7 +20,7 @@ pub(crate) const CONF_DIR: &str = "/run/cni/net.d";
 /// Folder of the CNI binary that the agent installs.
 pub(crate) const BIN_DIR: &str = "/run/cni/bin";
 /// The CNI configuration that the agent writes.
-pub const CONF_FILE: &str = "/run/cni/net.d/10-sluice.conflist";
+pub const CONF_FILE: &str = "/run/cni/net.d/05-sluice.conflist";
 /// The CNI binary that the agent installs.
 pub const BIN_FILE: &str = "/run/cni/bin/sluice";
 

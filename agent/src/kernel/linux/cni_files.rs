@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::paths::{CNI_BINARY_NAME, CNI_CONF_NAME};
+use crate::paths::{CNI_BINARY_NAME, CNI_CONF_NAME, FORMER_CNI_CONF_NAME};
 
 /// A file that cannot be installed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -19,17 +19,19 @@ pub struct InstallError {
     source: io::Error,
 }
 
-/// Writes the configuration if it differs. Returns whether it did.
+/// Writes the configuration if it differs, and removes the one of a former version. Returns whether
+/// anything changed.
 ///
 /// # Errors
 /// The file cannot be written or renamed.
 pub fn write_config(dir: &Path, text: &str) -> Result<bool, InstallError> {
     let path = dir.join(CNI_CONF_NAME);
-    if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(false);
+    let differs = !fs::read(&path).is_ok_and(|old| old == text.as_bytes());
+    if differs {
+        replace(&path, 0o644, |file| file.write_all(text.as_bytes()))?;
     }
-    replace(&path, 0o644, |file| file.write_all(text.as_bytes()))?;
-    Ok(true)
+    // Last: without any configuration the node would not be Ready.
+    Ok(remove(&dir.join(FORMER_CNI_CONF_NAME))? || differs)
 }
 
 /// Names of the configurations in `dir` that precede [`CNI_CONF_NAME`] in alphabetical order.
@@ -85,7 +87,7 @@ fn identity(path: &Path) -> Option<Identity> {
 /// # Errors
 /// The file cannot be removed.
 pub fn withdraw_config(dir: &Path) -> Result<bool, InstallError> {
-    remove(&dir.join(CNI_CONF_NAME))
+    Ok(remove(&dir.join(CNI_CONF_NAME))? | remove(&dir.join(FORMER_CNI_CONF_NAME))?)
 }
 
 /// Installs the CNI binary if the installed one differs from `from`. Returns whether it did.
@@ -178,12 +180,28 @@ mod tests {
     }
 
     #[test]
+    fn config_of_a_former_version_is_replaced_and_both_are_withdrawn() {
+        let dir = tempfile::tempdir().unwrap();
+        let former = dir.path().join(FORMER_CNI_CONF_NAME);
+        fs::write(&former, "a").unwrap();
+        assert!(write_config(dir.path(), "a").unwrap());
+        assert!(!former.exists() && !write_config(dir.path(), "a").unwrap());
+        // A former agent ran again.
+        fs::write(&former, "a").unwrap();
+        assert!(write_config(dir.path(), "a").unwrap());
+        fs::write(&former, "a").unwrap();
+        assert!(withdraw_config(dir.path()).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(!withdraw_config(dir.path()).unwrap());
+    }
+
+    #[test]
     fn configs_that_precede_are_listed() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["05-other.conf", "10-kindnet.conflist", "99-x.conflist", "00-readme"] {
+        for name in ["05-other.conf", "00-x.conflist", "10-kindnet.conflist", "00-readme"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        assert_eq!(preceding_configs(dir.path()), ["05-other.conf", "10-kindnet.conflist"]);
+        assert_eq!(preceding_configs(dir.path()), ["00-x.conflist", "05-other.conf"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc;
@@ -58,6 +59,52 @@ fn wait(file: &File, patience: Duration) -> io::Result<()> {
         }
     });
     result.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Locks one byte of the file at `path`: calls for one attachment run after each other, those for
+/// others at the same time, and no file is left. The lock ends with the returned file, or with the
+/// process.
+///
+/// # Errors
+/// `TimedOut` if the byte is not free within `patience`; otherwise the file cannot be created or
+/// locked.
+pub(super) fn lock_byte(path: &Path, byte: u32, patience: Duration) -> io::Result<File> {
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    match set_byte(&file, byte, libc::F_WRLCK, libc::F_OFD_SETLK) {
+        Ok(()) => return Ok(file),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+        Err(e) => return Err(e),
+    }
+    let copy = file.try_clone()?;
+    let (done, result) = mpsc::sync_channel(0);
+    thread::spawn(move || {
+        let locked = set_byte(&copy, byte, libc::F_WRLCK, libc::F_OFD_SETLKW);
+        if done.send(locked).is_err() {
+            let _ = set_byte(&copy, byte, libc::F_UNLCK, libc::F_OFD_SETLK);
+        }
+    });
+    let timeout = || {
+        let seconds = patience.as_secs();
+        let text = format!("another call for this container has run for more than {seconds} s");
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    };
+    result.recv_timeout(patience).unwrap_or_else(|_| Err(timeout())).map(|()| file)
+}
+
+/// One request of fcntl(2) for an open file description lock.
+fn set_byte(file: &File, byte: u32, kind: i32, command: i32) -> io::Result<()> {
+    // SAFETY: the struct contains integers only.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = kind as libc::c_short;
+    range.l_whence = libc::SEEK_SET as libc::c_short;
+    range.l_start = byte.into();
+    range.l_len = 1;
+    // SAFETY: the descriptor is open, and the struct is valid during the call.
+    match unsafe { libc::fcntl(file.as_raw_fd(), command, &raw const range) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 fn write_holder(mut file: &File, holder: &str, now: &BootInstant) -> io::Result<()> {
@@ -119,6 +166,18 @@ mod tests {
         // The waiter that gave up does not keep the lock.
         drop(held);
         drop(lock(&path, "DEL", &now, LONG).unwrap());
+    }
+
+    #[test]
+    fn calls_of_one_attachment_exclude_each_other_and_those_of_others_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("attachments");
+        let held = lock_byte(&path, 7, LONG).unwrap();
+        drop(lock_byte(&path, 8, LONG).unwrap());
+        let error = lock_byte(&path, 7, Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        drop(lock_byte(&path, 7, LONG).unwrap());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! file that cannot be parsed concerns one lease: it keeps its address and index by its name, and is
 //! rebuilt from the device of its pod.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,12 @@ pub struct Leases {
     pub leases: Vec<Lease>,
     /// Those whose file could not be parsed.
     pub damaged: Vec<Entry>,
+}
+
+/// Excludes other calls for one attachment.
+#[derive(Debug)]
+pub struct AttachmentLock {
+    _file: File,
 }
 
 /// The folder of the leases.
@@ -168,6 +174,19 @@ impl Store {
 
     pub(super) fn path(&self, entry: &Entry) -> PathBuf {
         self.leases_dir().join(entry.file_name())
+    }
+
+    /// Waits for other calls for the same attachment, and excludes them while the returned value
+    /// exists. Taken before [`Store::lock`].
+    ///
+    /// # Errors
+    /// The lock file cannot be created, or another call runs for too long.
+    pub fn lock_attachment(&self, key: &LeaseKey) -> Result<AttachmentLock, StoreError> {
+        create_dir(&self.dir)?;
+        let path = self.dir.join("attachments");
+        let byte = identity::attachment_number(key);
+        let file = lock::lock_byte(&path, byte, LOCK_PATIENCE).map_err(failed("lock", &path))?;
+        Ok(AttachmentLock { _file: file })
     }
 
     /// Waits for the lock, which ends with the process that holds it. `holder` describes the caller

@@ -238,7 +238,7 @@ fn what_a_crash_leaves_is_ignored() {
     let text = fs::read(path_of(&store, &a)).unwrap();
     locked.release([&Entry::of(&a)], &at(1)).unwrap();
     fs::write(path_of(&store, &a), text).unwrap();
-    assert_eq!(store.read().unwrap().leases, [a.clone()]);
+    assert_eq!(store.read().unwrap().leases, std::slice::from_ref(&a));
     let b = allocate(&locked, &store, "b");
     assert_ne!((a.address, a.index), (b.address, b.index));
     locked.release([&Entry::of(&a)], &at(2)).unwrap();

@@ -31,20 +31,45 @@ pub struct VethPair {
     pub pod: Link,
 }
 
+/// A network that could not be created.
+#[derive(Debug)]
+pub struct CreateError {
+    /// Whether the veth pair was created. A device of that name that existed before belongs to
+    /// other software.
+    pub has_device: bool,
+    /// The cause.
+    pub source: NetworkError,
+}
+
 impl PodNetwork<'_> {
     /// Creates the network of the pod in `netns`, in which `pod` is a socket.
     ///
     /// # Errors
     /// A netlink request, an attachment, the `LOCAL_PODS` row or a sysctl fails. What exists by then
-    /// stays: the caller removes it.
+    /// stays: the caller removes it, the device only if it was created.
     pub fn create(
         &mut self,
         netns: &NetNs,
         pod: &mut Netlink,
         options: VethOptions,
         dataplane: &Dataplane,
+    ) -> Result<VethPair, CreateError> {
+        self.create_veth(netns, options.mtu)
+            .map_err(|source| CreateError { has_device: false, source })?;
+        self.configure(pod, options, dataplane)
+            .map_err(|source| CreateError { has_device: true, source })
+    }
+
+    fn configure(
+        &mut self,
+        pod: &mut Netlink,
+        options: VethOptions,
+        dataplane: &Dataplane,
     ) -> Result<VethPair, NetworkError> {
-        let pair = self.create_veth(netns, pod, options.mtu)?;
+        let pair = VethPair {
+            host: find(self.host, &self.lease.host_ifname)?,
+            pod: find(pod, &self.lease.key.ifname)?,
+        };
         self.attach(&pair.host, options.mechanism, dataplane)?;
         self.configure_host_end(&pair.host)?;
         self.configure_pod_end(&pair.pod, pod)?;
@@ -52,18 +77,12 @@ impl PodNetwork<'_> {
         Ok(pair)
     }
 
-    fn create_veth(
-        &mut self,
-        netns: &NetNs,
-        pod: &mut Netlink,
-        mtu: u32,
-    ) -> Result<VethPair, NetworkError> {
+    fn create_veth(&mut self, netns: &NetNs, mtu: u32) -> Result<(), NetworkError> {
         let (host_mac, pod_mac) = identity::macs(&self.lease.key);
         let host_name = self.lease.host_ifname.as_str();
         let pod_name = self.lease.key.ifname.as_str();
         let veth = Veth { host_name, host_mac, pod_name, pod_mac, pod_netns: netns.as_fd(), mtu };
-        device::create_veth(self.host, &veth)?;
-        Ok(VethPair { host: find(self.host, host_name)?, pod: find(pod, pod_name)? })
+        Ok(device::create_veth(self.host, &veth)?)
     }
 
     /// Attaches the programs and writes the row, while both ends are down.
@@ -82,9 +101,8 @@ impl PodNetwork<'_> {
     }
 
     fn configure_host_end(&mut self, host_end: &Link) -> Result<(), NetworkError> {
-        // systemd-sysctl applies the distribution's rp_filter to each new device.
-        for (key, value) in SYSCTLS {
-            write_sysctl(Path::new(PROC_SYS), &host_end.name, key, value)?;
+        for sysctl in SYSCTLS {
+            write_sysctl(Path::new(PROC_SYS), &host_end.name, sysctl)?;
         }
         let alias = identity::alias(self.lease);
         let (_, pod_mac) = identity::macs(&self.lease.key);

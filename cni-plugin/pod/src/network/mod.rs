@@ -25,8 +25,9 @@ use crate::device::{self, Link, Route};
 use crate::lease::Lease;
 use crate::{GATEWAY, ROUTE_PROTOCOL};
 
-pub use create::{VethOptions, VethPair};
+pub use create::{CreateError, VethOptions, VethPair};
 pub use remove::{remove_local_pod, remove_veth};
+use repair::Sysctl;
 pub use repair::{HostPath, PathPart, host_path, host_paths, restore};
 
 /// One pod's network: the lease describes it, the socket reaches the host's end.
@@ -107,17 +108,19 @@ fn find(netlink: &mut Netlink, name: &str) -> Result<Link, NetworkError> {
     device::link_by_name(netlink, name)?.ok_or_else(|| NetworkError::DeviceMissing(name.to_owned()))
 }
 
-fn sysctl_path(sysctls: &Path, device: &str, key: &str) -> PathBuf {
-    sysctls.join("net/ipv4/conf").join(device).join(key)
+/// Path of a device's setting; `None` for a family that the kernel does not have.
+fn sysctl_path(sysctls: &Path, device: &str, (family, key, _): Sysctl) -> Option<PathBuf> {
+    let family = sysctls.join("net").join(family);
+    family.is_dir().then(|| family.join("conf").join(device).join(key))
 }
 
-/// Sets an IPv4 setting of a device.
-fn write_sysctl(sysctls: &Path, device: &str, key: &str, value: &str) -> Result<(), NetworkError> {
-    let path = sysctl_path(sysctls, device, key);
+/// Sets a setting of a device.
+fn write_sysctl(sysctls: &Path, device: &str, sysctl: Sysctl) -> Result<(), NetworkError> {
+    let Some(path) = sysctl_path(sysctls, device, sysctl) else { return Ok(()) };
     // A read-only /proc/sys suffices if the value is right already.
-    if fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
+    if fs::read_to_string(&path).is_ok_and(|current| current.trim() == sysctl.2) {
         return Ok(());
     }
-    fs::write(&path, value)
+    fs::write(&path, sysctl.2)
         .map_err(|source| NetworkError::Sysctl { path: path.display().to_string(), source })
 }

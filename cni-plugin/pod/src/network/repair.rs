@@ -10,20 +10,30 @@ use std::path::Path;
 
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
-use super::{NetworkError, host_route, same_route, write_sysctl};
+use super::{NetworkError, host_route, same_route, sysctl_path, write_sysctl};
 use crate::device::{self, Link, Mac};
 use crate::identity;
 use crate::lease::Lease;
 
-/// IPv4 settings of the host's end.
-pub(super) const SYSCTLS: [(&str, &str); 2] = [("rp_filter", "0"), ("forwarding", "1")];
+/// A setting of the host's end: family, name, value.
+pub(super) type Sysctl = (&'static str, &'static str, &'static str);
+
+/// Settings of the host's end. Without `disable_ipv6`, a router advertisement from the pod gives the
+/// node an address range and a default route (the class of CVE-2020-10749); it is set before the
+/// device is up.
+pub(super) const SYSCTLS: [Sysctl; 3] = [
+    ("ipv6", "disable_ipv6", "1"),
+    // systemd-sysctl applies the distribution's rp_filter to each new device.
+    ("ipv4", "rp_filter", "0"),
+    ("ipv4", "forwarding", "1"),
+];
 
 /// A part of the node's half, in the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathPart {
     /// The host's end is up.
     Device,
-    /// Forwarding is enabled on it, and no reverse path filter.
+    /// Forwarding is enabled on it, and neither IPv6 nor a reverse path filter.
     Sysctls,
     /// The permanent neighbour entry of the pod's address.
     Neighbour,
@@ -134,8 +144,8 @@ pub fn restore(
     match part {
         PathPart::Device => device::set_up(netlink, link.index, None)?,
         PathPart::Sysctls => {
-            for (key, value) in SYSCTLS {
-                write_sysctl(sysctls, &link.name, key, value)?;
+            for sysctl in SYSCTLS {
+                write_sysctl(sysctls, &link.name, sysctl)?;
             }
         }
         PathPart::Neighbour => {
@@ -148,11 +158,16 @@ pub fn restore(
     Ok(())
 }
 
-fn sysctls_set(sysctls: &Path, device: &str) -> bool {
-    SYSCTLS.iter().all(|(key, value)| {
-        let path = super::sysctl_path(sysctls, device, key);
-        fs::read_to_string(path).is_ok_and(|current| current.trim() == *value)
+/// The first setting of a device that differs from what `create` sets.
+pub(super) fn different_sysctl(sysctls: &Path, device: &str) -> Option<Sysctl> {
+    SYSCTLS.into_iter().find(|sysctl| {
+        let Some(path) = sysctl_path(sysctls, device, *sysctl) else { return false };
+        !fs::read_to_string(path).is_ok_and(|current| current.trim() == sysctl.2)
     })
+}
+
+fn sysctls_set(sysctls: &Path, device: &str) -> bool {
+    different_sysctl(sysctls, device).is_none()
 }
 
 #[cfg(test)]
@@ -166,8 +181,11 @@ mod tests {
         let sysctls = tempfile::tempdir().unwrap();
         let dir = sysctls.path().join("net/ipv4/conf/slc1");
         fs::create_dir_all(&dir).unwrap();
-        for (key, value) in SYSCTLS {
-            fs::write(dir.join(key), format!("{value}\n")).unwrap();
+        let ipv6 = sysctls.path().join("net/ipv6/conf/slc1");
+        fs::create_dir_all(&ipv6).unwrap();
+        for (family, key, value) in SYSCTLS {
+            let path = sysctls.path().join("net").join(family).join("conf/slc1").join(key);
+            fs::write(path, format!("{value}\n")).unwrap();
         }
         let link =
             |up| Link { index: 7, name: "slc1".into(), mac: None, alias: None, mtu: 1500, up };
@@ -178,6 +196,11 @@ mod tests {
             BTreeSet::from([PathPart::Device, PathPart::Neighbour, PathPart::Route])
         );
         assert!(path(false, false, true).is_complete() && !path(true, true, false).is_complete());
+        fs::write(ipv6.join("disable_ipv6"), "0\n").unwrap();
+        assert_eq!(path(true, true, true).missing, BTreeSet::from([PathPart::Sysctls]));
+        // A kernel without IPv6 has no such setting.
+        fs::remove_dir_all(sysctls.path().join("net/ipv6")).unwrap();
+        assert!(path(true, true, true).missing.is_empty());
         fs::write(dir.join("rp_filter"), "1\n").unwrap();
         assert_eq!(path(true, true, true).missing, BTreeSet::from([PathPart::Sysctls]));
         fs::remove_dir_all(dir).unwrap();

@@ -1,17 +1,19 @@
 //! Verification: what exists is read first and compared then, so the comparison has unit tests.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use sluice_abi::LocalPod;
 use sluice_bpf::attach::device_programs;
 use sluice_bpf::netlink::Netlink;
 use sluice_bpf::prog_info;
 
+use super::repair::{Sysctl, different_sysctl};
 use super::{NetworkError, PodNetwork, find, host_route, pod_routes, same_route};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Mac, Route};
 use crate::lease::Lease;
-use crate::{GATEWAY, identity, inventory};
+use crate::{GATEWAY, PROC_SYS, identity, inventory};
 
 impl PodNetwork<'_> {
     /// Compares the network with what [`PodNetwork::create`] makes; `pod` is a socket inside the
@@ -51,6 +53,7 @@ impl PodNetwork<'_> {
             host_routes: device::routes(self.host)?,
             pod_mac: device::permanent_neighbour(self.host, host_end.index, lease.address)?,
             programs,
+            sysctl: different_sysctl(Path::new(PROC_SYS), &host_end.name),
             row: dataplane.local_pods.lookup(&lease.address.into())?,
             host_end,
             pod_end,
@@ -73,6 +76,8 @@ struct Observed {
     /// Pinned programs, and whether they are attached.
     programs: Vec<(String, bool)>,
     row: Option<LocalPod>,
+    /// The first setting of the host's end that differs.
+    sysctl: Option<Sysctl>,
 }
 
 impl Observed {
@@ -99,6 +104,9 @@ impl Observed {
         }
         if self.gateway_mac != Some(host_mac) {
             return Some(format!("the pod lacks the permanent neighbour entry for {GATEWAY}"));
+        }
+        if let Some((family, key, value)) = self.sysctl {
+            return Some(format!("{family} {key} of {} is not {value}", host_end.name));
         }
         let host_route = host_route(address, host_end.index);
         if !self.host_routes.iter().any(|r| same_route(r, &host_route)) {

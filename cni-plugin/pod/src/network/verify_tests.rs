@@ -29,6 +29,7 @@ fn observed() -> Observed {
         pod_mac: Some(pod_mac),
         programs: vec![("from_pod".into(), true), ("to_pod".into(), true)],
         row: Some(LocalPod { ifindex: 12, pod_mac, host_mac }),
+        sysctl: None,
     }
 }
 

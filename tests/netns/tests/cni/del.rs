@@ -53,3 +53,15 @@ fn del_of_an_unknown_attachment_succeeds_and_removes_nothing() {
     assert_eq!(leases(&node).len(), 1);
     assert_eq!(pod_devices_and_routes(&node), (vec![kept.host_device().to_owned()], 1));
 }
+
+/// The runtime could not correct them, and the pod would stay for ever.
+#[test]
+fn del_ignores_malformed_arguments() {
+    let (_topology, node) = node();
+    for arguments in ["K8S_POD_NAME", "a b=c d;;=", "K8S_POD_NAME=web 0"] {
+        let pod = node.pod("default/web");
+        let del = CniCall::for_sandbox("DEL", &node.config(), &pod.sandbox);
+        del.set("CNI_ARGS", arguments).run(&node.namespaces).ok();
+        assert_no_pod(&node);
+    }
+}

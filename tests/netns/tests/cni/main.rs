@@ -8,8 +8,10 @@ mod del;
 mod errors;
 mod gc_status;
 mod interface;
+mod ipv6;
 mod leases;
 mod limits;
+mod race;
 mod versions;
 
 use std::fs;

@@ -82,7 +82,7 @@ status: {addresses: [{type: InternalIP, address: 172.30.0.11}]}
     let names: Vec<_> = node
         .namespaces
         .run(|| fs::read_dir("/run/cni/net.d").unwrap().flatten().map(|e| e.file_name()).collect());
-    assert_eq!(names, ["10-sluice.conflist"], "temporary files are removed");
+    assert_eq!(names, ["05-sluice.conflist"], "temporary files are removed");
 }
 
 #[test]

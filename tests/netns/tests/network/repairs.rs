@@ -320,7 +320,7 @@ fn second_agent_changes_nothing_and_names_the_first() {
                 .map(|e| (e.file_name(), dataplane::object_id(&e.path())))
                 .collect::<BTreeMap<_, _>>()
         });
-        (names, fs::read("/run/cni/net.d/10-sluice.conflist").unwrap())
+        (names, fs::read("/run/cni/net.d/05-sluice.conflist").unwrap())
     };
     let programs = |device: &str| dataplane::program_ids(&node, device);
     let state = || (node.namespaces.run(traces), programs("eth0"), programs(pod.host_device()));
@@ -350,7 +350,7 @@ fn second_agent_changes_nothing_and_names_the_first() {
 /// The CNI configuration is on disk, bpffs is not: a node that has started again.
 #[test]
 fn node_is_not_ready_after_a_reboot_until_it_has_a_dataplane() {
-    const CONF: &str = "/run/cni/net.d/10-sluice.conflist";
+    const CONF: &str = "/run/cni/net.d/05-sluice.conflist";
     let topology = Topology::new();
     let node = topology.node(1);
     node.agent().kill();

@@ -10,7 +10,7 @@ use std::thread;
 use netns_tests::capture::LINK_TYPE_RAW;
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::print_line;
@@ -18,7 +18,7 @@ use crate::print_line;
 const SNAP_LENGTH: usize = 2048;
 
 pub fn capture(device: &str, path: &str) -> usize {
-    let socket = packet_socket(device);
+    let socket = packet_socket(device, libc::SOCK_DGRAM);
     let mut file = File::create(path).unwrap();
     // https://www.tcpdump.org/manpages/pcap-savefile.5.html
     let mut header = Vec::new();
@@ -63,14 +63,21 @@ fn write_packet(file: &mut File, packet: &[u8]) {
     file.write_all(&record).unwrap();
 }
 
-/// A packet socket without link-layer headers, bound to a device. Only a socket for all protocols
+/// Sends an Ethernet frame, given in hexadecimal digits.
+pub fn send_frame(device: &str, frame: &str) {
+    let digits: Vec<char> = frame.chars().collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&String::from_iter(pair), 16).unwrap();
+    let frame: Vec<u8> = digits.chunks(2).map(byte).collect();
+    let socket = packet_socket(device, libc::SOCK_RAW);
+    assert_eq!(send(socket.as_raw_fd(), &frame, MsgFlags::empty()).unwrap(), frame.len());
+}
+
+/// A packet socket bound to a device: with link-layer headers (`SOCK_RAW`) or without. Only a socket for all protocols
 /// receives outgoing packets, and incoming ones before the tc programs.
-fn packet_socket(device: &str) -> OwnedFd {
+fn packet_socket(device: &str, kind: i32) -> OwnedFd {
     let protocol = (libc::ETH_P_ALL as u16).to_be();
     // SAFETY: socket(2) takes no pointers.
-    let fd = unsafe {
-        libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol.into())
-    };
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind | libc::SOCK_CLOEXEC, protocol.into()) };
     let fd = Errno::result(fd).unwrap_or_else(|e| panic!("packet socket: {e}"));
     // SAFETY: the descriptor is open and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };

@@ -31,6 +31,7 @@ fn main() {
         ["hold", protocol, server] => report(&hold::hold(protocol, server)),
         ["ping", address, size] => report(&raw::ping(address, size.parse().unwrap())),
         ["send-from", source, destination] => report(&raw::send_from(source, destination)),
+        ["send-frame", device, frame] => report(&capture::send_frame(device, frame)),
         ["capture", device, file] => report(&capture::capture(device, file)),
         _ => panic!("{words:?}"),
     }
