@@ -108,10 +108,11 @@ fn find(netlink: &mut Netlink, name: &str) -> Result<Link, NetworkError> {
     device::link_by_name(netlink, name)?.ok_or_else(|| NetworkError::DeviceMissing(name.to_owned()))
 }
 
-/// Path of a device's setting; `None` for a family that the kernel does not have.
+/// Path of a device's setting; `None` for IPv6 settings of a device without IPv6: the kernel has
+/// none, or the MTU is below 1280.
 fn sysctl_path(sysctls: &Path, device: &str, (family, key, _): Sysctl) -> Option<PathBuf> {
-    let family = sysctls.join("net").join(family);
-    family.is_dir().then(|| family.join("conf").join(device).join(key))
+    let settings = sysctls.join("net").join(family).join("conf").join(device);
+    (family == "ipv4" || settings.is_dir()).then(|| settings.join(key))
 }
 
 /// Sets a setting of a device.
