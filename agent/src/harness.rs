@@ -82,6 +82,11 @@ impl Harness {
         Harness::start(self.config, self.event_loop.kernel, Capacity::default())
     }
 
+    /// The tables of the loaded programs are empty, and programs of an earlier agent are attached.
+    pub fn attach_after_tables(&mut self) {
+        self.event_loop.state.attach_after_tables();
+    }
+
     /// The node.
     pub fn kernel(&mut self) -> &mut FakeKernel {
         &mut self.event_loop.kernel

@@ -54,7 +54,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let cgroup_root = check_requirements(&config)?;
     let _lock = Lock::take(Path::new(RUN_DIR), lock::WAIT)?;
     withdraw_cni_config(&config)?;
-    load_programs()?;
+    let loaded = load_programs()?;
 
     let health = Arc::new(Health::default());
     let (events, mut queue) = mpsc::channel(QUEUE);
@@ -75,7 +75,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cgroup_root,
         run_dir: PathBuf::from(RUN_DIR),
     })?;
-    let state = State::new(config, Instant::now());
+    let mut state = State::new(config, Instant::now());
+    if loaded.replaces_ready {
+        state.attach_after_tables();
+    }
     let reconcilers = Reconcilers::all(Capacity::default());
     let publisher = Box::new(Publisher { health });
     EventLoop::new(state, kernel, reconcilers, publisher).run(&mut queue).await;
@@ -109,7 +112,7 @@ fn withdraw_cni_config(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_programs() -> anyhow::Result<()> {
+fn load_programs() -> anyhow::Result<load::Loaded> {
     let started = Instant::now();
     let loaded = load::load()?;
     load::trim_heap();
@@ -123,7 +126,7 @@ fn load_programs() -> anyhow::Result<()> {
     );
     #[cfg(feature = "program-log")]
     crate::kernel::linux::program_log::spawn()?;
-    Ok(())
+    Ok(loaded)
 }
 
 fn serve_observers(config: &Config, health: &Arc<Health>) -> anyhow::Result<()> {

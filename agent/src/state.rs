@@ -9,6 +9,7 @@
 
 mod conflict;
 mod pods;
+mod repairs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -47,6 +48,7 @@ pub struct State {
     resyncs: u32,
     compare_tables: bool,
     tables_written: bool,
+    attach_after_tables: bool,
     ready: bool,
     stale_udp: BTreeSet<Backend>,
     old_mtus: BTreeSet<u32>,
@@ -78,6 +80,7 @@ impl State {
             resyncs: 0,
             compare_tables: false,
             tables_written: false,
+            attach_after_tables: false,
             ready: false,
             stale_udp: BTreeSet::new(),
             old_mtus: BTreeSet::new(),
@@ -247,18 +250,6 @@ impl State {
         std::mem::take(&mut self.compare_tables)
     }
 
-    /// Counts changes by other programs that were repaired, by kind.
-    pub fn repaired(&mut self, kind: &'static str, count: usize) {
-        if count > 0 {
-            *self.repairs.entry(kind).or_default() += count as u64;
-        }
-    }
-
-    /// Repairs since the start, by kind.
-    pub fn repairs(&self) -> &BTreeMap<&'static str, u64> {
-        &self.repairs
-    }
-
     /// Records what the node reports.
     pub fn observe_host(&mut self, host: HostState) {
         let local_addresses: Vec<IpAddr> = host.addresses.iter().map(|a| a.address).collect();
@@ -307,7 +298,20 @@ impl State {
         if !self.tables_written {
             self.tables_written = true;
             self.mark([Concern::Routes, Concern::NodeConfig, Concern::CniFiles]);
+            if self.attach_after_tables {
+                self.mark([Concern::Uplink, Concern::SocketPrograms, Concern::Pods]);
+            }
         }
+    }
+
+    /// Keeps the programs that are attached until the tables of the new ones are written.
+    pub fn attach_after_tables(&mut self) {
+        self.attach_after_tables = true;
+    }
+
+    /// Whether the pinned programs may replace those that are attached.
+    pub fn may_attach(&self) -> bool {
+        self.tables_written || !self.attach_after_tables
     }
 
     /// Whether the tables were written since the agent started.

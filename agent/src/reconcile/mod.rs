@@ -78,6 +78,10 @@ impl From<KernelError> for NotReconciled {
 /// Why reconcilers wait that need the uplink.
 const NO_UPLINK: NotReconciled = NotReconciled::Waiting("no uplink is known");
 
+/// Why attachments wait after a replacement of the tables.
+const TABLES_EMPTY: NotReconciled =
+    NotReconciled::Waiting("the maps have not been written; earlier programs stay attached");
+
 /// A failure that lists several objects; success if there are none.
 fn all_or_failed(failures: &[String]) -> Result<(), NotReconciled> {
     if failures.is_empty() { Ok(()) } else { Err(NotReconciled::Failed(failures.join("; "))) }

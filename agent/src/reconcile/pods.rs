@@ -19,7 +19,7 @@ use sluice_pod::inventory::local_pod;
 use sluice_pod::lease::{BootInstant, Lease};
 use sluice_pod::{HostPath, PathPart};
 
-use super::{NotReconciled, Reconciler, all_or_failed};
+use super::{NotReconciled, Reconciler, TABLES_EMPTY, all_or_failed};
 use crate::conditions::Concern;
 use crate::event::PodScope;
 use crate::kernel::Kernel;
@@ -86,6 +86,9 @@ impl Reconciler for ReconcilePods {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
+        if !state.may_attach() {
+            return Err(TABLES_EMPTY);
+        }
         let mut scope = state.pods.take();
         scope.merge(std::mem::take(&mut self.retried));
         let result = self.compare(&scope, state, kernel);

@@ -1,6 +1,6 @@
 //! Socket programs at the root of the cgroup hierarchy.
 
-use super::{NotReconciled, Reconciler};
+use super::{NotReconciled, Reconciler, TABLES_EMPTY};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -21,6 +21,9 @@ impl Reconciler for ReconcileSocketPrograms {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
+        if !state.may_attach() {
+            return Err(TABLES_EMPTY);
+        }
         let changed = kernel.attach_sockets()?;
         if changed > 0 {
             tracing::info!(changed, "socket programs attached");

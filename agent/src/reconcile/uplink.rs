@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sluice_bpf::error_chain;
 
-use super::{NO_UPLINK, NotReconciled, Reconciler, all_or_failed};
+use super::{NO_UPLINK, NotReconciled, Reconciler, TABLES_EMPTY, all_or_failed};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -30,6 +30,9 @@ impl Reconciler for ReconcileUplink {
     ) -> Result<(), NotReconciled> {
         let uplink = state.uplink().ok_or(NO_UPLINK)?;
         let ifindex = uplink.link.index;
+        if !state.may_attach() {
+            return Err(TABLES_EMPTY);
+        }
         let changed = kernel.attach_uplink(ifindex)?;
         if changed {
             tracing::info!(device = %uplink.link.name, "uplink programs attached");

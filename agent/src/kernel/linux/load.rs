@@ -13,11 +13,14 @@ use std::path::{Path, PathBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::EbpfSectionKind;
-use sluice_abi::{pin, program};
-use sluice_bpf::{self as bpf};
+use sluice_abi::{NodeConfig, map, node_flags, pin, program};
+use sluice_bpf::{self as bpf, Map};
 
 /// The eBPF object; empty if the agent was built without it.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
+
+/// The tables that `NODE_CONFIG`'s READY vouches for.
+const TABLES: [&str; 4] = [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::NETWORKS];
 
 /// Helper number of `bpf_set_retval`.
 const BPF_FUNC_SET_RETVAL: aya_obj::generated::bpf_func_id =
@@ -72,6 +75,9 @@ pub struct Loaded {
     pub programs_kept: usize,
     /// Programs that were pinned, some of them over an older one.
     pub programs_pinned: usize,
+    /// Whether programs of an earlier agent that is ready use other maps: the new ones are not
+    /// ready, and replace them after the tables are written.
+    pub replaces_ready: bool,
 }
 
 /// Loads and pins everything below [`pin::ROOT`].
@@ -92,9 +98,12 @@ pub fn load() -> Result<Loaded, LoadError> {
     }
     let mut loaded = Loaded::default();
     let shapes = declared_shapes()?;
+    let mut replaced = false;
     for shape in &shapes {
-        keep_or_unpin(shape, &maps_dir.join(&shape.name), &mut loaded)?;
+        let kept = keep_or_unpin(shape, &maps_dir.join(&shape.name), &mut loaded)?;
+        replaced |= !kept && TABLES.contains(&shape.name.as_str());
     }
+    let former = if replaced { unpin_node_config(maps_dir, &mut loaded)? } else { None };
 
     let have_set_retval = u8::from(
         aya::sys::is_helper_supported(
@@ -111,6 +120,13 @@ pub fn load() -> Result<Loaded, LoadError> {
         loader.map_pin_path(&shape.name, maps_dir.join(&shape.name));
     }
     let mut ebpf = loader.load(OBJECT).map_err(|e| LoadError::Maps(Box::new(e)))?;
+
+    if let Some(former) = former {
+        loaded.replaces_ready = former.flags & node_flags::READY != 0;
+        let config = NodeConfig { flags: former.flags & !node_flags::READY, ..former };
+        Map::<u32, NodeConfig>::open_pinned(maps_dir.join(map::NODE_CONFIG))?
+            .update(&0, &config)?;
+    }
 
     let pinned_maps = pinned_map_ids(&shapes)?;
     for name in program::TC.into_iter().chain(program::SOCKET) {
@@ -172,12 +188,32 @@ fn declared_shapes() -> Result<Vec<Shape>, LoadError> {
     Ok(shapes)
 }
 
-fn keep_or_unpin(wanted: &Shape, path: &Path, loaded: &mut Loaded) -> Result<(), LoadError> {
+/// Unpins `NODE_CONFIG` and returns its row. Programs that are attached go on with their maps; the
+/// new ones get a configuration of their own, which is not READY, because the tables that READY
+/// vouches for are empty.
+fn unpin_node_config(
+    maps_dir: &Path,
+    loaded: &mut Loaded,
+) -> Result<Option<NodeConfig>, LoadError> {
+    let path = maps_dir.join(map::NODE_CONFIG);
+    let former = match Map::<u32, NodeConfig>::open_pinned(&path) {
+        Ok(config) => config.lookup(&0)?,
+        Err(e) if e.errno() == libc::ENOENT => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    fs::remove_file(&path).map_err(|source| LoadError::Pin { path, source })?;
+    loaded.maps_kept -= 1;
+    loaded.maps_created += 1;
+    Ok(former)
+}
+
+/// Keeps a pinned map of the wanted shape, and unpins any other. Returns whether a map was kept.
+fn keep_or_unpin(wanted: &Shape, path: &Path, loaded: &mut Loaded) -> Result<bool, LoadError> {
     let fd = match bpf::obj_get(path) {
         Ok(fd) => fd,
         Err(e) if e.errno() == libc::ENOENT => {
             loaded.maps_created += 1;
-            return Ok(());
+            return Ok(false);
         }
         Err(e) => return Err(e.into()),
     };
@@ -192,11 +228,12 @@ fn keep_or_unpin(wanted: &Shape, path: &Path, loaded: &mut Loaded) -> Result<(),
     });
     if found.as_ref() == Some(wanted) {
         loaded.maps_kept += 1;
-        return Ok(());
+        return Ok(true);
     }
     tracing::warn!(map = %wanted.name, ?found, ?wanted, "pinned map has another shape: replaced by an empty map");
     fs::remove_file(path).map_err(|source| LoadError::Pin { path: path.to_owned(), source })?;
-    Ok(())
+    loaded.maps_created += 1;
+    Ok(false)
 }
 
 fn pinned_map_ids(shapes: &[Shape]) -> Result<Vec<u32>, LoadError> {
