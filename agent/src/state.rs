@@ -47,6 +47,7 @@ pub struct State {
     resync: bool,
     resyncs: u32,
     compare_tables: bool,
+    poll_maps: bool,
     tables_written: bool,
     attach_after_tables: bool,
     ready: bool,
@@ -79,6 +80,7 @@ impl State {
             resync: true,
             resyncs: 0,
             compare_tables: false,
+            poll_maps: false,
             tables_written: false,
             attach_after_tables: false,
             ready: false,
@@ -130,9 +132,8 @@ impl State {
             }
             Event::Poll => {
                 self.mark([Concern::Pins, Concern::Uplink, Concern::SocketPrograms]);
-                if self.pods.poll {
-                    self.mark([Concern::Pods]);
-                }
+                self.mark(self.pods.poll.then_some(Concern::Pods));
+                self.mark(self.poll_maps.then_some(Concern::ServiceMaps));
             }
             Event::Call(call) => self.calls.push(call),
             Event::Stop => self.stopped = true,
@@ -302,16 +303,6 @@ impl State {
                 self.mark([Concern::Uplink, Concern::SocketPrograms, Concern::Pods]);
             }
         }
-    }
-
-    /// Keeps the programs that are attached until the tables of the new ones are written.
-    pub fn attach_after_tables(&mut self) {
-        self.attach_after_tables = true;
-    }
-
-    /// Whether the pinned programs may replace those that are attached.
-    pub fn may_attach(&self) -> bool {
-        self.tables_written || !self.attach_after_tables
     }
 
     /// Whether the tables were written since the agent started.

@@ -73,6 +73,8 @@ pub struct FakeKernel {
     pub cni_binary: bool,
     /// Pins of other versions.
     pub stale_pins: Vec<String>,
+    /// Most rows that were read in one step of a comparison.
+    pub most_compared: usize,
     /// Paths of single pods that were read.
     pub paths_read: usize,
     log: Vec<String>,
@@ -100,6 +102,7 @@ impl FakeKernel {
             cni_config: None,
             cni_binary: false,
             stale_pins: Vec::new(),
+            most_compared: 0,
             paths_read: 0,
             log: Vec::new(),
             faults: Vec::new(),
@@ -149,7 +152,7 @@ impl FakeKernel {
         self.maps.entry(T::SPEC.name).or_default().insert(rows.keys, rows.values);
     }
 
-    fn packed(&self, table: &'static TableSpec, pick: impl Fn(&[u8]) -> bool) -> Rows {
+    fn packed(&self, table: &'static TableSpec, mut pick: impl FnMut(&[u8]) -> bool) -> Rows {
         let mut rows = Rows { table, keys: Vec::new(), values: Vec::new() };
         for (key, value) in self.maps.get(table.name).into_iter().flatten() {
             if pick(key) {
@@ -191,10 +194,33 @@ impl Maps for FakeKernel {
         Ok(self.packed(table, |_| true))
     }
 
+    fn read_after(
+        &mut self,
+        table: &'static TableSpec,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Rows> {
+        self.check(&format!("compare {}", table.name))?;
+        let mut left = limit;
+        let rows = self.packed(table, |key| {
+            let follows = after.is_none_or(|after| key > after) && left > 0;
+            left -= usize::from(follows);
+            follows
+        });
+        self.most_compared = self.most_compared.max(rows.len());
+        Ok(rows)
+    }
+
     fn read_keys(&mut self, table: &'static TableSpec, keys: &[u8]) -> Result<Rows> {
         self.check(&format!("read {}", table.name))?;
-        let wanted: BTreeSet<&[u8]> = keys.chunks_exact(table.key_size).collect();
-        Ok(self.packed(table, |key| wanted.contains(key)))
+        let mut rows = Rows { table, keys: Vec::new(), values: Vec::new() };
+        for key in keys.chunks_exact(table.key_size) {
+            if let Some(value) = self.maps.get(table.name).and_then(|map| map.get(key)) {
+                rows.keys.extend_from_slice(key);
+                rows.values.extend_from_slice(value);
+            }
+        }
+        Ok(rows)
     }
 
     fn write(&mut self, write: &Write) -> Result<()> {

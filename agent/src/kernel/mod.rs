@@ -37,6 +37,15 @@ pub trait Maps {
     /// Every row of a map.
     fn read(&mut self, table: &'static TableSpec) -> Result<Rows>;
 
+    /// Up to `limit` rows after the one with key `after` (`None`: the first ones), in the order of
+    /// the map; none after the last one.
+    fn read_after(
+        &mut self,
+        table: &'static TableSpec,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Rows>;
+
     /// The rows of the given keys (packed); absent keys are left out.
     fn read_keys(&mut self, table: &'static TableSpec, keys: &[u8]) -> Result<Rows>;
 

@@ -5,6 +5,9 @@
 //!                   ^                           | a write failed, or the comparison is due
 //!                   +------- read back <--------+
 //! ```
+//! The comparison reads the maps in parts, one in each call ([`comparison`]).
+
+mod comparison;
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -13,14 +16,19 @@ use sluice_abi::Backend;
 use sluice_core::diff::Capacity;
 use sluice_core::{Changed, Plan, ReadBack, RealizedState};
 
+use self::comparison::{Comparison, Progress};
 use super::{NotReconciled, Reconciler};
 use crate::conditions::{Concern, Status};
 use crate::kernel::Kernel;
 use crate::state::State;
 
-/// Most plans in a row. Rows that did not fit are planned again after the deletions of a plan;
-/// quarantined slots become free two plans after their release.
-const PLANS: usize = 4;
+/// Comparisons in a row that may leave open whether rows are missing.
+const UNCOUNTED_MAX: u32 = 2;
+
+/// Most plans in one call. A row that did not fit is planned again after the deletions of a plan.
+/// Quarantined slots become free two plans later: in a later call, when no program that runs now can
+/// hold them.
+const PLANS: usize = 2;
 
 /// Plans and writes the rows that differ.
 #[derive(Debug)]
@@ -31,6 +39,12 @@ pub struct ReconcileServiceMaps {
     /// The state before a failed write or before a comparison: the ids and slots that it used are
     /// not reused at once.
     former: Option<RealizedState>,
+    /// A row waits for quarantined slots.
+    space_pending: bool,
+    /// The comparison that is under way.
+    comparison: Option<Comparison>,
+    /// Comparisons in a row during which rows were written.
+    uncounted: u32,
     /// Differences that are not written yet.
     unwritten: Changed,
     /// UDP backends that plans with a failed write removed.
@@ -48,7 +62,7 @@ impl Reconciler for ReconcileServiceMaps {
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
         if state.take_comparison() {
-            self.require_read_back();
+            self.start_comparison();
         }
         if self.realized.is_none() {
             self.read_back(kernel)?;
@@ -57,10 +71,12 @@ impl Reconciler for ReconcileServiceMaps {
             return Err(NotReconciled::Waiting("not every kind of object has been listed"));
         }
         self.unwritten.merge(state.take_changed());
+        self.space_pending = false;
         for _ in 0..PLANS {
             let plan = self.plan_and_write(state, kernel)?;
             report_capacity(state, &plan);
             let again = plan.worth_retrying();
+            self.space_pending = again;
             state.add_stale_udp(plan.stale_udp);
             if !again {
                 break;
@@ -70,7 +86,7 @@ impl Reconciler for ReconcileServiceMaps {
         let stale_udp = state.not_desired(std::mem::take(&mut self.stale_udp));
         state.add_stale_udp(stale_udp);
         state.set_tables_written();
-        Ok(())
+        self.compare_part(state, kernel)
     }
 }
 
@@ -81,13 +97,54 @@ impl ReconcileServiceMaps {
             capacity,
             realized: None,
             former: None,
+            space_pending: false,
+            comparison: None,
+            uncounted: 0,
             unwritten: Changed::default(),
             stale_udp: BTreeSet::new(),
         }
     }
 
+    /// Starts a comparison; reads everything back if rows were written during each of the last ones.
+    fn start_comparison(&mut self) {
+        if self.uncounted >= UNCOUNTED_MAX {
+            self.uncounted = 0;
+            self.require_read_back();
+        } else {
+            self.comparison.get_or_insert_default();
+        }
+    }
+
+    /// Compares one part, and reads everything back if a row differs.
+    fn compare_part(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        let (Some(comparison), Some(realized)) = (&mut self.comparison, &self.realized) else {
+            state.poll_maps(self.space_pending);
+            return Ok(());
+        };
+        let progress = comparison.step(realized, kernel)?;
+        state.poll_maps(self.space_pending || progress == Progress::More);
+        match progress {
+            Progress::More => return Ok(()),
+            Progress::Equal => self.uncounted = 0,
+            Progress::Uncounted => self.uncounted += 1,
+            Progress::Differs => {
+                tracing::warn!("rows of the maps were changed by another program");
+                self.require_read_back();
+                state.repaired("map_rows", 1);
+                state.mark([Concern::ServiceMaps]);
+            }
+        }
+        self.comparison = None;
+        Ok(())
+    }
+
     /// Makes the next call read the rows back.
     fn require_read_back(&mut self) {
+        self.comparison = None;
         if let Some(realized) = self.realized.take() {
             self.former = Some(realized);
         }
@@ -127,6 +184,9 @@ impl ReconcileServiceMaps {
     ) -> Result<Plan, NotReconciled> {
         let Some(realized) = &mut self.realized else { return Ok(Plan::default()) };
         let plan = realized.plan(state.tables(), &self.unwritten);
+        if let Some(comparison) = self.comparison.as_mut().filter(|_| !plan.writes.is_empty()) {
+            comparison.rows_written();
+        }
         for write in &plan.writes {
             if let Err(e) = kernel.write(write) {
                 self.stale_udp.extend(plan.stale_udp);

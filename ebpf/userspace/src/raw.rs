@@ -169,6 +169,32 @@ impl RawMap {
         self.entries_batched().or_else(|_| self.entries_one_by_one())
     }
 
+    /// Reads up to `limit` entries after the one with key `after` (`None`: the first ones), in the
+    /// order of the map. No entry follows the last one. If `after` was deleted meanwhile, a hash map
+    /// starts over.
+    ///
+    /// # Errors
+    /// A key of another size, or a per-CPU map (`InvalidInput`); any error of the kernel.
+    pub fn entries_after(
+        &self,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<RawEntries, BpfError> {
+        let invalid = self.count(after.unwrap_or_default());
+        invalid.map_err(|e| self.fail("read", e))?;
+        let mut found = RawEntries::default();
+        let mut key = self.next_key(after)?;
+        for _ in 0..limit {
+            let Some(k) = key else { break };
+            if let Some(value) = self.lookup(&k)? {
+                found.keys.extend_from_slice(&k);
+                found.values.extend_from_slice(&value);
+            }
+            key = self.next_key(Some(&k))?;
+        }
+        Ok(found)
+    }
+
     fn entries_batched(&self) -> io::Result<RawEntries> {
         let (k, v) = self.sizes();
         let size = BATCH.min(self.info.max_entries.max(1) as usize);

@@ -25,7 +25,7 @@ use services::RealizedServices;
 use sluice_abi::{Frontend, Network, NetworkKey};
 
 use crate::slots::SlotRange;
-use crate::table::{self, Networks};
+use crate::table::{self, Networks, Rows, Table, TableSpec};
 use crate::tables::{Changed, Tables};
 
 /// The rows that the kernel holds, if every plan so far was carried out.
@@ -82,6 +82,25 @@ impl RealizedState {
         self.services.plan(tables, (!all).then_some(&changed.frontends), &mut plan);
         table::sort_by_reference(&mut plan.writes);
         plan
+    }
+
+    /// Whether rows read from `FRONTENDS`, `BACKENDS` or `NETWORKS` are as they were written.
+    pub fn holds(&self, rows: &Rows) -> bool {
+        if rows.table == Networks::SPEC {
+            rows.typed::<Networks>().all(|(key, row)| self.networks.get(&key) == Some(&row))
+        } else {
+            self.services.holds(rows)
+        }
+    }
+
+    /// Number of rows of `FRONTENDS`, `BACKENDS` or `NETWORKS`.
+    pub fn count(&self, table: &'static TableSpec) -> usize {
+        if table == Networks::SPEC { self.networks.len() } else { self.services.count(table) }
+    }
+
+    /// The rows of `SLOTS` that rows of `FRONTENDS` refer to.
+    pub fn slots_of(&self, frontends: &Rows) -> Rows {
+        self.services.slots_of(frontends)
     }
 
     /// Frontends, slots and backends.

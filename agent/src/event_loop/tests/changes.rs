@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use sluice_abi::Backend;
+use sluice_abi::{Backend, Frontend};
 use sluice_core::Change;
 use sluice_core::diff::Capacity;
-use sluice_core::model::{Kind, Protocol};
-use sluice_core::table::{Backends, Frontends, NodeConfigs};
+use sluice_core::model::{Kind, Object, Protocol};
+use sluice_core::table::{Backends, Frontends, Networks, NodeConfigs, Slots};
 
 use super::only;
 use crate::conditions::{Concern, Status};
 use crate::event::{Event, PodScope};
 use crate::harness::{Harness, delete, lists, node, service, slice, web};
+use crate::kernel::fake::FakeKernel;
 
 #[tokio::test(start_paused = true)]
 async fn burst_of_events_is_one_reconcile() {
@@ -37,6 +38,63 @@ async fn row_changed_by_another_program_is_repaired_by_the_comparison() {
     assert!(!only(&log, "put FRONTENDS").is_empty(), "{log:?}");
     let rows = harness.kernel().rows::<Backends>();
     assert!(rows.iter().any(|(_, row)| *row == backend), "{rows:?}");
+}
+
+/// Two rows of each Service, so that the maps are compared in several parts.
+fn many_services() -> Vec<Object> {
+    let of = |n: i64| {
+        let (name, ip) =
+            (format!("s{n}"), format!("10.{}.{}.{}", 96 + n / 65_536, n / 256 % 256, n % 256));
+        [service(&name, Protocol::Tcp, &ip, n), slice(&name, Protocol::Tcp, &["10.244.2.7"])]
+    };
+    (1..=3000).flat_map(of).collect()
+}
+
+/// Long enough for the first comparison to start and to end.
+const COMPARISON: Duration = Duration::from_secs(310);
+
+#[tokio::test(start_paused = true)]
+async fn maps_are_compared_in_parts_also_while_rows_exceed_a_capacity() {
+    let capacity = Capacity { frontends: 5000, ..Capacity::default() };
+    let mut harness = Harness::with_capacity(capacity);
+    harness.send(lists(many_services())).await;
+    assert_eq!(harness.status(Concern::Capacity).0, Status::Degraded);
+    let (key, row) = *harness.kernel().rows::<Frontends>().last().unwrap();
+    harness.kernel().overwrite::<Frontends>(key, Frontend { flags: 99, ..row });
+    harness.run_for(COMPARISON).await;
+    let kernel = harness.kernel();
+    assert!(kernel.most_compared > 0 && kernel.most_compared <= 2048, "{}", kernel.most_compared);
+    let found = kernel.rows::<Frontends>().into_iter().find(|(k, _)| *k == key);
+    assert_eq!(harness.state().repairs().get("map_rows"), Some(&1));
+    assert_eq!(found, Some((key, row)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_rows_further_rows_and_changed_slots_are_found_by_the_comparison() {
+    type Damage = fn(&mut FakeKernel);
+    let damages: [Damage; 4] = [
+        |kernel| drop(kernel.maps.get_mut("FRONTENDS").unwrap().pop_first()),
+        |kernel| drop(kernel.maps.get_mut("NETWORKS").unwrap().pop_last()),
+        |kernel| kernel.overwrite::<Backends>(77_777, Backend::default()),
+        |kernel| {
+            let (slot, _) = kernel.rows::<Slots>()[0];
+            kernel.overwrite::<Slots>(slot, 77_777);
+        },
+    ];
+    for (n, damage) in damages.into_iter().enumerate() {
+        let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
+        // A slot in use has the same id in every range that a repair may choose.
+        let before = (harness.kernel().rows::<Networks>(), harness.kernel().rows::<Backends>());
+        damage(harness.kernel());
+        harness.run_for(COMPARISON).await;
+        assert_eq!(harness.state().repairs().get("map_rows"), Some(&1), "damage {n}");
+        let networks = harness.kernel().rows::<Networks>();
+        assert_eq!(networks, before.0, "damage {n}");
+        assert!(harness.kernel().rows::<Backends>().iter().all(|(_, b)| *b == before.1[0].1));
+        assert_eq!(harness.kernel().rows::<Frontends>().len(), 2, "damage {n}");
+        let log = harness.run_for(COMPARISON).await;
+        assert_eq!(log, Vec::<String>::new(), "damage {n}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,6 +192,30 @@ async fn services_beyond_a_capacity_are_reported_and_programmed_when_space_is_fr
     assert_eq!(harness.kernel().rows::<Frontends>().len(), 4);
     let log = harness.send([delete(Kind::Service, "shop/s1")]).await;
     assert_eq!(only(&log, "put FRONTENDS"), ["put FRONTENDS 2"]);
+    assert!(harness.condition(Concern::Capacity).is_none());
+}
+
+/// A program that runs while the maps are written may hold the slots that were freed.
+#[tokio::test(start_paused = true)]
+async fn freed_slots_are_not_reused_in_the_same_pass() {
+    let capacity = Capacity { slots: 6, ..Capacity::default() };
+    let mut harness = Harness::with_capacity(capacity);
+    let four = ["10.244.2.1", "10.244.2.2", "10.244.2.3", "10.244.2.4"];
+    harness.send(lists(web(&four))).await;
+    let other = ["10.244.3.1", "10.244.3.2", "10.244.3.3", "10.244.3.4"];
+    let events = [
+        delete(Kind::EndpointSlice, "shop/web"),
+        Event::Objects(Change::Apply(slice("web", Protocol::Tcp, &other))),
+    ];
+    let log = harness.send(events).await;
+    assert_eq!(only(&log, "put SLOTS"), Vec::<&str>::new());
+    assert_eq!(harness.status(Concern::Capacity).0, Status::Degraded);
+    // The frontend is deleted with its Service, and its slots are quarantined.
+    harness.send([delete(Kind::Service, "shop/web")]).await;
+    let log = harness.apply(service("web", Protocol::Tcp, "10.96.0.1", 2)).await;
+    assert_eq!(only(&log, "put SLOTS"), Vec::<&str>::new());
+    let log = harness.run_for(Duration::from_secs(2)).await;
+    assert_eq!(only(&log, "put SLOTS"), ["put SLOTS 4"]);
     assert!(harness.condition(Concern::Capacity).is_none());
 }
 

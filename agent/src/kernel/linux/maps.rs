@@ -26,6 +26,20 @@ impl Tables {
         Ok(Rows { table, keys: entries.keys, values: entries.values })
     }
 
+    /// Up to `limit` rows after a key.
+    ///
+    /// # Errors
+    /// As [`Tables::read`].
+    pub fn read_after(
+        &mut self,
+        table: &'static TableSpec,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Rows, BpfError> {
+        let entries = self.map(table)?.entries_after(after, limit)?;
+        Ok(Rows { table, keys: entries.keys, values: entries.values })
+    }
+
     /// The rows of the given keys; absent keys are left out.
     ///
     /// # Errors

@@ -111,6 +111,15 @@ impl Maps for LinuxKernel {
         Ok(self.tables.read(table)?)
     }
 
+    fn read_after(
+        &mut self,
+        table: &'static TableSpec,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Rows> {
+        Ok(self.tables.read_after(table, after, limit)?)
+    }
+
     fn read_keys(&mut self, table: &'static TableSpec, keys: &[u8]) -> Result<Rows> {
         Ok(self.tables.read_keys(table, keys)?)
     }
