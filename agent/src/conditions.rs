@@ -43,6 +43,8 @@ pub enum Concern {
     CniFiles,
     /// Pins of another ABI version.
     StalePins,
+    /// Rules of kube-proxy, CNI configurations that precede Sluice's.
+    OtherNetworks,
 }
 
 impl fmt::Display for Concern {

@@ -8,6 +8,8 @@ pub const CNI_CONF_DIR: &str = "/etc/cni/net.d";
 pub const CNI_BINARY: &str = "/opt/sluice/sluice-cni";
 /// Where the CNI binary stores its leases.
 pub const CNI_STATE_DIR: &str = sluice_pod::DEFAULT_STATE_DIR;
+/// What Sluice keeps on the node beyond a boot, the leases included.
+pub const STATE_DIR: &str = "/var/lib/sluice";
 /// The kubelet's kubeconfig.
 pub const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 /// What is kept until the next boot: the lock of the agent, its socket.

@@ -123,7 +123,7 @@ impl State {
             Event::PodNetwork(scope) => self.apply_pod_network(scope),
             Event::Forwarding => self.mark([Concern::Forwarding]),
             Event::Leases => self.mark([Concern::Pods]),
-            Event::CniFiles => self.mark([Concern::CniFiles]),
+            Event::CniFiles => self.mark([Concern::CniFiles, Concern::OtherNetworks]),
             Event::Resync => {
                 self.resyncs = self.resyncs.wrapping_add(1);
                 self.compare_tables |= self.resyncs.is_multiple_of(RESYNCS_PER_COMPARISON);

@@ -94,7 +94,8 @@ fn object(cache: &Cache, target_dir: &str, features: &[&str], name: &str) -> Res
         }
     };
     command
-        .args(["--package", "sluice-ebpf", "--bin", "sluice-ebpf", "--profile", "ebpf"])
+        .args(["--locked", "--package", "sluice-ebpf", "--bin", "sluice-ebpf"])
+        .args(["--profile", "ebpf"])
         .args(["--target", "bpfel-unknown-none", "--target-dir"])
         .arg(&target_dir)
         .args(features)
@@ -143,7 +144,7 @@ fn static_build(package: &str, bin: &str, profile: &str) -> Command {
     let mut command = Command::new("cargo");
     command
         .current_dir(checkout())
-        .args(["build", "--package", package, "--bin", bin, "--profile", profile])
+        .args(["build", "--locked", "--package", package, "--bin", bin, "--profile", profile])
         .args(["--target", &triple()])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env(OBJECT_VARIABLE, target().join("bpf/sluice.o"));

@@ -56,7 +56,7 @@ pub struct UpOptions {
 /// # Errors
 /// When the engine, kind or kubectl fails.
 pub fn run(cache: &Cache, command: Command) -> Result<()> {
-    setup::require_root()?;
+    setup::require_platform()?;
     match command {
         Command::Up(UpOptions { cluster: Name { name }, nodes, proxy, cni }) => {
             let cluster = kind::up(cache, &Spec { name, nodes, proxy, cni })?;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
 use crate::process;
@@ -63,11 +63,22 @@ pub enum BpfToolchain {
 /// # Errors
 /// When the machine is not supported or an installation fails.
 pub fn run(cache: &Cache) -> Result<()> {
-    require_root()?;
+    require_platform()?;
     bpf(cache)?;
     tests()?;
     cargo_deny(cache)?;
     cluster(cache)
+}
+
+/// Checks the platform.
+///
+/// # Errors
+/// When the platform is not supported.
+pub fn require_platform() -> Result<()> {
+    if !cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))) {
+        bail!("unsupported platform: Sluice is built and tested on Linux, x86_64 and aarch64");
+    }
+    Ok(())
 }
 
 /// Checks platform and user.
@@ -75,9 +86,7 @@ pub fn run(cache: &Cache) -> Result<()> {
 /// # Errors
 /// When the platform is not supported or the user is not root.
 pub fn require_root() -> Result<()> {
-    if !cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))) {
-        bail!("unsupported platform: Sluice is built and tested on Linux, x86_64 and aarch64");
-    }
+    require_platform()?;
     let status = fs::read_to_string("/proc/self/status")?;
     let root = status
         .lines()
@@ -168,16 +177,31 @@ pub fn kernels() -> Result<()> {
     packages(&FOR_KERNELS)
 }
 
-/// Installs kind, Docker where there is none, and what builds a node image.
+/// Whether the machine's own Docker answers to this user. Clusters on it need neither root nor
+/// packages.
+pub fn docker_answers() -> bool {
+    process::succeeds(Command::new("docker").arg("info"))
+}
+
+/// Installs what builds a node image.
 ///
 /// # Errors
-/// When an installation fails.
+/// When an installation fails or the user is not root.
+pub fn node_image() -> Result<()> {
+    require_root()?;
+    packages(&FOR_CLUSTER)
+}
+
+/// Installs kind, and Docker where there is none.
+///
+/// # Errors
+/// When an installation fails, or the user is not root on a machine without Docker.
 pub fn cluster(cache: &Cache) -> Result<()> {
-    packages(&FOR_CLUSTER)?;
-    let docker_answers = process::succeeds(Command::new("docker").arg("info"));
-    let can_start_own = on_path("docker") && on_path("dockerd");
-    if !docker_answers && !can_start_own {
-        apt(&["docker.io"])?;
+    if !docker_answers() {
+        node_image()?;
+        if !on_path("docker") || !on_path("dockerd") {
+            apt(&["docker.io"])?;
+        }
     }
     let kind = cache.folder("tools")?.join(format!("kind-{KIND}"));
     if !kind.join("kind").exists() {
@@ -216,6 +240,7 @@ fn apt(packages: &[&str]) -> Result<()> {
     if !on_path("apt-get") {
         bail!("no apt-get on this machine; install these Debian packages: {}", packages.join(", "));
     }
+    require_root().with_context(|| format!("cannot install {}", packages.join(", ")))?;
     let install = format!(
         "export DEBIAN_FRONTEND=noninteractive; apt-get update -q && \
          apt-get install -y --no-install-recommends {}",

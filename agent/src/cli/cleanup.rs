@@ -1,9 +1,14 @@
 //! `sluice cleanup`: removes Sluice from this node. Pods on it lose connectivity.
+//!
+//! deploy/uninstall.yaml runs it on every node, with the root of the host's file system below
+//! `--host-root`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::print_text;
 use crate::config::may_be_empty;
@@ -20,9 +25,29 @@ pub struct Args {
     /// Directory of the CNI configuration; empty keeps the configuration.
     #[arg(long, value_name = "DIR", default_value = paths::CNI_CONF_DIR, value_parser = may_be_empty())]
     cni_conf_dir: PathBuf,
+    /// Directory of the leases; empty keeps them.
+    #[arg(long, value_name = "DIR", default_value = paths::STATE_DIR, value_parser = may_be_empty())]
+    state_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy (default: detected).
     #[arg(long, value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
+    /// Where the root of the node's file system is mounted; all other paths are below it.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    host_root: PathBuf,
+    /// Seconds to wait for an agent that is being stopped. An agent that keeps running is an error:
+    /// it would restore what is removed.
+    #[arg(long, value_name = "SECONDS", default_value_t = lock::WAIT.as_secs())]
+    wait: u64,
+    /// Do not exit after success, until SIGTERM: a DaemonSet's pod is then Ready.
+    #[arg(long)]
+    hold: bool,
+}
+
+impl Args {
+    /// A path of the node, as this process sees it.
+    fn on_host(&self, path: &Path) -> PathBuf {
+        self.host_root.join(path.strip_prefix("/").unwrap_or(path))
+    }
 }
 
 /// Result of the steps so far.
@@ -59,38 +84,70 @@ impl Steps {
 /// # Errors
 /// An agent is running, or a part could not be removed.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let run_dir = args.on_host(Path::new(paths::RUN_DIR));
     // An agent that runs would restore what is removed.
-    let _lock = Lock::take(Path::new(paths::RUN_DIR), lock::WAIT)?;
+    let lock = Lock::take(&run_dir, Duration::from_secs(args.wait))?;
     let mut steps = Steps::default();
     // The configuration first: without it the runtime starts no pod that uses the rest.
+    let file = |dir: &Path, name| remove_file(dir, name, args);
     for name in [paths::CNI_CONF_NAME, paths::FORMER_CNI_CONF_NAME] {
-        steps.record("CNI configuration", remove_file(&args.cni_conf_dir, name));
+        steps.record("CNI configuration", file(&args.cni_conf_dir, name));
     }
-    steps.record("CNI binary", remove_file(&args.cni_bin_dir, paths::CNI_BINARY_NAME));
-    steps.record("socket programs", detach_sockets(args.cgroup_root.as_deref()));
-    steps.record("device programs and routes", clear_network().map_err(Into::into));
-    steps.record("directory of pinned maps and programs", remove_dir(pins::base()));
+    steps.record("CNI binary", file(&args.cni_bin_dir, paths::CNI_BINARY_NAME));
+    steps.record("socket programs", detach_sockets(args));
+    steps.record("device programs, pod devices and routes", clear_network().map_err(Into::into));
+    let pins = args.on_host(pins::base());
+    steps.record("directory of pinned maps and programs", remove_dir(&pins));
+    if !args.state_dir.as_os_str().is_empty() {
+        steps.record("directory of leases", remove_dir(&args.on_host(&args.state_dir)));
+    }
+    steps.record("directory of lock and socket", remove_dir(&run_dir));
+    drop(lock);
     for removed in &steps.removed {
         print_text(&format!("removed {removed}\n"))?;
     }
-    steps.result()
+    steps.result()?;
+    if args.hold {
+        print_text("this node is clean; waiting for SIGTERM\n")?;
+        hold()?;
+    }
+    Ok(())
 }
 
 /// Without the cgroup root the socket programs would stay attached and keep their maps in the kernel.
-fn detach_sockets(given: Option<&Path>) -> anyhow::Result<usize> {
-    let root = probe::run(given).cgroup_root.with_context(|| match given {
+fn detach_sockets(args: &Args) -> anyhow::Result<usize> {
+    let default = args.on_host(Path::new("/sys/fs/cgroup"));
+    let given = args.cgroup_root.as_deref().map(|path| args.on_host(path));
+    let in_container = args.host_root != Path::new("/");
+    let given = given.or_else(|| in_container.then_some(default));
+    let root = probe::run(given.as_deref()).cgroup_root.with_context(|| match &given {
         Some(path) => format!("{} is not a cgroup v2 mount", path.display()),
         None => "no cgroup v2 mount found; set --cgroup-root".to_owned(),
     })?;
     Ok(hooks::detach_sockets(&root)?)
 }
 
-/// Removes `name` in `dir`; an empty `dir` disables the step.
-fn remove_file(dir: &Path, name: &str) -> anyhow::Result<usize> {
+/// Blocks until SIGTERM or SIGINT.
+fn hold() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            interrupted = tokio::signal::ctrl_c() => interrupted,
+        }
+    })
+}
+
+/// Removes `name` in `dir`, and a copy that an interrupted installation left; an empty `dir` disables
+/// the step.
+fn remove_file(dir: &Path, name: &str, args: &Args) -> anyhow::Result<usize> {
     if dir.as_os_str().is_empty() {
         return Ok(0);
     }
-    Ok(usize::from(cni_files::remove(&dir.join(name))?))
+    let path = args.on_host(dir).join(name);
+    cni_files::remove(&cni_files::beside(&path))?;
+    Ok(usize::from(cni_files::remove(&path)?))
 }
 
 fn remove_dir(dir: &Path) -> anyhow::Result<usize> {
@@ -103,16 +160,32 @@ fn remove_dir(dir: &Path) -> anyhow::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
     #[test]
-    fn files_are_removed_once_and_an_empty_directory_disables_the_step() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("conf"), "").unwrap();
-        assert_eq!(remove_file(dir.path(), "conf").unwrap(), 1);
-        assert_eq!(remove_file(dir.path(), "conf").unwrap(), 0);
-        assert_eq!(remove_file(Path::new(""), "conf").unwrap(), 0);
-        let sub = dir.path().join("pins");
+    fn files_of_the_host_are_removed_once_and_an_empty_directory_disables_the_step() {
+        let root = tempfile::tempdir().unwrap();
+        let flag = format!("--host-root={}", root.path().display());
+        let args = Cli::parse_from(["cleanup", &flag]).args;
+        let dir = root.path().join("opt/cni/bin");
+        fs::create_dir_all(&dir).unwrap();
+        for name in ["sluice", "sluice.sluice-new", "bridge"] {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        assert_eq!(remove_file(&args.cni_bin_dir, "sluice", &args).unwrap(), 1);
+        assert_eq!(remove_file(&args.cni_bin_dir, "sluice", &args).unwrap(), 0);
+        assert_eq!(remove_file(Path::new(""), "bridge", &args).unwrap(), 0);
+        let left: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["bridge"]);
+        let sub = root.path().join("pins");
         fs::create_dir_all(sub.join("maps")).unwrap();
         assert_eq!(remove_dir(&sub).unwrap(), 1);
         assert_eq!(remove_dir(&sub).unwrap(), 0);

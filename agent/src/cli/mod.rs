@@ -44,8 +44,8 @@ const DEFAULT_LOG_FILTER: &str = "info,kube=warn,kube_client=off,hyper=warn,aya=
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  success; for `status`: the node is ready and no condition is set; for `doctor`: nothing is missing
-  1  failure; for `status`: the node is not ready or a condition is set; for `doctor`: something is missing
+  0  success; for `status`: the node is ready and no condition is set; for `doctor`: nothing is missing and no problem found
+  1  failure; for `status`: the node is not ready or a condition is set; for `doctor`: something is missing or a problem was found
   2  invalid command line";
 
 /// Pod network and Services of a Kubernetes node, in eBPF.

@@ -75,6 +75,8 @@ pub struct FakeKernel {
     pub stale_pins: Vec<String>,
     /// Most rows that were read in one step of a comparison.
     pub most_compared: usize,
+    /// Problems with other network software.
+    pub other_networks: Vec<String>,
     /// Paths of single pods that were read.
     pub paths_read: usize,
     log: Vec<String>,
@@ -103,6 +105,7 @@ impl FakeKernel {
             cni_binary: false,
             stale_pins: Vec::new(),
             most_compared: 0,
+            other_networks: Vec::new(),
             paths_read: 0,
             log: Vec::new(),
             faults: Vec::new(),
@@ -356,7 +359,7 @@ impl CniFiles for FakeKernel {
         Ok(true)
     }
 
-    fn preceding_cni_configs(&mut self) -> Vec<String> {
-        Vec::new()
+    fn other_networks(&mut self) -> Vec<String> {
+        self.other_networks.clone()
     }
 }

@@ -169,8 +169,9 @@ pub trait CniFiles {
     /// Writes the CNI configuration if it differs. Returns whether it did.
     fn write_cni_config(&mut self, text: &str) -> Result<bool>;
 
-    /// Names of other CNI configurations that the runtime uses instead of this one.
-    fn preceding_cni_configs(&mut self) -> Vec<String>;
+    /// Problems with other network software: a CNI configuration that the runtime uses instead of
+    /// this one, rules of kube-proxy.
+    fn other_networks(&mut self) -> Vec<String>;
 }
 
 /// All operations of the agent on its node.

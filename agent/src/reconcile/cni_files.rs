@@ -72,12 +72,6 @@ impl Reconciler for ReconcileCniFiles {
         }
         if written {
             tracing::info!(%subnet, mtu, "CNI configuration written");
-            for file in kernel.preceding_cni_configs() {
-                tracing::warn!(
-                    file,
-                    "another CNI configuration precedes Sluice's: the container runtime uses it"
-                );
-            }
         }
         state.set_ready();
         Ok(())

@@ -16,6 +16,7 @@ mod forwarding;
 mod host_state;
 mod leases;
 mod node_config;
+mod other_networks;
 mod pins;
 mod pod_mtu;
 mod pods;
@@ -116,6 +117,7 @@ impl Reconcilers {
             Box::new(stale_sockets::ReconcileStaleSockets::default()),
             Box::new(cni_files::ReconcileCniFiles::default()),
             Box::new(stale_pins::ReconcileStalePins),
+            Box::new(other_networks::ReconcileOtherNetworks),
         ])
     }
 

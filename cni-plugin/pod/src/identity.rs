@@ -13,6 +13,9 @@ use crate::lease::{Lease, LeaseKey, Number};
 /// Prefix of the names of the host's ends of veth pairs.
 pub const HOST_PREFIX: &str = "slc";
 
+/// Hexadecimal digits that follow [`HOST_PREFIX`].
+const HOST_DIGITS: usize = 11;
+
 /// Maximum length of an alias in bytes (IFALIASZ without the NUL).
 const ALIAS_MAX: usize = 255;
 
@@ -31,7 +34,17 @@ fn hash(parts: &[&str]) -> u64 {
 /// Name of the host's end: [`HOST_PREFIX`] and eleven hexadecimal digits.
 pub fn host_ifname(key: &LeaseKey) -> String {
     let hash = hash(&["name", &key.container_id, &key.ifname]);
-    format!("{HOST_PREFIX}{:011x}", hash >> 20)
+    format!("{HOST_PREFIX}{:0HOST_DIGITS$x}", hash >> 20)
+}
+
+/// Whether a device has a name that [`host_ifname`] can give. The prefix alone does not suffice:
+/// `slcan0` is a serial line.
+pub fn is_host_ifname(name: &str) -> bool {
+    let digits = name.strip_prefix(HOST_PREFIX);
+    digits.is_some_and(|digits| {
+        digits.len() == HOST_DIGITS
+            && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 /// Number of an attachment's lock. Attachments that share one wait for each other.

@@ -149,3 +149,12 @@ proptest! {
         prop_assert_ne!(host_ifname(&a), host_ifname(&swapped));
     }
 }
+
+#[test]
+fn only_names_of_the_form_of_a_host_end_are_recognized() {
+    let key = LeaseKey { container_id: "c1".into(), ifname: "eth0".into() };
+    assert!(is_host_ifname(&host_ifname(&key)));
+    for other in ["slcan0", "slc", "slc0123456789", "slc0123456789A", "slc0123456789ab", "eth0"] {
+        assert!(!is_host_ifname(other), "{other}");
+    }
+}

@@ -27,7 +27,7 @@ pub struct Options {
 /// # Errors
 /// When the cluster does not start or a claim of the smoke test does not hold.
 pub fn run(cache: &Cache, options: &Options) -> Result<()> {
-    setup::require_root()?;
+    setup::require_platform()?;
     let start = Instant::now();
     let spec = Spec::for_sluice();
     if options.down {

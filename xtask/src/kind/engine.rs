@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
-use crate::{process, progress};
+use crate::{process, progress, setup};
 
 /// Bit of CAP_SYS_RESOURCE in a capability mask (include/uapi/linux/capability.h).
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -78,7 +78,7 @@ impl Engine {
     /// When the cache cannot be read.
     pub fn find(cache: &Cache) -> Result<Option<Self>> {
         let bin = cache.folder("bin")?;
-        if process::succeeds(Command::new("docker").arg("info")) {
+        if setup::docker_answers() {
             return Ok(Some(Self { own: None, bin }));
         }
         let folder = cache.folder("engine")?;

@@ -17,7 +17,7 @@ use super::{kubernetes_images, rootfs};
 use crate::cache::{Cache, Inputs, checkout, sorted_entries};
 use crate::oci::{self, Image, Layer};
 use crate::process::{self, STEP};
-use crate::progress;
+use crate::{progress, setup};
 
 /// The published image of the same minor release.
 const PUBLISHED: &str = "kindest/node:v1.34.3";
@@ -109,6 +109,7 @@ fn build(cache: &Cache, engine: &Engine) -> Result<NodeImage> {
     if exists(engine, &name) {
         return Ok(NodeImage { name, built: true });
     }
+    setup::node_image()?;
     let programs = kubernetes::programs(cache)?;
     let base = rootfs::debian(cache, "node", &sources.join("packages.txt"))?;
     let images = kubernetes_images::archive(cache, &programs)?;

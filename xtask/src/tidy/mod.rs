@@ -8,6 +8,7 @@
 //! rules.
 
 mod abi;
+mod chart;
 mod crates;
 mod delivery;
 mod docs;
@@ -34,7 +35,7 @@ use crate::progress;
 /// Options of `cargo xtask tidy`.
 #[derive(Args)]
 pub struct Options {
-    /// Rewrite the ABI snapshot, ebpf/abi/abi.snapshot
+    /// Rewrite the generated files: ebpf/abi/abi.snapshot, the template of the Helm chart
     #[arg(long)]
     update: bool,
     /// Run only this rule
@@ -76,7 +77,7 @@ const fn rule(name: &'static str, check: fn(&Tree) -> Result<Vec<Finding>>) -> R
 }
 
 /// Every rule.
-const RULES: [Rule; 17] = [
+const RULES: [Rule; 18] = [
     rule("crate-dependencies", crates::dependencies),
     rule("agent-modules", modules::agent),
     rule("reconcilers", modules::reconcilers),
@@ -94,6 +95,7 @@ const RULES: [Rule; 17] = [
     rule("prose", prose::words),
     rule("links", links::relative),
     rule("specification", specification::tests),
+    rule("helm-chart", chart::template),
 ];
 
 /// Runs the command.
@@ -102,7 +104,10 @@ const RULES: [Rule; 17] = [
 /// When a file cannot be read or parsed.
 pub fn run(options: &Options) -> Result<ExitCode> {
     if options.update {
-        println!("  written: {}", layout::update(&Tree::read(&checkout())?)?);
+        let tree = Tree::read(&checkout())?;
+        println!("  written: {}", layout::update(&tree)?);
+        std::fs::write(checkout().join(chart::TEMPLATE), chart::generate(&tree)?)?;
+        println!("  written: {}", chart::TEMPLATE);
     }
     let rules: Vec<&Rule> =
         RULES.iter().filter(|r| options.rule.as_ref().is_none_or(|name| name == r.name)).collect();

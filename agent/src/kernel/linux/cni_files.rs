@@ -117,16 +117,20 @@ pub fn remove(path: &Path) -> Result<bool, InstallError> {
     }
 }
 
+/// Where a file is written before it is renamed: in the same directory, as runtimes do not notice a
+/// file that is moved in from another one, with a suffix that no runtime reads.
+pub fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".sluice-new");
+    path.with_file_name(name)
+}
+
 fn replace(
     path: &Path,
     mode: u32,
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), InstallError> {
-    // A suffix that no runtime reads, in the same directory: runtimes do not notice a file that is
-    // moved in from another one.
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".sluice-new");
-    let beside = path.with_file_name(name);
+    let beside = beside(path);
     let written = (|| {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;

@@ -10,6 +10,7 @@ pub mod load;
 pub mod maps;
 pub mod monitor;
 pub mod network;
+pub mod other_networks;
 pub mod pins;
 pub mod pods;
 pub mod probe;
@@ -28,7 +29,9 @@ use sluice_bpf::Map;
 use sluice_bpf::netlink::Netlink;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{self, Link};
+use sluice_pod::identity;
 use sluice_pod::lease::{BootInstant, Lease, Store};
+use sluice_pod::remove_veth;
 use sluice_pod::{HostPath, PathPart, host_path, host_paths, restore};
 
 pub use self::cni_files::InstallError;
@@ -88,16 +91,21 @@ impl LinuxKernel {
     }
 }
 
-/// Detaches all programs from all devices and deletes the agent's routes, for the removal of Sluice
-/// from a node. Returns the number of both.
+/// Detaches all programs from all devices, and deletes the pods' devices and the agent's routes, for
+/// the removal of Sluice from a node. A pod's device would keep a route to an address that another
+/// CNI plugin can give to a pod of its own. Returns the number of removed objects.
 ///
 /// # Errors
-/// Devices or routes cannot be listed, or a route cannot be deleted.
+/// Devices or routes cannot be listed, or one of them cannot be deleted.
 pub fn clear_network() -> Result<usize> {
     let mut netlink = Netlink::open()?;
     let mut removed = 0;
     for link in device::links(&mut netlink)? {
         removed += hooks::detach_all(&mut netlink, link.index)?;
+        if identity::is_host_ifname(&link.name) {
+            remove_veth(&mut netlink, &link.name)?;
+            removed += 1;
+        }
     }
     for (dst, hop) in routes::owned(&mut netlink)? {
         routes::delete(&mut netlink, &dst, &hop)?;
@@ -247,7 +255,7 @@ impl CniFiles for LinuxKernel {
         }
     }
 
-    fn preceding_cni_configs(&mut self) -> Vec<String> {
-        self.paths.cni_conf_dir.as_deref().map(cni_files::preceding_configs).unwrap_or_default()
+    fn other_networks(&mut self) -> Vec<String> {
+        other_networks::problems(self.paths.cni_conf_dir.as_deref())
     }
 }

@@ -20,6 +20,8 @@ pub struct Findings {
     pub kernel: String,
     /// Unmet requirements, each with its remedy.
     pub missing: Vec<String>,
+    /// Other network software on this node, each with its remedy. Only `sluice doctor` fills it.
+    pub problems: Vec<String>,
     /// Optional features of newer kernels that are absent, and their replacement.
     pub notes: Vec<String>,
     /// The cgroup v2 mount that socket programs attach to.
@@ -72,7 +74,7 @@ pub fn run(cgroup_root: Option<&Path>) -> Findings {
     if cgroup_root.is_none() {
         missing.push("a cgroup v2 mount (--cgroup-root)".to_owned());
     }
-    Findings { kernel, missing, notes, cgroup_root }
+    Findings { kernel, missing, problems: Vec::new(), notes, cgroup_root }
 }
 
 /// Whether `path` is on a file system of this type.
@@ -122,6 +124,7 @@ mod tests {
         let f = Findings {
             kernel: "5.4.0".into(),
             missing: vec!["kernel 5.15 or newer".into(), "bpffs".into()],
+            problems: vec![],
             notes: vec![],
             cgroup_root: None,
         };

@@ -3,6 +3,7 @@
 mod cni_files;
 mod leases;
 mod node_config;
+mod other_networks;
 mod pod_mtu;
 mod pods;
 mod schedule;

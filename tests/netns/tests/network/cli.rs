@@ -55,16 +55,16 @@ fn traces(node: &Node) -> Vec<String> {
     let mut traces = dataplane::socket_programs(node);
     for link in ip_json(&node.namespaces, "link show") {
         let device = link["ifname"].as_str().unwrap();
+        if device.starts_with("slc") {
+            traces.push(format!("device {device}"));
+        }
         let (ingress, egress) = dataplane::programs(node, device);
         traces.extend(ingress.into_iter().chain(egress).map(|name| format!("{name} on {device}")));
     }
     for route in ip_json(&node.namespaces, "route show table all proto 83") {
-        // A pod's own route belongs to its device, which DEL removes.
-        if !route["dev"].as_str().unwrap_or_default().starts_with("slc") {
-            traces.push(format!("route {} {}", route["type"], route["dst"]));
-        }
+        traces.push(format!("route {} {}", route["type"], route["dst"]));
     }
-    for path in [sluice_abi::pin::ROOT, CONF_FILE, BIN_FILE] {
+    for path in [sluice_abi::pin::ROOT, CONF_FILE, BIN_FILE, "/var/lib/sluice", "/run/sluice"] {
         if node.exists(path) {
             traces.push(path.to_owned());
         }
@@ -85,12 +85,13 @@ fn cleanup_removes_programs_pins_routes_and_files() {
     let _other = b.agent();
     let agent = a.agent();
     let pod = a.pod("default/web");
-    eventually_equals("routes", 2, || {
+    eventually_equals("routes", 3, || {
         traces(&a).iter().filter(|trace| trace.starts_with("route")).count()
     });
     let before = traces(&a);
-    // 8 socket programs, 2 tc programs on the uplink and 2 on the pod, 2 routes, pins, 2 files.
-    assert_eq!(before.len(), 17, "{before:?}");
+    // 8 socket programs, 2 tc programs on the uplink and 2 on the pod, the pod's device, 3 routes,
+    // pins, 2 files, leases, lock and socket.
+    assert_eq!(before.len(), 21, "{before:?}");
     // Not Sluice's.
     ip(&a.namespaces, "route add 10.200.0.0/16 via 172.30.0.1");
     let other_conf = "/run/cni/net.d/99-other.conflist";
@@ -106,7 +107,7 @@ fn cleanup_removes_programs_pins_routes_and_files() {
     assert_eq!(ip_json(&a.namespaces, "route show 10.200.0.0/16").len(), 1);
     assert!(a.exists(other_conf));
 
-    // The device of the pod is left to its DEL, and an agent can start again.
+    // The pod is deleted as usual, and an agent can start again.
     let _again = a.agent();
     a.cni("DEL", &pod.sandbox).ok();
     let pod = a.pod("default/next");

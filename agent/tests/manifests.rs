@@ -1,0 +1,195 @@
+//! The manifests below deploy/: what a node needs to run the agent, and that the Helm chart renders
+//! the objects of kustomize.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn objects(yaml: &str) -> Vec<Value> {
+    serde_yaml::Deserializer::from_str(yaml)
+        .map(|document| Value::deserialize(document).unwrap())
+        .filter(|object| !object.is_null())
+        .collect()
+}
+
+fn daemonset(yaml: &str) -> Value {
+    objects(yaml).into_iter().find(|object| object["kind"] == "DaemonSet").unwrap()
+}
+
+/// The pod specifications of the agent and of the uninstaller.
+fn pod_specs() -> [Value; 2] {
+    ["sluice.yaml", "uninstall.yaml"]
+        .map(|path| daemonset(&read(path))["spec"]["template"]["spec"].clone())
+}
+
+fn agent(spec: &Value) -> &Value {
+    let containers = spec["containers"].as_sequence().unwrap();
+    containers.iter().find(|container| container["name"] == "agent").unwrap()
+}
+
+/// Bytes of a quantity such as 128Mi.
+fn mebibytes(quantity: &Value) -> u64 {
+    quantity.as_str().unwrap().strip_suffix("Mi").unwrap().parse().unwrap()
+}
+
+#[test]
+fn pods_may_use_bpf_on_nodes_with_apparmor_seccomp_and_selinux() {
+    for spec in pod_specs() {
+        let security = &spec["securityContext"];
+        assert_eq!(security["appArmorProfile"]["type"], "Unconfined");
+        assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+        assert_eq!(security["seLinuxOptions"]["type"], "spc_t");
+    }
+}
+
+#[test]
+fn only_the_container_that_mounts_bpffs_is_privileged() {
+    for spec in pod_specs() {
+        let lists = ["initContainers", "containers"].map(|list| spec[list].as_sequence().unwrap());
+        for container in lists.into_iter().flatten() {
+            let security = &container["securityContext"];
+            if container["name"] == "prepare-node" {
+                assert_eq!(security["privileged"], true);
+                continue;
+            }
+            assert!(security["privileged"].is_null(), "{container:?}");
+            assert_eq!(security["readOnlyRootFilesystem"], true);
+            assert_eq!(security["capabilities"]["drop"], Value::from(vec!["ALL"]));
+            assert_eq!(
+                security["capabilities"]["add"],
+                Value::from(vec!["NET_ADMIN", "SYS_ADMIN"])
+            );
+        }
+    }
+}
+
+#[test]
+fn every_node_runs_a_pod_that_is_evicted_last() {
+    for spec in pod_specs() {
+        assert_eq!(spec["priorityClassName"], "system-node-critical");
+        assert_eq!(
+            spec["tolerations"],
+            serde_yaml::from_str::<Value>("[{operator: Exists}]").unwrap()
+        );
+        assert_eq!(spec["hostNetwork"], true);
+    }
+}
+
+#[test]
+fn agent_is_the_default_container_and_is_updated_node_by_node() {
+    let set = daemonset(&read("sluice.yaml"));
+    let annotations = &set["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations["kubectl.kubernetes.io/default-container"], "agent");
+    let strategy = &set["spec"]["updateStrategy"];
+    assert_eq!(strategy["type"], "RollingUpdate");
+    assert_eq!(strategy["rollingUpdate"]["maxUnavailable"], 1);
+}
+
+/// 75 MiB of maps and 12 MiB of the process on an idle node.
+#[test]
+fn memory_request_covers_the_maps_and_there_is_no_limit() {
+    let [spec, _] = pod_specs();
+    let resources = &agent(&spec)["resources"];
+    assert!(mebibytes(&resources["requests"]["memory"]) >= 96, "{resources:?}");
+    assert!(resources["limits"].is_null(), "{resources:?}");
+}
+
+#[test]
+fn role_has_the_watched_kinds_and_no_write_permission() {
+    let role =
+        objects(&read("sluice.yaml")).into_iter().find(|o| o["kind"] == "ClusterRole").unwrap();
+    let mut resources = BTreeSet::new();
+    for rule in role["rules"].as_sequence().unwrap() {
+        assert_eq!(rule["verbs"], Value::from(vec!["list", "watch"]));
+        resources
+            .extend(rule["resources"].as_sequence().unwrap().iter().map(|r| r.as_str().unwrap()));
+    }
+    let expected = ["endpointslices", "namespaces", "nodes", "pods", "services"];
+    assert_eq!(resources, BTreeSet::from(expected));
+}
+
+#[test]
+fn metrics_are_served_to_other_hosts_by_choice_only() {
+    let [spec, _] = pod_specs();
+    assert!(!serde_yaml::to_string(agent(&spec)).unwrap().contains("--metrics-bind"));
+    let component = read("metrics/kustomization.yaml");
+    assert!(component.contains("--metrics-bind=0.0.0.0:10249"), "{component}");
+    let service = &objects(&read("metrics/service.yaml"))[0];
+    assert_eq!(service["spec"]["clusterIP"], "None");
+    assert_eq!(service["spec"]["ports"][0]["port"], 10249);
+}
+
+#[test]
+fn uninstaller_cleans_the_host_before_it_is_ready() {
+    let [_, spec] = pod_specs();
+    let command = |container: &Value| {
+        serde_yaml::from_value::<Vec<String>>(container["command"].clone()).unwrap()
+    };
+    let cleanup = command(&spec["initContainers"][0]);
+    assert_eq!(cleanup[1..3], ["cleanup", "--host-root=/host"]);
+    assert!(command(&spec["containers"][0]).contains(&"--hold".to_owned()));
+    assert_eq!(spec["volumes"][0]["hostPath"]["path"], "/");
+    assert_eq!(spec["automountServiceAccountToken"], false);
+}
+
+/// Renders the part of the template language that the chart uses: `{{ .Values.NAME }}` and a range
+/// over a list of strings. It is not Helm: a chart that uses more fails here.
+fn render(template: &str, values: &Value) -> String {
+    let mut out = String::new();
+    let mut lines = template.lines();
+    while let Some(line) = lines.next() {
+        if let Some(rest) = line.trim().strip_prefix("{{- range .Values.") {
+            let list = values[rest.strip_suffix(" }}").unwrap()].as_sequence().unwrap();
+            let body: Vec<&str> = lines.by_ref().take_while(|l| l.trim() != "{{- end }}").collect();
+            for item in list {
+                for line in &body {
+                    out += &line.replace("{{ . }}", item.as_str().unwrap());
+                    out.push('\n');
+                }
+            }
+            continue;
+        }
+        let mut line = line.to_owned();
+        while let Some(start) = line.find("{{ .Values.") {
+            let end = start + line[start..].find(" }}").unwrap();
+            let value =
+                values[&line[start + "{{ .Values.".len()..end]].as_str().unwrap().to_owned();
+            line.replace_range(start..end + " }}".len(), &value);
+        }
+        assert!(!line.contains("{{"), "not supported: {line}");
+        out += &line;
+        out.push('\n');
+    }
+    out
+}
+
+#[test]
+fn helm_chart_renders_the_objects_of_kustomize() {
+    let values: Value = serde_yaml::from_str(&read("helm/values.yaml")).unwrap();
+    let template = read("helm/templates/sluice.yaml");
+    let rendered = objects(&render(&template, &values));
+    assert_eq!(rendered.len(), 5);
+    assert_eq!(rendered, objects(&read("sluice.yaml")));
+}
+
+#[test]
+fn values_of_the_helm_chart_reach_the_daemonset() {
+    let values = "{image: 'registry/sluice@sha256:00', memory: 64Mi, extraArgs: [--mtu=1400]}";
+    let values: Value = serde_yaml::from_str(values).unwrap();
+    let set = daemonset(&render(&read("helm/templates/sluice.yaml"), &values));
+    let spec = &set["spec"]["template"]["spec"];
+    assert_eq!(spec["initContainers"][0]["image"], "registry/sluice@sha256:00");
+    let agent = agent(spec);
+    assert_eq!(agent["image"], "registry/sluice@sha256:00");
+    assert_eq!(mebibytes(&agent["resources"]["requests"]["memory"]), 64);
+    assert_eq!(agent["command"].as_sequence().unwrap().last().unwrap(), "--mtu=1400");
+}
