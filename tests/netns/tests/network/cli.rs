@@ -90,8 +90,8 @@ fn cleanup_removes_programs_pins_routes_and_files() {
     });
     let before = traces(&a);
     // 8 socket programs, 2 tc programs on the uplink and 2 on the pod, the pod's device, 3 routes,
-    // pins, 2 files, leases, lock and socket.
-    assert_eq!(before.len(), 21, "{before:?}");
+    // pins, 2 files, the directory of leases, lock and socket.
+    assert_eq!(before.len(), 20, "{before:?}");
     // Not Sluice's.
     ip(&a.namespaces, "route add 10.200.0.0/16 via 172.30.0.1");
     let other_conf = "/run/cni/net.d/99-other.conflist";
