@@ -30,7 +30,7 @@ fn events_mark_the_concerns_that_they_affect() {
     assert_eq!(marked(Event::PodNetwork(PodScope::all())), [Pods]);
     assert_eq!(marked(Event::Forwarding), [Forwarding]);
     assert_eq!(marked(Event::Poll), [Pins, Uplink, SocketPrograms]);
-    assert_eq!(marked(Event::CniFiles), [CniFiles, OtherNetworks]);
+    assert_eq!(marked(Event::CniFiles), [CniFiles, Concern::OtherNetworks]);
     assert_eq!(marked(Event::Stop), []);
 }
 
