@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use hyper::http::Uri;
 use ipnet::IpNet;
 
 use crate::host::UplinkChoice;
@@ -32,6 +33,10 @@ pub struct AgentArgs {
     /// Kubeconfig for the API server (default: the service account of the pod).
     #[arg(long, value_name = "FILE", conflicts_with = "source")]
     pub kubeconfig: Option<PathBuf>,
+    /// Address of the API server, as URL (default: the one in `--kubeconfig` or `--kubelet-conf`, else
+    /// the ClusterIP, which requires another proxy).
+    #[arg(long, value_name = "URL", conflicts_with = "source")]
+    pub api_server: Option<String>,
     /// Kubeconfig of kubelet; only the address of the API server is read.
     #[arg(long, value_name = "FILE", default_value = paths::KUBELET_CONF)]
     pub kubelet_conf: PathBuf,
@@ -88,12 +93,18 @@ pub enum Source {
     /// A directory of YAML manifests.
     Folder(PathBuf),
     /// The API server.
-    Api {
-        /// Kubeconfig given by flag.
-        kubeconfig: Option<PathBuf>,
-        /// Kubeconfig of kubelet, for the address only.
-        kubelet_conf: PathBuf,
-    },
+    Api(ApiAccess),
+}
+
+/// Where address and credentials of the API server come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiAccess {
+    /// Kubeconfig given by flag.
+    pub kubeconfig: Option<PathBuf>,
+    /// Kubeconfig of kubelet, for the address only.
+    pub kubelet_conf: PathBuf,
+    /// Address given by flag.
+    pub server: Option<Uri>,
 }
 
 /// Validated configuration of the agent.
@@ -151,7 +162,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Folder(folder) => write!(f, "folder {}", folder.display()),
-            Source::Api { .. } => f.write_str("API server"),
+            Source::Api(_) => f.write_str("API server"),
         }
     }
 }
@@ -165,9 +176,11 @@ impl TryFrom<AgentArgs> for Config {
             node_name: node_name(args.node_name)?,
             source: match args.source {
                 Some(folder) => Source::Folder(folder),
-                None => {
-                    Source::Api { kubeconfig: args.kubeconfig, kubelet_conf: args.kubelet_conf }
-                }
+                None => Source::Api(ApiAccess {
+                    kubeconfig: args.kubeconfig,
+                    kubelet_conf: args.kubelet_conf,
+                    server: args.api_server.as_deref().map(server).transpose()?,
+                }),
             },
             cni_bin_dir: path(args.cni_bin_dir),
             cni_conf_dir: path(args.cni_conf_dir),
@@ -196,6 +209,17 @@ fn node_name(name: Option<String>) -> Result<String, ConfigError> {
     name.filter(|n| !n.is_empty()).ok_or_else(|| {
         ConfigError::new("--node-name", "required; give the flag or set NODE_NAME to spec.nodeName")
     })
+}
+
+/// A URL with scheme, host and nothing behind the port but a path.
+fn server(text: &str) -> Result<Uri, ConfigError> {
+    let invalid = || {
+        let problem = format!("{text} is not a URL such as https://192.0.2.1:6443");
+        ConfigError::new("--api-server", problem)
+    };
+    let uri: Uri = text.parse().map_err(|_| invalid())?;
+    let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+    if scheme && uri.host().is_some() && uri.query().is_none() { Ok(uri) } else { Err(invalid()) }
 }
 
 fn mtu(mtu: u32) -> Result<u32, ConfigError> {
@@ -266,7 +290,7 @@ mod tests {
         assert_eq!(c.metrics_bind.unwrap().to_string(), "127.0.0.1:10249");
         assert_eq!(c.cni_bin_dir.unwrap().to_str(), Some("/opt/cni/bin"));
         assert_eq!(c.cni_conf_dir.unwrap().to_str(), Some("/etc/cni/net.d"));
-        assert!(matches!(c.source, Source::Api { kubeconfig: None, .. }));
+        assert!(matches!(c.source, Source::Api(ApiAccess { kubeconfig: None, server: None, .. })));
     }
 
     #[test]
@@ -299,8 +323,11 @@ mod tests {
         assert_eq!((c.mtu, c.service_cidrs.len()), (Some(576), 2));
         assert_eq!(c.snat_ports, (1024, 32_767));
         let c = config(&["--kubeconfig=/k", "--mtu=65535"]).unwrap();
-        assert!(matches!(c.source, Source::Api { kubeconfig: Some(_), .. }));
+        assert!(matches!(c.source, Source::Api(ApiAccess { kubeconfig: Some(_), .. })));
         assert_eq!((c.source.to_string().as_str(), c.mtu), ("API server", Some(65_535)));
+        let c = config(&["--api-server=https://[fd00::1]:6443"]).unwrap();
+        let Source::Api(access) = c.source else { panic!("{:?}", c.source) };
+        assert_eq!(access.server.unwrap().host(), Some("[fd00::1]"));
     }
 
     #[test]
@@ -318,6 +345,9 @@ mod tests {
             (&["--metrics-bind=:1"], "--metrics-bind: :1 is not ADDRESS:PORT"),
             (&["--node-name="], "--node-name: required"),
             (&["--source=/a", "--kubeconfig=/b"], "cannot be used with"),
+            (&["--source=/a", "--api-server=https://b"], "cannot be used with"),
+            (&["--api-server=192.0.2.1:6443"], "--api-server: 192.0.2.1:6443 is not a URL"),
+            (&["--api-server=ftp://a"], "--api-server: ftp://a is not a URL"),
         ] {
             let e = config(flags).unwrap_err();
             assert!(e.contains(want), "{flags:?}: {e}");

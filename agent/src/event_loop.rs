@@ -20,6 +20,7 @@ use crate::kernel::Kernel;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
 use crate::view::View;
+use crate::watches::Watches;
 
 /// Interval of [`Event::Resync`].
 pub const RESYNC: Duration = Duration::from_secs(30);
@@ -30,8 +31,14 @@ const POLL: Duration = Duration::from_millis(500);
 /// Most events applied in one pass.
 const BATCH: usize = 4096;
 
+/// The loop wakes up at least this often, to show that it is not stuck.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+
 /// Receives the state after each pass.
 pub trait Observer {
+    /// Called at least every [`HEARTBEAT`], and before and after each pass.
+    fn alive(&mut self) {}
+
     /// Called with the state and the duration of the pass.
     fn observe(&mut self, state: &State, duration: Duration);
 }
@@ -44,6 +51,7 @@ pub struct EventLoop<K> {
     pub kernel: K,
     reconcilers: Reconcilers,
     observer: Box<dyn Observer>,
+    watches: Watches,
     next_resync: Instant,
     next_poll: Instant,
     started: bool,
@@ -63,10 +71,16 @@ impl<K: Kernel> EventLoop<K> {
             kernel,
             reconcilers,
             observer,
+            watches: Watches::default(),
             next_resync: Instant::now() + RESYNC,
             next_poll: Instant::now() + POLL,
             started: false,
         }
+    }
+
+    /// Shows the state of these watches in the status.
+    pub fn with_watches(self, watches: Watches) -> EventLoop<K> {
+        EventLoop { watches, ..self }
     }
 
     /// Runs until [`Event::Stop`] or until every sender is dropped. Can be cancelled and called
@@ -76,11 +90,16 @@ impl<K: Kernel> EventLoop<K> {
             self.pass();
         }
         loop {
-            match timeout_at(self.wake_at(), events.recv()).await {
+            self.observer.alive();
+            let wake_at = self.wake_at();
+            let heartbeat = Instant::now() + HEARTBEAT;
+            match timeout_at(wake_at.min(heartbeat), events.recv()).await {
                 Ok(None) => return,
                 Ok(Some(event)) => self.apply_all(event, events),
+                Err(_elapsed) if Instant::now() < wake_at => continue,
                 Err(_elapsed) => {}
             }
+            self.observer.alive();
             if self.state.stopped() {
                 return;
             }
@@ -133,7 +152,11 @@ impl<K: Kernel> EventLoop<K> {
         if calls.is_empty() {
             return;
         }
-        let view = View { state: &self.state, kernel: RefCell::new(&mut self.kernel) };
+        let view = View {
+            state: &self.state,
+            kernel: RefCell::new(&mut self.kernel),
+            watches: &self.watches,
+        };
         for call in calls {
             call.respond(&view);
         }

@@ -87,6 +87,11 @@ impl Harness {
         self.event_loop.state.attach_after_tables();
     }
 
+    /// The agent's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The node.
     pub fn kernel(&mut self) -> &mut FakeKernel {
         &mut self.event_loop.kernel
@@ -197,6 +202,7 @@ pub fn node(name: &str, internal_ip: &str, pod_cidr: &str) -> Object {
         internal_ips: vec![internal_ip.parse().unwrap()],
         pod_cidrs: pod_cidr.parse().into_iter().collect(),
         zone: None,
+        leaving: false,
     })
 }
 

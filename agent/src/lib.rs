@@ -30,3 +30,4 @@ mod run;
 pub mod source;
 mod state;
 mod view;
+mod watches;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
 use sluice_core::diff::Capacity;
 use sluice_pod::lease::Store;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +24,7 @@ use crate::observe::{self, Health, Pending};
 use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
+use crate::watches::Watches;
 use crate::{api, source};
 
 /// Capacity of the event channel; senders wait while it is full.
@@ -37,7 +40,8 @@ const LIVENESS: [Concern; 2] = [Concern::ServiceMaps, Concern::NodeConfig];
 /// The node does not meet a requirement, a program is refused, a flag is not valid, or a socket
 /// cannot be opened.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    // One thread: the work is small, and every further thread costs memory on every node.
+    // One thread, besides that of health and metrics: the work is small, and every further thread
+    // costs memory on every node.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -58,13 +62,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let health = Arc::new(Health::default());
     let (events, mut queue) = mpsc::channel(QUEUE);
-    serve_observers(&config, &health)?;
+    let watches = Watches::default();
+    serve_observers(&config, &health, &watches)?;
     api::serve(&config.socket, events.clone(), Event::Call)
         .with_context(|| format!("--socket {}", config.socket.display()))?;
     monitor::spawn(events.clone())?;
     watch_dirs(&config, &events);
     watch_signals(&events)?;
-    source::spawn(&config, events.clone(), Event::Objects).await?;
+    source::spawn(&config, events.clone(), Event::Objects, &watches).await?;
     drop(events);
 
     let kernel = LinuxKernel::open(Paths {
@@ -81,7 +86,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let reconcilers = Reconcilers::all(Capacity::default());
     let publisher = Box::new(Publisher { health });
-    EventLoop::new(state, kernel, reconcilers, publisher).run(&mut queue).await;
+    EventLoop::new(state, kernel, reconcilers, publisher)
+        .with_watches(watches)
+        .run(&mut queue)
+        .await;
     tracing::info!("sluice agent stopped; programs, maps and routes stay in place");
     Ok(())
 }
@@ -129,14 +137,21 @@ fn load_programs() -> anyhow::Result<load::Loaded> {
     Ok(loaded)
 }
 
-fn serve_observers(config: &Config, health: &Arc<Health>) -> anyhow::Result<()> {
+/// Health and metrics, on their own thread.
+fn serve_observers(config: &Config, health: &Arc<Health>, watches: &Watches) -> anyhow::Result<()> {
+    let mut servers: Vec<BoxFuture<'static, ()>> = Vec::new();
     if let Some(address) = config.health_bind {
-        tokio::spawn(observe::serve_health(address, Arc::clone(health)));
+        servers.push(observe::serve_health(address, Arc::clone(health)).boxed());
     }
     if let Some(address) = config.metrics_bind {
         let counters = maps::counters()?;
         let counts = move || read_counters(&counters).unwrap_or_default();
-        tokio::spawn(observe::serve_metrics(address, Arc::clone(health), counts));
+        let (health, watches) = (Arc::clone(health), watches.clone());
+        servers.push(observe::serve_metrics(address, health, watches, counts).boxed());
+    }
+    if !servers.is_empty() {
+        let servers = async { drop(join_all(servers).await) };
+        observe::spawn(servers).context("start the thread of health and metrics")?;
     }
     Ok(())
 }
@@ -197,6 +212,10 @@ struct Publisher {
 }
 
 impl Observer for Publisher {
+    fn alive(&mut self) {
+        self.health.alive();
+    }
+
     fn observe(&mut self, state: &State, duration: Duration) {
         let pending = match LIVENESS.iter().find_map(|concern| state.conditions.failed(*concern)) {
             None => Pending::None,
@@ -205,5 +224,6 @@ impl Observer for Publisher {
         self.health.synced(duration, &pending, state.rows());
         self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
+        self.health.set_node_eligible(state.node_eligible());
     }
 }

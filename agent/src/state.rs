@@ -231,6 +231,12 @@ impl State {
         self.index.this_node()
     }
 
+    /// Whether load balancers may send to this node: until the Nodes are listed, and as long as its
+    /// Node exists and is not about to be removed.
+    pub fn node_eligible(&self) -> bool {
+        !self.listed(Kind::Node) || self.this_node().is_some_and(|node| !node.leaving)
+    }
+
     /// Pod CIDRs of this node.
     pub fn pod_cidrs(&self) -> Vec<IpNet> {
         self.index.this_node().map(|n| n.pod_cidrs.clone()).unwrap_or_default()

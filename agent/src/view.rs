@@ -8,6 +8,7 @@ use sluice_core::compile::FrontendRow;
 use crate::api::{self, StateView};
 use crate::kernel::Maps;
 use crate::state::State;
+use crate::watches::Watches;
 
 /// The state together with the counters of the kernel, which are read on request only.
 pub struct View<'a, K> {
@@ -15,6 +16,8 @@ pub struct View<'a, K> {
     pub state: &'a State,
     /// Source of the counters.
     pub kernel: RefCell<&'a mut K>,
+    /// State of the watches.
+    pub watches: &'a Watches,
 }
 
 impl<K: Maps> StateView for View<'_, K> {
@@ -37,6 +40,7 @@ impl<K: Maps> StateView for View<'_, K> {
             pod_cidrs: state.pod_cidrs(),
             tables: state.rows().into_iter().map(|(t, n)| (t.to_owned(), n)).collect(),
             conditions: state.conditions.iter().map(condition).collect(),
+            watches: self.watches.report(),
             counters: self.kernel.borrow_mut().counters().unwrap_or_default(),
         }
     }

@@ -75,7 +75,7 @@ pub fn node() -> impl Strategy<Value = Node> {
                 internal_ips.push(IpAddr::V6(host));
                 pod_cidrs.extend(parse_cidr(&format!("fd00:{net}::/64")));
             }
-            Node { name: name.into(), internal_ips, pod_cidrs, zone }
+            Node { name: name.into(), internal_ips, pod_cidrs, zone, leaving: false }
         },
     )
 }

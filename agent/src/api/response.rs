@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::Count;
+use crate::watches::Watch;
 
 /// First line of every response, also of one that reports an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,9 @@ pub struct Status {
     pub tables: BTreeMap<String, usize>,
     /// Conditions that are set.
     pub conditions: Vec<Condition>,
+    /// Watches of the API server; empty with another source.
+    #[serde(default)]
+    pub watches: Vec<Watch>,
     /// Packets by drop reason and outcome.
     pub counters: Vec<Count>,
 }

@@ -68,7 +68,8 @@ enum Command {
     Agent(Box<AgentArgs>),
     /// Prepare this node for the agent: mount bpffs, enable IP forwarding, install the CNI binary.
     PrepareNode(prepare_node::Args),
-    /// Show the state of this node: readiness, uplink, table sizes, conditions, packet counters.
+    /// Show the state of this node: readiness, uplink, table sizes, watches, conditions, packet
+    /// counters.
     Status,
     /// List Service ports and their backends.
     #[command(visible_alias = "services")]

@@ -13,6 +13,7 @@ use super::{maps, rows_of_agent};
 use crate::api::{Condition, Request, Status};
 use crate::kernel::linux::maps::Maps;
 use crate::kernel::read_counters;
+use crate::watches::Watch;
 
 /// State of the node, and whether the agent reported it.
 #[derive(Debug, Serialize)]
@@ -60,11 +61,24 @@ impl Report {
         for c in s.counters.iter().filter(|c| c.packets > 0) {
             line(&format!("Packets {} {}", c.kind, c.label), c.packets.to_string());
         }
+        for watch in &s.watches {
+            line(&format!("Watch {}", watch.kind), watch_text(watch));
+        }
         for condition in &s.conditions {
             line(&format!("Condition {}", condition.kind), condition.message.clone());
         }
         align(&lines)
     }
+}
+
+/// State and age of a watch.
+fn watch_text(watch: &Watch) -> String {
+    let synced = if watch.synced { "synced" } else { "not synced" };
+    let idle = watch.idle_seconds.map(|s| format!("last data {s} s ago"));
+    let failing = watch.failing_seconds.map(|s| {
+        format!("failing for {s} s: {}", watch.error.as_deref().unwrap_or("unknown error"))
+    });
+    [Some(synced.to_owned()), idle, failing].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Prints the state of this node; the exit code is 0 if it is ready and no condition is set.
@@ -144,6 +158,21 @@ mod tests {
                 pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
                 tables: [("frontends".to_owned(), 3)].into(),
                 conditions: Vec::new(),
+                watches: vec![
+                    Watch {
+                        kind: "Node".to_owned(),
+                        synced: true,
+                        idle_seconds: Some(12),
+                        ..Watch::default()
+                    },
+                    Watch {
+                        kind: "Service".to_owned(),
+                        failing_seconds: Some(3),
+                        error: Some("refused".to_owned()),
+                        failures: 2,
+                        ..Watch::default()
+                    },
+                ],
                 counters: vec![count("spoofed_source", 7), count("no_route", 0)],
             },
         }
@@ -162,6 +191,8 @@ Uplink:                        eth0  172.18.0.3  MTU 1500
 Pod CIDRs:                     10.244.1.0/24
 Table frontends:               3
 Packets drop spoofed_source:   7
+Watch Node:                    synced, last data 12 s ago
+Watch Service:                 not synced, failing for 3 s: refused
 "
         );
     }
@@ -172,6 +203,7 @@ Packets drop spoofed_source:   7
         assert_eq!(json["agent"], true);
         assert_eq!(json["address"], "172.18.0.3");
         assert_eq!(json["tables"]["frontends"], 3);
+        assert_eq!(json["watches"][1]["failingSeconds"], 3);
         assert_eq!(json["counters"][0]["label"], "spoofed_source");
     }
 

@@ -1,22 +1,28 @@
 //! Health of the agent, as reported to probes.
 //!
-//! The responses have the format of kube-proxy's health server (KEP-3836), which the load balancers
-//! of several cloud providers read.
+//! The responses have the format of kube-proxy's health server (KEP-3836, KEP-3458), which the load
+//! balancers of several cloud providers read. `/healthz` concerns the node as a target of load
+//! balancers; `/livez`, which the liveness probe uses, ignores the Node object, because a restart
+//! of the agent changes nothing about it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::metrics::SyncMetrics;
 
 /// A change that is not applied for this long makes the node unhealthy: twice kube-proxy's sync
 /// period.
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// An event loop without a heartbeat for this long is stuck: six times
+/// [`crate::event_loop::HEARTBEAT`]. A pass over 50,000 Services takes less than two seconds.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// State shared by the event loop, which updates it, and the servers, which read it.
+/// State shared by the event loop, which updates it, and the servers, which read it from another
+/// thread.
 #[derive(Debug, Default)]
 pub struct Health {
     state: Mutex<State>,
@@ -26,9 +32,19 @@ pub struct Health {
 #[derive(Debug)]
 struct State {
     ready: bool,
+    node_eligible: bool,
+    alive: Instant,
     updated: SystemTime,
     pending_since: Option<Instant>,
     last_error: Option<String>,
+}
+
+impl State {
+    /// Whether changes reach the programs.
+    fn healthy(&self) -> bool {
+        let pending = self.pending_since.map(|since| since.elapsed());
+        pending.is_none_or(|age| age < UNHEALTHY_AFTER) && self.alive.elapsed() < STUCK_AFTER
+    }
 }
 
 /// Whether the kernel holds the desired state.
@@ -42,7 +58,14 @@ pub enum Pending {
 
 impl Default for State {
     fn default() -> State {
-        State { ready: false, updated: SystemTime::now(), pending_since: None, last_error: None }
+        State {
+            ready: false,
+            node_eligible: true,
+            alive: Instant::now(),
+            updated: SystemTime::now(),
+            pending_since: None,
+            last_error: None,
+        }
     }
 }
 
@@ -73,6 +96,16 @@ impl Health {
         self.metrics.repaired(repairs);
     }
 
+    /// The event loop shows that it is not stuck.
+    pub fn alive(&self) {
+        self.state().alive = Instant::now();
+    }
+
+    /// Sets whether load balancers may send to the node.
+    pub fn set_node_eligible(&self, eligible: bool) {
+        self.state().node_eligible = eligible;
+    }
+
     /// Sets whether CNI ADD can succeed.
     pub fn set_ready(&self, ready: bool) {
         self.state().ready = ready;
@@ -90,22 +123,18 @@ impl Health {
         &self.metrics
     }
 
-    /// Status code and JSON body of `/healthz` and `/livez`: 503 when a change has been pending for
-    /// [`UNHEALTHY_AFTER`].
+    /// Status code and JSON body of `/healthz`: 503 when a change has been pending for
+    /// [`UNHEALTHY_AFTER`], when the event loop is stuck, or when the Node is absent or about to be
+    /// removed.
     pub fn healthz(&self) -> (u16, String) {
         let s = self.state();
-        let healthy = s.pending_since.is_none_or(|since| since.elapsed() < UNHEALTHY_AFTER);
-        let now = SystemTime::now();
-        let updated = if healthy { now } else { s.updated };
-        let body = json!({
-            "lastUpdated": rfc3339(updated),
-            "currentTime": rfc3339(now),
-            "nodeEligible": true,
-            "healthy": healthy,
-            "ready": s.ready,
-            "lastError": s.last_error,
-        });
-        (if healthy { 200 } else { 503 }, body.to_string())
+        respond(&s, s.healthy() && s.node_eligible, Some(s.node_eligible))
+    }
+
+    /// Status code and JSON body of `/livez`: `/healthz` without the Node.
+    pub fn livez(&self) -> (u16, String) {
+        let s = self.state();
+        respond(&s, s.healthy(), None)
     }
 
     /// Status code and JSON body of `/readyz`: 503 until CNI ADD can succeed.
@@ -114,6 +143,22 @@ impl Health {
         let body = json!({ "ready": s.ready, "lastError": s.last_error });
         (if s.ready { 200 } else { 503 }, body.to_string())
     }
+}
+
+/// The response in kube-proxy's format. Both families are programmed together.
+fn respond(s: &State, healthy: bool, node_eligible: Option<bool>) -> (u16, String) {
+    let now = SystemTime::now();
+    let time = |healthy| rfc3339(if healthy { now } else { s.updated });
+    let mut body = Map::new();
+    body.insert("lastUpdated".to_owned(), time(healthy).into());
+    body.insert("currentTime".to_owned(), rfc3339(now).into());
+    if let Some(eligible) = node_eligible {
+        body.insert("nodeEligible".to_owned(), eligible.into());
+    }
+    body.insert("healthy".to_owned(), healthy.into());
+    let family = json!({ "lastUpdated": time(s.healthy()), "healthy": s.healthy() });
+    body.insert("status".to_owned(), json!({ "IPv4": family, "IPv6": family }));
+    (if healthy { 200 } else { 503 }, Value::Object(body).to_string())
 }
 
 fn rfc3339(at: SystemTime) -> String {
@@ -137,11 +182,15 @@ mod tests {
         state.updated -= age;
     }
 
+    fn keys(value: &Value) -> Vec<&str> {
+        value.as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
     #[test]
     fn agent_is_healthy_but_not_ready_before_the_first_sync() {
         let health = Health::default();
         let (code, value) = body(health.healthz());
-        assert_eq!((code, &value["healthy"], &value["ready"]), (200, &true.into(), &false.into()));
+        assert_eq!((code, &value["healthy"]), (200, &true.into()));
         assert_eq!(body(health.readyz()), (503, json!({ "ready": false, "lastError": null })));
         health.set_ready(true);
         assert!(health.ready());
@@ -149,23 +198,68 @@ mod tests {
     }
 
     #[test]
+    fn responses_have_the_fields_of_kube_proxy() {
+        let health = Health::default();
+        let (_, healthz) = body(health.healthz());
+        let fields = ["currentTime", "healthy", "lastUpdated", "nodeEligible", "status"];
+        assert_eq!(keys(&healthz), fields);
+        assert_eq!(keys(&healthz["status"]), ["IPv4", "IPv6"]);
+        for family in ["IPv4", "IPv6"] {
+            assert_eq!(keys(&healthz["status"][family]), ["healthy", "lastUpdated"]);
+        }
+        let (_, livez) = body(health.livez());
+        assert_eq!(keys(&livez), ["currentTime", "healthy", "lastUpdated", "status"]);
+    }
+
+    #[test]
     fn failed_change_is_reported_at_once_and_unhealthy_after_a_minute() {
         let health = Health::default();
         let failed = Pending::Failed("map FRONTENDS is full".into());
         health.synced(Duration::ZERO, &failed, vec![]);
+        let (_, ready) = body(health.readyz());
+        assert_eq!(ready["lastError"], "map FRONTENDS is full");
         let (code, value) = body(health.healthz());
-        assert_eq!((code, &value["lastError"]), (200, &"map FRONTENDS is full".into()));
+        assert_eq!((code, &value["healthy"]), (200, &true.into()));
         assert_eq!(value["lastUpdated"], value["currentTime"]);
 
         backdate(&health, UNHEALTHY_AFTER);
         // A retry that fails again does not restart the clock.
         health.synced(Duration::ZERO, &failed, vec![]);
-        let (code, value) = body(health.healthz());
-        assert_eq!((code, &value["healthy"]), (503, &false.into()));
-        assert_ne!(value["lastUpdated"], value["currentTime"], "time of the last good sync");
+        for (code, value) in [body(health.healthz()), body(health.livez())] {
+            assert_eq!((code, &value["healthy"]), (503, &false.into()));
+            assert_eq!(value["status"]["IPv4"]["healthy"], false);
+            assert_ne!(value["lastUpdated"], value["currentTime"], "time of the last good sync");
+        }
 
         health.synced(Duration::ZERO, &Pending::None, vec![]);
+        assert_eq!((health.healthz().0, health.livez().0), (200, 200));
+        assert_eq!(body(health.readyz()).1["lastError"], Value::Null);
+    }
+
+    #[test]
+    fn ineligible_node_is_unhealthy_but_its_agent_lives() {
+        let health = Health::default();
+        health.set_node_eligible(false);
         let (code, value) = body(health.healthz());
-        assert_eq!((code, &value["lastError"]), (200, &Value::Null));
+        assert_eq!((code, &value["nodeEligible"]), (503, &false.into()));
+        assert_eq!(
+            (&value["healthy"], &value["status"]["IPv6"]["healthy"]),
+            (&false.into(), &true.into())
+        );
+        assert_eq!(health.livez().0, 200);
+        health.set_node_eligible(true);
+        assert_eq!(health.healthz().0, 200);
+    }
+
+    #[test]
+    fn stuck_event_loop_is_unhealthy_until_it_runs_again() {
+        let health = Health::default();
+        let stuck = Instant::now().checked_sub(STUCK_AFTER).unwrap();
+        health.state().alive = stuck + Duration::from_secs(5);
+        assert_eq!(health.livez().0, 200);
+        health.state().alive = stuck;
+        assert_eq!((health.livez().0, health.healthz().0), (503, 503));
+        health.alive();
+        assert_eq!((health.livez().0, health.healthz().0), (200, 200));
     }
 }

@@ -14,11 +14,12 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::counters::Count;
+use crate::watches::{Watch, Watches};
 
 /// Content type of [`encode`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -163,13 +164,74 @@ impl<F: Fn() -> Vec<Count> + Send + Sync + 'static> Collector for KernelCounters
     }
 }
 
+/// The watches of the API server, at each scrape.
+struct WatchMetrics(Watches);
+
+impl fmt::Debug for WatchMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WatchMetrics")
+    }
+}
+
+const WATCH_FAMILIES: &[WatchFamily] = &[
+    WatchFamily {
+        name: "sluice_watch_synced",
+        help: "Whether all objects of the kind have been listed",
+        value: |watch| Some(u64::from(watch.synced)),
+    },
+    WatchFamily {
+        name: "sluice_watch_idle_seconds",
+        help: "Seconds since the API server last sent a part of a list, an event or a bookmark",
+        value: |watch| watch.idle_seconds,
+    },
+    WatchFamily {
+        name: "sluice_watch_failing_seconds",
+        help: "Seconds since the watch fails, 0 while it works",
+        value: |watch| Some(watch.failing_seconds.unwrap_or(0)),
+    },
+];
+
+/// A gauge of each watch.
+struct WatchFamily {
+    name: &'static str,
+    help: &'static str,
+    value: fn(&Watch) -> Option<u64>,
+}
+
+impl Collector for WatchMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let watches = self.0.report();
+        for WatchFamily { name, help, value } in WATCH_FAMILIES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for watch in &watches {
+                if let Some(value) = value(watch) {
+                    let labels = [("kind", watch.kind.as_str())];
+                    let sample = family.encode_family(&labels)?;
+                    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(sample)?;
+                }
+            }
+        }
+        let name = "sluice_watch_failures";
+        let help = "Failed attempts to list or watch";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for watch in &watches {
+            let labels = [("kind", watch.kind.as_str())];
+            let sample = family.encode_family(&labels)?;
+            ConstCounter::new(watch.failures).encode(sample)?;
+        }
+        Ok(())
+    }
+}
+
 /// All metrics; `counts` reads the kernel's counters.
 pub fn registry(
     sync: &SyncMetrics,
+    watches: &Watches,
     counts: impl Fn() -> Vec<Count> + Send + Sync + 'static,
 ) -> Registry {
     let mut registry = Registry::default();
     let r = &mut registry;
+    r.register_collector(Box::new(WatchMetrics(watches.clone())));
     r.register_collector(Box::new(KernelCounters(counts)));
     r.register("sluice_syncs", "Syncs of the kernel with the desired state", sync.syncs.clone());
     r.register("sluice_sync_errors", "Syncs that failed and were retried", sync.errors.clone());
@@ -216,7 +278,11 @@ mod tests {
     }
 
     fn render(sync: &SyncMetrics) -> String {
-        encode(&registry(sync, || {
+        let watches = Watches::default();
+        let state = watches.add("Service");
+        state.received();
+        state.failed("refused");
+        encode(&registry(sync, &watches, || {
             vec![count("drop", "spoofed_source", 7, 420), count("outcome", "to_pod", 3, 100)]
         }))
     }
@@ -248,6 +314,10 @@ mod tests {
             "sluice_table_rows{table=\"frontends\"} 4",
             "sluice_ready 1",
             "sluice_repairs_total{kind=\"pod_route\"} 3",
+            "sluice_watch_synced{kind=\"Service\"} 0",
+            "sluice_watch_idle_seconds{kind=\"Service\"} 0",
+            "sluice_watch_failing_seconds{kind=\"Service\"} 0",
+            "sluice_watch_failures_total{kind=\"Service\"} 1",
             concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

@@ -1,22 +1,23 @@
-//! Client of the API server that works before any Service does.
+//! Address of the API server and credentials, read from files.
 //!
 //! Address and identity, in this order:
 //! 1. the kubeconfig given by flag;
-//! 2. the service account of the pod, with the address from kubelet's kubeconfig (kubelet's identity
-//!    is not used);
+//! 2. the service account of the pod, with the address given by `--api-server`, else the one from
+//!    kubelet's kubeconfig (kubelet's identity is not used);
 //! 3. the service account of the pod, with the address from its environment. That is a ClusterIP,
 //!    which is reachable only if another proxy serves it.
+//!
+//! All files are read at each call of [`Access::load`]: they are replaced while the agent runs.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use std::{fs, io};
 
 use hyper::http::Uri;
 use hyper::http::uri::InvalidUri;
-use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
-/// Deadline of a connection attempt.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::config::ApiAccess;
 
 /// The API server cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +37,9 @@ pub enum ApiServerError {
          manifests, or run in a pod with a service account"
     )]
     NoServiceAccount(#[source] InClusterError),
-    /// The client cannot be created (TLS).
+    /// The client cannot be created (TLS, proxy).
     #[error("API server client")]
-    Client(#[source] kube::Error),
+    Client(#[source] Box<kube::Error>),
 }
 
 /// The address in kubelet's kubeconfig cannot be read.
@@ -52,21 +53,68 @@ enum KubeletConfError {
     Server(#[from] InvalidUri),
 }
 
-/// A client with the agent's own identity.
-///
-/// # Errors
-/// The kubeconfig is not valid, or there is neither a kubeconfig nor a service account.
-pub async fn client(
-    kubeconfig: Option<&Path>,
-    kubelet_conf: &Path,
-) -> Result<kube::Client, ApiServerError> {
-    let mut config = match kubeconfig {
-        Some(path) => from_kubeconfig(path).await?,
-        None => in_cluster(kubelet_conf)?,
-    };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    tracing::info!(server = %config.cluster_url, "API server: using this address");
-    kube::Client::try_from(config).map_err(ApiServerError::Client)
+/// Why the ClusterIP is used.
+#[derive(Clone, Debug)]
+pub enum Fallback {
+    /// Kubelet's kubeconfig does not exist or is empty.
+    NoFile,
+    /// Kubelet's kubeconfig is not valid.
+    Invalid(String),
+}
+
+/// Address and credentials as the files have them now.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Configuration of a client.
+    pub config: kube::Config,
+    /// Where the address comes from, for the log.
+    pub origin: &'static str,
+    /// The address is the ClusterIP: no file or flag has one. An error says that kubelet's file is
+    /// not valid.
+    pub fallback: Option<Fallback>,
+    /// Hash of the address, the CA and the client certificate. Connections with another one are
+    /// obsolete.
+    pub peer: u64,
+    /// Hash of everything, tokens included.
+    pub all: u64,
+}
+
+impl Access {
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// The kubeconfig is not valid, or there is neither a kubeconfig nor a service account.
+    pub async fn load(access: &ApiAccess) -> Result<Access, ApiServerError> {
+        let (mut config, mut origin, fallback) = match &access.kubeconfig {
+            Some(path) => (from_kubeconfig(path).await?, "kubeconfig", None),
+            None => in_cluster(access)?,
+        };
+        if let Some(server) = &access.server {
+            config.cluster_url = server.clone();
+            origin = "--api-server";
+        }
+        let auth = &config.auth_info;
+        let mut peer = DefaultHasher::new();
+        config.cluster_url.to_string().hash(&mut peer);
+        config.root_cert.hash(&mut peer);
+        config.tls_server_name.hash(&mut peer);
+        auth.client_certificate_data.hash(&mut peer);
+        content(auth.client_certificate.as_deref()).hash(&mut peer);
+        content(auth.client_key.as_deref()).hash(&mut peer);
+        let mut all = peer.clone();
+        content(auth.token_file.as_deref()).hash(&mut all);
+        secret(auth).hash(&mut all);
+        Ok(Access { origin, fallback, peer: peer.finish(), all: all.finish(), config })
+    }
+}
+
+/// Credentials that a kubeconfig contains itself. `AuthInfo` serializes them.
+fn secret(auth: &AuthInfo) -> String {
+    serde_json::to_string(auth).unwrap_or_default()
+}
+
+fn content(file: Option<&str>) -> Option<Vec<u8>> {
+    fs::read(file?).ok()
 }
 
 async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ApiServerError> {
@@ -78,19 +126,26 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ApiServerError> {
         .map_err(error)
 }
 
-fn in_cluster(kubelet_conf: &Path) -> Result<kube::Config, ApiServerError> {
-    let mut config = kube::Config::incluster_env().map_err(ApiServerError::NoServiceAccount)?;
-    let file = kubelet_conf.display();
-    match kubelet_server(kubelet_conf) {
-        Ok(Some(server)) => config.cluster_url = server,
-        Ok(None) => {
-            tracing::info!(%file, "kubelet configuration does not exist, using the ClusterIP of the API server");
+fn in_cluster(
+    access: &ApiAccess,
+) -> Result<(kube::Config, &'static str, Option<Fallback>), ApiServerError> {
+    let (server, origin) = match &access.server {
+        Some(server) => (Ok(Some(server.clone())), "--api-server"),
+        None => (kubelet_server(&access.kubelet_conf), "kubelet configuration"),
+    };
+    let fallback = match server {
+        Ok(Some(server)) => {
+            // Reads the files of the service account, but not the environment.
+            let mut config =
+                kube::Config::incluster_dns().map_err(ApiServerError::NoServiceAccount)?;
+            config.cluster_url = server;
+            return Ok((config, origin, None));
         }
-        Err(e) => {
-            tracing::warn!(%file, error = %e, "kubelet configuration is not valid, using the ClusterIP of the API server");
-        }
-    }
-    Ok(config)
+        Ok(None) => Fallback::NoFile,
+        Err(e) => Fallback::Invalid(e.to_string()),
+    };
+    let config = kube::Config::incluster_env().map_err(ApiServerError::NoServiceAccount)?;
+    Ok((config, "ClusterIP", Some(fallback)))
 }
 
 /// The server of the current context of kubelet's kubeconfig, or of its first cluster. `None`

@@ -20,6 +20,7 @@ struct Metadata {
     uid: Option<String>,
     resource_version: Option<String>,
     creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
 }
 
@@ -31,6 +32,7 @@ fn metadata<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectMeta, D::Error> {
         uid: m.uid,
         resource_version: m.resource_version,
         creation_timestamp: m.creation_timestamp,
+        deletion_timestamp: m.deletion_timestamp,
         labels: m.labels,
         ..ObjectMeta::default()
     })
@@ -99,6 +101,17 @@ pub struct NodeSpec {
     /// One pod CIDR per family.
     #[serde(rename = "podCIDRs", default, deserialize_with = "null_is_default")]
     pub pod_cidrs: Vec<String>,
+    /// Taints; only the keys are read.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub taints: Vec<Taint>,
+}
+
+/// core/v1 Taint.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct Taint {
+    /// Key.
+    #[serde(default)]
+    pub key: String,
 }
 
 /// core/v1 NodeStatus.

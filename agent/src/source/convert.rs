@@ -23,6 +23,9 @@ const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 /// Longest timeout of session affinity that the API accepts.
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
+/// Taint that the cluster autoscaler sets before it deletes a node.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// An object that is ignored.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
@@ -146,7 +149,9 @@ pub(super) fn node(o: api_types::Node) -> Result<Object, ConvertError> {
         .filter_map(|c| parse_cidr(c))
         .collect();
     let zone = label(&o.metadata, ZONE_LABEL).map(str::to_owned);
-    Ok(Object::Node(Node { name, internal_ips, pod_cidrs, zone }))
+    let leaving = o.metadata.deletion_timestamp.is_some()
+        || o.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
+    Ok(Object::Node(Node { name, internal_ips, pod_cidrs, zone, leaving }))
 }
 
 /// Converts a Namespace.

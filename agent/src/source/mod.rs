@@ -1,10 +1,12 @@
 //! Sources of objects: the API server, or a directory of manifests.
 //!
 //! ```text
-//! API server --watch.rs (kube)--> api_types --\
-//!                                              convert --> core::model --> Change --> event loop
-//! directory  --folder.rs (YAML)--> api_types -/
+//! API server --client.rs--> watch.rs (kube) --> api_types --\
+//!                                                           convert --> core::model --> Change --> event loop
+//! directory  --folder.rs (YAML)---------------> api_types -/
 //! ```
+//! `api_server.rs` reads address and credentials, `transport.rs` connects, and `retry.rs` decides
+//! when a watch tries again.
 //! Kubernetes API types are used in this module only. A source runs as long as the agent: an error
 //! is logged once and retried, and the objects received before stay in force.
 
@@ -15,6 +17,11 @@ mod api_server;
 mod api_types;
 #[cfg(test)]
 mod cases;
+mod client;
+#[cfg(test)]
+mod outages;
+mod retry;
+mod transport;
 mod watch;
 
 use sluice_core::model::Change;
@@ -23,6 +30,7 @@ use tokio::sync::mpsc;
 pub use self::api_server::ApiServerError;
 pub use self::folder::FolderError;
 use crate::config::{Config, Source};
+use crate::watches::Watches;
 
 /// A source that cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +43,8 @@ pub enum SourceError {
     Folder(#[from] FolderError),
 }
 
-/// Starts the source that the configuration names; its changes are sent to `events`.
+/// Starts the source that the configuration names; its changes are sent to `events`, and the state of
+/// its watches is kept in `watches`.
 ///
 /// # Errors
 /// The kubeconfig is not valid, or the directory does not exist. Retrying cannot succeed.
@@ -43,12 +52,12 @@ pub async fn spawn<E: Send + 'static>(
     config: &Config,
     events: mpsc::Sender<E>,
     event: fn(Change) -> E,
+    watches: &Watches,
 ) -> Result<(), SourceError> {
     match &config.source {
         Source::Folder(folder) => folder::spawn(folder.clone(), events, event)?,
-        Source::Api { kubeconfig, kubelet_conf } => {
-            let client = api_server::client(kubeconfig.as_deref(), kubelet_conf).await?;
-            watch::spawn(&client, &config.node_name, &events, event);
+        Source::Api(access) => {
+            watch::spawn(access, &config.node_name, &events, event, watches).await?;
         }
     }
     Ok(())

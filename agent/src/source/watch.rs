@@ -1,25 +1,37 @@
 //! Watches of the API server, one per kind.
 //!
+//! kube's watcher lists, watches and resumes; it asks again as soon as it is polled, and
+//! [`super::retry`] decides when that is.
+//!
 //! An object that is missing between `Init` and `InitDone` was deleted, so a list becomes one
 //! `Replace`. An object is converted as soon as it is decoded: only the model stays in memory.
 
+use std::collections::hash_map::RandomState;
 use std::fmt::Debug;
+use std::hash::BuildHasher;
+use std::time::Duration;
 
 use futures::StreamExt;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use sluice_bpf::error_chain;
 use sluice_core::model::{Change, Kind, Object, ObjectName};
 use tokio::sync::mpsc;
 
+use super::api_server::ApiServerError;
 use super::api_types::{EndpointSlice, Namespace, Node, Pod, Service};
+use super::client::Connection;
 use super::convert::{self, ConvertError};
+use super::retry::{Failure, Retries};
+use crate::config::ApiAccess;
+use crate::watches::{WatchState, Watches};
 
-/// Seconds after which the API server ends a watch. Bounds the time that a broken connection stays
-/// undetected.
-const WATCH_TIMEOUT: u32 = 120;
+/// Shortest time in seconds after which the API server ends a watch, and a random addition, so that
+/// the watches of a cluster do not end together. kube accepts less than 295.
+const WATCH_TIMEOUT: (u32, u32) = (200, 90);
+/// Longest `Retry-After` that is observed.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Selector for Services and EndpointSlices that Sluice programs: those of another proxy and
 /// headless ones are excluded, as in kube-proxy. A label that is added or removed later arrives as
@@ -38,7 +50,7 @@ struct Sink<E> {
 struct Watch {
     kind: Kind,
     listed: Vec<Object>,
-    error: Option<String>,
+    state: WatchState,
 }
 
 impl<E> Clone for Sink<E> {
@@ -48,8 +60,8 @@ impl<E> Clone for Sink<E> {
 }
 
 impl Watch {
-    fn new(kind: Kind) -> Watch {
-        Watch { kind, listed: Vec::new(), error: None }
+    fn new(kind: Kind, state: WatchState) -> Watch {
+        Watch { kind, listed: Vec::new(), state }
     }
 
     /// The change that an event makes, if any.
@@ -59,10 +71,6 @@ impl Watch {
         convert: fn(K) -> Result<Object, ConvertError>,
     ) -> Option<Change> {
         let kind = self.kind;
-        // Init precedes the list request, so it does not show that the API server responds.
-        if !matches!(event, Event::Init) && self.error.take().is_some() {
-            tracing::info!(?kind, "watch resumed");
-        }
         match event {
             Event::Init => {
                 self.listed.clear();
@@ -75,6 +83,7 @@ impl Watch {
             Event::InitDone => {
                 let objects = std::mem::take(&mut self.listed);
                 tracing::info!(?kind, count = objects.len(), "objects listed");
+                self.state.synced();
                 Some(Change::Replace(kind, objects))
             }
             Event::Apply(object) => {
@@ -86,68 +95,115 @@ impl Watch {
         }
     }
 
-    /// Logs an error; attempts that fail with the same error are logged once.
+    /// Records an error; attempts that fail with the same error are logged once.
     fn failed(&mut self, error: &watcher::Error) {
         let text = error_chain(error);
-        if self.error.as_ref() != Some(&text) {
+        if self.state.failed(&text) {
             tracing::warn!(kind = ?self.kind, error = %text, "watch interrupted, retrying; known objects stay in force");
-            self.error = Some(text);
         }
     }
 }
 
+/// Whether the API server is absent or refuses.
+fn cause(error: &watcher::Error) -> Failure {
+    let refused = Failure::Refused(Duration::ZERO);
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) if status.code == 401 || status.code >= 500 => Failure::Absent,
+            kube::Error::Api(status) => {
+                let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+                Failure::Refused(Duration::from_secs(seconds.into()).min(RETRY_AFTER))
+            }
+            // The request failed before a response.
+            kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::Auth(_) => {
+                Failure::Absent
+            }
+            _ => refused,
+        },
+        watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => refused,
+    }
+}
+
+/// A random number from 0 to 1.
+fn random() -> f64 {
+    (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// Starts all watches.
-pub fn spawn<E: Send + 'static>(
-    client: &Client,
+///
+/// # Errors
+/// Address or credentials are missing or not valid.
+pub async fn spawn<E: Send + 'static>(
+    access: &ApiAccess,
     node_name: &str,
     events: &mpsc::Sender<E>,
     event: fn(Change) -> E,
-) {
+    watches: &Watches,
+) -> Result<(), ApiServerError> {
+    let retries = Retries::new(random);
+    let connection = Connection::open(access.clone(), retries.clone()).await?;
     let sink = Sink { events: events.clone(), event };
-    let all = watcher::Config::default().timeout(WATCH_TIMEOUT);
+    let common = Common { connection, retries, watches: watches.clone(), sink };
+    let all = watcher::Config::default();
     let programmed = all.clone().labels(PROGRAMMED);
     let of_node = all.clone().fields(&format!("spec.nodeName={node_name}"));
-    watch::<Node, E>(client, Kind::Node, all.clone(), convert::node, &sink);
-    watch::<Service, E>(client, Kind::Service, programmed.clone(), convert::service, &sink);
-    watch::<EndpointSlice, E>(
-        client,
-        Kind::EndpointSlice,
-        programmed,
-        convert::endpoint_slice,
-        &sink,
-    );
-    watch::<Namespace, E>(client, Kind::Namespace, all, convert::namespace, &sink);
-    watch::<Pod, E>(client, Kind::Pod, of_node, convert::pod, &sink);
+    common.watch::<Node>(Kind::Node, all.clone(), convert::node);
+    common.watch::<Service>(Kind::Service, programmed.clone(), convert::service);
+    common.watch::<EndpointSlice>(Kind::EndpointSlice, programmed, convert::endpoint_slice);
+    common.watch::<Namespace>(Kind::Namespace, all, convert::namespace);
+    common.watch::<Pod>(Kind::Pod, of_node, convert::pod);
+    Ok(())
 }
 
-fn watch<K, E>(
-    client: &Client,
-    kind: Kind,
-    config: watcher::Config,
-    convert: fn(K) -> Result<Object, ConvertError>,
-    sink: &Sink<E>,
-) where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    E: Send + 'static,
-{
-    let mut stream = Box::pin(watcher(Api::<K>::all(client.clone()), config).default_backoff());
-    let sink = sink.clone();
-    tokio::spawn(async move {
-        let mut watch = Watch::new(kind);
-        while let Some(next) = stream.next().await {
-            match next {
-                Ok(event) => {
-                    if let Some(change) = watch.apply(event, convert)
-                        && sink.events.send((sink.event)(change)).await.is_err()
-                    {
-                        // The agent is stopping.
-                        return;
+/// What all watches have in common.
+struct Common<E> {
+    connection: Connection,
+    retries: Retries,
+    watches: Watches,
+    sink: Sink<E>,
+}
+
+impl<E: Send + 'static> Common<E> {
+    fn watch<K>(
+        &self,
+        kind: Kind,
+        config: watcher::Config,
+        convert: fn(K) -> Result<Object, ConvertError>,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let state = self.watches.add(convert::kind_name(kind));
+        let api = Api::<K>::all(self.connection.client(state.clone()));
+        let (least, more) = WATCH_TIMEOUT;
+        let config = config.timeout(least + (random() * f64::from(more)) as u32);
+        let mut stream = Box::pin(watcher(api, config));
+        let mut retry = self.retries.watch();
+        let sink = self.sink.clone();
+        tokio::spawn(async move {
+            let mut watch = Watch::new(kind, state);
+            while let Some(next) = stream.next().await {
+                match next {
+                    Ok(event) => {
+                        if !matches!(event, Event::Init) {
+                            retry.responded();
+                        }
+                        if let Some(change) = watch.apply(event, convert)
+                            && sink.events.send((sink.event)(change)).await.is_err()
+                        {
+                            // The agent is stopping.
+                            return;
+                        }
+                    }
+                    Err(e) => {
+                        watch.failed(&e);
+                        retry.wait(cause(&e)).await;
                     }
                 }
-                Err(e) => watch.failed(&e),
             }
-        }
-    });
+        });
+    }
 }
 
 fn name_of<K: Resource>(object: &K) -> ObjectName {
@@ -162,6 +218,10 @@ mod tests {
         serde_json::from_value(serde_json::json!({ "metadata": { "name": name } })).unwrap()
     }
 
+    fn watch() -> Watch {
+        Watch::new(Kind::Node, Watches::default().add("Node"))
+    }
+
     fn apply(watch: &mut Watch, event: Event<Node>) -> Option<Change> {
         watch.apply(event, convert::node)
     }
@@ -172,7 +232,7 @@ mod tests {
 
     #[test]
     fn list_becomes_one_replace_and_an_aborted_list_is_discarded() {
-        let mut watch = Watch::new(Kind::Node);
+        let mut watch = watch();
         assert!(apply(&mut watch, Event::Init).is_none());
         assert!(apply(&mut watch, Event::InitApply(node("aborted"))).is_none());
         assert!(apply(&mut watch, Event::Init).is_none());
@@ -187,7 +247,7 @@ mod tests {
 
     #[test]
     fn later_events_apply_or_delete_one_object() {
-        let mut watch = Watch::new(Kind::Node);
+        let mut watch = watch();
         match apply(&mut watch, Event::Apply(node("a"))) {
             Some(Change::Apply(object)) => assert_eq!(object.name().name, "a"),
             other => panic!("{other:?}"),
@@ -199,12 +259,38 @@ mod tests {
     }
 
     #[test]
-    fn error_lasts_until_the_api_server_answers() {
-        let mut watch = Watch::new(Kind::Node);
-        watch.failed(&watcher::Error::NoResourceVersion);
-        apply(&mut watch, Event::Init);
-        assert!(watch.error.is_some());
-        apply(&mut watch, Event::InitDone);
-        assert!(watch.error.is_none());
+    fn absent_and_refusing_servers_are_distinguished() {
+        let api = |code, seconds| {
+            let details = kube::core::response::StatusDetails {
+                name: String::new(),
+                group: String::new(),
+                kind: String::new(),
+                uid: String::new(),
+                causes: Vec::new(),
+                retry_after_seconds: seconds,
+            };
+            let status = kube::core::Status { code, details: Some(details), ..Default::default() };
+            watcher::Error::WatchStartFailed(kube::Error::Api(status.boxed()))
+        };
+        let refused = |seconds| Failure::Refused(Duration::from_secs(seconds));
+        for (code, seconds, expected) in [
+            (401, 0, Failure::Absent),
+            (503, 1, Failure::Absent),
+            (403, 0, refused(0)),
+            (429, 7, refused(7)),
+            (429, 100_000, refused(60)),
+        ] {
+            assert_eq!(cause(&api(code, seconds)), expected, "{code}");
+        }
+        let connect = kube::Error::Service("connection refused".into());
+        assert_eq!(cause(&watcher::Error::InitialListFailed(connect)), Failure::Absent);
+        assert_eq!(cause(&watcher::Error::NoResourceVersion), refused(0));
+    }
+
+    #[test]
+    fn jitter_is_between_0_and_1_and_varies() {
+        let numbers: Vec<f64> = (0..100).map(|_| random()).collect();
+        assert!(numbers.iter().all(|n| (0.0..=1.0).contains(n)), "{numbers:?}");
+        assert!(numbers.iter().any(|n| *n < 0.5) && numbers.iter().any(|n| *n > 0.5));
     }
 }

@@ -1,4 +1,4 @@
-//! The agent of a node, with a folder of manifests as its source.
+//! The agent of a node, with a folder of manifests as its source unless its flags name an API server.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -29,8 +29,6 @@ impl Agent {
         node.cgroup.adopt(&mut command, "");
         command
             .arg("agent")
-            .arg("--source")
-            .arg(&node.manifests)
             .args(["--node-name", &node.name])
             .args(["--cni-conf-dir", CONF_DIR, "--cni-bin-dir", BIN_DIR])
             .arg("--cni-binary")
@@ -39,6 +37,9 @@ impl Agent {
             .arg(node.cgroup_root())
             .args(flags)
             .env("NO_COLOR", "1");
+        if !flags.iter().any(|flag| flag.starts_with("--api-server")) {
+            command.arg("--source").arg(&node.manifests);
+        }
         command
     }
 

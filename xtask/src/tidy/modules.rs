@@ -14,7 +14,7 @@ const AGENT: &str = "agent/src/";
 type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `api` and `observe` read.
-const MODULES: [Allowed; 16] = [
+const MODULES: [Allowed; 17] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
@@ -22,16 +22,17 @@ const MODULES: [Allowed; 16] = [
     ("host", &[]),
     ("lock", &[]),
     ("paths", &[]),
+    ("watches", &[]),
     ("config", &["host", "paths"]),
-    ("api", &["counters", "state"]),
+    ("api", &["counters", "state", "watches"]),
     ("event", &["api::Call", "host"]),
-    ("source", &["config", "dir_watcher", "event", "paths"]),
+    ("source", &["config", "dir_watcher", "event", "paths", "watches"]),
     ("state", &["api::Call", "conditions", "config", "event", "host"]),
     ("kernel", &["config", "counters", "event", "host", "paths"]),
     ("reconcile", &["conditions", "config", "event", "host", "kernel", "paths", "state"]),
-    ("observe", &["conditions", "counters", "state"]),
-    ("cli", &["api", "config", "counters", "kernel", "lock", "paths", "run"]),
-    ("view", &["api", "conditions", "kernel", "state"]),
+    ("observe", &["conditions", "counters", "state", "watches"]),
+    ("cli", &["api", "config", "counters", "kernel", "lock", "paths", "run", "watches"]),
+    ("view", &["api", "conditions", "kernel", "state", "watches"]),
 ];
 
 /// Modules that connect the others and may use all of them.

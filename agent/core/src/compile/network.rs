@@ -86,6 +86,7 @@ mod tests {
             internal_ips: ips.iter().map(|a| a.parse().expect("address")).collect(),
             pod_cidrs: cidrs.iter().map(|a| a.parse().expect("cidr")).collect(),
             zone: None,
+            leaving: false,
         }
     }
 

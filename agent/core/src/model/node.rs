@@ -15,4 +15,7 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Value of [`super::ZONE_LABEL`]; an empty label means none.
     pub zone: Option<String>,
+    /// Whether the node is about to be removed: it is being deleted, or has the taint
+    /// `ToBeDeletedByClusterAutoscaler`. Load balancers stop sending to it.
+    pub leaving: bool,
 }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod failures;
+mod heartbeat;
 mod start;
 
 use sluice_abi::node_flags;

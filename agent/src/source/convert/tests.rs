@@ -34,8 +34,22 @@ status:
             internal_ips: vec![ip("172.18.0.3"), ip("fc00::3")],
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
             zone: Some("a".into()),
+            leaving: false,
         })
     );
+}
+
+#[test]
+fn node_that_is_deleted_or_tainted_by_the_autoscaler_is_leaving() {
+    for (yaml, expected) in [
+        ("{metadata: {name: n}, spec: {taints: [{key: a, effect: NoSchedule}]}}", false),
+        ("{metadata: {name: n}, spec: {taints: null}}", false),
+        ("{metadata: {name: n, deletionTimestamp: '2026-01-01T00:00:00Z'}}", true),
+        ("{metadata: {name: n}, spec: {taints: [{key: ToBeDeletedByClusterAutoscaler}]}}", true),
+    ] {
+        let Object::Node(node) = read(Kind::Node, yaml).unwrap() else { panic!("kind") };
+        assert_eq!(node.leaving, expected, "{yaml}");
+    }
 }
 
 #[test]

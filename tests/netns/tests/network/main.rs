@@ -1,6 +1,7 @@
 //! Nodes with their agents, pods with interfaces from the CNI binary, and traffic between them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+mod api_server;
 mod cases;
 mod cli;
 mod limits;

@@ -1,0 +1,53 @@
+//! The heartbeat that `/livez` depends on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sluice_core::diff::Capacity;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use crate::event::Event;
+use crate::event_loop::{EventLoop, HEARTBEAT, Observer, RESYNC};
+use crate::harness::{Harness, host};
+use crate::kernel::fake::FakeKernel;
+use crate::reconcile::Reconcilers;
+use crate::state::State;
+
+#[derive(Clone, Default)]
+struct Counts {
+    alive: Arc<AtomicUsize>,
+    passes: Arc<AtomicUsize>,
+}
+
+impl Observer for Counts {
+    fn alive(&mut self) {
+        self.alive.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn observe(&mut self, _: &State, _: Duration) {
+        self.passes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_loop_shows_that_it_is_alive() {
+    let counts = Counts::default();
+    let state = State::new(Harness::new().config().clone(), Instant::now().into_std());
+    let reconcilers = Reconcilers::all(Capacity::default());
+    let kernel = FakeKernel::new(host());
+    let mut event_loop = EventLoop::new(state, kernel, reconcilers, Box::new(counts.clone()));
+    let (_events, mut queue) = mpsc::channel::<Event>(1);
+    // The first pass and its retries.
+    let _ = timeout(RESYNC, event_loop.run(&mut queue)).await;
+    let (alive, passes) = (&counts.alive, &counts.passes);
+    let before = (alive.load(Ordering::Relaxed), passes.load(Ordering::Relaxed));
+    let _ = timeout(10 * RESYNC, event_loop.run(&mut queue)).await;
+    let heartbeats = alive.load(Ordering::Relaxed) - before.0;
+    let expected = 10 * RESYNC.as_secs() / HEARTBEAT.as_secs();
+    assert!(heartbeats as u64 >= expected - 1, "{heartbeats} heartbeats");
+    // A heartbeat is not a pass.
+    let passes = passes.load(Ordering::Relaxed) - before.1;
+    assert!(passes <= 20, "{passes} passes in 10 resyncs");
+}
