@@ -1,6 +1,8 @@
 //! DEL: releases the address, then deletes the veth pair. A missing namespace, lease, device or
 //! dataplane is not an error: kubelet could not delete the pod.
 
+use std::io::ErrorKind;
+
 use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
 use sluice_pod::lease::{LeaseKey, Store};
@@ -18,7 +20,15 @@ pub(super) fn del(conf: &NetConf, environment: &Environment) -> Result<(), CniEr
 pub(super) fn detach(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result<(), CniError> {
     // Another call for this attachment ends first: an ADD that goes on would make a pod without lease.
     let store = Store::new(&conf.state_dir);
-    let _attachment = store.lock_attachment(key).map_err(store_failed)?;
+    let _attachment = match store.lock_attachment(key) {
+        Ok(attachment) => Some(attachment),
+        Err(e) if e.source.kind() == ErrorKind::TimedOut => return Err(store_failed(e)),
+        // Leases that cannot be used at all must not keep a pod from being deleted.
+        Err(e) => {
+            warn(format_args!("container {}: not locked: {}", key.container_id, error_chain(&e)));
+            None
+        }
+    };
     // A lease that cannot be released now is reclaimed once its device does not exist: continue.
     if let Err(e) = release_address(conf, host, key) {
         warn(format_args!("container {}: address not released: {}", key.container_id, e.msg));

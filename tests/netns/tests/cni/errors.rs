@@ -175,7 +175,8 @@ fn add_without_write_access_to_sysctls_is_undone() {
     mount(&["--bind", "/proc/sys", "/proc/sys"]);
     mount(&["-o", "remount,bind,ro", "/proc/sys"]);
     let sandbox = node.sandbox("default/web");
-    node.cni("ADD", &sandbox).error(IO_FAILURE, &["default/web", "rp_filter"]);
+    node.cni("ADD", &sandbox)
+        .error(IO_FAILURE, &["default/web", "/proc/sys/net/", "Read-only file system"]);
     assert_no_pod(&node);
     assert_eq!(devices(&sandbox.namespaces), ["lo"]);
     mount(&["-o", "remount,bind,rw", "/proc/sys"]);
