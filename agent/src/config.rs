@@ -9,14 +9,12 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use hyper::http::Uri;
 use ipnet::IpNet;
+use sluice_abi::map;
 
 use crate::host::UplinkChoice;
 use crate::paths;
+use crate::source_ports::{SourcePorts, SourcePortsError};
 
-/// Default of net.ipv4.ip_local_port_range, the source ports of the node's own sockets.
-const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
-/// First port that needs no privilege.
-const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 /// Valid MTUs in bytes: the smallest datagram that every IPv4 host accepts, the largest packet.
 const MTUS: RangeInclusive<u32> = 576..=65_535;
 
@@ -73,9 +71,15 @@ pub struct AgentArgs {
     /// Masquerade: translate the source of packets that leave the cluster to the node's address.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub masquerade: bool,
-    /// Source ports for masquerading. Must not overlap the node's ephemeral ports or NodePorts.
-    #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535")]
-    pub snat_ports: String,
+    /// Source ports for masquerading, as up to four ranges, separated by commas (default: all from
+    /// 1024 except NodePorts). The node's ephemeral ports (net.ipv4.ip_local_port_range) are never
+    /// used.
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub snat_ports: Option<String>,
+    /// Limit of the entries that one pod's open flows take in the table of flows. Flows beyond it
+    /// work, and can be evicted.
+    #[arg(long, value_name = "ENTRIES", default_value_t = map::FLOWS_MAX / 2, value_parser = clap::value_parser!(u32).range(2..))]
+    pub flows_per_pod: u32,
     /// Address and port of /metrics; empty disables it.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
     pub metrics_bind: String,
@@ -135,7 +139,9 @@ pub struct Config {
     /// Whether packets that leave the cluster are masqueraded.
     pub masquerade: bool,
     /// First and last source port for masquerading.
-    pub snat_ports: (u16, u16),
+    pub snat_ports: SourcePorts,
+    /// Limit of entries in `FLOWS` per pod.
+    pub flows_per_pod: u32,
     /// Address of /metrics, if enabled.
     pub metrics_bind: Option<SocketAddr>,
     /// Address of the health endpoints, if enabled.
@@ -192,7 +198,8 @@ impl TryFrom<AgentArgs> for Config {
             mtu: args.mtu.map(mtu).transpose()?,
             service_cidrs: args.service_cidrs,
             masquerade: args.masquerade,
-            snat_ports: port_range("--snat-ports", &args.snat_ports)?,
+            snat_ports: source_ports(args.snat_ports.as_deref())?,
+            flows_per_pod: args.flows_per_pod,
             metrics_bind: address("--metrics-bind", &args.metrics_bind)?,
             health_bind: address("--health-bind", &args.health_bind)?,
             socket: args.socket,
@@ -238,25 +245,9 @@ fn address(flag: &'static str, text: &str) -> Result<Option<SocketAddr>, ConfigE
     text.parse().map(Some).map_err(invalid)
 }
 
-fn port_range(flag: &'static str, text: &str) -> Result<(u16, u16), ConfigError> {
-    let parsed = text
-        .split_once('-')
-        .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
-    let (first, last): (u16, u16) =
-        parsed.ok_or_else(|| ConfigError::new(flag, format!("{text} is not FIRST-LAST")))?;
-    if first < FIRST_UNPRIVILEGED_PORT || last < first {
-        let problem = format!(
-            "{text} is not a range of ports from {FIRST_UNPRIVILEGED_PORT} to {}",
-            u16::MAX
-        );
-        return Err(ConfigError::new(flag, problem));
-    }
-    let (low, high) = (EPHEMERAL_PORTS.start(), EPHEMERAL_PORTS.end());
-    if first <= *high && last >= *low {
-        let problem = format!("{text} overlaps the node's ephemeral ports {low}-{high}");
-        return Err(ConfigError::new(flag, problem));
-    }
-    Ok((first, last))
+fn source_ports(text: Option<&str>) -> Result<SourcePorts, ConfigError> {
+    let Some(text) = text else { return Ok(SourcePorts::default()) };
+    text.parse().map_err(|e: SourcePortsError| ConfigError::new("--snat-ports", e.to_string()))
 }
 
 #[cfg(test)]
@@ -283,7 +274,7 @@ mod tests {
     fn node_name_alone_is_a_complete_configuration() {
         let c = config(&[]).unwrap();
         assert_eq!(c.node_name, "n1");
-        assert_eq!(c.snat_ports, (61_000, 65_535));
+        assert_eq!(c.snat_ports, SourcePorts::default());
         assert!(c.masquerade);
         assert_eq!((c.uplink, c.mtu), (UplinkChoice::Auto, None));
         assert_eq!(c.health_bind.unwrap().to_string(), "0.0.0.0:10256");
@@ -316,12 +307,14 @@ mod tests {
             "--mtu=576",
             "--service-cidrs=10.96.0.0/16,fd00::/112",
             "--snat-ports=1024-32767",
+            "--flows-per-pod=1000",
         ])
         .unwrap();
         assert_eq!(c.source.to_string(), "folder /m");
         assert_eq!(c.uplink, UplinkChoice::Named("eth1".into()));
         assert_eq!((c.mtu, c.service_cidrs.len()), (Some(576), 2));
-        assert_eq!(c.snat_ports, (1024, 32_767));
+        assert_eq!(c.snat_ports, "1024-32767".parse().unwrap());
+        assert_eq!(c.flows_per_pod, 1000);
         let c = config(&["--kubeconfig=/k", "--mtu=65535"]).unwrap();
         assert!(matches!(c.source, Source::Api(ApiAccess { kubeconfig: Some(_), .. })));
         assert_eq!((c.source.to_string().as_str(), c.mtu), ("API server", Some(65_535)));
@@ -333,11 +326,8 @@ mod tests {
     #[test]
     fn invalid_value_is_reported_with_its_flag() {
         for (flags, want) in [
-            (&["--snat-ports=40000-50000"][..], "--snat-ports: 40000-50000 overlaps"),
-            (&["--snat-ports=1024-32768"], "--snat-ports: 1024-32768 overlaps"),
-            (&["--snat-ports=60999-65535"], "--snat-ports: 60999-65535 overlaps"),
-            (&["--snat-ports=1023-2000"], "--snat-ports: 1023-2000 is not a range"),
-            (&["--snat-ports=65000-61000"], "--snat-ports: 65000-61000 is not a range"),
+            (&["--snat-ports=1023-2000"][..], "--snat-ports: 1023-2000 is not FIRST-LAST"),
+            (&["--flows-per-pod=1"], "--flows-per-pod"),
             (&["--snat-ports=all"], "--snat-ports: all is not FIRST-LAST"),
             (&["--mtu=575"], "--mtu: 575 is not between"),
             (&["--mtu=65536"], "--mtu: 65536 is not between"),

@@ -170,6 +170,7 @@ pub fn host() -> HostState {
         links: vec![link(1, "lo"), link(2, "eth0"), link(3, "eth1")],
         addresses: vec![LocalAddress { address: "172.18.0.2".parse().unwrap(), ifindex: 2 }],
         default_route: Some(2),
+        ephemeral_ports: (32_768, 60_999),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct HostState {
     pub addresses: Vec<LocalAddress>,
     /// Device of the IPv4 default route with the lowest metric, else of the IPv6 one.
     pub default_route: Option<u32>,
+    /// First and last of the ports that the node's sockets get (net.ipv4.ip_local_port_range).
+    pub ephemeral_ports: (u16, u16),
 }
 
 /// How the uplink is chosen.
@@ -137,6 +139,7 @@ mod tests {
                 address("fe80::1", 2),
             ],
             default_route: Some(3),
+            ephemeral_ports: (32_768, 60_999),
         }
     }
 

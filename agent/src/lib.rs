@@ -18,6 +18,7 @@ mod counters;
 mod dir_watcher;
 mod event;
 mod event_loop;
+mod flows;
 #[cfg(test)]
 mod harness;
 mod host;
@@ -28,6 +29,7 @@ mod paths;
 mod reconcile;
 mod run;
 pub mod source;
+mod source_ports;
 mod state;
 mod view;
 mod watches;

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::dir_watcher::DirWatcher;
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer, RESYNC};
+use crate::flows::{self, FlowStats};
 use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, pins, probe};
 use crate::kernel::read_counters;
 use crate::lock::{self, Lock};
@@ -62,11 +63,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let health = Arc::new(Health::default());
     let (events, mut queue) = mpsc::channel(QUEUE);
-    let watches = Watches::default();
-    serve_observers(&config, &health, &watches)?;
+    let (watches, flow_stats) = (Watches::default(), FlowStats::default());
+    serve_observers(&config, &health, &watches, &flow_stats)?;
     api::serve(&config.socket, events.clone(), Event::Call)
         .with_context(|| format!("--socket {}", config.socket.display()))?;
     monitor::spawn(events.clone())?;
+    flows::spawn(flow_stats.clone()).context("cannot start the collection of flows")?;
     watch_dirs(&config, &events);
     watch_signals(&events)?;
     source::spawn(&config, events.clone(), Event::Objects, &watches).await?;
@@ -138,7 +140,12 @@ fn load_programs() -> anyhow::Result<load::Loaded> {
 }
 
 /// Health and metrics, on their own thread.
-fn serve_observers(config: &Config, health: &Arc<Health>, watches: &Watches) -> anyhow::Result<()> {
+fn serve_observers(
+    config: &Config,
+    health: &Arc<Health>,
+    watches: &Watches,
+    flows: &FlowStats,
+) -> anyhow::Result<()> {
     let mut servers: Vec<BoxFuture<'static, ()>> = Vec::new();
     if let Some(address) = config.health_bind {
         servers.push(observe::serve_health(address, Arc::clone(health)).boxed());
@@ -146,8 +153,8 @@ fn serve_observers(config: &Config, health: &Arc<Health>, watches: &Watches) -> 
     if let Some(address) = config.metrics_bind {
         let counters = maps::counters()?;
         let counts = move || read_counters(&counters).unwrap_or_default();
-        let (health, watches) = (Arc::clone(health), watches.clone());
-        servers.push(observe::serve_metrics(address, health, watches, counts).boxed());
+        let (health, watches, flows) = (Arc::clone(health), watches.clone(), flows.clone());
+        servers.push(observe::serve_metrics(address, health, watches, flows, counts).boxed());
     }
     if !servers.is_empty() {
         let servers = async { drop(join_all(servers).await) };

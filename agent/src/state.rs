@@ -257,6 +257,11 @@ impl State {
         std::mem::take(&mut self.compare_tables)
     }
 
+    /// The node's network as it was read last.
+    pub fn host(&self) -> &HostState {
+        &self.host
+    }
+
     /// Records what the node reports.
     pub fn observe_host(&mut self, host: HostState) {
         let local_addresses: Vec<IpAddr> = host.addresses.iter().map(|a| a.address).collect();

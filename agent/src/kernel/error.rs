@@ -17,6 +17,9 @@ pub enum KernelError {
     /// bpf(2) failed.
     #[error(transparent)]
     Bpf(#[from] BpfError),
+    /// The kernel's random numbers could not be read.
+    #[error("cannot read /dev/urandom")]
+    Random(#[source] io::Error),
     /// A netlink request failed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),

@@ -249,10 +249,18 @@ impl Maps for FakeKernel {
     }
 }
 
+/// The key that the fake calls random.
+pub const RANDOM_KEY: [u64; 2] = [1, 2];
+
 impl Network for FakeKernel {
     fn host_state(&mut self) -> Result<HostState> {
         self.check("read host state")?;
         Ok(self.host.clone())
+    }
+
+    fn random_key(&mut self) -> Result<[u64; 2]> {
+        self.check("read random key")?;
+        Ok(RANDOM_KEY)
     }
 
     fn links(&mut self) -> Result<Vec<Link>> {

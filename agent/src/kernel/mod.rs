@@ -71,8 +71,11 @@ pub type Routes = BTreeMap<IpNet, Hop>;
 
 /// The node's network.
 pub trait Network {
-    /// Devices, addresses and default route.
+    /// Devices, addresses, default route and ephemeral ports.
     fn host_state(&mut self) -> Result<HostState>;
+
+    /// A random key, not zero.
+    fn random_key(&mut self) -> Result<[u64; 2]>;
 
     /// Every device.
     fn links(&mut self) -> Result<Vec<Link>>;

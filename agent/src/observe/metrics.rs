@@ -17,8 +17,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use sluice_abi::map;
 
 use crate::counters::Count;
+use crate::flows::FlowStats;
 use crate::watches::{Watch, Watches};
 
 /// Content type of [`encode`].
@@ -227,6 +229,7 @@ impl Collector for WatchMetrics {
 pub fn registry(
     sync: &SyncMetrics,
     watches: &Watches,
+    flows: &FlowStats,
     counts: impl Fn() -> Vec<Count> + Send + Sync + 'static,
 ) -> Registry {
     let mut registry = Registry::default();
@@ -248,6 +251,21 @@ pub fn registry(
         "sluice_repairs",
         "Changes by other programs that were repaired, by kind",
         sync.repairs.clone(),
+    );
+    r.register("sluice_flow_entries", "Entries of the table of flows", flows.entries.clone());
+    let limit = Gauge::<i64>::default();
+    limit.set(i64::from(map::FLOWS_MAX));
+    r.register("sluice_flow_entries_limit", "Capacity of the table of flows", limit);
+    r.register(
+        "sluice_flow_entries_of_a_pod_max",
+        "Entries of the pod with the most entries in the table of flows",
+        flows.most_of_a_pod.clone(),
+    );
+    r.register("sluice_flows_removed", "Entries of ended flows removed", flows.removed.clone());
+    r.register(
+        "sluice_flows_unconfirmed",
+        "Answered flows that the table of flows or the budget of their pod had no space for",
+        flows.unconfirmed.clone(),
     );
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     let build = Family::<[(&str, &str); 1], Gauge>::default();
@@ -282,7 +300,7 @@ mod tests {
         let state = watches.add("Service");
         state.received();
         state.failed("refused");
-        encode(&registry(sync, &watches, || {
+        encode(&registry(sync, &watches, &FlowStats::default(), || {
             vec![count("drop", "spoofed_source", 7, 420), count("outcome", "to_pod", 3, 100)]
         }))
     }

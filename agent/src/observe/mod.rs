@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 pub use self::health::{Health, Pending};
 use self::http::{Answer, serve};
 use crate::counters::Count;
+use crate::flows::FlowStats;
 use crate::watches::Watches;
 
 /// Stack of the servers' thread in bytes.
@@ -45,9 +46,10 @@ pub async fn serve_metrics(
     address: SocketAddr,
     health: Arc<Health>,
     watches: Watches,
+    flows: FlowStats,
     counts: impl Fn() -> Vec<Count> + Send + Sync + 'static,
 ) {
-    let registry = metrics::registry(health.metrics(), &watches, counts);
+    let registry = metrics::registry(health.metrics(), &watches, &flows, counts);
     serve(address, move |path| metrics_answer(&registry, path)).await;
 }
 
@@ -106,7 +108,8 @@ mod tests {
         assert_eq!((code("/healthz"), code("/livez")), (Some(200), Some(200)));
         assert_eq!((code("/readyz"), code("/")), (Some(503), None));
 
-        let registry = metrics::registry(health.metrics(), &Watches::default(), Vec::new);
+        let (watches, flows) = (Watches::default(), FlowStats::default());
+        let registry = metrics::registry(health.metrics(), &watches, &flows, Vec::new);
         let (code, kind, text) = metrics_answer(&registry, "/metrics").unwrap();
         assert_eq!((code, kind), (200, "text/plain; version=0.0.4"));
         assert!(text.contains("\nsluice_ready 0\n"), "{text}");

@@ -18,7 +18,11 @@ impl Reconciler for ReconcileHostState {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
+        let former = state.host().ephemeral_ports;
         state.observe_host(kernel.host_state()?);
+        if state.host().ephemeral_ports != former {
+            state.mark([Concern::NodeConfig]);
+        }
         if state.this_node().is_none() {
             // InternalIPs of the Node object select the uplink: a choice without them would change
             // programs, NODE_CONFIG and MTU of running pods for a moment.

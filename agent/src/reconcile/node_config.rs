@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sluice_abi::{Addr, Family, NodeConfig, node_flags};
+use sluice_abi::{Addr, Family, NodeConfig, PortRange, node_flags};
 use sluice_core::table::{NodeConfigs, Table, Write};
 use sluice_pod::GATEWAY;
 
@@ -31,7 +31,12 @@ impl Reconciler for ReconcileNodeConfig {
         let actual = rows.typed::<NodeConfigs>().next().map(|(_, c)| c).unwrap_or_default();
         // A restart must not close the hooks of running pods: READY stays once it is set.
         let ready = state.tables_written() || actual.flags & node_flags::READY != 0;
-        let mut desired = desired(state.config(), uplink, ready);
+        let snat_key = match actual.snat_key {
+            [0, 0] => kernel.random_key()?,
+            key => key,
+        };
+        let ephemeral = state.host().ephemeral_ports;
+        let mut desired = desired(state.config(), uplink, ready, ephemeral, snat_key);
         let lost = keep_address(&mut desired, &actual).then(|| lost_address(uplink, &actual));
         if state.config().mtu.is_none() && actual.mtu != 0 && actual.mtu != desired.mtu {
             // Before NODE_CONFIG changes: an agent that starts after a crash does not know the
@@ -44,20 +49,36 @@ impl Reconciler for ReconcileNodeConfig {
         {
             kernel.write(&write)?;
         }
+        if desired.snat_ports.iter().all(PortRange::is_empty) {
+            let (low, high) = ephemeral;
+            let message = format!(
+                "no port is left for masquerading: net.ipv4.ip_local_port_range is {low}-{high}; \
+                 reduce it, or set --snat-ports"
+            );
+            return Err(NotReconciled::Degraded(message));
+        }
         lost.map_or(Ok(()), |message| Err(NotReconciled::Degraded(message)))
     }
 }
 
-fn desired(config: &Config, uplink: &Uplink, ready: bool) -> NodeConfig {
+fn desired(
+    config: &Config,
+    uplink: &Uplink,
+    ready: bool,
+    ephemeral: (u16, u16),
+    snat_key: [u64; 2],
+) -> NodeConfig {
     let address = |a: Option<IpAddr>| a.map_or(Addr::UNSPECIFIED, Addr::from);
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     NodeConfig {
         addrs: [address(uplink.v4), address(uplink.v6)],
         gateways: [GATEWAY.into(), Addr::UNSPECIFIED],
         flags: flag(ready, node_flags::READY) | flag(config.masquerade, node_flags::MASQUERADE),
-        snat_port_min: config.snat_ports.0,
-        snat_port_max: config.snat_ports.1,
+        snat_key,
+        snat_ports: config.snat_ports.without(ephemeral),
+        flows_per_pod: config.flows_per_pod,
         mtu: uplink.link.mtu,
+        pad: 0,
     }
 }
 

@@ -43,6 +43,17 @@ impl Table for LocalPods {
         &TableSpec::of::<LocalPods>(map::LOCAL_PODS, TableKind::Hash, map::LOCAL_PODS_MAX);
 }
 
+/// `PODS`: the same rows by index.
+#[derive(Clone, Copy, Debug)]
+pub struct Pods;
+
+impl Table for Pods {
+    type Key = u32;
+    type Value = LocalPod;
+    const SPEC: &'static TableSpec =
+        &TableSpec::of::<Pods>(map::PODS, TableKind::Array, map::LOCAL_PODS_MAX);
+}
+
 type LocalPodRows = BTreeMap<Addr, LocalPod>;
 
 /// Compares leases, devices, rows and paths.
@@ -177,10 +188,17 @@ impl ReconcilePods {
             Err(e) => return fail(lease, &error_chain(&e), kernel, repairs),
         }
         let (address, row) = (Addr::from(lease.address), local_pod(lease, link));
+        let index = u32::from(row.index);
+        let by_index = row_of_index(index, kernel)?;
+        if by_index != row {
+            put_row(index, row, kernel)?;
+        }
         if rows.get(&address) != Some(&row)
             && let Some(write) = Write::put::<LocalPods>([(address, row)])
         {
             kernel.write(&write)?;
+        }
+        if by_index != row || rows.get(&address) != Some(&row) {
             repairs.add("pod_row");
         }
         for part in self.parts_to_restore(lease, path, now) {
@@ -272,6 +290,19 @@ fn kind(part: PathPart) -> &'static str {
     }
 }
 
+/// The row of `PODS` with this index; all zero if there is none.
+fn row_of_index(index: u32, kernel: &mut dyn Kernel) -> Result<LocalPod, NotReconciled> {
+    let rows = kernel.read_keys(Pods::SPEC, &index.to_ne_bytes())?;
+    Ok(rows.typed::<Pods>().next().map(|(_, row)| row).unwrap_or_default())
+}
+
+fn put_row(index: u32, row: LocalPod, kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
+    if let Some(write) = Write::put::<Pods>([(index, row)]) {
+        kernel.write(&write)?;
+    }
+    Ok(())
+}
+
 /// Deletes rows whose device does not exist. ADD writes the row before the lease's device is up, so a
 /// row whose device exists may be in use.
 fn delete_rows(
@@ -293,10 +324,16 @@ fn delete_rows(
     }
     let present: BTreeSet<u32> = kernel.links()?.iter().map(|link| link.index).collect();
     let stale = unwanted.iter().filter(|(_, row)| !present.contains(&row.ifindex));
-    let stale: Vec<Addr> = stale.map(|(address, _)| **address).collect();
-    for _ in &stale {
+    let stale: Vec<(Addr, LocalPod)> = stale.map(|(address, row)| (**address, **row)).collect();
+    for (_, row) in &stale {
         repairs.add("pod_row");
+        let index = u32::from(row.index);
+        // Another pod may have the index by now.
+        if row_of_index(index, kernel)? == *row {
+            put_row(index, LocalPod::default(), kernel)?;
+        }
     }
+    let stale: Vec<Addr> = stale.into_iter().map(|(address, _)| address).collect();
     if let Some(write) = Write::delete::<LocalPods>(stale) {
         kernel.write(&write)?;
     }

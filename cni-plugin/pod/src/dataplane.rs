@@ -15,8 +15,15 @@ pub struct Dataplane {
     pub from_pod: OwnedFd,
     /// Program for packets from the node's stack to the pod.
     pub to_pod: OwnedFd,
-    /// The pods of this node.
-    pub local_pods: Map<Addr, LocalPod>,
+    /// The rows of the pods of this node.
+    pub pods: PodRows,
+}
+
+/// The maps with the rows of this node's pods: by address and by index.
+#[derive(Debug)]
+pub struct PodRows {
+    by_address: Map<Addr, LocalPod>,
+    by_index: Map<u32, LocalPod>,
 }
 
 impl Dataplane {
@@ -29,7 +36,7 @@ impl Dataplane {
         Ok(Dataplane {
             from_pod: obj_get(&programs.join(program::FROM_POD))?,
             to_pod: obj_get(&programs.join(program::TO_POD))?,
-            local_pods: open_local_pods(root)?,
+            pods: PodRows::open(root)?,
         })
     }
 
@@ -39,10 +46,50 @@ impl Dataplane {
     }
 }
 
-/// Opens the map of this node's pods alone.
-///
-/// # Errors
-/// The pin does not exist, or its keys or values have another size.
-pub(crate) fn open_local_pods(root: &Path) -> Result<Map<Addr, LocalPod>, BpfError> {
-    Map::open_pinned(root.join("maps").join(map::LOCAL_PODS))
+impl PodRows {
+    /// Opens the pins below `root`.
+    ///
+    /// # Errors
+    /// A pin does not exist, or its keys or values have another size.
+    pub fn open(root: &Path) -> Result<PodRows, BpfError> {
+        let maps = root.join("maps");
+        Ok(PodRows {
+            by_address: Map::open_pinned(maps.join(map::LOCAL_PODS))?,
+            by_index: Map::open_pinned(maps.join(map::PODS))?,
+        })
+    }
+
+    /// The row of an address, if both maps have it.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn get(&self, address: Addr) -> Result<Option<LocalPod>, BpfError> {
+        let Some(row) = self.by_address.lookup(&address)? else { return Ok(None) };
+        let by_index = self.by_index.lookup(&u32::from(row.index))?;
+        Ok(by_index.filter(|other| *other == row))
+    }
+
+    /// Writes the row of an address: by index first, because the first packet of a flow finds a pod
+    /// by its address, and later ones by the index.
+    ///
+    /// # Errors
+    /// A map cannot be written.
+    pub fn put(&self, address: Addr, row: &LocalPod) -> Result<(), BpfError> {
+        self.by_index.update(&u32::from(row.index), row)?;
+        self.by_address.update(&address, row)
+    }
+
+    /// Removes the row of an address. A row of another pod with the same index stays.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn remove(&self, address: Addr) -> Result<(), BpfError> {
+        let Some(row) = self.by_address.lookup(&address)? else { return Ok(()) };
+        self.by_address.delete(&address)?;
+        let index = u32::from(row.index);
+        if self.by_index.lookup(&index)? == Some(row) {
+            self.by_index.update(&index, &LocalPod::default())?;
+        }
+        Ok(())
+    }
 }

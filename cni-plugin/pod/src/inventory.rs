@@ -56,10 +56,18 @@ impl HostLinks {
     }
 }
 
-/// The row of `LOCAL_PODS` for a lease whose host end is `link`.
+/// The row of `LOCAL_PODS` and `PODS` for a lease whose host end is `link`.
 pub fn local_pod(lease: &Lease, link: &Link) -> LocalPod {
     let (host_mac, pod_mac) = identity::macs(&lease.key);
-    LocalPod { ifindex: link.index, pod_mac, host_mac: link.mac.unwrap_or(host_mac) }
+    LocalPod {
+        ifindex: link.index,
+        pod_mac,
+        host_mac: link.mac.unwrap_or(host_mac),
+        // Indices are below the capacity of the maps.
+        index: lease.index as u16,
+        // 16 bits, of which 0 means "no pod".
+        generation: (lease.generation % u32::from(u16::MAX)) as u16 + 1,
+    }
 }
 
 /// Leases that could not be prepared.

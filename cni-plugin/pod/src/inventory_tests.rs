@@ -68,7 +68,8 @@ fn rows_are_those_of_leases_with_a_device() {
     let (a, b) = (lease("c1", at(1)), lease("c2", at(1)));
     let links = HostLinks::from_links(vec![link(12, &a)]);
     let (host_mac, pod_mac) = identity::macs(&a.key);
-    let row = LocalPod { ifindex: 12, pod_mac, host_mac };
+    let (index, generation) = (a.index as u16, local_pod(&a, &link(12, &a)).generation);
+    let row = LocalPod { ifindex: 12, pod_mac, host_mac, index, generation };
     assert_eq!(links.local_pods(&[a.clone(), b]), [(a.address.into(), row)]);
     // The frame's source is the device's address, also if other software changed it.
     let mut changed = link(12, &a);
@@ -76,6 +77,18 @@ fn rows_are_those_of_leases_with_a_device() {
     assert_eq!(local_pod(&a, &changed).host_mac, [2, 0, 0, 0, 0, 1]);
     changed.mac = None;
     assert_eq!(local_pod(&a, &changed).host_mac, host_mac);
+}
+
+#[test]
+fn generation_of_a_row_is_never_zero_and_differs_between_leases() {
+    let of = |generation| {
+        let lease = Lease { generation, ..lease("c1", at(1)) };
+        local_pod(&lease, &link(12, &lease)).generation
+    };
+    for generation in [1, 0xfffe, 0xffff, 0x1_0000, 0x1_fffe, u32::MAX] {
+        assert_ne!(of(generation), 0, "{generation}");
+        assert_ne!(of(generation), of(generation - 1), "{generation}");
+    }
 }
 
 #[test]

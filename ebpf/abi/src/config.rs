@@ -20,14 +20,44 @@ pub struct NodeConfig {
     pub flags: u32,
     /// MTU of the uplink in bytes.
     pub mtu: u32,
-    /// First port (host order) of source translation; the range is disjoint from the node's
-    /// ephemeral ports and from the NodePort range.
-    pub snat_port_min: u16,
-    /// Last port (host order, inclusive) of source translation.
-    pub snat_port_max: u16,
+    /// Secret key of the hash that chooses source ports; random, kept while the map is pinned.
+    pub snat_key: [u64; 2],
+    /// Ports of source translation: disjoint from each other, from the node's ephemeral ports and
+    /// from the NodePort range.
+    pub snat_ports: [PortRange; 4],
+    /// Limit of entries in `FLOWS` per pod.
+    pub flows_per_pod: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 76);
+const _: () = assert!(size_of::<NodeConfig>() == 112);
+
+/// A range of ports, in host order, both ends included. `first` 0: no ports.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port, not below the first.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Number of ports.
+    #[inline(always)]
+    pub const fn len(&self) -> u32 {
+        if self.is_empty() { 0 } else { self.last as u32 - self.first as u32 + 1 }
+    }
+
+    /// Whether the range has no ports.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        self.first == 0 || self.last < self.first
+    }
+}
 
 /// Bits of [`NodeConfig::flags`].
 pub mod node_flags {

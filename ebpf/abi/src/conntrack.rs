@@ -1,19 +1,44 @@
-//! Flows: two entries per flow, one per direction; each entry can rebuild the other.
+//! Flows.
 //!
 //! ```text
-//! key            K  = tuple of a packet as it arrives
-//! value          K' = tuple of the packet as it is sent on
-//! reverse key       = reverse of K'
-//! reverse value     = reverse of K
+//! main entry    key = tuple after translation, ends sorted     both directions, one lookup
+//! alias entry   key = tuple before translation, ends sorted    only of a translated flow
 //! ```
-//! Destination translation, source translation, both and neither have the same representation, and
-//! so have both directions.
+//! A main entry holds both tuples in the direction of the flow's first packet; an alias leads a
+//! packet before translation to it. Each can rebuild the other. Destination translation, source
+//! translation, both and neither have the same representation.
+//!
+//! ```text
+//! first packet --> FLOWS_NEW_POD or FLOWS_NEW_WIRE (LRU) --reply--> FLOWS --both sides closed--> LRU
+//! ```
+//! `FLOWS` never evicts an entry: a flood of flows without replies evicts only others like it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Addr, PortBe};
+use crate::{Addr, PodRef, PortBe};
 
-/// The tuple of one direction of a flow, as its packets arrive at a hook.
+/// Nanoseconds of a tick, the unit of time in flow entries, as a power of two: 1.07 s.
+const TICK_SHIFT: u32 = 30;
+
+/// The tick of a time of `bpf_ktime_get_boot_ns` (`CLOCK_BOOTTIME`).
+#[inline(always)]
+pub const fn tick(boot_ns: u64) -> u32 {
+    (boot_ns >> TICK_SHIFT) as u32
+}
+
+/// The number of ticks that last at least `seconds`.
+#[inline(always)]
+pub const fn ticks(seconds: u32) -> u32 {
+    ((seconds as u64 * 1_000_000_000) >> TICK_SHIFT) as u32 + 1
+}
+
+/// Seconds of a number of ticks, rounded down.
+pub const fn tick_seconds(ticks: u32) -> u32 {
+    (((ticks as u64) << TICK_SHIFT) / 1_000_000_000) as u32
+}
+
+/// The tuple of one direction of a flow, as its packets arrive at a hook; with sorted ends, a key of
+/// the flow tables.
 ///
 /// For ICMP echo, the identifier is the source port of a request and the destination port of a
 /// reply; the other port is 0.
@@ -44,8 +69,12 @@ pub struct FlowKey {
     pub dport: PortBe,
     /// IP protocol number.
     pub proto: u8,
+    /// 1 in the key of an alias whose tuple is the main key of another flow: a client port is used
+    /// for a Service and, directly, for the backend that was chosen. Such a key is not sorted.
+    /// Otherwise 0.
+    pub shadow: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 40);
@@ -60,45 +89,128 @@ impl FlowKey {
             sport: self.dport,
             dport: self.sport,
             proto: self.proto,
-            pad: [0; 3],
+            shadow: self.shadow,
+            pad: [0; 2],
         }
+    }
+
+    /// Whether packets with this tuple and the other travel in opposite directions of one flow.
+    #[inline(always)]
+    pub fn is_reverse_of(&self, other: &FlowKey) -> bool {
+        self.src == other.dst
+            && self.dst == other.src
+            && self.sport == other.dport
+            && self.dport == other.sport
+            && self.proto == other.proto
+    }
+
+    /// Whether the ends have to be exchanged to be sorted.
+    #[inline(always)]
+    const fn is_unsorted(&self) -> bool {
+        let (src, dst) = (halves(&self.src), halves(&self.dst));
+        // The low half first: it differs between almost all addresses.
+        if src[1] != dst[1] {
+            return src[1] > dst[1];
+        }
+        if src[0] != dst[0] {
+            return src[0] > dst[0];
+        }
+        self.sport.get() > self.dport.get()
+    }
+
+    /// The key of the flow tables: this tuple, with its ends in an order that is the same for both
+    /// directions.
+    #[inline(always)]
+    pub const fn sorted(&self) -> FlowKey {
+        if self.is_unsorted() { self.reversed() } else { *self }
     }
 
     /// Sets this tuple to the opposite direction of another one.
     #[inline(always)]
-    pub fn reverse_of(&mut self, other: &FlowKey) {
+    pub const fn reverse_of(&mut self, other: &FlowKey) {
         self.src = other.dst;
         self.dst = other.src;
         self.sport = other.dport;
         self.dport = other.sport;
         self.proto = other.proto;
+        self.shadow = other.shadow;
         self.pad = other.pad;
+    }
+
+    /// Sets this key to the [sorted](FlowKey::sorted) form of a tuple.
+    #[inline(always)]
+    pub const fn sort(&mut self, tuple: &FlowKey) {
+        if tuple.is_unsorted() {
+            self.reverse_of(tuple);
+        } else {
+            *self = *tuple;
+        }
+    }
+
+    /// The key of an alias whose tuple is the main key of another flow.
+    #[inline(always)]
+    pub const fn shadowed(&self) -> FlowKey {
+        FlowKey { shadow: 1, ..*self }
     }
 }
 
-/// Value of `CONNTRACK`: how packets with some [`FlowKey`] are translated.
+/// The halves of an address as integers, in the order of memory.
+#[inline(always)]
+const fn halves(a: &Addr) -> [u64; 2] {
+    let b = &a.0;
+    [
+        u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+        u64::from_ne_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
+    ]
+}
+
+/// Value of the flow tables.
+///
+/// Programs copy an entry and compare its tuple with the packet's before they use it: the kernel
+/// reuses the memory of a removed entry at once.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct FlowEntry {
-    /// `bpf_ktime_get_boot_ns` of the last packet of this direction, at most one second late.
-    pub last_seen_ns: u64,
-    /// The tuple after translation; equal to the key if nothing is translated.
-    pub translated: FlowKey,
+    /// The tuple of the key, in the direction of the flow's first packet.
+    pub tuple: FlowKey,
+    /// Main entry: the tuple before translation; equal to `tuple` if nothing is translated. Alias:
+    /// the tuple after translation.
+    pub other: FlowKey,
+    /// [`tick`] of the last packet, at most one tick late.
+    pub seen: u32,
     /// Backend id of a Service flow, 0 otherwise.
     pub backend: u32,
-    /// One of [`tcp_state`], of this direction; 0 for other protocols.
-    pub tcp: u8,
-    /// A [`FlowKind`]'s number; equal in both entries of a flow.
+    /// The pod that sent the first packet, if it is on this node.
+    pub client: PodRef,
+    /// The pod that received the first packet, if it is on this node.
+    pub server: PodRef,
+    /// Low 16 bits of the [`tick`] of the first packet.
+    pub since: u16,
+    /// One of [`tcp_state`] per [`Direction`]: what the client and what the server have sent; 0 for
+    /// other protocols.
+    pub tcp: [u8; 2],
+    /// Destination class of packets per [`Direction`], as the programs number it, for ends that are
+    /// not pods of this node.
+    pub classes: [u8; 2],
+    /// A [`FlowKind`]'s number.
     pub kind: u8,
-    /// A [`Direction`]'s number.
-    pub direction: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Bits of [`flow_flags`].
+    pub flags: u8,
 }
 
-const _: () = assert!(size_of::<FlowEntry>() == 56);
+const _: () = assert!(size_of::<FlowEntry>() == 104);
+
+/// Bits of [`FlowEntry::flags`].
+pub mod flow_flags {
+    /// An alias entry.
+    pub const ALIAS: u8 = 1;
+    /// The server has replied.
+    pub const REPLIED: u8 = 2;
+    /// The flow has replied over more than two ticks: a UDP flow that is not a single exchange.
+    pub const STREAM: u8 = 4;
+}
 
 impl FlowEntry {
     /// The kind of the flow, or `None` for a number that this version does not define.
@@ -107,19 +219,37 @@ impl FlowEntry {
         FlowKind::from_number(self.kind)
     }
 
-    /// The direction of the entry, or `None` for a number that this version does not define.
+    /// Whether this is an alias entry.
     #[inline(always)]
-    pub const fn direction(&self) -> Option<Direction> {
-        Direction::from_number(self.direction)
+    pub const fn is_alias(&self) -> bool {
+        self.flags & flow_flags::ALIAS != 0
+    }
+
+    /// Whether the server has replied.
+    #[inline(always)]
+    pub const fn is_replied(&self) -> bool {
+        self.flags & flow_flags::REPLIED != 0
+    }
+
+    /// Whether addresses or ports are translated.
+    #[inline(always)]
+    pub fn is_translated(&self) -> bool {
+        self.tuple != self.other
+    }
+
+    /// The pod of this node that is accountable for the flow: the client, or else the server.
+    #[inline(always)]
+    pub const fn owner(&self) -> PodRef {
+        if self.client.is_none() { self.server } else { self.client }
     }
 }
 
-/// Why a flow has entries, and how replies are handled.
+/// How a flow is translated, and how its replies are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum FlowKind {
-    /// Neither to a Service nor masqueraded. Such a flow has entries only if another flow holds the
-    /// tuple of its replies; the source port is then changed if the other flow is still alive.
+    /// Neither to a Service nor masqueraded. The source port is translated if another flow that is
+    /// still alive has the tuple.
     Direct = 1,
     /// To a Service; the destination is a backend.
     Service = 2,
@@ -192,35 +322,14 @@ impl FlowKind {
     }
 }
 
-/// Direction of an entry within its flow.
+/// Direction of a packet within its flow; the number is the index in per-direction arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Direction {
     /// The direction of the flow's first packet.
-    Forward = 1,
+    Forward = 0,
     /// The opposite direction.
-    Reply = 2,
-}
-
-impl Direction {
-    /// The direction with number `n`.
-    #[inline(always)]
-    pub const fn from_number(n: u8) -> Option<Direction> {
-        match n {
-            1 => Some(Direction::Forward),
-            2 => Some(Direction::Reply),
-            _ => None,
-        }
-    }
-
-    /// The opposite direction.
-    #[inline(always)]
-    pub const fn reversed(self) -> Direction {
-        match self {
-            Direction::Forward => Direction::Reply,
-            Direction::Reply => Direction::Forward,
-        }
-    }
+    Reply = 1,
 }
 
 /// Values of [`FlowEntry::tcp`]: what one direction of a TCP connection has sent so far; 0 if
@@ -270,47 +379,5 @@ pub struct FragmentPorts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kind_numbers_convert_back_and_unknown_numbers_do_not_convert() {
-        for kind in FlowKind::ALL {
-            assert_eq!(FlowKind::from_number(kind as u8), Some(kind));
-        }
-        assert_eq!(FlowKind::from_number(0), None);
-        assert_eq!(FlowKind::from_number(FlowKind::ALL.len() as u8 + 1), None);
-        assert_eq!(Direction::from_number(0), None);
-        assert_eq!(Direction::from_number(3), None);
-        for direction in [Direction::Forward, Direction::Reply] {
-            assert_eq!(Direction::from_number(direction as u8), Some(direction));
-            assert_ne!(direction.reversed(), direction);
-        }
-    }
-
-    #[test]
-    fn reversing_exchanges_source_and_destination() {
-        let key = FlowKey {
-            src: Addr::v4([10, 0, 0, 1]),
-            dst: Addr::v4([10, 0, 0, 2]),
-            sport: PortBe::new(1),
-            dport: PortBe::new(2),
-            proto: 6,
-            pad: [0; 3],
-        };
-        let reversed = key.reversed();
-        assert_eq!((reversed.src, reversed.sport), (key.dst, key.dport));
-        assert_eq!((reversed.dst, reversed.dport), (key.src, key.sport));
-        let mut other = FlowKey::default();
-        other.reverse_of(&key);
-        assert_eq!(other, reversed);
-    }
-
-    #[test]
-    fn masquerading_keeps_a_service_flow_a_service_flow() {
-        for kind in FlowKind::ALL {
-            assert!(kind.masqueraded().is_masqueraded());
-            assert_eq!(kind.masqueraded().is_service(), kind.is_service());
-        }
-    }
-}
+#[path = "conntrack_tests.rs"]
+mod tests;

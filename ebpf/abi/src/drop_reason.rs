@@ -54,7 +54,7 @@ numbered! {
         FragmentUnknown = 9 "fragment_unknown",
         /// No free port for source translation.
         NoSnatPort = 10 "no_snat_port",
-        /// The conntrack map rejected an entry that translation requires.
+        /// The flow tables rejected an entry.
         ConntrackFull = 11 "conntrack_full",
         /// A mid-stream packet, echo reply or ICMP error of a translated flow without an entry.
         NotTracked = 12 "not_tracked",
@@ -64,6 +64,8 @@ numbered! {
         TableIncomplete = 14 "table_incomplete",
         /// A protocol or address family that Sluice does not support.
         Unsupported = 15 "unsupported",
+        /// The pod has opened too many flows without an answer.
+        TooManyNewFlows = 16 "too_many_new_flows",
     }
 }
 

@@ -10,7 +10,7 @@
 //!   ([`PortBe`]); all other integers are in host order.
 //! - A change of a size, an offset or a meaning requires a new [`ABI_VERSION`], which is part of
 //!   every pin path.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 mod addr;
@@ -18,26 +18,27 @@ mod config;
 mod conntrack;
 mod drop_reason;
 mod event;
-mod local_pod;
 pub mod map;
 mod network;
 pub mod pin;
+mod pod;
 pub mod program;
 mod service;
 mod socket;
 
 pub use addr::{Addr, Family, PortBe, proto};
-pub use config::{NodeConfig, node_flags};
+pub use config::{NodeConfig, PortRange, node_flags};
 pub use conntrack::{
-    Direction, FlowEntry, FlowKey, FlowKind, FragmentKey, FragmentPorts, tcp_state,
+    Direction, FlowEntry, FlowKey, FlowKind, FragmentKey, FragmentPorts, flow_flags, tcp_state,
+    tick, tick_seconds, ticks,
 };
 pub use drop_reason::{Counter, DropReason, Outcome};
 pub use event::DropEvent;
-pub use local_pod::LocalPod;
 pub use network::{Network, NetworkKey, network_kind};
+pub use pod::{LocalPod, PodFlows, PodRef};
 pub use service::{Backend, Frontend, FrontendKey, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags};
 pub use socket::{SocketOrigin, SocketOrigins};
 
 /// Version of every layout in this crate; part of the pin path, so that two versions never share
 /// a map.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

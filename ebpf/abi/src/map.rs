@@ -1,9 +1,15 @@
 //! Name and capacity of every map. A map is pinned as `<pins>/maps/<NAME>`.
 
-/// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node.
+/// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node by address.
 pub const LOCAL_PODS: &str = "LOCAL_PODS";
-/// Capacity of [`LOCAL_PODS`].
+/// Capacity of [`LOCAL_PODS`], [`PODS`] and [`POD_FLOWS`].
 pub const LOCAL_PODS_MAX: u32 = 4096;
+
+/// Array of [`crate::LocalPod`]: the pods of this node by index.
+pub const PODS: &str = "PODS";
+
+/// Array of [`crate::PodFlows`], with the index of [`PODS`].
+pub const POD_FLOWS: &str = "POD_FLOWS";
 
 /// LPM trie, [`crate::NetworkKey`] -> [`crate::Network`]: the networks of the cluster.
 pub const NETWORKS: &str = "NETWORKS";
@@ -25,10 +31,23 @@ pub const BACKENDS: &str = "BACKENDS";
 /// Capacity of [`BACKENDS`].
 pub const BACKENDS_MAX: u32 = 524_288;
 
-/// LRU hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: the flows that need state.
-pub const CONNTRACK: &str = "CONNTRACK";
-/// Capacity of [`CONNTRACK`]; a flow takes two entries.
-pub const CONNTRACK_MAX: u32 = 262_144;
+/// Hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: flows that were answered and are not closed.
+pub const FLOWS: &str = "FLOWS";
+/// Capacity of [`FLOWS`]; a translated flow takes two entries, others one.
+pub const FLOWS_MAX: u32 = 262_144;
+
+/// LRU hash, as [`FLOWS`]: unanswered and closed flows whose first packet a pod or this node sent.
+pub const FLOWS_NEW_POD: &str = "FLOWS_NEW_POD";
+/// Capacity of [`FLOWS_NEW_POD`].
+pub const FLOWS_NEW_POD_MAX: u32 = 32_768;
+
+/// LRU hash, as [`FLOWS`]: unanswered and closed flows whose first packet an uplink received.
+pub const FLOWS_NEW_WIRE: &str = "FLOWS_NEW_WIRE";
+/// Capacity of [`FLOWS_NEW_WIRE`].
+pub const FLOWS_NEW_WIRE_MAX: u32 = 16_384;
+
+/// The tables of flows.
+pub const FLOW_TABLES: [&str; 3] = [FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE];
 
 /// LRU hash, [`crate::FragmentKey`] -> [`crate::FragmentPorts`]: ports of fragmented datagrams.
 pub const FRAGMENTS: &str = "FRAGMENTS";
@@ -52,13 +71,17 @@ pub const EVENTS: &str = "EVENTS";
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 11] = [
+pub const ALL: [&str; 15] = [
     LOCAL_PODS,
+    PODS,
+    POD_FLOWS,
     NETWORKS,
     FRONTENDS,
     SLOTS,
     BACKENDS,
-    CONNTRACK,
+    FLOWS,
+    FLOWS_NEW_POD,
+    FLOWS_NEW_WIRE,
     FRAGMENTS,
     SOCKET_ORIGINS,
     NODE_CONFIG,

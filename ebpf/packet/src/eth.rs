@@ -22,6 +22,19 @@ impl Header {
         }
     }
 
+    /// Whether the EtherType announces ARP.
+    #[inline(always)]
+    pub const fn is_arp(&self) -> bool {
+        self.0[12] == 0x08 && self.0[13] == 0x06
+    }
+
+    /// The sender's hardware address.
+    #[inline(always)]
+    pub const fn source(&self) -> [u8; 6] {
+        let b = &self.0;
+        [b[6], b[7], b[8], b[9], b[10], b[11]]
+    }
+
     /// Sets both hardware addresses.
     #[inline(always)]
     pub fn set_addresses(&mut self, to: [u8; 6], from: [u8; 6]) {

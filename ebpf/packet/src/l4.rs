@@ -44,6 +44,14 @@ pub const fn min_len(protocol: u8) -> u16 {
     }
 }
 
+/// Length in bytes of a TCP header, options included, by its byte 12.
+#[inline(always)]
+pub const fn tcp_header_len(data_offset: u8) -> u32 {
+    let len = (data_offset >> 4) as u32 * 4;
+    let min = min_len(proto::TCP) as u32;
+    if len < min { min } else { len }
+}
+
 /// The kind of a packet by its protocol number and the first byte after the IP header.
 #[inline(always)]
 pub const fn kind(protocol: u8, first: u8) -> Kind {
@@ -103,6 +111,13 @@ mod tests {
         let id = PortBe([0x12, 0x34]);
         assert_eq!(ports(kind(1, 8), &request), (id, PortBe([0, 0])));
         assert_eq!(ports(kind(1, 0), &reply), (PortBe([0, 0]), id));
+    }
+
+    #[test]
+    fn tcp_header_is_never_shorter_than_without_options() {
+        for (byte, len) in [(0x50, 20), (0x5f, 20), (0x80, 32), (0xf0, 60), (0x40, 20), (0, 20)] {
+            assert_eq!(tcp_header_len(byte), len, "{byte:#x}");
+        }
     }
 
     #[test]

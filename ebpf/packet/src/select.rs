@@ -1,6 +1,6 @@
 //! Decisions of load balancing and source translation: a slot of a frontend, a source port.
 
-use sluice_abi::{Frontend, PortBe, frontend_flags};
+use sluice_abi::{Frontend, PortBe, PortRange, frontend_flags};
 
 /// Why a frontend has no backend for a new flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +35,27 @@ pub const fn slot(frontend: &Frontend, random: u32) -> Result<u32, NoBackend> {
     Ok(frontend.slots_offset.wrapping_add(scale(random, frontend.slots_len)))
 }
 
-/// The source port that attempt number `attempt` of one search tries, within `min..=max` (host
-/// order). Consecutive attempts are far apart, so that a search leaves a densely used part of the
-/// range at once.
+/// The source port that attempt number `attempt` of one search tries. Consecutive attempts are far
+/// apart, so that a search leaves a densely used part of the ranges at once. `None`: no range has
+/// ports.
 #[inline(always)]
-pub const fn source_port(min: u16, max: u16, random: u32, attempt: u32) -> PortBe {
-    let len = (max.saturating_sub(min)) as u32 + 1;
-    let hash = random.wrapping_add(attempt.wrapping_mul(0x9e37_79b9));
-    PortBe::new(min.wrapping_add(scale(hash, len) as u16))
+pub const fn source_port(ranges: &[PortRange; 4], hash: u32, attempt: u32) -> Option<PortBe> {
+    let mut len = 0;
+    let mut i = 0;
+    while i < ranges.len() {
+        len += ranges[i].len();
+        i += 1;
+    }
+    let mut nth = scale(hash.wrapping_add(attempt.wrapping_mul(0x9e37_79b9)), len);
+    let mut i = 0;
+    while i < ranges.len() {
+        if nth < ranges[i].len() {
+            return Some(PortBe::new(ranges[i].first.wrapping_add(nth as u16)));
+        }
+        nth -= ranges[i].len();
+        i += 1;
+    }
+    None
 }
 
 /// Maps 32 random bits to `0..len`. The high half of the product is distributed as evenly as a
@@ -82,21 +95,36 @@ mod tests {
         assert!(seen.iter().all(|n| (9_900..10_100).contains(n)), "{seen:?}");
     }
 
+    fn ranges(bounds: [(u16, u16); 4]) -> [PortRange; 4] {
+        bounds.map(|(first, last)| PortRange { first, last })
+    }
+
+    #[test]
+    fn every_port_of_every_range_is_tried_and_no_other() {
+        let ranges = ranges([(1, 5), (0, 0), (100, 100), (65_530, 65_535)]);
+        let mut tried = std::collections::BTreeSet::new();
+        for attempt in 0..1000 {
+            tried.extend(source_port(&ranges, 12_345, attempt).map(PortBe::get));
+        }
+        let expected: std::collections::BTreeSet<u16> =
+            (1..=5).chain([100]).chain(65_530..=65_535).collect();
+        assert_eq!(tried, expected);
+    }
+
+    #[test]
+    fn without_ranges_there_is_no_port() {
+        assert_eq!(source_port(&ranges([(0, 0), (0, 9), (9, 3), (0, 0)]), 1, 1), None);
+    }
+
     proptest! {
         #[test]
         fn choices_are_within_their_range(
             offset in 0u32..1_000_000,
             len in 1u32..100_000,
             random in any::<u32>(),
-            a in any::<u16>(),
-            b in any::<u16>(),
-            attempt in 0u32..32,
         ) {
             let s = slot(&run(offset, len, 0), random);
             prop_assert!(s.is_ok_and(|s| s >= offset && s < offset + len));
-            let (min, max) = (a.min(b), a.max(b));
-            let port = source_port(min, max, random, attempt).get();
-            prop_assert!(port >= min && port <= max);
         }
     }
 }

@@ -20,6 +20,12 @@ pub const fn is_syn(flags: u8) -> bool {
     flags & (flag::SYN | flag::ACK | flag::FIN | flag::RST) == flag::SYN
 }
 
+/// Whether a segment with these flags accepts a connection: SYN and ACK, neither FIN nor RST.
+#[inline(always)]
+pub const fn is_syn_ack(flags: u8) -> bool {
+    flags & (flag::SYN | flag::ACK | flag::FIN | flag::RST) == flag::SYN | flag::ACK
+}
+
 /// The state of a direction after a segment with these flags.
 #[inline(always)]
 pub const fn step(state: u8, flags: u8) -> u8 {
@@ -32,6 +38,12 @@ pub const fn step(state: u8, flags: u8) -> u8 {
     } else {
         OPEN
     }
+}
+
+/// Whether exactly one side has closed the connection.
+#[inline(always)]
+pub const fn half_closed(here: u8, there: u8) -> bool {
+    !closed(here, there) && (here == FIN || there == FIN)
 }
 
 /// Whether a connection is closed: a RST, or a FIN in both directions.

@@ -1,8 +1,8 @@
 //! Configuration: the node's, which the agent writes to a map, and the kernel's, which the loader
 //! writes to globals.
 
-use sluice_abi::{Addr, NodeConfig, PortBe, node_flags};
-use sluice_packet::select;
+use sluice_abi::{Addr, FlowKey, NodeConfig, PortBe, node_flags};
+use sluice_packet::{select, siphash};
 
 use crate::maps::NODE_CONFIG;
 
@@ -45,11 +45,17 @@ impl Node {
         unsafe { if peer.is_v4() { (*self.0).addrs[0] } else { (*self.0).addrs[1] } }
     }
 
-    /// The pods' gateway of the family of `peer`.
+    /// Whether an address is the node's on the uplink, or the pods' gateway.
     #[inline(always)]
-    pub fn gateway(self, peer: &Addr) -> Addr {
-        // SAFETY: see `flags`.
-        unsafe { if peer.is_v4() { (*self.0).gateways[0] } else { (*self.0).gateways[1] } }
+    pub fn owns(self, addr: &Addr) -> bool {
+        // SAFETY: see `flags`. A comparison with a value that the agent replaces has either result.
+        unsafe {
+            if addr.is_v4() {
+                (*self.0).addrs[0] == *addr || (*self.0).gateways[0] == *addr
+            } else {
+                (*self.0).addrs[1] == *addr || (*self.0).gateways[1] == *addr
+            }
+        }
     }
 
     /// MTU of the uplink.
@@ -65,11 +71,27 @@ impl Node {
         self.flags() & node_flags::MASQUERADE != 0
     }
 
-    /// The source port of an attempt to translate a flow's source.
+    /// A hash of a tuple that cannot be computed outside this node: the first choice of a source
+    /// port, which a flow without an entry finds again.
     #[inline(always)]
-    pub fn source_port(self, random: u32, attempt: u32) -> PortBe {
+    pub fn hash(self, tuple: &FlowKey) -> u32 {
         // SAFETY: see `flags`.
-        let (min, max) = unsafe { ((*self.0).snat_port_min, (*self.0).snat_port_max) };
-        select::source_port(min, max, random, attempt)
+        let key = unsafe { (*self.0).snat_key };
+        siphash::of_tuple(key, tuple) as u32
+    }
+
+    /// The source port of an attempt to translate a flow's source, if there are ports at all.
+    #[inline(always)]
+    pub fn source_port(self, hash: u32, attempt: u32) -> Option<PortBe> {
+        // SAFETY: see `flags`.
+        let ranges = unsafe { (*self.0).snat_ports };
+        select::source_port(&ranges, hash, attempt)
+    }
+
+    /// Limit of a pod's entries in `FLOWS`.
+    #[inline(always)]
+    pub fn flows_per_pod(self) -> u32 {
+        // SAFETY: see `flags`.
+        unsafe { (*self.0).flows_per_pod }
     }
 }

@@ -66,7 +66,11 @@ fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
                     f.address_to_host();
                     kernel::redirect_into_pod(*ifindex)
                 }
-                Hook::ToPod | Hook::ToNetdev => kernel::redirect_out(*ifindex),
+                Hook::ToPod | Hook::ToNetdev => {
+                    // The packet passes `to_pod` on its way.
+                    f.set_forwarded(true);
+                    kernel::redirect_out(*ifindex)
+                }
             }
         }
         Target::Uplink => {

@@ -1,8 +1,10 @@
-//! The flow of a packet: its translation, and the reason for it.
+//! The flow of a packet: its translation, and how its packets are delivered.
 
-use sluice_abi::{Backend, Direction, FlowKey, FlowKind};
+use sluice_abi::{Backend, Direction, FlowKey, FlowKind, LocalPod, PodRef};
 
-/// Relation of a packet to the conntrack map.
+use crate::stage::class::DestinationClass;
+
+/// Relation of a packet to the flow tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
@@ -16,6 +18,18 @@ pub enum FlowState {
     Related = 3,
 }
 
+/// Where a packet enters the programs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Origin {
+    /// The host end of a pod's veth pair: the source is that pod.
+    Pod = 0,
+    /// The node's stack: the source is the node, or was checked where the packet entered the node.
+    Stack = 1,
+    /// An uplink: the source is not on this node.
+    Wire = 2,
+}
+
 /// One direction of a flow.
 #[repr(C)]
 pub struct Flow {
@@ -23,26 +37,51 @@ pub struct Flow {
     pub translated: FlowKey,
     /// Backend id, or 0.
     pub backend: u32,
+    /// The pod of this node that opens the flow, for [`FlowState::New`].
+    pub client: PodRef,
     /// Kind.
     pub kind: FlowKind,
     /// Direction of the packet.
     pub direction: Direction,
     /// State.
     pub state: FlowState,
+    /// Origin of the packet.
+    pub origin: Origin,
+    /// Whether the source port in `translated` is tried first; otherwise a port is chosen if the
+    /// source is translated.
+    pub keeps_port: bool,
+    /// Class of the destination after translation.
+    pub class: DestinationClass,
+    /// Class of the source, for [`FlowState::New`].
+    pub source_class: DestinationClass,
     /// Zero.
     pub pad: u8,
 }
 
+/// The destination of a packet, if it is a pod of this node.
+#[repr(C)]
+pub struct Destination {
+    /// The pod.
+    pub pod: LocalPod,
+    /// Reference to it; [`PodRef::NONE`] for other destinations.
+    pub reference: PodRef,
+}
+
 impl Flow {
-    /// Starts with a packet without an entry. Stages that have a reason for an entry change it.
+    /// Starts with a packet that needs no entry. Stages that have a reason for an entry change it.
     #[inline(always)]
-    pub fn reset(&mut self, tuple: &FlowKey) {
+    pub fn reset(&mut self, tuple: &FlowKey, origin: Origin) {
         *self = Flow {
             translated: *tuple,
             backend: 0,
+            client: PodRef::NONE,
             kind: FlowKind::Direct,
             direction: Direction::Forward,
             state: FlowState::Untracked,
+            origin,
+            keeps_port: false,
+            class: DestinationClass::Outside,
+            source_class: DestinationClass::Outside,
             pad: 0,
         };
     }
@@ -64,9 +103,9 @@ impl Flow {
         self.state = FlowState::New;
     }
 
-    /// Requests an entry for a new flow that is not translated.
+    /// Requests an entry for a new flow.
     #[inline(always)]
-    pub fn remember(&mut self, kind: FlowKind) {
+    pub fn track(&mut self, kind: FlowKind) {
         self.kind = kind;
         self.state = FlowState::New;
     }

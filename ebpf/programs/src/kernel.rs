@@ -3,13 +3,17 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{bpf_fib_lookup as FibParams, bpf_redir_neigh},
+    bindings::{
+        bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_sock_tuple,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+    },
     helpers::generated::{
         bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_redirect,
-        bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skc_lookup_tcp,
     },
 };
-use sluice_abi::{Addr, Family, FlowKey};
+use sluice_abi::{Addr, Family, FlowKey, proto, tick as tick_of};
 
 /// `AF_INET`.
 const AF_INET: u8 = 2;
@@ -23,6 +27,12 @@ const INGRESS: u64 = 1;
 pub fn now_ns() -> u64 {
     // SAFETY: the helper takes no arguments and reads a clock.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The present tick.
+#[inline(always)]
+pub fn tick() -> u32 {
+    tick_of(now_ns())
 }
 
 /// 32 random bits.
@@ -88,16 +98,53 @@ pub struct NextHop {
 /// stack has to handle the packet: no route, forwarding disabled, next hop of the other family.
 #[inline(always)]
 pub fn route(context: *mut c_void, ifindex: u32, tuple: &FlowKey, hop: &mut NextHop) -> bool {
-    /// `BPF_FIB_LKUP_RET_SUCCESS` and `BPF_FIB_LKUP_RET_NO_NEIGH`.
-    const USABLE: [i64; 2] = [0, 7];
-
-    let (src, dst) = (&tuple.src, &tuple.dst);
-    let family = dst.family();
     // SAFETY: all-zero is a valid value of this C struct.
     let mut p: FibParams = unsafe { core::mem::zeroed() };
-    p.l4_protocol = tuple.proto;
+    let code = lookup(context, ifindex, tuple.proto, [&tuple.src, &tuple.dst], &mut p);
+    if code != FOUND && code != NO_NEIGHBOR {
+        return false;
+    }
+    hop.ifindex = p.ifindex;
+    hop.addr = match tuple.dst.family() {
+        // SAFETY: the kernel has written the member of this family, as for IPv6.
+        Family::V4 => Addr::v4(unsafe { p.__bindgen_anon_4.ipv4_dst }.to_ne_bytes()),
+        // SAFETY: see above.
+        Family::V6 => bytes(unsafe { p.__bindgen_anon_4.ipv6_dst }),
+    };
+    true
+}
+
+/// Whether packets in the opposite direction of this tuple would be sent to the hardware address
+/// `mac` on interface `ifindex`. True as well if the kernel does not know the next hop's address: the packet may be
+/// what it would learn it from.
+#[inline(always)]
+pub fn is_next_hop_back(context: *mut c_void, ifindex: u32, tuple: &FlowKey, mac: [u8; 6]) -> bool {
+    // SAFETY: all-zero is a valid value of this C struct.
+    let mut p: FibParams = unsafe { core::mem::zeroed() };
+    match lookup(context, ifindex, tuple.proto, [&tuple.dst, &tuple.src], &mut p) {
+        FOUND => p.ifindex == ifindex && p.dmac == mac,
+        NO_NEIGHBOR => p.ifindex == ifindex,
+        _ => false,
+    }
+}
+
+/// `BPF_FIB_LKUP_RET_SUCCESS`.
+const FOUND: i64 = 0;
+/// `BPF_FIB_LKUP_RET_NO_NEIGH`.
+const NO_NEIGHBOR: i64 = 7;
+
+/// Calls `bpf_fib_lookup`; -1 for a next hop of the other family.
+#[inline(always)]
+fn lookup(
+    context: *mut c_void,
+    ifindex: u32,
+    protocol: u8,
+    [src, dst]: [&Addr; 2],
+    p: &mut FibParams,
+) -> i64 {
+    p.l4_protocol = protocol;
     p.ifindex = ifindex;
-    match family {
+    match dst.family() {
         Family::V4 => {
             p.family = AF_INET;
             p.__bindgen_anon_3.ipv4_src = words(src)[3];
@@ -111,18 +158,45 @@ pub fn route(context: *mut c_void, ifindex: u32, tuple: &FlowKey, hop: &mut Next
     }
     let requested_family = p.family;
     // SAFETY: the context is the program's; `p` is initialized and has the given size.
-    let code = unsafe { bpf_fib_lookup(context, &mut p, size_of::<FibParams>() as i32, 0) };
-    if !USABLE.contains(&code) || p.family != requested_family {
+    let code = unsafe { bpf_fib_lookup(context, p, size_of::<FibParams>() as i32, 0) };
+    if p.family != requested_family { -1 } else { code }
+}
+
+/// Whether a socket of the node would receive packets of this flow's replies. `tuple` is that of
+/// the flow, with the node as source. Other protocols than TCP and UDP have no such sockets.
+#[inline(always)]
+pub fn node_has_socket(context: *mut c_void, tuple: &FlowKey) -> bool {
+    /// `BPF_F_CURRENT_NETNS`.
+    const CURRENT_NETNS: u64 = -1i64 as u64;
+
+    if tuple.src.family() == Family::V6 {
         return false;
     }
-    hop.ifindex = p.ifindex;
-    hop.addr = match family {
-        // SAFETY: the kernel has written the member of this family, as for IPv6.
-        Family::V4 => Addr::v4(unsafe { p.__bindgen_anon_4.ipv4_dst }.to_ne_bytes()),
-        // SAFETY: see above.
-        Family::V6 => bytes(unsafe { p.__bindgen_anon_4.ipv6_dst }),
+    // SAFETY: all-zero is a valid value of this C struct.
+    let mut sockets: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    // A packet in the direction of the replies.
+    let v4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+        saddr: words(&tuple.dst)[3],
+        daddr: words(&tuple.src)[3],
+        sport: u16::from_ne_bytes(tuple.dport.0),
+        dport: u16::from_ne_bytes(tuple.sport.0),
     };
-    true
+    let size = size_of_val(&v4);
+    sockets.__bindgen_anon_1.ipv4 = v4;
+    // SAFETY: the context is the program's; `sockets` is initialized and has the given size. A
+    // socket that was found is released.
+    unsafe {
+        let socket = match tuple.proto {
+            proto::TCP => bpf_skc_lookup_tcp(context, &mut sockets, size as u32, CURRENT_NETNS, 0),
+            proto::UDP => bpf_sk_lookup_udp(context, &mut sockets, size as u32, CURRENT_NETNS, 0),
+            _ => return false,
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+        true
+    }
 }
 
 #[inline(always)]

@@ -8,14 +8,22 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Backend, Counter, Direction, FlowEntry, FlowKey, FlowKind, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, LocalPod, Network, NodeConfig, PortBe, SocketOrigins, WILDCARD_PORT,
-    WILDCARD_PROTO, map, network_kind,
+    Addr, Backend, Counter, Direction, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, LocalPod, Network, NodeConfig, PodFlows, PodRef, PortBe, SocketOrigins,
+    WILDCARD_PORT, WILDCARD_PROTO, flow_flags, map, network_kind,
 };
 
-/// The pods of this node.
+/// The pods of this node by address.
 #[map]
 pub static LOCAL_PODS: HashMap<Addr, LocalPod> = HashMap::with_max_entries(map::LOCAL_PODS_MAX, 0);
+
+/// The pods of this node by index.
+#[map]
+pub static PODS: Array<LocalPod> = Array::with_max_entries(map::LOCAL_PODS_MAX, 0);
+
+/// What the pods of this node may add to the flow tables.
+#[map]
+pub static POD_FLOWS: Array<PodFlows> = Array::with_max_entries(map::LOCAL_PODS_MAX, 0);
 
 /// The networks of the cluster.
 #[map]
@@ -36,10 +44,20 @@ pub static SLOTS: Array<u32> = Array::with_max_entries(map::SLOTS_MAX, 0);
 pub static BACKENDS: HashMap<u32, Backend> =
     HashMap::with_max_entries(map::BACKENDS_MAX, BPF_F_NO_PREALLOC);
 
-/// Flows.
+/// Flows that were answered and are not closed.
 #[map]
-pub static CONNTRACK: LruHashMap<FlowKey, FlowEntry> =
-    LruHashMap::with_max_entries(map::CONNTRACK_MAX, 0);
+pub static FLOWS: HashMap<FlowKey, FlowEntry> =
+    HashMap::with_max_entries(map::FLOWS_MAX, BPF_F_NO_PREALLOC);
+
+/// Other flows from pods and from the node.
+#[map]
+pub static FLOWS_NEW_POD: LruHashMap<FlowKey, FlowEntry> =
+    LruHashMap::with_max_entries(map::FLOWS_NEW_POD_MAX, 0);
+
+/// Other flows from the uplinks.
+#[map]
+pub static FLOWS_NEW_WIRE: LruHashMap<FlowKey, FlowEntry> =
+    LruHashMap::with_max_entries(map::FLOWS_NEW_WIRE_MAX, 0);
 
 /// Ports of fragmented datagrams.
 #[map]
@@ -68,6 +86,21 @@ pub fn local_pod(addr: &Addr) -> Option<LocalPod> {
     // SAFETY: plain integers that the CNI binary writes once and removes; the memory of a removed
     // entry is not reused before the program ends.
     LOCAL_PODS.get_ptr(addr).map(|p| unsafe { *p })
+}
+
+/// The pod that a flow refers to, if it still exists.
+#[inline(always)]
+pub fn pod(reference: PodRef) -> Option<LocalPod> {
+    // SAFETY: an array entry exists as long as the map; plain integers.
+    let pod = PODS.get_ptr(u32::from(reference.index)).map(|p| unsafe { *p })?;
+    if pod.generation == reference.generation { Some(pod) } else { None }
+}
+
+/// Limits of the pod that a flow refers to. Other CPUs access the entry at the same time, so that a
+/// number can be wrong by the number of CPUs.
+#[inline(always)]
+pub fn pod_flows(reference: PodRef) -> Option<*mut PodFlows> {
+    POD_FLOWS.get_ptr_mut(u32::from(reference.index))
 }
 
 /// The network of this address: a [`network_kind`].
@@ -100,86 +133,126 @@ pub fn backend(id: u32) -> Option<Backend> {
     BACKENDS.get_ptr(&id).map(|p| unsafe { *p })
 }
 
-/// A conntrack entry in the map. Fields are read and written one by one: other CPUs access the
-/// entry at the same time, so that no reference to it can exist.
+/// Whether two tuples are equal, apart from the mark of shadowed keys.
+#[inline(always)]
+pub fn same_tuple(a: &FlowKey, b: &FlowKey) -> bool {
+    a.src == b.src
+        && a.dst == b.dst
+        && a.sport == b.sport
+        && a.dport == b.dport
+        && a.proto == b.proto
+}
+
+/// A flow entry in a map. Fields are read and written one by one: other CPUs access the entry at the
+/// same time, so that no reference to it can exist.
 #[derive(Clone, Copy)]
 pub struct FlowRef(*mut FlowEntry);
 
-/// The conntrack entry with this key.
+/// The entry with this key in `FLOWS`.
 #[inline(always)]
-pub fn flow(key: &FlowKey) -> Option<FlowRef> {
-    CONNTRACK.get_ptr_mut(key).map(FlowRef)
+pub fn confirmed_flow(key: &FlowKey) -> Option<FlowRef> {
+    FLOWS.get_ptr_mut(key).map(FlowRef)
+}
+
+/// The entry with this key in either table of flows without reply.
+#[inline(always)]
+pub fn new_flow(key: &FlowKey) -> Option<FlowRef> {
+    if let Some(entry) = FLOWS_NEW_POD.get_ptr_mut(key) {
+        return Some(FlowRef(entry));
+    }
+    FLOWS_NEW_WIRE.get_ptr_mut(key).map(FlowRef)
+}
+
+/// The entry with this key in any flow table. `FLOWS` comes last: a flow that is confirmed meanwhile
+/// is inserted there before it is removed from the others.
+#[inline(always)]
+pub fn any_flow(key: &FlowKey) -> Option<FlowRef> {
+    match new_flow(key) {
+        Some(entry) => Some(entry),
+        None => confirmed_flow(key),
+    }
 }
 
 impl FlowRef {
-    /// A copy of the entry.
+    /// Copies the entry.
     #[inline(always)]
-    pub fn get(self) -> FlowEntry {
-        // SAFETY: the memory of an evicted entry remains a valid `FlowEntry` until the program
-        // ends, as in all accesses below.
-        unsafe { *self.0 }
+    pub fn copy(self, to: &mut FlowEntry) {
+        // SAFETY: the memory of a removed entry remains a valid `FlowEntry` until the program ends,
+        // as in all accesses below; the caller compares the tuple.
+        *to = unsafe { *self.0 };
     }
 
-    /// [`FlowEntry::translated`].
+    /// Whether [`FlowEntry::tuple`] is this one.
     #[inline(always)]
-    pub fn translated(self) -> FlowKey {
-        // SAFETY: see `get`.
-        unsafe { (*self.0).translated }
+    pub fn has_tuple(self, tuple: &FlowKey) -> bool {
+        // SAFETY: see `copy`. A comparison with an entry that another CPU replaces has either result.
+        unsafe { same_tuple(&(*self.0).tuple, tuple) }
     }
 
-    /// Address of [`FlowEntry::translated`], for global functions.
+    /// Whether [`FlowEntry::other`] is this one.
     #[inline(always)]
-    pub fn translated_ptr(self) -> *const FlowKey {
-        // SAFETY: see `get`.
-        unsafe { &raw const (*self.0).translated }
+    pub fn has_other(self, tuple: &FlowKey) -> bool {
+        // SAFETY: see `has_tuple`.
+        unsafe { same_tuple(&(*self.0).other, tuple) }
     }
 
-    /// [`FlowEntry::kind`].
+    /// Whether the flow is translated.
     #[inline(always)]
-    pub fn kind(self) -> Option<FlowKind> {
-        // SAFETY: see `get`.
-        FlowKind::from_number(unsafe { (*self.0).kind })
+    pub fn is_translated(self) -> bool {
+        // SAFETY: see `has_tuple`.
+        unsafe { !same_tuple(&(*self.0).tuple, &(*self.0).other) }
     }
 
-    /// [`FlowEntry::direction`].
+    /// Sets a key to that of [`FlowEntry::other`].
     #[inline(always)]
-    pub fn direction(self) -> Option<Direction> {
-        // SAFETY: see `get`.
-        Direction::from_number(unsafe { (*self.0).direction })
+    pub fn sort_other(self, key: &mut FlowKey) {
+        // SAFETY: see `has_tuple`.
+        unsafe { key.sort(&(*self.0).other) }
     }
 
-    /// [`FlowEntry::backend`].
+    /// [`FlowEntry::owner`].
     #[inline(always)]
-    pub fn backend(self) -> u32 {
-        // SAFETY: see `get`.
-        unsafe { (*self.0).backend }
+    pub fn owner(self) -> PodRef {
+        // SAFETY: see `copy`.
+        unsafe { (*self.0).owner() }
     }
 
     /// [`FlowEntry::tcp`].
     #[inline(always)]
-    pub fn tcp(self) -> u8 {
-        // SAFETY: see `get`.
+    pub fn tcp(self) -> [u8; 2] {
+        // SAFETY: see `copy`.
         unsafe { (*self.0).tcp }
     }
 
-    /// [`FlowEntry::last_seen_ns`].
+    /// [`FlowEntry::is_alias`].
     #[inline(always)]
-    pub fn last_seen_ns(self) -> u64 {
-        // SAFETY: see `get`.
-        unsafe { (*self.0).last_seen_ns }
+    pub fn is_alias(self) -> bool {
+        // SAFETY: see `copy`.
+        unsafe { (*self.0).flags & flow_flags::ALIAS != 0 }
     }
 
-    /// Sets [`FlowEntry::tcp`]. Of two concurrent writes, either may win.
+    /// The entry's address, for global functions.
     #[inline(always)]
-    pub fn set_tcp(self, state: u8) {
-        // SAFETY: see `get`.
-        unsafe { (*self.0).tcp = state }
+    pub fn as_ptr(self) -> *mut FlowEntry {
+        self.0
     }
 
-    /// Sets [`FlowEntry::last_seen_ns`]. Of two concurrent writes, either may win.
+    /// Sets [`FlowEntry::tcp`] of one direction. Of two concurrent writes, either may win.
     #[inline(always)]
-    pub fn set_last_seen_ns(self, now: u64) {
-        // SAFETY: see `get`.
-        unsafe { (*self.0).last_seen_ns = now }
+    pub fn set_tcp(self, direction: Direction, state: u8) {
+        // SAFETY: see `copy`. Constant indices: see `config::Node::addr`.
+        unsafe {
+            match direction {
+                Direction::Forward => (*self.0).tcp[0] = state,
+                Direction::Reply => (*self.0).tcp[1] = state,
+            }
+        }
+    }
+
+    /// Sets [`FlowEntry::flags`]. Of two concurrent writes, either may win.
+    #[inline(always)]
+    pub fn set_flags(self, flags: u8) {
+        // SAFETY: see `copy`.
+        unsafe { (*self.0).flags = flags }
     }
 }

@@ -64,6 +64,12 @@ impl Packet {
         self.tuple.proto == proto::TCP && !tcp_state::is_syn(self.tcp_flags)
     }
 
+    /// Whether this is the second segment of a TCP connection: a reply by itself.
+    #[inline(always)]
+    pub fn is_syn_ack(&self) -> bool {
+        self.tuple.proto == proto::TCP && tcp_state::is_syn_ack(self.tcp_flags)
+    }
+
     /// Whether the ports are unknown.
     #[inline(always)]
     pub fn is_unresolved(&self) -> bool {

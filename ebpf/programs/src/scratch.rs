@@ -5,10 +5,14 @@
 //! the parts that they use, and global functions receive pointers to them.
 
 use aya_ebpf::{EbpfContext, macros::map, maps::PerCpuArray};
-use sluice_abi::{Direction, FlowKey, FlowKind, LocalPod};
+use sluice_abi::{FlowEntry, FlowKey, FlowKind};
 use sluice_packet::{Headers, ip};
 
-use crate::{flow::Flow, kernel::NextHop, packet::Packet};
+use crate::{
+    flow::{Destination, Flow},
+    kernel::NextHop,
+    packet::Packet,
+};
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -26,8 +30,10 @@ pub struct Scratch {
     pub headers: Headers,
     /// The flow of the packet.
     pub flow: Flow,
+    /// A copy of the flow's entry.
+    pub entry: FlowEntry,
     /// The destination, if it is a pod of this node.
-    pub pod: LocalPod,
+    pub destination: Destination,
     /// The result of the route lookup.
     pub next_hop: NextHop,
     /// The packet that a received ICMP error quotes.
@@ -41,6 +47,12 @@ pub struct Scratch {
 pub struct Quoted {
     /// Tuple of the quoted packet before translation.
     pub original: FlowKey,
+    /// Its tuple as quoted.
+    pub sent: FlowKey,
+    /// Key of its flow.
+    pub key: FlowKey,
+    /// Copy of the flow's entry.
+    pub entry: FlowEntry,
     /// IP header without options.
     pub ip: ip::Header,
     /// The first bytes after the IP header.
@@ -58,11 +70,10 @@ impl Scratch {
     pub unsafe fn take<C: EbpfContext>(_ctx: &C) -> Option<&mut Scratch> {
         let p = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: the entry exists as long as the map. The kernel has zeroed it, which is valid for
-        // all fields except the two that are set here. By the caller's promise this is the only
+        // all fields except the one that is set here. By the caller's promise this is the only
         // reference during the run, which the context's lifetime limits.
         unsafe {
             (&raw mut (*p).flow.kind).write(FlowKind::Direct);
-            (&raw mut (*p).flow.direction).write(Direction::Forward);
             Some(&mut *p)
         }
     }

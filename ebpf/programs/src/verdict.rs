@@ -26,8 +26,8 @@ pub enum Bypass {
     /// Not a packet that Sluice handles: not IP, or IP that is malformed or not supported, at a hook
     /// where the stack decides about it.
     Unparsed,
-    /// IPv6 of link-local scope.
-    OnLink,
+    /// ARP, which at a pod's device is about that pod.
+    Arp,
     /// The agent has not written the node's configuration.
     NotReady,
     /// Addressed to another host.

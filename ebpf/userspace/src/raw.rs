@@ -195,11 +195,30 @@ impl RawMap {
         Ok(found)
     }
 
+    /// Passes every entry to `visit`, in chunks. Concurrent writers can hide entries or make them
+    /// appear twice.
+    ///
+    /// # Errors
+    /// A map type without batches; any error of the kernel. Some chunks may have been visited.
+    pub fn visit(&self, mut visit: impl FnMut(&RawEntries)) -> Result<(), BpfError> {
+        let read = self.single_value().and_then(|()| self.visit_batched(&mut visit));
+        read.map_err(|e| self.fail("read", e))
+    }
+
     fn entries_batched(&self) -> io::Result<RawEntries> {
+        let mut all = RawEntries::default();
+        self.visit_batched(&mut |chunk: &RawEntries| {
+            all.keys.extend_from_slice(&chunk.keys);
+            all.values.extend_from_slice(&chunk.values);
+        })?;
+        Ok(all)
+    }
+
+    fn visit_batched(&self, visit: &mut dyn FnMut(&RawEntries)) -> io::Result<()> {
         let (k, v) = self.sizes();
         let size = BATCH.min(self.info.max_entries.max(1) as usize);
         // The cursor is a bucket number (four bytes) in hash maps and a key elsewhere.
-        let chunks = resume::read_all(size, k.max(8), |from, next, size| {
+        let batch = |from: Option<&[u8]>, next: &mut [u8], size: usize| {
             let (mut keys, mut values) = (vec![0u8; size * k], vec![0u8; size * v]);
             let mut attr = BatchAttr {
                 in_batch: from.map_or(0, |cursor| cursor.as_ptr() as u64),
@@ -216,14 +235,9 @@ impl RawMap {
             let found = (attr.count as usize).min(size);
             keys.truncate(found * k);
             values.truncate(found * v);
-            (vec![RawEntries { keys, values }], result)
-        })?;
-        let mut all = RawEntries::default();
-        for chunk in chunks {
-            all.keys.extend_from_slice(&chunk.keys);
-            all.values.extend_from_slice(&chunk.values);
-        }
-        Ok(all)
+            (RawEntries { keys, values }, result)
+        };
+        resume::read_all(size, k.max(8), batch, |chunk| visit(&chunk))
     }
 
     fn entries_one_by_one(&self) -> Result<RawEntries, BpfError> {

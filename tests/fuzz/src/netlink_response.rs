@@ -92,7 +92,7 @@ fn check(data: &[u8], sequence: u32) {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         let again = parse_responses(&bytes, sequence).expect("a written message is parsed");
-        assert_eq!(again.objects, [object.clone()]);
+        assert_eq!(again.objects, std::slice::from_ref(object));
     }
     let twice = parse_responses(&[data, data].concat(), sequence);
     match &responses.end {

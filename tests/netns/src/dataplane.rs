@@ -40,8 +40,8 @@ pub fn load_with_capacity(node: &Node, entries: Option<u32>) {
         let mut loader = EbpfLoader::new();
         loader.override_global("HAVE_SET_RETVAL", &have_set_retval, false);
         if let Some(entries) = entries {
-            for name in [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::CONNTRACK, map::FRAGMENTS]
-            {
+            let tables = [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::FRAGMENTS];
+            for name in tables.into_iter().chain(map::FLOW_TABLES) {
                 loader.map_max_entries(name, entries);
             }
         }
@@ -110,9 +110,12 @@ pub fn node_config(node: &Node) -> NodeConfig {
         .run(|| open::<u32, NodeConfig>(map::NODE_CONFIG).lookup(&0).unwrap().unwrap_or_default())
 }
 
-/// The flows of a node.
+/// The entries of a node's flows.
 pub fn flows(node: &Node) -> Vec<(FlowKey, FlowEntry)> {
-    node.namespaces.run(|| open::<FlowKey, FlowEntry>(map::CONNTRACK).entries().unwrap())
+    node.namespaces.run(|| {
+        let entries = |name| open::<FlowKey, FlowEntry>(name).entries().unwrap();
+        map::FLOW_TABLES.into_iter().flat_map(entries).collect()
+    })
 }
 
 /// Capacity of a pinned map.
@@ -225,7 +228,9 @@ pub(crate) fn dump(namespaces: &Namespaces) -> String {
         dump_map::<Addr, LocalPod>(&mut text, map::LOCAL_PODS);
         dump_map::<NetworkKey, Network>(&mut text, map::NETWORKS);
         dump_map::<FrontendKey, Frontend>(&mut text, map::FRONTENDS);
-        dump_map::<FlowKey, FlowEntry>(&mut text, map::CONNTRACK);
+        for table in map::FLOW_TABLES {
+            dump_map::<FlowKey, FlowEntry>(&mut text, table);
+        }
         let _ = writeln!(text, "# {}", map::COUNTERS);
         if let Ok(counters) = Map::<u32, Counter>::open_pinned(map_path(map::COUNTERS)) {
             let reasons = DropReason::ALL.iter().map(|r| ("drop", r.label(), r.counter_index()));

@@ -130,7 +130,7 @@ fn panicking_test_leaves_artefacts() {
     for (file, words) in [
         ("node1/agent.log", &["ready"][..]),
         ("node1/network.txt", &["inet 172.30.0.11/24", "unreachable 10.244.1.0/24", "from_netdev"]),
-        ("node1/maps.txt", &["# FRONTENDS", "# CONNTRACK", "LocalPod {", "outcome masqueraded: 1"]),
+        ("node1/maps.txt", &["# FRONTENDS", "# FLOWS", "LocalPod {", "outcome masqueraded: 1"]),
         ("node1/pods.txt", &["inet 10.244.1.2/32", "default via 169.254.1.1"]),
         ("router-near/network.txt", &["172.30.0.1"]),
         ("outside/network.txt", &["203.0.113.10"]),

@@ -18,14 +18,16 @@ use crate::{Counters, Packet, Run, counters, show};
 pub struct Options {
     /// Whether the programs may call `bpf_set_retval` (kernel 5.18 and later).
     pub set_retval: bool,
-    /// Replaces the LRU map of flows by a hash map with this many entries, which refuses entries
-    /// when it is full.
-    pub conntrack_hash: Option<u32>,
+    /// Replaces the LRU maps of new flows by hash maps with this many entries, which refuse entries
+    /// when they are full.
+    pub new_flows_hash: Option<u32>,
+    /// Capacity of the table of confirmed flows.
+    pub flows: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { set_retval: true, conntrack_hash: None }
+        Options { set_retval: true, new_flows_hash: None, flows: None }
     }
 }
 
@@ -44,25 +46,27 @@ fn object() -> Vec<u8> {
         .unwrap_or_else(|e| panic!("{}: {e}: build it with `cargo xtask build`", path.display()))
 }
 
-/// Changes the definition of `CONNTRACK` in the object from an LRU hash to a hash map. The loader
-/// can change a map's size, but not its type.
-fn conntrack_as_hash(object: &mut [u8]) {
+/// Changes the definitions of the tables of new flows in the object from LRU hash to hash, which
+/// refuses entries when it is full. The loader can change a map's size, but not its type.
+fn new_flows_as_hash(object: &mut [u8]) {
     /// `BPF_MAP_TYPE_LRU_HASH` and `BPF_MAP_TYPE_HASH`.
     const LRU_HASH: u32 = 9;
     const HASH: u32 = 1;
-    let definition = |map_type: u32| {
-        let words = [map_type, size_of::<FlowKey>() as u32, size_of::<FlowEntry>() as u32];
-        [words.map(u32::to_ne_bytes).concat(), map::CONNTRACK_MAX.to_ne_bytes().to_vec()].concat()
-    };
-    let lru = definition(LRU_HASH);
-    let places: Vec<usize> = object
-        .windows(lru.len())
-        .enumerate()
-        .filter(|(_, bytes)| *bytes == lru)
-        .map(|(at, _)| at)
-        .collect();
-    assert_eq!(places.len(), 1, "definitions of CONNTRACK in the object");
-    object[places[0]..places[0] + lru.len()].copy_from_slice(&definition(HASH));
+    for max in [map::FLOWS_NEW_POD_MAX, map::FLOWS_NEW_WIRE_MAX] {
+        let definition = |map_type: u32| {
+            let words = [map_type, size_of::<FlowKey>() as u32, size_of::<FlowEntry>() as u32];
+            [words.map(u32::to_ne_bytes).concat(), max.to_ne_bytes().to_vec()].concat()
+        };
+        let lru = definition(LRU_HASH);
+        let places: Vec<usize> = object
+            .windows(lru.len())
+            .enumerate()
+            .filter(|(_, bytes)| *bytes == lru)
+            .map(|(at, _)| at)
+            .collect();
+        assert_eq!(places.len(), 1, "definitions of a table with {max} entries in the object");
+        object[places[0]..places[0] + lru.len()].copy_from_slice(&definition(HASH));
+    }
 }
 
 impl Datapath {
@@ -78,9 +82,13 @@ impl Datapath {
         let set_retval = u8::from(options.set_retval);
         let mut loader = EbpfLoader::new();
         loader.override_global("HAVE_SET_RETVAL", &set_retval, false);
-        if let Some(entries) = options.conntrack_hash {
-            conntrack_as_hash(&mut object);
-            loader.map_max_entries(map::CONNTRACK, entries);
+        if let Some(entries) = options.new_flows_hash {
+            new_flows_as_hash(&mut object);
+            loader.map_max_entries(map::FLOWS_NEW_POD, entries);
+            loader.map_max_entries(map::FLOWS_NEW_WIRE, entries);
+        }
+        if let Some(entries) = options.flows {
+            loader.map_max_entries(map::FLOWS, entries);
         }
         let mut ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
         for (name, program) in ebpf.programs_mut() {
@@ -142,19 +150,20 @@ impl Datapath {
         events
     }
 
-    /// All conntrack entries.
-    pub fn flows(&self) -> Vec<(FlowKey, FlowEntry)> {
-        self.conntrack().entries().unwrap()
+    /// The main entries of all flows.
+    pub fn flows(&self) -> Vec<FlowEntry> {
+        map::FLOW_TABLES.into_iter().flat_map(|name| self.flows_in(name)).collect()
     }
 
-    /// The conntrack map.
-    pub fn conntrack(&self) -> Map<FlowKey, FlowEntry> {
-        self.map(map::CONNTRACK)
+    /// The main entries of one table.
+    pub fn flows_in(&self, table: &str) -> Vec<FlowEntry> {
+        let entries = self.map::<FlowKey, FlowEntry>(table).entries().unwrap();
+        entries.into_iter().map(|(_, entry)| entry).filter(|entry| !entry.is_alias()).collect()
     }
 
     /// A packet that a pod sends: ingress of the host device `ifindex`.
     pub fn from_pod(&self, ifindex: u32, packet: &Packet) -> Run {
-        self.run(program::FROM_POD, &packet.bytes(), ifindex)
+        self.run(program::FROM_POD, &packet.bytes_from_pod(ifindex), ifindex)
     }
 
     /// A packet that the node's stack sends to a pod: egress of the host device `ifindex`.
@@ -164,7 +173,7 @@ impl Datapath {
 
     /// A packet that the uplink receives.
     pub fn from_netdev(&self, packet: &Packet) -> Run {
-        self.run(program::FROM_NETDEV, &packet.bytes(), UPLINK_IFINDEX)
+        self.run(program::FROM_NETDEV, &packet.bytes_from_wire(), UPLINK_IFINDEX)
     }
 
     /// A packet that the node's stack sends to the uplink.

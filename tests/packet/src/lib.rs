@@ -28,7 +28,7 @@ pub use packet::{L4Checksum, Packet, show};
 pub use run::Run;
 pub use skip::skip;
 pub use sluice_bpf::test_run::Action;
-pub use tables::{VipPort, node_config};
+pub use tables::{VipPort, node_config, port_ranges, tuple};
 pub use topology::{
     CLIENT, CLIENT_IFINDEX, EXTERNAL, FAR_POD, GATEWAY, NODE, OTHER_NODE, PORT, ROUTER, SERVER,
     SERVER_IFINDEX, UPLINK_IFINDEX, VIP, v4,

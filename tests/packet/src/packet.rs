@@ -5,7 +5,10 @@ use std::fmt::Write;
 use sluice_abi::proto;
 
 use crate::checksum;
-use crate::topology::HOST_MAC;
+use crate::topology::{
+    CLIENT, FAR_POD, HOST_MAC, OTHER_NODE, OTHER_NODE_MAC, ROUTER_MAC, SERVER, SERVER_IFINDEX,
+    pod_mac,
+};
 
 /// Bytes of the Ethernet header.
 const ETH_LEN: usize = 14;
@@ -221,6 +224,19 @@ impl Packet {
     /// The frame as a pod or a router sends it to the node.
     pub fn bytes(&self) -> Vec<u8> {
         self.frame(HOST_MAC, SENDER_MAC)
+    }
+
+    /// The frame as the pod behind the host device `ifindex` sends it.
+    pub fn bytes_from_pod(&self, ifindex: u32) -> Vec<u8> {
+        let pod = if ifindex == SERVER_IFINDEX { SERVER } else { CLIENT };
+        self.frame(HOST_MAC, pod_mac(pod))
+    }
+
+    /// The frame as the uplink receives it: from the other node if that has the source, and from
+    /// the router if not.
+    pub fn bytes_from_wire(&self) -> Vec<u8> {
+        let is_of_other_node = self.src[..3] == FAR_POD[..3] || self.src == OTHER_NODE;
+        self.frame(HOST_MAC, if is_of_other_node { OTHER_NODE_MAC } else { ROUTER_MAC })
     }
 
     /// Reads a frame; bytes after the IP packet are ignored.

@@ -2,8 +2,8 @@
 
 use sluice_abi::{
     Addr, Backend, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network, NetworkKey,
-    NodeConfig, PortBe, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, map, network_kind,
-    node_flags,
+    NodeConfig, PortBe, PortRange, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, map,
+    network_kind, node_flags, ticks,
 };
 
 use crate::Datapath;
@@ -21,10 +21,21 @@ pub fn node_config() -> NodeConfig {
         addrs: [v4(NODE), Addr::UNSPECIFIED],
         gateways: [v4(GATEWAY), Addr::UNSPECIFIED],
         flags: node_flags::READY | node_flags::MASQUERADE,
-        snat_port_min: SNAT_PORTS.0,
-        snat_port_max: SNAT_PORTS.1,
+        snat_key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
+        snat_ports: port_ranges(&[SNAT_PORTS]),
+        flows_per_pod: map::FLOWS_MAX / 2,
         mtu: 1500,
+        pad: 0,
     }
+}
+
+/// Up to four ranges of ports, both ends included.
+pub fn port_ranges(ranges: &[(u16, u16)]) -> [PortRange; 4] {
+    let mut of_config = [PortRange::default(); 4];
+    for (to, &(first, last)) in of_config.iter_mut().zip(ranges) {
+        *to = PortRange { first, last };
+    }
+    of_config
 }
 
 impl Datapath {
@@ -51,7 +62,15 @@ impl Datapath {
 
     /// Writes a pod of this node.
     pub fn local_pod(&self, address: [u8; 4], ifindex: u32) {
-        let pod = LocalPod { ifindex, pod_mac: pod_mac(address), host_mac: HOST_MAC };
+        self.local_pod_of_generation(address, ifindex, 1);
+    }
+
+    /// Writes a pod of this node, whose index is the last byte of its address.
+    pub fn local_pod_of_generation(&self, address: [u8; 4], ifindex: u32, generation: u16) {
+        let (pod_mac, host_mac) = (pod_mac(address), HOST_MAC);
+        let index = u16::from(address[3]);
+        let pod = LocalPod { ifindex, pod_mac, host_mac, index, generation };
+        self.map(map::PODS).update(&u32::from(index), &pod).unwrap();
         self.map(map::LOCAL_PODS).update(&v4(address), &pod).unwrap();
     }
 
@@ -116,33 +135,57 @@ impl Datapath {
 
     /// Changes the range of ports for source translation.
     pub fn snat_ports(&self, min: u16, max: u16) {
-        self.node_config(&NodeConfig { snat_port_min: min, snat_port_max: max, ..node_config() });
+        let snat_ports = port_ranges(&[(min, max)]);
+        self.node_config(&NodeConfig { snat_ports, ..node_config() });
     }
 
-    /// Makes every conntrack entry older.
-    pub fn age_flows(&self, seconds: u64) {
-        let map = self.conntrack();
-        for (key, mut entry) in self.flows() {
-            entry.last_seen_ns = entry.last_seen_ns.saturating_sub(seconds * 1_000_000_000);
-            map.update(&key, &entry).unwrap();
+    /// Makes every flow older.
+    pub fn age_flows(&self, seconds: u32) {
+        for name in map::FLOW_TABLES {
+            let table = self.map::<FlowKey, FlowEntry>(name);
+            for (key, mut entry) in table.entries().unwrap() {
+                entry.seen = entry.seen.wrapping_sub(ticks(seconds));
+                entry.since = entry.since.wrapping_sub(ticks(seconds) as u16);
+                table.update(&key, &entry).unwrap();
+            }
         }
     }
 
-    /// The conntrack entry of one direction, with its key.
-    pub fn flow(
-        &self,
-        proto: u8,
-        (src, sport): ([u8; 4], u16),
-        (dst, dport): ([u8; 4], u16),
-    ) -> (FlowKey, Option<FlowEntry>) {
-        let key = FlowKey {
-            src: v4(src),
-            dst: v4(dst),
-            sport: PortBe::new(sport),
-            dport: PortBe::new(dport),
-            proto,
-            pad: [0; 3],
-        };
-        (key, self.conntrack().lookup(&key).unwrap())
+    /// The entry with this key in any flow table.
+    pub fn entry(&self, key: &FlowKey) -> Option<FlowEntry> {
+        let lookup = |name| self.map::<FlowKey, FlowEntry>(name).lookup(key).unwrap();
+        map::FLOW_TABLES.into_iter().find_map(lookup)
+    }
+
+    /// Removes the entry with this key from every flow table; returns whether there was one.
+    pub fn remove_entry(&self, key: &FlowKey) -> bool {
+        let delete = |name| self.map::<FlowKey, FlowEntry>(name).delete(key).unwrap();
+        map::FLOW_TABLES.into_iter().filter(|name| delete(name)).count() > 0
+    }
+
+    /// The tuple to which a packet with this tuple is translated, by the entries of its flow.
+    pub fn translation(&self, tuple: &FlowKey) -> Option<FlowKey> {
+        let flows = self.flows();
+        flows.iter().find_map(|flow| {
+            if flow.other == *tuple {
+                Some(flow.tuple)
+            } else if flow.tuple.reversed() == *tuple {
+                Some(flow.other.reversed())
+            } else {
+                None
+            }
+        })
+    }
+}
+
+/// A tuple.
+pub fn tuple(proto: u8, (src, sport): ([u8; 4], u16), (dst, dport): ([u8; 4], u16)) -> FlowKey {
+    FlowKey {
+        src: v4(src),
+        dst: v4(dst),
+        sport: PortBe::new(sport),
+        dport: PortBe::new(dport),
+        proto,
+        ..FlowKey::default()
     }
 }

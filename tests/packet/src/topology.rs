@@ -44,6 +44,10 @@ pub const PORT: u16 = 40_000;
 pub const SNAT_PORTS: (u16, u16) = (61_000, 65_535);
 /// Hardware address of every device on the host side.
 pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0xee];
+/// Hardware address of [`ROUTER`] in the neighbor table.
+pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Hardware address of [`OTHER_NODE`] in the neighbor table.
+pub const OTHER_NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 
 /// The addresses above by the names that conversations use.
 pub const NAMES: [(&str, [u8; 4]); 9] = [

@@ -42,7 +42,7 @@ fn a_drop_event_has_tuple_reason_hook_device_and_length() {
     spoof(&datapath);
     let events = datapath.events();
     let packet = Packet::udp((SERVER, PORT), (CLIENT, 53), b"x");
-    let (flow, _) = datapath.flow(packet.proto, (SERVER, PORT), (CLIENT, 53));
+    let flow = tuple(packet.proto, (SERVER, PORT), (CLIENT, 53));
     assert_ne!(events[0].at_ns, 0);
     let expected = DropEvent {
         at_ns: events[0].at_ns,

@@ -4,8 +4,9 @@
 
 use packet_tests::*;
 use sluice_abi::{
-    DropReason, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Outcome, PortBe, map, proto,
+    DropReason, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Outcome, PodFlows, map, proto,
 };
+use sluice_packet::budget;
 
 const SYN: u8 = 2;
 const RST: u8 = 4;
@@ -78,19 +79,20 @@ fn ports_of_closed_connections_are_kept_while_others_are_free() {
         };
         let closed = open(1, SYN);
         open(1, RST);
-        datapath.age_flows(3);
+        // From here on, a flow would take the port if no other were free.
+        datapath.age_flows(5);
         // The peer may keep the closed connection in TIME_WAIT for 60 s.
         assert_ne!(open(2, SYN), closed, "remote host {n}");
     }
 }
 
 #[test]
-fn orphan_fragments_wait_63_times_and_are_dropped() {
+fn orphan_fragments_wait_twice_and_are_dropped() {
     let datapath = Datapath::node();
     datapath.service(7, (VIP, 53, proto::UDP), &[(SERVER, 5353)]);
     let whole = Packet::udp((CLIENT, PORT), (VIP, 53), &[7; 3000]);
     let later = || datapath.from_pod(CLIENT_IFINDEX, &whole.fragment(1480, 1480));
-    for n in 1..=63 {
+    for n in 1..=2 {
         assert!(later().is_requeued(), "fragment {n}");
     }
     later().dropped(DropReason::FragmentUnknown);
@@ -111,11 +113,11 @@ fn orphan_fragments_wait_63_times_and_are_dropped() {
 }
 
 #[test]
-fn orphan_fragments_to_the_node_wait_63_times_and_go_to_the_stack() {
+fn orphan_fragments_to_the_node_wait_twice_and_go_to_the_stack() {
     let datapath = Datapath::node();
     let whole = Packet::udp((EXTERNAL, 53), (NODE, 5000), &[7; 3000]);
     let later = || datapath.from_netdev(&whole.fragment(1480, 1480));
-    for n in 1..=63 {
+    for n in 1..=2 {
         assert!(later().is_requeued(), "fragment {n}");
     }
     later().passed();
@@ -130,45 +132,198 @@ fn orphan_fragments_at_egress_hooks_are_dropped() {
     datapath.to_netdev(&whole.fragment(1480, 1480)).dropped(DropReason::FragmentUnknown);
 }
 
-/// A conntrack entry that no test packet matches.
+/// A flow that no test packet belongs to.
 fn unrelated_flow(n: u16) -> (FlowKey, FlowEntry) {
-    let key = FlowKey {
-        src: v4([192, 0, 2, 1]),
-        dst: v4([192, 0, 2, 2]),
-        sport: PortBe::new(n),
-        dport: PortBe::new(1),
-        proto: proto::TCP,
-        pad: [0; 3],
-    };
-    (key, FlowEntry::default())
+    let tuple = tuple(proto::TCP, ([192, 0, 2, 1], n), ([192, 0, 2, 2], 1));
+    (tuple.sorted(), FlowEntry { tuple, other: tuple, ..FlowEntry::default() })
 }
 
 #[test]
-fn translation_without_a_free_conntrack_entry_drops() {
-    // With no entry left the claim of the reply direction fails; with one left, the entry of the
-    // forward direction.
-    for free in [0, 1] {
-        let datapath =
-            Datapath::load_with(Options { conntrack_hash: Some(4), ..Options::default() });
+fn packets_without_a_free_flow_entry_are_dropped() {
+    // A translated flow takes two entries, others take one.
+    for (free, to, fits) in
+        [(0, EXTERNAL, false), (1, EXTERNAL, false), (0, SERVER, false), (1, SERVER, true)]
+    {
+        let options = Options { new_flows_hash: Some(4), ..Options::default() };
+        let datapath = Datapath::load_with(options);
         datapath.configure_node();
         for n in 0..4 - free {
             let (key, entry) = unrelated_flow(n);
-            datapath.conntrack().update(&key, &entry).unwrap();
+            datapath.map(map::FLOWS_NEW_POD).update(&key, &entry).unwrap();
         }
-        let run = datapath.from_pod(CLIENT_IFINDEX, &syn(1, (EXTERNAL, 443)));
-        run.dropped(DropReason::ConntrackFull);
-        // A packet that needs no translation needs no entry.
-        datapath.from_pod(CLIENT_IFINDEX, &syn(1, (SERVER, 80))).to_pod(&[]);
+        let run = datapath.from_pod(CLIENT_IFINDEX, &syn(1, (to, 443)));
+        if fits {
+            run.to_pod(&[]);
+        } else {
+            run.dropped(DropReason::ConntrackFull);
+            assert_eq!(datapath.flows().len(), 4 - usize::from(free), "half a flow is left");
+        }
     }
 }
 
 #[test]
 fn a_taken_tuple_is_not_reported_as_a_full_map() {
-    let datapath = Datapath::load_with(Options { conntrack_hash: Some(64), ..Options::default() });
+    let options = Options { new_flows_hash: Some(64), ..Options::default() };
+    let datapath = Datapath::load_with(options);
     datapath.configure_node();
     datapath.snat_ports(61_000, 61_000);
     let masqueraded = datapath.from_pod(CLIENT_IFINDEX, &syn(1, (EXTERNAL, 443)));
     masqueraded.to_uplink(&[Outcome::Masqueraded]);
     let run = datapath.from_pod(CLIENT_IFINDEX, &syn(2, (EXTERNAL, 443)));
     run.dropped(DropReason::NoSnatPort);
+}
+
+const ACK: u8 = 16;
+const SYN_ACK: u8 = 18;
+
+/// Opens a masqueraded TCP connection of CLIENT; returns its port on the uplink.
+fn connect(datapath: &Datapath, port: u16) -> u16 {
+    let to = (EXTERNAL, 443);
+    let sent = datapath.from_pod(CLIENT_IFINDEX, &syn(port, to));
+    let snat = sent.to_uplink(&[Outcome::Masqueraded]).sport();
+    let reply = Packet::tcp(to, (NODE, snat), SYN_ACK, b"");
+    assert_eq!(datapath.from_netdev(&reply).to_pod(&[Outcome::Restored]).dport(), port);
+    let ack = Packet::tcp((CLIENT, port), to, ACK, b"");
+    datapath.from_pod(CLIENT_IFINDEX, &ack).to_uplink(&[Outcome::Masqueraded]);
+    snat
+}
+
+/// Asserts that both directions of a connection that [`connect`] has opened work.
+fn assert_open(datapath: &Datapath, port: u16, snat: u16) {
+    let to = (EXTERNAL, 443);
+    let ack = Packet::tcp((CLIENT, port), to, ACK, b"data");
+    let sent = datapath.from_pod(CLIENT_IFINDEX, &ack).to_uplink(&[Outcome::Masqueraded]);
+    assert_eq!(sent.sport(), snat);
+    let reply = Packet::tcp(to, (NODE, snat), ACK, b"data");
+    assert_eq!(datapath.from_netdev(&reply).to_pod(&[Outcome::Restored]).dport(), port);
+}
+
+#[test]
+fn a_scan_by_one_pod_leaves_confirmed_flows_and_new_flows_of_other_pods() {
+    for flows in [None, Some(map::FLOWS_MAX / 10)] {
+        let datapath = Datapath::load_with(Options { flows, ..Options::default() });
+        datapath.configure_node();
+        let snat = connect(&datapath, 1000);
+        let scan = |n: u32| {
+            let [_, a, b, c] = n.to_be_bytes();
+            let packet = Packet::udp((SERVER, 4000), ([203, a, b, c], 9), b"x");
+            datapath.from_pod(SERVER_IFINDEX, &packet)
+        };
+        // More flows than the table of new flows has entries, if the pod had all of it.
+        let start = std::time::Instant::now();
+        let mut passes = 0;
+        for n in 0..20_000 {
+            let run = scan(n);
+            if run.action == Action::Redirect {
+                run.to_uplink(&[Outcome::Masqueraded]);
+                passes += 1;
+            } else {
+                run.dropped(DropReason::TooManyNewFlows);
+            }
+        }
+        let returned = start.elapsed().as_secs() + 2;
+        let limit = u64::from(budget::TOKENS) + returned * u64::from(budget::RETURNED_PER_TICK);
+        assert!((u64::from(budget::TOKENS)..=limit).contains(&passes), "{passes} in {returned} s");
+        assert_open(&datapath, 1000, snat);
+        let other = connect(&datapath, 1001);
+        assert_open(&datapath, 1001, other);
+    }
+}
+
+#[test]
+fn a_flood_from_the_wire_leaves_confirmed_flows_and_new_flows_of_pods() {
+    let datapath = Datapath::node();
+    let snat = connect(&datapath, 1000);
+    for n in 0..20_000u32 {
+        let [_, a, b, c] = n.to_be_bytes();
+        let attack = Packet::tcp(([203, a, b, c], 4000), (SERVER, 80), SYN, b"");
+        datapath.from_netdev(&attack).to_pod(&[]);
+        // The pod answers each SYN, which proves nothing about its sender.
+        let answer = Packet::tcp((SERVER, 80), ([203, a, b, c], 4000), SYN_ACK, b"");
+        datapath.from_pod(SERVER_IFINDEX, &answer).to_uplink(&[]);
+    }
+    let confirmed = datapath.flows_in(map::FLOWS);
+    assert_eq!(confirmed.len(), 1, "{confirmed:?}");
+    assert_open(&datapath, 1000, snat);
+    let other = connect(&datapath, 1001);
+    assert_open(&datapath, 1001, other);
+}
+
+#[test]
+fn flows_beyond_the_limit_of_a_pod_work_unconfirmed() {
+    let datapath = Datapath::node();
+    let config = sluice_abi::NodeConfig { flows_per_pod: 4, ..node_config() };
+    datapath.node_config(&config);
+    let ports: Vec<(u16, u16)> = (1000..1010).map(|p| (p, connect(&datapath, p))).collect();
+    // Two entries per flow.
+    assert_eq!(datapath.flows_in(map::FLOWS).len(), 2);
+    for (port, snat) in ports {
+        assert_open(&datapath, port, snat);
+    }
+}
+
+#[test]
+fn an_idle_tcp_connection_lives_for_a_day() {
+    let datapath = Datapath::node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
+    let masqueraded = connect(&datapath, 1000);
+    let to_service = |flags| {
+        let packet = Packet::tcp((CLIENT, 2000), (VIP, 80), flags, b"");
+        datapath.from_pod(CLIENT_IFINDEX, &packet)
+    };
+    let reply = Packet::tcp((SERVER, 8080), (CLIENT, 2000), SYN_ACK, b"");
+    to_service(SYN).to_pod(&[Outcome::Translated]);
+    datapath.from_pod(SERVER_IFINDEX, &reply).to_pod(&[Outcome::Restored]);
+    to_service(ACK).to_pod(&[Outcome::Translated]);
+    datapath.service(7, (VIP, 80, proto::TCP), &[(FAR_POD, 8080)]);
+    datapath.age_flows(86_000);
+    assert_open(&datapath, 1000, masqueraded);
+    assert_eq!(to_service(ACK).to_pod(&[Outcome::Translated]).dst, SERVER);
+    // After the limit, the connection does not exist any more.
+    datapath.age_flows(87_000);
+    to_service(ACK).dropped(DropReason::NotTracked);
+}
+
+#[test]
+fn a_pod_with_the_address_of_a_removed_one_does_not_continue_its_flows() {
+    let datapath = Datapath::node();
+    let snat = connect(&datapath, 1000);
+    datapath.local_pod_of_generation(CLIENT, CLIENT_IFINDEX, 2);
+    let reply = Packet::tcp((EXTERNAL, 443), (NODE, snat), ACK, b"data");
+    datapath.from_netdev(&reply).passed();
+}
+
+const FIN_ACK: u8 = 17;
+
+#[test]
+fn confirmation_returns_the_token_and_a_closed_connection_leaves_the_confirmed_flows() {
+    let datapath = Datapath::node();
+    let limits = || {
+        let index = u32::from(CLIENT[3]);
+        let flows: PodFlows = datapath.map(map::POD_FLOWS).lookup(&index).unwrap().unwrap();
+        (flows.tokens_used, flows.confirmed)
+    };
+    let unanswered = datapath.from_pod(CLIENT_IFINDEX, &syn(999, (EXTERNAL, 443)));
+    unanswered.to_uplink(&[Outcome::Masqueraded]);
+    assert_eq!(limits(), (1, 0));
+    let snat = connect(&datapath, 1000);
+    // The token of the first flow may have been returned by time.
+    assert!(limits().0 <= 1, "{:?}", limits());
+    assert_eq!(limits().1, 2, "a translated flow takes two entries");
+    assert_eq!(datapath.flows_in(map::FLOWS).len(), 1);
+
+    let to = (EXTERNAL, 443);
+    let from_pod = |flags| {
+        let packet = Packet::tcp((CLIENT, 1000), to, flags, b"");
+        datapath.from_pod(CLIENT_IFINDEX, &packet).to_uplink(&[Outcome::Masqueraded]).sport()
+    };
+    from_pod(FIN_ACK);
+    assert_eq!(datapath.flows_in(map::FLOWS).len(), 1, "half closed");
+    let fin = Packet::tcp(to, (NODE, snat), FIN_ACK, b"");
+    datapath.from_netdev(&fin).to_pod(&[Outcome::Restored]);
+    assert_eq!(datapath.flows_in(map::FLOWS), []);
+    assert_eq!(datapath.flows_in(map::FLOWS_NEW_POD).len(), 2);
+    assert_eq!(limits().1, 0);
+    // The last segments still belong to it.
+    assert_eq!(from_pod(ACK), snat);
 }

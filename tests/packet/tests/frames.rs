@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use packet_tests::random::Random;
-use packet_tests::topology::NAMES;
+use packet_tests::topology::{HOST_MAC, NAMES, pod_mac};
 use packet_tests::*;
 use sluice_abi::{Counter, DropReason, Frontend, Outcome, frontend_flags, program, proto};
 
@@ -15,7 +15,7 @@ const MIN_LEN: usize = 34;
 const FRAMES: usize = 20_000;
 
 #[test]
-fn malformed_packets_are_dropped_at_the_pod_and_passed_at_other_hooks() {
+fn malformed_packets_are_dropped_at_the_pod_and_passed_at_the_uplink() {
     let datapath = Datapath::node();
     let good = Packet::tcp((CLIENT, PORT), (SERVER, 80), SYN, b"").bytes();
     let mut bad: Vec<Vec<u8>> = [34, 36, 44].map(|len| good[..len].to_vec()).into();
@@ -35,7 +35,8 @@ fn malformed_packets_are_dropped_at_the_pod_and_passed_at_other_hooks() {
         run.dropped(DropReason::Malformed);
         datapath.run(program::FROM_NETDEV, &frame, UPLINK_IFINDEX).passed();
         datapath.run(program::TO_NETDEV, &frame, UPLINK_IFINDEX).passed();
-        datapath.run(program::TO_POD, &frame, CLIENT_IFINDEX).passed();
+        let run = datapath.run(program::TO_POD, &frame, CLIENT_IFINDEX);
+        run.dropped(DropReason::Malformed);
     }
 }
 
@@ -51,41 +52,142 @@ fn packets_too_short_for_their_protocol_are_malformed() {
 }
 
 #[test]
-fn arp_and_vlan_frames_pass() {
+fn tcp_options_count_for_the_mtu() {
     let datapath = Datapath::node();
-    for ether_type in [[8, 6], [0x81, 0]] {
-        let mut frame = Packet::udp((CLIENT, PORT), (SERVER, 80), b"x").bytes();
-        frame[12..14].copy_from_slice(&ether_type);
-        for (name, ifindex) in HOOKS {
-            datapath.run(name, &frame, ifindex).passed();
+    // Segments of 20 + 20 + 12 + 1448 bytes fill the MTU.
+    let mut packet = Packet::tcp((CLIENT, PORT), (FAR_POD, 80), 16, b"");
+    packet.body[12] = 8 << 4;
+    packet.body.extend([1; 12]);
+    packet.body.extend([7; 3000]);
+    let frame = packet.bytes_from_pod(CLIENT_IFINDEX);
+    let run = |gso| datapath.run_gso(program::FROM_POD, &frame, CLIENT_IFINDEX, gso);
+    run(1448).to_uplink(&[]);
+    run(1449).to_stack(&[]);
+}
+
+/// An ARP message in an Ethernet frame.
+fn arp(
+    frame_mac: [u8; 6],
+    operation: u8,
+    mac: [u8; 6],
+    sender: [u8; 4],
+    target: [u8; 4],
+) -> Vec<u8> {
+    let mut frame = [HOST_MAC, frame_mac].concat();
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+    frame.extend(mac);
+    frame.extend(sender);
+    frame.extend([0; 6]);
+    frame.extend(target);
+    frame
+}
+
+#[test]
+fn a_pod_sends_arp_about_its_own_address_only() {
+    let datapath = Datapath::node();
+    let mac = pod_mac(CLIENT);
+    for (frame, valid) in [
+        (arp(mac, 1, mac, CLIENT, GATEWAY), true),
+        (arp(mac, 2, mac, CLIENT, GATEWAY), true),
+        (arp(mac, 1, mac, [0; 4], CLIENT), true),
+        (arp(mac, 1, mac, [0; 4], SERVER), false),
+        (arp(mac, 1, mac, SERVER, GATEWAY), false),
+        (arp(mac, 2, mac, GATEWAY, CLIENT), false),
+        (arp(mac, 2, pod_mac(SERVER), CLIENT, GATEWAY), false),
+        (arp(pod_mac(SERVER), 2, mac, CLIENT, GATEWAY), false),
+    ] {
+        let run = datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX);
+        if valid {
+            run.passed();
+        } else {
+            run.dropped(DropReason::Spoofed);
+        }
+        datapath.run(program::TO_POD, &frame, CLIENT_IFINDEX).passed();
+        datapath.run(program::FROM_NETDEV, &frame, UPLINK_IFINDEX).passed();
+    }
+    let request = arp(mac, 3, mac, CLIENT, GATEWAY);
+    let run = datapath.run(program::FROM_POD, &request, CLIENT_IFINDEX);
+    run.dropped(DropReason::Malformed);
+}
+
+/// Inserts VLAN tags after the hardware addresses.
+fn with_tags(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
+    [&frame[..12], &tags.concat(), &frame[12..]].concat()
+}
+
+#[test]
+fn vlan_frames_do_not_pass_a_pods_device() {
+    let datapath = Datapath::node();
+    let spoofed = |source| Packet::udp((source, PORT), (SERVER, 80), b"x").bytes_from_pod(101);
+    for frame in [CLIENT, EXTERNAL, VIP, SERVER].map(spoofed) {
+        for tags in [
+            &[[0x81, 0, 0, 0]][..],
+            &[[0x81, 0, 0xe0, 0]],
+            &[[0x81, 0, 0, 5]],
+            &[[0x88, 0xa8, 0, 0]],
+            &[[0x88, 0xa8, 0, 0], [0x81, 0, 0, 0]],
+            &[[0x81, 0, 0, 0], [0x81, 0, 0, 0]],
+        ] {
+            let frame = with_tags(&frame, tags);
+            for name in [program::FROM_POD, program::TO_POD] {
+                datapath.run(name, &frame, CLIENT_IFINDEX).dropped(DropReason::Unsupported);
+            }
+            for name in [program::FROM_NETDEV, program::TO_NETDEV] {
+                datapath.run(name, &frame, UPLINK_IFINDEX).passed();
+            }
         }
     }
 }
 
 #[test]
-fn ipv6_of_a_pod_is_dropped_unless_it_is_link_local() {
+fn ipv6_does_not_pass_a_pods_device() {
     let datapath = Datapath::node();
-    let mut frame = vec![2, 0, 0, 0, 1, 0xee, 2, 0, 0, 0, 1, 0x10, 0x86, 0xdd];
+    let mut frame = vec![2, 0, 0, 0, 1, 0xee, 2, 0, 0, 0, 1, 0x0a, 0x86, 0xdd];
     frame.extend([0x60, 0, 0, 0, 0, 8, 58, 255]);
     frame.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     frame.extend([0; 16]);
-    frame.extend([133, 0, 0, 0, 0, 0, 0, 0]);
-    for (destination, link_local) in [
-        ([0xff, 0x02], true),
-        ([0xfe, 0x80], true),
-        ([0xfe, 0xbf], true),
-        ([0xfe, 0xc0], false),
-        ([0xff, 0x05], false),
-        ([0x20, 0x01], false),
-    ] {
+    // A router advertisement.
+    frame.extend([134, 0, 0, 0, 0, 0, 0, 0]);
+    for destination in [[0xff, 0x02], [0xfe, 0x80], [0x20, 0x01]] {
         frame[38..40].copy_from_slice(&destination);
-        let run = datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX);
-        if link_local {
-            run.passed()
-        } else {
-            run.dropped(DropReason::Unsupported)
+        for name in [program::FROM_POD, program::TO_POD] {
+            datapath.run(name, &frame, CLIENT_IFINDEX).dropped(DropReason::Unsupported);
         }
         datapath.run(program::FROM_NETDEV, &frame, UPLINK_IFINDEX).passed();
+    }
+}
+
+#[test]
+fn an_alias_without_main_entry_does_not_admit_another_pod() {
+    let datapath = Datapath::node();
+    let packet = Packet::udp((CLIENT, PORT), (EXTERNAL, 53), b"x");
+    let sent = datapath.from_pod(CLIENT_IFINDEX, &packet).to_uplink(&[Outcome::Masqueraded]);
+    let main = tuple(proto::UDP, (NODE, sent.sport()), (EXTERNAL, 53)).sorted();
+    assert!(datapath.remove_entry(&main));
+    datapath
+        .run(program::FROM_POD, &packet.bytes_from_pod(CLIENT_IFINDEX), SERVER_IFINDEX)
+        .dropped(DropReason::Spoofed);
+    datapath
+        .run(program::FROM_POD, &packet.bytes_from_pod(SERVER_IFINDEX), SERVER_IFINDEX)
+        .dropped(DropReason::Spoofed);
+    // The pod itself continues with the same translation.
+    let again = datapath.from_pod(CLIENT_IFINDEX, &packet).to_uplink(&[Outcome::Masqueraded]);
+    assert_eq!(again.sport(), sent.sport());
+}
+
+#[test]
+fn a_pod_sends_from_its_own_hardware_address_only() {
+    let datapath = Datapath::node();
+    let packet = Packet::udp((CLIENT, PORT), (SERVER, 80), b"x");
+    // The second packet has a flow.
+    for _ in 0..2 {
+        datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[]);
+        datapath
+            .run(program::FROM_POD, &packet.bytes_from_pod(SERVER_IFINDEX), CLIENT_IFINDEX)
+            .dropped(DropReason::Spoofed);
+        datapath
+            .run(program::FROM_POD, &packet.bytes_from_pod(CLIENT_IFINDEX), SERVER_IFINDEX)
+            .dropped(DropReason::Spoofed);
     }
 }
 
@@ -131,9 +233,20 @@ fn random_packet(random: &mut Random) -> Packet {
 }
 
 /// A random packet, or one with some bytes changed, cut off or added.
-fn random_frame(random: &mut Random) -> Vec<u8> {
-    let mut frame = random_packet(random).bytes();
-    match random.below(4) {
+fn random_frame(random: &mut Random, program: &str) -> Vec<u8> {
+    let packet = random_packet(random);
+    let mut frame = match program {
+        program::FROM_POD => packet.bytes_from_pod(CLIENT_IFINDEX),
+        _ => packet.bytes_from_wire(),
+    };
+    match random.below(6) {
+        4 => return with_tags(&frame, &[[0x81, 0, 0, random.below(3) as u8]]),
+        5 => {
+            for _ in 0..1 + random.below(4) {
+                let at = random.below(14);
+                frame[at] = random.bits() as u8;
+            }
+        }
         0 => {
             for _ in 0..1 + random.below(4) {
                 let at = 14 + random.below(frame.len().min(60) - 14);
@@ -155,6 +268,17 @@ fn has_valid_lengths(frame: &[u8]) -> bool {
         && header >= 20
         && (total == 0 || header <= total)
         && 14 + total <= frame.len()
+}
+
+/// Whether a frame is IPv4 from CLIENT's addresses, or ARP about them.
+fn is_from_client(frame: &[u8]) -> bool {
+    let mac = pod_mac(CLIENT);
+    let is_own = match frame[12..14] {
+        [8, 0] => frame[26..30] == CLIENT,
+        [8, 6] => frame[22..28] == mac && frame[28..32] == CLIENT,
+        _ => false,
+    };
+    is_own && frame[6..12] == mac
 }
 
 /// Asserts what holds for every frame; returns the label of its final outcome.
@@ -183,6 +307,10 @@ fn check(run: &Run, name: &str) -> &'static str {
         _ => ("", false),
     };
     assert!(valid, "{}", context());
+    if name == program::FROM_POD && ["to_pod", "to_uplink", "to_stack", "passed"].contains(&outcome)
+    {
+        assert!(is_from_client(&run.frame), "{}", context());
+    }
     if outcome == "to_pod" {
         assert!(has_valid_lengths(&run.data), "{} to {}", context(), show(&run.data));
         if Packet::read(&run.frame).is_ok() {
@@ -207,7 +335,7 @@ fn random_frames_have_one_outcome_and_reach_pods_intact() {
     let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
     for _ in 0..FRAMES {
         let (name, ifindex) = *random.pick(&HOOKS);
-        let frame = random_frame(&mut random);
+        let frame = random_frame(&mut random, name);
         let gso_size = if random.below(20) == 0 { 8 + random.below(1500) as u32 } else { 0 };
         match datapath.try_run(name, &frame, ifindex, gso_size) {
             Ok(run) => *outcomes.entry(check(&run, name)).or_default() += 1,

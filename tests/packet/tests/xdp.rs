@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use packet_tests::*;
-use sluice_abi::{FlowEntry, FlowKey, Outcome, program, proto, tcp_state};
+use sluice_abi::{FlowEntry, Outcome, program, proto, tcp_state, ticks};
 use sluice_bpf::test_run::{self, XdpAction};
 
 const SYN: u8 = 2;
@@ -24,13 +24,9 @@ fn pass(datapath: &Datapath, frame: &[u8]) {
 }
 
 /// The flows, each with a last packet `seconds` before its real one.
-fn age(datapath: &Datapath, seconds: u64) -> Vec<(FlowKey, FlowEntry)> {
+fn age(datapath: &Datapath, seconds: u32) -> Vec<FlowEntry> {
     datapath.age_flows(seconds);
     datapath.flows()
-}
-
-fn entry(datapath: &Datapath, key: &FlowKey) -> FlowEntry {
-    datapath.conntrack().lookup(key).unwrap().unwrap()
 }
 
 /// A masqueraded TCP connection; returns its packet on the uplink.
@@ -48,28 +44,31 @@ fn packet_of_a_known_flow_refreshes_its_entry() {
         let before = age(&datapath, 5);
         let mut reply = Packet::tcp((EXTERNAL, 443), (NODE, sent.sport()), FIN_ACK, b"payload");
         reply.options = options;
-        pass(&datapath, &reply.bytes());
-        let (key, old) = before.iter().find(|(key, _)| key.src == v4(EXTERNAL)).unwrap();
-        let new = entry(&datapath, key);
-        assert!(new.last_seen_ns > old.last_seen_ns + 4_000_000_000);
-        assert_eq!((old.tcp, new.tcp), (0, tcp_state::FIN));
-        let (key, old) = before.iter().find(|(key, _)| key.src == v4(CLIENT)).unwrap();
-        assert_eq!(entry(&datapath, key), *old, "the other direction is not touched");
+        pass(&datapath, &reply.bytes_from_wire());
+        let ([old], [new]) = (&before[..], &datapath.flows()[..]) else { panic!("one flow") };
+        assert!(new.seen >= old.seen + ticks(4));
+        assert_eq!(old.tcp, [tcp_state::SYN, 0]);
+        assert_eq!(new.tcp, [tcp_state::SYN, tcp_state::FIN]);
+        assert_eq!((old.is_replied(), new.is_replied()), (false, true));
     }
 }
 
 #[test]
-fn packet_of_a_known_flow_rebuilds_an_evicted_reverse_entry() {
+fn packet_of_a_known_flow_rebuilds_an_evicted_alias() {
     let datapath = datapath();
     let sent = connect(&datapath);
-    let before = age(&datapath, 5);
-    let (forward, lost) = *before.iter().find(|(key, _)| key.src == v4(CLIENT)).unwrap();
-    datapath.conntrack().delete(&forward).unwrap();
-    pass(&datapath, &Packet::tcp((EXTERNAL, 443), (NODE, sent.sport()), ACK, b"").bytes());
-    let rebuilt = entry(&datapath, &forward);
+    age(&datapath, 5);
+    let key = tuple(proto::TCP, (CLIENT, PORT), (EXTERNAL, 443)).sorted();
+    let lost = datapath.entry(&key).unwrap();
+    assert!(datapath.remove_entry(&key));
+    pass(
+        &datapath,
+        &Packet::tcp((EXTERNAL, 443), (NODE, sent.sport()), ACK, b"").bytes_from_wire(),
+    );
+    let rebuilt = datapath.entry(&key).unwrap();
     assert_eq!(
-        (rebuilt.translated, rebuilt.kind, rebuilt.direction),
-        (lost.translated, lost.kind, lost.direction)
+        (rebuilt.tuple, rebuilt.other, rebuilt.kind, rebuilt.client, rebuilt.is_alias()),
+        (lost.tuple, lost.other, lost.kind, lost.client, true)
     );
 }
 
@@ -90,7 +89,7 @@ fn packets_of_other_flows_change_no_entry() {
         Packet::echo(EXTERNAL, NODE, 0, 7, b""),
         later,
     ] {
-        pass(&datapath, &packet.bytes());
+        pass(&datapath, &packet.bytes_from_wire());
         assert_eq!(datapath.flows(), before);
     }
     assert_eq!(datapath.counters(), counters, "no counter moves");
@@ -101,7 +100,7 @@ fn truncated_and_other_frames_pass() {
     let datapath = datapath();
     let sent = connect(&datapath);
     let before = age(&datapath, 5);
-    let good = Packet::tcp((EXTERNAL, 443), (NODE, sent.sport()), ACK, b"").bytes();
+    let good = Packet::tcp((EXTERNAL, 443), (NODE, sent.sport()), ACK, b"").bytes_from_wire();
     // From the Ethernet header alone to one byte less than the packet.
     for len in 14..good.len() {
         pass(&datapath, &good[..len]);

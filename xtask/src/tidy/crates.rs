@@ -19,7 +19,7 @@ const ALLOWED: [Allowed; 9] = [
     ("sluice-pod", &["sluice-abi", "sluice-bpf"]),
     ("sluice-cni", &["sluice-abi", "sluice-bpf", "sluice-pod"]),
     ("sluice-core", &["sluice-abi"]),
-    ("sluice-agent", &["sluice-abi", "sluice-bpf", "sluice-core", "sluice-pod"]),
+    ("sluice-agent", &["sluice-abi", "sluice-bpf", "sluice-core", "sluice-packet", "sluice-pod"]),
     ("xtask", &[]),
 ];
 

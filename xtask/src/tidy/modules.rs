@@ -14,7 +14,7 @@ const AGENT: &str = "agent/src/";
 type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `api` and `observe` read.
-const MODULES: [Allowed; 17] = [
+const MODULES: [Allowed; 19] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
@@ -23,15 +23,17 @@ const MODULES: [Allowed; 17] = [
     ("lock", &[]),
     ("paths", &[]),
     ("watches", &[]),
-    ("config", &["host", "paths"]),
+    ("config", &["host", "paths", "source_ports"]),
+    ("source_ports", &[]),
+    ("flows", &["kernel"]),
     ("api", &["counters", "state", "watches"]),
     ("event", &["api::Call", "host"]),
     ("source", &["config", "dir_watcher", "event", "paths", "watches"]),
     ("state", &["api::Call", "conditions", "config", "event", "host"]),
     ("kernel", &["config", "counters", "event", "host", "paths"]),
     ("reconcile", &["conditions", "config", "event", "host", "kernel", "paths", "state"]),
-    ("observe", &["conditions", "counters", "state", "watches"]),
-    ("cli", &["api", "config", "counters", "kernel", "lock", "paths", "run", "watches"]),
+    ("observe", &["conditions", "counters", "flows", "state", "watches"]),
+    ("cli", &["api", "config", "counters", "flows", "kernel", "lock", "paths", "run", "watches"]),
     ("view", &["api", "conditions", "kernel", "state", "watches"]),
 ];
 
@@ -40,7 +42,7 @@ const CONNECTING: [&str; 5] = ["event_loop", "harness", "lib", "main", "run"];
 
 /// The implementation of the kernel trait, and the modules that may name it.
 const LINUX: [&str; 2] = ["kernel", "linux"];
-const LINUX_USERS: [&str; 3] = ["cli", "kernel", "run"];
+const LINUX_USERS: [&str; 4] = ["cli", "flows", "kernel", "run"];
 
 /// An external crate, and the only part of the agent that may use it.
 const EXTERNAL: [(&str, &str); 4] = [

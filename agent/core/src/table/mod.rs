@@ -168,7 +168,7 @@ mod tests {
                 ("BACKENDS", 4, 20),
                 ("SLOTS", 4, 4),
                 ("FRONTENDS", 20, 16),
-                ("NODE_CONFIG", 4, 76),
+                ("NODE_CONFIG", 4, 112),
             ]
         );
         assert!(OWNED.iter().all(|table| map::ALL.contains(&table.name)));

@@ -9,6 +9,7 @@ use sluice_abi::{
 };
 use sluice_bpf::{BpfError, Map, RawMap};
 use sluice_core::{Rows, TableSpec, Write};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Maps by declaration, opened when they are first used.
 #[derive(Debug, Default)]
@@ -97,8 +98,8 @@ pub struct Maps {
     pub node_config: Map<u32, NodeConfig>,
     /// Per CPU.
     pub counters: Map<u32, Counter>,
-    /// Flows.
-    pub conntrack: Map<FlowKey, FlowEntry>,
+    /// The tables of flows.
+    pub flows: [Map<FlowKey, FlowEntry>; 3],
 }
 
 impl Maps {
@@ -115,9 +116,30 @@ impl Maps {
             backends: Map::open_pinned(path(map::BACKENDS))?,
             node_config: Map::open_pinned(path(map::NODE_CONFIG))?,
             counters: counters()?,
-            conntrack: Map::open_pinned(path(map::CONNTRACK))?,
+            flows: flow_tables()?,
         })
     }
+}
+
+/// Opens the tables of flows alone, in the order of [`map::FLOW_TABLES`].
+///
+/// # Errors
+/// As [`Maps::open`].
+pub fn flow_tables() -> Result<[Map<FlowKey, FlowEntry>; 3], BpfError> {
+    let [confirmed, new_pod, new_wire] = map::FLOW_TABLES;
+    Ok([open(confirmed)?, open(new_pod)?, open(new_wire)?])
+}
+
+/// Opens the pin of a map.
+///
+/// # Errors
+/// As [`Maps::open`].
+pub fn open<K, V>(name: &str) -> Result<Map<K, V>, BpfError>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Immutable,
+{
+    Map::open_pinned(path(name))
 }
 
 /// Opens the pin of the counters alone.

@@ -146,6 +146,10 @@ impl Network for LinuxKernel {
         Ok(network::host_state(&mut self.netlink)?)
     }
 
+    fn random_key(&mut self) -> Result<[u64; 2]> {
+        network::random_key().map_err(KernelError::Random)
+    }
+
     fn links(&mut self) -> Result<Vec<Link>> {
         Ok(device::links(&mut self.netlink)?)
     }

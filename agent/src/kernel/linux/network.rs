@@ -1,5 +1,7 @@
 //! Devices, addresses and default route of the network namespace that the agent runs in.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -19,7 +21,34 @@ pub fn host_state(netlink: &mut Netlink) -> Result<HostState, NetlinkError> {
     let mut addresses = addresses(netlink)?;
     addresses.sort();
     addresses.dedup();
-    Ok(HostState { links, addresses, default_route: default_route(netlink)? })
+    let default_route = default_route(netlink)?;
+    Ok(HostState { links, addresses, default_route, ephemeral_ports: ephemeral_ports() })
+}
+
+/// A random key, not zero.
+///
+/// # Errors
+/// /dev/urandom cannot be read.
+pub fn random_key() -> io::Result<[u64; 2]> {
+    let mut random = File::open("/dev/urandom")?;
+    let mut halves = [[0u8; 8]; 2];
+    while halves == [[0; 8]; 2] {
+        halves.iter_mut().try_for_each(|half| random.read_exact(half))?;
+    }
+    Ok(halves.map(u64::from_ne_bytes))
+}
+
+/// net.ipv4.ip_local_port_range, or its default if it cannot be read.
+fn ephemeral_ports() -> (u16, u16) {
+    const PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    const DEFAULT: (u16, u16) = (32_768, 60_999);
+
+    let text = std::fs::read_to_string(PATH).unwrap_or_default();
+    let mut ports = text.split_whitespace().map(str::parse);
+    match (ports.next(), ports.next()) {
+        (Some(Ok(low)), Some(Ok(high))) => (low, high),
+        _ => DEFAULT,
+    }
 }
 
 fn addresses(netlink: &mut Netlink) -> Result<Vec<LocalAddress>, NetlinkError> {

@@ -23,7 +23,7 @@ async fn lease_without_a_device_is_released() {
     let (mut harness, _) = with_pods(&[7, 8]).await;
     harness.kernel().host.links.retain(|link| link.index != 107);
     let log = harness.run_for(RESYNC).await;
-    assert_eq!(log, ["delete LOCAL_PODS 1", "release lease 10.244.1.7"]);
+    assert_eq!(log, ["put PODS 1", "delete LOCAL_PODS 1", "release lease 10.244.1.7"]);
 }
 
 #[tokio::test(start_paused = true)]

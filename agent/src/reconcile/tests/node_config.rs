@@ -7,7 +7,8 @@ use crate::conditions::{Concern, Status};
 use crate::event::Event;
 use crate::harness::{Harness, host, lists, node};
 use crate::host::HostState;
-use crate::kernel::fake::FakeKernel;
+use crate::kernel::fake::{FakeKernel, RANDOM_KEY};
+use crate::source_ports::SourcePorts;
 
 async fn config(flags: &[&str]) -> NodeConfig {
     let mut harness = Harness::with(flags, FakeKernel::new(host()));
@@ -18,14 +19,16 @@ async fn config(flags: &[&str]) -> NodeConfig {
 #[tokio::test(start_paused = true)]
 async fn every_field_has_its_source() {
     assert_eq!(
-        config(&["--snat-ports=61001-61500"]).await,
+        config(&["--snat-ports=61001-61500", "--flows-per-pod=1000"]).await,
         NodeConfig {
             addrs: [Addr::v4([172, 18, 0, 2]), Addr::UNSPECIFIED],
             gateways: [Addr::v4([169, 254, 1, 1]), Addr::UNSPECIFIED],
             flags: node_flags::READY | node_flags::MASQUERADE,
             mtu: 1500,
-            snat_port_min: 61_001,
-            snat_port_max: 61_500,
+            snat_key: RANDOM_KEY,
+            snat_ports: "61001-61500".parse::<SourcePorts>().unwrap().without((1, 1)),
+            flows_per_pod: 1000,
+            pad: 0,
         }
     );
     assert_eq!(config(&["--masquerade=false"]).await.flags, node_flags::READY);
@@ -75,4 +78,33 @@ async fn lost_address_of_the_uplink_is_kept_and_reported() {
     harness.kernel().host.addresses = addresses;
     harness.send([Event::HostNetwork]).await;
     assert!(harness.condition(Concern::NodeConfig).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_of_source_ports_is_kept() {
+    let mut harness = Harness::with(&[], FakeKernel::new(host()));
+    harness.send(lists(vec![])).await;
+    let (_, config) = harness.kernel().rows::<NodeConfigs>()[0];
+    let other = NodeConfig { snat_key: [8, 9], flows_per_pod: 5, ..config };
+    harness.kernel().overwrite::<NodeConfigs>(0, other);
+    harness.kernel().host.ephemeral_ports = (32_768, 61_999);
+    harness.send([Event::HostNetwork]).await;
+    let (_, repaired) = harness.kernel().rows::<NodeConfigs>()[0];
+    assert_eq!((repaired.snat_key, repaired.flows_per_pod), ([8, 9], config.flows_per_pod));
+    assert_eq!(repaired.snat_ports[1].first, 62_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_ports_exclude_the_ephemeral_ports_and_none_is_reported() {
+    let node = HostState { ephemeral_ports: (1024, 65_535), ..host() };
+    let mut harness = Harness::with(&[], FakeKernel::new(node));
+    harness.send(lists(vec![])).await;
+    let (_, message) = harness.status(Concern::NodeConfig);
+    assert!(message.contains("ip_local_port_range is 1024-65535"), "{message}");
+    harness.kernel().host.ephemeral_ports = (40_000, 65_535);
+    harness.send([Event::HostNetwork]).await;
+    assert!(harness.condition(Concern::NodeConfig).is_none());
+    let (_, config) = harness.kernel().rows::<NodeConfigs>()[0];
+    let ranges = config.snat_ports.map(|range| (range.first, range.last));
+    assert_eq!(ranges, [(1024, 29_999), (32_768, 39_999), (0, 0), (0, 0)]);
 }

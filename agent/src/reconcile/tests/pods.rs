@@ -10,10 +10,10 @@ use crate::conditions::{Concern, Status};
 use crate::event::{Event, PodScope};
 use crate::harness::{Harness, host, pod};
 use crate::kernel::fake::FakeKernel;
-use crate::reconcile::pods::LocalPods;
+use crate::reconcile::pods::{LocalPods, Pods};
 
 fn of_pods(log: Vec<String>) -> Vec<String> {
-    let of_pods = |l: &String| l.starts_with("attach pod") || l.contains("LOCAL_PODS");
+    let of_pods = |l: &String| l.starts_with("attach pod") || l.contains("PODS");
     log.into_iter().filter(of_pods).collect()
 }
 
@@ -22,7 +22,14 @@ async fn missing_programs_and_rows_are_added() {
     let (mut harness, log) = with_pods(&[7, 8]).await;
     assert_eq!(
         of_pods(log),
-        ["attach pod 107", "put LOCAL_PODS 1", "attach pod 108", "put LOCAL_PODS 1"]
+        [
+            "attach pod 107",
+            "put PODS 1",
+            "put LOCAL_PODS 1",
+            "attach pod 108",
+            "put PODS 1",
+            "put LOCAL_PODS 1"
+        ]
     );
     let rows = harness.kernel().rows::<LocalPods>();
     assert_eq!(rows[0].0, Addr::v4([10, 244, 1, 7]));
@@ -37,7 +44,10 @@ async fn pods_are_repaired_before_any_object_arrives() {
     kernel.leases.push(lease);
     kernel.host.links.push(link);
     let mut harness = Harness::with(&[], kernel);
-    assert_eq!(of_pods(harness.run_until_idle().await), ["attach pod 107", "put LOCAL_PODS 1"]);
+    assert_eq!(
+        of_pods(harness.run_until_idle().await),
+        ["attach pod 107", "put PODS 1", "put LOCAL_PODS 1"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,6 +64,26 @@ async fn wrong_row_is_replaced() {
         assert_eq!(harness.send([all]).await, ["put LOCAL_PODS 1"]);
         assert_eq!(harness.kernel().rows::<LocalPods>(), [(addr, row)]);
     }
+    let index = u32::from(row.index);
+    for wrong in [LocalPod::default(), LocalPod { generation: row.generation ^ 1, ..row }] {
+        harness.kernel().overwrite::<Pods>(index, wrong);
+        let all = Event::PodNetwork(PodScope::all());
+        assert_eq!(harness.send([all]).await, ["put PODS 1"]);
+        assert_eq!(harness.kernel().rows::<Pods>(), [(index, row)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_of_another_pod_with_the_same_index_is_kept() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    let (_, row) = harness.kernel().rows::<LocalPods>()[0];
+    let index = u32::from(row.index);
+    let other = LocalPod { ifindex: 500, generation: row.generation ^ 1, ..row };
+    harness.kernel().overwrite::<Pods>(index, other);
+    harness.kernel().leases.clear();
+    harness.kernel().host.links.retain(|link| link.index != 107);
+    assert_eq!(harness.send([Event::Leases]).await, ["delete LOCAL_PODS 1"]);
+    assert_eq!(harness.kernel().rows::<Pods>(), [(index, other)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,7 +104,7 @@ async fn row_without_lease_is_deleted_once_its_device_is_gone() {
     harness.kernel().leases.retain(|lease| lease.address.octets()[3] != 7);
     assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
     harness.kernel().host.links.retain(|link| link.index != 107);
-    assert_eq!(harness.send([Event::Leases]).await, ["delete LOCAL_PODS 1"]);
+    assert_eq!(harness.send([Event::Leases]).await, ["put PODS 1", "delete LOCAL_PODS 1"]);
     assert_eq!(harness.kernel().rows::<LocalPods>().len(), 1);
 }
 
@@ -87,12 +117,12 @@ async fn failed_pod_gets_no_row_and_does_not_stop_the_others() {
     }
     harness.kernel().fail("attach pod 107", 1, libc::EPERM);
     let log = harness.send([Event::Leases]).await;
-    assert_eq!(log, ["attach pod 108", "put LOCAL_PODS 1"]);
+    assert_eq!(log, ["attach pod 108", "put PODS 1", "put LOCAL_PODS 1"]);
     let (status, message) = harness.status(Concern::Pods);
     assert_eq!(status, Status::Failed);
     assert!(message.starts_with("pod shop/pod-7: attach pod 107: "), "{message}");
     let log = harness.run_for(Duration::from_millis(250)).await;
-    assert_eq!(log, ["attach pod 107", "put LOCAL_PODS 1"]);
+    assert_eq!(log, ["attach pod 107", "put PODS 1", "put LOCAL_PODS 1"]);
     assert!(harness.condition(Concern::Pods).is_none());
 }
 
@@ -184,7 +214,10 @@ async fn route_of_a_running_add_is_left_to_it() {
     harness.kernel().host.links.push(link);
     remove_parts(&mut harness, 7, &[PathPart::Sysctls, PathPart::Neighbour, PathPart::Route]);
     let log = harness.send([Event::Leases]).await;
-    assert_eq!(log, ["attach pod 107", "put LOCAL_PODS 1", "restore sysctls 10.244.1.7"]);
+    assert_eq!(
+        log,
+        ["attach pod 107", "put PODS 1", "put LOCAL_PODS 1", "restore sysctls 10.244.1.7"]
+    );
     assert_eq!(harness.run_for(Duration::from_secs(5)).await, Vec::<String>::new());
     // The route is deleted before the agent has read it.
     let mut other = pod(8);

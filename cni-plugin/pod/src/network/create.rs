@@ -97,7 +97,7 @@ impl PodNetwork<'_> {
                 .map_err(|source| NetworkError::Attach { device: host_end.name.clone(), source })?;
         }
         let row = inventory::local_pod(self.lease, host_end);
-        Ok(dataplane.local_pods.update(&self.lease.address.into(), &row)?)
+        Ok(dataplane.pods.put(self.lease.address.into(), &row)?)
     }
 
     fn configure_host_end(&mut self, host_end: &Link) -> Result<(), NetworkError> {

@@ -9,11 +9,11 @@ use sluice_bpf::BpfError;
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 use super::{NetworkError, PodNetwork};
-use crate::dataplane::open_local_pods;
+use crate::dataplane::PodRows;
 use crate::device;
 
 impl PodNetwork<'_> {
-    /// Removes the veth pair, then the `LOCAL_PODS` row below the pins in `pins`. The lease must
+    /// Removes the veth pair, then the rows below the pins in `pins`. The lease must
     /// still be held: a released address can belong to another pod.
     ///
     /// # Errors
@@ -36,11 +36,11 @@ pub fn remove_veth(host: &mut Netlink, host_ifname: &str) -> Result<(), NetlinkE
     device::delete_link(host, host_ifname).map(|_| ())
 }
 
-/// Deletes a pod's row from `LOCAL_PODS`; does nothing if no dataplane is loaded.
+/// Deletes a pod's rows from `LOCAL_PODS` and `PODS`; does nothing if no dataplane is loaded.
 ///
 /// # Errors
 /// The row exists and cannot be deleted.
 pub fn remove_local_pod(pins: &Path, address: Ipv4Addr) -> Result<(), BpfError> {
-    let Ok(local_pods) = open_local_pods(pins) else { return Ok(()) };
-    local_pods.delete(&Addr::from(address)).map(|_| ())
+    let Ok(rows) = PodRows::open(pins) else { return Ok(()) };
+    rows.remove(Addr::from(address))
 }

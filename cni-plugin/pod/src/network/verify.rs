@@ -54,7 +54,7 @@ impl PodNetwork<'_> {
             pod_mac: device::permanent_neighbour(self.host, host_end.index, lease.address)?,
             programs,
             sysctl: different_sysctl(Path::new(PROC_SYS), &host_end.name),
-            row: dataplane.local_pods.lookup(&lease.address.into())?,
+            row: dataplane.pods.get(lease.address.into())?,
             host_end,
             pod_end,
         })
@@ -121,7 +121,7 @@ impl Observed {
         match self.row {
             Some(row) if row == inventory::local_pod(lease, host_end) => None,
             Some(_) => Some(format!("the LOCAL_PODS row of {address} is wrong")),
-            None => Some(format!("LOCAL_PODS has no row for {address}")),
+            None => Some(format!("LOCAL_PODS and PODS have no row for {address}")),
         }
     }
 }

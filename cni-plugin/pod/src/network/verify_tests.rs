@@ -28,7 +28,7 @@ fn observed() -> Observed {
         host_routes: vec![host_route(lease.address, 12)],
         pod_mac: Some(pod_mac),
         programs: vec![("from_pod".into(), true), ("to_pod".into(), true)],
-        row: Some(LocalPod { ifindex: 12, pod_mac, host_mac }),
+        row: Some(inventory::local_pod(&lease, &link(12, &lease.host_ifname, host_mac))),
         sysctl: None,
     }
 }
@@ -74,7 +74,7 @@ fn each_difference_is_reported_with_its_object() {
         ),
         (|o| o.programs[0].1 = false, &format!("program from_pod is not attached to {host}")),
         (|o| o.programs[1].1 = false, &format!("program to_pod is not attached to {host}")),
-        (|o| o.row = None, "LOCAL_PODS has no row for 10.244.1.7"),
+        (|o| o.row = None, "LOCAL_PODS and PODS have no row for 10.244.1.7"),
         (
             |o| {
                 o.row.iter_mut().for_each(|row| row.ifindex = 13);

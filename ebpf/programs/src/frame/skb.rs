@@ -25,7 +25,7 @@ const PSEUDO_HEADER: u64 = 0x10;
 const ZERO_IS_NONE: u64 = 0x20;
 /// `BPF_ADJ_ROOM_MAC`: between link-layer and network-layer header.
 const AFTER_MAC: u32 = 1;
-/// Value of `tc_index` of packets that a Sluice program has sent to the uplink, for `to_netdev`.
+/// Value of `tc_index` of packets that a Sluice program has sent to an egress hook of Sluice.
 const FORWARDED: u32 = 0x51c;
 
 /// A packet at a tc hook.
@@ -57,7 +57,7 @@ impl Skb {
         unsafe { (*self.skb).pkt_type == PACKET_HOST }
     }
 
-    /// Marks the packet, for `to_netdev`, as forwarded by Sluice or not.
+    /// Marks the packet, for `to_netdev` and `to_pod`, as forwarded by Sluice or not.
     #[inline(always)]
     pub fn set_forwarded(&self, forwarded: bool) {
         // SAFETY: see `new`; `tc_index` is writable at tc hooks.

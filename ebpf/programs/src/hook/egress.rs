@@ -1,14 +1,15 @@
 //! Flow and destination of packets from pods and from the node.
 
-use sluice_abi::{Direction, DropReason, FlowKind, LocalPod};
+use sluice_abi::{DropReason, FlowKind};
 use sluice_packet::l4::Kind;
 
 use crate::{
     config::Node,
-    flow::{Flow, FlowState},
+    flow::{Destination, Flow, FlowState, Origin},
     packet::Packet,
     scratch::Scratch,
     stage::{
+        antispoof,
         class::{self, DestinationClass},
         conntrack::{self, Lookup},
         icmp, masquerade,
@@ -19,75 +20,96 @@ use crate::{
     verdict::{Bypass, Verdict},
 };
 
-/// Finds the flow of a packet from a pod of this node; returns its destination class.
+/// Finds the flow of a packet from a pod of this node; returns its destination class. With
+/// [`Origin::Pod`], the packet comes from the device of the hook, and its source is checked.
 #[inline(always)]
 pub fn from_pod<F: Outlined>(
     f: &F,
     s: &mut Scratch,
     node: Node,
+    origin: Origin,
 ) -> Result<DestinationClass, Verdict> {
-    s.flow.reset(&s.packet.tuple);
+    s.flow.reset(&s.packet.tuple, origin);
     if s.packet.kind == Kind::IcmpError {
+        if origin == Origin::Pod {
+            antispoof::require_own_address(&s.packet, &s.headers)?;
+        }
         return error_from_pod(f, s);
     }
-    if conntrack::find(&s.packet, &mut s.flow) == Lookup::New {
-        return new_from_pod(&s.packet, &mut s.flow, &mut s.pod, node);
+    match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
+        Lookup::Known => return Ok(s.flow.class),
+        Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),
+        Lookup::New => {}
     }
-    if s.flow.kind == FlowKind::ViaStack && s.flow.direction == Direction::Reply {
-        return Ok(DestinationClass::Node);
-    }
-    Ok(class::of(&s.flow.translated.dst, &mut s.pod))
+    s.flow.reset(&s.packet.tuple, origin);
+    s.flow.client = if origin == Origin::Pod {
+        antispoof::require_own_address(&s.packet, &s.headers)?
+    } else {
+        antispoof::reference(&s.packet)
+    };
+    s.flow.source_class = DestinationClass::LocalPod;
+    new_from_pod(&s.packet, &mut s.flow, &mut s.destination, node)
 }
 
 #[inline(always)]
 fn new_from_pod(
     packet: &Packet,
     flow: &mut Flow,
-    pod: &mut LocalPod,
+    destination: &mut Destination,
     node: Node,
 ) -> Result<DestinationClass, Verdict> {
-    let mut class = class::of(&packet.tuple.dst, pod);
-    if class.may_be_service()
+    flow.class = class::of(&packet.tuple.dst, destination);
+    if flow.class.may_be_service()
         && let Some(chosen) = service::choose(packet)?
     {
         flow.translate_to(chosen.id, &chosen.backend);
-        class = class::of(&flow.translated.dst, pod);
+        flow.class = class::of(&flow.translated.dst, destination);
     }
-    masquerade::from_pod(packet, flow, class, node)?;
-    if flow.state == FlowState::Untracked && conntrack::reply_tuple_in_use(packet) {
-        flow.remember(FlowKind::Direct);
+    masquerade::from_pod(packet, flow, flow.class, node)?;
+    if flow.state == FlowState::Untracked
+        && flow.class != DestinationClass::Link
+        && !packet.is_unresolved()
+    {
+        flow.track(FlowKind::Direct);
     }
-    Ok(class)
+    Ok(flow.class)
 }
 
 #[inline(always)]
 fn error_from_pod<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClass, Verdict> {
-    let known = icmp::find(f, s);
-    let class = class::of(&s.flow.translated.dst, &mut s.pod);
-    if !known && class == DestinationClass::Outside {
+    if !icmp::find(f, s) {
         return Err(Verdict::Drop(DropReason::NotTracked));
     }
-    Ok(class)
+    s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
+    Ok(s.flow.class)
 }
 
 /// Finds the flow of a packet from the node's stack; returns its destination class. Only packets to
 /// Services are handled.
 #[inline(always)]
 pub fn from_node(s: &mut Scratch) -> Result<DestinationClass, Verdict> {
-    s.flow.reset(&s.packet.tuple);
-    let class = class::of(&s.packet.tuple.dst, &mut s.pod);
+    s.flow.reset(&s.packet.tuple, Origin::Stack);
+    let class = class::of(&s.packet.tuple.dst, &mut s.destination);
     if !class.may_be_service() || s.packet.kind == Kind::IcmpError {
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
     }
-    if conntrack::find(&s.packet, &mut s.flow) == Lookup::New
-        && let Some(chosen) = service::choose(&s.packet)?
-    {
-        s.flow.translate_to(chosen.id, &chosen.backend);
+    let found =
+        conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination);
+    if found == Lookup::Known {
+        return if s.flow.kind.is_service() {
+            Ok(s.flow.class)
+        } else {
+            Err(Verdict::Bypass(Bypass::NodeTraffic))
+        };
     }
-    if !s.flow.kind.is_service() {
+    s.flow.reset(&s.packet.tuple, Origin::Stack);
+    s.flow.source_class = DestinationClass::Node;
+    let Some(chosen) = service::choose(&s.packet)? else {
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
-    }
-    Ok(class::of(&s.flow.translated.dst, &mut s.pod))
+    };
+    s.flow.translate_to(chosen.id, &chosen.backend);
+    s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
+    Ok(s.flow.class)
 }
 
 /// Delivers a packet from a pod to the stack without translation.

@@ -1,15 +1,15 @@
 //! Flow and destination of packets from the uplink.
 
-use sluice_abi::{FlowKind, LocalPod, network_kind};
+use sluice_abi::{DropReason, FlowKind};
 use sluice_packet::l4::Kind;
 
 use crate::{
     config::Node,
-    flow::Flow,
-    maps,
+    flow::{Destination, Flow, Origin},
     packet::Packet,
     scratch::Scratch,
     stage::{
+        antispoof,
         class::{self, DestinationClass},
         conntrack::{self, Lookup},
         fragment, icmp,
@@ -26,41 +26,98 @@ pub fn from_netdev<F: Outlined>(
     s: &mut Scratch,
     node: Node,
 ) -> Result<DestinationClass, Verdict> {
-    s.flow.reset(&s.packet.tuple);
-    let known = if s.packet.kind == Kind::IcmpError {
-        icmp::find(f, s)
-    } else {
-        conntrack::find(&s.packet, &mut s.flow) == Lookup::Known
-    };
-    let class = class::of(&s.flow.translated.dst, &mut s.pod);
-    if known { Ok(class) } else { new_from_netdev(&s.packet, &mut s.flow, &mut s.pod, class, node) }
+    s.flow.reset(&s.packet.tuple, Origin::Wire);
+    // Before any flow is affected.
+    if !antispoof::is_recent_sender(&s.packet, &s.headers) {
+        require_sender(f, s, node)?;
+    }
+    if s.packet.kind == Kind::IcmpError {
+        return error_from_netdev(f, s, node);
+    }
+    match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
+        Lookup::Known => return Ok(s.flow.class),
+        Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),
+        Lookup::New => {}
+    }
+    s.flow.reset(&s.packet.tuple, Origin::Wire);
+    antispoof::require_remote_address(&s.packet, node)?;
+    s.flow.class = class::of(&s.packet.tuple.dst, &mut s.destination);
+    let class = new_from_netdev(&s.packet, &mut s.flow, &mut s.destination)?;
+    if class == DestinationClass::LocalPod || s.flow.kind.is_service() {
+        s.flow.source_class = require_sender(f, s, node)?;
+    }
+    if s.flow.kind == FlowKind::ExternalClient && s.flow.source_class != DestinationClass::Outside {
+        s.flow.kind = FlowKind::Direct;
+    }
+    Ok(class)
+}
+
+/// Drops packets whose source cannot be behind their sender. Those of a pod of another node to this
+/// node are left to the stack. Returns the class of the source.
+#[inline(always)]
+fn require_sender<F: Outlined>(
+    f: &F,
+    s: &Scratch,
+    node: Node,
+) -> Result<DestinationClass, Verdict> {
+    let destination = &s.packet.tuple.dst;
+    antispoof::check_sender(f, &s.packet, &s.headers).map_err(|class| {
+        if class == DestinationClass::RemotePod && *destination == node.addr(destination) {
+            Verdict::Bypass(Bypass::NodeTraffic)
+        } else {
+            Verdict::Drop(DropReason::Spoofed)
+        }
+    })
+}
+
+/// An error reaches a pod only if it is about a flow.
+#[inline(always)]
+fn error_from_netdev<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    node: Node,
+) -> Result<DestinationClass, Verdict> {
+    antispoof::require_remote_address(&s.packet, node)?;
+    let known = icmp::find(f, s);
+    s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
+    match s.flow.class {
+        _ if known => Ok(s.flow.class),
+        DestinationClass::LocalPod => Err(Verdict::Drop(DropReason::NotTracked)),
+        class => {
+            // To a Service address.
+            if class.may_be_service() {
+                service::choose(&s.packet)?;
+            }
+            class.require_owner()?;
+            Err(Verdict::Bypass(Bypass::NodeTraffic))
+        }
+    }
 }
 
 #[inline(always)]
 fn new_from_netdev(
     packet: &Packet,
     flow: &mut Flow,
-    pod: &mut LocalPod,
-    class: DestinationClass,
-    node: Node,
+    destination: &mut Destination,
 ) -> Result<DestinationClass, Verdict> {
-    match class {
+    match flow.class {
         DestinationClass::LocalPod => {
-            if is_external_client(packet, node) {
-                flow.remember(FlowKind::ExternalClient);
+            if !packet.is_unresolved() {
+                flow.track(FlowKind::ExternalClient);
             }
-            Ok(class)
+            Ok(flow.class)
         }
-        DestinationClass::FreePodAddress => Ok(class),
+        DestinationClass::FreePodAddress => Ok(flow.class),
         DestinationClass::ServiceRange | DestinationClass::Outside => {
             match service::choose(packet)? {
                 Some(chosen) => {
                     flow.translate_to(chosen.id, &chosen.backend);
                     // Replies have to return through this node.
                     flow.masquerade();
-                    Ok(class::of(&flow.translated.dst, pod))
+                    flow.class = class::of(&flow.translated.dst, destination);
+                    Ok(flow.class)
                 }
-                None if class == DestinationClass::ServiceRange => Ok(class),
+                None if flow.class == DestinationClass::ServiceRange => Ok(flow.class),
                 None => Err(Verdict::Bypass(Bypass::NodeTraffic)),
             }
         }
@@ -73,18 +130,4 @@ fn new_from_netdev(
         | DestinationClass::OtherNode
         | DestinationClass::Link => Err(Verdict::Bypass(Bypass::NodeTraffic)),
     }
-}
-
-/// Whether this packet opens a flow from a client outside the cluster to a pod's own address (by a
-/// route to this node), whose replies must not be masqueraded. Packets whose hop limit ends here do
-/// not reach the pod.
-#[inline(always)]
-fn is_external_client(packet: &Packet, node: Node) -> bool {
-    node.masquerades()
-        && packet.hop_limit > 1
-        && packet.kind != Kind::IcmpError
-        && !packet.is_mid_stream()
-        && !packet.is_unresolved()
-        && packet.tuple.src != node.addr(&packet.tuple.src)
-        && maps::network_kind(&packet.tuple.src) == network_kind::OUTSIDE
 }

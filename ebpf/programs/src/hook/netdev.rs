@@ -2,14 +2,13 @@
 
 use crate::{
     config,
-    flow::{Flow, FlowState},
+    flow::{Flow, Origin},
     frame::Skb,
     hook::{egress, ingress},
     maps,
     packet::Packet,
     scratch::Scratch,
     stage::{
-        antispoof,
         class::DestinationClass,
         conntrack, forward, fragment, parse,
         policy::{self, Ends},
@@ -28,7 +27,6 @@ pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     if parse::frame(f, &mut s.packet, &mut s.headers).is_err() {
         return Ok(Verdict::Bypass(Bypass::Unparsed));
     }
-    antispoof::require_remote_address(&s.packet)?;
     fragment::resolve_ports(&mut s.packet);
     let class = ingress::from_netdev(f, s, node)?;
     let ends = Ends { source: None, destination: class.local_pod(&s.flow) };
@@ -36,7 +34,8 @@ pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     if ends_at_node(&s.packet, &s.flow, class) {
         return Ok(Verdict::to_stack(judged));
     }
-    conntrack::open(&s.packet, &mut s.flow)?;
+    class.require_owner()?;
+    conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, node, judged, class)
 }
 
@@ -45,9 +44,7 @@ pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
 /// answer.
 #[inline(always)]
 fn ends_at_node(packet: &Packet, flow: &Flow, class: DestinationClass) -> bool {
-    packet.hop_limit <= 1
-        && flow.state == FlowState::Untracked
-        && class == DestinationClass::LocalPod
+    packet.hop_limit <= 1 && flow.translated == packet.tuple && class == DestinationClass::LocalPod
 }
 
 /// Packets to the uplink: those of the node to Services that no socket program has translated, and
@@ -64,10 +61,12 @@ pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     }
     fragment::resolve_ports(&mut s.packet);
     let from_pod = maps::local_pod(&s.packet.tuple.src).is_some();
-    let class = if from_pod { egress::from_pod(f, s, node)? } else { egress::from_node(s)? };
+    let class =
+        if from_pod { egress::from_pod(f, s, node, Origin::Stack)? } else { egress::from_node(s)? };
     let source = if from_pod { Some(&s.packet.tuple.src) } else { None };
     let ends = Ends { source, destination: class.local_pod(&s.flow) };
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
-    conntrack::open(&s.packet, &mut s.flow)?;
+    class.require_owner()?;
+    conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, node, judged, class)
 }

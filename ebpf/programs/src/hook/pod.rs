@@ -1,10 +1,14 @@
 //! Both directions of the host end of a pod's veth pair.
+//!
+//! Only IPv4 and ARP pass: a frame of another protocol, VLAN-tagged ones included, would reach the
+//! node's stack without the checks of these programs.
 
-use sluice_abi::{DropReason, FlowKind, network_kind};
+use sluice_abi::{DropReason, FlowKind, PodRef, network_kind};
 use sluice_packet::l4::Kind;
 
 use crate::{
     config::{self, Node},
+    flow::Origin,
     frame::Skb,
     hook::egress,
     maps,
@@ -12,6 +16,7 @@ use crate::{
     scratch::Scratch,
     stage::{
         antispoof,
+        class::DestinationClass,
         conntrack::{self, Lookup},
         forward, fragment, icmp, nat,
         parse::{self, Unparsed},
@@ -26,40 +31,53 @@ pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     f.set_forwarded(false);
     match parse::frame(f, &mut s.packet, &mut s.headers) {
         Ok(()) => {}
-        Err(Unparsed::NotIp) => return Ok(Verdict::Bypass(Bypass::Unparsed)),
-        Err(Unparsed::Ipv6) if parse::ipv6_stays_on_link(f) => {
-            return Ok(Verdict::Bypass(Bypass::OnLink));
+        Err(Unparsed::Arp) => {
+            antispoof::require_own_arp(f, &s.packet, &s.headers)?;
+            return Ok(Verdict::Bypass(Bypass::Arp));
         }
-        Err(Unparsed::Ipv6) => return Err(Verdict::Drop(DropReason::Unsupported)),
-        Err(Unparsed::Malformed) => return Err(Verdict::Drop(DropReason::Malformed)),
+        Err(unparsed) => return Err(Verdict::Drop(unparsed.reason())),
     }
     let node = config::node().ok_or(Verdict::Drop(DropReason::NotReady))?;
-    antispoof::require_own_address(&s.packet)?;
     if s.packet.hop_limit <= 1 {
         // The node is the destination, or answers with "time exceeded".
+        antispoof::require_own_address(&s.packet, &s.headers)?;
         return egress::to_stack(&s.packet);
     }
     fragment::resolve_ports(&mut s.packet);
-    let class = egress::from_pod(f, s, node)?;
+    let class = egress::from_pod(f, s, node, Origin::Pod)?;
     let ends = Ends { source: Some(&s.packet.tuple.src), destination: class.local_pod(&s.flow) };
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
-    conntrack::open(&s.packet, &mut s.flow)?;
+    class.require_owner()?;
+    conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, node, judged, class)
 }
 
-/// Packets from the node's stack to a pod: replies of the node's sockets to translated flows, and
-/// packets that the stack forwards, whose replies have to return through it.
+/// Packets from the node's stack to a pod: those of the node's sockets, and packets that the stack
+/// forwards, whose replies have to return through it.
 #[inline(always)]
 pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
-    let Some(node) = config::node() else { return Ok(Verdict::Bypass(Bypass::NotReady)) };
-    if parse::frame(f, &mut s.packet, &mut s.headers).is_err() {
-        return Ok(Verdict::Bypass(Bypass::Unparsed));
+    if f.is_forwarded() {
+        f.set_forwarded(false);
+        return Ok(Verdict::Bypass(Bypass::Forwarded));
+    }
+    match parse::frame(f, &mut s.packet, &mut s.headers) {
+        Ok(()) => {}
+        Err(Unparsed::Arp) => return Ok(Verdict::Bypass(Bypass::Arp)),
+        Err(unparsed) => return Err(Verdict::Drop(unparsed.reason())),
+    }
+    let node = config::node().ok_or(Verdict::Drop(DropReason::NotReady))?;
+    match maps::local_pod(&s.packet.tuple.dst) {
+        Some(pod) if pod.ifindex == s.packet.ifindex => {
+            s.destination.pod = pod;
+            s.destination.reference = pod.reference();
+        }
+        _ => return Err(Verdict::Drop(DropReason::NoSuchPod)),
     }
     fragment::resolve_ports(&mut s.packet);
     find_flow_to_pod(f, s, node);
     let ends = Ends { source: None, destination: Some(&s.flow.translated.dst) };
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
-    conntrack::open(&s.packet, &mut s.flow)?;
+    conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     if !nat::apply(f, &s.packet, &s.flow, &mut s.headers)? {
         return Ok(Verdict::unchanged(judged));
     }
@@ -70,20 +88,32 @@ pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
 /// Finds the flow of a packet from the node's stack to a pod.
 #[inline(always)]
 fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) {
-    s.flow.reset(&s.packet.tuple);
+    s.flow.reset(&s.packet.tuple, Origin::Stack);
     if s.packet.kind == Kind::IcmpError {
         icmp::find(f, s);
-    } else if conntrack::find(&s.packet, &mut s.flow) == Lookup::New
-        && is_forwarded(&s.packet, node)
+        return;
+    }
+    let pod = s.destination.reference;
+    if conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination)
+        == Lookup::Known
     {
-        s.flow.remember(FlowKind::ViaStack);
+        return;
+    }
+    s.flow.reset(&s.packet.tuple, Origin::Stack);
+    s.destination.reference = pod;
+    s.flow.class = DestinationClass::LocalPod;
+    // Replies return through the stack, also where netfilter has translated the packet.
+    s.flow.source_class = DestinationClass::Node;
+    s.flow.client = PodRef::NONE;
+    if !s.packet.is_unresolved() {
+        let forwarded = is_forwarded(&s.packet, node);
+        s.flow.track(if forwarded { FlowKind::ViaStack } else { FlowKind::Direct });
     }
 }
 
 /// Whether the stack forwards this packet, that is, the node is not its source.
 #[inline(always)]
 fn is_forwarded(packet: &Packet, node: Node) -> bool {
-    !packet.is_unresolved()
-        && packet.tuple.src != node.addr(&packet.tuple.src)
+    packet.tuple.src != node.addr(&packet.tuple.src)
         && maps::network_kind(&packet.tuple.src) != network_kind::THIS_NODE
 }

@@ -7,6 +7,7 @@ use aya_ebpf::programs::XdpContext;
 
 use crate::{
     config,
+    flow::Origin,
     frame::Xdp,
     scratch::Scratch,
     stage::{
@@ -29,7 +30,8 @@ pub fn netdev(ctx: &XdpContext) -> u32 {
         return PASS;
     }
     fragment::resolve_ports(&mut s.packet);
-    match conntrack::find(&s.packet, &mut s.flow) {
-        Lookup::Known | Lookup::New => PASS,
+    s.flow.reset(&s.packet.tuple, Origin::Wire);
+    match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
+        Lookup::Known | Lookup::New | Lookup::Spoofed => PASS,
     }
 }

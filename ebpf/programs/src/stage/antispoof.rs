@@ -1,23 +1,121 @@
 //! Source address checks.
 
-use sluice_abi::DropReason;
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use sluice_abi::{Addr, DropReason, PodRef};
+use sluice_packet::{Headers, arp, eth};
 
-use crate::{maps, packet::Packet, verdict::Verdict};
+use crate::{
+    config::Node,
+    frame::Frame,
+    kernel, maps,
+    packet::Packet,
+    stage::{
+        class::{self, DestinationClass},
+        outline::Outlined,
+    },
+    verdict::Verdict,
+};
 
-/// Drops packets whose source is not the pod behind the interface of the hook.
+/// Drops packets whose source is not the pod behind the interface of the hook; returns that pod.
 #[inline(always)]
-pub fn require_own_address(packet: &Packet) -> Result<(), Verdict> {
-    match maps::local_pod(&packet.tuple.src) {
-        Some(pod) if pod.ifindex == packet.ifindex => Ok(()),
+pub fn require_own_address(packet: &Packet, headers: &Headers) -> Result<PodRef, Verdict> {
+    require_pod(&packet.tuple.src, packet.ifindex, headers.link.source())
+}
+
+/// Drops ARP messages whose sender is not the pod behind the interface of the hook.
+#[inline(always)]
+pub fn require_own_arp<F: Frame>(f: &F, packet: &Packet, headers: &Headers) -> Result<(), Verdict> {
+    let mut message = arp::Message([0; arp::LEN]);
+    if !f.load(eth::LEN as u32, &mut message.0) {
+        return Err(Verdict::Drop(DropReason::Malformed));
+    }
+    let Some(sender) = message.sender() else {
+        return Err(Verdict::Drop(DropReason::Malformed));
+    };
+    require_pod(&sender.addr, packet.ifindex, sender.mac)?;
+    require_pod(&sender.addr, packet.ifindex, headers.link.source())?;
+    Ok(())
+}
+
+#[inline(always)]
+fn require_pod(addr: &Addr, ifindex: u32, mac: [u8; 6]) -> Result<PodRef, Verdict> {
+    match maps::local_pod(addr) {
+        Some(pod) if pod.ifindex == ifindex && pod.pod_mac == mac => Ok(pod.reference()),
         _ => Err(Verdict::Drop(DropReason::Spoofed)),
     }
 }
 
-/// Drops packets from the uplink whose source is a pod of this node.
+/// The pod of this node that is the source of a packet.
 #[inline(always)]
-pub fn require_remote_address(packet: &Packet) -> Result<(), Verdict> {
-    match maps::local_pod(&packet.tuple.src) {
-        Some(_) => Err(Verdict::Drop(DropReason::Spoofed)),
-        None => Ok(()),
+pub fn reference(packet: &Packet) -> PodRef {
+    maps::local_pod(&packet.tuple.src).map_or(PodRef::NONE, |pod| pod.reference())
+}
+
+/// Drops packets from the uplink whose source is this node or a pod of it.
+#[inline(always)]
+pub fn require_remote_address(packet: &Packet, node: Node) -> Result<(), Verdict> {
+    let src = &packet.tuple.src;
+    if *src == node.addr(src) || maps::local_pod(src).is_some() {
+        return Err(Verdict::Drop(DropReason::Spoofed));
     }
+    Ok(())
+}
+
+/// The class of the source of a packet from the uplink. `Err`: the source cannot be behind the
+/// sender: it is an address of this node, or a pod of another node that has another next hop.
+#[inline(always)]
+pub fn check_sender<F: Outlined>(
+    f: &F,
+    packet: &Packet,
+    headers: &Headers,
+) -> Result<DestinationClass, DestinationClass> {
+    let class = class::of_other(&packet.tuple.src);
+    match class {
+        DestinationClass::LocalPod | DestinationClass::FreePodAddress | DestinationClass::Node => {
+            Err(class)
+        }
+        DestinationClass::RemotePod if !f.is_from_next_hop(packet, headers) => Err(class),
+        class => {
+            if let Some(recent) = recent_sender(&packet.tuple.src) {
+                recent.addr = packet.tuple.src;
+                recent.mac = headers.link.source();
+                recent.tick = kernel::tick();
+            }
+            Ok(class)
+        }
+    }
+}
+
+/// A sender that [`check_sender`] has accepted for a source address.
+#[repr(C)]
+struct Sender {
+    addr: Addr,
+    mac: [u8; 6],
+    pad: [u8; 2],
+    tick: u32,
+    pad2: u32,
+}
+
+/// Senders of this CPU's last packets, by a hash of the source address. An established flow takes a
+/// packet without another look at networks and routes in the tick in which they were consulted.
+#[map]
+static SENDERS: PerCpuArray<Sender> = PerCpuArray::with_max_entries(256, 0);
+
+/// This CPU's entry for a source address.
+#[inline(always)]
+fn recent_sender(addr: &Addr) -> Option<&'static mut Sender> {
+    let slot = addr.0[15] ^ addr.0[14].rotate_left(4);
+    let sender = SENDERS.get_ptr_mut(u32::from(slot))?;
+    // SAFETY: this CPU's entry, to which only one function at a time has a reference.
+    Some(unsafe { &mut *sender })
+}
+
+/// Whether [`check_sender`] has accepted this sender for the source of the packet in this tick.
+#[inline(always)]
+pub fn is_recent_sender(packet: &Packet, headers: &Headers) -> bool {
+    recent_sender(&packet.tuple.src).is_some_and(|recent| {
+        recent.addr == packet.tuple.src
+            && recent.mac == headers.link.source()
+            && recent.tick == kernel::tick()
+    })
 }

@@ -1,13 +1,19 @@
 //! Destination class: what kind of destination an address is.
 
-use sluice_abi::{Addr, LocalPod, network_kind};
+use sluice_abi::{Addr, DropReason, PodRef, network_kind};
 use sluice_packet::ip;
 
-use crate::{config, flow::Flow, maps};
+use crate::{
+    config,
+    flow::{Destination, Flow},
+    maps,
+    verdict::Verdict,
+};
 
-/// Class of a destination address. It decides how a packet is delivered.
+/// Class of a destination address. It decides how a packet is delivered. Flow entries contain the
+/// numbers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum DestinationClass {
     /// Outside the cluster.
     Outside = 0,
@@ -27,22 +33,22 @@ pub enum DestinationClass {
     Link = 7,
 }
 
-/// Classifies an address. `pod` is set if the class is [`DestinationClass::LocalPod`].
+/// Classifies the address of a destination, and looks it up among the pods of this node.
 #[inline(always)]
-pub fn of(addr: &Addr, pod: &mut LocalPod) -> DestinationClass {
-    if let Some(found) = maps::local_pod(addr) {
-        *pod = found;
+pub fn of(addr: &Addr, destination: &mut Destination) -> DestinationClass {
+    if let Some(pod) = maps::local_pod(addr) {
+        destination.pod = pod;
+        destination.reference = pod.reference();
         return DestinationClass::LocalPod;
     }
-    match class_of_other(addr) {
-        2 => DestinationClass::FreePodAddress,
-        3 => DestinationClass::Node,
-        4 => DestinationClass::RemotePod,
-        5 => DestinationClass::OtherNode,
-        6 => DestinationClass::ServiceRange,
-        7 => DestinationClass::Link,
-        _ => DestinationClass::Outside,
-    }
+    destination.reference = PodRef::NONE;
+    of_other(addr)
+}
+
+/// Classifies an address that is not a pod of this node.
+#[inline(always)]
+pub fn of_other(addr: &Addr) -> DestinationClass {
+    DestinationClass::from_number(class_of_other(addr) as u8)
 }
 
 /// Returns the number of the [`DestinationClass`] of an address that is not a pod of this node.
@@ -59,7 +65,7 @@ extern "C" fn class_of_other(addr: *const Addr) -> u32 {
 #[inline(always)]
 fn classify(addr: &Addr) -> DestinationClass {
     if let Some(node) = config::node()
-        && (*addr == node.addr(addr) || *addr == node.gateway(addr))
+        && node.owns(addr)
     {
         return DestinationClass::Node;
     }
@@ -79,6 +85,31 @@ impl DestinationClass {
     #[inline(always)]
     pub fn may_be_service(self) -> bool {
         matches!(self, DestinationClass::ServiceRange | DestinationClass::Outside)
+    }
+
+    /// The class with a number, [`DestinationClass::Outside`] for others.
+    #[inline(always)]
+    pub fn from_number(n: u8) -> DestinationClass {
+        match n {
+            1 => DestinationClass::LocalPod,
+            2 => DestinationClass::FreePodAddress,
+            3 => DestinationClass::Node,
+            4 => DestinationClass::RemotePod,
+            5 => DestinationClass::OtherNode,
+            6 => DestinationClass::ServiceRange,
+            7 => DestinationClass::Link,
+            _ => DestinationClass::Outside,
+        }
+    }
+
+    /// Drops packets to free addresses of the pod range and of the Service range.
+    #[inline(always)]
+    pub fn require_owner(self) -> Result<(), Verdict> {
+        match self {
+            DestinationClass::FreePodAddress => Err(Verdict::Drop(DropReason::NoSuchPod)),
+            DestinationClass::ServiceRange => Err(Verdict::Drop(DropReason::NoSuchService)),
+            _ => Ok(()),
+        }
     }
 
     /// The address of the pod that a flow of this class is delivered to, if it is on this node.

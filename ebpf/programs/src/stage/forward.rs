@@ -27,15 +27,17 @@ pub fn deliver<F: Outlined>(
     let (packet, flow, headers) = (&s.packet, &s.flow, &mut s.headers);
     match class {
         DestinationClass::LocalPod => {
-            let pod = &s.pod;
+            let pod = &s.destination.pod;
             nat::apply(f, packet, flow, headers)?;
             decrement_hop_limit(packet, headers);
             headers.link.set_addresses(pod.pod_mac, pod.host_mac);
             store(f, headers)?;
             Ok(Verdict::to_pod(judged, pod.ifindex))
         }
-        DestinationClass::FreePodAddress => Err(Verdict::Drop(DropReason::NoSuchPod)),
-        DestinationClass::ServiceRange => Err(Verdict::Drop(DropReason::NoSuchService)),
+        DestinationClass::FreePodAddress | DestinationClass::ServiceRange => {
+            class.require_owner()?;
+            Err(Verdict::Drop(DropReason::TableIncomplete))
+        }
         DestinationClass::Node | DestinationClass::Link => {
             if nat::apply(f, packet, flow, headers)? {
                 store(f, headers)?;

@@ -1,17 +1,35 @@
 //! Fragments: later fragments get the ports of the first.
 
-use aya_ebpf::{macros::map, maps::LruHashMap};
+use aya_ebpf::{
+    macros::map,
+    maps::{LruHashMap, PerCpuArray},
+};
 use sluice_abi::{DropReason, FragmentKey, FragmentPorts, map};
 
 use crate::{
+    kernel,
     maps::FRAGMENTS,
     packet::{FragmentState, Packet},
     verdict::Verdict,
 };
 
-/// Limit of waits per datagram: enough for 64 KiB of fragments in reverse order, few enough that
-/// fragments without a first one do not occupy a CPU.
-const WAITS: u32 = 64;
+/// Limit of waits of one datagram's fragments: the queue is run to its end before a fragment returns,
+/// so that a first fragment that arrived together with it has passed.
+const WAITS: u32 = 3;
+/// Limit of waits per window and CPU, so that fragments without a first one do not occupy a CPU.
+const WAITS_PER_WINDOW: u64 = 256;
+/// Length of a window.
+const WINDOW_NS: u64 = 10_000_000;
+
+/// Waits of the present window.
+#[repr(C)]
+struct WaitWindow {
+    since_ns: u64,
+    waits: u64,
+}
+
+#[map]
+static FRAGMENT_WINDOW: PerCpuArray<WaitWindow> = PerCpuArray::with_max_entries(1, 0);
 
 /// Number of waits per datagram.
 #[map]
@@ -67,6 +85,9 @@ pub fn may_wait(packet: &Packet) -> bool {
 extern "C" fn fragment_may_wait(packet: *const Packet) -> u32 {
     // SAFETY: as in `fragment_resolve_ports`.
     let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    if !window_has_waits() {
+        return 0;
+    }
     let key = packet.fragment_key();
     if let Some(waits) = FRAGMENT_WAITS.get_ptr_mut(&key) {
         // SAFETY: one integer; of two concurrent increments one may be lost.
@@ -76,4 +97,19 @@ extern "C" fn fragment_may_wait(packet: *const Packet) -> u32 {
         }
     }
     u32::from(FRAGMENT_WAITS.insert(&key, 1u32, 0).is_ok())
+}
+
+/// Counts a wait of this CPU. False if the limit of the window is reached.
+#[inline(always)]
+fn window_has_waits() -> bool {
+    let Some(window) = FRAGMENT_WINDOW.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's entry, to which only this function has a reference.
+    let window = unsafe { &mut *window };
+    let now = kernel::now_ns();
+    if now.wrapping_sub(window.since_ns) > WINDOW_NS {
+        window.since_ns = now;
+        window.waits = 0;
+    }
+    window.waits += 1;
+    window.waits <= WAITS_PER_WINDOW
 }

@@ -1,7 +1,7 @@
 //! ICMP errors about translated flows (RFC 5508 section 4): the receiver has to find its own packet
 //! quoted, not the translated one.
 
-use sluice_abi::{FlowKey, Outcome};
+use sluice_abi::{FlowEntry, FlowKey, Outcome};
 use sluice_packet::{
     Headers,
     checksum::Delta,
@@ -60,17 +60,20 @@ pub fn restore<F: Frame>(
     let kind = l4::kind(fields.proto, quoted.l4[0]);
     let (sport, dport) = l4::ports(kind, &quoted.l4);
 
-    // The entry for replies to the quoted packet has the tuple before translation.
-    let reply = FlowKey {
-        src: fields.dst,
-        dst: fields.src,
-        sport: dport,
-        dport: sport,
-        proto: fields.proto,
-        pad: [0; 3],
-    };
-    let Some(entry) = maps::flow(&reply) else { return false };
-    quoted.original.reverse_of(&entry.translated());
+    // The error is sent to the sender of the quoted packet: an error to another receiver is forged.
+    if packet.tuple.dst != fields.src {
+        return false;
+    }
+    let sent = &mut quoted.sent;
+    *sent = FlowKey::default();
+    sent.src = fields.src;
+    sent.dst = fields.dst;
+    sent.sport = sport;
+    sent.dport = dport;
+    sent.proto = fields.proto;
+    if icmp_find_original(quoted) == 0 {
+        return false;
+    }
 
     // `delta` collects all changes of bytes that the checksum of the error covers.
     let change = quoted.ip.set_addresses(&quoted.original.src, &quoted.original.dst);
@@ -121,6 +124,51 @@ pub fn restore<F: Frame>(
     }
     translated.dst = quoted.original.src;
     headers.ip.set_addresses(&translated.src, &translated.dst);
+    true
+}
+
+/// Sets the tuple before translation of the quoted packet. Returns 0 if it belongs to no flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn icmp_find_original(quoted: *mut Quoted) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    let Some(quoted) = (unsafe { quoted.as_mut() }) else { return 0 };
+    quoted.key.sort(&quoted.sent);
+    let Some(entry) = maps::any_flow(&quoted.key) else { return 0 };
+    entry.copy(&mut quoted.entry);
+    if is_reply_to_other(&quoted.entry, &quoted.sent) {
+        // The quoted packet may be a translated reply of a flow with a shadowed alias.
+        quoted.key.reverse_of(&quoted.sent);
+        quoted.key.shadow = 1;
+        if let Some(alias) = maps::any_flow(&quoted.key) {
+            alias.copy(&mut quoted.entry);
+        }
+    }
+    u32::from(original_of(&quoted.entry, &quoted.sent, &mut quoted.original))
+}
+
+/// Whether a packet with the tuple `sent` has the tuple of a reply to the flow of this main entry,
+/// whose replies have another tuple after translation.
+#[inline(always)]
+fn is_reply_to_other(entry: &FlowEntry, sent: &FlowKey) -> bool {
+    !entry.is_alias() && sent.is_reverse_of(&entry.tuple) && !sent.is_reverse_of(&entry.other)
+}
+
+/// The tuple before translation of a packet that was sent with the tuple `sent`. False: it does not
+/// belong to the flow of this entry.
+#[inline(always)]
+fn original_of(entry: &FlowEntry, sent: &FlowKey, original: &mut FlowKey) -> bool {
+    let is_forward = maps::same_tuple(&entry.tuple, sent);
+    if !is_forward && !sent.is_reverse_of(&entry.tuple) {
+        return false;
+    }
+    // Packets after translation have the tuple of a main entry in the flow's direction, and that of
+    // an alias in the opposite one. A packet in another direction was not translated.
+    match (entry.is_alias(), is_forward) {
+        (false, true) => *original = entry.other,
+        (true, false) => original.reverse_of(&entry.other),
+        (false, false) | (true, true) => *original = *sent,
+    }
     true
 }
 

@@ -22,7 +22,8 @@ pub fn from_pod(
 ) -> Result<(), Verdict> {
     let hairpin = flow.translated.dst == packet.tuple.src;
     let leaves = class == DestinationClass::Outside && node.masquerades();
-    if !hairpin && !leaves {
+    // The answer to a connection from outside has no new source, whatever became of its entry.
+    if packet.is_syn_ack() || (!hairpin && !leaves) {
         return Ok(());
     }
     if packet.is_unresolved() {

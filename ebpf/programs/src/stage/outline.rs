@@ -9,11 +9,12 @@ use sluice_abi::FlowKey;
 use sluice_packet::Headers;
 
 use crate::{
+    flow::{Destination, Flow},
     frame::{Frame, Skb},
     kernel::{self, NextHop},
     packet::Packet,
     scratch::Quoted,
-    stage::{icmp, nat},
+    stage::{conntrack, icmp, nat},
 };
 
 /// Frames with a set of global functions.
@@ -23,6 +24,15 @@ pub trait Outlined: Frame {
 
     /// [`kernel::route`] for a packet with this tuple, from the interface of the hook.
     fn route(&self, packet: &Packet, translated: &FlowKey, hop: &mut NextHop) -> bool;
+
+    /// [`kernel::node_has_socket`].
+    fn node_uses(&self, tuple: &FlowKey) -> bool;
+
+    /// Whether the sender of a packet is the next hop of a route to the packet's source.
+    fn is_from_next_hop(&self, packet: &Packet, headers: &Headers) -> bool;
+
+    /// [`conntrack::open_flow`].
+    fn open_flow(&self, packet: &Packet, flow: &mut Flow, destination: &Destination) -> u32;
 
     /// [`icmp::restore`].
     fn restore_error(
@@ -43,6 +53,21 @@ impl Outlined for Skb {
     #[inline(always)]
     fn route(&self, packet: &Packet, translated: &FlowKey, hop: &mut NextHop) -> bool {
         skb_route(self.as_ptr(), packet, translated, hop) == 1
+    }
+
+    #[inline(always)]
+    fn node_uses(&self, tuple: &FlowKey) -> bool {
+        skb_node_uses(self.as_ptr(), tuple) == 1
+    }
+
+    #[inline(always)]
+    fn is_from_next_hop(&self, packet: &Packet, headers: &Headers) -> bool {
+        skb_is_from_next_hop(self.as_ptr(), packet, headers) == 1
+    }
+
+    #[inline(always)]
+    fn open_flow(&self, packet: &Packet, flow: &mut Flow, destination: &Destination) -> u32 {
+        skb_open_flow(self.as_ptr(), packet, flow, destination)
     }
 
     #[inline(always)]
@@ -94,6 +119,52 @@ extern "C" fn skb_route(
         return 0;
     };
     u32::from(kernel::route(f.context(), packet.ifindex, translated, hop))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn skb_node_uses(skb: *mut __sk_buff, tuple: *const FlowKey) -> u32 {
+    // SAFETY: as in `skb_rewrite`.
+    let f = unsafe { Skb::new(skb) };
+    // SAFETY: as in `skb_rewrite`.
+    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
+    u32::from(kernel::node_has_socket(f.context(), tuple))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn skb_is_from_next_hop(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    headers: *const Headers,
+) -> u32 {
+    // SAFETY: as in `skb_rewrite`.
+    let f = unsafe { Skb::new(skb) };
+    // SAFETY: as in `skb_rewrite`.
+    let (Some(packet), Some(headers)) = (unsafe { (packet.as_ref(), headers.as_ref()) }) else {
+        return 0;
+    };
+    let sender = headers.link.source();
+    u32::from(kernel::is_next_hop_back(f.context(), packet.ifindex, &packet.tuple, sender))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn skb_open_flow(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    flow: *mut Flow,
+    destination: *const Destination,
+) -> u32 {
+    // SAFETY: as in `skb_rewrite`.
+    let f = unsafe { Skb::new(skb) };
+    // SAFETY: as in `skb_rewrite`.
+    let (Some(packet), Some(flow), Some(destination)) =
+        (unsafe { (packet.as_ref(), flow.as_mut(), destination.as_ref()) })
+    else {
+        return u32::MAX;
+    };
+    conntrack::open_flow(&f, packet, flow, destination)
 }
 
 #[unsafe(no_mangle)]

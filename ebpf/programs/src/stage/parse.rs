@@ -1,10 +1,10 @@
 //! Parsing: from bytes to a tuple. IP options, fragments and malformed packets are handled only
 //! here.
 
-use sluice_abi::{Addr, Family, FlowKey, PortBe, proto};
+use sluice_abi::{DropReason, Family, FlowKey, PortBe, proto};
 use sluice_packet::{
     Headers, eth,
-    ip::{self, Fields, Fragment},
+    ip::{Fields, Fragment},
     l4::{self, Kind},
 };
 use zerocopy::transmute_mut;
@@ -14,15 +14,31 @@ use crate::{
     packet::{FragmentState, Packet},
 };
 
+/// Segment length of a packet whose segments have different lengths (include/linux/skbuff.h).
+const GSO_BY_FRAGS: u32 = 0xffff;
+
 /// Why a packet has no tuple.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unparsed {
-    /// Not IP: ARP, VLAN-tagged frames, other protocols.
-    NotIp,
+    /// ARP.
+    Arp,
+    /// Neither IP nor ARP: VLAN-tagged frames, other protocols.
+    OtherProtocol,
     /// A family that is not supported yet.
     Ipv6,
     /// Truncated, or the headers contradict each other.
     Malformed,
+}
+
+impl Unparsed {
+    /// Why the frame does not pass where only IPv4 may.
+    #[inline(always)]
+    pub fn reason(self) -> DropReason {
+        match self {
+            Unparsed::Malformed => DropReason::Malformed,
+            Unparsed::Arp | Unparsed::OtherProtocol | Unparsed::Ipv6 => DropReason::Unsupported,
+        }
+    }
 }
 
 /// Parses a frame. On an error, `packet` holds the metadata, and the tuple as far as it is known.
@@ -43,18 +59,19 @@ pub fn frame<F: Frame>(f: &F, packet: &mut Packet, headers: &mut Headers) -> Res
 #[inline(always)]
 fn network_header<F: Frame>(f: &F, headers: &mut Headers) -> Result<Fields, Unparsed> {
     if f.has_vlan_tag() {
-        return Err(Unparsed::NotIp);
+        return Err(Unparsed::OtherProtocol);
     }
     let bytes: &mut [u8; Headers::LEN] = transmute_mut!(headers);
     let complete = f.load(0, bytes);
     if !complete && !f.load(0, &mut headers.link.0) {
-        return Err(Unparsed::NotIp);
+        return Err(Unparsed::OtherProtocol);
     }
     match headers.link.family() {
         Some(Family::V4) if complete => headers.ip.parse().ok_or(Unparsed::Malformed),
         Some(Family::V4) => Err(Unparsed::Malformed),
         Some(Family::V6) => Err(Unparsed::Ipv6),
-        None => Err(Unparsed::NotIp),
+        None if headers.link.is_arp() => Err(Unparsed::Arp),
+        None => Err(Unparsed::OtherProtocol),
     }
 }
 
@@ -81,27 +98,31 @@ fn network<F: Frame>(f: &F, packet: &mut Packet, fields: &Fields) -> Result<(), 
         return Err(Unparsed::Malformed);
     }
 
-    if packet.is_unresolved() {
+    let l4_len = if packet.is_unresolved() {
         packet.kind = l4::kind_of_later_fragment(fields.proto);
+        0
     } else {
-        transport(f, packet)?;
-    }
+        transport(f, packet)?
+    };
     packet.wire_len = match f.segment_len() {
         0 => packet.l3_len,
-        payload => payload + u32::from(fields.header_len) + u32::from(l4::min_len(fields.proto)),
+        // SCTP has made each segment for the path MTU.
+        GSO_BY_FRAGS => u32::from(fields.header_len) + l4_len,
+        payload => u32::from(fields.header_len) + l4_len + payload,
     };
     Ok(())
 }
 
+/// Parses the layer 4 header; returns its length, 0 for protocols without ports.
 #[inline(always)]
-fn transport<F: Frame>(f: &F, packet: &mut Packet) -> Result<(), Unparsed> {
+fn transport<F: Frame>(f: &F, packet: &mut Packet) -> Result<u32, Unparsed> {
     let need = l4::min_len(packet.tuple.proto);
     if packet.l3_len < u32::from(packet.header_len) + u32::from(need) {
         return Err(Unparsed::Malformed);
     }
     if need == 0 {
         packet.kind = Kind::Other;
-        return Ok(());
+        return Ok(0);
     }
     // Up to TCP's flags; the other protocols have their ports in the first 8 bytes.
     let mut b = [0u8; 14];
@@ -115,19 +136,12 @@ fn transport<F: Frame>(f: &F, packet: &mut Packet) -> Result<(), Unparsed> {
     let kind = l4::kind(packet.tuple.proto, b[0]);
     let first = [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]];
     let (sport, dport): (PortBe, PortBe) = l4::ports(kind, &first);
-    if kind == Kind::Tcp {
-        packet.tcp_flags = b[13];
-    }
     packet.tuple.sport = sport;
     packet.tuple.dport = dport;
     packet.kind = kind;
-    Ok(())
-}
-
-/// Whether an IPv6 packet has a destination of link-local scope: neighbor discovery and similar
-/// protocols, which pass even if pods have no IPv6.
-#[inline(always)]
-pub fn ipv6_stays_on_link<F: Frame>(f: &F) -> bool {
-    let mut dst = [0u8; 16];
-    f.load((eth::LEN + ip::V6_DESTINATION) as u32, &mut dst) && ip::is_link_local(&Addr(dst))
+    if kind == Kind::Tcp {
+        packet.tcp_flags = b[13];
+        return Ok(l4::tcp_header_len(b[12]));
+    }
+    Ok(u32::from(need))
 }

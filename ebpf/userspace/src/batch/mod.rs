@@ -30,6 +30,22 @@ where
         self.raw().delete_batch(keys.as_bytes())
     }
 
+    /// Passes every entry to `visit`. Concurrent writers can hide entries or make them appear twice;
+    /// `visit` may delete entries.
+    ///
+    /// # Errors
+    /// As [`RawMap::visit`](crate::RawMap::visit).
+    pub fn visit(&self, mut visit: impl FnMut(K, V)) -> Result<(), BpfError> {
+        self.raw().visit(|chunk| {
+            let keys = chunk.keys.chunks_exact(size_of::<K>());
+            for (key, value) in keys.zip(chunk.values.chunks_exact(size_of::<V>())) {
+                if let (Ok(key), Ok(value)) = (K::read_from_bytes(key), V::read_from_bytes(value)) {
+                    visit(key, value);
+                }
+            }
+        })
+    }
+
     /// Reads every entry. Concurrent writers can hide entries or make them appear twice.
     ///
     /// # Errors

@@ -84,25 +84,25 @@ pub(crate) fn change_all(
 }
 
 /// Reads every entry. `batch` reads up to `size` entries from a cursor (`None`: the start), stores
-/// the next cursor, and returns the entries and how the call ended. A bucket with more than `size`
+/// the next cursor, and returns the entries and how the call ended; `sink` receives them. A bucket with more than `size`
 /// entries (ENOSPC) is read again with twice the size.
 pub(crate) fn read_all<T>(
     mut size: usize,
     cursor_size: usize,
-    mut batch: impl FnMut(Option<&[u8]>, &mut [u8], usize) -> (Vec<T>, io::Result<()>),
-) -> io::Result<Vec<T>> {
-    let mut all = Vec::new();
+    mut batch: impl FnMut(Option<&[u8]>, &mut [u8], usize) -> (T, io::Result<()>),
+    mut sink: impl FnMut(T),
+) -> io::Result<()> {
     let (mut cursor, mut next) = (vec![0u8; cursor_size], vec![0u8; cursor_size]);
     let mut first = true;
     loop {
         let from = (!first).then_some(cursor.as_slice());
         let (found, result) = batch(from, &mut next, size);
         match result {
-            Ok(()) => all.extend(found),
+            Ok(()) => sink(found),
             Err(e) => match e.raw_os_error() {
                 Some(libc::ENOENT) => {
-                    all.extend(found);
-                    return Ok(all);
+                    sink(found);
+                    return Ok(());
                 }
                 Some(libc::ENOSPC) if size < LOOKUP_MAX => {
                     size *= 2;

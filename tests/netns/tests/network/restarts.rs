@@ -62,7 +62,7 @@ fn restarted_agent_loses_no_request() {
         ("from the other node", far.hold("connect", &near.at(8080))),
     ];
     let before = pins(&a);
-    for name in [sluice_abi::map::CONNTRACK, sluice_abi::program::FROM_POD, "connect4"] {
+    for name in [sluice_abi::map::FLOWS, sluice_abi::program::FROM_POD, "connect4"] {
         assert!(before.contains_key(name), "{name}: {before:?}");
     }
     let hooks = dataplane::programs(&a, client.host_device());
@@ -173,7 +173,7 @@ fn upgrade_keeps_pods_and_replaces_maps_of_another_shape() {
     let agent = a.agent();
     let after = pins(&a);
     assert_eq!(before[sluice_abi::map::LOCAL_PODS], after[sluice_abi::map::LOCAL_PODS], "kept");
-    assert_ne!(before[sluice_abi::map::CONNTRACK], after[sluice_abi::map::CONNTRACK]);
+    assert_ne!(before[sluice_abi::map::FLOWS], after[sluice_abi::map::FLOWS]);
     assert_ne!(before["from_pod"], after["from_pod"], "programs use the new maps");
     let attached = |device: &str| dataplane::program_ids(&a, device);
     assert_eq!(

@@ -14,7 +14,7 @@ use sluice_abi::{Frontend, NodeConfig, frontend_flags, node_flags};
 
 use super::notation::Variables;
 use super::words::{Names, Words, number, protocol};
-use crate::tables::VipPort;
+use crate::tables::{VipPort, tuple};
 use crate::topology::SNAT_PORTS;
 use crate::{Datapath, node_config};
 
@@ -114,15 +114,14 @@ impl State {
             "evict" => {
                 let proto = protocol(words.next()?)?;
                 let [source, destination] = self.tuple(&mut words)?;
-                let (key, _) = datapath.flow(proto, source, destination);
-                if !datapath.conntrack().delete(&key).unwrap() {
+                if !datapath.remove_entry(&tuple(proto, source, destination).sorted()) {
                     return Err(format!("no such entry among {:?}", datapath.flows()));
                 }
             }
             "flows" => {
                 let (expected, flows) = (number::<usize>(words.next()?)?, datapath.flows());
                 if flows.len() != expected {
-                    return Err(format!("{} entries: {flows:?}", flows.len()));
+                    return Err(format!("{} flows: {flows:?}", flows.len()));
                 }
             }
             "flow" => self.flow(&mut words, datapath)?,
@@ -144,13 +143,14 @@ impl State {
         let [source, destination] = self.tuple(words)?;
         words.expect("=>")?;
         let [new_source, new_destination] = self.tuple(words)?;
-        let (_, entry) = datapath.flow(proto, source, destination);
-        let entry = entry.ok_or_else(|| format!("no such entry among {:?}", datapath.flows()))?;
-        let (translated, _) = datapath.flow(proto, new_source, new_destination);
-        if entry.translated == translated {
-            Ok(())
-        } else {
-            Err(format!("the entry is {:?}", entry.translated))
+        let from = tuple(proto, source, destination);
+        let to = tuple(proto, new_source, new_destination);
+        // Packets of the flow find it by the entry of their tuple.
+        let found = datapath.entry(&from.sorted()).and_then(|_| datapath.translation(&from));
+        match found {
+            None => Err(format!("no such flow among {:?}", datapath.flows())),
+            Some(found) if found == to => Ok(()),
+            Some(found) => Err(format!("translated to {found:?}")),
         }
     }
 }

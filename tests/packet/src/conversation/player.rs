@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use sluice_abi::program;
+
 use super::directive::State;
 use super::step::{Expectation, Input, Verdict};
 use crate::{Datapath, Run, show};
@@ -46,7 +48,11 @@ pub fn play(path: &Path) {
         let expected: Vec<&str> = lines[at..].iter().take_while(indented).copied().collect();
         at += expected.len();
         let packet = input.spec.build(&state.variables).unwrap_or_else(|e| fail(e));
-        let frame = packet.bytes();
+        let frame = match input.program {
+            program::FROM_POD => packet.bytes_from_pod(input.ifindex),
+            program::FROM_NETDEV => packet.bytes_from_wire(),
+            _ => packet.bytes(),
+        };
         let run = datapath.run_gso(input.program, &frame, input.ifindex, input.gso_size);
         let (program, ifindex) = (input.program, input.ifindex);
         played.push(Played { line: at - expected.len(), program, ifindex, frame });

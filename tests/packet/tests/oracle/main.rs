@@ -13,10 +13,11 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use packet_tests::random::Random;
+use packet_tests::topology::{HOST_MAC, pod_mac};
 use packet_tests::*;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use sluice_abi::proto;
+use sluice_abi::{program, proto};
 use sluice_core::generate::{self, PORTS, THIS_NODE};
 use sluice_core::model::Object;
 use sluice_core::oracle::{Answer, Packet as Question, answer};
@@ -85,7 +86,8 @@ fn difference(
 }
 
 fn compare(datapath: &Datapath, objects: &[Object], to: Destination, sport: u16) -> Option<String> {
-    let run = datapath.from_pod(CLIENT_IFINDEX, &packet(to, sport));
+    let frame = packet(to, sport).frame(HOST_MAC, pod_mac(PODS[0]));
+    let run = datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX);
     let observed = observed(&run, to.2 != proto::ICMP);
     let expected = expected(objects, to.0, to.1, to.2);
     (!expected.contains(&observed)).then(|| format!("{observed:?} is none of {expected:?}"))

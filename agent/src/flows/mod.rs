@@ -1,0 +1,201 @@
+//! Collection of ended flows.
+//!
+//! ```text
+//! every 5 s, in a thread of its own:  FLOWS in chunks --judge--> keep: count per pod | remove
+//! ```
+//! The programs treat an expired entry as absent and reuse it; this removes what no flow reuses. The
+//! tables of new flows evict by themselves and are not read. The thread is the only part of the
+//! agent that writes `FLOWS`, and corrects the counts in `POD_FLOWS`, which the programs keep.
+
+mod judge;
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use sluice_abi::{FlowEntry, FlowKey, LocalPod, PodFlows, map, tick};
+use sluice_bpf::{BpfError, Map, error_chain};
+
+use self::judge::{Counts, Fate, fate};
+use crate::kernel::linux::maps;
+
+/// Time between two rounds: short compared to every lifetime.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Rounds after which the aliases are compared with their main entries.
+const ALIAS_ROUNDS: u32 = 12;
+/// Difference from which a pod's count is corrected. Smaller ones are flows that were confirmed or
+/// removed while the table was read.
+const COUNT_TOLERANCE: u32 = 64;
+
+/// Results of the rounds; clones share their values.
+#[derive(Clone, Debug, Default)]
+pub struct FlowStats {
+    /// Entries of `FLOWS` after the last round.
+    pub entries: Gauge,
+    /// Removed entries since the start.
+    pub removed: Counter,
+    /// Flows that were not confirmed for lack of space or budget, since the maps were created.
+    pub unconfirmed: Gauge,
+    /// Most entries of one pod after the last round.
+    pub most_of_a_pod: Gauge,
+}
+
+/// The present tick.
+///
+/// # Errors
+/// /proc/uptime cannot be read or parsed.
+pub fn now() -> io::Result<u32> {
+    let text = std::fs::read_to_string("/proc/uptime")?;
+    uptime_ns(&text).map(tick).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("/proc/uptime is not valid: {text}"))
+    })
+}
+
+/// Nanoseconds since boot, from the text of /proc/uptime.
+fn uptime_ns(text: &str) -> Option<u64> {
+    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
+    Some((seconds * 1e9) as u64)
+}
+
+/// Starts the thread. It ends with the process.
+///
+/// # Errors
+/// The thread cannot be created.
+pub fn spawn(stats: FlowStats) -> io::Result<()> {
+    let collect = move || {
+        let mut failing = false;
+        for round in 0u32.. {
+            thread::sleep(INTERVAL);
+            let result = round_of(&stats, round % ALIAS_ROUNDS == 0);
+            match &result {
+                Err(error) if !failing => tracing::warn!(
+                    error = %error_chain(error.as_ref()),
+                    "could not collect ended flows, retrying every {} s",
+                    INTERVAL.as_secs()
+                ),
+                Ok(()) if failing => tracing::info!("ended flows are collected again"),
+                _ => {}
+            }
+            failing = result.is_err();
+        }
+    };
+    thread::Builder::new().name("flows".to_owned()).spawn(collect).map(drop)
+}
+
+/// One round. The maps are opened anew: their pins may have been replaced.
+fn round_of(
+    stats: &FlowStats,
+    with_aliases: bool,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let tables = Tables::open()?;
+    let removed = tables.collect(stats, now()?, with_aliases)?;
+    stats.removed.inc_by(removed);
+    Ok(())
+}
+
+struct Tables {
+    flows: Map<FlowKey, FlowEntry>,
+    pods: Map<u32, LocalPod>,
+    pod_flows: Map<u32, PodFlows>,
+}
+
+impl Tables {
+    fn open() -> Result<Tables, BpfError> {
+        Ok(Tables {
+            flows: maps::open(map::FLOWS)?,
+            pods: maps::open(map::PODS)?,
+            pod_flows: maps::open(map::POD_FLOWS)?,
+        })
+    }
+
+    /// Removes what has ended; returns the number of removed entries.
+    fn collect(&self, stats: &FlowStats, now: u32, with_aliases: bool) -> Result<u64, BpfError> {
+        let mut generations = vec![0; map::LOCAL_PODS_MAX as usize];
+        self.pods.visit(|index, pod| {
+            if let Some(generation) = generations.get_mut(index as usize) {
+                *generation = pod.generation;
+            }
+        })?;
+        let mut counts = Counts::default();
+        let mut ended = Vec::new();
+        let mut aliases = Vec::new();
+        self.flows.visit(|key, entry| match fate(&entry, now, &generations) {
+            Fate::Alias if with_aliases => aliases.push((key, entry)),
+            Fate::Alias => {}
+            Fate::Keep => counts.add(&entry),
+            Fate::Remove => ended.push((key, entry)),
+        })?;
+        let mut removed = 0;
+        for (key, entry) in &ended {
+            removed += self.remove(key, entry, now, &generations)?;
+        }
+        for (key, alias) in &aliases {
+            let main = self.flows.lookup(&alias.other.sorted())?;
+            if main.is_none_or(|main| main.is_alias() || main.other != alias.tuple) {
+                removed += u64::from(self.flows.delete(key)?);
+            }
+        }
+        self.correct(&counts)?;
+        stats.entries.set(i64::try_from(counts.entries()).unwrap_or(i64::MAX));
+        stats.most_of_a_pod.set(i64::from(counts.most()));
+        let mut unconfirmed = 0;
+        self.pod_flows.visit(|_, flows| unconfirmed += i64::from(flows.unconfirmed))?;
+        stats.unconfirmed.set(unconfirmed);
+        Ok(removed)
+    }
+
+    /// Removes a flow that still has ended: a packet may have revived it since it was read.
+    fn remove(
+        &self,
+        key: &FlowKey,
+        entry: &FlowEntry,
+        now: u32,
+        generations: &[u16],
+    ) -> Result<u64, BpfError> {
+        match self.flows.lookup(key)? {
+            Some(current) if fate(&current, now, generations) == Fate::Remove => {}
+            _ => return Ok(0),
+        }
+        let mut removed = u64::from(self.flows.delete(key)?);
+        if entry.is_translated() {
+            for alias in [entry.other.sorted(), entry.other.shadowed()] {
+                let found = self.flows.lookup(&alias)?;
+                if found.is_some_and(|found| found.is_alias() && found.other == entry.tuple) {
+                    removed += u64::from(self.flows.delete(&alias)?);
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Corrects counts that differ from what was counted: those of removed flows, above all.
+    fn correct(&self, counts: &Counts) -> Result<(), BpfError> {
+        let mut wrong = Vec::new();
+        self.pod_flows.visit(|index, flows| {
+            let counted = counts.of(index);
+            let exact = counted == 0 || flows.confirmed == 0;
+            let tolerance = if exact { 0 } else { COUNT_TOLERANCE };
+            if flows.confirmed.abs_diff(counted) > tolerance {
+                wrong.push((index, PodFlows { confirmed: counted, ..flows }));
+            }
+        })?;
+        for (index, flows) in wrong {
+            self.pod_flows.update(&index, &flows)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptime_is_parsed() {
+        assert_eq!(uptime_ns("3.50 12.00\n"), Some(3_500_000_000));
+        assert_eq!(uptime_ns(""), None);
+        assert_eq!(uptime_ns("x 1"), None);
+    }
+}

@@ -1,0 +1,270 @@
+//! New flows.
+//!
+//! The tuple after translation is claimed by inserting the main entry under a key that does not
+//! exist yet, so that two CPUs never use one source port for two flows. An ended flow's entry is
+//! removed by the CPU that has inserted its key into `FLOW_CLAIMS`.
+
+use aya_ebpf::{macros::map, maps::HashMap};
+use sluice_abi::{DropReason, FlowEntry, FlowKey, PortBe, proto};
+use sluice_packet::{budget, lifetime, tcp_state};
+
+use super::{
+    confirm::{uncount, write_alias},
+    insert::{FULL, NOEXIST, OK, TAKEN, Table, insert, remove, remove_new},
+    work::{self, Key},
+};
+use crate::{
+    config,
+    flow::{Destination, Flow, FlowState, Origin},
+    kernel,
+    maps::{self, FlowRef, same_tuple},
+    packet::Packet,
+    stage::outline::Outlined,
+    verdict::Verdict,
+};
+
+/// Number of source ports that are tried before a new flow is dropped.
+const ATTEMPTS: u32 = 24;
+/// First attempt that takes ports of flows that have just ended.
+const URGENT_FROM: u32 = 4;
+/// Result of the global functions: the pod has no tokens left.
+const TOO_MANY: u32 = 3;
+
+/// Keys of ended flows that a CPU is about to remove.
+#[map]
+static FLOW_CLAIMS: HashMap<FlowKey, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Writes the entries of a flow in the state [`FlowState::New`].
+///
+/// A masqueraded flow gets the node's address and a free port as source. Any other flow gets
+/// another source port if a flow that is still alive holds its tuple.
+#[inline(always)]
+pub fn open<F: Outlined>(
+    f: &F,
+    packet: &Packet,
+    flow: &mut Flow,
+    destination: &Destination,
+) -> Result<(), Verdict> {
+    if flow.state != FlowState::New {
+        return Ok(());
+    }
+    match f.open_flow(packet, flow, destination) {
+        OK => Ok(()),
+        TAKEN => Err(Verdict::Drop(DropReason::NoSnatPort)),
+        TOO_MANY => Err(Verdict::Drop(DropReason::TooManyNewFlows)),
+        _ => Err(Verdict::Drop(DropReason::ConntrackFull)),
+    }
+}
+
+/// The body of [`open`].
+#[inline(always)]
+pub fn open_flow<F: Outlined>(
+    f: &F,
+    packet: &Packet,
+    flow: &mut Flow,
+    destination: &Destination,
+) -> u32 {
+    let Some(node) = config::node() else { return FULL };
+    conntrack_forget(packet);
+    if flow.origin == Origin::Pod && !take_token(flow) {
+        return TOO_MANY;
+    }
+    let masqueraded = flow.kind.is_masqueraded();
+    if masqueraded && !flow.keeps_port {
+        flow.translated.src = node.addr(&packet.tuple.src);
+    }
+    let has_port = packet.kind.has_source_port();
+    let hash = if has_port { conntrack_hash(packet) } else { 0 };
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        let keeps_port = attempt == 0 && (flow.keeps_port || !masqueraded);
+        if has_port && !keeps_port {
+            flow.translated.sport = PortBe::new(conntrack_source_port(hash, attempt) as u16);
+            if flow.translated.sport.get() == 0 {
+                return TAKEN;
+            }
+        }
+        let urgent = u32::from(attempt >= URGENT_FROM);
+        attempt += 1;
+        if masqueraded && f.node_uses(&flow.translated) {
+            continue;
+        }
+        let claimed = conntrack_claim(packet, flow, destination, urgent);
+        if claimed != TAKEN || !has_port {
+            return claimed;
+        }
+    }
+    TAKEN
+}
+
+/// The hash that the choice of source ports starts from.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_hash(packet: *const Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    config::node().map_or(0, |node| node.hash(&packet.tuple))
+}
+
+/// The source port of an attempt, in host order; 0: the node has no ports for translation.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_source_port(hash: u32, attempt: u32) -> u32 {
+    let port = config::node().and_then(|node| node.source_port(hash, attempt));
+    port.map_or(0, |port| u32::from(port.get()))
+}
+
+#[inline(always)]
+fn take_token(flow: &Flow) -> bool {
+    match maps::pod_flows(flow.client) {
+        // SAFETY: see `confirm::limits_of`.
+        Some(limits) => budget::take(unsafe { &mut *limits }, kernel::tick()),
+        None => false,
+    }
+}
+
+/// Removes what is left of an earlier flow with the packet's tuple.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_forget(packet: *const Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return FULL };
+    let tuple = &packet.tuple;
+    // SAFETY: neither key is used by the function that calls this one.
+    let (Some(key), Some(main_key)) = (unsafe { (work::key(Key::Alias), work::key(Key::Main)) })
+    else {
+        return FULL;
+    };
+    key.sort(tuple);
+    let Some(found) = maps::any_flow(key) else { return OK };
+    if found.is_alias() {
+        if !found.has_tuple(tuple) {
+            return OK;
+        }
+        found.sort_other(main_key);
+        if let Some(main) = maps::any_flow(main_key)
+            && !main.is_alias()
+            && main.has_other(tuple)
+        {
+            uncount(main.owner(), remove(main_key));
+        }
+        uncount(found.owner(), remove(key));
+        return OK;
+    }
+    // The same flow without translation, or, if it is closed, one that the other side had opened.
+    if !found.is_translated() && (found.has_tuple(tuple) || found.is_closed()) {
+        uncount(found.owner(), remove(key));
+    }
+    OK
+}
+
+/// Writes main entry and alias, unless another flow that is still alive holds the tuple.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_claim(
+    packet: *const Packet,
+    flow: *const Flow,
+    destination: *const Destination,
+    urgent: u32,
+) -> u32 {
+    // SAFETY: as in `conntrack_forget`.
+    let (Some(packet), Some(flow), Some(destination)) =
+        (unsafe { (packet.as_ref(), flow.as_ref(), destination.as_ref()) })
+    else {
+        return FULL;
+    };
+    // SAFETY: `remove_ended` uses another key, and `write_alias` is called after the last use.
+    let Some(key) = (unsafe { work::key(Key::Main) }) else { return FULL };
+    key.sort(&flow.translated);
+    if maps::any_flow(key).is_some() {
+        // The lookup precedes the claim, which is rarely needed; its result may be outdated.
+        if FLOW_CLAIMS.insert(&*key, &0u32, NOEXIST).is_err() {
+            return TAKEN;
+        }
+        let is_free = remove_ended(packet, key, urgent != 0);
+        let _ = FLOW_CLAIMS.remove(&*key);
+        if !is_free {
+            return TAKEN;
+        }
+    }
+    let table = Table::of_new(flow.origin);
+    let inserted = insert(table, NOEXIST, |write| {
+        write.key = *key;
+        fill(&mut write.entry, packet, flow, destination);
+    });
+    if inserted != OK {
+        return inserted;
+    }
+    // Another CPU may have confirmed a flow with this tuple since the lookup.
+    if maps::confirmed_flow(key).is_some() {
+        remove_new(key);
+        return TAKEN;
+    }
+    if same_tuple(&flow.translated, &packet.tuple) {
+        return OK;
+    }
+    // SAFETY: `remove_ended`, the only other user, has returned.
+    let Some(entry) = (unsafe { work::holder() }) else { return FULL };
+    fill(entry, packet, flow, destination);
+    if write_alias(table, entry) == OK {
+        return OK;
+    }
+    remove_new(key);
+    FULL
+}
+
+/// Removes the flow that holds a key, if it has ended or is the packet's own. False: it is alive.
+#[inline(always)]
+fn remove_ended(packet: &Packet, key: &FlowKey, urgent: bool) -> bool {
+    let Some(holder) = maps::any_flow(key) else { return true };
+    // SAFETY: used in this function and, after it, in its caller.
+    let Some(entry) = (unsafe { work::holder() }) else { return false };
+    holder.copy(entry);
+    if entry.is_alias() {
+        return false;
+    }
+    if !same_tuple(&entry.other, &packet.tuple) {
+        if !lifetime::is_reusable(entry, kernel::tick(), urgent) {
+            return false;
+        }
+        // Late packets of the old flow must not be translated as packets of the new one.
+        // SAFETY: the caller uses another key.
+        let Some(alias) = (unsafe { work::key(Key::Alias) }) else { return false };
+        alias.sort(&entry.other);
+        if let Some(found) = maps::any_flow(alias)
+            && found.is_alias()
+            && found.has_other(&entry.tuple)
+        {
+            uncount(entry.owner(), remove(alias));
+        }
+    }
+    uncount(entry.owner(), remove(key));
+    true
+}
+
+#[inline(always)]
+fn fill(entry: &mut FlowEntry, packet: &Packet, flow: &Flow, destination: &Destination) {
+    let now = kernel::tick();
+    entry.tuple = flow.translated;
+    entry.other = packet.tuple;
+    entry.seen = now;
+    entry.backend = flow.backend;
+    entry.client = flow.client;
+    entry.server = destination.reference;
+    entry.since = now as u16;
+    entry.tcp = [0; 2];
+    if packet.tuple.proto == proto::TCP {
+        entry.tcp[0] = tcp_state::step(0, packet.tcp_flags);
+    }
+    entry.classes = [flow.class as u8, flow.source_class as u8];
+    entry.kind = flow.kind as u8;
+    entry.flags = 0;
+}
+
+impl FlowRef {
+    #[inline(always)]
+    fn is_closed(self) -> bool {
+        let [client, server] = self.tcp();
+        tcp_state::closed(client, server)
+    }
+}

@@ -1,0 +1,116 @@
+//! What is done once per tick and flow.
+
+use sluice_abi::{Direction, FlowEntry, FlowKind, flow_flags, proto};
+use sluice_packet::lifetime;
+
+use super::{
+    confirm::{alias_key, write_alias},
+    insert::Table,
+    work::{self, Key},
+};
+use crate::{
+    flow::{Destination, Flow},
+    kernel,
+    maps::{self, FlowRef},
+    packet::Packet,
+    stage::class,
+};
+
+/// Result of the global function: the flow goes on.
+const GOES_ON: u32 = 1;
+/// Result of the global function: the packet starts a new flow.
+const ENDED: u32 = 0;
+
+/// Updates time and destination class of an entry, and writes a missing alias. False: the flow is
+/// expired, or its destination has become a Service.
+#[inline(always)]
+pub fn refresh(
+    packet: &Packet,
+    main: FlowRef,
+    entry: &mut FlowEntry,
+    flow: &mut Flow,
+    destination: &mut Destination,
+    direction: Direction,
+) -> bool {
+    flow.direction = direction;
+    conntrack_refresh(packet, main.as_ptr(), entry, flow, destination) == GOES_ON
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_refresh(
+    packet: *const Packet,
+    main: *mut FlowEntry,
+    entry: *mut FlowEntry,
+    flow: *mut Flow,
+    destination: *mut Destination,
+) -> u32 {
+    // SAFETY: the caller passes references, and a map entry, which remains valid memory; the
+    // verifier requires the checks for null.
+    let (Some(packet), Some(main), Some(entry), Some(flow), Some(destination)) = (unsafe {
+        (packet.as_ref(), main.as_mut(), entry.as_mut(), flow.as_mut(), destination.as_mut())
+    }) else {
+        return ENDED;
+    };
+    let now = kernel::tick();
+    if lifetime::is_expired(entry, now) || has_become_service(packet, entry, flow) {
+        return ENDED;
+    }
+    entry.seen = now;
+    main.seen = now;
+    if entry.is_replied() && lifetime::is_stream(entry.since, now) {
+        entry.flags |= flow_flags::STREAM;
+        main.flags = entry.flags;
+    }
+    // Replies of a flow that the stack has forwarded return through it, whatever their destination.
+    let returns = flow.direction == Direction::Reply && entry.kind == FlowKind::ViaStack as u8;
+    if destination.reference.is_none() && !returns {
+        flow.class = class::of(&flow.translated.dst, destination);
+        let class = flow.class as u8;
+        match flow.direction {
+            Direction::Forward => {
+                main.classes[0] = class;
+                main.server = destination.reference;
+            }
+            Direction::Reply => {
+                main.classes[1] = class;
+                main.client = destination.reference;
+            }
+        }
+    }
+    if entry.is_translated() {
+        keep_alias(entry);
+    }
+    GOES_ON
+}
+
+/// Whether a datagram's destination has become a Service since its flow began.
+#[inline(always)]
+fn has_become_service(packet: &Packet, entry: &FlowEntry, flow: &Flow) -> bool {
+    let tuple = &packet.tuple;
+    tuple.proto == proto::UDP
+        && entry.backend == 0
+        && flow.direction == Direction::Forward
+        && maps::frontend(&tuple.dst, tuple.dport, proto::UDP).is_some()
+}
+
+/// Writes the alias of a translated flow if it is missing.
+#[inline(always)]
+fn keep_alias(entry: &FlowEntry) {
+    if alias_key(entry).is_none_or(|key| maps::any_flow(key).is_some()) {
+        return;
+    }
+    // SAFETY: used in this function only, which the functions of `confirm` and `open` do not call.
+    let Some(key) = (unsafe { work::key(Key::Main) }) else { return };
+    // The key may be free because the flow that has it lost its entry, which it writes again.
+    *key = entry.other;
+    key.shadow = 1;
+    if maps::any_flow(key).is_some() {
+        return;
+    }
+    key.sort(&entry.tuple);
+    let is_confirmed = maps::confirmed_flow(key).is_some();
+    let table = if is_confirmed { Table::Confirmed } else { Table::NewPod };
+    // If the table is full, the next refresh tries again.
+    write_alias(table, entry);
+}

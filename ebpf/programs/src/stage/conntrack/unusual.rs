@@ -1,0 +1,138 @@
+//! Packets whose entry is not in `FLOWS`, or not where it is expected.
+
+use sluice_abi::{Direction, FlowEntry, proto, tcp_state as state};
+use sluice_packet::{Headers, tcp_state};
+
+use super::{
+    find::{Effect, check_source, leads_to_main, relate, track},
+    work::{self, Key},
+};
+use crate::{
+    flow::{Destination, Flow, FlowState},
+    maps::{self, same_tuple},
+    packet::Packet,
+    stage::class::DestinationClass,
+};
+
+/// Looks up the flow of a packet in every table.
+#[inline(always)]
+pub fn find(
+    packet: &Packet,
+    headers: &Headers,
+    entry: &mut FlowEntry,
+    flow: &mut Flow,
+    destination: &mut Destination,
+) -> Effect {
+    Effect::from_number(conntrack_find_unusual(packet, headers, entry, flow, destination))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_find_unusual(
+    packet: *const Packet,
+    headers: *const Headers,
+    entry: *mut FlowEntry,
+    flow: *mut Flow,
+    destination: *mut Destination,
+) -> u32 {
+    // SAFETY: the caller passes references; the verifier requires the checks for null.
+    let (Some(packet), Some(headers), Some(entry), Some(flow), Some(destination)) = (unsafe {
+        (packet.as_ref(), headers.as_ref(), entry.as_mut(), flow.as_mut(), destination.as_mut())
+    }) else {
+        return Effect::New as u32;
+    };
+    search(packet, headers, entry, flow, destination) as u32
+}
+
+#[inline(always)]
+fn search(
+    packet: &Packet,
+    headers: &Headers,
+    entry: &mut FlowEntry,
+    flow: &mut Flow,
+    destination: &mut Destination,
+) -> Effect {
+    // SAFETY: used in this function only.
+    let Some(key) = (unsafe { work::key(Key::Unusual) }) else { return Effect::New };
+    key.sort(&packet.tuple);
+    let mut found = maps::any_flow(key);
+    if let Some(holder) = found {
+        holder.copy(entry);
+        if !entry.is_alias()
+            && same_tuple(&entry.tuple, &packet.tuple)
+            && !same_tuple(&entry.other, &packet.tuple)
+        {
+            // The tuple is that of another flow after translation.
+            found = None;
+        }
+    }
+    let mut main = match found {
+        Some(main) => main,
+        None => {
+            // The flow whose tuple this is may have ended before this one.
+            *key = packet.tuple;
+            key.shadow = 1;
+            let Some(alias) = maps::any_flow(key) else { return Effect::New };
+            alias.copy(entry);
+            alias
+        }
+    };
+    if leads_to_main(packet, entry) {
+        key.sort(&entry.other);
+        match maps::any_flow(key) {
+            Some(found) => main = found,
+            // A connection attempt chooses a backend again.
+            None if packet.is_syn() => return Effect::New,
+            None => return reopen(packet, headers, entry, flow, destination),
+        }
+        main.copy(entry);
+    }
+    let Some(direction) = relate(packet, entry, flow) else { return Effect::New };
+    let found = track(packet, headers, main, entry, flow, destination, direction);
+    if found == Effect::None && is_answered(packet, entry, direction) {
+        return Effect::Answered;
+    }
+    found
+}
+
+/// Continues the flow of an alias whose main entry is missing, with the same translation.
+#[inline(always)]
+fn reopen(
+    packet: &Packet,
+    headers: &Headers,
+    entry: &FlowEntry,
+    flow: &mut Flow,
+    destination: &mut Destination,
+) -> Effect {
+    let Some(kind) = entry.kind() else { return Effect::New };
+    // The packet has the tuple of the flow's first packet: it has to come from the same sender.
+    if let Err(effect) = check_source(packet, headers, flow.origin, entry.client) {
+        return effect;
+    }
+    flow.class = DestinationClass::from_number(entry.classes[0]);
+    flow.source_class = DestinationClass::from_number(entry.classes[1]);
+    if !entry.server.is_none() {
+        let Some(pod) = maps::pod(entry.server) else { return Effect::New };
+        destination.pod = pod;
+        flow.class = DestinationClass::LocalPod;
+    }
+    destination.reference = entry.server;
+    flow.translated = entry.other;
+    flow.client = entry.client;
+    flow.backend = entry.backend;
+    flow.kind = kind;
+    flow.keeps_port = true;
+    flow.state = FlowState::New;
+    Effect::None
+}
+
+/// Whether both sides have taken part: a reply or, because a reply to a forged SYN proves nothing,
+/// what follows a TCP reply.
+#[inline(always)]
+fn is_answered(packet: &Packet, entry: &FlowEntry, direction: Direction) -> bool {
+    if packet.tuple.proto != proto::TCP {
+        return direction == Direction::Reply;
+    }
+    let [client, server] = entry.tcp;
+    client >= state::OPEN && server >= state::SYN && !tcp_state::closed(client, server)
+}

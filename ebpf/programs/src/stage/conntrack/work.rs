@@ -1,0 +1,56 @@
+//! Per-CPU memory of this stage's global functions, whose stack is too small for keys and entries.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use sluice_abi::{FlowEntry, FlowKey};
+
+#[map]
+static FLOW_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+#[repr(C)]
+struct Work {
+    keys: [FlowKey; 4],
+    holder: FlowEntry,
+}
+
+/// Keys, by the function that uses them.
+#[derive(Clone, Copy)]
+pub enum Key {
+    /// `conntrack_find_unusual`.
+    Unusual,
+    /// Of the main entry, in the functions that write or remove one.
+    Main,
+    /// Of the alias, where a main entry is at hand.
+    Alias,
+    /// Of a lookup in `conntrack_alias_key`.
+    Candidate,
+}
+
+/// A key.
+///
+/// # Safety
+/// No other reference to the same key exists: the functions that use one do not call each other.
+#[inline(always)]
+pub unsafe fn key(which: Key) -> Option<&'static mut FlowKey> {
+    let work = FLOW_WORK.get_ptr_mut(0)?;
+    // SAFETY: this CPU's entry; the caller guarantees that the reference is the only one. Constant
+    // indices: see `config::Node::addr`.
+    unsafe {
+        Some(match which {
+            Key::Unusual => &mut (*work).keys[0],
+            Key::Main => &mut (*work).keys[1],
+            Key::Alias => &mut (*work).keys[2],
+            Key::Candidate => &mut (*work).keys[3],
+        })
+    }
+}
+
+/// Memory for a copy of the entry that holds a key.
+///
+/// # Safety
+/// As for [`key`].
+#[inline(always)]
+pub unsafe fn holder() -> Option<&'static mut FlowEntry> {
+    let work = FLOW_WORK.get_ptr_mut(0)?;
+    // SAFETY: as in `key`.
+    unsafe { Some(&mut (*work).holder) }
+}

@@ -1,0 +1,235 @@
+//! Source ports of masqueraded flows: by two CPUs, at a high rate, beside sockets of the node, and
+//! their first choice.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::sync::Barrier;
+
+use packet_tests::*;
+use sluice_abi::{
+    DropReason, FlowEntry, FlowKey, NodeConfig, Outcome, PodFlows, map, program, proto,
+};
+use sluice_bpf::test_run;
+
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const SERVICE: ([u8; 4], u16) = (EXTERNAL, 443);
+
+/// Sends a packet without reading the counters, which takes longer than the packet; returns the
+/// ports of the packet that leaves by another device, `None` if it is dropped.
+fn send(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32) -> Option<(u16, u16)> {
+    let ran = test_run::run(program, frame, ifindex, 0, 1).unwrap();
+    match ran.action {
+        Action::Redirect => {
+            let port = |at: usize| u16::from_be_bytes([ran.data[at], ran.data[at + 1]]);
+            Some((port(34), port(36)))
+        }
+        Action::Drop => None,
+        other => panic!("{other:?} for {}", show(frame)),
+    }
+}
+
+fn counted(datapath: &Datapath, label: &str) -> u64 {
+    datapath.counters().get(label).map_or(0, |counter| counter.packets)
+}
+
+/// Runs this thread on one CPU only.
+fn run_on_cpu(cpu: usize) {
+    // SAFETY: all-zero is a valid value of this C struct; the macro writes into it.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        set
+    };
+    // SAFETY: the set is initialized and has the given size; 0 is this thread.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    assert_eq!(result, 0, "CPU {cpu}: {}", std::io::Error::last_os_error());
+}
+
+/// The CPUs that this process may use.
+fn usable_cpus() -> Vec<usize> {
+    // SAFETY: all-zero is a valid value of this C struct, which the call overwrites.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        assert_eq!(libc::sched_getaffinity(0, size_of_val(&set), &raw mut set), 0);
+        set
+    };
+    // SAFETY: the index is below the capacity of the set.
+    (0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+}
+
+/// Flows that one CPU opens in a round.
+const FLOWS_PER_CPU: u16 = 100;
+const FIRST_PORT: u16 = 50_000;
+const LAST_PORT: u16 = 50_063;
+
+#[test]
+fn two_cpus_never_choose_one_source_port() {
+    let &[first, second, ..] = &usable_cpus()[..] else {
+        return skip("the process may use one CPU only");
+    };
+    let datapath = Datapath::node();
+    datapath.snat_ports(FIRST_PORT, LAST_PORT);
+    let program = datapath.fd(program::FROM_POD);
+    let mut dropped = 0;
+    for round in 0..20 {
+        let start = Barrier::new(2);
+        let open = |cpu, (pod, ifindex)| {
+            run_on_cpu(cpu);
+            let from = |n| (pod, 1000 + round * FLOWS_PER_CPU + n);
+            let frames: Vec<_> = (0..FLOWS_PER_CPU)
+                .map(|n| (from(n), Packet::tcp(from(n), SERVICE, SYN, b"").bytes_from_pod(ifindex)))
+                .collect();
+            start.wait();
+            let opened = frames.into_iter().map(|(from, frame)| {
+                (from, send(program, &frame, ifindex).map(|(sport, _)| sport))
+            });
+            opened.collect::<Vec<_>>()
+        };
+        let flows = std::thread::scope(|scope| {
+            let one = scope.spawn(|| open(first, (CLIENT, CLIENT_IFINDEX)));
+            let other = scope.spawn(|| open(second, (SERVER, SERVER_IFINDEX)));
+            [one.join().unwrap(), other.join().unwrap()].concat()
+        });
+        let mut clients = BTreeMap::new();
+        for (client, port) in flows {
+            let Some(port) = port else {
+                dropped += 1;
+                continue;
+            };
+            assert!((FIRST_PORT..=LAST_PORT).contains(&port));
+            let earlier = clients.insert(port, client);
+            assert_eq!(earlier, None, "round {round}: port {port} also for {client:?}");
+        }
+        assert_eq!(counted(&datapath, DropReason::NoSnatPort.label()), dropped, "round {round}");
+        // Ports of closed flows are used again: 24 attempts find most of 64 ports.
+        assert!(clients.len() >= 40, "round {round}: {} flows", clients.len());
+        // What was sent is what the tables hold.
+        let holders: BTreeMap<FlowKey, FlowKey> =
+            datapath.flows().iter().map(|flow| (flow.tuple.sorted(), flow.other)).collect();
+        for (&port, &client) in &clients {
+            let key = tuple(proto::TCP, (NODE, port), SERVICE).sorted();
+            let holder = tuple(proto::TCP, client, SERVICE);
+            assert_eq!(holders.get(&key), Some(&holder), "round {round}");
+            let ifindex = if client.0 == CLIENT { CLIENT_IFINDEX } else { SERVER_IFINDEX };
+            let reset = Packet::tcp(client, SERVICE, RST, b"").bytes_from_pod(ifindex);
+            assert_eq!(send(program, &reset, ifindex), Some((port, SERVICE.1)));
+        }
+        datapath.age_flows(5);
+    }
+}
+
+#[test]
+fn a_thousand_udp_exchanges_a_second_with_one_resolver_lose_none() {
+    const SECONDS: u32 = 40;
+    /// Seconds by which the flows age at once.
+    const STEP: u32 = 8;
+    let resolver = (EXTERNAL, 53);
+    let datapath = Datapath::node();
+    let snat_ports = port_ranges(&[(1024, 29_999), (61_000, 65_535)]);
+    datapath.node_config(&NodeConfig { snat_ports, ..node_config() });
+    let request = datapath.fd(program::FROM_POD);
+    let reply = datapath.fd(program::FROM_NETDEV);
+    for n in 0..SECONDS * 1000 {
+        let (pod, ifindex) =
+            if n % 2 == 0 { (CLIENT, CLIENT_IFINDEX) } else { (SERVER, SERVER_IFINDEX) };
+        let client = (pod, 20_000 + (n / 2) as u16);
+        let frame = Packet::udp(client, resolver, b"question").bytes_from_pod(ifindex);
+        let sent = send(request, &frame, ifindex);
+        let (port, _) = sent.unwrap_or_else(|| panic!("request {n}: {:?}", datapath.counters()));
+        let frame = Packet::udp(resolver, (NODE, port), b"answer").bytes_from_wire();
+        assert_eq!(send(reply, &frame, UPLINK_IFINDEX), Some((53, client.1)), "reply {n}");
+        if (n + 1) % (STEP * 1000) == 0 {
+            datapath.age_flows(STEP);
+        }
+    }
+    let exchanges = u64::from(SECONDS * 1000);
+    for outcome in [Outcome::Masqueraded, Outcome::Restored] {
+        assert_eq!(counted(&datapath, outcome.label()), exchanges, "{outcome:?}");
+    }
+    // Flows whose ports were taken are not counted any more.
+    let entries = datapath.map::<FlowKey, FlowEntry>(map::FLOWS).entries().unwrap();
+    for pod in [CLIENT, SERVER] {
+        let index = u32::from(pod[3]);
+        let owned = entries.iter().filter(|(_, e)| u32::from(e.owner().index) == index).count();
+        let limits = datapath.map::<u32, PodFlows>(map::POD_FLOWS).lookup(&index).unwrap().unwrap();
+        assert_eq!(limits.confirmed as usize, owned, "{pod:?}");
+    }
+}
+
+/// A socket of the node on a port.
+enum Socket {
+    Udp(UdpSocket),
+    Tcp(TcpListener),
+}
+
+#[test]
+fn ports_of_the_nodes_sockets_are_not_chosen() {
+    let datapath = Datapath::node();
+    for (proto, address, used) in [
+        (proto::UDP, NODE, 50_100),
+        (proto::TCP, NODE, 50_110),
+        (proto::UDP, [0; 4], 50_120),
+        (proto::TCP, [0; 4], 50_130),
+    ] {
+        datapath.snat_ports(used, used + 1);
+        let bound = SocketAddr::from((address, used));
+        let socket = match proto {
+            proto::UDP => Socket::Udp(UdpSocket::bind(bound).unwrap()),
+            _ => Socket::Tcp(TcpListener::bind(bound).unwrap()),
+        };
+        let open = |port, last| {
+            // Other flows for each socket.
+            let (from, to) = ((CLIENT, port), ([203, 0, 113, last], used));
+            let packet = match proto {
+                proto::UDP => Packet::udp(from, to, b"x"),
+                _ => Packet::tcp(from, to, SYN, b""),
+            };
+            datapath.from_pod(CLIENT_IFINDEX, &packet)
+        };
+        for last in 0..10 {
+            let sent = open(1000, last).to_uplink(&[Outcome::Masqueraded]);
+            assert_eq!(sent.sport(), used + 1, "protocol {proto}, peer {last}");
+        }
+        open(1001, 0).dropped(DropReason::NoSnatPort);
+        // The port is free with its socket.
+        match socket {
+            Socket::Udp(socket) => drop(socket),
+            Socket::Tcp(listener) => drop(listener),
+        }
+        assert_eq!(open(1001, 0).to_uplink(&[Outcome::Masqueraded]).sport(), used);
+    }
+}
+
+#[test]
+fn a_flow_without_entries_gets_its_port_again_and_only_the_key_determines_it() {
+    let datapath = Datapath::node();
+    let ports = || {
+        for name in map::FLOW_TABLES {
+            let table = datapath.map::<FlowKey, FlowEntry>(name);
+            for (key, _) in table.entries().unwrap() {
+                table.delete(&key).unwrap();
+            }
+        }
+        let open = |last| {
+            let packet = Packet::tcp((CLIENT, PORT), ([203, 0, 113, last], 443), SYN, b"");
+            let run = datapath.from_pod(CLIENT_IFINDEX, &packet);
+            run.to_uplink(&[Outcome::Masqueraded]).sport()
+        };
+        (0..8).map(open).collect::<Vec<u16>>()
+    };
+    let first = ports();
+    assert_eq!(ports(), first);
+    assert!(first.iter().collect::<BTreeSet<_>>().len() > 4, "{first:?}");
+    for half in 0..2 {
+        let mut config = node_config();
+        config.snat_key[half] ^= 1;
+        datapath.node_config(&config);
+        let other = ports();
+        // Two choices of one in 4,536 ports are equal once in 4,536 pairs.
+        let equal = first.iter().zip(&other).filter(|(a, b)| a == b).count();
+        assert!(equal <= 1, "{first:?} and {other:?}");
+    }
+}
