@@ -158,6 +158,24 @@ fn ipv6_does_not_pass_a_pods_device() {
 }
 
 #[test]
+fn bytes_after_the_ip_packet_are_not_part_of_a_quote() {
+    let datapath = Datapath::node();
+    let packet = Packet::udp((CLIENT, PORT), (EXTERNAL, 53), b"x");
+    let sent = datapath.from_pod(CLIENT_IFINDEX, &packet).to_uplink(&[Outcome::Masqueraded]);
+    let error = |bytes| Packet::icmp_error(ROUTER, NODE, (11, 0, 0), &sent, bytes);
+    for (bytes, known) in [(7, false), (8, true)] {
+        let mut frame = error(bytes).bytes_from_wire();
+        frame.extend([0xff; 12]);
+        let run = datapath.run(program::FROM_NETDEV, &frame, UPLINK_IFINDEX);
+        if known {
+            run.to_pod(&[Outcome::Restored]);
+        } else {
+            run.passed();
+        }
+    }
+}
+
+#[test]
 fn an_alias_without_main_entry_does_not_admit_another_pod() {
     let datapath = Datapath::node();
     let packet = Packet::udp((CLIENT, PORT), (EXTERNAL, 53), b"x");

@@ -54,7 +54,12 @@ pub fn restore<F: Frame>(
     }
     let Some(fields) = quoted.ip.parse() else { return false };
     let l4_at = at + u32::from(fields.header_len);
-    if fields.fragment == Fragment::Later || !f.load(l4_at, &mut quoted.l4) {
+    // Bytes after the end of the IP packet are not part of the quote, and not of its checksum.
+    let end = packet.l4_offset - u32::from(packet.header_len) + packet.l3_len;
+    if fields.fragment == Fragment::Later
+        || l4_at + quoted.l4.len() as u32 > end
+        || !f.load(l4_at, &mut quoted.l4)
+    {
         return false;
     }
     let kind = l4::kind(fields.proto, quoted.l4[0]);
@@ -106,7 +111,10 @@ pub fn restore<F: Frame>(
     }
     // TCP's checksum is outside the 8 bytes that an error has to quote.
     let mut sum = [0u8; 2];
-    if kind == Kind::Tcp && f.load(l4_at + TCP_CHECKSUM, &mut sum) {
+    if kind == Kind::Tcp
+        && l4_at + TCP_CHECKSUM + 2 <= end
+        && f.load(l4_at + TCP_CHECKSUM, &mut sum)
+    {
         let new = quoted_checksum.apply(sum);
         delta = delta.word(sum, new);
         if !f.store(l4_at + TCP_CHECKSUM, &new) {
