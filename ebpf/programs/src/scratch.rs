@@ -49,8 +49,6 @@ pub struct Quoted {
     pub original: FlowKey,
     /// Its tuple as quoted.
     pub sent: FlowKey,
-    /// Key of its flow.
-    pub key: FlowKey,
     /// Copy of the flow's entry.
     pub entry: FlowEntry,
     /// IP header without options.

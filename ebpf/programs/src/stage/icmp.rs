@@ -16,7 +16,10 @@ use crate::{
     maps,
     packet::{FragmentState, Packet},
     scratch::{Quoted, Scratch},
-    stage::outline::Outlined,
+    stage::{
+        conntrack::work::{self, Key},
+        outline::Outlined,
+    },
 };
 
 /// Offset of TCP's checksum.
@@ -141,14 +144,16 @@ pub fn restore<F: Frame>(
 extern "C" fn icmp_find_original(quoted: *mut Quoted) -> u32 {
     // SAFETY: the caller passes a reference; the verifier requires the check for null.
     let Some(quoted) = (unsafe { quoted.as_mut() }) else { return 0 };
-    quoted.key.sort(&quoted.sent);
-    let Some(entry) = maps::any_flow(&quoted.key) else { return 0 };
+    // SAFETY: used in this function only. Memory of an argument cannot be a key before Linux 6.4.
+    let Some(key) = (unsafe { work::key(Key::Quoted) }) else { return 0 };
+    key.sort(&quoted.sent);
+    let Some(entry) = maps::any_flow(key) else { return 0 };
     entry.copy(&mut quoted.entry);
     if is_reply_to_other(&quoted.entry, &quoted.sent) {
         // The quoted packet may be a translated reply of a flow with a shadowed alias.
-        quoted.key.reverse_of(&quoted.sent);
-        quoted.key.shadow = 1;
-        if let Some(alias) = maps::any_flow(&quoted.key) {
+        key.reverse_of(&quoted.sent);
+        key.shadow = 1;
+        if let Some(alias) = maps::any_flow(key) {
             alias.copy(&mut quoted.entry);
         }
     }

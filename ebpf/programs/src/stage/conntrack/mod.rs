@@ -14,7 +14,7 @@ mod insert;
 mod open;
 mod refresh;
 mod unusual;
-mod work;
+pub mod work;
 
 pub use find::{Lookup, find};
 pub use open::{open, open_flow};

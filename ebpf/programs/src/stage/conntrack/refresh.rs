@@ -65,7 +65,9 @@ extern "C" fn conntrack_refresh(
     // Replies of a flow that the stack has forwarded return through it, whatever their destination.
     let returns = flow.direction == Direction::Reply && entry.kind == FlowKind::ViaStack as u8;
     if destination.reference.is_none() && !returns {
-        flow.class = class::of(&flow.translated.dst, destination);
+        // A copy: memory of an argument cannot be a key before Linux 6.4.
+        let address = flow.translated.dst;
+        flow.class = class::of(&address, destination);
         let class = flow.class as u8;
         match flow.direction {
             Direction::Forward => {

@@ -8,7 +8,7 @@ static FLOW_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
 #[repr(C)]
 struct Work {
-    keys: [FlowKey; 4],
+    keys: [FlowKey; 5],
     holder: FlowEntry,
 }
 
@@ -23,6 +23,8 @@ pub enum Key {
     Alias,
     /// Of a lookup in `conntrack_alias_key`.
     Candidate,
+    /// `icmp_find_original`.
+    Quoted,
 }
 
 /// A key.
@@ -40,6 +42,7 @@ pub unsafe fn key(which: Key) -> Option<&'static mut FlowKey> {
             Key::Main => &mut (*work).keys[1],
             Key::Alias => &mut (*work).keys[2],
             Key::Candidate => &mut (*work).keys[3],
+            Key::Quoted => &mut (*work).keys[4],
         })
     }
 }
