@@ -25,7 +25,7 @@ pub struct Args {
     cni_conf_dir: Option<PathBuf>,
 }
 
-/// Prints the findings; the exit code is 0 if nothing is missing and there is no problem.
+/// Prints the findings; the exit code is 0 without missing requirements and problems.
 ///
 /// # Errors
 /// Standard output cannot be written.

@@ -8,7 +8,8 @@
 //! inventory  what the host's devices show: live leases, LOCAL_PODS rows, rebuilt leases
 //! device     links, addresses, routes and neighbours, one netlink request each
 //! netns      a pod's network namespace from outside
-//! dataplane  the pinned programs and the map that a pod's network uses
+//! dataplane  the pinned programs and the maps that a pod's network uses
+//! random     random numbers of the kernel
 //! ```
 //! The CNI binary creates, verifies and removes; the agent repairs. The crate contains nothing of
 //! the CNI specification, and it does not log: callers report its errors.
@@ -22,6 +23,7 @@ pub mod inventory;
 pub mod lease;
 pub mod netns;
 mod network;
+pub mod random;
 
 pub use dataplane::Dataplane;
 pub use network::{

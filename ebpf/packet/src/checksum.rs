@@ -83,7 +83,7 @@ impl Delta {
         finish(!u16::from_ne_bytes(field) as u32 + fold(self.0) as u32)
     }
 
-    /// The checksum of a UDP header after the change. A field of 0, which stands for "no checksum",
+    /// The checksum of a UDP header after the change. A field of 0, which means "no checksum",
     /// is not changed; a result of 0 is sent as 0xffff (RFC 768).
     #[inline(always)]
     pub const fn apply_udp(self, field: [u8; 2]) -> [u8; 2] {

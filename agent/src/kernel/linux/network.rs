@@ -1,14 +1,13 @@
 //! Devices, addresses and default route of the network namespace that the agent runs in.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
-use sluice_pod::device;
+use sluice_pod::{device, random};
 
 use crate::host::{HostState, LocalAddress};
 
@@ -30,12 +29,8 @@ pub fn host_state(netlink: &mut Netlink) -> Result<HostState, NetlinkError> {
 /// # Errors
 /// /dev/urandom cannot be read.
 pub fn random_key() -> io::Result<[u64; 2]> {
-    let mut random = File::open("/dev/urandom")?;
-    let mut halves = [[0u8; 8]; 2];
-    while halves == [[0; 8]; 2] {
-        halves.iter_mut().try_for_each(|half| random.read_exact(half))?;
-    }
-    Ok(halves.map(u64::from_ne_bytes))
+    let key = u128::from_ne_bytes(random::nonzero()?);
+    Ok([key as u64, (key >> 64) as u64])
 }
 
 /// net.ipv4.ip_local_port_range, or its default if it cannot be read.

@@ -46,11 +46,7 @@ pub(crate) fn permanent_neighbour(
     index: u32,
     address: Ipv4Addr,
 ) -> Result<Option<Mac>, NetlinkError> {
-    let mut query = NeighbourMessage::default();
-    query.header.family = AddressFamily::Inet;
-    let responses =
-        netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list neighbour entries")?;
-    Ok(find_permanent(responses, index, address))
+    Ok(find_permanent(dump(netlink)?, index, address))
 }
 
 /// Lists the permanent IPv4 neighbour entries: device, address, hardware address.
@@ -60,11 +56,13 @@ pub(crate) fn permanent_neighbour(
 pub(crate) fn permanent_neighbours(
     netlink: &mut Netlink,
 ) -> Result<Vec<(u32, Ipv4Addr, Mac)>, NetlinkError> {
+    Ok(dump(netlink)?.into_iter().filter_map(permanent).collect())
+}
+
+fn dump(netlink: &mut Netlink) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
     let mut query = NeighbourMessage::default();
     query.header.family = AddressFamily::Inet;
-    let responses =
-        netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list neighbour entries")?;
-    Ok(responses.into_iter().filter_map(permanent).collect())
+    netlink.dump(RouteNetlinkMessage::GetNeighbour(query), "list neighbour entries")
 }
 
 /// Returns the hardware address of one permanent IPv4 neighbour entry, or `None`. One request

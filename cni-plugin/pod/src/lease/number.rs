@@ -2,11 +2,11 @@
 //! version, or from the aliases of devices.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use super::allocation::lowest_free_index;
 use super::{INDEX_MAX, Lease};
+use crate::random;
 
 /// A lease's number among the pods of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +63,7 @@ pub(super) fn number(
 /// # Errors
 /// /dev/urandom cannot be read.
 pub(super) fn random_generation() -> io::Result<u32> {
-    let mut random = File::open("/dev/urandom")?;
-    let mut bytes = [0; 4];
-    while bytes == [0; 4] {
-        random.read_exact(&mut bytes)?;
-    }
-    Ok(u32::from_ne_bytes(bytes))
+    Ok(u32::from_ne_bytes(random::nonzero()?))
 }
 
 #[cfg(test)]
