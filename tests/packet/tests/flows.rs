@@ -327,3 +327,35 @@ fn confirmation_returns_the_token_and_a_closed_connection_leaves_the_confirmed_f
     // The last segments still belong to it.
     assert_eq!(from_pod(ACK), snat);
 }
+
+#[test]
+fn unconfirmed_entries_of_one_flow_are_in_one_table() {
+    let datapath = Datapath::node();
+    // A connection of the node to a pod, closed after it was confirmed.
+    let (node, pod) = ((NODE, 40_000), (SERVER, 80));
+    let to_pod = |flags| datapath.to_pod(SERVER_IFINDEX, &Packet::tcp(node, pod, flags, b""));
+    to_pod(SYN).passed();
+    let reply = Packet::tcp(pod, node, SYN | ACK, b"");
+    datapath.from_pod(SERVER_IFINDEX, &reply).to_stack(&[]);
+    to_pod(ACK).passed();
+    assert_eq!(datapath.flows_in(map::FLOWS).len(), 1);
+    to_pod(RST).passed();
+    let counts = || map::FLOW_TABLES.map(|table| datapath.flows_in(table).len());
+    assert_eq!(counts(), [0, 1, 0], "closed");
+
+    // A flow from the wire whose alias is lost, and written again by a reply that does not confirm it.
+    datapath.service(7, (VIP, 80, proto::TCP), &[(FAR_POD, 80)]);
+    let syn = Packet::tcp((EXTERNAL, 1000), (VIP, 80), SYN, b"");
+    datapath.from_netdev(&syn).to_uplink(&[Outcome::Translated, Outcome::Masqueraded]);
+    assert_eq!(counts(), [0, 1, 1], "a flow from the wire");
+    let sport = datapath.flows_in(map::FLOWS_NEW_WIRE)[0].tuple.sport.get();
+    let alias = tuple(proto::TCP, (EXTERNAL, 1000), (VIP, 80)).sorted();
+    assert!(datapath.remove_entry(&alias));
+    datapath.age_flows(3);
+    let reply = Packet::tcp((FAR_POD, 80), (NODE, sport), SYN | ACK, b"");
+    datapath.from_netdev(&reply).to_uplink(&[Outcome::Restored]);
+    let has_alias =
+        |table: &&str| datapath.map::<FlowKey, FlowEntry>(table).lookup(&alias).unwrap().is_some();
+    let tables: Vec<&str> = map::FLOW_TABLES.into_iter().filter(has_alias).collect();
+    assert_eq!(tables, [map::FLOWS_NEW_WIRE]);
+}

@@ -28,9 +28,11 @@ pub fn from_netdev<F: Outlined>(
 ) -> Result<DestinationClass, Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Wire);
     // Before any flow is affected.
-    if !antispoof::is_recent_sender(&s.packet, &s.headers) {
-        require_sender(f, s, node)?;
-    }
+    let checked = if antispoof::is_recent_sender(&s.packet, &s.headers) {
+        None
+    } else {
+        Some(require_sender(f, s, node)?)
+    };
     if s.packet.kind == Kind::IcmpError {
         return error_from_netdev(f, s, node);
     }
@@ -44,7 +46,10 @@ pub fn from_netdev<F: Outlined>(
     s.flow.class = class::of(&s.packet.tuple.dst, &mut s.destination);
     let class = new_from_netdev(&s.packet, &mut s.flow, &mut s.destination)?;
     if class == DestinationClass::LocalPod || s.flow.kind.is_service() {
-        s.flow.source_class = require_sender(f, s, node)?;
+        s.flow.source_class = match checked {
+            Some(class) => class,
+            None => require_sender(f, s, node)?,
+        };
     }
     if s.flow.kind == FlowKind::ExternalClient && s.flow.source_class != DestinationClass::Outside {
         s.flow.kind = FlowKind::Direct;

@@ -32,9 +32,10 @@ pub fn require_own_arp<F: Frame>(f: &F, packet: &Packet, headers: &Headers) -> R
     let Some(sender) = message.sender() else {
         return Err(Verdict::Drop(DropReason::Malformed));
     };
-    require_pod(&sender.addr, packet.ifindex, sender.mac)?;
-    require_pod(&sender.addr, packet.ifindex, headers.link.source())?;
-    Ok(())
+    if sender.mac != headers.link.source() {
+        return Err(Verdict::Drop(DropReason::Spoofed));
+    }
+    require_pod(&sender.addr, packet.ifindex, sender.mac).map(|_| ())
 }
 
 #[inline(always)]

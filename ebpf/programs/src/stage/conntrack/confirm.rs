@@ -80,7 +80,7 @@ extern "C" fn conntrack_retire(entry: *const FlowEntry) -> u32 {
     if maps::confirmed_flow(key).is_none() {
         return OK;
     }
-    let table = if entry.client.is_none() { Table::NewWire } else { Table::NewPod };
+    let table = Table::of_new(entry);
     // A failed insert leaves the flow in `FLOWS`, until it expires.
     if write_main(table, ANY, entry) != OK {
         return FULL;
@@ -128,7 +128,7 @@ fn limits_of(owner: PodRef) -> Option<&'static mut PodFlows> {
 
 /// Writes the main entry of a flow.
 #[inline(always)]
-fn write_main(table: Table, flags: u64, entry: &FlowEntry) -> u32 {
+pub fn write_main(table: Table, flags: u64, entry: &FlowEntry) -> u32 {
     insert(table, flags, |write| {
         write.key.sort(&entry.tuple);
         write.entry = *entry;

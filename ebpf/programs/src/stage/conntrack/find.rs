@@ -155,14 +155,9 @@ pub fn track(
     if let Err(effect) = check_source(packet, headers, flow.origin, source) {
         return effect;
     }
-    if target.is_none() {
-        flow.class = DestinationClass::from_number(class);
-    } else {
-        let Some(pod) = maps::pod(target) else { return Effect::New };
-        destination.pod = pod;
-        flow.class = DestinationClass::LocalPod;
+    if !set_destination(target, class, flow, destination) {
+        return Effect::New;
     }
-    destination.reference = target;
     if packet.is_syn() && tcp_state::closed(entry.tcp[0], entry.tcp[1]) {
         return Effect::New;
     }
@@ -211,6 +206,25 @@ pub fn check_source(
         Origin::Wire if !source.is_none() => Err(Effect::Spoofed),
         Origin::Wire | Origin::Stack => Ok(()),
     }
+}
+
+/// Sets the destination of a packet: a pod, or a class of other addresses. False: the pod was removed.
+#[inline(always)]
+pub fn set_destination(
+    target: PodRef,
+    class: u8,
+    flow: &mut Flow,
+    destination: &mut Destination,
+) -> bool {
+    if target.is_none() {
+        flow.class = DestinationClass::from_number(class);
+    } else {
+        let Some(pod) = maps::pod(target) else { return false };
+        destination.pod = pod;
+        flow.class = DestinationClass::LocalPod;
+    }
+    destination.reference = target;
+    true
 }
 
 /// Whether the backend of a flow that can move to another one was removed from its Service:

@@ -4,8 +4,8 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sluice_abi::{FlowEntry, FlowKey};
 
 use crate::{
-    flow::Origin,
     maps::{FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE},
+    stage::class::DestinationClass,
 };
 
 /// `BPF_ANY`.
@@ -43,13 +43,12 @@ impl Table {
         }
     }
 
-    /// The table of flows without reply for packets of this origin.
+    /// The table for a flow that is not confirmed, by its main entry: that of pods and of this node,
+    /// or that of senders beyond the uplinks.
     #[inline(always)]
-    pub fn of_new(origin: Origin) -> Table {
-        match origin {
-            Origin::Pod | Origin::Stack => Table::NewPod,
-            Origin::Wire => Table::NewWire,
-        }
+    pub fn of_new(entry: &FlowEntry) -> Table {
+        let is_from_node = entry.classes[1] == DestinationClass::Node as u8;
+        if is_from_node || !entry.client.is_none() { Table::NewPod } else { Table::NewWire }
     }
 }
 

@@ -9,8 +9,8 @@ use sluice_abi::{DropReason, FlowEntry, FlowKey, PortBe, proto};
 use sluice_packet::{budget, lifetime, tcp_state};
 
 use super::{
-    confirm::{uncount, write_alias},
-    insert::{FULL, NOEXIST, OK, TAKEN, Table, insert, remove, remove_new},
+    confirm::{uncount, write_alias, write_main},
+    insert::{FULL, NOEXIST, OK, TAKEN, Table, remove, remove_new},
     work::{self, Key},
 };
 use crate::{
@@ -187,11 +187,11 @@ extern "C" fn conntrack_claim(
             return TAKEN;
         }
     }
-    let table = Table::of_new(flow.origin);
-    let inserted = insert(table, NOEXIST, |write| {
-        write.key = *key;
-        fill(&mut write.entry, packet, flow, destination);
-    });
+    // SAFETY: `remove_ended`, the only other user, has returned.
+    let Some(entry) = (unsafe { work::holder() }) else { return FULL };
+    fill(entry, packet, flow, destination);
+    let table = Table::of_new(entry);
+    let inserted = write_main(table, NOEXIST, entry);
     if inserted != OK {
         return inserted;
     }
@@ -200,13 +200,7 @@ extern "C" fn conntrack_claim(
         remove_new(key);
         return TAKEN;
     }
-    if same_tuple(&flow.translated, &packet.tuple) {
-        return OK;
-    }
-    // SAFETY: `remove_ended`, the only other user, has returned.
-    let Some(entry) = (unsafe { work::holder() }) else { return FULL };
-    fill(entry, packet, flow, destination);
-    if write_alias(table, entry) == OK {
+    if same_tuple(&flow.translated, &packet.tuple) || write_alias(table, entry) == OK {
         return OK;
     }
     remove_new(key);
@@ -242,6 +236,7 @@ fn remove_ended(packet: &Packet, key: &FlowKey, urgent: bool) -> bool {
     true
 }
 
+/// Sets the main entry of a new flow.
 #[inline(always)]
 fn fill(entry: &mut FlowEntry, packet: &Packet, flow: &Flow, destination: &Destination) {
     let now = kernel::tick();

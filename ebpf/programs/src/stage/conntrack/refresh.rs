@@ -112,7 +112,7 @@ fn keep_alias(entry: &FlowEntry) {
     }
     key.sort(&entry.tuple);
     let is_confirmed = maps::confirmed_flow(key).is_some();
-    let table = if is_confirmed { Table::Confirmed } else { Table::NewPod };
+    let table = if is_confirmed { Table::Confirmed } else { Table::of_new(entry) };
     // If the table is full, the next refresh tries again.
     write_alias(table, entry);
 }

@@ -4,7 +4,7 @@ use sluice_abi::{Direction, FlowEntry, proto, tcp_state as state};
 use sluice_packet::{Headers, tcp_state};
 
 use super::{
-    find::{Effect, check_source, leads_to_main, relate, track},
+    find::{Effect, check_source, leads_to_main, relate, set_destination, track},
     work::{self, Key},
 };
 use crate::{
@@ -109,14 +109,10 @@ fn reopen(
     if let Err(effect) = check_source(packet, headers, flow.origin, entry.client) {
         return effect;
     }
-    flow.class = DestinationClass::from_number(entry.classes[0]);
-    flow.source_class = DestinationClass::from_number(entry.classes[1]);
-    if !entry.server.is_none() {
-        let Some(pod) = maps::pod(entry.server) else { return Effect::New };
-        destination.pod = pod;
-        flow.class = DestinationClass::LocalPod;
+    if !set_destination(entry.server, entry.classes[0], flow, destination) {
+        return Effect::New;
     }
-    destination.reference = entry.server;
+    flow.source_class = DestinationClass::from_number(entry.classes[1]);
     flow.translated = entry.other;
     flow.client = entry.client;
     flow.backend = entry.backend;
