@@ -1,7 +1,8 @@
 //! Test binaries for a guest, and their results on its console.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -9,7 +10,7 @@ use serde_json::Value;
 
 use super::Suite;
 use crate::build;
-use crate::cache::{Cache, checkout};
+use crate::cache::{Cache, checkout, target};
 use crate::process;
 use crate::test::Tally;
 
@@ -28,11 +29,38 @@ pub struct Binary {
     environment: Vec<(&'static str, PathBuf)>,
 }
 
-/// Compiles the test binaries of a suite.
+/// Compiles the test binaries of a suite, and gives them and their inputs names of their own below
+/// target/kernels: a build during the run does not replace files that a guest reads.
 ///
 /// # Errors
 /// When a build fails.
 pub fn build(cache: &Cache, suite: Suite) -> Result<Vec<Binary>> {
+    let mut binaries = compile_suite(cache, suite)?;
+    let folder = target().join("kernels/files");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    for binary in &mut binaries {
+        binary.path = keep(&folder, &binary.path)?;
+        for (_, input) in &mut binary.environment {
+            *input = keep(&folder, input)?;
+        }
+    }
+    Ok(binaries)
+}
+
+/// Copies a file to the folder, unless that has been done.
+fn keep(folder: &Path, file: &Path) -> Result<PathBuf> {
+    let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
+    let kept = folder.join(name);
+    if !kept.exists() {
+        fs::copy(file, &kept).with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(kept)
+}
+
+fn compile_suite(cache: &Cache, suite: Suite) -> Result<Vec<Binary>> {
     if suite < Suite::Netns {
         let environment = [(build::OBJECT_VARIABLE, build::bpf_object(cache)?)];
         let mut binaries = compile("packet", "packet-tests", Suite::Packet, &environment)?;

@@ -132,12 +132,13 @@ fn module_files(kernel: &Kernel) -> Result<Vec<PathBuf>> {
 }
 
 /// Mounts what the tests need; the modules of the kernel are on the shared root file system.
+///
+/// /tmp stays the machine's: the checkout may be there, and what the guest writes goes to memory.
 fn prologue(kernel: &Kernel) -> String {
     let modules = kernel.root.join("lib/modules");
     format!(
         "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\n\
          mount -t tmpfs tmpfs /run\n\
-         mount -t tmpfs tmpfs /tmp\n\
          mkdir -p /lib/modules && mount --bind {} /lib/modules\n\
          mount -t bpf bpf /sys/fs/bpf\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
