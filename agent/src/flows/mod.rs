@@ -13,6 +13,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use sluice_abi::{FlowEntry, FlowKey, LocalPod, PodFlows, map, tick};
@@ -42,21 +43,13 @@ pub struct FlowStats {
     pub most_of_a_pod: Gauge,
 }
 
-/// The present tick.
+/// The present tick, by the clock of the programs.
 ///
 /// # Errors
-/// /proc/uptime cannot be read or parsed.
+/// The clock cannot be read.
 pub fn now() -> io::Result<u32> {
-    let text = std::fs::read_to_string("/proc/uptime")?;
-    uptime_ns(&text).map(tick).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("/proc/uptime is not valid: {text}"))
-    })
-}
-
-/// Nanoseconds since boot, from the text of /proc/uptime.
-fn uptime_ns(text: &str) -> Option<u64> {
-    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
-    Some((seconds * 1e9) as u64)
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(tick(Duration::from(time).as_nanos() as u64))
 }
 
 /// Starts the thread. It ends with the process.
@@ -185,17 +178,5 @@ impl Tables {
             self.pod_flows.update(&index, &flows)?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn uptime_is_parsed() {
-        assert_eq!(uptime_ns("3.50 12.00\n"), Some(3_500_000_000));
-        assert_eq!(uptime_ns(""), None);
-        assert_eq!(uptime_ns("x 1"), None);
     }
 }

@@ -9,19 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Aligned to 4 bytes: the eBPF target copies and compares unaligned data byte by byte.
 #[repr(C, align(4))]
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Addr(pub [u8; 16]);
 
@@ -50,6 +38,26 @@ impl Addr {
             && u32::from_ne_bytes([b[4], b[5], b[6], b[7]]) == 0
             && u32::from_ne_bytes([b[8], b[9], b[10], b[11]])
                 == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// The address as integers, in the order of memory.
+    #[inline(always)]
+    const fn words(self) -> [u32; 4] {
+        zerocopy::transmute!(self)
+    }
+}
+
+// By words, because a derived comparison of byte arrays loses their alignment.
+impl PartialEq for Addr {
+    #[inline(always)]
+    fn eq(&self, other: &Addr) -> bool {
+        self.words() == other.words()
+    }
+}
+
+impl core::hash::Hash for Addr {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.words().hash(state);
     }
 }
 
@@ -104,19 +112,7 @@ impl From<Addr> for IpAddr {
 /// A port in network byte order, as in packets and in `bpf_sock_addr`.
 #[repr(C, align(2))]
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct PortBe(pub [u8; 2]);
 
@@ -131,6 +127,20 @@ impl PortBe {
     #[inline(always)]
     pub const fn get(self) -> u16 {
         u16::from_be_bytes(self.0)
+    }
+}
+
+// By integers, see `Addr`.
+impl PartialEq for PortBe {
+    #[inline(always)]
+    fn eq(&self, other: &PortBe) -> bool {
+        u16::from_ne_bytes(self.0) == u16::from_ne_bytes(other.0)
+    }
+}
+
+impl core::hash::Hash for PortBe {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 

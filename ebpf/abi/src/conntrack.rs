@@ -20,10 +20,11 @@ use crate::{Addr, PodRef, PortBe};
 /// Nanoseconds of a tick, the unit of time in flow entries, as a power of two: 1.07 s.
 const TICK_SHIFT: u32 = 30;
 
-/// The tick of a time of `bpf_ktime_get_boot_ns` (`CLOCK_BOOTTIME`).
+/// The tick of a time of `bpf_ktime_get_coarse_ns` (`CLOCK_MONOTONIC`): flows do not age while the
+/// machine is suspended.
 #[inline(always)]
-pub const fn tick(boot_ns: u64) -> u32 {
-    (boot_ns >> TICK_SHIFT) as u32
+pub const fn tick(monotonic_ns: u64) -> u32 {
+    (monotonic_ns >> TICK_SHIFT) as u32
 }
 
 /// The number of ticks that last at least `seconds`.

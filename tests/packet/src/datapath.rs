@@ -37,7 +37,11 @@ pub struct Datapath {
     counters: Map<u32, sluice_abi::Counter>,
 }
 
-fn object() -> Vec<u8> {
+/// The eBPF object that the tests load.
+///
+/// # Panics
+/// If it has not been built.
+pub fn object() -> Vec<u8> {
     let path = std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bpf/sluice.o")),
         PathBuf::from,

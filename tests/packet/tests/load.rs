@@ -1,7 +1,7 @@
 //! The verifier as a gate: every program loads, within an instruction budget that leaves a margin
 //! for older kernels.
 
-use packet_tests::{Datapath, Options, skip};
+use packet_tests::{Datapath, Options, object, skip, stack};
 use sluice_abi::program;
 
 /// Verified instructions of one program. The kernel's limit is a million; older kernels prune less.
@@ -26,6 +26,22 @@ fn every_program_loads_within_its_instruction_budget() {
     if !unreported.is_empty() {
         skip(&format!("this kernel reports no verified instructions of {unreported:?}"));
     }
+}
+
+/// The kernel that runs the tests counts less than older ones do, see [`stack`].
+#[test]
+fn call_chains_fit_the_stack_of_older_kernels() {
+    let chains = stack::deepest_chains(&object());
+    for name in program::TC.iter().chain(&program::SOCKET).chain(&[program::XDP_NETDEV]) {
+        let chain = chains.iter().find(|chain| chain.functions[0].0 == *name);
+        let chain = chain.unwrap_or_else(|| panic!("no function {name}"));
+        println!("{name:14} {:>3} bytes of stack", chain.bytes);
+        assert!(chain.bytes <= stack::LIMIT, "{chain:?}");
+        assert!(chain.functions.len() <= stack::DEPTH, "{chain:?}");
+    }
+    // A chain is followed: `from_pod` calls functions that call others.
+    let from_pod = chains.iter().find(|chain| chain.functions[0].0 == program::FROM_POD).unwrap();
+    assert!(from_pod.functions.len() > 2 && from_pod.bytes > 256, "{from_pod:?}");
 }
 
 /// The map of aya-log exists in debug builds only.

@@ -7,6 +7,7 @@
 //! `bench.json`, `bench.md` and `bench.svg` in target/bench.
 
 mod cluster;
+mod packets;
 mod plot;
 mod report;
 mod statistics;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use self::cluster::{BenchCluster, Path};
 use self::report::{Figures, Load, Network, Series};
@@ -29,6 +30,8 @@ const ATTEMPTS: usize = 3;
 /// Options of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Rounds; fewer than six give no confidence interval
     #[arg(long, default_value_t = 9)]
     rounds: usize,
@@ -43,12 +46,26 @@ pub struct Options {
     only_sluice: bool,
 }
 
+/// Benchmarks of one part.
+#[derive(Subcommand)]
+enum Part {
+    /// Measure the programs with packets of established flows, beside an empty program
+    Packets {
+        /// Runs of each case
+        #[arg(long, default_value_t = 1_000_000)]
+        runs: u32,
+    },
+}
+
 /// Measures, prints the report and writes its files.
 ///
 /// # Errors
 /// When a cluster does not start or a file cannot be written. The clusters are removed
 /// nevertheless. A measurement that fails is reported and does not end the run.
 pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
+    if let Some(Part::Packets { runs }) = options.part {
+        return packets::run(cache, runs);
+    }
     setup::require_root()?;
     let networks: &[Network] = if options.only_sluice {
         &[Network::Sluice]

@@ -41,6 +41,19 @@ impl Xdp {
     }
 }
 
+/// Copies byte by byte. A copy of the whole array reads all of it before it writes, and keeps the
+/// bytes, which the target cannot combine for lack of alignment, on the stack.
+///
+/// # Safety
+/// The arrays are valid and do not overlap.
+#[inline(always)]
+unsafe fn copy<const N: usize>(from: *const [u8; N], to: *mut [u8; N]) {
+    for i in 0..N {
+        // SAFETY: `i` is in the bounds of both arrays.
+        unsafe { to.cast::<u8>().add(i).write_volatile(from.cast::<u8>().add(i).read_volatile()) };
+    }
+}
+
 impl Frame for Xdp {
     #[inline(always)]
     fn context(&self) -> *mut c_void {
@@ -75,15 +88,15 @@ impl Frame for Xdp {
     fn load<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
         let Some(bytes) = self.bytes(offset) else { return false };
         // SAFETY: `bytes` has checked that the N bytes are part of the packet.
-        *to = unsafe { *bytes };
+        unsafe { copy(bytes, to) };
         true
     }
 
     #[inline(always)]
     fn store<const N: usize>(&self, offset: u32, from: &[u8; N]) -> bool {
         let Some(bytes) = self.bytes(offset) else { return false };
-        // SAFETY: as in `load`; no reference into the packet exists.
-        unsafe { *bytes = *from };
+        // SAFETY: as in `load`.
+        unsafe { copy(from, bytes) };
         true
     }
 

@@ -1,0 +1,68 @@
+//! `cargo xtask bench packets`: time of the programs for packets of established flows, above an
+//! empty program that runs in the same rounds.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cache::Cache;
+use crate::{build, process, setup};
+
+/// Deadline of the measurement: about 3 s for a million runs of each case.
+const STEP: Duration = Duration::from_secs(300);
+
+/// Measures and prints a table.
+///
+/// # Errors
+/// When a build or the measurement fails.
+pub fn run(cache: &Cache, runs: u32) -> Result<ExitCode> {
+    setup::require_root()?;
+    let object = build::bpf_object(cache)?;
+    let bench = build::static_program(cache, "packet-tests", "packet-bench", "release")?;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--net", "--propagation", "private"])
+        .arg(&bench)
+        .arg(runs.to_string())
+        .env(build::OBJECT_VARIABLE, &object);
+    let text = process::output_within(&mut command, STEP)?;
+    let figures: Vec<Value> = serde_json::from_str(&text)
+        .with_context(|| format!("unexpected output of packet-bench: {text:?}"))?;
+    print!("{}", table(&figures));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A row per case of packet-bench's output.
+fn table(figures: &[Value]) -> String {
+    let mut text = String::from(
+        "| packet of an established flow | program | above an empty program, ns | quartiles |\n|---|---|---|---|\n",
+    );
+    for figure in figures {
+        let name = |field: &str| figure[field].as_str().unwrap_or("?");
+        let ns = |field: &str| figure[field].as_f64().unwrap_or(f64::NAN);
+        text.push_str(&format!(
+            "| {} | `{}` | {:.0} | {:.0} to {:.0} |\n",
+            name("case"),
+            name("program"),
+            ns("median_ns"),
+            ns("low_ns"),
+            ns("high_ns")
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_rows_of_a_table() {
+        let json = r#"[{"case":"a","program":"p","median_ns":80.6,"low_ns":1.0,"high_ns":99.4}]"#;
+        let figures: Vec<Value> = serde_json::from_str(json).unwrap();
+        let text = table(&figures);
+        assert!(text.ends_with("|---|---|---|---|\n| a | `p` | 81 | 1 to 99 |\n"), "{text}");
+    }
+}
