@@ -8,8 +8,8 @@ use sluice_bpf::netlink::Netlink;
 use sluice_pod::lease::{AllocError, Entry, Lease, LeaseKey, Request, Store, Subnet};
 use sluice_pod::netns::{NetNs, NetNsError};
 use sluice_pod::{
-    Dataplane, GATEWAY, PodNetwork, VethOptions, VethPair, device, identity, is_complete,
-    pod_routes, remove_local_pod, remove_veth,
+    CreateError, Dataplane, GATEWAY, PodNetwork, VethOptions, VethPair, device, identity,
+    is_complete, pod_routes, remove_local_pod, remove_veth,
 };
 
 use super::{dataplane_missing, key, lock, mend, now, open_host, read_links, store_failed, warn};
@@ -42,8 +42,16 @@ pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<CniResult
     // Until the end: a DEL of this attachment runs before this ADD or after it.
     let _attachment = store.lock_attachment(&key(environment)).map_err(store_failed)?;
     let lease = lease_address(&store, conf, subnet, environment, &mut host, &mut pod)?;
-    let created =
-        PodNetwork { host: &mut host, lease: &lease }.create(&netns, &mut pod, options, &dataplane);
+    let create = |host: &mut Netlink, pod: &mut Netlink| {
+        PodNetwork { host, lease: &lease }.create(&netns, pod, options, &dataplane)
+    };
+    let mut created = create(&mut host, &mut pod);
+    if created.as_ref().is_err_and(CreateError::is_name_in_use) {
+        // Not looked for before: each request waits for those of other ADDs.
+        remove_interrupted(conf, &mut host, &mut pod, None, &lease.key)
+            .inspect_err(|_| undo(&store, conf, &mut host, &lease, false))?;
+        created = create(&mut host, &mut pod);
+    }
     let pair = created.map_err(|e| {
         undo(&store, conf, &mut host, &lease, e.has_device);
         CniError::caused(code::IO, "the pod's network cannot be created", &e.source)
@@ -90,9 +98,8 @@ fn lease_address(
     let mut entries = store.entries().map_err(store_failed)?;
 
     let name = identity::host_ifname(&key);
-    let earlier = entries.iter().position(|entry| entry.host_ifname == name);
-    remove_interrupted(conf, host, pod, earlier.map(|at| &entries[at]), &key)?;
-    if let Some(at) = earlier {
+    if let Some(at) = entries.iter().position(|entry| entry.host_ifname == name) {
+        remove_interrupted(conf, host, pod, Some(&entries[at]), &key)?;
         locked.release([&entries.remove(at)], &now).map_err(store_failed)?;
     }
     let request = Request {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,8 +12,7 @@ use super::report::{Load, Network};
 use crate::cache::{Cache, target};
 use crate::kind::{self, Cluster, Cni, Proxy, Spec};
 use crate::oci::{self, Image, Layer};
-use crate::process::{self, STEP};
-use crate::{build, image, install, progress, setup};
+use crate::{build, image, install, progress};
 
 const IMAGE: &str = "localhost/netbench:dev";
 const PORT: u16 = 7000;
@@ -219,27 +217,4 @@ spec:
 ---
 "
     )
-}
-
-/// Measures CNI ADD in network namespaces, Sluice and ptp + host-local in alternation. Returns
-/// the durations in milliseconds.
-///
-/// # Errors
-/// When a build or the benchmark fails.
-pub fn cni_add(cache: &Cache) -> Result<[Vec<f64>; 2]> {
-    setup::tests()?;
-    let programs = build::programs(cache)?;
-    let bench = build::static_program(cache, "netns-tests", "cni-add-bench", "release")?;
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "--net", "--propagation", "private"])
-        .arg(bench)
-        .envs(programs.environment());
-    let text = process::output_within(&mut command, STEP)?;
-    let report: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
-        .with_context(|| format!("unexpected output of cni-add-bench: {text:?}"))?;
-    Ok(["ours_ms", "ptp_ms"].map(|series| {
-        let times = report[series].as_array().map_or(&[][..], Vec::as_slice);
-        times.iter().filter_map(Value::as_f64).collect()
-    }))
 }

@@ -7,6 +7,7 @@
 //! `bench.json`, `bench.md` and `bench.svg` in target/bench.
 
 mod cluster;
+mod cni;
 mod packets;
 mod plot;
 mod report;
@@ -49,6 +50,12 @@ pub struct Options {
 /// Benchmarks of one part.
 #[derive(Subcommand)]
 enum Part {
+    /// Measure bursts of CNI calls, beside ptp with host-local
+    Cni {
+        /// Bursts of 16 ADDs
+        #[arg(long, default_value_t = 20)]
+        bursts: usize,
+    },
     /// Measure the programs with packets of established flows, beside an empty program
     Packets {
         /// Runs of each case
@@ -63,8 +70,10 @@ enum Part {
 /// When a cluster does not start or a file cannot be written. The clusters are removed
 /// nevertheless. A measurement that fails is reported and does not end the run.
 pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
-    if let Some(Part::Packets { runs }) = options.part {
-        return packets::run(cache, runs);
+    match options.part {
+        Some(Part::Cni { bursts }) => return cni::run(cache, bursts),
+        Some(Part::Packets { runs }) => return packets::run(cache, runs),
+        None => {}
     }
     setup::require_root()?;
     let networks: &[Network] = if options.only_sluice {
@@ -127,7 +136,7 @@ fn measure(cache: &Cache, options: &Options, networks: &[Network]) -> Result<Fig
     for cluster in &clusters {
         memory.extend(cluster.memory()?);
     }
-    Ok(Figures { series, memory, cni_add: cluster::cni_add(cache)?, failures })
+    Ok(Figures { series, memory, cni_add: cni_add(cache)?, failures })
 }
 
 /// The order of one round's samples under one load: (network, whether through the ClusterIP).
@@ -157,6 +166,15 @@ fn sample(cluster: &BenchCluster, load: Load, path: Path, duration: Duration) ->
             }
         }
     }
+}
+
+/// Durations of CNI ADD in milliseconds, Sluice and ptp with host-local, from alternating calls.
+fn cni_add(cache: &Cache) -> Result<[Vec<f64>; 2]> {
+    let report = cni::bench(cache, &[])?;
+    Ok(["ours_ms", "ptp_ms"].map(|series| {
+        let times = report[series].as_array().map_or(&[][..], Vec::as_slice);
+        times.iter().filter_map(serde_json::Value::as_f64).collect()
+    }))
 }
 
 fn write(figures: &Figures) -> Result<()> {

@@ -2,10 +2,11 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
@@ -145,22 +146,37 @@ pub(crate) fn create_veth(netlink: &mut Netlink, veth: &Veth<'_>) -> Result<(), 
     netlink.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, &operation)
 }
 
-/// Sets a device up, with an alias if one is given.
+/// IPv4 settings of a device, by their numbers (`IPV4_DEVCONF_*` in linux/ip.h), as an attribute of
+/// [`set_up`]. A write to the sysctl instead repeats itself for as long as another process holds the
+/// RTNL lock, and needs a request of its own.
+pub(crate) fn ipv4_settings(settings: &[(u16, u32)]) -> LinkAttribute {
+    const IFLA_INET_CONF: u16 = 1;
+    let value = |(number, value): &(u16, u32)| {
+        let mut attribute = [0; 8];
+        attribute[..2].copy_from_slice(&8u16.to_ne_bytes());
+        attribute[2..4].copy_from_slice(&number.to_ne_bytes());
+        attribute[4..].copy_from_slice(&value.to_ne_bytes());
+        attribute
+    };
+    let values = settings.iter().flat_map(value).collect();
+    let settings = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, values));
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![settings])])
+}
+
+/// Sets a device up, with `attributes`.
 ///
 /// # Errors
 /// The kernel rejects the request.
 pub(crate) fn set_up(
     netlink: &mut Netlink,
     index: u32,
-    alias: Option<&str>,
+    attributes: Vec<LinkAttribute>,
 ) -> Result<(), NetlinkError> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
-    if let Some(alias) = alias {
-        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
-    }
+    message.attributes = attributes;
     let operation = format!("set network device {index} up");
     netlink.change(RouteNetlinkMessage::SetLink(message), 0, &operation)
 }

@@ -17,6 +17,10 @@ use super::{BootInstant, Subnet};
 /// caches for 5 s, endpoint changes arrive within a second), shorter than a pod waits for a retry.
 pub const REUSE_DELAY_SECONDS: u64 = 10;
 
+/// Released addresses whose order is kept after their reuse delay: those of a /24. Older ones count as
+/// unused. Each call reads and writes the list under the lock.
+const RELEASED_MAX: usize = 256;
+
 /// Number of pods that a node can have, and upper limit of [`Lease::index`](super::Lease::index).
 pub const INDEX_MAX: u32 = map::LOCAL_PODS_MAX;
 
@@ -79,15 +83,15 @@ impl Allocation {
         serde_json::from_slice(bytes)
     }
 
-    /// Chooses an address of `subnet` that is not in `leased`; the caller adds the lease. A new
-    /// range starts from its first address.
+    /// Chooses an address of `subnet` that is not `leased`; the caller adds the lease. A new range
+    /// starts from its first address.
     ///
     /// # Errors
     /// All addresses are leased, or all others were released too recently.
     pub fn choose(
         &mut self,
         subnet: Subnet,
-        leased: &BTreeSet<Ipv4Addr>,
+        leased: impl Fn(Ipv4Addr) -> bool,
         now: &BootInstant,
     ) -> Result<Ipv4Addr, AllocError> {
         self.enter_boot(now);
@@ -107,7 +111,7 @@ impl Allocation {
         let unused = (start..=last)
             .chain(first..start)
             .map(Ipv4Addr::from)
-            .find(|addr| !leased.contains(addr) && !released.contains(addr));
+            .find(|addr| !leased(*addr) && !released.contains(addr));
         if let Some(address) = unused {
             self.cursor = Some(address);
             return Ok(address);
@@ -116,7 +120,7 @@ impl Allocation {
         let oldest = self
             .released
             .iter()
-            .position(|r| subnet.is_for_pods(r.address) && !leased.contains(&r.address))
+            .position(|r| subnet.is_for_pods(r.address) && !leased(r.address))
             .ok_or(AllocError::Exhausted { capacity: subnet.capacity(), subnet })?;
         let age = self.released[oldest].at.map(|at| now.seconds.saturating_sub(at));
         if let Some(age) = age.filter(|age| *age < REUSE_DELAY_SECONDS) {
@@ -132,6 +136,12 @@ impl Allocation {
         self.enter_boot(now);
         self.released.retain(|r| r.address != address);
         self.released.push(Released { address, at: Some(now.seconds) });
+        let surplus = self.released.len().saturating_sub(RELEASED_MAX);
+        let waits = |r: &Released| {
+            r.at.is_some_and(|at| now.seconds.saturating_sub(at) < REUSE_DELAY_SECONDS)
+        };
+        let forgotten = self.released.iter().take(surplus).take_while(|r| !waits(r)).count();
+        self.released.drain(..forgotten);
     }
 
     /// A reboot ends every reuse delay: no client of an earlier boot's pod has a connection to it.
@@ -147,6 +157,13 @@ impl Allocation {
 ///
 /// # Errors
 /// All are used.
-pub fn lowest_free_index(used: &BTreeSet<u32>) -> Result<u32, AllocError> {
-    (0..INDEX_MAX).find(|index| !used.contains(index)).ok_or(AllocError::TooManyPods)
+pub fn lowest_free_index(used: impl IntoIterator<Item = u32>) -> Result<u32, AllocError> {
+    let mut free = [true; INDEX_MAX as usize];
+    for index in used {
+        if let Some(free) = free.get_mut(index as usize) {
+            *free = false;
+        }
+    }
+    let lowest = free.iter().position(|free| *free).ok_or(AllocError::TooManyPods)?;
+    Ok(lowest as u32)
 }

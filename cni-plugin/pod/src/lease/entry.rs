@@ -29,12 +29,18 @@ impl Entry {
     pub fn parse(name: &str) -> Option<Entry> {
         let mut parts = name.splitn(3, '+');
         let (address, index, host_ifname) = (parts.next()?, parts.next()?, parts.next()?);
+        // One name per entry: no signs or leading zeros, which the address cannot have either, and no
+        // dots or slashes of a path.
+        let canonical = index == "0" || index.starts_with(|digit| matches!(digit, '1'..='9'));
+        let is_name =
+            !host_ifname.is_empty() && host_ifname.bytes().all(|b| b.is_ascii_alphanumeric());
         let index = index.parse().ok().filter(|index| *index < INDEX_MAX)?;
-        let entry =
-            Entry { address: address.parse().ok()?, index, host_ifname: host_ifname.to_owned() };
-        // One name per entry: no leading zeros or signs, no dots or slashes of a path.
-        let is_name = entry.host_ifname.bytes().all(|b| b.is_ascii_alphanumeric());
-        (is_name && !host_ifname.is_empty() && entry.file_name() == name).then_some(entry)
+        let address = address.parse().ok()?;
+        (canonical && is_name).then(|| Entry {
+            address,
+            index,
+            host_ifname: host_ifname.to_owned(),
+        })
     }
 
     /// The file name.

@@ -1,6 +1,6 @@
 //! Changes of the leases, under the lock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -146,10 +146,11 @@ impl<'a> LockedStore<'a> {
         request: Request,
         now: &BootInstant,
     ) -> Result<Result<Lease, AllocError>, StoreError> {
-        let leased: BTreeSet<Ipv4Addr> = entries.iter().map(|entry| entry.address).collect();
+        let leased: HashSet<Ipv4Addr> = entries.iter().map(|entry| entry.address).collect();
         let mut allocation = self.allocation()?;
-        let index = lowest_free_index(&entries.iter().map(|entry| entry.index).collect());
-        let (address, index) = match (allocation.choose(subnet, &leased, now), index) {
+        let index = lowest_free_index(entries.iter().map(|entry| entry.index));
+        let leased = |address| leased.contains(&address);
+        let (address, index) = match (allocation.choose(subnet, leased, now), index) {
             (Ok(address), Ok(index)) => (address, index),
             (Err(e), _) | (_, Err(e)) => return Ok(Err(e)),
         };

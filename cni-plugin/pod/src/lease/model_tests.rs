@@ -128,8 +128,9 @@ proptest! {
                         model.last = None;
                         model.released.retain(|address, _| subnet.contains(*address));
                     }
-                    let leased = model.leased.values().copied().collect();
-                    match (allocation.choose(subnet, &leased, &now), model.expected()) {
+                    let leased: BTreeSet<_> = model.leased.values().copied().collect();
+                    let leased = |address| leased.contains(&address);
+                    match (allocation.choose(subnet, leased, &now), model.expected()) {
                         (Ok(address), expected) => {
                             prop_assert_eq!(Ok(address), expected);
                             let n = model.attachments;
@@ -165,7 +166,7 @@ fn an_address_is_reused_as_late_as_the_range_allows() {
     let mut smallest = usize::MAX;
     for n in 0..300 {
         let now = at(n as u64);
-        let address = allocation.choose(subnet, &BTreeSet::new(), &now).unwrap();
+        let address = allocation.choose(subnet, |_| false, &now).unwrap();
         if let Some(before) = last_use.insert(address, n) {
             smallest = smallest.min(n - before);
         }
@@ -177,20 +178,19 @@ fn an_address_is_reused_as_late_as_the_range_allows() {
 #[test]
 fn the_reuse_delay_is_exact_and_ends_with_a_reboot() {
     let subnet: Subnet = "10.0.0.0/30".parse().unwrap();
-    let none = BTreeSet::new();
+    let none = |_| false;
     let mut allocation = Allocation::default();
-    let address = allocation.choose(subnet, &none, &at(5)).unwrap();
-    let leased = BTreeSet::from([address]);
-    let full = allocation.choose(subnet, &leased, &at(5));
+    let address = allocation.choose(subnet, none, &at(5)).unwrap();
+    let full = allocation.choose(subnet, |leased| leased == address, &at(5));
     assert_eq!(full, Err(AllocError::Exhausted { capacity: 1, subnet }));
     allocation.release(address, &at(6));
     for (now, seconds) in [(6, 10), (7, 9), (15, 1)] {
-        let error = allocation.choose(subnet, &none, &at(now)).unwrap_err();
+        let error = allocation.choose(subnet, none, &at(now)).unwrap_err();
         assert_eq!(error, AllocError::ReuseDelay { subnet, seconds });
     }
     let rebooted = BootInstant { boot_id: "two".into(), seconds: 1 };
-    assert_eq!(allocation.clone().choose(subnet, &none, &rebooted), Ok(address));
-    assert_eq!(allocation.choose(subnet, &none, &at(16)), Ok(address));
+    assert_eq!(allocation.clone().choose(subnet, none, &rebooted), Ok(address));
+    assert_eq!(allocation.choose(subnet, none, &at(16)), Ok(address));
 }
 
 #[test]
@@ -198,7 +198,27 @@ fn a_new_range_starts_from_its_first_address() {
     let (old, new): (Subnet, Subnet) =
         ("10.0.0.0/24".parse().unwrap(), "10.0.1.0/24".parse().unwrap());
     let mut allocation = Allocation::default();
-    let address = allocation.choose(old, &BTreeSet::new(), &at(1)).unwrap();
-    let leased = BTreeSet::from([address]);
-    assert_eq!(allocation.choose(new, &leased, &at(2)).unwrap(), new.first());
+    let address = allocation.choose(old, |_| false, &at(1)).unwrap();
+    let leased = |leased| leased == address;
+    assert_eq!(allocation.choose(new, leased, &at(2)).unwrap(), new.first());
+}
+
+#[test]
+fn the_list_of_released_addresses_is_bounded_and_holds_every_reuse_delay() {
+    let subnet: Subnet = "10.0.0.0/16".parse().unwrap();
+    let mut allocation = Allocation::default();
+    let mut release = |n: u32, second| {
+        let address = Ipv4Addr::from(u32::from(subnet.first()) + n);
+        allocation.release(address, &at(second));
+        (allocation.released.len(), allocation.clone())
+    };
+    for n in 0..1000 {
+        assert_eq!(release(n, 1).0, n as usize + 1, "within the delay");
+    }
+    let (length, allocation) = release(1000, 1 + REUSE_DELAY_SECONDS);
+    assert_eq!(length, 256);
+    // The latest ones are kept.
+    assert_eq!(allocation.released[0].address, Ipv4Addr::new(10, 0, 2, 235));
+    let text = serde_json::to_vec(&allocation).unwrap();
+    assert!(text.len() < 12_000, "{} bytes", text.len());
 }

@@ -51,7 +51,7 @@ pub(super) fn number(
         }
     }
     for lease in others {
-        let Ok(index) = lowest_free_index(used) else { break };
+        let Ok(index) = lowest_free_index(used.iter().copied()) else { break };
         used.insert(index);
         leases.push(Lease { index, generation: generation()?, ..lease });
     }

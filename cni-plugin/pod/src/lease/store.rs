@@ -105,7 +105,7 @@ impl Store {
             let name = file.map_err(failed("list", &path))?.file_name();
             entries.extend(name.to_str().and_then(Entry::parse));
         }
-        entries.sort_unstable();
+        entries.sort_unstable_by_key(|entry| u32::from(entry.address));
         Ok(entries)
     }
 

@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use sluice_bpf::attach::{Mechanism, attach_device_by};
+use netlink_packet_route::link::LinkAttribute;
+use sluice_bpf::attach::{Mechanism, attach_new_device};
 use sluice_bpf::netlink::Netlink;
 
-use super::repair::SYSCTLS;
+use super::repair::{IPV4_SETTINGS, NO_IPV6};
 use super::{NetworkError, PodNetwork, find, host_route, pod_routes, write_sysctl};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Veth};
@@ -39,6 +40,13 @@ pub struct CreateError {
     pub has_device: bool,
     /// The cause.
     pub source: NetworkError,
+}
+
+impl CreateError {
+    /// Whether a device of one of the two names exists.
+    pub fn is_name_in_use(&self) -> bool {
+        !self.has_device && matches!(&self.source, NetworkError::Netlink(e) if e.is_present())
+    }
 }
 
 impl PodNetwork<'_> {
@@ -92,28 +100,26 @@ impl PodNetwork<'_> {
         mechanism: Mechanism,
         dataplane: &Dataplane,
     ) -> Result<(), NetworkError> {
-        for (direction, prog) in dataplane.hooks() {
-            attach_device_by(self.host, host_end.index, direction, prog, mechanism)
-                .map_err(|source| NetworkError::Attach { device: host_end.name.clone(), source })?;
-        }
+        let hooks = dataplane.hooks().map(|(direction, prog)| (direction, prog.as_fd()));
+        attach_new_device(self.host, host_end.index, &hooks, mechanism)
+            .map_err(|source| NetworkError::Attach { device: host_end.name.clone(), source })?;
         let row = inventory::local_pod(self.lease, host_end);
         Ok(dataplane.pods.put(self.lease.address.into(), &row)?)
     }
 
     fn configure_host_end(&mut self, host_end: &Link) -> Result<(), NetworkError> {
-        for sysctl in SYSCTLS {
-            write_sysctl(Path::new(PROC_SYS), &host_end.name, sysctl)?;
-        }
-        let alias = identity::alias(self.lease);
+        write_sysctl(Path::new(PROC_SYS), &host_end.name, NO_IPV6)?;
+        let alias = LinkAttribute::IfAlias(identity::alias(self.lease));
         let (_, pod_mac) = identity::macs(&self.lease.key);
-        device::set_up(self.host, host_end.index, Some(&alias))?;
+        let attributes = vec![alias, device::ipv4_settings(&IPV4_SETTINGS)];
+        device::set_up(self.host, host_end.index, attributes)?;
         Ok(device::add_neighbour(self.host, host_end.index, self.lease.address, pod_mac)?)
     }
 
     fn configure_pod_end(&self, pod_end: &Link, pod: &mut Netlink) -> Result<(), NetworkError> {
         let (host_mac, _) = identity::macs(&self.lease.key);
         device::add_address(pod, pod_end.index, self.lease.address)?;
-        device::set_up(pod, pod_end.index, None)?;
+        device::set_up(pod, pod_end.index, Vec::new())?;
         device::add_neighbour(pod, pod_end.index, GATEWAY, host_mac)?;
         for route in pod_routes(pod_end.index) {
             device::add_route(pod, &route)?;

@@ -118,10 +118,10 @@ fn sysctl_path(sysctls: &Path, device: &str, (family, key, _): Sysctl) -> Option
 /// Sets a setting of a device.
 fn write_sysctl(sysctls: &Path, device: &str, sysctl: Sysctl) -> Result<(), NetworkError> {
     let Some(path) = sysctl_path(sysctls, device, sysctl) else { return Ok(()) };
+    let Err(source) = fs::write(&path, sysctl.2) else { return Ok(()) };
     // A read-only /proc/sys suffices if the value is right already.
-    if fs::read_to_string(&path).is_ok_and(|current| current.trim() == sysctl.2) {
-        return Ok(());
+    match fs::read_to_string(&path) {
+        Ok(current) if current.trim() == sysctl.2 => Ok(()),
+        _ => Err(NetworkError::Sysctl { path: path.display().to_string(), source }),
     }
-    fs::write(&path, sysctl.2)
-        .map_err(|source| NetworkError::Sysctl { path: path.display().to_string(), source })
 }

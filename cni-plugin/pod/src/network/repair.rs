@@ -18,11 +18,17 @@ use crate::lease::Lease;
 /// A setting of the host's end: family, name, value.
 pub(super) type Sysctl = (&'static str, &'static str, &'static str);
 
+/// Without IPv6, which no netlink attribute disables.
+pub(super) const NO_IPV6: Sysctl = ("ipv6", "disable_ipv6", "1");
+
+/// The others of [`SYSCTLS`] as netlink knows them: IPV4_DEVCONF_RP_FILTER, IPV4_DEVCONF_FORWARDING.
+pub(super) const IPV4_SETTINGS: [(u16, u32); 2] = [(8, 0), (1, 1)];
+
 /// Settings of the host's end. Without `disable_ipv6`, a router advertisement from the pod gives the
 /// node an address range and a default route (the class of CVE-2020-10749); it is set before the
 /// device is up.
 pub(super) const SYSCTLS: [Sysctl; 3] = [
-    ("ipv6", "disable_ipv6", "1"),
+    NO_IPV6,
     // systemd-sysctl applies the distribution's rp_filter to each new device.
     ("ipv4", "rp_filter", "0"),
     ("ipv4", "forwarding", "1"),
@@ -142,7 +148,7 @@ pub fn restore(
 ) -> Result<(), NetworkError> {
     let (_, pod_mac) = identity::macs(&lease.key);
     match part {
-        PathPart::Device => device::set_up(netlink, link.index, None)?,
+        PathPart::Device => device::set_up(netlink, link.index, Vec::new())?,
         PathPart::Sysctls => {
             for sysctl in SYSCTLS {
                 write_sysctl(sysctls, &link.name, sysctl)?;

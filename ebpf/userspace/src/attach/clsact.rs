@@ -122,18 +122,8 @@ impl Filters {
                 (slot, NLM_F_CREATE | NLM_F_EXCL, AttachOutcome::Attached)
             }
         };
-        let attributes = vec![
-            TcAttribute::Kind("bpf".to_owned()),
-            TcAttribute::Options(vec![
-                TcOption::Bpf(TcFilterBpfOption::ProgFd(prog.as_raw_fd() as u32)),
-                TcOption::Bpf(TcFilterBpfOption::ProgName(info.name.clone())),
-                TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
-            ]),
-        ];
-        let message = TcMessage::from_parts(slot, attributes);
         let (direction, ifindex) = (self.direction, self.ifindex);
-        let operation = format!("attach a filter to {direction:?} of interface {ifindex}");
-        let request = RouteNetlinkMessage::NewTrafficFilter(message);
+        let (request, operation) = new_filter(slot, ifindex, direction, prog, &info);
         match netlink.change(request, flags, &operation) {
             // A concurrent process (the agent, another ADD) attached the same program first.
             Err(e)
@@ -149,6 +139,44 @@ impl Filters {
     fn has_id(&self, id: u32) -> bool {
         self.own.iter().any(|(_, info)| info.id == id)
     }
+}
+
+/// The request that puts `prog` into a filter, and its description.
+fn new_filter(
+    slot: TcHeader,
+    ifindex: u32,
+    direction: Direction,
+    prog: BorrowedFd<'_>,
+    info: &ProgInfo,
+) -> (RouteNetlinkMessage, String) {
+    let attributes = vec![
+        TcAttribute::Kind("bpf".to_owned()),
+        TcAttribute::Options(vec![
+            TcOption::Bpf(TcFilterBpfOption::ProgFd(prog.as_raw_fd() as u32)),
+            TcOption::Bpf(TcFilterBpfOption::ProgName(info.name.clone())),
+            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+        ]),
+    ];
+    let request = RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(slot, attributes));
+    (request, format!("attach a filter to {direction:?} of interface {ifindex}"))
+}
+
+/// Attaches programs to a device without filters: one request for the qdisc and one for each program.
+///
+/// # Errors
+/// bpf(2) or netlink fails; EEXIST if the device has a filter in that place.
+pub(super) fn attach_first(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    programs: &[(Direction, BorrowedFd<'_>)],
+) -> Result<(), AttachError> {
+    add_clsact(netlink, ifindex)?;
+    for (direction, prog) in programs {
+        let slot = filter_header(ifindex, *direction, PRIORITY, HANDLE);
+        let (request, operation) = new_filter(slot, ifindex, *direction, *prog, &prog_info(prog)?);
+        netlink.change(request, NLM_F_CREATE | NLM_F_EXCL, &operation)?;
+    }
+    Ok(())
 }
 
 fn add_clsact(netlink: &mut Netlink, ifindex: u32) -> Result<(), AttachError> {

@@ -123,6 +123,30 @@ pub fn attach_device_by(
     }
 }
 
+/// Attaches tc programs to a device that nothing is attached to, without reading what is. The device
+/// belongs to the caller, but other software reacts to new devices: where something is attached, the
+/// result is that of [`attach_device_by`].
+///
+/// # Errors
+/// Those of [`attach_device`].
+pub fn attach_new_device(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    programs: &[(Direction, BorrowedFd<'_>)],
+    mechanism: Mechanism,
+) -> Result<(), AttachError> {
+    if mechanism == Mechanism::Clsact {
+        match clsact::attach_first(netlink, ifindex, programs) {
+            Err(AttachError::Netlink(e)) if e.is_present() => {}
+            other => return other,
+        }
+    }
+    for (direction, prog) in programs {
+        attach_device_by(netlink, ifindex, *direction, prog, mechanism)?;
+    }
+    Ok(())
+}
+
 fn tcx_programs(ifindex: u32, direction: Direction) -> Result<Vec<ProgInfo>, BpfError> {
     match tcx::programs(ifindex, direction) {
         Err(e) if no_tcx(&e) => Ok(Vec::new()),

@@ -1,24 +1,19 @@
-//! Times ADD and DEL of the CNI binary against ptp with host-local, alternating in every round, in
-//! namespaces of its own. Prints one JSON object.
-//!
-//! `cni-add-bench [ROUNDS]`, as root, after `cargo xtask build`.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench ends where it fails")]
+//! ADD and DEL of one pod after another, alternating with ptp and host-local in every round.
 
 use std::path::Path;
-use std::time::Duration;
 
-use netns_tests::{CniCall, Node, Topology, dataplane};
+use netns_tests::{CniCall, Node, Topology, dataplane, plugin};
 use serde_json::{Value, json};
 
-const ROUNDS: usize = 100;
-const PTP: &str = "/usr/lib/cni/ptp";
+use crate::{milliseconds, percentile, with_plugin};
+
+pub const ROUNDS: usize = 100;
 
 /// Durations of ADD and of DEL in milliseconds.
 type Took = (f64, f64);
 
-fn main() {
-    let rounds = std::env::args().nth(1).map_or(ROUNDS, |n| n.parse().expect("[ROUNDS]"));
-    assert!(Path::new(PTP).exists(), "{PTP}: install the package containernetworking-plugins");
+pub fn run(rounds: usize) -> Value {
+    let ptp = plugin("ptp");
     let topology = Topology::new();
     let node = topology.node(1);
     dataplane::load(&node);
@@ -42,7 +37,7 @@ fn main() {
     for round in 0..=rounds {
         let times = (
             once(&node, &ours, None),
-            once(&node, &theirs, Some(Path::new(PTP))),
+            once(&node, &theirs, Some(ptp.as_path())),
             once(&node, &in_memory, None),
         );
         // The first round fills the page cache.
@@ -54,7 +49,8 @@ fn main() {
     }
     let add = |times: &[Took]| times.iter().map(|t| t.0).collect::<Vec<_>>();
     let del = |times: &[Took]| times.iter().map(|t| t.1).collect::<Vec<_>>();
-    let report = json!({
+    let median = |times| percentile(times, 0.5);
+    json!({
         "rounds": rounds,
         "ours_ms": add(&a),
         "ptp_ms": add(&b),
@@ -66,8 +62,7 @@ fn main() {
         "ours_del_ms": del(&a),
         "ptp_del_ms": del(&b),
         "del_median_ratio": median(del(&a)) / median(del(&b)),
-    });
-    println!("{report}");
+    })
 }
 
 fn once(node: &Node, config: &Value, binary: Option<&Path>) -> Took {
@@ -75,7 +70,7 @@ fn once(node: &Node, config: &Value, binary: Option<&Path>) -> Took {
     let call = |verb| {
         let call = CniCall::for_sandbox(verb, config, &sandbox);
         let call = match binary {
-            Some(path) => call.with_binary(path).set("CNI_PATH", "/usr/lib/cni"),
+            Some(path) => with_plugin(call, path),
             None => call,
         };
         let output = call.run(&node.namespaces);
@@ -85,13 +80,4 @@ fn once(node: &Node, config: &Value, binary: Option<&Path>) -> Took {
     let took = (call("ADD"), call("DEL"));
     node.drop_sandbox(&sandbox.path);
     took
-}
-
-fn milliseconds(took: Duration) -> f64 {
-    (took.as_secs_f64() * 1e6).round() / 1e3
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
