@@ -1,5 +1,7 @@
 //! Fragments, narrow links, spoofed sources, and the node's own filters.
 
+use std::net::Ipv4Addr;
+
 use netns_tests::manifest::{service, service_with, slice_of};
 use netns_tests::peer::Echo;
 use netns_tests::{OUTSIDE, Topology, TopologyOptions, command, dataplane, eventually, ip};
@@ -94,6 +96,49 @@ fn pod_cannot_send_from_an_address_other_than_its_own() {
         assert_eq!(seen, valid.to_string(), "to {destination}");
     }
     assert_eq!(spoofed() - before, sent);
+}
+
+/// A UDP datagram to port 7777 in a frame with VLAN tags.
+fn tagged(macs: (&str, &str), tags: &[u16], source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    let mac = |text: &str| text.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+    let (to, from): (Vec<u8>, Vec<u8>) = (mac(macs.0), mac(macs.1));
+    let mut header = vec![0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0];
+    header.extend(source.octets());
+    header.extend(destination.octets());
+    let words = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let sum: u32 = words.sum();
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let tags = tags.iter().flat_map(|id| [[0x81, 0], id.to_be_bytes()].concat());
+    let udp = [0x9c, 0x40, 0x1e, 0x61, 0, 9, 0, 0, b'x'];
+    [to, from, tags.collect(), vec![8, 0], header, udp.to_vec()].concat()
+}
+
+/// The stack removes the tag of VLAN 0 and routes the packet: no check may be skipped for it.
+#[test]
+fn pod_cannot_send_frames_with_a_vlan_tag() {
+    let t = two_nodes();
+    let (pod, near, far) =
+        (t.a.pod("default/web"), t.a.pod("default/near"), t.b.pod("default/far"));
+    let mac = |end: usize| pod.result["interfaces"][end]["mac"].as_str().unwrap().to_owned();
+    let (host_end, own) = (mac(0), mac(1));
+    let macs = (host_end.as_str(), own.as_str());
+    let free: Ipv4Addr = "10.244.1.250".parse().unwrap();
+    let targets =
+        [(&*near, near.address, &far), (&*far, far.address, &near), (&*t.a, t.a.address, &near)];
+    for (host, address, other) in targets {
+        let mut target = host.receive(7777);
+        for tags in [&[0][..], &[5], &[0, 0], &[0, 5], &[5, 0]] {
+            for source in [free, OUTSIDE, pod.address] {
+                pod.send_frame("eth0", &tagged(macs, tags, source, address));
+            }
+        }
+        // Without a tag, the same frame arrives; it is the only one of this pod.
+        pod.send_frame("eth0", &tagged(macs, &[], pod.address, address));
+        assert_eq!(target.line(), pod.address.to_string(), "to {address}");
+        other.send_from(&other.address.to_string(), &format!("{address}:7777"));
+        assert_eq!(target.line(), other.address.to_string(), "to {address}");
+    }
 }
 
 #[test]
