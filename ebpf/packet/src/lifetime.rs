@@ -74,20 +74,49 @@ pub fn is_expired(entry: &FlowEntry, now: u32) -> bool {
     idle(entry, now) > limit(entry)
 }
 
-/// Whether a new flow may take the tuple of this one: it is expired or, if `urgent`, an answered UDP
-/// exchange or a closed TCP connection without packets for some seconds.
+/// How hard a search for a source port has been so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Scarcity {
+    /// The first attempts.
+    None = 0,
+    /// Several ports were taken.
+    Ports = 1,
+    /// Many ports were taken.
+    Severe = 2,
+}
+
+impl Scarcity {
+    /// The scarcity with a number; [`Scarcity::None`] for numbers that this version does not define.
+    #[inline(always)]
+    pub const fn from_number(n: u32) -> Scarcity {
+        match n {
+            1 => Scarcity::Ports,
+            2 => Scarcity::Severe,
+            _ => Scarcity::None,
+        }
+    }
+}
+
+/// Whether a new flow may take the tuple of this one: it is expired. If ports are scarce, also an
+/// answered UDP exchange or a closed TCP connection without packets for some seconds; if they are
+/// severely scarce, also a UDP stream that is idle for longer than an unanswered flow lives. A client
+/// that asks one server from all of its ports in turn makes streams of them.
 #[inline(always)]
-pub fn is_reusable(entry: &FlowEntry, now: u32, urgent: bool) -> bool {
+pub fn is_reusable(entry: &FlowEntry, now: u32, scarcity: Scarcity) -> bool {
     let idle = idle(entry, now);
-    let ended = match entry.tuple.proto {
-        proto::TCP => tcp_state::closed(
-            entry.tcp[Direction::Forward as usize],
-            entry.tcp[Direction::Reply as usize],
-        ),
-        proto::UDP => entry.is_replied() && entry.flags & flow_flags::STREAM == 0,
-        _ => false,
+    let is_stream = entry.flags & flow_flags::STREAM != 0;
+    let (ended, is_datagrams) = match entry.tuple.proto {
+        proto::TCP => {
+            let client = entry.tcp[Direction::Forward as usize];
+            (tcp_state::closed(client, entry.tcp[Direction::Reply as usize]), false)
+        }
+        proto::UDP => (entry.is_replied() && !is_stream, true),
+        _ => (false, false),
     };
-    idle > limit(entry) || (urgent && ended && idle > PORT_REUSE)
+    idle > limit(entry)
+        || (scarcity >= Scarcity::Ports && ended && idle > PORT_REUSE)
+        || (scarcity >= Scarcity::Severe && is_datagrams && idle > ticks(UNREPLIED))
 }
 
 /// Whether an answered flow that began at the low 16 bits of a tick is a stream at `now`.
@@ -132,7 +161,7 @@ mod tests {
             assert_eq!(limit(&entry), ticks(seconds), "{proto} {tcp:?} {flags}");
             assert!(!is_expired(&entry, 1000 + ticks(seconds)));
             assert!(is_expired(&entry, 1001 + ticks(seconds)));
-            assert!(is_reusable(&entry, 1001 + ticks(seconds), false));
+            assert!(is_reusable(&entry, 1001 + ticks(seconds), Scarcity::None));
             assert!(!is_expired(&entry, 999), "seen by another CPU in the next tick");
         }
     }
@@ -151,10 +180,34 @@ mod tests {
             (proto::SCTP, [0, 0], replied, false),
         ] {
             let entry = entry(proto, tcp, flags);
-            assert_eq!(is_reusable(&entry, 1001 + PORT_REUSE, true), early, "{proto} {tcp:?}");
-            assert!(!is_reusable(&entry, 1001 + PORT_REUSE, false));
-            assert!(!is_reusable(&entry, 1000 + PORT_REUSE, true));
+            for scarcity in [Scarcity::Ports, Scarcity::Severe] {
+                let reusable = |now| is_reusable(&entry, now, scarcity);
+                assert_eq!(reusable(1001 + PORT_REUSE), early, "{proto} {tcp:?}");
+                assert!(!reusable(1000 + PORT_REUSE));
+            }
+            assert!(!is_reusable(&entry, 1001 + PORT_REUSE, Scarcity::None));
         }
+    }
+
+    #[test]
+    fn idle_streams_are_reused_only_if_ports_are_severely_scarce() {
+        let stream = flow_flags::REPLIED | flow_flags::STREAM;
+        let later = 1001 + ticks(UNREPLIED);
+        let datagrams = entry(proto::UDP, [0, 0], stream);
+        assert!(is_reusable(&datagrams, later, Scarcity::Severe));
+        assert!(!is_reusable(&datagrams, later - 1, Scarcity::Severe));
+        assert!(!is_reusable(&datagrams, later, Scarcity::Ports));
+        for (proto, tcp) in [(proto::TCP, [OPEN, OPEN]), (proto::SCTP, [0, 0]), (47, [0, 0])] {
+            assert!(!is_reusable(&entry(proto, tcp, stream), later, Scarcity::Severe), "{proto}");
+        }
+    }
+
+    #[test]
+    fn scarcity_survives_its_number() {
+        for scarcity in [Scarcity::None, Scarcity::Ports, Scarcity::Severe] {
+            assert_eq!(Scarcity::from_number(scarcity as u32), scarcity);
+        }
+        assert_eq!(Scarcity::from_number(3), Scarcity::None);
     }
 
     #[test]

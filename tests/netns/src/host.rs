@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::binaries::own_program;
 use crate::capture::Capture;
 use crate::cgroup::Cgroup;
-use crate::peer::{Echo, Exchange};
+use crate::peer::{Echo, Exchange, RateReport};
 use crate::process::{COMMAND_DEADLINE, run};
 use crate::{Namespaces, Process, Server};
 
@@ -115,6 +115,13 @@ impl Host {
         process
     }
 
+    /// Sends `rate` UDP requests a second, each from a new socket, for so many seconds.
+    pub fn resolve(&self, server: &str, rate: u32, seconds: u32) -> RateReport {
+        let deadline = COMMAND_DEADLINE + Duration::from_secs(seconds.into());
+        let arguments = ["resolve", server, &rate.to_string(), &seconds.to_string()];
+        self.run_within(&arguments, deadline)
+    }
+
     /// Sends a UDP datagram with this source address.
     pub fn send_from(&self, source: &str, destination: &str) {
         let (): () = self.run(&["send-from", source, destination]);
@@ -147,7 +154,11 @@ impl Host {
     fn run<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
         // A client of many requests may wait for each of them.
         const DEADLINE: Duration = COMMAND_DEADLINE.saturating_mul(2);
-        let output = run(&mut self.command(arguments), DEADLINE)
+        self.run_within(arguments, DEADLINE)
+    }
+
+    fn run_within<T: DeserializeOwned>(&self, arguments: &[&str], deadline: Duration) -> T {
+        let output = run(&mut self.command(arguments), deadline)
             .unwrap_or_else(|e| panic!("netns-peer {arguments:?}: {e}"));
         let text = String::from_utf8_lossy(&output.stdout);
         serde_json::from_str(&text).unwrap_or_else(|e| {

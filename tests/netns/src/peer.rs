@@ -45,3 +45,14 @@ pub struct HoldReport {
     /// Names of the errors of failed requests; a TCP connection fails once.
     pub errors: Vec<String>,
 }
+
+/// Report of a client with a new socket for each request.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RateReport {
+    /// Requests that were sent.
+    pub requests: u64,
+    /// Requests without a response.
+    pub lost: u64,
+    /// Time in which they were sent.
+    pub seconds: f64,
+}

@@ -6,7 +6,11 @@
 
 use aya_ebpf::{macros::map, maps::HashMap};
 use sluice_abi::{DropReason, FlowEntry, FlowKey, PortBe, proto};
-use sluice_packet::{budget, lifetime, tcp_state};
+use sluice_packet::{
+    budget,
+    lifetime::{self, Scarcity},
+    tcp_state,
+};
 
 use super::{
     confirm::{uncount, write_alias, write_main},
@@ -25,8 +29,10 @@ use crate::{
 
 /// Number of source ports that are tried before a new flow is dropped.
 const ATTEMPTS: u32 = 24;
-/// First attempt that takes ports of flows that have just ended.
-const URGENT_FROM: u32 = 4;
+/// First attempt that takes ports of flows that have just ended ([`Scarcity::Ports`]).
+const SCARCE_FROM: u32 = 4;
+/// First attempt that takes ports of idle UDP streams as well ([`Scarcity::Severe`]).
+const SEVERE_FROM: u32 = 12;
 /// Result of the global functions: the pod has no tokens left.
 const TOO_MANY: u32 = 3;
 
@@ -84,12 +90,12 @@ pub fn open_flow<F: Outlined>(
                 return TAKEN;
             }
         }
-        let urgent = u32::from(attempt >= URGENT_FROM);
+        let scarcity = u32::from(attempt >= SCARCE_FROM) + u32::from(attempt >= SEVERE_FROM);
         attempt += 1;
         if masqueraded && f.node_uses(&flow.translated) {
             continue;
         }
-        let claimed = conntrack_claim(packet, flow, destination, urgent);
+        let claimed = conntrack_claim(packet, flow, destination, scarcity);
         if claimed != TAKEN || !has_port {
             return claimed;
         }
@@ -165,7 +171,7 @@ extern "C" fn conntrack_claim(
     packet: *const Packet,
     flow: *const Flow,
     destination: *const Destination,
-    urgent: u32,
+    scarcity: u32,
 ) -> u32 {
     // SAFETY: as in `conntrack_forget`.
     let (Some(packet), Some(flow), Some(destination)) =
@@ -181,7 +187,7 @@ extern "C" fn conntrack_claim(
         if FLOW_CLAIMS.insert(&*key, &0u32, NOEXIST).is_err() {
             return TAKEN;
         }
-        let is_free = remove_ended(packet, key, urgent != 0);
+        let is_free = remove_ended(packet, key, Scarcity::from_number(scarcity));
         let _ = FLOW_CLAIMS.remove(&*key);
         if !is_free {
             return TAKEN;
@@ -209,7 +215,7 @@ extern "C" fn conntrack_claim(
 
 /// Removes the flow that holds a key, if it has ended or is the packet's own. False: it is alive.
 #[inline(always)]
-fn remove_ended(packet: &Packet, key: &FlowKey, urgent: bool) -> bool {
+fn remove_ended(packet: &Packet, key: &FlowKey, scarcity: Scarcity) -> bool {
     let Some(holder) = maps::any_flow(key) else { return true };
     // SAFETY: used in this function and, after it, in its caller.
     let Some(entry) = (unsafe { work::holder() }) else { return false };
@@ -218,7 +224,7 @@ fn remove_ended(packet: &Packet, key: &FlowKey, urgent: bool) -> bool {
         return false;
     }
     if !same_tuple(&entry.other, &packet.tuple) {
-        if !lifetime::is_reusable(entry, kernel::tick(), urgent) {
+        if !lifetime::is_reusable(entry, kernel::tick(), scarcity) {
             return false;
         }
         // Late packets of the old flow must not be translated as packets of the new one.

@@ -6,6 +6,7 @@ mod capture;
 mod connect;
 mod hold;
 mod raw;
+mod resolve;
 mod serve;
 
 use std::io::Write;
@@ -29,6 +30,10 @@ fn main() {
         ["download", server, bytes] => report(&connect::download(server, bytes.parse().unwrap())),
         ["upload", server, bytes] => report(&connect::upload(server, bytes.parse().unwrap())),
         ["hold", protocol, server] => report(&hold::hold(protocol, server)),
+        ["resolve", server, rate, seconds] => {
+            let (rate, seconds) = (rate.parse().unwrap(), seconds.parse().unwrap());
+            report(&resolve::resolve(server, rate, seconds));
+        }
         ["ping", address, size] => report(&raw::ping(address, size.parse().unwrap())),
         ["send-from", source, destination] => report(&raw::send_from(source, destination)),
         ["send-frame", device, frame] => report(&capture::send_frame(device, frame)),
