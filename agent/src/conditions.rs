@@ -13,10 +13,11 @@ use std::time::Instant;
 pub enum Concern {
     /// Pinned maps and programs.
     Pins,
-    /// Devices, addresses and default route of the node; the choice of the uplink.
+    /// Devices, addresses and default route of the node; the choice of the uplink and of the devices with
+    /// programs.
     HostState,
-    /// Programs on the uplink.
-    Uplink,
+    /// Programs on the devices that packets leave by.
+    Devices,
     /// Socket programs at the root of the cgroup hierarchy.
     SocketPrograms,
     /// Forwarding sysctls.
@@ -29,6 +30,8 @@ pub enum Concern {
     Conflicts,
     /// Routes to the pods of other nodes.
     Routes,
+    /// The map of the devices that packets leave by.
+    DeviceMap,
     /// The configuration that the programs read.
     NodeConfig,
     /// Programs and `LOCAL_PODS` rows of the pods on this node.

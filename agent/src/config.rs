@@ -11,6 +11,7 @@ use hyper::http::Uri;
 use ipnet::IpNet;
 use sluice_abi::map;
 
+use crate::devices::DeviceChoice;
 use crate::host::UplinkChoice;
 use crate::paths;
 use crate::source_ports::{SourcePorts, SourcePortsError};
@@ -61,6 +62,11 @@ pub struct AgentArgs {
     /// else the device of the default route).
     #[arg(long, value_name = "DEVICE")]
     pub uplink: Option<String>,
+    /// Devices that packets of pods may leave by with an address of the node, separated by commas; `*`
+    /// is any text. They get programs, and so does the uplink (default: the devices that routes to
+    /// networks use). Packets that leave by another device keep the pod's address.
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+    pub devices: Vec<String>,
     /// MTU of pods in bytes (default: the MTU of the uplink).
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
@@ -132,6 +138,8 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// How the uplink is chosen.
     pub uplink: UplinkChoice,
+    /// How the other devices with programs are chosen.
+    pub devices: DeviceChoice,
     /// MTU of pods in bytes, if given.
     pub mtu: Option<u32>,
     /// Service CIDRs of the cluster, if given.
@@ -195,6 +203,7 @@ impl TryFrom<AgentArgs> for Config {
             chain: args.chain,
             cgroup_root: args.cgroup_root,
             uplink: args.uplink.map_or(UplinkChoice::Auto, UplinkChoice::Named),
+            devices: devices(args.devices)?,
             mtu: args.mtu.map(mtu).transpose()?,
             service_cidrs: args.service_cidrs,
             masquerade: args.masquerade,
@@ -216,6 +225,16 @@ fn node_name(name: Option<String>) -> Result<String, ConfigError> {
     name.filter(|n| !n.is_empty()).ok_or_else(|| {
         ConfigError::new("--node-name", "required; give the flag or set NODE_NAME to spec.nodeName")
     })
+}
+
+/// Names or patterns of devices; without any, those that routes use.
+fn devices(patterns: Vec<String>) -> Result<DeviceChoice, ConfigError> {
+    let invalid = |p: &&String| p.is_empty() || p.contains(|c: char| c == '/' || c.is_whitespace());
+    match patterns.iter().find(invalid) {
+        Some(p) => Err(ConfigError::new("--devices", format!("{p:?} is not the name of a device"))),
+        None if patterns.is_empty() => Ok(DeviceChoice::Routes),
+        None => Ok(DeviceChoice::Named(patterns)),
+    }
 }
 
 /// A URL with scheme, host and nothing behind the port but a path.
@@ -277,6 +296,7 @@ mod tests {
         assert_eq!(c.snat_ports, SourcePorts::default());
         assert!(c.masquerade);
         assert_eq!((c.uplink, c.mtu), (UplinkChoice::Auto, None));
+        assert_eq!(c.devices, DeviceChoice::Routes);
         assert_eq!(c.health_bind.unwrap().to_string(), "0.0.0.0:10256");
         assert_eq!(c.metrics_bind.unwrap().to_string(), "127.0.0.1:10249");
         assert_eq!(c.cni_bin_dir.unwrap().to_str(), Some("/opt/cni/bin"));
@@ -304,6 +324,7 @@ mod tests {
         let c = config(&[
             "--source=/m",
             "--uplink=eth1",
+            "--devices=eth*,wg0",
             "--mtu=576",
             "--service-cidrs=10.96.0.0/16,fd00::/112",
             "--snat-ports=1024-32767",
@@ -312,6 +333,7 @@ mod tests {
         .unwrap();
         assert_eq!(c.source.to_string(), "folder /m");
         assert_eq!(c.uplink, UplinkChoice::Named("eth1".into()));
+        assert_eq!(c.devices, DeviceChoice::Named(vec!["eth*".into(), "wg0".into()]));
         assert_eq!((c.mtu, c.service_cidrs.len()), (Some(576), 2));
         assert_eq!(c.snat_ports, "1024-32767".parse().unwrap());
         assert_eq!(c.flows_per_pod, 1000);
@@ -329,6 +351,8 @@ mod tests {
             (&["--snat-ports=1023-2000"][..], "--snat-ports: 1023-2000 is not FIRST-LAST"),
             (&["--flows-per-pod=1"], "--flows-per-pod"),
             (&["--snat-ports=all"], "--snat-ports: all is not FIRST-LAST"),
+            (&["--devices=eth0,,eth1"], "--devices: \"\" is not the name of a device"),
+            (&["--devices=a b"], "--devices: \"a b\" is not the name of a device"),
             (&["--mtu=575"], "--mtu: 575 is not between"),
             (&["--mtu=65536"], "--mtu: 65536 is not between"),
             (&["--health-bind=nowhere"], "--health-bind: nowhere is not ADDRESS:PORT"),

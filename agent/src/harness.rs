@@ -12,7 +12,7 @@ use sluice_core::model::{
     Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, Object, ObjectName, Port, Protocol,
     Service, ServicePort,
 };
-use sluice_pod::device::Link;
+use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::identity;
 use sluice_pod::lease::{BootInstant, Lease, LeaseKey};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use crate::conditions::{Concern, Condition, Status};
 use crate::config::{AgentArgs, Config};
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer};
-use crate::host::{HostState, LocalAddress};
+use crate::host::{HostState, LocalAddress, RouteUse};
 use crate::kernel::fake::FakeKernel;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
@@ -168,15 +168,30 @@ impl Harness {
 pub fn host() -> HostState {
     HostState {
         links: vec![link(1, "lo"), link(2, "eth0"), link(3, "eth1")],
-        addresses: vec![LocalAddress { address: "172.18.0.2".parse().unwrap(), ifindex: 2 }],
+        addresses: vec![LocalAddress {
+            address: "172.18.0.2".parse().unwrap(),
+            ifindex: 2,
+            additional: false,
+        }],
         default_route: Some(2),
+        route_uses: [(2, RouteUse { networks: true, addresses: false })].into(),
         ephemeral_ports: (32_768, 60_999),
     }
 }
 
 /// A device that is up, with MTU 1500.
 pub fn link(index: u32, name: &str) -> Link {
-    Link { index, name: name.to_owned(), mac: None, alias: None, mtu: 1500, up: true }
+    Link {
+        index,
+        name: name.to_owned(),
+        mac: None,
+        alias: None,
+        mtu: 1500,
+        up: true,
+        layer: LinkLayer::Ethernet,
+        loopback: name == "lo",
+        master: None,
+    }
 }
 
 /// What a source sends first: one list per kind. Node `n1` is added if the objects contain no Node.

@@ -1,6 +1,7 @@
 //! The node's own network: devices, addresses, the default route, and the
 //! choice of the uplink. Pure.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use sluice_pod::device::Link;
@@ -12,7 +13,22 @@ pub struct LocalAddress {
     pub address: IpAddr,
     /// Index of the device that has it.
     pub ifindex: u32,
+    /// Whether the device has another address of the same network before it, or the address is one
+    /// without a network.
+    pub additional: bool,
 }
+
+/// How routes use a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteUse {
+    /// A route leads to a network, or to a gateway.
+    pub networks: bool,
+    /// A route leads to a single address without a gateway.
+    pub addresses: bool,
+}
+
+/// Uses by the index of the device.
+pub type RouteUses = BTreeMap<u32, RouteUse>;
 
 /// Devices and addresses of the node at one point in time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +39,8 @@ pub struct HostState {
     pub addresses: Vec<LocalAddress>,
     /// Device of the IPv4 default route with the lowest metric, else of the IPv6 one.
     pub default_route: Option<u32>,
+    /// How the IPv4 routes use the devices.
+    pub route_uses: RouteUses,
     /// First and last of the ports that the node's sockets get (net.ipv4.ip_local_port_range).
     pub ephemeral_ports: (u16, u16),
 }
@@ -80,8 +98,11 @@ impl HostState {
                 .find(|link| &link.name == name)
                 .ok_or_else(|| UplinkError::NoSuchDevice(name.clone()))?,
             UplinkChoice::Auto => {
+                // An InternalIP of a loopback device is announced by routing.
                 let by_address = internal_ips.iter().find_map(|ip| {
-                    self.addresses.iter().find(|a| a.address == *ip).map(|a| a.ifindex)
+                    let found = self.addresses.iter().find(|a| a.address == *ip)?;
+                    let loopback = self.link(found.ifindex).is_some_and(|link| link.loopback);
+                    (!loopback).then_some(found.ifindex)
                 });
                 by_address
                     .or(self.default_route)
@@ -90,20 +111,24 @@ impl HostState {
             }
         };
         let address = |v4: bool| self.address_on(link.index, v4, internal_ips);
+        let elsewhere = |v4: bool| {
+            let local = |ip: &&IpAddr| self.addresses.iter().any(|a| a.address == **ip);
+            internal_ips.iter().filter(local).copied().find(|ip| ip.is_ipv4() == v4)
+        };
+        let address = |v4: bool| address(v4).or_else(|| elsewhere(v4));
         Ok(Uplink { link: link.clone(), v4: address(true), v6: address(false) })
     }
 
     /// The node's address of one family on a device: an InternalIP if it is there, else the first
-    /// address that is not link-local.
-    fn address_on(&self, ifindex: u32, v4: bool, internal_ips: &[IpAddr]) -> Option<IpAddr> {
-        let mut on_device = self
-            .addresses
-            .iter()
-            .filter(|a| a.ifindex == ifindex && a.address.is_ipv4() == v4)
-            .map(|a| a.address);
+    /// address that is not link-local, preferably not an additional one.
+    pub fn address_on(&self, ifindex: u32, v4: bool, internal_ips: &[IpAddr]) -> Option<IpAddr> {
+        let on_device =
+            || self.addresses.iter().filter(|a| a.ifindex == ifindex && a.address.is_ipv4() == v4);
         let internal =
-            internal_ips.iter().copied().find(|ip| on_device.clone().any(|address| address == *ip));
-        internal.or_else(|| on_device.find(|address| !is_link_local(address)))
+            internal_ips.iter().copied().find(|ip| on_device().any(|a| a.address == *ip));
+        let global = || on_device().filter(|a| !is_link_local(&a.address));
+        let first = || global().min_by_key(|a| a.additional).map(|a| a.address);
+        internal.or_else(first)
     }
 }
 
@@ -116,6 +141,8 @@ fn is_link_local(address: &IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use sluice_pod::device::LinkLayer;
+
     use super::*;
 
     fn host() -> HostState {
@@ -126,8 +153,15 @@ mod tests {
             alias: None,
             mtu: 1500,
             up: true,
+            layer: LinkLayer::Ethernet,
+            loopback: false,
+            master: None,
         };
-        let address = |a: &str, ifindex| LocalAddress { address: a.parse().unwrap(), ifindex };
+        let address = |a: &str, ifindex| LocalAddress {
+            address: a.parse().unwrap(),
+            ifindex,
+            additional: false,
+        };
         HostState {
             links: vec![link(2, "eth0"), link(3, "eth1")],
             addresses: vec![
@@ -139,6 +173,7 @@ mod tests {
                 address("fe80::1", 2),
             ],
             default_route: Some(3),
+            route_uses: RouteUses::new(),
             ephemeral_ports: (32_768, 60_999),
         }
     }

@@ -15,6 +15,7 @@ pub mod cli;
 mod conditions;
 mod config;
 mod counters;
+mod devices;
 mod dir_watcher;
 mod event;
 mod event_loop;

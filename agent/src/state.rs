@@ -8,6 +8,7 @@
 //! `uplink`, ...); reconcilers never call each other.
 
 mod conflict;
+mod devices;
 mod pods;
 mod repairs;
 
@@ -23,8 +24,9 @@ use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables};
 use crate::api::Call;
 use crate::conditions::{Concern, Conditions, Status};
 use crate::config::Config;
+use crate::devices::NodeDevice;
 use crate::event::{Event, PodScope};
-use crate::host::{HostState, Uplink, UplinkError};
+use crate::host::{HostState, Uplink};
 
 pub use self::pods::PodSelection;
 
@@ -43,6 +45,8 @@ pub struct State {
     changed: Changed,
     host: HostState,
     uplink: Option<Uplink>,
+    devices: Vec<NodeDevice>,
+    attached: BTreeSet<u32>,
     dirty: BTreeSet<Concern>,
     resync: bool,
     resyncs: u32,
@@ -76,6 +80,8 @@ impl State {
             changed: Changed::default(),
             host: HostState::default(),
             uplink: None,
+            devices: Vec::new(),
+            attached: BTreeSet::new(),
             dirty: BTreeSet::new(),
             resync: true,
             resyncs: 0,
@@ -117,8 +123,8 @@ impl State {
                 self.index.apply(change);
             }
             Event::HostNetwork => {
-                use Concern::{Forwarding, HostState, Routes, Uplink};
-                self.mark([HostState, Uplink, Forwarding, Routes]);
+                use Concern::{Devices, Forwarding, HostState, Routes};
+                self.mark([HostState, Devices, Forwarding, Routes]);
             }
             Event::PodNetwork(scope) => self.apply_pod_network(scope),
             Event::Forwarding => self.mark([Concern::Forwarding]),
@@ -131,7 +137,7 @@ impl State {
                 self.pods.add(PodScope::all());
             }
             Event::Poll => {
-                self.mark([Concern::Pins, Concern::Uplink, Concern::SocketPrograms]);
+                self.mark([Concern::Pins, Concern::Devices, Concern::SocketPrograms]);
                 self.mark(self.pods.poll.then_some(Concern::Pods));
                 self.mark(self.poll_maps.then_some(Concern::ServiceMaps));
             }
@@ -140,10 +146,12 @@ impl State {
         }
     }
 
-    /// Marks the pods in `scope`, and the uplink if its device is in it.
+    /// Marks the pods in `scope`, and the devices if one with programs is in it.
     fn apply_pod_network(&mut self, scope: PodScope) {
-        if self.uplink.as_ref().is_some_and(|u| scope.devices.contains(&u.link.index)) {
-            self.mark([Concern::Uplink, Concern::Forwarding]);
+        let managed =
+            |device: &NodeDevice| device.is_managed() && scope.devices.contains(&device.link.index);
+        if self.devices.iter().any(managed) {
+            self.mark([Concern::Devices, Concern::Forwarding]);
         }
         if self.pods.add(scope) {
             self.mark([Concern::Pods]);
@@ -273,33 +281,6 @@ impl State {
         self.compile();
     }
 
-    /// Chooses the uplink among the observed devices.
-    ///
-    /// # Errors
-    /// No device can be the uplink; the former one is kept.
-    pub fn choose_uplink(&mut self) -> Result<(), UplinkError> {
-        let internal = self.this_node().map(|n| n.internal_ips.as_slice()).unwrap_or_default();
-        let uplink = self.host.uplink(&self.config.uplink, internal)?;
-        if self.uplink.as_ref() != Some(&uplink) {
-            tracing::info!(
-                device = %uplink.link.name,
-                mtu = uplink.link.mtu,
-                v4 = ?uplink.v4,
-                v6 = ?uplink.v6,
-                "uplink selected"
-            );
-            self.uplink = Some(uplink);
-            use Concern::{CniFiles, Forwarding, NodeConfig, Routes, Uplink};
-            self.mark([Uplink, Forwarding, Routes, NodeConfig, CniFiles]);
-        }
-        Ok(())
-    }
-
-    /// The uplink, once known.
-    pub fn uplink(&self) -> Option<&Uplink> {
-        self.uplink.as_ref()
-    }
-
     /// MTU of pods in bytes: the configured one, else the uplink's.
     pub fn pod_mtu(&self) -> Option<u32> {
         self.config.mtu.or(self.uplink.as_ref().map(|u| u.link.mtu))
@@ -311,7 +292,7 @@ impl State {
             self.tables_written = true;
             self.mark([Concern::Routes, Concern::NodeConfig, Concern::CniFiles]);
             if self.attach_after_tables {
-                self.mark([Concern::Uplink, Concern::SocketPrograms, Concern::Pods]);
+                self.mark([Concern::Devices, Concern::SocketPrograms, Concern::Pods]);
             }
         }
     }

@@ -4,11 +4,33 @@ use std::cell::RefCell;
 
 use sluice_abi::FrontendKey;
 use sluice_core::compile::FrontendRow;
+use sluice_pod::device::LinkLayer;
 
 use crate::api::{self, StateView};
+use crate::devices::Role;
 use crate::kernel::Maps;
 use crate::state::State;
 use crate::watches::Watches;
+
+/// The devices that routes use.
+fn devices(state: &State) -> Vec<api::DeviceRow> {
+    let used = state.devices().iter().filter(|device| device.role != Role::Unused);
+    used.map(|device| {
+        let programs = match device.role {
+            Role::Managed if !state.attached().contains(&device.link.index) => "missing",
+            Role::Managed if device.link.layer == LinkLayer::Ip => "ip",
+            Role::Managed => "ethernet",
+            Role::Unmanaged | Role::Unused => "none",
+        };
+        api::DeviceRow {
+            name: device.link.name.clone(),
+            programs: programs.to_owned(),
+            address: device.address.filter(|_| device.is_managed()),
+            mtu: device.link.mtu,
+        }
+    })
+    .collect()
+}
 
 /// The state together with the counters of the kernel, which are read on request only.
 pub struct View<'a, K> {
@@ -37,6 +59,7 @@ impl<K: Maps> StateView for View<'_, K> {
             uplink: uplink.map(|u| u.link.name.clone()),
             address: uplink.and_then(|u| u.v4.or(u.v6)),
             mtu: state.pod_mtu(),
+            devices: devices(state),
             pod_cidrs: state.pod_cidrs(),
             tables: state.rows().into_iter().map(|(t, n)| (t.to_owned(), n)).collect(),
             conditions: state.conditions.iter().map(condition).collect(),

@@ -35,7 +35,7 @@ mod tests;
 pub use client::{ClientError, Rows, call};
 pub use request::{Request, ServiceFilter};
 pub use respond::{Call, StateView};
-pub use response::{Condition, Header, Line, ServiceAction, ServiceRow, Status};
+pub use response::{Condition, DeviceRow, Header, Line, ServiceAction, ServiceRow, Status};
 pub use server::serve;
 
 /// Version of the protocol. A change that an older client or agent would misread increments it.

@@ -58,6 +58,9 @@ pub struct Status {
     pub address: Option<IpAddr>,
     /// MTU of new pods in bytes.
     pub mtu: Option<u32>,
+    /// The devices that packets of pods can leave by.
+    #[serde(default)]
+    pub devices: Vec<DeviceRow>,
     /// Pod CIDRs of the node.
     pub pod_cidrs: Vec<IpNet>,
     /// Number of rows by table.
@@ -69,6 +72,21 @@ pub struct Status {
     pub watches: Vec<Watch>,
     /// Packets by drop reason and outcome.
     pub counters: Vec<Count>,
+}
+
+/// A device that packets of pods can leave by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceRow {
+    /// Name.
+    pub name: String,
+    /// `ethernet` or `ip`: the programs that it has; `none`: flows that leave by it keep the pod's
+    /// address; `missing`: they could not be attached.
+    pub programs: String,
+    /// Source of masqueraded flows that leave by it.
+    pub address: Option<IpAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
 }
 
 /// A part of the node's state that differs from the desired one.

@@ -10,7 +10,7 @@ use sluice_abi::{Addr, NodeConfig, node_flags};
 
 use super::output::{Output, align, print_json, print_text};
 use super::{maps, rows_of_agent};
-use crate::api::{Condition, Request, Status};
+use crate::api::{Condition, DeviceRow, Request, Status};
 use crate::kernel::linux::maps::Maps;
 use crate::kernel::read_counters;
 use crate::watches::Watch;
@@ -51,6 +51,9 @@ impl Report {
         let address = s.address.map(|a| a.to_string());
         let uplink: Vec<String> = [s.uplink.clone(), address, mtu].into_iter().flatten().collect();
         line("Uplink", uplink.join("  "));
+        for device in &s.devices {
+            line(&format!("Device {}", device.name), device_text(device));
+        }
         line(
             "Pod CIDRs",
             s.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
@@ -69,6 +72,12 @@ impl Report {
         }
         align(&lines)
     }
+}
+
+/// Programs, address and MTU of a device.
+fn device_text(device: &DeviceRow) -> String {
+    let address = device.address.map(|a| format!(", address {a}")).unwrap_or_default();
+    format!("programs {}{address}, MTU {}", device.programs, device.mtu)
 }
 
 /// State and age of a watch.
@@ -155,6 +164,20 @@ mod tests {
                 uplink: Some("eth0".to_owned()),
                 address: Some("172.18.0.3".parse().unwrap()),
                 mtu: Some(1500),
+                devices: vec![
+                    DeviceRow {
+                        name: "eth0".to_owned(),
+                        programs: "ethernet".to_owned(),
+                        address: Some("172.18.0.3".parse().unwrap()),
+                        mtu: 1500,
+                    },
+                    DeviceRow {
+                        name: "eth1".to_owned(),
+                        programs: "none".to_owned(),
+                        address: None,
+                        mtu: 9000,
+                    },
+                ],
                 pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
                 tables: [("frontends".to_owned(), 3)].into(),
                 conditions: Vec::new(),
@@ -188,6 +211,8 @@ Node:                          worker
 Ready:                         yes
 Source:                        API server
 Uplink:                        eth0  172.18.0.3  MTU 1500
+Device eth0:                   programs ethernet, address 172.18.0.3, MTU 1500
+Device eth1:                   programs none, MTU 9000
 Pod CIDRs:                     10.244.1.0/24
 Table frontends:               3
 Packets drop spoofed_source:   7

@@ -11,7 +11,7 @@ use std::{fmt, io};
 use ipnet::IpNet;
 use sluice_core::table::{Rows, Table, TableSpec, Write};
 use sluice_pod::PathPart;
-use sluice_pod::device::Link;
+use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::lease::{BootInstant, Lease};
 
 use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, PodPrograms, Result, Routes};
@@ -299,7 +299,7 @@ impl Network for FakeKernel {
 }
 
 impl Hooks for FakeKernel {
-    fn attach_uplink(&mut self, ifindex: u32) -> Result<bool> {
+    fn attach_uplink(&mut self, ifindex: u32, _layer: LinkLayer) -> Result<bool> {
         let label = format!("attach uplink {ifindex}");
         self.check(&label)?;
         let changed = self.uplinks.insert(ifindex);

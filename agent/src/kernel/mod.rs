@@ -23,7 +23,7 @@ pub use error::KernelError;
 use ipnet::IpNet;
 use sluice_abi::{Addr, PortBe};
 use sluice_core::{Rows, TableSpec, Write};
-use sluice_pod::device::Link;
+use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::lease::{BootInstant, Lease};
 use sluice_pod::{HostPath, PathPart};
 
@@ -91,8 +91,8 @@ pub trait Network {
     /// Deletes a route; an absent one is not an error.
     fn delete_route(&mut self, dst: &IpNet, hop: &Hop) -> Result<()>;
 
-    /// Enables IPv4 forwarding for the node and on the uplink. Returns whether anything changed.
-    fn enable_forwarding(&mut self, uplink: &str) -> Result<bool>;
+    /// Enables IPv4 forwarding for the node and on a device. Returns whether anything changed.
+    fn enable_forwarding(&mut self, device: &str) -> Result<bool>;
 }
 
 /// Result of [`Hooks::attach_pod`].
@@ -106,10 +106,10 @@ pub struct PodPrograms {
 
 /// Attachment of the pinned programs, and their pins.
 pub trait Hooks {
-    /// Attaches the uplink programs to a device. Returns whether anything changed.
-    fn attach_uplink(&mut self, ifindex: u32) -> Result<bool>;
+    /// Attaches the programs of uplinks to a device. Returns whether anything changed.
+    fn attach_uplink(&mut self, ifindex: u32, layer: LinkLayer) -> Result<bool>;
 
-    /// Detaches the uplink programs from a device, which may no longer exist.
+    /// Detaches the programs of uplinks from a device, which may no longer exist.
     fn detach_uplink(&mut self, ifindex: u32) -> Result<()>;
 
     /// Attaches the pod programs to the host end of a veth pair.

@@ -26,7 +26,7 @@ const CNI_VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 const AFTER: [Concern; 6] = [
     Concern::Pins,
     Concern::HostState,
-    Concern::Uplink,
+    Concern::Devices,
     Concern::SocketPrograms,
     Concern::ServiceMaps,
     Concern::NodeConfig,

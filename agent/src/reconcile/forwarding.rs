@@ -1,6 +1,10 @@
-//! Forwarding sysctls of the node and of the uplink.
+//! Forwarding sysctls of the node and of the devices with programs.
 
-use super::{NO_UPLINK, NotReconciled, Reconciler};
+use std::collections::BTreeSet;
+
+use sluice_bpf::error_chain;
+
+use super::{NO_UPLINK, NotReconciled, Reconciler, all_or_failed};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -8,8 +12,8 @@ use crate::state::State;
 /// Enables forwarding.
 #[derive(Debug, Default)]
 pub struct ReconcileForwarding {
-    /// The uplink on which it was enabled.
-    enabled: Option<String>,
+    /// The devices on which it was enabled.
+    enabled: BTreeSet<String>,
 }
 
 impl Reconciler for ReconcileForwarding {
@@ -22,13 +26,22 @@ impl Reconciler for ReconcileForwarding {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let uplink = state.uplink().ok_or(NO_UPLINK)?.link.name.clone();
-        let changed = kernel.enable_forwarding(&uplink)?;
-        if self.enabled.replace(uplink.clone()).is_some_and(|enabled| enabled == uplink) && changed
-        {
-            tracing::warn!(device = %uplink, "forwarding was disabled by another program, enabled");
-            state.repaired("forwarding", 1);
+        state.uplink().ok_or(NO_UPLINK)?;
+        let managed = state.devices().iter().filter(|device| device.is_managed());
+        let desired: BTreeSet<String> = managed.map(|device| device.link.name.clone()).collect();
+        self.enabled.retain(|device| desired.contains(device));
+        let mut failures = Vec::new();
+        for device in desired {
+            match kernel.enable_forwarding(&device) {
+                Ok(changed) => {
+                    if !self.enabled.insert(device.clone()) && changed {
+                        tracing::warn!(%device, "forwarding was disabled by another program, enabled");
+                        state.repaired("forwarding", 1);
+                    }
+                }
+                Err(e) => failures.push(error_chain(&e)),
+            }
         }
-        Ok(())
+        all_or_failed(&failures)
     }
 }

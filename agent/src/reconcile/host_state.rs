@@ -1,4 +1,4 @@
-//! Devices, addresses and default route of the node; the choice of the uplink.
+//! Devices, addresses and routes of the node; the choice of the uplink and of the devices with programs.
 
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
@@ -31,6 +31,6 @@ impl Reconciler for ReconcileHostState {
                 Some(_) => Ok(()),
             };
         }
-        state.choose_uplink().map_err(|e| NotReconciled::Failed(e.to_string()))
+        state.choose_devices().map_err(|e| NotReconciled::Failed(e.to_string()))
     }
 }

@@ -12,6 +12,7 @@
 
 mod backoff;
 mod cni_files;
+mod devices;
 mod forwarding;
 mod host_state;
 mod leases;
@@ -27,7 +28,6 @@ mod stale_pins;
 mod stale_sockets;
 #[cfg(test)]
 mod tests;
-mod uplink;
 
 use std::time::Instant;
 
@@ -105,11 +105,12 @@ impl Reconcilers {
         Reconcilers::new(vec![
             Box::new(pins::ReconcilePins),
             Box::new(host_state::ReconcileHostState),
-            Box::new(uplink::ReconcileUplink::default()),
+            Box::new(devices::ReconcileDevices::default()),
             Box::new(socket_programs::ReconcileSocketPrograms::default()),
             Box::new(forwarding::ReconcileForwarding::default()),
             Box::new(service_maps::ReconcileServiceMaps::new(capacity)),
             Box::new(routes::ReconcileRoutes::default()),
+            Box::new(devices::ReconcileDeviceMap),
             Box::new(node_config::ReconcileNodeConfig),
             Box::new(pods::ReconcilePods::default()),
             Box::new(pod_mtu::ReconcilePodMtu::default()),

@@ -10,7 +10,7 @@ use crate::state::State;
 
 /// What has to be in its desired state before.
 const AFTER: [Concern; 4] =
-    [Concern::Uplink, Concern::SocketPrograms, Concern::Pods, Concern::CniFiles];
+    [Concern::Devices, Concern::SocketPrograms, Concern::Pods, Concern::CniFiles];
 
 /// Removes the pins.
 pub struct ReconcileStalePins;

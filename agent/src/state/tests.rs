@@ -14,7 +14,7 @@ fn marked(event: Event) -> Vec<Concern> {
 
 #[test]
 fn events_mark_the_concerns_that_they_affect() {
-    use Concern::{CniFiles, Forwarding, HostState, Pins, Pods, Routes, SocketPrograms, Uplink};
+    use Concern::{CniFiles, Devices, Forwarding, HostState, Pins, Pods, Routes, SocketPrograms};
     let objects = |change| marked(Event::Objects(change));
     let this_node = [HostState, Routes, CniFiles];
     let of = |name| node(name, "172.18.0.2", "10.244.1.0/24");
@@ -25,11 +25,11 @@ fn events_mark_the_concerns_that_they_affect() {
     assert_eq!(objects(Change::Delete(Kind::Node, ObjectName::cluster("n2"))), []);
     assert_eq!(objects(Change::Replace(Kind::Service, vec![])), []);
     assert_eq!(objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))), []);
-    assert_eq!(marked(Event::HostNetwork), [HostState, Uplink, Forwarding, Routes]);
+    assert_eq!(marked(Event::HostNetwork), [HostState, Devices, Forwarding, Routes]);
     assert_eq!(marked(Event::Leases), [Pods]);
     assert_eq!(marked(Event::PodNetwork(PodScope::all())), [Pods]);
     assert_eq!(marked(Event::Forwarding), [Forwarding]);
-    assert_eq!(marked(Event::Poll), [Pins, Uplink, SocketPrograms]);
+    assert_eq!(marked(Event::Poll), [Pins, Devices, SocketPrograms]);
     assert_eq!(marked(Event::CniFiles), [CniFiles, Concern::OtherNetworks]);
     assert_eq!(marked(Event::Stop), []);
 }

@@ -19,6 +19,9 @@ fn link(index: u32, lease: &Lease) -> Link {
         alias: Some(identity::alias(lease)),
         mtu: 1500,
         up: true,
+        layer: crate::device::LinkLayer::Ethernet,
+        loopback: false,
+        master: None,
     }
 }
 

@@ -260,6 +260,9 @@ mod tests {
             alias: None,
             mtu: 1500,
             up: true,
+            layer: sluice_pod::device::LinkLayer::Ethernet,
+            loopback: false,
+            master: None,
         };
         let pair = VethPair { host: link(12, &lease.host_ifname), pod: link(2, "eth0") };
         let result = result(&lease, pair, 1450);

@@ -11,14 +11,15 @@ use crate::Addr;
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct NodeConfig {
-    /// The node's address on the uplink, by [`crate::Family`]; source of masqueraded packets.
+    /// The node's address, by [`crate::Family`]: source of flows that Services send back to a pod of
+    /// this node. [`crate::Device`] has the sources of masqueraded flows.
     /// Unspecified for a family that the node does not have.
     pub addrs: [Addr; 2],
     /// The link-local gateway that pods use, by [`crate::Family`].
     pub gateways: [Addr; 2],
     /// Bits of [`node_flags`].
     pub flags: u32,
-    /// MTU of the uplink in bytes.
+    /// MTU of the uplink in bytes, for the agent: the programs use that of the route.
     pub mtu: u32,
     /// Secret key of the hash that chooses source ports; random, kept while the map is pinned.
     pub snat_key: [u64; 2],

@@ -6,7 +6,7 @@ macro_rules! numbered {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $n:literal $label:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(u8)]
+        #[repr(u32)]
         pub enum $name { $($(#[doc = $doc])+ $variant = $n,)+ }
 
         impl $name {
@@ -66,6 +66,8 @@ numbered! {
         Unsupported = 15 "unsupported",
         /// The pod has opened too many flows without an answer.
         TooManyNewFlows = 16 "too_many_new_flows",
+        /// A translated packet that is longer than the MTU of its route; the sender was informed.
+        TooLong = 17 "too_long",
     }
 }
 
@@ -74,7 +76,7 @@ numbered! {
     Outcome {
         /// Delivered to a pod on this node.
         ToPod = 1 "to_pod",
-        /// Sent out of the uplink.
+        /// Sent by a device to another host.
         ToUplink = 2 "to_uplink",
         /// Passed to the node's stack.
         ToStack = 3 "to_stack",
@@ -82,7 +84,7 @@ numbered! {
         Rejected = 4 "rejected",
         /// Destination translated from a Service to a backend.
         Translated = 5 "translated",
-        /// Source translated to the node's address.
+        /// Source translated to an address of the node.
         Masqueraded = 6 "masqueraded",
         /// Translation reversed for a reply or an ICMP error.
         Restored = 7 "restored",

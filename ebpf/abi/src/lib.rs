@@ -16,6 +16,7 @@
 mod addr;
 mod config;
 mod conntrack;
+mod device;
 mod drop_reason;
 mod event;
 pub mod map;
@@ -32,6 +33,7 @@ pub use conntrack::{
     Direction, FlowEntry, FlowKey, FlowKind, FragmentKey, FragmentPorts, flow_flags, tcp_state,
     tick, tick_seconds, ticks,
 };
+pub use device::{Device, device_flags};
 pub use drop_reason::{Counter, DropReason, Outcome};
 pub use event::DropEvent;
 pub use network::{Network, NetworkKey, network_kind};
@@ -41,4 +43,4 @@ pub use socket::{SocketOrigin, SocketOrigins};
 
 /// Version of every layout in this crate; part of the pin path, so that two versions never share
 /// a map.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

@@ -60,6 +60,11 @@ pub const SOCKET_ORIGINS: &str = "SOCKET_ORIGINS";
 /// Array with one [`crate::NodeConfig`].
 pub const NODE_CONFIG: &str = "NODE_CONFIG";
 
+/// Hash, u32 interface index -> [`crate::Device`]: devices that packets leave by.
+pub const DEVICES: &str = "DEVICES";
+/// Capacity of [`DEVICES`].
+pub const DEVICES_MAX: u32 = 4096;
+
 /// Per-CPU array of [`crate::Counter`].
 pub const COUNTERS: &str = "COUNTERS";
 /// Capacity of [`COUNTERS`]: drop reasons have indices below 128, outcomes from 128.
@@ -71,7 +76,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 15] = [
+pub const ALL: [&str; 16] = [
     LOCAL_PODS,
     PODS,
     POD_FLOWS,
@@ -85,6 +90,7 @@ pub const ALL: [&str; 15] = [
     FRAGMENTS,
     SOCKET_ORIGINS,
     NODE_CONFIG,
+    DEVICES,
     COUNTERS,
     EVENTS,
 ];

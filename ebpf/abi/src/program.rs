@@ -9,11 +9,16 @@ pub const FROM_NETDEV: &str = "from_netdev";
 /// tc, egress of the uplink.
 pub const TO_NETDEV: &str = "to_netdev";
 
+/// [`FROM_NETDEV`] for a device whose packets have no Ethernet header.
+pub const FROM_L3DEV: &str = "from_l3dev";
+/// [`TO_NETDEV`] for a device whose packets have no Ethernet header.
+pub const TO_L3DEV: &str = "to_l3dev";
+
 /// XDP, ingress of the uplink. Part of the object, but not attached by the agent yet.
 pub const XDP_NETDEV: &str = "xdp_netdev";
 
 /// The tc programs.
-pub const TC: [&str; 4] = [FROM_POD, TO_POD, FROM_NETDEV, TO_NETDEV];
+pub const TC: [&str; 6] = [FROM_POD, TO_POD, FROM_NETDEV, TO_NETDEV, FROM_L3DEV, TO_L3DEV];
 
 /// The cgroup socket programs, each attached at the node's cgroup root under the attach type of
 /// the same name.
@@ -36,8 +41,8 @@ pub enum Hook {
     FromPod = 1,
     /// [`TO_POD`].
     ToPod = 2,
-    /// [`FROM_NETDEV`].
+    /// [`FROM_NETDEV`], [`FROM_L3DEV`].
     FromNetdev = 3,
-    /// [`TO_NETDEV`].
+    /// [`TO_NETDEV`], [`TO_L3DEV`].
     ToNetdev = 4,
 }

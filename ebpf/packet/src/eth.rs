@@ -6,6 +6,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Length in bytes of a header without VLAN tag.
 pub const LEN: usize = 14;
 
+/// Offset of the EtherType.
+pub const TYPE: u32 = 12;
+/// EtherType of IPv4.
+pub const IPV4: u16 = 0x0800;
+
 /// An Ethernet header without VLAN tag.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

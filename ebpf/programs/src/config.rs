@@ -58,13 +58,6 @@ impl Node {
         }
     }
 
-    /// MTU of the uplink.
-    #[inline(always)]
-    pub fn mtu(self) -> u32 {
-        // SAFETY: see `flags`.
-        unsafe { (*self.0).mtu }
-    }
-
     /// Whether packets from pods to addresses outside the cluster are masqueraded.
     #[inline(always)]
     pub fn masquerades(self) -> bool {

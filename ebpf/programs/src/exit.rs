@@ -2,6 +2,7 @@
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sluice_abi::{DropEvent, DropReason, Outcome, program::Hook};
+use sluice_packet::icmp;
 
 use crate::{
     counters,
@@ -16,7 +17,7 @@ use crate::{
 
 /// `TC_ACT_UNSPEC`, the same number as `TCX_NEXT`: continue with the next program. `TC_ACT_OK`
 /// would skip the programs after this one.
-const NEXT: i32 = -1;
+pub const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`.
 pub const SHOT: i32 = 2;
 /// Limit of drop events per window and CPU. Counters are exact.
@@ -41,7 +42,7 @@ pub fn tc(f: &Skb, s: &mut Scratch, hook: Hook, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Bypass(_) => NEXT,
         Verdict::Deliver(delivery) => deliver(f, s, hook, &delivery),
-        Verdict::Requeue => match hook {
+        Verdict::Requeue(_) => match hook {
             Hook::FromPod | Hook::FromNetdev => kernel::redirect_in(f.ifindex()),
             Hook::ToPod | Hook::ToNetdev => drop(&s.packet, hook, DropReason::FragmentUnknown),
         },
@@ -50,12 +51,23 @@ pub fn tc(f: &Skb, s: &mut Scratch, hook: Hook, verdict: Verdict) -> i32 {
     }
 }
 
+/// The action for a packet at the egress of a device without Ethernet headers, which has one now: it
+/// is removed on the way to the same device.
+#[inline(always)]
+pub fn without_ethernet(f: &Skb, action: i32) -> i32 {
+    if action != NEXT {
+        return action;
+    }
+    f.set_forwarded(true);
+    kernel::redirect_out(f.ifindex())
+}
+
 #[inline(always)]
 fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
     let len = s.packet.len;
     match delivery.target() {
-        Target::Unchanged => NEXT,
-        Target::Stack => {
+        Target::Unchanged(_) => NEXT,
+        Target::Stack(_) => {
             counters::outcome(Outcome::ToStack, len);
             NEXT
         }
@@ -73,7 +85,7 @@ fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
                 }
             }
         }
-        Target::Uplink => {
+        Target::Uplink(_) => {
             counters::outcome(Outcome::ToUplink, len);
             f.set_forwarded(true);
             kernel::redirect_to_neighbor(&s.next_hop)
@@ -85,7 +97,11 @@ fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
 #[inline(always)]
 fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
     drop(&s.packet, hook, reason);
-    if !reject::port_unreachable(f, &s.packet, &mut s.headers, &mut s.quote) {
+    let error = match reason {
+        DropReason::TooLong => (icmp::FRAGMENTATION_NEEDED, s.next_hop.mtu as u16),
+        _ => (icmp::PORT, 0),
+    };
+    if !reject::unreachable(f, &s.packet, &mut s.headers, &mut s.quote, error) {
         return SHOT;
     }
     counters::outcome(Outcome::Rejected, s.packet.len);

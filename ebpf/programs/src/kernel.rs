@@ -88,32 +88,74 @@ pub fn redirect_to_neighbor(next: &NextHop) -> i32 {
 
 /// Result of a route lookup.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct NextHop {
     /// Address of the next hop.
     pub addr: Addr,
-    /// Output interface.
+    /// Output interface. Undefined for a packet that is too long.
     pub ifindex: u32,
+    /// MTU of the route.
+    pub mtu: u32,
 }
 
-/// Looks up the route of a packet with this tuple that arrived on interface `ifindex`. False if the
-/// stack has to handle the packet: no route, forwarding disabled, next hop of the other family.
+/// Result of [`route`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Route {
+    /// The stack has to handle the packet: no route, forwarding disabled, next hop of the other
+    /// family.
+    None = 0,
+    /// There is a next hop.
+    Found = 1,
+    /// The packet is longer than the MTU of its route.
+    TooLong = 2,
+}
+
+impl Route {
+    /// From the number that a global function has returned.
+    #[inline(always)]
+    pub fn from_number(n: u32) -> Route {
+        match n {
+            1 => Route::Found,
+            2 => Route::TooLong,
+            _ => Route::None,
+        }
+    }
+}
+
+/// Looks up the route of a packet of `len` bytes with these addresses that arrived on interface
+/// `ifindex`.
 #[inline(always)]
-pub fn route(context: *mut c_void, ifindex: u32, tuple: &FlowKey, hop: &mut NextHop) -> bool {
+pub fn route(
+    context: *mut c_void,
+    ifindex: u32,
+    protocol: u8,
+    [src, dst]: [&Addr; 2],
+    len: u32,
+    hop: &mut NextHop,
+) -> Route {
     // SAFETY: all-zero is a valid value of this C struct.
     let mut p: FibParams = unsafe { core::mem::zeroed() };
-    let code = lookup(context, ifindex, tuple.proto, [&tuple.src, &tuple.dst], &mut p);
+    // With a length, the kernel compares with the MTU of the route instead of the device, and
+    // returns it (Linux 5.12).
+    p.__bindgen_anon_1.tot_len = len.min(u32::from(u16::MAX)) as u16;
+    let code = lookup(context, ifindex, protocol, [src, dst], &mut p);
+    // SAFETY: one of two names of an integer.
+    hop.mtu = u32::from(unsafe { p.__bindgen_anon_1.mtu_result });
+    if code == TOO_LONG {
+        return Route::TooLong;
+    }
     if code != FOUND && code != NO_NEIGHBOR {
-        return false;
+        return Route::None;
     }
     hop.ifindex = p.ifindex;
-    hop.addr = match tuple.dst.family() {
+    hop.addr = match dst.family() {
         // SAFETY: the kernel has written the member of this family, as for IPv6.
         Family::V4 => Addr::v4(unsafe { p.__bindgen_anon_4.ipv4_dst }.to_ne_bytes()),
         // SAFETY: see above.
         Family::V6 => bytes(unsafe { p.__bindgen_anon_4.ipv6_dst }),
     };
-    true
+    Route::Found
 }
 
 /// Whether packets in the opposite direction of this tuple would be sent to the hardware address
@@ -134,6 +176,8 @@ pub fn is_next_hop_back(context: *mut c_void, ifindex: u32, tuple: &FlowKey, mac
 const FOUND: i64 = 0;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`.
 const NO_NEIGHBOR: i64 = 7;
+/// `BPF_FIB_LKUP_RET_FRAG_NEEDED`.
+const TOO_LONG: i64 = 8;
 
 /// Calls `bpf_fib_lookup`; -1 for a next hop of the other family.
 #[inline(always)]

@@ -18,7 +18,7 @@ pub fn verdict(packet: &Packet, hook: Hook, verdict: &Verdict) {
         // Packets that Sluice does not handle have no tuple.
         Verdict::Bypass(_) => return,
         Verdict::Deliver(_) => (DELIVER, 0),
-        Verdict::Requeue => (REQUEUE, 0),
+        Verdict::Requeue(_) => (REQUEUE, 0),
         Verdict::Reject(reason) => (REJECT, *reason as u32),
         Verdict::Drop(reason) => (DROP, *reason as u32),
     };

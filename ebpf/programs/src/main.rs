@@ -1,9 +1,16 @@
 //! Entry points of the eBPF programs. The stages of each program are listed in `hook/`.
 //!
+//! The stages of a hook are passed as a closure of its own: a function that two programs share is not
+//! inlined, and one more frame does not fit on the stack.
+//!
 //! `cargo xtask build` builds this crate for the BPF target. For the host it is an empty program with
 //! the same modules, so that `cargo check`, clippy and editors work.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(missing_docs, reason = "the program macros generate functions without documentation")]
+#![expect(
+    clippy::redundant_closure,
+    reason = "see above: the functions of hooks are inlined because each closure has one caller"
+)]
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "map keys by value are copied to the stack, which is limited to 512 bytes"
@@ -35,25 +42,37 @@ use peer::Peer;
 /// tc, ingress of the host end of a pod's veth.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    hook::run(&ctx, Hook::FromPod, hook::pod::from_pod)
+    hook::run(&ctx, Hook::FromPod, |f, s| hook::pod::from_pod(f, s))
 }
 
 /// tc, egress of the host end of a pod's veth.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    hook::run(&ctx, Hook::ToPod, hook::pod::to_pod)
+    hook::run(&ctx, Hook::ToPod, |f, s| hook::pod::to_pod(f, s))
 }
 
 /// tc, ingress of the uplink.
 #[classifier]
 pub fn from_netdev(ctx: TcContext) -> i32 {
-    hook::run(&ctx, Hook::FromNetdev, hook::netdev::from_netdev)
+    hook::run(&ctx, Hook::FromNetdev, |f, s| hook::netdev::from_netdev(f, s))
 }
 
 /// tc, egress of the uplink.
 #[classifier]
 pub fn to_netdev(ctx: TcContext) -> i32 {
-    hook::run(&ctx, Hook::ToNetdev, hook::netdev::to_netdev)
+    hook::run(&ctx, Hook::ToNetdev, |f, s| hook::netdev::to_netdev(f, s))
+}
+
+/// [`from_netdev`], for a device whose packets have no Ethernet header.
+#[classifier]
+pub fn from_l3dev(ctx: TcContext) -> i32 {
+    hook::run_without_ethernet(&ctx, Hook::FromNetdev, |f, s| hook::netdev::from_netdev(f, s))
+}
+
+/// [`to_netdev`], for a device whose packets have no Ethernet header.
+#[classifier]
+pub fn to_l3dev(ctx: TcContext) -> i32 {
+    hook::run_without_ethernet(&ctx, Hook::ToNetdev, |f, s| hook::netdev::to_netdev(f, s))
 }
 
 /// XDP, ingress of the uplink.

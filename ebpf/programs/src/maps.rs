@@ -8,8 +8,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Backend, Counter, Direction, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, LocalPod, Network, NodeConfig, PodFlows, PodRef, PortBe, SocketOrigins,
+    Addr, Backend, Counter, Device, Direction, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, LocalPod, Network, NodeConfig, PodFlows, PodRef, PortBe, SocketOrigins,
     WILDCARD_PORT, WILDCARD_PROTO, flow_flags, map, network_kind,
 };
 
@@ -72,6 +72,11 @@ pub static SOCKET_ORIGINS: SkStorage<SocketOrigins> = SkStorage::new();
 #[map]
 pub static NODE_CONFIG: Array<NodeConfig> = Array::with_max_entries(1, 0);
 
+/// The devices that packets leave by.
+#[map]
+pub static DEVICES: HashMap<u32, Device> =
+    HashMap::with_max_entries(map::DEVICES_MAX, BPF_F_NO_PREALLOC);
+
 /// Packets and bytes per drop reason and outcome.
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(map::COUNTERS_MAX, 0);
@@ -101,6 +106,13 @@ pub fn pod(reference: PodRef) -> Option<LocalPod> {
 #[inline(always)]
 pub fn pod_flows(reference: PodRef) -> Option<*mut PodFlows> {
     POD_FLOWS.get_ptr_mut(u32::from(reference.index))
+}
+
+/// The device with this index.
+#[inline(always)]
+pub fn device(ifindex: u32) -> Option<Device> {
+    // SAFETY: as for `frontend`.
+    DEVICES.get_ptr(&ifindex).map(|p| unsafe { *p })
 }
 
 /// The network of this address: a [`network_kind`].

@@ -1,4 +1,7 @@
-//! Verdicts. A packet is delivered only with a policy verdict: [`Delivery`] values require a
+//! Verdicts. Each variant has a payload of 32 bits: the compiler may combine a missing or shorter one
+//! with a register that holds a pointer, which the verifier rejects.
+//!
+//! A packet is delivered only with a policy verdict: [`Delivery`] values require a
 //! [`Judged`], which only [`crate::stage::policy`] returns.
 
 use sluice_abi::DropReason;
@@ -13,15 +16,24 @@ pub enum Verdict {
     Deliver(Delivery),
     /// Return to the queue of the same hook: a later fragment that arrived before its first one.
     /// Hooks without such a queue drop the packet.
-    Requeue,
+    Requeue(#[expect(dead_code, reason = "fills the payload")] Nothing),
     /// Drop, and send an ICMP error to the sender.
     Reject(DropReason),
     /// Drop.
     Drop(DropReason),
 }
 
+/// The payload of a variant without one.
+#[derive(Clone, Copy)]
+pub struct Nothing(#[expect(dead_code, reason = "fills the payload")] u32);
+
+impl Nothing {
+    const NEW: Nothing = Nothing(0);
+}
+
 /// Why a packet needs no policy verdict.
 #[derive(Clone, Copy)]
+#[repr(u32)]
 pub enum Bypass {
     /// Not a packet that Sluice handles: not IP, or IP that is malformed or not supported, at a hook
     /// where the stack decides about it.
@@ -45,16 +57,16 @@ pub struct Delivery(Target);
 #[derive(Clone, Copy)]
 pub enum Target {
     /// To where the stack or the next program sends it; not counted.
-    Unchanged,
+    Unchanged(#[expect(dead_code, reason = "fills the payload")] Nothing),
     /// To the node's stack; at egress hooks, to where the stack sends it.
-    Stack,
+    Stack(#[expect(dead_code, reason = "fills the payload")] Nothing),
     /// Into the pod with this host interface.
     Pod {
         /// Interface index of the host end of the pod's veth pair.
         ifindex: u32,
     },
     /// Out of an uplink, to [`crate::scratch::Scratch::next_hop`].
-    Uplink,
+    Uplink(#[expect(dead_code, reason = "fills the payload")] Nothing),
 }
 
 impl Delivery {
@@ -66,16 +78,19 @@ impl Delivery {
 }
 
 impl Verdict {
+    /// Returns a packet to the queue of its hook.
+    pub const REQUEUE: Verdict = Verdict::Requeue(Nothing::NEW);
+
     /// Delivers a packet that Sluice has not changed to where the stack sends it.
     #[inline(always)]
     pub fn unchanged(_: Judged) -> Verdict {
-        Verdict::Deliver(Delivery(Target::Unchanged))
+        Verdict::Deliver(Delivery(Target::Unchanged(Nothing::NEW)))
     }
 
     /// Delivers to the node's stack.
     #[inline(always)]
     pub fn to_stack(_: Judged) -> Verdict {
-        Verdict::Deliver(Delivery(Target::Stack))
+        Verdict::Deliver(Delivery(Target::Stack(Nothing::NEW)))
     }
 
     /// Delivers to a pod of this node.
@@ -87,6 +102,6 @@ impl Verdict {
     /// Delivers to another host, by the next hop that the route lookup has found.
     #[inline(always)]
     pub fn to_uplink(_: Judged) -> Verdict {
-        Verdict::Deliver(Delivery(Target::Uplink))
+        Verdict::Deliver(Delivery(Target::Uplink(Nothing::NEW)))
     }
 }

@@ -35,6 +35,7 @@ mod pod;
 mod process;
 mod skip;
 mod topology;
+mod tunnel;
 mod wait;
 
 pub use agent::Agent;
@@ -48,5 +49,6 @@ pub use node::{BIN_FILE, CONF_FILE, Node, sysctl};
 pub use pod::{Pod, Sandbox};
 pub use process::{Process, Server};
 pub use skip::{skip, skip_case};
-pub use topology::{NodeOptions, OUTSIDE, Topology, TopologyOptions};
+pub use topology::{NodeOptions, OUTSIDE, SECOND_OUTSIDE, Topology, TopologyOptions};
+pub use tunnel::Tunnel;
 pub use wait::{eventually, eventually_equals};

@@ -15,6 +15,9 @@ use crate::{Host, Namespaces, Node, ip};
 /// Address of the host outside.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
+/// Address of the host behind [`Topology::second_uplink`].
+pub const SECOND_OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 10);
+
 /// How a topology differs from the default.
 #[derive(Clone, Copy, Debug)]
 pub struct TopologyOptions {
@@ -136,6 +139,31 @@ impl Topology {
     /// Removes a manifest.
     pub fn delete(&self, name: &str) {
         fs::remove_file(self.manifests().join(format!("{name}.yaml"))).unwrap();
+    }
+
+    /// Connects device `eth1` of a node (198.51.100.11) with a second router (198.51.100.1), behind
+    /// which is a host at [`SECOND_OUTSIDE`]. Returns the router and the host.
+    pub fn second_uplink(&self, node: &Node) -> (Namespaces, Host) {
+        let (router, host) = (Namespaces::host(), Namespaces::host());
+        sysctl(&router, "net/ipv4/ip_forward", "1");
+        sysctl(&router, "net/ipv4/conf/all/send_redirects", "0");
+        connect(
+            &router,
+            "wan",
+            "198.51.100.1/24",
+            &node.namespaces,
+            "eth1",
+            "198.51.100.11/24",
+            1500,
+        );
+        let address = format!("{SECOND_OUTSIDE}/24");
+        connect(&router, "lan", "198.18.0.1/24", &host, "eth0", &address, 1500);
+        ip(&host, "route add default via 198.18.0.1");
+        let cgroup = Arc::new(Cgroup::new("second"));
+        let mut recorded = self.recorded.lock().unwrap();
+        recorded.push(Recorded::host("second-router", &router));
+        recorded.push(Recorded::host("second-outside", &host));
+        (router, Host::in_cgroup(&host, &cgroup))
     }
 
     /// The router between the switch and the outside.

@@ -1,15 +1,15 @@
 //! Table entries that tests write in the agent's and the CNI binary's place.
 
 use sluice_abi::{
-    Addr, Backend, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network, NetworkKey,
-    NodeConfig, PortBe, PortRange, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, map,
-    network_kind, node_flags, ticks,
+    Addr, Backend, Device, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
+    NetworkKey, NodeConfig, PortBe, PortRange, WILDCARD_PORT, WILDCARD_PROTO, device_flags,
+    frontend_flags, map, network_kind, node_flags, ticks,
 };
 
 use crate::Datapath;
 use crate::topology::{
-    CLIENT, CLIENT_IFINDEX, GATEWAY, HOST_MAC, NODE, OTHER_NODE, SERVER, SERVER_IFINDEX,
-    SNAT_PORTS, pod_mac, v4,
+    CLIENT, CLIENT_IFINDEX, GATEWAY, HOST_MAC, NODE, OTHER_IFINDEX, OTHER_NODE, SECOND_IFINDEX,
+    SECOND_NODE, SERVER, SERVER_IFINDEX, SNAT_PORTS, UPLINK_IFINDEX, pod_mac, v4,
 };
 
 /// Address, port and protocol of a frontend.
@@ -42,6 +42,7 @@ impl Datapath {
     /// Writes the node's configuration, pods and networks.
     pub fn configure_node(&self) {
         self.node_config(&node_config());
+        self.devices();
         self.local_pod(CLIENT, CLIENT_IFINDEX);
         self.local_pod(SERVER, SERVER_IFINDEX);
         for (address, len, kind) in [
@@ -49,10 +50,24 @@ impl Datapath {
             ([10, 244, 2, 0], 24, network_kind::REMOTE_PODS),
             ([10, 96, 0, 0], 16, network_kind::SERVICES),
             (NODE, 32, network_kind::THIS_NODE),
+            (SECOND_NODE, 32, network_kind::THIS_NODE),
             (OTHER_NODE, 32, network_kind::OTHER_NODE),
         ] {
             self.network(address, len, kind);
         }
+    }
+
+    /// Writes the devices that the agent has seen.
+    pub fn devices(&self) {
+        self.device(UPLINK_IFINDEX, NODE, device_flags::MANAGED);
+        self.device(SECOND_IFINDEX, SECOND_NODE, device_flags::MANAGED);
+        self.device(OTHER_IFINDEX, [192, 168, 10, 2], 0);
+    }
+
+    /// Writes a device.
+    pub fn device(&self, ifindex: u32, address: [u8; 4], flags: u32) {
+        let device = Device { addr: v4(address), flags, pad: 0 };
+        self.map(map::DEVICES).update(&ifindex, &device).unwrap();
     }
 
     /// Writes the configuration of the node.

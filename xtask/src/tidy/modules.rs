@@ -14,27 +14,31 @@ const AGENT: &str = "agent/src/";
 type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `api` and `observe` read.
-const MODULES: [Allowed; 19] = [
+const MODULES: [Allowed; 20] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
     ("dir_watcher", &[]),
     ("host", &[]),
+    ("devices", &["host"]),
     ("lock", &[]),
     ("paths", &[]),
     ("watches", &[]),
-    ("config", &["host", "paths", "source_ports"]),
+    ("config", &["devices", "host", "paths", "source_ports"]),
     ("source_ports", &[]),
     ("flows", &["kernel"]),
     ("api", &["counters", "state", "watches"]),
     ("event", &["api::Call", "host"]),
     ("source", &["config", "dir_watcher", "event", "paths", "watches"]),
-    ("state", &["api::Call", "conditions", "config", "event", "host"]),
+    ("state", &["api::Call", "conditions", "config", "devices", "event", "host"]),
     ("kernel", &["config", "counters", "event", "host", "paths"]),
-    ("reconcile", &["conditions", "config", "event", "host", "kernel", "paths", "state"]),
+    (
+        "reconcile",
+        &["conditions", "config", "devices", "event", "host", "kernel", "paths", "state"],
+    ),
     ("observe", &["conditions", "counters", "flows", "state", "watches"]),
     ("cli", &["api", "config", "counters", "flows", "kernel", "lock", "paths", "run", "watches"]),
-    ("view", &["api", "conditions", "kernel", "state", "watches"]),
+    ("view", &["api", "conditions", "devices", "kernel", "state", "watches"]),
 ];
 
 /// Modules that connect the others and may use all of them.

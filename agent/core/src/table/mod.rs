@@ -18,7 +18,7 @@ use std::fmt::Debug;
 
 pub use diff::{Difference, diff, difference};
 pub use rows::{Rows, Write};
-use sluice_abi::{Backend, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, map};
+use sluice_abi::{Backend, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, map};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Type of a BPF map, as far as it matters to a writer.
@@ -114,6 +114,17 @@ impl Table for Frontends {
         &TableSpec::of::<Frontends>(map::FRONTENDS, TableKind::Hash, map::FRONTENDS_MAX);
 }
 
+/// `DEVICES`: interface index -> device that packets leave by.
+#[derive(Clone, Copy, Debug)]
+pub struct Devices;
+
+impl Table for Devices {
+    type Key = u32;
+    type Value = Device;
+    const SPEC: &'static TableSpec =
+        &TableSpec::of::<Devices>(map::DEVICES, TableKind::Hash, map::DEVICES_MAX);
+}
+
 /// `NODE_CONFIG`: one entry, at index 0.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeConfigs;
@@ -127,8 +138,14 @@ impl Table for NodeConfigs {
 
 /// Every map that the agent writes. A row refers only to rows of maps that precede its own:
 /// additions are written in this order, and deletions in the reverse order.
-pub const OWNED: [&TableSpec; 5] =
-    [Networks::SPEC, Backends::SPEC, Slots::SPEC, Frontends::SPEC, NodeConfigs::SPEC];
+pub const OWNED: [&TableSpec; 6] = [
+    Networks::SPEC,
+    Backends::SPEC,
+    Slots::SPEC,
+    Frontends::SPEC,
+    Devices::SPEC,
+    NodeConfigs::SPEC,
+];
 
 /// Sorts writes so that no row refers to an absent row after any of them. All additions precede
 /// all deletions. Writes of one phase keep their order.
@@ -168,6 +185,7 @@ mod tests {
                 ("BACKENDS", 4, 20),
                 ("SLOTS", 4, 4),
                 ("FRONTENDS", 20, 16),
+                ("DEVICES", 4, 24),
                 ("NODE_CONFIG", 4, 112),
             ]
         );

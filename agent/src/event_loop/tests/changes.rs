@@ -167,13 +167,14 @@ async fn failed_detachment_from_a_former_uplink_is_repeated() {
     let mut harness = Harness::ready_with(vec![]).await;
     let host = &mut harness.kernel().host;
     host.addresses[0].ifindex = 3;
+    host.route_uses.clear();
     harness.kernel().fail("detach uplink 2", 1, libc::EBUSY);
     let log = harness.send([Event::HostNetwork]).await;
     assert_eq!(only(&log, "detach"), Vec::<&str>::new());
-    assert_eq!(harness.status(Concern::Uplink).0, Status::Failed);
+    assert_eq!(harness.status(Concern::Devices).0, Status::Failed);
     let log = harness.run_for(Duration::from_millis(600)).await;
     assert_eq!(log, ["detach uplink 2"]);
-    assert!(harness.condition(Concern::Uplink).is_none());
+    assert!(harness.condition(Concern::Devices).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,8 +239,18 @@ async fn uplink_programs_move_to_another_device() {
     let host = &mut harness.kernel().host;
     host.addresses[0].ifindex = 3;
     host.default_route = Some(3);
+    host.route_uses.clear();
     let log = harness.send([Event::HostNetwork]).await;
-    assert_eq!(log, ["attach uplink 3", "detach uplink 2", "enable forwarding eth1"]);
+    assert_eq!(
+        log,
+        [
+            "attach uplink 3",
+            "detach uplink 2",
+            "enable forwarding eth1",
+            "put DEVICES 1",
+            "delete DEVICES 1"
+        ]
+    );
     assert_eq!(harness.state().uplink().unwrap().link.name, "eth1");
 }
 
@@ -250,7 +261,7 @@ async fn new_node_address_is_a_network_and_a_source_address() {
     host.addresses[0].address = "172.18.0.77".parse().unwrap();
     let mut log = harness.send([Event::HostNetwork]).await;
     log.extend(harness.apply(node("n1", "172.18.0.77", "10.244.1.0/24")).await);
-    assert_eq!(log, ["put NETWORKS 1", "delete NETWORKS 1", "put NODE_CONFIG 1"],);
+    assert_eq!(log, ["put NETWORKS 1", "delete NETWORKS 1", "put DEVICES 1", "put NODE_CONFIG 1"],);
     let (_, config) = harness.kernel().rows::<NodeConfigs>()[0];
     assert_eq!(std::net::IpAddr::from(config.addrs[0]).to_string(), "172.18.0.77");
 }

@@ -36,6 +36,7 @@ async fn first_start_performs_each_operation_once_and_in_order() {
             "put FRONTENDS 2",
             "put route 10.244.1.0/24 unreachable",
             "put route 10.244.2.0/24 via 172.18.0.3",
+            "put DEVICES 1",
             "put NODE_CONFIG 1",
             "write CNI config",
         ]
@@ -87,7 +88,7 @@ async fn failed_attachment_to_the_uplink_defers_the_cni_config() {
     assert_eq!(only(&log, "put FRONTENDS"), ["put FRONTENDS 2"]);
     assert_eq!(only(&log, "write CNI"), Vec::<&str>::new());
     let log = harness.run_for(Duration::from_millis(250)).await;
-    assert_eq!(log, ["attach uplink 2", "write CNI config"]);
+    assert_eq!(log, ["attach uplink 2", "put DEVICES 1", "write CNI config"]);
 }
 
 #[tokio::test(start_paused = true)]

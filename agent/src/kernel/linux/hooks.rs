@@ -1,4 +1,4 @@
-//! Attachment of the pinned programs: uplink, host ends of the pods' veth pairs, cgroup root.
+//! Attachment of the pinned programs: uplinks, host ends of the pods' veth pairs, cgroup root.
 //!
 //! Every call can be repeated: a program that is already attached is left alone, and an older
 //! version of it is replaced in one step.
@@ -14,6 +14,7 @@ use sluice_bpf::attach::{
 };
 use sluice_bpf::netlink::Netlink;
 use sluice_bpf::{self as bpf, AttachType, BpfError};
+use sluice_pod::device::LinkLayer;
 
 use crate::kernel::{KernelError, PodPrograms};
 
@@ -21,9 +22,13 @@ use crate::kernel::{KernelError, PodPrograms};
 const POD: [(&str, Direction); 2] =
     [(program::FROM_POD, Direction::Ingress), (program::TO_POD, Direction::Egress)];
 
-/// Programs of the uplink.
+/// Programs of a device that packets leave by.
 const UPLINK: [(&str, Direction); 2] =
     [(program::FROM_NETDEV, Direction::Ingress), (program::TO_NETDEV, Direction::Egress)];
+
+/// The same for a device without an Ethernet header.
+const UPLINK_WITHOUT_ETHERNET: [(&str, Direction); 2] =
+    [(program::FROM_L3DEV, Direction::Ingress), (program::TO_L3DEV, Direction::Egress)];
 
 /// A program that could not be attached or detached.
 #[derive(Debug, thiserror::Error)]
@@ -61,12 +66,17 @@ pub struct CgroupError {
     source: std::io::Error,
 }
 
-/// Attaches the uplink programs to a device. Returns whether anything changed.
+/// Attaches the programs of uplinks to a device. Returns whether anything changed.
 ///
 /// # Errors
 /// A program is not pinned, or the kernel refuses the attachment.
-pub fn attach_uplink(netlink: &mut Netlink, ifindex: u32) -> Result<bool, KernelError> {
-    attach(netlink, UPLINK, ifindex)
+pub fn attach_uplink(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    layer: LinkLayer,
+) -> Result<bool, KernelError> {
+    let programs = if layer == LinkLayer::Ip { UPLINK_WITHOUT_ETHERNET } else { UPLINK };
+    attach(netlink, programs, ifindex)
 }
 
 /// Attaches the pod programs to the host end of a veth pair.
@@ -94,13 +104,13 @@ fn attach(
     Ok(changed)
 }
 
-/// Detaches the uplink programs from a device. Programs that are not attached, and a device that
+/// Detaches the programs of uplinks from a device. Programs that are not attached, and a device that
 /// does not exist, are not errors. Returns the number of detached programs.
 ///
 /// # Errors
 /// A program cannot be detached.
 pub fn detach_uplink(netlink: &mut Netlink, ifindex: u32) -> Result<usize, KernelError> {
-    detach(netlink, UPLINK, ifindex)
+    Ok(detach(netlink, UPLINK, ifindex)? + detach(netlink, UPLINK_WITHOUT_ETHERNET, ifindex)?)
 }
 
 /// Detaches all of Sluice's programs from a device, as [`detach_uplink`] does.
@@ -108,7 +118,7 @@ pub fn detach_uplink(netlink: &mut Netlink, ifindex: u32) -> Result<usize, Kerne
 /// # Errors
 /// A program cannot be detached.
 pub fn detach_all(netlink: &mut Netlink, ifindex: u32) -> Result<usize, KernelError> {
-    Ok(detach(netlink, POD, ifindex)? + detach(netlink, UPLINK, ifindex)?)
+    Ok(detach(netlink, POD, ifindex)? + detach_uplink(netlink, ifindex)?)
 }
 
 fn detach(

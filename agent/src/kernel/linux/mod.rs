@@ -28,7 +28,7 @@ use sluice_abi::Counter;
 use sluice_bpf::Map;
 use sluice_bpf::netlink::Netlink;
 use sluice_core::{Rows, TableSpec, Write};
-use sluice_pod::device::{self, Link};
+use sluice_pod::device::{self, Link, LinkLayer};
 use sluice_pod::identity;
 use sluice_pod::lease::{BootInstant, Lease, Store};
 use sluice_pod::remove_veth;
@@ -166,14 +166,14 @@ impl Network for LinuxKernel {
         Ok(routes::delete(&mut self.netlink, dst, hop)?)
     }
 
-    fn enable_forwarding(&mut self, uplink: &str) -> Result<bool> {
-        Ok(sysctl::enable_forwarding(Some(uplink))?)
+    fn enable_forwarding(&mut self, device: &str) -> Result<bool> {
+        Ok(sysctl::enable_forwarding(Some(device))?)
     }
 }
 
 impl Hooks for LinuxKernel {
-    fn attach_uplink(&mut self, ifindex: u32) -> Result<bool> {
-        hooks::attach_uplink(&mut self.netlink, ifindex)
+    fn attach_uplink(&mut self, ifindex: u32, layer: LinkLayer) -> Result<bool> {
+        hooks::attach_uplink(&mut self.netlink, ifindex, layer)
     }
 
     fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {

@@ -119,7 +119,9 @@ impl Burst {
                     self.pods.addresses.insert(address);
                     self.pods.routed.extend(of_a_pod.then_some(address));
                 }
-                self.node |= if deleted { !of_a_pod } else { prefix == 0 };
+                // Routes select the devices with programs; those of the agent do not.
+                let own = protocol == ROUTE_PROTOCOL;
+                self.node |= if deleted { !of_a_pod } else { prefix == 0 || !own };
             }
             // The kernel changes entries that are not permanent by itself.
             Notification::Neighbour { dynamic: true, .. } => {}

@@ -3,13 +3,13 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 use sluice_pod::{device, random};
 
-use crate::host::{HostState, LocalAddress};
+use crate::host::{HostState, LocalAddress, RouteUses};
 
 /// Reads [`HostState`].
 ///
@@ -20,8 +20,9 @@ pub fn host_state(netlink: &mut Netlink) -> Result<HostState, NetlinkError> {
     let mut addresses = addresses(netlink)?;
     addresses.sort();
     addresses.dedup();
-    let default_route = default_route(netlink)?;
-    Ok(HostState { links, addresses, default_route, ephemeral_ports: ephemeral_ports() })
+    let (default_route, route_uses) = read_routes(netlink)?;
+    let ephemeral_ports = ephemeral_ports();
+    Ok(HostState { links, addresses, default_route, route_uses, ephemeral_ports })
 }
 
 /// A random key, not zero.
@@ -72,22 +73,57 @@ fn local_address(response: &RouteNetlinkMessage) -> Option<LocalAddress> {
             _ => None,
         })
     })?;
-    (!address.is_loopback() && !is_of_one_link(&address))
-        .then_some(LocalAddress { address, ifindex: message.header.index })
+    let flags = message.header.flags;
+    let additional =
+        message.header.prefix_len == 32 || flags.contains(AddressHeaderFlags::Secondary);
+    let ifindex = message.header.index;
+    let additional = additional && address.is_ipv4();
+    (!address.is_loopback() && !is_of_one_link(&address)).then_some(LocalAddress {
+        address,
+        ifindex,
+        additional,
+    })
 }
 
-fn default_route(netlink: &mut Netlink) -> Result<Option<u32>, NetlinkError> {
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let routes = main_table(netlink, family)?;
-        let defaults = routes.iter().filter(|m| {
-            m.header.destination_prefix_length == 0 && m.header.kind == RouteType::Unicast
-        });
-        let best = defaults.filter_map(device_and_metric).min_by_key(|(_, metric)| *metric);
-        if let Some((device, _)) = best {
-            return Ok(Some(device));
+/// The device of the best default route, and the uses of devices by IPv4 routes.
+fn read_routes(netlink: &mut Netlink) -> Result<(Option<u32>, RouteUses), NetlinkError> {
+    let v4 = unicast_routes(netlink, AddressFamily::Inet)?;
+    let mut uses = RouteUses::new();
+    v4.iter().for_each(|route| add_uses(&mut uses, route));
+    let default = match best_default(&v4) {
+        None => best_default(&unicast_routes(netlink, AddressFamily::Inet6)?),
+        found => found,
+    };
+    Ok((default, uses))
+}
+
+fn best_default(routes: &[RouteMessage]) -> Option<u32> {
+    let defaults = routes.iter().filter(|m| {
+        m.header.destination_prefix_length == 0 && m.header.table == RouteHeader::RT_TABLE_MAIN
+    });
+    defaults.filter_map(device_and_metric).min_by_key(|(_, metric)| *metric).map(|(d, _)| d)
+}
+
+/// Adds the devices of a route, of which each next hop has one.
+fn add_uses(uses: &mut RouteUses, route: &RouteMessage) {
+    let single = route.header.destination_prefix_length == 32;
+    let mut add = |device: u32, gateway: bool| {
+        let used = uses.entry(device).or_default();
+        used.networks |= !single || gateway;
+        used.addresses |= single;
+    };
+    let is_gateway =
+        |a: &RouteAttribute| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+    let gateway = route.attributes.iter().any(is_gateway);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => add(*index, gateway),
+            RouteAttribute::MultiPath(hops) => hops.iter().for_each(|hop| {
+                add(hop.interface_index, hop.attributes.iter().any(is_gateway));
+            }),
+            _ => {}
         }
     }
-    Ok(None)
 }
 
 fn device_and_metric(message: &RouteMessage) -> Option<(u32, u32)> {
@@ -102,11 +138,30 @@ fn device_and_metric(message: &RouteMessage) -> Option<(u32, u32)> {
     Some((device?, metric))
 }
 
-/// One dump of the main table.
+/// The routes of the main table, by one dump.
 ///
 /// # Errors
 /// The dump failed, or was interrupted each time.
 pub fn main_table(
+    netlink: &mut Netlink,
+    family: AddressFamily,
+) -> Result<Vec<RouteMessage>, NetlinkError> {
+    let mut routes = all_routes(netlink, family)?;
+    routes.retain(|m| m.header.table == RouteHeader::RT_TABLE_MAIN);
+    Ok(routes)
+}
+
+/// The routes of all tables that lead to other hosts.
+fn unicast_routes(
+    netlink: &mut Netlink,
+    family: AddressFamily,
+) -> Result<Vec<RouteMessage>, NetlinkError> {
+    let mut routes = all_routes(netlink, family)?;
+    routes.retain(|m| m.header.kind == RouteType::Unicast);
+    Ok(routes)
+}
+
+fn all_routes(
     netlink: &mut Netlink,
     family: AddressFamily,
 ) -> Result<Vec<RouteMessage>, NetlinkError> {
@@ -117,7 +172,7 @@ pub fn main_table(
         RouteNetlinkMessage::NewRoute(message) => Some(message),
         _ => None,
     });
-    Ok(routes.filter(|m| m.header.table == RouteHeader::RT_TABLE_MAIN).collect())
+    Ok(routes.collect())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Each reconciler on a node in memory.
 
 mod cni_files;
+mod devices;
 mod leases;
 mod node_config;
 mod other_networks;

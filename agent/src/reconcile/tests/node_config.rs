@@ -39,7 +39,7 @@ async fn config_waits_for_the_uplink() {
     let unknown = HostState { default_route: None, ..host() };
     let mut harness = Harness::with(&[], FakeKernel::new(unknown));
     harness.run_until_idle().await;
-    for concern in [Concern::HostState, Concern::NodeConfig, Concern::Uplink] {
+    for concern in [Concern::HostState, Concern::NodeConfig, Concern::Devices] {
         assert_eq!(harness.status(concern).0, Status::Waiting);
     }
     assert_eq!(harness.kernel().rows::<NodeConfigs>(), []);

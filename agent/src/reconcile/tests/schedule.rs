@@ -74,15 +74,15 @@ fn failed() -> Result<(), NotReconciled> {
 
 #[tokio::test]
 async fn only_marked_concerns_run_and_later_marks_run_in_the_same_pass() {
-    use Concern::{Pods, Routes, Uplink};
+    use Concern::{Devices, Pods, Routes};
     let mut schedule = Schedule::new(vec![
-        (Uplink, None, vec![]),
+        (Devices, None, vec![]),
         (Routes, Some(Pods), vec![]),
-        (Pods, Some(Uplink), vec![]),
+        (Pods, Some(Devices), vec![]),
     ]);
     assert_eq!(schedule.run_at(0), []);
     schedule.state.mark([Routes]);
-    assert_eq!(schedule.run_at(0), [Routes, Pods, Uplink]);
+    assert_eq!(schedule.run_at(0), [Routes, Pods, Devices]);
     assert_eq!(schedule.run_at(0), []);
 }
 

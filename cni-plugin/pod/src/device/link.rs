@@ -6,7 +6,7 @@ use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    LinkLayerType, LinkMessage,
 };
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
@@ -27,6 +27,38 @@ pub struct Link {
     pub mtu: u32,
     /// Whether the device is administratively up.
     pub up: bool,
+    /// What its packets begin with.
+    pub layer: LinkLayer,
+    /// Whether it is a loopback device.
+    pub loopback: bool,
+    /// Index of the bridge, bond or VRF that it is a port of.
+    pub master: Option<u32>,
+}
+
+/// What the packets of a device begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    #[default]
+    Ethernet,
+    /// The IP header: TUN, WireGuard, IP tunnels.
+    Ip,
+    /// Another header.
+    Other,
+}
+
+impl From<LinkLayerType> for LinkLayer {
+    fn from(kind: LinkLayerType) -> LinkLayer {
+        match kind {
+            LinkLayerType::Ether | LinkLayerType::Loopback => LinkLayer::Ethernet,
+            LinkLayerType::None
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Sit
+            | LinkLayerType::Ipgre
+            | LinkLayerType::Rawip => LinkLayer::Ip,
+            _ => LinkLayer::Other,
+        }
+    }
 }
 
 /// A veth pair to create. Names, MAC addresses and MTU are part of the request, so that other
@@ -55,6 +87,9 @@ fn link_from(message: LinkMessage) -> Link {
         alias: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        layer: message.header.link_layer_type.into(),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+        master: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -62,6 +97,7 @@ fn link_from(message: LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(index) => link.master = Some(index),
             _ => {}
         }
     }

@@ -11,7 +11,7 @@ mod route;
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 pub(crate) use address::{add_address, addresses};
-pub use link::{Link, link_by_name, links};
+pub use link::{Link, LinkLayer, link_by_name, links};
 pub(crate) use link::{Veth, create_veth, delete_link, ipv4_settings, link_by_index, set_up};
 pub(crate) use neighbour::{add_neighbour, neighbour, permanent_neighbour, permanent_neighbours};
 pub use route::Route;

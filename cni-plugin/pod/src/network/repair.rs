@@ -193,8 +193,17 @@ mod tests {
             let path = sysctls.path().join("net").join(family).join("conf/slc1").join(key);
             fs::write(path, format!("{value}\n")).unwrap();
         }
-        let link =
-            |up| Link { index: 7, name: "slc1".into(), mac: None, alias: None, mtu: 1500, up };
+        let link = |up| Link {
+            index: 7,
+            name: "slc1".into(),
+            mac: None,
+            alias: None,
+            mtu: 1500,
+            up,
+            layer: crate::device::LinkLayer::Ethernet,
+            loopback: false,
+            master: None,
+        };
         let path = |up, neighbour, route| HostPath::new(link(up), neighbour, route, sysctls.path());
         assert!(path(true, true, true).missing.is_empty());
         assert_eq!(

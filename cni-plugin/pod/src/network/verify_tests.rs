@@ -18,6 +18,9 @@ fn observed() -> Observed {
         alias: None,
         mtu: 1500,
         up: true,
+        layer: crate::device::LinkLayer::Ethernet,
+        loopback: false,
+        master: None,
     };
     Observed {
         host_end: link(12, &lease.host_ifname, host_mac),

@@ -69,6 +69,12 @@ impl Header {
         v4::parse(&self.0)
     }
 
+    /// Whether routers must not fragment the packet.
+    #[inline(always)]
+    pub const fn dont_fragment(&self) -> bool {
+        v4::dont_fragment(&self.0)
+    }
+
     /// Writes new addresses and updates the header's own checksum.
     #[inline(always)]
     pub fn set_addresses(&mut self, src: &Addr, dst: &Addr) -> AddressChange {

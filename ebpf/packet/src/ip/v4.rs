@@ -44,6 +44,12 @@ pub fn parse(b: &[u8; LEN]) -> Option<Fields> {
     })
 }
 
+/// Whether routers must not fragment the packet.
+#[inline(always)]
+pub const fn dont_fragment(b: &[u8; LEN]) -> bool {
+    b[6] & DONT_FRAGMENT != 0
+}
+
 /// Writes new addresses and updates the checksum.
 #[inline(always)]
 pub fn set_addresses(b: &mut [u8; LEN], src: &Addr, dst: &Addr) -> AddressChange {

@@ -8,11 +8,11 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
-use sluice_packet::{checksum::Delta, ip, l4::Kind};
+use sluice_packet::{checksum::Delta, eth, ip, l4::Kind};
 
 use super::{Changed, Frame};
 use crate::scratch::QUOTE_LEN;
@@ -89,6 +89,21 @@ impl Skb {
         let len = MIN + (len.wrapping_sub(MIN) & 63);
         // SAFETY: `to` is writable and longer than 20 + 63 bytes; the helper checks the offset.
         unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, to.as_mut_ptr().cast(), len) == 0 }
+    }
+
+    /// Whether the kernel has received or created this packet as IPv4.
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        // SAFETY: see `new`.
+        unsafe { (*self.skb).protocol == u32::from(eth::IPV4.to_be()) }
+    }
+
+    /// Puts an Ethernet header for IPv4, with addresses of zeros, before a packet without one.
+    #[inline(always)]
+    pub fn push_ethernet_header(&self) -> bool {
+        // SAFETY: see `new`; the helper checks the length, and sets the new bytes to zero.
+        let pushed = unsafe { bpf_skb_change_head(self.skb, eth::LEN as u32, 0) == 0 };
+        pushed && self.store(eth::TYPE, &eth::IPV4.to_be_bytes())
     }
 
     /// Cuts the frame off after `len` bytes.

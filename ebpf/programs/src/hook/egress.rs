@@ -5,7 +5,7 @@ use sluice_packet::l4::Kind;
 
 use crate::{
     config::Node,
-    flow::{Destination, Flow, FlowState, Origin},
+    flow::{FlowState, Origin},
     packet::Packet,
     scratch::Scratch,
     stage::{
@@ -48,16 +48,16 @@ pub fn from_pod<F: Outlined>(
         antispoof::reference(&s.packet)
     };
     s.flow.source_class = DestinationClass::LocalPod;
-    new_from_pod(&s.packet, &mut s.flow, &mut s.destination, node)
+    new_from_pod(f, s, node)
 }
 
 #[inline(always)]
-fn new_from_pod(
-    packet: &Packet,
-    flow: &mut Flow,
-    destination: &mut Destination,
+fn new_from_pod<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
     node: Node,
 ) -> Result<DestinationClass, Verdict> {
+    let (packet, flow, destination) = (&s.packet, &mut s.flow, &mut s.destination);
     flow.class = class::of(&packet.tuple.dst, destination);
     if flow.class.may_be_service()
         && let Some(chosen) = service::choose(packet)?
@@ -65,7 +65,7 @@ fn new_from_pod(
         flow.translate_to(chosen.id, &chosen.backend);
         flow.class = class::of(&flow.translated.dst, destination);
     }
-    masquerade::from_pod(packet, flow, flow.class, node)?;
+    masquerade::from_pod(f, packet, flow, flow.class, node, &mut s.next_hop)?;
     if flow.state == FlowState::Untracked
         && flow.class != DestinationClass::Link
         && !packet.is_unresolved()

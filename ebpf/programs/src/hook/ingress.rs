@@ -5,14 +5,13 @@ use sluice_packet::l4::Kind;
 
 use crate::{
     config::Node,
-    flow::{Destination, Flow, Origin},
-    packet::Packet,
+    flow::Origin,
     scratch::Scratch,
     stage::{
         antispoof,
         class::{self, DestinationClass},
         conntrack::{self, Lookup},
-        fragment, icmp,
+        fragment, icmp, masquerade,
         outline::Outlined,
         service,
     },
@@ -31,7 +30,7 @@ pub fn from_netdev<F: Outlined>(
     let checked = if antispoof::is_recent_sender(&s.packet, &s.headers) {
         None
     } else {
-        Some(require_sender(f, s, node)?)
+        Some(require_sender(f, s)?)
     };
     if s.packet.kind == Kind::IcmpError {
         return error_from_netdev(f, s, node);
@@ -44,11 +43,11 @@ pub fn from_netdev<F: Outlined>(
     s.flow.reset(&s.packet.tuple, Origin::Wire);
     antispoof::require_remote_address(&s.packet, node)?;
     s.flow.class = class::of(&s.packet.tuple.dst, &mut s.destination);
-    let class = new_from_netdev(&s.packet, &mut s.flow, &mut s.destination)?;
+    let class = new_from_netdev(f, s)?;
     if class == DestinationClass::LocalPod || s.flow.kind.is_service() {
         s.flow.source_class = match checked {
             Some(class) => class,
-            None => require_sender(f, s, node)?,
+            None => require_sender(f, s)?,
         };
     }
     if s.flow.kind == FlowKind::ExternalClient && s.flow.source_class != DestinationClass::Outside {
@@ -60,14 +59,12 @@ pub fn from_netdev<F: Outlined>(
 /// Drops packets whose source cannot be behind their sender. Those of a pod of another node to this
 /// node are left to the stack. Returns the class of the source.
 #[inline(always)]
-fn require_sender<F: Outlined>(
-    f: &F,
-    s: &Scratch,
-    node: Node,
-) -> Result<DestinationClass, Verdict> {
+fn require_sender<F: Outlined>(f: &F, s: &Scratch) -> Result<DestinationClass, Verdict> {
     let destination = &s.packet.tuple.dst;
     antispoof::check_sender(f, &s.packet, &s.headers).map_err(|class| {
-        if class == DestinationClass::RemotePod && *destination == node.addr(destination) {
+        if class == DestinationClass::RemotePod
+            && class::of_other(destination) == DestinationClass::Node
+        {
             Verdict::Bypass(Bypass::NodeTraffic)
         } else {
             Verdict::Drop(DropReason::Spoofed)
@@ -100,11 +97,8 @@ fn error_from_netdev<F: Outlined>(
 }
 
 #[inline(always)]
-fn new_from_netdev(
-    packet: &Packet,
-    flow: &mut Flow,
-    destination: &mut Destination,
-) -> Result<DestinationClass, Verdict> {
+fn new_from_netdev<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClass, Verdict> {
+    let (packet, flow, destination) = (&s.packet, &mut s.flow, &mut s.destination);
     match flow.class {
         DestinationClass::LocalPod => {
             if !packet.is_unresolved() {
@@ -120,6 +114,7 @@ fn new_from_netdev(
                     // Replies have to return through this node.
                     flow.masquerade();
                     flow.class = class::of(&flow.translated.dst, destination);
+                    masquerade::set_source(f, packet, flow, &mut s.next_hop);
                     Ok(flow.class)
                 }
                 None if flow.class == DestinationClass::ServiceRange => Ok(flow.class),
@@ -128,7 +123,7 @@ fn new_from_netdev(
         }
         // Possibly a reply to a masqueraded flow. At the limit of waits it is passed to the stack.
         DestinationClass::Node if packet.is_unresolved() && fragment::may_wait(packet) => {
-            Err(Verdict::Requeue)
+            Err(Verdict::REQUEUE)
         }
         DestinationClass::Node
         | DestinationClass::RemotePod

@@ -23,8 +23,48 @@ pub fn run(
     let Some(scratch) = (unsafe { Scratch::take(ctx) }) else { return exit::SHOT };
     // SAFETY: the context of the running program.
     let frame = unsafe { Skb::new(ctx.skb.skb) };
-    let verdict = match stages(&frame, scratch) {
+    finish(&frame, scratch, hook, stages)
+}
+
+/// As [`run`], on a device whose packets have no Ethernet header: IPv4 packets get one of zeros, so
+/// that the stages are the same.
+///
+/// A packet that the stack or the device receives after all loses the header again: at ingress the
+/// kernel skips it, and at egress a redirection to the same device removes it.
+#[inline(always)]
+pub fn run_without_ethernet(
+    ctx: &TcContext,
+    hook: Hook,
+    stages: impl FnOnce(&Skb, &mut Scratch) -> Result<Verdict, Verdict>,
+) -> i32 {
+    // SAFETY: as in `run`.
+    let Some(scratch) = (unsafe { Scratch::take(ctx) }) else { return exit::SHOT };
+    // SAFETY: as in `run`.
+    let frame = unsafe { Skb::new(ctx.skb.skb) };
+    let egress = matches!(hook, Hook::ToPod | Hook::ToNetdev);
+    if egress && frame.is_forwarded() {
+        frame.set_forwarded(false);
+        return exit::NEXT;
+    }
+    if !frame.is_v4() {
+        return exit::NEXT;
+    }
+    if !frame.push_ethernet_header() {
+        return exit::SHOT;
+    }
+    let action = finish(&frame, scratch, hook, stages);
+    if egress { exit::without_ethernet(&frame, action) } else { action }
+}
+
+#[inline(always)]
+fn finish(
+    frame: &Skb,
+    scratch: &mut Scratch,
+    hook: Hook,
+    stages: impl FnOnce(&Skb, &mut Scratch) -> Result<Verdict, Verdict>,
+) -> i32 {
+    let verdict = match stages(frame, scratch) {
         Ok(verdict) | Err(verdict) => verdict,
     };
-    exit::tc(&frame, scratch, hook, verdict)
+    exit::tc(frame, scratch, hook, verdict)
 }

@@ -36,7 +36,7 @@ pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     }
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
-    forward::deliver(f, s, node, judged, class)
+    forward::deliver(f, s, judged, class)
 }
 
 /// Whether the hop limit of a packet to a pod ends here, so that the stack answers it with "time
@@ -68,5 +68,5 @@ pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
-    forward::deliver(f, s, node, judged, class)
+    forward::deliver(f, s, judged, class)
 }

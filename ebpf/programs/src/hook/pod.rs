@@ -49,7 +49,7 @@ pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
-    forward::deliver(f, s, node, judged, class)
+    forward::deliver(f, s, judged, class)
 }
 
 /// Packets from the node's stack to a pod: those of the node's sockets, and packets that the stack

@@ -80,6 +80,7 @@ pub fn check_sender<F: Outlined>(
             if let Some(recent) = recent_sender(&packet.tuple.src) {
                 recent.addr = packet.tuple.src;
                 recent.mac = headers.link.source();
+                recent.ifindex = packet.ifindex;
                 recent.tick = kernel::tick();
             }
             Ok(class)
@@ -87,14 +88,14 @@ pub fn check_sender<F: Outlined>(
     }
 }
 
-/// A sender that [`check_sender`] has accepted for a source address.
+/// A sender that [`check_sender`] has accepted for a source address on a device.
 #[repr(C)]
 struct Sender {
     addr: Addr,
     mac: [u8; 6],
     pad: [u8; 2],
     tick: u32,
-    pad2: u32,
+    ifindex: u32,
 }
 
 /// Senders of this CPU's last packets, by a hash of the source address. An established flow takes a
@@ -117,6 +118,7 @@ pub fn is_recent_sender(packet: &Packet, headers: &Headers) -> bool {
     recent_sender(&packet.tuple.src).is_some_and(|recent| {
         recent.addr == packet.tuple.src
             && recent.mac == headers.link.source()
+            && recent.ifindex == packet.ifindex
             && recent.tick == kernel::tick()
     })
 }

@@ -87,6 +87,15 @@ impl DestinationClass {
         matches!(self, DestinationClass::ServiceRange | DestinationClass::Outside)
     }
 
+    /// Whether packets to such a destination are sent to another host.
+    #[inline(always)]
+    pub fn leaves_node(self) -> bool {
+        matches!(
+            self,
+            DestinationClass::RemotePod | DestinationClass::OtherNode | DestinationClass::Outside
+        )
+    }
+
     /// The class with a number, [`DestinationClass::Outside`] for others.
     #[inline(always)]
     pub fn from_number(n: u8) -> DestinationClass {

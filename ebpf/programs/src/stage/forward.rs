@@ -5,8 +5,9 @@ use sluice_packet::Headers;
 use zerocopy::transmute_ref;
 
 use crate::{
-    config::Node,
+    flow::{Flow, Origin},
     frame::Frame,
+    kernel::Route,
     packet::Packet,
     scratch::Scratch,
     stage::{class::DestinationClass, nat, outline::Outlined, policy::Judged},
@@ -20,7 +21,6 @@ use crate::{
 pub fn deliver<F: Outlined>(
     f: &F,
     s: &mut Scratch,
-    node: Node,
     judged: Judged,
     class: DestinationClass,
 ) -> Result<Verdict, Verdict> {
@@ -45,11 +45,12 @@ pub fn deliver<F: Outlined>(
             Ok(Verdict::to_stack(judged))
         }
         DestinationClass::RemotePod | DestinationClass::OtherNode | DestinationClass::Outside => {
-            if packet.wire_len > node.mtu() {
-                return Ok(Verdict::to_stack(judged));
-            }
-            if !f.route(packet, &flow.translated, &mut s.next_hop) {
-                return Ok(Verdict::to_stack(judged));
+            match f.route(packet, &flow.translated, packet.wire_len, &mut s.next_hop) {
+                Route::Found => {}
+                Route::TooLong if is_answered_here(packet, flow, headers) => {
+                    return Ok(Verdict::Reject(DropReason::TooLong));
+                }
+                Route::TooLong | Route::None => return Ok(Verdict::to_stack(judged)),
             }
             nat::apply(f, packet, flow, headers)?;
             decrement_hop_limit(packet, headers);
@@ -57,6 +58,15 @@ pub fn deliver<F: Outlined>(
             Ok(Verdict::to_uplink(judged))
         }
     }
+}
+
+/// Whether a packet that is too long for its route is answered by the programs: the stack does not
+/// know the route of a translated destination. It fragments what may be fragmented, and the
+/// fragments are translated on their way out.
+#[inline(always)]
+fn is_answered_here(packet: &Packet, flow: &Flow, headers: &Headers) -> bool {
+    flow.translated.dst != packet.tuple.dst
+        && (headers.ip.dont_fragment() || flow.origin == Origin::Stack)
 }
 
 /// Decrements the hop limit. Packets with a hop limit of 1 have been passed to the stack before,

@@ -71,7 +71,7 @@ extern "C" fn fragment_resolve_ports(packet: *mut Packet) -> u32 {
 /// queue, where its first fragment may be, a limited number of times.
 #[inline(always)]
 pub fn wait(packet: &Packet) -> Verdict {
-    if may_wait(packet) { Verdict::Requeue } else { Verdict::Drop(DropReason::FragmentUnknown) }
+    if may_wait(packet) { Verdict::REQUEUE } else { Verdict::Drop(DropReason::FragmentUnknown) }
 }
 
 /// Counts a wait. False if the limit is reached.

@@ -1,24 +1,64 @@
-//! Decides which new flows get the node's address as source.
+//! Decides which new flows get an address of the node as source, and which address.
+//!
+//! It is that of the device that the flow leaves by, so that replies return to it.
 
-use sluice_abi::DropReason;
+use sluice_abi::{Addr, DropReason, device_flags};
 use sluice_packet::l4::Kind;
 
 use crate::{
-    config::Node,
-    flow::Flow,
+    config::{self, Node},
+    flow::{Flow, Origin},
+    kernel::{NextHop, Route},
+    maps,
     packet::Packet,
-    stage::{class::DestinationClass, fragment},
+    stage::{class::DestinationClass, fragment, outline::Outlined},
     verdict::Verdict,
 };
+
+/// Sets the source of a flow after translation to the address of the device that it leaves by, or to
+/// the node's address if it does not leave the node. The source port is chosen later. False: the
+/// source is kept, because the device has no programs that translate replies back.
+///
+/// The address is unspecified if the agent has not seen the device yet: no flow is opened then.
+#[inline(always)]
+pub fn set_source<F: Outlined>(f: &F, packet: &Packet, flow: &mut Flow, hop: &mut NextHop) -> bool {
+    // The length is checked when the packet is forwarded.
+    let leaves =
+        flow.class.leaves_node() && f.route(packet, &flow.translated, 1, hop) == Route::Found;
+    masquerade_set_source(hop, flow, u32::from(leaves)) == 1
+}
+
+/// The body of [`set_source`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn masquerade_set_source(hop: *const NextHop, flow: *mut Flow, leaves: u32) -> u32 {
+    // SAFETY: the caller passes references; the verifier requires the checks for null.
+    let (Some(hop), Some(flow)) = (unsafe { (hop.as_ref(), flow.as_mut()) }) else { return 0 };
+    let Some(node) = config::node() else { return 0 };
+    let node_addr = node.addr(&flow.translated.dst);
+    flow.translated.src = if leaves == 0 {
+        node_addr
+    } else {
+        match maps::device(hop.ifindex) {
+            None => Addr::UNSPECIFIED,
+            Some(device) if device.flags & device_flags::MANAGED != 0 => device.addr,
+            Some(_) if flow.origin == Origin::Wire => node_addr,
+            Some(_) => return 0,
+        }
+    };
+    1
+}
 
 /// Requests source translation for the new flow of a pod to the outside, and for a flow to itself
 /// by a Service, because a host does not accept packets from its own address.
 #[inline(always)]
-pub fn from_pod(
+pub fn from_pod<F: Outlined>(
+    f: &F,
     packet: &Packet,
     flow: &mut Flow,
     class: DestinationClass,
     node: Node,
+    hop: &mut NextHop,
 ) -> Result<(), Verdict> {
     let hairpin = flow.translated.dst == packet.tuple.src;
     let leaves = class == DestinationClass::Outside && node.masquerades();
@@ -34,6 +74,8 @@ pub fn from_pod(
     if packet.kind == Kind::EchoReply {
         return Err(Verdict::Drop(DropReason::NotTracked));
     }
-    flow.masquerade();
+    if set_source(f, packet, flow, hop) {
+        flow.masquerade();
+    }
     Ok(())
 }

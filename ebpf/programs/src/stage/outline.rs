@@ -11,7 +11,7 @@ use sluice_packet::Headers;
 use crate::{
     flow::{Destination, Flow},
     frame::{Frame, Skb},
-    kernel::{self, NextHop},
+    kernel::{self, NextHop, Route},
     packet::Packet,
     scratch::Quoted,
     stage::{conntrack, icmp, nat},
@@ -22,8 +22,9 @@ pub trait Outlined: Frame {
     /// [`nat::rewrite`].
     fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool;
 
-    /// [`kernel::route`] for a packet with this tuple, from the interface of the hook.
-    fn route(&self, packet: &Packet, translated: &FlowKey, hop: &mut NextHop) -> bool;
+    /// [`kernel::route`] of a packet with `len` bytes, from the interface of the hook to the
+    /// translated destination. As in the stack, the source is that before translation.
+    fn route(&self, packet: &Packet, translated: &FlowKey, len: u32, hop: &mut NextHop) -> Route;
 
     /// [`kernel::node_has_socket`].
     fn node_uses(&self, tuple: &FlowKey) -> bool;
@@ -51,8 +52,8 @@ impl Outlined for Skb {
     }
 
     #[inline(always)]
-    fn route(&self, packet: &Packet, translated: &FlowKey, hop: &mut NextHop) -> bool {
-        skb_route(self.as_ptr(), packet, translated, hop) == 1
+    fn route(&self, packet: &Packet, translated: &FlowKey, len: u32, hop: &mut NextHop) -> Route {
+        Route::from_number(skb_route(self.as_ptr(), packet, translated, len, hop))
     }
 
     #[inline(always)]
@@ -108,6 +109,7 @@ extern "C" fn skb_route(
     skb: *mut __sk_buff,
     packet: *const Packet,
     translated: *const FlowKey,
+    len: u32,
     hop: *mut NextHop,
 ) -> u32 {
     // SAFETY: as in `skb_rewrite`.
@@ -116,9 +118,10 @@ extern "C" fn skb_route(
     let (Some(packet), Some(translated), Some(hop)) =
         (unsafe { (packet.as_ref(), translated.as_ref(), hop.as_mut()) })
     else {
-        return 0;
+        return Route::None as u32;
     };
-    u32::from(kernel::route(f.context(), packet.ifindex, translated, hop))
+    let ends = [&packet.tuple.src, &translated.dst];
+    kernel::route(f.context(), packet.ifindex, packet.tuple.proto, ends, len, hop) as u32
 }
 
 #[unsafe(no_mangle)]

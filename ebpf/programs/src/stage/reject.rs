@@ -1,4 +1,4 @@
-//! Rejection: an ICMP "port unreachable" from the requested address.
+//! Rejection: an ICMP "port unreachable" or "fragmentation needed" from the requested address.
 
 use aya_ebpf::bindings::__sk_buff;
 use sluice_abi::proto;
@@ -20,27 +20,30 @@ const QUOTE_MAX: u32 = 80;
 /// Replaces the packet by the error about it. False: no error may be sent (RFC 1122 section 3.2.2),
 /// or the replacement failed; the packet has to be dropped.
 #[inline(always)]
-pub fn port_unreachable(
+pub fn unreachable(
     f: &Skb,
     packet: &Packet,
     headers: &mut Headers,
     quote: &mut [u8; QUOTE_LEN],
+    (code, mtu): (u8, u16),
 ) -> bool {
     let silent = packet.kind == Kind::IcmpError
         || packet.fragment == FragmentState::Later
         || packet.fragment == FragmentState::Unresolved
         || (packet.tuple.proto == proto::TCP && packet.tcp_flags & flag::RST != 0)
         || ip::stays_on_link(&packet.tuple.src);
-    !silent && skb_port_unreachable(f.as_ptr(), packet, headers, quote) == 1
+    let error = u32::from(code) << 16 | u32::from(mtu);
+    !silent && skb_unreachable(f.as_ptr(), packet, headers, quote, error) == 1
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn skb_port_unreachable(
+extern "C" fn skb_unreachable(
     skb: *mut __sk_buff,
     packet: *const Packet,
     headers: *mut Headers,
     quote: *mut [u8; QUOTE_LEN],
+    error: u32,
 ) -> u32 {
     // SAFETY: the caller passes the context of the run, which is the only kind of pointer that the
     // verifier accepts here.
@@ -61,7 +64,8 @@ extern "C" fn skb_port_unreachable(
     }
     let tuple = &packet.tuple;
     let sum = quoted_sum(&f, packet, quote);
-    let error = icmp::port_unreachable(&tuple.dst, &tuple.src, quoted as u16, sum);
+    let code = ((error >> 16) as u8, error as u16);
+    let error = icmp::unreachable(&tuple.dst, &tuple.src, code, quoted as u16, sum);
     if !f.truncate(eth::LEN as u32 + quoted) || !f.insert_after_link_header(icmp::ERROR_LEN as i32)
     {
         return 0;

@@ -4,6 +4,7 @@
 mod api_server;
 mod cases;
 mod cli;
+mod devices;
 mod limits;
 mod node_changes;
 mod packets;

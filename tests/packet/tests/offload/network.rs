@@ -2,7 +2,7 @@
 
 use packet_tests::namespace::Namespace;
 use packet_tests::{CLIENT, Counters, Datapath, EXTERNAL, SERVER, counters};
-use sluice_abi::{Outcome, program};
+use sluice_abi::{Outcome, device_flags, program};
 use sluice_bpf::attach::{Direction, Mechanism, attach_device_by};
 use sluice_bpf::netlink::Netlink;
 
@@ -147,6 +147,7 @@ fn attach(datapath: &Datapath) {
                 .unwrap_or_else(|e| panic!("{device} {direction:?}: {e}"));
         }
     }
+    datapath.device(index("up0"), [172, 18, 0, 2], device_flags::MANAGED);
     datapath.local_pod(CLIENT, index("client"));
     datapath.local_pod(SERVER, index("server"));
 }

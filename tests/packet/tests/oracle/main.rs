@@ -139,6 +139,7 @@ fn minimize(objects: &[Object], differs: impl Fn(&[Object]) -> bool) -> Vec<Obje
 fn datapath() -> Datapath {
     let datapath = Datapath::load();
     datapath.node_config(&node_config());
+    datapath.devices();
     datapath.local_pod(PODS[0], CLIENT_IFINDEX);
     datapath.local_pod(PODS[1], SERVER_IFINDEX);
     datapath

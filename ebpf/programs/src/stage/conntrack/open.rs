@@ -5,7 +5,7 @@
 //! removed by the CPU that has inserted its key into `FLOW_CLAIMS`.
 
 use aya_ebpf::{macros::map, maps::HashMap};
-use sluice_abi::{DropReason, FlowEntry, FlowKey, PortBe, proto};
+use sluice_abi::{Addr, DropReason, FlowEntry, FlowKey, PortBe, proto};
 use sluice_packet::{
     budget,
     lifetime::{self, Scarcity},
@@ -35,6 +35,8 @@ const SCARCE_FROM: u32 = 4;
 const SEVERE_FROM: u32 = 12;
 /// Result of the global functions: the pod has no tokens left.
 const TOO_MANY: u32 = 3;
+/// Result of the global functions: the source of a masqueraded flow is not known yet.
+const NO_SOURCE: u32 = 4;
 
 /// Keys of ended flows that a CPU is about to remove.
 #[map]
@@ -42,7 +44,7 @@ static FLOW_CLAIMS: HashMap<FlowKey, u32> = HashMap::with_max_entries(1024, 0);
 
 /// Writes the entries of a flow in the state [`FlowState::New`].
 ///
-/// A masqueraded flow gets the node's address and a free port as source. Any other flow gets
+/// A masqueraded flow, whose source is an address of the node already, gets a free port. Any other flow gets
 /// another source port if a flow that is still alive holds its tuple.
 #[inline(always)]
 pub fn open<F: Outlined>(
@@ -58,6 +60,7 @@ pub fn open<F: Outlined>(
         OK => Ok(()),
         TAKEN => Err(Verdict::Drop(DropReason::NoSnatPort)),
         TOO_MANY => Err(Verdict::Drop(DropReason::TooManyNewFlows)),
+        NO_SOURCE => Err(Verdict::Drop(DropReason::NotReady)),
         _ => Err(Verdict::Drop(DropReason::ConntrackFull)),
     }
 }
@@ -70,15 +73,14 @@ pub fn open_flow<F: Outlined>(
     flow: &mut Flow,
     destination: &Destination,
 ) -> u32 {
-    let Some(node) = config::node() else { return FULL };
+    if flow.translated.src == Addr::UNSPECIFIED {
+        return NO_SOURCE;
+    }
     conntrack_forget(packet);
     if flow.origin == Origin::Pod && !take_token(flow) {
         return TOO_MANY;
     }
     let masqueraded = flow.kind.is_masqueraded();
-    if masqueraded && !flow.keeps_port {
-        flow.translated.src = node.addr(&packet.tuple.src);
-    }
     let has_port = packet.kind.has_source_port();
     let hash = if has_port { conntrack_hash(packet) } else { 0 };
     let mut attempt = 0;
