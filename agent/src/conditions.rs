@@ -38,7 +38,7 @@ pub enum Concern {
     Pods,
     /// MTU of running pods.
     PodMtu,
-    /// Leases of removed sandboxes.
+    /// Leases of removed sandboxes, and whether an address is left.
     Leases,
     /// UDP sockets connected to removed backends.
     StaleSockets,

@@ -25,6 +25,7 @@ mod harness;
 mod host;
 mod kernel;
 mod lock;
+mod notices;
 mod observe;
 mod paths;
 mod reconcile;

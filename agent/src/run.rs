@@ -21,7 +21,8 @@ use crate::flows::{self, FlowStats};
 use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, pins, probe};
 use crate::kernel::read_counters;
 use crate::lock::{self, Lock};
-use crate::observe::{self, Health, Pending};
+use crate::notices::{self, CniStats};
+use crate::observe::{self, Health, Pending, metrics};
 use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
@@ -64,12 +65,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let health = Arc::new(Health::default());
     let (events, mut queue) = mpsc::channel(QUEUE);
     let (watches, flow_stats) = (Watches::default(), FlowStats::default());
-    serve_observers(&config, &health, &watches, &flow_stats)?;
+    let cni_stats = CniStats::default();
+    serve_observers(&config, &health, &watches, &flow_stats, &cni_stats)?;
     api::serve(&config.socket, events.clone(), Event::Call)
         .with_context(|| format!("--socket {}", config.socket.display()))?;
     monitor::spawn(events.clone())?;
     flows::spawn(flow_stats.clone()).context("cannot start the collection of flows")?;
-    watch_dirs(&config, &events);
+    watch_dirs(&config, events.clone());
+    notices::spawn(Store::new(&config.cni_state_dir), cni_stats, events.clone())
+        .context("cannot receive the notices of the CNI binary")?;
     watch_signals(&events)?;
     source::spawn(&config, events.clone(), Event::Objects, &watches).await?;
     drop(events);
@@ -145,6 +149,7 @@ fn serve_observers(
     health: &Arc<Health>,
     watches: &Watches,
     flows: &FlowStats,
+    cni: &CniStats,
 ) -> anyhow::Result<()> {
     let mut servers: Vec<BoxFuture<'static, ()>> = Vec::new();
     if let Some(address) = config.health_bind {
@@ -153,8 +158,8 @@ fn serve_observers(
     if let Some(address) = config.metrics_bind {
         let counters = maps::counters()?;
         let counts = move || read_counters(&counters).unwrap_or_default();
-        let (health, watches, flows) = (Arc::clone(health), watches.clone(), flows.clone());
-        servers.push(observe::serve_metrics(address, health, watches, flows, counts).boxed());
+        let registry = metrics::registry(health.metrics(), watches, flows, cni, counts);
+        servers.push(observe::serve_metrics(address, registry).boxed());
     }
     if !servers.is_empty() {
         let servers = async { drop(join_all(servers).await) };
@@ -163,17 +168,10 @@ fn serve_observers(
     Ok(())
 }
 
-/// Watches the directories of the leases and of the CNI files.
-fn watch_dirs(config: &Config, events: &mpsc::Sender<Event>) {
-    // ADD and DEL each replace a file of this folder.
-    watch(vec![Store::new(&config.cni_state_dir).dir().to_owned()], events.clone(), || {
-        Event::Leases
-    });
-    let files = [&config.cni_bin_dir, &config.cni_conf_dir].into_iter().flatten().cloned();
-    watch(files.collect(), events.clone(), || Event::CniFiles);
-}
-
-fn watch(dirs: Vec<PathBuf>, events: mpsc::Sender<Event>, event: fn() -> Event) {
+/// Watches the directories of the CNI files.
+fn watch_dirs(config: &Config, events: mpsc::Sender<Event>) {
+    let dirs: Vec<PathBuf> =
+        [&config.cni_bin_dir, &config.cni_conf_dir].into_iter().flatten().cloned().collect();
     for dir in &dirs {
         if let Err(error) = std::fs::create_dir_all(dir) {
             tracing::warn!(dir = %dir.display(), %error, "could not create directory");
@@ -194,7 +192,7 @@ fn watch(dirs: Vec<PathBuf>, events: mpsc::Sender<Event>, event: fn() -> Event) 
     tokio::spawn(async move {
         loop {
             watcher.changed().await;
-            if events.send(event()).await.is_err() {
+            if events.send(Event::CniFiles).await.is_err() {
                 return;
             }
         }

@@ -119,7 +119,7 @@ impl Health {
     }
 
     /// Metrics of syncs.
-    pub(super) fn metrics(&self) -> &SyncMetrics {
+    pub fn metrics(&self) -> &SyncMetrics {
         &self.metrics
     }
 

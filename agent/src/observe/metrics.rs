@@ -21,6 +21,7 @@ use sluice_abi::map;
 
 use crate::counters::Count;
 use crate::flows::FlowStats;
+use crate::notices::CniStats;
 use crate::watches::{Watch, Watches};
 
 /// Content type of [`encode`].
@@ -230,6 +231,7 @@ pub fn registry(
     sync: &SyncMetrics,
     watches: &Watches,
     flows: &FlowStats,
+    cni: &CniStats,
     counts: impl Fn() -> Vec<Count> + Send + Sync + 'static,
 ) -> Registry {
     let mut registry = Registry::default();
@@ -267,6 +269,17 @@ pub fn registry(
         "Answered flows that the table of flows or the budget of their pod had no space for",
         flows.unconfirmed.clone(),
     );
+    r.register(
+        "sluice_cni_duration_seconds",
+        "Duration of calls of the CNI binary, by verb",
+        cni.duration.clone(),
+    );
+    r.register("sluice_cni_errors", "Failed calls of the CNI binary", cni.errors.clone());
+    r.register(
+        "sluice_cni_notices_ignored",
+        "Datagrams on the socket of the CNI binary that were ignored",
+        cni.ignored.clone(),
+    );
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     let build = Family::<[(&str, &str); 1], Gauge>::default();
     build.get_or_create(&version).set(1);
@@ -300,7 +313,7 @@ mod tests {
         let state = watches.add("Service");
         state.received();
         state.failed("refused");
-        encode(&registry(sync, &watches, &FlowStats::default(), || {
+        encode(&registry(sync, &watches, &FlowStats::default(), &CniStats::default(), || {
             vec![count("drop", "spoofed_source", 7, 420), count("outcome", "to_pod", 3, 100)]
         }))
     }

@@ -6,7 +6,7 @@
 
 mod health;
 mod http;
-mod metrics;
+pub mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,9 +15,6 @@ use prometheus_client::registry::Registry;
 
 pub use self::health::{Health, Pending};
 use self::http::{Answer, serve};
-use crate::counters::Count;
-use crate::flows::FlowStats;
-use crate::watches::Watches;
 
 /// Stack of the servers' thread in bytes.
 const STACK: usize = 256 * 1024;
@@ -41,15 +38,8 @@ pub async fn serve_health(address: SocketAddr, health: Arc<Health>) {
     serve(address, move |path| health_answer(&health, path)).await;
 }
 
-/// Serves the metrics at `address`; `counts` reads the kernel's counters at each scrape.
-pub async fn serve_metrics(
-    address: SocketAddr,
-    health: Arc<Health>,
-    watches: Watches,
-    flows: FlowStats,
-    counts: impl Fn() -> Vec<Count> + Send + Sync + 'static,
-) {
-    let registry = metrics::registry(health.metrics(), &watches, &flows, counts);
+/// Serves the metrics at `address`.
+pub async fn serve_metrics(address: SocketAddr, registry: Registry) {
     serve(address, move |path| metrics_answer(&registry, path)).await;
 }
 
@@ -78,6 +68,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::flows::FlowStats;
+    use crate::notices::CniStats;
+    use crate::watches::Watches;
 
     /// The test does not await anything: its runtime is as stuck as an event loop in a system call.
     #[tokio::test]
@@ -108,8 +101,8 @@ mod tests {
         assert_eq!((code("/healthz"), code("/livez")), (Some(200), Some(200)));
         assert_eq!((code("/readyz"), code("/")), (Some(503), None));
 
-        let (watches, flows) = (Watches::default(), FlowStats::default());
-        let registry = metrics::registry(health.metrics(), &watches, &flows, Vec::new);
+        let (watches, flows, cni) = (Watches::default(), FlowStats::default(), CniStats::default());
+        let registry = metrics::registry(health.metrics(), &watches, &flows, &cni, Vec::new);
         let (code, kind, text) = metrics_answer(&registry, "/metrics").unwrap();
         assert_eq!((code, kind), (200, "text/plain; version=0.0.4"));
         assert!(text.contains("\nsluice_ready 0\n"), "{text}");

@@ -1,10 +1,12 @@
-//! Leases of sandboxes that ended without CNI DEL: a reboot, a crash in the middle of ADD.
+//! Leases of sandboxes that ended without CNI DEL: a reboot, a crash in the middle of ADD; and whether
+//! an address is left.
 //!
 //! The veth pair ends with the sandbox's network namespace, so a lease without a device is left
 //! over. The lease of an ADD that still runs has no device yet and counts as live by its age
 //! ([`HostLinks::is_live`]).
 
 use sluice_pod::inventory::HostLinks;
+use sluice_pod::lease::{Lease, Subnet};
 
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
@@ -21,7 +23,7 @@ impl Reconciler for ReconcileLeases {
 
     fn reconcile(
         &mut self,
-        _state: &mut State,
+        state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
         // The clock first: a lease that is older than every running ADD by then has its device when
@@ -29,19 +31,38 @@ impl Reconciler for ReconcileLeases {
         let now = kernel.boot_instant()?;
         let leases = kernel.leases()?;
         let links = HostLinks::from_links(kernel.links()?);
-        let left_over: Vec<_> =
-            leases.into_iter().filter(|lease| !links.is_live(lease, &now)).collect();
-        if left_over.is_empty() {
-            return Ok(());
+        let (live, left_over): (Vec<_>, Vec<_>) =
+            leases.into_iter().partition(|lease| links.is_live(lease, &now));
+        if !left_over.is_empty() {
+            release(&left_over, kernel)?;
         }
-        kernel.release_leases(&left_over)?;
-        for lease in &left_over {
-            tracing::info!(
-                pod = %lease.owner(),
-                address = %lease.address,
-                "lease of a removed sandbox released"
-            );
-        }
-        Ok(())
+        has_addresses(state, &live)
     }
+}
+
+fn release(left_over: &[Lease], kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
+    kernel.release_leases(left_over)?;
+    for lease in left_over {
+        tracing::info!(
+            pod = %lease.owner(),
+            address = %lease.address,
+            "lease of a removed sandbox released"
+        );
+    }
+    Ok(())
+}
+
+/// STATUS of the CNI binary does not report a full range: the node would become not Ready.
+fn has_addresses(state: &State, live: &[Lease]) -> Result<(), NotReconciled> {
+    let of_node = state.pod_cidrs().into_iter().find(|net| net.addr().is_ipv4());
+    let subnet: Option<Subnet> = of_node.and_then(|net| net.to_string().parse().ok());
+    let Some(subnet) = subnet else { return Ok(()) };
+    let leased = live.iter().filter(|lease| subnet.contains(lease.address)).count();
+    if leased < subnet.capacity() {
+        return Ok(());
+    }
+    Err(NotReconciled::Degraded(format!(
+        "all {leased} pod addresses of {subnet} are in use; new pods cannot start: delete pods or give \
+         the node a larger range"
+    )))
 }

@@ -9,6 +9,7 @@
 //! device     links, addresses, routes and neighbours, one netlink request each
 //! netns      a pod's network namespace from outside
 //! dataplane  the pinned programs and the maps that a pod's network uses
+//! notice     the datagram by which a call of the CNI binary informs the agent
 //! random     random numbers of the kernel
 //! ```
 //! The CNI binary creates, verifies and removes; the agent repairs. The crate contains nothing of
@@ -23,6 +24,7 @@ pub mod inventory;
 pub mod lease;
 pub mod netns;
 mod network;
+mod notice;
 pub mod random;
 
 pub use dataplane::Dataplane;
@@ -30,6 +32,7 @@ pub use network::{
     CreateError, HostPath, NetworkError, PathPart, PodNetwork, VethOptions, VethPair, host_path,
     host_paths, is_complete, pod_routes, remove_local_pod, remove_veth, restore,
 };
+pub use notice::{NOTICE_MAX, Notice, NoticeVerb, notice_socket};
 
 /// The default gateway of every pod. It is link-local and configured on no interface; a permanent
 /// neighbour entry in the pod resolves it to the host end of the veth pair.

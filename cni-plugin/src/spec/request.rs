@@ -32,6 +32,8 @@ pub struct Pod {
     pub namespace: Option<String>,
     /// `K8S_POD_NAME`.
     pub name: Option<String>,
+    /// `K8S_POD_UID`.
+    pub uid: Option<String>,
 }
 
 /// The validated variables of a verb.
@@ -133,6 +135,7 @@ fn parse_args(args: &str) -> Result<Pod, CniError> {
         match key {
             "K8S_POD_NAMESPACE" => pod.namespace = value,
             "K8S_POD_NAME" => pod.name = value,
+            "K8S_POD_UID" => pod.uid = value,
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use sluice_bpf::attach::Mechanism;
 use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
-use sluice_pod::lease::{AllocError, Entry, Lease, LeaseKey, Request, Store, Subnet};
+use sluice_pod::lease::{AllocError, Entry, Lease, LeaseKey, Number, Request, Store, Subnet};
 use sluice_pod::netns::{NetNs, NetNsError};
 use sluice_pod::{
     CreateError, Dataplane, GATEWAY, PodNetwork, VethOptions, VethPair, device, identity,
@@ -20,7 +20,11 @@ use crate::spec::{
 /// MTU on a node without a default route: that of Ethernet.
 const MTU_WITHOUT_UPLINK: u32 = 1500;
 
-pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<CniResult, CniError> {
+/// Returns the result, and the number of the lease.
+pub(super) fn add(
+    conf: &NetConf,
+    environment: &Environment,
+) -> Result<(CniResult, Number), CniError> {
     let subnet = conf.subnet()?;
     if conf.prev_result.is_some() {
         let msg = "network configuration field \"prevResult\": is set; Sluice creates the pod's \
@@ -62,7 +66,8 @@ pub(super) fn add(conf: &NetConf, environment: &Environment) -> Result<CniResult
         let msg = "the address was released while ADD ran; the runtime tries again";
         return Err(CniError::new(code::TRY_AGAIN, msg));
     }
-    Ok(result(&lease, pair, options.mtu))
+    let number = Number { index: lease.index, generation: lease.generation };
+    Ok((result(&lease, pair, options.mtu), number))
 }
 
 fn mtu(conf: &NetConf, host: &mut Netlink) -> Result<u32, CniError> {
@@ -126,7 +131,7 @@ fn lease_address(
     lease.map_err(|e| no_address(&e))
 }
 
-pub(super) fn no_address(e: &AllocError) -> CniError {
+fn no_address(e: &AllocError) -> CniError {
     match e {
         AllocError::TooManyPods => {
             CniError::new(code::EXHAUSTED, format!("{e}; delete pods of this node"))

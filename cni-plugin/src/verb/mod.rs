@@ -8,12 +8,14 @@ mod gc;
 mod status;
 
 use std::fmt;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use sluice_bpf::BpfError;
 use sluice_bpf::netlink::Netlink;
 use sluice_pod::inventory::{self, HostLinks, OpenError};
-use sluice_pod::lease::{BootInstant, Entry, LeaseKey, Leases, LockedStore, Store, StoreError};
+use sluice_pod::lease::{BootInstant, Entry, LeaseKey, LockedStore, Number, Store, StoreError};
+use sluice_pod::{Notice, NoticeVerb};
 
 use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
 
@@ -22,31 +24,75 @@ use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
 /// # Errors
 /// The error object of the specification.
 pub fn run(environment: &Environment, stdin: &str) -> Result<Option<Value>, CniError> {
+    let start = Instant::now();
     if environment.verb == Verb::Version {
         return Ok(Some(version(stdin)));
     }
     let conf = NetConf::parse(stdin)?;
+    let mut pod = None;
+    let result = call(&conf, environment, &mut pod);
+    let code = result.as_ref().map_or_else(|e| e.code, |_| 0);
+    inform_agent(&conf, environment, start, code, pod);
+    result
+}
+
+fn call(
+    conf: &NetConf,
+    environment: &Environment,
+    pod: &mut Option<Number>,
+) -> Result<Option<Value>, CniError> {
     match environment.verb {
-        Verb::Add => add::add(&conf, environment)
-            .map(|result| Some(result.to_json(conf.version)))
+        Verb::Add => add::add(conf, environment)
+            .map(|(result, number)| {
+                *pod = Some(number);
+                Some(result.to_json(conf.version))
+            })
             .map_err(|e| e.about(&environment.owner())),
-        Verb::Del => del::del(&conf, environment).map(|()| None),
+        Verb::Del => del::del(conf, environment).map(|()| None),
         Verb::Check => {
-            require(&conf, "CHECK", Version::V0_4_0)?;
-            check::check(&conf, environment)
+            require(conf, "CHECK", Version::V0_4_0)?;
+            check::check(conf, environment)
                 .map(|()| None)
                 .map_err(|e| e.about(&environment.owner()))
         }
         Verb::Gc => {
-            require(&conf, "GC", Version::V1_1_0)?;
-            gc::gc(&conf).map(|()| None)
+            require(conf, "GC", Version::V1_1_0)?;
+            gc::gc(conf).map(|()| None)
         }
         Verb::Status => {
-            require(&conf, "STATUS", Version::V1_1_0)?;
-            status::status(&conf).map(|()| None)
+            require(conf, "STATUS", Version::V1_1_0)?;
+            status::status(conf).map(|()| None)
         }
-        Verb::Version => Ok(Some(version(stdin))),
+        Verb::Version => Ok(None),
     }
+}
+
+/// Informs the agent, without waiting for it. It need not run.
+fn inform_agent(
+    conf: &NetConf,
+    environment: &Environment,
+    start: Instant,
+    code: u32,
+    pod: Option<Number>,
+) {
+    let verb = match environment.verb {
+        Verb::Add => NoticeVerb::Add,
+        Verb::Del => NoticeVerb::Del,
+        Verb::Check => NoticeVerb::Check,
+        Verb::Gc => NoticeVerb::Gc,
+        Verb::Status => NoticeVerb::Status,
+        Verb::Version => return,
+    };
+    let notice = Notice {
+        verb,
+        code,
+        microseconds: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+        container_id: environment.container_id.clone(),
+        pod_uid: environment.pod.uid.clone(),
+        index: pod.map(|number| number.index),
+        generation: pod.map(|number| number.generation),
+    };
+    let _ = notice.send(&conf.state_dir);
 }
 
 fn version(stdin: &str) -> Value {
@@ -123,15 +169,6 @@ fn open_failed(e: OpenError) -> CniError {
             CniError::caused(code::TRY_AGAIN, msg, &e)
         }
     }
-}
-
-/// Reads all leases without a lock; those of a former version are taken over first.
-fn read_leases(conf: &NetConf) -> Result<Leases, CniError> {
-    let store = Store::new(&conf.state_dir);
-    if store.has_former() {
-        lock(&store, conf, "upgrade", &mut open_host()?, &now()?)?;
-    }
-    store.read().map_err(store_failed)
 }
 
 /// Rebuilds leases whose files are damaged from their devices; the lock is held.

@@ -21,6 +21,7 @@ mod interface_alias;
 mod lease_file;
 mod manifest;
 mod netlink_response;
+mod notice;
 mod packet_header;
 mod proc_file;
 
@@ -38,7 +39,7 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     target("address", address::run),
     target("api_object", api_object::run),
     target("api_request", api_request::run),
@@ -47,6 +48,7 @@ pub const TARGETS: [Target; 10] = [
     target("lease_file", lease_file::run),
     target("manifest", manifest::run),
     target("netlink_response", netlink_response::run),
+    target("notice", notice::run),
     target("packet_header", packet_header::run),
     target("proc_file", proc_file::run),
 ];

@@ -14,7 +14,7 @@ const AGENT: &str = "agent/src/";
 type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `api` and `observe` read.
-const MODULES: [Allowed; 20] = [
+const MODULES: [Allowed; 21] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
@@ -36,7 +36,8 @@ const MODULES: [Allowed; 20] = [
         "reconcile",
         &["conditions", "config", "devices", "event", "host", "kernel", "paths", "state"],
     ),
-    ("observe", &["conditions", "counters", "flows", "state", "watches"]),
+    ("notices", &["event"]),
+    ("observe", &["conditions", "counters", "flows", "notices", "state", "watches"]),
     ("cli", &["api", "config", "counters", "flows", "kernel", "lock", "paths", "run", "watches"]),
     ("view", &["api", "conditions", "devices", "kernel", "state", "watches"]),
 ];

@@ -30,7 +30,7 @@ use sluice_bpf::netlink::Netlink;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{self, Link, LinkLayer};
 use sluice_pod::identity;
-use sluice_pod::lease::{BootInstant, Lease, Store};
+use sluice_pod::lease::{BootInstant, KnownLeases, Lease, Store};
 use sluice_pod::remove_veth;
 use sluice_pod::{HostPath, PathPart, host_path, host_paths, restore};
 
@@ -69,6 +69,7 @@ pub struct LinuxKernel {
     tables: maps::Tables,
     counters: Map<u32, Counter>,
     leases: Store,
+    known_leases: KnownLeases,
     pins: pins::Pins,
     cni_binary: cni_files::Installer,
 }
@@ -84,6 +85,7 @@ impl LinuxKernel {
             tables: maps::Tables::default(),
             counters: maps::counters()?,
             leases: Store::new(&paths.cni_state_dir),
+            known_leases: KnownLeases::default(),
             pins: pins::Pins::open()?,
             cni_binary: cni_files::Installer::default(),
             paths,
@@ -201,7 +203,7 @@ impl Hooks for LinuxKernel {
 
 impl Pods for LinuxKernel {
     fn leases(&mut self) -> Result<Vec<Lease>> {
-        Ok(pods::leases(&self.leases, &mut self.netlink)?)
+        Ok(pods::leases(&self.leases, &mut self.known_leases, &mut self.netlink)?)
     }
 
     fn release_leases(&mut self, leases: &[Lease]) -> Result<()> {

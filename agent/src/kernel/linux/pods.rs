@@ -9,7 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 use sluice_pod::inventory::{self, OpenError};
-use sluice_pod::lease::{BootInstant, Entry, Lease, Leases, Store, StoreError};
+use sluice_pod::lease::{BootInstant, Entry, KnownLeases, Lease, Leases, Store, StoreError};
 use sluice_pod::netns::{NetNs, NetNsError};
 
 use crate::kernel::KernelError;
@@ -55,13 +55,17 @@ pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
     }
 }
 
-/// Reads all leases. Leases of a former version are taken over, and those whose files are damaged
+/// Reads all leases; files that did not change are not read again. Leases of a former version are taken over, and those whose files are damaged
 /// rebuilt from their devices, under the lock.
 ///
 /// # Errors
 /// The leases cannot be locked, read or written; the devices cannot be listed.
-pub fn leases(store: &Store, netlink: &mut Netlink) -> Result<Vec<Lease>, OpenError> {
-    let Leases { leases, damaged } = store.read()?;
+pub fn leases(
+    store: &Store,
+    known: &mut KnownLeases,
+    netlink: &mut Netlink,
+) -> Result<Vec<Lease>, OpenError> {
+    let Leases { leases, damaged } = store.read_changed(known)?;
     if damaged.is_empty() && store.is_open() {
         return Ok(leases);
     }

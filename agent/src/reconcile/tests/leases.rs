@@ -74,3 +74,15 @@ async fn interrupted_dump_of_devices_releases_nothing() {
     assert_eq!(harness.run_for(RESYNC).await, Vec::<String>::new());
     assert!(harness.condition(Concern::Leases).is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_range_is_a_condition_until_an_address_is_free() {
+    let numbers: Vec<u8> = (2..=254).collect();
+    let (mut harness, _) = with_pods(&numbers).await;
+    harness.run_for(RESYNC).await;
+    let condition = harness.condition(Concern::Leases).unwrap();
+    assert!(condition.message.contains("all 253 pod addresses of 10.244.1.0/24"), "{condition:?}");
+    harness.kernel().leases.pop();
+    harness.run_for(RESYNC).await;
+    assert!(harness.condition(Concern::Leases).is_none());
+}

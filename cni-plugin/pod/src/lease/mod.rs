@@ -27,7 +27,7 @@ pub use former::FormerState;
 pub use lease::{Lease, LeaseKey};
 pub use locked::{LockedStore, Opened, Request};
 pub use number::{Draft, Number};
-pub use store::{AttachmentLock, Leases, Store, StoreError};
+pub use store::{AttachmentLock, KnownLeases, Leases, Stamp, Store, StoreError};
 pub use subnet::{Subnet, SubnetError};
 
 #[cfg(any(test, feature = "fixtures"))]

@@ -5,9 +5,10 @@
 //! file that cannot be parsed concerns one lease: it keeps its address and index by its name, and is
 //! rebuilt from the device of its pod.
 
-use std::fs::{self, DirBuilder, File};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +38,20 @@ pub struct Leases {
     pub leases: Vec<Lease>,
     /// Those whose file could not be parsed.
     pub damaged: Vec<Entry>,
+}
+
+/// A state of a file or folder: inode, modification time in seconds and nanoseconds, size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(u64, i64, i64, u64);
+
+/// Leases that were read before, with the state of their files.
+#[derive(Debug, Default)]
+pub struct KnownLeases(BTreeMap<Entry, (Stamp, Lease)>);
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Stamp {
+        Stamp(metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len())
+    }
 }
 
 /// Excludes other calls for one attachment.
@@ -83,6 +98,13 @@ impl Store {
         self.dir.join("leases")
     }
 
+    /// What changes with the set of leases: modification time and size of their folder. A comparison
+    /// costs one system call; a change within the resolution of the file system's clock that leaves
+    /// the number of leases equal is not visible. `None` without the folder.
+    pub fn stamp(&self) -> Option<Stamp> {
+        fs::metadata(self.leases_dir()).ok().map(|metadata| Stamp::of(&metadata))
+    }
+
     /// Whether a former version left leases, which [`LockedStore::open`] migrates.
     pub fn has_former(&self) -> bool {
         self.former.iter().any(|path| path.exists())
@@ -107,6 +129,32 @@ impl Store {
         }
         entries.sort_unstable_by_key(|entry| u32::from(entry.address));
         Ok(entries)
+    }
+
+    /// Like [`Store::read`], but reads only files that differ from those of the last call.
+    ///
+    /// # Errors
+    /// Those of [`Store::read`].
+    pub fn read_changed(&self, known: &mut KnownLeases) -> Result<Leases, StoreError> {
+        let (mut all, mut before) = (Leases::default(), std::mem::take(&mut known.0));
+        for entry in self.entries()? {
+            let Ok(metadata) = fs::symlink_metadata(self.path(&entry)) else { continue };
+            let stamp = Stamp::of(&metadata);
+            let lease = match before.remove(&entry) {
+                Some((same, lease)) if same == stamp => lease,
+                _ => match self.get(&entry)? {
+                    Some(Some(lease)) => lease,
+                    Some(None) => {
+                        all.damaged.push(entry);
+                        continue;
+                    }
+                    None => continue,
+                },
+            };
+            all.leases.push(lease.clone());
+            known.0.insert(entry, (stamp, lease));
+        }
+        Ok(all)
     }
 
     /// Reads all leases without a lock.

@@ -292,3 +292,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_changed_files_are_read_again() {
+    let (_dir, store) = store();
+    let (locked, _) = open(&store, Vec::new());
+    let [first, second] = ["c1", "c2"].map(|id| allocate(&locked, &store, id));
+    let (stamp, mut known) = (store.stamp(), KnownLeases::default());
+    assert_eq!(store.read_changed(&mut known).unwrap(), store.read().unwrap());
+    // A change that its time and size do not show is not seen.
+    let path = path_of(&store, &first);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, " ".repeat(text.len())).unwrap();
+    file.set_modified(modified).unwrap();
+    assert_eq!(store.read_changed(&mut known).unwrap().leases, [first.clone(), second.clone()]);
+    assert_eq!(store.stamp(), stamp);
+    // Damaged in place, deleted, new.
+    fs::write(&path, "{").unwrap();
+    locked.release([&Entry::of(&second)], &at(1)).unwrap();
+    let third = allocate(&locked, &store, "c3");
+    let read = store.read_changed(&mut known).unwrap();
+    assert_eq!((read.leases, read.damaged), (vec![third], vec![Entry::of(&first)]));
+    allocate(&locked, &store, "c4");
+    assert_ne!(store.stamp(), stamp);
+}

@@ -61,3 +61,16 @@ fn status_reports_whether_add_can_succeed_without_an_agent() {
     dataplane::load(&node);
     status().ok();
 }
+
+/// A runtime takes a failing STATUS for a node that is not Ready.
+#[test]
+fn status_does_not_depend_on_free_addresses_or_leases() {
+    let (_topology, node) = node();
+    let config = with(&node.config(), "subnet", json!("10.244.1.0/30"));
+    node.cni_with("ADD", &config, &node.sandbox("default/web-0")).ok();
+    let add = node.cni_with("ADD", &config, &node.sandbox("default/web-1"));
+    add.error(code::RANGE_EXHAUSTED, &["default/web-1", "10.244.1.0/30"]);
+    node.cni_of_network("STATUS", &config).ok();
+    let unreadable = with(&config, "stateDir", json!("/etc/hostname"));
+    node.cni_of_network("STATUS", &unreadable).ok();
+}

@@ -1,5 +1,6 @@
 //! Nothing of a pod passes before the agent has written the node's tables.
 
+use netns_tests::cni::code;
 use netns_tests::peer::Echo;
 use netns_tests::{Topology, dataplane, eventually_equals, ip};
 use sluice_abi::{DropReason, NodeConfig, map, node_flags};
@@ -54,4 +55,21 @@ fn programs_are_ready_only_after_the_tables_are_written() {
     });
     assert!(is_ready(&dataplane::node_config(&node)));
     assert_eq!(pod.ping(&node.address.to_string(), 56), Echo::Reply(56));
+}
+
+#[test]
+fn calls_are_measured_by_the_agent() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let agent = node.agent();
+    let pod = node.pod("default/web");
+    node.cni("ADD", &pod.sandbox).error(code::INTERFACE_EXISTS, &["eth0"]);
+    node.cni("DEL", &pod.sandbox).ok();
+    for line in [
+        "sluice_cni_duration_seconds_count{verb=\"ADD\"} 2",
+        "sluice_cni_duration_seconds_count{verb=\"DEL\"} 1",
+        "sluice_cni_errors_total{verb=\"ADD\",code=\"100\"} 1",
+    ] {
+        eventually_equals(line, true, || agent.metrics().lines().any(|l| l == line));
+    }
 }
