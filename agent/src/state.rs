@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use sluice_abi::Backend;
+use sluice_core::diff::StaleBackend;
 use sluice_core::model::{Kind, Node};
 use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables};
 
@@ -55,7 +55,8 @@ pub struct State {
     tables_written: bool,
     attach_after_tables: bool,
     ready: bool,
-    stale_udp: BTreeSet<Backend>,
+    /// By id: a failed write and the plan after it report one backend twice.
+    stale_udp: BTreeMap<u32, StaleBackend>,
     old_mtus: BTreeSet<u32>,
     /// Which pods are compared when.
     pub pods: PodSelection,
@@ -90,7 +91,7 @@ impl State {
             tables_written: false,
             attach_after_tables: false,
             ready: false,
-            stale_udp: BTreeSet::new(),
+            stale_udp: BTreeMap::new(),
             old_mtus: BTreeSet::new(),
             pods: PodSelection::default(),
             repairs: BTreeMap::new(),
@@ -315,27 +316,31 @@ impl State {
         self.ready && self.conditions.get(Concern::Pins).is_none()
     }
 
-    /// Records UDP backends that were removed from the tables.
-    pub fn add_stale_udp(&mut self, backends: impl IntoIterator<Item = Backend>) {
+    /// Records UDP backends that left their Service ports.
+    pub fn add_stale_udp(&mut self, backends: impl IntoIterator<Item = StaleBackend>) {
         let before = self.stale_udp.len();
-        self.stale_udp.extend(backends);
+        for stale in backends {
+            self.stale_udp.entry(stale.id).or_insert(stale);
+        }
         if self.stale_udp.len() > before {
             self.mark([Concern::StaleSockets]);
         }
     }
 
     /// UDP backends whose sockets have to be closed.
-    pub fn take_stale_udp(&mut self) -> BTreeSet<Backend> {
-        std::mem::take(&mut self.stale_udp)
+    pub fn take_stale_udp(&mut self) -> BTreeSet<StaleBackend> {
+        std::mem::take(&mut self.stale_udp).into_values().collect()
     }
 
-    /// The backends among `backends` that are not in the desired tables.
-    pub fn not_desired(&self, mut backends: BTreeSet<Backend>) -> BTreeSet<Backend> {
+    /// The backends among `backends` that their Service ports still lack.
+    pub fn not_desired(&self, mut backends: BTreeSet<StaleBackend>) -> BTreeSet<StaleBackend> {
         if !backends.is_empty() {
             for (_, row) in self.tables.frontends() {
-                for backend in row.backends.iter().chain(&row.unselected) {
-                    backends.remove(backend);
-                }
+                backends.retain(|stale| {
+                    let mut usable = row.backends.iter().chain(&row.unselected);
+                    stale.service.as_ref() != Some(&row.service)
+                        || usable.all(|backend| *backend != stale.backend)
+                });
             }
         }
         backends

@@ -115,6 +115,11 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         Some(owner)
     }
 
+    /// Quarantines an id that never had an owner here.
+    pub fn quarantine(&mut self, id: u32) {
+        self.removed.add(id);
+    }
+
     /// Ends a plan: ids that were removed long enough ago may be assigned again.
     pub fn end_plan(&mut self) {
         self.removed.end_plan();

@@ -12,8 +12,7 @@ mod comparison;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use sluice_abi::Backend;
-use sluice_core::diff::Capacity;
+use sluice_core::diff::{Capacity, StaleBackend};
 use sluice_core::{Changed, Plan, ReadBack, RealizedState};
 
 use self::comparison::{Comparison, Progress};
@@ -48,7 +47,7 @@ pub struct ReconcileServiceMaps {
     /// Differences that are not written yet.
     unwritten: Changed,
     /// UDP backends that plans with a failed write removed.
-    stale_udp: BTreeSet<Backend>,
+    stale_udp: BTreeSet<StaleBackend>,
 }
 
 impl Reconciler for ReconcileServiceMaps {

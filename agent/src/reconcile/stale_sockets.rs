@@ -1,8 +1,8 @@
-//! UDP sockets that are connected to removed backends.
+//! UDP sockets that are connected to backends that left their Service.
 
 use std::collections::BTreeSet;
 
-use sluice_abi::Backend;
+use sluice_core::diff::StaleBackend;
 
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
@@ -13,7 +13,7 @@ use crate::state::State;
 #[derive(Debug, Default)]
 pub struct ReconcileStaleSockets {
     /// Backends of a failed attempt.
-    retried: BTreeSet<Backend>,
+    retried: BTreeSet<StaleBackend>,
 }
 
 impl Reconciler for ReconcileStaleSockets {
@@ -32,7 +32,7 @@ impl Reconciler for ReconcileStaleSockets {
         if stale.is_empty() {
             return Ok(());
         }
-        let peers = stale.iter().map(|b| -> Peer { (b.addr, b.port) }).collect();
+        let peers = stale.iter().map(|s| -> Peer { (s.backend.addr, s.backend.port) }).collect();
         let result = kernel.leases().and_then(|pods| kernel.destroy_udp_sockets(&peers, &pods));
         if result.is_err() {
             self.retried = stale;

@@ -19,7 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use plan::{Capacity, CapacityError, Plan};
+pub use plan::{Capacity, CapacityError, Plan, StaleBackend};
 pub use read_back::ReadBack;
 use services::RealizedServices;
 use sluice_abi::{Frontend, Network, NetworkKey};

@@ -10,13 +10,25 @@ use crate::table::{Backends, Frontends, Networks, Slots, Table, Write};
 pub struct Plan {
     /// Batches, to be written in this order.
     pub writes: Vec<Write>,
-    /// UDP backends that are no longer in the tables, sorted. Sockets connected to them should be
-    /// closed after the writes.
-    pub stale_udp: Vec<Backend>,
+    /// UDP backends that left their Service port, sorted. Sockets that were translated to them
+    /// should be closed after the writes.
+    pub stale_udp: Vec<StaleBackend>,
     /// Rows that do not fit. Existing frontends stay unchanged; every later plan tries again.
     pub over_capacity: Vec<CapacityError>,
     /// Whether slots were in quarantine during this plan: a later plan may use them.
     pub(super) space_pending: bool,
+}
+
+/// A backend that left its Service port. Other Service ports may still have the same endpoint, with
+/// other ids.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StaleBackend {
+    /// Address, port and protocol.
+    pub backend: Backend,
+    /// Its former id.
+    pub id: u32,
+    /// The Service port; `None` if it was removed while no agent ran.
+    pub service: Option<ServicePortId>,
 }
 
 impl Plan {

@@ -5,7 +5,7 @@ use std::mem;
 
 use sluice_abi::{Backend, Frontend, FrontendKey, proto};
 
-use super::{Capacity, CapacityError, Plan, ReadBack, range_of};
+use super::{Capacity, CapacityError, Plan, ReadBack, StaleBackend, range_of};
 use crate::compile::{FrontendRow, ServicePortId};
 use crate::ids::Ids;
 use crate::quarantine::Quarantine;
@@ -27,13 +27,21 @@ struct RealizedFrontend {
     broken: bool,
 }
 
+/// Owner of a backend id: id of the Service port, address and port. Two Service ports with the same
+/// endpoint have two ids for it, so that a UDP flow or socket leaves an endpoint that its Service
+/// lost, even if another Service still has it.
+type ServiceBackend = (u32, Backend);
+
 /// The Service rows in the kernel. Ids and slots are the only state in this crate that depends on
 /// the past.
 #[derive(Clone, Debug)]
 pub struct RealizedServices {
     frontends: BTreeMap<FrontendKey, RealizedFrontend>,
     services: Ids<ServicePortId>,
-    backends: Ids<Backend>,
+    backends: Ids<ServiceBackend>,
+    /// Backends in the map that no frontend selects and whose Service port is therefore not known.
+    /// The first plan gives them to the Service ports that have them, and deletes the others.
+    unclaimed: BTreeMap<Backend, Vec<u32>>,
     slots: SlotAllocator,
     freed: Quarantine<SlotRange>,
     /// Frontends that did not fit.
@@ -51,6 +59,8 @@ struct Draft {
     put_frontends: Vec<(FrontendKey, Frontend)>,
     delete_frontends: Vec<FrontendKey>,
     released_backends: BTreeSet<u32>,
+    /// Backends that no Service port has.
+    unclaimed: Vec<(u32, Backend)>,
     released_services: BTreeSet<u32>,
     over_capacity: Vec<CapacityError>,
 }
@@ -63,28 +73,34 @@ impl RealizedServices {
             frontends: BTreeMap::new(),
             services: Ids::default(),
             backends: Ids::default(),
+            unclaimed: BTreeMap::new(),
             slots: SlotAllocator::new(capacity.slots),
             freed: Quarantine::default(),
             over_capacity: BTreeSet::new(),
             orphaned: Vec::new(),
             capacity,
         };
-        let mut backends = read_back.backends.clone();
-        backends.sort_unstable_by_key(|(id, _)| *id);
-        for (id, backend) in &backends {
-            if !realized.backends.adopt(*id, backend) {
-                realized.orphaned.push(*id);
-            }
-        }
+        let mut unclaimed: BTreeMap<u32, Backend> = read_back.backends.iter().copied().collect();
+        realized.orphaned.extend(unclaimed.remove(&0).map(|_| 0));
         for (key, value) in &read_back.frontends {
-            let frontend = realized.adopt(*value, read_back);
+            let frontend = realized.adopt(*value, read_back, &mut unclaimed);
             realized.services.skip_to(value.service);
             realized.frontends.insert(*key, frontend);
+        }
+        for (id, backend) in unclaimed {
+            realized.backends.skip_to(id);
+            realized.unclaimed.entry(backend).or_default().push(id);
         }
         realized
     }
 
-    fn adopt(&mut self, value: Frontend, read_back: &ReadBack) -> RealizedFrontend {
+    /// A backend belongs to the Service port of the first frontend that selects it.
+    fn adopt(
+        &mut self,
+        value: Frontend,
+        read_back: &ReadBack,
+        unclaimed: &mut BTreeMap<u32, Backend>,
+    ) -> RealizedFrontend {
         let mut frontend = RealizedFrontend {
             value,
             ids: Vec::new(),
@@ -93,14 +109,19 @@ impl RealizedServices {
             broken: true,
         };
         let range = range_of(&value);
-        let known = |id: &u32| self.backends.owner(*id).is_some();
+        let known = |id: &u32| unclaimed.contains_key(id) || self.backends.owner(*id).is_some();
         let ids = match read_back.slots.get(&range) {
             _ if range.len == 0 => Vec::new(),
             Some(ids) if ids.len() == range.len as usize && ids.iter().all(known) => ids.clone(),
             _ => return frontend,
         };
         if self.slots.reserve(range) {
-            ids.iter().for_each(|id| self.backends.acquire(*id));
+            for id in &ids {
+                if let Some(backend) = unclaimed.remove(id) {
+                    self.backends.adopt(*id, &(value.service, backend));
+                }
+                self.backends.acquire(*id);
+            }
             frontend.ids = ids;
             frontend.broken = false;
         }
@@ -110,6 +131,13 @@ impl RealizedServices {
     /// Quarantines the slots and ids that only the state before a failed write used.
     pub(super) fn succeed(&mut self, previous: &RealizedServices) {
         self.services.succeed(&previous.services);
+        // The previous instance knows the Service ports of backends that no frontend selects.
+        for (backend, ids) in &mut self.unclaimed {
+            ids.retain(|id| match previous.backends.owner(*id) {
+                Some(owner) if owner.1 == *backend => !self.backends.adopt(*id, owner),
+                _ => true,
+            });
+        }
         self.backends.succeed(&previous.backends);
         let used = previous.frontends.values().filter(|frontend| !frontend.broken);
         let used = used.map(|frontend| range_of(&frontend.value));
@@ -145,6 +173,10 @@ impl RealizedServices {
                     self.reconcile(&key, None, &mut draft);
                 }
                 draft.released_backends.extend(self.backends.ids());
+                let unclaimed = mem::take(&mut self.unclaimed).into_iter();
+                draft.unclaimed = unclaimed
+                    .flat_map(|(backend, ids)| ids.into_iter().map(move |id| (id, backend)))
+                    .collect();
             }
         }
         self.write_draft(draft, plan);
@@ -187,22 +219,23 @@ impl RealizedServices {
         row: &FrontendRow,
         draft: &mut Draft,
     ) -> Option<RealizedFrontend> {
+        let service = self.services.get_or_insert(&row.service).0;
         let same = |found: &RealizedFrontend| {
-            let backends = found.ids.iter().map(|id| self.backends.owner(*id));
-            !found.broken && backends.eq(row.backends.iter().map(Some))
+            let owners = found.ids.iter().map(|id| self.backends.owner(*id).copied());
+            !found.broken && owners.eq(row.backends.iter().map(|b| Some((service, *b))))
         };
         let (range, ids) = match &found {
             Some(found) if same(found) => (range_of(&found.value), found.ids.clone()),
-            _ => match self.allocate(found.is_none(), row, draft) {
+            _ => match self.allocate(found.is_none(), service, row, draft) {
                 Ok(placed) => placed,
                 Err(error) => {
                     draft.over_capacity.push(error);
+                    draft.released_services.insert(service);
                     self.over_capacity.insert(key);
                     return found;
                 }
             },
         };
-        let service = self.services.get_or_insert(&row.service).0;
         let value = Frontend {
             service,
             slots_offset: range.offset,
@@ -211,7 +244,7 @@ impl RealizedServices {
         };
         // Unselected backends stay in the kernel if they are there; others are not written.
         let unselected: Vec<u32> =
-            row.unselected.iter().filter_map(|b| self.backends.get(b)).collect();
+            row.unselected.iter().filter_map(|b| self.backend_id(service, *b)).collect();
 
         ids.iter().chain(&unselected).for_each(|id| self.backends.acquire(*id));
         self.services.acquire(service);
@@ -232,6 +265,7 @@ impl RealizedServices {
     fn allocate(
         &mut self,
         new: bool,
+        service_id: u32,
         row: &FrontendRow,
         draft: &mut Draft,
     ) -> Result<(SlotRange, Vec<u32>), CapacityError> {
@@ -241,8 +275,14 @@ impl RealizedServices {
         if new && self.frontends.len() + draft.delete_frontends.len() >= max as usize {
             return Err(CapacityError::Frontends { service: service(), max });
         }
-        let used = self.backends.len() + self.orphaned.len();
-        let needed = row.backends.iter().filter(|b| self.backends.get(b).is_none()).count();
+        let unclaimed: usize = self.unclaimed.values().map(Vec::len).sum();
+        let used = self.backends.len() + self.orphaned.len() + unclaimed;
+        let needed = row
+            .backends
+            .iter()
+            .filter(|b| self.backends.get(&(service_id, **b)).is_none())
+            .filter(|b| !self.unclaimed.contains_key(b))
+            .count();
         let max = self.capacity.backends;
         if used + needed > max as usize {
             return Err(CapacityError::Backends { service: service(), needed, used, max });
@@ -257,14 +297,29 @@ impl RealizedServices {
         })?;
         let mut ids = Vec::with_capacity(row.backends.len());
         for backend in &row.backends {
-            let (id, new) = self.backends.get_or_insert(backend);
-            if new {
+            let id = self.backend_id(service_id, *backend).unwrap_or_else(|| {
+                let (id, _) = self.backends.get_or_insert(&(service_id, *backend));
                 draft.put_backends.push((id, *backend));
-            }
+                id
+            });
             ids.push(id);
         }
         draft.put_slots.push((range, ids.clone()));
         Ok((range, ids))
+    }
+
+    /// The id that a Service port has for a backend, or claims.
+    fn backend_id(&mut self, service: u32, backend: Backend) -> Option<u32> {
+        let owner = (service, backend);
+        if let Some(id) = self.backends.get(&owner) {
+            return Some(id);
+        }
+        let ids = self.unclaimed.get_mut(&backend)?;
+        let id = ids.pop();
+        if ids.is_empty() {
+            self.unclaimed.remove(&backend);
+        }
+        id.filter(|id| self.backends.adopt(*id, &owner))
     }
 
     /// Frees the slots of a frontend, once the quarantine ends.
@@ -291,11 +346,20 @@ impl RealizedServices {
     fn write_draft(&mut self, mut draft: Draft, plan: &mut Plan) {
         let mut delete_backends = Vec::new();
         for id in draft.released_backends {
-            if let Some(backend) = self.backends.remove_unused(id) {
+            if let Some(owner) = self.backends.remove_unused(id) {
                 delete_backends.push(id);
-                if backend.proto == proto::UDP && self.backends.get(&backend).is_none() {
-                    plan.stale_udp.push(backend);
+                let (service, backend) = owner;
+                if backend.proto == proto::UDP && self.backends.get(&owner).is_none() {
+                    let service = self.services.owner(service).cloned();
+                    plan.stale_udp.push(StaleBackend { backend, id, service });
                 }
+            }
+        }
+        for (id, backend) in draft.unclaimed {
+            delete_backends.push(id);
+            self.backends.quarantine(id);
+            if backend.proto == proto::UDP {
+                plan.stale_udp.push(StaleBackend { backend, id, service: None });
             }
         }
         delete_backends.append(&mut self.orphaned);

@@ -148,8 +148,54 @@ fn comparison_of_all_rows_finds_unreported_changes() {
     assert_eq!(plan.rows(), 4, "two frontends and two networks are deleted");
 }
 
+/// Two Services have one endpoint: each has its own id for it, which ends when that Service loses
+/// the endpoint.
 #[test]
-fn duplicate_of_a_udp_backend_is_not_stale() {
+fn endpoint_of_two_services_is_stale_for_the_one_that_loses_it() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let other_slice = "slice shop/other of=other ports=/UDP:53 10.244.1.2@n1";
+    let other = "service shop/other 10.96.0.8 /UDP:53";
+    apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS, other, other_slice]);
+    assert_eq!(kernel.backends.len(), 3);
+    let one_endpoint = "slice shop/web of=web ports=/UDP:53 10.244.1.3@n1";
+    let plan = apply(&mut kernel, &mut agent, &[one_endpoint]);
+    assert_eq!(kernel.backends.len(), 2);
+    let [stale] = &plan.stale_udp[..] else { panic!("{:?}", plan.stale_udp) };
+    assert_eq!(stale.backend.addr, Addr::v4([10, 244, 1, 2]));
+    assert_eq!(stale.service.as_ref().map(ToString::to_string).as_deref(), Some("shop/web:UDP"));
+    assert!(!kernel.backends.contains_key(&stale.id));
+}
+
+/// An unselected backend is in no slot: after a restart, its Service port claims its id again.
+#[test]
+fn unselected_backend_keeps_its_id_over_restart_and_comparison() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let slice = |hint: &str| {
+        format!(
+            "slice shop/web of=web ports=/UDP:53 10.244.1.2@n1?node=n1 10.244.1.3@n2?node={hint}"
+        )
+    };
+    let both = [SERVICE, &slice("n1")];
+    apply(&mut kernel, &mut agent, &both);
+    let before = kernel.backends.clone();
+    let unselected = [SERVICE, &slice("n2")];
+    let plan = apply(&mut kernel, &mut agent, &unselected);
+    assert_eq!((plan.stale_udp, &kernel.backends), (vec![], &before));
+    agent.realized.resync(kernel.read_back());
+    let plan = apply(&mut kernel, &mut agent, &[]);
+    assert_eq!((plan.rows(), &kernel.backends), (0, &before));
+    kernel.agent_restarts();
+    let mut agent = Agent::start(&kernel);
+    let plan = apply(&mut kernel, &mut agent, &unselected);
+    assert_eq!((plan.rows(), &kernel.backends), (0, &before));
+    let plan = apply(&mut kernel, &mut agent, &both);
+    assert_eq!((plan.stale_udp, &kernel.backends), (vec![], &before));
+}
+
+#[test]
+fn duplicate_of_a_udp_backend_is_stale_by_its_id() {
     let mut kernel = Kernel::new(CAPACITY);
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
@@ -159,7 +205,8 @@ fn duplicate_of_a_udp_backend_is_not_stale() {
     agent.realized.resync(kernel.read_back());
     let plan = apply(&mut kernel, &mut agent, &[]);
     assert!(!kernel.backends.contains_key(&duplicate));
-    assert_eq!(plan.stale_udp, []);
+    let stale: Vec<u32> = plan.stale_udp.iter().map(|stale| stale.id).collect();
+    assert_eq!(stale, [duplicate]);
 
     let plan = apply(&mut kernel, &mut agent, &["delete slice shop/web"]);
     assert_eq!(plan.stale_udp.len(), 2);

@@ -9,6 +9,7 @@ use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, proto};
 
 use super::kernel::{Kernel, Row, desired_effect, rows};
 use super::{context, index_of};
+use crate::compile::ServicePortId;
 use crate::diff::{Capacity, Plan, RealizedState};
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
@@ -72,6 +73,23 @@ fn assert_realized(kernel: &Kernel, tables: &Tables) {
     let held: BTreeSet<Backend> = kernel.backends.values().copied().collect();
     assert!(held.is_superset(&selected));
     assert!(held.difference(&selected).all(|b| unselected.contains(b)));
+    assert_ids_of_one_service_port(kernel, tables);
+}
+
+/// No two Service ports share a backend id, and a Service port has one id per endpoint.
+fn assert_ids_of_one_service_port(kernel: &Kernel, tables: &Tables) {
+    let mut owners: BTreeMap<u32, &ServicePortId> = BTreeMap::new();
+    let mut ids: BTreeMap<(&ServicePortId, Backend), u32> = BTreeMap::new();
+    for (key, row) in tables.frontends() {
+        let frontend = kernel.frontends[key];
+        let start = frontend.slots_offset as usize;
+        for id in kernel.slots.iter().skip(start).take(frontend.slots_len as usize) {
+            let owner = owners.entry(*id).or_insert(&row.service);
+            assert_eq!(*owner, &row.service, "backend {id} of {key:?}");
+            let known = ids.entry((&row.service, kernel.backends[id])).or_insert(*id);
+            assert_eq!(known, id, "two ids of one backend of {key:?}");
+        }
+    }
 }
 
 /// The backends that existing flows of each frontend have: of these, the ones that are still usable,
@@ -124,7 +142,7 @@ proptest! {
         let mut agent = Agent::start(&kernel);
         let mut flows = BTreeMap::new();
         for changes in steps {
-            let held = kernel.backends.values().copied().collect::<BTreeSet<_>>();
+            let held = kernel.backends.clone();
             let plan = agent.apply_and_plan(&changes);
             prop_assert!(plan.over_capacity.is_empty());
             carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
@@ -134,8 +152,11 @@ proptest! {
             // A flow keeps its backend while that is selected or unselected.
             flows = flows_after(flows, &agent.tables);
             prop_assert!(flows.values().flatten().all(|backend| now.contains(backend)));
-            let removed = held.difference(&now).filter(|b| b.proto == proto::UDP);
-            prop_assert_eq!(plan.stale_udp, removed.copied().collect::<Vec<_>>());
+            let removed = held.iter().filter(|(id, _)| !kernel.backends.contains_key(id));
+            let removed: BTreeSet<(u32, Backend)> =
+                removed.filter(|(_, b)| b.proto == proto::UDP).map(|(id, b)| (*id, *b)).collect();
+            let stale = plan.stale_udp.iter().map(|s| (s.id, s.backend)).collect();
+            prop_assert_eq!(removed, stale);
             let again = agent.realized.plan(&agent.tables, &Changed::default());
             prop_assert!(again.writes.is_empty());
         }

@@ -24,7 +24,7 @@ async fn burst_of_events_is_one_reconcile() {
     });
     let events: Vec<Event> = events.map(|o| Event::Objects(Change::Apply(o))).collect();
     let log = harness.send(events).await;
-    assert_eq!(log, ["put BACKENDS 1", "put SLOTS 200", "put FRONTENDS 400"]);
+    assert_eq!(log, ["put BACKENDS 200", "put SLOTS 200", "put FRONTENDS 400"]);
 }
 
 #[tokio::test(start_paused = true)]

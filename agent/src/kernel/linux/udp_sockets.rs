@@ -1,12 +1,13 @@
-//! Destroys UDP sockets that are connected to removed backends.
+//! Destroys UDP sockets that are connected to backends that left their Service.
 //!
 //! A connected UDP socket is translated once, in connect(2). When its backend leaves the Service,
 //! the program is not informed; destroying the socket makes recv(2) fail with ECONNABORTED, and a
 //! resolver or client library connects again, to another backend. Unconnected sockets are
 //! translated at each send and are left alone.
 //!
-//! The kernel does not report whether a socket was translated: a socket that a program connected
-//! directly to the backend's address and port is destroyed too.
+//! The kernel reports the socket storage, which names the backend id of each translation, for TCP
+//! sockets only (`inet_sk_diag_fill`). So a socket that another Service translated to the same
+//! address and port, or that a program connected directly to it, is destroyed too.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -175,6 +175,39 @@ fn udp_clients_leave_an_endpoint_that_left_the_service() {
     assert_eq!((other.servers, other.errors), (vec!["dns-0".to_owned()], vec![]));
 }
 
+/// Another Service keeps the endpoint, and so do its clients.
+#[test]
+fn udp_clients_leave_an_endpoint_that_another_service_keeps() {
+    const OTHER: &str = "10.96.8.8";
+    let t = two_nodes();
+    let pods = [t.a.pod("default/dns-0"), t.b.pod("default/dns-1")];
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let _servers = [pods[0].serve("dns-0", &SERVED), pods[1].serve("dns-1", &SERVED)];
+    t.topology.apply("dns", &service_with("dns", VIP, &PORTS, &[&pods[0]]));
+    t.topology.apply("other", &service_with("other", OTHER, &PORTS, &[&pods[0]]));
+    let (mut moved, mut kept) = (vec![], vec![]);
+    for (what, host) in clients(&t, &near, &far) {
+        wait_for_service(&host, "udp", 53);
+        for protocol in ["udp", "udp-connected"] {
+            let what = format!("{what}, {protocol}");
+            moved.push((what.clone(), host.hold(protocol, &vip(53))));
+            let aborted = protocol == "udp-connected" && what.contains("socket programs");
+            kept.push((what, aborted, host.hold(protocol, &format!("{OTHER}:53"))));
+        }
+    }
+    t.topology.apply("dns", &service_with("dns", VIP, &PORTS, &[&pods[1]]));
+    for (what, client) in moved {
+        let report: HoldReport = client.finish_after("dns-1");
+        assert_eq!(report.servers, ["dns-0", "dns-1"], "{what}: {report:?}");
+    }
+    for (what, aborted, client) in kept {
+        let report: HoldReport = client.finish();
+        assert_eq!(report.servers, ["dns-0"], "{what}: {report:?}");
+        let errors = if aborted { vec!["ConnectionAborted"] } else { vec![] };
+        assert_eq!(report.errors, errors, "{what}: {report:?}");
+    }
+}
+
 /// As above, with the pod deleted: its address responds with errors, if at all.
 #[test]
 fn udp_clients_leave_a_deleted_endpoint() {
