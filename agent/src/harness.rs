@@ -9,8 +9,8 @@ use clap::Parser;
 use sluice_core::Change;
 use sluice_core::diff::Capacity;
 use sluice_core::model::{
-    Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, Object, ObjectName, Port, Protocol,
-    Service, ServicePort,
+    Endpoint, EndpointPort, EndpointSlice, Kind, Node, Object, ObjectName, Port, Protocol, Service,
+    ServicePort,
 };
 use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::identity;
@@ -227,8 +227,8 @@ pub fn service(name: &str, protocol: Protocol, cluster_ip: &str, created: i64) -
     Object::Service(Service {
         name: ObjectName::new("shop", name),
         created,
-        cluster_ips: vec![cluster_ip.parse().unwrap()],
-        ports: vec![ServicePort { name: String::new(), protocol, port: Port::new(80).unwrap() }],
+        cluster_ips: [cluster_ip.parse().unwrap()].into(),
+        ports: [ServicePort { name: "".into(), protocol, port: Port::new(80).unwrap() }].into(),
         ..Service::default()
     })
 }
@@ -241,12 +241,12 @@ pub fn slice(name: &str, protocol: Protocol, addresses: &[&str]) -> Object {
         serving: true,
         terminating: false,
         node_name: None,
-        hints: Hints::default(),
+        hints: None,
     };
     Object::EndpointSlice(EndpointSlice {
         name: ObjectName::new("shop", name),
-        service: Some(name.to_owned()),
-        ports: vec![EndpointPort { name: Some(String::new()), protocol, port: Port::new(8080) }],
+        service: Some(name.into()),
+        ports: [EndpointPort { name: "".into(), protocol, port: Port::new(8080) }].into(),
         endpoints: addresses.iter().map(endpoint).collect(),
         ..EndpointSlice::default()
     })

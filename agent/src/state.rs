@@ -162,8 +162,8 @@ impl State {
     fn affects_this_node(&self, change: &Change) -> bool {
         match change {
             Change::Apply(Object::Node(node)) => node.name == self.config.node_name,
-            Change::Delete(Kind::Node, name) => name.name == self.config.node_name,
-            Change::Replace(kind, _) => *kind == Kind::Node,
+            Change::Delete(Kind::Node, name) => *name.name == *self.config.node_name,
+            Change::Replace(kind, _) | Change::Retain(kind, _) => *kind == Kind::Node,
             _ => false,
         }
     }

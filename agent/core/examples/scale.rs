@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use sluice_core::index::Index;
 use sluice_core::model::{
-    AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, Object,
-    ObjectName, Port, Protocol, Service, ServicePort, TrafficPolicy,
+    AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Kind, Node, Object, ObjectName,
+    Port, Protocol, Service, ServicePort, TrafficPolicy,
 };
 use sluice_core::table::{Backends, Frontends, Networks, Slots};
 use sluice_core::{NodeContext, ReadBack, RealizedState, Rows, Table, TableSpec, Tables, Write};
@@ -90,7 +90,7 @@ fn name(n: u32) -> ObjectName {
 fn service(n: u32) -> Object {
     Object::Service(Service {
         name: name(n),
-        cluster_ips: vec![IpAddr::from(Ipv4Addr::from(0x0a60_0001 + n))],
+        cluster_ips: [IpAddr::from(Ipv4Addr::from(0x0a60_0001 + n))].into(),
         ports: Port::new(80)
             .map(|port| ServicePort { name: "http".into(), protocol: Protocol::Tcp, port })
             .into_iter()
@@ -107,20 +107,20 @@ fn slice(n: u32, endpoints: u32, generation: u32) -> Object {
         ready: true,
         serving: true,
         terminating: false,
-        node_name: Some(format!("n{}", m % 100)),
-        hints: Hints::default(),
+        node_name: Some(format!("n{}", m % 100).into()),
+        hints: None,
     };
     let service = name(n);
     Object::EndpointSlice(EndpointSlice {
-        name: ObjectName::new(&service.namespace, format!("{}-abcde", service.name)),
+        name: ObjectName::new(service.namespace.clone(), format!("{}-abcde", service.name)),
         service: Some(service.name),
         hidden: false,
         address_type: AddressType::Ipv4,
-        ports: vec![EndpointPort {
-            name: Some("http".into()),
+        ports: Box::new([EndpointPort {
+            name: "http".into(),
             protocol: Protocol::Tcp,
             port: Port::new(8080),
-        }],
+        }]),
         endpoints: (0..endpoints + generation).map(endpoint).collect(),
     })
 }

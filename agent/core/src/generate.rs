@@ -2,6 +2,7 @@
 //! collide: Services share addresses, slices share endpoints, nodes have overlapping pod ranges.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -135,10 +136,14 @@ pub fn service() -> impl Strategy<Value = Service> {
                     created,
                     hidden,
                     external_name,
-                    cluster_ips,
+                    cluster_ips: cluster_ips.into(),
                     ports: ports
                         .into_iter()
-                        .map(|(name, protocol, port)| ServicePort { name, protocol, port })
+                        .map(|(name, protocol, port)| ServicePort {
+                            name: name.into(),
+                            protocol,
+                            port,
+                        })
                         .collect(),
                     session_affinity: affinity,
                     internal_traffic_policy: policy,
@@ -177,7 +182,9 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     )
         .prop_map(|(address, conditions, node_name, zones, nodes)| {
             let (ready, serving, terminating) = conditions;
-            let hints = Hints { zones, nodes };
+            let node_name = node_name.map(Into::into);
+            let given = !zones.is_empty() || !nodes.is_empty();
+            let hints = given.then(|| Box::new(Hints { zones, nodes }));
             Endpoint { address, ready, serving, terminating, node_name, hints }
         })
 }
@@ -191,8 +198,13 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
         for (endpoint, (zone, node)) in endpoints.iter_mut().zip(places) {
             match hinted {
                 Hinted::Any => {}
-                Hinted::Zones => endpoint.hints = Hints { zones: vec![zone.into()], nodes: vec![] },
-                Hinted::Nodes => endpoint.hints.nodes = vec![node.into()],
+                Hinted::Zones => {
+                    let hints = Hints { zones: vec![zone.into()], nodes: vec![] };
+                    endpoint.hints = Some(Box::new(hints));
+                }
+                Hinted::Nodes => {
+                    endpoint.hints.get_or_insert_default().nodes = vec![node.into()];
+                }
             }
         }
         endpoints
@@ -203,14 +215,13 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
 pub fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
     let slice_name = (select(&NAMESPACES[..]), select(&["s1", "s2", "s3", "s4"][..]))
         .prop_map(|(namespace, name)| ObjectName::new(namespace, name));
-    let service = option::weighted(0.9, select(&["a", "b", "c"][..]).prop_map(String::from));
+    let service = option::weighted(0.9, select(&["a", "b", "c"][..]).prop_map(Arc::<str>::from));
     let address_type = prop_oneof![
         5 => Just(AddressType::Ipv4),
         2 => Just(AddressType::Ipv6),
         1 => Just(AddressType::Other),
     ];
-    let port_name = option::weighted(0.9, port_name());
-    let ports = vec((port_name, protocol(), option::weighted(0.9, port())), 0..4);
+    let ports = vec((port_name(), protocol(), option::weighted(0.9, port())), 0..4);
     (slice_name, service, rarely(), address_type, ports, endpoints()).prop_map(
         |(name, service, hidden, address_type, ports, endpoints)| EndpointSlice {
             name,
@@ -219,9 +230,9 @@ pub fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
             address_type,
             ports: ports
                 .into_iter()
-                .map(|(name, protocol, port)| EndpointPort { name, protocol, port })
+                .map(|(name, protocol, port)| EndpointPort { name: name.into(), protocol, port })
                 .collect(),
-            endpoints,
+            endpoints: endpoints.into(),
         },
     )
 }
@@ -258,7 +269,7 @@ fn with_owners(mut objects: Vec<Object>, owners: &[Option<Pick>]) -> Vec<Object>
         let v4 = service.cluster_ips.first().is_none_or(IpAddr::is_ipv4);
         slice.address_type = if v4 { AddressType::Ipv4 } else { AddressType::Ipv6 };
         for (port, of_service) in slice.ports.iter_mut().zip(service.ports.iter().cycle()) {
-            port.name = Some(of_service.name.clone());
+            port.name = of_service.name.clone();
             port.protocol = of_service.protocol;
         }
     }

@@ -4,19 +4,36 @@
 //! ascending order and wrap around at the end; an id that was removed recently is skipped (see
 //! [`crate::quarantine`]). After a restart, ids are adopted from the rows in the kernel.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+
+use hashbrown::HashTable;
 
 use crate::quarantine::Quarantine;
+
+/// Ids per page.
+const PAGE: u32 = 32;
+
+/// One id in use.
+#[derive(Clone, Debug)]
+struct Entry<T> {
+    owner: T,
+    references: u32,
+}
 
 /// Owners, their ids, and the number of references to each.
 ///
 /// An owner may have several ids, because rows that were read back may contain duplicates; new
 /// references use the one in `current`.
+///
+/// Ids are mostly adjacent, so the entries are stored in pages by id: an owner is stored once, and
+/// `current` refers to it by id. A hash map in each direction takes four times the memory.
 #[derive(Clone, Debug)]
 pub struct Ids<T> {
-    owners: HashMap<u32, (T, u32)>,
-    current: HashMap<T, u32>,
+    pages: BTreeMap<u32, Box<[Option<Entry<T>>; PAGE as usize]>>,
+    len: usize,
+    current: HashTable<u32>,
+    hasher: RandomState,
     removed: Quarantine<u32>,
     last: u32,
 }
@@ -24,11 +41,28 @@ pub struct Ids<T> {
 impl<T> Default for Ids<T> {
     fn default() -> Ids<T> {
         Ids {
-            owners: HashMap::new(),
-            current: HashMap::new(),
+            pages: BTreeMap::new(),
+            len: 0,
+            current: HashTable::new(),
+            hasher: RandomState::new(),
             removed: Quarantine::default(),
             last: 0,
         }
+    }
+}
+
+impl<T> Ids<T> {
+    fn entry(&self, id: u32) -> Option<&Entry<T>> {
+        self.pages.get(&(id / PAGE))?[(id % PAGE) as usize].as_ref()
+    }
+
+    fn entry_mut(&mut self, id: u32) -> Option<&mut Entry<T>> {
+        self.pages.get_mut(&(id / PAGE))?[(id % PAGE) as usize].as_mut()
+    }
+
+    /// The owner of an id.
+    pub fn owner(&self, id: u32) -> Option<&T> {
+        self.entry(id).map(|entry| &entry.owner)
     }
 }
 
@@ -36,13 +70,37 @@ impl<T: Clone + Eq + Hash> Ids<T> {
     /// Adopts an id found in the kernel, with no reference to it yet. Returns false if the id is 0
     /// or has another owner.
     pub fn adopt(&mut self, id: u32, owner: &T) -> bool {
-        if id == 0 || self.owners.get(&id).is_some_and(|(other, _)| other != owner) {
-            return false;
+        match self.owner(id) {
+            _ if id == 0 => return false,
+            Some(other) if other != owner => return false,
+            Some(_) => {}
+            None => self.insert(id, owner.clone()),
         }
-        self.owners.entry(id).or_insert_with(|| (owner.clone(), 0));
-        self.current.entry(owner.clone()).or_insert(id);
+        if self.get(owner).is_none() {
+            self.set_current(id, owner);
+        }
         self.last = self.last.max(id);
         true
+    }
+
+    fn insert(&mut self, id: u32, owner: T) {
+        let page = self
+            .pages
+            .entry(id / PAGE)
+            .or_insert_with(|| Box::new([const { None }; PAGE as usize]));
+        page[(id % PAGE) as usize] = Some(Entry { owner, references: 0 });
+        self.len += 1;
+    }
+
+    fn set_current(&mut self, id: u32, owner: &T) {
+        let hash = self.hasher.hash_one(owner);
+        let Ids { pages, hasher, current, .. } = self;
+        let hash_of = |id: &u32| {
+            let page = pages.get(&(id / PAGE));
+            let entry = page.and_then(|page| page[(id % PAGE) as usize].as_ref());
+            entry.map_or(0, |entry| hasher.hash_one(&entry.owner))
+        };
+        current.insert_unique(hash, id, hash_of);
     }
 
     /// Continues with ids above this one.
@@ -55,7 +113,7 @@ impl<T: Clone + Eq + Hash> Ids<T> {
     pub fn succeed(&mut self, previous: &Ids<T>) {
         self.last = self.last.max(previous.last);
         for id in previous.ids().chain(previous.removed.iter()) {
-            if !self.owners.contains_key(&id) {
+            if self.entry(id).is_none() {
                 self.removed.add(id);
             }
         }
@@ -63,12 +121,8 @@ impl<T: Clone + Eq + Hash> Ids<T> {
 
     /// The id that new references to this owner use, if it has one.
     pub fn get(&self, owner: &T) -> Option<u32> {
-        self.current.get(owner).copied()
-    }
-
-    /// The owner of an id.
-    pub fn owner(&self, id: u32) -> Option<&T> {
-        self.owners.get(&id).map(|(owner, _)| owner)
+        let hash = self.hasher.hash_one(owner);
+        self.current.find(hash, |id| self.owner(*id) == Some(owner)).copied()
     }
 
     /// The owner's id, and whether it was assigned by this call. Counts no reference.
@@ -78,41 +132,47 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         }
         loop {
             self.last = self.last.checked_add(1).unwrap_or(1);
-            if !self.owners.contains_key(&self.last) && !self.removed.contains(&self.last) {
+            if self.entry(self.last).is_none() && !self.removed.contains(&self.last) {
                 break;
             }
         }
-        self.owners.insert(self.last, (owner.clone(), 0));
-        self.current.insert(owner.clone(), self.last);
+        self.insert(self.last, owner.clone());
+        self.set_current(self.last, owner);
         (self.last, true)
     }
 
     /// Counts one more reference.
     pub fn acquire(&mut self, id: u32) {
-        if let Some((_, references)) = self.owners.get_mut(&id) {
-            *references += 1;
+        if let Some(entry) = self.entry_mut(id) {
+            entry.references += 1;
         }
     }
 
     /// Counts one reference less. Returns true if none is left.
     pub fn release(&mut self, id: u32) -> bool {
-        self.owners.get_mut(&id).is_some_and(|(_, references)| {
-            *references = references.saturating_sub(1);
-            *references == 0
+        self.entry_mut(id).is_some_and(|entry| {
+            entry.references = entry.references.saturating_sub(1);
+            entry.references == 0
         })
     }
 
     /// Removes an id without references and quarantines it. Returns its owner.
     pub fn remove_unused(&mut self, id: u32) -> Option<T> {
-        if !matches!(self.owners.get(&id), Some((_, 0))) {
-            return None;
+        let hash = match self.entry(id) {
+            Some(Entry { owner, references: 0 }) => self.hasher.hash_one(owner),
+            _ => return None,
+        };
+        if let Ok(current) = self.current.find_entry(hash, |known| *known == id) {
+            current.remove();
         }
-        let (owner, _) = self.owners.remove(&id)?;
-        if self.current.get(&owner) == Some(&id) {
-            self.current.remove(&owner);
+        let page = self.pages.get_mut(&(id / PAGE))?;
+        let entry = page[(id % PAGE) as usize].take()?;
+        if page.iter().all(Option::is_none) {
+            self.pages.remove(&(id / PAGE));
         }
+        self.len -= 1;
         self.removed.add(id);
-        Some(owner)
+        Some(entry.owner)
     }
 
     /// Quarantines an id that never had an owner here.
@@ -130,19 +190,22 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         self.removed.iter().count()
     }
 
-    /// All ids in use, in no order.
+    /// All ids in use, ascending.
     pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.owners.keys().copied()
+        self.pages.iter().flat_map(|(page, entries)| {
+            let used = (0..PAGE).zip(entries.iter()).filter(|(_, entry)| entry.is_some());
+            used.map(move |(at, _)| page * PAGE + at)
+        })
     }
 
     /// Number of ids in use.
     pub fn len(&self) -> usize {
-        self.owners.len()
+        self.len
     }
 
     /// Whether no id is in use.
     pub fn is_empty(&self) -> bool {
-        self.owners.is_empty()
+        self.len == 0
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::sync::Arc;
 
 use crate::model::{
     Change, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
@@ -36,7 +37,10 @@ pub struct Index {
     slices: BTreeMap<ObjectName, EndpointSlice>,
     pods: BTreeMap<ObjectName, Pod>,
     namespaces: BTreeMap<String, Namespace>,
-    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    /// Names of the slices of each Service, sorted. Nearly every Service has one.
+    slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
+    /// One copy of each node name in slices.
+    node_names: BTreeSet<Arc<str>>,
     listed: BTreeSet<Kind>,
     dirty: Dirty,
 }
@@ -58,10 +62,12 @@ impl Index {
                 self.listed.insert(kind);
                 let objects: Vec<_> = objects.into_iter().filter(|o| o.kind() == kind).collect();
                 let kept: BTreeSet<ObjectName> = objects.iter().map(Object::name).collect();
-                for name in self.names(kind).filter(|n| !kept.contains(n)).collect::<Vec<_>>() {
-                    self.remove(kind, &name);
-                }
+                self.retain(kind, &kept);
                 objects.into_iter().for_each(|o| self.put(o));
+            }
+            Change::Retain(kind, names) => {
+                self.listed.insert(kind);
+                self.retain(kind, &names.into_iter().collect());
             }
         }
     }
@@ -108,6 +114,7 @@ impl Index {
     }
 
     /// All Services by name.
+    #[cfg(test)]
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.values()
     }
@@ -118,6 +125,7 @@ impl Index {
     }
 
     /// All slices by name.
+    #[cfg(test)]
     pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
         self.slices.values()
     }
@@ -135,6 +143,12 @@ impl Index {
     /// All Namespaces by name.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.values()
+    }
+
+    fn retain(&mut self, kind: Kind, kept: &BTreeSet<ObjectName>) {
+        for name in self.names(kind).filter(|n| !kept.contains(n)).collect::<Vec<_>>() {
+            self.remove(kind, &name);
+        }
     }
 
     fn put(&mut self, object: Object) {
@@ -155,15 +169,24 @@ impl Index {
                     self.dirty.services.insert(name);
                 }
             }
-            Object::EndpointSlice(slice) => {
+            Object::EndpointSlice(mut slice) => {
                 if self.slices.get(&slice.name) == Some(&slice) {
                     return;
                 }
                 self.unlink_slice(&slice.name.clone());
                 if let Some(service) = slice.service_name() {
                     let slices = self.slices_of.entry(service.clone()).or_default();
-                    slices.insert(slice.name.clone());
+                    if let Err(at) = slices.binary_search(&slice.name) {
+                        slices.reserve_exact(1);
+                        slices.insert(at, slice.name.clone());
+                    }
                     self.dirty.services.insert(service);
+                }
+                for name in slice.endpoints.iter_mut().filter_map(|e| e.node_name.as_mut()) {
+                    match self.node_names.get(&**name) {
+                        Some(known) => *name = Arc::clone(known),
+                        None => drop(self.node_names.insert(Arc::clone(name))),
+                    }
                 }
                 self.slices.insert(slice.name.clone(), slice);
             }
@@ -179,7 +202,7 @@ impl Index {
     fn remove(&mut self, kind: Kind, name: &ObjectName) {
         match kind {
             Kind::Node => {
-                if let Some(old) = self.nodes.remove(&name.name) {
+                if let Some(old) = self.nodes.remove(&*name.name) {
                     self.node_changed(&name.name, old.zone, None);
                 }
             }
@@ -193,7 +216,7 @@ impl Index {
                 self.pods.remove(name);
             }
             Kind::Namespace => {
-                self.namespaces.remove(&name.name);
+                self.namespaces.remove(&*name.name);
             }
         }
     }
@@ -209,7 +232,7 @@ impl Index {
     fn unlink_slice(&mut self, name: &ObjectName) {
         let Some(service) = self.slices.remove(name).and_then(|s| s.service_name()) else { return };
         if let Some(slices) = self.slices_of.get_mut(&service) {
-            slices.remove(name);
+            slices.retain(|slice| slice != name);
             if slices.is_empty() {
                 self.slices_of.remove(&service);
             }
@@ -219,11 +242,15 @@ impl Index {
 
     fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = ObjectName> + '_> {
         match kind {
-            Kind::Node => Box::new(self.nodes.keys().map(ObjectName::cluster)),
+            Kind::Node => {
+                Box::new(self.nodes.keys().map(|name| ObjectName::cluster(name.as_str())))
+            }
             Kind::Service => Box::new(self.services.keys().cloned()),
             Kind::EndpointSlice => Box::new(self.slices.keys().cloned()),
             Kind::Pod => Box::new(self.pods.keys().cloned()),
-            Kind::Namespace => Box::new(self.namespaces.keys().map(ObjectName::cluster)),
+            Kind::Namespace => {
+                Box::new(self.namespaces.keys().map(|name| ObjectName::cluster(name.as_str())))
+            }
         }
     }
 }
@@ -249,7 +276,7 @@ mod tests {
     }
 
     fn dirty(index: &mut Index) -> Vec<String> {
-        index.take_dirty().services.into_iter().map(|n| n.name).collect()
+        index.take_dirty().services.into_iter().map(|n| n.name.to_string()).collect()
     }
 
     #[test]
@@ -284,6 +311,20 @@ mod tests {
         assert_eq!(dirty(&mut index), ["a", "b"]);
         index.apply(Change::Replace(Kind::Service, vec![service("b"), service("c")]));
         assert_eq!(dirty(&mut index), ["a", "c"]);
+    }
+
+    #[test]
+    fn list_that_is_applied_object_by_object_deletes_the_others() {
+        let mut index = Index::new("n1");
+        for name in ["a", "b"] {
+            index.apply(Change::Apply(service(name)));
+        }
+        assert!(!index.listed(Kind::Service));
+        index.take_dirty();
+        let names = vec![ObjectName::new("shop", "b")];
+        index.apply(Change::Retain(Kind::Service, names));
+        assert!(index.listed(Kind::Service));
+        assert_eq!(dirty(&mut index), ["a"]);
     }
 
     #[test]

@@ -72,13 +72,12 @@ fn hinted(locality: Locality<'_>, endpoints: &[&Endpoint]) -> Option<Vec<usize>>
         }
         (!hinted.is_empty()).then_some(hinted)
     };
-    by(|e| &e.hints.nodes, locality.node).or_else(|| by(|e| &e.hints.zones, locality.zone?))
+    by(Endpoint::node_hints, locality.node).or_else(|| by(Endpoint::zone_hints, locality.zone?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Hints;
 
     /// Parses one endpoint: a letter for its conditions, then any of `@node`, `#zone hint` and `!node
     /// hint`. `R`: ready and serving. `B`: also terminating. `T`: serving and terminating. `S`: only
@@ -91,14 +90,14 @@ mod tests {
             serving: state != 'U',
             terminating: matches!(state, 'T' | 'B'),
             node_name: None,
-            hints: Hints::default(),
+            hints: None,
         };
         for part in word.split_inclusive(['@', '#', '!']).collect::<Vec<_>>().windows(2) {
             let value = part[1].trim_end_matches(['@', '#', '!']).to_owned();
             match part[0].chars().last() {
-                Some('@') => e.node_name = Some(value),
-                Some('#') => e.hints.zones.push(value),
-                _ => e.hints.nodes.push(value),
+                Some('@') => e.node_name = Some(value.into()),
+                Some('#') => e.hints.get_or_insert_default().zones.push(value),
+                _ => e.hints.get_or_insert_default().nodes.push(value),
             }
         }
         e

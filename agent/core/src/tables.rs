@@ -181,6 +181,8 @@ impl Tables {
         let old = old_position.map(|at| claims.remove(at));
         let new_position = claim.map(|claim| {
             let at = claims.partition_point(|c| c.rank() < claim.rank());
+            // Nearly every key has one claim: room for exactly one more.
+            claims.reserve_exact(1);
             claims.insert(at, claim);
             at
         });

@@ -56,10 +56,10 @@ impl Fake {
         let row = FrontendRow {
             service: ServicePortId {
                 service: ObjectName::new(namespace, format!("s-{n}")),
-                port: Some(("http".to_owned(), Protocol::Tcp)),
+                port: Some(("http".into(), Protocol::Tcp)),
             },
             backends: (0..backends).map(backend).collect(),
-            unselected: Vec::new(),
+            unselected: Box::default(),
             flags,
             affinity_seconds: 0,
         };

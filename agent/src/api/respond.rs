@@ -108,7 +108,7 @@ pub fn services<'a>(
 fn service_row(key: &FrontendKey, row: &FrontendRow) -> ServiceRow {
     ServiceRow {
         service: row.service.service.to_string(),
-        port_name: row.service.port.as_ref().map(|(name, _)| name.clone()).unwrap_or_default(),
+        port_name: row.service.port.as_ref().map_or_else(String::new, |(name, _)| name.to_string()),
         address: IpAddr::from(key.addr),
         port: key.port.get(),
         protocol: dump::protocol(key.proto),

@@ -107,8 +107,8 @@ pub const fn kind_name(kind: Kind) -> &'static str {
 /// Namespace (empty for a cluster-wide object) and name.
 pub(super) fn object_name(meta: &ObjectMeta) -> ObjectName {
     ObjectName {
-        namespace: meta.namespace.clone().unwrap_or_default(),
-        name: meta.name.clone().unwrap_or_default(),
+        namespace: meta.namespace.as_deref().unwrap_or_default().into(),
+        name: meta.name.as_deref().unwrap_or_default().into(),
     }
 }
 
@@ -117,8 +117,8 @@ fn cluster_name(kind: Kind, meta: &ObjectMeta) -> Result<String, ConvertError> {
 }
 
 fn namespaced(kind: Kind, meta: &ObjectMeta) -> Result<ObjectName, ConvertError> {
-    let namespace = meta.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-    Ok(ObjectName { namespace, name: cluster_name(kind, meta)? })
+    let namespace = meta.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    Ok(ObjectName::new(namespace, cluster_name(kind, meta)?))
 }
 
 fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
@@ -180,7 +180,7 @@ pub(super) fn pod(o: api_types::Pod) -> Result<Object, ConvertError> {
 pub(super) fn service(o: api_types::Service) -> Result<Object, ConvertError> {
     let name = namespaced(Kind::Service, &o.metadata)?;
     let spec = o.spec;
-    let cluster_ips: Vec<IpAddr> = list_or_single(spec.cluster_ips, spec.cluster_ip)
+    let cluster_ips: Box<[IpAddr]> = list_or_single(spec.cluster_ips, spec.cluster_ip)
         .iter()
         .filter_map(|ip| parse_ip(ip))
         .collect();
@@ -191,7 +191,7 @@ pub(super) fn service(o: api_types::Service) -> Result<Object, ConvertError> {
             Some(ServicePort {
                 protocol: Protocol::from_api(p.protocol.as_deref())?,
                 port: Port::new(p.port)?,
-                name: p.name.unwrap_or_default(),
+                name: p.name.unwrap_or_default().into(),
             })
         })
         .collect();
@@ -226,13 +226,13 @@ pub(super) fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, Conv
                 protocol: Protocol::from_api(p.protocol.as_deref())?,
                 port: p.port.and_then(Port::new),
                 // The default of the API; absent in manifests only.
-                name: Some(p.name.unwrap_or_default()),
+                name: p.name.unwrap_or_default().into(),
             })
         })
         .collect();
     let endpoints = o.endpoints.into_iter().filter_map(endpoint).collect();
     Ok(Object::EndpointSlice(EndpointSlice {
-        service: label(&o.metadata, SERVICE_NAME_LABEL).map(str::to_owned),
+        service: label(&o.metadata, SERVICE_NAME_LABEL).map(Into::into),
         hidden: hidden(&o.metadata),
         address_type: AddressType::from_api(&o.address_type),
         ports,
@@ -251,11 +251,12 @@ fn endpoint(e: api_types::Endpoint) -> Option<Endpoint> {
         ready: c.ready.unwrap_or(true),
         serving: c.serving.unwrap_or(true),
         terminating: c.terminating.unwrap_or(false),
-        node_name: e.node_name.filter(|n| !n.is_empty()),
+        node_name: e.node_name.filter(|n| !n.is_empty()).map(Into::into),
         hints: e
             .hints
             .map(|h| Hints { zones: names(h.for_zones), nodes: names(h.for_nodes) })
-            .unwrap_or_default(),
+            .filter(|h| !h.zones.is_empty() || !h.nodes.is_empty())
+            .map(Box::new),
     })
 }
 

@@ -3,8 +3,9 @@
 //! kube's watcher lists, watches and resumes; it asks again as soon as it is polled, and
 //! [`super::retry`] decides when that is.
 //!
-//! An object that is missing between `Init` and `InitDone` was deleted, so a list becomes one
-//! `Replace`. An object is converted as soon as it is decoded: only the model stays in memory.
+//! An object that is missing between `Init` and `InitDone` was deleted, so a list becomes one `Apply`
+//! per object and a `Retain`. An object is converted and sent as soon as it is decoded: a list is
+//! never in memory as a whole.
 
 use std::collections::hash_map::RandomState;
 use std::fmt::Debug;
@@ -49,7 +50,8 @@ struct Sink<E> {
 #[derive(Debug)]
 struct Watch {
     kind: Kind,
-    listed: Vec<Object>,
+    /// Names of the objects of a list that is not complete yet.
+    listed: Vec<ObjectName>,
     state: WatchState,
 }
 
@@ -77,14 +79,15 @@ impl Watch {
                 None
             }
             Event::InitApply(object) => {
-                self.listed.extend(convert(object).inspect_err(ConvertError::log).ok());
-                None
+                let object = convert(object).inspect_err(ConvertError::log).ok()?;
+                self.listed.push(object.name());
+                Some(Change::Apply(object))
             }
             Event::InitDone => {
-                let objects = std::mem::take(&mut self.listed);
-                tracing::info!(?kind, count = objects.len(), "objects listed");
+                let names = std::mem::take(&mut self.listed);
+                tracing::info!(?kind, count = names.len(), "objects listed");
                 self.state.synced();
-                Some(Change::Replace(kind, objects))
+                Some(Change::Retain(kind, names))
             }
             Event::Apply(object) => {
                 let name = name_of(&object);
@@ -226,30 +229,29 @@ mod tests {
         watch.apply(event, convert::node)
     }
 
-    fn names(objects: &[Object]) -> Vec<String> {
-        objects.iter().map(|o| o.name().to_string()).collect()
-    }
-
     #[test]
-    fn list_becomes_one_replace_and_an_aborted_list_is_discarded() {
+    fn list_is_applied_object_by_object_and_ends_with_all_names() {
         let mut watch = watch();
         assert!(apply(&mut watch, Event::Init).is_none());
-        assert!(apply(&mut watch, Event::InitApply(node("aborted"))).is_none());
+        assert!(apply(&mut watch, Event::InitApply(node("of an aborted list"))).is_some());
         assert!(apply(&mut watch, Event::Init).is_none());
         for name in ["a", "", "b"] {
-            assert!(apply(&mut watch, Event::InitApply(node(name))).is_none());
+            let applied = apply(&mut watch, Event::InitApply(node(name)));
+            let applied = applied.map(|change| match change {
+                Change::Apply(object) => object.name().to_string(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(applied.as_deref(), (!name.is_empty()).then_some(name));
         }
-        match apply(&mut watch, Event::InitDone) {
-            Some(Change::Replace(Kind::Node, objects)) => assert_eq!(names(&objects), ["a", "b"]),
-            other => panic!("{other:?}"),
-        }
+        let names = ["a", "b"].map(ObjectName::cluster).to_vec();
+        assert_eq!(apply(&mut watch, Event::InitDone), Some(Change::Retain(Kind::Node, names)));
     }
 
     #[test]
     fn later_events_apply_or_delete_one_object() {
         let mut watch = watch();
         match apply(&mut watch, Event::Apply(node("a"))) {
-            Some(Change::Apply(object)) => assert_eq!(object.name().name, "a"),
+            Some(Change::Apply(object)) => assert_eq!(object.name().to_string(), "a"),
             other => panic!("{other:?}"),
         }
         for event in [Event::Delete(node("a")), Event::Apply(node(""))] {

@@ -46,7 +46,6 @@ pub(super) fn check(object: &Object) {
         Object::EndpointSlice(slice) => {
             assert!(slice.endpoints.iter().all(|e| e.address == e.address.to_canonical()));
             assert!(slice.endpoints.iter().all(|e| e.node_name.as_deref() != Some("")));
-            assert!(slice.ports.iter().all(|port| port.name.is_some()));
             assert_ne!(slice.service.as_deref(), Some(""));
         }
         Object::Pod(pod) => {

@@ -7,8 +7,7 @@
 //! slice NAMESPACE/NAME of=SERVICE ports=PORT,... [type=IPv6|FQDN] [hidden] ENDPOINT...
 //! delete node|service|slice NAME
 //! ```
-//! PORT is `name/PROTOCOL:number`; in a slice, `-` in place of the name or the number leaves it
-//! out. ENDPOINT is `address[@node]` followed by any of `?unready`, `?unserving`, `?terminating`,
+//! PORT is `name/PROTOCOL:number`; in a slice, `-` in place of the number leaves it out. ENDPOINT is `address[@node]` followed by any of `?unready`, `?unserving`, `?terminating`,
 //! `?zone=ZONE` and `?node=NODE`. The ClusterIP of a headless Service is `None`.
 
 use crate::model::*;
@@ -57,6 +56,7 @@ fn service(name: &str, words: &[&str]) -> Result<Service, String> {
         cluster_ips: addresses.split(',').filter_map(parse_ip).collect(),
         ..Service::default()
     };
+    let mut ports = Vec::new();
     for word in words {
         match word.split_once('=') {
             Some(("created", n)) => service.created = number(n)?,
@@ -66,15 +66,16 @@ fn service(name: &str, words: &[&str]) -> Result<Service, String> {
             }
             None if *word == "hidden" => service.hidden = true,
             None if *word == "external-name" => service.external_name = true,
-            _ => service.ports.push(service_port(word)?),
+            _ => ports.push(service_port(word)?),
         }
     }
+    service.ports = ports.into();
     Ok(service)
 }
 
 fn service_port(text: &str) -> Result<ServicePort, String> {
     match endpoint_port(text)? {
-        EndpointPort { name: Some(name), protocol, port: Some(port) } => {
+        EndpointPort { name, protocol, port: Some(port) } => {
             Ok(ServicePort { name, protocol, port })
         }
         _ => Err(format!("incomplete port {text}")),
@@ -90,7 +91,7 @@ fn endpoint_port(text: &str) -> Result<EndpointPort, String> {
         port.ok_or_else(unknown)
     };
     Ok(EndpointPort {
-        name: (name != "-").then(|| name.into()),
+        name: name.into(),
         protocol: Protocol::from_api(Some(protocol)).ok_or_else(unknown)?,
         port: (port != "-").then(|| number(port)).transpose()?,
     })
@@ -98,7 +99,7 @@ fn endpoint_port(text: &str) -> Result<EndpointPort, String> {
 
 fn slice(name: &str, words: &[&str]) -> Result<EndpointSlice, String> {
     let mut slice = EndpointSlice { name: object_name(name), ..EndpointSlice::default() };
-    let mut address_type = None;
+    let (mut address_type, mut endpoints) = (None, Vec::new());
     for word in words {
         match word.split_once('=') {
             Some(("of", service)) => slice.service = Some(service.into()),
@@ -107,9 +108,10 @@ fn slice(name: &str, words: &[&str]) -> Result<EndpointSlice, String> {
             }
             Some(("type", word)) => address_type = Some(AddressType::from_api(word)),
             None if *word == "hidden" => slice.hidden = true,
-            _ => slice.endpoints.push(endpoint(word)?),
+            _ => endpoints.push(endpoint(word)?),
         }
     }
+    slice.endpoints = endpoints.into();
     slice.address_type = address_type.unwrap_or(match slice.endpoints.first() {
         Some(e) if e.address.is_ipv6() => AddressType::Ipv6,
         _ => AddressType::Ipv4,
@@ -127,12 +129,12 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
         serving: true,
         terminating: false,
         node_name: node.map(Into::into),
-        hints: Hints::default(),
+        hints: None,
     };
     for word in words {
         match word.split_once('=') {
-            Some(("zone", zone)) => e.hints.zones.push(zone.into()),
-            Some(("node", node)) => e.hints.nodes.push(node.into()),
+            Some(("zone", zone)) => e.hints.get_or_insert_default().zones.push(zone.into()),
+            Some(("node", node)) => e.hints.get_or_insert_default().nodes.push(node.into()),
             None if word == "unready" => e.ready = false,
             None if word == "unserving" => e.serving = false,
             None if word == "terminating" => e.terminating = true,

@@ -4,6 +4,7 @@ mod network;
 mod service;
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use network::{networks, routes};
 pub use service::{ServiceView, service};
@@ -18,7 +19,7 @@ pub struct ServicePortId {
     /// The Service.
     pub service: ObjectName,
     /// Name and protocol of the port; `None` in wildcard rows.
-    pub port: Option<(String, Protocol)>,
+    pub port: Option<(Arc<str>, Protocol)>,
 }
 
 impl fmt::Display for ServicePortId {
@@ -38,10 +39,10 @@ pub struct FrontendRow {
     /// The Service port that it belongs to.
     pub service: ServicePortId,
     /// Backends to choose from, sorted, each once.
-    pub backends: Vec<Backend>,
+    pub backends: Box<[Backend]>,
     /// UDP only: usable backends that hints or the traffic policy exclude on this node. Existing
     /// flows keep them. Sorted.
-    pub unselected: Vec<Backend>,
+    pub unselected: Box<[Backend]>,
     /// Bits of [`sluice_abi::frontend_flags`].
     pub flags: u32,
     /// Timeout of session affinity in seconds, or 0.

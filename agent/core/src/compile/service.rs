@@ -67,8 +67,8 @@ fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
 fn wildcard(service: &Service) -> FrontendRow {
     FrontendRow {
         service: ServicePortId { service: service.name.clone(), port: None },
-        backends: Vec::new(),
-        unselected: Vec::new(),
+        backends: Box::default(),
+        unselected: Box::default(),
         flags: frontend_flags::WILDCARD,
         affinity_seconds: 0,
     }
@@ -101,8 +101,8 @@ fn frontend(view: &ServiceView<'_>, port: &ServicePort, address: IpAddr) -> Fron
             service: view.service.name.clone(),
             port: Some((port.name.clone(), port.protocol)),
         },
-        backends,
-        unselected,
+        backends: backends.into(),
+        unselected: unselected.into(),
         flags: if selection == Selection::Drop { frontend_flags::DROP } else { 0 },
         affinity_seconds: view.service.session_affinity.unwrap_or(0),
     }
@@ -118,10 +118,8 @@ fn endpoints<'a>(
 ) -> BTreeMap<(IpAddr, Port), &'a Endpoint> {
     let mut found: BTreeMap<(IpAddr, Port), &Endpoint> = BTreeMap::new();
     for slice in slices.iter().filter(|s| !s.hidden) {
-        let targets = slice
-            .ports
-            .iter()
-            .filter(|p| p.name.as_deref() == Some(&port.name) && p.protocol == port.protocol);
+        let targets =
+            slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for target in targets.filter_map(|p| p.port) {
             for endpoint in &slice.endpoints {
                 let address = endpoint.address;

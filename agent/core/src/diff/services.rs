@@ -18,9 +18,9 @@ use crate::tables::Tables;
 struct RealizedFrontend {
     value: Frontend,
     /// Contents of its slots.
-    ids: Vec<u32>,
+    ids: Box<[u32]>,
     /// Ids of unselected backends that existing flows keep.
-    unselected: Vec<u32>,
+    unselected: Box<[u32]>,
     /// Whether its service id is known to belong to the Service port of the desired row.
     owned: bool,
     /// Its slots are invalid or belong to another frontend: they are neither kept nor freed.
@@ -103,8 +103,8 @@ impl RealizedServices {
     ) -> RealizedFrontend {
         let mut frontend = RealizedFrontend {
             value,
-            ids: Vec::new(),
-            unselected: Vec::new(),
+            ids: Box::default(),
+            unselected: Box::default(),
             owned: false,
             broken: true,
         };
@@ -122,7 +122,7 @@ impl RealizedServices {
                 }
                 self.backends.acquire(*id);
             }
-            frontend.ids = ids;
+            frontend.ids = ids.into();
             frontend.broken = false;
         }
         frontend
@@ -243,7 +243,7 @@ impl RealizedServices {
             flags: row.flags,
         };
         // Unselected backends stay in the kernel if they are there; others are not written.
-        let unselected: Vec<u32> =
+        let unselected: Box<[u32]> =
             row.unselected.iter().filter_map(|b| self.backend_id(service, *b)).collect();
 
         ids.iter().chain(&unselected).for_each(|id| self.backends.acquire(*id));
@@ -268,7 +268,7 @@ impl RealizedServices {
         service_id: u32,
         row: &FrontendRow,
         draft: &mut Draft,
-    ) -> Result<(SlotRange, Vec<u32>), CapacityError> {
+    ) -> Result<(SlotRange, Box<[u32]>), CapacityError> {
         let service = || row.service.clone();
         // Deletions come last in a plan: rows that are deleted still count.
         let max = self.capacity.frontends;
@@ -305,7 +305,7 @@ impl RealizedServices {
             ids.push(id);
         }
         draft.put_slots.push((range, ids.clone()));
-        Ok((range, ids))
+        Ok((range, ids.into()))
     }
 
     /// The id that a Service port has for a backend, or claims.
@@ -397,7 +397,9 @@ impl RealizedServices {
             rows.typed::<Frontends>()
                 .all(|(key, row)| self.frontends.get(&key).is_some_and(|f| f.value == row))
         } else {
-            rows.typed::<Backends>().all(|(id, row)| self.backends.owner(id) == Some(&row))
+            rows.typed::<Backends>().all(|(id, row)| {
+                self.backends.owner(id).is_some_and(|(_, backend)| *backend == row)
+            })
         }
     }
 

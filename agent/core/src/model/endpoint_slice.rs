@@ -1,6 +1,7 @@
 //! EndpointSlices.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{ObjectName, Port, Protocol};
 
@@ -42,30 +43,30 @@ pub struct EndpointSlice {
     /// Namespace and name.
     pub name: ObjectName,
     /// Value of [`super::SERVICE_NAME_LABEL`]: the Service, in the same namespace.
-    pub service: Option<String>,
+    pub service: Option<Arc<str>>,
     /// Carries a label of [`super::hidden_by_label`].
     pub hidden: bool,
     /// Family of the addresses.
     pub address_type: AddressType,
     /// Ports that every endpoint of the slice serves.
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
     /// Endpoints with an address.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
 }
 
 impl EndpointSlice {
     /// The Service that this slice belongs to.
     pub fn service_name(&self) -> Option<ObjectName> {
-        let service = self.service.as_deref().filter(|s| !s.is_empty())?;
-        Some(ObjectName::new(&self.name.namespace, service))
+        let service = self.service.as_ref().filter(|s| !s.is_empty())?;
+        Some(ObjectName::new(self.name.namespace.clone(), service.clone()))
     }
 }
 
 /// A port of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPort {
-    /// Name, possibly empty; a port without name is skipped.
-    pub name: Option<String>,
+    /// Name, possibly empty.
+    pub name: Arc<str>,
     /// Protocol.
     pub protocol: Protocol,
     /// Target port; a port without number is skipped.
@@ -84,9 +85,21 @@ pub struct Endpoint {
     /// Condition Terminating; absent means false.
     pub terminating: bool,
     /// Node that it runs on; an endpoint without node is not local to any.
-    pub node_name: Option<String>,
-    /// Topology hints.
-    pub hints: Hints,
+    pub node_name: Option<Arc<str>>,
+    /// Topology hints, if it has any.
+    pub hints: Option<Box<Hints>>,
+}
+
+impl Endpoint {
+    /// Nodes that should use it (`forNodes`); empty without such a hint.
+    pub fn node_hints(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
+
+    /// Zones that should use it (`forZones`); empty without such a hint.
+    pub fn zone_hints(&self) -> &[String] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
 }
 
 /// Topology hints of an endpoint; empty lists mean no hint.

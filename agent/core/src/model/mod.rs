@@ -14,6 +14,7 @@ mod service;
 
 use std::fmt;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 pub use address::{parse_cidr, parse_ip};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hints};
@@ -38,24 +39,25 @@ pub fn hidden_by_label<'a>(keys: impl IntoIterator<Item = &'a str>) -> bool {
     keys.into_iter().any(|k| k == SERVICE_PROXY_NAME_LABEL || k == HEADLESS_LABEL)
 }
 
-/// Namespace and name of an object; the namespace of a cluster-scoped object is empty.
+/// Namespace and name of an object; the namespace of a cluster-scoped object is empty. A copy shares
+/// both texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// Namespace, or empty.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
     /// Name of an object in a namespace.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> ObjectName {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> ObjectName {
         ObjectName { namespace: namespace.into(), name: name.into() }
     }
 
     /// Name of a cluster-scoped object.
-    pub fn cluster(name: impl Into<String>) -> ObjectName {
-        ObjectName { namespace: String::new(), name: name.into() }
+    pub fn cluster(name: impl Into<Arc<str>>) -> ObjectName {
+        ObjectName { namespace: Arc::default(), name: name.into() }
     }
 }
 
@@ -185,11 +187,11 @@ impl Object {
     /// Its name.
     pub fn name(&self) -> ObjectName {
         match self {
-            Object::Node(o) => ObjectName::cluster(&o.name),
+            Object::Node(o) => ObjectName::cluster(o.name.as_str()),
             Object::Service(o) => o.name.clone(),
             Object::EndpointSlice(o) => o.name.clone(),
             Object::Pod(o) => o.name.clone(),
-            Object::Namespace(o) => ObjectName::cluster(&o.name),
+            Object::Namespace(o) => ObjectName::cluster(o.name.as_str()),
         }
     }
 }
@@ -204,6 +206,9 @@ pub enum Change {
     /// These are all objects of this kind; others were deleted. Objects of another kind in the
     /// list are ignored.
     Replace(Kind, Vec<Object>),
+    /// These are the names of all objects of this kind, each of which was applied before; others were
+    /// deleted. Ends a list that is applied object by object.
+    Retain(Kind, Vec<ObjectName>),
 }
 
 impl Change {

@@ -1,6 +1,7 @@
 //! Services.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{ObjectName, Port, Protocol};
 
@@ -34,9 +35,9 @@ pub struct Service {
     /// Is of type ExternalName: has no address even if the field is set.
     pub external_name: bool,
     /// `clusterIPs`, or `clusterIP` if only that is set; without "None" and "".
-    pub cluster_ips: Vec<IpAddr>,
+    pub cluster_ips: Box<[IpAddr]>,
     /// Ports.
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// Timeout of session affinity ClientIP in seconds; `None`: no affinity.
     pub session_affinity: Option<u32>,
     /// `internalTrafficPolicy`.
@@ -47,7 +48,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Name, which joins it with the ports of slices; empty if the Service has one unnamed port.
-    pub name: String,
+    pub name: Arc<str>,
     /// Protocol.
     pub protocol: Protocol,
     /// Port of the Service address. The target port comes from the slices.

@@ -63,11 +63,11 @@ pub fn answer(objects: &[Object], node: &str, packet: Packet) -> Answer {
         });
         let all_ready_have =
             |has: &dyn Fn(&Endpoint) -> bool| targets.iter().all(|(_, _, e)| !e.ready || has(e));
-        if all_ready_have(&|e| !e.hints.nodes.is_empty()) {
-            sets.push(pick(&|e| e.ready && e.hints.nodes.iter().any(|n| n == node)));
+        if all_ready_have(&|e| !e.node_hints().is_empty()) {
+            sets.push(pick(&|e| e.ready && e.node_hints().iter().any(|n| n == node)));
         }
-        if all_ready_have(&|e| !e.hints.zones.is_empty()) {
-            let hinted = |e: &Endpoint| e.hints.zones.iter().any(|z| Some(z) == zone.as_ref());
+        if all_ready_have(&|e| !e.zone_hints().is_empty()) {
+            let hinted = |e: &Endpoint| e.zone_hints().iter().any(|z| Some(z) == zone.as_ref());
             sets.push(pick(&|e| e.ready && hinted(e)));
         }
         sets.push(pick(&|e| e.ready));
@@ -135,7 +135,7 @@ fn targets<'a>(
     for slice in slices {
         for target in &slice.ports {
             let Some(number) = target.port else { continue };
-            if target.name.as_ref() != Some(&port.name) || target.protocol != port.protocol {
+            if target.name != port.name || target.protocol != port.protocol {
                 continue;
             }
             let addresses = slice.endpoints.iter().filter(|e| slice.address_type.holds(e.address));

@@ -166,6 +166,6 @@ fn read<T: FromBytes>(bytes: &[u8]) -> T {
 
 /// The desired effect on packets.
 pub fn desired_effect(tables: &Tables) -> Effect {
-    let effect = |row: &FrontendRow| (row.flags, row.backends.clone());
+    let effect = |row: &FrontendRow| (row.flags, row.backends.to_vec());
     tables.frontends().map(|(key, row)| (*key, effect(row))).collect()
 }

@@ -89,11 +89,10 @@ spec:
     let Object::Service(s) = read(Kind::Service, yaml).unwrap() else { panic!("kind") };
     assert_eq!(s.name.to_string(), "shop/orders");
     assert_eq!(s.created, 1_767_323_045);
-    assert_eq!(s.cluster_ips, [ip("10.96.0.20"), ip("fd00:96::14")]);
+    assert_eq!(*s.cluster_ips, [ip("10.96.0.20"), ip("fd00:96::14")]);
     assert_eq!(s.session_affinity, Some(60));
     assert_eq!(s.internal_traffic_policy, TrafficPolicy::Local);
-    let ports: Vec<_> =
-        s.ports.iter().map(|p| (p.name.as_str(), p.protocol, p.port.get())).collect();
+    let ports: Vec<_> = s.ports.iter().map(|p| (&*p.name, p.protocol, p.port.get())).collect();
     assert_eq!(ports, [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53)]);
     assert!(!s.hidden && !s.external_name);
 }
@@ -162,9 +161,8 @@ endpoints:
     let Object::EndpointSlice(s) = read(Kind::EndpointSlice, yaml).unwrap() else { panic!("kind") };
     assert_eq!(s.service_name().unwrap().to_string(), "shop/orders");
     assert_eq!(s.address_type, AddressType::Ipv4);
-    let ports: Vec<_> =
-        s.ports.iter().map(|p| (p.name.as_deref(), p.port.map(Port::get))).collect();
-    assert_eq!(ports, [(Some("http"), Some(8080)), (Some(""), Some(9)), (Some("gone"), None)]);
+    let ports: Vec<_> = s.ports.iter().map(|p| (&*p.name, p.port.map(Port::get))).collect();
+    assert_eq!(ports, [("http", Some(8080)), ("", Some(9)), ("gone", None)]);
     let states: Vec<_> = s
         .endpoints
         .iter()
@@ -178,8 +176,8 @@ endpoints:
             ("10.244.2.8".to_owned(), true, true, false),
         ]
     );
-    assert_eq!(s.endpoints[0].hints.zones, ["a"]);
-    assert_eq!(s.endpoints[0].hints.nodes, ["worker"]);
+    assert_eq!(s.endpoints[0].zone_hints(), ["a"]);
+    assert_eq!(s.endpoints[0].node_hints(), ["worker"]);
 }
 
 #[test]
