@@ -91,7 +91,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         state.attach_after_tables();
     }
     let reconcilers = Reconcilers::all(Capacity::default());
-    let publisher = Box::new(Publisher { health });
+    let publisher = Box::new(Publisher { health, trimmed: false });
     EventLoop::new(state, kernel, reconcilers, publisher)
         .with_watches(watches)
         .run(&mut queue)
@@ -214,6 +214,8 @@ fn watch_signals(events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
 /// Copies a snapshot of the state to the health and metrics servers.
 struct Publisher {
     health: Arc<Health>,
+    /// Whether the memory that the first lists and plans took was returned.
+    trimmed: bool,
 }
 
 impl Observer for Publisher {
@@ -230,5 +232,8 @@ impl Observer for Publisher {
         self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
         self.health.set_node_eligible(state.node_eligible());
+        if state.tables_written() && !std::mem::replace(&mut self.trimmed, true) {
+            load::trim_heap();
+        }
     }
 }

@@ -37,7 +37,9 @@ impl Agent {
             .arg(node.cgroup_root())
             .args(flags)
             .env("NO_COLOR", "1");
-        if !flags.iter().any(|flag| flag.starts_with("--api-server")) {
+        let names_server =
+            |flag: &&str| flag.starts_with("--api-server") || *flag == "--kubeconfig";
+        if !flags.iter().any(names_server) {
             command.arg("--source").arg(&node.manifests);
         }
         command

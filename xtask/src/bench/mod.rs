@@ -11,6 +11,7 @@ mod cni;
 mod packets;
 mod plot;
 mod report;
+mod scale;
 mod statistics;
 
 use std::fs;
@@ -62,6 +63,8 @@ enum Part {
         #[arg(long, default_value_t = 1_000_000)]
         runs: u32,
     },
+    /// Measure the agent with up to 50,000 Services and an API server in memory
+    Scale,
 }
 
 /// Measures, prints the report and writes its files.
@@ -73,6 +76,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     match options.part {
         Some(Part::Cni { bursts }) => return cni::run(cache, bursts),
         Some(Part::Packets { runs }) => return packets::run(cache, runs),
+        Some(Part::Scale) => return scale::run(cache),
         None => {}
     }
     setup::require_root()?;

@@ -1,0 +1,189 @@
+//! Measures the agent with many Services, as `cargo xtask bench scale` runs it: the real agent and
+//! maps on one node of the namespace tests, with an API server in memory. Arguments: number of
+//! Services, endpoints per Service (on average), changes. Prints one line of JSON.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark ends where it fails")]
+#![allow(clippy::cast_precision_loss, reason = "approximate figures")]
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use api_server::ApiServer;
+use netns_tests::Topology;
+use serde_json::{Value, json};
+use sluice_abi::{Frontend, FrontendKey, PortBe, map, pin, proto};
+use sluice_bpf::Map;
+
+/// Interval of changes: 20 a second.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Interval at which the map is read until a change is in it.
+const POLL: Duration = Duration::from_micros(100);
+const DEADLINE: Duration = Duration::from_secs(120);
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<f64>().expect("a number"));
+    let services = arguments.next().unwrap_or(10_000.0) as u32;
+    let endpoints = arguments.next().unwrap_or(10.0);
+    let changes = arguments.next().unwrap_or(400.0) as u32;
+
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let namespaces = node.namespaces.clone();
+    let server = ApiServer::builder()
+        .bind(move || namespaces.run(|| TcpListener::bind("127.0.0.1:0")))
+        .start();
+    server.apply(json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
+        "spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]},
+        "status": {"addresses": [{"type": "InternalIP", "address": node.address}]},
+    }));
+    for n in 0..services {
+        server.apply(service(n));
+        server.apply(slice(n, of(n, endpoints), 0));
+    }
+    let kubeconfig = topology.capture_file("kubeconfig");
+    fs::write(&kubeconfig, kubeconfig_of(&server.url())).unwrap();
+
+    let started = Instant::now();
+    let agent = node.agent_not_ready(&["--kubeconfig", kubeconfig.to_str().unwrap()]);
+    while !agent.log().contains("maps written for the first time") {
+        assert!(started.elapsed() < DEADLINE, "not programmed:\n{}", agent.log());
+        sleep(Duration::from_millis(2));
+    }
+    let programmed = started.elapsed();
+    let process = Path::new("/proc").join(agent.pid().to_string());
+    sleep(Duration::from_secs(3));
+    let (after_list, peak) = (status(&process, "VmRSS"), status(&process, "VmHWM"));
+
+    let path = Path::new(pin::MAPS).join(map::FRONTENDS);
+    let frontends: Map<FrontendKey, Frontend> =
+        node.namespaces.run(|| Map::open_pinned(&path)).expect("FRONTENDS");
+    let cpu_before = cpu(&process);
+    let begin = Instant::now();
+    let mut latencies = Vec::new();
+    for round in 0..changes {
+        let n = round.wrapping_mul(7919) % services;
+        let key = key(n);
+        let before = frontends.lookup(&key).unwrap();
+        let object = slice(n, of(n, endpoints), 1 + round / services);
+        let sent = Instant::now();
+        server.apply(object);
+        while frontends.lookup(&key).unwrap() == before {
+            assert!(sent.elapsed() < DEADLINE, "change {round} is not in the map");
+            sleep(POLL);
+        }
+        latencies.push(sent.elapsed().as_secs_f64() * 1e3);
+        sleep((INTERVAL * (round + 1)).saturating_sub(begin.elapsed()));
+    }
+    let share = (cpu(&process) - cpu_before) / begin.elapsed().as_secs_f64();
+    latencies.sort_by(f64::total_cmp);
+    let quantile = |q: f64| {
+        let at = ((latencies.len() as f64 - 1.0) * q).round() as usize;
+        latencies.get(at).copied()
+    };
+    let endpoints: u32 = (0..services).map(|n| of(n, endpoints)).sum();
+    println!(
+        "{}",
+        json!({
+            "services": services, "endpoints": endpoints,
+            "programmed_s": programmed.as_secs_f64(),
+            "rss_peak_kib": peak, "rss_after_list_kib": after_list,
+            "rss_steady_kib": status(&process, "VmRSS"),
+            "latency_p50_ms": quantile(0.5), "latency_p99_ms": quantile(0.99),
+            "cpu_cores": share,
+        })
+    );
+}
+
+/// Endpoints of Service `n`: numbers around the average, so that 5.2 means 5 or 6.
+fn of(n: u32, average: f64) -> u32 {
+    let sum = |n: u32| (f64::from(n) * average).floor();
+    (sum(n + 1) - sum(n)) as u32
+}
+
+fn name(n: u32) -> (String, String) {
+    (format!("namespace-{}", n % 100), format!("service-{n}"))
+}
+
+fn address(n: u32) -> IpAddr {
+    Ipv4Addr::from(0x0a60_0001 + n).into()
+}
+
+fn key(n: u32) -> FrontendKey {
+    FrontendKey { addr: address(n).into(), port: PortBe::new(80), proto: proto::TCP, pad: 0 }
+}
+
+fn service(n: u32) -> Value {
+    let (namespace, name) = name(n);
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "namespace": namespace, "name": name, "uid": format!("{n:032x}"),
+            "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"app": name},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address(n), "clusterIPs": [address(n)],
+            "selector": {"app": name}, "sessionAffinity": "None",
+            "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080}],
+        },
+    })
+}
+
+/// Each generation has other addresses.
+fn slice(n: u32, endpoints: u32, generation: u32) -> Value {
+    let (namespace, name) = name(n);
+    let endpoint = |m: u32| {
+        let address = Ipv4Addr::from(0x0b00_0000 + n * 64 + (generation % 2) * 32 + m % 32);
+        json!({
+            "addresses": [address],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": format!("node-{}", (n + m) % 1000), "zone": "zone-a",
+            "targetRef": {
+                "kind": "Pod", "namespace": namespace, "name": format!("{name}-7d4b9c{m:04x}"),
+                "uid": format!("{n:024x}{m:08x}"),
+            },
+        })
+    };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": namespace, "name": format!("{name}-abcde"), "uid": format!("{n:031x}e"),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"kubernetes.io/service-name": name, "app": name},
+        },
+        "addressType": "IPv4",
+        "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(),
+        "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
+    })
+}
+
+fn kubeconfig_of(server: &str) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "c", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    })
+    .to_string()
+}
+
+/// A line of /proc/PID/status in KiB.
+fn status(process: &Path, field: &str) -> u64 {
+    let text = fs::read_to_string(process.join("status")).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).expect(field)
+}
+
+/// Seconds on a CPU, of all threads.
+fn cpu(process: &Path) -> f64 {
+    let tasks = fs::read_dir(process.join("task")).unwrap().flatten();
+    let nanoseconds = tasks.filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    nanoseconds.sum::<u64>() as f64 / 1e9
+}

@@ -1,0 +1,86 @@
+//! `cargo xtask bench scale`: the agent with many Services, on one node of the namespace tests, with
+//! an API server in memory. Prints a table of the figures and their aims.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cache::Cache;
+use crate::{build, process, setup};
+
+/// Deadline of one size: filling the API server takes most of it.
+const STEP: Duration = Duration::from_secs(300);
+
+/// Services, endpoints per Service.
+const SIZES: [(&str, &str); 3] = [("1", "1"), ("10000", "10"), ("50000", "5.2")];
+
+/// A figure: name, field of the report, divisor, decimal places, and the aim at each size.
+const FIGURES: [(&str, &str, f64, usize, [&str; 3]); 7] = [
+    ("start to programmed, s", "programmed_s", 1.0, 2, ["", "", "1.2"]),
+    ("memory, peak, MiB", "rss_peak_kib", 1024.0, 1, ["", "", ""]),
+    ("memory after the lists, MiB", "rss_after_list_kib", 1024.0, 1, ["", "50", "150"]),
+    ("memory after the changes, MiB", "rss_steady_kib", 1024.0, 1, ["", "50", "150"]),
+    ("change to map, median, ms", "latency_p50_ms", 1.0, 2, ["", "", ""]),
+    ("change to map, p99, ms", "latency_p99_ms", 1.0, 2, ["3", "3", "3"]),
+    ("cores at 20 changes a second", "cpu_cores", 1.0, 4, ["0.005", "0.005", "0.005"]),
+];
+
+/// Measures each size and prints the table.
+///
+/// # Errors
+/// When a build or a measurement fails.
+pub fn run(cache: &Cache) -> Result<ExitCode> {
+    setup::require_root()?;
+    setup::tests()?;
+    let programs = build::programs(cache)?;
+    let bench = build::static_program(cache, "netns-tests", "netns-scale", "release")?;
+    let mut reports = Vec::new();
+    for (services, endpoints) in SIZES {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--net", "--propagation", "private"])
+            .arg(&bench)
+            .args([services, endpoints])
+            .envs(programs.environment());
+        let text = process::output_within(&mut command, STEP)?;
+        let report: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
+            .with_context(|| format!("unexpected output of netns-scale: {text:?}"))?;
+        reports.push(report);
+    }
+    print!("{}", table(&reports));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One row per figure, one column per size; the aim in parentheses.
+fn table(reports: &[Value]) -> String {
+    let heads = reports
+        .iter()
+        .map(|r| format!(" {} Services, {} endpoints |", r["services"], r["endpoints"]));
+    let mut text = format!("| figure (aim) |{}\n", heads.collect::<String>());
+    text.push_str(&format!("|---|{}\n", "---|".repeat(reports.len())));
+    for (name, field, divisor, places, aims) in FIGURES {
+        text.push_str(&format!("| {name} |"));
+        for (report, aim) in reports.iter().zip(aims) {
+            let value = report[field].as_f64().unwrap_or(f64::NAN) / divisor;
+            let aim = if aim.is_empty() { String::new() } else { format!(" ({aim})") };
+            text.push_str(&format!(" {value:.places$}{aim} |"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_in_columns_beside_their_aims() {
+        let report = serde_json::json!({"services": 1, "endpoints": 2, "rss_steady_kib": 2048});
+        let text = table(&[report.clone(), report]);
+        assert!(text.starts_with("| figure (aim) | 1 Services, 2 endpoints |"), "{text}");
+        assert!(text.contains("| memory after the changes, MiB | 2.0 | 2.0 (50) |\n"), "{text}");
+    }
+}
