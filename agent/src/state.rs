@@ -11,6 +11,7 @@ mod conflict;
 mod devices;
 mod pods;
 mod repairs;
+mod stale_udp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -314,36 +315,6 @@ impl State {
     /// Whether CNI ADD can succeed: it could once, and finds the pins.
     pub fn ready(&self) -> bool {
         self.ready && self.conditions.get(Concern::Pins).is_none()
-    }
-
-    /// Records UDP backends that left their Service ports.
-    pub fn add_stale_udp(&mut self, backends: impl IntoIterator<Item = StaleBackend>) {
-        let before = self.stale_udp.len();
-        for stale in backends {
-            self.stale_udp.entry(stale.id).or_insert(stale);
-        }
-        if self.stale_udp.len() > before {
-            self.mark([Concern::StaleSockets]);
-        }
-    }
-
-    /// UDP backends whose sockets have to be closed.
-    pub fn take_stale_udp(&mut self) -> BTreeSet<StaleBackend> {
-        std::mem::take(&mut self.stale_udp).into_values().collect()
-    }
-
-    /// The backends among `backends` that their Service ports still lack.
-    pub fn not_desired(&self, mut backends: BTreeSet<StaleBackend>) -> BTreeSet<StaleBackend> {
-        if !backends.is_empty() {
-            for (_, row) in self.tables.frontends() {
-                backends.retain(|stale| {
-                    let mut usable = row.backends.iter().chain(&row.unselected);
-                    stale.service.as_ref() != Some(&row.service)
-                        || usable.all(|backend| *backend != stale.backend)
-                });
-            }
-        }
-        backends
     }
 
     /// Records that pods with this MTU have to follow the uplink.

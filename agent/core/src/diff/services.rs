@@ -1,5 +1,7 @@
 //! Frontends, slots and backends: the rows in the kernel, and the ids and slots in use.
 
+mod comparison;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
@@ -10,7 +12,7 @@ use crate::compile::{FrontendRow, ServicePortId};
 use crate::ids::Ids;
 use crate::quarantine::Quarantine;
 use crate::slots::{SlotAllocator, SlotRange};
-use crate::table::{Backends, Frontends, Rows, Slots, Table, TableSpec, Write};
+use crate::table::{Backends, Frontends, Slots, Write};
 use crate::tables::Tables;
 
 /// A frontend in the kernel.
@@ -386,35 +388,6 @@ impl RealizedServices {
             self.services.end_plan();
             self.backends.end_plan();
         }
-    }
-}
-
-/// Comparison of rows that are read back in parts.
-impl RealizedServices {
-    /// Whether rows of `FRONTENDS` or `BACKENDS` are as they were written.
-    pub(super) fn holds(&self, rows: &Rows) -> bool {
-        if rows.table == Frontends::SPEC {
-            rows.typed::<Frontends>()
-                .all(|(key, row)| self.frontends.get(&key).is_some_and(|f| f.value == row))
-        } else {
-            rows.typed::<Backends>().all(|(id, row)| {
-                self.backends.owner(id).is_some_and(|(_, backend)| *backend == row)
-            })
-        }
-    }
-
-    /// Number of rows of `FRONTENDS` or `BACKENDS`.
-    pub(super) fn count(&self, table: &'static TableSpec) -> usize {
-        if table == Frontends::SPEC { self.frontends.len() } else { self.backends.len() }
-    }
-
-    /// The slots of frontends.
-    pub(super) fn slots_of(&self, frontends: &Rows) -> Rows {
-        let realized =
-            frontends.typed::<Frontends>().filter_map(|(key, _)| self.frontends.get(&key));
-        let slots = realized
-            .flat_map(|frontend| (frontend.value.slots_offset..).zip(frontend.ids.iter().copied()));
-        Rows::of::<Slots>(slots)
     }
 }
 
