@@ -10,7 +10,7 @@ use crate::{
     kernel::Route,
     packet::Packet,
     scratch::Scratch,
-    stage::{class::DestinationClass, nat, outline::Outlined, policy::Judged},
+    stage::{class::DestinationClass, nat, next_hop, outline::Outlined, policy::Judged},
     verdict::Verdict,
 };
 
@@ -45,7 +45,7 @@ pub fn deliver<F: Outlined>(
             Ok(Verdict::to_stack(judged))
         }
         DestinationClass::RemotePod | DestinationClass::OtherNode | DestinationClass::Outside => {
-            match f.route(packet, &flow.translated, packet.wire_len, &mut s.next_hop) {
+            match next_hop::find(f, packet, flow, &mut s.next_hop) {
                 Route::Found => {}
                 Route::TooLong if is_answered_here(packet, flow, headers) => {
                     return Ok(Verdict::Reject(DropReason::TooLong));

@@ -10,6 +10,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod masquerade;
 pub mod nat;
+pub mod next_hop;
 pub mod outline;
 pub mod parse;
 pub mod policy;
