@@ -13,6 +13,7 @@ mod plot;
 mod report;
 mod scale;
 mod statistics;
+mod udp_flows;
 
 use std::fs;
 use std::process::ExitCode;
@@ -63,6 +64,15 @@ enum Part {
         #[arg(long, default_value_t = 1_000_000)]
         runs: u32,
     },
+    /// Measure how many UDP requests of one pod to one host outside are lost
+    UdpFlows {
+        /// Requests a second, each from a new socket
+        #[arg(long, default_value_t = 1000)]
+        rate: u32,
+        /// Duration in seconds
+        #[arg(long, default_value_t = 120)]
+        seconds: u32,
+    },
     /// Measure the agent with up to 50,000 Services and an API server in memory
     Scale,
 }
@@ -76,6 +86,9 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     match options.part {
         Some(Part::Cni { bursts }) => return cni::run(cache, bursts),
         Some(Part::Packets { runs }) => return packets::run(cache, runs),
+        Some(Part::UdpFlows { rate, seconds }) => {
+            return udp_flows::run(cache, rate, seconds);
+        }
         Some(Part::Scale) => return scale::run(cache),
         None => {}
     }
