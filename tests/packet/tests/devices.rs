@@ -56,6 +56,25 @@ fn service_with_a_backend_behind_the_second_uplink_has_its_address_as_source() {
 }
 
 #[test]
+fn flow_of_the_node_to_a_service_has_the_address_of_the_device_of_its_backend() {
+    let datapath = Datapath::node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SECOND_HOST, 8080)]);
+    datapath.service(8, (VIP, 81, proto::TCP), &[(FAR_POD, 8080)]);
+    // The stack has chosen the source for the default route.
+    let syn = Packet::tcp((NODE, PORT), (VIP, 80), SYN, b"");
+    let both = [Outcome::Translated, Outcome::Masqueraded];
+    let sent = datapath.to_netdev(&syn).to_uplink(&both);
+    assert_eq!((sent.src, sent.dst), (SECOND_NODE, SECOND_HOST));
+    let reply = Packet::tcp((SECOND_HOST, 8080), (SECOND_NODE, sent.sport()), SYN | ACK, b"");
+    let got = from_second(&datapath, &reply).to_stack(&[Outcome::Restored]);
+    assert_eq!((got.src, got.sport(), got.dst, got.dport()), (VIP, 80, NODE, PORT));
+    // By the device of the source, it keeps it.
+    let syn = Packet::tcp((NODE, PORT), (VIP, 81), SYN, b"");
+    let sent = datapath.to_netdev(&syn).to_uplink(&[Outcome::Translated]);
+    assert_eq!((sent.src, sent.sport()), (NODE, PORT));
+}
+
+#[test]
 fn flow_by_a_device_without_programs_keeps_its_source_and_by_an_unknown_one_is_dropped() {
     let datapath = Datapath::node();
     let syn = Packet::tcp((CLIENT, PORT), (OTHER_HOST, 80), SYN, b"");

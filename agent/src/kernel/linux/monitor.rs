@@ -119,9 +119,9 @@ impl Burst {
                     self.pods.addresses.insert(address);
                     self.pods.routed.extend(of_a_pod.then_some(address));
                 }
-                // Routes select the devices with programs; those of the agent do not.
-                let own = protocol == ROUTE_PROTOCOL;
-                self.node |= if deleted { !of_a_pod } else { prefix == 0 || !own };
+                // IPv4 routes select the devices with programs; those of the agent do not.
+                let selects = protocol != ROUTE_PROTOCOL && dst.is_some_and(|a| a.is_ipv4());
+                self.node |= if deleted { !of_a_pod } else { prefix == 0 || selects };
             }
             // The kernel changes entries that are not permanent by itself.
             Notification::Neighbour { dynamic: true, .. } => {}
@@ -208,6 +208,15 @@ mod tests {
             gateway: true,
         }));
         assert!(!node(route(false, "10.244.2.0", 24, true)), "of the agent");
+        let of_others = |dst: &str| Notification::Route {
+            deleted: false,
+            protocol: 3,
+            dst: dst.parse().ok(),
+            prefix: 64,
+            device: Some(3),
+            gateway: false,
+        };
+        assert!(node(of_others("198.18.0.0")) && !node(of_others("fe80::")));
         let address = |text: &str| Notification::Address { index: 2, address: text.parse().ok() };
         assert!(node(address("172.18.0.2")) && !node(address("fe80::1")));
         assert_eq!(

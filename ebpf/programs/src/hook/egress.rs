@@ -87,7 +87,7 @@ fn error_from_pod<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClas
 /// Finds the flow of a packet from the node's stack; returns its destination class. Only packets to
 /// Services are handled.
 #[inline(always)]
-pub fn from_node(s: &mut Scratch) -> Result<DestinationClass, Verdict> {
+pub fn from_node<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClass, Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     let class = class::of(&s.packet.tuple.dst, &mut s.destination);
     if !class.may_be_service() || s.packet.kind == Kind::IcmpError {
@@ -109,6 +109,7 @@ pub fn from_node(s: &mut Scratch) -> Result<DestinationClass, Verdict> {
     };
     s.flow.translate_to(chosen.id, &chosen.backend);
     s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
+    masquerade::from_node(f, &s.packet, &mut s.flow, &mut s.next_hop);
     Ok(s.flow.class)
 }
 

@@ -61,8 +61,11 @@ pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     }
     fragment::resolve_ports(&mut s.packet);
     let from_pod = maps::local_pod(&s.packet.tuple.src).is_some();
-    let class =
-        if from_pod { egress::from_pod(f, s, node, Origin::Stack)? } else { egress::from_node(s)? };
+    let class = if from_pod {
+        egress::from_pod(f, s, node, Origin::Stack)?
+    } else {
+        egress::from_node(f, s)?
+    };
     let source = if from_pod { Some(&s.packet.tuple.src) } else { None };
     let ends = Ends { source, destination: class.local_pod(&s.flow) };
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;

@@ -79,3 +79,15 @@ pub fn from_pod<F: Outlined>(
     }
     Ok(())
 }
+
+/// Requests source translation for a flow of the node to a Service whose backend is behind another
+/// device than the one that the stack chose the source for.
+#[inline(always)]
+pub fn from_node<F: Outlined>(f: &F, packet: &Packet, flow: &mut Flow, hop: &mut NextHop) {
+    let set = flow.class.leaves_node() && set_source(f, packet, flow, hop);
+    if set && flow.translated.src != packet.tuple.src {
+        flow.masquerade();
+    } else {
+        flow.translated.src = packet.tuple.src;
+    }
+}

@@ -226,6 +226,8 @@ fn traffic_passes_a_device_without_an_ethernet_header_in_both_directions() {
     assert_eq!(peer.download(web_service, BULK), Ok(BULK));
     assert_eq!(peer.upload(web_service, BULK), Ok(BULK));
     reaches_as(&node, "tcp", "10.98.0.1:80", vpn);
+    let without = node.without_socket_programs();
+    eventually("a Service by the node's stack", || without.connect("tcp", &service));
     // No server listens: the error returns through the VPN.
     assert!(peer.connect("tcp", "10.96.9.10:81").is_err_and(|e| e == "ConnectionRefused"));
     reaches_as(&pod, "tcp", &format!("{OUTSIDE}:80"), node.address);
