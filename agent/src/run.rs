@@ -70,7 +70,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     api::serve(&config.socket, events.clone(), Event::Call)
         .with_context(|| format!("--socket {}", config.socket.display()))?;
     monitor::spawn(events.clone())?;
-    flows::spawn(flow_stats.clone()).context("cannot start the collection of flows")?;
+    flows::spawn(flow_stats.clone(), Store::new(&config.cni_state_dir))
+        .context("cannot start the collection of flows")?;
     watch_dirs(&config, events.clone());
     notices::spawn(Store::new(&config.cni_state_dir), cni_stats, events.clone())
         .context("cannot receive the notices of the CNI binary")?;

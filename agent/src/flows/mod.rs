@@ -8,6 +8,7 @@
 //! agent that writes `FLOWS`, and corrects the counts in `POD_FLOWS`, which the programs keep.
 
 mod judge;
+mod report;
 
 use std::io;
 use std::thread;
@@ -18,8 +19,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use sluice_abi::{FlowEntry, FlowKey, LocalPod, PodFlows, map, tick};
 use sluice_bpf::{BpfError, Map, error_chain};
+use sluice_pod::lease::{KnownLeases, Store};
 
 use self::judge::{Counts, Fate, fate};
+use self::report::SourcePortCounts;
+pub use self::report::{Report, SharedReport};
 use crate::kernel::linux::maps;
 
 /// Time between two rounds: short compared to every lifetime.
@@ -41,6 +45,8 @@ pub struct FlowStats {
     pub unconfirmed: Gauge,
     /// Most entries of one pod after the last round.
     pub most_of_a_pod: Gauge,
+    /// Fill of the maps, source ports by destination, flows by pod.
+    pub report: SharedReport,
 }
 
 /// The present tick, by the clock of the programs.
@@ -56,12 +62,12 @@ pub fn now() -> io::Result<u32> {
 ///
 /// # Errors
 /// The thread cannot be created.
-pub fn spawn(stats: FlowStats) -> io::Result<()> {
+pub fn spawn(stats: FlowStats, store: Store) -> io::Result<()> {
     let collect = move || {
-        let mut failing = false;
+        let (mut failing, mut leases) = (false, (store, KnownLeases::default()));
         for round in 0u32.. {
             thread::sleep(INTERVAL);
-            let result = round_of(&stats, round % ALIAS_ROUNDS == 0);
+            let result = round_of(&stats, &mut leases, round % ALIAS_ROUNDS == 0);
             match &result {
                 Err(error) if !failing => tracing::warn!(
                     error = %error_chain(error.as_ref()),
@@ -80,12 +86,32 @@ pub fn spawn(stats: FlowStats) -> io::Result<()> {
 /// One round. The maps are opened anew: their pins may have been replaced.
 fn round_of(
     stats: &FlowStats,
+    (store, known): &mut (Store, KnownLeases),
     with_aliases: bool,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let tables = Tables::open()?;
-    let removed = tables.collect(stats, now()?, with_aliases)?;
+    let (removed, counts) = tables.collect(stats, now()?, with_aliases)?;
     stats.removed.inc_by(removed);
+    // Without leases, the flows have no names.
+    let leases = store.read_changed(known).map(|read| read.leases).unwrap_or_default();
+    let pods = report::by_pod(leases, &counts);
+    stats.report.update(|report| report.pods = pods);
+    if with_aliases {
+        let maps = count_maps()?;
+        stats.report.update(|report| report.maps = maps);
+    }
     Ok(())
+}
+
+/// Entries and capacity of the maps.
+fn count_maps() -> Result<Vec<(&'static str, u32, u32)>, BpfError> {
+    report::MAPS
+        .into_iter()
+        .map(|name| {
+            let map = maps::open_raw(name)?;
+            Ok((name, report::count(&map)?, map.info().max_entries))
+        })
+        .collect()
 }
 
 struct Tables {
@@ -103,8 +129,13 @@ impl Tables {
         })
     }
 
-    /// Removes what has ended; returns the number of removed entries.
-    fn collect(&self, stats: &FlowStats, now: u32, with_aliases: bool) -> Result<u64, BpfError> {
+    /// Removes what has ended; returns the number of removed entries, and the others by pod.
+    fn collect(
+        &self,
+        stats: &FlowStats,
+        now: u32,
+        with_aliases: bool,
+    ) -> Result<(u64, Counts), BpfError> {
         let mut generations = vec![0; map::LOCAL_PODS_MAX as usize];
         self.pods.visit(|index, pod| {
             if let Some(generation) = generations.get_mut(index as usize) {
@@ -112,12 +143,16 @@ impl Tables {
             }
         })?;
         let mut counts = Counts::default();
+        let mut ports = SourcePortCounts::default();
         let mut ended = Vec::new();
         let mut aliases = Vec::new();
         self.flows.visit(|key, entry| match fate(&entry, now, &generations) {
             Fate::Alias if with_aliases => aliases.push((key, entry)),
             Fate::Alias => {}
-            Fate::Keep => counts.add(&entry),
+            Fate::Keep => {
+                counts.add(&entry);
+                ports.add(&entry);
+            }
             Fate::Remove => ended.push((key, entry)),
         })?;
         let mut removed = 0;
@@ -136,7 +171,11 @@ impl Tables {
         let mut unconfirmed = 0;
         self.pod_flows.visit(|_, flows| unconfirmed += i64::from(flows.unconfirmed))?;
         stats.unconfirmed.set(unconfirmed);
-        Ok(removed)
+        let (ports_max, destinations) = ports.largest();
+        stats.report.update(|report| {
+            (report.ports_max, report.destinations) = (ports_max, destinations);
+        });
+        Ok((removed, counts))
     }
 
     /// Removes a flow that still has ended: a packet may have revived it since it was read.

@@ -19,6 +19,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use sluice_abi::map;
 
+use super::report_metrics::ReportMetrics;
 use crate::counters::Count;
 use crate::flows::FlowStats;
 use crate::notices::CniStats;
@@ -238,6 +239,7 @@ pub fn registry(
     let r = &mut registry;
     r.register_collector(Box::new(WatchMetrics(watches.clone())));
     r.register_collector(Box::new(KernelCounters(counts)));
+    r.register_collector(Box::new(ReportMetrics(flows.report.clone())));
     r.register("sluice_syncs", "Syncs of the kernel with the desired state", sync.syncs.clone());
     r.register("sluice_sync_errors", "Syncs that failed and were retried", sync.errors.clone());
     r.register("sluice_sync_seconds", "Time spent in syncs", sync.seconds.clone());

@@ -7,6 +7,7 @@
 mod health;
 mod http;
 pub mod metrics;
+mod report_metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use sluice_abi::{
     Addr, Backend, Counter, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
     NetworkKey, NodeConfig, map, pin,
 };
-use sluice_bpf::{BpfError, Map, RawMap};
+use sluice_bpf::{BpfError, Map, RawMap, map_info, obj_get};
 use sluice_core::{Rows, TableSpec, Write};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -140,6 +140,16 @@ where
     V: FromBytes + IntoBytes + Immutable,
 {
     Map::open_pinned(path(name))
+}
+
+/// Opens the pin of a map whatever its layout is.
+///
+/// # Errors
+/// ENOENT where the programs were never loaded.
+pub fn open_raw(name: &str) -> Result<RawMap, BpfError> {
+    let fd = obj_get(&path(name))?;
+    let info = map_info(&fd)?;
+    RawMap::from_fd(fd, info.key_size as usize, info.value_size as usize)
 }
 
 /// Opens the pin of the counters alone.

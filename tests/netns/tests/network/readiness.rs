@@ -73,3 +73,26 @@ fn calls_are_measured_by_the_agent() {
         eventually_equals(line, true, || agent.metrics().lines().any(|l| l == line));
     }
 }
+
+#[test]
+fn flows_of_a_pod_and_the_fill_of_maps_are_metrics() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let agent = node.agent();
+    let pod = node.pod("default/web");
+    let peer = node.pod("default/peer");
+    assert_eq!(pod.ping(&peer.address.to_string(), 56), Echo::Reply(56));
+    let value = |name: &str| {
+        let metrics = agent.metrics();
+        let sample = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        sample.and_then(|value| value.parse::<u32>().ok())
+    };
+    for (name, least) in [
+        ("sluice_map_entries{map=\"NETWORKS\"}", 1),
+        ("sluice_map_capacity{map=\"NETWORKS\"}", 65_536),
+        ("sluice_snat_ports_used_max", 0),
+        ("sluice_pod_flow_entries{namespace=\"default\",pod=\"web\"}", 1),
+    ] {
+        eventually_equals(name, true, || value(name).is_some_and(|value| value >= least));
+    }
+}
