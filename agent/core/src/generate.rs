@@ -221,7 +221,9 @@ pub fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
         2 => Just(AddressType::Ipv6),
         1 => Just(AddressType::Other),
     ];
-    let ports = vec((port_name(), protocol(), option::weighted(0.9, port())), 0..4);
+    // A port without a name has the empty name.
+    let port_name = option::weighted(0.9, port_name()).prop_map(Option::unwrap_or_default);
+    let ports = vec((port_name, protocol(), option::weighted(0.9, port())), 0..4);
     (slice_name, service, rarely(), address_type, ports, endpoints()).prop_map(
         |(name, service, hidden, address_type, ports, endpoints)| EndpointSlice {
             name,

@@ -100,7 +100,7 @@ fn generated_objects_have_every_answer() {
         ("rejected", 50),
         ("dropped", 10),
         ("one endpoint", 30),
-        ("several endpoints", 18),
+        ("several endpoints", 20),
         ("usable endpoints of UDP that are not selected", 10),
     ];
     assert_shares(&found, &expected);
