@@ -34,6 +34,8 @@ pub enum Concern {
     DeviceMap,
     /// The configuration that the programs read.
     NodeConfig,
+    /// Taking over from the programs of another version.
+    Migration,
     /// Programs and `LOCAL_PODS` rows of the pods on this node.
     Pods,
     /// MTU of running pods.

@@ -82,10 +82,14 @@ pub struct AgentArgs {
     /// used.
     #[arg(long, value_name = "FIRST-LAST")]
     pub snat_ports: Option<String>,
-    /// Limit of the entries that one pod's open flows take in the table of flows. Flows beyond it
-    /// work, and can be evicted.
-    #[arg(long, value_name = "ENTRIES", default_value_t = map::FLOWS_MAX / 2, value_parser = clap::value_parser!(u32).range(2..))]
-    pub flows_per_pod: u32,
+    /// Capacity of the table of flows. A translated flow takes two entries. A start with another
+    /// value keeps the flows.
+    #[arg(long, value_name = "ENTRIES", default_value_t = map::FLOWS_MAX, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub flows: u32,
+    /// Limit of the entries that one pod's open flows take in the table of flows (default: half of
+    /// its capacity). Flows beyond it work, and can be evicted.
+    #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(2..))]
+    pub flows_per_pod: Option<u32>,
     /// Address and port of /metrics; empty disables it.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
     pub metrics_bind: String,
@@ -148,6 +152,8 @@ pub struct Config {
     pub masquerade: bool,
     /// First and last source port for masquerading.
     pub snat_ports: SourcePorts,
+    /// Capacity of `FLOWS`.
+    pub flows: u32,
     /// Limit of entries in `FLOWS` per pod.
     pub flows_per_pod: u32,
     /// Address of /metrics, if enabled.
@@ -208,7 +214,8 @@ impl TryFrom<AgentArgs> for Config {
             service_cidrs: args.service_cidrs,
             masquerade: args.masquerade,
             snat_ports: source_ports(args.snat_ports.as_deref())?,
-            flows_per_pod: args.flows_per_pod,
+            flows: args.flows,
+            flows_per_pod: args.flows_per_pod.unwrap_or(args.flows / 2),
             metrics_bind: address("--metrics-bind", &args.metrics_bind)?,
             health_bind: address("--health-bind", &args.health_bind)?,
             socket: args.socket,
@@ -328,6 +335,7 @@ mod tests {
             "--mtu=576",
             "--service-cidrs=10.96.0.0/16,fd00::/112",
             "--snat-ports=1024-32767",
+            "--flows=50000",
             "--flows-per-pod=1000",
         ])
         .unwrap();
@@ -336,8 +344,9 @@ mod tests {
         assert_eq!(c.devices, DeviceChoice::Named(vec!["eth*".into(), "wg0".into()]));
         assert_eq!((c.mtu, c.service_cidrs.len()), (Some(576), 2));
         assert_eq!(c.snat_ports, "1024-32767".parse().unwrap());
-        assert_eq!(c.flows_per_pod, 1000);
+        assert_eq!((c.flows, c.flows_per_pod), (50_000, 1000));
         let c = config(&["--kubeconfig=/k", "--mtu=65535"]).unwrap();
+        assert_eq!((c.flows, c.flows_per_pod), (map::FLOWS_MAX, map::FLOWS_MAX / 2));
         assert!(matches!(c.source, Source::Api(ApiAccess { kubeconfig: Some(_), .. })));
         assert_eq!((c.source.to_string().as_str(), c.mtu), ("API server", Some(65_535)));
         let c = config(&["--api-server=https://[fd00::1]:6443"]).unwrap();
@@ -350,6 +359,7 @@ mod tests {
         for (flags, want) in [
             (&["--snat-ports=1023-2000"][..], "--snat-ports: 1023-2000 is not FIRST-LAST"),
             (&["--flows-per-pod=1"], "--flows-per-pod"),
+            (&["--flows=1000"], "--flows"),
             (&["--snat-ports=all"], "--snat-ports: all is not FIRST-LAST"),
             (&["--devices=eth0,,eth1"], "--devices: \"\" is not the name of a device"),
             (&["--devices=a b"], "--devices: \"a b\" is not the name of a device"),

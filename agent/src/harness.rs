@@ -83,8 +83,8 @@ impl Harness {
     }
 
     /// The tables of the loaded programs are empty, and programs of an earlier agent are attached.
-    pub fn attach_after_tables(&mut self) {
-        self.event_loop.state.attach_after_tables();
+    pub fn take_over_later(&mut self) {
+        self.event_loop.state.take_over_later();
     }
 
     /// The agent's configuration.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
+use sluice_abi::map;
 use sluice_core::diff::Capacity;
 use sluice_pod::lease::Store;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +19,7 @@ use crate::dir_watcher::DirWatcher;
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer, RESYNC};
 use crate::flows::{self, FlowStats};
+use crate::kernel::linux::load::Capacities;
 use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, pins, probe};
 use crate::kernel::read_counters;
 use crate::lock::{self, Lock};
@@ -60,11 +62,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let cgroup_root = check_requirements(&config)?;
     let _lock = Lock::take(Path::new(RUN_DIR), lock::WAIT)?;
     withdraw_cni_config(&config)?;
-    let loaded = load_programs()?;
+    let flow_stats = FlowStats::default();
+    flow_stats.capacity.set(i64::from(config.flows));
+    let loaded = load_programs(&Capacities::from([(map::FLOWS, config.flows)]))?;
 
     let health = Arc::new(Health::default());
     let (events, mut queue) = mpsc::channel(QUEUE);
-    let (watches, flow_stats) = (Watches::default(), FlowStats::default());
+    let watches = Watches::default();
     let cni_stats = CniStats::default();
     serve_observers(&config, &health, &watches, &flow_stats, &cni_stats)?;
     api::serve(&config.socket, events.clone(), Event::Call)
@@ -88,8 +92,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         run_dir: PathBuf::from(RUN_DIR),
     })?;
     let mut state = State::new(config, Instant::now());
-    if loaded.replaces_ready {
-        state.attach_after_tables();
+    if loaded.takes_over_from.is_some() {
+        state.take_over_later();
     }
     let reconcilers = Reconcilers::all(Capacity::default());
     let publisher = Box::new(Publisher { health, trimmed: false });
@@ -127,15 +131,17 @@ fn withdraw_cni_config(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_programs() -> anyhow::Result<load::Loaded> {
+fn load_programs(capacities: &Capacities) -> anyhow::Result<load::Loaded> {
     let started = Instant::now();
-    let loaded = load::load()?;
+    let loaded = load::load(capacities)?;
     load::trim_heap();
     tracing::info!(
         maps_kept = loaded.maps_kept,
+        maps_shared = loaded.maps_shared,
         maps_created = loaded.maps_created,
         programs_kept = loaded.programs_kept,
         programs_pinned = loaded.programs_pinned,
+        takes_over_from = loaded.takes_over_from.as_deref().unwrap_or("-"),
         duration = ?started.elapsed(),
         "programs loaded"
     );

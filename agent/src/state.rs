@@ -54,7 +54,8 @@ pub struct State {
     compare_tables: bool,
     poll_maps: bool,
     tables_written: bool,
-    attach_after_tables: bool,
+    takes_over: bool,
+    cni_binary_installed: Option<Instant>,
     ready: bool,
     /// By id: a failed write and the plan after it report one backend twice.
     stale_udp: BTreeMap<u32, StaleBackend>,
@@ -90,7 +91,8 @@ impl State {
             compare_tables: false,
             poll_maps: false,
             tables_written: false,
-            attach_after_tables: false,
+            takes_over: false,
+            cni_binary_installed: None,
             ready: false,
             stale_udp: BTreeMap::new(),
             old_mtus: BTreeSet::new(),
@@ -293,9 +295,6 @@ impl State {
         if !self.tables_written {
             self.tables_written = true;
             self.mark([Concern::Routes, Concern::NodeConfig, Concern::CniFiles]);
-            if self.attach_after_tables {
-                self.mark([Concern::Devices, Concern::SocketPrograms, Concern::Pods]);
-            }
         }
     }
 

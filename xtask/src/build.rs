@@ -41,6 +41,45 @@ impl Programs {
     }
 }
 
+/// Agent and CNI binary of another ABI version, for tests of migration.
+pub struct NextPrograms {
+    agent: PathBuf,
+    cni: PathBuf,
+}
+
+impl NextPrograms {
+    /// Environment variables by which tests find the files.
+    pub fn environment(&self) -> [(&'static str, &Path); 2] {
+        [("SLUICE_NEXT_AGENT_BIN", &self.agent), ("SLUICE_NEXT_CNI_BIN", &self.cni)]
+    }
+}
+
+/// Builds the object and the programs with the feature `abi-next`, and copies the programs to
+/// `target/next`. They share the compiled dependencies of ordinary builds, and are overwritten where
+/// cargo places programs by the next one.
+///
+/// # Errors
+/// When the tool chain cannot be installed or a build fails.
+pub fn next_programs(cache: &Cache) -> Result<NextPrograms> {
+    let features = ["--features", "abi-next"];
+    let object = object(cache, "ebpf-next", &features, "sluice-next.o")?;
+    let folder = target().join("next");
+    fs::create_dir_all(&folder)?;
+    let build = |package: &str, bin: &str, profile: &str| -> Result<PathBuf> {
+        let mut command = static_build(package, bin, profile);
+        command.args(features).env(OBJECT_VARIABLE, &object);
+        let title = format!("building {bin} of the next ABI");
+        process::run(&title, &mut command, &cache.logs(), process::BUILD)?;
+        let built = target().join(triple()).join(profile).join(bin);
+        let path = folder.join(bin);
+        fs::copy(&built, &path).with_context(|| format!("cannot copy {}", built.display()))?;
+        Ok(path)
+    };
+    let agent = build("sluice-agent", "sluice", "release")?;
+    let cni = build("sluice-cni", "sluice-cni", "cni")?;
+    Ok(NextPrograms { agent, cni })
+}
+
 /// Options of `cargo xtask build`.
 #[derive(Args)]
 pub struct Options {

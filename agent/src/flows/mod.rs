@@ -39,6 +39,8 @@ const COUNT_TOLERANCE: u32 = 64;
 pub struct FlowStats {
     /// Entries of `FLOWS` after the last round.
     pub entries: Gauge,
+    /// Capacity of `FLOWS`.
+    pub capacity: Gauge,
     /// Removed entries since the start.
     pub removed: Counter,
     /// Flows that were not confirmed for lack of space or budget, since the maps were created.
@@ -166,6 +168,7 @@ impl Tables {
             }
         }
         self.correct(&counts)?;
+        stats.capacity.set(i64::from(self.flows.info().max_entries));
         stats.entries.set(i64::try_from(counts.entries()).unwrap_or(i64::MAX));
         stats.most_of_a_pod.set(i64::from(counts.most()));
         let mut unconfirmed = 0;

@@ -9,6 +9,7 @@ use sluice_pod::inventory::OpenError;
 use sluice_pod::lease::StoreError;
 use sluice_pod::netns::NetNsError;
 
+use super::linux::migration::MigrationError;
 use super::linux::{CgroupError, HookError, InstallError, SysctlError};
 
 /// A failed operation; its text names the object, its sources give the reason.
@@ -41,6 +42,9 @@ pub enum KernelError {
     /// A part of a pod's path could not be restored.
     #[error(transparent)]
     PodNetwork(#[from] NetworkError),
+    /// The state of another version could not be taken over.
+    #[error("take over from another version")]
+    Migration(#[from] MigrationError),
     /// A CNI file could not be installed.
     #[error(transparent)]
     Install(#[from] InstallError),

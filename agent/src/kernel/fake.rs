@@ -14,6 +14,7 @@ use sluice_pod::PathPart;
 use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::lease::{BootInstant, Lease};
 
+use super::linux::migration::HandedOver;
 use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, PodPrograms, Result, Routes};
 use crate::host::HostState;
 
@@ -330,6 +331,11 @@ impl Hooks for FakeKernel {
         Ok(8)
     }
 
+    fn hand_over(&mut self) -> Result<HandedOver> {
+        self.change("hand over".to_owned())?;
+        Ok(HandedOver::default())
+    }
+
     fn restore_pins(&mut self) -> Result<usize> {
         self.check("restore pins")?;
         if std::mem::replace(&mut self.pins, true) {
@@ -337,6 +343,10 @@ impl Hooks for FakeKernel {
         }
         self.log.push("restore pins".to_owned());
         Ok(3)
+    }
+
+    fn stale_pins(&mut self) -> Result<Vec<String>> {
+        Ok(self.stale_pins.clone())
     }
 
     fn remove_stale_pins(&mut self) -> Result<Vec<String>> {

@@ -18,6 +18,7 @@ use std::net::IpAddr;
 
 pub use counters::read as read_counters;
 
+use self::linux::migration::HandedOver;
 use crate::counters::Count;
 pub use error::KernelError;
 use ipnet::IpNet;
@@ -118,10 +119,16 @@ pub trait Hooks {
     /// Attaches the socket programs to the cgroup root. Returns the number of changed hooks.
     fn attach_sockets(&mut self) -> Result<usize>;
 
+    /// Makes all hooks run this version's programs, and takes the flows of another version over.
+    fn hand_over(&mut self) -> Result<HandedOver>;
+
     /// Restores the pins of the maps and programs that were pinned at start. Returns their number.
     fn restore_pins(&mut self) -> Result<usize>;
 
-    /// Removes the pins of other ABI versions; returns their names.
+    /// Names of the other versions that have pins.
+    fn stale_pins(&mut self) -> Result<Vec<String>>;
+
+    /// Removes the pins of other versions; returns their names.
     fn remove_stale_pins(&mut self) -> Result<Vec<String>>;
 }
 

@@ -17,7 +17,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use sluice_abi::map;
 
 use super::report_metrics::ReportMetrics;
 use crate::counters::Count;
@@ -257,9 +256,11 @@ pub fn registry(
         sync.repairs.clone(),
     );
     r.register("sluice_flow_entries", "Entries of the table of flows", flows.entries.clone());
-    let limit = Gauge::<i64>::default();
-    limit.set(i64::from(map::FLOWS_MAX));
-    r.register("sluice_flow_entries_limit", "Capacity of the table of flows", limit);
+    r.register(
+        "sluice_flow_entries_limit",
+        "Capacity of the table of flows",
+        flows.capacity.clone(),
+    );
     r.register(
         "sluice_flow_entries_of_a_pod_max",
         "Entries of the pod with the most entries in the table of flows",

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde_json::json;
 use sluice_core::model::Kind;
 
-use super::{NO_UPLINK, NotReconciled, Reconciler};
+use super::{NO_UPLINK, NotReconciled, Reconciler, TABLES_EMPTY};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::paths::{CNI_BINARY_NAME, CNI_NETWORK};
@@ -51,9 +51,14 @@ impl Reconciler for ReconcileCniFiles {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
+        if !state.may_attach() {
+            // ADD of this version uses programs that have not taken over.
+            return Err(TABLES_EMPTY);
+        }
         let installed = kernel.install_cni_binary()?;
         if installed {
             tracing::info!("CNI binary installed");
+            state.set_cni_binary_installed();
         }
         if std::mem::replace(&mut self.binary, true) {
             state.repaired("cni_binary", usize::from(installed));

@@ -16,6 +16,7 @@ mod devices;
 mod forwarding;
 mod host_state;
 mod leases;
+mod migration;
 mod node_config;
 mod other_networks;
 mod pins;
@@ -112,6 +113,7 @@ impl Reconcilers {
             Box::new(routes::ReconcileRoutes::default()),
             Box::new(devices::ReconcileDeviceMap),
             Box::new(node_config::ReconcileNodeConfig),
+            Box::new(migration::ReconcileMigration),
             Box::new(pods::ReconcilePods::default()),
             Box::new(pod_mtu::ReconcilePodMtu::default()),
             Box::new(leases::ReconcileLeases),

@@ -37,6 +37,7 @@ impl Reconciler for ReconcileNodeConfig {
         };
         let ephemeral = state.host().ephemeral_ports;
         let mut desired = desired(state.config(), uplink, ready, ephemeral, snat_key);
+        desired.flags |= actual.flags & node_flags::MIGRATION;
         let lost = keep_address(&mut desired, &actual).then(|| lost_address(uplink, &actual));
         if state.config().mtu.is_none() && actual.mtu != 0 && actual.mtu != desired.mtu {
             // Before NODE_CONFIG changes: an agent that starts after a crash does not know the

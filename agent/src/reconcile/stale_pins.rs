@@ -3,14 +3,25 @@
 //! Until the uplink, the cgroup root and every pod have the present programs, the old ones carry
 //! traffic; until the CNI binary is replaced, the old one opens the old pins.
 
+use std::time::Duration;
+
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
 
 /// What has to be in its desired state before.
-const AFTER: [Concern; 4] =
-    [Concern::Devices, Concern::SocketPrograms, Concern::Pods, Concern::CniFiles];
+const AFTER: [Concern; 5] = [
+    Concern::Migration,
+    Concern::Devices,
+    Concern::SocketPrograms,
+    Concern::Pods,
+    Concern::CniFiles,
+];
+
+/// Time in which every ADD ends that has begun before the CNI binary was replaced. One that takes longer
+/// and has not opened the pins fails, and the runtime repeats it with the new binary.
+const ADD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Removes the pins.
 pub struct ReconcileStalePins;
@@ -27,6 +38,12 @@ impl Reconciler for ReconcileStalePins {
     ) -> Result<(), NotReconciled> {
         if state.conditions.any(&AFTER) {
             return Err(NotReconciled::Waiting("old programs may be attached"));
+        }
+        if kernel.stale_pins()?.is_empty() {
+            return Ok(());
+        }
+        if state.cni_binary_age().is_some_and(|age| age < ADD_LIMIT) {
+            return Err(NotReconciled::Waiting("an ADD of the former CNI binary may run"));
         }
         for version in kernel.remove_stale_pins()? {
             tracing::info!(version, "pins of another ABI version removed");

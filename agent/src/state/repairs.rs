@@ -1,8 +1,10 @@
 //! What reconcilers report about each other's progress: repairs, a comparison, attachments.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::State;
+use crate::conditions::Concern;
 
 impl State {
     /// Whether the Service maps are reconciled at each poll: a comparison is under way, or rows wait
@@ -11,14 +13,31 @@ impl State {
         self.poll_maps = poll;
     }
 
-    /// Keeps the programs that are attached until the tables of the new ones are written.
-    pub fn attach_after_tables(&mut self) {
-        self.attach_after_tables = true;
+    /// Keeps the programs that are attached, which are those of another version, until this one takes
+    /// over.
+    pub fn take_over_later(&mut self) {
+        self.takes_over = true;
+    }
+
+    /// Records that this version's programs handle all packets.
+    pub fn set_taken_over(&mut self) {
+        self.takes_over = false;
+        self.mark([Concern::Devices, Concern::SocketPrograms, Concern::Pods, Concern::CniFiles]);
     }
 
     /// Whether the pinned programs may replace those that are attached.
     pub fn may_attach(&self) -> bool {
-        self.tables_written || !self.attach_after_tables
+        !self.takes_over
+    }
+
+    /// Records that the CNI binary was replaced.
+    pub fn set_cni_binary_installed(&mut self) {
+        self.cni_binary_installed = Some(self.now());
+    }
+
+    /// Time since the CNI binary was replaced by this agent.
+    pub fn cni_binary_age(&self) -> Option<Duration> {
+        self.cni_binary_installed.map(|at| self.now().duration_since(at))
     }
 
     /// Counts changes by other programs that were repaired, by kind.

@@ -11,6 +11,12 @@ use crate::Addr;
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct NodeConfig {
+    /// Bits of [`node_flags`].
+    #[cfg(feature = "abi-next")]
+    pub flags: u32,
+    /// MTU of the uplink in bytes.
+    #[cfg(feature = "abi-next")]
+    pub mtu: u32,
     /// The node's address, by [`crate::Family`]: source of flows that Services send back to a pod of
     /// this node. [`crate::Device`] has the sources of masqueraded flows.
     /// Unspecified for a family that the node does not have.
@@ -18,8 +24,10 @@ pub struct NodeConfig {
     /// The link-local gateway that pods use, by [`crate::Family`].
     pub gateways: [Addr; 2],
     /// Bits of [`node_flags`].
+    #[cfg(not(feature = "abi-next"))]
     pub flags: u32,
     /// MTU of the uplink in bytes, for the agent: the programs use that of the route.
+    #[cfg(not(feature = "abi-next"))]
     pub mtu: u32,
     /// Secret key of the hash that chooses source ports; random, kept while the map is pinned.
     pub snat_key: [u64; 2],
@@ -66,4 +74,12 @@ pub mod node_flags {
     pub const READY: u32 = 1;
     /// Packets from pods to addresses outside the cluster leave with the node's address.
     pub const MASQUERADE: u32 = 2;
+    /// The programs of another version have taken over: every packet continues in those of
+    /// `SUCCESSORS`, unless they have asked about it. The number is the same in every version.
+    pub const HANDED_OVER: u32 = 4;
+    /// The programs of `PREDECESSORS` have flows that are not in the maps of these programs yet:
+    /// they are asked about a packet without a flow. The number is the same in every version.
+    pub const LOOK_BACK: u32 = 8;
+    /// What the migration sets, and the agent's writes keep.
+    pub const MIGRATION: u32 = HANDED_OVER | LOOK_BACK;
 }

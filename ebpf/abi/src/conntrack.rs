@@ -174,13 +174,23 @@ const fn halves(a: &Addr) -> [u64; 2] {
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct FlowEntry {
+    /// [`tick`] of the last packet, at most one tick late.
+    #[cfg(feature = "abi-next")]
+    pub seen: u32,
+    /// Zero.
+    #[cfg(feature = "abi-next")]
+    pub pad: u32,
     /// The tuple of the key, in the direction of the flow's first packet.
     pub tuple: FlowKey,
     /// Main entry: the tuple before translation; equal to `tuple` if nothing is translated. Alias:
     /// the tuple after translation.
     pub other: FlowKey,
     /// [`tick`] of the last packet, at most one tick late.
+    #[cfg(not(feature = "abi-next"))]
     pub seen: u32,
+    /// Zero.
+    #[cfg(feature = "abi-next")]
+    pub pad_before_backend: u32,
     /// Backend id of a Service flow, 0 otherwise.
     pub backend: u32,
     /// The pod that sent the first packet, if it is on this node.
@@ -201,7 +211,7 @@ pub struct FlowEntry {
     pub flags: u8,
 }
 
-const _: () = assert!(size_of::<FlowEntry>() == 104);
+const _: () = assert!(size_of::<FlowEntry>() == if crate::NEXT { 112 } else { 104 });
 
 /// Bits of [`FlowEntry::flags`].
 pub mod flow_flags {

@@ -41,6 +41,12 @@ pub use pod::{LocalPod, PodFlows, PodRef};
 pub use service::{Backend, Frontend, FrontendKey, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags};
 pub use socket::{SocketOrigin, SocketOrigins};
 
-/// Version of every layout in this crate; part of the pin path, so that two versions never share
-/// a map.
-pub const ABI_VERSION: u32 = 4;
+/// Version of every layout in this crate; part of the pin path. Two versions share a map only if its
+/// layout is the same in both (`sluice_bpf::layout`).
+pub const ABI_VERSION: u32 = if NEXT { THIS_VERSION + 1 } else { THIS_VERSION };
+
+/// Whether this is another ABI, for tests of migration: its layouts and sizes differ.
+pub(crate) const NEXT: bool = cfg!(feature = "abi-next");
+
+/// [`ABI_VERSION`] without the feature `abi-next`.
+const THIS_VERSION: u32 = 4;

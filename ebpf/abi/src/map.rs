@@ -34,7 +34,7 @@ pub const BACKENDS_MAX: u32 = 524_288;
 /// Hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: flows that were answered and are not closed.
 pub const FLOWS: &str = "FLOWS";
 /// Capacity of [`FLOWS`]; a translated flow takes two entries, others one.
-pub const FLOWS_MAX: u32 = 262_144;
+pub const FLOWS_MAX: u32 = if crate::NEXT { 524_288 } else { 262_144 };
 
 /// LRU hash, as [`FLOWS`]: unanswered and closed flows whose first packet a pod or this node sent.
 pub const FLOWS_NEW_POD: &str = "FLOWS_NEW_POD";
@@ -70,13 +70,19 @@ pub const COUNTERS: &str = "COUNTERS";
 /// Capacity of [`COUNTERS`]: drop reasons have indices below 128, outcomes from 128.
 pub const COUNTERS_MAX: u32 = 256;
 
+/// Program array, one program per [`crate::program::Hook`]: those of the version that takes over.
+pub const SUCCESSORS: &str = "SUCCESSORS";
+
+/// Program array, as [`SUCCESSORS`]: those of the version whose flows are taken over.
+pub const PREDECESSORS: &str = "PREDECESSORS";
+
 /// Ring buffer of [`crate::DropEvent`].
 pub const EVENTS: &str = "EVENTS";
 /// Bytes of [`EVENTS`].
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 18] = [
     LOCAL_PODS,
     PODS,
     POD_FLOWS,
@@ -91,6 +97,8 @@ pub const ALL: [&str; 16] = [
     SOCKET_ORIGINS,
     NODE_CONFIG,
     DEVICES,
+    SUCCESSORS,
+    PREDECESSORS,
     COUNTERS,
     EVENTS,
 ];

@@ -16,6 +16,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct LocalPod {
+    /// Index in `PODS`.
+    #[cfg(feature = "abi-next")]
+    pub index: u16,
+    /// As without the feature.
+    #[cfg(feature = "abi-next")]
+    pub generation: u16,
     /// Interface index of the host end of the veth pair. A packet with the pod's address as source
     /// is spoofed if it arrives on another interface.
     pub ifindex: u32,
@@ -24,9 +30,11 @@ pub struct LocalPod {
     /// Hardware address of the host end.
     pub host_mac: [u8; 6],
     /// Index in `PODS`.
+    #[cfg(not(feature = "abi-next"))]
     pub index: u16,
     /// Random number of this use of the index, never 0: flows of an earlier pod with the same index
     /// and address do not match.
+    #[cfg(not(feature = "abi-next"))]
     pub generation: u16,
 }
 

@@ -34,6 +34,7 @@ pub const SOCKET: [&str; 8] = [
 ];
 
 /// The hook that reports an event.
+///
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Hook {
@@ -45,4 +46,29 @@ pub enum Hook {
     FromNetdev = 3,
     /// [`TO_NETDEV`], [`TO_L3DEV`].
     ToNetdev = 4,
+}
+
+impl Hook {
+    /// Index of the hook's program in the program arrays of a migration, and in [`TC`].
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32 - 1
+    }
+
+    /// The same for the program of a device whose packets have no Ethernet header.
+    #[inline(always)]
+    pub const fn l3_index(self) -> u32 {
+        self.index() + 2
+    }
+}
+
+/// Mark in the control block of a packet that one version's programs pass to those of another
+/// version; the numbers are the same in every version.
+pub mod handover_mark {
+    /// Word of the control block.
+    pub const WORD: usize = 3;
+    /// To a predecessor: handle the packet if its flow is known, else return it.
+    pub const ASK: u32 = 0x51c_a5c;
+    /// To a successor: the predecessor has no flow of this packet.
+    pub const UNKNOWN: u32 = 0x51c_0e3;
 }

@@ -31,8 +31,9 @@ pub fn node() -> Option<Node> {
 }
 
 impl Node {
+    /// Bits of [`node_flags`].
     #[inline(always)]
-    fn flags(self) -> u32 {
+    pub fn flags(self) -> u32 {
         // SAFETY: an array entry exists as long as the map; plain integers, as in all reads below.
         unsafe { (*self.0).flags }
     }

@@ -7,7 +7,7 @@ use sluice_packet::icmp;
 use crate::{
     counters,
     frame::{Frame, Skb},
-    kernel, log,
+    handover, kernel, log,
     maps::EVENTS,
     packet::Packet,
     scratch::Scratch,
@@ -48,6 +48,10 @@ pub fn tc(f: &Skb, s: &mut Scratch, hook: Hook, verdict: Verdict) -> i32 {
         },
         Verdict::Reject(reason) => reject(f, s, hook, reason),
         Verdict::Drop(reason) => drop(&s.packet, hook, reason),
+        Verdict::HandOver(to) => {
+            handover::tail_call(f, hook.index(), to);
+            not_ready(&s.packet, hook)
+        }
     }
 }
 
@@ -116,6 +120,16 @@ fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
             kernel::redirect_out(ifindex)
         }
         Hook::ToPod | Hook::ToNetdev => kernel::redirect_in(ifindex),
+    }
+}
+
+/// The end of a packet whose hook has no programs that are ready: an uplink passes packets of the
+/// node.
+#[inline(always)]
+fn not_ready(packet: &Packet, hook: Hook) -> i32 {
+    match hook {
+        Hook::FromPod | Hook::ToPod => drop(packet, hook, DropReason::NotReady),
+        Hook::FromNetdev | Hook::ToNetdev => NEXT,
     }
 }
 

@@ -16,7 +16,7 @@ pub fn verdict(_: &Packet, _: Hook, _: &Verdict) {}
 pub fn verdict(packet: &Packet, hook: Hook, verdict: &Verdict) {
     let (name, reason) = match verdict {
         // Packets that Sluice does not handle have no tuple.
-        Verdict::Bypass(_) => return,
+        Verdict::Bypass(_) | Verdict::HandOver(_) => return,
         Verdict::Deliver(_) => (DELIVER, 0),
         Verdict::Requeue(_) => (REQUEUE, 0),
         Verdict::Reject(reason) => (REJECT, *reason as u32),

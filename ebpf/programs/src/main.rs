@@ -27,6 +27,7 @@ mod counters;
 mod exit;
 mod flow;
 mod frame;
+mod handover;
 mod hook;
 mod kernel;
 mod log;

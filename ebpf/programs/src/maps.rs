@@ -5,12 +5,14 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key,
+    },
 };
 use sluice_abi::{
     Addr, Backend, Counter, Device, Direction, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
     Frontend, FrontendKey, LocalPod, Network, NodeConfig, PodFlows, PodRef, PortBe, SocketOrigins,
-    WILDCARD_PORT, WILDCARD_PROTO, flow_flags, map, network_kind,
+    WILDCARD_PORT, WILDCARD_PROTO, flow_flags, map, network_kind, program,
 };
 
 /// The pods of this node by address.
@@ -76,6 +78,14 @@ pub static NODE_CONFIG: Array<NodeConfig> = Array::with_max_entries(1, 0);
 #[map]
 pub static DEVICES: HashMap<u32, Device> =
     HashMap::with_max_entries(map::DEVICES_MAX, BPF_F_NO_PREALLOC);
+
+/// The tc programs of the version that takes over.
+#[map]
+pub static SUCCESSORS: ProgramArray = ProgramArray::with_max_entries(program::TC.len() as u32, 0);
+
+/// The tc programs of the version whose flows are taken over.
+#[map]
+pub static PREDECESSORS: ProgramArray = ProgramArray::with_max_entries(program::TC.len() as u32, 0);
 
 /// Packets and bytes per drop reason and outcome.
 #[map]

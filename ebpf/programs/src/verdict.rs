@@ -21,6 +21,19 @@ pub enum Verdict {
     Reject(DropReason),
     /// Drop.
     Drop(DropReason),
+    /// Continue in the program of another version.
+    HandOver(HandOver),
+}
+
+/// The other version.
+#[derive(Clone, Copy)]
+pub enum HandOver {
+    /// The version that has taken over.
+    Successor,
+    /// The same, for a packet that it has asked about and whose flow is not known.
+    Answer,
+    /// The version that may know the packet's flow.
+    Predecessor,
 }
 
 /// The payload of a variant without one.

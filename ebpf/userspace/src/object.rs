@@ -8,7 +8,7 @@ use std::path::Path;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::sys::{BpfError, Cmd, IdAttr, InfoAttr, ObjAttr, bpf};
+use crate::sys::{BpfError, Cmd, IdAttr, InfoAttr, MapCreateAttr, ObjAttr, bpf};
 
 /// Opens the map, program or link that is pinned at `path`.
 ///
@@ -34,6 +34,32 @@ pub fn obj_pin(path: &Path, object: impl AsFd) -> Result<(), BpfError> {
     let mut attr = ObjAttr { pathname: name.as_ptr() as u64, bpf_fd, ..Default::default() };
     // SAFETY: `name` is NUL-terminated and outlives the call.
     unsafe { bpf(Cmd::ObjPin, &mut attr) }.map(|_| ()).map_err(fail)
+}
+
+/// Number of `BPF_MAP_TYPE_ARRAY`.
+const ARRAY: u32 = 2;
+
+/// Creates an array with one value of `value_size` bytes, which programs do not use.
+///
+/// # Errors
+/// EPERM without CAP_BPF; ENOMEM.
+pub fn create_record(name: &str, value_size: usize) -> Result<OwnedFd, BpfError> {
+    let mut map_name = [0; 16];
+    for (to, from) in map_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    let mut attr = MapCreateAttr {
+        map_type: ARRAY,
+        key_size: 4,
+        value_size: value_size as u32,
+        max_entries: 1,
+        map_name,
+        ..Default::default()
+    };
+    // SAFETY: the attribute holds no addresses.
+    let fd = unsafe { bpf(Cmd::MapCreate, &mut attr) }
+        .map_err(|e| BpfError::new(format!("create map {name}"), e))?;
+    Ok(own(fd))
 }
 
 /// Opens the program with this id.

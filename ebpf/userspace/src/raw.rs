@@ -20,6 +20,9 @@ use crate::sys::{BatchAttr, BpfError, Cmd, ElemAttr, bpf};
 /// kernel to allocate its buffers.
 const BATCH: usize = 4096;
 
+/// `BPF_NOEXIST`.
+const NOEXIST: u64 = 1;
+
 /// An open map.
 #[derive(Debug)]
 pub struct RawMap {
@@ -65,6 +68,15 @@ impl RawMap {
         Ok(RawMap { fd, info })
     }
 
+    /// Wraps an open map with keys and values of any size.
+    ///
+    /// # Errors
+    /// The descriptor is not a map.
+    pub fn from_any(fd: OwnedFd) -> Result<RawMap, BpfError> {
+        let info = map_info(&fd)?;
+        Ok(RawMap { fd, info })
+    }
+
     /// Type, sizes and capacity of the map, read when it was opened.
     pub fn info(&self) -> &MapInfo {
         &self.info
@@ -94,6 +106,27 @@ impl RawMap {
             |n| self.put(&keys[n * k..(n + 1) * k], &values[n * v..(n + 1) * v]),
         )
         .map_err(fail)
+    }
+
+    /// Inserts one entry unless the map has its key; returns whether it did. Programs that write the
+    /// same key meanwhile win.
+    ///
+    /// # Errors
+    /// A key or value of another size, or a per-CPU map (`InvalidInput`); E2BIG if the map is full;
+    /// any other error of the kernel.
+    pub fn insert_absent(&self, key: &[u8], value: &[u8]) -> Result<bool, BpfError> {
+        let fail = |e| self.fail("write to", e);
+        if self.count(key).map_err(fail)? != 1 || value.len() != self.sizes().1 {
+            return Err(fail(io::ErrorKind::InvalidInput.into()));
+        }
+        let mut attr = self.elem(key, value.as_ptr() as u64);
+        attr.flags = NOEXIST;
+        // SAFETY: key and value are live and have the map's sizes; the kernel only reads.
+        match unsafe { bpf(Cmd::MapUpdate, &mut attr) } {
+            Ok(_) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(e) => Err(fail(e)),
+        }
     }
 
     /// Deletes entries in as few calls as the kernel allows; absent keys are skipped.

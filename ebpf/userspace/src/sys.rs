@@ -9,6 +9,7 @@ use zerocopy::{Immutable, IntoBytes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Cmd {
+    MapCreate = 0,
     MapLookup = 1,
     MapUpdate = 2,
     MapDelete = 3,
@@ -36,6 +37,19 @@ impl Cmd {
             Cmd::MapLookupBatch | Cmd::MapUpdateBatch | Cmd::MapDeleteBatch | Cmd::ProgTestRun
         )
     }
+}
+
+#[repr(C)]
+#[derive(Default, IntoBytes, Immutable)]
+pub(crate) struct MapCreateAttr {
+    pub map_type: u32,
+    pub key_size: u32,
+    pub value_size: u32,
+    pub max_entries: u32,
+    pub map_flags: u32,
+    pub inner_map_fd: u32,
+    pub numa_node: u32,
+    pub map_name: [u8; 16],
 }
 
 #[repr(C)]

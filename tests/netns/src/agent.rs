@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::node::{BIN_DIR, CONF_DIR};
 use crate::process::{COMMAND_DEADLINE, Process, run};
-use crate::{Namespaces, Node, agent_binary, cni_binary, eventually};
+use crate::{Namespaces, Node, Version, eventually};
 
 /// Address of the agent's health server.
 const HEALTH: &str = "127.0.0.1:10256";
@@ -21,18 +21,20 @@ pub struct Agent {
     process: Process,
     namespaces: Namespaces,
     log: std::path::PathBuf,
+    /// Length of the log when it started.
+    log_start: usize,
 }
 
 impl Agent {
-    fn command(node: &Node, flags: &[&str]) -> std::process::Command {
-        let mut command = node.namespaces.command(agent_binary());
+    fn command(node: &Node, version: Version, flags: &[&str]) -> std::process::Command {
+        let mut command = node.namespaces.command(version.agent());
         node.cgroup.adopt(&mut command, "");
         command
             .arg("agent")
             .args(["--node-name", &node.name])
             .args(["--cni-conf-dir", CONF_DIR, "--cni-bin-dir", BIN_DIR])
             .arg("--cni-binary")
-            .arg(cni_binary())
+            .arg(version.cni())
             .arg("--cgroup-root")
             .arg(node.cgroup_root())
             .args(flags)
@@ -45,25 +47,27 @@ impl Agent {
         command
     }
 
-    pub(crate) fn start(node: &Node, flags: &[&str]) -> Agent {
+    pub(crate) fn start(node: &Node, version: Version, flags: &[&str]) -> Agent {
         let log = File::options().create(true).append(true).open(&node.log).unwrap();
-        let child = Agent::command(node, flags)
+        let log_start = log.metadata().unwrap().len() as usize;
+        let child = Agent::command(node, version, flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}", agent_binary().display()));
+            .unwrap_or_else(|e| panic!("{}: {e}", version.agent().display()));
         Agent {
             process: Process::from_child(child, "agent"),
             namespaces: node.namespaces.clone(),
             log: node.log.clone(),
+            log_start,
         }
     }
 
     /// Runs an agent that is expected to exit with a failure; returns its standard error.
     #[track_caller]
     pub(crate) fn fail(node: &Node, flags: &[&str]) -> String {
-        let output = run(&mut Agent::command(node, flags), COMMAND_DEADLINE)
+        let output = run(&mut Agent::command(node, Version::This, flags), COMMAND_DEADLINE)
             .unwrap_or_else(|e| panic!("agent {flags:?}: {e}"));
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "agent {flags:?} succeeded: {text}");
@@ -114,6 +118,16 @@ impl Agent {
         eventually(&format!("{words:?} in the log"), || {
             let log = self.log();
             if log.contains(words) { Ok(()) } else { Err(log) }
+        });
+    }
+
+    /// Waits until this agent, and not one before it, has logged one of these.
+    #[track_caller]
+    pub fn wait_own_log(&self, words: &[&str]) {
+        eventually(&format!("one of {words:?} in the log"), || {
+            let log = self.log();
+            let new = log.get(self.log_start..).unwrap_or_default();
+            if words.iter().any(|words| new.contains(words)) { Ok(()) } else { Err(log) }
         });
     }
 

@@ -12,6 +12,39 @@ pub fn agent_binary() -> PathBuf {
     find("SLUICE_AGENT_BIN", "target/x86_64-unknown-linux-gnu/release/sluice")
 }
 
+/// A version of Sluice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The one under test.
+    This,
+    /// One with another ABI: other layouts of flows, pods and configuration, another capacity.
+    Next,
+}
+
+impl Version {
+    /// Name of the directory of its pins.
+    pub fn pins(self) -> String {
+        let number = sluice_abi::ABI_VERSION + if self == Version::This { 0 } else { 1 };
+        format!("v{number}")
+    }
+
+    /// Its agent.
+    pub fn agent(self) -> PathBuf {
+        match self {
+            Version::This => agent_binary(),
+            Version::Next => find("SLUICE_NEXT_AGENT_BIN", "target/next/sluice"),
+        }
+    }
+
+    /// Its CNI binary.
+    pub fn cni(self) -> PathBuf {
+        match self {
+            Version::This => cni_binary(),
+            Version::Next => find("SLUICE_NEXT_CNI_BIN", "target/next/sluice-cni"),
+        }
+    }
+}
+
 /// The eBPF object.
 pub fn bpf_object() -> PathBuf {
     find("SLUICE_BPF_OBJECT", "target/bpf/sluice.o")

@@ -39,7 +39,9 @@ mod tunnel;
 mod wait;
 
 pub use agent::Agent;
-pub use binaries::{agent_binary, bpf_object, cni_binary, find_plugin, own_program, plugin};
+pub use binaries::{
+    Version, agent_binary, bpf_object, cni_binary, find_plugin, own_program, plugin,
+};
 pub use cgroup::Cgroup;
 pub use cni::{CniCall, CniOutput};
 pub use host::Host;

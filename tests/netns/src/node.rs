@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
 use crate::process::{COMMAND_DEADLINE, run};
-use crate::{Agent, CniCall, CniOutput, Host, Namespaces, Pod, Sandbox, agent_binary, pod};
+use crate::{
+    Agent, CniCall, CniOutput, Host, Namespaces, Pod, Sandbox, Version, agent_binary, pod,
+};
 
 /// Folder of the CNI configuration that the agent writes.
 pub(crate) const CONF_DIR: &str = "/run/cni/net.d";
@@ -79,7 +81,12 @@ impl Node {
 
     /// Starts the agent with more flags and does not wait.
     pub fn agent_not_ready(&self, flags: &[&str]) -> Agent {
-        Agent::start(self, flags)
+        Agent::start(self, Version::This, flags)
+    }
+
+    /// Starts the agent of a version and does not wait.
+    pub fn agent_of(&self, version: Version) -> Agent {
+        Agent::start(self, version, &[])
     }
 
     /// Runs an agent whose flags it must refuse; returns its standard error.
@@ -145,6 +152,14 @@ impl Node {
     #[track_caller]
     pub fn cni_with(&self, verb: &str, config: &Value, sandbox: &Sandbox) -> CniOutput {
         CniCall::for_sandbox(verb, config, sandbox).run(&self.namespaces)
+    }
+
+    /// Calls the CNI binary that the agent has installed, as a runtime does.
+    #[track_caller]
+    pub fn installed_cni(&self, verb: &str, sandbox: &Sandbox) -> CniOutput {
+        CniCall::for_sandbox(verb, &self.config(), sandbox)
+            .with_binary(Path::new(BIN_FILE))
+            .run(&self.namespaces)
     }
 
     /// Calls the CNI binary with a verb that concerns no sandbox: STATUS, GC or VERSION.

@@ -126,13 +126,15 @@ fn packet(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally
 }
 
 fn netns(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> {
-    let programs = runner.prepare(|| {
+    let (next, programs) = runner.prepare(|| {
         setup::tests()?;
-        build::programs(cache)
+        // Cargo places both versions' programs at the same paths; the last one stays.
+        let next = build::next_programs(cache)?;
+        Ok((next, build::programs(cache)?))
     })?;
     // One test at a time: some of them measure time.
     isolated("netns-tests", options, runner, "--test-threads=1", |command| {
-        command.envs(programs.environment());
+        command.envs(programs.environment()).envs(next.environment());
     })
 }
 

@@ -90,7 +90,8 @@ impl Abi {
         for item in items {
             match item {
                 syn::Item::Struct(item) if public(&item.vis) => {
-                    let fields = item.fields.iter().enumerate().map(|(index, field)| Field {
+                    let present = item.fields.iter().filter(|field| !is_of_next(&field.attrs));
+                    let fields = present.enumerate().map(|(index, field)| Field {
                         name: field.ident.as_ref().map_or(index.to_string(), ToString::to_string),
                         kind: text_of(&field.ty),
                         line: field.span().start().line,
@@ -277,6 +278,16 @@ fn public_modules(lib: &syn::File) -> BTreeSet<String> {
             _ => None,
         })
         .collect()
+}
+
+/// Whether an item exists only with the feature `abi-next`.
+fn is_of_next(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| match &attribute.meta {
+        syn::Meta::List(list) if list.path.is_ident("cfg") => {
+            list.tokens.to_string().starts_with("feature = \"abi-next\"")
+        }
+        _ => false,
+    })
 }
 
 /// The source text of a type, without spaces.

@@ -132,20 +132,22 @@ async fn restart_changes_nothing_before_the_node_object_is_known() {
 
 /// Programs of an earlier agent are attached, with other maps.
 #[tokio::test(start_paused = true)]
-async fn programs_with_empty_tables_are_attached_after_these_are_written() {
+async fn programs_take_over_from_another_version_after_their_tables_are_written() {
     let mut kernel = FakeKernel::new(host());
     let (lease, link) = pod(7);
     kernel.leases.push(lease);
     kernel.host.links.push(link);
     let mut harness = Harness::with(&[], kernel);
-    harness.attach_after_tables();
+    harness.take_over_later();
     let mut log = harness.run_for(Duration::from_secs(40)).await;
     log.extend(harness.apply(node("n1", "172.18.0.2", "10.244.1.0/24")).await);
     assert_eq!(only(&log, "attach"), Vec::<&str>::new());
     let log = harness.send(lists(web(&["10.244.2.7"]))).await;
     let written = position(&log, "put FRONTENDS");
-    for label in ["attach uplink 2", "attach sockets", "attach pod 107"] {
-        assert!(position(&log, label) > written, "{label} in {log:?}");
+    let switched = position(&log, "hand over");
+    assert!(switched > written, "{log:?}");
+    for label in ["attach uplink 2", "attach sockets", "attach pod 107", "install CNI binary"] {
+        assert!(position(&log, label) > switched, "{label} in {log:?}");
     }
     assert!(harness.state().ready());
 }

@@ -1,26 +1,27 @@
 //! Loads the eBPF object: maps and programs in the kernel, pinned. Nothing is attached here.
 //!
-//! A pinned map is kept with its contents if its shape is exactly the one that the object declares
-//! (aya checks less); otherwise it is replaced by an empty one. A pinned program is kept if its code
-//! and its maps are the same; otherwise the new one is pinned beside it and renamed over it, so that
-//! the CNI binary finds a program at any time.
+//! A pinned map is kept with its contents if its description and its shape are exactly those of this
+//! agent (aya checks less); otherwise it is replaced, and [`migration`] takes its entries over. A
+//! pinned program is kept if its code and its maps are the same; otherwise the new one is pinned
+//! beside it and renamed over it, so that the CNI binary finds a program at any time.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, ProgramError};
-use aya::{EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_obj::EbpfSectionKind;
-use sluice_abi::{NodeConfig, map, node_flags, pin, program};
-use sluice_bpf::{self as bpf, Map};
+use sluice_abi::{map, pin, program};
+use sluice_bpf::layout::{self, Layouts};
+use sluice_bpf::{self as bpf};
+
+use super::migration::{self, MigrationError, PinSet, Role, describe, remove_pin, waiting};
 
 /// The eBPF object; empty if the agent was built without it.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
-
-/// The tables that `NODE_CONFIG`'s READY vouches for.
-const TABLES: [&str; 4] = [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::NETWORKS];
 
 /// Helper number of `bpf_set_retval`.
 const BPF_FUNC_SET_RETVAL: aya_obj::generated::bpf_func_id =
@@ -59,6 +60,9 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    /// The state of another version cannot be taken over.
+    #[error("take over from another version")]
+    Migration(#[from] MigrationError),
     /// A pinned object could not be opened or inspected.
     #[error(transparent)]
     Bpf(#[from] bpf::BpfError),
@@ -69,22 +73,27 @@ pub enum LoadError {
 pub struct Loaded {
     /// Pinned maps that were kept.
     pub maps_kept: usize,
+    /// Maps of another version that this one uses too.
+    pub maps_shared: usize,
     /// Maps that were created.
     pub maps_created: usize,
     /// Pinned programs that were kept.
     pub programs_kept: usize,
     /// Programs that were pinned, some of them over an older one.
     pub programs_pinned: usize,
-    /// Whether programs of an earlier agent that is ready use other maps: the new ones are not
-    /// ready, and replace them after the tables are written.
-    pub replaces_ready: bool,
+    /// The version whose programs are active, and from which this one has to take over after the
+    /// tables are written.
+    pub takes_over_from: Option<String>,
 }
 
-/// Loads and pins everything below [`pin::ROOT`].
+/// Number of entries of maps by name, where it is not that of the object.
+pub type Capacities = BTreeMap<&'static str, u32>;
+
+/// Loads and pins everything below [`pin::ROOT`]. A map whose capacity is another one is migrated.
 ///
 /// # Errors
 /// The first step that failed. Objects pinned before it stay pinned.
-pub fn load() -> Result<Loaded, LoadError> {
+pub fn load(capacities: &Capacities) -> Result<Loaded, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
@@ -97,37 +106,33 @@ pub fn load() -> Result<Loaded, LoadError> {
             .map_err(|source| LoadError::Pin { path: dir.into(), source })?;
     }
     let mut loaded = Loaded::default();
-    let shapes = declared_shapes()?;
-    let mut replaced = false;
-    for shape in &shapes {
-        let kept = keep_or_unpin(shape, &maps_dir.join(&shape.name), &mut loaded)?;
-        replaced |= !kept && TABLES.contains(&shape.name.as_str());
+    let mut shapes = declared_shapes()?;
+    for shape in &mut shapes {
+        if let Some(entries) = capacities.get(shape.name.as_str()) {
+            shape.max_entries = *entries;
+        }
     }
-    let former = if replaced { unpin_node_config(maps_dir, &mut loaded)? } else { None };
-
-    let have_set_retval = u8::from(
-        aya::sys::is_helper_supported(
-            aya::programs::ProgramType::CgroupSockAddr,
-            BPF_FUNC_SET_RETVAL,
-        )
-        .unwrap_or(false),
-    );
-    let mut loader = EbpfLoader::new();
-    // The programs have no relocations against kernel types; without BTF, aya does not allocate
-    // megabytes for it.
-    loader.btf(None).override_global("HAVE_SET_RETVAL", &have_set_retval, false);
-    for shape in &shapes {
-        loader.map_pin_path(&shape.name, maps_dir.join(&shape.name));
+    let shapes = shapes;
+    let layouts = layout::current();
+    replace_changed(&shapes, &layouts)?;
+    let source = migration::active_other()?;
+    if let Some(source) = &source {
+        share(&shapes, &layouts, source, &mut loaded)?;
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|e| LoadError::Maps(Box::new(e)))?;
+    let is_pinned = |shape: &&Shape| maps_dir.join(&shape.name).exists();
+    loaded.maps_kept = shapes.iter().filter(is_pinned).count() - loaded.maps_shared;
+    loaded.maps_created = shapes.len() - loaded.maps_kept - loaded.maps_shared;
 
-    if let Some(former) = former {
-        loaded.replaces_ready = former.flags & node_flags::READY != 0;
-        let config = NodeConfig { flags: former.flags & !node_flags::READY, ..former };
-        Map::<u32, NodeConfig>::open_pinned(maps_dir.join(map::NODE_CONFIG))?
-            .update(&0, &config)?;
+    let mut ebpf = create_maps(&shapes)?;
+    describe(&layouts)?;
+    if let Some(source) = &source {
+        let own = PinSet::own()?.ok_or(MigrationError::NotReady)?;
+        // Not since an earlier start, nor by an earlier switch.
+        if own.flags()? == Some(0) {
+            migration::copy_tables(source, &own)?;
+        }
+        loaded.takes_over_from = Some(source.name());
     }
-
     let pinned_maps = pinned_map_ids(&shapes)?;
     for name in program::TC.into_iter().chain(program::SOCKET) {
         let loaded_program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
@@ -144,7 +149,33 @@ pub fn load() -> Result<Loaded, LoadError> {
         }
         pin_program(name, loaded_program, &pinned_maps, &mut loaded)?;
     }
+    if source.is_none() {
+        migration::publish_programs()?;
+        if migration::is_interrupted()? {
+            migration::hand_over()?;
+        }
+    }
     Ok(loaded)
+}
+
+/// Creates the maps that are not pinned, and pins them.
+fn create_maps(shapes: &[Shape]) -> Result<Ebpf, LoadError> {
+    let have_set_retval = u8::from(
+        aya::sys::is_helper_supported(
+            aya::programs::ProgramType::CgroupSockAddr,
+            BPF_FUNC_SET_RETVAL,
+        )
+        .unwrap_or(false),
+    );
+    let mut loader = EbpfLoader::new();
+    // The programs have no relocations against kernel types; without BTF, aya does not allocate
+    // megabytes for it.
+    loader.btf(None).override_global("HAVE_SET_RETVAL", &have_set_retval, false);
+    for shape in shapes {
+        loader.map_pin_path(&shape.name, Path::new(pin::MAPS).join(&shape.name));
+        loader.map_max_entries(&shape.name, shape.max_entries);
+    }
+    loader.load(OBJECT).map_err(|e| LoadError::Maps(Box::new(e)))
 }
 
 /// Returns memory that loading used to the system; parsed type information is large.
@@ -188,52 +219,79 @@ fn declared_shapes() -> Result<Vec<Shape>, LoadError> {
     Ok(shapes)
 }
 
-/// Unpins `NODE_CONFIG` and returns its row. Programs that are attached go on with their maps; the
-/// new ones get a configuration of their own, which is not READY, because the tables that READY
-/// vouches for are empty.
-fn unpin_node_config(
-    maps_dir: &Path,
-    loaded: &mut Loaded,
-) -> Result<Option<NodeConfig>, LoadError> {
-    let path = maps_dir.join(map::NODE_CONFIG);
-    let former = match Map::<u32, NodeConfig>::open_pinned(&path) {
-        Ok(config) => config.lookup(&0)?,
-        Err(e) if e.errno() == libc::ENOENT => return Ok(None),
-        Err(e) => return Err(e.into()),
-    };
-    fs::remove_file(&path).map_err(|source| LoadError::Pin { path, source })?;
-    loaded.maps_kept -= 1;
-    loaded.maps_created += 1;
-    Ok(former)
+/// The shape of a pinned map; `None` if nothing, or another kind of object, is pinned.
+fn pinned_shape(name: &str, path: &Path) -> Option<Shape> {
+    let info = bpf::map_info(bpf::obj_get(path).ok()?).ok()?;
+    Some(Shape {
+        name: name.to_owned(),
+        map_type: info.map_type,
+        key_size: info.key_size,
+        value_size: info.value_size,
+        max_entries: info.max_entries,
+        flags: info.flags,
+    })
 }
 
-/// Keeps a pinned map of the wanted shape, and unpins any other. Returns whether a map was kept.
-fn keep_or_unpin(wanted: &Shape, path: &Path, loaded: &mut Loaded) -> Result<bool, LoadError> {
-    let fd = match bpf::obj_get(path) {
-        Ok(fd) => fd,
-        Err(e) if e.errno() == libc::ENOENT => {
-            loaded.maps_created += 1;
-            return Ok(false);
-        }
-        Err(e) => return Err(e.into()),
-    };
-    // Another kind of object may be pinned there.
-    let found = bpf::map_info(&fd).ok().map(|i| Shape {
-        name: wanted.name.clone(),
-        map_type: i.map_type,
-        key_size: i.key_size,
-        value_size: i.value_size,
-        max_entries: i.max_entries,
-        flags: i.flags,
-    });
-    if found.as_ref() == Some(wanted) {
-        loaded.maps_kept += 1;
-        return Ok(true);
+/// Unpins maps whose shape or description is not that of this agent. If this version's programs are
+/// active, they go on from a directory of their own.
+fn replace_changed(shapes: &[Shape], layouts: &Layouts) -> Result<(), LoadError> {
+    let maps_dir = Path::new(pin::MAPS);
+    let is_pinned = maps_dir.join(map::NODE_CONFIG).exists();
+    if is_pinned && !Path::new(pin::ROOT).join(pin::LAYOUTS).exists() {
+        // The layouts of a version do not change; an agent that ended early has not pinned them.
+        describe(layouts)?;
     }
-    tracing::warn!(map = %wanted.name, ?found, ?wanted, "pinned map has another shape: replaced by an empty map");
-    fs::remove_file(path).map_err(|source| LoadError::Pin { path: path.to_owned(), source })?;
-    loaded.maps_created += 1;
-    Ok(false)
+    let Some(own) = PinSet::own()? else { return Ok(()) };
+    let mut changed = Vec::new();
+    for wanted in shapes {
+        let path = maps_dir.join(&wanted.name);
+        if !path.exists() {
+            continue;
+        }
+        let found = pinned_shape(&wanted.name, &path);
+        let name = wanted.name.as_str();
+        if found.as_ref() != Some(wanted) || own.layout(name) != layouts.0.get(name) {
+            tracing::info!(map = %name, ?found, ?wanted, "pinned map has another shape, replaced");
+            changed.push(path);
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    if own.role()? == Role::Active {
+        let aside = own.set_aside()?;
+        tracing::info!(pins = %aside.display(), "programs go on with their maps until they are replaced");
+        let per_version = [map::NODE_CONFIG, map::SUCCESSORS, map::PREDECESSORS];
+        changed.extend(per_version.map(|name| maps_dir.join(name)));
+    }
+    for path in changed {
+        remove_pin(&path)?;
+    }
+    Ok(())
+}
+
+/// Pins maps of another version whose description and shape are those of this one, so that the
+/// programs of both use the same map.
+fn share(
+    shapes: &[Shape],
+    layouts: &Layouts,
+    source: &PinSet,
+    loaded: &mut Loaded,
+) -> Result<(), LoadError> {
+    for wanted in shapes {
+        let path = Path::new(pin::MAPS).join(&wanted.name);
+        let name = wanted.name.as_str();
+        let described = layouts.0.get(name).filter(|_| name != map::NODE_CONFIG);
+        if described.is_none() || source.layout(name) != described || path.exists() {
+            continue;
+        }
+        let theirs = source.dir().join("maps").join(name);
+        if pinned_shape(name, &theirs).as_ref() == Some(wanted) {
+            bpf::obj_pin(&path, bpf::obj_get(&theirs)?)?;
+            loaded.maps_shared += 1;
+        }
+    }
+    Ok(())
 }
 
 fn pinned_map_ids(shapes: &[Shape]) -> Result<Vec<u32>, LoadError> {
@@ -272,6 +330,7 @@ fn pin_program(
         Ok(fd) => {
             let pinned = bpf::prog_info(&fd);
             if pinned.is_ok_and(|pinned| same(&pinned, &fresh_info, pinned_maps)) {
+                remove_pin(&path.with_file_name(waiting(name)))?;
                 loaded.programs_kept += 1;
                 return Ok(());
             }
@@ -279,14 +338,10 @@ fn pin_program(
         Err(e) if e.errno() == libc::ENOENT => {}
         Err(e) => return Err(e.into()),
     }
-    // bpffs refuses names with dots.
-    let beside = Path::new(pin::PROGRAMS).join(format!("{name}_new"));
-    match fs::remove_file(&beside) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error(e)),
-        _ => {}
-    }
+    // It replaces the pinned one when this version takes over.
+    let beside = path.with_file_name(waiting(name));
+    remove_pin(&beside)?;
     fresh.pin(&beside).map_err(|e| error(io::Error::other(e.to_string())))?;
-    fs::rename(&beside, &path).map_err(error)?;
     loaded.programs_pinned += 1;
     Ok(())
 }

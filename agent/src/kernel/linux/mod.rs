@@ -8,6 +8,7 @@ pub mod cni_files;
 pub mod hooks;
 pub mod load;
 pub mod maps;
+pub mod migration;
 pub mod monitor;
 pub mod network;
 pub mod other_networks;
@@ -36,6 +37,7 @@ use sluice_pod::{HostPath, PathPart, host_path, host_paths, restore};
 
 pub use self::cni_files::InstallError;
 pub use self::hooks::{CgroupError, HookError};
+use self::migration::HandedOver;
 pub use self::sysctl::SysctlError;
 use super::counters;
 use super::{
@@ -190,8 +192,18 @@ impl Hooks for LinuxKernel {
         hooks::attach_sockets(&self.paths.cgroup_root)
     }
 
+    fn hand_over(&mut self) -> Result<HandedOver> {
+        let done = migration::hand_over()?;
+        self.pins = pins::Pins::open()?;
+        Ok(done)
+    }
+
     fn restore_pins(&mut self) -> Result<usize> {
         self.pins.restore()
+    }
+
+    fn stale_pins(&mut self) -> Result<Vec<String>> {
+        pins::stale().map_err(|e| KernelError::io("list the pins", e))
     }
 
     fn remove_stale_pins(&mut self) -> Result<Vec<String>> {

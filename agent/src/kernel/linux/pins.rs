@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use sluice_abi::pin;
 use sluice_bpf as bpf;
 
+use super::migration::version_dirs;
 use crate::kernel::KernelError;
 
 /// Directories of the pins.
@@ -114,6 +115,16 @@ pub fn base() -> &'static Path {
     root.parent().unwrap_or(root)
 }
 
+/// Names of the other versions that have pins.
+///
+/// # Errors
+/// The directory of all versions cannot be listed.
+pub fn stale() -> io::Result<Vec<String>> {
+    let own = Path::new(pin::ROOT);
+    let others = version_dirs(base())?.into_iter().filter(|dir| dir != own);
+    Ok(others.map(|dir| dir.file_name().unwrap_or_default().to_string_lossy().into()).collect())
+}
+
 /// Removes the pins of other ABI versions, which an older or newer agent left. Programs that are
 /// still attached keep running; their maps are freed with them. Returns the names of the versions.
 ///
@@ -125,15 +136,11 @@ pub fn remove_stale() -> Result<Vec<String>, (PathBuf, io::Error)> {
 
 fn remove_siblings(current: &Path, base: &Path) -> Result<Vec<String>, (PathBuf, io::Error)> {
     let mut removed = Vec::new();
-    for entry in fs::read_dir(base).map_err(|e| (base.to_owned(), e))? {
-        let path = entry.map_err(|e| (base.to_owned(), e))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let version = name.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok());
-        if path == current || !version {
-            continue;
+    for path in version_dirs(base).map_err(|e| (base.to_owned(), e))? {
+        if path != current {
+            fs::remove_dir_all(&path).map_err(|e| (path.clone(), e))?;
+            removed.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
-        fs::remove_dir_all(&path).map_err(|e| (path.clone(), e))?;
-        removed.push(name);
     }
     removed.sort();
     Ok(removed)

@@ -95,6 +95,18 @@ async fn secret_of_source_ports_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bits_of_a_migration_are_kept() {
+    let mut harness = Harness::ready_with(vec![]).await;
+    let (_, config) = harness.kernel().rows::<NodeConfigs>()[0];
+    let flags = config.flags | node_flags::LOOK_BACK | node_flags::HANDED_OVER;
+    harness.kernel().overwrite::<NodeConfigs>(0, NodeConfig { flags, mtu: 1, ..config });
+    harness.kernel().host.ephemeral_ports = (32_768, 61_999);
+    harness.send([Event::HostNetwork]).await;
+    let (_, repaired) = harness.kernel().rows::<NodeConfigs>()[0];
+    assert_eq!((repaired.flags, repaired.mtu), (flags, config.mtu));
+}
+
+#[tokio::test(start_paused = true)]
 async fn source_ports_exclude_the_ephemeral_ports_and_none_is_reported() {
     let node = HostState { ephemeral_ports: (1024, 65_535), ..host() };
     let mut harness = Harness::with(&[], FakeKernel::new(node));

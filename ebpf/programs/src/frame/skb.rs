@@ -12,6 +12,7 @@ use aya_ebpf::{
         bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
+use sluice_abi::program::handover_mark;
 use sluice_packet::{checksum::Delta, eth, ip, l4::Kind};
 
 use super::{Changed, Frame};
@@ -69,6 +70,22 @@ impl Skb {
     pub fn is_forwarded(&self) -> bool {
         // SAFETY: see `new`.
         unsafe { (*self.skb).tc_index == FORWARDED }
+    }
+
+    /// Sets the mark for the program of another version: one of [`handover_mark`], or 0.
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        // SAFETY: see `new`; the control block is writable at tc hooks.
+        unsafe { (*self.skb).cb[handover_mark::WORD] = mark }
+    }
+
+    /// Returns and clears the mark.
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: see `new`.
+        let mark = unsafe { (*self.skb).cb[handover_mark::WORD] };
+        self.set_mark(0);
+        mark
     }
 
     /// Makes the receiving stack accept the frame.

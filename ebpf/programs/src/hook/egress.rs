@@ -6,6 +6,7 @@ use sluice_packet::l4::Kind;
 use crate::{
     config::Node,
     flow::{FlowState, Origin},
+    handover,
     packet::Packet,
     scratch::Scratch,
     stage::{
@@ -34,13 +35,14 @@ pub fn from_pod<F: Outlined>(
         if origin == Origin::Pod {
             antispoof::require_own_address(&s.packet, &s.headers)?;
         }
-        return error_from_pod(f, s);
+        return error_from_pod(f, s, node);
     }
     match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
         Lookup::Known => return Ok(s.flow.class),
         Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),
         Lookup::New => {}
     }
+    handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, origin);
     s.flow.client = if origin == Origin::Pod {
         antispoof::require_own_address(&s.packet, &s.headers)?
@@ -76,8 +78,13 @@ fn new_from_pod<F: Outlined>(
 }
 
 #[inline(always)]
-fn error_from_pod<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClass, Verdict> {
+fn error_from_pod<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    node: Node,
+) -> Result<DestinationClass, Verdict> {
     if !icmp::find(f, s) {
+        handover::require_no_flow_elsewhere(f, node)?;
         return Err(Verdict::Drop(DropReason::NotTracked));
     }
     s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
@@ -87,7 +94,11 @@ fn error_from_pod<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClas
 /// Finds the flow of a packet from the node's stack; returns its destination class. Only packets to
 /// Services are handled.
 #[inline(always)]
-pub fn from_node<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClass, Verdict> {
+pub fn from_node<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    node: Node,
+) -> Result<DestinationClass, Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     let class = class::of(&s.packet.tuple.dst, &mut s.destination);
     if !class.may_be_service() || s.packet.kind == Kind::IcmpError {
@@ -102,6 +113,7 @@ pub fn from_node<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClass
             Err(Verdict::Bypass(Bypass::NodeTraffic))
         };
     }
+    handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     s.flow.source_class = DestinationClass::Node;
     let Some(chosen) = service::choose(&s.packet)? else {

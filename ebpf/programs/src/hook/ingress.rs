@@ -6,6 +6,7 @@ use sluice_packet::l4::Kind;
 use crate::{
     config::Node,
     flow::Origin,
+    handover,
     scratch::Scratch,
     stage::{
         antispoof,
@@ -40,6 +41,7 @@ pub fn from_netdev<F: Outlined>(
         Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),
         Lookup::New => {}
     }
+    handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Wire);
     antispoof::require_remote_address(&s.packet, node)?;
     s.flow.class = class::of(&s.packet.tuple.dst, &mut s.destination);
@@ -81,6 +83,9 @@ fn error_from_netdev<F: Outlined>(
 ) -> Result<DestinationClass, Verdict> {
     antispoof::require_remote_address(&s.packet, node)?;
     let known = icmp::find(f, s);
+    if !known {
+        handover::require_no_flow_elsewhere(f, node)?;
+    }
     s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
     match s.flow.class {
         _ if known => Ok(s.flow.class),

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use sluice_abi::program::Hook;
 
-use crate::{exit, frame::Skb, scratch::Scratch, verdict::Verdict};
+use crate::{exit, frame::Skb, handover, scratch::Scratch, verdict::Verdict};
 
 mod egress;
 mod ingress;
@@ -49,6 +49,7 @@ pub fn run_without_ethernet(
     if !frame.is_v4() {
         return exit::NEXT;
     }
+    handover::enter_without_ethernet(&frame, hook);
     if !frame.push_ethernet_header() {
         return exit::SHOT;
     }

@@ -1,9 +1,9 @@
 //! Both directions of the uplink.
 
 use crate::{
-    config,
     flow::{Flow, Origin},
     frame::Skb,
+    handover,
     hook::{egress, ingress},
     maps,
     packet::Packet,
@@ -20,7 +20,7 @@ use crate::{
 #[inline(always)]
 pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     f.set_forwarded(false);
-    let Some(node) = config::node() else { return Ok(Verdict::Bypass(Bypass::NotReady)) };
+    let node = handover::enter(f, Verdict::Bypass(Bypass::NotReady))?;
     if !f.is_for_host() {
         return Ok(Verdict::Bypass(Bypass::NotForHost));
     }
@@ -55,7 +55,7 @@ pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         f.set_forwarded(false);
         return Ok(Verdict::Bypass(Bypass::Forwarded));
     }
-    let Some(node) = config::node() else { return Ok(Verdict::Bypass(Bypass::NotReady)) };
+    let node = handover::enter(f, Verdict::Bypass(Bypass::NotReady))?;
     if parse::frame(f, &mut s.packet, &mut s.headers).is_err() {
         return Ok(Verdict::Bypass(Bypass::Unparsed));
     }
@@ -64,7 +64,7 @@ pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     let class = if from_pod {
         egress::from_pod(f, s, node, Origin::Stack)?
     } else {
-        egress::from_node(f, s)?
+        egress::from_node(f, s, node)?
     };
     let source = if from_pod { Some(&s.packet.tuple.src) } else { None };
     let ends = Ends { source, destination: class.local_pod(&s.flow) };

@@ -7,9 +7,10 @@ use sluice_abi::{DropReason, FlowKind, PodRef, network_kind};
 use sluice_packet::l4::Kind;
 
 use crate::{
-    config::{self, Node},
+    config::Node,
     flow::Origin,
     frame::Skb,
+    handover,
     hook::egress,
     maps,
     packet::Packet,
@@ -37,7 +38,7 @@ pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         }
         Err(unparsed) => return Err(Verdict::Drop(unparsed.reason())),
     }
-    let node = config::node().ok_or(Verdict::Drop(DropReason::NotReady))?;
+    let node = handover::enter(f, Verdict::Drop(DropReason::NotReady))?;
     if s.packet.hop_limit <= 1 {
         // The node is the destination, or answers with "time exceeded".
         antispoof::require_own_address(&s.packet, &s.headers)?;
@@ -65,7 +66,7 @@ pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         Err(Unparsed::Arp) => return Ok(Verdict::Bypass(Bypass::Arp)),
         Err(unparsed) => return Err(Verdict::Drop(unparsed.reason())),
     }
-    let node = config::node().ok_or(Verdict::Drop(DropReason::NotReady))?;
+    let node = handover::enter(f, Verdict::Drop(DropReason::NotReady))?;
     match maps::local_pod(&s.packet.tuple.dst) {
         Some(pod) if pod.ifindex == s.packet.ifindex => {
             s.destination.pod = pod;
@@ -74,7 +75,7 @@ pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         _ => return Err(Verdict::Drop(DropReason::NoSuchPod)),
     }
     fragment::resolve_ports(&mut s.packet);
-    find_flow_to_pod(f, s, node);
+    find_flow_to_pod(f, s, node)?;
     let ends = Ends { source: None, destination: Some(&s.flow.translated.dst) };
     let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
@@ -87,18 +88,21 @@ pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
 
 /// Finds the flow of a packet from the node's stack to a pod.
 #[inline(always)]
-fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) {
+fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) -> Result<(), Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     if s.packet.kind == Kind::IcmpError {
-        icmp::find(f, s);
-        return;
+        if !icmp::find(f, s) {
+            handover::require_no_flow_elsewhere(f, node)?;
+        }
+        return Ok(());
     }
     let pod = s.destination.reference;
     if conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination)
         == Lookup::Known
     {
-        return;
+        return Ok(());
     }
+    handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     s.destination.reference = pod;
     s.flow.class = DestinationClass::LocalPod;
@@ -109,6 +113,7 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) {
         let forwarded = is_forwarded(&s.packet, node);
         s.flow.track(if forwarded { FlowKind::ViaStack } else { FlowKind::Direct });
     }
+    Ok(())
 }
 
 /// Whether the stack forwards this packet, that is, the node is not its source.

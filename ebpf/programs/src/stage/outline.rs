@@ -35,6 +35,9 @@ pub trait Outlined: Frame {
     /// [`conntrack::open_flow`].
     fn open_flow(&self, packet: &Packet, flow: &mut Flow, destination: &Destination) -> u32;
 
+    /// Returns and clears the mark of another version's program.
+    fn take_mark(&self) -> u32;
+
     /// [`icmp::restore`].
     fn restore_error(
         &self,
@@ -69,6 +72,11 @@ impl Outlined for Skb {
     #[inline(always)]
     fn open_flow(&self, packet: &Packet, flow: &mut Flow, destination: &Destination) -> u32 {
         skb_open_flow(self.as_ptr(), packet, flow, destination)
+    }
+
+    #[inline(always)]
+    fn take_mark(&self) -> u32 {
+        self.mark()
     }
 
     #[inline(always)]

@@ -13,6 +13,7 @@ mod repairs;
 mod restarts;
 mod services;
 mod unreachable;
+mod upgrades;
 
 use netns_tests::{Agent, Node, Topology, TopologyOptions};
 

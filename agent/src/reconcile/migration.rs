@@ -1,0 +1,44 @@
+//! Taking over from the programs of another version.
+//!
+//! Its programs handle every packet until the tables and the configuration of this version's are
+//! written; then all hooks are switched at once, and the other reconcilers replace the programs.
+
+use super::{NotReconciled, Reconciler, TABLES_EMPTY};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// What has to be in its desired state before.
+const AFTER: [Concern; 3] = [Concern::ServiceMaps, Concern::DeviceMap, Concern::NodeConfig];
+
+/// Switches the hooks, once.
+pub struct ReconcileMigration;
+
+impl Reconciler for ReconcileMigration {
+    fn concern(&self) -> Concern {
+        Concern::Migration
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        if state.may_attach() {
+            return Ok(());
+        }
+        if !state.tables_written() || state.conditions.any(&AFTER) {
+            return Err(TABLES_EMPTY);
+        }
+        let done = kernel.hand_over()?;
+        tracing::info!(
+            from = done.from.as_deref().unwrap_or("an earlier agent"),
+            flows_copied = done.flows.written,
+            flows_left_out = done.flows.left_out,
+            took = ?done.took,
+            "taken over from another version"
+        );
+        state.set_taken_over();
+        Ok(())
+    }
+}
