@@ -82,7 +82,8 @@ pub fn select(
         let included = choice.includes(link, &host.route_uses);
         let kept = *choice == DeviceChoice::Routes && !link.up && attached.contains(&link.index);
         let own = host.address_on(link.index, true, internal_ips);
-        let role = if link.index == uplink.link.index || included || kept {
+        let is_uplink = link.index == uplink.link.index;
+        let role = if is_uplink || (can_have_programs(link) && (included || kept)) {
             Role::Managed
         } else if host.route_uses.contains_key(&link.index) {
             Role::Unmanaged
@@ -91,11 +92,13 @@ pub fn select(
         };
         NodeDevice { link: link.clone(), address: own.or(uplink.v4).or_else(internal), role }
     };
-    host.links.iter().filter(|link| can_route(link)).map(device).collect()
+    host.links.iter().filter(|link| !link.name.starts_with(HOST_PREFIX)).map(device).collect()
 }
 
-fn can_route(link: &Link) -> bool {
-    !link.loopback && link.master.is_none() && !link.name.starts_with(HOST_PREFIX)
+/// Whether a device other than the uplink can have programs: not a port of another device, whose
+/// packets have two interfaces.
+fn can_have_programs(link: &Link) -> bool {
+    !link.loopback && link.master.is_none()
 }
 
 /// Whether a name matches a pattern, in which `*` is any text.
@@ -215,11 +218,20 @@ mod tests {
         assert_eq!(role("veth-ptp"), Some(Role::Unmanaged));
         assert_eq!(role("ib0"), Some(Role::Unmanaged));
         assert_eq!(role("eth2"), Some(Role::Unused));
-        assert_eq!(role("lo"), None);
+        assert_eq!(role("veth1"), Some(Role::Unmanaged), "a port");
+        assert_eq!(role("lo"), Some(Role::Unused));
+        assert_eq!(role("slc0123456789a"), None);
         let named = DeviceChoice::Named(vec!["eth0".to_owned()]);
         let selected = select(&host, &named, &uplink, &[], &BTreeSet::new());
         let unmanaged = selected.iter().filter(|d| d.role == Role::Unmanaged);
-        assert_eq!(unmanaged.count(), 5, "{selected:?}");
+        assert_eq!(unmanaged.count(), 6, "{selected:?}");
+    }
+
+    #[test]
+    fn uplink_has_programs_also_as_a_port_of_another_device() {
+        let mut host = host();
+        host.links[1].master = Some(9);
+        assert!(names(&host, &DeviceChoice::Routes, &[]).contains(&"eth0 172.18.0.2".to_owned()));
     }
 
     #[test]

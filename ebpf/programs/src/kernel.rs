@@ -15,6 +15,8 @@ use aya_ebpf::{
 };
 use sluice_abi::{Addr, Family, FlowKey, proto, tick as tick_of};
 
+use crate::maps;
+
 /// `AF_INET`.
 const AF_INET: u8 = 2;
 /// `AF_INET6`.
@@ -159,14 +161,15 @@ pub fn route(
 }
 
 /// Whether packets in the opposite direction of this tuple would be sent to the hardware address
-/// `mac` on interface `ifindex`. True as well if the kernel does not know the next hop's address: the packet may be
-/// what it would learn it from.
+/// `mac` on interface `ifindex`. True as well if the kernel does not know the next hop's address: the
+/// packet may be what it would learn it from. Of a device without Ethernet header, only the
+/// interface is compared.
 #[inline(always)]
 pub fn is_next_hop_back(context: *mut c_void, ifindex: u32, tuple: &FlowKey, mac: [u8; 6]) -> bool {
     // SAFETY: all-zero is a valid value of this C struct.
     let mut p: FibParams = unsafe { core::mem::zeroed() };
     match lookup(context, ifindex, tuple.proto, [&tuple.dst, &tuple.src], &mut p) {
-        FOUND => p.ifindex == ifindex && p.dmac == mac,
+        FOUND => p.ifindex == ifindex && (p.dmac == mac || !maps::has_ethernet(ifindex)),
         NO_NEIGHBOR => p.ifindex == ifindex,
         _ => false,
     }

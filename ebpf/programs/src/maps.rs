@@ -12,7 +12,7 @@ use aya_ebpf::{
 use sluice_abi::{
     Addr, Backend, Counter, Device, Direction, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
     Frontend, FrontendKey, LocalPod, Network, NodeConfig, PodFlows, PodRef, PortBe, SocketOrigins,
-    WILDCARD_PORT, WILDCARD_PROTO, flow_flags, map, network_kind, program,
+    WILDCARD_PORT, WILDCARD_PROTO, device_flags, flow_flags, map, network_kind, program,
 };
 
 /// The pods of this node by address.
@@ -123,6 +123,12 @@ pub fn pod_flows(reference: PodRef) -> Option<*mut PodFlows> {
 pub fn device(ifindex: u32) -> Option<Device> {
     // SAFETY: as for `frontend`.
     DEVICES.get_ptr(&ifindex).map(|p| unsafe { *p })
+}
+
+/// Whether frames of an interface have an Ethernet header.
+#[inline(always)]
+pub fn has_ethernet(ifindex: u32) -> bool {
+    device(ifindex).is_none_or(|device| device.flags & device_flags::NO_ETHERNET == 0)
 }
 
 /// The network of this address: a [`network_kind`].

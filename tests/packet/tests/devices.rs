@@ -204,3 +204,17 @@ fn reply_of_a_service_that_is_too_long_for_the_clients_route_is_answered() {
     let sent = datapath.from_pod(SERVER_IFINDEX, &reply).to_uplink(&[Outcome::Restored]);
     assert_eq!((sent.src, sent.dst), (VIP, LOW_MTU_HOST));
 }
+
+/// The stack forwards by other limits than the route lookup: what it sends has to be translated.
+#[test]
+fn packet_that_the_stack_forwards_beyond_the_mtu_of_the_route_is_masqueraded() {
+    let datapath = Datapath::node();
+    let to = (LOW_MTU_HOST, 53);
+    let short = datagram(to, 100);
+    let sent = datapath.from_pod(CLIENT_IFINDEX, &short).to_uplink(&[Outcome::Masqueraded]);
+    let frame = datagram(to, 1301).bytes();
+    let run = datapath.run(program::TO_NETDEV, &frame, SECOND_IFINDEX);
+    let forwarded = run.to_stack(&[Outcome::Masqueraded]);
+    assert_eq!((forwarded.src, forwarded.sport()), (sent.src, sent.sport()));
+    assert_ne!(forwarded.src, CLIENT);
+}

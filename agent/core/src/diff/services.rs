@@ -140,6 +140,7 @@ impl RealizedServices {
                 _ => true,
             });
         }
+        self.unclaimed.retain(|_, ids| !ids.is_empty());
         self.backends.succeed(&previous.backends);
         let used = previous.frontends.values().filter(|frontend| !frontend.broken);
         let used = used.map(|frontend| range_of(&frontend.value));

@@ -50,6 +50,13 @@ pub fn deliver<F: Outlined>(
                 Route::TooLong if is_answered_here(packet, flow, headers) => {
                     return Ok(Verdict::Reject(DropReason::TooLong));
                 }
+                // The stack has judged the length, and has a route: only the translation is missing.
+                Route::TooLong | Route::None if flow.origin == Origin::Stack => {
+                    if nat::apply(f, packet, flow, headers)? {
+                        store(f, headers)?;
+                    }
+                    return Ok(Verdict::to_stack(judged));
+                }
                 Route::TooLong | Route::None => return Ok(Verdict::to_stack(judged)),
             }
             nat::apply(f, packet, flow, headers)?;

@@ -84,8 +84,11 @@ pub fn from_pod<F: Outlined>(
 /// device than the one that the stack chose the source for.
 #[inline(always)]
 pub fn from_node<F: Outlined>(f: &F, packet: &Packet, flow: &mut Flow, hop: &mut NextHop) {
-    let set = flow.class.leaves_node() && set_source(f, packet, flow, hop);
-    if set && flow.translated.src != packet.tuple.src {
+    let moves = flow.class.leaves_node()
+        && f.route(packet, &flow.translated, 1, hop) == Route::Found
+        && hop.ifindex != packet.ifindex;
+    if moves && masquerade_set_source(hop, flow, 1) == 1 && flow.translated.src != packet.tuple.src
+    {
         flow.masquerade();
     } else {
         flow.translated.src = packet.tuple.src;
