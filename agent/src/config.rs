@@ -62,9 +62,9 @@ pub struct AgentArgs {
     /// else the device of the default route).
     #[arg(long, value_name = "DEVICE")]
     pub uplink: Option<String>,
-    /// Devices that packets of pods may leave by with an address of the node, separated by commas; `*`
-    /// is any text. They get programs, and so does the uplink (default: the devices that routes to
-    /// networks use). Packets that leave by another device keep the pod's address.
+    /// Comma-separated names of the devices that get programs, besides the uplink; `*` matches any
+    /// text (default: devices with routes to networks). Packets of pods that leave by another device
+    /// keep the pod's address.
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
     pub devices: Vec<String>,
     /// MTU of pods in bytes (default: the MTU of the uplink).

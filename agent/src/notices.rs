@@ -5,8 +5,8 @@
 //! once a second:  the folder of the leases changed without one               --> Event::Leases
 //! ```
 //! Nothing depends on a datagram: the CNI binary sends it without waiting, and the folder is compared by
-//! one system call. After a burst the socket rests: its queue in the kernel is short and senders drop
-//! what does not fit, so that a flood costs what a burst costs.
+//! one system call. After a burst the agent pauses for 5 ms: the kernel's queue is short and senders drop
+//! what does not fit, so a flood costs no more than a burst.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};

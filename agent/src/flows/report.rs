@@ -10,7 +10,7 @@ use sluice_pod::lease::Lease;
 use super::judge::Counts;
 
 /// Maps whose entries come and go. The others are arrays, which are always full.
-pub const MAPS: [&str; 8] = [
+pub const MAPS: [&str; 9] = [
     map::LOCAL_PODS,
     map::NETWORKS,
     map::FRONTENDS,
@@ -19,6 +19,7 @@ pub const MAPS: [&str; 8] = [
     map::FLOWS_NEW_POD,
     map::FLOWS_NEW_WIRE,
     map::FRAGMENTS,
+    map::DEVICES,
 ];
 /// Destinations that are counted at a time.
 const DESTINATIONS: usize = 4096;

@@ -32,7 +32,10 @@ struct Setup {
 impl Setup {
     fn new() -> Setup {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("cni/leases")).unwrap();
+        let leases = dir.path().join("cni/leases");
+        fs::create_dir_all(&leases).unwrap();
+        // The clock of a file system is coarse: the next change has to have another time.
+        fs::File::open(leases).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         let (sender, events) = mpsc::channel(4);
         let stats = CniStats::default();
         spawn(Store::new(dir.path().join("cni")), stats.clone(), sender).unwrap();
@@ -130,6 +133,9 @@ async fn a_flood_is_merged_and_does_not_block_senders() {
     }
     let (refused, took) = flood.await.unwrap();
     let pauses = took.as_millis() / PAUSE.as_millis();
-    assert!(refused > 2_500, "{refused} refused");
-    assert!(received <= pauses + 2, "{received} events in {took:?}");
+    let queue = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    let queue: u128 = queue.trim().parse().unwrap();
+    let accepted = 5_000 - refused as u128;
+    assert!(accepted <= (pauses + 2) * BURST as u128 + queue + 1, "{accepted} in {took:?}");
+    assert!((1..=pauses + 2).contains(&received), "{received} events in {took:?}");
 }

@@ -35,7 +35,7 @@ impl Reconciler for ReconcileForwarding {
             match kernel.enable_forwarding(&device) {
                 Ok(changed) => {
                     if !self.enabled.insert(device.clone()) && changed {
-                        tracing::warn!(%device, "forwarding was disabled by another program, enabled");
+                        tracing::warn!(%device, "forwarding was disabled by another program; enabled again");
                         state.repaired("forwarding", 1);
                     }
                 }

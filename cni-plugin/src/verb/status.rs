@@ -1,8 +1,8 @@
-//! STATUS: whether the dataplane can take pods. Reads the pins, so that a restart of the agent does not
-//! make the node unready.
+//! STATUS: whether the dataplane is loaded. Reads the pins only, so that a restart of the agent does not
+//! make the node not Ready.
 //!
-//! A full range is not part of it: container runtimes take a failing STATUS for a node that is not Ready,
-//! and the scheduler evicts pods of such a node. ADD fails then, and the agent reports it.
+//! A full range does not fail STATUS: container runtimes report a node whose STATUS fails as not Ready,
+//! and Kubernetes evicts the pods of such a node. ADD fails instead, and the agent reports a condition.
 
 use sluice_pod::Dataplane;
 

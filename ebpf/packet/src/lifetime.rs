@@ -101,7 +101,7 @@ impl Scarcity {
 /// Whether a new flow may take the tuple of this one: it is expired. If ports are scarce, also an
 /// answered UDP exchange or a closed TCP connection without packets for some seconds; if they are
 /// severely scarce, also a UDP stream that is idle for longer than an unanswered flow lives. A client
-/// that asks one server from all of its ports in turn makes streams of them.
+/// that sends requests to one server from each of its ports in turn turns its flows into streams.
 #[inline(always)]
 pub fn is_reusable(entry: &FlowEntry, now: u32, scarcity: Scarcity) -> bool {
     let idle = idle(entry, now);

@@ -32,7 +32,7 @@ fn flow_is_masqueraded_with_the_address_of_the_device_that_it_leaves_by() {
         let run = datapath.run(program::FROM_NETDEV, &frame, ifindex);
         let got = run.to_pod(&[Outcome::Restored]);
         assert_eq!((got.src, got.dst, got.dport()), (host, CLIENT, PORT));
-        // By an alias, with the same address and port.
+        // The next packet of the flow has the same address and port.
         let ack = Packet::tcp((CLIENT, PORT), (host, 80), ACK, b"");
         let again = datapath.from_pod(CLIENT_IFINDEX, &ack).to_uplink(&[Outcome::Masqueraded]);
         assert_eq!((again.src, again.sport()), (address, sent.sport()));

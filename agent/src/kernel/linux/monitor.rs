@@ -212,7 +212,7 @@ mod tests {
             deleted: false,
             protocol: 3,
             dst: dst.parse().ok(),
-            prefix: 64,
+            prefix: if dst.contains(':') { 64 } else { 24 },
             device: Some(3),
             gateway: false,
         };

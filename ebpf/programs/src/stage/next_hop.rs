@@ -1,7 +1,7 @@
 //! The next hop of a packet.
 //!
-//! A route lookup takes half of the time of a packet to another node. Each CPU remembers the results
-//! of its last lookups for the rest of a tick: a changed route is used after 1.07 s at the latest,
+//! A route lookup takes a third of the time of a packet to another node. Each CPU keeps the results of
+//! its last lookups for the rest of a tick: a changed route is used after 1.07 s at the latest,
 //! without notifications of the kernel.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
@@ -14,7 +14,7 @@ use crate::{
     stage::outline::Outlined,
 };
 
-/// Lookups that a CPU remembers; a power of two.
+/// Lookups that a CPU keeps; a power of two.
 const SLOTS: u32 = 512;
 
 /// A lookup: what it depends on, its tick and its result.

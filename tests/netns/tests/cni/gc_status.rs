@@ -52,7 +52,7 @@ fn gc_without_valid_attachments_is_refused_and_removes_nothing() {
 }
 
 #[test]
-fn status_reports_whether_add_can_succeed_without_an_agent() {
+fn status_reports_whether_the_dataplane_is_loaded_without_an_agent() {
     let (_topology, node) = node();
     let status = || node.cni_of_network("STATUS", &node.config());
     assert_eq!(status().ok(), Value::Null);

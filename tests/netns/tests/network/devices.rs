@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netns_tests::manifest::{service, slice_of};
+use netns_tests::peer::Echo;
 use netns_tests::{Host, Node, OUTSIDE, SECOND_OUTSIDE, Topology, eventually, ip, sysctl};
 
 const ETH1: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
@@ -128,6 +129,8 @@ fn path_mtu_of_each_route_is_discovered() {
     topology.apply("second", &yaml.join("---"));
     let service = format!("{VIP}:80");
     eventually("the Service", || pod.connect("tcp", &service));
+    // The capture has segments, not what the kernel would cut into them later.
+    ip(&pod.sandbox.namespaces, "link set eth0 gso_max_segs 1");
     let capture = node.capture("eth1", &topology.capture_file("eth1"));
     for (what, host) in pod.both_paths() {
         for target in [format!("{SECOND_OUTSIDE}:8080"), service.clone()] {
@@ -136,8 +139,9 @@ fn path_mtu_of_each_route_is_discovered() {
             assert_eq!(host.download(&target, BULK), Ok(BULK), "{what}, download from {target}");
         }
     }
-    drop(capture);
-    use netns_tests::peer::Echo;
+    let sent = capture.finish();
+    let sent = sent.iter().filter(|packet| packet.get(12..16) == Some(&ETH1.octets()));
+    assert_eq!(sent.map(Vec::len).max(), Some(1300), "packets by eth1");
     ip(&pod.sandbox.namespaces, "route flush cache");
     assert_eq!(pod.ping(&SECOND_OUTSIDE.to_string(), 1273), Echo::Error(3, 4));
     assert_eq!(pod.ping(&SECOND_OUTSIDE.to_string(), 1272), Echo::Reply(1272));

@@ -2,7 +2,7 @@
 
 use netns_tests::cni::code;
 use netns_tests::peer::Echo;
-use netns_tests::{Topology, dataplane, eventually_equals, ip};
+use netns_tests::{OUTSIDE, Topology, dataplane, eventually_equals, ip};
 use sluice_abi::{DropReason, NodeConfig, map, node_flags};
 
 fn is_ready(config: &NodeConfig) -> bool {
@@ -82,6 +82,8 @@ fn flows_of_a_pod_and_the_fill_of_maps_are_metrics() {
     let pod = node.pod("default/web");
     let peer = node.pod("default/peer");
     assert_eq!(pod.ping(&peer.address.to_string(), 56), Echo::Reply(56));
+    let _resolver = topology.outside.serve("resolver", &["udp:53"]);
+    pod.connect("udp", &format!("{OUTSIDE}:53")).unwrap();
     let value = |name: &str| {
         let metrics = agent.metrics();
         let sample = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -90,7 +92,7 @@ fn flows_of_a_pod_and_the_fill_of_maps_are_metrics() {
     for (name, least) in [
         ("sluice_map_entries{map=\"NETWORKS\"}", 1),
         ("sluice_map_capacity{map=\"NETWORKS\"}", 65_536),
-        ("sluice_snat_ports_used_max", 0),
+        ("sluice_snat_ports_used_max", 1),
         ("sluice_pod_flow_entries{namespace=\"default\",pod=\"web\"}", 1),
     ] {
         eventually_equals(name, true, || value(name).is_some_and(|value| value >= least));
