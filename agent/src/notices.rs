@@ -155,11 +155,12 @@ async fn receive(
     stats: CniStats,
     events: mpsc::Sender<Event>,
 ) {
+    let own = nix::unistd::geteuid().as_raw();
     let mut comparison = interval(COMPARISON);
     comparison.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let changed = tokio::select! {
-            received = burst(&socket, &stats) => match received {
+            received = burst(&socket, own, &stats) => match received {
                 Ok(changed) => changed,
                 Err(error) => {
                     tracing::warn!(%error, "could not read the notices of the CNI binary");
@@ -179,12 +180,13 @@ async fn receive(
     }
 }
 
-/// Waits for datagrams and reads those that wait; whether the leases may have changed.
-async fn burst(socket: &UnixDatagram, stats: &CniStats) -> io::Result<bool> {
+/// Waits for datagrams of the user `own` and reads those that wait; whether the leases may have
+/// changed.
+async fn burst(socket: &UnixDatagram, own: u32, stats: &CniStats) -> io::Result<bool> {
     socket.readable().await?;
     let mut changed = false;
     for _ in 0..BURST {
-        match socket.try_io(Interest::READABLE, || receive_one(socket)) {
+        match socket.try_io(Interest::READABLE, || receive_one(socket, own)) {
             Ok(received) => changed |= stats.count(&received),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
             Err(e) => return Err(e),
@@ -193,14 +195,13 @@ async fn burst(socket: &UnixDatagram, stats: &CniStats) -> io::Result<bool> {
     Ok(changed)
 }
 
-fn receive_one(socket: &UnixDatagram) -> io::Result<Received> {
+fn receive_one(socket: &UnixDatagram, own: u32) -> io::Result<Received> {
     let mut buffer = [0; NOTICE_MAX];
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let mut control = cmsg_space!(UnixCredentials);
     let fd = socket.as_fd().as_raw_fd();
     let message =
         recvmsg::<UnixAddr>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let own = nix::unistd::geteuid().as_raw();
     let is_own = |message: &ControlMessageOwned| matches!(message, ControlMessageOwned::ScmCredentials(sender) if sender.uid() == own);
     let (length, truncated) = (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC));
     if !message.cmsgs()?.any(|message| is_own(&message)) {

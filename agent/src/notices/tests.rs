@@ -139,3 +139,22 @@ async fn a_flood_is_merged_and_does_not_block_senders() {
     assert!(accepted <= (pauses + 2) * BURST as u128 + queue + 1, "{accepted} in {took:?}");
     assert!((1..=pauses + 2).contains(&received), "{received} events in {took:?}");
 }
+
+#[tokio::test]
+async fn datagrams_of_other_users_are_counted_and_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("cni");
+    let socket = open(&notice_socket(&state)).unwrap();
+    let own = nix::unistd::geteuid().as_raw();
+    let stats = CniStats::default();
+    for (user, is_read) in [(own + 1, false), (own, true)] {
+        notice(NoticeVerb::Add, 0).send(&state).unwrap();
+        let changed = timeout(LONG, burst(&socket, user, &stats)).await.unwrap().unwrap();
+        assert_eq!(changed, is_read, "{user}");
+    }
+    let mut registry = Registry::default();
+    registry.register("ignored", "i", stats.ignored.clone());
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    assert!(text.contains("ignored_total{reason=\"other_user\"} 1"), "{text}");
+}

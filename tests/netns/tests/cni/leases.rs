@@ -40,8 +40,7 @@ fn add_in_a_full_range_fails_and_a_released_address_is_reused_after_ten_seconds(
     let pods = fill(&node);
     let late = node.sandbox("default/late");
     add(&node, &late).error(code::RANGE_EXHAUSTED, &["default/late", "all 5", "10.244.1.0/29"]);
-    let status = node.cni_of_network("STATUS", &small_range(&node));
-    status.error(code::PLUGIN_NOT_AVAILABLE, &["10.244.1.0/29"]);
+    node.cni_of_network("STATUS", &small_range(&node)).ok();
     assert_eq!(devices(&late.namespaces), ["lo"]);
 
     let del = node.cni_with("DEL", &small_range(&node), &pods[3]);
@@ -80,8 +79,7 @@ fn lease_of_a_running_add_is_not_reclaimed() {
     keep_last_sandbox(&node, fill(&node));
     let late = node.sandbox("default/late");
     add(&node, &late).error(code::RANGE_EXHAUSTED, &["default/late", "all 5"]);
-    let status = node.cni_of_network("STATUS", &small_range(&node));
-    status.error(code::PLUGIN_NOT_AVAILABLE, &["10.244.1.0/29"]);
+    node.cni_of_network("STATUS", &small_range(&node)).ok();
     assert_eq!(leases(&node).len(), 5);
 }
 
