@@ -118,21 +118,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::link;
     use crate::host::{LocalAddress, RouteUse, UplinkChoice};
-
-    fn link(index: u32, name: &str) -> Link {
-        Link {
-            index,
-            name: name.to_owned(),
-            mac: None,
-            alias: None,
-            mtu: 1500,
-            up: true,
-            layer: LinkLayer::Ethernet,
-            loopback: name == "lo",
-            master: None,
-        }
-    }
 
     fn host() -> HostState {
         let address = |text: &str, ifindex| LocalAddress {

@@ -141,22 +141,10 @@ fn is_link_local(address: &IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sluice_pod::device::LinkLayer;
-
     use super::*;
+    use crate::harness::link;
 
     fn host() -> HostState {
-        let link = |index, name: &str| Link {
-            index,
-            name: name.to_owned(),
-            mac: None,
-            alias: None,
-            mtu: 1500,
-            up: true,
-            layer: LinkLayer::Ethernet,
-            loopback: false,
-            master: None,
-        };
         let address = |a: &str, ifindex| LocalAddress {
             address: a.parse().unwrap(),
             ifindex,

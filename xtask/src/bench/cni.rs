@@ -1,14 +1,15 @@
 //! `cargo xtask bench cni`: bursts of CNI calls, Sluice and ptp with host-local in one run. Prints a
 //! table of the figures.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
+use super::isolated;
 use crate::cache::Cache;
-use crate::{build, process, setup};
+use crate::{build, setup};
 
 /// Deadline of the run: creating the pods takes most of it.
 const STEP: Duration = Duration::from_secs(300);
@@ -32,15 +33,7 @@ pub fn bench(cache: &Cache, arguments: &[&str]) -> Result<Value> {
     setup::tests()?;
     let programs = build::programs(cache)?;
     let bench = build::static_program(cache, "netns-tests", "cni-add-bench", "release")?;
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "--net", "--propagation", "private"])
-        .arg(bench)
-        .args(arguments)
-        .envs(programs.environment());
-    let text = process::output_within(&mut command, STEP)?;
-    serde_json::from_str(text.lines().last().unwrap_or_default())
-        .with_context(|| format!("unexpected output of cni-add-bench: {text:?}"))
+    isolated::report(&bench, arguments, programs.environment(), STEP)
 }
 
 /// One row per node that was measured.

@@ -8,6 +8,7 @@
 
 mod cluster;
 mod cni;
+mod isolated;
 mod packets;
 mod plot;
 mod report;

@@ -1,14 +1,15 @@
 //! `cargo xtask bench packets`: time of the programs for packets of established flows, above an
 //! empty program that runs in the same rounds.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::isolated;
 use crate::cache::Cache;
-use crate::{build, process, setup};
+use crate::{build, setup};
 
 /// Deadline of the measurement: about 3 s for a million runs of each case.
 const STEP: Duration = Duration::from_secs(300);
@@ -21,16 +22,10 @@ pub fn run(cache: &Cache, runs: u32) -> Result<ExitCode> {
     setup::require_root()?;
     let object = build::bpf_object(cache)?;
     let bench = build::static_program(cache, "packet-tests", "packet-bench", "release")?;
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "--net", "--propagation", "private"])
-        .arg(&bench)
-        .arg(runs.to_string())
-        .env(build::OBJECT_VARIABLE, &object);
-    let text = process::output_within(&mut command, STEP)?;
-    let figures: Vec<Value> = serde_json::from_str(&text)
-        .with_context(|| format!("unexpected output of packet-bench: {text:?}"))?;
-    print!("{}", table(&figures));
+    let environment = [(build::OBJECT_VARIABLE, object.as_path())];
+    let figures = isolated::report(&bench, &[&runs.to_string()], environment, STEP)?;
+    let figures = figures.as_array().context("packet-bench prints a list")?;
+    print!("{}", table(figures));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,14 +1,15 @@
 //! `cargo xtask bench scale`: the agent with many Services, on one node of the namespace tests, with
 //! an API server in memory. Prints a table of the figures and their aims.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
+use super::isolated;
 use crate::cache::Cache;
-use crate::{build, process, setup};
+use crate::{build, setup};
 
 /// Deadline of one size: filling the API server takes most of it.
 const STEP: Duration = Duration::from_secs(300);
@@ -38,16 +39,8 @@ pub fn run(cache: &Cache) -> Result<ExitCode> {
     let bench = build::static_program(cache, "netns-tests", "netns-scale", "release")?;
     let mut reports = Vec::new();
     for (services, endpoints) in SIZES {
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "--net", "--propagation", "private"])
-            .arg(&bench)
-            .args([services, endpoints])
-            .envs(programs.environment());
-        let text = process::output_within(&mut command, STEP)?;
-        let report: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
-            .with_context(|| format!("unexpected output of netns-scale: {text:?}"))?;
-        reports.push(report);
+        let arguments = [services, endpoints];
+        reports.push(isolated::report(&bench, &arguments, programs.environment(), STEP)?);
     }
     print!("{}", table(&reports));
     Ok(ExitCode::SUCCESS)

@@ -1,14 +1,15 @@
 //! `cargo xtask bench udp-flows`: new UDP flows from one pod to one host outside, through masquerade
 //! on a node of the namespace tests. Prints how many requests were lost.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
+use super::isolated;
 use crate::cache::Cache;
-use crate::{build, process, setup};
+use crate::{build, setup};
 
 /// Time for the node and the last responses, beside that of the requests.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -24,16 +25,10 @@ pub fn run(cache: &Cache, rate: u32, seconds: u32) -> Result<ExitCode> {
     // The client in the pod is a program beside the bench.
     build::static_program(cache, "netns-tests", "netns-peer", "release")?;
     let bench = build::static_program(cache, "netns-tests", "udp-flows-bench", "release")?;
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "--net", "--propagation", "private"])
-        .arg(bench)
-        .args([rate.to_string(), seconds.to_string()])
-        .envs(programs.environment());
+    let arguments = [rate.to_string(), seconds.to_string()];
+    let arguments = arguments.each_ref().map(String::as_str);
     let deadline = Duration::from_secs(seconds.into()) + MARGIN;
-    let text = process::output_within(&mut command, deadline)?;
-    let output: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
-        .with_context(|| format!("unexpected output of udp-flows-bench: {text:?}"))?;
+    let output = isolated::report(&bench, &arguments, programs.environment(), deadline)?;
     println!("{}", summary(&output));
     Ok(ExitCode::SUCCESS)
 }

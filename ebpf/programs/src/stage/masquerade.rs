@@ -22,10 +22,15 @@ use crate::{
 /// The address is unspecified if the agent has not seen the device yet: no flow is opened then.
 #[inline(always)]
 pub fn set_source<F: Outlined>(f: &F, packet: &Packet, flow: &mut Flow, hop: &mut NextHop) -> bool {
-    // The length is checked when the packet is forwarded.
-    let leaves =
-        flow.class.leaves_node() && f.route(packet, &flow.translated, 1, hop) == Route::Found;
+    let leaves = leaves_node(f, packet, flow, hop);
     masquerade_set_source(hop, flow, u32::from(leaves)) == 1
+}
+
+/// Whether a flow leaves the node by a known route, which `hop` is set to.
+#[inline(always)]
+fn leaves_node<F: Outlined>(f: &F, packet: &Packet, flow: &Flow, hop: &mut NextHop) -> bool {
+    // The length is checked when the packet is forwarded.
+    flow.class.leaves_node() && f.route(packet, &flow.translated, 1, hop) == Route::Found
 }
 
 /// The body of [`set_source`].
@@ -84,9 +89,7 @@ pub fn from_pod<F: Outlined>(
 /// device than the one that the stack chose the source for.
 #[inline(always)]
 pub fn from_node<F: Outlined>(f: &F, packet: &Packet, flow: &mut Flow, hop: &mut NextHop) {
-    let moves = flow.class.leaves_node()
-        && f.route(packet, &flow.translated, 1, hop) == Route::Found
-        && hop.ifindex != packet.ifindex;
+    let moves = leaves_node(f, packet, flow, hop) && hop.ifindex != packet.ifindex;
     if moves && masquerade_set_source(hop, flow, 1) == 1 && flow.translated.src != packet.tuple.src
     {
         flow.masquerade();
