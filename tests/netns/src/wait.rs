@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Deadline of a condition.
-const DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 /// Interval between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(20);
 

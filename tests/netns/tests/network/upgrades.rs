@@ -184,8 +184,7 @@ fn agents_killed_during_a_migration_lose_nothing() {
     ] {
         let agent = a.agent_of(version);
         println!("    {version:?} until {line:?}");
-        agent.wait_own_log(&[line, READY]);
-        agent.kill();
+        agent.kill_at(&[line, READY]);
     }
     let mut agent = a.agent();
     wait_alone(&a, &mut agent, Version::This);

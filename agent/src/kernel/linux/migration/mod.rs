@@ -172,9 +172,7 @@ pub fn hand_over() -> Result<HandedOver, MigrationError> {
     publish_programs()?;
     std::thread::sleep(RUN);
     for other in &others {
-        for name in FLOWS {
-            result.flows += copy(name, other, &own, Existing::Keep)?;
-        }
+        result.flows += copy_flows(other, &own)?;
         for name in PODS {
             copy(name, other, &own, Existing::Keep)?;
         }
@@ -191,10 +189,23 @@ pub fn hand_over() -> Result<HandedOver, MigrationError> {
     Ok(result)
 }
 
+/// Copies flows to the version that handles new ones: what it has is newer.
+fn copy_flows(from: &PinSet, to: &PinSet) -> Result<Copied, MigrationError> {
+    let mut copied = Copied::default();
+    for name in FLOWS {
+        copied += copy(name, from, to, Existing::Keep)?;
+    }
+    Ok(copied)
+}
+
 /// Makes every hook run the programs of `to`: those of `from` pass their packets on.
 fn switch(from: &PinSet, to: &PinSet) -> Result<(), MigrationError> {
     if to.role()? == Role::HandedOver {
-        // Flows of an earlier time, when this version was active: their ports may be those of other
+        if from.flags()?.unwrap_or_default() & node_flags::LOOK_BACK != 0 {
+            // The agent of `from` was killed before it had copied the flows of `to`.
+            copy_flows(to, from)?;
+        }
+        // What is left are flows of the time when `to` was active: their ports may be those of other
         // flows by now. Every program passes its packets on, so none uses these maps.
         for name in map::FLOW_TABLES {
             if let (Some(old), Some(new)) = (from.map(name)?, to.map(name)?)
