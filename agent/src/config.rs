@@ -70,8 +70,8 @@ pub struct AgentArgs {
     /// MTU of pods in bytes (default: the MTU of the uplink).
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
-    /// Service CIDRs of the cluster, separated by commas. Packets to an unused address in them are
-    /// dropped; without this flag they leave the cluster.
+    /// Service CIDRs of the cluster, separated by commas, besides those of ServiceCIDR objects, which
+    /// API servers have from Kubernetes 1.33. Packets to an unused address in them are dropped.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub service_cidrs: Vec<IpNet>,
     /// Masquerade: translate the source of packets that leave the cluster to the node's address.

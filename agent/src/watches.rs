@@ -14,6 +14,8 @@ pub struct Watch {
     pub kind: String,
     /// Whether all objects have been listed since the agent started.
     pub synced: bool,
+    /// Whether the API server does not have the kind.
+    pub not_served: bool,
     /// Seconds since the server last sent a part of a list, an event or a bookmark.
     pub idle_seconds: Option<u64>,
     /// Seconds since the watch fails, if it does.
@@ -38,6 +40,7 @@ pub struct WatchState {
 #[derive(Clone, Debug, Default)]
 struct State {
     synced: bool,
+    not_served: bool,
     /// When the server last sent something: a page, an event, a bookmark.
     received: Option<Instant>,
     failing_since: Option<Instant>,
@@ -62,6 +65,7 @@ impl Watches {
         let report = |(kind, state): (&&'static str, &State)| Watch {
             kind: (*kind).to_owned(),
             synced: state.synced,
+            not_served: state.not_served,
             idle_seconds: state.received.map(seconds),
             failing_seconds: state.failing_since.map(seconds),
             error: state.error.clone(),
@@ -95,13 +99,24 @@ impl WatchState {
     pub fn works(&self) -> bool {
         self.with(|state| {
             state.error = None;
+            state.not_served = false;
             state.failing_since.take().is_some()
+        })
+    }
+
+    /// The server does not have the kind: there are no objects of it. `true`: this is new.
+    pub fn not_served(&self) -> bool {
+        self.with(|state| {
+            (state.error, state.failing_since) = (None, None);
+            state.synced = true;
+            !std::mem::replace(&mut state.not_served, true)
         })
     }
 
     /// An attempt failed. `true`: the error is new.
     pub fn failed(&self, error: &str) -> bool {
         self.with(|state| {
+            state.not_served = false;
             state.failures += 1;
             state.failing_since.get_or_insert_with(Instant::now);
             let new = state.error.as_deref() != Some(error);
@@ -140,6 +155,7 @@ mod tests {
         let expected = Watch {
             kind: "Service".to_owned(),
             synced: true,
+            not_served: false,
             idle_seconds: Some(7),
             failing_seconds: Some(2),
             error: Some("timeout".to_owned()),
@@ -149,5 +165,9 @@ mod tests {
         assert!(state.works() && !state.works());
         assert_eq!((report().failing_seconds, report().error, report().failures), (None, None, 3));
         assert_eq!(watches.report().len(), 2);
+        assert!(state.not_served() && !state.not_served());
+        assert!(report().not_served && report().failing_seconds.is_none());
+        state.works();
+        assert!(!report().not_served);
     }
 }

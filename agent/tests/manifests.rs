@@ -113,7 +113,7 @@ fn role_has_the_watched_kinds_and_no_write_permission() {
         resources
             .extend(rule["resources"].as_sequence().unwrap().iter().map(|r| r.as_str().unwrap()));
     }
-    let expected = ["endpointslices", "namespaces", "nodes", "pods", "services"];
+    let expected = ["endpointslices", "namespaces", "nodes", "pods", "servicecidrs", "services"];
     assert_eq!(resources, BTreeSet::from(expected));
 }
 

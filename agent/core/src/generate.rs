@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -11,7 +12,8 @@ use proptest::sample::{Index as Pick, select};
 
 use crate::model::{
     AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, NodeContext,
-    Object, ObjectName, Port, Protocol, Service, ServicePort, TrafficPolicy, parse_cidr,
+    Object, ObjectName, Port, Protocol, Service, ServiceCidr, ServicePort, TrafficPolicy,
+    parse_cidr,
 };
 
 /// Name of the node under test.
@@ -101,10 +103,19 @@ pub fn node_context() -> impl Strategy<Value = NodeContext> {
     let v4 = (2..5u8).prop_map(|host| IpAddr::from([172, 18, 0, host]));
     let v6 = (2..5u16).prop_map(|host| Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, host).into());
     let pod = Just(IpAddr::from([10, 244, 1, 1]));
-    let cidrs = ["10.96.0.0/16", "10.96.0.0/30", "10.244.2.0/24", "fd00:96::/108"];
-    let cidr = select(cidrs.to_vec()).prop_filter_map("a CIDR", parse_cidr);
-    (vec(prop_oneof![3 => v4, 2 => v6, 1 => pod], 0..3), vec(cidr, 0..3))
+    (vec(prop_oneof![3 => v4, 2 => v6, 1 => pod], 0..3), vec(service_range(), 0..3))
         .prop_map(|(local_addresses, service_cidrs)| NodeContext { local_addresses, service_cidrs })
+}
+
+fn service_range() -> impl Strategy<Value = IpNet> {
+    let cidrs = ["10.96.0.0/16", "10.96.0.0/30", "10.244.2.0/24", "fd00:96::/108"];
+    select(cidrs.to_vec()).prop_filter_map("a CIDR", parse_cidr)
+}
+
+/// A ServiceCIDR.
+fn service_cidr() -> impl Strategy<Value = ServiceCidr> {
+    (select(&["a", "b"][..]), vec(service_range(), 1..3))
+        .prop_map(|(name, cidrs)| ServiceCidr { name: name.into(), cidrs: cidrs.into() })
 }
 
 /// Skewed, so that Services share addresses.
@@ -248,12 +259,22 @@ pub fn object() -> impl Strategy<Value = Object> {
     ]
 }
 
+/// An object of any kind that rows depend on.
+fn any_object() -> impl Strategy<Value = Object> {
+    prop_oneof![9 => object(), 1 => service_cidr().prop_map(Object::ServiceCidr)]
+}
+
 /// Objects that can exist together: names are unique per kind, and most slices belong to one of the
 /// Services.
 pub fn objects() -> impl Strategy<Value = Vec<Object>> {
     let owners = vec(option::weighted(0.75, any::<Pick>()), MOST_OBJECTS);
     (vec(object(), 0..MOST_OBJECTS), owners)
         .prop_map(|(objects, owners)| distinct(with_owners(objects, &owners)))
+}
+
+/// ServiceCIDRs with different names.
+pub fn service_cidrs() -> impl Strategy<Value = Vec<Object>> {
+    vec(service_cidr().prop_map(Object::ServiceCidr), 0..3).prop_map(distinct)
 }
 
 /// Gives each slice that has an owner the namespace, name, family and port names of that Service.
@@ -280,10 +301,11 @@ fn with_owners(mut objects: Vec<Object>, owners: &[Option<Pick>]) -> Vec<Object>
 
 /// A change; the object may or may not exist.
 pub fn change() -> impl Strategy<Value = Change> {
-    let kind = select(&[Kind::Node, Kind::Service, Kind::EndpointSlice][..]);
+    let kinds = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::ServiceCidr];
+    let kind = select(kinds.to_vec());
     prop_oneof![
-        6 => object().prop_map(Change::Apply),
-        3 => object().prop_map(|o| Change::Delete(o.kind(), o.name())),
+        6 => any_object().prop_map(Change::Apply),
+        3 => any_object().prop_map(|o| Change::Delete(o.kind(), o.name())),
         1 => (kind, objects()).prop_map(|(kind, objects)| Change::Replace(kind, objects)),
     ]
 }

@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::model::{
-    Change, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
+    Change, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service, ServiceCidr,
 };
 
 /// Objects whose rows must be compiled again.
@@ -37,6 +37,7 @@ pub struct Index {
     slices: BTreeMap<ObjectName, EndpointSlice>,
     pods: BTreeMap<ObjectName, Pod>,
     namespaces: BTreeMap<String, Namespace>,
+    service_cidrs: BTreeMap<String, ServiceCidr>,
     /// Names of the slices of each Service, sorted. Nearly every Service has one.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
     /// One copy of each node name in slices.
@@ -145,6 +146,11 @@ impl Index {
         self.namespaces.values()
     }
 
+    /// All ServiceCIDRs by name.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
+        self.service_cidrs.values()
+    }
+
     fn retain(&mut self, kind: Kind, kept: &BTreeSet<ObjectName>) {
         for name in self.names(kind).filter(|n| !kept.contains(n)).collect::<Vec<_>>() {
             self.remove(kind, &name);
@@ -196,6 +202,12 @@ impl Index {
             Object::Namespace(namespace) => {
                 self.namespaces.insert(namespace.name.clone(), namespace);
             }
+            Object::ServiceCidr(new) => {
+                if self.service_cidrs.get(&new.name) != Some(&new) {
+                    self.service_cidrs.insert(new.name.clone(), new);
+                    self.dirty.nodes = true;
+                }
+            }
         }
     }
 
@@ -217,6 +229,9 @@ impl Index {
             }
             Kind::Namespace => {
                 self.namespaces.remove(&*name.name);
+            }
+            Kind::ServiceCidr => {
+                self.dirty.nodes |= self.service_cidrs.remove(&*name.name).is_some();
             }
         }
     }
@@ -250,6 +265,9 @@ impl Index {
             Kind::Pod => Box::new(self.pods.keys().cloned()),
             Kind::Namespace => {
                 Box::new(self.namespaces.keys().map(|name| ObjectName::cluster(name.as_str())))
+            }
+            Kind::ServiceCidr => {
+                Box::new(self.service_cidrs.keys().map(|name| ObjectName::cluster(name.as_str())))
             }
         }
     }
@@ -339,5 +357,26 @@ mod tests {
         assert_eq!(dirty(&mut index), ["a", "b"]);
         index.apply(Change::Delete(Kind::Node, ObjectName::cluster("n1")));
         assert_eq!(dirty(&mut index), ["a", "b"]);
+    }
+    #[test]
+    fn service_cidr_makes_the_networks_dirty() {
+        let mut index = Index::new("n1");
+        index.take_dirty();
+        let cidr = |net: &str| {
+            let cidrs = [net.parse().expect("a range")].into();
+            Object::ServiceCidr(ServiceCidr { name: "kubernetes".into(), cidrs })
+        };
+        for (change, dirty) in [
+            (Change::Apply(cidr("10.96.0.0/16")), true),
+            (Change::Apply(cidr("10.96.0.0/16")), false),
+            (Change::Apply(cidr("10.97.0.0/16")), true),
+            (Change::Retain(Kind::ServiceCidr, vec![ObjectName::cluster("kubernetes")]), false),
+            (Change::Retain(Kind::ServiceCidr, vec![]), true),
+            (Change::Delete(Kind::ServiceCidr, ObjectName::cluster("kubernetes")), false),
+        ] {
+            index.apply(change.clone());
+            assert_eq!(index.take_dirty().nodes, dirty, "{change:?}");
+        }
+        assert_eq!(index.service_cidrs().count(), 0);
     }
 }

@@ -101,7 +101,8 @@ impl Tables {
             self.replace_claims(name, created, rows, &mut changed.frontends);
         }
         if dirty.nodes {
-            let networks = compile::networks(index.node_name(), index.nodes(), context);
+            let cidrs = index.service_cidrs().flat_map(|o| &o.cidrs);
+            let networks = compile::networks(index.node_name(), index.nodes(), cidrs, context);
             changed.networks = networks != self.networks;
             self.networks = networks;
             let routes = compile::routes(index.node_name(), index.nodes());

@@ -82,6 +82,9 @@ fn device_text(device: &DeviceRow) -> String {
 
 /// State and age of a watch.
 fn watch_text(watch: &Watch) -> String {
+    if watch.not_served {
+        return "not served by the API server".to_owned();
+    }
     let synced = if watch.synced { "synced" } else { "not synced" };
     let idle = watch.idle_seconds.map(|s| format!("last data {s} s ago"));
     let failing = watch.failing_seconds.map(|s| {
@@ -195,6 +198,12 @@ mod tests {
                         failures: 2,
                         ..Watch::default()
                     },
+                    Watch {
+                        kind: "ServiceCIDR".to_owned(),
+                        synced: true,
+                        not_served: true,
+                        ..Watch::default()
+                    },
                 ],
                 counters: vec![count("spoofed_source", 7), count("no_route", 0)],
             },
@@ -218,6 +227,7 @@ Table frontends:               3
 Packets drop spoofed_source:   7
 Watch Node:                    synced, last data 12 s ago
 Watch Service:                 not synced, failing for 3 s: refused
+Watch ServiceCIDR:             not served by the API server
 "
         );
     }

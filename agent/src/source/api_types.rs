@@ -77,6 +77,7 @@ resource!(Namespace, "", "v1", "namespaces", ClusterResourceScope);
 resource!(Pod, "", "v1", "pods", NamespaceResourceScope);
 resource!(Service, "", "v1", "services", NamespaceResourceScope);
 resource!(EndpointSlice, "discovery.k8s.io", "v1", "endpointslices", NamespaceResourceScope);
+resource!(ServiceCIDR, "networking.k8s.io", "v1", "servicecidrs", ClusterResourceScope);
 
 /// core/v1 Node.
 #[derive(Deserialize, Clone, Debug, Default)]
@@ -323,4 +324,23 @@ pub struct EndpointPort {
     pub protocol: Option<String>,
     /// Target port; a port without it is skipped.
     pub port: Option<i64>,
+}
+
+/// networking.k8s.io/v1 ServiceCIDR, since Kubernetes 1.33.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct ServiceCIDR {
+    /// Name.
+    #[serde(default, deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Ranges.
+    #[serde(default)]
+    pub spec: ServiceCidrSpec,
+}
+
+/// networking.k8s.io/v1 ServiceCIDRSpec.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct ServiceCidrSpec {
+    /// One range per family.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub cidrs: Vec<String>,
 }

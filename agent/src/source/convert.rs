@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use sluice_core::model::{
     AddressType, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Namespace, Node, Object,
-    ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, Service, ServicePort,
-    TrafficPolicy, ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
+    ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, Service, ServiceCidr,
+    ServicePort, TrafficPolicy, ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
 };
 
 use super::api_types;
@@ -72,6 +72,7 @@ pub fn object<'de, D: Deserializer<'de>>(
         Kind::Pod => typed(kind, deserializer, pod),
         Kind::Service => typed(kind, deserializer, service),
         Kind::EndpointSlice => typed(kind, deserializer, endpoint_slice),
+        Kind::ServiceCidr => typed(kind, deserializer, service_cidr),
     }
 }
 
@@ -101,6 +102,7 @@ pub const fn kind_name(kind: Kind) -> &'static str {
         Kind::Pod => "Pod",
         Kind::Service => "Service",
         Kind::EndpointSlice => "EndpointSlice",
+        Kind::ServiceCidr => "ServiceCIDR",
     }
 }
 
@@ -258,6 +260,13 @@ fn endpoint(e: api_types::Endpoint) -> Option<Endpoint> {
             .filter(|h| !h.zones.is_empty() || !h.nodes.is_empty())
             .map(Box::new),
     })
+}
+
+/// Converts a ServiceCIDR.
+pub(super) fn service_cidr(o: api_types::ServiceCIDR) -> Result<Object, ConvertError> {
+    let name = cluster_name(Kind::ServiceCidr, &o.metadata)?;
+    let cidrs = o.spec.cidrs.iter().filter_map(|c| parse_cidr(c)).collect();
+    Ok(Object::ServiceCidr(ServiceCidr { name, cidrs }))
 }
 
 #[cfg(test)]

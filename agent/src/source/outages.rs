@@ -18,7 +18,7 @@ use crate::watches::{Watch, Watches};
 /// Time in which a new Service arrives after the return of the API server.
 const RECOVERY: Duration = Duration::from_secs(3);
 const DEADLINE: Duration = Duration::from_secs(30);
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 /// The watches of a node, with a kubeconfig whose credentials are in files.
 struct Node {
@@ -28,8 +28,8 @@ struct Node {
 }
 
 impl Node {
-    /// Starts the watches and waits until all lists have arrived.
-    async fn start(server: &ApiServer, ca_pem: &str) -> Node {
+    /// Starts the watches.
+    async fn watch(server: &ApiServer, ca_pem: &str) -> Node {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("token"), "t1").unwrap();
         fs::write(dir.path().join("ca.crt"), ca_pem).unwrap();
@@ -42,16 +42,21 @@ impl Node {
             server: None,
         };
         spawn(&access, "n1", &sender, |change| change, &watches).await.unwrap();
-        let mut node = Node { dir, changes, watches };
-        node.lists(Instant::now() + DEADLINE).await;
-        eventually("5 watches", || server.watches() == KINDS).await;
+        Node { dir, changes, watches }
+    }
+
+    /// Starts the watches and waits until all lists have arrived.
+    async fn start(server: &ApiServer, ca_pem: &str) -> Node {
+        let mut node = Node::watch(server, ca_pem).await;
+        node.lists(Instant::now() + DEADLINE, KINDS).await;
+        eventually("all watches", || server.watches() == KINDS).await;
         node
     }
 
-    /// Waits until the lists of all kinds are complete.
-    async fn lists(&mut self, deadline: Instant) {
+    /// Waits until the lists of so many kinds are complete.
+    async fn lists(&mut self, deadline: Instant, kinds: usize) {
         let mut complete = 0;
-        while complete < KINDS {
+        while complete < kinds {
             let change = self.next(deadline, "list").await;
             complete += usize::from(matches!(change, Change::Retain(..)));
         }
@@ -187,7 +192,7 @@ async fn forgotten_resource_version_leads_to_a_new_list() {
     service(&server, "new");
     node.service("new", Instant::now() + RECOVERY).await;
     server.compact();
-    node.lists(Instant::now() + RECOVERY).await;
+    node.lists(Instant::now() + RECOVERY, KINDS).await;
 }
 
 #[tokio::test]
@@ -275,4 +280,20 @@ async fn state_of_a_watch_shows_bookmarks_and_failures() {
     assert!(watch.synced && watch.failing_seconds.is_some() && watch.error.is_some(), "{watch:?}");
     server.set_fault(Fault::None);
     eventually("the watch works", || node.report("Service").failing_seconds.is_none()).await;
+}
+
+/// Servers before Kubernetes 1.33 do not have ServiceCIDRs.
+#[tokio::test]
+async fn server_without_service_cidrs_is_no_failure_and_is_asked_again_rarely() {
+    let server = ApiServer::start();
+    server.set_served("servicecidrs", false);
+    let mut node = Node::watch(&server, "").await;
+    node.lists(Instant::now() + DEADLINE, KINDS - 1).await;
+    eventually("the answer", || node.report("ServiceCIDR").not_served).await;
+    let watch = node.report("ServiceCIDR");
+    assert!(watch.synced && watch.error.is_none() && watch.failures == 0, "{watch:?}");
+    let asked = || server.requests().iter().filter(|r| r.path.ends_with("/servicecidrs")).count();
+    let before = asked();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((before, asked()), (1, 1), "requests");
 }

@@ -21,7 +21,7 @@ use sluice_core::model::{Change, Kind, Object, ObjectName};
 use tokio::sync::mpsc;
 
 use super::api_server::ApiServerError;
-use super::api_types::{EndpointSlice, Namespace, Node, Pod, Service};
+use super::api_types::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCIDR};
 use super::client::Connection;
 use super::convert::{self, ConvertError};
 use super::retry::{Failure, Retries};
@@ -31,6 +31,9 @@ use crate::watches::{WatchState, Watches};
 /// Shortest time in seconds after which the API server ends a watch, and a random addition, so that
 /// the watches of a cluster do not end together. kube accepts less than 295.
 const WATCH_TIMEOUT: (u32, u32) = (200, 90);
+/// Pause after an API server without the API of a kind, before jitter. It has that API only after an
+/// upgrade.
+const NOT_SERVED: Duration = Duration::from_secs(600);
 /// Longest `Retry-After` that is observed.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -98,13 +101,30 @@ impl Watch {
         }
     }
 
-    /// Records an error; attempts that fail with the same error are logged once.
-    fn failed(&mut self, error: &watcher::Error) {
+    /// Records an error and returns its cause; attempts that fail with the same error are logged
+    /// once. An API server without the API of a kind that is optional is not an error.
+    fn failed(&mut self, error: &watcher::Error) -> Failure {
+        if self.kind == Kind::ServiceCidr && not_served(error) {
+            if self.state.not_served() {
+                tracing::info!(kind = ?self.kind, "the API server does not have this kind");
+            }
+            return Failure::Refused(NOT_SERVED);
+        }
         let text = error_chain(error);
         if self.state.failed(&text) {
             tracing::warn!(kind = ?self.kind, error = %text, "watch interrupted, retrying; known objects stay in force");
         }
+        cause(error)
     }
+}
+
+/// Whether the API server does not have the API of the kind.
+fn not_served(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 404
+    )
 }
 
 /// Whether the API server is absent or refuses.
@@ -155,7 +175,8 @@ pub async fn spawn<E: Send + 'static>(
     common.watch::<Node>(Kind::Node, all.clone(), convert::node);
     common.watch::<Service>(Kind::Service, programmed.clone(), convert::service);
     common.watch::<EndpointSlice>(Kind::EndpointSlice, programmed, convert::endpoint_slice);
-    common.watch::<Namespace>(Kind::Namespace, all, convert::namespace);
+    common.watch::<Namespace>(Kind::Namespace, all.clone(), convert::namespace);
+    common.watch::<ServiceCIDR>(Kind::ServiceCidr, all, convert::service_cidr);
     common.watch::<Pod>(Kind::Pod, of_node, convert::pod);
     Ok(())
 }
@@ -200,8 +221,8 @@ impl<E: Send + 'static> Common<E> {
                         }
                     }
                     Err(e) => {
-                        watch.failed(&e);
-                        retry.wait(cause(&e)).await;
+                        let failure = watch.failed(&e);
+                        retry.wait(failure).await;
                     }
                 }
             }

@@ -58,6 +58,10 @@ pub(crate) async fn respond(
         let known = matches!(path.as_str(), "/livez" | "/readyz" | "/healthz" | "/version");
         return if known { text(200, "ok".to_owned()) } else { failure(404, "no such path") };
     };
+    let missing = shared.missing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if missing.contains(&scope.resource) {
+        return failure(404, "the server could not find the requested resource");
+    }
     if let Some(name) = name {
         let key = (scope.namespace.unwrap_or_default(), name);
         return match shared.store.get(&scope.resource, &key) {

@@ -22,6 +22,7 @@ mod selector;
 mod store;
 mod tls;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,6 +86,8 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     token: Mutex<Option<String>>,
     tls: Mutex<Option<Authority>>,
+    /// Resources that the server does not have.
+    missing: Mutex<BTreeSet<String>>,
     bookmarks: Duration,
 }
 
@@ -146,6 +149,7 @@ impl Builder {
             requests: Mutex::default(),
             token: Mutex::default(),
             tls: Mutex::new(self.tls),
+            missing: Mutex::default(),
             bookmarks: self.bookmarks,
         });
         let (stop, stopped) = watch::channel(());
@@ -232,6 +236,16 @@ impl ApiServer {
     /// New connections get a certificate of this authority.
     pub fn set_authority(&self, authority: Authority) {
         *self.shared.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(authority);
+    }
+
+    /// Whether the server has a resource (plural, in lower case): "404 Not Found" without it.
+    pub fn set_served(&self, resource: &str, served: bool) {
+        let mut missing = self.shared.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if served {
+            missing.remove(resource);
+        } else {
+            missing.insert(resource.to_owned());
+        }
     }
 
     /// Requests so far, in order.

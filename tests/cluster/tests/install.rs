@@ -79,7 +79,8 @@ fn rendered_manifest_equals_kustomize_output() {
 #[test]
 fn agent_may_only_list_and_watch_what_it_uses() {
     let who = "--as=system:serviceaccount:sluice-system:sluice";
-    for what in ["nodes", "services", "pods", "namespaces", "endpointslices.discovery.k8s.io"] {
+    let kinds = ["nodes", "services", "pods", "namespaces", "endpointslices.discovery.k8s.io"];
+    for what in kinds.into_iter().chain(["servicecidrs.networking.k8s.io"]) {
         assert_eq!(kubectl(&["auth", "can-i", "watch", what, who]), "yes", "{what}");
     }
     // The whole of its role: nothing beyond list and watch of these kinds.
@@ -89,6 +90,7 @@ fn agent_may_only_list_and_watch_what_it_uses() {
     let expected = [
         r#"{"apiGroups":[""],"resources":["nodes","services","pods","namespaces"],"verbs":["list","watch"]}"#,
         r#"{"apiGroups":["discovery.k8s.io"],"resources":["endpointslices"],"verbs":["list","watch"]}"#,
+        r#"{"apiGroups":["networking.k8s.io"],"resources":["servicecidrs"],"verbs":["list","watch"]}"#,
     ];
     assert_eq!(rules, expected.into_iter().map(str::to_owned).collect());
     let bindings = kubectl_json(&["get", "clusterrolebindings,rolebindings", "-A"]);

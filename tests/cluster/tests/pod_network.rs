@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cluster_tests::{Namespace, Node, client_on, eventually, server_on, sluice, workers};
+use cluster_tests::{Namespace, Node, client_on, eventually, kubectl, server_on, sluice, workers};
 
 /// Prints the source address of every datagram that arrives on port 9999.
 const UDP_SINK: &str = "\
@@ -45,6 +45,27 @@ fn packet_to_free_pod_address_is_dropped_on_its_node() {
     assert!(!ping.contains("Time to live exceeded"), "{ping}");
     let drops = dropped(worker, "no_such_pod") - before;
     assert!(drops >= 3, "{drops} packets dropped with no_such_pod, 3 were sent");
+}
+
+/// The range is that of the ServiceCIDR object: the agents of the cluster have no flag that names it.
+#[test]
+fn packet_to_free_service_address_is_dropped_without_a_flag() {
+    let ns = Namespace::new("free-service");
+    let worker = &workers()[0];
+    let agent = kubectl(&["-n", "sluice-system", "get", "daemonset", "sluice", "-o", "yaml"]);
+    assert!(!agent.contains("--service-cidrs"), "{agent}");
+    let path = "jsonpath={.spec.cidrs[0]}";
+    let range = kubectl(&["get", "servicecidr", "kubernetes", "-o", path]);
+    let range: ipnet::Ipv4Net = range.parse().unwrap();
+    // Services get random addresses; the last one is not among the few that exist.
+    let free = range.hosts().next_back().unwrap();
+    ns.apply(&client_on("client", &worker.name, false));
+    ns.ready("client", 1);
+    let before = dropped(worker, "no_such_service");
+    let ping = ns.sh("client", &format!("ping -c 3 -i 0.2 -W 2 {free}")).unwrap_err();
+    assert!(ping.contains("100% packet loss"), "{ping}");
+    let drops = dropped(worker, "no_such_service") - before;
+    assert!(drops >= 3, "{drops} packets dropped with no_such_service, 3 were sent");
 }
 
 #[test]

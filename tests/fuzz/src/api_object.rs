@@ -52,6 +52,7 @@ pub(super) fn check(object: &Object) {
             assert!(pod.ips.iter().all(|ip| *ip == ip.to_canonical()));
             assert_ne!(pod.node.as_deref(), Some(""));
         }
+        Object::ServiceCidr(o) => assert!(o.cidrs.iter().all(|cidr| *cidr == cidr.trunc())),
         Object::Namespace(_) => {}
     }
 }

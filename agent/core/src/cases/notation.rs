@@ -5,7 +5,8 @@
 //! service NAMESPACE/NAME ADDRESS,... PORT... [created=SECONDS] [policy=Local] [affinity=SECONDS]
 //!     [hidden] [external-name]
 //! slice NAMESPACE/NAME of=SERVICE ports=PORT,... [type=IPv6|FQDN] [hidden] ENDPOINT...
-//! delete node|service|slice NAME
+//! service-cidr NAME CIDR,...
+//! delete node|service|slice|service-cidr NAME
 //! ```
 //! PORT is `name/PROTOCOL:number`; in a slice, `-` in place of the number leaves it out. ENDPOINT is `address[@node]` followed by any of `?unready`, `?unserving`, `?terminating`,
 //! `?zone=ZONE` and `?node=NODE`. The ClusterIP of a headless Service is `None`.
@@ -22,11 +23,17 @@ pub fn change(line: &str) -> Result<Change, String> {
         "node" => Object::Node(node(name, &rest)?),
         "service" => Object::Service(service(name, &rest)?),
         "slice" => Object::EndpointSlice(slice(name, &rest)?),
+        "service-cidr" => {
+            let list = rest.first().ok_or("ranges are missing")?;
+            let cidrs = parsed(list, parse_cidr)?.into();
+            Object::ServiceCidr(ServiceCidr { name: name.into(), cidrs })
+        }
         "delete" => {
             let kind = match name {
                 "node" => Kind::Node,
                 "service" => Kind::Service,
                 "slice" => Kind::EndpointSlice,
+                "service-cidr" => Kind::ServiceCidr,
                 other => return Err(format!("unknown kind {other}")),
             };
             return Ok(Change::Delete(kind, object_name(rest.first().ok_or("a name is missing")?)));

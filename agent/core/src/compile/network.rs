@@ -14,7 +14,8 @@ use crate::model::{Node, NodeContext};
 pub fn networks<'a>(
     this_node: &str,
     nodes: impl IntoIterator<Item = &'a Node>,
-    context: &NodeContext,
+    service_cidrs: impl IntoIterator<Item = &'a IpNet>,
+    context: &'a NodeContext,
 ) -> BTreeMap<NetworkKey, Network> {
     let mut rows = BTreeMap::new();
     let mut put = |net: IpNet, kind: u32| {
@@ -34,7 +35,7 @@ pub fn networks<'a>(
     for net in others.iter().flat_map(|n| &n.pod_cidrs).filter(|net| !is_within(&own, net)) {
         put(*net, network_kind::REMOTE_PODS);
     }
-    for net in &context.service_cidrs {
+    for net in service_cidrs.into_iter().chain(&context.service_cidrs) {
         put(*net, network_kind::SERVICES);
     }
     rows
@@ -102,7 +103,8 @@ mod tests {
             local_addresses: vec!["172.18.0.2".parse().expect("address")],
             service_cidrs: vec!["10.96.0.0/16".parse().expect("cidr")],
         };
-        let rows = networks("n1", &nodes, &context);
+        let objects = ["10.97.0.0/16", "10.244.2.0/24"].map(|net| net.parse().expect("cidr"));
+        let rows = networks("n1", &nodes, &objects, &context);
         let kind = |net: &str| rows.get(&network_key(net.parse().expect("net"))).map(|n| n.kind);
         assert_eq!(kind("172.18.0.2/32"), Some(network_kind::THIS_NODE));
         assert_eq!(kind("10.244.1.0/24"), Some(network_kind::LOCAL_PODS));
@@ -111,7 +113,8 @@ mod tests {
         assert_eq!(kind("10.244.2.0/24"), Some(network_kind::REMOTE_PODS));
         assert_eq!(kind("fd00:2::/64"), Some(network_kind::REMOTE_PODS));
         assert_eq!(kind("10.96.0.0/16"), Some(network_kind::SERVICES));
-        assert_eq!(rows.len(), 9);
+        assert_eq!(kind("10.97.0.0/16"), Some(network_kind::SERVICES));
+        assert_eq!(rows.len(), 10);
         let key = network_key("10.244.1.0/24".parse().expect("net"));
         assert_eq!(key.prefix_len, 120);
         assert_eq!(key.addr.0[12..], [10, 244, 1, 0]);

@@ -11,6 +11,7 @@ mod node;
 mod node_context;
 mod pod;
 mod service;
+mod service_cidr;
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -23,6 +24,7 @@ pub use node::Node;
 pub use node_context::NodeContext;
 pub use pod::{Pod, PodPhase};
 pub use service::{Service, ServicePort, TrafficPolicy};
+pub use service_cidr::ServiceCidr;
 use sluice_abi::proto;
 
 /// Label of a Service or slice that another proxy serves; its presence hides the object.
@@ -149,12 +151,20 @@ pub enum Kind {
     Pod,
     /// core/v1 Namespace.
     Namespace,
+    /// networking.k8s.io/v1 ServiceCIDR.
+    ServiceCidr,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 5] =
-        [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::Pod, Kind::Namespace];
+    pub const ALL: [Kind; 6] = [
+        Kind::Node,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Pod,
+        Kind::Namespace,
+        Kind::ServiceCidr,
+    ];
 }
 
 /// Any object.
@@ -170,6 +180,8 @@ pub enum Object {
     Pod(Pod),
     /// A Namespace.
     Namespace(Namespace),
+    /// A ServiceCIDR.
+    ServiceCidr(ServiceCidr),
 }
 
 impl Object {
@@ -181,6 +193,7 @@ impl Object {
             Object::EndpointSlice(_) => Kind::EndpointSlice,
             Object::Pod(_) => Kind::Pod,
             Object::Namespace(_) => Kind::Namespace,
+            Object::ServiceCidr(_) => Kind::ServiceCidr,
         }
     }
 
@@ -192,6 +205,7 @@ impl Object {
             Object::EndpointSlice(o) => o.name.clone(),
             Object::Pod(o) => o.name.clone(),
             Object::Namespace(o) => ObjectName::cluster(o.name.as_str()),
+            Object::ServiceCidr(o) => ObjectName::cluster(o.name.as_str()),
         }
     }
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 pub struct NodeContext {
     /// Addresses of this node's interfaces to which pods may send packets.
     pub local_addresses: Vec<IpAddr>,
-    /// ServiceCIDRs, where known: an address in one of them that no Service has is not outside the
-    /// cluster.
+    /// Ranges of ClusterIPs that the configuration names, besides those of ServiceCIDR objects: an
+    /// address in one of them that no Service has is not outside the cluster.
     pub service_cidrs: Vec<IpNet>,
 }

@@ -17,7 +17,7 @@ pub enum DestinationClass {
     OtherNode,
     /// In a pod range of another node.
     RemotePods,
-    /// In a ServiceCIDR.
+    /// In a range of ClusterIPs: of a ServiceCIDR object, or configured.
     Services,
     /// Outside the cluster.
     Outside,
@@ -36,6 +36,11 @@ pub fn network(
     let mut candidates: Vec<(IpNet, DestinationClass)> = Vec::new();
     candidates.extend(context.local_addresses.iter().map(|a| (IpNet::from(*a), ThisNode)));
     candidates.extend(context.service_cidrs.iter().map(|net| (*net, Services)));
+    for object in objects {
+        if let Object::ServiceCidr(o) = object {
+            candidates.extend(o.cidrs.iter().map(|net| (*net, Services)));
+        }
+    }
     for n in nodes(objects) {
         let own = n.name == node;
         let pods = if own { LocalPods } else { RemotePods };

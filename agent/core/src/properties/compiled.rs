@@ -89,8 +89,10 @@ proptest! {
     #[test]
     fn compiled_networks_agree_with_oracle(
         objects in generate::objects(),
+        cidrs in generate::service_cidrs(),
         context in generate::node_context(),
     ) {
+        let objects = [objects, cidrs].concat();
         let index = index_of(&objects);
         let tables = Tables::full(&index, &context);
         for address in generate::destinations() {

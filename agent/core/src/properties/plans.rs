@@ -33,7 +33,8 @@ fn objects_of(index: &Index) -> Vec<Object> {
     let nodes = index.nodes().cloned().map(Object::Node);
     let services = index.services().cloned().map(Object::Service);
     let slices = index.slices().cloned().map(Object::EndpointSlice);
-    nodes.chain(services).chain(slices).collect()
+    let cidrs = index.service_cidrs().cloned().map(Object::ServiceCidr);
+    nodes.chain(services).chain(slices).chain(cidrs).collect()
 }
 
 /// Carries out rows of a plan. After each row, every frontend has its old or its new effect.

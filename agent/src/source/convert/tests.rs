@@ -196,6 +196,17 @@ status: {phase: Running, podIP: 10.244.1.7, podIPs: [{ip: 10.244.1.7}, {ip: 'fd0
 }
 
 #[test]
+fn ranges_of_a_service_cidr_are_converted() {
+    let yaml = "{metadata: {name: kubernetes}, spec: {cidrs: [010.96.0.7/16, 'fd00::/108', x]}}";
+    let Object::ServiceCidr(o) = read(Kind::ServiceCidr, yaml).unwrap() else { panic!("kind") };
+    let cidrs: Vec<String> = o.cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (o.name.as_str(), cidrs),
+        ("kubernetes", vec!["10.96.0.0/16".into(), "fd00::/108".into()])
+    );
+}
+
+#[test]
 fn object_without_a_name_is_rejected() {
     assert_eq!(
         read(Kind::Node, "{spec: {}}").unwrap_err().to_string(),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// The service account of a pod, below the node's own /run.
 const SERVICE_ACCOUNT: &str = "/run/secrets/kubernetes.io/serviceaccount";
 const PORT: u16 = 6443;
-const KINDS: [&str; 5] = ["EndpointSlice", "Namespace", "Node", "Pod", "Service"];
+const KINDS: [&str; 6] = ["EndpointSlice", "Namespace", "Node", "Pod", "Service", "ServiceCIDR"];
 /// Interval of the test's own requests, and their duration on a busy machine.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -71,7 +71,7 @@ fn agent_uses_the_given_api_server_and_shows_its_watches() {
     let _agent = agent(&node);
     let requests = server.requests();
     assert!(requests.iter().all(|r| r.authorization.as_deref() == Some("Bearer t")));
-    eventually_equals("watches that are synced", 5, || {
+    eventually_equals("watches that are synced", KINDS.len(), || {
         watches(&node).iter().filter(|watch| watch["synced"] == true).count()
     });
     let mut kinds: Vec<String> =
@@ -90,12 +90,12 @@ fn lost_api_server_is_noticed_within_15_seconds_and_its_return_within_3() {
     let node = topology.node(1);
     let server = outside(&topology, &node);
     let _agent = agent(&node);
-    eventually_equals("running watches", 5, || server.watches());
+    eventually_equals("running watches", KINDS.len(), || server.watches());
     let host = topology.outside.namespaces();
     ip(host, "link set eth0 down");
     let lost = Instant::now();
     service(&server, "new", "10.96.7.7");
-    while failing(&node) < 5 {
+    while failing(&node) < KINDS.len() {
         let elapsed = lost.elapsed();
         assert!(elapsed < Duration::from_secs(15) + MARGIN, "not noticed after {elapsed:?}");
         std::thread::sleep(Duration::from_millis(50));

@@ -3,11 +3,18 @@
 use std::net::Ipv4Addr;
 
 use netns_tests::peer::{Echo, HOST_UNREACHABLE};
-use netns_tests::{Host, Topology, TopologyOptions, dataplane, eventually_equals, ip_json};
+use netns_tests::{Host, Node, Topology, TopologyOptions, dataplane, eventually_equals, ip_json};
 use serde_json::json;
 use sluice_abi::DropReason;
 
 use crate::two_nodes_with_cluster_routes;
+
+const SERVICE_CIDR: &str = "
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/16]}
+";
 
 /// A packet to such an address that left its node by the default route would loop between node
 /// and router until its TTL is exceeded. The programs drop it; the node's own sockets get the
@@ -58,16 +65,29 @@ fn node_has_an_unreachable_route_for_its_pod_range() {
     }
 }
 
-/// `--service-cidrs` declares the range.
+/// The range is declared by `--service-cidrs`, or by a ServiceCIDR object.
 #[test]
 fn packet_to_a_free_service_address_does_not_loop() {
     let topology = Topology::with(TopologyOptions { cluster_routes: true, ..Default::default() });
     let (a, b) = (topology.node(1), topology.node(2));
     let _agents = [a.agent_with(&["--service-cidrs=10.96.0.0/16"]), b.agent()];
+    free_service_address_does_not_loop(&topology, &a);
+}
+
+#[test]
+fn packet_to_a_free_address_of_a_service_cidr_object_does_not_loop() {
+    let topology = Topology::with(TopologyOptions { cluster_routes: true, ..Default::default() });
+    let (a, b) = (topology.node(1), topology.node(2));
+    topology.apply("service-cidr", SERVICE_CIDR);
+    let _agents = [a.agent(), b.agent()];
+    free_service_address_does_not_loop(&topology, &a);
+}
+
+fn free_service_address_does_not_loop(topology: &Topology, a: &Node) {
     let pod = a.pod("default/client");
     let router = Host::of(topology.router());
     let free = Ipv4Addr::new(10, 96, 200, 200);
-    let dropped = || dataplane::dropped(&a, DropReason::NoSuchService);
+    let dropped = || dataplane::dropped(a, DropReason::NoSuchService);
     for (what, host, at_router) in [("pod", &*pod, 0), ("external client", &topology.outside, 1)] {
         let file = topology.capture_file(&format!("router-service-{}", what.replace(' ', "-")));
         let capture = router.capture("eth0", &file);
