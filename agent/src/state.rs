@@ -346,6 +346,7 @@ impl State {
     pub fn rows(&self) -> Vec<(&'static str, usize)> {
         vec![
             ("frontends", self.tables.frontend_count()),
+            ("services", self.tables.port_count()),
             ("networks", self.tables.networks().len()),
             ("routes", self.tables.routes().len()),
         ]

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use sluice_abi::FrontendKey;
-use sluice_core::compile::FrontendRow;
+use sluice_core::tables::FrontendView;
 use sluice_pod::device::LinkLayer;
 
 use crate::api::{self, StateView};
@@ -68,7 +68,7 @@ impl<K: Maps> StateView for View<'_, K> {
         }
     }
 
-    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &FrontendRow)> {
+    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)> {
         self.state.tables().frontends()
     }
 }

@@ -13,7 +13,7 @@ use sluice_core::model::{
     AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Kind, Node, Object, ObjectName,
     Port, Protocol, Service, ServicePort, TrafficPolicy,
 };
-use sluice_core::table::{Backends, Frontends, Networks, Slots};
+use sluice_core::table::{Backends, Frontends, Networks, Services, Slots};
 use sluice_core::{NodeContext, ReadBack, RealizedState, Rows, Table, TableSpec, Tables, Write};
 
 fn main() {
@@ -130,7 +130,7 @@ fn read_back(writes: &[Write]) -> ReadBack {
     let rows_of = |wanted: &'static TableSpec| {
         let mut rows = Rows { table: wanted, keys: Vec::new(), values: Vec::new() };
         for write in writes {
-            if let Write::Put { table, keys, values } = write
+            if let Write::Put { table, keys, values, .. } = write
                 && *table == wanted
             {
                 rows.keys.extend(keys);
@@ -141,6 +141,7 @@ fn read_back(writes: &[Write]) -> ReadBack {
     };
     let mut read_back = ReadBack::from_rows(
         &rows_of(Frontends::SPEC),
+        &rows_of(Services::SPEC),
         &rows_of(Backends::SPEC),
         &rows_of(Networks::SPEC),
     );

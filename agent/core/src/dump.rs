@@ -12,12 +12,12 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use sluice_abi::{
-    Addr, Backend, FrontendKey, NetworkKey, PortBe, WILDCARD_PROTO, frontend_flags, network_kind,
-    proto,
+    Addr, Backend, FrontendKey, NetworkKey, PortBe, WILDCARD_PROTO, network_kind, proto,
 };
 
-use crate::compile::FrontendRow;
-use crate::tables::Tables;
+use crate::compile::Treatment;
+use crate::model::TrafficPolicy;
+use crate::tables::{FrontendView, Tables};
 
 /// All rows, routes and conflicts.
 pub fn tables(tables: &Tables) -> String {
@@ -26,7 +26,7 @@ pub fn tables(tables: &Tables) -> String {
         text.push_str(&l);
         text.push('\n');
     };
-    tables.frontends().for_each(|(key, row)| line(frontend(key, row)));
+    tables.frontends().for_each(|(key, row)| line(frontend(key, &row)));
     for (key, value) in tables.networks() {
         line(format!("network {} {}", network(key), kind(value.kind)));
     }
@@ -41,28 +41,36 @@ pub fn tables(tables: &Tables) -> String {
 }
 
 /// One frontend and its row.
-pub fn frontend(at: &FrontendKey, row: &FrontendRow) -> String {
-    let mut text = format!("{} {}", key(at), row.service);
-    if row.backends.is_empty() {
-        let dropped = row.flags & frontend_flags::DROP != 0;
-        text.push_str(if dropped { " drop" } else { " reject" });
-    } else {
-        text.push_str(" ->");
-        for b in &row.backends {
-            // Writing to a String cannot fail.
-            let _ = write!(text, " {}", backend(b));
-        }
+pub fn frontend(at: &FrontendKey, frontend: &FrontendView<'_>) -> String {
+    let Some(port) = frontend.port else {
+        return format!("{} {}:* reject", key(at), frontend.service);
+    };
+    let mut text = format!("{} {}", key(at), port.id);
+    match frontend.treatment(false) {
+        Treatment::Reject => text.push_str(" reject"),
+        Treatment::Drop => text.push_str(" drop"),
+        Treatment::Forward(backends) => list(&mut text, " ->", backends),
     }
-    if !row.unselected.is_empty() {
-        text.push_str(" unselected");
-        for b in &row.unselected {
-            let _ = write!(text, " {}", backend(b));
-        }
+    if frontend.row.policy == TrafficPolicy::Local {
+        list(&mut text, " cluster", &port.cluster);
     }
-    if row.affinity_seconds > 0 {
-        let _ = write!(text, " affinity {}s", row.affinity_seconds);
+    list(&mut text, " unselected", &port.unselected);
+    if port.affinity_seconds > 0 {
+        // Writing to a String cannot fail.
+        let _ = write!(text, " affinity {}s", port.affinity_seconds);
     }
     text
+}
+
+/// Appends backends after a word, if there are any.
+fn list(text: &mut String, word: &str, backends: &[Backend]) {
+    if !backends.is_empty() {
+        text.push_str(word);
+    }
+    for b in backends {
+        text.push(' ');
+        text.push_str(&backend(b));
+    }
 }
 
 /// Address, port and protocol of a frontend; `*` for the wildcard row of an address.

@@ -1,10 +1,10 @@
 //! Endpoint selection (KEP-1669, KEP-2086, KEP-2433, KEP-3015, KEP-4444).
 //!
-//! In: the traffic policy, this node's name and zone, and the conditions and hints of each
-//! endpoint. Out: the positions of the endpoints to use, or the verdict if there are none.
+//! In: this node's name and zone, and the conditions and hints of each endpoint. Out: the positions
+//! of the endpoints of each set.
 //! `trafficDistribution` and annotations are not inputs: the control plane turns them into hints.
 
-use crate::model::{Endpoint, TrafficPolicy};
+use crate::model::Endpoint;
 
 /// Topology of this node.
 #[derive(Clone, Copy, Debug)]
@@ -15,45 +15,37 @@ pub struct Locality<'a> {
     pub zone: Option<&'a str>,
 }
 
-/// Result of [`select`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// Positions of the endpoints to use, ascending, at least one.
-    Use(Vec<usize>),
-    /// No endpoint is usable on any node: clients are rejected.
-    Reject,
-    /// Endpoints are usable on other nodes only, and the traffic policy is Local: packets are
-    /// dropped.
-    Drop,
-}
-
 /// Whether an endpoint that is not ready may be used when no endpoint is ready: it is serving and
 /// terminating.
 pub fn is_fallback(e: &Endpoint) -> bool {
     e.serving && e.terminating
 }
 
-/// Selects the endpoints of one Service port.
-pub fn select(policy: TrafficPolicy, locality: Locality<'_>, endpoints: &[&Endpoint]) -> Selection {
-    let all = |wanted: &dyn Fn(&Endpoint) -> bool| -> Option<Vec<usize>> {
-        let found: Vec<usize> =
-            endpoints.iter().enumerate().filter(|(_, e)| wanted(e)).map(|(i, _)| i).collect();
-        (!found.is_empty()).then_some(found)
-    };
+/// The endpoints of a Service port for traffic policy Cluster, ascending. Empty: no endpoint is
+/// usable on any node.
+pub fn cluster_set(locality: Locality<'_>, endpoints: &[&Endpoint]) -> Vec<usize> {
+    let all = |wanted: &dyn Fn(&Endpoint) -> bool| matching(endpoints, wanted);
+    hinted(locality, endpoints)
+        .or_else(|| all(&|e| e.ready))
+        .or_else(|| all(&|e| is_fallback(e)))
+        .unwrap_or_default()
+}
+
+/// The endpoints of a Service port for traffic policy Local, ascending. Empty, while
+/// [`cluster_set`] is not: endpoints are usable on other nodes only.
+pub fn local_set(locality: Locality<'_>, endpoints: &[&Endpoint]) -> Vec<usize> {
     let local = |e: &Endpoint| e.node_name.as_deref() == Some(locality.node);
-    let chosen = match policy {
-        TrafficPolicy::Cluster => hinted(locality, endpoints)
-            .or_else(|| all(&|e| e.ready))
-            .or_else(|| all(&|e| is_fallback(e))),
-        TrafficPolicy::Local => {
-            all(&|e| e.ready && local(e)).or_else(|| all(&|e| is_fallback(e) && local(e)))
-        }
-    };
-    match chosen {
-        Some(chosen) => Selection::Use(chosen),
-        None if endpoints.iter().any(|e| e.ready || is_fallback(e)) => Selection::Drop,
-        None => Selection::Reject,
-    }
+    let all = |wanted: &dyn Fn(&Endpoint) -> bool| matching(endpoints, wanted);
+    all(&|e| e.ready && local(e))
+        .or_else(|| all(&|e| is_fallback(e) && local(e)))
+        .unwrap_or_default()
+}
+
+/// The positions of endpoints, if there are any.
+fn matching(endpoints: &[&Endpoint], wanted: &dyn Fn(&Endpoint) -> bool) -> Option<Vec<usize>> {
+    let found: Vec<usize> =
+        endpoints.iter().enumerate().filter(|(_, e)| wanted(e)).map(|(i, _)| i).collect();
+    (!found.is_empty()).then_some(found)
 }
 
 /// Ready endpoints with a hint for this node, else for its zone. Hints of one kind are ignored if a
@@ -78,6 +70,27 @@ fn hinted(locality: Locality<'_>, endpoints: &[&Endpoint]) -> Option<Vec<usize>>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What happens to a connection.
+    #[derive(Debug, PartialEq)]
+    enum Verdict {
+        Use(Vec<usize>),
+        Drop,
+        Reject,
+    }
+
+    fn verdict(local_policy: bool, endpoints: &[&Endpoint]) -> Verdict {
+        let locality = Locality { node: "n1", zone: Some("z1") };
+        let cluster = cluster_set(locality, endpoints);
+        let local = local_set(locality, endpoints);
+        match (cluster.is_empty(), local.is_empty()) {
+            (true, true) => Verdict::Reject,
+            (true, false) => panic!("{local:?} are usable"),
+            (false, _) if !local_policy => Verdict::Use(cluster),
+            (false, true) => Verdict::Drop,
+            (false, false) => Verdict::Use(local),
+        }
+    }
 
     /// Parses one endpoint: a letter for its conditions, then any of `@node`, `#zone hint` and `!node
     /// hint`. `R`: ready and serving. `B`: also terminating. `T`: serving and terminating. `S`: only
@@ -105,10 +118,9 @@ mod tests {
 
     #[test]
     fn selection_follows_conditions_policy_and_hints() {
-        use Selection::{Drop, Reject};
-        let using = |positions: &[usize]| Selection::Use(positions.to_vec());
-        let cluster = TrafficPolicy::Cluster;
-        let local = TrafficPolicy::Local;
+        use Verdict::{Drop, Reject};
+        let using = |positions: &[usize]| Verdict::Use(positions.to_vec());
+        let (cluster, local) = (false, true);
         for (name, policy, endpoints, expect) in [
             ("no endpoint", cluster, "", Reject),
             ("ready endpoints are used", cluster, "R U R", using(&[0, 2])),
@@ -138,8 +150,7 @@ mod tests {
         ] {
             let endpoints: Vec<Endpoint> = endpoints.split_whitespace().map(endpoint).collect();
             let refs: Vec<&Endpoint> = endpoints.iter().collect();
-            let locality = Locality { node: "n1", zone: Some("z1") };
-            assert_eq!(select(policy, locality, &refs), expect, "{name}");
+            assert_eq!(verdict(policy, &refs), expect, "{name}");
         }
     }
 
@@ -148,6 +159,6 @@ mod tests {
         let endpoints = [endpoint("R#z1"), endpoint("R#z2")];
         let refs: Vec<&Endpoint> = endpoints.iter().collect();
         let locality = Locality { node: "n1", zone: None };
-        assert_eq!(select(TrafficPolicy::Cluster, locality, &refs), Selection::Use(vec![0, 1]));
+        assert_eq!(cluster_set(locality, &refs), [0, 1]);
     }
 }

@@ -5,20 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A range of slots: `offset .. offset + len`. A range of length 0 has no position.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlotRange {
-    /// First slot.
-    pub offset: u32,
-    /// Number of slots.
-    pub len: u32,
-}
+use sluice_abi::SlotRange;
 
-impl SlotRange {
-    /// The slot after the last. Ranges that were read from the kernel may exceed `u32`.
-    pub(crate) fn end(self) -> u64 {
-        u64::from(self.offset) + u64::from(self.len)
-    }
+/// The slot after the last of a range. Ranges that were read from the kernel may exceed `u32`.
+pub(crate) fn end(range: SlotRange) -> u64 {
+    u64::from(range.offset) + u64::from(range.len)
 }
 
 /// The free ranges, by position and by length.
@@ -56,13 +47,13 @@ impl SlotAllocator {
             return false;
         };
         let free = SlotRange { offset, len };
-        if range.end() > free.end() {
+        if end(range) > end(free) {
             return false;
         }
         self.remove(free);
         self.insert(SlotRange { offset, len: range.offset - offset });
         // Both ends lie within the array, so their difference fits.
-        let rest = u32::try_from(free.end() - range.end()).unwrap_or(0);
+        let rest = u32::try_from(end(free) - end(range)).unwrap_or(0);
         self.insert(SlotRange { offset: range.offset + range.len, len: rest });
         true
     }
@@ -74,15 +65,15 @@ impl SlotAllocator {
         }
         if let Some((&offset, &len)) = self.by_offset.range(..range.offset).next_back() {
             let before = SlotRange { offset, len };
-            debug_assert!(before.end() <= u64::from(range.offset), "{range:?} freed twice");
-            if before.end() == u64::from(range.offset) {
+            debug_assert!(end(before) <= u64::from(range.offset), "{range:?} freed twice");
+            if end(before) == u64::from(range.offset) {
                 self.remove(before);
                 range = SlotRange { offset, len: len + range.len };
             }
         }
         if let Some((&offset, &len)) = self.by_offset.range(range.offset..).next() {
-            debug_assert!(range.end() <= u64::from(offset), "{range:?} freed twice");
-            if range.end() == u64::from(offset) {
+            debug_assert!(end(range) <= u64::from(offset), "{range:?} freed twice");
+            if end(range) == u64::from(offset) {
                 self.remove(SlotRange { offset, len });
                 range.len += len;
             }

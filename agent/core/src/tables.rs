@@ -3,17 +3,25 @@
 //! In: an [`Index`] and the objects in it that are dirty. Out: the keys whose rows changed. The cost
 //! of an update is proportional to the change.
 //!
-//! Several Services may claim the same address and port. All claims are kept; the claim of the
-//! oldest Service is used. When that Service is removed, the next claim is used without being
-//! compiled again.
+//! Several Services may claim the same address and port. All claims are kept; the one that ranks first
+//! is used ([`claims`]). When that Service is removed, the next claim is used without being compiled
+//! again. All frontends of a Service port share its compiled sets ([`ports`]).
+
+mod claims;
+mod ports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_abi::{FrontendKey, Network, NetworkKey};
 
-use crate::compile::{self, FrontendRow, ServiceView};
+use self::claims::{Claim, Claims, Owner, Served};
+use self::ports::{PortIndex, Ports};
+use crate::compile::{
+    self, FrontendRow, PortRow, ServicePortId, ServiceRows, ServiceView, Treatment,
+};
 use crate::index::{Dirty, Index};
 use crate::model::{NodeContext, ObjectName};
 use crate::select::Locality;
@@ -23,6 +31,8 @@ use crate::select::Locality;
 pub struct Changed {
     /// Frontends whose rows differ.
     pub frontends: BTreeSet<FrontendKey>,
+    /// Service ports whose rows differ.
+    pub ports: BTreeSet<ServicePortId>,
     /// Whether a network differs.
     pub networks: bool,
     /// Whether a route differs.
@@ -32,12 +42,13 @@ pub struct Changed {
 impl Changed {
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
-        self.frontends.is_empty() && !self.networks && !self.routes
+        self.frontends.is_empty() && self.ports.is_empty() && !self.networks && !self.routes
     }
 
     /// Adds the differences of a later update.
     pub fn merge(&mut self, later: Changed) {
         self.frontends.extend(later.frontends);
+        self.ports.extend(later.ports);
         self.networks |= later.networks;
         self.routes |= later.routes;
     }
@@ -50,29 +61,44 @@ pub struct Conflict {
     pub key: FrontendKey,
     /// The Service that is served.
     pub winner: ObjectName,
-    /// The Services that are not served, oldest first.
+    /// The Services that are not served, by rank.
     pub losers: Vec<ObjectName>,
 }
 
-/// A Service's claim to a key. Claims to one key are sorted; the first is used.
-#[derive(Clone, Debug)]
-struct Claim {
-    created: i64,
-    row: FrontendRow,
+/// A frontend and what it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrontendView<'a> {
+    /// The Service.
+    pub service: &'a ObjectName,
+    /// The Service port; wildcard rows have none.
+    pub port: Option<&'a PortRow>,
+    /// The properties of the frontend.
+    pub row: FrontendRow,
 }
 
-impl Claim {
-    fn rank(&self) -> (i64, &ObjectName) {
-        (self.created, &self.row.service.service)
+impl<'a> FrontendView<'a> {
+    /// What happens to new connections of a client.
+    pub fn treatment(&self, client_on_this_node: bool) -> Treatment<'a> {
+        self.port.map_or(Treatment::Reject, |port| {
+            port.treatment(self.row.uses_local_set(client_on_this_node))
+        })
     }
+}
+
+/// What a Service compiled to.
+#[derive(Clone, Debug)]
+struct Compiled {
+    owner: Arc<Owner>,
+    ports: Box<[PortIndex]>,
+    frontends: Box<[(FrontendKey, Option<PortIndex>, FrontendRow)]>,
 }
 
 /// Desired rows.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
-    claims: BTreeMap<FrontendKey, Vec<Claim>>,
-    keys_of: BTreeMap<ObjectName, Vec<FrontendKey>>,
-    contended: BTreeSet<FrontendKey>,
+    claims: Claims,
+    ports: Ports,
+    services: BTreeMap<ObjectName, Compiled>,
     networks: BTreeMap<NetworkKey, Network>,
     routes: BTreeMap<IpNet, IpAddr>,
 }
@@ -93,12 +119,12 @@ impl Tables {
             zone: index.this_node().and_then(|n| n.zone.as_deref()),
         };
         for name in &dirty.services {
-            let rows = index.service(name).map_or_else(Vec::new, |service| {
+            let rows = index.service(name).map_or_else(ServiceRows::default, |service| {
                 let slices = index.slices_of(name).collect();
                 compile::service(&ServiceView { service, slices, locality })
             });
             let created = index.service(name).map_or(0, |s| s.created);
-            self.replace_claims(name, created, rows, &mut changed.frontends);
+            self.replace(name, created, rows, &mut changed);
         }
         if dirty.nodes {
             let cidrs = index.service_cidrs().flat_map(|o| &o.cidrs);
@@ -112,19 +138,37 @@ impl Tables {
         changed
     }
 
-    /// The desired row of a frontend.
-    pub fn frontend(&self, key: &FrontendKey) -> Option<&FrontendRow> {
-        self.claims.get(key).and_then(|claims| claims.first()).map(|claim| &claim.row)
+    /// The desired frontend of a key.
+    pub fn frontend(&self, key: &FrontendKey) -> Option<FrontendView<'_>> {
+        self.claims.served(key).map(|claim| self.view(claim))
     }
 
-    /// Number of frontends; a key without a claim has no entry.
+    /// Number of frontends.
     pub fn frontend_count(&self) -> usize {
         self.claims.len()
     }
 
     /// All frontends by key.
-    pub fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &FrontendRow)> {
-        self.claims.iter().filter_map(|(key, claims)| claims.first().map(|c| (key, &c.row)))
+    pub fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)> {
+        self.claims.all_served().map(|(key, claim)| (key, self.view(claim)))
+    }
+
+    /// The row of a Service port, if a frontend is served by it.
+    pub fn port(&self, id: &ServicePortId) -> Option<&PortRow> {
+        let ports = &self.services.get(&id.service)?.ports;
+        let mut rows = ports.iter().filter_map(|index| self.ports.served_row(*index));
+        rows.find(|row| row.id == *id)
+    }
+
+    /// The Service ports that frontends are served by, by Service.
+    pub fn ports(&self) -> impl Iterator<Item = &PortRow> {
+        let indices = self.services.values().flat_map(|service| &service.ports);
+        indices.filter_map(|index| self.ports.served_row(*index))
+    }
+
+    /// Number of Service ports that frontends are served by.
+    pub fn port_count(&self) -> usize {
+        self.ports.served_count()
     }
 
     /// Networks by key.
@@ -140,69 +184,106 @@ impl Tables {
     /// Keys that several Services claim, without wildcard rows: Services that share an address but
     /// no port do not conflict.
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
-        self.contended.iter().filter(|k| k.port.get() != 0).filter_map(|key| {
-            let mut owners = self.claims.get(key)?.iter().map(|c| c.row.service.service.clone());
-            Some(Conflict { key: *key, winner: owners.next()?, losers: owners.collect() })
-        })
+        self.claims.contended().filter(|(key, _)| key.port.get() != 0).filter_map(
+            |(key, claims)| {
+                let mut owners = claims.iter().map(|claim| claim.owner.name.clone());
+                Some(Conflict { key: *key, winner: owners.next()?, losers: owners.collect() })
+            },
+        )
     }
 
-    fn replace_claims(
+    fn view<'a>(&'a self, claim: &'a Claim) -> FrontendView<'a> {
+        FrontendView {
+            service: &claim.owner.name,
+            port: claim.port.and_then(|index| self.ports.row(index)),
+            row: claim.row,
+        }
+    }
+
+    /// Replaces the rows of a Service. A change of endpoints changes ports only.
+    fn replace(
         &mut self,
         name: &ObjectName,
         created: i64,
-        rows: Vec<(FrontendKey, FrontendRow)>,
-        changed: &mut BTreeSet<FrontendKey>,
+        rows: ServiceRows,
+        changed: &mut Changed,
     ) {
-        let old_keys = self.keys_of.remove(name).unwrap_or_default();
-        let new_keys: Vec<FrontendKey> = rows.iter().map(|(key, _)| *key).collect();
-        let mut rows: BTreeMap<FrontendKey, FrontendRow> = rows.into_iter().collect();
-        for key in old_keys.iter().filter(|k| !rows.contains_key(k)).copied().collect::<Vec<_>>() {
-            self.claim(key, name, None, changed);
+        let (former, mut former_ports) = match self.services.remove(name) {
+            Some(former) => (Some((former.owner, former.frontends)), former.ports.into_vec()),
+            None => (None, Vec::new()),
+        };
+        let mut ports = Vec::with_capacity(rows.ports.len());
+        for row in rows.ports {
+            let same = |index: &PortIndex| self.ports.row(*index).is_some_and(|r| r.id == row.id);
+            let index = match former_ports.iter().position(same) {
+                None => self.ports.insert(row),
+                Some(at) => {
+                    let index = former_ports.swap_remove(at);
+                    let id = row.id.clone();
+                    if self.ports.replace(index, row) {
+                        changed.ports.insert(id);
+                    }
+                    index
+                }
+            };
+            ports.push(index);
         }
-        for key in &new_keys {
-            if let Some(row) = rows.remove(key) {
-                self.claim(*key, name, Some(Claim { created, row }), changed);
+        let frontends: Box<[_]> = rows
+            .frontends
+            .into_iter()
+            .map(|(key, at, row)| (key, at.and_then(|at| ports.get(at).copied()), row))
+            .collect();
+        let owner = match &former {
+            Some((owner, _)) if owner.created == created => Arc::clone(owner),
+            _ => Arc::new(Owner { name: name.clone(), created }),
+        };
+        let same = former
+            .as_ref()
+            .is_some_and(|(known, rows)| Arc::ptr_eq(known, &owner) && *rows == frontends);
+        if !same {
+            let kept: BTreeSet<FrontendKey> = frontends.iter().map(|(key, ..)| *key).collect();
+            for (key, ..) in former.iter().flat_map(|(_, rows)| rows.iter()) {
+                if !kept.contains(key) {
+                    self.claim(*key, name, None, changed);
+                }
+            }
+            for (key, port, row) in &frontends {
+                let claim = Claim { owner: Arc::clone(&owner), port: *port, row: *row };
+                self.claim(*key, name, Some(claim), changed);
             }
         }
-        if !new_keys.is_empty() {
-            self.keys_of.insert(name.clone(), new_keys);
+        former_ports.into_iter().for_each(|index| self.ports.remove(index));
+        if !frontends.is_empty() {
+            self.services.insert(name.clone(), Compiled { owner, ports: ports.into(), frontends });
         }
     }
 
-    /// Sets or withdraws the claim of one Service on one key.
+    /// Sets or withdraws the claim of one Service to one key.
     fn claim(
         &mut self,
         key: FrontendKey,
         name: &ObjectName,
         claim: Option<Claim>,
-        changed: &mut BTreeSet<FrontendKey>,
+        changed: &mut Changed,
     ) {
-        let claims = self.claims.entry(key).or_default();
-        let old_position = claims.iter().position(|c| c.row.service.service == *name);
-        let old = old_position.map(|at| claims.remove(at));
-        let new_position = claim.map(|claim| {
-            let at = claims.partition_point(|c| c.rank() < claim.rank());
-            // Nearly every key has one claim: room for exactly one more.
-            claims.reserve_exact(1);
-            claims.insert(at, claim);
-            at
-        });
-        // The row changes if the first claim does, or if its contents do.
-        let same_winner = match (old_position, new_position) {
-            (Some(0), Some(0)) => old.as_ref().map(|c| &c.row) == claims.first().map(|c| &c.row),
-            (Some(0), _) | (_, Some(0)) => false,
-            _ => true,
+        let Served { before, after } = self.claims.set(key, name, claim);
+        let same = match (&before, &after) {
+            (Some(before), Some(after)) => before.is_same(after),
+            (None, None) => true,
+            _ => false,
         };
-        if !same_winner {
-            changed.insert(key);
+        if !same {
+            changed.frontends.insert(key);
         }
-        if claims.len() > 1 {
-            self.contended.insert(key);
-        } else {
-            self.contended.remove(&key);
+        let port = |claim: Option<Claim>| claim.and_then(|claim| claim.port);
+        let (lost, gained) = (port(before), port(after));
+        if lost == gained {
+            return;
         }
-        if claims.is_empty() {
-            self.claims.remove(&key);
+        let first = gained.filter(|index| self.ports.gain(*index));
+        let last = lost.filter(|index| self.ports.lose(*index));
+        for row in [first, last].into_iter().flatten().filter_map(|index| self.ports.row(index)) {
+            changed.ports.insert(row.id.clone());
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use sluice_abi::{Addr, Backend, FrontendKey, PortBe, proto};
-use sluice_core::compile::{FrontendRow, ServicePortId};
-use sluice_core::model::{ObjectName, Protocol};
+use sluice_core::compile::{FrontendKind, FrontendRow, PortRow, ServicePortId};
+use sluice_core::model::{ObjectName, Protocol, TrafficPolicy};
+use sluice_core::tables::FrontendView;
 
 use super::respond::{PAGE, StateView};
 use super::response::Status;
@@ -15,8 +16,8 @@ pub const ROWS: usize = PAGE / 2;
 /// State with any number of frontends.
 #[derive(Debug, Default)]
 pub struct Fake {
-    /// Frontends.
-    pub frontends: BTreeMap<FrontendKey, FrontendRow>,
+    /// Frontends; a wildcard row has no Service port.
+    pub frontends: BTreeMap<FrontendKey, (ObjectName, Option<PortRow>)>,
 }
 
 impl StateView for Fake {
@@ -24,8 +25,16 @@ impl StateView for Fake {
         Status { node: "worker".to_owned(), ready: true, ..Status::default() }
     }
 
-    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &FrontendRow)> {
-        self.frontends.iter()
+    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)> {
+        self.frontends.iter().map(|(key, (service, port))| {
+            let policy = match port {
+                Some(PortRow { local: Some(_), .. }) => TrafficPolicy::Local,
+                _ => TrafficPolicy::Cluster,
+            };
+            let kind = FrontendKind::ClusterIp;
+            let row = FrontendRow { kind, policy, wildcard: port.is_none() };
+            (key, FrontendView { service, port: port.as_ref(), row })
+        })
     }
 }
 
@@ -34,35 +43,56 @@ impl Fake {
     pub fn with_services(namespace: &str, count: u32) -> Fake {
         let mut fake = Fake::default();
         for n in 0..count {
-            fake.add(namespace, n, proto::TCP, 1, 0);
+            fake.add(namespace, n, proto::TCP, 1);
         }
         fake
     }
 
     /// Adds the frontend of Service `NAMESPACE/s-N`, at address 10.N.N.N.
-    pub fn add(&mut self, namespace: &str, n: u32, proto: u8, backends: u16, flags: u32) {
+    pub fn add(&mut self, namespace: &str, n: u32, proto: u8, backends: u16) {
+        self.insert(namespace, n, proto, Some(backends), None);
+    }
+
+    /// As [`Fake::add`], with traffic policy Local and no local endpoint.
+    pub fn add_local(&mut self, namespace: &str, n: u32, proto: u8) {
+        self.insert(namespace, n, proto, Some(1), Some(Box::default()));
+    }
+
+    /// Adds the wildcard row of the same address.
+    pub fn add_wildcard(&mut self, namespace: &str, n: u32) {
+        self.insert(namespace, n, 0, None, None);
+    }
+
+    fn insert(
+        &mut self,
+        namespace: &str,
+        n: u32,
+        proto: u8,
+        backends: Option<u16>,
+        local: Option<Box<[Backend]>>,
+    ) {
         let [_, a, b, c] = n.to_be_bytes();
-        let key = FrontendKey {
-            addr: Addr::v4([10, a, b, c]),
-            port: PortBe::new(80),
-            proto,
-            ..FrontendKey::default()
-        };
+        let addr = Addr::v4([10, a, b, c]);
+        let key = FrontendKey { addr, port: PortBe::new(80), proto, ..FrontendKey::default() };
         let backend = |i| Backend {
             addr: Addr::v4([192, a, b, c]),
             port: PortBe::new(8080 + i),
             ..Backend::default()
         };
-        let row = FrontendRow {
-            service: ServicePortId {
-                service: ObjectName::new(namespace, format!("s-{n}")),
-                port: Some(("http".into(), Protocol::Tcp)),
-            },
-            backends: (0..backends).map(backend).collect(),
-            unselected: Box::default(),
-            flags,
-            affinity_seconds: 0,
+        let service = ObjectName::new(namespace, format!("s-{n}"));
+        let id = ServicePortId {
+            service: service.clone(),
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            family: addr.family(),
         };
-        self.frontends.insert(key, row);
+        let port = backends.map(|count| PortRow {
+            id,
+            cluster: (0..count).map(backend).collect(),
+            local,
+            unselected: Box::default(),
+            affinity_seconds: 0,
+        });
+        self.frontends.insert(key, (service, port));
     }
 }

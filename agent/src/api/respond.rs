@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
-use sluice_abi::{FrontendKey, WILDCARD_PROTO, frontend_flags};
-use sluice_core::compile::FrontendRow;
+use sluice_abi::FrontendKey;
+use sluice_core::compile::{PortRow, Treatment};
 use sluice_core::dump;
+use sluice_core::tables::FrontendView;
 use tokio::sync::oneshot;
 
 use super::request::{Request, ServiceFilter};
@@ -21,7 +22,7 @@ pub trait StateView {
     /// State of the node.
     fn status(&self) -> Status;
     /// Desired frontends in the order of their keys.
-    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, &FrontendRow)>;
+    fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)>;
 }
 
 /// A request for one page, on its way from the server to the owner of the state.
@@ -62,13 +63,12 @@ impl Call {
     }
 }
 
-impl ServiceAction {
-    /// Treatment of a frontend with these [`frontend_flags`].
-    pub fn new(flags: u32, has_backends: bool) -> ServiceAction {
-        match (has_backends, flags & frontend_flags::DROP != 0) {
-            (true, _) => ServiceAction::Forward,
-            (false, true) => ServiceAction::Drop,
-            (false, false) => ServiceAction::Reject,
+impl From<Treatment<'_>> for ServiceAction {
+    fn from(treatment: Treatment<'_>) -> ServiceAction {
+        match treatment {
+            Treatment::Forward(_) => ServiceAction::Forward,
+            Treatment::Drop => ServiceAction::Drop,
+            Treatment::Reject => ServiceAction::Reject,
         }
     }
 }
@@ -84,17 +84,18 @@ pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> 
 /// The frontends after `after`, up to [`PAGE`] entries, of which those that match `filter` become
 /// rows. Wildcard frontends are not listed.
 pub fn services<'a>(
-    frontends: impl Iterator<Item = (&'a FrontendKey, &'a FrontendRow)>,
+    frontends: impl Iterator<Item = (&'a FrontendKey, FrontendView<'a>)>,
     filter: &ServiceFilter,
     after: Option<Cursor>,
 ) -> Page {
     let mut page = Page::default();
     let mut rest = frontends.skip_while(|(key, _)| after.is_some_and(|Cursor(last)| **key <= last));
     let mut examined = 0;
-    while let Some((key, row)) = rest.next() {
-        examined += 1 + row.backends.len();
-        if key.proto != WILDCARD_PROTO {
-            let row = service_row(key, row);
+    while let Some((key, frontend)) = rest.next() {
+        examined += 1;
+        if let Some(port) = frontend.port {
+            let row = service_row(key, &frontend, port);
+            examined += row.backends.len();
             page.rows.extend(filter.matches(&row).then_some(Row::Service(row)));
         }
         if examined >= PAGE {
@@ -105,15 +106,17 @@ pub fn services<'a>(
     page
 }
 
-fn service_row(key: &FrontendKey, row: &FrontendRow) -> ServiceRow {
+fn service_row(key: &FrontendKey, frontend: &FrontendView<'_>, port: &PortRow) -> ServiceRow {
+    let treatment = frontend.treatment(false);
+    let backends = if let Treatment::Forward(backends) = treatment { backends } else { &[] };
     ServiceRow {
-        service: row.service.service.to_string(),
-        port_name: row.service.port.as_ref().map_or_else(String::new, |(name, _)| name.to_string()),
+        service: frontend.service.to_string(),
+        port_name: port.id.name.to_string(),
         address: IpAddr::from(key.addr),
         port: key.port.get(),
         protocol: dump::protocol(key.proto),
-        action: ServiceAction::new(row.flags, !row.backends.is_empty()),
-        backends: row.backends.iter().map(|b| dump::socket_address(b.addr, b.port)).collect(),
+        action: treatment.into(),
+        backends: backends.iter().map(|b| dump::socket_address(b.addr, b.port)).collect(),
     }
 }
 
@@ -150,7 +153,7 @@ mod tests {
     fn backends_count_as_entries_of_a_page() {
         let mut fake = Fake::default();
         for n in 0..4 {
-            fake.add("shop", n, proto::TCP, PAGE as u16 / 2, 0);
+            fake.add("shop", n, proto::TCP, PAGE as u16 / 2);
         }
         let first = page(&fake, &Request::Services(ServiceFilter::default()), None);
         assert_eq!(first.rows.len(), 2);

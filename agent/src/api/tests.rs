@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sluice_abi::{WILDCARD_PROTO, frontend_flags, proto};
+use sluice_abi::proto;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -90,9 +90,9 @@ async fn status_is_one_row() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_have_name_address_action_and_backends() {
     let mut fake = Fake::with_services("shop", 1);
-    fake.add("shop", 1, proto::UDP, 0, 0);
-    fake.add("shop", 2, proto::SCTP, 0, frontend_flags::DROP);
-    fake.add("shop", 3, WILDCARD_PROTO, 0, 0);
+    fake.add("shop", 1, proto::UDP, 0);
+    fake.add_local("shop", 2, proto::SCTP);
+    fake.add_wildcard("shop", 3);
     let server = Server::start(limits(), fake);
     let rows = server.call::<Value>(services(ServiceFilter::default())).await.unwrap();
     assert_eq!(
@@ -127,7 +127,7 @@ async fn response_of_ten_thousand_rows_is_complete_and_ordered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn filter_is_evaluated_in_the_server() {
     let mut fake = Fake::with_services("shop", 2000);
-    fake.add("other", 1999, proto::TCP, 1, 0);
+    fake.add("other", 1999, proto::TCP, 1);
     let server = Server::start(limits(), fake);
     let request = services(ServiceFilter { namespace: Some("other".into()), ..Default::default() });
     let lines = server.raw(request.to_line().as_bytes()).await;

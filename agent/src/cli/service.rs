@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use sluice_abi::{Backend, Frontend, FrontendKey, frontend_flags};
+use sluice_abi::{Frontend, FrontendKey, ServicePort, SlotRange, frontend_flags};
 use sluice_bpf::BpfError;
 use sluice_core::dump;
 
@@ -78,7 +78,10 @@ fn rows_of_kernel(maps: &Maps, filter: &ServiceFilter) -> Result<Vec<ServiceRow>
         if frontend.flags & frontend_flags::WILDCARD != 0 {
             continue;
         }
-        let row = kernel_row(&key, &frontend, &backends(maps, &frontend)?);
+        // A frontend whose Service port the agent replaces at this moment is left out.
+        let Some(port) = maps.services.lookup(&frontend.service)? else { continue };
+        let (range, action) = set(&frontend, &port);
+        let row = kernel_row(&key, action, backends(maps, range)?);
         if filter.matches(&row) {
             rows.push(row);
         }
@@ -86,26 +89,40 @@ fn rows_of_kernel(maps: &Maps, filter: &ServiceFilter) -> Result<Vec<ServiceRow>
     Ok(rows)
 }
 
-/// Backends of a frontend. A slot or backend that the agent replaces at this moment is left out.
-fn backends(maps: &Maps, frontend: &Frontend) -> Result<Vec<Backend>, BpfError> {
+/// The set of a frontend for clients on other hosts.
+fn set(frontend: &Frontend, port: &ServicePort) -> (SlotRange, ServiceAction) {
+    let local = frontend.uses_local_set(false);
+    let range = if local { port.local } else { port.cluster };
+    let action = match (port.cluster.len, range.len) {
+        (0, _) => ServiceAction::Reject,
+        (_, 0) => ServiceAction::Drop,
+        _ => ServiceAction::Forward,
+    };
+    (range, action)
+}
+
+/// Backends of a range of slots. A slot or backend that the agent replaces at this moment is left
+/// out.
+fn backends(maps: &Maps, range: SlotRange) -> Result<Vec<SocketAddr>, BpfError> {
     let mut backends = Vec::new();
-    for slot in frontend.slots_offset..frontend.slots_offset.saturating_add(frontend.slots_len) {
+    for slot in range.offset..range.offset.saturating_add(range.len) {
         if let Some(id) = maps.slots.lookup(&slot)? {
-            backends.extend(maps.backends.lookup(&id)?);
+            let backend = maps.backends.lookup(&id)?;
+            backends.extend(backend.map(|b| dump::socket_address(b.addr, b.port)));
         }
     }
     Ok(backends)
 }
 
-fn kernel_row(key: &FrontendKey, frontend: &Frontend, backends: &[Backend]) -> ServiceRow {
+fn kernel_row(key: &FrontendKey, action: ServiceAction, backends: Vec<SocketAddr>) -> ServiceRow {
     ServiceRow {
         service: "-".to_owned(),
         port_name: String::new(),
         address: key.addr.into(),
         port: key.port.get(),
         protocol: dump::protocol(key.proto),
-        action: ServiceAction::new(frontend.flags, frontend.slots_len > 0),
-        backends: backends.iter().map(|b| dump::socket_address(b.addr, b.port)).collect(),
+        action,
+        backends,
     }
 }
 
@@ -151,10 +168,7 @@ mod tests {
             proto: proto::UDP,
             ..FrontendKey::default()
         };
-        let backend =
-            Backend { addr: address.into(), port: PortBe::new(5353), ..Backend::default() };
-        let frontend = Frontend { slots_len: 1, ..Frontend::default() };
-        let row = kernel_row(&key, &frontend, &[backend]);
+        let row = kernel_row(&key, ServiceAction::Forward, vec!["10.96.0.1:5353".parse().unwrap()]);
         assert_eq!(
             serde_json::to_value(&row).unwrap(),
             serde_json::json!({
@@ -162,7 +176,22 @@ mod tests {
                 "protocol": "UDP", "action": "forward", "backends": ["10.96.0.1:5353"],
             })
         );
-        let empty = Frontend { flags: frontend_flags::DROP, ..Frontend::default() };
-        assert_eq!(kernel_row(&key, &empty, &[]).action, ServiceAction::Drop);
+    }
+
+    #[test]
+    fn kernel_row_has_the_set_of_its_policy() {
+        let range = |offset, len| SlotRange { offset, len };
+        let port = |cluster, local| ServicePort { cluster, local, affinity_seconds: 0 };
+        let (cluster, local) =
+            (Frontend::default(), Frontend { service: 1, flags: frontend_flags::LOCAL });
+        for (frontend, port, expect) in [
+            (cluster, port(range(4, 2), range(0, 0)), (range(4, 2), ServiceAction::Forward)),
+            (cluster, port(range(0, 0), range(0, 0)), (range(0, 0), ServiceAction::Reject)),
+            (local, port(range(4, 2), range(9, 1)), (range(9, 1), ServiceAction::Forward)),
+            (local, port(range(4, 2), range(0, 0)), (range(0, 0), ServiceAction::Drop)),
+            (local, port(range(0, 0), range(0, 0)), (range(0, 0), ServiceAction::Reject)),
+        ] {
+            assert_eq!(set(&frontend, &port), expect);
+        }
     }
 }

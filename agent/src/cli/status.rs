@@ -116,6 +116,7 @@ fn status_of_kernel(maps: &Maps) -> anyhow::Result<Status> {
     let config = maps.node_config.lookup(&0)?.unwrap_or_default();
     let tables = [
         ("frontends", maps.frontends.entries()?.len()),
+        ("services", maps.services.entries()?.len()),
         ("backends", maps.backends.entries()?.len()),
         ("networks", maps.networks.entries()?.len()),
         ("pods", maps.local_pods.entries()?.len()),

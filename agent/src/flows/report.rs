@@ -10,10 +10,11 @@ use sluice_pod::lease::Lease;
 use super::judge::Counts;
 
 /// Maps whose entries come and go. The others are arrays, which are always full.
-pub const MAPS: [&str; 9] = [
+pub const MAPS: [&str; 10] = [
     map::LOCAL_PODS,
     map::NETWORKS,
     map::FRONTENDS,
+    map::SERVICES,
     map::BACKENDS,
     map::FLOWS,
     map::FLOWS_NEW_POD,

@@ -1,4 +1,5 @@
-//! The maps of Services and networks: FRONTENDS, SLOTS, BACKENDS, NETWORKS.
+//! The maps of Services and networks: FRONTENDS, SERVICES, SLOTS, BACKENDS,
+//! NETWORKS.
 //!
 //! ```text
 //! desired tables --plan--> batches --write--> kernel
@@ -163,6 +164,7 @@ impl ReconcileServiceMaps {
             None => {
                 tracing::info!(
                     frontends = found.frontends.len(),
+                    services = found.services.len(),
                     backends = found.backends.len(),
                     networks = found.networks.len(),
                     duration = ?started.elapsed(),

@@ -27,13 +27,11 @@ impl State {
     /// The backends among `backends` that their Service ports still lack.
     pub fn not_desired(&self, mut backends: BTreeSet<StaleBackend>) -> BTreeSet<StaleBackend> {
         if !backends.is_empty() {
-            for (_, row) in self.tables.frontends() {
-                backends.retain(|stale| {
-                    let mut usable = row.backends.iter().chain(&row.unselected);
-                    stale.service.as_ref() != Some(&row.service)
-                        || usable.all(|backend| *backend != stale.backend)
-                });
-            }
+            let is_desired = |stale: &StaleBackend| {
+                let port = stale.service.as_ref().and_then(|id| self.tables.port(id));
+                port.is_some_and(|port| port.usable().any(|backend| *backend == stale.backend))
+            };
+            backends.retain(|stale| !is_desired(stale));
         }
         backends
     }

@@ -60,7 +60,7 @@ numbered! {
         NotTracked = 12 "not_tracked",
         /// A header could not be rewritten.
         NatFailed = 13 "nat_failed",
-        /// A frontend refers to a slot or a backend that does not exist.
+        /// A frontend refers to a Service port, slot or backend that does not exist.
         TableIncomplete = 14 "table_incomplete",
         /// A protocol or address family that Sluice does not support.
         Unsupported = 15 "unsupported",

@@ -38,7 +38,10 @@ pub use drop_reason::{Counter, DropReason, Outcome};
 pub use event::DropEvent;
 pub use network::{Network, NetworkKey, network_kind};
 pub use pod::{LocalPod, PodFlows, PodRef};
-pub use service::{Backend, Frontend, FrontendKey, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags};
+pub use service::{
+    Backend, Frontend, FrontendKey, ServicePort, SlotRange, WILDCARD_PORT, WILDCARD_PROTO,
+    frontend_flags,
+};
 pub use socket::{SocketOrigin, SocketOrigins};
 
 /// Version of every layout in this crate; part of the pin path. Two versions share a map only if its

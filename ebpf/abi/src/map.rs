@@ -21,6 +21,11 @@ pub const FRONTENDS: &str = "FRONTENDS";
 /// Capacity of [`FRONTENDS`].
 pub const FRONTENDS_MAX: u32 = 262_144;
 
+/// Hash, u32 id -> [`crate::ServicePort`]; id 0 is never used.
+pub const SERVICES: &str = "SERVICES";
+/// Capacity of [`SERVICES`].
+pub const SERVICES_MAX: u32 = 131_072;
+
 /// Array of u32: slot -> backend id.
 pub const SLOTS: &str = "SLOTS";
 /// Capacity of [`SLOTS`].
@@ -82,12 +87,13 @@ pub const EVENTS: &str = "EVENTS";
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 18] = [
+pub const ALL: [&str; 19] = [
     LOCAL_PODS,
     PODS,
     POD_FLOWS,
     NETWORKS,
     FRONTENDS,
+    SERVICES,
     SLOTS,
     BACKENDS,
     FLOWS,

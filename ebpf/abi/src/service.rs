@@ -1,12 +1,14 @@
-//! Services: frontend -> range of slots -> backend.
+//! Services: frontend -> Service port -> range of slots -> backend.
 //!
 //! ```text
-//! FRONTENDS {address, port, protocol} -> {offset, length, ...}
+//! FRONTENDS {address, port, protocol} -> {id of the Service port, flags}
+//! SERVICES  {id}                      -> {offset, length} of the Cluster and of the Local set
 //! SLOTS     [offset + hash % length]  -> backend id
 //! BACKENDS  {id}                      -> address, port
 //! ```
-//! A change writes new backends, then a new range of slots, then the frontend, so that a program
-//! never reads a partial table.
+//! All frontends of a Service port share its row in `SERVICES`, so that a change of endpoints
+//! replaces one row. A change writes new backends, then a new range of slots, then the row of the
+//! Service port, then frontends, so that a program never reads a partial table.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -48,32 +50,92 @@ pub struct FrontendKey {
 
 const _: () = assert!(size_of::<FrontendKey>() == 20);
 
-/// Value of `FRONTENDS`: the backends of a frontend.
+/// Value of `FRONTENDS`: the Service port of a frontend, and how the frontend uses it.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Frontend {
-    /// Id of the Service port, stable while the port exists, also over agent restarts; never 0.
+    /// Key of the Service port in `SERVICES`, stable while the port exists, also over agent restarts;
+    /// 0 in a wildcard entry.
     pub service: u32,
-    /// First slot of the range.
-    pub slots_offset: u32,
-    /// Number of slots; 0: no endpoint, the connection is rejected.
-    pub slots_len: u32,
     /// Bits of [`frontend_flags`].
     pub flags: u32,
 }
 
-const _: () = assert!(size_of::<Frontend>() == 16);
+const _: () = assert!(size_of::<Frontend>() == 8);
+
+impl Frontend {
+    /// Whether a client gets a backend of the Local set. The external traffic policy does not apply
+    /// to pods and processes of this node.
+    #[inline(always)]
+    pub const fn uses_local_set(&self, client_on_this_node: bool) -> bool {
+        let exempt = client_on_this_node && self.flags & frontend_flags::EXTERNAL != 0;
+        self.flags & frontend_flags::LOCAL != 0 && !exempt
+    }
+}
 
 /// Bits of [`Frontend::flags`].
 pub mod frontend_flags {
-    /// Endpoints exist, but traffic policy Local excludes all of them: packets are dropped, not
-    /// rejected.
-    pub const DROP: u32 = 1;
     /// A wildcard entry: packets that match it are rejected.
-    pub const WILDCARD: u32 = 2;
+    pub const WILDCARD: u32 = 1;
+    /// A NodePort, an address of a load balancer or an external IP: the external traffic policy
+    /// applies. Otherwise a ClusterIP with the internal traffic policy.
+    pub const EXTERNAL: u32 = 2;
+    /// The traffic policy of the frontend is Local.
+    pub const LOCAL: u32 = 4;
+    /// An address of a load balancer whose clients are limited to the source ranges of the Service
+    /// port.
+    pub const SOURCE_RANGES: u32 = 8;
 }
+
+/// A range of `SLOTS`: `offset .. offset + len`. A range of length 0 has no position.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+pub struct SlotRange {
+    /// First slot.
+    pub offset: u32,
+    /// Number of slots.
+    pub len: u32,
+}
+
+const _: () = assert!(size_of::<SlotRange>() == 8);
+
+/// Value of `SERVICES`: the sets of backends of a Service port in one address family.
+///
+/// The map is a hash, not an array: the kernel replaces an entry of a hash as a whole, but writes
+/// into the entry of an array, where a program could read the offset of one range with the length
+/// of another.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct ServicePort {
+    /// Backends for traffic policy Cluster, after topology hints. Empty: no endpoint is usable on
+    /// any node, and clients are rejected.
+    pub cluster: SlotRange,
+    /// Backends for traffic policy Local. Empty while `cluster` is not: packets are dropped. Filled
+    /// only if the policy of a frontend is Local.
+    pub local: SlotRange,
+    /// Timeout of session affinity in seconds, or 0.
+    pub affinity_seconds: u32,
+}
+
+const _: () = assert!(size_of::<ServicePort>() == 20);
 
 /// Value of `BACKENDS`: one endpoint of a Service port.
 #[repr(C)]

@@ -1,6 +1,6 @@
-//! Decisions of load balancing and source translation: a slot of a frontend, a source port.
+//! Decisions of load balancing and source translation: a slot of a Service port, a source port.
 
-use sluice_abi::{Frontend, PortBe, PortRange, frontend_flags};
+use sluice_abi::{Frontend, PortBe, PortRange, ServicePort, SlotRange};
 
 /// Why a frontend has no backend for a new flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,28 +11,34 @@ pub enum NoBackend {
     NoEndpoint,
     /// The Service port has endpoints, but traffic policy Local excludes all of them.
     NoLocalEndpoint,
-    /// The frontend refers to a slot or backend that does not exist, or whose address family differs
-    /// from the client's.
+    /// The frontend refers to a Service port, slot or backend that does not exist, or whose address
+    /// family differs from the client's.
     TableIncomplete,
 }
 
-/// Chooses a slot of a frontend.
+/// The slots of a frontend for a client: at least one.
 ///
 /// # Errors
-/// The frontend has no slots.
+/// There are none.
 #[inline(always)]
-pub const fn slot(frontend: &Frontend, random: u32) -> Result<u32, NoBackend> {
-    if frontend.flags & frontend_flags::WILDCARD != 0 {
-        return Err(NoBackend::UnknownPort);
+pub const fn slots(
+    frontend: &Frontend,
+    port: &ServicePort,
+    client_on_this_node: bool,
+) -> Result<SlotRange, NoBackend> {
+    if port.cluster.len == 0 {
+        return Err(NoBackend::NoEndpoint);
     }
-    if frontend.slots_len == 0 {
-        return Err(if frontend.flags & frontend_flags::DROP != 0 {
-            NoBackend::NoLocalEndpoint
-        } else {
-            NoBackend::NoEndpoint
-        });
+    if !frontend.uses_local_set(client_on_this_node) {
+        return Ok(port.cluster);
     }
-    Ok(frontend.slots_offset.wrapping_add(scale(random, frontend.slots_len)))
+    if port.local.len == 0 { Err(NoBackend::NoLocalEndpoint) } else { Ok(port.local) }
+}
+
+/// Chooses a slot of a range that is not empty.
+#[inline(always)]
+pub const fn slot(range: SlotRange, random: u32) -> u32 {
+    range.offset.wrapping_add(scale(random, range.len))
 }
 
 /// The source port that attempt number `attempt` of one search tries. Consecutive attempts are far
@@ -68,29 +74,41 @@ const fn scale(random: u32, len: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use sluice_abi::frontend_flags;
 
     use super::*;
 
-    fn run(slots_offset: u32, slots_len: u32, flags: u32) -> Frontend {
-        Frontend { service: 1, slots_offset, slots_len, flags }
+    const fn range(offset: u32, len: u32) -> SlotRange {
+        SlotRange { offset, len }
     }
 
     #[test]
-    fn frontends_without_slots_state_the_reason() {
-        assert_eq!(slot(&run(7, 0, 0), 1), Err(NoBackend::NoEndpoint));
-        let local = run(7, 0, frontend_flags::DROP);
-        assert_eq!(slot(&local, 1), Err(NoBackend::NoLocalEndpoint));
-        let wildcard = run(0, 0, frontend_flags::WILDCARD);
-        assert_eq!(slot(&wildcard, 1), Err(NoBackend::UnknownPort));
+    fn set_follows_the_policy_of_the_frontend_and_the_place_of_the_client() {
+        use frontend_flags::{EXTERNAL, LOCAL};
+        let (cluster, local, none) = (range(7, 3), range(20, 1), range(0, 0));
+        let port = |cluster, local| ServicePort { cluster, local, affinity_seconds: 0 };
+        for (flags, here, elsewhere) in [
+            (0, cluster, cluster),
+            (LOCAL, local, local),
+            (EXTERNAL, cluster, cluster),
+            (EXTERNAL | LOCAL, cluster, local),
+        ] {
+            let frontend = Frontend { service: 1, flags };
+            let of = |port, here| slots(&frontend, &port, here);
+            assert_eq!(of(port(cluster, local), true), Ok(here), "{flags}");
+            assert_eq!(of(port(cluster, local), false), Ok(elsewhere), "{flags}");
+            assert_eq!(of(port(none, none), false), Err(NoBackend::NoEndpoint), "{flags}");
+            let expect =
+                if elsewhere == local { Err(NoBackend::NoLocalEndpoint) } else { Ok(cluster) };
+            assert_eq!(of(port(cluster, none), false), expect, "{flags}");
+        }
     }
 
     #[test]
     fn slots_are_chosen_evenly() {
         let mut seen = [0u32; 3];
         for i in 0..30_000u32 {
-            if let Ok(s) = slot(&run(0, 3, 0), i.wrapping_mul(0x9e37_79b9)) {
-                seen[s as usize] += 1;
-            }
+            seen[slot(range(0, 3), i.wrapping_mul(0x9e37_79b9)) as usize] += 1;
         }
         assert!(seen.iter().all(|n| (9_900..10_100).contains(n)), "{seen:?}");
     }
@@ -123,8 +141,8 @@ mod tests {
             len in 1u32..100_000,
             random in any::<u32>(),
         ) {
-            let s = slot(&run(offset, len, 0), random);
-            prop_assert!(s.is_ok_and(|s| s >= offset && s < offset + len));
+            let s = slot(range(offset, len), random);
+            prop_assert!(s >= offset && s < offset + len);
         }
     }
 }

@@ -11,8 +11,9 @@ use aya_ebpf::{
 };
 use sluice_abi::{
     Addr, Backend, Counter, Device, Direction, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, LocalPod, Network, NodeConfig, PodFlows, PodRef, PortBe, SocketOrigins,
-    WILDCARD_PORT, WILDCARD_PROTO, device_flags, flow_flags, map, network_kind, program,
+    Frontend, FrontendKey, LocalPod, Network, NodeConfig, PodFlows, PodRef, PortBe, ServicePort,
+    SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO, device_flags, flow_flags, map, network_kind,
+    program,
 };
 
 /// The pods of this node by address.
@@ -36,6 +37,11 @@ pub static NETWORKS: LpmTrie<Addr, Network> =
 #[map]
 pub static FRONTENDS: HashMap<FrontendKey, Frontend> =
     HashMap::with_max_entries(map::FRONTENDS_MAX, BPF_F_NO_PREALLOC);
+
+/// Service ports by id.
+#[map]
+pub static SERVICES: HashMap<u32, ServicePort> =
+    HashMap::with_max_entries(map::SERVICES_MAX, BPF_F_NO_PREALLOC);
 
 /// Ranges of backend ids.
 #[map]
@@ -152,6 +158,13 @@ pub fn frontend(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
 #[inline(always)]
 pub fn wildcard_frontend(addr: &Addr) -> Option<Frontend> {
     frontend(addr, WILDCARD_PORT, WILDCARD_PROTO)
+}
+
+/// The Service port with this id.
+#[inline(always)]
+pub fn service_port(id: u32) -> Option<ServicePort> {
+    // SAFETY: as for `frontend`.
+    SERVICES.get_ptr(&id).map(|p| unsafe { *p })
 }
 
 /// The backend with this id.

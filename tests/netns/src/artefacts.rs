@@ -4,7 +4,8 @@
 //! captures/*.pcap     packet captures that ran
 //! node1/agent.log     output of its agents
 //! node1/network.txt   addresses, routes, neighbours, tc filters and programs, nftables
-//! node1/maps.txt      FRONTENDS, LOCAL_PODS, NODE_CONFIG, the tables of flows, NETWORKS, counters
+//! node1/maps.txt      FRONTENDS, SERVICES, LOCAL_PODS, NODE_CONFIG, the tables of flows, NETWORKS,
+//!                     counters
 //! node1/pods.txt      addresses, routes and neighbours in each pod
 //! ```
 //! Nothing here panics: the test is already unwinding.

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use sluice_abi::{
     Addr, Counter, DropReason, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
-    NetworkKey, NodeConfig, Outcome, map, pin, program,
+    NetworkKey, NodeConfig, Outcome, ServicePort, map, pin, program,
 };
 use sluice_bpf::attach::{Direction, cgroup_programs, detach_device, device_programs};
 use sluice_bpf::netlink::Netlink;
@@ -40,7 +40,7 @@ pub fn load_with_capacity(node: &Node, entries: Option<u32>) {
         let mut loader = EbpfLoader::new();
         loader.override_global("HAVE_SET_RETVAL", &have_set_retval, false);
         if let Some(entries) = entries {
-            let tables = [map::FRONTENDS, map::SLOTS, map::BACKENDS, map::FRAGMENTS];
+            let tables = [map::FRONTENDS, map::SERVICES, map::SLOTS, map::BACKENDS, map::FRAGMENTS];
             for name in tables.into_iter().chain(map::FLOW_TABLES) {
                 loader.map_max_entries(name, entries);
             }
@@ -228,6 +228,7 @@ pub(crate) fn dump(namespaces: &Namespaces) -> String {
         dump_map::<Addr, LocalPod>(&mut text, map::LOCAL_PODS);
         dump_map::<NetworkKey, Network>(&mut text, map::NETWORKS);
         dump_map::<FrontendKey, Frontend>(&mut text, map::FRONTENDS);
+        dump_map::<u32, ServicePort>(&mut text, map::SERVICES);
         for table in map::FLOW_TABLES {
             dump_map::<FlowKey, FlowEntry>(&mut text, table);
         }

@@ -2,8 +2,8 @@
 
 use sluice_abi::{
     Addr, Backend, Device, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
-    NetworkKey, NodeConfig, PortBe, PortRange, WILDCARD_PORT, WILDCARD_PROTO, device_flags,
-    frontend_flags, map, network_kind, node_flags, ticks,
+    NetworkKey, NodeConfig, PortBe, PortRange, ServicePort, SlotRange, WILDCARD_PORT,
+    WILDCARD_PROTO, device_flags, frontend_flags, map, network_kind, node_flags, ticks,
 };
 
 use crate::Datapath;
@@ -98,20 +98,43 @@ impl Datapath {
     /// Writes a Service port with these backends, and the wildcard entry of its address. Backend
     /// ids start at `service * 100 + 1`, slots at `service * 100`.
     pub fn service(&self, service: u32, vip: VipPort, backends: &[([u8; 4], u16)]) {
-        let offset = service * 100;
+        let cluster = self.slots(service * 100, vip.2, backends);
+        self.service_port(service, ServicePort { cluster, ..ServicePort::default() });
+        self.frontend(vip, Frontend { service, flags: 0 });
+        let wildcard = Frontend { service: 0, flags: frontend_flags::WILDCARD };
+        self.frontend((vip.0, WILDCARD_PORT.get(), WILDCARD_PROTO), wildcard);
+    }
+
+    /// As [`Datapath::service`], with traffic policy Local: all endpoints, and those of this node.
+    /// Backend ids and slots of the latter are 50 higher.
+    pub fn local_service(
+        &self,
+        service: u32,
+        vip: VipPort,
+        all: &[([u8; 4], u16)],
+        local: &[([u8; 4], u16)],
+    ) {
+        self.service(service, vip, all);
+        let cluster = SlotRange { offset: service * 100, len: all.len() as u32 };
+        let local = self.slots(service * 100 + 50, vip.2, local);
+        self.service_port(service, ServicePort { cluster, local, affinity_seconds: 0 });
+        self.frontend(vip, Frontend { service, flags: frontend_flags::LOCAL });
+    }
+
+    /// Writes slots from `offset` and backends with ids from `offset + 1`.
+    fn slots(&self, offset: u32, proto: u8, backends: &[([u8; 4], u16)]) -> SlotRange {
         for (n, &(address, port)) in (0..).zip(backends) {
             let id = offset + 1 + n;
-            let backend =
-                Backend { addr: v4(address), port: PortBe::new(port), proto: vip.2, pad: 0 };
+            let backend = Backend { addr: v4(address), port: PortBe::new(port), proto, pad: 0 };
             self.map(map::BACKENDS).update(&id, &backend).unwrap();
             self.map(map::SLOTS).update(&(offset + n), &id).unwrap();
         }
-        let slots_len = backends.len() as u32;
-        let frontend = Frontend { service, slots_offset: offset, slots_len, ..Frontend::default() };
-        self.frontend(vip, frontend);
-        let flags = frontend_flags::WILDCARD;
-        let wildcard = Frontend { service, flags, ..Frontend::default() };
-        self.frontend((vip.0, WILDCARD_PORT.get(), WILDCARD_PROTO), wildcard);
+        SlotRange { offset, len: backends.len() as u32 }
+    }
+
+    /// Writes one Service port.
+    pub fn service_port(&self, service: u32, port: ServicePort) {
+        self.map(map::SERVICES).update(&service, &port).unwrap();
     }
 
     /// Writes one frontend.

@@ -8,43 +8,121 @@ use std::sync::Arc;
 
 pub use network::{networks, routes};
 pub use service::{ServiceView, service};
-use sluice_abi::Backend;
+use sluice_abi::{Backend, Family, Frontend, FrontendKey, frontend_flags};
 
-use crate::model::{ObjectName, Protocol};
+use crate::model::{ObjectName, Protocol, TrafficPolicy};
 
-/// One port of a Service: the unit of session affinity, and what events refer to. Without a port:
-/// the wildcard rows of the Service.
+/// One port of a Service in one address family: the unit of load balancing and of session affinity,
+/// and what events refer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortId {
     /// The Service.
     pub service: ObjectName,
-    /// Name and protocol of the port; `None` in wildcard rows.
-    pub port: Option<(Arc<str>, Protocol)>,
+    /// Name of the port, possibly empty.
+    pub name: Arc<str>,
+    /// Protocol of the port.
+    pub protocol: Protocol,
+    /// Family of the frontends and backends.
+    pub family: Family,
 }
 
 impl fmt::Display for ServicePortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.port {
-            None => write!(f, "{}:*", self.service),
-            Some((name, protocol)) if name.is_empty() => write!(f, "{}:{protocol}", self.service),
-            Some((name, protocol)) => write!(f, "{}:{name}/{protocol}", self.service),
+        if self.name.is_empty() {
+            write!(f, "{}:{}", self.service, self.protocol)
+        } else {
+            write!(f, "{}:{}/{}", self.service, self.name, self.protocol)
         }
     }
 }
 
-/// Desired contents of a frontend. Ids and slots are assigned when it is written
+/// Desired sets of backends of a Service port. Ids and slots are assigned when it is written
 /// ([`crate::diff`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FrontendRow {
-    /// The Service port that it belongs to.
-    pub service: ServicePortId,
-    /// Backends to choose from, sorted, each once.
-    pub backends: Box<[Backend]>,
-    /// UDP only: usable backends that hints or the traffic policy exclude on this node. Existing
-    /// flows keep them. Sorted.
+pub struct PortRow {
+    /// The Service port.
+    pub id: ServicePortId,
+    /// Backends for traffic policy Cluster, sorted, each once.
+    pub cluster: Box<[Backend]>,
+    /// Backends for traffic policy Local, sorted, each once; `None` if no frontend has that policy.
+    pub local: Option<Box<[Backend]>>,
+    /// UDP only: usable backends in neither set. Existing flows keep them. Sorted.
     pub unselected: Box<[Backend]>,
-    /// Bits of [`sluice_abi::frontend_flags`].
-    pub flags: u32,
     /// Timeout of session affinity in seconds, or 0.
     pub affinity_seconds: u32,
+}
+
+/// Backends of one set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment<'a> {
+    /// New connections are forwarded to one of these, at least one.
+    Forward(&'a [Backend]),
+    /// No endpoint is usable on any node: new connections are rejected.
+    Reject,
+    /// The traffic policy is Local, and endpoints are usable on other nodes only: packets are
+    /// dropped.
+    Drop,
+}
+
+impl PortRow {
+    /// What happens to new connections, by the set that the frontend uses for the client.
+    pub fn treatment(&self, local_set: bool) -> Treatment<'_> {
+        match &self.local {
+            _ if self.cluster.is_empty() => Treatment::Reject,
+            Some(local) if local_set && local.is_empty() => Treatment::Drop,
+            Some(local) if local_set => Treatment::Forward(local),
+            _ => Treatment::Forward(&self.cluster),
+        }
+    }
+
+    /// The backends that existing UDP flows keep; those of both sets occur twice.
+    pub fn usable(&self) -> impl Iterator<Item = &Backend> {
+        let local = self.local.iter().flatten();
+        self.cluster.iter().chain(local).chain(&self.unselected)
+    }
+}
+
+/// Kind of the address of a frontend. Where several claim one address and port, the first kind in
+/// this order is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    /// A ClusterIP.
+    ClusterIp,
+}
+
+/// Desired properties of a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrontendRow {
+    /// Kind of its address.
+    pub kind: FrontendKind,
+    /// The traffic policy that applies to it.
+    pub policy: TrafficPolicy,
+    /// Whether it is the wildcard row of its address, which belongs to no Service port.
+    pub wildcard: bool,
+}
+
+impl FrontendRow {
+    /// Its value in `FRONTENDS`, for a Service port with this id.
+    pub fn value(self, service: u32) -> Frontend {
+        if self.wildcard {
+            return Frontend { service: 0, flags: frontend_flags::WILDCARD };
+        }
+        let local = self.policy == TrafficPolicy::Local;
+        Frontend { service, flags: if local { frontend_flags::LOCAL } else { 0 } }
+    }
+
+    /// Whether a client gets a backend of the Local set.
+    pub fn uses_local_set(self, client_on_this_node: bool) -> bool {
+        self.value(0).uses_local_set(client_on_this_node)
+    }
+}
+
+/// The rows of one Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceRows {
+    /// Its ports, each id once.
+    pub ports: Vec<PortRow>,
+    /// Its frontends, each key once, with the position of the port in `ports`; wildcard rows have
+    /// none.
+    pub frontends: Vec<(FrontendKey, Option<usize>, FrontendRow)>,
 }

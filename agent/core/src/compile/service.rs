@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use sluice_abi::{Backend, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags};
+use sluice_abi::{Addr, Backend, Family, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO};
 
-use super::{FrontendRow, ServicePortId};
-use crate::model::{Endpoint, EndpointSlice, Port, Protocol, Service, ServicePort};
-use crate::select::{Locality, Selection, is_fallback, select};
+use super::{FrontendKind, FrontendRow, PortRow, ServicePortId, ServiceRows};
+use crate::model::{Endpoint, EndpointSlice, Port, Protocol, Service, ServicePort, TrafficPolicy};
+use crate::select::{self, Locality, is_fallback};
 
 /// Everything that the rows of a Service depend on.
 #[derive(Clone, Debug)]
@@ -23,14 +23,14 @@ pub struct ServiceView<'a> {
     pub locality: Locality<'a>,
 }
 
-/// Compiles one Service. Each key occurs once: if two ports of the Service have the same number and
-/// protocol, the first one in the list is used.
-pub fn service(view: &ServiceView<'_>) -> Vec<(FrontendKey, FrontendRow)> {
+/// Compiles one Service. If two ports of the Service have the same number and protocol, the first one
+/// in the list is used.
+pub fn service(view: &ServiceView<'_>) -> ServiceRows {
     let service = view.service;
+    let mut rows = ServiceRows::default();
     if service.hidden || service.external_name || service.ports.is_empty() {
-        return Vec::new();
+        return rows;
     }
-    let mut rows = Vec::new();
     for address in addresses(service) {
         let mut taken = BTreeSet::new();
         for port in &service.ports {
@@ -41,7 +41,8 @@ pub fn service(view: &ServiceView<'_>) -> Vec<(FrontendKey, FrontendRow)> {
                     proto: port.protocol.number(),
                     pad: 0,
                 };
-                rows.push((key, frontend(view, port, address)));
+                let at = port_row(view, port, address, &mut rows.ports);
+                rows.frontends.push((key, Some(at), frontend(service, false)));
             }
         }
         let key = FrontendKey {
@@ -50,7 +51,7 @@ pub fn service(view: &ServiceView<'_>) -> Vec<(FrontendKey, FrontendRow)> {
             proto: WILDCARD_PROTO,
             pad: 0,
         };
-        rows.push((key, wildcard(service)));
+        rows.frontends.push((key, None, frontend(service, true)));
     }
     rows
 }
@@ -64,66 +65,77 @@ fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
         .filter(|address| !address.is_unspecified())
 }
 
-fn wildcard(service: &Service) -> FrontendRow {
-    FrontendRow {
-        service: ServicePortId { service: service.name.clone(), port: None },
-        backends: Box::default(),
-        unselected: Box::default(),
-        flags: frontend_flags::WILDCARD,
-        affinity_seconds: 0,
-    }
+fn frontend(service: &Service, wildcard: bool) -> FrontendRow {
+    let policy = service.internal_traffic_policy;
+    FrontendRow { kind: FrontendKind::ClusterIp, policy, wildcard }
 }
 
-fn frontend(view: &ServiceView<'_>, port: &ServicePort, address: IpAddr) -> FrontendRow {
-    let endpoints = endpoints(&view.slices, port, address.is_ipv4());
+/// The position of the row of a port in the family of `address`, which is added if it is not there.
+/// Ports with the same name and protocol have the same endpoints.
+fn port_row(
+    view: &ServiceView<'_>,
+    port: &ServicePort,
+    address: IpAddr,
+    rows: &mut Vec<PortRow>,
+) -> usize {
+    let id = ServicePortId {
+        service: view.service.name.clone(),
+        name: port.name.clone(),
+        protocol: port.protocol,
+        family: Addr::from(address).family(),
+    };
+    rows.iter().position(|row| row.id == id).unwrap_or_else(|| {
+        rows.push(sets(view, id));
+        rows.len() - 1
+    })
+}
+
+/// The sets of backends of a Service port.
+fn sets(view: &ServiceView<'_>, id: ServicePortId) -> PortRow {
+    let endpoints = endpoints(&view.slices, &id);
     let refs: Vec<&Endpoint> = endpoints.values().copied().collect();
-    let selection = select(view.service.internal_traffic_policy, view.locality, &refs);
-    let chosen: &[usize] = if let Selection::Use(chosen) = &selection { chosen } else { &[] };
+    let mut chosen = vec![false; refs.len()];
+    // Positions ascend, so every list is in the order of the keys: sorted.
+    let all: Vec<Backend> = endpoints.keys().map(|target| backend(*target, id.protocol)).collect();
+    let mut choose = |positions: Vec<usize>| -> Box<[Backend]> {
+        positions.iter().for_each(|at| chosen[*at] = true);
+        positions.into_iter().map(|at| all[at]).collect()
+    };
+    let cluster = choose(select::cluster_set(view.locality, &refs));
+    let wanted = view.service.internal_traffic_policy == TrafficPolicy::Local;
+    let local = wanted.then(|| choose(select::local_set(view.locality, &refs)));
+    let rest = refs.iter().zip(&all).zip(&chosen).filter(|((endpoint, _), chosen)| {
+        id.protocol == Protocol::Udp && !**chosen && (endpoint.ready || is_fallback(endpoint))
+    });
+    let unselected = rest.map(|((_, backend), _)| *backend).collect();
+    let affinity_seconds = view.service.session_affinity.unwrap_or(0);
+    PortRow { cluster, local, unselected, affinity_seconds, id }
+}
 
-    // Positions ascend, so both lists are in the order of the keys: sorted.
-    let mut chosen = chosen.iter().copied().peekable();
-    let (mut backends, mut unselected) = (Vec::new(), Vec::new());
-    for (position, ((address, target), endpoint)) in endpoints.iter().enumerate() {
-        let backend = Backend {
-            addr: (*address).into(),
-            port: PortBe::new(target.get()),
-            proto: port.protocol.number(),
-            pad: 0,
-        };
-        if chosen.next_if_eq(&position).is_some() {
-            backends.push(backend);
-        } else if port.protocol == Protocol::Udp && (endpoint.ready || is_fallback(endpoint)) {
-            unselected.push(backend);
-        }
-    }
-    FrontendRow {
-        service: ServicePortId {
-            service: view.service.name.clone(),
-            port: Some((port.name.clone(), port.protocol)),
-        },
-        backends: backends.into(),
-        unselected: unselected.into(),
-        flags: if selection == Selection::Drop { frontend_flags::DROP } else { 0 },
-        affinity_seconds: view.service.session_affinity.unwrap_or(0),
+fn backend((address, target): (IpAddr, Port), protocol: Protocol) -> Backend {
+    Backend {
+        addr: address.into(),
+        port: PortBe::new(target.get()),
+        proto: protocol.number(),
+        pad: 0,
     }
 }
 
-/// The endpoints of a Service port in one family. Slices are joined by port name and protocol; the
+/// The endpoints of a Service port. Slices are joined by port name and protocol; the
 /// target port comes from the slice. The same address and port in several slices is one endpoint:
 /// the entry that ranks highest counts, among equals the first by slice name.
 fn endpoints<'a>(
     slices: &[&'a EndpointSlice],
-    port: &ServicePort,
-    v4: bool,
+    id: &ServicePortId,
 ) -> BTreeMap<(IpAddr, Port), &'a Endpoint> {
     let mut found: BTreeMap<(IpAddr, Port), &Endpoint> = BTreeMap::new();
     for slice in slices.iter().filter(|s| !s.hidden) {
-        let targets =
-            slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
+        let targets = slice.ports.iter().filter(|p| p.name == id.name && p.protocol == id.protocol);
         for target in targets.filter_map(|p| p.port) {
             for endpoint in &slice.endpoints {
                 let address = endpoint.address;
-                if address.is_ipv4() != v4 || !slice.address_type.holds(address) {
+                let same_family = address.is_ipv4() == (id.family == Family::V4);
+                if !same_family || !slice.address_type.holds(address) {
                     continue;
                 }
                 let known = found.entry((address, target)).or_insert(endpoint);

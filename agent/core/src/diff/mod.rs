@@ -1,12 +1,14 @@
 //! Desired rows compared with the rows in the kernel -> writes in an order that is safe after each.
 //!
 //! ```text
-//! put networks -> put backends -> put slots -> put frontends            (references exist)
-//!     -> delete frontends -> delete backends -> delete networks         (references removed)
+//! put networks -> put backends -> put slots -> put services -> put frontends   (references exist)
+//!     -> delete frontends -> delete services -> delete backends -> delete networks
+//!                                                                           (references removed)
 //! ```
-//! A changed frontend gets a new range of slots, and one map update switches it over. The old range
-//! and the ids of removed backends are quarantined ([`crate::quarantine`]), so that a program that
-//! runs meanwhile never combines old and new rows.
+//! A changed Service port gets a new range of slots, and one map update switches it over. The old
+//! range and the ids of removed backends and ports are quarantined ([`crate::quarantine`]), so that a
+//! program that runs meanwhile never combines old and new rows. A Service port whose frontends leave
+//! the traffic policy Local loses its Local set after them, in the place of deletions.
 //!
 //! [`RealizedState`] assumes that each plan is carried out. After a failed write, the caller reads
 //! the maps back, calls [`RealizedState::resync`] and plans again.
@@ -22,9 +24,8 @@ use std::collections::BTreeMap;
 pub use plan::{Capacity, CapacityError, Plan, StaleBackend};
 pub use read_back::ReadBack;
 use services::RealizedServices;
-use sluice_abi::{Frontend, Network, NetworkKey};
+use sluice_abi::{Network, NetworkKey};
 
-use crate::slots::SlotRange;
 use crate::table::{self, Networks, Rows, Table, TableSpec};
 use crate::tables::{Changed, Tables};
 
@@ -79,12 +80,12 @@ impl RealizedState {
         if all || changed.networks || self.networks_over_capacity {
             self.plan_networks(tables, &mut plan);
         }
-        self.services.plan(tables, (!all).then_some(&changed.frontends), &mut plan);
+        self.services.plan(tables, (!all).then_some(changed), &mut plan);
         table::sort_by_reference(&mut plan.writes);
         plan
     }
 
-    /// Whether rows read from `FRONTENDS`, `BACKENDS` or `NETWORKS` are as they were written.
+    /// Whether rows read from `FRONTENDS`, `SERVICES`, `BACKENDS` or `NETWORKS` are as they were written.
     pub fn holds(&self, rows: &Rows) -> bool {
         if rows.table == Networks::SPEC {
             rows.typed::<Networks>().all(|(key, row)| self.networks.get(&key) == Some(&row))
@@ -93,14 +94,14 @@ impl RealizedState {
         }
     }
 
-    /// Number of rows of `FRONTENDS`, `BACKENDS` or `NETWORKS`.
+    /// Number of rows of `FRONTENDS`, `SERVICES`, `BACKENDS` or `NETWORKS`.
     pub fn count(&self, table: &'static TableSpec) -> usize {
         if table == Networks::SPEC { self.networks.len() } else { self.services.count(table) }
     }
 
-    /// The rows of `SLOTS` that rows of `FRONTENDS` refer to.
-    pub fn slots_of(&self, frontends: &Rows) -> Rows {
-        self.services.slots_of(frontends)
+    /// The rows of `SLOTS` that rows of `SERVICES` refer to.
+    pub fn slots_of(&self, services: &Rows) -> Rows {
+        self.services.slots_of(services)
     }
 
     /// Frontends, slots and backends.
@@ -118,9 +119,4 @@ impl RealizedState {
         let errors = difference.over_capacity.iter();
         plan.over_capacity.extend(errors.map(|key| CapacityError::Networks { key: *key, max }));
     }
-}
-
-/// The range of slots that a frontend refers to.
-pub(crate) fn range_of(frontend: &Frontend) -> SlotRange {
-    SlotRange { offset: frontend.slots_offset, len: frontend.slots_len }
 }

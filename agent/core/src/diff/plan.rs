@@ -1,9 +1,10 @@
 //! The result of planning: batches of writes, and what follows from them.
 
-use sluice_abi::{Backend, NetworkKey};
+use sluice_abi::{Backend, FrontendKey, NetworkKey};
 
 use crate::compile::ServicePortId;
-use crate::table::{Backends, Frontends, Networks, Slots, Table, Write};
+use crate::model::ObjectName;
+use crate::table::{Backends, Frontends, Networks, Services, Slots, Table, Write};
 
 /// Writes, and what else follows from the changes.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,8 @@ impl Plan {
 pub struct Capacity {
     /// Entries of `FRONTENDS`.
     pub frontends: u32,
+    /// Entries of `SERVICES`.
+    pub services: u32,
     /// Entries of `SLOTS`.
     pub slots: u32,
     /// Entries of `BACKENDS`.
@@ -61,6 +64,7 @@ impl Default for Capacity {
     fn default() -> Capacity {
         Capacity {
             frontends: Frontends::SPEC.capacity,
+            services: Services::SPEC.capacity,
             slots: Slots::SPEC.capacity,
             backends: Backends::SPEC.capacity,
             networks: Networks::SPEC.capacity,
@@ -72,9 +76,23 @@ impl Default for Capacity {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CapacityError {
     /// `FRONTENDS` is full.
-    #[error("Service {service} is not programmed as desired: all {max} frontends are in use")]
+    #[error(
+        "Service {service} is not programmed as desired: {} does not fit, all {max} frontends are \
+         in use",
+        crate::dump::key(key)
+    )]
     Frontends {
-        /// The Service port of the frontend.
+        /// The Service of the frontend.
+        service: ObjectName,
+        /// The frontend.
+        key: FrontendKey,
+        /// Capacity of the map.
+        max: u32,
+    },
+    /// `SERVICES` is full.
+    #[error("Service {service} is not programmed as desired: all {max} Service ports are in use")]
+    Services {
+        /// The Service port.
         service: ServicePortId,
         /// Capacity of the map.
         max: u32,

@@ -1,8 +1,6 @@
 //! Plans for single situations. The properties cover the general case.
 
-use std::collections::BTreeSet;
-
-use sluice_abi::{Addr, Backend, Frontend, FrontendKey, PortBe, map, proto};
+use sluice_abi::{Addr, Backend, Frontend, FrontendKey, PortBe, ServicePort, map, proto};
 
 use super::{Capacity, CapacityError, Plan, ReadBack, RealizedState};
 use crate::cases::notation;
@@ -17,7 +15,8 @@ fn changes(lines: &[&str]) -> Vec<Change> {
 
 fn apply(kernel: &mut Kernel, agent: &mut Agent, lines: &[&str]) -> Plan {
     let plan = agent.apply_and_plan(&changes(lines));
-    carry_out(kernel, &rows(&plan.writes), &agent.tables);
+    let rows = rows(&plan.writes);
+    carry_out(kernel, &rows, rows.len(), &agent.tables);
     plan
 }
 
@@ -47,10 +46,15 @@ fn apply_and_retry(kernel: &mut Kernel, agent: &mut Agent, lines: &[&str], missi
     panic!("retries do not end");
 }
 
+/// Ids of the Service ports in the kernel.
+fn services(kernel: &Kernel) -> Vec<u32> {
+    kernel.services.keys().copied().collect()
+}
+
 const SERVICE: &str = "service shop/web 10.96.0.7 /UDP:53";
 const TWO_ENDPOINTS: &str = "slice shop/web of=web ports=/UDP:53 10.244.1.2@n1 10.244.1.3@n1";
 /// What the Service above, its wildcard row and the context of the properties need.
-const EXACT: Capacity = Capacity { frontends: 2, slots: 2, backends: 2, networks: 2 };
+const EXACT: Capacity = Capacity { frontends: 2, services: 1, slots: 2, backends: 2, networks: 2 };
 
 #[test]
 fn no_objects_and_empty_maps_need_no_writes() {
@@ -70,8 +74,7 @@ fn slots_and_ids_are_reused_by_the_third_plan_at_the_earliest() {
     for host in 1..=8 {
         let slice = format!("slice shop/web of=web ports=/UDP:53 10.244.1.{host}@n1");
         apply(&mut kernel, &mut agent, &[&slice]);
-        let used = kernel.frontends.values().filter(|f| f.slots_len > 0);
-        offsets.extend(used.map(|f| f.slots_offset));
+        offsets.extend(kernel.services.values().map(|port| port.cluster.offset));
     }
     assert_eq!(offsets, [0, 1, 2, 3, 0, 1, 2, 3]);
 }
@@ -84,7 +87,7 @@ fn frontends_are_deleted_before_their_backends() {
     apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
     let plan = apply(&mut kernel, &mut agent, &["delete service shop/web"]);
     let deleted: Vec<_> = plan.writes.iter().map(|w| (w.table().name, w.len())).collect();
-    assert_eq!(deleted, [(map::FRONTENDS, 2), (map::BACKENDS, 2)]);
+    assert_eq!(deleted, [(map::FRONTENDS, 2), (map::SERVICES, 1), (map::BACKENDS, 2)]);
 }
 
 #[test]
@@ -107,6 +110,8 @@ fn error_names_the_map_that_is_full() {
     };
     let frontends = error(Capacity { frontends: 1, ..EXACT });
     assert!(matches!(frontends, CapacityError::Frontends { max: 1, .. }));
+    let services = error(Capacity { services: 0, ..EXACT });
+    assert!(matches!(services, CapacityError::Services { max: 0, .. }));
     let slots = error(Capacity { slots: 1, ..EXACT });
     assert!(matches!(slots, CapacityError::Slots { needed: 2, free: 1, max: 1, .. }));
     let backends = error(Capacity { backends: 1, ..EXACT });
@@ -145,7 +150,7 @@ fn comparison_of_all_rows_finds_unreported_changes() {
     assert!(agent.realized.plan(&tables, &Changed::default()).writes.is_empty());
     agent.realized.compare_all();
     let plan = agent.realized.plan(&tables, &Changed::default());
-    assert_eq!(plan.rows(), 4, "two frontends and two networks are deleted");
+    assert_eq!(plan.rows(), 5, "two frontends, a Service port and two networks are deleted");
 }
 
 /// Two Services have one endpoint: each has its own id for it, which ends when that Service loses
@@ -217,10 +222,10 @@ fn new_service_does_not_get_the_id_of_a_deleted_frontend() {
     let mut kernel = Kernel::new(CAPACITY);
     let key = FrontendKey { port: PortBe::new(80), proto: proto::TCP, ..FrontendKey::default() };
     kernel.frontends.insert(key, Frontend { service: 7, ..Frontend::default() });
+    kernel.services.insert(7, ServicePort::default());
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[SERVICE]);
-    let ids: BTreeSet<u32> = kernel.frontends.values().map(|f| f.service).collect();
-    assert_eq!(ids, BTreeSet::from([8, 9]));
+    assert_eq!(services(&kernel), [8]);
 }
 
 #[test]
@@ -240,41 +245,40 @@ fn orphaned_backend_counts_towards_the_capacity() {
     apply_and_retry(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS], 1);
 }
 
-/// The plan that fails flips a frontend to new slots before the failure.
+/// The plan that fails flips a Service port to new slots before the failure.
 #[test]
 fn slots_and_ids_of_a_failed_plan_are_not_reused_by_the_next() {
     let mut kernel = Kernel::new(CAPACITY);
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
-    let services: BTreeSet<u32> = kernel.frontends.values().map(|f| f.service).collect();
-    assert_eq!(services, BTreeSet::from([1, 2]));
+    assert_eq!(services(&kernel), [1]);
     let other = "slice shop/web of=web ports=/UDP:53 10.244.1.4@n1 10.244.1.5@n1";
     let failed = agent.apply_and_plan(&changes(&[other, "service shop/api 10.96.0.8 /UDP:53"]));
     let done = rows(&failed.writes);
-    let flipped = done.iter().position(|(table, ..)| *table == "FRONTENDS").expect("a frontend");
-    carry_out(&mut kernel, &done[..=flipped], &agent.tables);
+    let flipped =
+        done.iter().rposition(|(table, ..)| *table == "SERVICES").expect("a Service port");
+    carry_out(&mut kernel, &done, flipped + 1, &agent.tables);
     agent.realized.resync(kernel.read_back());
 
     apply(&mut kernel, &mut agent, &["delete service shop/api", TWO_ENDPOINTS]);
-    let offset = kernel.frontends.values().map(|f| f.slots_offset).max();
+    let offset = kernel.services.values().map(|port| port.cluster.offset).max();
     assert_eq!(offset, Some(4), "0 and 2 were in use before and after the failed plan");
     apply(&mut kernel, &mut agent, &["service shop/db 10.96.0.9 /UDP:53"]);
-    let services: BTreeSet<u32> = kernel.frontends.values().map(|f| f.service).collect();
-    assert_eq!(services, BTreeSet::from([1, 2, 5, 6]), "3 and 4 were assigned to shop/api");
+    assert_eq!(services(&kernel), [1, 3], "2 was assigned to shop/api");
 }
 
 #[test]
-fn slots_of_a_damaged_frontend_are_not_freed() {
+fn slots_of_a_damaged_service_port_are_not_freed() {
     let mut kernel = Kernel::new(CAPACITY);
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS]);
-    let mut values = kernel.frontends.values();
-    let value = *values.find(|f| f.slots_len > 0).expect("a frontend with slots");
-    // The last key is read last: its slots belong to the frontend that is read first.
-    let last = FrontendKey { addr: Addr([0xff; 16]), ..FrontendKey::default() };
-    kernel.frontends.insert(last, value);
+    // The last id is read last: its slots belong to the Service port that is read first.
+    let (_, value) = kernel.services.first_key_value().expect("a Service port");
+    let value = *value;
+    kernel.services.insert(1000, value);
     agent.realized.resync(kernel.read_back());
     apply(&mut kernel, &mut agent, &[]);
+    assert_eq!(services(&kernel), [1]);
     for host in 1..=6 {
         let service = format!("service shop/other 10.96.1.{host} /TCP:80");
         let slice = format!(
@@ -282,4 +286,54 @@ fn slots_of_a_damaged_frontend_are_not_freed() {
         );
         apply(&mut kernel, &mut agent, &[&service, &slice]);
     }
+}
+
+/// The writes of a plan, by table.
+fn lengths(plan: &Plan) -> Vec<(&'static str, usize)> {
+    plan.writes.iter().map(|write| (write.table().name, write.len())).collect()
+}
+
+/// Every frontend of a Service port follows from one row.
+#[test]
+fn change_of_endpoints_writes_one_row_of_the_service_port() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let dual_stack = "service shop/web 10.96.0.7,fd00:96::7 /TCP:53";
+    let slice = "slice shop/web of=web ports=/TCP:53 10.244.1.2@n1";
+    apply(&mut kernel, &mut agent, &[dual_stack, slice]);
+    assert_eq!((services(&kernel), kernel.frontends.len()), (vec![1, 2], 4));
+    let slice = "slice shop/web of=web ports=/TCP:53 10.244.1.2@n1 10.244.1.3@n1";
+    let plan = apply(&mut kernel, &mut agent, &[slice]);
+    assert_eq!(lengths(&plan), [(map::BACKENDS, 1), (map::SLOTS, 2), (map::SERVICES, 1)]);
+}
+
+/// A program that finds the old frontend must find its Local set.
+#[test]
+fn frontends_leave_the_local_set_before_it_is_removed() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let local = "service shop/web 10.96.0.7 /UDP:53 policy=Local";
+    apply(&mut kernel, &mut agent, &[local, TWO_ENDPOINTS]);
+    let plan = apply(&mut kernel, &mut agent, &[SERVICE]);
+    assert_eq!(lengths(&plan), [(map::FRONTENDS, 1), (map::SERVICES, 1)]);
+    let plan = apply(&mut kernel, &mut agent, &[local]);
+    assert_eq!(lengths(&plan), [(map::SLOTS, 2), (map::SERVICES, 1), (map::FRONTENDS, 1)]);
+}
+
+/// While no agent ran, another Service got an address. Its id stays with neither: a program that
+/// holds the old frontend must not find the new endpoints of another Service.
+#[test]
+fn id_whose_frontends_have_different_services_after_a_restart_is_replaced() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let dual_stack = "service shop/web 10.96.0.7 a/UDP:53 a/UDP:54";
+    let slice = "slice shop/web of=web ports=a/UDP:53 10.244.1.2@n1";
+    apply(&mut kernel, &mut agent, &[dual_stack, slice]);
+    assert_eq!(services(&kernel), [1]);
+    kernel.agent_restarts();
+    let mut agent = Agent::start(&kernel);
+    let older = "service shop/older 10.96.0.7 a/UDP:54 created=-5";
+    let of_older = "slice shop/older of=older ports=a/UDP:54 10.244.1.9@n1";
+    apply(&mut kernel, &mut agent, &[dual_stack, slice, older, of_older]);
+    assert_eq!(services(&kernel), [2, 3]);
 }

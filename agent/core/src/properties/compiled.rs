@@ -56,10 +56,20 @@ proptest! {
             // Every difference is reported.
             let keys = before.frontends().chain(tables.frontends()).map(|(k, _)| *k);
             for key in keys.collect::<BTreeSet<_>>() {
-                if before.frontend(&key) != tables.frontend(&key) {
+                let properties = |tables: &Tables| {
+                    let frontend = tables.frontend(&key)?;
+                    Some((frontend.service.clone(), frontend.row, frontend.port.map(|p| p.id.clone())))
+                };
+                if properties(&before) != properties(&tables) {
                     prop_assert!(changed.frontends.contains(&key));
                 }
             }
+            for port in before.ports().chain(tables.ports()) {
+                if before.port(&port.id) != tables.port(&port.id) {
+                    prop_assert!(changed.ports.contains(&port.id));
+                }
+            }
+            prop_assert_eq!(tables.ports().count(), tables.port_count());
             prop_assert_eq!(changed.networks, before.networks() != tables.networks());
             prop_assert_eq!(changed.routes, before.routes() != tables.routes());
         }

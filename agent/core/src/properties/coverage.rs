@@ -15,6 +15,7 @@ use super::plans::{Agent, CAPACITY, steps};
 use crate::generate::{self, THIS_NODE};
 use crate::model::{EndpointSlice, Object, Service, TrafficPolicy};
 use crate::oracle::{self, Answer, Packet};
+use crate::table::Write;
 
 /// Number of generated values.
 const SAMPLES: usize = 400;
@@ -214,9 +215,12 @@ fn generated_changes_have_every_part_of_a_plan() {
         for changes in steps {
             let plan = agent.apply_and_plan(&changes);
             for write in &plan.writes {
-                let verb = if write.is_delete() { "delete" } else { "put" };
-                *parts.entry(format!("{verb} {}", write.table().name)).or_insert(false) |=
-                    !write.is_empty();
+                let part = match write {
+                    Write::Put { table, late: false, .. } => format!("put {}", table.name),
+                    Write::Put { table, .. } => format!("put {} late", table.name),
+                    Write::Delete { table, .. } => format!("delete {}", table.name),
+                };
+                *parts.entry(part).or_insert(false) |= !write.is_empty();
             }
             *parts.entry("stale UDP".to_owned()).or_insert(false) |= !plan.stale_udp.is_empty();
             rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
@@ -228,9 +232,12 @@ fn generated_changes_have_every_part_of_a_plan() {
     let expected = [
         ("put FRONTENDS", 50),
         ("put SLOTS", 30),
+        ("put SERVICES", 30),
+        ("put SERVICES late", 2),
         ("put BACKENDS", 30),
         ("put NETWORKS", 30),
         ("delete FRONTENDS", 30),
+        ("delete SERVICES", 20),
         ("delete BACKENDS", 20),
         ("delete NETWORKS", 10),
         ("stale UDP", 10),

@@ -3,34 +3,50 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use sluice_abi::{Backend, Frontend, FrontendKey, Network, NetworkKey, map};
+use sluice_abi::{
+    Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, frontend_flags,
+    map,
+};
 use zerocopy::FromBytes;
 
-use crate::compile::FrontendRow;
+use crate::compile::Treatment;
 use crate::diff::{Capacity, ReadBack};
-use crate::table::{Backends, Frontends, Networks, Rows, Slots, Table, Write};
+use crate::table::{Backends, Frontends, Networks, Rows, Services, Slots, Table, Write};
 use crate::tables::Tables;
 
 /// Number of plans, including the current one, whose starting state a running program may still
 /// use.
 const TRACKED_PLANS: usize = 3;
 
-/// Frontend -> effect on packets: flags, and backends in the order of the slots.
-pub type Effect = BTreeMap<FrontendKey, (u32, Vec<Backend>)>;
+/// What happens to a new connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The wildcard row of an address: unknown port.
+    UnknownPort,
+    Reject,
+    Drop,
+    /// Backends in the order of the slots.
+    Forward(Vec<Backend>),
+}
+
+/// Frontend -> what happens to connections of clients on this node, and of others.
+pub type Effect = BTreeMap<FrontendKey, [Fate; 2]>;
 
 /// One row of a write.
 pub type Row<'a> = (&'static str, &'a [u8], Option<&'a [u8]>);
 
-/// Slots and backend ids that were in use when a plan began.
+/// Slots and ids that were in use when a plan began.
 #[derive(Clone, Debug, Default)]
 struct InUse {
     slots: BTreeSet<u32>,
     backends: BTreeSet<u32>,
+    services: BTreeSet<u32>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Kernel {
     pub frontends: BTreeMap<FrontendKey, Frontend>,
+    pub services: BTreeMap<u32, ServicePort>,
     pub slots: Vec<u32>,
     pub backends: BTreeMap<u32, Backend>,
     pub networks: BTreeMap<NetworkKey, Network>,
@@ -42,6 +58,7 @@ impl Kernel {
     pub fn new(capacity: Capacity) -> Kernel {
         Kernel {
             frontends: BTreeMap::new(),
+            services: BTreeMap::new(),
             slots: vec![0; capacity.slots as usize],
             backends: BTreeMap::new(),
             networks: BTreeMap::new(),
@@ -52,10 +69,11 @@ impl Kernel {
 
     /// Begins a plan.
     pub fn begin_plan(&mut self) {
-        let ranges = self.frontends.values().map(|f| f.slots_offset..f.slots_offset + f.slots_len);
+        let ranges = self.services.values().flat_map(|port| [port.cluster, port.local]);
         self.tracked.push_front(InUse {
-            slots: ranges.flatten().collect(),
+            slots: ranges.flat_map(|range| range.offset..range.offset + range.len).collect(),
             backends: self.backends.keys().copied().collect(),
+            services: self.services.keys().copied().collect(),
         });
         self.tracked.truncate(TRACKED_PLANS);
     }
@@ -89,36 +107,62 @@ impl Kernel {
                 assert!(!used, "slot {slot} may still be in use");
                 self.slots[slot as usize] = read(value.expect("arrays have no deletion"));
             }
+            map::SERVICES => {
+                let id = read::<u32>(key);
+                if value.is_some() && !self.services.contains_key(&id) {
+                    assert_ne!(id, 0);
+                    let used = self.tracked.iter().any(|plan| plan.services.contains(&id));
+                    assert!(!used, "service id {id} may still be in use");
+                }
+                let max = self.capacity.services;
+                set::<Services>(&mut self.services, key, value, max);
+            }
             map::FRONTENDS => {
                 let max = self.capacity.frontends;
                 set::<Frontends>(&mut self.frontends, key, value, max);
                 let frontend = self.frontends.get(&read::<FrontendKey>(key));
-                assert!(frontend.is_none_or(|f| f.service != 0));
+                let is_wildcard = |f: &Frontend| f.flags & frontend_flags::WILDCARD != 0;
+                assert!(frontend.is_none_or(|f| is_wildcard(f) == (f.service == 0)));
             }
             other => panic!("write to {other}"),
         }
     }
 
-    /// Effect on packets. Fails on a slot or backend that does not exist.
+    /// Effect on packets. Fails on a Service port, slot or backend that does not exist.
     pub fn effect(&self) -> Effect {
-        self.frontends
-            .iter()
-            .map(|(key, f)| {
-                let start = if f.slots_len == 0 { 0 } else { f.slots_offset as usize };
-                let ids = &self.slots[start..start + f.slots_len as usize];
-                let backends = ids.iter().map(|id| match self.backends.get(id) {
-                    Some(backend) => *backend,
-                    None => panic!("{key:?} refers to backend {id}, which does not exist"),
-                });
-                (*key, (f.flags, backends.collect()))
-            })
-            .collect()
+        let effect = |f: &Frontend| [true, false].map(|here| self.fate(f, here));
+        self.frontends.iter().map(|(key, frontend)| (*key, effect(frontend))).collect()
+    }
+
+    fn fate(&self, frontend: &Frontend, client_on_this_node: bool) -> Fate {
+        if frontend.flags & frontend_flags::WILDCARD != 0 {
+            return Fate::UnknownPort;
+        }
+        let Some(port) = self.services.get(&frontend.service) else {
+            panic!("{frontend:?} refers to a Service port that does not exist");
+        };
+        let backends = |range: SlotRange| {
+            let start = if range.len == 0 { 0 } else { range.offset as usize };
+            let ids = &self.slots[start..start + range.len as usize];
+            let backends = ids.iter().map(|id| match self.backends.get(id) {
+                Some(backend) => *backend,
+                None => panic!("{frontend:?} refers to backend {id}, which does not exist"),
+            });
+            backends.collect()
+        };
+        match (port.cluster, port.local, frontend.uses_local_set(client_on_this_node)) {
+            (SlotRange { len: 0, .. }, ..) => Fate::Reject,
+            (_, SlotRange { len: 0, .. }, true) => Fate::Drop,
+            (_, local, true) => Fate::Forward(backends(local)),
+            (cluster, _, false) => Fate::Forward(backends(cluster)),
+        }
     }
 
     /// The rows, as the agent reads them.
     pub fn read_back(&self) -> ReadBack {
         let mut read_back = ReadBack::from_rows(
             &rows_of::<Frontends>(&self.frontends),
+            &rows_of::<Services>(&self.services),
             &rows_of::<Backends>(&self.backends),
             &rows_of::<Networks>(&self.networks),
         );
@@ -164,8 +208,24 @@ fn read<T: FromBytes>(bytes: &[u8]) -> T {
     T::read_from_bytes(bytes).expect("size of the type")
 }
 
+impl From<Treatment<'_>> for Fate {
+    fn from(treatment: Treatment<'_>) -> Fate {
+        match treatment {
+            Treatment::Forward(backends) => Fate::Forward(backends.to_vec()),
+            Treatment::Reject => Fate::Reject,
+            Treatment::Drop => Fate::Drop,
+        }
+    }
+}
+
 /// The desired effect on packets.
 pub fn desired_effect(tables: &Tables) -> Effect {
-    let effect = |row: &FrontendRow| (row.flags, row.backends.to_vec());
-    tables.frontends().map(|(key, row)| (*key, effect(row))).collect()
+    let effects = tables.frontends().map(|(key, frontend)| {
+        let fates = [true, false].map(|here| match frontend.port {
+            None => Fate::UnknownPort,
+            Some(_) => frontend.treatment(here).into(),
+        });
+        (*key, fates)
+    });
+    effects.collect()
 }

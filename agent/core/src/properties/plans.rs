@@ -3,28 +3,54 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
-use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, proto};
+use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, ServicePort, SlotRange, proto};
 
-use super::kernel::{Kernel, Row, desired_effect, rows};
+use super::kernel::{Fate, Kernel, Row, desired_effect, rows};
 use super::{context, index_of};
-use crate::compile::ServicePortId;
+use crate::compile::{PortRow, ServicePortId, Treatment};
 use crate::diff::{Capacity, Plan, RealizedState};
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
-use crate::model::{Change, Kind, Object};
+use crate::model::{Change, Kind, Object, Service, TrafficPolicy};
 use crate::tables::{Changed, Tables};
 
 pub const CAPACITY: Capacity =
-    Capacity { frontends: 1000, slots: 4000, backends: 1000, networks: 1000 };
+    Capacity { frontends: 1000, services: 1000, slots: 4000, backends: 1000, networks: 1000 };
 
-/// Many objects at once, then a few changes at a time.
+/// Many objects at once, then a few changes at a time: of any object, or of the traffic policy of a
+/// Service.
 pub fn steps() -> impl Strategy<Value = Vec<Vec<Change>>> {
-    let few = vec(vec(generate::change(), 0..4), 0..11);
-    (generate::objects(), few).prop_map(|(objects, mut steps)| {
-        steps.insert(0, objects.into_iter().map(Change::Apply).collect());
-        steps
+    let change = (generate::change(), option::weighted(0.4, any::<Pick>()));
+    let few = vec(vec(change, 0..4), 0..11);
+    (generate::objects(), few).prop_map(|(objects, steps)| {
+        let mut services: Vec<Service> = Vec::new();
+        services.extend(objects.iter().filter_map(|o| match o {
+            Object::Service(service) => Some(service.clone()),
+            _ => None,
+        }));
+        let steps: Vec<Vec<Change>> = steps
+            .into_iter()
+            .map(|changes| {
+                let changes = changes.into_iter().map(|(change, pick)| match pick {
+                    Some(pick) if !services.is_empty() => {
+                        let at = pick.index(services.len());
+                        let policy = &mut services[at].internal_traffic_policy;
+                        *policy = match policy {
+                            TrafficPolicy::Cluster => TrafficPolicy::Local,
+                            TrafficPolicy::Local => TrafficPolicy::Cluster,
+                        };
+                        Change::Apply(Object::Service(services[at].clone()))
+                    }
+                    _ => change,
+                });
+                changes.collect()
+            })
+            .collect();
+        let first = objects.into_iter().map(Change::Apply).collect();
+        [vec![first], steps].concat()
     })
 }
 
@@ -37,23 +63,47 @@ fn objects_of(index: &Index) -> Vec<Object> {
     nodes.chain(services).chain(slices).chain(cidrs).collect()
 }
 
-/// Carries out rows of a plan. After each row, every frontend has its old or its new effect.
-pub fn carry_out(kernel: &mut Kernel, rows: &[Row<'_>], desired: &Tables) {
+/// Carries out the first rows of a plan. After each row, every frontend has its old or its new
+/// effect. A frontend that the plan changes or deletes may have the new sets of its Service port
+/// before; one that was rejected and leaves the policy Local may be dropped.
+pub fn carry_out(kernel: &mut Kernel, rows: &[Row<'_>], done: usize, desired: &Tables) {
     let (before, after) = (kernel.effect(), desired_effect(desired));
+    let frontends = kernel.frontends.clone();
     if !rows.is_empty() {
         kernel.begin_plan();
     }
-    for row in rows {
+    let mut end = kernel.clone();
+    rows.iter().for_each(|row| end.apply(*row));
+    let sets = fates(desired);
+    for row in &rows[..done] {
         kernel.apply(*row);
         let now = kernel.effect();
         for key in before.keys().chain(after.keys()) {
             let effect = now.get(key);
+            if effect == before.get(key) || effect == after.get(key) {
+                continue;
+            }
+            let old = frontends.get(key);
+            let was = |at: usize| before.get(key).map(|fates| &fates[at]);
+            let known = |(at, fate): (usize, &Fate)| {
+                let appeared = *fate == Fate::Drop && was(at) == Some(&Fate::Reject);
+                appeared || sets.contains(fate)
+            };
+            let is_old = kernel.frontends.get(key) == old && end.frontends.get(key) != old;
             assert!(
-                effect == before.get(key) || effect == after.get(key),
-                "{key:?} has neither effect after {row:?}"
+                is_old && effect.is_some_and(|fates| fates.iter().enumerate().all(known)),
+                "{key:?} has neither effect after {row:?}: {effect:?}"
             );
         }
     }
+}
+
+/// What happens to connections by the sets of all Service ports.
+fn fates(tables: &Tables) -> Vec<Fate> {
+    let ports = tables.ports().flat_map(|port| {
+        [Some(port.treatment(false)), port.local.as_ref().map(|_| port.treatment(true))]
+    });
+    ports.flatten().map(Fate::from).collect()
 }
 
 /// Begins a plan that takes time: one that writes something, or that waits for capacity.
@@ -68,29 +118,39 @@ fn begin(kernel: &mut Kernel, plan: &Plan) {
 fn assert_realized(kernel: &Kernel, tables: &Tables) {
     assert_eq!(kernel.effect(), desired_effect(tables));
     assert_eq!(&kernel.networks, tables.networks());
-    let rows = || tables.frontends().map(|(_, row)| row);
-    let unselected: BTreeSet<Backend> = rows().flat_map(|r| r.unselected.clone()).collect();
-    let selected: BTreeSet<Backend> = rows().flat_map(|r| r.backends.clone()).collect();
+    let of = |sets: fn(&PortRow) -> Vec<Backend>| -> BTreeSet<Backend> {
+        tables.ports().flat_map(sets).collect()
+    };
+    let unselected = of(|port| port.unselected.to_vec());
+    let selected =
+        of(|port| port.cluster.iter().chain(port.local.iter().flatten()).copied().collect());
     let held: BTreeSet<Backend> = kernel.backends.values().copied().collect();
     assert!(held.is_superset(&selected));
     assert!(held.difference(&selected).all(|b| unselected.contains(b)));
     assert_ids_of_one_service_port(kernel, tables);
 }
 
-/// No two Service ports share a backend id, and a Service port has one id per endpoint.
+/// No two Service ports share a backend id or a row, and a Service port has one id per endpoint.
 fn assert_ids_of_one_service_port(kernel: &Kernel, tables: &Tables) {
     let mut owners: BTreeMap<u32, &ServicePortId> = BTreeMap::new();
+    let mut services: BTreeMap<u32, &ServicePortId> = BTreeMap::new();
     let mut ids: BTreeMap<(&ServicePortId, Backend), u32> = BTreeMap::new();
-    for (key, row) in tables.frontends() {
-        let frontend = kernel.frontends[key];
-        let start = frontend.slots_offset as usize;
-        for id in kernel.slots.iter().skip(start).take(frontend.slots_len as usize) {
-            let owner = owners.entry(*id).or_insert(&row.service);
-            assert_eq!(*owner, &row.service, "backend {id} of {key:?}");
-            let known = ids.entry((&row.service, kernel.backends[id])).or_insert(*id);
-            assert_eq!(known, id, "two ids of one backend of {key:?}");
+    for (key, frontend) in tables.frontends() {
+        let Some(port) = frontend.port else { continue };
+        let value = kernel.frontends[key];
+        assert_eq!(*services.entry(value.service).or_insert(&port.id), &port.id);
+        let row = kernel.services[&value.service];
+        assert_eq!(row.affinity_seconds, port.affinity_seconds);
+        for range in [row.cluster, row.local] {
+            for id in kernel.slots.iter().skip(range.offset as usize).take(range.len as usize) {
+                let owner = owners.entry(*id).or_insert(&port.id);
+                assert_eq!(*owner, &port.id, "backend {id} of {key:?}");
+                let known = ids.entry((&port.id, kernel.backends[id])).or_insert(*id);
+                assert_eq!(known, id, "two ids of one backend of {key:?}");
+            }
         }
     }
+    assert_eq!(kernel.services.len(), services.len(), "a Service port without frontend is left");
 }
 
 /// The backends that existing flows of each frontend have: of these, the ones that are still usable,
@@ -99,11 +159,16 @@ fn flows_after(
     mut flows: BTreeMap<FrontendKey, BTreeSet<Backend>>,
     tables: &Tables,
 ) -> BTreeMap<FrontendKey, BTreeSet<Backend>> {
-    let after = tables.frontends().map(|(key, row)| {
+    let after = tables.frontends().filter_map(|(key, frontend)| {
+        let port = frontend.port?;
         let mut backends = flows.remove(key).unwrap_or_default();
-        backends.retain(|b| row.unselected.contains(b));
-        backends.extend(&row.backends);
-        (*key, backends)
+        backends.retain(|b| port.usable().any(|usable| usable == b));
+        for here in [true, false] {
+            if let Treatment::Forward(selected) = frontend.treatment(here) {
+                backends.extend(selected);
+            }
+        }
+        Some((*key, backends))
     });
     after.collect()
 }
@@ -146,7 +211,8 @@ proptest! {
             let held = kernel.backends.clone();
             let plan = agent.apply_and_plan(&changes);
             prop_assert!(plan.over_capacity.is_empty());
-            carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
+            let rows = rows(&plan.writes);
+            carry_out(&mut kernel, &rows, rows.len(), &agent.tables);
             assert_realized(&kernel, &agent.tables);
             // Stale backends are exactly the removed UDP backends.
             let now = kernel.backends.values().copied().collect::<BTreeSet<_>>();
@@ -174,7 +240,7 @@ proptest! {
         for (changes, cut) in steps.into_iter().zip(cuts) {
             let plan = agent.apply_and_plan(&changes);
             let done = cut.index(plan.rows() + 1);
-            carry_out(&mut kernel, &rows(&plan.writes)[..done], &agent.tables);
+            carry_out(&mut kernel, &rows(&plan.writes), done, &agent.tables);
             if restart {
                 kernel.agent_restarts();
                 agent.realized = Agent::start(&kernel).realized;
@@ -182,7 +248,8 @@ proptest! {
                 agent.realized.resync(kernel.read_back());
             }
             let plan = agent.apply_and_plan(&[]);
-            carry_out(&mut kernel, &rows(&plan.writes), &agent.tables);
+            let rows = rows(&plan.writes);
+            carry_out(&mut kernel, &rows, rows.len(), &agent.tables);
             assert_realized(&kernel, &agent.tables);
         }
     }
@@ -208,7 +275,8 @@ proptest! {
         objects in generate::objects(),
         backends in vec((0..6u32, any::<[u8; 20]>()), 0..6),
         slots in vec(0..8u32, 40),
-        frontends in vec((any::<Pick>(), 0..60u32, 0..6u32, 0..4u32), 0..8),
+        services in vec((0..6u32, 0..60u32, 0..6u32, 0..60u32, 0..3u32), 0..6),
+        frontends in vec((any::<Pick>(), 0..8u32, 0..8u32), 0..8),
     ) {
         let mut kernel = Kernel::new(Capacity { slots: 40, ..CAPACITY });
         kernel.slots = slots;
@@ -224,9 +292,13 @@ proptest! {
         let tables = Tables::full(&index_of(&objects), &context());
         let mut keys: Vec<FrontendKey> = tables.frontends().map(|(k, _)| *k).collect();
         keys.push(FrontendKey::default());
-        for (pick, slots_offset, slots_len, service) in frontends {
-            let value = Frontend { service, slots_offset, slots_len, ..Frontend::default() };
-            kernel.frontends.insert(*pick.get(&keys), value);
+        for (id, offset, len, local_offset, local_len) in services {
+            let cluster = SlotRange { offset, len };
+            let local = SlotRange { offset: local_offset, len: local_len };
+            kernel.services.insert(id, ServicePort { cluster, local, affinity_seconds: 0 });
+        }
+        for (pick, service, flags) in frontends {
+            kernel.frontends.insert(*pick.get(&keys), Frontend { service, flags });
         }
         let mut realized = RealizedState::with_capacity(kernel.read_back(), kernel.capacity);
         let plan = realized.plan(&tables, &Changed::default());
@@ -240,21 +312,27 @@ proptest! {
     fn rows_beyond_capacity_leave_others_intact(
         steps in steps(),
         (frontends, slots, backends, networks) in (0..12u32, 0..16u32, 0..8u32, 0..6u32),
+        services in 0..6u32,
     ) {
-        let mut kernel = Kernel::new(Capacity { frontends, slots, backends, networks });
+        let mut kernel = Kernel::new(Capacity { frontends, services, slots, backends, networks });
         let mut agent = Agent::start(&kernel);
-        let mut history: BTreeMap<FrontendKey, Vec<(u32, Vec<Backend>)>> = BTreeMap::new();
+        let mut history: BTreeMap<FrontendKey, Vec<[Fate; 2]>> = BTreeMap::new();
+        let mut sets: Vec<Fate> = Vec::new();
         for changes in steps {
             let plan = agent.apply_and_plan(&changes);
+            sets.extend(fates(&agent.tables));
             for (key, effect) in desired_effect(&agent.tables) {
                 history.entry(key).or_default().push(effect);
             }
             begin(&mut kernel, &plan);
             for row in rows(&plan.writes) {
                 kernel.apply(row);
-                // Each frontend has an effect that was desired at some time.
+                // Each frontend has an effect that was desired at some time, or, if it could not be
+                // replaced, what its former Service port has.
                 for (key, effect) in kernel.effect() {
-                    prop_assert!(history.get(&key).is_some_and(|h| h.contains(&effect)));
+                    let known = history.get(&key).is_some_and(|h| h.contains(&effect));
+                    let of_former = |fate: &Fate| *fate == Fate::Drop || sets.contains(fate);
+                    prop_assert!(known || effect.iter().all(of_former));
                 }
             }
             if plan.over_capacity.is_empty() {
@@ -276,6 +354,7 @@ proptest! {
         let all = [Kind::Node, Kind::Service];
         let plan = agent.apply_and_plan(&all.map(|kind| Change::Replace(kind, vec![])));
         rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
-        prop_assert!(kernel.frontends.is_empty() && kernel.backends.is_empty());
+        prop_assert!(kernel.frontends.is_empty() && kernel.services.is_empty());
+        prop_assert!(kernel.backends.is_empty());
     }
 }

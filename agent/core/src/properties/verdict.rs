@@ -4,35 +4,34 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sluice_abi::{
-    Addr, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, network_kind,
-};
+use sluice_abi::{Addr, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, network_kind};
 
-use crate::compile::FrontendRow;
+use crate::compile::Treatment;
 use crate::oracle::{Answer, DestinationClass, Packet};
-use crate::tables::Tables;
+use crate::tables::{FrontendView, Tables};
 
 /// The verdict for the first packet of a flow.
 pub fn service(tables: &Tables, packet: Packet) -> Answer {
-    match frontend(tables, packet) {
-        None => Answer::NotAService,
-        Some(row) if !row.backends.is_empty() => Answer::Backends {
-            endpoints: row.backends.iter().map(|b| (b.addr.into(), b.port.get())).collect(),
-            affinity: (row.affinity_seconds > 0).then_some(row.affinity_seconds),
+    let Some(frontend) = frontend(tables, packet) else { return Answer::NotAService };
+    let affinity = frontend.port.map_or(0, |port| port.affinity_seconds);
+    match frontend.treatment(true) {
+        Treatment::Forward(backends) => Answer::Backends {
+            endpoints: backends.iter().map(|b| (b.addr.into(), b.port.get())).collect(),
+            affinity: (affinity > 0).then_some(affinity),
         },
-        Some(row) if row.flags & frontend_flags::DROP != 0 => Answer::Dropped,
-        Some(_) => Answer::Rejected,
+        Treatment::Drop => Answer::Dropped,
+        Treatment::Reject => Answer::Rejected,
     }
 }
 
 /// The endpoints that existing UDP flows keep.
 pub fn kept_by_udp_flows(tables: &Tables, packet: Packet) -> BTreeSet<(IpAddr, u16)> {
-    let row = frontend(tables, packet);
-    let backends = row.into_iter().flat_map(|row| row.backends.iter().chain(&row.unselected));
+    let port = frontend(tables, packet).and_then(|frontend| frontend.port);
+    let backends = port.into_iter().flat_map(|port| port.usable());
     backends.map(|b| (b.addr.into(), b.port.get())).collect()
 }
 
-fn frontend(tables: &Tables, packet: Packet) -> Option<&FrontendRow> {
+fn frontend(tables: &Tables, packet: Packet) -> Option<FrontendView<'_>> {
     let exact = FrontendKey {
         addr: packet.dst.into(),
         port: PortBe::new(packet.port),
@@ -40,12 +39,13 @@ fn frontend(tables: &Tables, packet: Packet) -> Option<&FrontendRow> {
         pad: 0,
     };
     let wildcard = FrontendKey { port: WILDCARD_PORT, proto: WILDCARD_PROTO, ..exact };
-    let is_wildcard = |row: &FrontendRow| row.flags & frontend_flags::WILDCARD != 0;
-    if let Some(row) = tables.frontend(&exact) {
-        assert!(!is_wildcard(row), "{exact:?}");
-        return Some(row);
+    if let Some(frontend) = tables.frontend(&exact) {
+        assert!(!frontend.row.wildcard && frontend.port.is_some(), "{exact:?}");
+        return Some(frontend);
     }
-    tables.frontend(&wildcard).inspect(|row| assert!(is_wildcard(row), "{wildcard:?}"))
+    let frontend = tables.frontend(&wildcard)?;
+    assert!(frontend.row.wildcard && frontend.port.is_none(), "{wildcard:?}");
+    Some(frontend)
 }
 
 /// The class of an address, by longest prefix.

@@ -18,7 +18,9 @@ use std::fmt::Debug;
 
 pub use diff::{Difference, diff, difference};
 pub use rows::{Rows, Write};
-use sluice_abi::{Backend, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, map};
+use sluice_abi::{
+    Backend, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, ServicePort, map,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Type of a BPF map, as far as it matters to a writer.
@@ -103,7 +105,18 @@ impl Table for Slots {
         &TableSpec::of::<Slots>(map::SLOTS, TableKind::Array, map::SLOTS_MAX);
 }
 
-/// `FRONTENDS`: Service address, port and protocol -> range of slots.
+/// `SERVICES`: id of a Service port -> ranges of slots.
+#[derive(Clone, Copy, Debug)]
+pub struct Services;
+
+impl Table for Services {
+    type Key = u32;
+    type Value = ServicePort;
+    const SPEC: &'static TableSpec =
+        &TableSpec::of::<Services>(map::SERVICES, TableKind::Hash, map::SERVICES_MAX);
+}
+
+/// `FRONTENDS`: Service address, port and protocol -> Service port.
 #[derive(Clone, Copy, Debug)]
 pub struct Frontends;
 
@@ -138,24 +151,27 @@ impl Table for NodeConfigs {
 
 /// Every map that the agent writes. A row refers only to rows of maps that precede its own:
 /// additions are written in this order, and deletions in the reverse order.
-pub const OWNED: [&TableSpec; 6] = [
+pub const OWNED: [&TableSpec; 7] = [
     Networks::SPEC,
     Backends::SPEC,
     Slots::SPEC,
+    Services::SPEC,
     Frontends::SPEC,
     Devices::SPEC,
     NodeConfigs::SPEC,
 ];
 
 /// Sorts writes so that no row refers to an absent row after any of them. All additions precede
-/// all deletions. Writes of one phase keep their order.
+/// all deletions and late writes. Writes of one phase keep their order.
 pub fn sort_by_reference(writes: &mut [Write]) {
     let position = |table: &TableSpec| {
         OWNED.iter().position(|owned| owned.name == table.name).unwrap_or(OWNED.len())
     };
     writes.sort_by_key(|write| match write {
-        Write::Put { table, .. } => position(table),
-        Write::Delete { table, .. } => 2 * OWNED.len() + 1 - position(table),
+        Write::Put { table, late: false, .. } => position(table),
+        Write::Put { table, .. } | Write::Delete { table, .. } => {
+            2 * OWNED.len() + 1 - position(table)
+        }
     });
 }
 
@@ -165,12 +181,13 @@ mod tests {
 
     #[test]
     fn additions_follow_references_and_deletions_reverse_them() {
-        let put = |table| Write::Put { table, keys: vec![], values: vec![] };
+        let put = |table| Write::Put { table, keys: vec![], values: vec![], late: false };
+        let late = |table| Write::Put { table, keys: vec![], values: vec![], late: true };
         let delete = |table| Write::Delete { table, keys: vec![] };
         let mut sorted: Vec<Write> = OWNED.map(put).into();
-        sorted.extend(OWNED.map(delete).into_iter().rev());
+        sorted.extend(OWNED.into_iter().rev().flat_map(|table| [late(table), delete(table)]));
         let mut writes = sorted.clone();
-        writes.reverse();
+        writes.sort_by_key(|write| (write.is_delete(), std::cmp::Reverse(write.table().name)));
         sort_by_reference(&mut writes);
         assert_eq!(writes, sorted);
     }
@@ -184,7 +201,8 @@ mod tests {
                 ("NETWORKS", 20, 4),
                 ("BACKENDS", 4, 20),
                 ("SLOTS", 4, 4),
-                ("FRONTENDS", 20, 16),
+                ("SERVICES", 4, 20),
+                ("FRONTENDS", 20, 8),
                 ("DEVICES", 4, 24),
                 ("NODE_CONFIG", 4, 112),
             ]

@@ -63,6 +63,9 @@ pub enum Write {
         keys: Vec<u8>,
         /// Packed values, in the order of the keys.
         values: Vec<u8>,
+        /// Whether the rows lose something that rows of a later map referred to before this plan:
+        /// they are written in the place of deletions.
+        late: bool,
     },
     /// Deletes rows.
     Delete {
@@ -77,7 +80,13 @@ impl Write {
     /// A batch that adds or replaces these rows; `None` if there are none.
     pub fn put<T: Table>(rows: impl IntoIterator<Item = (T::Key, T::Value)>) -> Option<Write> {
         let Rows { table, keys, values } = Rows::of::<T>(rows);
-        (!keys.is_empty()).then_some(Write::Put { table, keys, values })
+        (!keys.is_empty()).then_some(Write::Put { table, keys, values, late: false })
+    }
+
+    /// As [`Write::put`], in the place of deletions.
+    pub fn put_late<T: Table>(rows: impl IntoIterator<Item = (T::Key, T::Value)>) -> Option<Write> {
+        let Rows { table, keys, values } = Rows::of::<T>(rows);
+        (!keys.is_empty()).then_some(Write::Put { table, keys, values, late: true })
     }
 
     /// A batch that deletes these rows; `None` if there are none.

@@ -24,7 +24,7 @@ async fn burst_of_events_is_one_reconcile() {
     });
     let events: Vec<Event> = events.map(|o| Event::Objects(Change::Apply(o))).collect();
     let log = harness.send(events).await;
-    assert_eq!(log, ["put BACKENDS 200", "put SLOTS 200", "put FRONTENDS 400"]);
+    assert_eq!(log, ["put BACKENDS 200", "put SLOTS 200", "put SERVICES 200", "put FRONTENDS 400"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -35,7 +35,7 @@ async fn row_changed_by_another_program_is_repaired_by_the_comparison() {
     let log = harness.run_for(Duration::from_secs(299)).await;
     assert_eq!(log, Vec::<String>::new());
     let log = harness.run_for(Duration::from_secs(2)).await;
-    assert!(!only(&log, "put FRONTENDS").is_empty(), "{log:?}");
+    assert!(!only(&log, "put SERVICES").is_empty(), "{log:?}");
     let rows = harness.kernel().rows::<Backends>();
     assert!(rows.iter().any(|(_, row)| *row == backend), "{rows:?}");
 }

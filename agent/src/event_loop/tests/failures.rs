@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluice_core::model::Protocol;
-use sluice_core::table::{Backends, Frontends};
+use sluice_core::table::{Backends, Services};
 
 use super::only;
 use crate::conditions::{Concern, Status};
@@ -14,9 +14,9 @@ use crate::kernel::Hop;
 #[tokio::test(start_paused = true)]
 async fn failed_write_is_repeated_after_a_read_back_without_an_event() {
     let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
-    harness.kernel().fail("put FRONTENDS", 1, libc::ENOSPC);
+    harness.kernel().fail("put SERVICES", 1, libc::ENOSPC);
     let log = harness.apply(slice("web", Protocol::Tcp, &["10.244.2.7", "10.244.2.8"])).await;
-    assert_eq!(log, ["put BACKENDS 1", "put SLOTS 2", "failed: put FRONTENDS 1"]);
+    assert_eq!(log, ["put BACKENDS 1", "put SLOTS 2", "failed: put SERVICES 1"]);
     assert_eq!(harness.status(Concern::ServiceMaps).0, Status::Failed);
     // The failed write left the maps in a state that only a read-back shows.
     let backends = harness.kernel().rows::<Backends>();
@@ -25,23 +25,23 @@ async fn failed_write_is_repeated_after_a_read_back_without_an_event() {
     map.remove(&lost.to_ne_bytes()[..]);
     assert_eq!(harness.run_for(Duration::from_millis(190)).await, Vec::<String>::new());
     let log = harness.run_for(Duration::from_millis(20)).await;
-    assert_eq!(log, ["put BACKENDS 1", "put SLOTS 2", "put FRONTENDS 1"]);
+    assert_eq!(log, ["put BACKENDS 1", "put SLOTS 2", "put SERVICES 1"]);
     assert!(harness.condition(Concern::ServiceMaps).is_none());
-    let frontends = harness.kernel().rows::<Frontends>();
-    assert_eq!(frontends.iter().map(|(_, f)| f.slots_len).max(), Some(2));
+    let services = harness.kernel().rows::<Services>();
+    assert_eq!(services.iter().map(|(_, port)| port.cluster.len).max(), Some(2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn failed_read_back_is_repeated() {
     let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
-    harness.kernel().fail("put FRONTENDS", 1, libc::ENOSPC);
+    harness.kernel().fail("put SERVICES", 1, libc::ENOSPC);
     harness.apply(slice("web", Protocol::Tcp, &["10.244.2.8"])).await;
     harness.kernel().fail("read BACKENDS", 2, libc::EIO);
     let log = harness.run_for(Duration::from_millis(900)).await;
     assert_eq!(log, Vec::<String>::new());
     assert!(harness.status(Concern::ServiceMaps).1.starts_with("read BACKENDS: "));
     let log = harness.run_for(Duration::from_secs(2)).await;
-    assert_eq!(only(&log, "put FRONTENDS"), ["put FRONTENDS 1"]);
+    assert_eq!(only(&log, "put SERVICES"), ["put SERVICES 1"]);
     assert!(harness.condition(Concern::ServiceMaps).is_none());
 }
 
@@ -62,10 +62,10 @@ async fn retries_are_spaced_exponentially_and_restart_after_a_success() {
     harness.kernel().heal();
     harness.run_for(Duration::from_secs(15)).await;
     assert!(harness.condition(Concern::ServiceMaps).is_none());
-    harness.kernel().fail("put FRONTENDS", 1, libc::ENOSPC);
+    harness.kernel().fail("put SERVICES", 1, libc::ENOSPC);
     harness.apply(slice("web", Protocol::Tcp, &["10.244.2.8"])).await;
     let log = harness.run_for(Duration::from_millis(210)).await;
-    assert_eq!(only(&log, "put FRONTENDS").len(), 1);
+    assert_eq!(only(&log, "put SERVICES").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

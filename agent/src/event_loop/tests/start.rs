@@ -33,6 +33,7 @@ async fn first_start_performs_each_operation_once_and_in_order() {
             "put NETWORKS 4",
             "put BACKENDS 2",
             "put SLOTS 2",
+            "put SERVICES 1",
             "put FRONTENDS 2",
             "put route 10.244.1.0/24 unreachable",
             "put route 10.244.2.0/24 via 172.18.0.3",

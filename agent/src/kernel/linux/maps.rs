@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sluice_abi::{
     Addr, Backend, Counter, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
-    NetworkKey, NodeConfig, map, pin,
+    NetworkKey, NodeConfig, ServicePort, map, pin,
 };
 use sluice_bpf::{BpfError, Map, RawMap, map_info, obj_get};
 use sluice_core::{Rows, TableSpec, Write};
@@ -90,6 +90,8 @@ pub struct Maps {
     pub networks: Map<NetworkKey, Network>,
     /// Service addresses.
     pub frontends: Map<FrontendKey, Frontend>,
+    /// Service ports.
+    pub services: Map<u32, ServicePort>,
     /// Slot -> backend id.
     pub slots: Map<u32, u32>,
     /// Backend id -> backend.
@@ -112,6 +114,7 @@ impl Maps {
             local_pods: Map::open_pinned(path(map::LOCAL_PODS))?,
             networks: Map::open_pinned(path(map::NETWORKS))?,
             frontends: Map::open_pinned(path(map::FRONTENDS))?,
+            services: Map::open_pinned(path(map::SERVICES))?,
             slots: Map::open_pinned(path(map::SLOTS))?,
             backends: Map::open_pinned(path(map::BACKENDS))?,
             node_config: Map::open_pinned(path(map::NODE_CONFIG))?,

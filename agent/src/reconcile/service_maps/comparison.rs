@@ -1,18 +1,18 @@
 //! Comparison of the rows in the kernel with those that were written, in parts: a full read takes as
 //! long as a start.
 //!
-//! Each part reads rows in the order of the map, and the slots of the frontends among them. Rows that
+//! Each part reads rows in the order of the map, and the slots of the Service ports among them. Rows that
 //! are missing show in the number of rows, which is only meaningful if nothing was written meanwhile.
 
 use std::collections::BTreeMap;
 
-use sluice_core::table::{Backends, Frontends, Networks, Slots, Table};
+use sluice_core::table::{Backends, Frontends, Networks, Services, Slots, Table};
 use sluice_core::{RealizedState, Rows, TableSpec};
 
 use crate::kernel::{Kernel, Result};
 
 /// The maps in the order of comparison.
-const TABLES: [&TableSpec; 3] = [Backends::SPEC, Frontends::SPEC, Networks::SPEC];
+const TABLES: [&TableSpec; 4] = [Backends::SPEC, Services::SPEC, Frontends::SPEC, Networks::SPEC];
 
 /// Rows of one part.
 pub const PART: usize = 2048;
@@ -60,7 +60,7 @@ impl Comparison {
             if !realized.holds(&rows) {
                 return Ok(Progress::Differs);
             }
-            if table == Frontends::SPEC {
+            if table == Services::SPEC {
                 let expected = realized.slots_of(&rows);
                 let found = kernel.read_keys(Slots::SPEC, &expected.keys)?;
                 let by_slot = |rows: &Rows| rows.typed::<Slots>().collect::<BTreeMap<_, _>>();

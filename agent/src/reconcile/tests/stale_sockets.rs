@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluice_core::Object;
-use sluice_core::model::{Kind, Protocol, TrafficPolicy};
+use sluice_core::model::{Kind, Protocol};
 
 use super::with_pods;
 use crate::conditions::Concern;
@@ -27,7 +27,7 @@ async fn sockets_of_removed_backends_are_closed_after_the_maps_are_written() {
         [
             "put BACKENDS 1",
             "put SLOTS 2",
-            "put FRONTENDS 1",
+            "put SERVICES 1",
             "delete BACKENDS 2",
             "close UDP sockets 10.244.2.7:8080 10.244.2.9:8080 pods 1",
         ]
@@ -56,17 +56,18 @@ async fn failed_closing_is_retried_without_backends_that_returned() {
     assert!(harness.condition(Concern::StaleSockets).is_none());
 }
 
-/// A ready endpoint that is not selected, here because of internalTrafficPolicy Local, keeps its
-/// sockets.
+/// A ready endpoint that is not selected, here because of its hints, keeps its sockets.
 #[tokio::test(start_paused = true)]
 async fn failed_closing_is_retried_without_backends_that_returned_unselected() {
     let mut harness = Harness::ready_with(dns(&["10.244.2.7", "10.244.2.8"])).await;
     harness.kernel().fail("close UDP sockets", 2, libc::EAGAIN);
     harness.send([delete(Kind::Service, "shop/dns")]).await;
-    let mut returned = dns(&["10.244.2.7"]);
+    let mut returned = dns(&["10.244.2.7", "10.244.2.5"]);
     for object in &mut returned {
-        if let Object::Service(service) = object {
-            service.internal_traffic_policy = TrafficPolicy::Local;
+        if let Object::EndpointSlice(slice) = object {
+            for (endpoint, node) in slice.endpoints.iter_mut().zip(["n2", "n1"]) {
+                endpoint.hints.get_or_insert_default().nodes.push(node.into());
+            }
         }
     }
     harness.send(lists(returned)).await;

@@ -62,7 +62,7 @@ fn new_from_pod<F: Outlined>(
     let (packet, flow, destination) = (&s.packet, &mut s.flow, &mut s.destination);
     flow.class = class::of(&packet.tuple.dst, destination);
     if flow.class.may_be_service()
-        && let Some(chosen) = service::choose(packet)?
+        && let Some(chosen) = service::choose(packet, flow.origin)?
     {
         flow.translate_to(chosen.id, &chosen.backend);
         flow.class = class::of(&flow.translated.dst, destination);
@@ -116,7 +116,7 @@ pub fn from_node<F: Outlined>(
     handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     s.flow.source_class = DestinationClass::Node;
-    let Some(chosen) = service::choose(&s.packet)? else {
+    let Some(chosen) = service::choose(&s.packet, Origin::Stack)? else {
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
     };
     s.flow.translate_to(chosen.id, &chosen.backend);

@@ -93,7 +93,7 @@ fn error_from_netdev<F: Outlined>(
         class => {
             // To a Service address.
             if class.may_be_service() {
-                service::choose(&s.packet)?;
+                service::choose(&s.packet, Origin::Wire)?;
             }
             class.require_owner()?;
             Err(Verdict::Bypass(Bypass::NodeTraffic))
@@ -113,7 +113,7 @@ fn new_from_netdev<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationCla
         }
         DestinationClass::FreePodAddress => Ok(flow.class),
         DestinationClass::ServiceRange | DestinationClass::Outside => {
-            match service::choose(packet)? {
+            match service::choose(packet, Origin::Wire)? {
                 Some(chosen) => {
                     flow.translate_to(chosen.id, &chosen.backend);
                     // Replies have to return through this node.

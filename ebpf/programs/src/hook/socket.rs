@@ -37,10 +37,12 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
         return PROCEED;
     }
     let Some(frontend) = backend::frontend(&addr, port, protocol) else { return PROCEED };
-    if keep && frontend.slots_len != 0 && reuse(peer, &addr, port) {
+    let slots = backend::slots(&frontend, true);
+    if keep && slots.is_ok() && reuse(peer, &addr, port) {
         return PROCEED;
     }
-    let Chosen { id, backend } = match backend::choose(&frontend, kernel::random()) {
+    let chosen = slots.and_then(|slots| backend::choose(slots, kernel::random()));
+    let Chosen { id, backend } = match chosen {
         Ok(chosen) if peer.can_hold(&chosen.backend.addr) => chosen,
         Err(NoBackend::UnknownPort | NoBackend::NoEndpoint) => return reject(peer),
         // The tc programs drop the packet and count the reason.

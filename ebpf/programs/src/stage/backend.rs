@@ -1,6 +1,6 @@
 //! Backend choice: one decision for the socket hooks and the tc hooks.
 
-use sluice_abi::{Addr, Backend, Frontend, PortBe};
+use sluice_abi::{Addr, Backend, Frontend, PortBe, SlotRange, frontend_flags};
 use sluice_packet::select::{self, NoBackend};
 
 use crate::maps::{self, SLOTS};
@@ -23,14 +23,26 @@ pub fn frontend(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
     }
 }
 
-/// Chooses a backend of a frontend by 32 random bits.
+/// The slots that a frontend has for a client: at least one.
 ///
 /// # Errors
-/// The frontend has no slots, or refers to a slot or backend that does not exist.
+/// There are none, the frontend is a wildcard, or its Service port does not exist.
 #[inline(always)]
-pub fn choose(frontend: &Frontend, random: u32) -> Result<Chosen, NoBackend> {
-    let slot = select::slot(frontend, random)?;
-    let id = *SLOTS.get(slot).ok_or(NoBackend::TableIncomplete)?;
+pub fn slots(frontend: &Frontend, client_on_this_node: bool) -> Result<SlotRange, NoBackend> {
+    if frontend.flags & frontend_flags::WILDCARD != 0 {
+        return Err(NoBackend::UnknownPort);
+    }
+    let port = maps::service_port(frontend.service).ok_or(NoBackend::TableIncomplete)?;
+    select::slots(frontend, &port, client_on_this_node)
+}
+
+/// Chooses a backend from slots by 32 random bits.
+///
+/// # Errors
+/// The slot or the backend does not exist.
+#[inline(always)]
+pub fn choose(slots: SlotRange, random: u32) -> Result<Chosen, NoBackend> {
+    let id = *SLOTS.get(select::slot(slots, random)).ok_or(NoBackend::TableIncomplete)?;
     let backend = maps::backend(id).ok_or(NoBackend::TableIncomplete)?;
     Ok(Chosen { id, backend })
 }

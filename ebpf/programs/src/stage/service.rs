@@ -4,6 +4,7 @@ use sluice_abi::{DropReason, Frontend, proto};
 use sluice_packet::select::NoBackend;
 
 use crate::{
+    flow::Origin,
     kernel, maps,
     packet::Packet,
     stage::{
@@ -15,12 +16,13 @@ use crate::{
 
 /// Chooses a backend for a new flow. `Ok(None)`: the destination is not a Service.
 #[inline(always)]
-pub fn choose(packet: &Packet) -> Result<Option<Chosen>, Verdict> {
+pub fn choose(packet: &Packet, origin: Origin) -> Result<Option<Chosen>, Verdict> {
     let Some(frontend) = frontend(packet) else { return Ok(None) };
     if packet.is_unresolved() {
         return Err(fragment::wait(packet));
     }
-    match backend::choose(&frontend, kernel::random()) {
+    let slots = backend::slots(&frontend, origin != Origin::Wire);
+    match slots.and_then(|slots| backend::choose(slots, kernel::random())) {
         Err(NoBackend::UnknownPort) => Err(Verdict::Reject(DropReason::UnknownServicePort)),
         Err(NoBackend::NoEndpoint) => Err(Verdict::Reject(DropReason::NoEndpoint)),
         Err(NoBackend::NoLocalEndpoint) => Err(Verdict::Drop(DropReason::NoLocalEndpoint)),

@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use sluice_abi::{
     Addr, Backend, Counter, Device, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, LocalPod, Network, NetworkKey, NodeConfig, PodFlows, PodRef, PortBe, PortRange,
-    SocketOrigin, SocketOrigins, map,
+    ServicePort, SlotRange, SocketOrigin, SocketOrigins, map,
 };
 
 use super::{Field, FieldKind, Layouts, MapLayout};
@@ -100,7 +100,9 @@ described! {
     Device { addr, flags, pad }
     Counter { packets, bytes }
     FrontendKey { addr, port, proto, pad }
-    Frontend { service, slots_offset, slots_len, flags }
+    Frontend { service, flags }
+    SlotRange { offset, len }
+    ServicePort { cluster, local, affinity_seconds }
     Backend { addr, port, proto, pad }
     FragmentKey { src, dst, id, proto, pad }
     FragmentPorts { sport, dport }
@@ -152,6 +154,7 @@ pub fn current() -> Layouts {
         of::<u32, PodFlows>(map::POD_FLOWS, 1),
         of::<NetworkKey, Network>(map::NETWORKS, 1),
         of::<FrontendKey, Frontend>(map::FRONTENDS, 1),
+        of::<u32, ServicePort>(map::SERVICES, 1),
         of::<u32, u32>(map::SLOTS, 1),
         of::<u32, Backend>(map::BACKENDS, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS, 1),

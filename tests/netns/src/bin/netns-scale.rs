@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use api_server::ApiServer;
 use netns_tests::Topology;
 use serde_json::{Value, json};
-use sluice_abi::{Frontend, FrontendKey, PortBe, map, pin, proto};
+use sluice_abi::{Frontend, FrontendKey, PortBe, ServicePort, map, pin, proto};
 use sluice_bpf::Map;
 
 /// Interval of changes: 20 a second.
@@ -61,21 +61,24 @@ fn main() {
     sleep(Duration::from_secs(3));
     let (after_list, peak) = (status(&process, "VmRSS"), status(&process, "VmHWM"));
 
-    let path = Path::new(pin::MAPS).join(map::FRONTENDS);
-    let frontends: Map<FrontendKey, Frontend> =
-        node.namespaces.run(|| Map::open_pinned(&path)).expect("FRONTENDS");
+    let path = |name| Path::new(pin::MAPS).join(name);
+    let (frontends, rows): (Map<FrontendKey, Frontend>, Map<u32, ServicePort>) =
+        node.namespaces.run(|| {
+            let frontends = Map::open_pinned(path(map::FRONTENDS)).expect("FRONTENDS");
+            (frontends, Map::open_pinned(path(map::SERVICES)).expect("SERVICES"))
+        });
     let _awake = Awake::start();
     let cpu_before = cpu(&process);
     let begin = Instant::now();
     let mut latencies = Vec::new();
     for round in 0..changes {
         let n = round.wrapping_mul(7919) % services;
-        let key = key(n);
-        let before = frontends.lookup(&key).unwrap();
+        let id = frontends.lookup(&key(n)).unwrap().expect("a frontend").service;
+        let before = rows.lookup(&id).unwrap();
         let object = slice(n, of(n, endpoints), 1 + round / services);
         let sent = Instant::now();
         server.apply(object);
-        while frontends.lookup(&key).unwrap() == before {
+        while rows.lookup(&id).unwrap() == before {
             assert!(sent.elapsed() < DEADLINE, "change {round} is not in the map");
             sleep(POLL);
         }

@@ -14,6 +14,7 @@ fn maps_have_the_documented_capacities() {
     let _agent = node.agent();
     for (name, entries) in [
         (map::FRONTENDS, 262_144),
+        (map::SERVICES, 131_072),
         (map::SLOTS, 2_097_152),
         (map::BACKENDS, 524_288),
         (map::FLOWS, 262_144),

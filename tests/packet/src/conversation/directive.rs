@@ -10,12 +10,12 @@
 //! differ VARIABLE VARIABLE
 //! ```
 
-use sluice_abi::{Frontend, NodeConfig, frontend_flags, node_flags};
+use sluice_abi::{NodeConfig, node_flags};
 
 use super::notation::Variables;
 use super::words::{Names, Words, number, protocol};
 use crate::tables::{VipPort, tuple};
-use crate::topology::SNAT_PORTS;
+use crate::topology::{FAR_POD, SNAT_PORTS};
 use crate::{Datapath, node_config};
 
 /// What directives change besides the maps.
@@ -70,18 +70,18 @@ impl State {
         words.expect("->")?;
         self.services += 1;
         let mut backends = Vec::new();
-        let mut flags = 0;
+        let mut drop = false;
         while !words.is_empty() {
             match words.next()? {
                 "none" => {}
-                "drop" => flags = frontend_flags::DROP,
+                "drop" => drop = true,
                 backend => backends.push(self.names.endpoint(backend)?),
             }
         }
-        datapath.service(self.services, vip, &backends);
-        if flags != 0 {
-            datapath
-                .frontend(vip, Frontend { service: self.services, flags, ..Frontend::default() });
+        if drop {
+            datapath.local_service(self.services, vip, &[(FAR_POD, 8080)], &[]);
+        } else {
+            datapath.service(self.services, vip, &backends);
         }
         Ok(())
     }

@@ -3,10 +3,13 @@
 //! The only file of these tests that uses the compiler. Backend ids and slots are numbered in the
 //! order of the rows, without the agent's allocator.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use packet_tests::{Datapath, NODE};
-use sluice_abi::{Backend, Frontend, FrontendKey, Network, NetworkKey, map};
+use sluice_abi::{
+    Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, map,
+};
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::{Change, Object, parse_cidr};
 use sluice_core::{Index, NodeContext, Tables};
@@ -18,6 +21,7 @@ pub const SERVICE_CIDR: &str = "10.96.0.0/16";
 pub struct Realized<'a> {
     datapath: &'a Datapath,
     frontends: Vec<FrontendKey>,
+    services: Vec<u32>,
     backends: Vec<u32>,
     networks: Vec<NetworkKey>,
 }
@@ -39,25 +43,38 @@ impl Realized<'_> {
         let mut realized = Realized {
             datapath,
             frontends: Vec::new(),
+            services: Vec::new(),
             backends: Vec::new(),
             networks: Vec::new(),
         };
         let frontends = datapath.map::<FrontendKey, Frontend>(map::FRONTENDS);
         let backends = datapath.map::<u32, Backend>(map::BACKENDS);
         let slots = datapath.map::<u32, u32>(map::SLOTS);
+        let services = datapath.map::<u32, ServicePort>(map::SERVICES);
         let mut next_slot = 0;
-        for (service, (key, row)) in (1..).zip(tables.frontends()) {
-            let slots_offset = next_slot;
-            for backend in &row.backends {
-                let id = realized.backends.len() as u32 + 1;
-                backends.update(&id, backend).unwrap();
-                slots.update(&next_slot, &id).unwrap();
-                realized.backends.push(id);
-                next_slot += 1;
-            }
-            let slots_len = row.backends.len() as u32;
-            let frontend = Frontend { service, slots_offset, slots_len, flags: row.flags };
-            frontends.update(key, &frontend).unwrap();
+        let mut ids = BTreeMap::new();
+        for (service, port) in (1..).zip(tables.ports()) {
+            let mut place = |set: &[Backend]| {
+                let range = SlotRange { offset: next_slot, len: set.len() as u32 };
+                for backend in set {
+                    let id = realized.backends.len() as u32 + 1;
+                    backends.update(&id, backend).unwrap();
+                    slots.update(&next_slot, &id).unwrap();
+                    realized.backends.push(id);
+                    next_slot += 1;
+                }
+                range
+            };
+            let cluster = place(&port.cluster);
+            let local = place(port.local.as_deref().unwrap_or_default());
+            let affinity_seconds = port.affinity_seconds;
+            services.update(&service, &ServicePort { cluster, local, affinity_seconds }).unwrap();
+            realized.services.push(service);
+            ids.insert(&port.id, service);
+        }
+        for (key, frontend) in tables.frontends() {
+            let service = frontend.port.map_or(0, |port| ids[&port.id]);
+            frontends.update(key, &frontend.row.value(service)).unwrap();
             realized.frontends.push(*key);
         }
         let networks = datapath.map::<NetworkKey, Network>(map::NETWORKS);
@@ -72,9 +89,11 @@ impl Realized<'_> {
 impl Drop for Realized<'_> {
     fn drop(&mut self) {
         let frontends = self.datapath.map::<FrontendKey, Frontend>(map::FRONTENDS);
+        let services = self.datapath.map::<u32, ServicePort>(map::SERVICES);
         let backends = self.datapath.map::<u32, Backend>(map::BACKENDS);
         let networks = self.datapath.map::<NetworkKey, Network>(map::NETWORKS);
         self.frontends.iter().for_each(|key| drop(frontends.delete(key)));
+        self.services.iter().for_each(|id| drop(services.delete(id)));
         self.backends.iter().for_each(|id| drop(backends.delete(id)));
         self.networks.iter().for_each(|key| drop(networks.delete(key)));
     }

@@ -1,14 +1,16 @@
 //! Comparison of rows that are read back in parts.
 
 use super::RealizedServices;
-use crate::table::{Backends, Frontends, Rows, Slots, Table, TableSpec};
+use crate::table::{Backends, Frontends, Rows, Services, Slots, Table, TableSpec};
 
 impl RealizedServices {
-    /// Whether rows of `FRONTENDS` or `BACKENDS` are as they were written.
+    /// Whether rows of `FRONTENDS`, `SERVICES` or `BACKENDS` are as they were written.
     pub(in crate::diff) fn holds(&self, rows: &Rows) -> bool {
         if rows.table == Frontends::SPEC {
-            rows.typed::<Frontends>()
-                .all(|(key, row)| self.frontends.get(&key).is_some_and(|f| f.value == row))
+            rows.typed::<Frontends>().all(|(key, row)| self.frontends.get(&key) == Some(&row))
+        } else if rows.table == Services::SPEC {
+            rows.typed::<Services>()
+                .all(|(id, row)| self.ports.get(&id).is_some_and(|port| port.value() == row))
         } else {
             rows.typed::<Backends>().all(|(id, row)| {
                 self.backends.owner(id).is_some_and(|(_, backend)| *backend == row)
@@ -16,17 +18,21 @@ impl RealizedServices {
         }
     }
 
-    /// Number of rows of `FRONTENDS` or `BACKENDS`.
+    /// Number of rows of `FRONTENDS`, `SERVICES` or `BACKENDS`.
     pub(in crate::diff) fn count(&self, table: &'static TableSpec) -> usize {
-        if table == Frontends::SPEC { self.frontends.len() } else { self.backends.len() }
+        if table == Frontends::SPEC {
+            self.frontends.len()
+        } else if table == Services::SPEC {
+            self.ports.len()
+        } else {
+            self.backends.len()
+        }
     }
 
-    /// The slots of frontends.
-    pub(in crate::diff) fn slots_of(&self, frontends: &Rows) -> Rows {
-        let realized =
-            frontends.typed::<Frontends>().filter_map(|(key, _)| self.frontends.get(&key));
-        let slots = realized
-            .flat_map(|frontend| (frontend.value.slots_offset..).zip(frontend.ids.iter().copied()));
-        Rows::of::<Slots>(slots)
+    /// The slots of Service ports.
+    pub(in crate::diff) fn slots_of(&self, services: &Rows) -> Rows {
+        let ports = services.typed::<Services>().filter_map(|(id, _)| self.ports.get(&id));
+        let sets = ports.flat_map(|port| port.sets());
+        Rows::of::<Slots>(sets.flat_map(|set| (set.range.offset..).zip(set.ids.iter().copied())))
     }
 }

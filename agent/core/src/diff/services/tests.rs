@@ -23,8 +23,7 @@ fn quarantine_holds_ids_of_the_last_plans_only() {
         realized.compare_all();
         realized.plan(&tables, &Changed::default());
     }
-    // The wildcard rows of a Service have an id too.
-    assert_eq!(realized.services().services.quarantined(), 4);
+    assert_eq!(realized.services().services.quarantined(), 2);
     assert_eq!(realized.services().backends.quarantined(), 2);
     assert_eq!(realized.services().freed.iter().count(), 2);
 }
