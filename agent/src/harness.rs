@@ -242,6 +242,7 @@ pub fn slice(name: &str, protocol: Protocol, addresses: &[&str]) -> Object {
         terminating: false,
         node_name: None,
         hints: None,
+        target: None,
     };
     Object::EndpointSlice(EndpointSlice {
         name: ObjectName::new("shop", name),

@@ -35,3 +35,5 @@ mod source_ports;
 mod state;
 mod view;
 mod watches;
+
+pub use kernel::linux::load::trim_heap;

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use sluice_abi::map;
 use sluice_core::diff::Capacity;
+use sluice_core::model::Kind;
 use sluice_pod::lease::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -96,7 +97,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         state.take_over_later();
     }
     let reconcilers = Reconcilers::all(Capacity::default());
-    let publisher = Box::new(Publisher { health, trimmed: false });
+    let publisher = Box::new(Publisher { health, settled: [false; 2] });
     EventLoop::new(state, kernel, reconcilers, publisher)
         .with_watches(watches)
         .run(&mut queue)
@@ -221,8 +222,9 @@ fn watch_signals(events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
 /// Copies a snapshot of the state to the health and metrics servers.
 struct Publisher {
     health: Arc<Health>,
-    /// Whether the memory that the first lists and plans took was returned.
-    trimmed: bool,
+    /// Whether the tables were written, and the Pods listed, at the last pass: the memory that lists and
+    /// plans take is returned after each.
+    settled: [bool; 2],
 }
 
 impl Observer for Publisher {
@@ -239,7 +241,9 @@ impl Observer for Publisher {
         self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
         self.health.set_node_eligible(state.node_eligible());
-        if state.tables_written() && !std::mem::replace(&mut self.trimmed, true) {
+        let settled = [state.tables_written(), state.listed(Kind::Pod)];
+        if settled != self.settled {
+            self.settled = settled;
             load::trim_heap();
         }
     }

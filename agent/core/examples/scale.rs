@@ -109,6 +109,7 @@ fn slice(n: u32, endpoints: u32, generation: u32) -> Object {
         terminating: false,
         node_name: Some(format!("n{}", m % 100).into()),
         hints: None,
+        target: None,
     };
     let service = name(n);
     Object::EndpointSlice(EndpointSlice {

@@ -12,8 +12,8 @@ use proptest::sample::{Index as Pick, select};
 
 use crate::model::{
     AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, NodeContext,
-    Object, ObjectName, Port, Protocol, Service, ServiceCidr, ServicePort, TrafficPolicy,
-    parse_cidr,
+    Object, ObjectName, Pod, PodPhase, Port, Protocol, Service, ServiceCidr, ServicePort,
+    TrafficPolicy, Uid, parse_cidr,
 };
 
 /// Name of the node under test.
@@ -157,6 +157,8 @@ pub fn service() -> impl Strategy<Value = Service> {
                         })
                         .collect(),
                     session_affinity: affinity,
+                    // Not drawn, so that the shares of the other cases stay as they are.
+                    publish_not_ready: created == 2,
                     internal_traffic_policy: policy,
                 }
             },
@@ -196,8 +198,52 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             let node_name = node_name.map(Into::into);
             let given = !zones.is_empty() || !nodes.is_empty();
             let hints = given.then(|| Box::new(Hints { zones, nodes }));
-            Endpoint { address, ready, serving, terminating, node_name, hints }
+            let target = target(address);
+            Endpoint { address, ready, serving, terminating, node_name, hints, target }
         })
+}
+
+/// Half of the endpoints refer to a Pod by its UID.
+fn target(address: IpAddr) -> Option<Uid> {
+    let number = match address {
+        IpAddr::V4(v4) => v4.octets()[3].into(),
+        IpAddr::V6(v6) => v6.segments()[1],
+    };
+    uid(number).filter(|_| number % 2 == 1)
+}
+
+fn uid(number: u16) -> Option<Uid> {
+    Uid::from_api(&format!("{number:032x}"))
+}
+
+/// A Pod; most have the UID or the address of endpoints, and most end.
+fn pod() -> impl Strategy<Value = Pod> {
+    let number = 1..5u16;
+    let end = option::weighted(
+        0.7,
+        prop_oneof![4 => Just(PodPhase::Running), 1 => Just(PodPhase::Failed)],
+    );
+    (select(&NAMESPACES[..]), number.clone(), number, end, rarely()).prop_map(
+        |(namespace, n, of_address, end, host_network)| Pod {
+            name: ObjectName::new(namespace, format!("p{n}")),
+            uid: uid(n),
+            ips: [
+                IpAddr::from([10, 244, (of_address % 3) as u8, of_address as u8]),
+                Ipv6Addr::new(0xfd00, of_address, 0, 0, 0, 0, 0, of_address).into(),
+            ]
+            .into_iter()
+            .collect(),
+            phase: end.unwrap_or_default(),
+            terminating: end.is_some(),
+            host_network,
+            ..Pod::default()
+        },
+    )
+}
+
+/// Pods with different names.
+pub fn pods() -> impl Strategy<Value = Vec<Object>> {
+    vec(pod().prop_map(Object::Pod), 0..9).prop_map(distinct)
 }
 
 /// Up to five endpoints.
@@ -261,7 +307,11 @@ pub fn object() -> impl Strategy<Value = Object> {
 
 /// An object of any kind that rows depend on.
 fn any_object() -> impl Strategy<Value = Object> {
-    prop_oneof![9 => object(), 1 => service_cidr().prop_map(Object::ServiceCidr)]
+    prop_oneof![
+        24 => object(),
+        1 => service_cidr().prop_map(Object::ServiceCidr),
+        2 => pod().prop_map(Object::Pod),
+    ]
 }
 
 /// Objects that can exist together: names are unique per kind, and most slices belong to one of the
@@ -301,7 +351,7 @@ fn with_owners(mut objects: Vec<Object>, owners: &[Option<Pick>]) -> Vec<Object>
 
 /// A change; the object may or may not exist.
 pub fn change() -> impl Strategy<Value = Change> {
-    let kinds = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::ServiceCidr];
+    let kinds = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::ServiceCidr, Kind::Pod];
     let kind = select(kinds.to_vec());
     prop_oneof![
         6 => any_object().prop_map(Change::Apply),

@@ -4,10 +4,17 @@
 //! refers to. Out: the Services whose rows may have changed ([`Index::take_dirty`]). The index
 //! holds no rows.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
+mod ending;
+mod interner;
+mod pods;
+
+use self::ending::Ending;
+use self::pods::Pods;
 use crate::model::{
     Change, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service, ServiceCidr,
 };
@@ -28,14 +35,22 @@ impl Dirty {
     }
 }
 
+/// A slice, and its number in [`Ending`].
+#[derive(Clone, Debug)]
+struct NumberedSlice {
+    slice: EndpointSlice,
+    number: u32,
+}
+
 /// The objects and their joins.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     node_name: String,
     nodes: BTreeMap<String, Node>,
     services: BTreeMap<ObjectName, Service>,
-    slices: BTreeMap<ObjectName, EndpointSlice>,
-    pods: BTreeMap<ObjectName, Pod>,
+    slices: BTreeMap<ObjectName, NumberedSlice>,
+    pods: Pods,
+    ending: Ending,
     namespaces: BTreeMap<String, Namespace>,
     service_cidrs: BTreeMap<String, ServiceCidr>,
     /// Names of the slices of each Service, sorted. Nearly every Service has one.
@@ -62,13 +77,12 @@ impl Index {
             Change::Replace(kind, objects) => {
                 self.listed.insert(kind);
                 let objects: Vec<_> = objects.into_iter().filter(|o| o.kind() == kind).collect();
-                let kept: BTreeSet<ObjectName> = objects.iter().map(Object::name).collect();
-                self.retain(kind, &kept);
+                self.retain(kind, objects.iter().map(Object::name).collect());
                 objects.into_iter().for_each(|o| self.put(o));
             }
             Change::Retain(kind, names) => {
                 self.listed.insert(kind);
-                self.retain(kind, &names.into_iter().collect());
+                self.retain(kind, names);
             }
         }
     }
@@ -120,20 +134,29 @@ impl Index {
         self.services.values()
     }
 
-    /// The slices of a Service, in the order of their names, including hidden ones.
-    pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices_of.get(service).into_iter().flatten().filter_map(|n| self.slices.get(n))
+    /// The slices of a Service, in the order of their names, including hidden ones. Endpoints whose
+    /// Pods end have the conditions of terminating endpoints.
+    pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = Cow<'_, EndpointSlice>> {
+        let as_received = self.services.get(service).is_some_and(|s| s.publish_not_ready);
+        let names = self.slices_of.get(service).into_iter().flatten();
+        names.filter_map(move |name| {
+            let slice = &self.slices.get(name)?.slice;
+            Some(if as_received { Cow::Borrowed(slice) } else { self.ending.applied(slice) })
+        })
     }
 
-    /// All slices by name.
+    /// All slices by name, as [`Index::slices_of`] has them.
     #[cfg(test)]
-    pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices.values()
+    pub fn slices(&self) -> impl Iterator<Item = EndpointSlice> {
+        let of_service = self.slices_of.keys().flat_map(|service| self.slices_of(service));
+        let others = self.slices.values().map(|numbered| &numbered.slice);
+        let others = others.filter(|slice| slice.service_name().is_none()).map(Cow::Borrowed);
+        of_service.chain(others).map(Cow::into_owned)
     }
 
-    /// All known Pods by name.
+    /// All known Pods, in any order.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values()
+        self.pods.iter()
     }
 
     /// The Pod of this name.
@@ -151,8 +174,10 @@ impl Index {
         self.service_cidrs.values()
     }
 
-    fn retain(&mut self, kind: Kind, kept: &BTreeSet<ObjectName>) {
-        for name in self.names(kind).filter(|n| !kept.contains(n)).collect::<Vec<_>>() {
+    fn retain(&mut self, kind: Kind, mut kept: Vec<ObjectName>) {
+        kept.sort_unstable();
+        let gone = self.names(kind).filter(|name| kept.binary_search(name).is_err());
+        for name in gone.collect::<Vec<_>>() {
             self.remove(kind, &name);
         }
     }
@@ -176,9 +201,12 @@ impl Index {
                 }
             }
             Object::EndpointSlice(mut slice) => {
-                if self.slices.get(&slice.name) == Some(&slice) {
+                let former = self.slices.get(&slice.name);
+                if former.is_some_and(|former| former.slice == slice) {
                     return;
                 }
+                let (number, former) = (former.map(|f| f.number), former.map(|f| &f.slice));
+                let number = self.ending.slice(number, former, Some(&slice));
                 self.unlink_slice(&slice.name.clone());
                 if let Some(service) = slice.service_name() {
                     let slices = self.slices_of.entry(service.clone()).or_default();
@@ -194,11 +222,9 @@ impl Index {
                         None => drop(self.node_names.insert(Arc::clone(name))),
                     }
                 }
-                self.slices.insert(slice.name.clone(), slice);
+                self.slices.insert(slice.name.clone(), NumberedSlice { slice, number });
             }
-            Object::Pod(pod) => {
-                self.pods.insert(pod.name.clone(), pod);
-            }
+            Object::Pod(pod) => self.put_pod(pod),
             Object::Namespace(namespace) => {
                 self.namespaces.insert(namespace.name.clone(), namespace);
             }
@@ -223,9 +249,14 @@ impl Index {
                     self.dirty.services.insert(name.clone());
                 }
             }
-            Kind::EndpointSlice => self.unlink_slice(name),
+            Kind::EndpointSlice => {
+                if let Some(NumberedSlice { slice, number }) = self.unlink_slice(name) {
+                    self.ending.slice(Some(number), Some(&slice), None);
+                }
+            }
             Kind::Pod => {
-                self.pods.remove(name);
+                let former = self.pods.remove(name);
+                self.pod_changed(former.as_deref(), None);
             }
             Kind::Namespace => {
                 self.namespaces.remove(&*name.name);
@@ -244,8 +275,27 @@ impl Index {
         }
     }
 
-    fn unlink_slice(&mut self, name: &ObjectName) {
-        let Some(service) = self.slices.remove(name).and_then(|s| s.service_name()) else { return };
+    fn put_pod(&mut self, pod: Pod) {
+        if self.pods.get(&pod.name) == Some(&pod) {
+            return;
+        }
+        let name = pod.name.clone();
+        let former = self.pods.put(pod);
+        let new = self.pods.get(&name).cloned();
+        self.pod_changed(former.as_deref(), new.as_ref());
+    }
+
+    /// Marks the Services whose endpoints have other conditions because of a Pod.
+    fn pod_changed(&mut self, former: Option<&Pod>, new: Option<&Pod>) {
+        for slice in self.ending.pod(former, new) {
+            let slice = self.slices.get(&slice).map(|numbered| &numbered.slice);
+            self.dirty.services.extend(slice.and_then(EndpointSlice::service_name));
+        }
+    }
+
+    fn unlink_slice(&mut self, name: &ObjectName) -> Option<NumberedSlice> {
+        let former = self.slices.remove(name)?;
+        let Some(service) = former.slice.service_name() else { return Some(former) };
         if let Some(slices) = self.slices_of.get_mut(&service) {
             slices.retain(|slice| slice != name);
             if slices.is_empty() {
@@ -253,6 +303,7 @@ impl Index {
             }
         }
         self.dirty.services.insert(service);
+        Some(former)
     }
 
     fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = ObjectName> + '_> {
@@ -262,7 +313,7 @@ impl Index {
             }
             Kind::Service => Box::new(self.services.keys().cloned()),
             Kind::EndpointSlice => Box::new(self.slices.keys().cloned()),
-            Kind::Pod => Box::new(self.pods.keys().cloned()),
+            Kind::Pod => Box::new(self.pods.iter().map(|pod| pod.name.clone())),
             Kind::Namespace => {
                 Box::new(self.namespaces.keys().map(|name| ObjectName::cluster(name.as_str())))
             }
@@ -274,109 +325,4 @@ impl Index {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slice(name: &str, service: &str) -> Object {
-        Object::EndpointSlice(EndpointSlice {
-            name: ObjectName::new("shop", name),
-            service: Some(service.into()),
-            ..EndpointSlice::default()
-        })
-    }
-
-    fn service(name: &str) -> Object {
-        Object::Service(Service { name: ObjectName::new("shop", name), ..Service::default() })
-    }
-
-    fn node(name: &str, zone: Option<&str>) -> Object {
-        Object::Node(Node { name: name.into(), zone: zone.map(Into::into), ..Node::default() })
-    }
-
-    fn dirty(index: &mut Index) -> Vec<String> {
-        index.take_dirty().services.into_iter().map(|n| n.name.to_string()).collect()
-    }
-
-    #[test]
-    fn index_is_synced_when_nodes_services_and_slices_are_listed() {
-        let mut index = Index::new("n1");
-        for kind in [Kind::Service, Kind::Pod, Kind::EndpointSlice] {
-            index.apply(Change::Replace(kind, vec![]));
-            assert!(!index.synced());
-        }
-        index.apply(Change::Apply(node("n1", None)));
-        assert!(!index.synced());
-        index.apply(Change::Replace(Kind::Node, vec![]));
-        assert!(index.synced());
-        assert_eq!(index.nodes().count(), 0);
-    }
-
-    #[test]
-    fn slice_that_moves_to_another_service_makes_both_dirty() {
-        let mut index = Index::new("n1");
-        index.apply(Change::Apply(slice("s", "a")));
-        assert_eq!(dirty(&mut index), ["a"]);
-        index.apply(Change::Apply(slice("s", "b")));
-        assert_eq!(dirty(&mut index), ["a", "b"]);
-        index.apply(Change::Apply(slice("s", "b")));
-        assert!(index.take_dirty().is_empty());
-    }
-
-    #[test]
-    fn replacement_makes_only_differing_services_dirty() {
-        let mut index = Index::new("n1");
-        index.apply(Change::Replace(Kind::Service, vec![service("a"), service("b")]));
-        assert_eq!(dirty(&mut index), ["a", "b"]);
-        index.apply(Change::Replace(Kind::Service, vec![service("b"), service("c")]));
-        assert_eq!(dirty(&mut index), ["a", "c"]);
-    }
-
-    #[test]
-    fn list_that_is_applied_object_by_object_deletes_the_others() {
-        let mut index = Index::new("n1");
-        for name in ["a", "b"] {
-            index.apply(Change::Apply(service(name)));
-        }
-        assert!(!index.listed(Kind::Service));
-        index.take_dirty();
-        let names = vec![ObjectName::new("shop", "b")];
-        index.apply(Change::Retain(Kind::Service, names));
-        assert!(index.listed(Kind::Service));
-        assert_eq!(dirty(&mut index), ["a"]);
-    }
-
-    #[test]
-    fn zone_of_this_node_makes_every_service_dirty() {
-        let mut index = Index::new("n1");
-        index.apply(Change::Replace(Kind::Service, vec![service("a"), service("b")]));
-        index.take_dirty();
-        index.apply(Change::Apply(node("n2", Some("z"))));
-        let seen = index.take_dirty();
-        assert!(seen.nodes && seen.services.is_empty());
-        index.apply(Change::Apply(node("n1", Some("z"))));
-        assert_eq!(dirty(&mut index), ["a", "b"]);
-        index.apply(Change::Delete(Kind::Node, ObjectName::cluster("n1")));
-        assert_eq!(dirty(&mut index), ["a", "b"]);
-    }
-    #[test]
-    fn service_cidr_makes_the_networks_dirty() {
-        let mut index = Index::new("n1");
-        index.take_dirty();
-        let cidr = |net: &str| {
-            let cidrs = [net.parse().expect("a range")].into();
-            Object::ServiceCidr(ServiceCidr { name: "kubernetes".into(), cidrs })
-        };
-        for (change, dirty) in [
-            (Change::Apply(cidr("10.96.0.0/16")), true),
-            (Change::Apply(cidr("10.96.0.0/16")), false),
-            (Change::Apply(cidr("10.97.0.0/16")), true),
-            (Change::Retain(Kind::ServiceCidr, vec![ObjectName::cluster("kubernetes")]), false),
-            (Change::Retain(Kind::ServiceCidr, vec![]), true),
-            (Change::Delete(Kind::ServiceCidr, ObjectName::cluster("kubernetes")), false),
-        ] {
-            index.apply(change.clone());
-            assert_eq!(index.take_dirty().nodes, dirty, "{change:?}");
-        }
-        assert_eq!(index.service_cidrs().count(), 0);
-    }
-}
+mod tests;

@@ -104,6 +104,7 @@ mod tests {
             terminating: matches!(state, 'T' | 'B'),
             node_name: None,
             hints: None,
+            target: None,
         };
         for part in word.split_inclusive(['@', '#', '!']).collect::<Vec<_>>().windows(2) {
             let value = part[1].trim_end_matches(['@', '#', '!']).to_owned();

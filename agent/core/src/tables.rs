@@ -120,7 +120,8 @@ impl Tables {
         };
         for name in &dirty.services {
             let rows = index.service(name).map_or_else(ServiceRows::default, |service| {
-                let slices = index.slices_of(name).collect();
+                let slices: Vec<_> = index.slices_of(name).collect();
+                let slices = slices.iter().map(AsRef::as_ref).collect();
                 compile::service(&ServiceView { service, slices, locality })
             });
             let created = index.service(name).map_or(0, |s| s.created);

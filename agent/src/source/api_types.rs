@@ -4,12 +4,16 @@
 //! model. Other fields are skipped while parsing, which saves memory and time on large objects.
 //! These types are private to [`super`].
 
+mod pod;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
+
+pub use self::pod::{Container, ContainerPort, Pod};
 
 /// The metadata fields in use; the others of `ObjectMeta` stay empty.
 #[derive(Deserialize, Default)]
@@ -142,51 +146,6 @@ pub struct Namespace {
     pub metadata: ObjectMeta,
 }
 
-/// core/v1 Pod.
-#[derive(Deserialize, Clone, Debug, Default)]
-pub struct Pod {
-    /// Name, namespace, uid.
-    #[serde(default, deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
-    /// Node and network mode.
-    #[serde(default)]
-    pub spec: PodSpec,
-    /// Phase and addresses.
-    #[serde(default)]
-    pub status: PodStatus,
-}
-
-/// core/v1 PodSpec.
-#[derive(Deserialize, Clone, Debug, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct PodSpec {
-    /// Name of the node.
-    pub node_name: Option<String>,
-    /// Whether the pod uses the network namespace of the node.
-    pub host_network: Option<bool>,
-}
-
-/// core/v1 PodStatus.
-#[derive(Deserialize, Clone, Debug, Default)]
-pub struct PodStatus {
-    /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
-    pub phase: Option<String>,
-    /// First address.
-    #[serde(rename = "podIP")]
-    pub pod_ip: Option<String>,
-    /// One address per family.
-    #[serde(rename = "podIPs", default, deserialize_with = "null_is_default")]
-    pub pod_ips: Vec<PodIp>,
-}
-
-/// core/v1 PodIP.
-#[derive(Deserialize, Clone, Debug, Default)]
-pub struct PodIp {
-    /// The address.
-    #[serde(default)]
-    pub ip: String,
-}
-
 /// core/v1 Service.
 #[derive(Deserialize, Clone, Debug, Default)]
 pub struct Service {
@@ -220,6 +179,8 @@ pub struct ServiceSpec {
     pub session_affinity_config: Option<SessionAffinityConfig>,
     /// `Cluster` or `Local`.
     pub internal_traffic_policy: Option<String>,
+    /// Whether endpoints are ready whatever their Pods report.
+    pub publish_not_ready_addresses: Option<bool>,
 }
 
 /// core/v1 ServicePort.
@@ -282,6 +243,19 @@ pub struct Endpoint {
     pub node_name: Option<String>,
     /// Zones and nodes that should use the endpoint.
     pub hints: Option<Hints>,
+    /// The Pod behind it.
+    pub target_ref: Option<TargetRef>,
+}
+
+/// core/v1 ObjectReference.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct TargetRef {
+    /// Kind.
+    #[serde(default)]
+    pub kind: String,
+    /// UID.
+    #[serde(default)]
+    pub uid: String,
 }
 
 /// discovery.k8s.io/v1 EndpointConditions.

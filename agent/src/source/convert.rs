@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use sluice_core::model::{
-    AddressType, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Namespace, Node, Object,
-    ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, Service, ServiceCidr,
-    ServicePort, TrafficPolicy, ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
+    AddressType, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Namespace,
+    Node, Object, ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, Service,
+    ServiceCidr, ServicePort, TrafficPolicy, Uid, ZONE_LABEL, hidden_by_label, parse_cidr,
+    parse_ip,
 };
 
 use super::api_types;
@@ -168,13 +169,26 @@ pub(super) fn pod(o: api_types::Pod) -> Result<Object, ConvertError> {
         o.status.pod_ips.into_iter().map(|p| p.ip).filter(|ip| !ip.is_empty()).collect(),
         o.status.pod_ip,
     );
+    let sidecar = |c: &api_types::Container| c.restart_policy.as_deref() == Some("Always");
+    let sidecars = o.spec.init_containers.into_iter().filter(sidecar);
+    let ports = o.spec.containers.into_iter().chain(sidecars).flat_map(|c| c.ports);
+    let named = |p: api_types::ContainerPort| {
+        Some(ContainerPort {
+            name: p.name.filter(|name| !name.is_empty())?.into(),
+            protocol: Protocol::from_api(p.protocol.as_deref())?,
+            port: Port::new(p.container_port)?,
+        })
+    };
     Ok(Object::Pod(Pod {
         name: namespaced(Kind::Pod, &o.metadata)?,
-        uid: o.metadata.uid.unwrap_or_default(),
+        uid: o.metadata.uid.as_deref().and_then(Uid::from_api),
+        terminating: o.metadata.deletion_timestamp.is_some(),
+        labels: o.metadata.labels.unwrap_or_default().into_iter().collect(),
+        ports: ports.filter_map(named).collect(),
         phase: PodPhase::from_api(o.status.phase.as_deref()),
         host_network: o.spec.host_network.unwrap_or(false),
         ips: ips.iter().filter_map(|ip| parse_ip(ip)).collect(),
-        node: o.spec.node_name.filter(|n| !n.is_empty()),
+        node: o.spec.node_name.filter(|n| !n.is_empty()).map(Into::into),
     }))
 }
 
@@ -212,6 +226,7 @@ pub(super) fn service(o: api_types::Service) -> Result<Object, ConvertError> {
         cluster_ips,
         ports,
         session_affinity,
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         internal_traffic_policy: TrafficPolicy::from_api(spec.internal_traffic_policy.as_deref()),
         name,
     }))
@@ -259,6 +274,10 @@ fn endpoint(e: api_types::Endpoint) -> Option<Endpoint> {
             .map(|h| Hints { zones: names(h.for_zones), nodes: names(h.for_nodes) })
             .filter(|h| !h.zones.is_empty() || !h.nodes.is_empty())
             .map(Box::new),
+        target: e
+            .target_ref
+            .filter(|target| target.kind == "Pod")
+            .and_then(|target| Uid::from_api(&target.uid)),
     })
 }
 

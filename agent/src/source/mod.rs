@@ -57,7 +57,8 @@ pub async fn spawn<E: Send + 'static>(
     match &config.source {
         Source::Folder(folder) => folder::spawn(folder.clone(), events, event)?,
         Source::Api(access) => {
-            watch::spawn(access, &config.node_name, &events, event, watches).await?;
+            watch::spawn(access, &config.node_name, config.watch_pods, &events, event, watches)
+                .await?;
         }
     }
     Ok(())

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use api_server::{ApiServer, Authority, Fault};
 use serde_json::json;
-use sluice_core::model::Change;
+use sluice_core::model::{Change, Kind};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::DEAD_AFTER;
 use super::watch::spawn;
-use crate::config::ApiAccess;
+use crate::config::{ApiAccess, WatchedPods};
 use crate::watches::{Watch, Watches};
 
 /// Time in which a new Service arrives after the return of the API server.
@@ -30,6 +30,10 @@ struct Node {
 impl Node {
     /// Starts the watches.
     async fn watch(server: &ApiServer, ca_pem: &str) -> Node {
+        Node::watch_pods(server, ca_pem, WatchedPods::All).await
+    }
+
+    async fn watch_pods(server: &ApiServer, ca_pem: &str, pods: WatchedPods) -> Node {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("token"), "t1").unwrap();
         fs::write(dir.path().join("ca.crt"), ca_pem).unwrap();
@@ -41,7 +45,7 @@ impl Node {
             kubelet_conf: "/does/not/exist".into(),
             server: None,
         };
-        spawn(&access, "n1", &sender, |change| change, &watches).await.unwrap();
+        spawn(&access, "n1", pods, &sender, |change| change, &watches).await.unwrap();
         Node { dir, changes, watches }
     }
 
@@ -296,4 +300,31 @@ async fn server_without_service_cidrs_is_no_failure_and_is_asked_again_rarely() 
     let before = asked();
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((before, asked()), (1, 1), "requests");
+}
+
+#[tokio::test]
+async fn pods_of_all_nodes_or_of_this_node_are_watched_while_they_run() {
+    for (pods, expected) in
+        [(WatchedPods::All, &["near", "far"][..]), (WatchedPods::Node, &["near"])]
+    {
+        let server = ApiServer::start();
+        for (name, node, phase) in
+            [("near", "n1", "Running"), ("far", "n2", "Pending"), ("over", "n1", "Succeeded")]
+        {
+            server.apply(json!({
+                "kind": "Pod", "apiVersion": "v1", "metadata": {"namespace": "shop", "name": name},
+                "spec": {"nodeName": node}, "status": {"phase": phase},
+            }));
+        }
+        let mut node = Node::watch_pods(&server, "", pods).await;
+        let deadline = Instant::now() + DEADLINE;
+        let names = loop {
+            if let Change::Retain(Kind::Pod, names) = node.next(deadline, "list of Pods").await {
+                break names;
+            }
+        };
+        let mut names: Vec<&str> = names.iter().map(|name| &*name.name).collect();
+        names.sort_by_key(|name| expected.iter().position(|e| e == name));
+        assert_eq!(names, expected);
+    }
 }

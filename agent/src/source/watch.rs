@@ -25,7 +25,7 @@ use super::api_types::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCIDR
 use super::client::Connection;
 use super::convert::{self, ConvertError};
 use super::retry::{Failure, Retries};
-use crate::config::ApiAccess;
+use crate::config::{ApiAccess, WatchedPods};
 use crate::watches::{WatchState, Watches};
 
 /// Shortest time in seconds after which the API server ends a watch, and a random addition, so that
@@ -42,6 +42,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// a deletion or an addition.
 const PROGRAMMED: &str =
     "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+
+/// Selector for Pods whose containers run or will run. One that is over is deleted as far as Services
+/// and policies are concerned.
+const RUNS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
 /// The receiver of the changes.
 struct Sink<E> {
@@ -161,6 +165,7 @@ fn random() -> f64 {
 pub async fn spawn<E: Send + 'static>(
     access: &ApiAccess,
     node_name: &str,
+    watched_pods: WatchedPods,
     events: &mpsc::Sender<E>,
     event: fn(Change) -> E,
     watches: &Watches,
@@ -171,13 +176,16 @@ pub async fn spawn<E: Send + 'static>(
     let common = Common { connection, retries, watches: watches.clone(), sink };
     let all = watcher::Config::default();
     let programmed = all.clone().labels(PROGRAMMED);
-    let of_node = all.clone().fields(&format!("spec.nodeName={node_name}"));
+    let pods = match watched_pods {
+        WatchedPods::All => RUNS.to_owned(),
+        WatchedPods::Node => format!("{RUNS},spec.nodeName={node_name}"),
+    };
     common.watch::<Node>(Kind::Node, all.clone(), convert::node);
     common.watch::<Service>(Kind::Service, programmed.clone(), convert::service);
     common.watch::<EndpointSlice>(Kind::EndpointSlice, programmed, convert::endpoint_slice);
     common.watch::<Namespace>(Kind::Namespace, all.clone(), convert::namespace);
-    common.watch::<ServiceCIDR>(Kind::ServiceCidr, all, convert::service_cidr);
-    common.watch::<Pod>(Kind::Pod, of_node, convert::pod);
+    common.watch::<ServiceCIDR>(Kind::ServiceCidr, all.clone(), convert::service_cidr);
+    common.watch::<Pod>(Kind::Pod, all.fields(&pods), convert::pod);
     Ok(())
 }
 

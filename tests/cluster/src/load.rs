@@ -11,7 +11,46 @@ pub struct Load<'a> {
     pod: &'a str,
 }
 
+/// Sends requests at a fixed rate, each on a new connection and independent of the others; arguments:
+/// address, requests per second.
+const AT_RATE: &str = "\
+import os, socket, sys, threading, time
+results = []
+def request():
+    try:
+        s = socket.create_connection((sys.argv[1], 80), 3)
+        s.settimeout(3)
+        s.sendall(b'GET /hostname HTTP/1.0\\r\\n\\r\\n')
+        answer = b''
+        while part := s.recv(4096):
+            answer += part
+        results.append('ok' if b' 200 ' in answer[:20] else 'FAILED %r' % answer[:20])
+    except OSError as error:
+        results.append('FAILED %.3f %r' % (time.time(), error))
+start, threads = time.monotonic(), []
+while not os.path.exists('/tmp/stop'):
+    threads.append(threading.Thread(target=request))
+    threads[-1].start()
+    time.sleep(max(0, start + len(threads) / int(sys.argv[2]) - time.monotonic()))
+for thread in threads:
+    thread.join()
+open('/tmp/log', 'w').write('\\n'.join(results))
+open('/tmp/done', 'w')
+";
+
 impl<'a> Load<'a> {
+    /// Waits until the Service at `address` responds, then starts `rate` requests a second.
+    #[track_caller]
+    pub fn at_rate(namespace: &'a Namespace, pod: &'a str, address: &str, rate: u32) -> Load<'a> {
+        namespace.sh_eventually(pod, &format!("curl -sf -m 3 http://{address}/hostname"));
+        let script = format!(
+            "rm -f /tmp/stop /tmp/log /tmp/done; cat > /tmp/load.py <<'END'\n{AT_RATE}END\n\
+             python3 /tmp/load.py {address} {rate} > /tmp/err 2>&1 < /dev/null &"
+        );
+        namespace.sh(pod, &script).unwrap();
+        Load { namespace, pod }
+    }
+
     /// Waits until `url` responds, then starts the requests.
     #[track_caller]
     pub fn start(namespace: &'a Namespace, pod: &'a str, url: &str) -> Load<'a> {
@@ -34,6 +73,8 @@ impl<'a> Load<'a> {
         let log = namespace.sh(pod, "cat /tmp/log").unwrap();
         let (ok, failed): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| *line == "ok");
         assert!(ok.len() > ENOUGH, "{} requests are too few", ok.len());
-        assert!(failed.is_empty(), "{} of {} failed", failed.len(), ok.len() + failed.len());
+        let (shown, all) = (failed.iter().take(5), ok.len() + failed.len());
+        assert!(failed.is_empty(), "{} of {all} failed: {shown:?}", failed.len());
+        println!("{all} requests");
     }
 }

@@ -1,12 +1,16 @@
 //! Requests during a rolling update.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
-use cluster_tests::{Load, Namespace, client, replicas, rollout, service};
+use cluster_tests::{Load, Namespace, client, client_on, replicas, rollout, service, workers};
 
 /// A new Pod before each removal, and a preStop hook longer than endpoint changes take.
 const PATCH: &str = r#"{"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
     "template": {"spec": {"terminationGracePeriodSeconds": 20, "containers": [
       {"name": "main", "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}}}]}}}}"#;
+
+/// A new Pod before each removal.
+const SURGE: &str =
+    r#"{"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}}}"#;
 
 #[test]
 fn rolling_update_loses_no_request() {
@@ -21,4 +25,35 @@ fn rolling_update_loses_no_request() {
     ns.kubectl(&["rollout", "restart", "deployment/web"]);
     rollout(&ns.name, "deployment/web");
     load.expect_no_failure();
+}
+
+/// Restarts in an ordinary run; `SLUICE_RESTARTS=10` shows the aim, 0 of 15,000.
+const RESTARTS: u32 = 2;
+const RATE: u32 = 100;
+
+/// The pods end one second after their deletion, without a preStop hook. The EndpointSlice arrives
+/// after kubelet has begun to stop them, the Pod's deletionTimestamp before.
+#[test]
+fn rolling_restarts_of_pods_that_end_after_a_second_lose_no_request() {
+    let ns = Namespace::new("restarts");
+    let workers = workers();
+    let web = service("web", "web", &[("web", "TCP", 80, "8080")]);
+    let servers = replicas("web", 2)
+        .replace("--udp-port=8080]", "--udp-port=8080, --delay-shutdown=1]")
+        .replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 10");
+    let clients = ["near", "far"];
+    let client = |n: usize| client_on(clients[n], &workers[n].name, false);
+    ns.apply(&(client(0) + &client(1) + &servers + &web));
+    ns.kubectl(&["patch", "deployment", "web", "-p", SURGE]);
+    rollout(&ns.name, "deployment/web");
+    clients.iter().for_each(|client| drop(ns.ready(client, 1)));
+    let address = ns.cluster_ip("web");
+    // A client on each node: together they have the rate.
+    let loads = clients.map(|client| Load::at_rate(&ns, client, &address, RATE / 2));
+    let restarts = std::env::var("SLUICE_RESTARTS").ok().and_then(|n| n.parse().ok());
+    for _ in 0..restarts.unwrap_or(RESTARTS) {
+        ns.kubectl(&["rollout", "restart", "deployment/web"]);
+        rollout(&ns.name, "deployment/web");
+    }
+    loads.into_iter().for_each(Load::expect_no_failure);
 }

@@ -49,7 +49,7 @@ pub(super) fn check(object: &Object) {
             assert_ne!(slice.service.as_deref(), Some(""));
         }
         Object::Pod(pod) => {
-            assert!(pod.ips.iter().all(|ip| *ip == ip.to_canonical()));
+            assert!(pod.ips.iter().all(|ip| ip == ip.to_canonical()));
             assert_ne!(pod.node.as_deref(), Some(""));
         }
         Object::ServiceCidr(o) => assert!(o.cidrs.iter().all(|cidr| *cidr == cidr.trunc())),

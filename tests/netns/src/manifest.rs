@@ -21,6 +21,21 @@ status:
     )
 }
 
+/// A running Pod, with a deletionTimestamp if it is `terminating`.
+pub fn pod(pod: &Pod, terminating: bool) -> String {
+    let (namespace, name) = pod.sandbox.name.split_once('/').unwrap_or_default();
+    let deleted = if terminating { ", deletionTimestamp: '2026-01-01T00:00:00Z'" } else { "" };
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}{deleted}}}
+status: {{phase: Running, podIP: {address}, podIPs: [{{ip: {address}}}]}}
+",
+        address = pod.address
+    )
+}
+
 /// A ClusterIP Service in the namespace `default`; ports as `tcp:80->8080`, or `tcp:80` where both
 /// are equal.
 pub fn service(name: &str, cluster_ip: &str, ports: &[&str]) -> String {

@@ -3,13 +3,14 @@
 //! ```text
 //! node NAME [ip=ADDRESS,...] [pods=CIDR,...] [zone=ZONE]
 //! service NAMESPACE/NAME ADDRESS,... PORT... [created=SECONDS] [policy=Local] [affinity=SECONDS]
-//!     [hidden] [external-name]
+//!     [hidden] [external-name] [publish-not-ready]
 //! slice NAMESPACE/NAME of=SERVICE ports=PORT,... [type=IPv6|FQDN] [hidden] ENDPOINT...
+//! pod NAMESPACE/NAME [uid=N] [ip=ADDRESS,...] [terminating] [over] [host-network]
 //! service-cidr NAME CIDR,...
-//! delete node|service|slice|service-cidr NAME
+//! delete node|service|slice|pod|service-cidr NAME
 //! ```
 //! PORT is `name/PROTOCOL:number`; in a slice, `-` in place of the number leaves it out. ENDPOINT is `address[@node]` followed by any of `?unready`, `?unserving`, `?terminating`,
-//! `?zone=ZONE` and `?node=NODE`. The ClusterIP of a headless Service is `None`.
+//! `?zone=ZONE`, `?node=NODE` and `?pod=UID`. The ClusterIP of a headless Service is `None`.
 
 use crate::model::*;
 
@@ -23,6 +24,7 @@ pub fn change(line: &str) -> Result<Change, String> {
         "node" => Object::Node(node(name, &rest)?),
         "service" => Object::Service(service(name, &rest)?),
         "slice" => Object::EndpointSlice(slice(name, &rest)?),
+        "pod" => Object::Pod(pod(name, &rest)?),
         "service-cidr" => {
             let list = rest.first().ok_or("ranges are missing")?;
             let cidrs = parsed(list, parse_cidr)?.into();
@@ -34,6 +36,7 @@ pub fn change(line: &str) -> Result<Change, String> {
                 "service" => Kind::Service,
                 "slice" => Kind::EndpointSlice,
                 "service-cidr" => Kind::ServiceCidr,
+                "pod" => Kind::Pod,
                 other => return Err(format!("unknown kind {other}")),
             };
             return Ok(Change::Delete(kind, object_name(rest.first().ok_or("a name is missing")?)));
@@ -72,6 +75,7 @@ fn service(name: &str, words: &[&str]) -> Result<Service, String> {
                 service.internal_traffic_policy = TrafficPolicy::from_api(Some(word));
             }
             None if *word == "hidden" => service.hidden = true,
+            None if *word == "publish-not-ready" => service.publish_not_ready = true,
             None if *word == "external-name" => service.external_name = true,
             _ => ports.push(service_port(word)?),
         }
@@ -137,11 +141,13 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
         terminating: false,
         node_name: node.map(Into::into),
         hints: None,
+        target: None,
     };
     for word in words {
         match word.split_once('=') {
             Some(("zone", zone)) => e.hints.get_or_insert_default().zones.push(zone.into()),
             Some(("node", node)) => e.hints.get_or_insert_default().nodes.push(node.into()),
+            Some(("pod", uid)) => e.target = Some(pod_uid(uid)?),
             None if word == "unready" => e.ready = false,
             None if word == "unserving" => e.serving = false,
             None if word == "terminating" => e.terminating = true,
@@ -149,6 +155,28 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
         }
     }
     Ok(e)
+}
+
+/// `pod NAMESPACE/NAME [uid=N] [ip=ADDRESS,...] [terminating] [over] [host-network]`
+fn pod(name: &str, words: &[&str]) -> Result<Pod, String> {
+    let mut pod = Pod { name: object_name(name), ..Pod::default() };
+    for word in words {
+        match word.split_once('=') {
+            Some(("uid", uid)) => pod.uid = Some(pod_uid(uid)?),
+            Some(("ip", list)) => pod.ips = parsed(list, parse_ip)?.into_iter().collect(),
+            None if *word == "terminating" => pod.terminating = true,
+            None if *word == "over" => pod.phase = PodPhase::Succeeded,
+            None if *word == "host-network" => pod.host_network = true,
+            _ => return Err(format!("unknown field {word}")),
+        }
+    }
+    Ok(pod)
+}
+
+/// The UID with this number.
+fn pod_uid(text: &str) -> Result<Uid, String> {
+    let text = format!("{:032x}", number::<u32>(text)?);
+    Uid::from_api(&text).ok_or_else(|| format!("unknown UID {text}"))
 }
 
 fn object_name(text: &str) -> ObjectName {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ObjectName, Port, Protocol};
+use super::{ObjectName, Port, Protocol, Uid};
 
 /// Type of the addresses of a slice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +88,8 @@ pub struct Endpoint {
     pub node_name: Option<Arc<str>>,
     /// Topology hints, if it has any.
     pub hints: Option<Box<Hints>>,
+    /// UID of the Pod behind it, by `targetRef`. Without one, its Pod is found by the address.
+    pub target: Option<Uid>,
 }
 
 impl Endpoint {

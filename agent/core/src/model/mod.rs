@@ -22,7 +22,7 @@ pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hin
 pub use namespace::Namespace;
 pub use node::Node;
 pub use node_context::NodeContext;
-pub use pod::{Pod, PodPhase};
+pub use pod::{ContainerPort, Label, Labels, Pod, PodIps, PodPhase, Uid};
 pub use service::{Service, ServicePort, TrafficPolicy};
 pub use service_cidr::ServiceCidr;
 use sluice_abi::proto;

@@ -40,6 +40,8 @@ pub struct Service {
     pub ports: Box<[ServicePort]>,
     /// Timeout of session affinity ClientIP in seconds; `None`: no affinity.
     pub session_affinity: Option<u32>,
+    /// `publishNotReadyAddresses`: endpoints are ready whatever their Pods report.
+    pub publish_not_ready: bool,
     /// `internalTrafficPolicy`.
     pub internal_traffic_policy: TrafficPolicy,
 }

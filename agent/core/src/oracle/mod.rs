@@ -5,6 +5,7 @@
 //! compiled tables and with the programs in the kernel.
 
 mod network;
+mod pod;
 mod service;
 
 pub use network::{DestinationClass, network, route};

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::pod::caught_up;
 use crate::model::{Endpoint, EndpointSlice, Node, Object, Service, ServicePort, TrafficPolicy};
 
 /// The first packet of a flow.
@@ -40,6 +41,7 @@ type Target<'a> = (IpAddr, u16, &'a Endpoint);
 
 /// The verdict for a packet sent from the node called `node`, given all objects that exist.
 pub fn answer(objects: &[Object], node: &str, packet: Packet) -> Answer {
+    let objects = &*caught_up(objects);
     let owners = owners(objects, packet.dst);
     if owners.is_empty() {
         return Answer::NotAService;
@@ -82,6 +84,7 @@ pub fn answer(objects: &[Object], node: &str, packet: Packet) -> Answer {
 /// The endpoints that are usable on some node. An existing UDP flow keeps its endpoint while that
 /// endpoint is in this set, even if hints or the traffic policy exclude it for new flows.
 pub fn usable_endpoints(objects: &[Object], packet: Packet) -> BTreeSet<(IpAddr, u16)> {
+    let objects = &*caught_up(objects);
     let owners = owners(objects, packet.dst);
     let Some((service, port)) = served_port(&owners, packet) else { return BTreeSet::new() };
     let targets = targets(objects, service, port, packet.dst);

@@ -20,9 +20,10 @@ proptest! {
 
     #[test]
     fn compiled_rows_do_not_depend_on_the_order_of_changes(
-        objects in generate::objects(),
+        (objects, pods) in (generate::objects(), generate::pods()),
         order in vec((any::<Pick>(), any::<bool>()), 0..40),
     ) {
+        let objects = [objects, pods].concat();
         let mut index = Index::new(THIS_NODE);
         let mut tables = Tables::default();
         let flush = |index: &mut Index, tables: &mut Tables| {
@@ -80,7 +81,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn compiled_services_agree_with_oracle(objects in generate::objects()) {
+    fn compiled_services_agree_with_oracle(
+        objects in generate::objects(),
+        pods in generate::pods(),
+    ) {
+        let objects = [objects, pods].concat();
         let tables = Tables::full(&index_of(&objects), &context());
         for dst in generate::service_addresses() {
             for protocol in [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP] {

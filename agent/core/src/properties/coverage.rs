@@ -166,6 +166,26 @@ fn every_feature_of_a_service_changes_answers() {
 }
 
 #[test]
+fn generated_pods_change_answers() {
+    let mut found: BTreeMap<&str, usize> = BTreeMap::new();
+    for (objects, pods) in samples((generate::objects(), generate::pods())) {
+        let whole = answers(&[objects.clone(), pods.clone()].concat());
+        let mut count = |name, without: Vec<Object>| {
+            *found.entry(name).or_default() += usize::from(answers(&without) != whole);
+        };
+        count("Pods that end", objects.clone());
+        let alike = services(objects.clone(), |s| s.publish_not_ready = false);
+        count("publishNotReadyAddresses", [alike, pods.clone()].concat());
+        let by_address = slices(objects.clone(), |s| {
+            s.endpoints.iter_mut().for_each(|e| e.target = None);
+        });
+        count("UIDs", [by_address, pods].concat());
+    }
+    let expected = [("Pods that end", 5), ("publishNotReadyAddresses", 1), ("UIDs", 1)];
+    assert_shares(&found, &expected);
+}
+
+#[test]
 fn generated_nodes_have_every_class_of_destination() {
     let mut found: BTreeMap<&str, usize> = BTreeMap::new();
     for (objects, context) in samples((generate::objects(), generate::node_context())) {

@@ -58,9 +58,10 @@ pub fn steps() -> impl Strategy<Value = Vec<Vec<Change>>> {
 fn objects_of(index: &Index) -> Vec<Object> {
     let nodes = index.nodes().cloned().map(Object::Node);
     let services = index.services().cloned().map(Object::Service);
-    let slices = index.slices().cloned().map(Object::EndpointSlice);
+    let slices = index.slices().map(Object::EndpointSlice);
     let cidrs = index.service_cidrs().cloned().map(Object::ServiceCidr);
-    nodes.chain(services).chain(slices).chain(cidrs).collect()
+    let pods = index.pods().cloned().map(Object::Pod);
+    nodes.chain(services).chain(slices).chain(cidrs).chain(pods).collect()
 }
 
 /// Carries out the first rows of a plan. After each row, every frontend has its old or its new

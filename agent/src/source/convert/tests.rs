@@ -183,16 +183,50 @@ endpoints:
 #[test]
 fn fields_of_a_pod_are_converted() {
     let yaml = "
-metadata: {name: p, namespace: shop, uid: 1-2}
-spec: {nodeName: worker, hostNetwork: true, containers: [{name: c, image: i}]}
+metadata:
+  {name: p, namespace: shop, uid: 6f1c2a34-0000-4000-8000-00000000000a, labels: {app: web},
+   deletionTimestamp: '2026-01-02T03:04:05Z'}
+spec:
+  nodeName: worker
+  hostNetwork: true
+  containers:
+  - {name: c, ports: [{name: http, containerPort: 80}, {containerPort: 81}, {name: x, containerPort: 0}]}
+  - {name: d, ports: null}
+  initContainers:
+  - {name: i, ports: [{name: init, containerPort: 82}]}
+  - {name: s, restartPolicy: Always, ports: [{name: dns, containerPort: 53, protocol: UDP}]}
 status: {phase: Running, podIP: 10.244.1.7, podIPs: [{ip: 10.244.1.7}, {ip: 'fd00::7'}]}
 ";
     let Object::Pod(p) = read(Kind::Pod, yaml).unwrap() else { panic!("kind") };
-    assert_eq!(p.ips, [ip("10.244.1.7"), ip("fd00::7")]);
+    assert_eq!(p.ips.iter().collect::<Vec<_>>(), [ip("10.244.1.7"), ip("fd00::7")]);
     assert_eq!(
-        (p.phase, p.host_network, p.node.as_deref()),
-        (PodPhase::Running, true, Some("worker"))
+        (p.phase, p.host_network, p.node.as_deref(), p.terminating),
+        (PodPhase::Running, true, Some("worker"), true)
     );
+    assert_eq!(p.uid, Uid::from_api("6f1c2a34-0000-4000-8000-00000000000a"));
+    assert_eq!(p.labels.iter().collect::<Vec<_>>(), [("app", "web")]);
+    let ports: Vec<_> = p.ports.iter().map(|p| (&*p.name, p.protocol, p.port.get())).collect();
+    assert_eq!(ports, [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53)]);
+}
+
+#[test]
+fn endpoint_refers_to_its_pod_by_uid() {
+    let uid = "6f1c2a34-0000-4000-8000-00000000000a";
+    let yaml = format!(
+        "
+metadata: {{name: s}}
+addressType: IPv4
+endpoints:
+- {{addresses: [10.244.1.1], targetRef: {{kind: Pod, namespace: default, name: p, uid: {uid}}}}}
+- {{addresses: [10.244.1.2], targetRef: {{kind: Node, name: p, uid: {uid}}}}}
+- {{addresses: [10.244.1.3], targetRef: {{kind: Pod, name: p}}}}
+"
+    );
+    let Object::EndpointSlice(s) = read(Kind::EndpointSlice, &yaml).unwrap() else {
+        panic!("kind")
+    };
+    let targets: Vec<_> = s.endpoints.iter().map(|e| e.target).collect();
+    assert_eq!(targets, [Uid::from_api(uid), None, None]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod devices;
 mod limits;
 mod node_changes;
 mod packets;
+mod pods;
 mod readiness;
 mod repairs;
 mod restarts;

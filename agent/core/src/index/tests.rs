@@ -1,0 +1,168 @@
+//! Changes of objects, and the Services that they make dirty.
+
+use super::*;
+use crate::model::{Endpoint, Uid};
+
+fn slice(name: &str, service: &str) -> Object {
+    Object::EndpointSlice(EndpointSlice {
+        name: ObjectName::new("shop", name),
+        service: Some(service.into()),
+        ..EndpointSlice::default()
+    })
+}
+
+fn service(name: &str) -> Object {
+    Object::Service(Service { name: ObjectName::new("shop", name), ..Service::default() })
+}
+
+fn node(name: &str, zone: Option<&str>) -> Object {
+    Object::Node(Node { name: name.into(), zone: zone.map(Into::into), ..Node::default() })
+}
+
+fn dirty(index: &mut Index) -> Vec<String> {
+    index.take_dirty().services.into_iter().map(|n| n.name.to_string()).collect()
+}
+
+#[test]
+fn index_is_synced_when_nodes_services_and_slices_are_listed() {
+    let mut index = Index::new("n1");
+    for kind in [Kind::Service, Kind::Pod, Kind::EndpointSlice] {
+        index.apply(Change::Replace(kind, vec![]));
+        assert!(!index.synced());
+    }
+    index.apply(Change::Apply(node("n1", None)));
+    assert!(!index.synced());
+    index.apply(Change::Replace(Kind::Node, vec![]));
+    assert!(index.synced());
+    assert_eq!(index.nodes().count(), 0);
+}
+
+#[test]
+fn slice_that_moves_to_another_service_makes_both_dirty() {
+    let mut index = Index::new("n1");
+    index.apply(Change::Apply(slice("s", "a")));
+    assert_eq!(dirty(&mut index), ["a"]);
+    index.apply(Change::Apply(slice("s", "b")));
+    assert_eq!(dirty(&mut index), ["a", "b"]);
+    index.apply(Change::Apply(slice("s", "b")));
+    assert!(index.take_dirty().is_empty());
+}
+
+#[test]
+fn replacement_makes_only_differing_services_dirty() {
+    let mut index = Index::new("n1");
+    index.apply(Change::Replace(Kind::Service, vec![service("a"), service("b")]));
+    assert_eq!(dirty(&mut index), ["a", "b"]);
+    index.apply(Change::Replace(Kind::Service, vec![service("b"), service("c")]));
+    assert_eq!(dirty(&mut index), ["a", "c"]);
+}
+
+#[test]
+fn list_that_is_applied_object_by_object_deletes_the_others() {
+    let mut index = Index::new("n1");
+    for name in ["a", "b"] {
+        index.apply(Change::Apply(service(name)));
+    }
+    assert!(!index.listed(Kind::Service));
+    index.take_dirty();
+    let names = vec![ObjectName::new("shop", "b")];
+    index.apply(Change::Retain(Kind::Service, names));
+    assert!(index.listed(Kind::Service));
+    assert_eq!(dirty(&mut index), ["a"]);
+}
+
+#[test]
+fn zone_of_this_node_makes_every_service_dirty() {
+    let mut index = Index::new("n1");
+    index.apply(Change::Replace(Kind::Service, vec![service("a"), service("b")]));
+    index.take_dirty();
+    index.apply(Change::Apply(node("n2", Some("z"))));
+    let seen = index.take_dirty();
+    assert!(seen.nodes && seen.services.is_empty());
+    index.apply(Change::Apply(node("n1", Some("z"))));
+    assert_eq!(dirty(&mut index), ["a", "b"]);
+    index.apply(Change::Delete(Kind::Node, ObjectName::cluster("n1")));
+    assert_eq!(dirty(&mut index), ["a", "b"]);
+}
+#[test]
+fn service_cidr_makes_the_networks_dirty() {
+    let mut index = Index::new("n1");
+    index.take_dirty();
+    let cidr = |net: &str| {
+        let cidrs = [net.parse().expect("a range")].into();
+        Object::ServiceCidr(ServiceCidr { name: "kubernetes".into(), cidrs })
+    };
+    for (change, dirty) in [
+        (Change::Apply(cidr("10.96.0.0/16")), true),
+        (Change::Apply(cidr("10.96.0.0/16")), false),
+        (Change::Apply(cidr("10.97.0.0/16")), true),
+        (Change::Retain(Kind::ServiceCidr, vec![ObjectName::cluster("kubernetes")]), false),
+        (Change::Retain(Kind::ServiceCidr, vec![]), true),
+        (Change::Delete(Kind::ServiceCidr, ObjectName::cluster("kubernetes")), false),
+    ] {
+        index.apply(change.clone());
+        assert_eq!(index.take_dirty().nodes, dirty, "{change:?}");
+    }
+    assert_eq!(index.service_cidrs().count(), 0);
+}
+
+#[test]
+fn pod_makes_the_services_of_its_endpoints_dirty_when_it_ends() {
+    let uid = |n: u8| Uid::from_api(&format!("{n:032x}"));
+    let slice = |name: &str, service: &str, pods: &[u8]| {
+        let endpoint = |n: &u8| Endpoint {
+            address: [10, 0, 0, *n].into(),
+            ready: true,
+            serving: true,
+            terminating: false,
+            node_name: None,
+            hints: None,
+            target: uid(*n),
+        };
+        Change::Apply(Object::EndpointSlice(EndpointSlice {
+            name: ObjectName::new("shop", name),
+            service: Some(service.into()),
+            endpoints: pods.iter().map(endpoint).collect(),
+            ..EndpointSlice::default()
+        }))
+    };
+    let pod = |n: u8, terminating| {
+        let name = ObjectName::new("shop", format!("p{n}"));
+        Change::Apply(Object::Pod(Pod { name, uid: uid(n), terminating, ..Pod::default() }))
+    };
+    let gone = |n: u8| Change::Delete(Kind::Pod, ObjectName::new("shop", format!("p{n}")));
+    let mut index = Index::new("n1");
+    for (change, expected) in [
+        (slice("a-1", "a", &[1, 2]), &["a"][..]),
+        (slice("a-2", "a", &[3]), &["a"]),
+        (slice("b-1", "b", &[1]), &["b"]),
+        (pod(1, false), &[]),
+        (pod(2, false), &[]),
+        (pod(1, true), &["a", "b"]),
+        (pod(1, true), &[]),
+        (pod(2, true), &["a"]),
+        // Unknown to every slice.
+        (pod(9, true), &[]),
+        (gone(9), &[]),
+        (gone(1), &["a", "b"]),
+        // Deleted without a deletionTimestamp before.
+        (pod(3, false), &[]),
+        (gone(3), &["a"]),
+        // A list is older than the deletion.
+        (pod(3, false), &["a"]),
+        (gone(3), &["a"]),
+        (slice("a-1", "a", &[2]), &["a"]),
+        (slice("b-1", "b", &[]), &["b"]),
+    ] {
+        index.apply(change.clone());
+        assert_eq!(dirty(&mut index), expected, "{change:?}");
+    }
+    // Pods that no endpoint refers to are forgotten.
+    let ended = |index: &Index| index.ending.len();
+    assert_eq!(ended(&index), 2, "p2 terminates, p3 is referred to");
+    index.apply(Change::Delete(Kind::EndpointSlice, ObjectName::new("shop", "a-2")));
+    index.apply(gone(2));
+    assert_eq!(ended(&index), 1, "a-1 refers to p2");
+    index.apply(Change::Retain(Kind::EndpointSlice, vec![]));
+    assert_eq!(ended(&index), 0);
+}
