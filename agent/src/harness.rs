@@ -228,7 +228,13 @@ pub fn service(name: &str, protocol: Protocol, cluster_ip: &str, created: i64) -
         name: ObjectName::new("shop", name),
         created,
         cluster_ips: [cluster_ip.parse().unwrap()].into(),
-        ports: [ServicePort { name: "".into(), protocol, port: Port::new(80).unwrap() }].into(),
+        ports: [ServicePort {
+            name: "".into(),
+            protocol,
+            port: Port::new(80).unwrap(),
+            node_port: None,
+        }]
+        .into(),
         ..Service::default()
     })
 }

@@ -13,7 +13,7 @@ use sluice_core::model::{
     AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Kind, Node, Object, ObjectName,
     Port, Protocol, Service, ServicePort, TrafficPolicy,
 };
-use sluice_core::table::{Backends, Frontends, Networks, Services, Slots};
+use sluice_core::table::{Backends, Frontends, Networks, Services, Slots, SourceRanges};
 use sluice_core::{NodeContext, ReadBack, RealizedState, Rows, Table, TableSpec, Tables, Write};
 
 fn main() {
@@ -92,7 +92,12 @@ fn service(n: u32) -> Object {
         name: name(n),
         cluster_ips: [IpAddr::from(Ipv4Addr::from(0x0a60_0001 + n))].into(),
         ports: Port::new(80)
-            .map(|port| ServicePort { name: "http".into(), protocol: Protocol::Tcp, port })
+            .map(|port| ServicePort {
+                name: "http".into(),
+                protocol: Protocol::Tcp,
+                port,
+                node_port: None,
+            })
             .into_iter()
             .collect(),
         internal_traffic_policy: TrafficPolicy::Cluster,
@@ -143,6 +148,7 @@ fn read_back(writes: &[Write]) -> ReadBack {
     let mut read_back = ReadBack::from_rows(
         &rows_of(Frontends::SPEC),
         &rows_of(Services::SPEC),
+        &rows_of(SourceRanges::SPEC),
         &rows_of(Backends::SPEC),
         &rows_of(Networks::SPEC),
     );

@@ -3,6 +3,7 @@
 //! ```text
 //! 10.96.0.10:53/UDP kube-system/kube-dns:dns/UDP -> 10.244.1.2:53 10.244.2.2:53
 //! 10.96.0.10:* kube-system/kube-dns:* reject
+//! 203.0.113.1:80/TCP shop/web:TCP load-balancer -> 10.244.1.2:80 cluster 10.244.1.2:80 10.244.2.2:80
 //! network 10.244.1.0/24 local-pods
 //! route 10.244.2.0/24 via 172.18.0.3
 //! conflict 10.96.0.9:80/TCP shop/old before shop/new
@@ -15,7 +16,7 @@ use sluice_abi::{
     Addr, Backend, FrontendKey, NetworkKey, PortBe, WILDCARD_PROTO, network_kind, proto,
 };
 
-use crate::compile::Treatment;
+use crate::compile::{FrontendKind, Treatment};
 use crate::model::TrafficPolicy;
 use crate::tables::{FrontendView, Tables};
 
@@ -42,10 +43,16 @@ pub fn tables(tables: &Tables) -> String {
 
 /// One frontend and its row.
 pub fn frontend(at: &FrontendKey, frontend: &FrontendView<'_>) -> String {
-    let Some(port) = frontend.port else {
-        return format!("{} {}:* reject", key(at), frontend.service);
+    let kind = match frontend.row.kind {
+        FrontendKind::ClusterIp => "",
+        FrontendKind::LoadBalancer => " load-balancer",
+        FrontendKind::ExternalIp => " external-ip",
+        FrontendKind::NodePort => " node-port",
     };
-    let mut text = format!("{} {}", key(at), port.id);
+    let Some(port) = frontend.port else {
+        return format!("{} {}:*{kind} reject", key(at), frontend.service);
+    };
+    let mut text = format!("{} {}{kind}", key(at), port.id);
     match frontend.treatment(false) {
         Treatment::Reject => text.push_str(" reject"),
         Treatment::Drop => text.push_str(" drop"),
@@ -55,8 +62,12 @@ pub fn frontend(at: &FrontendKey, frontend: &FrontendView<'_>) -> String {
         list(&mut text, " cluster", &port.cluster);
     }
     list(&mut text, " unselected", &port.unselected);
-    if port.affinity_seconds > 0 {
+    if frontend.row.limited {
         // Writing to a String cannot fail.
+        let ranges: Vec<String> = port.source_ranges.iter().map(ToString::to_string).collect();
+        let _ = write!(text, " ranges {}", ranges.join(" "));
+    }
+    if port.affinity_seconds > 0 {
         let _ = write!(text, " affinity {}s", port.affinity_seconds);
     }
     text

@@ -1,9 +1,12 @@
 //! Generators of random valid objects. Names and addresses come from small sets, so that objects
 //! collide: Services share addresses, slices share endpoints, nodes have overlapping pod ranges.
 
+mod external;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+pub use external::{NODE_PORTS, clients, external_addresses, objects_of_cluster_ips};
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
@@ -125,11 +128,7 @@ fn cluster_ip() -> impl Strategy<Value = IpAddr> {
 
 /// A Service.
 pub fn service() -> impl Strategy<Value = Service> {
-    let ports = vec((port_name(), protocol(), port()), 1..4);
-    let policy = prop_oneof![
-        2 => Just(TrafficPolicy::Cluster),
-        1 => Just(TrafficPolicy::Local),
-    ];
+    let ports = vec((port_name(), protocol(), port(), external::node_port()), 1..4);
     (
         name(),
         0..3i64,
@@ -138,10 +137,21 @@ pub fn service() -> impl Strategy<Value = Service> {
         vec(cluster_ip(), 1..3),
         ports,
         option::of(1..100u32),
-        policy,
+        traffic_policy(),
+        external::access(),
     )
         .prop_map(
-            |(name, created, hidden, external_name, cluster_ips, ports, affinity, policy)| {
+            |(
+                name,
+                created,
+                hidden,
+                external_name,
+                cluster_ips,
+                ports,
+                affinity,
+                policy,
+                access,
+            )| {
                 Service {
                     name,
                     created,
@@ -150,19 +160,25 @@ pub fn service() -> impl Strategy<Value = Service> {
                     cluster_ips: cluster_ips.into(),
                     ports: ports
                         .into_iter()
-                        .map(|(name, protocol, port)| ServicePort {
+                        .map(|(name, protocol, port, node_port)| ServicePort {
                             name: name.into(),
                             protocol,
                             port,
+                            node_port,
                         })
                         .collect(),
                     session_affinity: affinity,
                     // Not drawn, so that the shares of the other cases stay as they are.
                     publish_not_ready: created == 2,
                     internal_traffic_policy: policy,
+                    external: access.map(Box::new),
                 }
             },
         )
+}
+
+fn traffic_policy() -> impl Strategy<Value = TrafficPolicy> {
+    prop_oneof![2 => Just(TrafficPolicy::Cluster), 1 => Just(TrafficPolicy::Local)]
 }
 
 /// Conditions ready, serving and terminating, mostly as the EndpointSlice controller sets them.

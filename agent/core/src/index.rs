@@ -129,7 +129,6 @@ impl Index {
     }
 
     /// All Services by name.
-    #[cfg(test)]
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.values()
     }

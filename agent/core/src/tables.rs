@@ -20,7 +20,7 @@ use sluice_abi::{FrontendKey, Network, NetworkKey};
 use self::claims::{Claim, Claims, Owner, Served};
 use self::ports::{PortIndex, Ports};
 use crate::compile::{
-    self, FrontendRow, PortRow, ServicePortId, ServiceRows, ServiceView, Treatment,
+    self, FrontendRow, NodeAddresses, PortRow, ServicePortId, ServiceRows, ServiceView, Treatment,
 };
 use crate::index::{Dirty, Index};
 use crate::model::{NodeContext, ObjectName};
@@ -99,6 +99,7 @@ pub struct Tables {
     claims: Claims,
     ports: Ports,
     services: BTreeMap<ObjectName, Compiled>,
+    nodes: NodeAddresses,
     networks: BTreeMap<NetworkKey, Network>,
     routes: BTreeMap<IpNet, IpAddr>,
 }
@@ -118,11 +119,13 @@ impl Tables {
             node: index.node_name(),
             zone: index.this_node().and_then(|n| n.zone.as_deref()),
         };
-        for name in &dirty.services {
+        let moved = if dirty.nodes { self.move_nodes(index, context) } else { BTreeSet::new() };
+        for name in dirty.services.union(&moved) {
             let rows = index.service(name).map_or_else(ServiceRows::default, |service| {
                 let slices: Vec<_> = index.slices_of(name).collect();
                 let slices = slices.iter().map(AsRef::as_ref).collect();
-                compile::service(&ServiceView { service, slices, locality })
+                let nodes = &self.nodes;
+                compile::service(&ServiceView { service, slices, locality, nodes })
             });
             let created = index.service(name).map_or(0, |s| s.created);
             self.replace(name, created, rows, &mut changed);
@@ -191,6 +194,18 @@ impl Tables {
                 Some(Conflict { key: *key, winner: owners.next()?, losers: owners.collect() })
             },
         )
+    }
+
+    /// Updates the addresses of nodes. Returns the Services whose rows depend on the change.
+    fn move_nodes(&mut self, index: &Index, context: &NodeContext) -> BTreeSet<ObjectName> {
+        let nodes = NodeAddresses::new(index.nodes(), context);
+        if nodes == self.nodes {
+            return BTreeSet::new();
+        }
+        let affected = index.services().filter(|service| nodes.differ_for(&self.nodes, service));
+        let affected = affected.map(|service| service.name.clone()).collect();
+        self.nodes = nodes;
+        affected
     }
 
     fn view<'a>(&'a self, claim: &'a Claim) -> FrontendView<'a> {

@@ -32,7 +32,7 @@ impl StateView for Fake {
                 _ => TrafficPolicy::Cluster,
             };
             let kind = FrontendKind::ClusterIp;
-            let row = FrontendRow { kind, policy, wildcard: port.is_none() };
+            let row = FrontendRow { kind, policy, wildcard: port.is_none(), limited: false };
             (key, FrontendView { service, port: port.as_ref(), row })
         })
     }
@@ -91,6 +91,7 @@ impl Fake {
             cluster: (0..count).map(backend).collect(),
             local,
             unselected: Box::default(),
+            source_ranges: Box::default(),
             affinity_seconds: 0,
         });
         self.frontends.insert(key, (service, port));

@@ -218,6 +218,9 @@ mod tests {
             port: 80,
             protocol: "TCP".to_owned(),
             action: ServiceAction::Forward,
+            kind: "ClusterIP".to_owned(),
+            policy: "Cluster".to_owned(),
+            source_ranges: Vec::new(),
             backends: vec!["10.244.1.5:8080".parse().unwrap()],
         };
         let filter = |text: Option<&str>, namespace: Option<&str>, address: Option<&str>| {

@@ -112,11 +112,14 @@ fn service_row(key: &FrontendKey, frontend: &FrontendView<'_>, port: &PortRow) -
     ServiceRow {
         service: frontend.service.to_string(),
         port_name: port.id.name.to_string(),
+        kind: frontend.row.kind.to_string(),
+        policy: frontend.row.policy.to_string(),
         address: IpAddr::from(key.addr),
         port: key.port.get(),
         protocol: dump::protocol(key.proto),
         action: treatment.into(),
         backends: backends.iter().map(|b| dump::socket_address(b.addr, b.port)).collect(),
+        source_ranges: if frontend.row.limited { port.source_ranges.to_vec() } else { vec![] },
     }
 }
 

@@ -120,7 +120,14 @@ pub struct ServiceRow {
     pub service: String,
     /// Name of the port.
     pub port_name: String,
-    /// Address of the frontend.
+    /// Kind of the frontend: `ClusterIP`, `LoadBalancer`, `ExternalIP`, `NodePort`, or `External`
+    /// when the row was read from the kernel's maps.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// Traffic policy of the frontend: `Cluster` or `Local`.
+    #[serde(default)]
+    pub policy: String,
+    /// Address of the frontend; the unspecified address for a NodePort.
     pub address: IpAddr,
     /// Port of the frontend.
     pub port: u16,
@@ -128,6 +135,9 @@ pub struct ServiceRow {
     pub protocol: String,
     /// Treatment of packets.
     pub action: ServiceAction,
-    /// Backends.
+    /// Backends; of an external frontend, those for clients on other hosts.
     pub backends: Vec<SocketAddr>,
+    /// Clients that a load balancer accepts; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<IpNet>,
 }

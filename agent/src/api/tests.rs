@@ -99,15 +99,15 @@ async fn services_have_name_address_action_and_backends() {
         Value::from(rows),
         serde_json::json!([
             {
-                "service": "shop/s-0", "portName": "http", "address": "10.0.0.0", "port": 80,
+                "service": "shop/s-0", "portName": "http", "type": "ClusterIP", "policy": "Cluster", "address": "10.0.0.0", "port": 80,
                 "protocol": "TCP", "action": "forward", "backends": ["192.0.0.0:8080"],
             },
             {
-                "service": "shop/s-1", "portName": "http", "address": "10.0.0.1", "port": 80,
+                "service": "shop/s-1", "portName": "http", "type": "ClusterIP", "policy": "Cluster", "address": "10.0.0.1", "port": 80,
                 "protocol": "UDP", "action": "reject", "backends": [],
             },
             {
-                "service": "shop/s-2", "portName": "http", "address": "10.0.0.2", "port": 80,
+                "service": "shop/s-2", "portName": "http", "type": "ClusterIP", "policy": "Local", "address": "10.0.0.2", "port": 80,
                 "protocol": "SCTP", "action": "drop", "backends": [],
             },
         ])

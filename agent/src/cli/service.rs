@@ -27,7 +27,8 @@ pub struct Args {
 }
 
 impl TableRow for ServiceRow {
-    const HEADER: &'static [&'static str] = &["SERVICE", "PORT", "ADDRESS", "BACKENDS"];
+    const HEADER: &'static [&'static str] =
+        &["SERVICE", "PORT", "TYPE", "POLICY", "ADDRESS", "BACKENDS"];
 
     fn cells(&self) -> Vec<String> {
         let backends = match self.action {
@@ -41,6 +42,8 @@ impl TableRow for ServiceRow {
         vec![
             self.service.clone(),
             self.port_name.clone(),
+            self.kind.clone(),
+            self.policy.clone(),
             format!("{frontend}/{}", self.protocol),
             backends,
         ]
@@ -81,7 +84,7 @@ fn rows_of_kernel(maps: &Maps, filter: &ServiceFilter) -> Result<Vec<ServiceRow>
         // A frontend whose Service port the agent replaces at this moment is left out.
         let Some(port) = maps.services.lookup(&frontend.service)? else { continue };
         let (range, action) = set(&frontend, &port);
-        let row = kernel_row(&key, action, backends(maps, range)?);
+        let row = kernel_row(&key, &frontend, action, backends(maps, range)?);
         if filter.matches(&row) {
             rows.push(row);
         }
@@ -114,15 +117,30 @@ fn backends(maps: &Maps, range: SlotRange) -> Result<Vec<SocketAddr>, BpfError> 
     Ok(backends)
 }
 
-fn kernel_row(key: &FrontendKey, action: ServiceAction, backends: Vec<SocketAddr>) -> ServiceRow {
+fn kernel_row(
+    key: &FrontendKey,
+    frontend: &Frontend,
+    action: ServiceAction,
+    backends: Vec<SocketAddr>,
+) -> ServiceRow {
+    let has = |flag| frontend.flags & flag != 0;
+    let kind = match IpAddr::from(key.addr) {
+        _ if !has(frontend_flags::EXTERNAL) => "ClusterIP",
+        address if address.is_unspecified() => "NodePort",
+        _ => "External",
+    };
+    let policy = if has(frontend_flags::LOCAL) { "Local" } else { "Cluster" };
     ServiceRow {
         service: "-".to_owned(),
         port_name: String::new(),
+        kind: kind.to_owned(),
+        policy: policy.to_owned(),
         address: key.addr.into(),
         port: key.port.get(),
         protocol: dump::protocol(key.proto),
         action,
         backends,
+        source_ranges: Vec::new(),
     }
 }
 
@@ -138,7 +156,10 @@ mod tests {
             port_name: "http".to_owned(),
             address: address.parse().unwrap(),
             port: 80,
+            kind: "LoadBalancer".to_owned(),
+            policy: "Local".to_owned(),
             protocol: "TCP".to_owned(),
+            source_ranges: Vec::new(),
             action,
             backends: backends.iter().map(|b| b.parse().unwrap()).collect(),
         }
@@ -146,7 +167,9 @@ mod tests {
 
     #[test]
     fn cells_name_address_and_treatment() {
-        let cells = |row: ServiceRow| row.cells().split_off(2).join("|");
+        let cells = |row: ServiceRow| row.cells().split_off(4).join("|");
+        let kind = row("fd00::1", ServiceAction::Reject, &[]).cells()[2..4].join("|");
+        assert_eq!(kind, "LoadBalancer|Local");
         assert_eq!(
             cells(row("fd00::1", ServiceAction::Forward, &["[fd01::1]:8080", "10.0.0.1:1"])),
             "[fd00::1]:80/TCP|[fd01::1]:8080 10.0.0.1:1"
@@ -168,14 +191,34 @@ mod tests {
             proto: proto::UDP,
             ..FrontendKey::default()
         };
-        let row = kernel_row(&key, ServiceAction::Forward, vec!["10.96.0.1:5353".parse().unwrap()]);
+        let backend = "10.96.0.1:5353".parse().unwrap();
+        let frontend = Frontend::default();
+        let row = kernel_row(&key, &frontend, ServiceAction::Forward, vec![backend]);
         assert_eq!(
             serde_json::to_value(&row).unwrap(),
             serde_json::json!({
-                "service": "-", "portName": "", "address": "10.96.0.1", "port": 53,
+                "service": "-", "portName": "", "type": "ClusterIP", "policy": "Cluster",
+                "address": "10.96.0.1", "port": 53,
                 "protocol": "UDP", "action": "forward", "backends": ["10.96.0.1:5353"],
             })
         );
+    }
+
+    #[test]
+    fn kernel_row_has_the_kind_of_its_flags() {
+        use frontend_flags::{EXTERNAL, LOCAL};
+        for (address, flags, expect) in [
+            ("10.96.0.1", 0, ("ClusterIP", "Cluster")),
+            ("10.96.0.1", LOCAL, ("ClusterIP", "Local")),
+            ("203.0.113.1", EXTERNAL | LOCAL, ("External", "Local")),
+            ("0.0.0.0", EXTERNAL, ("NodePort", "Cluster")),
+        ] {
+            let addr = address.parse::<IpAddr>().unwrap().into();
+            let key = FrontendKey { addr, ..FrontendKey::default() };
+            let frontend = Frontend { service: 1, flags };
+            let row = kernel_row(&key, &frontend, ServiceAction::Reject, vec![]);
+            assert_eq!((&*row.kind, &*row.policy), expect);
+        }
     }
 
     #[test]

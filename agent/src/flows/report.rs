@@ -10,11 +10,12 @@ use sluice_pod::lease::Lease;
 use super::judge::Counts;
 
 /// Maps whose entries come and go. The others are arrays, which are always full.
-pub const MAPS: [&str; 10] = [
+pub const MAPS: [&str; 11] = [
     map::LOCAL_PODS,
     map::NETWORKS,
     map::FRONTENDS,
     map::SERVICES,
+    map::SOURCE_RANGES,
     map::BACKENDS,
     map::FLOWS,
     map::FLOWS_NEW_POD,

@@ -1,5 +1,5 @@
-//! The maps of Services and networks: FRONTENDS, SERVICES, SLOTS, BACKENDS,
-//! NETWORKS.
+//! The maps of Services and networks: FRONTENDS, SERVICES, SOURCE_RANGES, SLOTS,
+//! BACKENDS, NETWORKS.
 //!
 //! ```text
 //! desired tables --plan--> batches --write--> kernel

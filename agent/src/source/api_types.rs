@@ -155,6 +155,9 @@ pub struct Service {
     /// Addresses, ports, policies.
     #[serde(default)]
     pub spec: ServiceSpec,
+    /// Addresses of load balancers.
+    #[serde(default)]
+    pub status: ServiceStatus,
 }
 
 /// core/v1 ServiceSpec.
@@ -181,6 +184,43 @@ pub struct ServiceSpec {
     pub internal_traffic_policy: Option<String>,
     /// Whether endpoints are ready whatever their Pods report.
     pub publish_not_ready_addresses: Option<bool>,
+    /// `Cluster` or `Local`.
+    pub external_traffic_policy: Option<String>,
+    /// Addresses of any origin.
+    #[serde(rename = "externalIPs", default, deserialize_with = "null_is_default")]
+    pub external_ips: Vec<String>,
+    /// CIDRs of the clients of load balancers.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// Port of the health checks of load balancers.
+    pub health_check_node_port: Option<i64>,
+}
+
+/// core/v1 ServiceStatus.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// State of the load balancer.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// core/v1 LoadBalancerStatus.
+#[derive(Deserialize, Clone, Debug, Default)]
+pub struct LoadBalancerStatus {
+    /// Where clients send packets.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+/// core/v1 LoadBalancerIngress.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerIngress {
+    /// Address; absent if the load balancer has a name.
+    pub ip: Option<String>,
+    /// `VIP` (also when absent): packets reach nodes with this address; `Proxy`: they do not.
+    pub ip_mode: Option<String>,
 }
 
 /// core/v1 ServicePort.
@@ -193,6 +233,9 @@ pub struct ServicePort {
     /// Port at the ClusterIP.
     #[serde(default)]
     pub port: i64,
+    /// Port at every node; absent or 0: none.
+    #[serde(rename = "nodePort")]
+    pub node_port: Option<i64>,
 }
 
 /// core/v1 SessionAffinityConfig.

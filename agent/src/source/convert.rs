@@ -4,25 +4,23 @@
 //! none. An object without a name is rejected; a part that is not valid (an address, a port) is left
 //! out, as in kube-proxy.
 
+mod service;
+
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use sluice_core::model::{
     AddressType, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Namespace,
-    Node, Object, ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, Service,
-    ServiceCidr, ServicePort, TrafficPolicy, Uid, ZONE_LABEL, hidden_by_label, parse_cidr,
-    parse_ip,
+    Node, Object, ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, ServiceCidr, Uid,
+    ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
 };
 
+pub(super) use self::service::service;
 use super::api_types;
 
 /// Namespace of an object in a manifest that names none.
 const DEFAULT_NAMESPACE: &str = "default";
-/// Default of the API for the timeout of session affinity.
-const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
-/// Longest timeout of session affinity that the API accepts.
-const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
 /// Taint that the cluster autoscaler sets before it deletes a node.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -192,46 +190,6 @@ pub(super) fn pod(o: api_types::Pod) -> Result<Object, ConvertError> {
     }))
 }
 
-/// Converts a Service.
-pub(super) fn service(o: api_types::Service) -> Result<Object, ConvertError> {
-    let name = namespaced(Kind::Service, &o.metadata)?;
-    let spec = o.spec;
-    let cluster_ips: Box<[IpAddr]> = list_or_single(spec.cluster_ips, spec.cluster_ip)
-        .iter()
-        .filter_map(|ip| parse_ip(ip))
-        .collect();
-    let ports = spec
-        .ports
-        .into_iter()
-        .filter_map(|p| {
-            Some(ServicePort {
-                protocol: Protocol::from_api(p.protocol.as_deref())?,
-                port: Port::new(p.port)?,
-                name: p.name.unwrap_or_default().into(),
-            })
-        })
-        .collect();
-    let session_affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        spec.session_affinity_config
-            .and_then(|c| c.client_ip)
-            .and_then(|c| c.timeout_seconds)
-            .and_then(|s| u32::try_from(s).ok())
-            .filter(|s| (1..=MAX_AFFINITY_SECONDS).contains(s))
-            .unwrap_or(DEFAULT_AFFINITY_SECONDS)
-    });
-    Ok(Object::Service(Service {
-        created: o.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
-        hidden: hidden(&o.metadata),
-        external_name: spec.kind.as_deref() == Some("ExternalName"),
-        cluster_ips,
-        ports,
-        session_affinity,
-        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-        internal_traffic_policy: TrafficPolicy::from_api(spec.internal_traffic_policy.as_deref()),
-        name,
-    }))
-}
-
 /// Converts an EndpointSlice.
 pub(super) fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, ConvertError> {
     let name = namespaced(Kind::EndpointSlice, &o.metadata)?;
@@ -258,9 +216,20 @@ pub(super) fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, Conv
     }))
 }
 
-/// Converts an endpoint; `None` without an IP address, as in slices of type FQDN.
+/// Whether an address identifies one host beyond its own link: the API accepts no other one for an
+/// endpoint or an external IP, but a manifest may have one.
+fn is_routable(address: &IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(a) => a.is_link_local() || a.is_broadcast(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    };
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local)
+}
+
+/// Converts an endpoint; `None` without an IP address, as in slices of type FQDN, or with one that is
+/// not routable.
 fn endpoint(e: api_types::Endpoint) -> Option<Endpoint> {
-    let address = parse_ip(e.addresses.first()?)?;
+    let address = parse_ip(e.addresses.first()?).filter(is_routable)?;
     let c = e.conditions.unwrap_or_default();
     let names = |list: Vec<api_types::Named>| list.into_iter().map(|n| n.name).collect();
     Some(Endpoint {

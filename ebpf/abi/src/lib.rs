@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod addr;
+mod client;
 mod config;
 mod conntrack;
 mod device;
@@ -28,6 +29,7 @@ mod service;
 mod socket;
 
 pub use addr::{Addr, Family, PortBe, proto};
+pub use client::SourceRangeKey;
 pub use config::{NodeConfig, PortRange, node_flags};
 pub use conntrack::{
     Direction, FlowEntry, FlowKey, FlowKind, FragmentKey, FragmentPorts, flow_flags, tcp_state,

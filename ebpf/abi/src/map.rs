@@ -36,6 +36,11 @@ pub const BACKENDS: &str = "BACKENDS";
 /// Capacity of [`BACKENDS`].
 pub const BACKENDS_MAX: u32 = 524_288;
 
+/// LPM trie, [`crate::SourceRangeKey`] -> 1: clients of load balancer addresses.
+pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+/// Capacity of [`SOURCE_RANGES`].
+pub const SOURCE_RANGES_MAX: u32 = 65_536;
+
 /// Hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: flows that were answered and are not closed.
 pub const FLOWS: &str = "FLOWS";
 /// Capacity of [`FLOWS`]; a translated flow takes two entries, others one.
@@ -87,7 +92,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 20] = [
     LOCAL_PODS,
     PODS,
     POD_FLOWS,
@@ -96,6 +101,7 @@ pub const ALL: [&str; 19] = [
     SERVICES,
     SLOTS,
     BACKENDS,
+    SOURCE_RANGES,
     FLOWS,
     FLOWS_NEW_POD,
     FLOWS_NEW_WIRE,

@@ -52,6 +52,19 @@ pub static SLOTS: Array<u32> = Array::with_max_entries(map::SLOTS_MAX, 0);
 pub static BACKENDS: HashMap<u32, Backend> =
     HashMap::with_max_entries(map::BACKENDS_MAX, BPF_F_NO_PREALLOC);
 
+/// Clients of load balancer addresses.
+#[map]
+static SOURCE_RANGES: LpmTrie<SourceOfService, u32> =
+    LpmTrie::with_max_entries(map::SOURCE_RANGES_MAX, BPF_F_NO_PREALLOC);
+
+/// Service port and client, in the order of [`sluice_abi::SourceRangeKey`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SourceOfService {
+    service: u32,
+    addr: Addr,
+}
+
 /// Flows that were answered and are not closed.
 #[map]
 pub static FLOWS: HashMap<FlowKey, FlowEntry> =

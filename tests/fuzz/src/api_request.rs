@@ -37,6 +37,9 @@ fn row() -> ServiceRow {
     ServiceRow {
         service: "shop/web".to_owned(),
         port_name: "http".to_owned(),
+        kind: "ClusterIP".to_owned(),
+        policy: "Cluster".to_owned(),
+        source_ranges: Vec::new(),
         address: [10, 96, 0, 1].into(),
         port: 80,
         protocol: "TCP".to_owned(),

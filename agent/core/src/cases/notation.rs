@@ -3,14 +3,17 @@
 //! ```text
 //! node NAME [ip=ADDRESS,...] [pods=CIDR,...] [zone=ZONE]
 //! service NAMESPACE/NAME ADDRESS,... PORT... [created=SECONDS] [policy=Local] [affinity=SECONDS]
-//!     [hidden] [external-name] [publish-not-ready]
+//!     [hidden] [external-name] [publish-not-ready] [external=ADDRESS,...] [lb=ADDRESS,...]
+//!     [ranges=CIDR,...] [external-policy=Local]
 //! slice NAMESPACE/NAME of=SERVICE ports=PORT,... [type=IPv6|FQDN] [hidden] ENDPOINT...
 //! pod NAMESPACE/NAME [uid=N] [ip=ADDRESS,...] [terminating] [over] [host-network]
 //! service-cidr NAME CIDR,...
 //! delete node|service|slice|pod|service-cidr NAME
 //! ```
-//! PORT is `name/PROTOCOL:number`; in a slice, `-` in place of the number leaves it out. ENDPOINT is `address[@node]` followed by any of `?unready`, `?unserving`, `?terminating`,
-//! `?zone=ZONE`, `?node=NODE` and `?pod=UID`. The ClusterIP of a headless Service is `None`.
+//! PORT is `name/PROTOCOL:number`, in a Service optionally with `@nodeport`; in a slice, `-` in place
+//! of the number leaves it out. ENDPOINT is `address[@node]` followed by any of `?unready`,
+//! `?unserving`, `?terminating`, `?zone=ZONE`, `?node=NODE` and `?pod=UID`. The ClusterIP of a headless
+//! Service is `None`.
 
 use crate::model::*;
 
@@ -71,6 +74,21 @@ fn service(name: &str, words: &[&str]) -> Result<Service, String> {
         match word.split_once('=') {
             Some(("created", n)) => service.created = number(n)?,
             Some(("affinity", n)) => service.session_affinity = Some(number(n)?),
+            Some(("external-policy", word)) => {
+                let external = service.external.get_or_insert_default();
+                external.traffic_policy = TrafficPolicy::from_api(Some(word));
+            }
+            Some(("external", list)) => {
+                service.external.get_or_insert_default().ips = parsed(list, parse_ip)?.into();
+            }
+            Some(("lb", list)) => {
+                let addresses = parsed(list, parse_ip)?.into();
+                service.external.get_or_insert_default().load_balancer_ips = addresses;
+            }
+            Some(("ranges", list)) => {
+                let ranges = parsed(list, parse_cidr)?.into();
+                service.external.get_or_insert_default().source_ranges = ranges;
+            }
             Some(("policy", word)) => {
                 service.internal_traffic_policy = TrafficPolicy::from_api(Some(word));
             }
@@ -85,9 +103,11 @@ fn service(name: &str, words: &[&str]) -> Result<Service, String> {
 }
 
 fn service_port(text: &str) -> Result<ServicePort, String> {
+    let (text, node_port) = text.split_once('@').map_or((text, None), |(t, n)| (t, Some(n)));
+    let node_port = node_port.map(|n| number::<i64>(n).map(Port::new)).transpose()?.flatten();
     match endpoint_port(text)? {
         EndpointPort { name, protocol, port: Some(port) } => {
-            Ok(ServicePort { name, protocol, port })
+            Ok(ServicePort { name, protocol, port, node_port })
         }
         _ => Err(format!("incomplete port {text}")),
     }

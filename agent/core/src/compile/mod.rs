@@ -1,12 +1,15 @@
 //! Compilation of objects into table rows: pure functions, one file per subject.
 
 mod network;
+mod node_addresses;
 mod service;
 
 use std::fmt;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 pub use network::{networks, routes};
+pub use node_addresses::NodeAddresses;
 pub use service::{ServiceView, service};
 use sluice_abi::{Backend, Family, Frontend, FrontendKey, frontend_flags};
 
@@ -48,6 +51,8 @@ pub struct PortRow {
     pub local: Option<Box<[Backend]>>,
     /// UDP only: usable backends in neither set. Existing flows keep them. Sorted.
     pub unselected: Box<[Backend]>,
+    /// Clients that the addresses of load balancers accept, sorted; empty if they accept all.
+    pub source_ranges: Box<[IpNet]>,
     /// Timeout of session affinity in seconds, or 0.
     pub affinity_seconds: u32,
 }
@@ -83,11 +88,35 @@ impl PortRow {
 }
 
 /// Kind of the address of a frontend. Where several claim one address and port, the first kind in
-/// this order is served.
+/// this order is served: what the cluster assigns precedes what users choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
     /// A ClusterIP.
     ClusterIp,
+    /// An address of a load balancer.
+    LoadBalancer,
+    /// An external IP.
+    ExternalIp,
+    /// A port at the addresses of this node; the address of the key is unspecified.
+    NodePort,
+}
+
+impl FrontendKind {
+    /// Whether the external traffic policy applies.
+    pub fn is_external(self) -> bool {
+        self != FrontendKind::ClusterIp
+    }
+}
+
+impl fmt::Display for FrontendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FrontendKind::ClusterIp => "ClusterIP",
+            FrontendKind::LoadBalancer => "LoadBalancer",
+            FrontendKind::ExternalIp => "ExternalIP",
+            FrontendKind::NodePort => "NodePort",
+        })
+    }
 }
 
 /// Desired properties of a frontend.
@@ -99,16 +128,21 @@ pub struct FrontendRow {
     pub policy: TrafficPolicy,
     /// Whether it is the wildcard row of its address, which belongs to no Service port.
     pub wildcard: bool,
+    /// Whether its clients are limited to the source ranges of the Service port.
+    pub limited: bool,
 }
 
 impl FrontendRow {
     /// Its value in `FRONTENDS`, for a Service port with this id.
     pub fn value(self, service: u32) -> Frontend {
+        let flag = |holds, flag| if holds { flag } else { 0 };
+        let external = flag(self.kind.is_external(), frontend_flags::EXTERNAL);
         if self.wildcard {
-            return Frontend { service: 0, flags: frontend_flags::WILDCARD };
+            return Frontend { service: 0, flags: frontend_flags::WILDCARD | external };
         }
-        let local = self.policy == TrafficPolicy::Local;
-        Frontend { service, flags: if local { frontend_flags::LOCAL } else { 0 } }
+        let local = flag(self.policy == TrafficPolicy::Local, frontend_flags::LOCAL);
+        let limited = flag(self.limited, frontend_flags::SOURCE_RANGES);
+        Frontend { service, flags: external | local | limited }
     }
 
     /// Whether a client gets a backend of the Local set.

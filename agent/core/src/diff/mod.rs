@@ -1,9 +1,10 @@
 //! Desired rows compared with the rows in the kernel -> writes in an order that is safe after each.
 //!
 //! ```text
-//! put networks -> put backends -> put slots -> put services -> put frontends   (references exist)
-//!     -> delete frontends -> delete services -> delete backends -> delete networks
-//!                                                                           (references removed)
+//! put networks -> put backends -> put slots -> put services -> put source ranges
+//!     -> put frontends                                                  (references exist)
+//!     -> delete frontends -> delete source ranges -> delete services -> delete backends
+//!     -> delete networks                                                (references removed)
 //! ```
 //! A changed Service port gets a new range of slots, and one map update switches it over. The old
 //! range and the ids of removed backends and ports are quarantined ([`crate::quarantine`]), so that a

@@ -4,7 +4,7 @@ use sluice_abi::{Backend, FrontendKey, NetworkKey};
 
 use crate::compile::ServicePortId;
 use crate::model::ObjectName;
-use crate::table::{Backends, Frontends, Networks, Services, Slots, Table, Write};
+use crate::table::{Backends, Frontends, Networks, Services, Slots, SourceRanges, Table, Write};
 
 /// Writes, and what else follows from the changes.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,8 @@ pub struct Capacity {
     pub slots: u32,
     /// Entries of `BACKENDS`.
     pub backends: u32,
+    /// Entries of `SOURCE_RANGES`.
+    pub source_ranges: u32,
     /// Entries of `NETWORKS`.
     pub networks: u32,
 }
@@ -67,6 +69,7 @@ impl Default for Capacity {
             services: Services::SPEC.capacity,
             slots: Slots::SPEC.capacity,
             backends: Backends::SPEC.capacity,
+            source_ranges: SourceRanges::SPEC.capacity,
             networks: Networks::SPEC.capacity,
         }
     }
@@ -124,6 +127,21 @@ pub enum CapacityError {
         needed: u32,
         /// Free slots.
         free: u64,
+        /// Capacity of the map.
+        max: u32,
+    },
+    /// `SOURCE_RANGES` is full.
+    #[error(
+        "Service {service} is not programmed as desired: it needs {needed} more source ranges, and \
+         {used} of {max} are in use"
+    )]
+    SourceRanges {
+        /// The Service port of the ranges.
+        service: ServicePortId,
+        /// Ranges that are not in the map yet.
+        needed: usize,
+        /// Ranges in the map.
+        used: usize,
         /// Capacity of the map.
         max: u32,
     },

@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange};
+use sluice_abi::{
+    Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, SourceRangeKey,
+};
 use zerocopy::IntoBytes;
 
 use crate::slots::end;
-use crate::table::{Backends, Frontends, Networks, Rows, Services, Slots, Table, TableSpec};
+use crate::table::{
+    Backends, Frontends, Networks, Rows, Services, Slots, SourceRanges, Table, TableSpec,
+};
 
 /// Contents of the maps. `SLOTS` is large and mostly unused: only the ranges that Service ports
 /// refer to are read.
@@ -16,6 +20,8 @@ pub struct ReadBack {
     pub frontends: Vec<(FrontendKey, Frontend)>,
     /// `SERVICES`.
     pub services: Vec<(u32, ServicePort)>,
+    /// Keys of `SOURCE_RANGES`.
+    pub source_ranges: Vec<SourceRangeKey>,
     /// `BACKENDS`.
     pub backends: Vec<(u32, Backend)>,
     /// `NETWORKS`.
@@ -36,6 +42,7 @@ impl ReadBack {
         let mut read_back = ReadBack::from_rows(
             &read(Frontends::SPEC, None)?,
             &read(Services::SPEC, None)?,
+            &read(SourceRanges::SPEC, None)?,
             &read(Backends::SPEC, None)?,
             &read(Networks::SPEC, None)?,
         );
@@ -44,16 +51,18 @@ impl ReadBack {
         Ok(read_back)
     }
 
-    /// The contents of four maps, without slots.
+    /// The contents of five maps, without slots.
     pub fn from_rows(
         frontends: &Rows,
         services: &Rows,
+        source_ranges: &Rows,
         backends: &Rows,
         networks: &Rows,
     ) -> ReadBack {
         ReadBack {
             frontends: frontends.typed::<Frontends>().collect(),
             services: services.typed::<Services>().collect(),
+            source_ranges: source_ranges.typed::<SourceRanges>().map(|(key, _)| key).collect(),
             backends: backends.typed::<Backends>().collect(),
             networks: networks.typed::<Networks>().collect(),
             slots: BTreeMap::new(),
@@ -143,6 +152,9 @@ mod tests {
             Ok::<_, Infallible>(match (table.name, keys) {
                 ("FRONTENDS", None) => Rows::of::<Frontends>(frontends),
                 ("SERVICES", None) => Rows::of::<Services>(services),
+                ("SOURCE_RANGES", None) => {
+                    Rows::of::<SourceRanges>([(SourceRangeKey::default(), 1)])
+                }
                 ("BACKENDS", None) => Rows::of::<Backends>([(5, Backend::default())]),
                 ("NETWORKS", None) => Rows::of::<Networks>([]),
                 ("SLOTS", Some(keys)) => {
@@ -155,6 +167,7 @@ mod tests {
         .unwrap();
         assert_eq!(read.frontends, frontends);
         assert_eq!(read.services, services);
+        assert_eq!(read.source_ranges, [SourceRangeKey::default()]);
         assert_eq!(read.backends.len(), 1);
         assert_eq!(read.slots.values().collect::<Vec<_>>(), [&vec![5, 5], &vec![5]]);
     }

@@ -4,6 +4,7 @@
 mod comparison;
 mod draft;
 mod port;
+mod ranges;
 mod reconcile;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use sluice_abi::{Backend, Frontend, FrontendKey, ServicePort, SlotRange};
 
 use self::draft::Draft;
 use self::port::{RealizedPort, RealizedSet};
+use self::ranges::RealizedRanges;
 use super::{Capacity, CapacityError, Plan, ReadBack, StaleBackend};
 use crate::compile::ServicePortId;
 use crate::ids::Ids;
@@ -38,6 +40,8 @@ pub struct RealizedServices {
     /// Backends in the map that no Service port selects, so that their Service port is not known.
     /// The first plan gives them to the Service ports that have them, and deletes the others.
     unclaimed: BTreeMap<Backend, Vec<u32>>,
+    /// Rows of `SOURCE_RANGES`.
+    ranges: RealizedRanges,
     slots: SlotAllocator,
     freed: Quarantine<SlotRange>,
     /// Service ports that did not fit.
@@ -59,6 +63,7 @@ impl RealizedServices {
             services: Ids::default(),
             backends: Ids::default(),
             unclaimed: BTreeMap::new(),
+            ranges: RealizedRanges::default(),
             slots: SlotAllocator::new(capacity.slots),
             freed: Quarantine::default(),
             waiting_ports: BTreeSet::new(),
@@ -66,6 +71,7 @@ impl RealizedServices {
             orphaned: Vec::new(),
             capacity,
         };
+        read_back.source_ranges.iter().for_each(|key| realized.ranges.insert(*key));
         let mut unclaimed: BTreeMap<u32, Backend> = read_back.backends.iter().copied().collect();
         realized.orphaned.extend(unclaimed.remove(&0).map(|_| 0));
         for (service, value) in &read_back.services {
@@ -201,6 +207,9 @@ impl RealizedServices {
                     self.reconcile_frontend(&key, None, &mut draft);
                 }
                 draft.released_services.extend(self.ports.keys());
+                for service in self.ranges.services().filter(|id| !self.ports.contains_key(id)) {
+                    draft.delete_ranges.extend(self.ranges.of(service));
+                }
                 draft.released_backends.extend(self.backends.ids());
                 let unclaimed = mem::take(&mut self.unclaimed).into_iter();
                 draft.unclaimed = unclaimed

@@ -23,7 +23,7 @@ pub use namespace::Namespace;
 pub use node::Node;
 pub use node_context::NodeContext;
 pub use pod::{ContainerPort, Label, Labels, Pod, PodIps, PodPhase, Uid};
-pub use service::{Service, ServicePort, TrafficPolicy};
+pub use service::{ExternalAccess, Service, ServicePort, TrafficPolicy};
 pub use service_cidr::ServiceCidr;
 use sluice_abi::proto;
 

@@ -1,7 +1,10 @@
 //! Services.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use super::{ObjectName, Port, Protocol};
 
@@ -19,6 +22,15 @@ impl TrafficPolicy {
     /// From the API value; absent or unknown means Cluster.
     pub fn from_api(word: Option<&str>) -> TrafficPolicy {
         if word == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+    }
+}
+
+impl fmt::Display for TrafficPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TrafficPolicy::Cluster => "Cluster",
+            TrafficPolicy::Local => "Local",
+        })
     }
 }
 
@@ -42,8 +54,32 @@ pub struct Service {
     pub session_affinity: Option<u32>,
     /// `publishNotReadyAddresses`: endpoints are ready whatever their Pods report.
     pub publish_not_ready: bool,
-    /// `internalTrafficPolicy`.
+    /// `internalTrafficPolicy`, which applies to the ClusterIPs.
     pub internal_traffic_policy: TrafficPolicy,
+    /// Access from outside the cluster; `None` for nearly every Service.
+    pub external: Option<Box<ExternalAccess>>,
+}
+
+impl Service {
+    /// `externalTrafficPolicy`, which applies to NodePorts, external IPs and load balancers.
+    pub fn external_traffic_policy(&self) -> TrafficPolicy {
+        self.external.as_ref().map_or(TrafficPolicy::Cluster, |external| external.traffic_policy)
+    }
+}
+
+/// How clients outside the cluster reach a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExternalAccess {
+    /// `externalIPs`.
+    pub ips: Box<[IpAddr]>,
+    /// Addresses in `status.loadBalancer.ingress` that nodes receive packets for (`ipMode` VIP).
+    pub load_balancer_ips: Box<[IpAddr]>,
+    /// `loadBalancerSourceRanges`: the clients of `load_balancer_ips`; empty: all.
+    pub source_ranges: Box<[IpNet]>,
+    /// `externalTrafficPolicy`.
+    pub traffic_policy: TrafficPolicy,
+    /// `healthCheckNodePort`, if the Service needs one: it has a load balancer and policy Local.
+    pub health_check_node_port: Option<Port>,
 }
 
 /// One port of a Service.
@@ -55,4 +91,6 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Port of the Service address. The target port comes from the slices.
     pub port: Port,
+    /// Port at the addresses of every node.
+    pub node_port: Option<Port>,
 }

@@ -9,4 +9,4 @@ mod pod;
 mod service;
 
 pub use network::{DestinationClass, network, route};
-pub use service::{Answer, Packet, answer, usable_endpoints};
+pub use service::{Answer, Client, FrontendKind, Packet, Source, World, answer, usable_endpoints};

@@ -1,20 +1,59 @@
-//! Services: the endpoints that the first packet of a flow may be sent to.
+//! Services, from the tables of endpoint selection and of frontends: KEP-1669, KEP-2086 and the
+//! Kubernetes documentation. A verdict depends on the frontend, the position of the client and, at a
+//! load balancer, its address. It is the same for system calls and packets.
+
+mod frontend;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
+pub use self::frontend::FrontendKind;
+use self::frontend::{Found, find};
 use super::pod::caught_up;
-use crate::model::{Endpoint, EndpointSlice, Node, Object, Service, ServicePort, TrafficPolicy};
+use crate::model::{
+    Endpoint, EndpointSlice, Node, NodeContext, Object, Service, ServicePort, TrafficPolicy,
+};
+
+/// Position of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Client {
+    /// A pod of this node.
+    Pod,
+    /// A process of this node.
+    Node,
+    /// Anyone else: pods and processes of other nodes, hosts outside the cluster.
+    Other,
+}
+
+impl Client {
+    /// Every position.
+    pub const ALL: [Client; 3] = [Client::Pod, Client::Node, Client::Other];
+}
 
 /// The first packet of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
+    /// Position of the client.
+    pub client: Client,
+    /// Source address, before any translation.
+    pub src: IpAddr,
     /// Destination address.
     pub dst: IpAddr,
     /// Destination port.
     pub port: u16,
     /// IANA protocol number.
     pub protocol: u8,
+}
+
+/// The source that an endpoint sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The client's address.
+    Kept,
+    /// An address of this node.
+    Node,
 }
 
 /// The expected verdict.
@@ -26,6 +65,8 @@ pub enum Answer {
     Rejected,
     /// Endpoints are usable, but the Local traffic policy excludes all of them: it is dropped.
     Dropped,
+    /// The client is not in the source ranges of the load balancer: it is dropped.
+    SourceNotAllowed,
     /// It is translated to one of several endpoints.
     Backends {
         /// Address and port of each endpoint.
@@ -33,90 +74,129 @@ pub enum Answer {
         /// Session affinity: new flows of one client keep their endpoint until this many seconds
         /// pass without a new flow.
         affinity: Option<u32>,
+        /// The source that endpoints see, unless the client is the endpoint itself, which sees the
+        /// node.
+        source: Source,
     },
 }
 
 /// An endpoint with its address and target port.
 type Target<'a> = (IpAddr, u16, &'a Endpoint);
 
-/// The verdict for a packet sent from the node called `node`, given all objects that exist.
-pub fn answer(objects: &[Object], node: &str, packet: Packet) -> Answer {
-    let objects = &*caught_up(objects);
-    let owners = owners(objects, packet.dst);
-    if owners.is_empty() {
-        return Answer::NotAService;
-    }
-    let Some((service, port)) = served_port(&owners, packet) else { return Answer::Rejected };
-    let targets = targets(objects, service, port, packet.dst);
-    let pick = |wanted: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<(IpAddr, u16)> {
-        targets.iter().filter(|(_, _, e)| wanted(e)).map(|(a, p, _)| (*a, *p)).collect()
-    };
-    let local = |e: &Endpoint| e.node_name.as_deref() == Some(node);
+/// What a verdict depends on: all objects that exist, the name of this node, and what it knows about
+/// itself.
+#[derive(Clone, Copy, Debug)]
+pub struct World<'a> {
+    /// All objects.
+    pub objects: &'a [Object],
+    /// Name of this node.
+    pub node: &'a str,
+    /// Addresses of this node.
+    pub context: &'a NodeContext,
+}
 
-    // The first set that is not empty is used.
+/// The verdict for a packet that arrives at this node or is sent from it.
+pub fn answer(world: World<'_>, packet: Packet) -> Answer {
+    let objects = &*caught_up(world.objects);
+    let world = World { objects, ..world };
+    let (service, port, kind) = match find(world, packet.dst, packet.port, packet.protocol) {
+        Found::Nothing => return Answer::NotAService,
+        Found::UnknownPort => return Answer::Rejected,
+        Found::Frontend(service, port, kind) => (service, port, kind),
+    };
+    if kind == FrontendKind::LoadBalancer && !is_allowed(world, service, packet) {
+        return Answer::SourceNotAllowed;
+    }
+    let targets = targets(world.objects, service, port, packet.dst);
+    let policy = match (kind, packet.client) {
+        (FrontendKind::ClusterIp, _) => service.internal_traffic_policy,
+        // The external policy does not apply to pods and processes of this node.
+        (_, Client::Pod | Client::Node) => TrafficPolicy::Cluster,
+        (_, Client::Other) => service.external_traffic_policy(),
+    };
+    let endpoints = match policy {
+        TrafficPolicy::Cluster => cluster_set(world, &targets),
+        TrafficPolicy::Local => local_set(world, &targets),
+    };
+    if !endpoints.is_empty() {
+        let source = source(kind, service, packet.client);
+        return Answer::Backends { endpoints, affinity: service.session_affinity, source };
+    }
+    if pick(&targets, &is_usable).is_empty() { Answer::Rejected } else { Answer::Dropped }
+}
+
+/// The client that endpoints see, by frontend and position of the client.
+fn source(kind: FrontendKind, service: &Service, client: Client) -> Source {
+    let policy = service.external_traffic_policy();
+    match (kind, policy, client) {
+        // A process of this node has an address of the node.
+        (_, _, Client::Node) => Source::Node,
+        (_, _, Client::Pod) => Source::Kept,
+        (FrontendKind::ClusterIp, _, Client::Other) => Source::Node,
+        (_, TrafficPolicy::Cluster, Client::Other) => Source::Node,
+        (_, TrafficPolicy::Local, Client::Other) => Source::Kept,
+    }
+}
+
+/// Whether a load balancer accepts a client. Ranges of the other family, and a range of length 0,
+/// leave it open. If an address of this node is accepted, so is that of the load balancer.
+fn is_allowed(world: World<'_>, service: &Service, packet: Packet) -> bool {
+    let Some(external) = &service.external else { return true };
+    let same_family = |net: &&IpNet| net.addr().is_ipv4() == packet.dst.is_ipv4();
+    let ranges: Vec<&IpNet> = external.source_ranges.iter().filter(same_family).collect();
+    if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
+        return true;
+    }
+    let accepts = |address: &IpAddr| ranges.iter().any(|net| net.contains(address));
+    let is_own = external.load_balancer_ips.contains(&packet.src);
+    accepts(&packet.src) || (is_own && world.context.local_addresses.iter().any(accepts))
+}
+
+/// The first set that is not empty: endpoints with hints for this node, with hints for its zone, all
+/// ready ones, all terminating ones.
+fn cluster_set(world: World<'_>, targets: &[Target<'_>]) -> BTreeSet<(IpAddr, u16)> {
+    let zone = world.objects.iter().find_map(|o| match o {
+        Object::Node(Node { name, zone, .. }) if name == world.node => zone.clone(),
+        _ => None,
+    });
+    let all_ready_have =
+        |has: &dyn Fn(&Endpoint) -> bool| targets.iter().all(|(_, _, e)| !e.ready || has(e));
     let mut sets = Vec::new();
-    if service.internal_traffic_policy == TrafficPolicy::Local {
-        sets.push(pick(&|e| e.ready && local(e)));
-        sets.push(pick(&|e| is_fallback(e) && local(e)));
-    } else {
-        let zone = objects.iter().find_map(|o| match o {
-            Object::Node(Node { name, zone, .. }) if name == node => zone.clone(),
-            _ => None,
-        });
-        let all_ready_have =
-            |has: &dyn Fn(&Endpoint) -> bool| targets.iter().all(|(_, _, e)| !e.ready || has(e));
-        if all_ready_have(&|e| !e.node_hints().is_empty()) {
-            sets.push(pick(&|e| e.ready && e.node_hints().iter().any(|n| n == node)));
-        }
-        if all_ready_have(&|e| !e.zone_hints().is_empty()) {
-            let hinted = |e: &Endpoint| e.zone_hints().iter().any(|z| Some(z) == zone.as_ref());
-            sets.push(pick(&|e| e.ready && hinted(e)));
-        }
-        sets.push(pick(&|e| e.ready));
-        sets.push(pick(&is_fallback));
+    if all_ready_have(&|e| !e.node_hints().is_empty()) {
+        let hinted = |e: &Endpoint| e.node_hints().iter().any(|n| n == world.node);
+        sets.push(pick(targets, &|e| e.ready && hinted(e)));
     }
-    if let Some(endpoints) = sets.into_iter().find(|set| !set.is_empty()) {
-        return Answer::Backends { endpoints, affinity: service.session_affinity };
+    if all_ready_have(&|e| !e.zone_hints().is_empty()) {
+        let hinted = |e: &Endpoint| e.zone_hints().iter().any(|z| Some(z) == zone.as_ref());
+        sets.push(pick(targets, &|e| e.ready && hinted(e)));
     }
-    if pick(&is_usable).is_empty() { Answer::Rejected } else { Answer::Dropped }
+    sets.push(pick(targets, &|e| e.ready));
+    sets.push(pick(targets, &is_fallback));
+    sets.into_iter().find(|set| !set.is_empty()).unwrap_or_default()
+}
+
+/// Ready endpoints of this node, else its terminating ones.
+fn local_set(world: World<'_>, targets: &[Target<'_>]) -> BTreeSet<(IpAddr, u16)> {
+    let local = |e: &Endpoint| e.node_name.as_deref() == Some(world.node);
+    let ready = pick(targets, &|e| e.ready && local(e));
+    if ready.is_empty() { pick(targets, &|e| is_fallback(e) && local(e)) } else { ready }
+}
+
+fn pick(targets: &[Target<'_>], wanted: &dyn Fn(&Endpoint) -> bool) -> BTreeSet<(IpAddr, u16)> {
+    targets.iter().filter(|(_, _, e)| wanted(e)).map(|(a, p, _)| (*a, *p)).collect()
 }
 
 /// The endpoints that are usable on some node. An existing UDP flow keeps its endpoint while that
 /// endpoint is in this set, even if hints or the traffic policy exclude it for new flows.
-pub fn usable_endpoints(objects: &[Object], packet: Packet) -> BTreeSet<(IpAddr, u16)> {
-    let objects = &*caught_up(objects);
-    let owners = owners(objects, packet.dst);
-    let Some((service, port)) = served_port(&owners, packet) else { return BTreeSet::new() };
-    let targets = targets(objects, service, port, packet.dst);
-    targets.iter().filter(|(_, _, e)| is_usable(e)).map(|(a, p, _)| (*a, *p)).collect()
-}
-
-/// The Services with this ClusterIP, oldest first.
-fn owners(objects: &[Object], address: IpAddr) -> Vec<&Service> {
-    let mut owners: Vec<&Service> = objects
-        .iter()
-        .filter_map(|o| if let Object::Service(s) = o { Some(s) } else { None })
-        .filter(|s| !s.hidden && !s.external_name && !s.ports.is_empty())
-        .filter(|s| {
-            let same_family = |a: &&IpAddr| a.is_ipv4() == address.is_ipv4();
-            s.cluster_ips.iter().find(same_family) == Some(&address) && !address.is_unspecified()
-        })
-        .collect();
-    owners.sort_by_key(|s| (s.created, s.name.clone()));
-    owners
-}
-
-/// The port of the oldest Service that has it.
-fn served_port<'a>(
-    owners: &[&'a Service],
-    packet: Packet,
-) -> Option<(&'a Service, &'a ServicePort)> {
-    owners.iter().find_map(|s| {
-        let same = |p: &&ServicePort| {
-            p.port.get() == packet.port && p.protocol.number() == packet.protocol
-        };
-        Some((*s, s.ports.iter().find(same)?))
-    })
+pub fn usable_endpoints(world: World<'_>, packet: Packet) -> BTreeSet<(IpAddr, u16)> {
+    let objects = &*caught_up(world.objects);
+    let world = World { objects, ..world };
+    match find(world, packet.dst, packet.port, packet.protocol) {
+        Found::Frontend(service, port, _) => {
+            pick(&targets(world.objects, service, port, packet.dst), &is_usable)
+        }
+        Found::Nothing | Found::UnknownPort => BTreeSet::new(),
+    }
 }
 
 /// The endpoints of a Service port in the family of `address`; the same address and port in several

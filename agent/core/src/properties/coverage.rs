@@ -9,12 +9,12 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use sluice_abi::proto;
 
-use super::index_of;
 use super::kernel::{Kernel, rows};
 use super::plans::{Agent, CAPACITY, steps};
+use super::{context, index_of, packets};
 use crate::generate::{self, THIS_NODE};
-use crate::model::{EndpointSlice, Object, Service, TrafficPolicy};
-use crate::oracle::{self, Answer, Packet};
+use crate::model::{EndpointSlice, ExternalAccess, Object, Service, TrafficPolicy};
+use crate::oracle::{self, Answer, World};
 use crate::table::Write;
 
 /// Number of generated values.
@@ -26,18 +26,10 @@ fn samples<S: Strategy>(strategy: S) -> impl Iterator<Item = S::Value> {
     (0..SAMPLES).map(move |_| strategy.new_tree(&mut runner).expect("a value").current())
 }
 
-/// Every packet that the properties send.
-fn packets() -> impl Iterator<Item = Packet> {
-    generate::service_addresses().into_iter().flat_map(|dst| {
-        [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP].into_iter().flat_map(move |protocol| {
-            let ports = generate::PORTS.into_iter().chain([1]);
-            ports.map(move |port| Packet { dst, port, protocol })
-        })
-    })
-}
-
 fn answers(objects: &[Object]) -> Vec<Answer> {
-    packets().map(|packet| oracle::answer(objects, THIS_NODE, packet)).collect()
+    let context = context();
+    let world = World { objects, node: THIS_NODE, context: &context };
+    packets().map(|packet| oracle::answer(world, packet)).collect()
 }
 
 /// Fails if a case occurs in a smaller share of the samples than expected, in percent.
@@ -75,11 +67,14 @@ fn generated_objects_have_every_answer() {
     let mut found: BTreeMap<&str, usize> = BTreeMap::new();
     for objects in samples(generate::objects()) {
         let answers = answers(&objects);
-        let usable = |packet| oracle::usable_endpoints(&objects, packet);
+        let context = context();
+        let world = World { objects: &objects, node: THIS_NODE, context: &context };
+        let usable = |packet| oracle::usable_endpoints(world, packet);
         let mut count = |name, holds: bool| *found.entry(name).or_default() += usize::from(holds);
         count("no Service", answers.contains(&Answer::NotAService));
         count("rejected", answers.contains(&Answer::Rejected));
         count("dropped", answers.contains(&Answer::Dropped));
+        count("source not allowed", answers.contains(&Answer::SourceNotAllowed));
         let backends = |least| {
             answers.iter().any(
                 |a| matches!(a, Answer::Backends { endpoints, .. } if endpoints.len() >= least),
@@ -100,6 +95,7 @@ fn generated_objects_have_every_answer() {
         ("no Service", 90),
         ("rejected", 50),
         ("dropped", 10),
+        ("source not allowed", 10),
         ("one endpoint", 30),
         ("several endpoints", 20),
         ("usable endpoints of UDP that are not selected", 10),
@@ -123,6 +119,15 @@ fn every_feature_of_a_service_changes_answers() {
             services(o(), |s| s.internal_traffic_policy = TrafficPolicy::Cluster),
         );
         count("age of Services on one address", services(o(), |s| s.created = -s.created));
+        let external = |change: fn(&mut ExternalAccess)| {
+            services(o(), |s| s.external.iter_mut().for_each(|external| change(external)))
+        };
+        count("external IPs", external(|e| e.ips = Box::default()));
+        count("load balancers", external(|e| e.load_balancer_ips = Box::default()));
+        count("source ranges", external(|e| e.source_ranges = Box::default()));
+        count("external policy", external(|e| e.traffic_policy = TrafficPolicy::Cluster));
+        let without = |s: &mut Service| s.ports.iter_mut().for_each(|port| port.node_port = None);
+        count("NodePorts", services(o(), without));
         count("hidden Services", services(o(), |s| s.hidden = false));
         count("ExternalName", services(o(), |s| s.external_name = false));
         count("hidden slices", slices(o(), |s| s.hidden = false));
@@ -153,6 +158,11 @@ fn every_feature_of_a_service_changes_answers() {
         ("affinity", 12),
         ("traffic policy", 8),
         ("age of Services on one address", 3),
+        ("external IPs", 20),
+        ("load balancers", 20),
+        ("source ranges", 10),
+        ("external policy", 4),
+        ("NodePorts", 20),
         ("hidden Services", 8),
         ("ExternalName", 8),
         ("hidden slices", 3),

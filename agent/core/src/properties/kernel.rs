@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sluice_abi::{
-    Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, frontend_flags,
-    map,
+    Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, SourceRangeKey,
+    frontend_flags, map,
 };
 use zerocopy::FromBytes;
 
 use crate::compile::Treatment;
 use crate::diff::{Capacity, ReadBack};
-use crate::table::{Backends, Frontends, Networks, Rows, Services, Slots, Table, Write};
+use crate::table::{
+    Backends, Frontends, Networks, Rows, Services, Slots, SourceRanges, Table, Write,
+};
 use crate::tables::Tables;
 
 /// Number of plans, including the current one, whose starting state a running program may still
@@ -47,6 +49,7 @@ struct InUse {
 pub struct Kernel {
     pub frontends: BTreeMap<FrontendKey, Frontend>,
     pub services: BTreeMap<u32, ServicePort>,
+    pub source_ranges: BTreeMap<SourceRangeKey, u32>,
     pub slots: Vec<u32>,
     pub backends: BTreeMap<u32, Backend>,
     pub networks: BTreeMap<NetworkKey, Network>,
@@ -59,6 +62,7 @@ impl Kernel {
         Kernel {
             frontends: BTreeMap::new(),
             services: BTreeMap::new(),
+            source_ranges: BTreeMap::new(),
             slots: vec![0; capacity.slots as usize],
             backends: BTreeMap::new(),
             networks: BTreeMap::new(),
@@ -117,6 +121,10 @@ impl Kernel {
                 let max = self.capacity.services;
                 set::<Services>(&mut self.services, key, value, max);
             }
+            map::SOURCE_RANGES => {
+                let max = self.capacity.source_ranges;
+                set::<SourceRanges>(&mut self.source_ranges, key, value, max);
+            }
             map::FRONTENDS => {
                 let max = self.capacity.frontends;
                 set::<Frontends>(&mut self.frontends, key, value, max);
@@ -130,6 +138,12 @@ impl Kernel {
 
     /// Effect on packets. Fails on a Service port, slot or backend that does not exist.
     pub fn effect(&self) -> Effect {
+        let limited = |f: &&Frontend| f.flags & frontend_flags::SOURCE_RANGES != 0;
+        for frontend in self.frontends.values().filter(limited) {
+            let service = frontend.service;
+            let has_range = self.source_ranges.keys().any(|key| key.service == service);
+            assert!(has_range, "{frontend:?} accepts no client");
+        }
         let effect = |f: &Frontend| [true, false].map(|here| self.fate(f, here));
         self.frontends.iter().map(|(key, frontend)| (*key, effect(frontend))).collect()
     }
@@ -163,6 +177,7 @@ impl Kernel {
         let mut read_back = ReadBack::from_rows(
             &rows_of::<Frontends>(&self.frontends),
             &rows_of::<Services>(&self.services),
+            &rows_of::<SourceRanges>(&self.source_ranges),
             &rows_of::<Backends>(&self.backends),
             &rows_of::<Networks>(&self.networks),
         );

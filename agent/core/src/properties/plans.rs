@@ -6,7 +6,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
-use sluice_abi::{Backend, Frontend, FrontendKey, PortBe, ServicePort, SlotRange, proto};
+use sluice_abi::{
+    Backend, Frontend, FrontendKey, PortBe, ServicePort, SlotRange, SourceRangeKey, proto,
+};
 
 use super::kernel::{Fate, Kernel, Row, desired_effect, rows};
 use super::{context, index_of};
@@ -17,8 +19,14 @@ use crate::index::Index;
 use crate::model::{Change, Kind, Object, Service, TrafficPolicy};
 use crate::tables::{Changed, Tables};
 
-pub const CAPACITY: Capacity =
-    Capacity { frontends: 1000, services: 1000, slots: 4000, backends: 1000, networks: 1000 };
+pub const CAPACITY: Capacity = Capacity {
+    frontends: 1000,
+    services: 1000,
+    source_ranges: 1000,
+    slots: 4000,
+    backends: 1000,
+    networks: 1000,
+};
 
 /// Many objects at once, then a few changes at a time: of any object, or of the traffic policy of a
 /// Service.
@@ -129,6 +137,21 @@ fn assert_realized(kernel: &Kernel, tables: &Tables) {
     assert!(held.is_superset(&selected));
     assert!(held.difference(&selected).all(|b| unselected.contains(b)));
     assert_ids_of_one_service_port(kernel, tables);
+    assert_source_ranges(kernel, tables);
+}
+
+/// Each Service port has its source ranges, and no other rows exist.
+fn assert_source_ranges(kernel: &Kernel, tables: &Tables) {
+    let mut expected: BTreeSet<SourceRangeKey> = BTreeSet::new();
+    for (key, frontend) in tables.frontends() {
+        let service = kernel.frontends[key].service;
+        for range in frontend.port.iter().flat_map(|port| port.source_ranges.iter()) {
+            let prefix_len = u32::from(range.prefix_len());
+            let prefix_len = if range.addr().is_ipv4() { 96 + prefix_len } else { prefix_len } + 32;
+            expected.insert(SourceRangeKey { prefix_len, service, addr: range.network().into() });
+        }
+    }
+    assert!(kernel.source_ranges.keys().eq(&expected), "{:?}", kernel.source_ranges);
 }
 
 /// No two Service ports share a backend id or a row, and a Service port has one id per endpoint.
@@ -313,9 +336,9 @@ proptest! {
     fn rows_beyond_capacity_leave_others_intact(
         steps in steps(),
         (frontends, slots, backends, networks) in (0..12u32, 0..16u32, 0..8u32, 0..6u32),
-        services in 0..6u32,
+        (services, source_ranges) in (0..6u32, 0..4u32),
     ) {
-        let mut kernel = Kernel::new(Capacity { frontends, services, slots, backends, networks });
+        let mut kernel = Kernel::new(Capacity { frontends, services, source_ranges, slots, backends, networks });
         let mut agent = Agent::start(&kernel);
         let mut history: BTreeMap<FrontendKey, Vec<[Fate; 2]>> = BTreeMap::new();
         let mut sets: Vec<Fate> = Vec::new();
@@ -356,6 +379,6 @@ proptest! {
         let plan = agent.apply_and_plan(&all.map(|kind| Change::Replace(kind, vec![])));
         rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
         prop_assert!(kernel.frontends.is_empty() && kernel.services.is_empty());
-        prop_assert!(kernel.backends.is_empty());
+        prop_assert!(kernel.backends.is_empty() && kernel.source_ranges.is_empty());
     }
 }

@@ -6,32 +6,54 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sluice_abi::{Addr, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, network_kind};
 
-use crate::compile::Treatment;
-use crate::oracle::{Answer, DestinationClass, Packet};
+use crate::compile::{FrontendKind, Treatment};
+use crate::model::TrafficPolicy;
+use crate::oracle::{Answer, Client, DestinationClass, Packet, Source};
 use crate::tables::{FrontendView, Tables};
 
-/// The verdict for the first packet of a flow.
-pub fn service(tables: &Tables, packet: Packet) -> Answer {
-    let Some(frontend) = frontend(tables, packet) else { return Answer::NotAService };
-    let affinity = frontend.port.map_or(0, |port| port.affinity_seconds);
-    match frontend.treatment(true) {
+/// The verdict for the first packet of a flow. NodePorts are at the addresses of this node.
+pub fn service(tables: &Tables, local: &[IpAddr], packet: Packet) -> Answer {
+    let Some(frontend) = frontend(tables, local, packet) else { return Answer::NotAService };
+    let (affinity, ranges) =
+        frontend.port.map_or((0, &[][..]), |port| (port.affinity_seconds, &port.source_ranges[..]));
+    if frontend.row.limited && !ranges.iter().any(|net| net.contains(&packet.src)) {
+        return Answer::SourceNotAllowed;
+    }
+    match frontend.treatment(packet.client != Client::Other) {
         Treatment::Forward(backends) => Answer::Backends {
             endpoints: backends.iter().map(|b| (b.addr.into(), b.port.get())).collect(),
             affinity: (affinity > 0).then_some(affinity),
+            source: source(&frontend, packet.client),
         },
         Treatment::Drop => Answer::Dropped,
         Treatment::Reject => Answer::Rejected,
     }
 }
 
+/// What the programs do with the source, by the flags of the frontend.
+fn source(frontend: &FrontendView<'_>, client: Client) -> Source {
+    let keeps =
+        frontend.row.kind != FrontendKind::ClusterIp && frontend.row.policy == TrafficPolicy::Local;
+    match client {
+        Client::Pod => Source::Kept,
+        Client::Node => Source::Node,
+        Client::Other if keeps => Source::Kept,
+        Client::Other => Source::Node,
+    }
+}
+
 /// The endpoints that existing UDP flows keep.
-pub fn kept_by_udp_flows(tables: &Tables, packet: Packet) -> BTreeSet<(IpAddr, u16)> {
-    let port = frontend(tables, packet).and_then(|frontend| frontend.port);
+pub fn kept_by_udp_flows(
+    tables: &Tables,
+    local: &[IpAddr],
+    packet: Packet,
+) -> BTreeSet<(IpAddr, u16)> {
+    let port = frontend(tables, local, packet).and_then(|frontend| frontend.port);
     let backends = port.into_iter().flat_map(|port| port.usable());
     backends.map(|b| (b.addr.into(), b.port.get())).collect()
 }
 
-fn frontend(tables: &Tables, packet: Packet) -> Option<FrontendView<'_>> {
+fn frontend<'a>(tables: &'a Tables, local: &[IpAddr], packet: Packet) -> Option<FrontendView<'a>> {
     let exact = FrontendKey {
         addr: packet.dst.into(),
         port: PortBe::new(packet.port),
@@ -41,6 +63,11 @@ fn frontend(tables: &Tables, packet: Packet) -> Option<FrontendView<'_>> {
     let wildcard = FrontendKey { port: WILDCARD_PORT, proto: WILDCARD_PROTO, ..exact };
     if let Some(frontend) = tables.frontend(&exact) {
         assert!(!frontend.row.wildcard && frontend.port.is_some(), "{exact:?}");
+        return Some(frontend);
+    }
+    let any = if packet.dst.is_ipv4() { Addr::v4([0; 4]) } else { Addr::UNSPECIFIED };
+    let node_port = tables.frontend(&FrontendKey { addr: any, ..exact });
+    if let Some(frontend) = node_port.filter(|_| local.contains(&packet.dst)) {
         return Some(frontend);
     }
     let frontend = tables.frontend(&wildcard)?;

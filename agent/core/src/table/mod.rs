@@ -19,7 +19,8 @@ use std::fmt::Debug;
 pub use diff::{Difference, diff, difference};
 pub use rows::{Rows, Write};
 use sluice_abi::{
-    Backend, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, ServicePort, map,
+    Backend, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, ServicePort,
+    SourceRangeKey, map,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -116,6 +117,17 @@ impl Table for Services {
         &TableSpec::of::<Services>(map::SERVICES, TableKind::Hash, map::SERVICES_MAX);
 }
 
+/// `SOURCE_RANGES`: Service port and range of its clients -> 1.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceRanges;
+
+impl Table for SourceRanges {
+    type Key = SourceRangeKey;
+    type Value = u32;
+    const SPEC: &'static TableSpec =
+        &TableSpec::of::<SourceRanges>(map::SOURCE_RANGES, TableKind::Lpm, map::SOURCE_RANGES_MAX);
+}
+
 /// `FRONTENDS`: Service address, port and protocol -> Service port.
 #[derive(Clone, Copy, Debug)]
 pub struct Frontends;
@@ -151,11 +163,12 @@ impl Table for NodeConfigs {
 
 /// Every map that the agent writes. A row refers only to rows of maps that precede its own:
 /// additions are written in this order, and deletions in the reverse order.
-pub const OWNED: [&TableSpec; 7] = [
+pub const OWNED: [&TableSpec; 8] = [
     Networks::SPEC,
     Backends::SPEC,
     Slots::SPEC,
     Services::SPEC,
+    SourceRanges::SPEC,
     Frontends::SPEC,
     Devices::SPEC,
     NodeConfigs::SPEC,
@@ -202,6 +215,7 @@ mod tests {
                 ("BACKENDS", 4, 20),
                 ("SLOTS", 4, 4),
                 ("SERVICES", 4, 20),
+                ("SOURCE_RANGES", 24, 4),
                 ("FRONTENDS", 20, 8),
                 ("DEVICES", 4, 24),
                 ("NODE_CONFIG", 4, 112),

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use sluice_core::table::{Backends, Frontends, Networks, Services, Slots, Table};
+use sluice_core::table::{Backends, Frontends, Networks, Services, Slots, SourceRanges, Table};
 use sluice_core::{RealizedState, Rows, TableSpec};
 
 use crate::kernel::{Kernel, Result};
 
 /// The maps in the order of comparison.
-const TABLES: [&TableSpec; 4] = [Backends::SPEC, Services::SPEC, Frontends::SPEC, Networks::SPEC];
+const TABLES: [&TableSpec; 5] =
+    [Backends::SPEC, Services::SPEC, SourceRanges::SPEC, Frontends::SPEC, Networks::SPEC];
 
 /// Rows of one part.
 pub const PART: usize = 2048;

@@ -1,5 +1,7 @@
 //! Conversion of API objects: defaults, optional fields and invalid values.
 
+mod external;
+
 use sluice_core::model::*;
 
 use super::*;

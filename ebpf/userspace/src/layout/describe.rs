@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use sluice_abi::{
     Addr, Backend, Counter, Device, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, LocalPod, Network, NetworkKey, NodeConfig, PodFlows, PodRef, PortBe, PortRange,
-    ServicePort, SlotRange, SocketOrigin, SocketOrigins, map,
+    ServicePort, SlotRange, SocketOrigin, SocketOrigins, SourceRangeKey, map,
 };
 
 use super::{Field, FieldKind, Layouts, MapLayout};
@@ -104,6 +104,7 @@ described! {
     SlotRange { offset, len }
     ServicePort { cluster, local, affinity_seconds }
     Backend { addr, port, proto, pad }
+    SourceRangeKey { prefix_len, service, addr }
     FragmentKey { src, dst, id, proto, pad }
     FragmentPorts { sport, dport }
     SocketOrigin { backend, frontend, backend_port, frontend_port, backend_id }
@@ -157,6 +158,7 @@ pub fn current() -> Layouts {
         of::<u32, ServicePort>(map::SERVICES, 1),
         of::<u32, u32>(map::SLOTS, 1),
         of::<u32, Backend>(map::BACKENDS, 1),
+        of::<SourceRangeKey, u32>(map::SOURCE_RANGES, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_POD, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_WIRE, 1),

@@ -15,6 +15,7 @@ fn maps_have_the_documented_capacities() {
     for (name, entries) in [
         (map::FRONTENDS, 262_144),
         (map::SERVICES, 131_072),
+        (map::SOURCE_RANGES, 65_536),
         (map::SLOTS, 2_097_152),
         (map::BACKENDS, 524_288),
         (map::FLOWS, 262_144),

@@ -7,7 +7,7 @@ use packet_tests::{Action, GATEWAY, NODE, Run};
 use sluice_abi::{DropReason, Outcome};
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::{NodeContext, Object, parse_cidr};
-use sluice_core::oracle::{Answer, DestinationClass, Packet, answer, network};
+use sluice_core::oracle::{Answer, Client, DestinationClass, Packet, World, answer, network};
 
 use crate::realize::SERVICE_CIDR;
 
@@ -35,6 +35,25 @@ pub struct Expected {
     destination: Option<([u8; 4], u16)>,
 }
 
+/// What the node knows about itself.
+pub fn context() -> NodeContext {
+    NodeContext {
+        local_addresses: vec![IpAddr::from(NODE)],
+        service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
+    }
+}
+
+/// What the oracle judges by.
+pub fn world<'a>(objects: &'a [Object], context: &'a NodeContext) -> World<'a> {
+    World { objects, node: THIS_NODE, context }
+}
+
+/// A packet from the first of [`PODS`], as the oracle sees it.
+pub fn question(dst: [u8; 4], port: u16, protocol: u8) -> Packet {
+    let (src, dst) = (IpAddr::from(PODS[0]), IpAddr::from(dst));
+    Packet { client: Client::Pod, src, dst, port, protocol }
+}
+
 /// The class of an address: pods and the node's own addresses by `topology.rs`, all others by the
 /// oracle.
 fn class(objects: &[Object], address: [u8; 4]) -> Class {
@@ -44,11 +63,7 @@ fn class(objects: &[Object], address: [u8; 4]) -> Class {
     if [NODE, GATEWAY].contains(&address) {
         return Class::ThisNode;
     }
-    let context = NodeContext {
-        local_addresses: vec![IpAddr::from(NODE)],
-        service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
-    };
-    match network(objects, THIS_NODE, &context, IpAddr::from(address)) {
+    match network(objects, THIS_NODE, &context(), IpAddr::from(address)) {
         DestinationClass::ThisNode => Class::ThisNode,
         DestinationClass::LocalPods => Class::FreePod,
         DestinationClass::OtherNode => Class::OtherNode,
@@ -67,8 +82,7 @@ fn delivery(objects: &[Object], (address, port): ([u8; 4], u16), translated: boo
         _ => None,
     };
     if let Some(reason) = reason {
-        let counters = BTreeSet::from([reason.label()]);
-        return Expected { action: Action::Drop, counters, destination: None };
+        return drop_with(reason);
     }
     let (action, outcome) = match class {
         Class::Pod => (Action::Redirect, Outcome::ToPod),
@@ -86,6 +100,11 @@ fn delivery(objects: &[Object], (address, port): ([u8; 4], u16), translated: boo
     Expected { action, counters, destination: Some((address, port)) }
 }
 
+fn drop_with(reason: DropReason) -> Expected {
+    let counters = BTreeSet::from([reason.label()]);
+    Expected { action: Action::Drop, counters, destination: None }
+}
+
 fn rejection(reason: DropReason) -> Expected {
     let counters = BTreeSet::from([reason.label(), Outcome::Rejected.label()]);
     Expected { action: Action::Redirect, counters, destination: None }
@@ -93,17 +112,13 @@ fn rejection(reason: DropReason) -> Expected {
 
 /// Every permitted result of a packet from the first of [`PODS`].
 pub fn expected(objects: &[Object], dst: [u8; 4], port: u16, protocol: u8) -> Vec<Expected> {
-    let packet = Packet { dst: IpAddr::from(dst), port, protocol };
-    match answer(objects, THIS_NODE, packet) {
+    match answer(world(objects, &context()), question(dst, port, protocol)) {
         Answer::NotAService => vec![delivery(objects, (dst, port), false)],
         Answer::Rejected => {
             [DropReason::NoEndpoint, DropReason::UnknownServicePort].map(rejection).into()
         }
-        Answer::Dropped => vec![Expected {
-            action: Action::Drop,
-            counters: BTreeSet::from([DropReason::NoLocalEndpoint.label()]),
-            destination: None,
-        }],
+        Answer::Dropped => vec![drop_with(DropReason::NoLocalEndpoint)],
+        Answer::SourceNotAllowed => unreachable!("no Service has a load balancer"),
         Answer::Backends { endpoints, .. } => endpoints
             .iter()
             .filter_map(|(address, port)| match address {

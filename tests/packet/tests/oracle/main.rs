@@ -18,11 +18,11 @@ use packet_tests::*;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sluice_abi::{program, proto};
-use sluice_core::generate::{self, PORTS, THIS_NODE};
+use sluice_core::generate::{self, PORTS};
 use sluice_core::model::Object;
-use sluice_core::oracle::{Answer, Packet as Question, answer};
+use sluice_core::oracle::{Answer, answer};
 
-use crate::expect::{PODS, expected, observed};
+use crate::expect::{PODS, context, expected, observed, question, world};
 use crate::realize::Realized;
 
 /// Packets for each set of objects.
@@ -102,7 +102,7 @@ impl Shares {
         let kind = match answer {
             Answer::NotAService => "not a Service",
             Answer::Rejected => "rejected",
-            Answer::Dropped => "dropped",
+            Answer::Dropped | Answer::SourceNotAllowed => "dropped",
             Answer::Backends { endpoints, .. } if endpoints.len() == 1 => "one endpoint",
             Answer::Backends { .. } => "several endpoints",
         };
@@ -118,10 +118,6 @@ impl Shares {
             assert!(count * 1000 >= total, "{kind}: {count} of {total}; {self:?}");
         }
     }
-}
-
-fn question((dst, port, protocol): Destination) -> Question {
-    Question { dst: IpAddr::from(dst), port, protocol }
 }
 
 /// Removes objects as long as the difference stays.
@@ -149,7 +145,7 @@ fn datapath() -> Datapath {
 fn packets_of_a_pod_go_where_the_oracle_expects_them() {
     let mut random = Random::from_environment();
     let mut runner = runner(&mut random);
-    let object_sets = generate::objects();
+    let object_sets = generate::objects_of_cluster_ips();
     let mut datapath = self::datapath();
     let mut sport = 1024;
     let mut shares = Shares::default();
@@ -160,7 +156,7 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
         for _ in 0..PACKETS {
             let to = destination(&mut random);
             sport += 1;
-            shares.add(&answer(&objects, THIS_NODE, question(to)));
+            shares.add(&answer(world(&objects, &context()), question(to.0, to.1, to.2)));
             if let Some(difference) = compare(&datapath, &objects, to, sport) {
                 failed = Some((to, difference));
                 break;
@@ -186,7 +182,7 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
 fn connected_sockets_have_the_backends_that_the_oracle_expects() {
     let mut random = Random::from_environment();
     let mut runner = runner(&mut random);
-    let object_sets = generate::objects();
+    let object_sets = generate::objects_of_cluster_ips();
     let mut datapath = self::datapath();
     // Without `getpeername` programs a socket shows its backend.
     let _cgroup = InCgroup::enter(&mut datapath, &["connect4"]);
@@ -202,10 +198,12 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
             let to = SocketAddr::from((dst, port));
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             let connected = socket.connect(to).map(|()| socket.peer_addr().unwrap());
-            let answer = answer(&objects, THIS_NODE, question((dst, port, proto::UDP)));
+            let answer = answer(world(&objects, &context()), question(dst, port, proto::UDP));
             shares.add(&answer);
             let holds = match (&answer, &connected) {
-                (Answer::NotAService | Answer::Dropped, Ok(peer)) => *peer == to,
+                (Answer::NotAService | Answer::Dropped | Answer::SourceNotAllowed, Ok(peer)) => {
+                    *peer == to
+                }
                 (Answer::Rejected, Err(e)) => e.kind() == ErrorKind::ConnectionRefused,
                 (Answer::Backends { endpoints, .. }, Ok(peer)) => {
                     endpoints.contains(&(peer.ip(), peer.port()))

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use sluice_abi::{Backend, Frontend, FrontendKey, ServicePort, SlotRange, proto};
+use sluice_abi::{Backend, Frontend, FrontendKey, ServicePort, SlotRange, SourceRangeKey, proto};
 
 use super::{CapacityError, Plan, RealizedServices, StaleBackend};
-use crate::table::{Backends, Frontends, Services, Slots, Write};
+use crate::table::{Backends, Frontends, Services, Slots, SourceRanges, Write};
 
 /// The rows of a plan, and what it releases.
 #[derive(Default)]
@@ -15,6 +15,8 @@ pub(super) struct Draft {
     pub put_services: Vec<(u32, ServicePort)>,
     /// Rows that lose their Local set, after the frontends that used it.
     pub late_services: Vec<(u32, ServicePort)>,
+    pub put_ranges: Vec<SourceRangeKey>,
+    pub delete_ranges: Vec<SourceRangeKey>,
     pub put_frontends: Vec<(FrontendKey, Frontend)>,
     pub delete_frontends: Vec<FrontendKey>,
     pub delete_services: Vec<u32>,
@@ -48,6 +50,7 @@ impl RealizedServices {
                 plan.stale_udp.push(StaleBackend { backend, id, service: None });
             }
         }
+        draft.delete_ranges.iter().for_each(|range| self.ranges.remove(range));
         delete_backends.append(&mut self.orphaned);
         plan.stale_udp.sort_unstable();
         for id in &draft.delete_services {
@@ -64,8 +67,10 @@ impl RealizedServices {
             Write::put::<Backends>(draft.put_backends),
             Write::put::<Slots>(slots),
             Write::put::<Services>(draft.put_services),
+            Write::put::<SourceRanges>(draft.put_ranges.into_iter().map(|key| (key, 1))),
             Write::put::<Frontends>(draft.put_frontends),
             Write::delete::<Frontends>(draft.delete_frontends),
+            Write::delete::<SourceRanges>(draft.delete_ranges.iter().copied()),
             Write::put_late::<Services>(draft.late_services),
             Write::delete::<Services>(draft.delete_services),
             Write::delete::<Backends>(delete_backends),

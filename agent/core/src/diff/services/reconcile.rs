@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use sluice_abi::{Backend, FrontendKey, ServicePort, SlotRange};
+use ipnet::IpNet;
+use sluice_abi::{Backend, FrontendKey, ServicePort, SlotRange, SourceRangeKey};
 
 use super::draft::Draft;
 use super::port::{RealizedPort, RealizedSet};
-use super::{CapacityError, RealizedServices};
+use super::{CapacityError, RealizedServices, ranges};
 use crate::compile::{PortRow, ServicePortId};
 use crate::tables::{FrontendView, Tables};
 
@@ -46,6 +47,7 @@ impl RealizedServices {
         if found.is_none() && self.ports.len() >= max as usize {
             return Err(CapacityError::Services { service: row.id.clone(), max });
         }
+        let new_ranges = self.new_ranges(service, row)?;
         let local = row.local.as_deref().unwrap_or_default();
         let found_local = found.and_then(|port| port.local.as_deref());
         let kept_cluster = found
@@ -70,6 +72,9 @@ impl RealizedServices {
             frontends: found.map_or(0, |port| port.frontends),
         };
         port.ids().for_each(|id| self.backends.acquire(id));
+        self.release_ranges(service, &row.source_ranges, draft);
+        new_ranges.iter().for_each(|key| self.ranges.insert(*key));
+        draft.put_ranges.extend(new_ranges);
 
         let value = port.value();
         // Frontends use the Local set until they are written.
@@ -85,6 +90,28 @@ impl RealizedServices {
             draft.late_services.push((service, value));
         }
         Ok(port)
+    }
+
+    /// The source ranges of a row that are not in the map.
+    fn new_ranges(
+        &self,
+        service: u32,
+        row: &PortRow,
+    ) -> Result<Vec<SourceRangeKey>, CapacityError> {
+        let keys = row.source_ranges.iter().map(|range| ranges::key(service, range));
+        let new: Vec<_> = keys.filter(|key| !self.ranges.contains(key)).collect();
+        // Rows that are deleted still count.
+        let (needed, used, max) = (new.len(), self.ranges.len(), self.capacity.source_ranges);
+        if needed > 0 && used + needed > max as usize {
+            return Err(CapacityError::SourceRanges { service: row.id.clone(), needed, used, max });
+        }
+        Ok(new)
+    }
+
+    /// Drafts the deletion of the source ranges of a Service port, without those to keep.
+    fn release_ranges(&self, service: u32, kept: &[IpNet], draft: &mut Draft) {
+        let kept: BTreeSet<_> = kept.iter().map(|range| ranges::key(service, range)).collect();
+        draft.delete_ranges.extend(self.ranges.of(service).filter(|key| !kept.contains(key)));
     }
 
     /// Whether a set has exactly these backends.
@@ -251,6 +278,7 @@ impl RealizedServices {
                 continue;
             }
             if let Some(port) = self.ports.remove(&service) {
+                self.release_ranges(service, &[], draft);
                 self.release(port, None, draft);
                 draft.delete_services.push(service);
             }

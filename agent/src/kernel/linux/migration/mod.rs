@@ -32,8 +32,15 @@ pub use self::pin_set::{
 
 /// Maps that the agent compiles. Copied so that ids and slots are kept; written afresh before the
 /// programs use them.
-pub const TABLES: [&str; 6] =
-    [map::BACKENDS, map::SLOTS, map::SERVICES, map::FRONTENDS, map::NETWORKS, map::DEVICES];
+pub const TABLES: [&str; 7] = [
+    map::SOURCE_RANGES,
+    map::BACKENDS,
+    map::SLOTS,
+    map::SERVICES,
+    map::FRONTENDS,
+    map::NETWORKS,
+    map::DEVICES,
+];
 
 /// Maps that the CNI binary writes, or that belong to its rows.
 const PODS: [&str; 3] = [map::PODS, map::LOCAL_PODS, map::POD_FLOWS];

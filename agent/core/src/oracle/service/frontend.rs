@@ -1,0 +1,96 @@
+//! The frontend that a destination is, if any.
+
+use std::net::IpAddr;
+
+use super::World;
+use crate::model::{Object, Service, ServicePort};
+
+/// Kind of a frontend, in the order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FrontendKind {
+    /// A ClusterIP.
+    ClusterIp,
+    /// An address of a load balancer.
+    LoadBalancer,
+    /// An external IP.
+    ExternalIp,
+    /// A port at the addresses of this node.
+    NodePort,
+}
+
+/// What a destination is.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
+    /// Not a Service.
+    Nothing,
+    /// An address of a Service without this port or protocol.
+    UnknownPort,
+    /// A port of a Service.
+    Frontend(&'a Service, &'a ServicePort, FrontendKind),
+}
+
+/// Finds the frontend. Of several Services with the same address and port, the kind of address
+/// decides, then the age. An address and port precede a NodePort, which is at addresses of this node
+/// only. Other ports of an address are unknown, unless the address is one of a node.
+pub fn find<'a>(world: World<'a>, dst: IpAddr, port: u16, protocol: u8) -> Found<'a> {
+    let mut candidates: Vec<(FrontendKind, &Service, &ServicePort)> = Vec::new();
+    let mut has_address = false;
+    let of_nodes = world.objects.iter().flat_map(|o| match o {
+        Object::Node(node) => node.internal_ips.clone(),
+        _ => Vec::new(),
+    });
+    let is_node = of_nodes.chain(world.context.local_addresses.clone()).any(|a| a == dst);
+    let is_local = world.context.local_addresses.contains(&dst);
+    for service in programmed(world.objects, dst) {
+        for kind in kinds(service, dst) {
+            let with_wildcard = kind == FrontendKind::ClusterIp || !is_node;
+            has_address |= with_wildcard && !service.ports.is_empty();
+            let same = |p: &&ServicePort| p.port.get() == port && p.protocol.number() == protocol;
+            candidates.extend(service.ports.iter().find(same).map(|p| (kind, service, p)));
+        }
+        let same = |p: &&ServicePort| {
+            p.node_port.is_some_and(|p| p.get() == port) && p.protocol.number() == protocol
+        };
+        if let Some(p) = service.ports.iter().find(same).filter(|_| is_local) {
+            candidates.push((FrontendKind::NodePort, service, p));
+        }
+    }
+    candidates.sort_by_key(|(kind, service, _)| (*kind, service.created, service.name.clone()));
+    match candidates.first() {
+        Some((kind, service, port)) => Found::Frontend(service, port, *kind),
+        None if has_address => Found::UnknownPort,
+        None => Found::Nothing,
+    }
+}
+
+/// Services with a ClusterIP in the family of an address: only these have frontends in it.
+fn programmed(objects: &[Object], dst: IpAddr) -> impl Iterator<Item = &Service> {
+    let services = objects.iter().filter_map(|o| match o {
+        Object::Service(service) if !service.hidden && !service.external_name => Some(service),
+        _ => None,
+    });
+    services.filter(move |service| cluster_ip(service, dst).is_some())
+}
+
+/// The first ClusterIP in the family of an address.
+fn cluster_ip(service: &Service, dst: IpAddr) -> Option<IpAddr> {
+    let first = service.cluster_ips.iter().copied().find(|a| a.is_ipv4() == dst.is_ipv4())?;
+    (!first.is_unspecified()).then_some(first)
+}
+
+/// What an address is to a Service.
+fn kinds(service: &Service, dst: IpAddr) -> Vec<FrontendKind> {
+    let mut kinds = Vec::new();
+    if cluster_ip(service, dst) == Some(dst) {
+        kinds.push(FrontendKind::ClusterIp);
+    }
+    if let Some(external) = &service.external {
+        if external.load_balancer_ips.contains(&dst) {
+            kinds.push(FrontendKind::LoadBalancer);
+        }
+        if external.ips.contains(&dst) {
+            kinds.push(FrontendKind::ExternalIp);
+        }
+    }
+    kinds
+}
