@@ -1,17 +1,19 @@
 //! Measures compiling and planning for a large cluster:
 //! `cargo run --release -p sluice-core --example scale`.
 //!
-//! Arguments: number of Services (10000), endpoints per Service (10).
+//! Arguments: number of Services (10000), endpoints per Service (10), whether each has an external IP and
+//! an address of a load balancer beside its ClusterIP (0).
 #![allow(clippy::cast_precision_loss, reason = "approximate figures")]
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use sluice_core::diff::Capacity;
 use sluice_core::index::Index;
 use sluice_core::model::{
-    AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Kind, Node, Object, ObjectName,
-    Port, Protocol, Service, ServicePort, TrafficPolicy,
+    AddressType, Change, Endpoint, EndpointPort, EndpointSlice, ExternalAccess, Kind, Node, Object,
+    ObjectName, Port, Protocol, Service, ServicePort, TrafficPolicy,
 };
 use sluice_core::table::{Backends, Frontends, Networks, Services, Slots, SourceRanges};
 use sluice_core::{NodeContext, ReadBack, RealizedState, Rows, Table, TableSpec, Tables, Write};
@@ -20,9 +22,10 @@ fn main() {
     let mut arguments = env::args().skip(1).map(|a| a.parse::<u32>());
     let services = arguments.next().and_then(Result::ok).unwrap_or(10_000);
     let endpoints = arguments.next().and_then(Result::ok).unwrap_or(10);
+    let external = arguments.next().and_then(Result::ok).unwrap_or(0) > 0;
     let context = NodeContext::default();
 
-    let objects: Vec<Object> = (0..services).map(service).collect();
+    let objects: Vec<Object> = (0..services).map(|n| service(n, external)).collect();
     let slices: Vec<Object> = (0..services).map(|n| slice(n, endpoints, 0)).collect();
     let node = Object::Node(Node { name: "n1".into(), ..Node::default() });
 
@@ -33,7 +36,7 @@ fn main() {
         index.apply(Change::Replace(Kind::EndpointSlice, slices));
     });
     println!("{services} Services x {endpoints} endpoints");
-    println!("index           {took:>12.1?}");
+    println!("index           {took:>12.1?}   {}", memory());
 
     let mut tables = Tables::default();
     let dirty = index.take_dirty();
@@ -42,14 +45,16 @@ fn main() {
     println!("full compile    {took:>12.1?}");
     let Some(changed) = changed else { return };
 
-    let mut realized = RealizedState::new(ReadBack::default());
+    let capacity = Capacity { frontends: 8 * services, ..Capacity::default() };
+    let mut realized = RealizedState::with_capacity(ReadBack::default(), capacity);
     let mut plan = None;
     let took = timed(|| plan = Some(realized.plan(&tables, &changed)));
     let Some(plan) = plan else { return };
     println!(
-        "full plan       {took:>12.1?}   {} rows, {} over capacity",
+        "full plan       {took:>12.1?}   {} rows, {} over capacity, {}",
         plan.rows(),
-        plan.over_capacity.len()
+        plan.over_capacity.len(),
+        memory()
     );
 
     let read_back = read_back(&plan.writes);
@@ -77,6 +82,13 @@ fn main() {
     );
 }
 
+/// Resident memory of this process.
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    format!("resident {}", line.unwrap_or("unknown").trim())
+}
+
 fn timed(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
     work();
@@ -87,7 +99,7 @@ fn name(n: u32) -> ObjectName {
     ObjectName::new(format!("namespace-{}", n % 100), format!("service-{n}"))
 }
 
-fn service(n: u32) -> Object {
+fn service(n: u32, external: bool) -> Object {
     Object::Service(Service {
         name: name(n),
         cluster_ips: [IpAddr::from(Ipv4Addr::from(0x0a60_0001 + n))].into(),
@@ -101,6 +113,13 @@ fn service(n: u32) -> Object {
             .into_iter()
             .collect(),
         internal_traffic_policy: TrafficPolicy::Cluster,
+        external: external.then(|| {
+            Box::new(ExternalAccess {
+                ips: [IpAddr::from(Ipv4Addr::from(0xc600_0001 + n))].into(),
+                load_balancer_ips: [IpAddr::from(Ipv4Addr::from(0xcb00_0001 + n))].into(),
+                ..ExternalAccess::default()
+            })
+        }),
         ..Service::default()
     })
 }

@@ -86,12 +86,7 @@ impl Node {
 
     /// Starts the agent of a version and does not wait.
     pub fn agent_of(&self, version: Version) -> Agent {
-        self.agent_of_with(version, &[])
-    }
-
-    /// Starts the agent of a version with more flags and does not wait.
-    pub fn agent_of_with(&self, version: Version, flags: &[&str]) -> Agent {
-        Agent::start(self, version, flags)
+        Agent::start(self, version, &[])
     }
 
     /// Runs an agent whose flags it must refuse; returns its standard error.

@@ -11,6 +11,7 @@
 //!
 //! `UPDATE=1 cargo test -p sluice-core cases` rewrites the expected dumps.
 
+mod contract;
 pub mod notation;
 
 use std::path::{Path, PathBuf};

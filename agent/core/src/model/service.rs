@@ -40,7 +40,7 @@ pub struct Service {
     /// Namespace and name.
     pub name: ObjectName,
     /// `creationTimestamp` in seconds since 1970: of several Services with the same address and
-    /// port, the oldest is served.
+    /// port, and addresses of one kind, the oldest is served.
     pub created: i64,
     /// Carries a label of [`super::hidden_by_label`].
     pub hidden: bool,

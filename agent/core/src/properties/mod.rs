@@ -2,7 +2,6 @@
 
 mod compiled;
 mod coverage;
-mod growth;
 pub mod kernel;
 pub mod plans;
 mod verdict;

@@ -2,7 +2,6 @@
 
 mod changes;
 mod failures;
-mod growth;
 mod heartbeat;
 mod start;
 

@@ -5,7 +5,6 @@ mod api_server;
 mod cases;
 mod cli;
 mod devices;
-mod growth;
 mod limits;
 mod node_changes;
 mod packets;
@@ -14,7 +13,6 @@ mod readiness;
 mod repairs;
 mod restarts;
 mod services;
-mod traffic;
 mod unreachable;
 mod upgrades;
 

@@ -1,0 +1,378 @@
+//! The contract with Kubernetes, entry by entry: what kube-proxy's documentation, KEPs and tests
+//! promise of compiled Services. The names begin with the numbers of the sections.
+
+use super::notation;
+use crate::diff::Plan;
+use crate::dump;
+use crate::index::Index;
+use crate::model::{Change, Node, NodeContext, Object};
+use crate::properties::kernel::{Kernel, rows};
+use crate::properties::plans::{Agent, CAPACITY};
+use crate::tables::Tables;
+
+/// The tables of node n1, in zone z1 and with address 172.18.0.2, for changes in the notation of the
+/// cases.
+fn tables(lines: &[&str]) -> Tables {
+    let mut index = Index::new("n1");
+    index.apply(notation::change("node n1 zone=z1 ip=172.18.0.2").expect("a node"));
+    for line in lines {
+        index.apply(notation::change(line).unwrap_or_else(|e| panic!("{e} in {line:?}")));
+    }
+    let local_addresses = vec!["172.18.0.2".parse().expect("an address")];
+    Tables::full(&index, &NodeContext { local_addresses, ..NodeContext::default() })
+}
+
+/// What the frontend with this text leads to, without its name: `-> BACKENDS`, `drop`, `reject`; empty
+/// if it does not exist.
+fn frontend(tables: &Tables, key: &str) -> String {
+    let found = tables.frontends().find(|(k, _)| dump::key(k) == key);
+    found.map_or_else(String::new, |(key, view)| {
+        let text = dump::frontend(key, &view);
+        let words = text.split_whitespace().skip(2);
+        words
+            .filter(|w| !w.ends_with("-port") && !w.ends_with("-ip") && !w.ends_with("-balancer"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    })
+}
+
+/// Checks what a frontend of these objects leads to.
+#[track_caller]
+fn check(lines: &[&str], expected: &[(&str, &str)]) {
+    let tables = tables(lines);
+    for (key, expect) in expected {
+        assert_eq!(frontend(&tables, key), *expect, "{key} in\n{}", dump::tables(&tables));
+    }
+}
+
+const WEB: &str = "service shop/web 10.96.0.1 /TCP:80";
+
+/// A Service with every kind of frontend.
+const EVERY: &str = "service shop/web 10.96.0.1 /TCP:80@30080 lb=203.0.113.1 external=203.0.113.9";
+const EVERY_KEY: [&str; 4] =
+    ["10.96.0.1:80/TCP", "203.0.113.1:80/TCP", "203.0.113.9:80/TCP", "0.0.0.0:30080/TCP"];
+
+#[test]
+fn contract_1_1_headless_services_and_external_names_are_ignored() {
+    for line in
+        ["service shop/web None /TCP:80", "service shop/web 10.96.0.1 /TCP:80 external-name"]
+    {
+        assert_eq!(tables(&[line]).frontend_count(), 0, "{line}");
+    }
+}
+
+#[test]
+fn contract_1_2_labels_of_other_proxies_hide_services_and_slices() {
+    let slice = "slice shop/s of=web ports=/TCP:8080 10.244.1.1@n1";
+    let hidden = format!("{slice} hidden");
+    check(&[WEB, slice], &[("10.96.0.1:80/TCP", "-> 10.244.1.1:8080")]);
+    check(&[WEB, &hidden], &[("10.96.0.1:80/TCP", "reject")]);
+    assert_eq!(tables(&[&format!("{WEB} hidden"), slice]).frontend_count(), 0);
+}
+
+#[test]
+fn contract_1_3_each_family_has_its_addresses_and_endpoints() {
+    check(
+        &[
+            "service shop/web 10.96.0.1,fd00:96::1 /TCP:80 lb=203.0.113.1,fd00:99::1",
+            "slice shop/a of=web ports=/TCP:8080 10.244.1.1@n1",
+            "slice shop/b of=web ports=/TCP:8080 type=IPv6 fd00:1::1@n1",
+            "slice shop/c of=web ports=/TCP:8080 type=FQDN",
+        ],
+        &[
+            ("203.0.113.1:80/TCP", "-> 10.244.1.1:8080"),
+            ("[fd00:99::1]:80/TCP", "-> [fd00:1::1]:8080"),
+        ],
+    );
+}
+
+#[test]
+fn contract_1_5_slices_without_a_controller_have_backends_anywhere() {
+    let slice = "slice shop/hand-made of=web ports=/TCP:5432 192.0.2.7";
+    check(&[WEB, slice], &[("10.96.0.1:80/TCP", "-> 192.0.2.7:5432")]);
+}
+
+#[test]
+fn contract_1_8_ports_without_number_are_skipped() {
+    let slice = "slice shop/s of=web ports=/TCP:-,/TCP:8080 10.244.1.1@n1";
+    check(&[WEB, slice], &[("10.96.0.1:80/TCP", "-> 10.244.1.1:8080")]);
+}
+
+#[test]
+fn contract_2_ready_precedes_terminating_and_serving_alone_is_unused() {
+    for (endpoints, expect) in [
+        ("10.0.0.1 10.0.0.2?unready?terminating", "-> 10.0.0.1:8080"),
+        ("10.0.0.1?terminating", "-> 10.0.0.1:8080"),
+        ("10.0.0.1?unready?terminating 10.0.0.2?unready", "-> 10.0.0.1:8080"),
+        ("10.0.0.1?unready 10.0.0.2?unready?unserving?terminating", "reject"),
+    ] {
+        let slice = format!("slice shop/s of=web ports=/TCP:8080 {endpoints}");
+        check(&[WEB, &slice], &[("10.96.0.1:80/TCP", expect)]);
+    }
+}
+
+#[test]
+fn contract_2_1_unhinted_endpoint_voids_hints() {
+    for (endpoints, expect) in [
+        ("10.0.0.1?zone=z1 10.0.0.2?zone=z2", "-> 10.0.0.1:8080"),
+        ("10.0.0.1?zone=z1 10.0.0.2", "-> 10.0.0.1:8080 10.0.0.2:8080"),
+        ("10.0.0.1?zone=z1 10.0.0.2?unready", "-> 10.0.0.1:8080"),
+        ("10.0.0.1?node=n2?zone=z1 10.0.0.2?node=n3?zone=z2", "-> 10.0.0.1:8080"),
+        ("10.0.0.1?zone=z2 10.0.0.2?zone=z3", "-> 10.0.0.1:8080 10.0.0.2:8080"),
+    ] {
+        let slice = format!("slice shop/s of=web ports=/TCP:8080 {endpoints}");
+        check(&[WEB, &slice], &[("10.96.0.1:80/TCP", expect)]);
+    }
+}
+
+#[test]
+fn contract_2_2_zone_of_the_node_changes_at_run_time() {
+    let slice = "slice shop/s of=web ports=/TCP:8080 10.0.0.1?zone=z1 10.0.0.2?zone=z2";
+    let key = "10.96.0.1:80/TCP";
+    check(&[WEB, slice, "node n1 zone=z2"], &[(key, "-> 10.0.0.2:8080")]);
+    check(&[WEB, slice, "node n1"], &[(key, "-> 10.0.0.1:8080 10.0.0.2:8080")]);
+}
+
+#[test]
+fn contract_2_3_internal_and_external_policy_are_independent() {
+    let slice = "slice shop/s of=web ports=/TCP:8080 10.0.0.1@n1 10.0.0.2@n2";
+    let all = "-> 10.0.0.1:8080 10.0.0.2:8080";
+    let local = "-> 10.0.0.1:8080 cluster 10.0.0.1:8080 10.0.0.2:8080";
+    for (policies, internal, external) in [
+        ("", all, all),
+        ("policy=Local", local, all),
+        ("external-policy=Local", all, local),
+        ("policy=Local external-policy=Local", local, local),
+    ] {
+        let service = format!("{EVERY} {policies}");
+        let [cluster_ip, others @ ..] = EVERY_KEY;
+        check(&[&service, slice], &[(cluster_ip, internal)]);
+        check(&[&service, slice], &others.map(|key| (key, external)));
+    }
+}
+
+#[test]
+fn contract_2_local_ignores_hints_and_falls_back_to_local_terminating_endpoints() {
+    let service = format!("{WEB} policy=Local");
+    for (endpoints, expect) in [
+        ("10.0.0.1@n1?node=n2 10.0.0.2@n2?node=n1", "-> 10.0.0.1:8080"),
+        ("10.0.0.1@n1?unready?terminating 10.0.0.2@n2", "-> 10.0.0.1:8080"),
+        ("10.0.0.2@n2", "drop"),
+        ("10.0.0.1", "drop"),
+        ("10.0.0.1@n1?unready", "reject"),
+    ] {
+        let slice = format!("slice shop/s of=web ports=/TCP:8080 {endpoints}");
+        let tables = tables(&[&service, &slice]);
+        let found = frontend(&tables, "10.96.0.1:80/TCP");
+        let found = found.split(" cluster").next().unwrap_or_default();
+        assert_eq!(found, expect, "{endpoints}");
+    }
+}
+
+#[test]
+fn contract_3_external_policy_does_not_apply_to_clients_on_this_node() {
+    let service = format!("{EVERY} external-policy=Local");
+    let slice = "slice shop/s of=web ports=/TCP:8080 10.0.0.2@n2";
+    let tables = tables(&[&service, slice]);
+    for (key, view) in tables.frontends().filter(|(_, view)| view.port.is_some()) {
+        let here = format!("{:?}", view.treatment(true));
+        assert!(here.starts_with("Forward"), "{}: {here}", dump::key(key));
+        let elsewhere = format!("{:?}", view.treatment(false));
+        assert_eq!(elsewhere == "Drop", view.row.kind.is_external(), "{}", dump::key(key));
+    }
+}
+
+#[test]
+fn contract_3_3_drop_requires_policy_local_and_usable_endpoints_elsewhere() {
+    let service = format!("{EVERY} policy=Local");
+    let slice = "slice shop/s of=web ports=/TCP:8080 10.0.0.2@n2";
+    check(&[&service, slice], &[("10.96.0.1:80/TCP", "drop cluster 10.0.0.2:8080")]);
+    check(&[&service, slice], &[("0.0.0.0:30080/TCP", "-> 10.0.0.2:8080")]);
+    check(&[&service], &EVERY_KEY.map(|key| (key, "reject")));
+}
+
+#[test]
+fn contract_3_4_other_ports_and_protocols_of_an_address_are_rejected() {
+    let tables = tables(&[EVERY]);
+    for address in ["10.96.0.1", "203.0.113.1", "203.0.113.9"] {
+        assert_eq!(frontend(&tables, &format!("{address}:*")), "reject");
+    }
+    assert_eq!(frontend(&tables, "0.0.0.0:*"), "", "ports of the node are its own");
+}
+
+#[test]
+fn contract_3_5_source_ranges_limit_load_balancers_only() {
+    let service = format!("{EVERY} ranges=198.51.100.0/24");
+    let [_, load_balancer, ..] = EVERY_KEY;
+    for key in EVERY_KEY {
+        let limited = if key == load_balancer { "reject ranges 198.51.100.0/24" } else { "reject" };
+        check(&[&service], &[(key, limited)]);
+    }
+}
+
+#[test]
+fn contract_3_6_range_of_length_zero_and_ranges_of_another_family_leave_it_open() {
+    for (ranges, expect) in [
+        ("198.51.100.0/24,0.0.0.0/0", "reject"),
+        ("fd00::/8", "reject"),
+        ("198.51.100.0/24,::/0", "reject ranges 198.51.100.0/24"),
+        ("172.18.0.0/16", "reject ranges 172.18.0.0/16 203.0.113.1/32"),
+    ] {
+        check(&[&format!("{EVERY} ranges={ranges}")], &[("203.0.113.1:80/TCP", expect)]);
+    }
+}
+
+#[test]
+fn contract_4_1_affinity_is_shared_by_all_frontends_of_a_port_and_no_others() {
+    let service = "service shop/web 10.96.0.1,fd00:96::1 a/TCP:80@30080 b/TCP:81 a/UDP:80 \
+                   lb=203.0.113.1 affinity=60";
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[service]);
+    let id = |key: &str| {
+        let mut found = kernel.frontends.iter().filter(|(k, _)| dump::key(k) == key);
+        found.next().unwrap_or_else(|| panic!("no {key}")).1.service
+    };
+    let port = id("10.96.0.1:80/TCP");
+    assert_eq!([id("203.0.113.1:80/TCP"), id("0.0.0.0:30080/TCP")], [port; 2]);
+    let others = ["10.96.0.1:81/TCP", "10.96.0.1:80/UDP", "[fd00:96::1]:80/TCP"].map(id);
+    assert!(!others.contains(&port), "{others:?}");
+    assert!(kernel.services.values().all(|port| port.affinity_seconds == 60));
+}
+
+fn apply(kernel: &mut Kernel, agent: &mut Agent, lines: &[&str]) -> Plan {
+    let changes: Vec<Change> =
+        lines.iter().map(|line| notation::change(line).expect("a change")).collect();
+    let plan = agent.apply_and_plan(&changes);
+    kernel.begin_plan();
+    rows(&plan.writes).into_iter().for_each(|row| kernel.apply(row));
+    plan
+}
+
+/// The stale UDP backends after a second step.
+fn stale(first: &[&str], second: &[&str]) -> Vec<String> {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let node = Object::Node(Node { name: "n1".into(), ..Node::default() });
+    agent.index.apply(Change::Apply(node));
+    apply(&mut kernel, &mut agent, first);
+    let plan = apply(&mut kernel, &mut agent, second);
+    plan.stale_udp.iter().map(|stale| dump::backend(&stale.backend)).collect()
+}
+
+const DNS: &str = "service shop/dns 10.96.0.10 /UDP:53@30053 lb=203.0.113.1";
+const TWO: &str = "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2";
+
+#[test]
+fn contract_5_1_flows_leave_a_udp_backend_that_is_not_serving_any_more() {
+    for second in [
+        "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1",
+        "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2?unready",
+        "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2?unready?unserving?terminating",
+    ] {
+        assert_eq!(stale(&[DNS, TWO], &[second]), ["10.0.0.2:53"], "{second}");
+    }
+    let target = "slice shop/s of=dns ports=/UDP:5353 10.0.0.1@n1 10.0.0.2@n2";
+    assert_eq!(stale(&[DNS, TWO], &[target]), ["10.0.0.1:53", "10.0.0.2:53"]);
+}
+
+#[test]
+fn contract_5_3_flows_leave_when_no_endpoint_or_no_service_is_left() {
+    for second in ["delete slice shop/s", "delete service shop/dns"] {
+        assert_eq!(stale(&[DNS, TWO], &[second]), ["10.0.0.1:53", "10.0.0.2:53"], "{second}");
+    }
+}
+
+#[test]
+fn contract_5_4_policy_hints_and_termination_keep_flows() {
+    for second in [
+        "service shop/dns 10.96.0.10 /UDP:53@30053 lb=203.0.113.1 policy=Local external-policy=Local",
+        "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1?node=n1 10.0.0.2@n2?node=n2",
+        "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2?unready?terminating",
+        "service shop/dns 10.96.0.10 /UDP:53",
+    ] {
+        assert_eq!(stale(&[DNS, TWO], &[second]), [""; 0], "{second}");
+    }
+}
+
+#[test]
+fn contract_5_7_tcp_backends_are_never_stale() {
+    let slice = "slice shop/s of=web ports=/TCP:8080 10.0.0.1@n1";
+    assert_eq!(stale(&[EVERY, slice], &["delete service shop/web"]), [""; 0]);
+}
+
+#[test]
+fn contract_7_1_ports_join_by_name_and_protocol_and_have_the_number_of_their_slice() {
+    check(
+        &[
+            "service shop/web 10.96.0.1 http/TCP:80",
+            "slice shop/a of=web ports=http/TCP:8080,metrics/TCP:9090 10.0.0.1",
+            "slice shop/b of=web ports=http/TCP:8081 10.0.0.2",
+            "slice shop/c of=web ports=http/UDP:8082 10.0.0.3",
+            "slice other/d of=web ports=http/TCP:8083 10.0.0.4",
+        ],
+        &[("10.96.0.1:80/TCP", "-> 10.0.0.1:8080 10.0.0.2:8081")],
+    );
+}
+
+#[test]
+fn contract_7_2_one_address_and_port_in_several_slices_is_one_endpoint() {
+    check(
+        &[
+            WEB,
+            "slice shop/a of=web ports=/TCP:8080 10.0.0.1?unready?terminating",
+            "slice shop/b of=web ports=/TCP:8080,/TCP:8081 10.0.0.1",
+        ],
+        &[("10.96.0.1:80/TCP", "-> 10.0.0.1:8080 10.0.0.1:8081")],
+    );
+}
+
+#[test]
+fn contract_7_3_protocols_on_one_number_are_separate() {
+    let service = "service shop/dns 10.96.0.1 t/TCP:53@30053 u/UDP:53@30053 s/SCTP:53";
+    let slice = "slice shop/s of=dns ports=t/TCP:1,u/UDP:2 10.0.0.1";
+    check(
+        &[service, slice],
+        &[
+            ("0.0.0.0:30053/TCP", "-> 10.0.0.1:1"),
+            ("0.0.0.0:30053/UDP", "-> 10.0.0.1:2"),
+            ("10.96.0.1:53/SCTP", "reject"),
+        ],
+    );
+}
+
+#[test]
+fn contract_7_4_address_and_port_precede_a_node_port() {
+    let first = "service shop/a 10.96.0.1 /TCP:30080 lb=172.18.0.2";
+    let second = "service shop/b 10.96.0.2 /TCP:80@30080";
+    let tables = tables(&[first, second]);
+    assert_eq!(frontend(&tables, "172.18.0.2:30080/TCP"), "reject");
+    assert_eq!(frontend(&tables, "0.0.0.0:30080/TCP"), "reject");
+    assert_eq!(tables.conflicts().count(), 0, "the other addresses of the node have the NodePort");
+    assert_eq!(frontend(&tables, "172.18.0.2:*"), "", "other ports of a node are its own");
+}
+
+#[test]
+fn contract_7_5_the_oldest_service_has_an_address_and_conflicts_are_reported() {
+    let old = "service shop/old 10.96.0.1 /TCP:80@30080 created=1 external=203.0.113.9";
+    let new = "service shop/new 10.96.0.2 /TCP:80@30080 b/TCP:81 created=2 external=203.0.113.9";
+    let tables = tables(&[new, old]);
+    let mut conflicts = tables.conflicts().map(|c| (dump::key(&c.key), c.winner.to_string()));
+    assert_eq!(conflicts.next(), Some(("0.0.0.0:30080/TCP".into(), "shop/old".into())));
+    assert_eq!(conflicts.next(), Some(("203.0.113.9:80/TCP".into(), "shop/old".into())));
+    assert_eq!(conflicts.next(), None);
+    assert_eq!(frontend(&tables, "203.0.113.9:81/TCP"), "reject", "another port works");
+}
+
+#[test]
+fn contract_7_6_services_on_the_same_pods_are_independent() {
+    let other = "service shop/other 10.96.0.9 /UDP:53";
+    let of_other = "slice shop/o of=other ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2";
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    apply(&mut kernel, &mut agent, &[DNS, TWO, other, of_other]);
+    let before = kernel.effect();
+    apply(&mut kernel, &mut agent, &["delete service shop/dns"]);
+    let after = kernel.effect();
+    assert!(!after.is_empty() && after.iter().all(|(key, effect)| before.get(key) == Some(effect)));
+}
