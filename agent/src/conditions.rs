@@ -26,6 +26,8 @@ pub enum Concern {
     ServiceMaps,
     /// Rows that do not fit into the maps.
     Capacity,
+    /// Larger maps for rows that do not fit.
+    Growth,
     /// Services that claim the same address and port.
     Conflicts,
     /// Routes to the pods of other nodes.

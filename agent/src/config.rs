@@ -94,6 +94,9 @@ pub struct AgentArgs {
     /// its capacity). Flows beyond it work, and can be evicted.
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(2..))]
     pub flows_per_pod: Option<u32>,
+    /// First capacity of each map that grows with the Services, for tests of the growth.
+    #[arg(long, value_name = "ENTRIES", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub initial_capacity: Option<u32>,
     /// Address and port of /metrics; empty disables it.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
     pub metrics_bind: String,
@@ -172,6 +175,8 @@ pub struct Config {
     pub flows: u32,
     /// Limit of entries in `FLOWS` per pod.
     pub flows_per_pod: u32,
+    /// Bound of the first capacity of maps that grow, if given.
+    pub initial_capacity: Option<u32>,
     /// Address of /metrics, if enabled.
     pub metrics_bind: Option<SocketAddr>,
     /// Address of the health endpoints, if enabled.
@@ -233,6 +238,7 @@ impl TryFrom<AgentArgs> for Config {
             snat_ports: source_ports(args.snat_ports.as_deref())?,
             flows: args.flows,
             flows_per_pod: args.flows_per_pod.unwrap_or(args.flows / 2),
+            initial_capacity: args.initial_capacity,
             metrics_bind: address("--metrics-bind", &args.metrics_bind)?,
             health_bind: address("--health-bind", &args.health_bind)?,
             socket: args.socket,

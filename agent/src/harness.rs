@@ -60,26 +60,29 @@ impl Harness {
     pub fn with(flags: &[&str], kernel: FakeKernel) -> Harness {
         let all = ["sluice", "--node-name=n1"].iter().chain(flags);
         let config = Config::try_from(Flags::parse_from(all).args).unwrap();
-        Harness::start(config, kernel, Capacity::default())
+        Harness::start(config, kernel)
     }
 
-    /// A node on which the agent never ran, with small maps.
-    pub fn with_capacity(capacity: Capacity) -> Harness {
-        let kernel = FakeKernel::new(host());
-        Harness::start(Harness::new().config, kernel, capacity)
+    /// A node on which the agent never ran, with maps of these capacities, which cannot grow beyond
+    /// the largest ones.
+    pub fn with_capacity(capacity: Capacity, largest: Capacity) -> Harness {
+        let mut harness = Harness::new();
+        harness.event_loop.state.set_capacity(capacity);
+        harness.event_loop.state.set_largest_capacity(largest);
+        harness
     }
 
-    fn start(config: Config, kernel: FakeKernel, capacity: Capacity) -> Harness {
+    fn start(config: Config, kernel: FakeKernel) -> Harness {
         let (sender, events) = mpsc::channel(1024);
         let state = State::new(config.clone(), Instant::now().into_std());
-        let reconcilers = Reconcilers::all(capacity);
+        let reconcilers = Reconcilers::all();
         let event_loop = EventLoop::new(state, kernel, reconcilers, Box::new(NoObserver));
         Harness { event_loop, sender, events, config }
     }
 
     /// The agent ends, and starts again on the same node.
     pub fn restart(self) -> Harness {
-        Harness::start(self.config, self.event_loop.kernel, Capacity::default())
+        Harness::start(self.config, self.event_loop.kernel)
     }
 
     /// The tables of the loaded programs are empty, and programs of an earlier agent are attached.

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
-use sluice_abi::map;
 use sluice_core::diff::Capacity;
 use sluice_core::model::Kind;
 use sluice_pod::lease::Store;
@@ -20,7 +19,7 @@ use crate::dir_watcher::DirWatcher;
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer, RESYNC};
 use crate::flows::{self, FlowStats};
-use crate::kernel::linux::load::Capacities;
+use crate::kernel::linux::sizes::{self, Sizes};
 use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, pins, probe};
 use crate::kernel::read_counters;
 use crate::lock::{self, Lock};
@@ -65,7 +64,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     withdraw_cni_config(&config)?;
     let flow_stats = FlowStats::default();
     flow_stats.capacity.set(i64::from(config.flows));
-    let loaded = load_programs(&Capacities::from([(map::FLOWS, config.flows)]))?;
+    let sizes = Sizes { flows: config.flows, least: Capacity::initial(config.initial_capacity) };
+    let loaded = load_programs(&sizes)?;
 
     let health = Arc::new(Health::default());
     let (events, mut queue) = mpsc::channel(QUEUE);
@@ -84,19 +84,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     source::spawn(&config, events.clone(), Event::Objects, &watches).await?;
     drop(events);
 
-    let kernel = LinuxKernel::open(Paths {
+    let paths = Paths {
         cni_bin_dir: config.cni_bin_dir.clone(),
         cni_conf_dir: config.cni_conf_dir.clone(),
         cni_binary: config.cni_binary.clone(),
         cni_state_dir: config.cni_state_dir.clone(),
         cgroup_root,
         run_dir: PathBuf::from(RUN_DIR),
-    })?;
+    };
+    let kernel = LinuxKernel::open(paths, sizes)?;
     let mut state = State::new(config, Instant::now());
+    state.set_capacity(sizes::pinned()?);
     if loaded.takes_over_from.is_some() {
         state.take_over_later();
     }
-    let reconcilers = Reconcilers::all(Capacity::default());
+    let reconcilers = Reconcilers::all();
     let publisher = Box::new(Publisher { health, settled: [false; 2] });
     EventLoop::new(state, kernel, reconcilers, publisher)
         .with_watches(watches)
@@ -132,9 +134,9 @@ fn withdraw_cni_config(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_programs(capacities: &Capacities) -> anyhow::Result<load::Loaded> {
+fn load_programs(sizes: &Sizes) -> anyhow::Result<load::Loaded> {
     let started = Instant::now();
-    let loaded = load::load(capacities)?;
+    let loaded = load::load(sizes)?;
     load::trim_heap();
     tracing::info!(
         maps_kept = loaded.maps_kept,

@@ -9,6 +9,7 @@
 
 mod conflict;
 mod devices;
+mod growth;
 mod pods;
 mod repairs;
 mod stale_udp;
@@ -29,6 +30,7 @@ use crate::devices::NodeDevice;
 use crate::event::{Event, PodScope};
 use crate::host::{HostState, Uplink};
 
+use self::growth::Growth;
 pub use self::pods::PodSelection;
 
 /// Every this many resyncs, the rows in the kernel are compared with the desired ones.
@@ -55,7 +57,8 @@ pub struct State {
     poll_maps: bool,
     tables_written: bool,
     takes_over: bool,
-    cni_binary_installed: Option<Instant>,
+    growth: Growth,
+    pins_replaced: Option<Instant>,
     ready: bool,
     /// By id: a failed write and the plan after it report one backend twice.
     stale_udp: BTreeMap<u32, StaleBackend>,
@@ -92,7 +95,8 @@ impl State {
             poll_maps: false,
             tables_written: false,
             takes_over: false,
-            cni_binary_installed: None,
+            growth: Growth::default(),
+            pins_replaced: None,
             ready: false,
             stale_udp: BTreeMap::new(),
             old_mtus: BTreeSet::new(),

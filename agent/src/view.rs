@@ -62,6 +62,7 @@ impl<K: Maps> StateView for View<'_, K> {
             devices: devices(state),
             pod_cidrs: state.pod_cidrs(),
             tables: state.rows().into_iter().map(|(t, n)| (t.to_owned(), n)).collect(),
+            capacity: state.capacity().growing().map(|(t, n)| (t.to_owned(), n)).collect(),
             conditions: state.conditions.iter().map(condition).collect(),
             watches: self.watches.report(),
             counters: self.kernel.borrow_mut().counters().unwrap_or_default(),

@@ -65,6 +65,9 @@ pub struct Status {
     pub pod_cidrs: Vec<IpNet>,
     /// Number of rows by table.
     pub tables: BTreeMap<String, usize>,
+    /// Capacities of the maps that grow.
+    #[serde(default)]
+    pub capacity: BTreeMap<String, u32>,
     /// Conditions that are set.
     pub conditions: Vec<Condition>,
     /// Watches of the API server; empty with another source.

@@ -12,6 +12,7 @@ use super::output::{Output, align, print_json, print_text};
 use super::{maps, rows_of_agent};
 use crate::api::{Condition, DeviceRow, Request, Status};
 use crate::kernel::linux::maps::Maps;
+use crate::kernel::linux::sizes;
 use crate::kernel::read_counters;
 use crate::watches::Watch;
 
@@ -60,6 +61,9 @@ impl Report {
         );
         for (table, rows) in &s.tables {
             line(&format!("Table {table}"), rows.to_string());
+        }
+        for (map, entries) in &s.capacity {
+            line(&format!("Capacity {map}"), entries.to_string());
         }
         for c in s.counters.iter().filter(|c| c.packets > 0) {
             line(&format!("Packets {} {}", c.kind, c.label), c.packets.to_string());
@@ -123,6 +127,7 @@ fn status_of_kernel(maps: &Maps) -> anyhow::Result<Status> {
     ];
     Ok(Status {
         tables: tables.into_iter().map(|(table, rows)| (table.to_owned(), rows)).collect(),
+        capacity: sizes::pinned()?.growing().map(|(map, n)| (map.to_owned(), n)).collect(),
         counters: read_counters(&maps.counters)?,
         ..without_agent(&config)
     })
@@ -184,6 +189,7 @@ mod tests {
                 ],
                 pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
                 tables: [("frontends".to_owned(), 3)].into(),
+                capacity: [("FRONTENDS".to_owned(), 32_768)].into(),
                 conditions: Vec::new(),
                 watches: vec![
                     Watch {
@@ -225,6 +231,7 @@ Device eth0:                   programs ethernet, address 172.18.0.3, MTU 1500
 Device eth1:                   programs none, MTU 9000
 Pod CIDRs:                     10.244.1.0/24
 Table frontends:               3
+Capacity FRONTENDS:            32768
 Packets drop spoofed_source:   7
 Watch Node:                    synced, last data 12 s ago
 Watch Service:                 not synced, failing for 3 s: refused
@@ -239,6 +246,7 @@ Watch ServiceCIDR:             not served by the API server
         assert_eq!(json["agent"], true);
         assert_eq!(json["address"], "172.18.0.3");
         assert_eq!(json["tables"]["frontends"], 3);
+        assert_eq!(json["capacity"]["FRONTENDS"], 32_768);
         assert_eq!(json["watches"][1]["failingSeconds"], 3);
         assert_eq!(json["counters"][0]["label"], "spoofed_source");
     }

@@ -107,13 +107,14 @@ fn round_of(
 
 /// Entries and capacity of the maps.
 fn count_maps() -> Result<Vec<(&'static str, u32, u32)>, BpfError> {
-    report::MAPS
-        .into_iter()
-        .map(|name| {
-            let map = maps::open_raw(name)?;
-            Ok((name, report::count(&map)?, map.info().max_entries))
-        })
-        .collect()
+    let mut counts = Vec::new();
+    for name in map::ALL {
+        let map = maps::open_raw(name)?;
+        if let Some(entries) = report::count(&map)? {
+            counts.push((name, entries, map.info().max_entries));
+        }
+    }
+    Ok(counts)
 }
 
 struct Tables {

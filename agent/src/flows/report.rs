@@ -3,26 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_abi::{Addr, FlowEntry, map};
+use sluice_abi::{Addr, FlowEntry};
 use sluice_bpf::{BpfError, RawMap};
 use sluice_pod::lease::Lease;
 
 use super::judge::Counts;
+use crate::kernel::linux::maps::has_absent_entries;
 
-/// Maps whose entries come and go. The others are arrays, which are always full.
-pub const MAPS: [&str; 11] = [
-    map::LOCAL_PODS,
-    map::NETWORKS,
-    map::FRONTENDS,
-    map::SERVICES,
-    map::SOURCE_RANGES,
-    map::BACKENDS,
-    map::FLOWS,
-    map::FLOWS_NEW_POD,
-    map::FLOWS_NEW_WIRE,
-    map::FRAGMENTS,
-    map::DEVICES,
-];
 /// Destinations that are counted at a time.
 const DESTINATIONS: usize = 4096;
 /// Destinations that are named.
@@ -114,15 +101,18 @@ pub fn by_pod(leases: Vec<Lease>, counts: &Counts) -> Vec<(String, String, u32)>
     leases.into_iter().filter_map(named).collect()
 }
 
-/// Counts the entries of a map, in chunks.
+/// Counts the entries of a map, in chunks; `None` for a map that has no absent entries.
 ///
 /// # Errors
 /// The map cannot be read.
-pub fn count(map: &RawMap) -> Result<u32, BpfError> {
+pub fn count(map: &RawMap) -> Result<Option<u32>, BpfError> {
+    if !has_absent_entries(map) {
+        return Ok(None);
+    }
     let size = map.info().key_size.max(1) as usize;
     let mut entries = 0;
     map.visit(|chunk| entries += chunk.keys.len() / size)?;
-    Ok(u32::try_from(entries).unwrap_or(u32::MAX))
+    Ok(Some(u32::try_from(entries).unwrap_or(u32::MAX)))
 }
 
 #[cfg(test)]

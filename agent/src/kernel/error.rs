@@ -9,6 +9,7 @@ use sluice_pod::inventory::OpenError;
 use sluice_pod::lease::StoreError;
 use sluice_pod::netns::NetNsError;
 
+use super::linux::load::LoadError;
 use super::linux::migration::MigrationError;
 use super::linux::{CgroupError, HookError, InstallError, SysctlError};
 
@@ -45,6 +46,9 @@ pub enum KernelError {
     /// The state of another version could not be taken over.
     #[error("take over from another version")]
     Migration(#[from] MigrationError),
+    /// Programs or maps could not be loaded.
+    #[error("load programs and maps")]
+    Load(#[from] LoadError),
     /// A CNI file could not be installed.
     #[error(transparent)]
     Install(#[from] InstallError),

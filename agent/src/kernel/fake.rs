@@ -3,6 +3,7 @@
 //! Every operation has a label such as `put FRONTENDS 2` or `attach pod 7`. Operations that change
 //! something are logged by their label; failures are injected by the beginning of a label.
 
+mod hooks;
 mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +12,10 @@ use std::{fmt, io};
 use ipnet::IpNet;
 use sluice_core::table::{Rows, Table, TableSpec, Write};
 use sluice_pod::PathPart;
-use sluice_pod::device::{Link, LinkLayer};
+use sluice_pod::device::Link;
 use sluice_pod::lease::{BootInstant, Lease};
 
-use super::linux::migration::HandedOver;
-use super::{CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, PodPrograms, Result, Routes};
+use super::{CniFiles, Count, Hop, KernelError, Maps, Network, Result, Routes};
 use crate::host::HostState;
 
 /// Operations that fail: the `skip` first ones whose label begins so succeed, then `times` fail.
@@ -296,64 +296,6 @@ impl Network for FakeKernel {
         let changed = self.forwarding.insert(uplink.to_owned());
         self.log.extend(changed.then(|| format!("enable forwarding {uplink}")));
         Ok(changed)
-    }
-}
-
-impl Hooks for FakeKernel {
-    fn attach_uplink(&mut self, ifindex: u32, _layer: LinkLayer) -> Result<bool> {
-        let label = format!("attach uplink {ifindex}");
-        self.check(&label)?;
-        let changed = self.uplinks.insert(ifindex);
-        self.log.extend(changed.then_some(label));
-        Ok(changed)
-    }
-
-    fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
-        self.change(format!("detach uplink {ifindex}"))?;
-        self.uplinks.remove(&ifindex);
-        Ok(())
-    }
-
-    fn attach_pod(&mut self, ifindex: u32) -> Result<PodPrograms> {
-        let label = format!("attach pod {ifindex}");
-        self.check(&label)?;
-        let changed = self.pod_hooks.insert(ifindex);
-        self.log.extend(changed.then_some(label));
-        Ok(PodPrograms { changed, by_tcx: self.by_tcx.contains(&ifindex) })
-    }
-
-    fn attach_sockets(&mut self) -> Result<usize> {
-        self.check("attach sockets")?;
-        if std::mem::replace(&mut self.socket_programs, true) {
-            return Ok(0);
-        }
-        self.log.push("attach sockets".to_owned());
-        Ok(8)
-    }
-
-    fn hand_over(&mut self) -> Result<HandedOver> {
-        self.change("hand over".to_owned())?;
-        Ok(HandedOver::default())
-    }
-
-    fn restore_pins(&mut self) -> Result<usize> {
-        self.check("restore pins")?;
-        if std::mem::replace(&mut self.pins, true) {
-            return Ok(0);
-        }
-        self.log.push("restore pins".to_owned());
-        Ok(3)
-    }
-
-    fn stale_pins(&mut self) -> Result<Vec<String>> {
-        Ok(self.stale_pins.clone())
-    }
-
-    fn remove_stale_pins(&mut self) -> Result<Vec<String>> {
-        self.check("remove pins")?;
-        let removed = std::mem::take(&mut self.stale_pins);
-        self.log.extend(removed.iter().map(|version| format!("remove pins {version}")));
-        Ok(removed)
     }
 }
 

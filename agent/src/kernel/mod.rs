@@ -23,6 +23,7 @@ use crate::counters::Count;
 pub use error::KernelError;
 use ipnet::IpNet;
 use sluice_abi::{Addr, PortBe};
+use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::lease::{BootInstant, Lease};
@@ -105,6 +106,15 @@ pub struct PodPrograms {
     pub by_tcx: bool,
 }
 
+/// Result of [`Hooks::grow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grown {
+    /// The capacities of the maps.
+    pub capacity: Capacity,
+    /// Whether former programs go on with the former maps until [`Hooks::hand_over`].
+    pub takes_over: bool,
+}
+
 /// Attachment of the pinned programs, and their pins.
 pub trait Hooks {
     /// Attaches the programs of uplinks to a device. Returns whether anything changed.
@@ -121,6 +131,10 @@ pub trait Hooks {
 
     /// Makes all hooks run this version's programs, and takes the flows of another version over.
     fn hand_over(&mut self) -> Result<HandedOver>;
+
+    /// Replaces the maps that grow by larger ones, and loads programs that use them. The former
+    /// programs go on until [`Hooks::hand_over`]; after a failure they go on as if nothing was done.
+    fn grow(&mut self, least: &Capacity) -> Result<Grown>;
 
     /// Restores the pins of the maps and programs that were pinned at start. Returns their number.
     fn restore_pins(&mut self) -> Result<usize>;

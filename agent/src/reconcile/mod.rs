@@ -14,6 +14,7 @@ mod backoff;
 mod cni_files;
 mod devices;
 mod forwarding;
+mod growth;
 mod host_state;
 mod leases;
 mod migration;
@@ -33,7 +34,6 @@ mod tests;
 use std::time::Instant;
 
 use sluice_bpf::error_chain;
-use sluice_core::diff::Capacity;
 
 use self::backoff::Backoff;
 use crate::conditions::{Concern, Status};
@@ -100,16 +100,16 @@ struct Scheduled {
 pub struct Reconcilers(Vec<Scheduled>);
 
 impl Reconcilers {
-    /// Every reconciler, for maps of this capacity. A reconciler precedes those that
-    /// depend on its result.
-    pub fn all(capacity: Capacity) -> Reconcilers {
+    /// Every reconciler. A reconciler precedes those that depend on its result.
+    pub fn all() -> Reconcilers {
         Reconcilers::new(vec![
             Box::new(pins::ReconcilePins),
             Box::new(host_state::ReconcileHostState),
             Box::new(devices::ReconcileDevices::default()),
             Box::new(socket_programs::ReconcileSocketPrograms::default()),
             Box::new(forwarding::ReconcileForwarding::default()),
-            Box::new(service_maps::ReconcileServiceMaps::new(capacity)),
+            Box::new(service_maps::ReconcileServiceMaps::default()),
+            Box::new(growth::ReconcileGrowth),
             Box::new(routes::ReconcileRoutes::default()),
             Box::new(devices::ReconcileDeviceMap),
             Box::new(node_config::ReconcileNodeConfig),

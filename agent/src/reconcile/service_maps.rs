@@ -31,9 +31,12 @@ const UNCOUNTED_MAX: u32 = 2;
 const PLANS: usize = 2;
 
 /// Plans and writes the rows that differ.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ReconcileServiceMaps {
+    /// The capacities of the maps that were read.
     capacity: Capacity,
+    /// Whether the maps were large enough for the first tables, or had to stay as they were.
+    sized: bool,
     /// The rows in the kernel; `None` if they have to be read (again).
     realized: Option<RealizedState>,
     /// The state before a failed write or before a comparison: the ids and slots that it used are
@@ -64,19 +67,30 @@ impl Reconciler for ReconcileServiceMaps {
         if state.take_comparison() {
             self.start_comparison();
         }
+        if self.capacity != state.capacity() {
+            self.require_read_back();
+        }
         if self.realized.is_none() {
-            self.read_back(kernel)?;
+            self.read_back(state.capacity(), kernel)?;
         }
         if !state.synced() {
             return Err(NotReconciled::Waiting("not every kind of object has been listed"));
         }
         self.unwritten.merge(state.take_changed());
+        if !std::mem::replace(&mut self.sized, true)
+            && state.require_entries(Some(&Capacity::for_tables(state.tables())))
+        {
+            // Before the rows are written that would be copied.
+            return Err(NotReconciled::Waiting("the maps are replaced by larger ones"));
+        }
         self.space_pending = false;
-        for _ in 0..PLANS {
+        for attempt in 1..=PLANS {
             let plan = self.plan_and_write(state, kernel)?;
-            report_capacity(state, &plan);
-            let again = plan.worth_retrying();
-            self.space_pending = again;
+            let again = plan.worth_retrying() && attempt < PLANS;
+            self.space_pending = plan.worth_retrying();
+            if !again && !state.require_entries(plan.needed.as_ref()) {
+                report_capacity(state, &plan);
+            }
             state.add_stale_udp(plan.stale_udp);
             if !again {
                 break;
@@ -91,20 +105,6 @@ impl Reconciler for ReconcileServiceMaps {
 }
 
 impl ReconcileServiceMaps {
-    /// A reconciler that has not read the maps yet.
-    pub fn new(capacity: Capacity) -> ReconcileServiceMaps {
-        ReconcileServiceMaps {
-            capacity,
-            realized: None,
-            former: None,
-            space_pending: false,
-            comparison: None,
-            uncounted: 0,
-            unwritten: Changed::default(),
-            stale_udp: BTreeSet::new(),
-        }
-    }
-
     /// Starts a comparison; reads everything back if rows were written during each of the last ones.
     fn start_comparison(&mut self) {
         if self.uncounted >= UNCOUNTED_MAX {
@@ -150,15 +150,23 @@ impl ReconcileServiceMaps {
         }
     }
 
-    fn read_back(&mut self, kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
+    fn read_back(
+        &mut self,
+        capacity: Capacity,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
         let started = Instant::now();
         let found = ReadBack::read(|table, keys| match keys {
             None => kernel.read(table),
             Some(keys) => kernel.read_keys(table, keys),
         })?;
         self.realized = Some(match self.former.take() {
-            Some(mut former) => {
+            Some(mut former) if self.capacity == capacity => {
                 former.resync(found);
+                former
+            }
+            Some(mut former) => {
+                former.replace(found, capacity);
                 former
             }
             None => {
@@ -170,9 +178,10 @@ impl ReconcileServiceMaps {
                     duration = ?started.elapsed(),
                     "maps read back"
                 );
-                RealizedState::with_capacity(found, self.capacity)
+                RealizedState::with_capacity(found, capacity)
             }
         });
+        self.capacity = capacity;
         Ok(())
     }
 

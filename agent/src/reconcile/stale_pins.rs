@@ -1,7 +1,8 @@
 //! Pins of another ABI version, left by the agent before an upgrade.
 //!
 //! Until the uplink, the cgroup root and every pod have the present programs, the old ones carry
-//! traffic; until the CNI binary is replaced, the old one opens the old pins.
+//! traffic; until the CNI binary is replaced, the old one opens the old pins. The same is true of pins of
+//! this version that were set aside when a map grew.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ const AFTER: [Concern; 5] = [
     Concern::CniFiles,
 ];
 
-/// Time in which every ADD ends that has begun before the CNI binary was replaced. One that takes longer
-/// and has not opened the pins fails, and the runtime repeats it with the new binary.
+/// Time in which every ADD ends that has begun before the CNI binary or the programs were replaced. One
+/// that takes longer and has not opened the pins fails, and the runtime repeats it.
 const ADD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Removes the pins.
@@ -42,8 +43,8 @@ impl Reconciler for ReconcileStalePins {
         if kernel.stale_pins()?.is_empty() {
             return Ok(());
         }
-        if state.cni_binary_age().is_some_and(|age| age < ADD_LIMIT) {
-            return Err(NotReconciled::Waiting("an ADD of the former CNI binary may run"));
+        if state.pins_age().is_some_and(|age| age < ADD_LIMIT) {
+            return Err(NotReconciled::Waiting("an ADD may run that uses the former pins"));
         }
         for version in kernel.remove_stale_pins()? {
             tracing::info!(version, "pins of another ABI version removed");

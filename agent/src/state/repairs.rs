@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::State;
-use crate::conditions::Concern;
 
 impl State {
     /// Whether the Service maps are reconciled at each poll: a comparison is under way, or rows wait
@@ -22,7 +21,7 @@ impl State {
     /// Records that this version's programs handle all packets.
     pub fn set_taken_over(&mut self) {
         self.takes_over = false;
-        self.mark([Concern::Devices, Concern::SocketPrograms, Concern::Pods, Concern::CniFiles]);
+        self.replace_programs();
     }
 
     /// Whether the pinned programs may replace those that are attached.
@@ -32,17 +31,19 @@ impl State {
 
     /// Records that the CNI binary was replaced.
     pub fn set_cni_binary_installed(&mut self) {
-        self.cni_binary_installed = Some(self.now());
+        self.pins_replaced = Some(self.now());
     }
 
-    /// Time since the CNI binary was replaced by this agent.
-    pub fn cni_binary_age(&self) -> Option<Duration> {
-        self.cni_binary_installed.map(|at| self.now().duration_since(at))
+    /// Time since this agent replaced the CNI binary or the pinned programs.
+    pub fn pins_age(&self) -> Option<Duration> {
+        self.pins_replaced.map(|at| self.now().duration_since(at))
     }
 
-    /// Counts changes by other programs that were repaired, by kind.
+    /// Counts changes by other programs that were repaired, by kind. Programs that this agent replaced
+    /// are not repairs.
     pub fn repaired(&mut self, kind: &'static str, count: usize) {
-        if count > 0 {
+        let replaced = self.pins_replaced == Some(self.now()) && kind.ends_with("_programs");
+        if count > 0 && !replaced {
             *self.repairs.entry(kind).or_default() += count as u64;
         }
     }

@@ -36,21 +36,21 @@ pub static NETWORKS: LpmTrie<Addr, Network> =
 /// Service addresses and ports.
 #[map]
 pub static FRONTENDS: HashMap<FrontendKey, Frontend> =
-    HashMap::with_max_entries(map::FRONTENDS_MAX, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(map::FRONTENDS_INITIAL, BPF_F_NO_PREALLOC);
 
 /// Service ports by id.
 #[map]
 pub static SERVICES: HashMap<u32, ServicePort> =
-    HashMap::with_max_entries(map::SERVICES_MAX, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(map::SERVICES_INITIAL, BPF_F_NO_PREALLOC);
 
 /// Ranges of backend ids.
 #[map]
-pub static SLOTS: Array<u32> = Array::with_max_entries(map::SLOTS_MAX, 0);
+pub static SLOTS: Array<u32> = Array::with_max_entries(map::SLOTS_INITIAL, 0);
 
 /// Endpoints of Services by id.
 #[map]
 pub static BACKENDS: HashMap<u32, Backend> =
-    HashMap::with_max_entries(map::BACKENDS_MAX, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(map::BACKENDS_INITIAL, BPF_F_NO_PREALLOC);
 
 /// Clients of load balancer addresses.
 #[map]

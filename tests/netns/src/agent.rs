@@ -129,9 +129,8 @@ impl Agent {
     pub fn kill_at(self, words: &[&str]) {
         let start = Instant::now();
         loop {
-            let log = self.log();
-            let new = log.get(self.log_start..).unwrap_or_default();
-            if words.iter().any(|words| new.contains(words)) {
+            let log = self.log_of_this();
+            if words.iter().any(|words| log.contains(words)) {
                 return self.kill();
             }
             assert!(start.elapsed() < DEADLINE, "none of {words:?} in the log: {log}");
@@ -150,6 +149,11 @@ impl Agent {
     /// Sends SIGKILL and waits for the exit.
     pub fn kill(mut self) {
         self.process.kill();
+    }
+
+    /// The log of this agent so far.
+    pub fn log_of_this(&self) -> String {
+        self.log().split_off(self.log_start)
     }
 
     /// Process id.

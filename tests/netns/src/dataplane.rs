@@ -3,13 +3,10 @@
 use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
 use aya::programs::Program;
-use nix::errno::Errno;
-use nix::libc;
 use sluice_abi::{
     Addr, Counter, DropReason, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
     NetworkKey, NodeConfig, Outcome, ServicePort, map, pin, program,
@@ -19,7 +16,10 @@ use sluice_bpf::netlink::Netlink;
 use sluice_bpf::{AttachType, BpfError, Map, ProgInfo, map_info, obj_get, prog_info};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+pub use self::maps::{Memory, freeze, memory};
 use crate::{Namespaces, Node, bpf_object, ip_json};
+
+mod maps;
 
 /// Capacity of the larger maps where a test does not fill them.
 const SMALL: u32 = 64;
@@ -121,21 +121,6 @@ pub fn flows(node: &Node) -> Vec<(FlowKey, FlowEntry)> {
 /// Capacity of a pinned map.
 pub fn capacity(node: &Node, name: &str) -> u32 {
     node.namespaces.run(|| map_info(obj_get(&map_path(name)).unwrap()).unwrap().max_entries)
-}
-
-/// Forbids writes to a pinned map from user space, for the rest of its life
-/// (`BPF_MAP_FREEZE`).
-pub fn freeze(node: &Node, name: &str) {
-    const BPF_MAP_FREEZE: libc::c_int = 22;
-    node.namespaces.run(|| {
-        let map = obj_get(&map_path(name)).unwrap();
-        let attributes = u32::try_from(map.as_raw_fd()).unwrap();
-        // SAFETY: the attributes of this command are one u32, which outlives the call.
-        let result = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_MAP_FREEZE, &raw const attributes, size_of::<u32>())
-        };
-        Errno::result(result).unwrap_or_else(|e| panic!("freeze {name}: {e}"));
-    });
 }
 
 /// Packets that a node dropped for this reason, over all CPUs.

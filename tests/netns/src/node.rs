@@ -86,7 +86,12 @@ impl Node {
 
     /// Starts the agent of a version and does not wait.
     pub fn agent_of(&self, version: Version) -> Agent {
-        Agent::start(self, version, &[])
+        self.agent_of_with(version, &[])
+    }
+
+    /// Starts the agent of a version with more flags and does not wait.
+    pub fn agent_of_with(&self, version: Version, flags: &[&str]) -> Agent {
+        Agent::start(self, version, flags)
     }
 
     /// Runs an agent whose flags it must refuse; returns its standard error.

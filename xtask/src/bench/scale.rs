@@ -18,11 +18,12 @@ const STEP: Duration = Duration::from_secs(300);
 const SIZES: [(&str, &str); 3] = [("1", "1"), ("10000", "10"), ("50000", "5.2")];
 
 /// A figure: name, field of the report, divisor, decimal places, and the aim at each size.
-const FIGURES: [(&str, &str, f64, usize, [&str; 3]); 7] = [
+const FIGURES: [(&str, &str, f64, usize, [&str; 3]); 8] = [
     ("start to programmed, s", "programmed_s", 1.0, 2, ["", "", "1.2"]),
     ("memory, peak, MiB", "rss_peak_kib", 1024.0, 1, ["", "", ""]),
     ("memory after the lists, MiB", "rss_after_list_kib", 1024.0, 1, ["", "50", "150"]),
     ("memory after the changes, MiB", "rss_steady_kib", 1024.0, 1, ["", "50", "150"]),
+    ("memory of the maps, MiB", "maps_kib", 1024.0, 1, ["24", "", ""]),
     ("change to map, median, ms", "latency_p50_ms", 1.0, 2, ["", "", ""]),
     ("change to map, p99, ms", "latency_p99_ms", 1.0, 2, ["3", "3", "3"]),
     ("cores at 20 changes a second", "cpu_cores", 1.0, 4, ["0.005", "0.005", "0.005"]),

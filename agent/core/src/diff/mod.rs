@@ -14,6 +14,7 @@
 //! [`RealizedState`] assumes that each plan is carried out. After a failed write, the caller reads
 //! the maps back, calls [`RealizedState::resync`] and plans again.
 
+mod growth;
 mod plan;
 mod read_back;
 mod services;
@@ -22,7 +23,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use plan::{Capacity, CapacityError, Plan, StaleBackend};
+pub use growth::{Capacity, GROWING, Growing};
+pub use plan::{CapacityError, Plan, StaleBackend};
 pub use read_back::ReadBack;
 use services::RealizedServices;
 use sluice_abi::{Network, NetworkKey};
@@ -63,6 +65,15 @@ impl RealizedState {
     pub fn resync(&mut self, read_back: ReadBack) {
         let mut state = RealizedState::with_capacity(read_back, self.capacity);
         state.services.succeed(&self.services);
+        *self = state;
+    }
+
+    /// Replaces the state with the rows in maps that replace the former ones, with other capacities.
+    /// No program has used them, so that all their slots are free; ids are not reused at once, because
+    /// flows have them.
+    pub fn replace(&mut self, read_back: ReadBack, capacity: Capacity) {
+        let mut state = RealizedState::with_capacity(read_back, capacity);
+        state.services.succeed_ids(&self.services);
         *self = state;
     }
 

@@ -2,9 +2,12 @@
 
 use sluice_abi::{Backend, FrontendKey, NetworkKey};
 
+use super::Capacity;
 use crate::compile::ServicePortId;
 use crate::model::ObjectName;
-use crate::table::{Backends, Frontends, Networks, Services, Slots, SourceRanges, Table, Write};
+use crate::table::{
+    Backends, Frontends, Networks, Services, Slots, SourceRanges, Table, TableSpec, Write,
+};
 
 /// Writes, and what else follows from the changes.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +19,8 @@ pub struct Plan {
     pub stale_udp: Vec<StaleBackend>,
     /// Rows that do not fit. Existing frontends stay unchanged; every later plan tries again.
     pub over_capacity: Vec<CapacityError>,
+    /// The entries that the maps would need for all rows, if some do not fit.
+    pub needed: Option<Capacity>,
     /// Whether slots were in quarantine during this plan: a later plan may use them.
     pub(super) space_pending: bool,
 }
@@ -42,36 +47,6 @@ impl Plan {
     /// Number of rows in all batches.
     pub fn rows(&self) -> usize {
         self.writes.iter().map(Write::len).sum()
-    }
-}
-
-/// Capacities of the maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Entries of `FRONTENDS`.
-    pub frontends: u32,
-    /// Entries of `SERVICES`.
-    pub services: u32,
-    /// Entries of `SLOTS`.
-    pub slots: u32,
-    /// Entries of `BACKENDS`.
-    pub backends: u32,
-    /// Entries of `SOURCE_RANGES`.
-    pub source_ranges: u32,
-    /// Entries of `NETWORKS`.
-    pub networks: u32,
-}
-
-impl Default for Capacity {
-    fn default() -> Capacity {
-        Capacity {
-            frontends: Frontends::SPEC.capacity,
-            services: Services::SPEC.capacity,
-            slots: Slots::SPEC.capacity,
-            backends: Backends::SPEC.capacity,
-            source_ranges: SourceRanges::SPEC.capacity,
-            networks: Networks::SPEC.capacity,
-        }
     }
 }
 
@@ -156,4 +131,18 @@ pub enum CapacityError {
         /// Capacity of the map.
         max: u32,
     },
+}
+
+impl CapacityError {
+    /// The map that refused the row.
+    pub fn table(&self) -> &'static TableSpec {
+        match self {
+            CapacityError::Frontends { .. } => Frontends::SPEC,
+            CapacityError::Services { .. } => Services::SPEC,
+            CapacityError::Backends { .. } => Backends::SPEC,
+            CapacityError::Slots { .. } => Slots::SPEC,
+            CapacityError::SourceRanges { .. } => SourceRanges::SPEC,
+            CapacityError::Networks { .. } => Networks::SPEC,
+        }
+    }
 }

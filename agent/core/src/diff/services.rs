@@ -3,9 +3,11 @@
 
 mod comparison;
 mod draft;
+mod needed;
 mod port;
 mod ranges;
 mod reconcile;
+mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -128,33 +130,6 @@ impl RealizedServices {
             self.backends.acquire(*id);
         }
         RealizedSet { range, ids: ids.into(), broken: false }
-    }
-
-    /// Takes over what only the state before a failed write knows: the owners of ids. Quarantines the
-    /// slots and ids that only that state used.
-    pub(super) fn succeed(&mut self, previous: &RealizedServices) {
-        for id in self.ports.keys() {
-            if let Some(owner) = previous.services.owner(*id) {
-                self.services.adopt(*id, owner);
-            }
-        }
-        self.services.succeed(&previous.services);
-        // The previous instance knows the Service ports of backends that none selects.
-        for (backend, ids) in &mut self.unclaimed {
-            ids.retain(|id| match previous.backends.owner(*id) {
-                Some(owner) if owner.1 == *backend => !self.backends.adopt(*id, owner),
-                _ => true,
-            });
-        }
-        self.unclaimed.retain(|_, ids| !ids.is_empty());
-        self.backends.succeed(&previous.backends);
-        let used = previous.ports.values().flat_map(RealizedPort::sets);
-        let used = used.filter(|set| !set.broken).map(|set| set.range);
-        for range in used.chain(previous.freed.iter()) {
-            if range.len > 0 && self.slots.reserve(range) {
-                self.freed.add(range);
-            }
-        }
     }
 
     /// After a restart, a Service port keeps the id that its frontends have in the kernel, unless a

@@ -87,6 +87,14 @@ impl Kernel {
         self.tracked.clear();
     }
 
+    /// Larger maps with the same rows replace the present ones. No program has used them.
+    pub fn replace_maps(&mut self, capacity: Capacity) {
+        assert!(capacity.growing().zip(self.capacity.growing()).all(|(new, old)| new >= old));
+        self.slots.resize(capacity.slots as usize, 0);
+        self.capacity = capacity;
+        self.tracked.clear();
+    }
+
     /// Carries out one row.
     pub fn apply(&mut self, (table, key, value): Row<'_>) {
         match table {

@@ -2,6 +2,7 @@
 
 mod compiled;
 mod coverage;
+mod growth;
 pub mod kernel;
 pub mod plans;
 mod verdict;

@@ -116,7 +116,7 @@ fn fates(tables: &Tables) -> Vec<Fate> {
 }
 
 /// Begins a plan that takes time: one that writes something, or that waits for capacity.
-fn begin(kernel: &mut Kernel, plan: &Plan) {
+pub fn begin(kernel: &mut Kernel, plan: &Plan) {
     if !plan.writes.is_empty() || !plan.over_capacity.is_empty() {
         kernel.begin_plan();
     }
@@ -124,7 +124,7 @@ fn begin(kernel: &mut Kernel, plan: &Plan) {
 
 /// The kernel holds exactly the desired rows, and no other backends than those and the unselected
 /// ones that existing flows keep.
-fn assert_realized(kernel: &Kernel, tables: &Tables) {
+pub fn assert_realized(kernel: &Kernel, tables: &Tables) {
     assert_eq!(kernel.effect(), desired_effect(tables));
     assert_eq!(&kernel.networks, tables.networks());
     let of = |sets: fn(&PortRow) -> Vec<Backend>| -> BTreeSet<Backend> {

@@ -56,7 +56,7 @@ const COMPARISON: Duration = Duration::from_secs(310);
 #[tokio::test(start_paused = true)]
 async fn maps_are_compared_in_parts_also_while_rows_exceed_a_capacity() {
     let capacity = Capacity { frontends: 5000, ..Capacity::default() };
-    let mut harness = Harness::with_capacity(capacity);
+    let mut harness = Harness::with_capacity(capacity, capacity);
     harness.send(lists(many_services())).await;
     assert_eq!(harness.status(Concern::Capacity).0, Status::Degraded);
     let (key, row) = *harness.kernel().rows::<Frontends>().last().unwrap();
@@ -180,7 +180,7 @@ async fn failed_detachment_from_a_former_uplink_is_repeated() {
 #[tokio::test(start_paused = true)]
 async fn services_beyond_a_capacity_are_reported_and_programmed_when_space_is_free() {
     let capacity = Capacity { frontends: 4, ..Capacity::default() };
-    let mut harness = Harness::with_capacity(capacity);
+    let mut harness = Harness::with_capacity(capacity, capacity);
     let of = |n: i64| {
         let (name, ip) = (format!("s{n}"), format!("10.96.0.{n}"));
         vec![service(&name, Protocol::Tcp, &ip, n), slice(&name, Protocol::Tcp, &["10.244.2.7"])]
@@ -200,7 +200,7 @@ async fn services_beyond_a_capacity_are_reported_and_programmed_when_space_is_fr
 #[tokio::test(start_paused = true)]
 async fn freed_slots_are_not_reused_in_the_same_pass() {
     let capacity = Capacity { slots: 6, ..Capacity::default() };
-    let mut harness = Harness::with_capacity(capacity);
+    let mut harness = Harness::with_capacity(capacity, capacity);
     let four = ["10.244.2.1", "10.244.2.2", "10.244.2.3", "10.244.2.4"];
     harness.send(lists(web(&four))).await;
     let other = ["10.244.3.1", "10.244.3.2", "10.244.3.3", "10.244.3.4"];

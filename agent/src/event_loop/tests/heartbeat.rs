@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sluice_core::diff::Capacity;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -30,7 +29,7 @@ impl Observer for Heartbeats {
 async fn idle_loop_shows_that_it_is_alive() {
     let beats = Heartbeats::default();
     let state = State::new(Harness::new().config().clone(), Instant::now().into_std());
-    let reconcilers = Reconcilers::all(Capacity::default());
+    let reconcilers = Reconcilers::all();
     let kernel = FakeKernel::new(host());
     let mut event_loop = EventLoop::new(state, kernel, reconcilers, Box::new(beats.clone()));
     let (_events, mut queue) = mpsc::channel::<Event>(1);

@@ -2,6 +2,7 @@
 
 mod changes;
 mod failures;
+mod growth;
 mod heartbeat;
 mod start;
 

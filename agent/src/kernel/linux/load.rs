@@ -5,7 +5,6 @@
 //! pinned program is kept if its code and its maps are the same; otherwise the new one is pinned
 //! beside it and renamed over it, so that the CNI binary finds a program at any time.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -13,15 +12,16 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
-use aya_obj::EbpfSectionKind;
 use sluice_abi::{map, pin, program};
 use sluice_bpf::layout::{self, Layouts};
 use sluice_bpf::{self as bpf};
 
-use super::migration::{self, MigrationError, PinSet, Role, describe, remove_pin, waiting};
+use super::migration::{self, MigrationError, PinSet, describe, remove_pin, waiting};
+use super::shape::{Shape, declared_shapes, pinned_shape};
+use super::sizes::Sizes;
 
 /// The eBPF object; empty if the agent was built without it.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
 
 /// Helper number of `bpf_set_retval`.
 const BPF_FUNC_SET_RETVAL: aya_obj::generated::bpf_func_id =
@@ -86,14 +86,11 @@ pub struct Loaded {
     pub takes_over_from: Option<String>,
 }
 
-/// Number of entries of maps by name, where it is not that of the object.
-pub type Capacities = BTreeMap<&'static str, u32>;
-
 /// Loads and pins everything below [`pin::ROOT`]. A map whose capacity is another one is migrated.
 ///
 /// # Errors
 /// The first step that failed. Objects pinned before it stay pinned.
-pub fn load(capacities: &Capacities) -> Result<Loaded, LoadError> {
+pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
@@ -106,15 +103,19 @@ pub fn load(capacities: &Capacities) -> Result<Loaded, LoadError> {
             .map_err(|source| LoadError::Pin { path: dir.into(), source })?;
     }
     let mut loaded = Loaded::default();
+    let layouts = layout::current();
+    let own = own_pins(&layouts)?;
+    let entries = sizes.resolve(own.iter().chain(&migration::active_other()?))?;
     let mut shapes = declared_shapes()?;
     for shape in &mut shapes {
-        if let Some(entries) = capacities.get(shape.name.as_str()) {
+        if let Some(entries) = entries.get(shape.name.as_str()) {
             shape.max_entries = *entries;
         }
     }
     let shapes = shapes;
-    let layouts = layout::current();
-    replace_changed(&shapes, &layouts)?;
+    if let Some(own) = &own {
+        replace_changed(own, &shapes, &layouts)?;
+    }
     let source = migration::active_other()?;
     if let Some(source) = &source {
         share(&shapes, &layouts, source, &mut loaded)?;
@@ -187,64 +188,25 @@ pub fn trim_heap() {
     }
 }
 
-/// The shape of a map, as the object declares it or as the kernel reports it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Shape {
-    name: String,
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
-}
-
-fn declared_shapes() -> Result<Vec<Shape>, LoadError> {
-    let object = aya_obj::Object::parse(OBJECT).map_err(|e| LoadError::Object(e.to_string()))?;
-    let mut shapes: Vec<Shape> = object
-        .maps
-        .iter()
-        .filter(|(_, m)| {
-            matches!(m.section_kind(), EbpfSectionKind::Maps | EbpfSectionKind::BtfMaps)
-        })
-        .map(|(name, m)| Shape {
-            name: name.clone(),
-            map_type: m.map_type(),
-            key_size: m.key_size(),
-            value_size: m.value_size(),
-            max_entries: m.max_entries(),
-            flags: m.map_flags(),
-        })
-        .collect();
-    shapes.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(shapes)
-}
-
-/// The shape of a pinned map; `None` if nothing, or another kind of object, is pinned.
-fn pinned_shape(name: &str, path: &Path) -> Option<Shape> {
-    let info = bpf::map_info(bpf::obj_get(path).ok()?).ok()?;
-    Some(Shape {
-        name: name.to_owned(),
-        map_type: info.map_type,
-        key_size: info.key_size,
-        value_size: info.value_size,
-        max_entries: info.max_entries,
-        flags: info.flags,
-    })
-}
-
-/// Unpins maps whose shape or description is not that of this agent. If this version's programs are
-/// active, they go on from a directory of their own.
-fn replace_changed(shapes: &[Shape], layouts: &Layouts) -> Result<(), LoadError> {
-    let maps_dir = Path::new(pin::MAPS);
-    let is_pinned = maps_dir.join(map::NODE_CONFIG).exists();
+/// The pins of this version, if an agent has loaded it before.
+fn own_pins(layouts: &Layouts) -> Result<Option<PinSet>, LoadError> {
+    let is_pinned = Path::new(pin::MAPS).join(map::NODE_CONFIG).exists();
     if is_pinned && !Path::new(pin::ROOT).join(pin::LAYOUTS).exists() {
         // The layouts of a version do not change; an agent that ended early has not pinned them.
         describe(layouts)?;
     }
-    let Some(own) = PinSet::own()? else { return Ok(()) };
+    let own = PinSet::own()?;
+    if let Some(own) = &own {
+        own.undo_make_way()?;
+    }
+    Ok(own)
+}
+
+/// Unpins maps whose shape or description is not that of this agent.
+fn replace_changed(own: &PinSet, shapes: &[Shape], layouts: &Layouts) -> Result<(), LoadError> {
     let mut changed = Vec::new();
     for wanted in shapes {
-        let path = maps_dir.join(&wanted.name);
+        let path = Path::new(pin::MAPS).join(&wanted.name);
         if !path.exists() {
             continue;
         }
@@ -252,22 +214,10 @@ fn replace_changed(shapes: &[Shape], layouts: &Layouts) -> Result<(), LoadError>
         let name = wanted.name.as_str();
         if found.as_ref() != Some(wanted) || own.layout(name) != layouts.0.get(name) {
             tracing::info!(map = %name, ?found, ?wanted, "pinned map has another shape, replaced");
-            changed.push(path);
+            changed.push(name);
         }
     }
-    if changed.is_empty() {
-        return Ok(());
-    }
-    if own.role()? == Role::Active {
-        let aside = own.set_aside()?;
-        tracing::info!(pins = %aside.display(), "programs go on with their maps until they are replaced");
-        let per_version = [map::NODE_CONFIG, map::SUCCESSORS, map::PREDECESSORS];
-        changed.extend(per_version.map(|name| maps_dir.join(name)));
-    }
-    for path in changed {
-        remove_pin(&path)?;
-    }
-    Ok(())
+    if changed.is_empty() { Ok(()) } else { Ok(own.make_way(&changed)?) }
 }
 
 /// Pins maps of another version whose description and shape are those of this one, so that the

@@ -7,7 +7,7 @@ use sluice_abi::{
     Addr, Backend, Counter, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
     NetworkKey, NodeConfig, ServicePort, map, pin,
 };
-use sluice_bpf::{BpfError, Map, RawMap, map_info, obj_get};
+use sluice_bpf::{BpfError, Map, RawMap, obj_get};
 use sluice_core::{Rows, TableSpec, Write};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -150,9 +150,14 @@ where
 /// # Errors
 /// ENOENT where the programs were never loaded.
 pub fn open_raw(name: &str) -> Result<RawMap, BpfError> {
-    let fd = obj_get(&path(name))?;
-    let info = map_info(&fd)?;
-    RawMap::from_fd(fd, info.key_size as usize, info.value_size as usize)
+    RawMap::from_any(obj_get(&path(name))?)
+}
+
+/// Whether entries of a map come and go. Arrays are always full.
+pub fn has_absent_entries(map: &RawMap) -> bool {
+    use aya_obj::generated::bpf_map_type as kind;
+    let kinds = [kind::BPF_MAP_TYPE_HASH, kind::BPF_MAP_TYPE_LRU_HASH, kind::BPF_MAP_TYPE_LPM_TRIE];
+    kinds.iter().any(|kind| *kind as u32 == map.info().map_type)
 }
 
 /// Opens the pin of the counters alone.

@@ -5,6 +5,7 @@
 //! replacement: pods keep their network while no agent runs.
 
 pub mod cni_files;
+mod grow;
 pub mod hooks;
 pub mod load;
 pub mod maps;
@@ -18,6 +19,8 @@ pub mod probe;
 #[cfg(feature = "program-log")]
 pub mod program_log;
 pub mod routes;
+mod shape;
+pub mod sizes;
 pub mod sysctl;
 pub mod udp_sockets;
 
@@ -28,6 +31,7 @@ use ipnet::IpNet;
 use sluice_abi::Counter;
 use sluice_bpf::Map;
 use sluice_bpf::netlink::Netlink;
+use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{self, Link, LinkLayer};
 use sluice_pod::identity;
@@ -38,11 +42,12 @@ use sluice_pod::{HostPath, PathPart, host_path, host_paths, restore};
 pub use self::cni_files::InstallError;
 pub use self::hooks::{CgroupError, HookError};
 use self::migration::HandedOver;
+use self::sizes::Sizes;
 pub use self::sysctl::SysctlError;
 use super::counters;
 use super::{
-    CniFiles, Count, Hooks, Hop, KernelError, Maps, Network, Peer, PodPrograms, Pods, Result,
-    Routes,
+    CniFiles, Count, Grown, Hooks, Hop, KernelError, Maps, Network, Peer, PodPrograms, Pods,
+    Result, Routes,
 };
 use crate::host::HostState;
 
@@ -73,15 +78,19 @@ pub struct LinuxKernel {
     leases: Store,
     known_leases: KnownLeases,
     pins: pins::Pins,
+    /// With which the maps were loaded.
+    sizes: Sizes,
+    /// Whether loading has ended, so that the pins belong together.
+    pins_are_valid: bool,
     cni_binary: cni_files::Installer,
 }
 
 impl LinuxKernel {
-    /// Opens a netlink socket, the counters and all pins.
+    /// Opens a netlink socket, the counters and all pins, which were loaded with these sizes.
     ///
     /// # Errors
     /// No netlink socket is available, or a pin cannot be opened.
-    pub fn open(paths: Paths) -> Result<LinuxKernel> {
+    pub fn open(paths: Paths, sizes: Sizes) -> Result<LinuxKernel> {
         Ok(LinuxKernel {
             netlink: Netlink::open()?,
             tables: maps::Tables::default(),
@@ -89,6 +98,8 @@ impl LinuxKernel {
             leases: Store::new(&paths.cni_state_dir),
             known_leases: KnownLeases::default(),
             pins: pins::Pins::open()?,
+            sizes,
+            pins_are_valid: true,
             cni_binary: cni_files::Installer::default(),
             paths,
         })
@@ -193,9 +204,15 @@ impl Hooks for LinuxKernel {
     }
 
     fn hand_over(&mut self) -> Result<HandedOver> {
-        let done = migration::hand_over()?;
+        self.load_present()?;
+        let done = migration::hand_over();
+        // Also after a failure: programs may be pinned that were not before.
         self.pins = pins::Pins::open()?;
-        Ok(done)
+        Ok(done?)
+    }
+
+    fn grow(&mut self, least: &Capacity) -> Result<Grown> {
+        self.load_larger(*least)
     }
 
     fn restore_pins(&mut self) -> Result<usize> {

@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use api_server::ApiServer;
-use netns_tests::Topology;
+use netns_tests::{Topology, dataplane};
 use serde_json::{Value, json};
 use sluice_abi::{Frontend, FrontendKey, PortBe, ServicePort, map, pin, proto};
 use sluice_bpf::Map;
@@ -101,6 +101,7 @@ fn main() {
             "rss_steady_kib": status(&process, "VmRSS"),
             "latency_p50_ms": quantile(0.5), "latency_p99_ms": quantile(0.99),
             "cpu_cores": share,
+            "maps_kib": dataplane::memory(&node).iter().map(|map| map.bytes >> 10).sum::<u64>(),
         })
     );
 }

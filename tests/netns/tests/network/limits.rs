@@ -13,11 +13,11 @@ fn maps_have_the_documented_capacities() {
     let node = topology.node(1);
     let _agent = node.agent();
     for (name, entries) in [
-        (map::FRONTENDS, 262_144),
-        (map::SERVICES, 131_072),
+        (map::FRONTENDS, 32_768),
+        (map::SERVICES, 16_384),
+        (map::SLOTS, 131_072),
+        (map::BACKENDS, 131_072),
         (map::SOURCE_RANGES, 65_536),
-        (map::SLOTS, 2_097_152),
-        (map::BACKENDS, 524_288),
         (map::FLOWS, 262_144),
         (map::FLOWS_NEW_POD, 32_768),
         (map::FLOWS_NEW_WIRE, 16_384),
@@ -31,6 +31,23 @@ fn maps_have_the_documented_capacities() {
     assert_eq!(ports, [(1024, 29_999), (61_000, 65_535), (0, 0), (0, 0)]);
     assert_eq!(config.flows_per_pod, 131_072);
     assert_ne!(config.snat_key, [0, 0]);
+}
+
+/// Maps of an agent without Services and flows, those that only the programs use included.
+#[test]
+fn idle_maps_take_at_most_24_mib() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let _agent = node.agent();
+    let _pod = node.pod("default/web");
+    let maps = dataplane::memory(&node);
+    for map in maps.iter().filter(|map| map.bytes >= 64 << 10) {
+        println!("    {:16} {:>8} entries {:>8} KiB", map.name, map.entries, map.bytes >> 10);
+    }
+    let sum: u64 = maps.iter().map(|map| map.bytes).sum();
+    println!("    {} maps, {:.1} MiB", maps.len(), sum as f64 / f64::from(1 << 20));
+    assert!(maps.len() > map::ALL.len(), "maps that are not pinned count");
+    assert!(sum <= 24 << 20, "{sum} bytes: {maps:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod api_server;
 mod cases;
 mod cli;
 mod devices;
+mod growth;
 mod limits;
 mod node_changes;
 mod packets;
@@ -13,6 +14,7 @@ mod readiness;
 mod repairs;
 mod restarts;
 mod services;
+mod traffic;
 mod unreachable;
 mod upgrades;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sluice_abi::{Backend, Frontend, FrontendKey, ServicePort, SlotRange, SourceRangeKey, proto};
 
-use super::{CapacityError, Plan, RealizedServices, StaleBackend};
+use super::{Capacity, CapacityError, Plan, RealizedServices, StaleBackend};
 use crate::table::{Backends, Frontends, Services, Slots, SourceRanges, Write};
 
 /// The rows of a plan, and what it releases.
@@ -27,11 +27,14 @@ pub(super) struct Draft {
     /// Backends that no Service port has.
     pub unclaimed: Vec<(u32, Backend)>,
     pub over_capacity: Vec<CapacityError>,
+    /// Entries for the rows that do not fit.
+    pub missing: Option<Capacity>,
 }
 
 impl RealizedServices {
     /// Turns the draft into writes and removes backends that are not referenced any more.
     pub(super) fn write_draft(&mut self, mut draft: Draft, plan: &mut Plan) {
+        plan.needed = self.needed(&draft);
         let mut delete_backends = Vec::new();
         for id in draft.released_backends {
             if let Some(owner) = self.backends.remove_unused(id) {

@@ -24,6 +24,7 @@ impl RealizedServices {
                 self.ports.insert(service, port);
             }
             Err(error) => {
+                self.add_missing_port(found.is_none(), service, row, draft);
                 draft.over_capacity.push(error);
                 self.waiting_ports.insert(row.id.clone());
                 match found {
@@ -132,15 +133,9 @@ impl RealizedServices {
         draft: &mut Draft,
     ) -> Result<[RealizedSet; 2], CapacityError> {
         // Rows that are deleted still count.
-        let unclaimed: usize = self.unclaimed.values().map(Vec::len).sum();
-        let used = self.backends.len() + self.orphaned.len() + unclaimed;
-        let needed: BTreeSet<&Backend> = wanted
-            .into_iter()
-            .flatten()
-            .filter(|b| self.backends.get(&(service, **b)).is_none())
-            .filter(|b| !self.unclaimed.contains_key(b))
-            .collect();
-        let (needed, max) = (needed.len(), self.capacity.backends);
+        let used = self.used_backends();
+        let needed = self.without_id(service, wanted.into_iter().flatten()).len();
+        let max = self.capacity.backends;
         if used + needed > max as usize {
             return Err(CapacityError::Backends { service: id.clone(), needed, used, max });
         }
@@ -225,6 +220,9 @@ impl RealizedServices {
         };
         let service = desired.port.map_or(Some(0), |port| self.service_of(&port.id));
         let Some(value) = service.map(|service| desired.row.value(service)) else {
+            if found.is_none() {
+                draft.add_missing_frontend();
+            }
             self.waiting_frontends.insert(*key);
             return;
         };
@@ -235,6 +233,7 @@ impl RealizedServices {
         let max = self.capacity.frontends;
         if found.is_none() && self.frontends.len() + draft.delete_frontends.len() >= max as usize {
             let service = desired.service.clone();
+            draft.add_missing_frontend();
             draft.over_capacity.push(CapacityError::Frontends { service, key: *key, max });
             self.waiting_frontends.insert(*key);
             return;

@@ -13,6 +13,7 @@
 
 mod copy;
 mod late_pods;
+mod make_way;
 mod pin_set;
 
 use std::io;
@@ -95,6 +96,9 @@ pub enum MigrationError {
     /// This version's programs are not ready.
     #[error("the configuration of the programs is not written")]
     NotReady,
+    /// An earlier switch has not ended.
+    #[error("the flows of the former maps are not copied yet")]
+    FlowsNotCopied,
     /// An object could not be opened, read or written.
     #[error(transparent)]
     Bpf(#[from] BpfError),
@@ -136,8 +140,11 @@ pub fn active_other() -> Result<Option<PinSet>, MigrationError> {
 /// `NODE_CONFIG` cannot be read.
 pub fn is_interrupted() -> Result<bool, MigrationError> {
     let Some(own) = PinSet::own()? else { return Ok(false) };
-    let flags = own.flags()?.unwrap_or_default();
-    Ok(own.role()? == Role::Active && flags & node_flags::LOOK_BACK != 0)
+    Ok(own.role()? == Role::Active && is_looking_back(&own)?)
+}
+
+fn is_looking_back(set: &PinSet) -> Result<bool, MigrationError> {
+    Ok(set.flags()?.unwrap_or_default() & node_flags::LOOK_BACK != 0)
 }
 
 /// Copies what the agent adopts when it starts: the tables, and the configuration of the programs,
@@ -169,8 +176,15 @@ pub fn hand_over() -> Result<HandedOver, MigrationError> {
     let others = PinSet::others()?;
     let mut result = HandedOver::default();
     let started = Instant::now();
+    // Flows of versions that handed over earlier are old, unless an agent ended before it had copied
+    // them.
+    let mut unfinished = is_looking_back(&own)?;
+    let mut has_flows = Vec::new();
     for other in &others {
-        if other.role()? == Role::Active {
+        let active = other.role()? == Role::Active;
+        has_flows.push(active);
+        if active {
+            unfinished |= is_looking_back(other)?;
             late_pods::follow(other, &own)?;
             switch(other, &own)?;
             result.from = Some(other.name());
@@ -178,7 +192,8 @@ pub fn hand_over() -> Result<HandedOver, MigrationError> {
     }
     publish_programs()?;
     std::thread::sleep(RUN);
-    for other in &others {
+    let has_flows = others.iter().zip(has_flows).filter(|(_, active)| unfinished || *active);
+    for (other, _) in has_flows {
         result.flows += copy_flows(other, &own)?;
         for name in PODS {
             copy(name, other, &own, Existing::Keep)?;
@@ -208,7 +223,7 @@ fn copy_flows(from: &PinSet, to: &PinSet) -> Result<Copied, MigrationError> {
 /// Makes every hook run the programs of `to`: those of `from` pass their packets on.
 fn switch(from: &PinSet, to: &PinSet) -> Result<(), MigrationError> {
     if to.role()? == Role::HandedOver {
-        if from.flags()?.unwrap_or_default() & node_flags::LOOK_BACK != 0 {
+        if is_looking_back(from)? {
             // The agent of `from` was killed before it had copied the flows of `to`.
             copy_flows(to, from)?;
         }

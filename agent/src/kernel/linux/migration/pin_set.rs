@@ -46,6 +46,15 @@ impl DescribedMap {
     }
 }
 
+/// Whether pins that are set aside have their description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Description {
+    /// They are a version of their own.
+    Copied,
+    /// They are kept, and nothing is copied from them.
+    Omitted,
+}
+
 /// What the programs of a version do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -123,10 +132,7 @@ impl PinSet {
     /// # Errors
     /// The pin cannot be opened.
     pub fn any_map(&self, name: &str) -> Result<Option<RawMap>, BpfError> {
-        match bpf::obj_get(&self.dir.join("maps").join(name)) {
-            Err(e) if e.errno() == libc::ENOENT => Ok(None),
-            other => Ok(Some(RawMap::from_any(other?)?)),
-        }
+        map_below(&self.dir, name)
     }
 
     /// What the version's programs do.
@@ -197,11 +203,12 @@ impl PinSet {
     }
 
     /// Pins everything a second time, in a directory of its own: the version goes on while its pins
-    /// are replaced.
+    /// are replaced. Without the description, the copy only keeps programs and maps, and is not a
+    /// version that has flows.
     ///
     /// # Errors
     /// A pin cannot be opened or written.
-    pub fn set_aside(&self) -> Result<PathBuf, MigrationError> {
+    pub fn set_aside(&self, description: Description) -> Result<PathBuf, MigrationError> {
         let aside = (1..)
             .map(|n| PathBuf::from(format!("{}-{n}", self.dir.display())))
             .find(|dir| !dir.exists())
@@ -219,8 +226,21 @@ impl PinSet {
             }
         }
         // The description comes last: without it, the directory is not a version.
-        bpf::obj_pin(&aside.join(pin::LAYOUTS), bpf::obj_get(&self.dir.join(pin::LAYOUTS))?)?;
+        if description == Description::Copied {
+            bpf::obj_pin(&aside.join(pin::LAYOUTS), bpf::obj_get(&self.dir.join(pin::LAYOUTS))?)?;
+        }
         Ok(aside)
+    }
+}
+
+/// A map that is pinned below the directory of a version.
+///
+/// # Errors
+/// The pin cannot be opened.
+pub(super) fn map_below(dir: &Path, name: &str) -> Result<Option<RawMap>, BpfError> {
+    match bpf::obj_get(&dir.join("maps").join(name)) {
+        Err(e) if e.errno() == libc::ENOENT => Ok(None),
+        other => Ok(Some(RawMap::from_any(other?)?)),
     }
 }
 

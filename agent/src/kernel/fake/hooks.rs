@@ -1,0 +1,99 @@
+//! Programs and pins of the node in memory.
+
+use sluice_abi::node_flags;
+use sluice_core::diff::Capacity;
+use sluice_core::table::NodeConfigs;
+use sluice_pod::device::LinkLayer;
+
+use super::FakeKernel;
+use crate::kernel::linux::migration::HandedOver;
+use crate::kernel::{Grown, Hooks, PodPrograms, Result};
+
+impl Hooks for FakeKernel {
+    fn attach_uplink(&mut self, ifindex: u32, _layer: LinkLayer) -> Result<bool> {
+        let label = format!("attach uplink {ifindex}");
+        self.check(&label)?;
+        let changed = self.uplinks.insert(ifindex);
+        self.log.extend(changed.then_some(label));
+        Ok(changed)
+    }
+
+    fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
+        self.change(format!("detach uplink {ifindex}"))?;
+        self.uplinks.remove(&ifindex);
+        Ok(())
+    }
+
+    fn attach_pod(&mut self, ifindex: u32) -> Result<PodPrograms> {
+        let label = format!("attach pod {ifindex}");
+        self.check(&label)?;
+        let changed = self.pod_hooks.insert(ifindex);
+        self.log.extend(changed.then_some(label));
+        Ok(PodPrograms { changed, by_tcx: self.by_tcx.contains(&ifindex) })
+    }
+
+    fn attach_sockets(&mut self) -> Result<usize> {
+        self.check("attach sockets")?;
+        if std::mem::replace(&mut self.socket_programs, true) {
+            return Ok(0);
+        }
+        self.log.push("attach sockets".to_owned());
+        Ok(8)
+    }
+
+    fn hand_over(&mut self) -> Result<HandedOver> {
+        self.change("hand over".to_owned())?;
+        self.change_flags(0, node_flags::HANDED_OVER);
+        Ok(HandedOver::default())
+    }
+
+    fn grow(&mut self, least: &Capacity) -> Result<Grown> {
+        let sizes: Vec<String> = least.growing().map(|(_, entries)| entries.to_string()).collect();
+        self.change(format!("grow {}", sizes.join(" ")))?;
+        let active = self.flags() & node_flags::READY != 0;
+        let takes_over = active || self.flags() & node_flags::HANDED_OVER != 0;
+        if active {
+            self.change_flags(node_flags::HANDED_OVER, node_flags::READY);
+            self.stale_pins.push("v4-1".to_owned());
+        }
+        // Every hook has the programs of the former maps.
+        self.uplinks.clear();
+        self.pod_hooks.clear();
+        self.socket_programs = false;
+        Ok(Grown { capacity: *least, takes_over })
+    }
+
+    fn restore_pins(&mut self) -> Result<usize> {
+        self.check("restore pins")?;
+        if std::mem::replace(&mut self.pins, true) {
+            return Ok(0);
+        }
+        self.log.push("restore pins".to_owned());
+        Ok(3)
+    }
+
+    fn stale_pins(&mut self) -> Result<Vec<String>> {
+        Ok(self.stale_pins.clone())
+    }
+
+    fn remove_stale_pins(&mut self) -> Result<Vec<String>> {
+        self.check("remove pins")?;
+        let removed = std::mem::take(&mut self.stale_pins);
+        self.log.extend(removed.iter().map(|version| format!("remove pins {version}")));
+        Ok(removed)
+    }
+}
+
+impl FakeKernel {
+    /// Flags of `NODE_CONFIG`.
+    fn flags(&self) -> u32 {
+        self.rows::<NodeConfigs>().first().map(|(_, config)| config.flags).unwrap_or_default()
+    }
+
+    fn change_flags(&mut self, set: u32, clear: u32) {
+        if let Some((key, mut config)) = self.rows::<NodeConfigs>().pop() {
+            config.flags = (config.flags & !clear) | set;
+            self.overwrite::<NodeConfigs>(key, config);
+        }
+    }
+}

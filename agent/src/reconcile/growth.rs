@@ -1,0 +1,51 @@
+//! Larger maps for tables that do not fit into the present ones.
+//!
+//! The reconciler of the Service maps says how many entries are needed. The programs go on with the
+//! former maps until the larger ones are written and the reconciler of the migration has switched the
+//! hooks. If loading fails, what fits stays served, and it is tried again.
+
+use sluice_bpf::error_chain;
+use sluice_core::diff::Capacity;
+
+use super::{NotReconciled, Reconciler};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// Replaces the maps.
+pub struct ReconcileGrowth;
+
+impl Reconciler for ReconcileGrowth {
+    fn concern(&self) -> Concern {
+        Concern::Growth
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        let Some(wanted) = state.wanted_capacity() else { return Ok(()) };
+        match kernel.grow(&wanted) {
+            Ok(grown) => {
+                let (from, to) = (text(&state.capacity()), text(&grown.capacity));
+                tracing::info!(%from, %to, "maps replaced by larger ones");
+                state.set_maps_replaced(grown.capacity, grown.takes_over);
+                Ok(())
+            }
+            Err(error) => {
+                state.set_growth_failed();
+                Err(NotReconciled::Failed(format!(
+                    "cannot replace the maps by larger ones ({}): {}",
+                    text(&wanted),
+                    error_chain(&error)
+                )))
+            }
+        }
+    }
+}
+
+fn text(capacity: &Capacity) -> String {
+    let maps = capacity.growing().map(|(name, entries)| format!("{name} {entries}"));
+    maps.collect::<Vec<_>>().join(", ")
+}

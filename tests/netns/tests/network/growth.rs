@@ -1,0 +1,200 @@
+//! Maps that are replaced by larger ones, under traffic.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use netns_tests::manifest::service_with;
+use netns_tests::{Host, Node, Pod, Topology, Version, dataplane, eventually};
+use sluice_abi::{Frontend, FrontendKey, PortBe, map, pin, proto};
+use sluice_bpf::Map;
+
+use crate::traffic::{Traffic, churn, drops, vip, wait_alone};
+
+/// Maps that are full after a few Services.
+const SMALL: &str = "--initial-capacity=16";
+
+/// Address and port of Service `n`.
+fn address(n: u32) -> String {
+    format!("10.96.{}.{}", 100 + n / 250, 1 + n % 250)
+}
+
+/// Adds Services with these numbers; each has a frontend, its wildcard, and one endpoint.
+fn add_services(topology: &Topology, numbers: std::ops::Range<u32>, backend: &Pod) {
+    let (first, last) = (numbers.start, numbers.end);
+    let services = numbers
+        .map(|n| service_with(&format!("many-{n}"), &address(n), &["tcp:80->8080"], &[backend]));
+    let manifests: Vec<String> = services.collect();
+    topology.apply(&format!("many-{first}-{last}"), &manifests.join("---"));
+}
+
+/// Waits until the last of these Services has an entry, and the rest with it.
+fn wait_programmed(node: &Node, services: u32) {
+    eventually("the Services", || {
+        let missing = node.namespaces.run(|| {
+            // The pin is absent for the moment in which it is replaced.
+            let path = dataplane::map_path(map::FRONTENDS);
+            let Ok(frontends) = Map::<FrontendKey, Frontend>::open_pinned(path) else {
+                return services as usize;
+            };
+            let is_missing = |n: &u32| {
+                let addr: std::net::IpAddr = address(*n).parse().unwrap();
+                let port = PortBe::new(80);
+                let key = FrontendKey { addr: addr.into(), port, proto: proto::TCP, pad: 0 };
+                frontends.lookup(&key).unwrap().is_none()
+            };
+            (0..services).filter(is_missing).count()
+        });
+        if missing == 0 { Ok(()) } else { Err(format!("{missing} of {services} are missing")) }
+    });
+}
+
+/// Requests to each Service, as the socket programs and as the tc programs serve them.
+fn request_each(hosts: [(&str, &Host); 2], services: u32) {
+    for (what, host) in hosts {
+        for n in 0..services {
+            let response = host.connect("tcp", &format!("{}:80", address(n)));
+            assert!(response.is_ok(), "{what}, Service {n}: {response:?}");
+        }
+    }
+}
+
+fn entries(node: &Node) -> [u32; 3] {
+    [map::FRONTENDS, map::SLOTS, map::BACKENDS].map(|name| dataplane::capacity(node, name))
+}
+
+#[test]
+fn maps_grow_with_the_services_and_lose_nothing() {
+    let topology = Topology::new();
+    let (a, b) = (topology.node(1), topology.node(2));
+    let mut agent = a.agent_with(&[SMALL]);
+    let _other = b.agent();
+    let traffic = Traffic::start(&topology, &a, &b);
+    assert_eq!(entries(&a), [16; 3]);
+    let shared = [map::FLOWS, map::PODS, map::LOCAL_PODS, map::NETWORKS, map::COUNTERS];
+    let ids =
+        || a.namespaces.run(|| shared.map(|name| dataplane::object_id(&dataplane::map_path(name))));
+    let before = ids();
+    let end = AtomicBool::new(false);
+    let far = traffic.far.at(8080);
+    thread::scope(|scope| {
+        let pods = scope.spawn(|| churn(&a, &far, &end));
+        // The maps are too small after each of these; the second follows while pins of the first
+        // growth are left.
+        let mut known = 0;
+        for services in [12, 40, 100] {
+            add_services(&topology, known..services, &traffic.near);
+            wait_programmed(&a, services);
+            println!("    {services} Services: {:?} entries", entries(&a));
+            known = services;
+        }
+        end.store(true, Ordering::Relaxed);
+        println!("    {} pods were added and deleted", pods.join().unwrap());
+    });
+    let hosts = [("socket programs", &*traffic.client), ("tc programs", &traffic.packets)];
+    request_each(hosts, 100);
+    assert_eq!(ids(), before, "maps that do not change stay");
+    // 203 frontends, 104 slots and backends, and a quarter of these free.
+    assert_eq!(entries(&a), [256; 3]);
+    // The former maps are removed, and the log tells of no failure.
+    wait_alone(&a, &mut agent, Version::This);
+    assert!(!agent.log().contains("condition: failed"), "{}", agent.log());
+    let status = a.sluice(&["status"]);
+    assert!(status.contains("Capacity FRONTENDS:") && status.contains(" 256"), "{status}");
+    // A restart keeps the capacity, and the rows.
+    agent.kill();
+    let agent = a.agent_with(&[SMALL]);
+    assert_eq!(entries(&a), [256; 3]);
+    assert!(!agent.log_of_this().contains("replaced"), "{}", agent.log_of_this());
+    request_each(hosts, 100);
+    traffic.finish();
+    assert_eq!(drops(&a), []);
+}
+
+#[test]
+fn first_list_that_does_not_fit_is_served_by_larger_maps() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let (web, client) = {
+        // Pods exist before the agent that has the list.
+        let agent = node.agent();
+        let pods = (node.pod("default/web"), node.pod("default/client"));
+        agent.kill();
+        dataplane::unload(&node);
+        pods
+    };
+    let _server = web.serve("web", &["tcp:8080"]);
+    add_services(&topology, 0..40, &web);
+    let agent = node.agent_with(&[SMALL]);
+    assert_eq!(entries(&node), [128, 64, 64]);
+    assert!(!agent.log().contains("taken over from another version"), "{}", agent.log());
+    let packets = client.without_socket_programs();
+    request_each([("socket programs", &*client), ("tc programs", &packets)], 40);
+}
+
+#[test]
+fn failed_growth_keeps_what_fits_and_is_repeated() {
+    let topology = Topology::new();
+    let (a, b) = (topology.node(1), topology.node(2));
+    let mut agent = a.agent_with(&[SMALL]);
+    let _other = b.agent();
+    let traffic = Traffic::start(&topology, &a, &b);
+    // A program cannot be pinned: a directory has its name.
+    let obstacle = Path::new(pin::PROGRAMS).join("to_pod_new");
+    a.namespaces.run(|| fs::create_dir(&obstacle).unwrap());
+    let ids = || {
+        a.namespaces.run(|| map::ALL.map(|name| dataplane::object_id(&dataplane::map_path(name))))
+    };
+    let before = ids();
+    add_services(&topology, 0..12, &traffic.near);
+    eventually("the condition", || {
+        let (_, status) = a.try_sluice(&["status"]);
+        let complete = status.contains("Condition Growth:") && status.contains("to_pod_new");
+        if complete { Ok(()) } else { Err(status) }
+    });
+    assert_eq!((ids(), entries(&a)), (before, [16; 3]), "the present maps stay pinned");
+    for (what, host) in [("socket programs", &*traffic.client), ("tc programs", &traffic.packets)] {
+        assert!(host.connect("tcp", &vip(80)).is_ok(), "{what}");
+    }
+    // Pods can be added meanwhile.
+    let end = AtomicBool::new(true);
+    churn(&a, &traffic.far.at(8080), &end);
+    a.namespaces.run(|| fs::remove_dir(&obstacle).unwrap());
+    wait_programmed(&a, 12);
+    request_each([("socket programs", &*traffic.client), ("tc programs", &traffic.packets)], 12);
+    wait_alone(&a, &mut agent, Version::This);
+    let (_, status) = a.try_sluice(&["status"]);
+    assert!(!status.contains("Condition"), "{status}");
+    traffic.finish();
+    assert_eq!(drops(&a), []);
+}
+
+#[test]
+fn agents_killed_during_a_growth_lose_nothing() {
+    let topology = Topology::new();
+    let (a, b) = (topology.node(1), topology.node(2));
+    let agent = a.agent_with(&[SMALL]);
+    let _other = b.agent();
+    let traffic = Traffic::start(&topology, &a, &b);
+    agent.kill();
+    let mut known = 0;
+    // Each number of Services needs one frontend more than the capacity before.
+    for (services, line) in [
+        (12, "programs go on with their maps until they are replaced"),
+        (31, "maps replaced by larger ones"),
+        (63, "programs of this version have taken over"),
+        (127, "taken over from another version"),
+    ] {
+        add_services(&topology, known..services, &traffic.near);
+        println!("    {services} Services until {line:?}");
+        a.agent_not_ready(&[SMALL]).kill_at(&[line]);
+        known = services;
+    }
+    let mut agent = a.agent_with(&[SMALL]);
+    wait_programmed(&a, known);
+    wait_alone(&a, &mut agent, Version::This);
+    request_each([("socket programs", &*traffic.client), ("tc programs", &traffic.packets)], known);
+    traffic.finish();
+    assert_eq!(drops(&a), []);
+}
