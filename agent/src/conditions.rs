@@ -46,6 +46,8 @@ pub enum Concern {
     Leases,
     /// UDP sockets connected to removed backends.
     StaleSockets,
+    /// Servers of the healthCheckNodePorts.
+    HealthCheckPorts,
     /// CNI binary and CNI configuration.
     CniFiles,
     /// Pins of another ABI version.

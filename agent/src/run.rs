@@ -24,7 +24,7 @@ use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, p
 use crate::kernel::read_counters;
 use crate::lock::{self, Lock};
 use crate::notices::{self, CniStats};
-use crate::observe::{self, Health, Pending, metrics};
+use crate::observe::{self, Health, Pending, health_checks, metrics};
 use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
@@ -71,7 +71,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (events, mut queue) = mpsc::channel(QUEUE);
     let watches = Watches::default();
     let cni_stats = CniStats::default();
-    serve_observers(&config, &health, &watches, &flow_stats, &cni_stats)?;
+    let (health_checks, health_check_servers) = health_checks::new(Arc::clone(&health));
+    let servers = health_check_servers.boxed();
+    serve_observers(&config, servers, &health, &watches, &flow_stats, &cni_stats)?;
     api::serve(&config.socket, events.clone(), Event::Call)
         .with_context(|| format!("--socket {}", config.socket.display()))?;
     monitor::spawn(events.clone())?;
@@ -92,7 +94,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cgroup_root,
         run_dir: PathBuf::from(RUN_DIR),
     };
-    let kernel = LinuxKernel::open(paths, sizes)?;
+    let kernel = LinuxKernel::open(paths, sizes, Box::new(health_checks))?;
     let mut state = State::new(config, Instant::now());
     state.set_capacity(sizes::pinned()?);
     if loaded.takes_over_from.is_some() {
@@ -153,15 +155,16 @@ fn load_programs(sizes: &Sizes) -> anyhow::Result<load::Loaded> {
     Ok(loaded)
 }
 
-/// Health and metrics, on their own thread.
+/// Health, metrics and `servers`, on their own thread.
 fn serve_observers(
     config: &Config,
+    servers: BoxFuture<'static, ()>,
     health: &Arc<Health>,
     watches: &Watches,
     flows: &FlowStats,
     cni: &CniStats,
 ) -> anyhow::Result<()> {
-    let mut servers: Vec<BoxFuture<'static, ()>> = Vec::new();
+    let mut servers = vec![servers];
     if let Some(address) = config.health_bind {
         servers.push(observe::serve_health(address, Arc::clone(health)).boxed());
     }
@@ -171,10 +174,8 @@ fn serve_observers(
         let registry = metrics::registry(health.metrics(), watches, flows, cni, counts);
         servers.push(observe::serve_metrics(address, registry).boxed());
     }
-    if !servers.is_empty() {
-        let servers = async { drop(join_all(servers).await) };
-        observe::spawn(servers).context("start the thread of health and metrics")?;
-    }
+    let servers = async { drop(join_all(servers).await) };
+    observe::spawn(servers).context("start the thread of health and metrics")?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 mod conflict;
 mod devices;
 mod growth;
+mod health_checks;
 mod pods;
 mod repairs;
 mod stale_udp;
@@ -21,7 +22,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use sluice_core::diff::StaleBackend;
 use sluice_core::model::{Kind, Node};
-use sluice_core::{Change, Changed, Index, NodeContext, Object, Tables};
+use sluice_core::{Change, Changed, Index, NodeContext, Object, ObjectName, Tables};
 
 use crate::api::Call;
 use crate::conditions::{Concern, Conditions, Status};
@@ -31,6 +32,7 @@ use crate::event::{Event, PodScope};
 use crate::host::{HostState, Uplink};
 
 use self::growth::Growth;
+pub use self::health_checks::HealthCheckPort;
 pub use self::pods::PodSelection;
 
 /// Every this many resyncs, the rows in the kernel are compared with the desired ones.
@@ -63,6 +65,7 @@ pub struct State {
     /// By id: a failed write and the plan after it report one backend twice.
     stale_udp: BTreeMap<u32, StaleBackend>,
     old_mtus: BTreeSet<u32>,
+    health_checks: BTreeMap<ObjectName, HealthCheckPort>,
     /// Which pods are compared when.
     pub pods: PodSelection,
     repairs: BTreeMap<&'static str, u64>,
@@ -100,6 +103,7 @@ impl State {
             ready: false,
             stale_udp: BTreeMap::new(),
             old_mtus: BTreeSet::new(),
+            health_checks: BTreeMap::new(),
             pods: PodSelection::default(),
             repairs: BTreeMap::new(),
             calls: Vec::new(),
@@ -185,6 +189,7 @@ impl State {
         if dirty.is_empty() {
             return;
         }
+        self.update_health_checks(&dirty.services);
         let changed = self.tables.update(&self.index, &dirty, &self.context);
         if !changed.is_empty() {
             self.mark([Concern::ServiceMaps]);

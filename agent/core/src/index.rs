@@ -16,7 +16,8 @@ mod pods;
 use self::ending::Ending;
 use self::pods::Pods;
 use crate::model::{
-    Change, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service, ServiceCidr,
+    Change, Endpoint, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
+    ServiceCidr,
 };
 
 /// Objects whose rows must be compiled again.
@@ -142,6 +143,22 @@ impl Index {
             let slice = &self.slices.get(name)?.slice;
             Some(if as_received { Cow::Borrowed(slice) } else { self.ending.applied(slice) })
         })
+    }
+
+    /// Number of distinct addresses of the ready endpoints of a Service on this node, over all its ports.
+    /// Terminating endpoints do not count, although they may serve.
+    pub fn local_ready_endpoints(&self, service: &ObjectName) -> usize {
+        let mut addresses = BTreeSet::new();
+        for slice in self.slices_of(service).filter(|slice| !slice.hidden) {
+            if slice.ports.iter().any(|port| port.port.is_some()) {
+                let counts = |e: &&Endpoint| {
+                    let local = e.node_name.as_deref() == Some(&*self.node_name);
+                    e.ready && local && slice.address_type.holds(e.address)
+                };
+                addresses.extend(slice.endpoints.iter().filter(counts).map(|e| e.address));
+            }
+        }
+        addresses.len()
     }
 
     /// All slices by name, as [`Index::slices_of`] has them.

@@ -4,6 +4,7 @@
 //! something are logged by their label; failures are injected by the beginning of a label.
 
 mod hooks;
+mod health_checks;
 mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ use sluice_pod::PathPart;
 use sluice_pod::device::Link;
 use sluice_pod::lease::{BootInstant, Lease};
 
-use super::{CniFiles, Count, Hop, KernelError, Maps, Network, Result, Routes};
+use super::{CniFiles, Count, HealthCheck, Hop, KernelError, Maps, Network, Result, Routes};
 use crate::host::HostState;
 
 /// Operations that fail: the `skip` first ones whose label begins so succeed, then `times` fail.
@@ -78,6 +79,8 @@ pub struct FakeKernel {
     pub most_compared: usize,
     /// Problems with other network software.
     pub other_networks: Vec<String>,
+    /// Servers of healthCheckNodePorts.
+    pub health_checks: BTreeMap<u16, HealthCheck>,
     /// Paths of single pods that were read.
     pub paths_read: usize,
     log: Vec<String>,
@@ -107,6 +110,7 @@ impl FakeKernel {
             stale_pins: Vec::new(),
             most_compared: 0,
             other_networks: Vec::new(),
+            health_checks: BTreeMap::new(),
             paths_read: 0,
             log: Vec::new(),
             faults: Vec::new(),

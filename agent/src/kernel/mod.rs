@@ -11,6 +11,7 @@ mod counters;
 mod error;
 #[cfg(test)]
 pub mod fake;
+mod health_checks;
 pub mod linux;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ pub use counters::read as read_counters;
 use self::linux::migration::HandedOver;
 use crate::counters::Count;
 pub use error::KernelError;
+pub use health_checks::{HealthCheck, HealthChecks};
 use ipnet::IpNet;
 use sluice_abi::{Addr, PortBe};
 use sluice_core::diff::Capacity;
@@ -199,6 +201,6 @@ pub trait CniFiles {
 }
 
 /// All operations of the agent on its node.
-pub trait Kernel: Maps + Network + Hooks + Pods + CniFiles {}
+pub trait Kernel: Maps + Network + Hooks + Pods + CniFiles + HealthChecks {}
 
-impl<T: Maps + Network + Hooks + Pods + CniFiles> Kernel for T {}
+impl<T: Maps + Network + Hooks + Pods + CniFiles + HealthChecks> Kernel for T {}

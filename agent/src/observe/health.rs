@@ -118,6 +118,11 @@ impl Health {
         self.state().ready
     }
 
+    /// Whether changes reach the programs; independent of the Node object.
+    pub fn healthy(&self) -> bool {
+        self.state().healthy()
+    }
+
     /// Metrics of syncs.
     pub fn metrics(&self) -> &SyncMetrics {
         &self.metrics

@@ -14,13 +14,33 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+/// Number of local endpoints, in responses of healthCheckNodePorts.
+const ENDPOINT_WEIGHT: &str = "x-load-balancing-endpoint-weight";
+
 /// Pause before a bind is retried.
 const BIND_PAUSE: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, which usually means that no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Status code, content type and body of a response.
-pub type Answer = (u16, &'static str, String);
+/// A response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Status code.
+    pub code: u16,
+    /// Content type.
+    pub kind: &'static str,
+    /// Body.
+    pub body: String,
+    /// Value of `X-Load-Balancing-Endpoint-Weight`, which load balancers read.
+    pub weight: Option<usize>,
+}
+
+impl Answer {
+    /// A response without a weight.
+    pub fn new(code: u16, kind: &'static str, body: String) -> Answer {
+        Answer { code, kind, body, weight: None }
+    }
+}
 
 /// Limits of a server. The health port is open to the network of the node.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +78,14 @@ pub async fn serve(
             }
         }
     };
+    accept(listener, Limits::default(), answer).await;
+}
+
+/// Serves `answer(path)` at a listener, until it is dropped.
+pub async fn serve_at(
+    listener: TcpListener,
+    answer: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static,
+) {
     accept(listener, Limits::default(), answer).await;
 }
 
@@ -105,13 +133,17 @@ async fn handle(
 }
 
 fn response(answer: Option<Answer>) -> Response<Full<Bytes>> {
-    let (code, kind, body) = answer.unwrap_or((404, "text/plain", "no such path\n".to_owned()));
+    let not_found = || Answer::new(404, "text/plain", "no such path\n".to_owned());
+    let Answer { code, kind, body, weight } = answer.unwrap_or_else(not_found);
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() =
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    if let Some(weight) = weight {
+        headers.insert(ENDPOINT_WEIGHT, header::HeaderValue::from(weight));
+    }
     response
 }
 
@@ -128,7 +160,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(accept(listener, limits, |path| {
-            (path == "/healthz").then(|| (503, "application/json", "{}".to_owned()))
+            (path == "/healthz").then(|| Answer::new(503, "application/json", "{}".to_owned()))
         }));
         address
     }

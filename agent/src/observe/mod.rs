@@ -5,6 +5,7 @@
 //! kube-proxy has them. Nothing here changes the state of the agent.
 
 mod health;
+pub mod health_checks;
 mod http;
 pub mod metrics;
 mod report_metrics;
@@ -51,13 +52,13 @@ fn health_answer(health: &Health, path: &str) -> Option<Answer> {
         "/readyz" => health.readyz(),
         _ => return None,
     };
-    Some((code, JSON, body))
+    Some(Answer::new(code, JSON, body))
 }
 
 fn metrics_answer(registry: &Registry, path: &str) -> Option<Answer> {
     match path {
-        "/metrics" => Some((200, metrics::CONTENT_TYPE, metrics::encode(registry))),
-        "/proxyMode" => Some((200, "text/plain", "ebpf".to_owned())),
+        "/metrics" => Some(Answer::new(200, metrics::CONTENT_TYPE, metrics::encode(registry))),
+        "/proxyMode" => Some(Answer::new(200, "text/plain", "ebpf".to_owned())),
         _ => None,
     }
 }
@@ -98,16 +99,16 @@ mod tests {
     #[test]
     fn each_path_has_its_answer() {
         let health = Health::default();
-        let code = |path| health_answer(&health, path).map(|(code, ..)| code);
+        let code = |path| health_answer(&health, path).map(|answer| answer.code);
         assert_eq!((code("/healthz"), code("/livez")), (Some(200), Some(200)));
         assert_eq!((code("/readyz"), code("/")), (Some(503), None));
 
         let (watches, flows, cni) = (Watches::default(), FlowStats::default(), CniStats::default());
         let registry = metrics::registry(health.metrics(), &watches, &flows, &cni, Vec::new);
-        let (code, kind, text) = metrics_answer(&registry, "/metrics").unwrap();
+        let Answer { code, kind, body: text, .. } = metrics_answer(&registry, "/metrics").unwrap();
         assert_eq!((code, kind), (200, "text/plain; version=0.0.4"));
         assert!(text.contains("\nsluice_ready 0\n"), "{text}");
-        assert_eq!(metrics_answer(&registry, "/proxyMode").unwrap().2, "ebpf");
+        assert_eq!(metrics_answer(&registry, "/proxyMode").unwrap().body, "ebpf");
         assert_eq!(metrics_answer(&registry, "/"), None);
     }
 }

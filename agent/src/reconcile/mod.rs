@@ -15,6 +15,7 @@ mod cni_files;
 mod devices;
 mod forwarding;
 mod growth;
+mod health_check_ports;
 mod host_state;
 mod leases;
 mod migration;
@@ -118,6 +119,7 @@ impl Reconcilers {
             Box::new(pod_mtu::ReconcilePodMtu::default()),
             Box::new(leases::ReconcileLeases),
             Box::new(stale_sockets::ReconcileStaleSockets::default()),
+            Box::new(health_check_ports::ReconcileHealthCheckPorts),
             Box::new(cni_files::ReconcileCniFiles::default()),
             Box::new(stale_pins::ReconcileStalePins),
             Box::new(other_networks::ReconcileOtherNetworks),

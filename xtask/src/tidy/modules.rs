@@ -37,7 +37,20 @@ const MODULES: [Allowed; 21] = [
         &["conditions", "config", "devices", "event", "host", "kernel", "paths", "state"],
     ),
     ("notices", &["event"]),
-    ("observe", &["conditions", "counters", "flows", "notices", "state", "watches"]),
+    (
+        "observe",
+        &[
+            "conditions",
+            "counters",
+            "flows",
+            "kernel::HealthCheck",
+            "kernel::HealthChecks",
+            "kernel::KernelError",
+            "notices",
+            "state",
+            "watches",
+        ],
+    ),
     ("cli", &["api", "config", "counters", "flows", "kernel", "lock", "paths", "run", "watches"]),
     ("view", &["api", "conditions", "devices", "kernel", "state", "watches"]),
 ];

@@ -1,7 +1,7 @@
 //! Changes of objects, and the Services that they make dirty.
 
 use super::*;
-use crate::model::{Endpoint, Uid};
+use crate::model::{EndpointPort, Port, Protocol, Uid};
 
 fn slice(name: &str, service: &str) -> Object {
     Object::EndpointSlice(EndpointSlice {
@@ -165,4 +165,54 @@ fn pod_makes_the_services_of_its_endpoints_dirty_when_it_ends() {
     assert_eq!(ended(&index), 1, "a-1 refers to p2");
     index.apply(Change::Retain(Kind::EndpointSlice, vec![]));
     assert_eq!(ended(&index), 0);
+}
+
+#[test]
+fn contract_6_2_distinct_ready_addresses_of_this_node_count() {
+    let endpoint = |address: [u8; 4], node: &str, ready, terminating| Endpoint {
+        address: address.into(),
+        ready,
+        serving: true,
+        terminating,
+        node_name: Some(node.into()),
+        hints: None,
+        target: None,
+    };
+    let port =
+        |n: i64| EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: Port::new(n) };
+    let slice = |name: &str, port: EndpointPort, endpoints: Vec<Endpoint>| {
+        Change::Apply(Object::EndpointSlice(EndpointSlice {
+            name: ObjectName::new("shop", name),
+            service: Some("web".into()),
+            ports: [port].into(),
+            endpoints: endpoints.into(),
+            ..EndpointSlice::default()
+        }))
+    };
+    let mut index = Index::new("n1");
+    let web = ObjectName::new("shop", "web");
+    assert_eq!(index.local_ready_endpoints(&web), 0);
+    let ready = endpoint([10, 244, 1, 1], "n1", true, false);
+    let endpoints = vec![
+        ready.clone(),
+        endpoint([10, 244, 1, 2], "n1", true, false),
+        endpoint([10, 244, 2, 3], "n2", true, false),
+        endpoint([10, 244, 1, 4], "n1", false, false),
+        endpoint([10, 244, 1, 5], "n1", false, true),
+        Endpoint { node_name: None, ..endpoint([10, 244, 1, 6], "n1", true, false) },
+    ];
+    index.apply(slice("http", port(80), endpoints));
+    index.apply(slice("https", port(443), vec![ready]));
+    let without_port = EndpointPort { port: None, ..port(1) };
+    let other = endpoint([10, 244, 1, 7], "n1", true, false);
+    index.apply(slice("no-port", without_port, vec![other]));
+    assert_eq!(index.local_ready_endpoints(&web), 2);
+    // A Pod with a deletionTimestamp, before the slices change.
+    index.apply(Change::Apply(Object::Pod(Pod {
+        name: ObjectName::new("shop", "a"),
+        ips: [[10, 244, 1, 1].into()].into_iter().collect(),
+        terminating: true,
+        ..Pod::default()
+    })));
+    assert_eq!(index.local_ready_endpoints(&web), 1);
 }

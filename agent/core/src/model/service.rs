@@ -65,6 +65,11 @@ impl Service {
     pub fn external_traffic_policy(&self) -> TrafficPolicy {
         self.external.as_ref().map_or(TrafficPolicy::Cluster, |external| external.traffic_policy)
     }
+
+    /// The port at which load balancers ask for local endpoints.
+    pub fn health_check_node_port(&self) -> Option<Port> {
+        self.external.as_ref()?.health_check_node_port
+    }
 }
 
 /// How clients outside the cluster reach a Service.

@@ -46,8 +46,8 @@ use self::sizes::Sizes;
 pub use self::sysctl::SysctlError;
 use super::counters;
 use super::{
-    CniFiles, Count, Grown, Hooks, Hop, KernelError, Maps, Network, Peer, PodPrograms, Pods,
-    Result, Routes,
+    CniFiles, Count, Grown, HealthCheck, HealthChecks, Hooks, Hop, KernelError, Maps, Network,
+    Peer, PodPrograms, Pods, Result, Routes,
 };
 use crate::host::HostState;
 
@@ -83,6 +83,7 @@ pub struct LinuxKernel {
     /// Whether loading has ended, so that the pins belong together.
     pins_are_valid: bool,
     cni_binary: cni_files::Installer,
+    health_checks: Box<dyn HealthChecks>,
 }
 
 impl LinuxKernel {
@@ -90,7 +91,11 @@ impl LinuxKernel {
     ///
     /// # Errors
     /// No netlink socket is available, or a pin cannot be opened.
-    pub fn open(paths: Paths, sizes: Sizes) -> Result<LinuxKernel> {
+    pub fn open(
+        paths: Paths,
+        sizes: Sizes,
+        health_checks: Box<dyn HealthChecks>,
+    ) -> Result<LinuxKernel> {
         Ok(LinuxKernel {
             netlink: Netlink::open()?,
             tables: maps::Tables::default(),
@@ -101,8 +106,23 @@ impl LinuxKernel {
             sizes,
             pins_are_valid: true,
             cni_binary: cni_files::Installer::default(),
+            health_checks,
             paths,
         })
+    }
+}
+
+impl HealthChecks for LinuxKernel {
+    fn health_check_ports(&mut self) -> BTreeSet<u16> {
+        self.health_checks.health_check_ports()
+    }
+
+    fn serve_health_check(&mut self, port: u16, check: &HealthCheck) -> Result<()> {
+        self.health_checks.serve_health_check(port, check)
+    }
+
+    fn close_health_check(&mut self, port: u16) {
+        self.health_checks.close_health_check(port);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cni_files;
 mod devices;
+mod health_check_ports;
 mod leases;
 mod node_config;
 mod other_networks;

@@ -6,6 +6,7 @@ mod cases;
 mod cli;
 mod devices;
 mod growth;
+mod health_checks;
 mod limits;
 mod node_changes;
 mod packets;
