@@ -241,6 +241,8 @@ impl Observer for Publisher {
             Some(condition) => Pending::Failed(condition.message.clone()),
         };
         self.health.synced(duration, &pending, state.rows());
+        let success = pending == Pending::None;
+        self.health.metrics().proxy.synced(duration, state.changes(), success);
         self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
         self.health.set_node_eligible(state.node_eligible());

@@ -22,7 +22,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use sluice_core::diff::StaleBackend;
 use sluice_core::model::{Kind, Node};
-use sluice_core::{Change, Changed, Index, NodeContext, Object, ObjectName, Tables};
+use sluice_core::{Change, Changed, Changes, Index, NodeContext, Object, ObjectName, Tables};
 
 use crate::api::Call;
 use crate::conditions::{Concern, Conditions, Status};
@@ -245,6 +245,11 @@ impl State {
     /// Whether this kind of object has been listed.
     pub fn listed(&self, kind: Kind) -> bool {
         self.index.listed(kind)
+    }
+
+    /// Changes of objects since the start.
+    pub fn changes(&self) -> Changes {
+        self.index.changes()
     }
 
     /// The Node object of this node.

@@ -36,6 +36,15 @@ impl Dirty {
     }
 }
 
+/// Changes of objects since the start. An object that is equal to the known one is not a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Changes of Services.
+    pub services: u64,
+    /// Changes of EndpointSlices.
+    pub endpoint_slices: u64,
+}
+
 /// A slice, and its number in [`Ending`].
 #[derive(Clone, Debug)]
 struct NumberedSlice {
@@ -59,6 +68,7 @@ pub struct Index {
     /// One copy of each node name in slices.
     node_names: BTreeSet<Arc<str>>,
     listed: BTreeSet<Kind>,
+    changes: Changes,
     dirty: Dirty,
 }
 
@@ -97,6 +107,11 @@ impl Index {
     /// Whether this kind has been listed.
     pub fn listed(&self, kind: Kind) -> bool {
         self.listed.contains(&kind)
+    }
+
+    /// Changes since the start.
+    pub fn changes(&self) -> Changes {
+        self.changes
     }
 
     /// What must be compiled since the last call.
@@ -212,6 +227,7 @@ impl Index {
             Object::Service(service) => {
                 let name = service.name.clone();
                 if self.services.get(&name) != Some(&service) {
+                    self.changes.services += 1;
                     self.services.insert(name.clone(), service);
                     self.dirty.services.insert(name);
                 }
@@ -221,6 +237,7 @@ impl Index {
                 if former.is_some_and(|former| former.slice == slice) {
                     return;
                 }
+                self.changes.endpoint_slices += 1;
                 let (number, former) = (former.map(|f| f.number), former.map(|f| &f.slice));
                 let number = self.ending.slice(number, former, Some(&slice));
                 self.unlink_slice(&slice.name.clone());
@@ -262,11 +279,13 @@ impl Index {
             }
             Kind::Service => {
                 if self.services.remove(name).is_some() {
+                    self.changes.services += 1;
                     self.dirty.services.insert(name.clone());
                 }
             }
             Kind::EndpointSlice => {
                 if let Some(NumberedSlice { slice, number }) = self.unlink_slice(name) {
+                    self.changes.endpoint_slices += 1;
                     self.ending.slice(Some(number), Some(&slice), None);
                 }
             }

@@ -40,7 +40,7 @@ mod cases;
 mod properties;
 
 pub use diff::{CapacityError, Plan, ReadBack, RealizedState};
-pub use index::{Dirty, Index};
+pub use index::{Changes, Dirty, Index};
 pub use model::{Change, Kind, NodeContext, Object, ObjectName};
 pub use table::{Rows, Table, TableKind, TableSpec, Write};
 pub use tables::{Changed, Tables};

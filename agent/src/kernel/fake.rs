@@ -3,8 +3,8 @@
 //! Every operation has a label such as `put FRONTENDS 2` or `attach pod 7`. Operations that change
 //! something are logged by their label; failures are injected by the beginning of a label.
 
-mod hooks;
 mod health_checks;
+mod hooks;
 mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::proxy_metrics::ProxyMetrics;
 use super::report_metrics::ReportMetrics;
 use crate::counters::Count;
 use crate::flows::FlowStats;
@@ -73,6 +75,8 @@ pub struct SyncMetrics {
     ready: Gauge,
     rows: Family<TableLabel, Gauge>,
     repairs: Family<KindLabel, Counter>,
+    /// Under the names of kube-proxy.
+    pub proxy: Arc<ProxyMetrics>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -109,6 +113,7 @@ impl Default for SyncMetrics {
             ready: Gauge::default(),
             rows: Family::default(),
             repairs: Family::default(),
+            proxy: Arc::default(),
         };
         metrics.last.set(now());
         metrics
@@ -239,6 +244,7 @@ pub fn registry(
     r.register_collector(Box::new(WatchMetrics(watches.clone())));
     r.register_collector(Box::new(KernelCounters(counts)));
     r.register_collector(Box::new(ReportMetrics(flows.report.clone())));
+    sync.proxy.register(r);
     r.register("sluice_syncs", "Syncs of the kernel with the desired state", sync.syncs.clone());
     r.register("sluice_sync_errors", "Syncs that failed and were retried", sync.errors.clone());
     r.register("sluice_sync_seconds", "Time spent in syncs", sync.seconds.clone());
@@ -299,7 +305,7 @@ pub fn encode(registry: &Registry) -> String {
 }
 
 /// Seconds since the epoch.
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 

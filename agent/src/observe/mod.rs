@@ -8,6 +8,7 @@ mod health;
 pub mod health_checks;
 mod http;
 pub mod metrics;
+mod proxy_metrics;
 mod report_metrics;
 
 use std::net::SocketAddr;
@@ -47,8 +48,16 @@ pub async fn serve_metrics(address: SocketAddr, registry: Registry) {
 
 fn health_answer(health: &Health, path: &str) -> Option<Answer> {
     let (code, body) = match path {
-        "/healthz" => health.healthz(),
-        "/livez" => health.livez(),
+        "/healthz" => {
+            let answer = health.healthz();
+            health.metrics().proxy.healthz(answer.0);
+            answer
+        }
+        "/livez" => {
+            let answer = health.livez();
+            health.metrics().proxy.livez(answer.0);
+            answer
+        }
         "/readyz" => health.readyz(),
         _ => return None,
     };

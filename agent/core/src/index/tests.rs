@@ -46,6 +46,8 @@ fn slice_that_moves_to_another_service_makes_both_dirty() {
     assert_eq!(dirty(&mut index), ["a", "b"]);
     index.apply(Change::Apply(slice("s", "b")));
     assert!(index.take_dirty().is_empty());
+    index.apply(Change::Delete(Kind::EndpointSlice, ObjectName::new("shop", "s")));
+    assert_eq!(index.changes(), Changes { services: 0, endpoint_slices: 3 });
 }
 
 #[test]
@@ -55,6 +57,7 @@ fn replacement_makes_only_differing_services_dirty() {
     assert_eq!(dirty(&mut index), ["a", "b"]);
     index.apply(Change::Replace(Kind::Service, vec![service("b"), service("c")]));
     assert_eq!(dirty(&mut index), ["a", "c"]);
+    assert_eq!(index.changes(), Changes { services: 4, endpoint_slices: 0 });
 }
 
 #[test]
