@@ -162,6 +162,7 @@ mod tests {
             ]
             .into(),
             ephemeral_ports: (32_768, 60_999),
+            netns_cookie: 1,
         }
     }
 

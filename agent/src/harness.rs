@@ -179,6 +179,7 @@ pub fn host() -> HostState {
         default_route: Some(2),
         route_uses: [(2, RouteUse { networks: true, addresses: false })].into(),
         ephemeral_ports: (32_768, 60_999),
+        netns_cookie: 4711,
     }
 }
 

@@ -43,6 +43,8 @@ pub struct HostState {
     pub route_uses: RouteUses,
     /// First and last of the ports that the node's sockets get (net.ipv4.ip_local_port_range).
     pub ephemeral_ports: (u16, u16),
+    /// Cookie of the node's network namespace, or 0 if the kernel has none.
+    pub netns_cookie: u64,
 }
 
 /// How the uplink is chosen.
@@ -163,6 +165,7 @@ mod tests {
             default_route: Some(3),
             route_uses: RouteUses::new(),
             ephemeral_ports: (32_768, 60_999),
+            netns_cookie: 1,
         }
     }
 

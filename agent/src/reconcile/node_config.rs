@@ -9,7 +9,7 @@ use sluice_pod::GATEWAY;
 use super::{NO_UPLINK, NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::config::Config;
-use crate::host::Uplink;
+use crate::host::{HostState, Uplink};
 use crate::kernel::Kernel;
 use crate::state::State;
 
@@ -35,8 +35,9 @@ impl Reconciler for ReconcileNodeConfig {
             [0, 0] => kernel.random_key()?,
             key => key,
         };
-        let ephemeral = state.host().ephemeral_ports;
-        let mut desired = desired(state.config(), uplink, ready, ephemeral, snat_key);
+        let host = state.host();
+        let ephemeral = host.ephemeral_ports;
+        let mut desired = desired(state.config(), uplink, ready, host, snat_key);
         desired.flags |= actual.flags & node_flags::MIGRATION;
         let lost = keep_address(&mut desired, &actual).then(|| lost_address(uplink, &actual));
         if state.config().mtu.is_none() && actual.mtu != 0 && actual.mtu != desired.mtu {
@@ -66,7 +67,7 @@ fn desired(
     config: &Config,
     uplink: &Uplink,
     ready: bool,
-    ephemeral: (u16, u16),
+    host: &HostState,
     snat_key: [u64; 2],
 ) -> NodeConfig {
     let address = |a: Option<IpAddr>| a.map_or(Addr::UNSPECIFIED, Addr::from);
@@ -76,7 +77,8 @@ fn desired(
         gateways: [GATEWAY.into(), Addr::UNSPECIFIED],
         flags: flag(ready, node_flags::READY) | flag(config.masquerade, node_flags::MASQUERADE),
         snat_key,
-        snat_ports: config.snat_ports.without(ephemeral),
+        snat_ports: config.snat_ports.without(host.ephemeral_ports),
+        netns_cookie: host.netns_cookie,
         flows_per_pod: config.flows_per_pod,
         mtu: uplink.link.mtu,
         pad: 0,

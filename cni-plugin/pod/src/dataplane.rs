@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use sluice_abi::{Addr, LocalPod, map, program};
+use sluice_abi::{Addr, LocalPod, PodNetns, map, program};
 use sluice_bpf::attach::Direction;
 use sluice_bpf::{BpfError, Map, obj_get};
 
@@ -24,6 +24,8 @@ pub struct Dataplane {
 pub struct PodRows {
     by_address: Map<Addr, LocalPod>,
     by_index: Map<u32, LocalPod>,
+    /// `None` for programs of a version without this map.
+    by_netns: Option<Map<u64, PodNetns>>,
 }
 
 impl Dataplane {
@@ -56,6 +58,7 @@ impl PodRows {
         Ok(PodRows {
             by_address: Map::open_pinned(maps.join(map::LOCAL_PODS))?,
             by_index: Map::open_pinned(maps.join(map::PODS))?,
+            by_netns: Map::open_pinned(maps.join(map::POD_NETNS)).ok(),
         })
     }
 
@@ -79,11 +82,30 @@ impl PodRows {
         self.by_address.update(&address, row)
     }
 
+    /// Writes the row by which socket programs recognise a pod. Without it, the packets of its sockets
+    /// are translated where the client's address matters.
+    pub fn put_netns(&self, cookie: Option<u64>, address: Addr) {
+        if let (Some(map), Some(cookie)) = (&self.by_netns, cookie) {
+            let _ = map.update(&cookie, &PodNetns { addrs: [address, Addr::UNSPECIFIED] });
+        }
+    }
+
+    /// Removes the rows of an address by network namespace, of which the cookies are unknown: the
+    /// namespaces may be gone.
+    fn remove_netns(&self, address: Addr) {
+        let Some(map) = &self.by_netns else { return };
+        let rows = map.entries().unwrap_or_default();
+        for (cookie, _) in rows.iter().filter(|(_, pod)| pod.addrs.contains(&address)) {
+            let _ = map.delete(cookie);
+        }
+    }
+
     /// Removes the row of an address. A row of another pod with the same index stays.
     ///
     /// # Errors
     /// A map cannot be read or written.
     pub fn remove(&self, address: Addr) -> Result<(), BpfError> {
+        self.remove_netns(address);
         let Some(row) = self.by_address.lookup(&address)? else { return Ok(()) };
         self.by_address.delete(&address)?;
         let index = u32::from(row.index);

@@ -34,13 +34,15 @@ pub struct NodeConfig {
     /// Ports of source translation: disjoint from each other, from the node's ephemeral ports and
     /// from the NodePort range.
     pub snat_ports: [PortRange; 4],
+    /// Cookie of the node's network namespace, or 0: sockets with it are those of node processes.
+    pub netns_cookie: u64,
     /// Limit of entries in `FLOWS` per pod.
     pub flows_per_pod: u32,
     /// Zero.
     pub pad: u32,
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 112);
+const _: () = assert!(size_of::<NodeConfig>() == 120);
 
 /// A range of ports, in host order, both ends included. `first` 0: no ports.
 #[repr(C)]

@@ -68,6 +68,8 @@ numbered! {
         TooManyNewFlows = 16 "too_many_new_flows",
         /// A translated packet that is longer than the MTU of its route; the sender was informed.
         TooLong = 17 "too_long",
+        /// A load balancer's address, and a client outside the source ranges of the Service.
+        SourceNotAllowed = 18 "source_not_allowed",
     }
 }
 

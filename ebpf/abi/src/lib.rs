@@ -29,7 +29,7 @@ mod service;
 mod socket;
 
 pub use addr::{Addr, Family, PortBe, proto};
-pub use client::SourceRangeKey;
+pub use client::{Affinity, AffinityKey, PodNetns, SourceRangeKey};
 pub use config::{NodeConfig, PortRange, node_flags};
 pub use conntrack::{
     Direction, FlowEntry, FlowKey, FlowKind, FragmentKey, FragmentPorts, flow_flags, tcp_state,
@@ -42,7 +42,7 @@ pub use network::{Network, NetworkKey, network_kind};
 pub use pod::{LocalPod, PodFlows, PodRef};
 pub use service::{
     Backend, Frontend, FrontendKey, ServicePort, SlotRange, WILDCARD_PORT, WILDCARD_PROTO,
-    frontend_flags,
+    frontend_flags, node_port_addr,
 };
 pub use socket::{SocketOrigin, SocketOrigins};
 

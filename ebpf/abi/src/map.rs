@@ -5,7 +5,7 @@
 
 /// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node by address.
 pub const LOCAL_PODS: &str = "LOCAL_PODS";
-/// Capacity of [`LOCAL_PODS`], [`PODS`] and [`POD_FLOWS`].
+/// Capacity of [`LOCAL_PODS`], [`PODS`], [`POD_FLOWS`] and [`POD_NETNS`].
 pub const LOCAL_PODS_MAX: u32 = 4096;
 
 /// Array of [`crate::LocalPod`]: the pods of this node by index.
@@ -47,10 +47,18 @@ pub const BACKENDS_INITIAL: u32 = 131_072;
 /// Largest capacity of [`BACKENDS`].
 pub const BACKENDS_MAX: u32 = 524_288;
 
+/// LRU hash, [`crate::AffinityKey`] -> [`crate::Affinity`]: session affinity.
+pub const AFFINITY: &str = "AFFINITY";
+/// Capacity of [`AFFINITY`].
+pub const AFFINITY_MAX: u32 = 65_536;
+
 /// LPM trie, [`crate::SourceRangeKey`] -> 1: clients of load balancer addresses.
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 /// Capacity of [`SOURCE_RANGES`].
 pub const SOURCE_RANGES_MAX: u32 = 65_536;
+
+/// Hash, u64 cookie of a network namespace -> [`crate::PodNetns`]: the pods of this node.
+pub const POD_NETNS: &str = "POD_NETNS";
 
 /// Hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: flows that were answered and are not closed.
 pub const FLOWS: &str = "FLOWS";
@@ -103,7 +111,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 22] = [
     LOCAL_PODS,
     PODS,
     POD_FLOWS,
@@ -112,7 +120,9 @@ pub const ALL: [&str; 20] = [
     SERVICES,
     SLOTS,
     BACKENDS,
+    AFFINITY,
     SOURCE_RANGES,
+    POD_NETNS,
     FLOWS,
     FLOWS_NEW_POD,
     FLOWS_NEW_WIRE,

@@ -48,10 +48,12 @@ pub mod network_kind {
     pub const LOCAL_PODS: u32 = 1;
     /// Pod addresses of another node.
     pub const REMOTE_PODS: u32 = 2;
-    /// An address of this node: packets to it go to the node's stack.
+    /// An address of this node: NodePorts are served on it, other packets go to the node's stack.
     pub const THIS_NODE: u32 = 3;
     /// An address of another node: packets to it are never masqueraded.
     pub const OTHER_NODE: u32 = 4;
     /// A ServiceCIDR: packets to an address without a frontend are dropped.
     pub const SERVICES: u32 = 5;
+    /// An address of this node on which no NodePorts are served.
+    pub const THIS_NODE_WITHOUT_NODE_PORTS: u32 = 6;
 }

@@ -12,12 +12,22 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Addr, PortBe};
+use crate::{Addr, Family, PortBe};
 
 /// Port of the wildcard entry, which matches every other port of a Service address.
 pub const WILDCARD_PORT: PortBe = PortBe::new(0);
 /// Protocol of the wildcard entry, which matches every other protocol of a Service address.
 pub const WILDCARD_PROTO: u8 = 0;
+
+/// Address in the key of a NodePort: the unspecified address of the family, which stands for every
+/// address of this node that serves NodePorts.
+#[inline(always)]
+pub const fn node_port_addr(family: Family) -> Addr {
+    match family {
+        Family::V4 => Addr::v4([0; 4]),
+        Family::V6 => Addr::UNSPECIFIED,
+    }
+}
 
 /// Key of `FRONTENDS`: an address, port and protocol that clients connect to.
 #[repr(C)]

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod affinity;
 pub mod arp;
 pub mod budget;
 pub mod checksum;
@@ -17,6 +18,7 @@ pub mod icmp;
 pub mod ip;
 pub mod l4;
 pub mod lifetime;
+pub mod reset;
 pub mod select;
 pub mod siphash;
 pub mod tcp_state;

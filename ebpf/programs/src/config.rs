@@ -82,6 +82,13 @@ impl Node {
         select::source_port(&ranges, hash, attempt)
     }
 
+    /// Cookie of the node's network namespace.
+    #[inline(always)]
+    pub fn netns_cookie(self) -> u64 {
+        // SAFETY: see `flags`.
+        unsafe { (*self.0).netns_cookie }
+    }
+
     /// Limit of a pod's entries in `FLOWS`.
     #[inline(always)]
     pub fn flows_per_pod(self) -> u32 {

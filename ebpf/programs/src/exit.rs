@@ -97,15 +97,15 @@ fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
     }
 }
 
-/// Drops a packet and returns an ICMP error on the interface of the hook.
+/// Drops a packet and returns an ICMP error or a TCP reset on the interface of the hook.
 #[inline(always)]
 fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
     drop(&s.packet, hook, reason);
-    let error = match reason {
-        DropReason::TooLong => (icmp::FRAGMENTATION_NEEDED, s.next_hop.mtu as u16),
-        _ => (icmp::PORT, 0),
-    };
-    if !reject::unreachable(f, &s.packet, &mut s.headers, &mut s.quote, error) {
+    let is_from_here = matches!(hook, Hook::FromPod | Hook::ToNetdev);
+    let is_reset = is_from_here
+        && reason != DropReason::TooLong
+        && reject::reset(f, &s.packet, &mut s.headers, &mut s.quote);
+    if !is_reset && !unreachable(f, s, reason) {
         return SHOT;
     }
     counters::outcome(Outcome::Rejected, s.packet.len);
@@ -121,6 +121,15 @@ fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
         }
         Hook::ToPod | Hook::ToNetdev => kernel::redirect_in(ifindex),
     }
+}
+
+#[inline(always)]
+fn unreachable(f: &Skb, s: &mut Scratch, reason: DropReason) -> bool {
+    let error = match reason {
+        DropReason::TooLong => (icmp::FRAGMENTATION_NEEDED, s.next_hop.mtu as u16),
+        _ => (icmp::PORT, 0),
+    };
+    reject::unreachable(f, &s.packet, &mut s.headers, &mut s.quote, error)
 }
 
 /// The end of a packet whose hook has no programs that are ready: an uplink passes packets of the

@@ -54,8 +54,9 @@ pub struct Flow {
     pub class: DestinationClass,
     /// Class of the source, for [`FlowState::New`].
     pub source_class: DestinationClass,
-    /// Zero.
-    pub pad: u8,
+    /// Whether a Service flow from the wire keeps its source: traffic policy Local of an external
+    /// frontend.
+    pub keeps_source: bool,
 }
 
 /// The destination of a packet, if it is a pod of this node.
@@ -82,7 +83,7 @@ impl Flow {
             keeps_port: false,
             class: DestinationClass::Outside,
             source_class: DestinationClass::Outside,
-            pad: 0,
+            keeps_source: false,
         };
     }
 

@@ -9,11 +9,12 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns,
-        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_lookup_udp, bpf_sk_release,
-        bpf_skc_lookup_tcp,
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_fullsock, bpf_sk_lookup_udp,
+        bpf_sk_release, bpf_skc_lookup_tcp,
     },
 };
-use sluice_abi::{Addr, Family, FlowKey, proto, tick as tick_of};
+use sluice_abi::{Addr, Family, FlowKey, PortBe, proto, tick as tick_of};
+use sluice_packet::affinity;
 
 use crate::maps;
 
@@ -211,31 +212,55 @@ fn lookup(
     if p.family != requested_family { -1 } else { code }
 }
 
-/// Whether a socket of the node would receive packets of this flow's replies. `tuple` is that of
-/// the flow, with the node as source. Other protocols than TCP and UDP have no such sockets.
+/// Seconds of `CLOCK_MONOTONIC`, a few milliseconds late.
 #[inline(always)]
-pub fn node_has_socket(context: *mut c_void, tuple: &FlowKey) -> bool {
+pub fn seconds() -> u32 {
+    // SAFETY: the helper takes no arguments and reads a clock.
+    affinity::seconds(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// Which sockets receive a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sockets {
+    /// Listening and unconnected ones as well.
+    All,
+    /// Only those that are connected to the sender.
+    Connected,
+}
+
+/// Whether a socket of the node would receive a packet with this source, `from`, and destination.
+/// Other protocols than TCP and UDP have no such sockets.
+#[inline(always)]
+pub fn node_has_socket(
+    context: *mut c_void,
+    proto: u8,
+    from: (&Addr, PortBe),
+    to: (&Addr, PortBe),
+    which: Sockets,
+) -> bool {
     /// `BPF_F_CURRENT_NETNS`.
     const CURRENT_NETNS: u64 = -1i64 as u64;
+    /// `BPF_TCP_LISTEN` and `BPF_TCP_CLOSE`.
+    const TCP_LISTEN: u32 = 10;
+    const TCP_CLOSE: u32 = 7;
 
-    if tuple.src.family() == Family::V6 {
+    if to.0.family() == Family::V6 {
         return false;
     }
     // SAFETY: all-zero is a valid value of this C struct.
     let mut sockets: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    // A packet in the direction of the replies.
     let v4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-        saddr: words(&tuple.dst)[3],
-        daddr: words(&tuple.src)[3],
-        sport: u16::from_ne_bytes(tuple.dport.0),
-        dport: u16::from_ne_bytes(tuple.sport.0),
+        saddr: words(from.0)[3],
+        daddr: words(to.0)[3],
+        sport: u16::from_ne_bytes(from.1.0),
+        dport: u16::from_ne_bytes(to.1.0),
     };
     let size = size_of_val(&v4);
     sockets.__bindgen_anon_1.ipv4 = v4;
     // SAFETY: the context is the program's; `sockets` is initialized and has the given size. A
     // socket that was found is released.
     unsafe {
-        let socket = match tuple.proto {
+        let socket = match proto {
             proto::TCP => bpf_skc_lookup_tcp(context, &mut sockets, size as u32, CURRENT_NETNS, 0),
             proto::UDP => bpf_sk_lookup_udp(context, &mut sockets, size as u32, CURRENT_NETNS, 0),
             _ => return false,
@@ -243,8 +268,18 @@ pub fn node_has_socket(context: *mut c_void, tuple: &FlowKey) -> bool {
         if socket.is_null() {
             return false;
         }
+        let receives = match which {
+            Sockets::All => true,
+            Sockets::Connected => {
+                // Sockets of the handshake and of TIME_WAIT are not full ones. The cast gives both
+                // kinds of lookup one pointer type, which the verifier requires.
+                let full = bpf_sk_fullsock(socket.cast());
+                // A datagram socket without a peer is in the state CLOSE.
+                full.is_null() || !matches!((*full).state, TCP_LISTEN | TCP_CLOSE)
+            }
+        };
         bpf_sk_release(socket.cast());
-        true
+        receives
     }
 }
 

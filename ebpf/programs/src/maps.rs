@@ -10,10 +10,10 @@ use aya_ebpf::{
     },
 };
 use sluice_abi::{
-    Addr, Backend, Counter, Device, Direction, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, LocalPod, Network, NodeConfig, PodFlows, PodRef, PortBe, ServicePort,
-    SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO, device_flags, flow_flags, map, network_kind,
-    program,
+    Addr, Affinity, AffinityKey, Backend, Counter, Device, Direction, FlowEntry, FlowKey,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, LocalPod, Network, NodeConfig, PodFlows,
+    PodNetns, PodRef, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO,
+    device_flags, flow_flags, map, network_kind, program,
 };
 
 /// The pods of this node by address.
@@ -52,6 +52,11 @@ pub static SLOTS: Array<u32> = Array::with_max_entries(map::SLOTS_INITIAL, 0);
 pub static BACKENDS: HashMap<u32, Backend> =
     HashMap::with_max_entries(map::BACKENDS_INITIAL, BPF_F_NO_PREALLOC);
 
+/// Backends of the last connections of clients with session affinity.
+#[map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity> =
+    LruHashMap::with_max_entries(map::AFFINITY_MAX, 0);
+
 /// Clients of load balancer addresses.
 #[map]
 static SOURCE_RANGES: LpmTrie<SourceOfService, u32> =
@@ -64,6 +69,11 @@ struct SourceOfService {
     service: u32,
     addr: Addr,
 }
+
+/// The pods of this node by the cookie of their network namespace.
+#[map]
+static POD_NETNS: HashMap<u64, PodNetns> =
+    HashMap::with_max_entries(map::LOCAL_PODS_MAX, BPF_F_NO_PREALLOC);
 
 /// Flows that were answered and are not closed.
 #[map]
@@ -159,6 +169,15 @@ pub fn network_kind(addr: &Addr) -> u32 {
     }
 }
 
+/// Whether an address is one of this node.
+#[inline(always)]
+pub fn is_this_node(addr: &Addr) -> bool {
+    matches!(
+        network_kind(addr),
+        network_kind::THIS_NODE | network_kind::THIS_NODE_WITHOUT_NODE_PORTS
+    )
+}
+
 /// The frontend with exactly this address, port and protocol.
 #[inline(always)]
 pub fn frontend(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
@@ -178,6 +197,22 @@ pub fn wildcard_frontend(addr: &Addr) -> Option<Frontend> {
 pub fn service_port(id: u32) -> Option<ServicePort> {
     // SAFETY: as for `frontend`.
     SERVICES.get_ptr(&id).map(|p| unsafe { *p })
+}
+
+/// Whether a client is in the source ranges of a Service port.
+#[inline(always)]
+pub fn is_in_source_ranges(service: u32, client: &Addr) -> bool {
+    const BITS: u32 = 8 * size_of::<SourceOfService>() as u32;
+    SOURCE_RANGES.get(&Key::new(BITS, SourceOfService { service, addr: *client })).is_some()
+}
+
+/// The address of the pod with this network namespace, of the family of `peer`.
+#[inline(always)]
+pub fn pod_in_netns(cookie: u64, peer: &Addr) -> Option<Addr> {
+    // SAFETY: as for `local_pod`.
+    let pod = POD_NETNS.get_ptr(&cookie).map(|pod| unsafe { *pod })?;
+    let addr = if peer.is_v4() { pod.addrs[0] } else { pod.addrs[1] };
+    if addr == Addr::UNSPECIFIED { None } else { Some(addr) }
 }
 
 /// The backend with this id.

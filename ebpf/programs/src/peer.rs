@@ -1,7 +1,9 @@
 //! Access to the peer address of a socket system call.
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr, helpers::generated::bpf_set_retval, programs::SockAddrContext,
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
+    programs::SockAddrContext,
 };
 use sluice_abi::{Addr, PortBe};
 
@@ -71,6 +73,13 @@ impl<'a> Peer<'a> {
     pub fn proto(&self) -> u8 {
         // SAFETY: as in `addr`.
         unsafe { core::ptr::read_volatile(&raw const (*self.raw()).protocol) as u8 }
+    }
+
+    /// Cookie of the socket's network namespace; 0 if the kernel has none.
+    #[inline(always)]
+    pub fn netns_cookie(&self) -> u64 {
+        // SAFETY: the helper takes the context of the running program.
+        unsafe { bpf_get_netns_cookie(self.raw().cast()) }
     }
 
     /// Whether an address of this family can be the peer of this socket.

@@ -12,6 +12,7 @@ use crate::{
     flow::{Destination, Flow},
     kernel::NextHop,
     packet::Packet,
+    stage::backend::Chosen,
 };
 
 #[map]
@@ -34,6 +35,8 @@ pub struct Scratch {
     pub entry: FlowEntry,
     /// The destination, if it is a pod of this node.
     pub destination: Destination,
+    /// The backend of a new Service flow.
+    pub chosen: Chosen,
     /// The result of the route lookup.
     pub next_hop: NextHop,
     /// The packet that a received ICMP error quotes.

@@ -118,6 +118,15 @@ pub fn flows(node: &Node) -> Vec<(FlowKey, FlowEntry)> {
     })
 }
 
+/// The entries of a pinned map.
+pub fn entries<K, V>(node: &Node, name: &str) -> Vec<(K, V)>
+where
+    K: FromBytes + IntoBytes + Immutable + Send,
+    V: FromBytes + IntoBytes + Immutable + Send,
+{
+    node.namespaces.run(|| open::<K, V>(name).entries().unwrap())
+}
+
 /// Capacity of a pinned map.
 pub fn capacity(node: &Node, name: &str) -> u32 {
     node.namespaces.run(|| map_info(obj_get(&map_path(name)).unwrap()).unwrap().max_entries)

@@ -5,6 +5,8 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use sluice_bpf::netlink::Netlink;
+
 /// Deadline of a command in seconds; `timeout` exits with 124 when it passes.
 const DEADLINE: &str = "20";
 
@@ -61,4 +63,13 @@ fn shell(script: &str) -> String {
     let output = Command::new("timeout").args([DEADLINE, "sh", "-ec", script]).output().unwrap();
     assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Cookie of this thread's network namespace.
+///
+/// # Panics
+/// If the kernel has none.
+pub fn netns_cookie() -> u64 {
+    let cookie = Netlink::open().unwrap().netns_cookie();
+    cookie.expect("this kernel has cookies of network namespaces")
 }

@@ -1,9 +1,8 @@
 //! Table entries that tests write in the agent's and the CNI binary's place.
 
 use sluice_abi::{
-    Addr, Backend, Device, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
-    NetworkKey, NodeConfig, PortBe, PortRange, ServicePort, SlotRange, WILDCARD_PORT,
-    WILDCARD_PROTO, device_flags, frontend_flags, map, network_kind, node_flags, ticks,
+    Addr, Backend, Device, FlowEntry, FlowKey, LocalPod, Network, NetworkKey, NodeConfig, PortBe,
+    PortRange, device_flags, map, network_kind, node_flags, ticks,
 };
 
 use crate::Datapath;
@@ -23,6 +22,7 @@ pub fn node_config() -> NodeConfig {
         flags: node_flags::READY | node_flags::MASQUERADE,
         snat_key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
         snat_ports: port_ranges(&[SNAT_PORTS]),
+        netns_cookie: 0,
         flows_per_pod: map::FLOWS_MAX / 2,
         mtu: 1500,
         pad: 0,
@@ -93,54 +93,6 @@ impl Datapath {
     pub fn network(&self, address: [u8; 4], len: u32, kind: u32) {
         let key = NetworkKey { prefix_len: 96 + len, addr: v4(address) };
         self.map(map::NETWORKS).update(&key, &Network { kind }).unwrap();
-    }
-
-    /// Writes a Service port with these backends, and the wildcard entry of its address. Backend
-    /// ids start at `service * 100 + 1`, slots at `service * 100`.
-    pub fn service(&self, service: u32, vip: VipPort, backends: &[([u8; 4], u16)]) {
-        let cluster = self.slots(service * 100, vip.2, backends);
-        self.service_port(service, ServicePort { cluster, ..ServicePort::default() });
-        self.frontend(vip, Frontend { service, flags: 0 });
-        let wildcard = Frontend { service: 0, flags: frontend_flags::WILDCARD };
-        self.frontend((vip.0, WILDCARD_PORT.get(), WILDCARD_PROTO), wildcard);
-    }
-
-    /// As [`Datapath::service`], with traffic policy Local: all endpoints, and those of this node.
-    /// Backend ids and slots of the latter are 50 higher.
-    pub fn local_service(
-        &self,
-        service: u32,
-        vip: VipPort,
-        all: &[([u8; 4], u16)],
-        local: &[([u8; 4], u16)],
-    ) {
-        self.service(service, vip, all);
-        let cluster = SlotRange { offset: service * 100, len: all.len() as u32 };
-        let local = self.slots(service * 100 + 50, vip.2, local);
-        self.service_port(service, ServicePort { cluster, local, affinity_seconds: 0 });
-        self.frontend(vip, Frontend { service, flags: frontend_flags::LOCAL });
-    }
-
-    /// Writes slots from `offset` and backends with ids from `offset + 1`.
-    fn slots(&self, offset: u32, proto: u8, backends: &[([u8; 4], u16)]) -> SlotRange {
-        for (n, &(address, port)) in (0..).zip(backends) {
-            let id = offset + 1 + n;
-            let backend = Backend { addr: v4(address), port: PortBe::new(port), proto, pad: 0 };
-            self.map(map::BACKENDS).update(&id, &backend).unwrap();
-            self.map(map::SLOTS).update(&(offset + n), &id).unwrap();
-        }
-        SlotRange { offset, len: backends.len() as u32 }
-    }
-
-    /// Writes one Service port.
-    pub fn service_port(&self, service: u32, port: ServicePort) {
-        self.map(map::SERVICES).update(&service, &port).unwrap();
-    }
-
-    /// Writes one frontend.
-    pub fn frontend(&self, (address, port, proto): VipPort, frontend: Frontend) {
-        let key = FrontendKey { addr: v4(address), port: PortBe::new(port), proto, pad: 0 };
-        self.map(map::FRONTENDS).update(&key, &frontend).unwrap();
     }
 
     /// Ids of the backends with this address, port and protocol.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use packet_tests::random::Random;
 use packet_tests::topology::{HOST_MAC, NAMES, pod_mac};
 use packet_tests::*;
-use sluice_abi::{Counter, DropReason, Outcome, program, proto};
+use sluice_abi::{Counter, DropReason, Frontend, Outcome, frontend_flags, program, proto};
 
 const SYN: u8 = 2;
 /// Bytes that `BPF_PROG_TEST_RUN` requires of an IPv4 frame: both headers.
@@ -348,7 +348,9 @@ fn random_frames_have_one_outcome_and_reach_pods_intact() {
     datapath.service(2, (VIP, 53, proto::UDP), &everywhere);
     datapath.service(3, (VIP, 81, proto::SCTP), &everywhere);
     datapath.service(4, ([10, 96, 0, 51], 80, proto::TCP), &[]);
-    datapath.local_service(5, ([10, 96, 0, 51], 53, proto::UDP), &everywhere, &[]);
+    datapath.service_port(5, proto::UDP, &Sets { cluster: vec![(FAR_POD, 53)], ..Sets::default() });
+    let local = Frontend { service: 5, flags: frontend_flags::LOCAL };
+    datapath.frontend(([10, 96, 0, 51], 53, proto::UDP), local);
     let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
     for _ in 0..FRAMES {
         let (name, ifindex) = *random.pick(&HOOKS);

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSo
 use std::time::Duration;
 
 use packet_tests::*;
-use sluice_abi::{program, proto};
+use sluice_abi::{Frontend, frontend_flags, program, proto};
 
 /// Address of the first backend; every address of 127.0.0.0/8 is local.
 const ONE: [u8; 4] = [127, 0, 0, 1];
@@ -104,7 +104,9 @@ fn calls_to_a_service_without_endpoint_or_an_unknown_port_are_refused() {
 #[test]
 fn calls_to_a_local_policy_service_without_local_endpoint_are_left_to_the_packet_programs() {
     let (datapath, _cgroup) = node_in_cgroup();
-    datapath.local_service(7, (VIP, 53, proto::UDP), &[(FAR_POD, 53)], &[]);
+    datapath.service_port(7, proto::UDP, &Sets { cluster: vec![(FAR_POD, 53)], ..Sets::default() });
+    let frontend = Frontend { service: 7, flags: frontend_flags::LOCAL };
+    datapath.frontend((VIP, 53, proto::UDP), frontend);
     let client = UdpSocket::bind("0.0.0.0:0").unwrap();
     client.connect(at(VIP, 53)).unwrap();
     assert_eq!(client.peer_addr().unwrap(), at(VIP, 53));

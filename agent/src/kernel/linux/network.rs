@@ -21,8 +21,14 @@ pub fn host_state(netlink: &mut Netlink) -> Result<HostState, NetlinkError> {
     addresses.sort();
     addresses.dedup();
     let (default_route, route_uses) = read_routes(netlink)?;
-    let ephemeral_ports = ephemeral_ports();
-    Ok(HostState { links, addresses, default_route, route_uses, ephemeral_ports })
+    Ok(HostState {
+        links,
+        addresses,
+        default_route,
+        route_uses,
+        ephemeral_ports: ephemeral_ports(),
+        netns_cookie: netlink.netns_cookie().unwrap_or(0),
+    })
 }
 
 /// A random key, not zero.

@@ -27,6 +27,7 @@ async fn every_field_has_its_source() {
             mtu: 1500,
             snat_key: RANDOM_KEY,
             snat_ports: "61001-61500".parse::<SourcePorts>().unwrap().without((1, 1)),
+            netns_cookie: 4711,
             flows_per_pod: 1000,
             pad: 0,
         }

@@ -79,6 +79,7 @@ impl PodNetwork<'_> {
             pod: find(pod, &self.lease.key.ifname)?,
         };
         self.attach(&pair.host, options.mechanism, dataplane)?;
+        dataplane.pods.put_netns(pod.netns_cookie(), self.lease.address.into());
         self.configure_host_end(&pair.host)?;
         self.configure_pod_end(&pair.pod, pod)?;
         device::add_route(self.host, &host_route(self.lease.address, pair.host.index))?;

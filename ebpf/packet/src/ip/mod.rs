@@ -93,6 +93,18 @@ impl Header {
     pub fn of_icmp_error(src: &Addr, dst: &Addr, payload_len: u16) -> Header {
         Header(v4::of_icmp_error(src, dst, payload_len))
     }
+
+    /// The header of a TCP reset.
+    #[inline(always)]
+    pub fn of_reset(src: &Addr, dst: &Addr, payload_len: u16) -> Header {
+        Header(v4::of_reset(src, dst, payload_len))
+    }
+}
+
+/// Whether this is an IPv4 loopback address (127/8).
+#[inline(always)]
+pub fn is_v4_loopback(a: &Addr) -> bool {
+    a.is_v4() && a.0[12] == 127
 }
 
 /// Whether packets to or from this address are never routed: multicast, broadcast, unspecified and

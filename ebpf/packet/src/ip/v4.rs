@@ -83,15 +83,26 @@ pub fn decrement_ttl(b: &mut [u8; LEN]) {
 /// The header of an ICMP error.
 #[inline(always)]
 pub fn of_icmp_error(src: &Addr, dst: &Addr, payload_len: u16) -> [u8; LEN] {
+    created(proto::ICMP, ERROR_TOS, src, dst, payload_len)
+}
+
+/// The header of a TCP segment without payload.
+#[inline(always)]
+pub fn of_reset(src: &Addr, dst: &Addr, payload_len: u16) -> [u8; LEN] {
+    created(proto::TCP, 0, src, dst, payload_len)
+}
+
+#[inline(always)]
+fn created(proto: u8, tos: u8, src: &Addr, dst: &Addr, payload_len: u16) -> [u8; LEN] {
     let total = (payload_len + LEN as u16).to_be_bytes();
     let mut b = [0u8; LEN];
     b[0] = VERSION_AND_LEN;
-    b[1] = ERROR_TOS;
+    b[1] = tos;
     b[2] = total[0];
     b[3] = total[1];
     b[6] = DONT_FRAGMENT;
     b[8] = TTL;
-    b[9] = proto::ICMP;
+    b[9] = proto;
     let mut i = 0;
     while i < 4 {
         b[12 + i] = src.0[12 + i];

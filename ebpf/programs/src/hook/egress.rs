@@ -61,10 +61,7 @@ fn new_from_pod<F: Outlined>(
 ) -> Result<DestinationClass, Verdict> {
     let (packet, flow, destination) = (&s.packet, &mut s.flow, &mut s.destination);
     flow.class = class::of(&packet.tuple.dst, destination);
-    if flow.class.may_be_service()
-        && let Some(chosen) = service::choose(packet, flow.origin)?
-    {
-        flow.translate_to(chosen.id, &chosen.backend);
+    if service::translate(f, packet, flow, &mut s.chosen)? {
         flow.class = class::of(&flow.translated.dst, destination);
     }
     masquerade::from_pod(f, packet, flow, flow.class, node, &mut s.next_hop)?;
@@ -92,7 +89,7 @@ fn error_from_pod<F: Outlined>(
 }
 
 /// Finds the flow of a packet from the node's stack; returns its destination class. Only packets to
-/// Services are handled.
+/// Services, and replies of backends on the node itself, are handled.
 #[inline(always)]
 pub fn from_node<F: Outlined>(
     f: &F,
@@ -101,8 +98,11 @@ pub fn from_node<F: Outlined>(
 ) -> Result<DestinationClass, Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     let class = class::of(&s.packet.tuple.dst, &mut s.destination);
-    if !class.may_be_service() || s.packet.kind == Kind::IcmpError {
+    if class == DestinationClass::Link {
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
+    }
+    if s.packet.kind == Kind::IcmpError {
+        return error_from_node(f, s, node, class);
     }
     let found =
         conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination);
@@ -115,14 +115,34 @@ pub fn from_node<F: Outlined>(
     }
     handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Stack);
+    s.flow.class = class;
     s.flow.source_class = DestinationClass::Node;
-    let Some(chosen) = service::choose(&s.packet, Origin::Stack)? else {
+    if !service::translate(f, &s.packet, &mut s.flow, &mut s.chosen)? {
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
-    };
-    s.flow.translate_to(chosen.id, &chosen.backend);
+    }
     s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
     masquerade::from_node(f, &s.packet, &mut s.flow, &mut s.next_hop);
     Ok(s.flow.class)
+}
+
+/// An error of the node about a Service flow, one of whose backends is on the node itself. Others are
+/// left as they are.
+#[inline(always)]
+fn error_from_node<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    node: Node,
+    class: DestinationClass,
+) -> Result<DestinationClass, Verdict> {
+    if !icmp::find(f, s) {
+        handover::require_no_flow_elsewhere(f, node)?;
+        return Err(Verdict::Bypass(Bypass::NodeTraffic));
+    }
+    if s.quoted.original == s.quoted.sent {
+        return Err(Verdict::Bypass(Bypass::NodeTraffic));
+    }
+    s.flow.class = class;
+    Ok(class)
 }
 
 /// Delivers a packet from a pod to the stack without translation.

@@ -92,9 +92,7 @@ fn error_from_netdev<F: Outlined>(
         DestinationClass::LocalPod => Err(Verdict::Drop(DropReason::NotTracked)),
         class => {
             // To a Service address.
-            if class.may_be_service() {
-                service::choose(&s.packet, Origin::Wire)?;
-            }
+            service::translate(f, &s.packet, &mut s.flow, &mut s.chosen)?;
             class.require_owner()?;
             Err(Verdict::Bypass(Bypass::NodeTraffic))
         }
@@ -103,7 +101,17 @@ fn error_from_netdev<F: Outlined>(
 
 #[inline(always)]
 fn new_from_netdev<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClass, Verdict> {
-    let (packet, flow, destination) = (&s.packet, &mut s.flow, &mut s.destination);
+    let (packet, flow) = (&s.packet, &mut s.flow);
+    if service::translate(f, packet, flow, &mut s.chosen)? {
+        flow.class = class::of(&flow.translated.dst, &mut s.destination);
+        // Replies have to return through this node. Those of pods of this node and of the node itself
+        // do so anyway, and the stack takes no packet from an address of its own.
+        if !flow.keeps_source && flow.class != DestinationClass::Node {
+            flow.masquerade();
+            masquerade::set_source(f, packet, flow, &mut s.next_hop);
+        }
+        return Ok(flow.class);
+    }
     match flow.class {
         DestinationClass::LocalPod => {
             if !packet.is_unresolved() {
@@ -111,21 +119,7 @@ fn new_from_netdev<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationCla
             }
             Ok(flow.class)
         }
-        DestinationClass::FreePodAddress => Ok(flow.class),
-        DestinationClass::ServiceRange | DestinationClass::Outside => {
-            match service::choose(packet, Origin::Wire)? {
-                Some(chosen) => {
-                    flow.translate_to(chosen.id, &chosen.backend);
-                    // Replies have to return through this node.
-                    flow.masquerade();
-                    flow.class = class::of(&flow.translated.dst, destination);
-                    masquerade::set_source(f, packet, flow, &mut s.next_hop);
-                    Ok(flow.class)
-                }
-                None if flow.class == DestinationClass::ServiceRange => Ok(flow.class),
-                None => Err(Verdict::Bypass(Bypass::NodeTraffic)),
-            }
-        }
+        DestinationClass::FreePodAddress | DestinationClass::ServiceRange => Ok(flow.class),
         // Possibly a reply to a masqueraded flow. At the limit of waits it is passed to the stack.
         DestinationClass::Node if packet.is_unresolved() && fragment::may_wait(packet) => {
             Err(Verdict::REQUEUE)
@@ -133,6 +127,7 @@ fn new_from_netdev<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationCla
         DestinationClass::Node
         | DestinationClass::RemotePod
         | DestinationClass::OtherNode
+        | DestinationClass::Outside
         | DestinationClass::Link => Err(Verdict::Bypass(Bypass::NodeTraffic)),
     }
 }

@@ -3,7 +3,7 @@
 //! Only IPv4 and ARP pass: a frame of another protocol, VLAN-tagged ones included, would reach the
 //! node's stack without the checks of these programs.
 
-use sluice_abi::{DropReason, FlowKind, PodRef, network_kind};
+use sluice_abi::{DropReason, FlowKind, PodRef};
 use sluice_packet::l4::Kind;
 
 use crate::{
@@ -119,6 +119,5 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) -> Result<(), Verdict>
 /// Whether the stack forwards this packet, that is, the node is not its source.
 #[inline(always)]
 fn is_forwarded(packet: &Packet, node: Node) -> bool {
-    packet.tuple.src != node.addr(&packet.tuple.src)
-        && maps::network_kind(&packet.tuple.src) != network_kind::THIS_NODE
+    packet.tuple.src != node.addr(&packet.tuple.src) && !maps::is_this_node(&packet.tuple.src)
 }

@@ -1,14 +1,14 @@
 //! Services at the socket: the destination is translated once per connection or datagram, in the
 //! system call, and packets need no translation.
 
-use sluice_abi::{Addr, PortBe, SocketOrigin, proto};
-use sluice_packet::select::NoBackend;
+use sluice_abi::{Addr, Frontend, PortBe, SocketOrigin, network_kind, proto};
+use sluice_packet::ip;
 
 use crate::{
-    config, kernel,
+    config,
     maps::{self, SOCKET_ORIGINS},
     peer::Peer,
-    stage::backend::{self, Chosen},
+    stage::backend::{self, Choice, Chosen, Request},
 };
 
 /// Continue with the system call.
@@ -36,18 +36,27 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
     if protocol != proto::TCP && protocol != proto::UDP && protocol != proto::SCTP {
         return PROCEED;
     }
-    let Some(frontend) = backend::frontend(&addr, port, protocol) else { return PROCEED };
-    let slots = backend::slots(&frontend, true);
-    if keep && slots.is_ok() && reuse(peer, &addr, port) {
-        return PROCEED;
+    let Some(frontend) = frontend(peer, &addr, port, protocol) else { return PROCEED };
+    let mut chosen = Chosen::default();
+    if keep && reuse(peer, &addr, port) {
+        let request = Request { is_local: true, is_mid_stream: true };
+        match backend::choose(frontend, request, &mut chosen) {
+            Choice::MidStream | Choice::ClientUnknown => return PROCEED,
+            // The Service has no backend any more, which is found below.
+            _ => peer.set(&addr, port),
+        }
     }
-    let chosen = slots.and_then(|slots| backend::choose(slots, kernel::random()));
-    let Chosen { id, backend } = match chosen {
-        Ok(chosen) if peer.can_hold(&chosen.backend.addr) => chosen,
-        Err(NoBackend::UnknownPort | NoBackend::NoEndpoint) => return reject(peer),
-        // The tc programs drop the packet and count the reason.
-        Ok(_) | Err(NoBackend::NoLocalEndpoint | NoBackend::TableIncomplete) => return PROCEED,
-    };
+    chosen.client = client(peer, &addr);
+    let request = Request { is_local: true, is_mid_stream: false };
+    match backend::choose(frontend, request, &mut chosen) {
+        Choice::Chosen if peer.can_hold(&chosen.backend.addr) => {}
+        Choice::UnknownPort | Choice::NoEndpoint => return reject(peer),
+        // Packets to an address of the node itself do not pass the tc programs.
+        Choice::SourceNotAllowed if maps::is_this_node(&addr) => return reject(peer),
+        // The tc programs drop the packet and count the reason, or know the client by its packet.
+        _ => return PROCEED,
+    }
+    let Chosen { id, backend, .. } = chosen;
     store_origin(
         peer,
         SocketOrigin {
@@ -60,6 +69,40 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
     );
     peer.set(&backend.addr, backend.port);
     PROCEED
+}
+
+/// The frontend of a destination: exact, NodePort, or wildcard of a Service address. NodePorts are
+/// served on the node's loopback addresses as well, for its own processes only.
+#[inline(always)]
+fn frontend(peer: &Peer<'_>, addr: &Addr, port: PortBe, protocol: u8) -> Option<Frontend> {
+    if let Some(frontend) = maps::frontend(addr, port, protocol) {
+        return Some(frontend);
+    }
+    if let Some(frontend) = backend::any_node_port(addr, port, protocol)
+        && (maps::network_kind(addr) == network_kind::THIS_NODE
+            || (ip::is_v4_loopback(addr) && is_node_process(peer)))
+    {
+        return Some(frontend);
+    }
+    maps::wildcard_frontend(addr)
+}
+
+/// Whether the socket is in the node's network namespace.
+#[inline(always)]
+fn is_node_process(peer: &Peer<'_>) -> bool {
+    config::node().is_some_and(|node| node.netns_cookie() == peer.netns_cookie())
+}
+
+/// The address that packets of the socket have on this node before source translation: that of its
+/// pod or of the node. Unspecified if neither is known.
+#[inline(always)]
+fn client(peer: &Peer<'_>, addr: &Addr) -> Addr {
+    let Some(node) = config::node() else { return Addr::UNSPECIFIED };
+    let cookie = peer.netns_cookie();
+    if cookie == node.netns_cookie() {
+        return node.addr(addr);
+    }
+    maps::pod_in_netns(cookie, addr).unwrap_or(Addr::UNSPECIFIED)
 }
 
 /// Fails the system call with ECONNREFUSED. On kernels where a program cannot set the error number,

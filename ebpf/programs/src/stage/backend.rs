@@ -1,48 +1,216 @@
 //! Backend choice: one decision for the socket hooks and the tc hooks.
 
-use sluice_abi::{Addr, Backend, Frontend, PortBe, SlotRange, frontend_flags};
-use sluice_packet::select::{self, NoBackend};
+use sluice_abi::{
+    Addr, Affinity, AffinityKey, Backend, Frontend, PortBe, SlotRange, frontend_flags,
+    network_kind, node_port_addr,
+};
+use sluice_packet::{
+    affinity,
+    select::{self, NoBackend},
+};
 
-use crate::maps::{self, SLOTS};
+use crate::{
+    kernel,
+    maps::{self, AFFINITY, SLOTS},
+};
 
-/// A backend and its id.
-#[derive(Clone, Copy)]
+/// A request for a backend, and what was chosen for it.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub struct Chosen {
-    /// Backend id.
-    pub id: u32,
+    /// The client's address before source translation; unspecified if it is not known.
+    pub client: Addr,
     /// The backend.
     pub backend: Backend,
+    /// Its id.
+    pub id: u32,
+    /// The slots to choose from.
+    slots: SlotRange,
+    /// Timeout of session affinity, or 0.
+    affinity_seconds: u32,
 }
 
-/// The frontend of a destination: the exact one, or the wildcard of a Service address.
-#[inline(always)]
-pub fn frontend(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
-    match maps::frontend(addr, port, proto) {
-        Some(frontend) => Some(frontend),
-        None => maps::wildcard_frontend(addr),
+/// Result of [`choose`]. The numbers are results of a global function.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Choice {
+    /// There is a backend.
+    Chosen = 0,
+    /// A wildcard: the Service does not have this port or protocol.
+    UnknownPort = 1,
+    /// The Service port has no endpoints.
+    NoEndpoint = 2,
+    /// The Service port has endpoints, but traffic policy Local excludes all of them.
+    NoLocalEndpoint = 3,
+    /// A Service port, slot or backend is missing.
+    TableIncomplete = 4,
+    /// The client is outside the source ranges.
+    SourceNotAllowed = 5,
+    /// There is a backend, but the packet opens no connection.
+    MidStream = 6,
+    /// The choice depends on the client, whose address is not known.
+    ClientUnknown = 7,
+}
+
+impl Choice {
+    #[inline(always)]
+    fn from_number(n: u32) -> Choice {
+        match n {
+            0 => Choice::Chosen,
+            1 => Choice::UnknownPort,
+            2 => Choice::NoEndpoint,
+            3 => Choice::NoLocalEndpoint,
+            5 => Choice::SourceNotAllowed,
+            6 => Choice::MidStream,
+            7 => Choice::ClientUnknown,
+            _ => Choice::TableIncomplete,
+        }
     }
 }
 
-/// The slots that a frontend has for a client: at least one.
-///
-/// # Errors
-/// There are none, the frontend is a wildcard, or its Service port does not exist.
+/// Where a request for a backend comes from, and what it is.
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// The client is a pod or a process of this node.
+    pub is_local: bool,
+    /// A packet of a connection that should have a flow. It binds no client to a backend.
+    pub is_mid_stream: bool,
+}
+
+impl Request {
+    const LOCAL: u32 = 1;
+    const MID_STREAM: u32 = 2;
+
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        let mid_stream = if self.is_mid_stream { Request::MID_STREAM } else { 0 };
+        if self.is_local { Request::LOCAL | mid_stream } else { mid_stream }
+    }
+}
+
+/// The NodePort frontend of an address of this node. An address that serves no NodePorts has none.
 #[inline(always)]
-pub fn slots(frontend: &Frontend, client_on_this_node: bool) -> Result<SlotRange, NoBackend> {
+pub fn node_port(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
+    let frontend = any_node_port(addr, port, proto)?;
+    // After the search, which rarely finds one: this lookup takes longer.
+    if maps::network_kind(addr) == network_kind::THIS_NODE { Some(frontend) } else { None }
+}
+
+/// The NodePort frontend with this port, whatever the address of the same family.
+#[inline(always)]
+pub fn any_node_port(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
+    maps::frontend(&node_port_addr(addr.family()), port, proto)
+}
+
+/// Chooses a backend of a frontend for `chosen.client`.
+#[inline(always)]
+pub fn choose(frontend: Frontend, request: Request, chosen: &mut Chosen) -> Choice {
+    let Frontend { service, flags } = frontend;
+    let choice = Choice::from_number(backend_slots(chosen, service, flags, request.bits()));
+    if choice != Choice::Chosen {
+        return choice;
+    }
+    if backend_pick(chosen, service) == 0 { Choice::TableIncomplete } else { Choice::Chosen }
+}
+
+/// Sets the slots of a request. Returns the number of a [`Choice`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn backend_slots(chosen: *mut Chosen, service: u32, flags: u32, request: u32) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    match unsafe { chosen.as_mut() } {
+        Some(chosen) => find_slots(chosen, &Frontend { service, flags }, request) as u32,
+        None => Choice::TableIncomplete as u32,
+    }
+}
+
+#[inline(always)]
+fn find_slots(chosen: &mut Chosen, frontend: &Frontend, request: u32) -> Choice {
     if frontend.flags & frontend_flags::WILDCARD != 0 {
-        return Err(NoBackend::UnknownPort);
+        return Choice::UnknownPort;
     }
-    let port = maps::service_port(frontend.service).ok_or(NoBackend::TableIncomplete)?;
-    select::slots(frontend, &port, client_on_this_node)
+    let Some(port) = maps::service_port(frontend.service) else { return Choice::TableIncomplete };
+    let is_limited = frontend.flags & frontend_flags::SOURCE_RANGES != 0;
+    let is_unknown = chosen.client == Addr::UNSPECIFIED;
+    if is_limited && is_unknown {
+        return Choice::ClientUnknown;
+    }
+    // Before the endpoints: other clients do not learn whether there are any.
+    if is_limited && !maps::is_in_source_ranges(frontend.service, &chosen.client) {
+        return Choice::SourceNotAllowed;
+    }
+    chosen.affinity_seconds = port.affinity_seconds;
+    chosen.slots = match select::slots(frontend, &port, request & Request::LOCAL != 0) {
+        Ok(slots) => slots,
+        Err(NoBackend::NoEndpoint) => return Choice::NoEndpoint,
+        Err(NoBackend::NoLocalEndpoint) => return Choice::NoLocalEndpoint,
+        Err(NoBackend::UnknownPort) => return Choice::UnknownPort,
+        Err(NoBackend::TableIncomplete) => return Choice::TableIncomplete,
+    };
+    if request & Request::MID_STREAM != 0 {
+        Choice::MidStream
+    } else if port.affinity_seconds != 0 && is_unknown {
+        Choice::ClientUnknown
+    } else {
+        Choice::Chosen
+    }
 }
 
-/// Chooses a backend from slots by 32 random bits.
-///
-/// # Errors
-/// The slot or the backend does not exist.
+/// Sets the backend of a request with slots. Returns 0 if a slot or the backend is missing, else 1.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn backend_pick(chosen: *mut Chosen, service: u32) -> u32 {
+    // SAFETY: as in `backend_slots`.
+    let Some(chosen) = (unsafe { chosen.as_mut() }) else { return 0 };
+    chosen.id = if chosen.affinity_seconds == 0 {
+        random_slot(chosen.slots)
+    } else {
+        bound(chosen, service)
+    };
+    match maps::backend(chosen.id) {
+        Some(backend) => {
+            chosen.backend = backend;
+            1
+        }
+        None => 0,
+    }
+}
+
+/// The id in a random slot of a range, or 0.
 #[inline(always)]
-pub fn choose(slots: SlotRange, random: u32) -> Result<Chosen, NoBackend> {
-    let id = *SLOTS.get(select::slot(slots, random)).ok_or(NoBackend::TableIncomplete)?;
-    let backend = maps::backend(id).ok_or(NoBackend::TableIncomplete)?;
-    Ok(Chosen { id, backend })
+fn random_slot(slots: SlotRange) -> u32 {
+    SLOTS.get(select::slot(slots, kernel::random())).copied().unwrap_or(0)
+}
+
+/// The id of the backend of a client with session affinity, or 0: that of its last connection, or a
+/// random one, which is recorded.
+#[inline(always)]
+fn bound(chosen: &mut Chosen, service: u32) -> u32 {
+    let key = AffinityKey { client: chosen.client, service };
+    let now = kernel::seconds();
+    // SAFETY: two integers. Another CPU may replace them at the same time: either backend is right.
+    let last = AFFINITY.get_ptr(&key).map(|last| unsafe { *last });
+    let mut id = 0;
+    if let Some(last) = last
+        && affinity::is_live(&last, chosen.affinity_seconds, now)
+        && let Some(backend) = maps::backend(last.backend)
+    {
+        chosen.backend = backend;
+        if affinity::contains(chosen.slots, (last.backend, &chosen.backend), backend_at) {
+            id = last.backend;
+        }
+    }
+    if id == 0 {
+        id = random_slot(chosen.slots);
+    }
+    // A full map evicts the client that has not connected for the longest time.
+    let _ = AFFINITY.insert(&key, Affinity { backend: id, at: now }, 0);
+    id
+}
+
+/// Id and backend of a slot.
+#[inline(always)]
+fn backend_at(slot: u32) -> Option<(u32, Backend)> {
+    let id = *SLOTS.get(slot)?;
+    Some((id, maps::backend(id)?))
 }

@@ -72,7 +72,9 @@ fn classify(addr: &Addr) -> DestinationClass {
     match maps::network_kind(addr) {
         network_kind::LOCAL_PODS => DestinationClass::FreePodAddress,
         network_kind::REMOTE_PODS => DestinationClass::RemotePod,
-        network_kind::THIS_NODE => DestinationClass::Node,
+        network_kind::THIS_NODE | network_kind::THIS_NODE_WITHOUT_NODE_PORTS => {
+            DestinationClass::Node
+        }
         network_kind::OTHER_NODE => DestinationClass::OtherNode,
         network_kind::SERVICES => DestinationClass::ServiceRange,
         _ if ip::stays_on_link(addr) => DestinationClass::Link,
@@ -81,10 +83,17 @@ fn classify(addr: &Addr) -> DestinationClass {
 }
 
 impl DestinationClass {
-    /// Whether a Service can have such an address.
+    /// Whether a frontend can have such an address. External IPs that are pod addresses are not
+    /// served.
     #[inline(always)]
     pub fn may_be_service(self) -> bool {
-        matches!(self, DestinationClass::ServiceRange | DestinationClass::Outside)
+        matches!(
+            self,
+            DestinationClass::ServiceRange
+                | DestinationClass::Outside
+                | DestinationClass::Node
+                | DestinationClass::OtherNode
+        )
     }
 
     /// Whether packets to such a destination are sent to another host.

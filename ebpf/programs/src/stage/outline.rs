@@ -11,7 +11,7 @@ use sluice_packet::Headers;
 use crate::{
     flow::{Destination, Flow},
     frame::{Frame, Skb},
-    kernel::{self, NextHop, Route},
+    kernel::{self, NextHop, Route, Sockets},
     packet::Packet,
     scratch::Quoted,
     stage::{conntrack, icmp, nat},
@@ -26,8 +26,11 @@ pub trait Outlined: Frame {
     /// translated destination. As in the stack, the source is that before translation.
     fn route(&self, packet: &Packet, translated: &FlowKey, len: u32, hop: &mut NextHop) -> Route;
 
-    /// [`kernel::node_has_socket`].
+    /// Whether a socket of the node would receive the replies of this flow, whose source is the node.
     fn node_uses(&self, tuple: &FlowKey) -> bool;
+
+    /// Whether a socket of the node is connected to the sender of a packet with this tuple.
+    fn node_is_connected(&self, tuple: &FlowKey) -> bool;
 
     /// Whether the sender of a packet is the next hop of a route to the packet's source.
     fn is_from_next_hop(&self, packet: &Packet, headers: &Headers) -> bool;
@@ -62,6 +65,11 @@ impl Outlined for Skb {
     #[inline(always)]
     fn node_uses(&self, tuple: &FlowKey) -> bool {
         skb_node_uses(self.as_ptr(), tuple) == 1
+    }
+
+    #[inline(always)]
+    fn node_is_connected(&self, tuple: &FlowKey) -> bool {
+        skb_node_is_connected(self.as_ptr(), tuple) == 1
     }
 
     #[inline(always)]
@@ -139,7 +147,19 @@ extern "C" fn skb_node_uses(skb: *mut __sk_buff, tuple: *const FlowKey) -> u32 {
     let f = unsafe { Skb::new(skb) };
     // SAFETY: as in `skb_rewrite`.
     let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
-    u32::from(kernel::node_has_socket(f.context(), tuple))
+    let (from, to) = ((&tuple.dst, tuple.dport), (&tuple.src, tuple.sport));
+    u32::from(kernel::node_has_socket(f.context(), tuple.proto, from, to, Sockets::All))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn skb_node_is_connected(skb: *mut __sk_buff, tuple: *const FlowKey) -> u32 {
+    // SAFETY: as in `skb_rewrite`.
+    let f = unsafe { Skb::new(skb) };
+    // SAFETY: as in `skb_rewrite`.
+    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
+    let (from, to) = ((&tuple.src, tuple.sport), (&tuple.dst, tuple.dport));
+    u32::from(kernel::node_has_socket(f.context(), tuple.proto, from, to, Sockets::Connected))
 }
 
 #[unsafe(no_mangle)]

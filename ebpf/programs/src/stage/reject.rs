@@ -1,10 +1,12 @@
-//! Rejection: an ICMP "port unreachable" or "fragmentation needed" from the requested address.
+//! Rejection, from the requested address: an ICMP "port unreachable" or "fragmentation needed", or a
+//! TCP reset for senders on this node.
 
 use aya_ebpf::bindings::__sk_buff;
 use sluice_abi::proto;
 use sluice_packet::{
     Headers, checksum, eth, icmp, ip,
     l4::{self, Kind},
+    reset,
     tcp_state::flag,
 };
 
@@ -12,6 +14,7 @@ use crate::{
     frame::{Frame, Skb},
     packet::{FragmentState, Packet},
     scratch::QUOTE_LEN,
+    stage::forward,
 };
 
 /// Longest part of a packet that an error quotes.
@@ -74,26 +77,100 @@ extern "C" fn skb_unreachable(
     u32::from(f.store(0, &headers.link.0) && f.store(eth::LEN as u32, &error))
 }
 
+/// Replaces a TCP segment by the reset that answers it. False: the segment is a reset or a fragment or
+/// has IP options, or the replacement failed.
+///
+/// For senders on this node: while a socket is in a system call, the kernel ignores an ICMP error
+/// about it, but queues a segment.
+#[inline(always)]
+pub fn reset(
+    f: &Skb,
+    packet: &Packet,
+    headers: &mut Headers,
+    memory: &mut [u8; QUOTE_LEN],
+) -> bool {
+    let answers = packet.kind == Kind::Tcp
+        && packet.fragment == FragmentState::Whole
+        && packet.tcp_flags & flag::RST == 0
+        && usize::from(packet.header_len) == ip::LEN
+        && !ip::stays_on_link(&packet.tuple.src);
+    if !answers {
+        return false;
+    }
+    let is_partial = u32::from(skb_partial_checksum(f.as_ptr(), packet) != NOT_PARTIAL);
+    skb_reset(f.as_ptr(), packet, headers, memory, is_partial) == 1
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn skb_reset(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    headers: *mut Headers,
+    memory: *mut [u8; QUOTE_LEN],
+    is_partial: u32,
+) -> u32 {
+    // SAFETY: as in `skb_unreachable`.
+    let f = unsafe { Skb::new(skb) };
+    // SAFETY: as in `skb_unreachable`.
+    let (Some(packet), Some(headers), Some(memory)) =
+        (unsafe { (packet.as_ref(), headers.as_mut(), memory.as_mut()) })
+    else {
+        return 0;
+    };
+    let Some(segment) = memory.first_chunk_mut::<{ reset::LEN }>() else { return 0 };
+    if !f.load(packet.l4_offset, segment) {
+        return 0;
+    }
+    let tuple = &packet.tuple;
+    let header_len = l4::tcp_header_len(segment[12]);
+    let payload = packet.l3_len.saturating_sub(ip::LEN as u32 + header_len);
+    reset::answer(segment, payload, (&tuple.dst, &tuple.src), is_partial != 0);
+    headers.link.swap_addresses();
+    headers.ip = ip::Header::of_reset(&tuple.dst, &tuple.src, reset::LEN as u16);
+    // The offsets of a checksum that a device completes remain the same.
+    let done = f.truncate((Headers::LEN + reset::LEN) as u32)
+        && forward::store(&f, headers).is_ok()
+        && f.store(Headers::LEN as u32, segment);
+    u32::from(done)
+}
+
 /// The sum of the quoted bytes at the time they are sent. If a device had to complete the checksum of
 /// the original packet, the kernel completes it in the quote as well: the quoted segment with its
-/// pseudo header then sums to zero, so the sum is the complement of the present field. The kernel does
-/// not expose whether a checksum is complete. One in 65,536 complete checksums equals an incomplete
-/// one; the receiver discards that ICMP error.
+/// pseudo header then sums to zero, so the sum is the complement of the present field.
 #[inline(always)]
 fn quoted_sum(f: &Skb, packet: &Packet, quote: &[u8; QUOTE_LEN]) -> u32 {
+    match skb_partial_checksum(f.as_ptr(), packet) {
+        NOT_PARTIAL => checksum::sum(quote),
+        field => u32::from(!(field as u16)),
+    }
+}
+
+/// Result of [`skb_partial_checksum`]: the checksum is complete.
+const NOT_PARTIAL: u32 = u32::MAX;
+
+/// The checksum field of a packet, in host order, if a device has to complete it. The kernel does not
+/// expose that: one in 65,536 complete checksums equals an incomplete one; the receiver discards the
+/// answer to such a packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn skb_partial_checksum(skb: *mut __sk_buff, packet: *const Packet) -> u32 {
+    // SAFETY: as in `skb_unreachable`.
+    let f = unsafe { Skb::new(skb) };
+    // SAFETY: as in `skb_unreachable`.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return NOT_PARTIAL };
     let offset = match packet.kind {
         Kind::Tcp | Kind::Udp => l4::checksum_offset(packet.kind),
         _ => None,
     };
-    if let Some(offset) = offset {
-        let mut field = [0u8; 2];
-        let tuple = &packet.tuple;
-        let len = packet.l3_len.saturating_sub(u32::from(packet.header_len)) as u16;
-        if f.load(packet.l4_offset + offset, &mut field)
-            && field == checksum::pseudo_header_sum(&tuple.src, &tuple.dst, tuple.proto, len)
-        {
-            return u32::from(!u16::from_ne_bytes(field));
-        }
+    let Some(offset) = offset else { return NOT_PARTIAL };
+    let mut field = [0u8; 2];
+    let tuple = &packet.tuple;
+    let len = packet.l3_len.saturating_sub(u32::from(packet.header_len)) as u16;
+    if f.load(packet.l4_offset + offset, &mut field)
+        && field == checksum::pseudo_header_sum(&tuple.src, &tuple.dst, tuple.proto, len)
+    {
+        return u32::from(u16::from_ne_bytes(field));
     }
-    checksum::sum(quote)
+    NOT_PARTIAL
 }

@@ -1,44 +1,121 @@
 //! Services: destination translation of new flows.
+//!
+//! ```text
+//! destination                 frontends, in this order
+//! Service range, outside      exact, wildcard of the address
+//! this node                   exact, NodePort
+//! another node                exact
+//! pods, link-local            none
+//! ```
 
-use sluice_abi::{DropReason, Frontend, proto};
-use sluice_packet::select::NoBackend;
+use sluice_abi::{Addr, DropReason, Frontend, frontend_flags, proto};
 
 use crate::{
-    flow::Origin,
-    kernel, maps,
+    config,
+    flow::{Flow, Origin},
+    maps,
     packet::Packet,
     stage::{
-        backend::{self, Chosen},
+        backend::{self, Choice, Chosen, Request},
+        class::DestinationClass,
         fragment,
+        outline::Outlined,
     },
     verdict::Verdict,
 };
 
-/// Chooses a backend for a new flow. `Ok(None)`: the destination is not a Service.
+/// Translates the destination of a new flow to a backend, if it is a Service. The class of the
+/// destination is in `flow.class`; that of the backend is set by the caller.
 #[inline(always)]
-pub fn choose(packet: &Packet, origin: Origin) -> Result<Option<Chosen>, Verdict> {
-    let Some(frontend) = frontend(packet) else { return Ok(None) };
+pub fn translate<F: Outlined>(
+    f: &F,
+    packet: &Packet,
+    flow: &mut Flow,
+    chosen: &mut Chosen,
+) -> Result<bool, Verdict> {
+    let Some(frontend) = find(packet, flow.class) else { return Ok(false) };
     if packet.is_unresolved() {
         return Err(fragment::wait(packet));
     }
-    let slots = backend::slots(&frontend, origin != Origin::Wire);
-    match slots.and_then(|slots| backend::choose(slots, kernel::random())) {
-        Err(NoBackend::UnknownPort) => Err(Verdict::Reject(DropReason::UnknownServicePort)),
-        Err(NoBackend::NoEndpoint) => Err(Verdict::Reject(DropReason::NoEndpoint)),
-        Err(NoBackend::NoLocalEndpoint) => Err(Verdict::Drop(DropReason::NoLocalEndpoint)),
-        _ if packet.is_mid_stream() => Err(Verdict::Drop(DropReason::NotTracked)),
-        Ok(chosen) if chosen.backend.addr.family() == packet.family => Ok(Some(chosen)),
-        Ok(_) | Err(NoBackend::TableIncomplete) => Err(Verdict::Drop(DropReason::TableIncomplete)),
+    // A connection of the node from a port that is a NodePort as well.
+    if flow.class == DestinationClass::Node
+        && !packet.is_syn()
+        && f.node_is_connected(&packet.tuple)
+    {
+        return Ok(false);
     }
+    service_client(packet, &mut chosen.client);
+    let request =
+        Request { is_local: flow.origin != Origin::Wire, is_mid_stream: packet.is_mid_stream() };
+    match backend::choose(frontend, request, chosen) {
+        Choice::Chosen if chosen.backend.addr.family() == packet.family => {}
+        Choice::UnknownPort => return Err(Verdict::Reject(DropReason::UnknownServicePort)),
+        Choice::NoEndpoint => return Err(Verdict::Reject(DropReason::NoEndpoint)),
+        Choice::NoLocalEndpoint => return Err(Verdict::Drop(DropReason::NoLocalEndpoint)),
+        Choice::SourceNotAllowed => return Err(Verdict::Drop(DropReason::SourceNotAllowed)),
+        Choice::MidStream => return Err(Verdict::Drop(DropReason::NotTracked)),
+        Choice::Chosen | Choice::TableIncomplete | Choice::ClientUnknown => {
+            return Err(Verdict::Drop(DropReason::TableIncomplete));
+        }
+    }
+    flow.translate_to(chosen.id, &chosen.backend);
+    flow.keeps_source = frontend.flags & KEPT == KEPT;
+    Ok(true)
 }
 
-/// The frontend of the packet's destination. Only the wildcard matches packets without ports.
-#[inline(always)]
-fn frontend(packet: &Packet) -> Option<Frontend> {
+/// Flags of a frontend whose clients on other hosts keep their addresses.
+const KEPT: u32 = frontend_flags::EXTERNAL | frontend_flags::LOCAL;
+
+/// Sets the address of the client: the source; the node's, if it uses the address of the frontend,
+/// which it has, as source.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn service_client(packet: *const Packet, client: *mut Addr) -> u32 {
+    // SAFETY: the caller passes references; the verifier requires the checks for null.
+    let (Some(packet), Some(client)) = (unsafe { (packet.as_ref(), client.as_mut()) }) else {
+        return 0;
+    };
     let tuple = &packet.tuple;
-    if tuple.proto == proto::ICMP || packet.is_unresolved() {
-        maps::wildcard_frontend(&tuple.dst)
-    } else {
-        backend::frontend(&tuple.dst, tuple.dport, tuple.proto)
+    *client = tuple.src;
+    if tuple.src == tuple.dst
+        && let Some(node) = config::node()
+    {
+        *client = node.addr(&tuple.dst);
     }
+    1
+}
+
+/// The frontend of a packet. Only a wildcard matches packets without ports.
+#[inline(always)]
+pub fn find(packet: &Packet, class: DestinationClass) -> Option<Frontend> {
+    if !class.may_be_service() {
+        return None;
+    }
+    let found = service_find(packet, class as u32);
+    let frontend = Frontend { service: found as u32, flags: (found >> 32) as u32 };
+    if found == 0 { None } else { Some(frontend) }
+}
+
+/// The frontend of a packet as one number: Service port, and flags from bit 32; 0: none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn service_find(packet: *const Packet, class: u32) -> u64 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    let tuple = &packet.tuple;
+    let has_port = tuple.proto != proto::ICMP && !packet.is_unresolved();
+    let mut frontend = None;
+    if has_port {
+        frontend = maps::frontend(&tuple.dst, tuple.dport, tuple.proto);
+    }
+    if frontend.is_none() {
+        if class == DestinationClass::Node as u32 {
+            if has_port {
+                frontend = backend::node_port(&tuple.dst, tuple.dport, tuple.proto);
+            }
+        } else if class != DestinationClass::OtherNode as u32 {
+            frontend = maps::wildcard_frontend(&tuple.dst);
+        }
+    }
+    frontend.map_or(0, |found| u64::from(found.flags) << 32 | u64::from(found.service))
 }

@@ -4,9 +4,10 @@
 use std::mem::offset_of;
 
 use sluice_abi::{
-    Addr, Backend, Counter, Device, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, LocalPod, Network, NetworkKey, NodeConfig, PodFlows, PodRef, PortBe, PortRange,
-    ServicePort, SlotRange, SocketOrigin, SocketOrigins, SourceRangeKey, map,
+    Addr, Affinity, AffinityKey, Backend, Counter, Device, FlowEntry, FlowKey, FragmentKey,
+    FragmentPorts, Frontend, FrontendKey, LocalPod, Network, NetworkKey, NodeConfig, PodFlows,
+    PodNetns, PodRef, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin, SocketOrigins,
+    SourceRangeKey, map,
 };
 
 use super::{Field, FieldKind, Layouts, MapLayout};
@@ -93,7 +94,7 @@ described! {
     PodRef { index, generation }
     LocalPod { ifindex, pod_mac, host_mac, index, generation }
     PodFlows { confirmed, unconfirmed, tokens_used, returned_at }
-    NodeConfig { addrs, gateways, flags, mtu, snat_key, snat_ports, flows_per_pod, pad }
+    NodeConfig { addrs, gateways, flags, mtu, snat_key, snat_ports, netns_cookie, flows_per_pod, pad }
     PortRange { first, last }
     NetworkKey { prefix_len, addr }
     Network { kind }
@@ -104,9 +105,12 @@ described! {
     SlotRange { offset, len }
     ServicePort { cluster, local, affinity_seconds }
     Backend { addr, port, proto, pad }
-    SourceRangeKey { prefix_len, service, addr }
     FragmentKey { src, dst, id, proto, pad }
     FragmentPorts { sport, dport }
+    AffinityKey { client, service }
+    Affinity { backend, at }
+    SourceRangeKey { prefix_len, service, addr }
+    PodNetns { addrs }
     SocketOrigin { backend, frontend, backend_port, frontend_port, backend_id }
     SocketOrigins { next, origins }
 }
@@ -158,7 +162,9 @@ pub fn current() -> Layouts {
         of::<u32, ServicePort>(map::SERVICES, 1),
         of::<u32, u32>(map::SLOTS, 1),
         of::<u32, Backend>(map::BACKENDS, 1),
+        of::<AffinityKey, Affinity>(map::AFFINITY, 1),
         of::<SourceRangeKey, u32>(map::SOURCE_RANGES, 1),
+        of::<u64, PodNetns>(map::POD_NETNS, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_POD, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_WIRE, 1),

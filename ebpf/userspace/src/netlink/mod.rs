@@ -8,6 +8,7 @@ mod notification;
 mod response;
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -44,6 +45,27 @@ impl Netlink {
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_netlink_get_strict_chk(true);
         Ok(Netlink { socket, sequence: 0 })
+    }
+
+    /// Cookie of the network namespace of the socket, by which socket programs recognise it; `None` if
+    /// the kernel has none (before Linux 5.14).
+    pub fn netns_cookie(&self) -> Option<u64> {
+        /// `SO_NETNS_COOKIE` (include/uapi/asm-generic/socket.h).
+        const SO_NETNS_COOKIE: libc::c_int = 71;
+
+        let mut cookie = 0u64;
+        let mut len = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: the descriptor is open; the value is writable and has the given length.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut len,
+            )
+        };
+        (result == 0 && cookie != 0).then_some(cookie)
     }
 
     /// Sends a request that creates, changes or deletes an object, with `flags` in addition to

@@ -5,6 +5,7 @@ mod api_server;
 mod cases;
 mod cli;
 mod devices;
+mod external;
 mod growth;
 mod health_checks;
 mod limits;

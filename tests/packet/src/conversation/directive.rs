@@ -1,22 +1,32 @@
 //! Lines between the steps: they write tables and check flows.
 //!
 //! ```text
-//! address NAME ADDRESS                 service A:PORT/PROTO -> BACKEND:PORT ... | none | drop
+//! address NAME ADDRESS
+//! service A:PORT/PROTO -> BACKEND:PORT ... | none  [drop] [local BACKEND:PORT ... | none] [affinity SECONDS]
+//!     a ClusterIP with its Cluster set; drop: its traffic policy is Local; local: the Local set
+//! endpoints A:PORT/PROTO -> ...        other sets of the same Service port
+//! external A:PORT/PROTO = A:PORT/PROTO [local] [limited]     wildcard A
+//! node-port PORT/PROTO = A:PORT/PROTO [local]                no-node-ports A
+//!     frontends of the Service port with that ClusterIP; local: its traffic policy
+//! source-range A:PORT/PROTO NETWORK/LEN
 //! remove-backend A:PORT/PROTO          reuse-backend-id A:PORT/PROTO B:PORT
 //! snat-ports MIN-MAX                   no-masquerade
 //! not-ready
-//! age SECONDS                          evict PROTO A:PORT > B:PORT
+//! age SECONDS                          age-affinity SECONDS
+//! evict PROTO A:PORT > B:PORT
 //! flows N                              flow PROTO A:PORT > B:PORT => C:PORT > D:PORT
 //! differ VARIABLE VARIABLE
 //! ```
 
-use sluice_abi::{NodeConfig, node_flags};
+use std::collections::BTreeMap;
+
+use sluice_abi::{Frontend, NodeConfig, frontend_flags, network_kind, node_flags};
 
 use super::notation::Variables;
 use super::words::{Names, Words, number, protocol};
 use crate::tables::{VipPort, tuple};
-use crate::topology::{FAR_POD, SNAT_PORTS};
-use crate::{Datapath, node_config};
+use crate::topology::SNAT_PORTS;
+use crate::{Datapath, Sets, node_config};
 
 /// What directives change besides the maps.
 pub struct State {
@@ -26,6 +36,8 @@ pub struct State {
     pub variables: Variables,
     /// Range of ports for source translation.
     pub snat_ports: (u16, u16),
+    /// Service ports by ClusterIP.
+    ports: BTreeMap<VipPort, u32>,
     services: u32,
 }
 
@@ -35,6 +47,7 @@ impl Default for State {
             names: Names::default(),
             variables: Variables::default(),
             snat_ports: SNAT_PORTS,
+            ports: BTreeMap::new(),
             services: 0,
         }
     }
@@ -69,20 +82,55 @@ impl State {
         let vip = self.vip(words.next()?)?;
         words.expect("->")?;
         self.services += 1;
-        let mut backends = Vec::new();
-        let mut drop = false;
+        self.ports.insert(vip, self.services);
+        let (sets, flags) = self.sets(words)?;
+        datapath.service_port(self.services, vip.2, &sets);
+        datapath.frontend(vip, Frontend { service: self.services, flags });
+        datapath.wildcard(vip.0);
+        Ok(())
+    }
+
+    /// The sets of a Service port, and the flags of its ClusterIP.
+    fn sets(&self, words: &mut Words<'_>) -> Result<(Sets, u32), String> {
+        let mut sets = Sets::default();
+        let (mut in_local_set, mut flags) = (false, 0);
         while !words.is_empty() {
             match words.next()? {
                 "none" => {}
-                "drop" => drop = true,
-                backend => backends.push(self.names.endpoint(backend)?),
+                "drop" => flags = frontend_flags::LOCAL,
+                "local" => in_local_set = true,
+                "affinity" => sets.affinity_seconds = number(words.next()?)?,
+                backend if in_local_set => sets.local.push(self.names.endpoint(backend)?),
+                backend => sets.cluster.push(self.names.endpoint(backend)?),
             }
         }
-        if drop {
-            datapath.local_service(self.services, vip, &[(FAR_POD, 8080)], &[]);
-        } else {
-            datapath.service(self.services, vip, &backends);
+        Ok((sets, flags))
+    }
+
+    /// The Service port with this ClusterIP.
+    fn port(&self, text: &str) -> Result<u32, String> {
+        let vip = self.vip(text)?;
+        self.ports.get(&vip).copied().ok_or_else(|| format!("no service {text}"))
+    }
+
+    /// A frontend besides the ClusterIP.
+    fn external(
+        &self,
+        at: VipPort,
+        words: &mut Words<'_>,
+        datapath: &Datapath,
+    ) -> Result<(), String> {
+        words.expect("=")?;
+        let service = self.port(words.next()?)?;
+        let mut flags = frontend_flags::EXTERNAL;
+        while !words.is_empty() {
+            flags |= match words.next()? {
+                "local" => frontend_flags::LOCAL,
+                "limited" => frontend_flags::SOURCE_RANGES,
+                other => return Err(format!("no property {other:?} of a frontend")),
+            };
         }
+        datapath.frontend(at, Frontend { service, flags });
         Ok(())
     }
 
@@ -96,6 +144,32 @@ impl State {
                 self.names.insert(name, address);
             }
             "service" => self.service(&mut words, datapath)?,
+            "endpoints" => {
+                let text = words.next()?;
+                let (service, vip) = (self.port(text)?, self.vip(text)?);
+                words.expect("->")?;
+                datapath.service_port(service, vip.2, &self.sets(&mut words)?.0);
+            }
+            "external" => {
+                let at = self.vip(words.next()?)?;
+                self.external(at, &mut words, datapath)?;
+            }
+            "node-port" => {
+                let (port, proto) = words.next()?.split_once('/').ok_or("no protocol")?;
+                let at = ([0; 4], number(port)?, protocol(proto)?);
+                self.external(at, &mut words, datapath)?;
+            }
+            "wildcard" => datapath.wildcard(self.names.address(words.next()?)?),
+            "no-node-ports" => {
+                let address = self.names.address(words.next()?)?;
+                datapath.network(address, 32, network_kind::THIS_NODE_WITHOUT_NODE_PORTS);
+            }
+            "source-range" => {
+                let service = self.port(words.next()?)?;
+                let (network, len) = words.next()?.split_once('/').ok_or("no prefix length")?;
+                datapath.source_range(service, self.names.address(network)?, number(len)?);
+            }
+            "age-affinity" => datapath.age_affinity(number(words.next()?)?),
             "remove-backend" => datapath.remove_backend(self.vip(words.next()?)?),
             "reuse-backend-id" => {
                 let old = self.vip(words.next()?)?;

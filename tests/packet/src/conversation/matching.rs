@@ -31,6 +31,11 @@ impl Spec {
             }
             Kind::Other(proto) => Packet::new(src, dst, proto, payload),
         };
+        if let Some((seq, ack)) = self.reset {
+            packet.body[4..8].copy_from_slice(&seq.to_be_bytes());
+            packet.body[8..12].copy_from_slice(&ack.to_be_bytes());
+            packet.body[14..16].fill(0);
+        }
         packet.ttl = self.ttl;
         packet.tos = self.tos;
         packet.id = self.ip_id;

@@ -61,6 +61,8 @@ pub struct Spec {
     pub numbers: [Number; 2],
     /// TCP flags.
     pub flags: u8,
+    /// Sequence and acknowledgment number of a reset that a program creates.
+    pub reset: Option<(u32, u32)>,
     /// Payload bytes.
     pub len: usize,
     /// Time to live.
@@ -139,6 +141,7 @@ impl Spec {
             addresses: [[0; 4]; 2],
             numbers: [Number::Known(0), Number::Known(0)],
             flags: 16,
+            reset: None,
             len: 0,
             ttl: 64,
             tos: 0,

@@ -1,6 +1,6 @@
 //! One step: a packet at a hook, and what is expected of it.
 
-use sluice_abi::{DropReason, Outcome, program};
+use sluice_abi::{DropReason, Outcome, program, proto};
 
 use super::notation::{Kind, Spec, Variables};
 use super::words::{Names, Words, number};
@@ -34,6 +34,8 @@ pub enum Verdict {
     Drop(&'static str),
     /// Answered with an ICMP error for the reason with this label.
     Reject(&'static str),
+    /// Answered with a TCP reset for the reason with this label.
+    Reset(&'static str),
     /// Queued again at the same hook.
     Requeue,
     /// Nothing that a program may decide.
@@ -83,6 +85,9 @@ impl Verdict {
         let reason = DropReason::ALL.iter().find(|r| run.counters.contains_key(r.label()));
         match (run.action, reason) {
             (Action::Drop, Some(reason)) => Verdict::Drop(reason.label()),
+            (Action::Redirect, Some(reason)) if run.data.get(23) == Some(&proto::TCP) => {
+                Verdict::Reset(reason.label())
+            }
             (Action::Redirect, Some(reason)) => Verdict::Reject(reason.label()),
             (Action::Redirect, None) if counted(Outcome::ToPod) => {
                 let pods = [CLIENT, SERVER];
@@ -109,6 +114,7 @@ impl Verdict {
             "to_uplink" => Verdict::ToUplink,
             "drop" => Verdict::Drop(reason(words.next()?)?),
             "reject" => Verdict::Reject(reason(words.next()?)?),
+            "reset" => Verdict::Reset(reason(words.next()?)?),
             "requeue" => Verdict::Requeue,
             other => return Err(format!("no verdict {other:?}")),
         })
@@ -122,6 +128,7 @@ impl Verdict {
             Verdict::ToUplink => "to_uplink".to_owned(),
             Verdict::Drop(reason) => format!("drop {reason}"),
             Verdict::Reject(reason) => format!("reject {reason}"),
+            Verdict::Reset(reason) => format!("reset {reason}"),
             Verdict::Requeue => "requeue".to_owned(),
             Verdict::Invalid(action) => format!("invalid {action:?}"),
         }
@@ -143,6 +150,18 @@ impl Verdict {
                 };
                 base.about = Some(Box::new(input.clone()));
             }
+            Verdict::Reset(_) => {
+                base = Spec::new(Kind::Tcp);
+                (base.ip_id, base.dont_fragment) = (0, true);
+                // The segments of the notation have the sequence number 1 and acknowledge 0.
+                let opens_and_closes = (input.flags & 3).count_ones();
+                if input.flags & 16 == 0 {
+                    base.flags = 4 | 16;
+                    base.reset = Some((0, 1 + input.len as u32 + opens_and_closes));
+                } else {
+                    (base.flags, base.reset) = (4, Some((0, 0)));
+                }
+            }
             _ => {}
         }
         base
@@ -153,7 +172,7 @@ impl Verdict {
         let mac = |at: usize| std::array::from_fn(|n| frame[at + n]);
         match self {
             Verdict::ToPod(pod) => (pod_mac(*pod), HOST_MAC),
-            Verdict::Reject(_) => (mac(6), mac(0)),
+            Verdict::Reject(_) | Verdict::Reset(_) => (mac(6), mac(0)),
             _ => (mac(0), mac(6)),
         }
     }

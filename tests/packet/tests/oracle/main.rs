@@ -17,7 +17,7 @@ use packet_tests::topology::{HOST_MAC, pod_mac};
 use packet_tests::*;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use sluice_abi::{program, proto};
+use sluice_abi::{NodeConfig, program, proto};
 use sluice_core::generate::{self, PORTS};
 use sluice_core::model::Object;
 use sluice_core::oracle::{Answer, answer};
@@ -134,7 +134,7 @@ fn minimize(objects: &[Object], differs: impl Fn(&[Object]) -> bool) -> Vec<Obje
 
 fn datapath() -> Datapath {
     let datapath = Datapath::load();
-    datapath.node_config(&node_config());
+    datapath.node_config(&NodeConfig { netns_cookie: netns_cookie(), ..node_config() });
     datapath.devices();
     datapath.local_pod(PODS[0], CLIENT_IFINDEX);
     datapath.local_pod(PODS[1], SERVER_IFINDEX);

@@ -13,7 +13,10 @@ use crate::{
     kernel,
     maps::{self, FlowRef},
     packet::Packet,
-    stage::class,
+    stage::{
+        backend,
+        class::{self, DestinationClass},
+    },
 };
 
 /// Result of the global function: the flow goes on.
@@ -90,10 +93,11 @@ extern "C" fn conntrack_refresh(
 #[inline(always)]
 fn has_become_service(packet: &Packet, entry: &FlowEntry, flow: &Flow) -> bool {
     let tuple = &packet.tuple;
-    tuple.proto == proto::UDP
-        && entry.backend == 0
-        && flow.direction == Direction::Forward
-        && maps::frontend(&tuple.dst, tuple.dport, proto::UDP).is_some()
+    let may =
+        tuple.proto == proto::UDP && entry.backend == 0 && flow.direction == Direction::Forward;
+    let is_to_node = entry.classes[0] == DestinationClass::Node as u8;
+    may && (maps::frontend(&tuple.dst, tuple.dport, proto::UDP).is_some()
+        || is_to_node && backend::node_port(&tuple.dst, tuple.dport, proto::UDP).is_some())
 }
 
 /// Writes the alias of a translated flow if it is missing.

@@ -1,0 +1,188 @@
+//! NodePorts, load balancer addresses and external IPs: which endpoints a client reaches, and which
+//! address they observe.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use netns_tests::{Host, OUTSIDE, Pod, dataplane, eventually, ip};
+use sluice_abi::{PodNetns, map};
+
+use crate::{TwoNodes, two_nodes};
+
+/// ClusterIP, load balancer address and external IP of the Service. No host has the last two.
+const VIP: &str = "10.96.7.7";
+const LB: &str = "172.30.0.200";
+const EXTERNAL_IP: &str = "172.30.0.201";
+const NODE_PORT: u16 = 30_080;
+/// Ports that the pods serve.
+const SERVED: [&str; 2] = ["tcp:8080", "udp:8080"];
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "udp-connected"];
+
+/// The Service with pods on these nodes, as its only manifest.
+fn manifest(policy: &str, extra: &str, backends: &[(&Pod, &str)]) -> String {
+    let mut yaml = format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: default, uid: uid-web}}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: {policy}
+  clusterIP: {VIP}
+  clusterIPs: [{VIP}]
+  externalIPs: [{EXTERNAL_IP}]
+  ipFamilies: [IPv4]
+  ports:
+  - {{name: t, protocol: TCP, port: 80, targetPort: 8080, nodePort: {NODE_PORT}}}
+  - {{name: u, protocol: UDP, port: 80, targetPort: 8080, nodePort: {NODE_PORT}}}
+{extra}
+status: {{loadBalancer: {{ingress: [{{ip: {LB}}}]}}}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: web-a
+  namespace: default
+  labels: {{kubernetes.io/service-name: web}}
+addressType: IPv4
+ports:
+- {{name: t, protocol: TCP, port: 8080}}
+- {{name: u, protocol: UDP, port: 8080}}
+endpoints:
+"
+    );
+    for (pod, node) in backends {
+        let address = pod.address;
+        writeln!(
+            yaml,
+            "- {{addresses: [{address}], nodeName: {node}, conditions: {{ready: true}}}}"
+        )
+        .unwrap();
+    }
+    yaml
+}
+
+/// Routes of the cloud: packets to the addresses of the Service arrive at node 1.
+fn route_to_node_1(t: &TwoNodes) {
+    for address in [LB, EXTERNAL_IP] {
+        ip(t.topology.router(), &format!("route add {address} via {}", t.a.address));
+    }
+}
+
+/// Sends requests until every server has answered, and checks what they observe.
+fn reaches(what: &str, client: &Host, to: &str, servers: &[&str], source: impl Into<IpAddr>) {
+    let source = source.into();
+    for protocol in PROTOCOLS {
+        let mut missing: BTreeSet<&str> = servers.iter().copied().collect();
+        eventually(&format!("{what}, {protocol} {to}: {servers:?}"), || {
+            let (response, peer) = client.connect(protocol, to)?;
+            assert_eq!(peer.to_string(), to, "{what}, {protocol}: peer");
+            assert_eq!(response.client.ip(), source, "{what}, {protocol} {to}: source");
+            assert!(servers.contains(&&*response.server), "{what}, {protocol}: {response:?}");
+            missing.remove(&*response.server);
+            if missing.is_empty() { Ok(()) } else { Err(format!("missing {missing:?}")) }
+        });
+    }
+}
+
+/// No response, and no refusal, as for a dropped packet.
+fn is_dropped(what: &str, client: &Host, to: &str) {
+    let result = client.connect_with("tcp", to, &["--deadline-ms", "700"]).remove(0);
+    assert_eq!(result.err().as_deref(), Some("TimedOut"), "{what}: {to}");
+}
+
+/// The client-address table, for both external traffic policies.
+#[test]
+fn each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_seen_with_its_address() {
+    let t = two_nodes();
+    route_to_node_1(&t);
+    let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let _servers = [backends[0].serve("web-0", &SERVED), backends[1].serve("web-1", &SERVED)];
+    let on_both = [(&backends[0], &*t.a.name), (&backends[1], &*t.b.name)];
+    let all = ["web-0", "web-1"];
+    let (a, b) = (t.a.address, t.b.address);
+    let node_port = format!("{a}:{NODE_PORT}");
+    let outside = &t.topology.outside;
+
+    t.topology.apply("web", &manifest("Cluster", "", &on_both));
+    for to in [node_port.clone(), format!("{LB}:80"), format!("{EXTERNAL_IP}:80")] {
+        reaches("outside, Cluster", outside, &to, &all, a);
+        for (path, client) in near.both_paths() {
+            reaches(&format!("pod of node 1, {path}, Cluster"), &client, &to, &all, near.address);
+        }
+    }
+    reaches("node 2, Cluster", &t.b, &node_port, &all, a);
+    let far_address = far.address;
+    reaches("pod of node 2, Cluster", &far, &node_port, &all, a);
+    reaches("node 1, Cluster", &t.a, &node_port, &all, a);
+    reaches("node 1, loopback", &t.a, &format!("127.0.0.1:{NODE_PORT}"), &all, a);
+
+    t.topology.apply("web", &manifest("Local", "", &on_both));
+    for to in [node_port.clone(), format!("{LB}:80"), format!("{EXTERNAL_IP}:80")] {
+        // The change has arrived when the client is seen.
+        eventually("policy Local", || {
+            let (response, _) = outside.connect("tcp", &to)?;
+            if response.client.ip() == IpAddr::from(OUTSIDE) { Ok(()) } else { Err("old".into()) }
+        });
+        reaches("outside, Local", outside, &to, &["web-0"], OUTSIDE);
+    }
+    reaches("pod of node 2, Local", &far, &node_port, &["web-0"], far_address);
+    reaches("node 2, Local", &t.b, &node_port, &["web-0"], b);
+    for (path, client) in near.both_paths() {
+        reaches(&format!("pod of node 1, {path}, Local"), &client, &node_port, &all, near.address);
+    }
+    reaches("node 1, Local", &t.a, &node_port, &all, a);
+
+    // Without an endpoint on node 1.
+    t.topology.apply("web", &manifest("Local", "", &on_both[1..]));
+    eventually("dropped", || {
+        match outside.connect_with("tcp", &node_port, &["--deadline-ms", "700"]).remove(0) {
+            Err(error) if error == "TimedOut" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    is_dropped("pod of node 2", &far, &node_port);
+    reaches("pod of node 1, Local", &near, &node_port, &["web-1"], near.address);
+    reaches("node 1, Local", &t.a, &node_port, &["web-1"], a);
+
+    // Without any endpoint: refused at once.
+    t.topology.apply("web", &manifest("Local", "", &[]));
+    for (what, client) in [("outside", outside), ("pod of node 1", &*near), ("node 1", &*t.a)] {
+        eventually(&format!("{what}: refused"), || match client.connect("tcp", &node_port) {
+            Err(error) if error == "ConnectionRefused" => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+}
+
+/// Sockets that the socket programs translate, and packets of others.
+#[test]
+fn a_client_with_session_affinity_keeps_its_endpoint_over_all_frontends_and_paths() {
+    let t = two_nodes();
+    route_to_node_1(&t);
+    let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
+    let near = t.a.pod("default/near");
+    let _servers = [backends[0].serve("web-0", &SERVED), backends[1].serve("web-1", &SERVED)];
+    let on_both = [(&backends[0], &*t.a.name), (&backends[1], &*t.b.name)];
+    t.topology.apply("web", &manifest("Cluster", "  sessionAffinity: ClientIP", &on_both));
+
+    let [on, off] = near.both_paths().map(|(_, client)| client);
+    let cookies = dataplane::entries::<u64, PodNetns>(&t.a, map::POD_NETNS);
+    let of_pod = |(_, pod): &&(u64, PodNetns)| pod.addrs[0] == near.address.into();
+    assert_eq!(cookies.iter().filter(of_pod).count(), 1, "{cookies:?}");
+    let clients = [("pod, socket", &on), ("pod, packet", &off), ("node", &*t.a)];
+    let node_port = format!("{}:{NODE_PORT}", t.a.address);
+    let mut servers: BTreeSet<(&str, String)> = BTreeSet::new();
+    for (what, client) in clients {
+        for to in [format!("{VIP}:80"), node_port.clone()] {
+            eventually(&format!("{what}, {to}"), || client.connect("tcp", &to).map(|_| ()));
+            for exchange in client.connect_times("tcp", &to, 20) {
+                let (response, _) = exchange.unwrap_or_else(|e| panic!("{what}, {to}: {e}"));
+                servers.insert((what.split(',').next().unwrap_or(what), response.server));
+            }
+        }
+    }
+    assert_eq!(servers.len(), 2, "one server of the pod and one of the node: {servers:?}");
+}

@@ -1,0 +1,184 @@
+//! NodePorts, load balancer addresses and external IPs at the socket: real sockets in a cgroup of the
+//! test. The test process is in the node's network namespace, or, by another cookie in the
+//! configuration, in that of a pod.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+use packet_tests::*;
+use sluice_abi::{
+    Addr, DropReason, Frontend, NodeConfig, Outcome, PodNetns, frontend_flags, map, network_kind,
+    program, proto,
+};
+
+const SERVICE: u32 = 7;
+const NODE_PORT: u16 = 30_053;
+const BACKEND: Endpoint = ([127, 0, 0, 3], 5353);
+const ALL_NODE_PORTS: [u8; 4] = [0; 4];
+const LB: [u8; 4] = [203, 0, 113, 10];
+
+/// A Service with one backend, and a NodePort with external traffic policy Local.
+fn node(cookie: u64) -> (Datapath, InCgroup) {
+    let mut datapath = Datapath::node();
+    datapath.node_config(&NodeConfig { netns_cookie: cookie, ..node_config() });
+    let sets = Sets { cluster: vec![BACKEND], ..Sets::default() };
+    datapath.service_port(SERVICE, proto::UDP, &sets);
+    let flags = frontend_flags::EXTERNAL | frontend_flags::LOCAL;
+    external(&datapath, ALL_NODE_PORTS, NODE_PORT, flags);
+    let cgroup = InCgroup::enter(&mut datapath, &["connect4", "connect6"]);
+    (datapath, cgroup)
+}
+
+fn external(datapath: &Datapath, address: [u8; 4], port: u16, flags: u32) {
+    datapath.frontend((address, port, proto::UDP), Frontend { service: SERVICE, flags });
+}
+
+/// The peer of a socket after `connect`: without `getpeername` programs, that of its packets.
+fn peer(address: [u8; 4], port: u16) -> Result<Endpoint, ErrorKind> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect(SocketAddr::from((address, port))).map_err(|e| e.kind())?;
+    match socket.peer_addr().unwrap() {
+        SocketAddr::V4(peer) => Ok((peer.ip().octets(), peer.port())),
+        SocketAddr::V6(peer) => panic!("{peer}"),
+    }
+}
+
+#[test]
+fn processes_of_the_node_reach_node_ports_on_its_addresses_and_on_loopback() {
+    let (datapath, _cgroup) = node(netns_cookie());
+    for address in [NODE, topology::SECOND_NODE, [127, 0, 0, 1], [127, 9, 9, 9]] {
+        assert_eq!(peer(address, NODE_PORT), Ok(BACKEND), "{address:?}");
+        assert_eq!(peer(address, NODE_PORT + 1), Ok((address, NODE_PORT + 1)));
+    }
+    for address in [OTHER_NODE, FAR_POD, CLIENT, EXTERNAL, GATEWAY] {
+        assert_eq!(peer(address, NODE_PORT), Ok((address, NODE_PORT)));
+    }
+    datapath.network(NODE, 32, network_kind::THIS_NODE_WITHOUT_NODE_PORTS);
+    assert_eq!(peer(NODE, NODE_PORT), Ok((NODE, NODE_PORT)));
+    // IPv6 sockets with an IPv4 peer.
+    let socket = UdpSocket::bind("[::]:0").unwrap();
+    let mapped = std::net::Ipv4Addr::from(topology::SECOND_NODE).to_ipv6_mapped();
+    socket.connect((mapped, NODE_PORT)).unwrap();
+    let backend = std::net::Ipv4Addr::from(BACKEND.0).to_ipv6_mapped();
+    assert_eq!(socket.peer_addr().unwrap(), SocketAddr::from((backend, BACKEND.1)));
+}
+
+#[test]
+fn pods_reach_node_ports_on_addresses_of_the_node_and_keep_their_loopback() {
+    let (_datapath, _cgroup) = node(netns_cookie() + 1);
+    assert_eq!(peer(NODE, NODE_PORT), Ok(BACKEND));
+    assert_eq!(peer([127, 0, 0, 1], NODE_PORT), Ok(([127, 0, 0, 1], NODE_PORT)));
+}
+
+#[test]
+fn a_node_port_without_endpoints_is_refused_on_every_address() {
+    let (datapath, _cgroup) = node(netns_cookie());
+    datapath.service_port(SERVICE, proto::UDP, &Sets::default());
+    for address in [NODE, [127, 0, 0, 1]] {
+        assert_eq!(peer(address, NODE_PORT), Err(ErrorKind::ConnectionRefused), "{address:?}");
+    }
+}
+
+#[test]
+fn an_address_and_port_of_its_own_beats_a_node_port() {
+    let (datapath, _cgroup) = node(netns_cookie());
+    let other = ([127, 0, 0, 4], 5354);
+    datapath.service_port(8, proto::UDP, &Sets { cluster: vec![other], ..Sets::default() });
+    let flags = frontend_flags::EXTERNAL;
+    datapath.frontend((NODE, NODE_PORT, proto::UDP), Frontend { service: 8, flags });
+    assert_eq!(peer(NODE, NODE_PORT), Ok(other));
+    assert_eq!(peer(topology::SECOND_NODE, NODE_PORT), Ok(BACKEND));
+    // An external IP with the address of another node.
+    external(&datapath, OTHER_NODE, 8443, flags);
+    assert_eq!(peer(OTHER_NODE, 8443), Ok(BACKEND));
+}
+
+#[test]
+fn source_ranges_hold_for_the_address_of_the_node_or_pod() {
+    let limited = frontend_flags::EXTERNAL | frontend_flags::SOURCE_RANGES;
+    let (datapath, cgroup) = node(netns_cookie());
+    external(&datapath, LB, 53, limited);
+    external(&datapath, NODE, 53, limited);
+    // Not in the ranges: the tc programs drop the packet, except on an address of the node, whose
+    // packets do not reach them.
+    assert_eq!(peer(LB, 53), Ok((LB, 53)));
+    assert_eq!(peer(NODE, 53), Err(ErrorKind::ConnectionRefused));
+    datapath.source_range(SERVICE, NODE, 32);
+    assert_eq!(peer(LB, 53), Ok(BACKEND));
+    assert_eq!(peer(NODE, 53), Ok(BACKEND));
+    drop((datapath, cgroup));
+
+    let (datapath, _cgroup) = node(netns_cookie() + 1);
+    external(&datapath, LB, 53, limited);
+    datapath.source_range(SERVICE, NODE, 32);
+    assert_eq!(peer(LB, 53), Ok((LB, 53)), "an unknown client");
+    let pod = PodNetns { addrs: [v4(CLIENT), Addr::UNSPECIFIED] };
+    datapath.map(map::POD_NETNS).update(&netns_cookie(), &pod).unwrap();
+    assert_eq!(peer(LB, 53), Ok((LB, 53)), "a pod outside the ranges");
+    datapath.source_range(SERVICE, CLIENT, 32);
+    assert_eq!(peer(LB, 53), Ok(BACKEND));
+}
+
+#[test]
+fn the_peer_of_a_socket_is_the_node_port() {
+    let mut datapath = Datapath::node();
+    datapath.node_config(&NodeConfig { netns_cookie: netns_cookie(), ..node_config() });
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let backend = ([127, 0, 0, 1], server.local_addr().unwrap().port());
+    datapath.service_port(SERVICE, proto::UDP, &Sets { cluster: vec![backend], ..Sets::default() });
+    external(&datapath, ALL_NODE_PORTS, NODE_PORT, frontend_flags::EXTERNAL);
+    let _cgroup = InCgroup::enter(&mut datapath, &program::SOCKET);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    server.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], NODE_PORT));
+    client.send_to(b"request", to).unwrap();
+    let mut buffer = [0; 16];
+    let (len, from) = server.recv_from(&mut buffer).unwrap();
+    server.send_to(&buffer[..len], from).unwrap();
+    let (_, from) = client.recv_from(&mut buffer).unwrap();
+    assert_eq!(from, to);
+}
+
+/// `curl --local-port 30053`: the reply to a connection of the node from a port that is a NodePort.
+#[test]
+fn replies_to_connections_of_the_node_from_a_node_port_reach_it() {
+    let datapath = Datapath::node();
+    for proto in [proto::UDP, proto::TCP] {
+        let sets = Sets { cluster: vec![(FAR_POD, 53)], ..Sets::default() };
+        datapath.service_port(u32::from(proto), proto, &sets);
+        let frontend = Frontend { service: u32::from(proto), flags: frontend_flags::EXTERNAL };
+        datapath.frontend((ALL_NODE_PORTS, NODE_PORT, proto), frontend);
+    }
+    let local = SocketAddr::from((NODE, NODE_PORT));
+    let udp = UdpSocket::bind(local).unwrap();
+    let reply = |client| datapath.from_netdev(&Packet::udp((client, 443), (NODE, NODE_PORT), b"x"));
+    // The socket has no peer yet: it is only a listener, which a NodePort precedes.
+    reply([198, 51, 100, 8]).to_uplink(&[Outcome::Translated, Outcome::Masqueraded]);
+    udp.connect(SocketAddr::from((EXTERNAL, 443))).unwrap();
+    reply(EXTERNAL).passed();
+    reply([198, 51, 100, 9]).to_uplink(&[Outcome::Translated, Outcome::Masqueraded]);
+
+    let syn_ack = |client| {
+        let segment = Packet::tcp((client, 443), (NODE, NODE_PORT), 18, b"");
+        datapath.from_netdev(&segment)
+    };
+    syn_ack(EXTERNAL).dropped(DropReason::NotTracked);
+    let _connecting = connecting(local, SocketAddr::from((EXTERNAL, 443)));
+    syn_ack(EXTERNAL).passed();
+    syn_ack([198, 51, 100, 9]).dropped(DropReason::NotTracked);
+}
+
+/// A TCP socket that has sent a SYN.
+fn connecting(local: SocketAddr, peer: SocketAddr) -> OwnedFd {
+    let flags = SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(local)).unwrap();
+    let result = connect(fd.as_raw_fd(), &SockaddrStorage::from(peer));
+    assert_eq!(result, Err(Errno::EINPROGRESS));
+    fd
+}
