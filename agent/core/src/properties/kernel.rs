@@ -144,14 +144,18 @@ impl Kernel {
         }
     }
 
-    /// Effect on packets. Fails on a Service port, slot or backend that does not exist.
-    pub fn effect(&self) -> Effect {
+    /// Fails on a frontend whose source ranges are not in the map: it accepts no client.
+    pub fn require_source_ranges(&self) {
         let limited = |f: &&Frontend| f.flags & frontend_flags::SOURCE_RANGES != 0;
         for frontend in self.frontends.values().filter(limited) {
             let service = frontend.service;
             let has_range = self.source_ranges.keys().any(|key| key.service == service);
             assert!(has_range, "{frontend:?} accepts no client");
         }
+    }
+
+    /// Effect on packets. Fails on a Service port, slot or backend that does not exist.
+    pub fn effect(&self) -> Effect {
         let effect = |f: &Frontend| [true, false].map(|here| self.fate(f, here));
         self.frontends.iter().map(|(key, frontend)| (*key, effect(frontend))).collect()
     }

@@ -86,6 +86,7 @@ pub fn carry_out(kernel: &mut Kernel, rows: &[Row<'_>], done: usize, desired: &T
     let sets = fates(desired);
     for row in &rows[..done] {
         kernel.apply(*row);
+        kernel.require_source_ranges();
         let now = kernel.effect();
         for key in before.keys().chain(after.keys()) {
             let effect = now.get(key);
