@@ -50,7 +50,7 @@ pub const BACKENDS_MAX: u32 = 524_288;
 /// LRU hash, [`crate::AffinityKey`] -> [`crate::Affinity`]: session affinity.
 pub const AFFINITY: &str = "AFFINITY";
 /// Capacity of [`AFFINITY`].
-pub const AFFINITY_MAX: u32 = 65_536;
+pub const AFFINITY_MAX: u32 = 32_768;
 
 /// LPM trie, [`crate::SourceRangeKey`] -> 1: clients of load balancer addresses.
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";

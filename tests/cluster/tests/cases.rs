@@ -31,6 +31,7 @@ cases! {
     service_internal_local = "service-internal-local",
     service_manual_slices = "service-manual-slices",
     service_no_endpoints = "service-no-endpoints",
+    service_node_port = "service-node-port",
     service_ports = "service-ports",
     service_scaling = "service-scaling",
     service_shared_pods = "service-shared-pods",

@@ -218,7 +218,7 @@ mod tests {
                 ("SOURCE_RANGES", 24, 4),
                 ("FRONTENDS", 20, 8),
                 ("DEVICES", 4, 24),
-                ("NODE_CONFIG", 4, 112),
+                ("NODE_CONFIG", 4, 120),
             ]
         );
         assert!(OWNED.iter().all(|table| map::ALL.contains(&table.name)));

@@ -18,6 +18,7 @@ fn maps_have_the_documented_capacities() {
         (map::SLOTS, 131_072),
         (map::BACKENDS, 131_072),
         (map::SOURCE_RANGES, 65_536),
+        (map::AFFINITY, 32_768),
         (map::FLOWS, 262_144),
         (map::FLOWS_NEW_POD, 32_768),
         (map::FLOWS_NEW_WIRE, 16_384),
