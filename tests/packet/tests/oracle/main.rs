@@ -31,8 +31,11 @@ const PACKETS: usize = 6;
 /// Destination, port and protocol of a packet.
 type Destination = ([u8; 4], u16, u8);
 
+/// Sets of objects in an ordinary run.
+const CASES: usize = 2_000;
+
 fn cases() -> usize {
-    std::env::var("CASES").map_or(2_000, |n| n.parse().expect("CASES is a number"))
+    std::env::var("CASES").map_or(CASES, |n| n.parse().expect("CASES is a number"))
 }
 
 fn runner(random: &mut Random) -> TestRunner {
@@ -109,8 +112,12 @@ impl Shares {
         *self.0.entry(kind).or_default() += 1;
     }
 
-    /// Fails if an answer is rarer than one in 1,000.
+    /// Fails if an answer is rarer than one in 1,000. In a run with fewer cases than usual, an answer
+    /// can be missing by chance.
     fn assert_minimum(&self) {
+        if cases() < CASES {
+            return;
+        }
         let total: usize = self.0.values().sum();
         let kinds = ["not a Service", "rejected", "dropped", "one endpoint", "several endpoints"];
         for kind in kinds {
