@@ -37,7 +37,10 @@ pub fn find<F: Outlined>(f: &F, s: &mut Scratch) -> bool {
         return false;
     }
     s.flow.state = FlowState::Related;
-    counters::outcome(Outcome::Restored, s.packet.len);
+    // The error about a flow that is not translated stays as it is.
+    if s.quoted.original != s.quoted.sent {
+        counters::outcome(Outcome::Restored, s.packet.len);
+    }
     true
 }
 
