@@ -7,13 +7,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::sync::Arc;
 
 mod ending;
 mod interner;
 mod pods;
 
 use self::ending::Ending;
+use self::interner::Interner;
 use self::pods::Pods;
 use crate::model::{
     Change, Endpoint, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
@@ -66,7 +66,7 @@ pub struct Index {
     /// Names of the slices of each Service, sorted. Nearly every Service has one.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
     /// One copy of each node name in slices.
-    node_names: BTreeSet<Arc<str>>,
+    node_names: Interner<str>,
     listed: BTreeSet<Kind>,
     changes: Changes,
     dirty: Dirty,
@@ -240,7 +240,7 @@ impl Index {
                 self.changes.endpoint_slices += 1;
                 let (number, former) = (former.map(|f| f.number), former.map(|f| &f.slice));
                 let number = self.ending.slice(number, former, Some(&slice));
-                self.unlink_slice(&slice.name.clone());
+                self.unlink_slice(&slice.name);
                 if let Some(service) = slice.service_name() {
                     let slices = self.slices_of.entry(service.clone()).or_default();
                     if let Err(at) = slices.binary_search(&slice.name) {
@@ -250,10 +250,7 @@ impl Index {
                     self.dirty.services.insert(service);
                 }
                 for name in slice.endpoints.iter_mut().filter_map(|e| e.node_name.as_mut()) {
-                    match self.node_names.get(&**name) {
-                        Some(known) => *name = Arc::clone(known),
-                        None => drop(self.node_names.insert(Arc::clone(name))),
-                    }
+                    self.node_names.share(name);
                 }
                 self.slices.insert(slice.name.clone(), NumberedSlice { slice, number });
             }
@@ -291,7 +288,8 @@ impl Index {
             }
             Kind::Pod => {
                 let former = self.pods.remove(name);
-                self.pod_changed(former.as_deref(), None);
+                let slices = self.ending.pod(former.as_deref(), None);
+                self.conditions_changed(slices);
             }
             Kind::Namespace => {
                 self.namespaces.remove(&*name.name);
@@ -316,13 +314,13 @@ impl Index {
         }
         let name = pod.name.clone();
         let former = self.pods.put(pod);
-        let new = self.pods.get(&name).cloned();
-        self.pod_changed(former.as_deref(), new.as_ref());
+        let slices = self.ending.pod(former.as_deref(), self.pods.get(&name));
+        self.conditions_changed(slices);
     }
 
-    /// Marks the Services whose endpoints have other conditions because of a Pod.
-    fn pod_changed(&mut self, former: Option<&Pod>, new: Option<&Pod>) {
-        for slice in self.ending.pod(former, new) {
+    /// Marks the Services of slices whose endpoints have other conditions because of a Pod.
+    fn conditions_changed(&mut self, slices: BTreeSet<ObjectName>) {
+        for slice in slices {
             let slice = self.slices.get(&slice).map(|numbered| &numbered.slice);
             self.dirty.services.extend(slice.and_then(EndpointSlice::service_name));
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use sluice_abi::{Frontend, FrontendKey, ServicePort, SlotRange, frontend_flags};
 use sluice_bpf::BpfError;
 use sluice_core::dump;
+use sluice_packet::select::{self, NoBackend};
 
 use super::output::{Output, TableRow, print_rows};
 use super::{maps, rows_of_agent};
@@ -94,14 +95,11 @@ fn rows_of_kernel(maps: &Maps, filter: &ServiceFilter) -> Result<Vec<ServiceRow>
 
 /// The set of a frontend for clients on other hosts.
 fn set(frontend: &Frontend, port: &ServicePort) -> (SlotRange, ServiceAction) {
-    let local = frontend.uses_local_set(false);
-    let range = if local { port.local } else { port.cluster };
-    let action = match (port.cluster.len, range.len) {
-        (0, _) => ServiceAction::Reject,
-        (_, 0) => ServiceAction::Drop,
-        _ => ServiceAction::Forward,
-    };
-    (range, action)
+    match select::slots(frontend, port, false) {
+        Ok(range) => (range, ServiceAction::Forward),
+        Err(NoBackend::NoLocalEndpoint) => (SlotRange::default(), ServiceAction::Drop),
+        Err(_) => (SlotRange::default(), ServiceAction::Reject),
+    }
 }
 
 /// Backends of a range of slots. A slot or backend that the agent replaces at this moment is left
@@ -124,10 +122,10 @@ fn kernel_row(
     backends: Vec<SocketAddr>,
 ) -> ServiceRow {
     let has = |flag| frontend.flags & flag != 0;
-    let kind = match IpAddr::from(key.addr) {
-        _ if !has(frontend_flags::EXTERNAL) => "ClusterIP",
-        address if address.is_unspecified() => "NodePort",
-        _ => "External",
+    let kind = match has(frontend_flags::EXTERNAL) {
+        false => "ClusterIP",
+        true if key.is_node_port() => "NodePort",
+        true => "External",
     };
     let policy = if has(frontend_flags::LOCAL) { "Local" } else { "Cluster" };
     ServiceRow {

@@ -78,7 +78,7 @@ pub async fn serve(
             }
         }
     };
-    accept(listener, Limits::default(), answer).await;
+    serve_at(listener, answer).await;
 }
 
 /// Serves `answer(path)` at a listener, until it is dropped.

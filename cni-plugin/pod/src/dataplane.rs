@@ -90,8 +90,8 @@ impl PodRows {
         }
     }
 
-    /// Removes the rows of an address by network namespace, of which the cookies are unknown: the
-    /// namespaces may be gone.
+    /// Removes the rows of an address from `POD_NETNS`. All rows are read: the cookie in the key is not
+    /// known once the namespace is deleted.
     fn remove_netns(&self, address: Addr) {
         let Some(map) = &self.by_netns else { return };
         let rows = map.entries().unwrap_or_default();

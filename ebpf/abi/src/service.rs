@@ -19,7 +19,7 @@ pub const WILDCARD_PORT: PortBe = PortBe::new(0);
 /// Protocol of the wildcard entry, which matches every other protocol of a Service address.
 pub const WILDCARD_PROTO: u8 = 0;
 
-/// Address in the key of a NodePort: the unspecified address of the family, which stands for every
+/// Address in the key of a NodePort: the unspecified address of the family. The key matches every
 /// address of this node that serves NodePorts.
 #[inline(always)]
 pub const fn node_port_addr(family: Family) -> Addr {
@@ -59,6 +59,13 @@ pub struct FrontendKey {
 }
 
 const _: () = assert!(size_of::<FrontendKey>() == 20);
+
+impl FrontendKey {
+    /// Whether this is the key of a NodePort ([`node_port_addr`]).
+    pub fn is_node_port(&self) -> bool {
+        self.addr == node_port_addr(self.addr.family())
+    }
+}
 
 /// Value of `FRONTENDS`: the Service port of a frontend, and how the frontend uses it.
 #[repr(C)]

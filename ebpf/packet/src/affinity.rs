@@ -57,19 +57,14 @@ pub fn contains(
 #[inline(always)]
 fn order(a: &Backend, b: &Backend) -> Ordering {
     let (a, b) = (sort_key(a), sort_key(b));
-    if a[0] != b[0] {
-        return if a[0] < b[0] { Ordering::Less } else { Ordering::Greater };
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return if a[i] < b[i] { Ordering::Less } else { Ordering::Greater };
+        }
+        i += 1;
     }
-    if a[1] != b[1] {
-        return if a[1] < b[1] { Ordering::Less } else { Ordering::Greater };
-    }
-    if a[2] == b[2] {
-        Ordering::Equal
-    } else if a[2] < b[2] {
-        Ordering::Less
-    } else {
-        Ordering::Greater
-    }
+    Ordering::Equal
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+pub(crate) use network::network_key;
 pub use network::{networks, routes};
 pub use node_addresses::NodeAddresses;
 pub use service::{ServiceView, service};

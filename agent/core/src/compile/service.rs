@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sluice_abi::{Addr, Backend, Family, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO};
+use sluice_abi::{
+    Addr, Backend, Family, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, node_port_addr,
+};
 
 use super::{FrontendKind, FrontendRow, NodeAddresses, PortRow, ServicePortId, ServiceRows};
 use crate::model::{Endpoint, EndpointSlice, Port, Protocol, Service, ServicePort, TrafficPolicy};
@@ -97,11 +99,11 @@ impl Access {
                 add(key((*address).into(), port.port, port.protocol), Some(*at), row);
             }
         }
-        let any = if self.family == Family::V4 { Addr::v4([0; 4]) } else { Addr::UNSPECIFIED };
         for (port, at) in service.ports.iter().zip(&ports) {
             if let Some(number) = port.node_port {
                 let row = frontend(service, FrontendKind::NodePort);
-                add(key(any, number, port.protocol), Some(*at), row);
+                let addr = node_port_addr(self.family);
+                add(key(addr, number, port.protocol), Some(*at), row);
             }
         }
         for (address, kind) in &self.addresses {

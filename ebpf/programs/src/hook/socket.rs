@@ -1,7 +1,7 @@
 //! Services at the socket: the destination is translated once per connection or datagram, in the
 //! system call, and packets need no translation.
 
-use sluice_abi::{Addr, Frontend, PortBe, SocketOrigin, network_kind, proto};
+use sluice_abi::{Addr, Frontend, PortBe, SocketOrigin, proto};
 use sluice_packet::ip;
 
 use crate::{
@@ -79,8 +79,7 @@ fn frontend(peer: &Peer<'_>, addr: &Addr, port: PortBe, protocol: u8) -> Option<
         return Some(frontend);
     }
     if let Some(frontend) = backend::any_node_port(addr, port, protocol)
-        && (maps::network_kind(addr) == network_kind::THIS_NODE
-            || (ip::is_v4_loopback(addr) && is_node_process(peer)))
+        && (backend::serves_node_ports(addr) || (ip::is_v4_loopback(addr) && is_node_process(peer)))
     {
         return Some(frontend);
     }

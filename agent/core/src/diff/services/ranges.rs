@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use sluice_abi::{Addr, SourceRangeKey};
+use sluice_abi::{NetworkKey, SourceRangeKey};
+
+use crate::compile::network_key;
 
 /// Rows by the id of their Service port.
 #[derive(Clone, Debug, Default)]
@@ -14,9 +16,8 @@ pub(super) struct RealizedRanges {
 
 /// The key of a range.
 pub(super) fn key(service: u32, range: &IpNet) -> SourceRangeKey {
-    let bits = u32::from(range.prefix_len());
-    let bits = if range.addr().is_ipv4() { 96 + bits } else { bits };
-    SourceRangeKey { prefix_len: 32 + bits, service, addr: Addr::from(range.network()) }
+    let NetworkKey { prefix_len, addr } = network_key(*range);
+    SourceRangeKey { prefix_len: 32 + prefix_len, service, addr }
 }
 
 impl RealizedRanges {
