@@ -81,7 +81,10 @@ pub fn node() -> impl Strategy<Value = Node> {
                 internal_ips.push(IpAddr::V6(host));
                 pod_cidrs.extend(parse_cidr(&format!("fd00:{net}::/64")));
             }
-            Node { name: name.into(), internal_ips, pod_cidrs, zone, leaving: false }
+            // As many clouds translate it: also the address of a load balancer.
+            let external_ips = if dual { vec![IpAddr::from([203, 0, 113, 2])] } else { Vec::new() };
+            let name = name.into();
+            Node { name, internal_ips, external_ips, pod_cidrs, zone, leaving: false }
         },
     )
 }

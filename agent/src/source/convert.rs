@@ -138,13 +138,11 @@ fn list_or_single(list: Vec<String>, single: Option<String>) -> Vec<String> {
 /// Converts a Node.
 pub(super) fn node(o: api_types::Node) -> Result<Object, ConvertError> {
     let name = cluster_name(Kind::Node, &o.metadata)?;
-    let internal_ips = o
-        .status
-        .addresses
-        .iter()
-        .filter(|a| a.kind == "InternalIP")
-        .filter_map(|a| parse_ip(&a.address))
-        .collect();
+    let addresses = |kind| {
+        let of_kind = o.status.addresses.iter().filter(move |a| a.kind == kind);
+        of_kind.filter_map(|a| parse_ip(&a.address)).collect()
+    };
+    let (internal_ips, external_ips) = (addresses("InternalIP"), addresses("ExternalIP"));
     let pod_cidrs = list_or_single(o.spec.pod_cidrs, o.spec.pod_cidr)
         .iter()
         .filter_map(|c| parse_cidr(c))
@@ -152,7 +150,7 @@ pub(super) fn node(o: api_types::Node) -> Result<Object, ConvertError> {
     let zone = label(&o.metadata, ZONE_LABEL).map(str::to_owned);
     let leaving = o.metadata.deletion_timestamp.is_some()
         || o.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
-    Ok(Object::Node(Node { name, internal_ips, pod_cidrs, zone, leaving }))
+    Ok(Object::Node(Node { name, internal_ips, external_ips, pod_cidrs, zone, leaving }))
 }
 
 /// Converts a Namespace.

@@ -90,6 +90,14 @@ impl Frontend {
         let exempt = client_on_this_node && self.flags & frontend_flags::EXTERNAL != 0;
         self.flags & frontend_flags::LOCAL != 0 && !exempt
     }
+
+    /// Whether this is the wildcard entry of an external address. A host may have that address, so
+    /// that the entry applies to packets from the wire only.
+    #[inline(always)]
+    pub const fn is_external_wildcard(&self) -> bool {
+        const BOTH: u32 = frontend_flags::WILDCARD | frontend_flags::EXTERNAL;
+        self.flags & BOTH == BOTH
+    }
 }
 
 /// Bits of [`Frontend::flags`].

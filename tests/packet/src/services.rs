@@ -34,9 +34,16 @@ impl Datapath {
         self.wildcard(vip.0);
     }
 
-    /// Writes the wildcard entry of a Service address.
+    /// Writes the wildcard entry of a ClusterIP.
     pub fn wildcard(&self, address: [u8; 4]) {
         let wildcard = Frontend { service: 0, flags: frontend_flags::WILDCARD };
+        self.frontend((address, WILDCARD_PORT.get(), WILDCARD_PROTO), wildcard);
+    }
+
+    /// Writes the wildcard entry of an address of a load balancer or an external IP.
+    pub fn external_wildcard(&self, address: [u8; 4]) {
+        let flags = frontend_flags::WILDCARD | frontend_flags::EXTERNAL;
+        let wildcard = Frontend { service: 0, flags };
         self.frontend((address, WILDCARD_PORT.get(), WILDCARD_PROTO), wildcard);
     }
 

@@ -25,6 +25,7 @@ conversations! {
     evicted_masquerade_entries,
     evicted_reply_entry,
     external_client_of_pod,
+    external_address_of_a_host,
     external_ip,
     fragments_interleaved,
     fragments_masquerade,

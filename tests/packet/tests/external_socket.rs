@@ -47,6 +47,17 @@ fn peer(address: [u8; 4], port: u16) -> Result<Endpoint, ErrorKind> {
     }
 }
 
+/// As [`peer`], for an IPv6 socket with an IPv4 peer.
+fn mapped_peer(address: [u8; 4], port: u16) -> Result<Endpoint, ErrorKind> {
+    let socket = UdpSocket::bind("[::]:0").unwrap();
+    let mapped = std::net::Ipv4Addr::from(address).to_ipv6_mapped();
+    socket.connect((mapped, port)).map_err(|e| e.kind())?;
+    match socket.peer_addr().unwrap() {
+        SocketAddr::V6(peer) => Ok((peer.ip().to_ipv4_mapped().unwrap().octets(), peer.port())),
+        SocketAddr::V4(peer) => panic!("{peer}"),
+    }
+}
+
 #[test]
 fn processes_of_the_node_reach_node_ports_on_its_addresses_and_on_loopback() {
     let (datapath, _cgroup) = node(netns_cookie());
@@ -59,12 +70,7 @@ fn processes_of_the_node_reach_node_ports_on_its_addresses_and_on_loopback() {
     }
     datapath.network(NODE, 32, network_kind::THIS_NODE_WITHOUT_NODE_PORTS);
     assert_eq!(peer(NODE, NODE_PORT), Ok((NODE, NODE_PORT)));
-    // IPv6 sockets with an IPv4 peer.
-    let socket = UdpSocket::bind("[::]:0").unwrap();
-    let mapped = std::net::Ipv4Addr::from(topology::SECOND_NODE).to_ipv6_mapped();
-    socket.connect((mapped, NODE_PORT)).unwrap();
-    let backend = std::net::Ipv4Addr::from(BACKEND.0).to_ipv6_mapped();
-    assert_eq!(socket.peer_addr().unwrap(), SocketAddr::from((backend, BACKEND.1)));
+    assert_eq!(mapped_peer(topology::SECOND_NODE, NODE_PORT), Ok(BACKEND));
 }
 
 #[test]
@@ -142,6 +148,59 @@ fn the_peer_of_a_socket_is_the_node_port() {
     server.send_to(&buffer[..len], from).unwrap();
     let (_, from) = client.recv_from(&mut buffer).unwrap();
     assert_eq!(from, to);
+}
+
+#[test]
+fn unspecified_address_is_that_of_the_loopback() {
+    let (datapath, cgroup) = node(netns_cookie());
+    assert_eq!(peer([0; 4], NODE_PORT), Ok(BACKEND));
+    assert_eq!(mapped_peer([0; 4], NODE_PORT), Ok(BACKEND));
+    assert_eq!(peer([0; 4], NODE_PORT + 1), Ok(([127, 0, 0, 1], NODE_PORT + 1)));
+    drop((datapath, cgroup));
+
+    let (_datapath, _cgroup) = node(netns_cookie() + 1);
+    assert_eq!(peer([0; 4], NODE_PORT), Ok(([127, 0, 0, 1], NODE_PORT)), "a pod");
+    assert_eq!(mapped_peer([0; 4], NODE_PORT), Ok(([127, 0, 0, 1], NODE_PORT)), "a pod");
+}
+
+/// A load balancer address or external IP that is also that of a host outside or of a pod.
+#[test]
+fn other_ports_of_an_external_address_are_those_of_the_host_that_has_it() {
+    let (datapath, _cgroup) = node(netns_cookie());
+    for address in [LB, OTHER_NODE, NODE, FAR_POD, CLIENT] {
+        external(&datapath, address, 53, frontend_flags::EXTERNAL);
+        datapath.external_wildcard(address);
+        assert_eq!(peer(address, 54), Ok((address, 54)), "{address:?}");
+        let of_pod = address == FAR_POD || address == CLIENT;
+        let expected = if of_pod { (address, 53) } else { BACKEND };
+        assert_eq!(peer(address, 53), Ok(expected), "{address:?}");
+    }
+    // ClusterIPs have no other ports.
+    datapath.wildcard(LB);
+    assert_eq!(peer(LB, 54), Err(ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn open_connections_of_the_node_survive_that_their_destination_becomes_a_frontend() {
+    let datapath = Datapath::node();
+    let local = SocketAddr::from((NODE, 40_000));
+    let segment = |from| Packet::tcp((NODE, from), (EXTERNAL, 443), 16, b"x");
+    let _connecting = connecting(local, SocketAddr::from((EXTERNAL, 443)));
+    datapath.to_netdev(&segment(40_000)).passed();
+    for address in [EXTERNAL, OTHER_NODE] {
+        let sets = Sets { cluster: vec![(FAR_POD, 8443)], ..Sets::default() };
+        datapath.service_port(SERVICE, proto::TCP, &sets);
+        let frontend = Frontend { service: SERVICE, flags: frontend_flags::EXTERNAL };
+        datapath.frontend((address, 443, proto::TCP), frontend);
+    }
+    datapath.to_netdev(&segment(40_000)).passed();
+    datapath.to_netdev(&segment(40_001)).dropped(DropReason::NotTracked);
+    let syn = Packet::tcp((NODE, 40_000), (EXTERNAL, 443), 2, b"");
+    datapath.to_netdev(&syn).to_uplink(&[Outcome::Translated]);
+    let local = SocketAddr::from((NODE, 40_002));
+    let _other = connecting(local, SocketAddr::from((OTHER_NODE, 443)));
+    let to_node = Packet::tcp((NODE, 40_002), (OTHER_NODE, 443), 16, b"x");
+    datapath.to_netdev(&to_node).passed();
 }
 
 /// `curl --local-port 30053`: the reply to a connection of the node from a port that is a NodePort.

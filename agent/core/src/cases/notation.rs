@@ -1,7 +1,7 @@
 //! One line of text per change:
 //!
 //! ```text
-//! node NAME [ip=ADDRESS,...] [pods=CIDR,...] [zone=ZONE]
+//! node NAME [ip=ADDRESS,...] [external-ip=ADDRESS,...] [pods=CIDR,...] [zone=ZONE]
 //! service NAMESPACE/NAME ADDRESS,... PORT... [created=SECONDS] [policy=Local] [affinity=SECONDS]
 //!     [hidden] [external-name] [publish-not-ready] [external=ADDRESS,...] [lb=ADDRESS,...]
 //!     [ranges=CIDR,...] [external-policy=Local]
@@ -54,6 +54,7 @@ fn node(name: &str, words: &[&str]) -> Result<Node, String> {
     for word in words {
         match word.split_once('=') {
             Some(("ip", list)) => node.internal_ips = parsed(list, parse_ip)?,
+            Some(("external-ip", list)) => node.external_ips = parsed(list, parse_ip)?,
             Some(("pods", list)) => node.pod_cidrs = parsed(list, parse_cidr)?,
             Some(("zone", zone)) => node.zone = Some(zone.into()),
             _ => return Err(format!("unknown field {word}")),

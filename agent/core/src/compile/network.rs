@@ -85,6 +85,7 @@ mod tests {
         Node {
             name: name.into(),
             internal_ips: ips.iter().map(|a| a.parse().expect("address")).collect(),
+            external_ips: Vec::new(),
             pod_cidrs: cidrs.iter().map(|a| a.parse().expect("cidr")).collect(),
             zone: None,
             leaving: false,

@@ -3,26 +3,39 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::model::{Node, NodeContext, Service};
 
-/// Addresses of this node and of all nodes.
+/// Addresses of this node, of all nodes, and of their pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeAddresses {
     local: BTreeSet<IpAddr>,
     all: BTreeSet<IpAddr>,
+    pods: BTreeSet<IpNet>,
+    /// The prefix lengths that occur in `pods`.
+    pod_prefixes: BTreeSet<u8>,
 }
 
 impl NodeAddresses {
     /// The addresses of this node's interfaces, and those in the Node objects.
     pub fn new<'a>(nodes: impl Iterator<Item = &'a Node>, context: &NodeContext) -> NodeAddresses {
         let local: BTreeSet<IpAddr> = context.local_addresses.iter().copied().collect();
-        let internal = nodes.flat_map(|node| node.internal_ips.iter().copied());
-        NodeAddresses { all: internal.chain(local.iter().copied()).collect(), local }
+        let (mut all, mut pods) = (local.clone(), BTreeSet::new());
+        for node in nodes {
+            all.extend(node.internal_ips.iter().chain(&node.external_ips));
+            pods.extend(node.pod_cidrs.iter().map(IpNet::trunc));
+        }
+        let pod_prefixes = pods.iter().map(IpNet::prefix_len).collect();
+        NodeAddresses { local, all, pods, pod_prefixes }
     }
 
-    /// Whether a node has this address.
+    /// Whether a node has this address, or it is in the pod range of one. A search by prefix length:
+    /// clusters have thousands of pod ranges, of very few lengths.
     pub fn contains(&self, address: &IpAddr) -> bool {
-        self.all.contains(address)
+        let in_pods =
+            |len: &u8| IpNet::new(*address, *len).is_ok_and(|net| self.pods.contains(&net.trunc()));
+        self.all.contains(address) || self.pod_prefixes.iter().any(in_pods)
     }
 
     /// The addresses of this node.

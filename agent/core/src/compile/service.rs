@@ -4,8 +4,10 @@
 //! ClusterIP, addresses of load balancers, external IPs   one row per port and a wildcard row
 //! unspecified address                                    one row per NodePort
 //! ```
-//! The wildcard row rejects every other port, so that such packets are not routed in a loop. An
-//! address of a node has none: other programs may listen there.
+//! The wildcard row rejects every other port, so that such packets are not routed in a loop. External
+//! addresses that a node has, or that are in a pod range, have none: the other ports are those of the
+//! node or pod. The programs apply the wildcard row of other external addresses to packets from the
+//! wire only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,7 +30,7 @@ pub struct ServiceView<'a> {
     pub slices: Vec<&'a EndpointSlice>,
     /// Topology of this node.
     pub locality: Locality<'a>,
-    /// Addresses of nodes.
+    /// Addresses of nodes and their pods.
     pub nodes: &'a NodeAddresses,
 }
 
@@ -107,8 +109,8 @@ impl Access {
             }
         }
         for (address, kind) in &self.addresses {
-            let is_of_node = kind.is_external() && view.nodes.contains(address);
-            if !service.ports.is_empty() && !is_of_node {
+            let is_of_host = kind.is_external() && view.nodes.contains(address);
+            if !service.ports.is_empty() && !is_of_host {
                 let (port, proto) = (WILDCARD_PORT, WILDCARD_PROTO);
                 let key = FrontendKey { addr: (*address).into(), port, proto, pad: 0 };
                 add(key, None, FrontendRow { wildcard: true, ..frontend(service, *kind) });

@@ -15,9 +15,16 @@ use crate::oracle::Client;
 pub const NODE_PORTS: [u16; 2] = [443, 30_080];
 
 /// External IPs and addresses of load balancers in use: outside the cluster, of Services, of this
-/// node and of another.
+/// node and of another, and of a pod.
 pub fn external_addresses() -> Vec<IpAddr> {
-    let v4 = [[203, 0, 113, 1], [203, 0, 113, 2], [10, 96, 0, 3], [172, 18, 0, 2], [172, 18, 0, 3]];
+    let v4 = [
+        [203, 0, 113, 1],
+        [203, 0, 113, 2],
+        [10, 96, 0, 3],
+        [172, 18, 0, 2],
+        [172, 18, 0, 3],
+        [10, 244, 2, 2],
+    ];
     let v6 = [0xfd00, 0x99, 0, 0, 0, 0, 0, 1u16];
     v4.into_iter().map(IpAddr::from).chain([v6.into()]).collect()
 }
@@ -27,11 +34,11 @@ pub fn clients(v4: bool) -> Vec<(Client, IpAddr)> {
     let address = |of_v4: [u8; 4], of_v6: u16| {
         if v4 { IpAddr::from(of_v4) } else { IpAddr::from([0xfd00, of_v6, 0, 0, 0, 0, 0, 7]) }
     };
-    let vip = if v4 { external_addresses()[0] } else { external_addresses()[5] };
+    let vip = external_addresses().into_iter().find(|a| a.is_ipv4() == v4);
     vec![
         (Client::Pod, address([10, 244, 1, 7], 1)),
         (Client::Node, address([172, 18, 0, 2], 0)),
-        (Client::Node, vip),
+        (Client::Node, vip.unwrap_or(address([172, 18, 0, 2], 0))),
         (Client::Other, address([198, 51, 100, 7], 0x98)),
         (Client::Other, address([10, 244, 2, 7], 2)),
     ]

@@ -11,6 +11,8 @@ pub struct Node {
     pub name: String,
     /// Addresses of type InternalIP, in the order of the API.
     pub internal_ips: Vec<IpAddr>,
+    /// Addresses of type ExternalIP, in the order of the API.
+    pub external_ips: Vec<IpAddr>,
     /// `podCIDRs`, or `podCIDR` if only that is set.
     pub pod_cidrs: Vec<IpNet>,
     /// Value of [`super::ZONE_LABEL`]; an empty label means none.

@@ -99,7 +99,7 @@ pub struct World<'a> {
 pub fn answer(world: World<'_>, packet: Packet) -> Answer {
     let objects = &*caught_up(world.objects);
     let world = World { objects, ..world };
-    let (service, port, kind) = match find(world, packet.dst, packet.port, packet.protocol) {
+    let (service, port, kind) = match find(world, packet) {
         Found::Nothing => return Answer::NotAService,
         Found::UnknownPort => return Answer::Rejected,
         Found::Frontend(service, port, kind) => (service, port, kind),
@@ -191,7 +191,7 @@ fn pick(targets: &[Target<'_>], wanted: &dyn Fn(&Endpoint) -> bool) -> BTreeSet<
 pub fn usable_endpoints(world: World<'_>, packet: Packet) -> BTreeSet<(IpAddr, u16)> {
     let objects = &*caught_up(world.objects);
     let world = World { objects, ..world };
-    match find(world, packet.dst, packet.port, packet.protocol) {
+    match find(world, packet) {
         Found::Frontend(service, port, _) => {
             pick(&targets(world.objects, service, port, packet.dst), &is_usable)
         }

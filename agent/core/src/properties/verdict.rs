@@ -11,7 +11,8 @@ use crate::model::TrafficPolicy;
 use crate::oracle::{Answer, Client, DestinationClass, Packet, Source};
 use crate::tables::{FrontendView, Tables};
 
-/// The verdict for the first packet of a flow. NodePorts are at the addresses of this node.
+/// The verdict for the first packet of a flow. NodePorts are at the addresses of this node, no frontends
+/// at those of pods, and wildcards of external addresses apply to packets from other hosts.
 pub fn service(tables: &Tables, local: &[IpAddr], packet: Packet) -> Answer {
     let Some(frontend) = frontend(tables, local, packet) else { return Answer::NotAService };
     let (affinity, ranges) =
@@ -61,6 +62,10 @@ fn frontend<'a>(tables: &'a Tables, local: &[IpAddr], packet: Packet) -> Option<
         pad: 0,
     };
     let wildcard = FrontendKey { port: WILDCARD_PORT, proto: WILDCARD_PROTO, ..exact };
+    let class = network(tables, packet.dst);
+    if matches!(class, DestinationClass::LocalPods | DestinationClass::RemotePods) {
+        return None;
+    }
     if let Some(frontend) = tables.frontend(&exact) {
         assert!(!frontend.row.wildcard && frontend.port.is_some(), "{exact:?}");
         return Some(frontend);
@@ -72,7 +77,8 @@ fn frontend<'a>(tables: &'a Tables, local: &[IpAddr], packet: Packet) -> Option<
     }
     let frontend = tables.frontend(&wildcard)?;
     assert!(frontend.row.wildcard && frontend.port.is_none(), "{wildcard:?}");
-    Some(frontend)
+    let external = frontend.row.kind != FrontendKind::ClusterIp;
+    (!external || packet.client == Client::Other).then_some(frontend)
 }
 
 /// The class of an address, by longest prefix.

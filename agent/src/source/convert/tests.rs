@@ -26,6 +26,7 @@ status:
   addresses:
   - {type: InternalIP, address: 172.18.0.3}
   - {type: Hostname, address: worker}
+  - {type: ExternalIP, address: 203.0.113.3}
   - {type: InternalIP, address: 'fc00::3'}
   images: [{names: [a, b], sizeBytes: 1}]
 ";
@@ -34,6 +35,7 @@ status:
         Object::Node(Node {
             name: "worker".into(),
             internal_ips: vec![ip("172.18.0.3"), ip("fc00::3")],
+            external_ips: vec![ip("203.0.113.3")],
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
             zone: Some("a".into()),
             leaving: false,

@@ -1,14 +1,19 @@
 //! Services at the socket: the destination is translated once per connection or datagram, in the
 //! system call, and packets need no translation.
 
-use sluice_abi::{Addr, Frontend, PortBe, SocketOrigin, proto};
+use sluice_abi::{
+    Addr, Family, Frontend, PortBe, SocketOrigin, frontend_flags, node_port_addr, proto,
+};
 use sluice_packet::ip;
 
 use crate::{
     config,
     maps::{self, SOCKET_ORIGINS},
     peer::Peer,
-    stage::backend::{self, Choice, Chosen, Request},
+    stage::{
+        backend::{self, Choice, Chosen, Request},
+        class::{self, DestinationClass},
+    },
 };
 
 /// Continue with the system call.
@@ -32,7 +37,7 @@ pub fn sendmsg(peer: &Peer<'_>) -> i32 {
 
 #[inline(always)]
 fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
-    let (addr, port, protocol) = (peer.addr(), peer.port(), peer.proto());
+    let (addr, port, protocol) = (destination(peer), peer.port(), peer.proto());
     if protocol != proto::TCP && protocol != proto::UDP && protocol != proto::SCTP {
         return PROCEED;
     }
@@ -71,19 +76,37 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
     PROCEED
 }
 
-/// The frontend of a destination: exact, NodePort, or wildcard of a Service address. NodePorts are
-/// served on the node's loopback addresses as well, for its own processes only.
+/// The destination of a system call. To the kernel, the unspecified address is 127.0.0.1.
+#[inline(always)]
+fn destination(peer: &Peer<'_>) -> Addr {
+    let addr = peer.addr();
+    if addr == node_port_addr(Family::V4) { Addr::v4([127, 0, 0, 1]) } else { addr }
+}
+
+/// The frontend of a destination: exact, NodePort, or wildcard of a ClusterIP, by the class of the
+/// address as for packets. NodePorts are served on the node's loopback addresses as well, for its own
+/// processes only.
 #[inline(always)]
 fn frontend(peer: &Peer<'_>, addr: &Addr, port: PortBe, protocol: u8) -> Option<Frontend> {
+    if *addr == Addr::UNSPECIFIED {
+        return None;
+    }
     if let Some(frontend) = maps::frontend(addr, port, protocol) {
-        return Some(frontend);
+        // ClusterIPs are not looked up: their ranges contain no pods.
+        let is_served = frontend.flags & frontend_flags::EXTERNAL == 0
+            || class::of_other(addr).may_be_service();
+        return if is_served { Some(frontend) } else { None };
     }
     if let Some(frontend) = backend::any_node_port(addr, port, protocol)
         && (backend::serves_node_ports(addr) || (ip::is_v4_loopback(addr) && is_node_process(peer)))
     {
         return Some(frontend);
     }
-    maps::wildcard_frontend(addr)
+    let wildcard = maps::wildcard_frontend(addr)?;
+    let class = class::of_other(addr);
+    let applies = !wildcard.is_external_wildcard()
+        && matches!(class, DestinationClass::ServiceRange | DestinationClass::Outside);
+    if applies { Some(wildcard) } else { None }
 }
 
 /// Whether the socket is in the node's network namespace.

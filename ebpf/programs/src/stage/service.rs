@@ -7,6 +7,8 @@
 //! another node                exact
 //! pods, link-local            none
 //! ```
+//! The wildcard of an external address, which may also be that of a host, applies only to packets from
+//! the wire: it prevents routing loops between this node and a router that sends the address here.
 
 use sluice_abi::{Addr, DropReason, Frontend, frontend_flags, proto};
 
@@ -33,7 +35,7 @@ pub fn translate<F: Outlined>(
     flow: &mut Flow,
     chosen: &mut Chosen,
 ) -> Result<bool, Verdict> {
-    let Some(frontend) = find(packet, flow.class) else { return Ok(false) };
+    let Some(frontend) = find(packet, flow) else { return Ok(false) };
     if packet.is_unresolved() {
         return Err(fragment::wait(packet));
     }
@@ -41,6 +43,14 @@ pub fn translate<F: Outlined>(
     if flow.class == DestinationClass::Node
         && !packet.is_syn()
         && f.node_is_connected(&packet.tuple)
+    {
+        return Ok(false);
+    }
+    // A connection that the node had opened before the address became a frontend has no flow.
+    if flow.origin == Origin::Stack
+        && packet.is_mid_stream()
+        && frontend.flags & frontend_flags::EXTERNAL != 0
+        && f.node_is_connected(&packet.tuple.reversed())
     {
         return Ok(false);
     }
@@ -85,15 +95,16 @@ extern "C" fn service_client(packet: *const Packet, client: *mut Addr) -> u32 {
     1
 }
 
-/// The frontend of a packet. Only a wildcard matches packets without ports.
+/// The frontend of a new flow's packet. Only a wildcard matches packets without ports.
 #[inline(always)]
-pub fn find(packet: &Packet, class: DestinationClass) -> Option<Frontend> {
-    if !class.may_be_service() {
+fn find(packet: &Packet, flow: &Flow) -> Option<Frontend> {
+    if !flow.class.may_be_service() {
         return None;
     }
-    let found = service_find(packet, class as u32);
+    let found = service_find(packet, flow.class as u32);
     let frontend = Frontend { service: found as u32, flags: (found >> 32) as u32 };
-    if found == 0 { None } else { Some(frontend) }
+    let is_none = found == 0 || (flow.origin != Origin::Wire && frontend.is_external_wildcard());
+    if is_none { None } else { Some(frontend) }
 }
 
 /// The frontend of a packet as one number: Service port, and flags from bit 32; 0: none.

@@ -5,7 +5,8 @@
 //! service A:PORT/PROTO -> BACKEND:PORT ... | none  [drop] [local BACKEND:PORT ... | none] [affinity SECONDS]
 //!     a ClusterIP with its Cluster set; drop: its traffic policy is Local; local: the Local set
 //! endpoints A:PORT/PROTO -> ...        other sets of the same Service port
-//! external A:PORT/PROTO = A:PORT/PROTO [local] [limited]     wildcard A
+//! external A:PORT/PROTO = A:PORT/PROTO [local] [limited]
+//! external-wildcard A
 //! node-port PORT/PROTO = A:PORT/PROTO [local]                no-node-ports A
 //!     frontends of the Service port with that ClusterIP; local: its traffic policy
 //! source-range A:PORT/PROTO NETWORK/LEN
@@ -159,7 +160,9 @@ impl State {
                 let at = ([0; 4], number(port)?, protocol(proto)?);
                 self.external(at, &mut words, datapath)?;
             }
-            "wildcard" => datapath.wildcard(self.names.address(words.next()?)?),
+            "external-wildcard" => {
+                datapath.external_wildcard(self.names.address(words.next()?)?);
+            }
             "no-node-ports" => {
                 let address = self.names.address(words.next()?)?;
                 datapath.network(address, 32, network_kind::THIS_NODE_WITHOUT_NODE_PORTS);

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::World;
+use super::super::network::{DestinationClass, network};
+use super::{Client, Packet, World};
 use crate::model::{Object, Service, ServicePort};
 
 /// Kind of a frontend, in the order of precedence.
@@ -31,19 +32,26 @@ pub enum Found<'a> {
 
 /// Finds the frontend. Of several Services with the same address and port, the kind of address
 /// decides, then the age. An address and port precede a NodePort, which is at addresses of this node
-/// only. Other ports of an address are unknown, unless the address is one of a node.
-pub fn find<'a>(world: World<'a>, dst: IpAddr, port: u16, protocol: u8) -> Found<'a> {
+/// only. Other ports of a ClusterIP are unknown. So are those of other addresses, to packets from other
+/// hosts, unless the address is one of a node. An address of a pod is never a frontend.
+pub fn find(world: World<'_>, packet: Packet) -> Found<'_> {
+    let Packet { dst, port, protocol, .. } = packet;
+    let class = network(world.objects, world.node, world.context, dst);
+    if matches!(class, DestinationClass::LocalPods | DestinationClass::RemotePods) {
+        return Found::Nothing;
+    }
     let mut candidates: Vec<(FrontendKind, &Service, &ServicePort)> = Vec::new();
     let mut has_address = false;
     let of_nodes = world.objects.iter().flat_map(|o| match o {
-        Object::Node(node) => node.internal_ips.clone(),
+        Object::Node(node) => [node.internal_ips.clone(), node.external_ips.clone()].concat(),
         _ => Vec::new(),
     });
     let is_node = of_nodes.chain(world.context.local_addresses.clone()).any(|a| a == dst);
     let is_local = world.context.local_addresses.contains(&dst);
+    let from_elsewhere = packet.client == Client::Other;
     for service in programmed(world.objects, dst) {
         for kind in kinds(service, dst) {
-            let with_wildcard = kind == FrontendKind::ClusterIp || !is_node;
+            let with_wildcard = kind == FrontendKind::ClusterIp || (from_elsewhere && !is_node);
             has_address |= with_wildcard && !service.ports.is_empty();
             let same = |p: &&ServicePort| p.port.get() == port && p.protocol.number() == protocol;
             candidates.extend(service.ports.iter().find(same).map(|p| (kind, service, p)));
