@@ -1,7 +1,8 @@
 //! The development commands of Sluice: `cargo xtask` prints them.
 //!
 //! ```text
-//! commands      setup, build, image, cluster, demo, test, fuzz, mutants, tidy, kernels, bench
+//! commands      setup, build, image, cluster, demo, test, fuzz, mutants, tidy, kernels, bench,
+//!               conformance, contract
 //! kind/         what a cluster is made of: engine, node image, Kubernetes
 //! progress      output of long steps        process  child processes with deadlines
 //! cache         slow results, by the hash of their inputs      oci  images without Docker
@@ -14,6 +15,8 @@ mod bench;
 mod build;
 mod cache;
 mod cluster;
+mod conformance;
+mod contract;
 mod demo;
 mod fuzz;
 mod image;
@@ -40,21 +43,23 @@ Development commands of Sluice
 Usage: cargo xtask <COMMAND> [OPTIONS]
 
 Build:
-  setup      Install missing tools: eBPF tool chain, kind, container engine
-  build      Build the eBPF programs, the agent and the CNI binary
-  image      Pack the programs into an OCI image, target/image/sluice.tar
+  setup        Install missing tools: eBPF tool chain, kind, container engine
+  build        Build the eBPF programs, the agent and the CNI binary
+  image        Pack the programs into an OCI image, target/image/sluice.tar
 
 Run:
-  demo       Create a cluster with Sluice and an example application
-  cluster    Create, remove, fill and show kind clusters
+  demo         Create a cluster with Sluice and an example application
+  cluster      Create, remove, fill and show kind clusters
 
 Test:
-  test       Run the tests of every level, or of one
-  fuzz       Run libFuzzer on the parsers of outside input
-  mutants    Change the product and check that tests fail
-  tidy       Check the rules of this repository
-  kernels    Run packet and namespace tests on packaged kernels
-  bench      Measure Sluice, kube-proxy and the bridge plugin
+  test         Run the tests of every level, or of one
+  fuzz         Run libFuzzer on the parsers of outside input
+  mutants      Change the product and check that tests fail
+  tidy         Check the rules of this repository
+  kernels      Run packet and namespace tests on packaged kernels
+  bench        Measure Sluice, kube-proxy and the bridge plugin
+  conformance  Run the network specifications of Kubernetes
+  contract     Write the results of tests into docs/CONTRACT.md
 
 `cargo xtask <COMMAND> --help` prints the options of a command.
 ";
@@ -91,6 +96,10 @@ enum Command {
     Kernels(kernels::Options),
     /// Measure Sluice, kube-proxy and the bridge plugin
     Bench(bench::Options),
+    /// Run the network specifications of Kubernetes
+    Conformance(conformance::Options),
+    /// Write the results of tests into docs/CONTRACT.md
+    Contract,
 }
 
 fn main() -> ExitCode {
@@ -121,6 +130,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Tidy(options) => return tidy::run(&options),
         Command::Kernels(options) => return kernels::run(&cache, &options),
         Command::Bench(options) => return bench::run(&cache, &options),
+        Command::Conformance(options) => return conformance::run(&cache, &options),
+        Command::Contract => contract::run()?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -136,7 +147,7 @@ mod tests {
         let mut expected: Vec<String> = command
             .get_subcommands()
             .map(|c| {
-                format!("  {:<10} {}", c.get_name(), c.get_about().cloned().unwrap_or_default())
+                format!("  {:<12} {}", c.get_name(), c.get_about().cloned().unwrap_or_default())
             })
             .collect();
         expected.sort();

@@ -218,7 +218,7 @@ impl Cluster {
     }
 
     /// A command that runs where the cluster is reachable, with KUBECONFIG set.
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.engine.command(program);
         command.env("KUBECONFIG", &self.kubeconfig);
         command

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::kubernetes::{COREDNS, ETCD, PAUSE, Programs, VERSION};
-use super::rootfs;
-use crate::cache::{Cache, Inputs, checkout};
+use crate::cache::{Cache, Inputs};
 use crate::oci::{self, Image, Layer};
 use crate::progress;
 
@@ -25,8 +24,7 @@ const REVISION: &str = "5";
 /// # Errors
 /// When the root file system cannot be made or a file cannot be written.
 pub fn archive(cache: &Cache, programs: &Programs) -> Result<PathBuf> {
-    let tools =
-        rootfs::debian(cache, "tools", &checkout().join("tests/node-image/packages-tools.txt"))?;
+    let tools = super::tools(cache)?;
     let mut inputs = Inputs::default();
     for word in [REVISION, VERSION, ETCD, PAUSE, COREDNS, AGNHOST, &tools.to_string_lossy()] {
         inputs = inputs.text(word);

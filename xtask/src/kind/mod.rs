@@ -16,10 +16,12 @@ mod kubernetes_images;
 mod node_image;
 mod rootfs;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, checkout};
 use crate::{progress, setup};
 
 pub use cluster::{Cluster, Spec};
@@ -43,6 +45,14 @@ pub enum Cni {
     None,
     /// The bridge plugin with host-local addresses and routes between nodes.
     Bridge,
+}
+
+/// Returns the tar of the root file system with the tools of the test images.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn tools(cache: &Cache) -> Result<PathBuf> {
+    rootfs::debian(cache, "tools", &checkout().join("tests/node-image/packages-tools.txt"))
 }
 
 /// Returns the cluster of the specification's name, which is created if it does not exist.

@@ -14,6 +14,7 @@
 
 mod artefacts;
 mod level;
+pub mod outcomes;
 mod runner;
 mod tally;
 
@@ -108,6 +109,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
             eprintln!("{}: {error:#}", level.name());
             Tally::FAILURE
         });
+        runner.write_outcomes()?;
         let mut tally = runner.without_skipped(tally)?.or_nothing_ran();
         if options.filter.is_none() {
             tally = tally + judge(level, runner.time(), budget);

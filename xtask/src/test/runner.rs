@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::artefacts::Artefacts;
+use super::outcomes::{self, Outcomes};
 use super::tally::Tally;
 use crate::cache::target;
 use crate::process::{self, ProcessTree};
@@ -30,6 +31,8 @@ pub struct Runner {
     preparation: Duration,
     limit: Duration,
     skipped: BTreeSet<String>,
+    level: String,
+    outcomes: Outcomes,
 }
 
 impl Runner {
@@ -48,6 +51,8 @@ impl Runner {
             preparation: Duration::ZERO,
             limit: 3 * budget,
             skipped: BTreeSet::new(),
+            level: level.to_owned(),
+            outcomes: Outcomes::new(),
         })
     }
 
@@ -112,6 +117,7 @@ impl Runner {
                         self.skipped.insert(reason.trim().to_owned());
                         continue;
                     }
+                    self.outcomes.extend(outcomes::of_line(&line));
                     let counts = Tally::of_line(&line);
                     tally = tally + counts.unwrap_or_default();
                     if !is_noise(&line, counts) {
@@ -134,6 +140,14 @@ impl Runner {
         }
         let success = tree.child().wait()?.success();
         Ok(if success || tally.failed > 0 { tally } else { tally + Tally::FAILURE })
+    }
+
+    /// Writes the outcome of each test, for `cargo xtask contract`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_outcomes(&self) -> Result<()> {
+        outcomes::add(&self.level, &self.outcomes)
     }
 
     /// Moves tests that skipped themselves, which libtest counts as passed, to `skipped`, and
@@ -198,6 +212,8 @@ mod tests {
             preparation: Duration::ZERO,
             limit,
             skipped: BTreeSet::new(),
+            level: "unit".to_owned(),
+            outcomes: Outcomes::new(),
         }
     }
 

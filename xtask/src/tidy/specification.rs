@@ -1,11 +1,13 @@
-//! docs/SPECIFICATION.md names tests that exist.
+//! docs/SPECIFICATION.md and docs/CONTRACT.md name tests that exist.
 
 use anyhow::Result;
 
 use super::Finding;
 use super::tree::Tree;
+use crate::contract;
 
-const SPECIFICATION: &str = "docs/SPECIFICATION.md";
+/// The pages, and the cell of a row with its tests, from the last one.
+const PAGES: [(&str, usize); 2] = [("docs/SPECIFICATION.md", 0), (contract::PAGE, 1)];
 
 /// A level, and the folder of its tests. Unit tests are beside the code.
 const LEVELS: [(&str, &str); 4] = [
@@ -15,20 +17,25 @@ const LEVELS: [(&str, &str); 4] = [
     ("cluster", "tests/cluster/"),
 ];
 
-/// In the last cell of a row, a level is followed by names in backticks: of test functions, of
-/// cases, or paths.
+/// In the cell for tests, a level is followed by names in backticks: of test functions, of cases,
+/// or paths.
 pub fn tests(tree: &Tree) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let text = tree.get(SPECIFICATION).unwrap_or_default();
-    for (number, line) in text.lines().enumerate() {
-        if !line.starts_with('|') {
-            continue;
-        }
-        let Some(cell) = line.trim_end_matches(['|', ' ']).rsplit('|').next() else { continue };
-        for (level, folder, name) in named(cell) {
-            if !exists(tree, folder, name) {
-                let message = format!("no {level} test is called {name}");
-                findings.push(Finding::new(SPECIFICATION, number + 1, message));
+    for (page, column) in PAGES {
+        let text = tree.get(page).unwrap_or_default();
+        for (number, line) in text.lines().enumerate() {
+            if !line.starts_with('|') {
+                continue;
+            }
+            let cells = line.strip_suffix('|').unwrap_or(line);
+            let Some(cell) = cells.rsplit('|').nth(column) else { continue };
+            // Specifications of Kubernetes are not part of this repository.
+            let ours = cell.split(';').filter(|part| !part.trim().starts_with("upstream"));
+            for (level, folder, name) in named(&ours.collect::<Vec<_>>().join(";")) {
+                if !exists(tree, folder, name) {
+                    let message = format!("no {level} test is called {name}");
+                    findings.push(Finding::new(page, number + 1, message));
+                }
             }
         }
     }
@@ -87,7 +94,7 @@ mod tests {
 
     fn found(cell: &str) -> Vec<String> {
         let tree = Tree::of(&[
-            (SPECIFICATION, &format!("| promise | held by |\n|---|---|\n| it works | {cell} |\n")),
+            (PAGES[0].0, &format!("| promise | held by |\n|---|---|\n| it works | {cell} |\n")),
             ("tests/packet/tests/service.rs", "#[test] fn hairpin() {}"),
             ("tests/packet/cases/fragments.conv", "# A case\ncase: 1\n"),
             ("tests/cluster/cases/pod-ping/steps.yaml", ""),

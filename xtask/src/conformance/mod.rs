@@ -1,0 +1,188 @@
+//! `cargo xtask conformance`: the network specifications of Kubernetes' end-to-end suite.
+//!
+//! ```text
+//! programs  the suite (tests/conformance), its runner, and the images that its pods need
+//! results   results of earlier runs, exceptions, the table
+//! ```
+//! Runs on a kind cluster of its own. Results are kept per image of Sluice: a run that was
+//! interrupted continues with the specifications that have not passed.
+
+mod programs;
+mod results;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::cache::{Cache, Inputs, checkout, sorted_entries, target};
+use crate::kind::{self, Cluster, Cni, Proxy, Spec};
+use crate::{image, install, process, progress, setup};
+use programs::Programs;
+use results::{Exceptions, Record};
+
+/// The specifications that a CNI and a service proxy have to pass.
+const FOCUS: &str = r"\[sig-network\]";
+/// What belongs to other features, needs a cloud provider, or runs alone.
+const SKIP: &str = r"\[Feature:|\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]|Netpol|LoadBalancers";
+/// All specifications take about 20 minutes with two processes.
+const DEADLINE: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// Options of `cargo xtask conformance`.
+#[derive(Args)]
+pub struct Options {
+    /// Run only specifications whose names match this regular expression
+    #[arg(long, default_value = FOCUS)]
+    focus: String,
+    /// Leave out specifications whose names match this regular expression
+    #[arg(long, default_value = SKIP)]
+    skip: String,
+    /// Number of specifications that run at the same time
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    procs: u16,
+    /// Run also the specifications that have passed with this image
+    #[arg(long)]
+    fresh: bool,
+    /// Keep the cluster
+    #[arg(long)]
+    keep: bool,
+    /// Use kube-proxy and the bridge plugin in place of Sluice
+    #[arg(long)]
+    baseline: bool,
+    /// Print the results of earlier runs with this image, and run nothing
+    #[arg(long)]
+    report: bool,
+}
+
+/// Runs the specifications; the exit code is a failure if one failed that is not an exception.
+///
+/// # Errors
+/// When a build fails, the cluster does not start, or the suite does not run.
+pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
+    setup::require_platform()?;
+    let exceptions = Exceptions::read(&checkout().join("tests/conformance/exceptions.txt"))?;
+    let image = if options.baseline { None } else { Some(image::archive(cache)?) };
+    let file = results_file(image.as_deref())?;
+    if options.fresh && file.exists() {
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+    }
+    if options.report {
+        return Ok(report(&results::read(&file), &exceptions));
+    }
+    let start = Instant::now();
+    let programs = programs::build(cache)?;
+    let spec = spec(options.baseline);
+    let existed = Cluster::find(cache, &spec.name).is_ok();
+    let cluster = kind::up(cache, &spec)?;
+    let ran = prepare(cache, &cluster, image.as_deref(), &programs)
+        .and_then(|()| suite(cache, &cluster, &programs, options, &file));
+    if !existed && !options.keep {
+        Cluster::down(cache, &spec.name)?;
+    }
+    ran?;
+    progress::line("specifications", "ended", start.elapsed());
+    Ok(report(&results::read(&file), &exceptions))
+}
+
+/// Outcomes of specifications by name, from the newest file of results of any image.
+///
+/// # Errors
+/// When the folder of results cannot be read.
+pub fn outcomes(target: &Path) -> Result<BTreeMap<String, String>> {
+    let folder = target.join("conformance");
+    let mut files = if folder.is_dir() { sorted_entries(&folder)? } else { Vec::new() };
+    files.retain(|file| {
+        file.extension().is_some_and(|e| e == "jsonl") && !file.ends_with("baseline.jsonl")
+    });
+    files.sort_by_key(|file| fs::metadata(file).and_then(|data| data.modified()).ok());
+    let records = files.last().map(|file| results::read(file)).unwrap_or_default();
+    Ok(records
+        .into_iter()
+        .map(|record| {
+            let outcome = if record.passed() { "passed" } else { "failed" };
+            (record.name, outcome.to_owned())
+        })
+        .collect())
+}
+
+fn spec(baseline: bool) -> Spec {
+    let name = "conformance".to_owned();
+    if baseline {
+        Spec { name, nodes: 3, proxy: Proxy::Nftables, cni: Cni::Bridge }
+    } else {
+        Spec { name, ..Spec::for_sluice() }
+    }
+}
+
+/// The file of results: one per image, because results say nothing about another one.
+fn results_file(image: Option<&Path>) -> Result<PathBuf> {
+    let key = match image {
+        Some(image) => Inputs::default().path(image)?.key(),
+        None => "baseline".to_owned(),
+    };
+    let folder = target().join("conformance");
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(format!("{key}.jsonl")))
+}
+
+fn prepare(
+    cache: &Cache,
+    cluster: &Cluster,
+    image: Option<&Path>,
+    programs: &Programs,
+) -> Result<()> {
+    if let Some(image) = image {
+        install::sluice(cache, cluster, image)?;
+    }
+    cluster.load(cache, &programs.images)?;
+    install::wait_rollout(cluster, "kube-system", "deployment/coredns")
+}
+
+fn suite(
+    cache: &Cache,
+    cluster: &Cluster,
+    programs: &Programs,
+    options: &Options,
+    file: &Path,
+) -> Result<()> {
+    let passed = file.with_extension("passed");
+    let names: Vec<String> =
+        results::read(file).into_iter().filter(Record::passed).map(|record| record.name).collect();
+    fs::write(&passed, names.join("\n"))?;
+    if !names.is_empty() {
+        println!("  {} specifications have passed before", names.len());
+    }
+    let before = results::read(file).len();
+    let mut command: Command = cluster.command(&programs.runner);
+    command
+        .arg(format!("--procs={}", options.procs))
+        .arg(format!("--focus={}", options.focus))
+        .arg(format!("--skip={}", options.skip))
+        .args(["--no-color", "--timeout=3h", "--output-interceptor-mode=none", "--succinct"])
+        .arg(&programs.suite)
+        .args(["--", "--provider=skeleton", "--disable-log-dump"])
+        .arg(format!("--kubeconfig={}", cluster.kubeconfig.display()))
+        .arg(format!("--results={}", file.display()))
+        .arg(format!("--passed={}", passed.display()));
+    let (_, log) = process::run_quietly("specifications", &mut command, &cache.logs(), DEADLINE)?;
+    // The runner's exit status does not distinguish failed specifications from a suite that did
+    // not start.
+    ensure!(
+        results::read(file).len() > before || !names.is_empty(),
+        "no specification ran; log: {}\n{}",
+        log.display(),
+        process::last_lines(&log, 20)
+    );
+    Ok(())
+}
+
+/// Prints the table; a failure that is not an exception gives the exit code of a failure.
+fn report(records: &[Record], exceptions: &Exceptions) -> ExitCode {
+    let summary = results::Summary::of(records, exceptions);
+    print!("{}", summary.table());
+    if summary.unexpected() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,183 @@
+//! Results of specifications, and the exceptions.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// The result of one specification.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Full name.
+    pub name: String,
+    /// ginkgo's word for the outcome: passed, failed, timedout, panicked, interrupted.
+    pub state: String,
+    /// Time that it took.
+    pub seconds: f64,
+    /// First line of the failure, if any, and the line of source that reports it.
+    pub failure: String,
+}
+
+impl Record {
+    /// Whether the specification has passed.
+    pub fn passed(&self) -> bool {
+        self.state == "passed"
+    }
+
+    fn from_line(line: &str) -> Option<Record> {
+        let json: Value = serde_json::from_str(line).ok()?;
+        let text = |field: &str| json[field].as_str().unwrap_or_default().to_owned();
+        let name = text("name").trim().to_owned();
+        let failure = text("failure");
+        let failure = failure.lines().map(str::trim).find(|line| !line.is_empty());
+        let at = text("at");
+        let at = at.rsplit_once('/').map_or(at.as_str(), |(_, file)| file);
+        Some(Record {
+            state: json["state"].as_str()?.to_owned(),
+            seconds: json["seconds"].as_f64()?,
+            failure: failure.map(|failure| format!("{failure} ({at})")).unwrap_or_default(),
+            name,
+        })
+    }
+}
+
+/// Reads a file of results: the last result of each specification, by name. Lines without a name
+/// belong to the suite's preparation.
+pub fn read(path: &Path) -> Vec<Record> {
+    parse(&fs::read_to_string(path).unwrap_or_default())
+}
+
+fn parse(text: &str) -> Vec<Record> {
+    let records: BTreeMap<String, Record> = text
+        .lines()
+        .filter_map(Record::from_line)
+        .filter(|record| !record.name.is_empty())
+        .map(|record| (record.name.clone(), record))
+        .collect();
+    records.into_values().collect()
+}
+
+/// Specifications that may fail, with the reason.
+pub struct Exceptions {
+    /// Start of the name, and the reason.
+    entries: Vec<(String, String)>,
+}
+
+impl Exceptions {
+    /// Reads the file of exceptions: a line with the start of a name, then an indented line with
+    /// the reason. Empty lines and `#` comments are ignored.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a name has no reason.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut entries: Vec<(String, String)> = Vec::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+            if !line.starts_with(' ') {
+                entries.push((line.trim_end().to_owned(), String::new()));
+                continue;
+            }
+            let (_, reason) = entries.last_mut().context("a reason before the first name")?;
+            if !reason.is_empty() {
+                reason.push(' ');
+            }
+            reason.push_str(line.trim());
+        }
+        for (name, reason) in &entries {
+            ensure!(!reason.is_empty(), "{name}: no reason");
+        }
+        Ok(Self { entries })
+    }
+
+    /// The reason why a specification may fail.
+    fn reason(&self, name: &str) -> Option<&str> {
+        let entry = self.entries.iter().find(|(start, _)| name.starts_with(start.as_str()));
+        entry.map(|(_, reason)| reason.as_str())
+    }
+}
+
+/// What a set of results says.
+pub struct Summary<'a> {
+    passed: usize,
+    unexpected: Vec<&'a Record>,
+    excepted: Vec<(&'a Record, &'a str)>,
+}
+
+impl<'a> Summary<'a> {
+    /// Sorts results.
+    pub fn of(records: &'a [Record], exceptions: &'a Exceptions) -> Self {
+        let mut summary = Summary { passed: 0, unexpected: Vec::new(), excepted: Vec::new() };
+        for record in records {
+            match exceptions.reason(&record.name) {
+                _ if record.passed() => summary.passed += 1,
+                Some(reason) => summary.excepted.push((record, reason)),
+                None => summary.unexpected.push(record),
+            }
+        }
+        summary
+    }
+
+    /// Number of specifications that failed and are not exceptions.
+    pub fn unexpected(&self) -> usize {
+        self.unexpected.len()
+    }
+
+    /// The results as text.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        for record in &self.unexpected {
+            let _ = writeln!(text, "  {:<8} {}", record.state, record.name);
+            let _ = writeln!(text, "           {} after {:.0} s", record.failure, record.seconds);
+        }
+        for (record, reason) in &self.excepted {
+            let _ = writeln!(text, "  excepted {}\n           {reason}", record.name);
+        }
+        let (failed, excepted) = (self.unexpected.len(), self.excepted.len());
+        let _ = writeln!(text, "  {} passed, {failed} failed, {excepted} excepted", self.passed);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = r#"{"name":"a b","state":"failed","seconds":1.5,"failure":"\n broken\nmore","at":"x/y/service.go:7"}
+{"name":"","state":"passed","seconds":1}
+{"name":"c","state":"passed","seconds":2}
+{"name":"inco"#;
+
+    #[test]
+    fn last_result_of_each_specification_counts() {
+        let records = parse(TWO);
+        assert_eq!(records.len(), 2, "{records:?}");
+        assert!(!records[0].passed());
+        assert_eq!(records[0].failure, "broken (service.go:7)");
+        let again =
+            parse(&format!("{TWO}\n{{\"name\":\"a b\",\"state\":\"passed\",\"seconds\":1}}"));
+        assert!(again.iter().all(Record::passed), "{again:?}");
+    }
+
+    #[test]
+    fn exception_needs_a_reason_and_covers_its_name_only() {
+        assert!(Exceptions::parse("name\n").is_err());
+        assert!(Exceptions::parse("  reason\n").is_err());
+        let exceptions = Exceptions::parse("# why\na\n  no image\n  here\n").expect("valid");
+        assert_eq!(exceptions.reason("a b"), Some("no image here"));
+        assert_eq!(exceptions.reason("c"), None);
+        let records = parse(TWO);
+        assert_eq!(Summary::of(&records, &exceptions).unexpected(), 0);
+        let none = Exceptions::parse("").expect("valid");
+        let summary = Summary::of(&records, &none);
+        assert_eq!(summary.unexpected(), 1);
+        assert!(summary.table().ends_with("  1 passed, 1 failed, 0 excepted\n"));
+    }
+}
