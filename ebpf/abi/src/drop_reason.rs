@@ -70,6 +70,8 @@ numbered! {
         TooLong = 17 "too_long",
         /// A load balancer's address, and a client outside the source ranges of the Service.
         SourceNotAllowed = 18 "source_not_allowed",
+        /// The hop limit of a packet that leaves the node again ended here; the sender was informed.
+        HopLimit = 19 "hop_limit",
     }
 }
 

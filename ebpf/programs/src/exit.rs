@@ -103,9 +103,9 @@ fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
     drop(&s.packet, hook, reason);
     let is_from_here = matches!(hook, Hook::FromPod | Hook::ToNetdev);
     let is_reset = is_from_here
-        && reason != DropReason::TooLong
+        && !matches!(reason, DropReason::TooLong | DropReason::HopLimit)
         && reject::reset(f, &s.packet, &mut s.headers, &mut s.quote);
-    if !is_reset && !unreachable(f, s, reason) {
+    if !is_reset && !answer(f, s, reason) {
         return SHOT;
     }
     counters::outcome(Outcome::Rejected, s.packet.len);
@@ -124,12 +124,13 @@ fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
 }
 
 #[inline(always)]
-fn unreachable(f: &Skb, s: &mut Scratch, reason: DropReason) -> bool {
+fn answer(f: &Skb, s: &mut Scratch, reason: DropReason) -> bool {
     let error = match reason {
-        DropReason::TooLong => (icmp::FRAGMENTATION_NEEDED, s.next_hop.mtu as u16),
-        _ => (icmp::PORT, 0),
+        DropReason::TooLong => icmp::Error::fragmentation_needed(s.next_hop.mtu as u16),
+        DropReason::HopLimit => icmp::Error::HOP_LIMIT,
+        _ => icmp::Error::PORT_UNREACHABLE,
     };
-    reject::unreachable(f, &s.packet, &mut s.headers, &mut s.quote, error)
+    reject::answer(f, &s.packet, &mut s.headers, &mut s.quote, error)
 }
 
 /// The end of a packet whose hook has no programs that are ready: an uplink passes packets of the

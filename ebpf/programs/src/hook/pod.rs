@@ -17,7 +17,7 @@ use crate::{
     scratch::Scratch,
     stage::{
         antispoof,
-        class::DestinationClass,
+        class::{self, DestinationClass},
         conntrack::{self, Lookup},
         forward, fragment, icmp, nat,
         parse::{self, Unparsed},
@@ -39,8 +39,8 @@ pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         Err(unparsed) => return Err(Verdict::Drop(unparsed.reason())),
     }
     let node = handover::enter(f, Verdict::Drop(DropReason::NotReady))?;
-    if s.packet.hop_limit <= 1 {
-        // The node is the destination, or answers with "time exceeded".
+    if s.packet.hop_limit <= 1 && !is_to_node(&s.packet) {
+        // The stack answers with "time exceeded".
         antispoof::require_own_address(&s.packet, &s.headers)?;
         return egress::to_stack(&s.packet);
     }
@@ -51,6 +51,12 @@ pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, judged, class)
+}
+
+/// Whether a packet is addressed to this node, where its hop limit does not end.
+#[inline(always)]
+fn is_to_node(packet: &Packet) -> bool {
+    class::of_other(&packet.tuple.dst) == DestinationClass::Node
 }
 
 /// Packets from the node's stack to a pod: those of the node's sockets, and packets that the stack

@@ -45,6 +45,9 @@ pub fn deliver<F: Outlined>(
             Ok(Verdict::to_stack(judged))
         }
         DestinationClass::RemotePod | DestinationClass::OtherNode | DestinationClass::Outside => {
+            if hop_limit_ends(packet, flow) {
+                return Ok(Verdict::Reject(DropReason::HopLimit));
+            }
             match next_hop::find(f, packet, flow, &mut s.next_hop) {
                 Route::Found => {}
                 Route::TooLong if is_answered_here(packet, flow, headers) => {
@@ -76,8 +79,15 @@ fn is_answered_here(packet: &Packet, flow: &Flow, headers: &Headers) -> bool {
         && (headers.ip.dont_fragment() || flow.origin == Origin::Stack)
 }
 
-/// Decrements the hop limit. Packets with a hop limit of 1 have been passed to the stack before,
-/// except replies that only Sluice can translate, which are forwarded.
+/// Whether the hop limit of a packet that leaves the node ends here. The stack cannot answer it: it does
+/// not know the translation. What the stack has sent or forwarded has a hop limit for this hop.
+#[inline(always)]
+fn hop_limit_ends(packet: &Packet, flow: &Flow) -> bool {
+    packet.hop_limit <= 1 && flow.origin != Origin::Stack
+}
+
+/// Decrements the hop limit. Packets with a hop limit of 1 come from the stack, or their destination
+/// before translation is this node, which delivers them to its pods.
 #[inline(always)]
 fn decrement_hop_limit(packet: &Packet, headers: &mut Headers) {
     if packet.hop_limit > 1 {

@@ -23,25 +23,24 @@ const QUOTE_MAX: u32 = 80;
 /// Replaces the packet by the error about it. False: no error may be sent (RFC 1122 section 3.2.2),
 /// or the replacement failed; the packet has to be dropped.
 #[inline(always)]
-pub fn unreachable(
+pub fn answer(
     f: &Skb,
     packet: &Packet,
     headers: &mut Headers,
     quote: &mut [u8; QUOTE_LEN],
-    (code, mtu): (u8, u16),
+    error: icmp::Error,
 ) -> bool {
     let silent = packet.kind == Kind::IcmpError
         || packet.fragment == FragmentState::Later
         || packet.fragment == FragmentState::Unresolved
         || (packet.tuple.proto == proto::TCP && packet.tcp_flags & flag::RST != 0)
         || ip::stays_on_link(&packet.tuple.src);
-    let error = u32::from(code) << 16 | u32::from(mtu);
-    !silent && skb_unreachable(f.as_ptr(), packet, headers, quote, error) == 1
+    !silent && skb_error(f.as_ptr(), packet, headers, quote, error.bits()) == 1
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn skb_unreachable(
+extern "C" fn skb_error(
     skb: *mut __sk_buff,
     packet: *const Packet,
     headers: *mut Headers,
@@ -67,8 +66,8 @@ extern "C" fn skb_unreachable(
     }
     let tuple = &packet.tuple;
     let sum = quoted_sum(&f, packet, quote);
-    let code = ((error >> 16) as u8, error as u16);
-    let error = icmp::unreachable(&tuple.dst, &tuple.src, code, quoted as u16, sum);
+    let error = icmp::Error::from_bits(error);
+    let error = icmp::error(&tuple.dst, &tuple.src, error, quoted as u16, sum);
     if !f.truncate(eth::LEN as u32 + quoted) || !f.insert_after_link_header(icmp::ERROR_LEN as i32)
     {
         return 0;
@@ -110,9 +109,9 @@ extern "C" fn skb_reset(
     memory: *mut [u8; QUOTE_LEN],
     is_partial: u32,
 ) -> u32 {
-    // SAFETY: as in `skb_unreachable`.
+    // SAFETY: as in `skb_error`.
     let f = unsafe { Skb::new(skb) };
-    // SAFETY: as in `skb_unreachable`.
+    // SAFETY: as in `skb_error`.
     let (Some(packet), Some(headers), Some(memory)) =
         (unsafe { (packet.as_ref(), headers.as_mut(), memory.as_mut()) })
     else {
@@ -155,9 +154,9 @@ const NOT_PARTIAL: u32 = u32::MAX;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn skb_partial_checksum(skb: *mut __sk_buff, packet: *const Packet) -> u32 {
-    // SAFETY: as in `skb_unreachable`.
+    // SAFETY: as in `skb_error`.
     let f = unsafe { Skb::new(skb) };
-    // SAFETY: as in `skb_unreachable`.
+    // SAFETY: as in `skb_error`.
     let Some(packet) = (unsafe { packet.as_ref() }) else { return NOT_PARTIAL };
     let offset = match packet.kind {
         Kind::Tcp | Kind::Udp => l4::checksum_offset(packet.kind),
