@@ -23,7 +23,8 @@ pub(super) fn run(data: &[u8]) {
     sctp_checksum(new, payload);
     let (src, dst) = addresses(new);
     let quoted = &packet[..packet.len().min(68)];
-    let answer = icmp::unreachable(&src, &dst, (icmp::PORT, 0), quoted.len() as u16, sum(quoted));
+    let answer =
+        icmp::error(&src, &dst, icmp::Error::PORT_UNREACHABLE, quoted.len() as u16, sum(quoted));
     assert!(is_valid(&answer[..20]));
     assert!(is_valid(&[&answer[20..], quoted].concat()));
 }
