@@ -137,6 +137,7 @@ fn row(device: &NodeDevice, former: Option<&Device>) -> Device {
         addr: device.address.map(Addr::from).or(kept).unwrap_or(Addr::UNSPECIFIED),
         flags: flag(device.is_managed(), device_flags::MANAGED)
             | flag(device.link.layer == LinkLayer::Ip, device_flags::NO_ETHERNET),
-        pad: 0,
+        mac: device.link.mac.unwrap_or_default(),
+        pad: [0; 2],
     }
 }

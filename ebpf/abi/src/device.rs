@@ -14,11 +14,13 @@ pub struct Device {
     pub addr: Addr,
     /// Bits of [`device_flags`].
     pub flags: u32,
+    /// Hardware address; zero if the device has none.
+    pub mac: [u8; 6],
     /// Zero.
-    pub pad: u32,
+    pub pad: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Device>() == 24);
+const _: () = assert!(size_of::<Device>() == 28);
 
 /// Bits of [`Device::flags`].
 pub mod device_flags {
@@ -27,4 +29,10 @@ pub mod device_flags {
     pub const MANAGED: u32 = 1;
     /// Packets have no Ethernet header.
     pub const NO_ETHERNET: u32 = 2;
+    /// The XDP program is attached in the device's driver.
+    pub const XDP_NATIVE: u32 = 4;
+    /// The XDP program is attached in the kernel's receive path.
+    pub const XDP_GENERIC: u32 = 8;
+    /// The modes of XDP. XDP forwards from one device to another of the same mode.
+    pub const XDP: u32 = XDP_NATIVE | XDP_GENERIC;
 }

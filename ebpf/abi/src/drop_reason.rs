@@ -80,7 +80,7 @@ numbered! {
     Outcome {
         /// Delivered to a pod on this node.
         ToPod = 1 "to_pod",
-        /// Sent by a device to another host.
+        /// Sent by a device to another host, from tc.
         ToUplink = 2 "to_uplink",
         /// Passed to the node's stack.
         ToStack = 3 "to_stack",
@@ -92,6 +92,8 @@ numbered! {
         Masqueraded = 6 "masqueraded",
         /// Translation reversed for a reply or an ICMP error.
         Restored = 7 "restored",
+        /// Sent by a device to another host from XDP, before the kernel has allocated memory for it.
+        ToUplinkByXdp = 8 "to_uplink_by_xdp",
     }
 }
 

@@ -14,7 +14,7 @@ pub const FROM_L3DEV: &str = "from_l3dev";
 /// [`TO_NETDEV`] for a device whose packets have no Ethernet header.
 pub const TO_L3DEV: &str = "to_l3dev";
 
-/// XDP, ingress of the uplink. Part of the object, but not attached by the agent yet.
+/// XDP, ingress of the uplink.
 pub const XDP_NETDEV: &str = "xdp_netdev";
 
 /// The tc programs.

@@ -33,6 +33,13 @@ impl Header {
         self.0[12] == 0x08 && self.0[13] == 0x06
     }
 
+    /// The receiver's hardware address.
+    #[inline(always)]
+    pub const fn destination(&self) -> [u8; 6] {
+        let b = &self.0;
+        [b[0], b[1], b[2], b[3], b[4], b[5]]
+    }
+
     /// The sender's hardware address.
     #[inline(always)]
     pub const fn source(&self) -> [u8; 6] {

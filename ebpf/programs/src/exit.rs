@@ -1,4 +1,4 @@
-//! The verdict exit of the tc programs: counts each verdict, reports drops, returns the tc action.
+//! The verdict exit: counts each verdict, reports drops, returns the action of tc or XDP.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sluice_abi::{DropEvent, DropReason, Outcome, program::Hook};
@@ -20,6 +20,12 @@ use crate::{
 pub const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`.
 pub const SHOT: i32 = 2;
+/// `XDP_DROP`.
+const XDP_DROP: u32 = 1;
+/// `XDP_PASS`.
+pub const XDP_PASS: u32 = 2;
+/// `XDP_TX`.
+const XDP_TX: u32 = 3;
 /// Limit of drop events per window and CPU. Counters are exact.
 const EVENTS_PER_WINDOW: u64 = 100;
 /// Length of a window.
@@ -52,6 +58,29 @@ pub fn tc(f: &Skb, s: &mut Scratch, hook: Hook, verdict: Verdict) -> i32 {
             handover::tail_call(f, hook.index(), to);
             not_ready(&s.packet, hook)
         }
+    }
+}
+
+/// Ends a run of the XDP program. A packet that does not leave by it is passed unchanged and
+/// uncounted: tc repeats the verdict.
+#[inline(always)]
+pub fn xdp(s: &Scratch, verdict: Verdict) -> u32 {
+    log::verdict(&s.packet, Hook::FromNetdev, &verdict);
+    match verdict {
+        Verdict::Deliver(delivery) if matches!(delivery.target(), Target::Uplink(_)) => {
+            counters::outcome(Outcome::ToUplinkByXdp, s.packet.len);
+            if s.next_hop.ifindex == s.packet.ifindex {
+                XDP_TX
+            } else {
+                kernel::redirect_out(s.next_hop.ifindex) as u32
+            }
+        }
+        // The packet may have changed.
+        Verdict::Drop(DropReason::NatFailed) => {
+            drop(&s.packet, Hook::FromNetdev, DropReason::NatFailed);
+            XDP_DROP
+        }
+        _ => XDP_PASS,
     }
 }
 

@@ -34,6 +34,13 @@ pub fn enter(f: &Skb, not_ready: Verdict) -> Result<Node, Verdict> {
     Ok(node)
 }
 
+/// The node's configuration, if these programs handle the packets of XDP: those of another version are
+/// not called.
+#[inline(always)]
+pub fn enter_xdp() -> Option<Node> {
+    config::node().filter(|node| node.flags() & node_flags::HANDED_OVER == 0)
+}
+
 /// Called for a packet without a flow, before it changes anything: whether another version may
 /// have the flow.
 ///

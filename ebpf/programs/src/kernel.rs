@@ -24,6 +24,12 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `BPF_F_INGRESS`.
 const INGRESS: u64 = 1;
+/// `BPF_F_CURRENT_NETNS`.
+const CURRENT_NETNS: u64 = -1i64 as u64;
+/// `BPF_TCP_LISTEN`.
+const TCP_LISTEN: u32 = 10;
+/// `BPF_TCP_CLOSE`, the state of a datagram socket without a peer.
+const TCP_CLOSE: u32 = 7;
 
 /// Nanoseconds since boot, including suspended time.
 #[inline(always)]
@@ -99,6 +105,18 @@ pub struct NextHop {
     pub ifindex: u32,
     /// MTU of the route.
     pub mtu: u32,
+    /// Hardware address of the next hop; zero if the kernel does not know it.
+    pub mac: [u8; 6],
+    /// Hardware address of the output interface; zero if that of the next hop is.
+    pub own_mac: [u8; 6],
+}
+
+impl NextHop {
+    /// Whether the hardware addresses are known.
+    #[inline(always)]
+    pub fn is_resolved(&self) -> bool {
+        self.mac != [0; 6]
+    }
 }
 
 /// Result of [`route`].
@@ -152,6 +170,11 @@ pub fn route(
         return Route::None;
     }
     hop.ifindex = p.ifindex;
+    (hop.mac, hop.own_mac) = ([0; 6], [0; 6]);
+    if code == FOUND {
+        // SAFETY: one of two names of these bytes.
+        (hop.mac, hop.own_mac) = (p.dmac, p.smac);
+    }
     hop.addr = match dst.family() {
         // SAFETY: the kernel has written the member of this family, as for IPv6.
         Family::V4 => Addr::v4(unsafe { p.__bindgen_anon_4.ipv4_dst }.to_ne_bytes()),
@@ -169,6 +192,8 @@ pub fn route(
 pub fn is_next_hop_back(context: *mut c_void, ifindex: u32, tuple: &FlowKey, mac: [u8; 6]) -> bool {
     // SAFETY: all-zero is a valid value of this C struct.
     let mut p: FibParams = unsafe { core::mem::zeroed() };
+    // Without a length, the kernel compares that of a tc program's packet with the device's MTU.
+    p.__bindgen_anon_1.tot_len = 1;
     match lookup(context, ifindex, tuple.proto, [&tuple.dst, &tuple.src], &mut p) {
         FOUND => p.ifindex == ifindex && (p.dmac == mac || !maps::has_ethernet(ifindex)),
         NO_NEIGHBOR => p.ifindex == ifindex,
@@ -238,31 +263,13 @@ pub fn node_has_socket(
     to: (&Addr, PortBe),
     which: Sockets,
 ) -> bool {
-    /// `BPF_F_CURRENT_NETNS`.
-    const CURRENT_NETNS: u64 = -1i64 as u64;
-    /// `BPF_TCP_LISTEN` and `BPF_TCP_CLOSE`.
-    const TCP_LISTEN: u32 = 10;
-    const TCP_CLOSE: u32 = 7;
-
-    if to.0.family() == Family::V6 {
-        return false;
-    }
-    // SAFETY: all-zero is a valid value of this C struct.
-    let mut sockets: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let v4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-        saddr: words(from.0)[3],
-        daddr: words(to.0)[3],
-        sport: u16::from_ne_bytes(from.1.0),
-        dport: u16::from_ne_bytes(to.1.0),
-    };
-    let size = size_of_val(&v4);
-    sockets.__bindgen_anon_1.ipv4 = v4;
+    let Some((mut sockets, size)) = socket_tuple(from, to) else { return false };
     // SAFETY: the context is the program's; `sockets` is initialized and has the given size. A
     // socket that was found is released.
     unsafe {
         let socket = match proto {
-            proto::TCP => bpf_skc_lookup_tcp(context, &mut sockets, size as u32, CURRENT_NETNS, 0),
-            proto::UDP => bpf_sk_lookup_udp(context, &mut sockets, size as u32, CURRENT_NETNS, 0),
+            proto::TCP => bpf_skc_lookup_tcp(context, &mut sockets, size, CURRENT_NETNS, 0),
+            proto::UDP => bpf_sk_lookup_udp(context, &mut sockets, size, CURRENT_NETNS, 0),
             _ => return false,
         };
         if socket.is_null() {
@@ -281,6 +288,45 @@ pub fn node_has_socket(
         bpf_sk_release(socket.cast());
         receives
     }
+}
+
+/// Whether a UDP socket of the node is connected to the sender of a packet with this source, `from`,
+/// and destination: [`node_has_socket`] for XDP programs, which lack `bpf_sk_fullsock`.
+#[inline(always)]
+pub fn node_has_connected_udp_socket(
+    context: *mut c_void,
+    from: (&Addr, PortBe),
+    to: (&Addr, PortBe),
+) -> bool {
+    let Some((mut sockets, size)) = socket_tuple(from, to) else { return false };
+    // SAFETY: as in `node_has_socket`.
+    unsafe {
+        let socket = bpf_sk_lookup_udp(context, &mut sockets, size, CURRENT_NETNS, 0);
+        if socket.is_null() {
+            return false;
+        }
+        let is_connected = (*socket).state != TCP_CLOSE;
+        bpf_sk_release(socket.cast());
+        is_connected
+    }
+}
+
+/// The addresses of a socket lookup, and their size. `None`: IPv6.
+#[inline(always)]
+fn socket_tuple(from: (&Addr, PortBe), to: (&Addr, PortBe)) -> Option<(bpf_sock_tuple, u32)> {
+    if to.0.family() == Family::V6 {
+        return None;
+    }
+    // SAFETY: all-zero is a valid value of this C struct.
+    let mut sockets: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let v4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+        saddr: words(from.0)[3],
+        daddr: words(to.0)[3],
+        sport: u16::from_ne_bytes(from.1.0),
+        dport: u16::from_ne_bytes(to.1.0),
+    };
+    sockets.__bindgen_anon_1.ipv4 = v4;
+    Some((sockets, size_of_val(&v4) as u32))
 }
 
 #[inline(always)]

@@ -160,6 +160,14 @@ pub fn has_ethernet(ifindex: u32) -> bool {
     device(ifindex).is_none_or(|device| device.flags & device_flags::NO_ETHERNET == 0)
 }
 
+/// Whether an XDP program on one device can send packets out of the other: both have it, in the same
+/// mode. Otherwise, the kernel could refuse the packet after the program has returned.
+#[inline(always)]
+pub fn are_redirectable(from: u32, to: u32) -> bool {
+    let mode = |ifindex| device(ifindex).map_or(0, |device| device.flags & device_flags::XDP);
+    mode(from) != 0 && mode(from) == mode(to)
+}
+
 /// The network of this address: a [`network_kind`].
 #[inline(always)]
 pub fn network_kind(addr: &Addr) -> u32 {

@@ -61,6 +61,8 @@ pub enum Bypass {
     NodeTraffic,
     /// Another Sluice program has delivered the packet already.
     Forwarded,
+    /// At XDP: left to tc.
+    ForTc,
 }
 
 /// A destination, with a policy verdict.

@@ -33,8 +33,10 @@ impl Default for Options {
 
 /// The programs and maps of one test.
 pub struct Datapath {
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
     counters: Map<u32, sluice_abi::Counter>,
+    /// Mode of XDP in the rows of devices.
+    pub(crate) xdp_flags: u32,
 }
 
 /// The eBPF object that the tests load.
@@ -101,22 +103,13 @@ impl Datapath {
             }
         }
         let counters = open(&ebpf, map::COUNTERS);
-        Datapath { ebpf, counters }
+        Datapath { ebpf, counters, xdp_flags: 0 }
     }
 
     /// Loads the socket programs too.
     pub fn load_socket_programs(&mut self) {
         for (name, program) in self.ebpf.programs_mut() {
             if let Program::CgroupSockAddr(program) = program {
-                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
-            }
-        }
-    }
-
-    /// Loads the XDP program too.
-    pub fn load_xdp_program(&mut self) {
-        for (name, program) in self.ebpf.programs_mut() {
-            if let Program::Xdp(program) = program {
                 program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
             }
         }

@@ -7,6 +7,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 const PROG_LOAD: libc::c_long = 5;
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
+/// `BPF_PROG_TYPE_XDP`.
+const XDP: u32 = 6;
 
 /// The start of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
@@ -27,10 +29,24 @@ struct LoadAttr {
 /// # Errors
 /// When the kernel refuses it: without CAP_BPF, for example.
 pub fn load() -> io::Result<OwnedFd> {
-    // r0 = TC_ACT_UNSPEC (-1); exit
-    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+    // TC_ACT_UNSPEC
+    load_of_type(SCHED_CLS, -1)
+}
+
+/// Loads an XDP program that lets every packet pass and does nothing else.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_xdp() -> io::Result<OwnedFd> {
+    // XDP_PASS
+    load_of_type(XDP, 2)
+}
+
+fn load_of_type(prog_type: u32, returns: i32) -> io::Result<OwnedFd> {
+    // r0 = returns; exit
+    let instructions: [u64; 2] = [u64::from(returns as u32) << 32 | 0xb7, 0x95];
     let attr = LoadAttr {
-        prog_type: SCHED_CLS,
+        prog_type,
         insn_cnt: 2,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,

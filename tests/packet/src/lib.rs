@@ -22,6 +22,7 @@ mod skip;
 pub mod stack;
 mod tables;
 pub mod topology;
+mod xdp;
 
 pub use accept::accept;
 pub use cgroup::InCgroup;
@@ -38,3 +39,4 @@ pub use topology::{
     CLIENT, CLIENT_IFINDEX, EXTERNAL, FAR_POD, GATEWAY, NODE, OTHER_NODE, PORT, ROUTER, SERVER,
     SERVER_IFINDEX, UPLINK_IFINDEX, VIP, v4,
 };
+pub use xdp::XdpRun;

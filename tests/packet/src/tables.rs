@@ -66,7 +66,8 @@ impl Datapath {
 
     /// Writes a device.
     pub fn device(&self, ifindex: u32, address: [u8; 4], flags: u32) {
-        let device = Device { addr: v4(address), flags, pad: 0 };
+        let flags = flags | self.xdp_flags;
+        let device = Device { addr: v4(address), flags, mac: HOST_MAC, pad: [0; 2] };
         self.map(map::DEVICES).update(&ifindex, &device).unwrap();
     }
 

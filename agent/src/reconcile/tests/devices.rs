@@ -23,7 +23,7 @@ fn route_by_eth1(kernel: &mut FakeKernel) {
 }
 
 fn row(address: [u8; 4], flags: u32) -> Device {
-    Device { addr: Addr::v4(address), flags, pad: 0 }
+    Device { addr: Addr::v4(address), flags, mac: [0; 6], pad: [0; 2] }
 }
 
 const MANAGED: u32 = device_flags::MANAGED;

@@ -27,10 +27,18 @@ impl Xdp {
         Xdp { ctx }
     }
 
+    /// The context, for global functions.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut xdp_md {
+        self.ctx
+    }
+
     /// Address of the N bytes at `offset`, or `None` if the packet ends before them.
     #[inline(always)]
     fn bytes<const N: usize>(&self, offset: u32) -> Option<*mut [u8; N]> {
-        let offset = offset as usize;
+        // SAFETY: a local variable. Volatile: the compiler would otherwise use an earlier comparison of
+        // the same offset, which the verifier does not relate to this one.
+        let offset = unsafe { (&raw const offset).read_volatile() } as usize;
         if offset > MAX_OFFSET {
             return None;
         }

@@ -28,14 +28,43 @@ pub fn from_netdev<F: Outlined>(
 ) -> Result<DestinationClass, Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Wire);
     // Before any flow is affected.
-    let checked = if antispoof::is_recent_sender(&s.packet, &s.headers) {
-        None
-    } else {
-        Some(require_sender(f, s)?)
-    };
+    let checked = recently_checked(f, s)?;
     if s.packet.kind == Kind::IcmpError {
         return error_from_netdev(f, s, node);
     }
+    flow_from_netdev(f, s, node, checked)
+}
+
+/// [`from_netdev`] of a packet that is no ICMP error.
+#[inline(always)]
+pub fn packet_from_netdev<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    node: Node,
+) -> Result<DestinationClass, Verdict> {
+    s.flow.reset(&s.packet.tuple, Origin::Wire);
+    let checked = recently_checked(f, s)?;
+    flow_from_netdev(f, s, node, checked)
+}
+
+/// Checks the sender, unless it was accepted in this tick. Returns the class of the source if it was
+/// determined.
+#[inline(always)]
+fn recently_checked<F: Outlined>(f: &F, s: &Scratch) -> Result<Option<DestinationClass>, Verdict> {
+    if antispoof::is_recent_sender(&s.packet, &s.headers) {
+        Ok(None)
+    } else {
+        Ok(Some(require_sender(f, s)?))
+    }
+}
+
+#[inline(always)]
+fn flow_from_netdev<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    node: Node,
+    checked: Option<DestinationClass>,
+) -> Result<DestinationClass, Verdict> {
     match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
         Lookup::Known => return Ok(s.flow.class),
         Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),

@@ -1,37 +1,79 @@
-//! XDP on the uplink.
+//! XDP on the uplink: packets of Services that leave the node again.
 //!
-//! Not attached by the agent yet. The hook parses packets and refreshes the entries of their flows
-//! by the same stages as tc, and passes every packet on; forwarding follows with NodePort.
+//! ```text
+//! packet ── TCP, UDP, SCTP; whole; no IP options; to this device ──> flow of a Service to another host
+//!              │ no                                                    │ no          │ yes
+//!              └────────────────────────> tc, unchanged <──────────────┘             └──> a device
+//! ```
+//! The stages are those of `from_netdev`. A flow of a Service is opened here, also if its backend is
+//! on this node: tc finds it, so that the backend is chosen once. What this program does to flows is
+//! what tc does to them again: nothing happens twice.
 
 use aya_ebpf::programs::XdpContext;
+use sluice_packet::l4::Kind;
 
 use crate::{
-    config,
-    flow::Origin,
+    exit,
     frame::Xdp,
+    handover,
+    hook::ingress,
+    maps,
+    packet::{FragmentState, Packet},
     scratch::Scratch,
     stage::{
-        conntrack::{self, Lookup},
-        fragment, parse,
+        conntrack, forward, nat, parse,
+        policy::{self, Ends},
     },
+    verdict::{Bypass, Verdict},
 };
 
-/// `XDP_PASS`.
-const PASS: u32 = 2;
+/// The packet is left to tc.
+const FOR_TC: Verdict = Verdict::Bypass(Bypass::ForTc);
 
 /// Packets from the uplink, before the stack allocates memory for them.
 #[inline(always)]
 pub fn netdev(ctx: &XdpContext) -> u32 {
     // SAFETY: the only call of this run.
-    let Some(s) = (unsafe { Scratch::take(ctx) }) else { return PASS };
+    let Some(s) = (unsafe { Scratch::take(ctx) }) else { return exit::XDP_PASS };
     // SAFETY: the context of the running program.
     let f = unsafe { Xdp::new(ctx.ctx) };
-    if config::node().is_none() || parse::frame(&f, &mut s.packet, &mut s.headers).is_err() {
-        return PASS;
+    let verdict = match stages(&f, s) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    exit::xdp(s, verdict)
+}
+
+#[inline(always)]
+fn stages(f: &Xdp, s: &mut Scratch) -> Result<Verdict, Verdict> {
+    let node = handover::enter_xdp().ok_or(Verdict::Bypass(Bypass::NotReady))?;
+    if parse::frame(f, &mut s.packet, &mut s.headers).is_err() || !is_usual(&s.packet) {
+        return Err(FOR_TC);
     }
-    fragment::resolve_ports(&mut s.packet);
-    s.flow.reset(&s.packet.tuple, Origin::Wire);
-    match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
-        Lookup::Known | Lookup::New | Lookup::Spoofed => PASS,
+    let is_for_host = maps::device(s.packet.ifindex)
+        .is_some_and(|device| device.mac == s.headers.link.destination());
+    if !is_for_host || !nat::is_checksum_complete(f, &s.packet) {
+        return Err(FOR_TC);
     }
+    let class = ingress::packet_from_netdev(f, s, node)?;
+    if !s.flow.kind.is_service() {
+        return Err(FOR_TC);
+    }
+    let ends = Ends { source: None, destination: class.local_pod(&s.flow) };
+    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    class.require_owner()?;
+    conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
+    if !class.leaves_node() {
+        return Err(FOR_TC);
+    }
+    forward::out_of_xdp(f, s, judged)?.ok_or(FOR_TC)
+}
+
+/// Whether only this packet has to be considered, and the stack would not answer it.
+#[inline(always)]
+fn is_usual(packet: &Packet) -> bool {
+    const WITHOUT_OPTIONS: u8 = 20;
+    matches!(packet.kind, Kind::Tcp | Kind::Udp | Kind::Sctp)
+        && packet.fragment == FragmentState::Whole
+        && packet.header_len == WITHOUT_OPTIONS
+        && packet.hop_limit > 1
 }

@@ -8,6 +8,7 @@ use crate::{
     flow::{Flow, Origin},
     frame::Frame,
     kernel::Route,
+    maps,
     packet::Packet,
     scratch::Scratch,
     stage::{class::DestinationClass, nat, next_hop, outline::Outlined, policy::Judged},
@@ -68,6 +69,30 @@ pub fn deliver<F: Outlined>(
             Ok(Verdict::to_uplink(judged))
         }
     }
+}
+
+/// Translates a packet that leaves the node from XDP, and writes its link-layer header. Packets that
+/// tc or the stack has to handle are left to them, `None`: too long, no route, unknown hardware address.
+#[inline(always)]
+pub fn out_of_xdp<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    judged: Judged,
+) -> Result<Option<Verdict>, Verdict> {
+    let (packet, flow, headers, hop) = (&s.packet, &s.flow, &mut s.headers, &mut s.next_hop);
+    if next_hop::find(f, packet, flow, hop) != Route::Found || !hop.is_resolved() {
+        return Ok(None);
+    }
+    if hop.ifindex != packet.ifindex && !maps::are_redirectable(packet.ifindex, hop.ifindex) {
+        return Ok(None);
+    }
+    if !nat::apply(f, packet, flow, headers)? {
+        return Ok(None);
+    }
+    decrement_hop_limit(packet, headers);
+    headers.link.set_addresses(hop.mac, hop.own_mac);
+    store(f, headers)?;
+    Ok(Some(Verdict::to_uplink(judged)))
 }
 
 /// Whether a packet that is too long for its route is answered by the programs: the stack does not

@@ -32,6 +32,31 @@ struct Recent {
 #[map]
 static NEXT_HOPS: PerCpuArray<Recent> = PerCpuArray::with_max_entries(SLOTS, 0);
 
+/// Ticks (34 s) after which a next hop gets a packet from the stack again.
+const NEIGHBOR_TICKS: u32 = 32;
+
+/// When this CPU has last left a packet to the stack, by the last byte of the next hop's address.
+///
+/// Packets that leave by XDP do not use the neighbor entry: the kernel would keep the hardware address
+/// of a host that has another one by now. A packet from tc makes it ask again, if the entry is as old
+/// as one that the stack asks about by itself.
+#[map]
+static NEIGHBOR_USES: PerCpuArray<u32> = PerCpuArray::with_max_entries(256, 0);
+
+/// Whether a packet has to be left to the stack for the sake of its next hop's neighbor entry.
+#[inline(always)]
+fn neighbor_is_due(hop: &NextHop, tick: u32) -> bool {
+    let Some(used) = NEIGHBOR_USES.get_ptr_mut(u32::from(hop.addr.0[15])) else { return true };
+    // SAFETY: this CPU's entry, to which no other reference exists.
+    let used = unsafe { &mut *used };
+    // The first packet is as good as one of the stack: the kernel has just looked the address up.
+    let is_due = *used != 0 && tick.wrapping_sub(*used) >= NEIGHBOR_TICKS;
+    if is_due || *used == 0 {
+        *used = tick;
+    }
+    is_due
+}
+
 /// Finds the next hop of a packet with these translated addresses.
 #[inline(always)]
 pub fn find<F: Outlined>(f: &F, packet: &Packet, flow: &Flow, hop: &mut NextHop) -> Route {
@@ -46,11 +71,16 @@ pub fn find<F: Outlined>(f: &F, packet: &Packet, flow: &Flow, hop: &mut NextHop)
         && recent.ifindex == packet.ifindex
         && recent.proto == proto
         && packet.wire_len <= recent.hop.mtu
+        && (!F::NEEDS_NEIGHBOR || recent.hop.is_resolved())
     {
         *hop = recent.hop;
         return Route::Found;
     }
     let route = f.route(packet, &flow.translated, packet.wire_len, hop);
+    if F::NEEDS_NEIGHBOR && route == Route::Found && hop.is_resolved() && neighbor_is_due(hop, tick)
+    {
+        return Route::None;
+    }
     if route == Route::Found
         && let Some(recent) = recent
     {

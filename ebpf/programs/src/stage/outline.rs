@@ -17,8 +17,13 @@ use crate::{
     stage::{conntrack, icmp, nat},
 };
 
+mod xdp;
+
 /// Frames with a set of global functions.
 pub trait Outlined: Frame {
+    /// Whether a packet can be forwarded only to a next hop whose hardware address is known.
+    const NEEDS_NEIGHBOR: bool;
+
     /// [`nat::rewrite`].
     fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool;
 
@@ -52,6 +57,9 @@ pub trait Outlined: Frame {
 }
 
 impl Outlined for Skb {
+    /// The kernel resolves the address and adds the header.
+    const NEEDS_NEIGHBOR: bool = false;
+
     #[inline(always)]
     fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool {
         skb_rewrite(self.as_ptr(), packet, translated, headers) == 1

@@ -98,7 +98,7 @@ described! {
     PortRange { first, last }
     NetworkKey { prefix_len, addr }
     Network { kind }
-    Device { addr, flags, pad }
+    Device { addr, flags, mac, pad }
     Counter { packets, bytes }
     FrontendKey { addr, port, proto, pad }
     Frontend { service, flags }

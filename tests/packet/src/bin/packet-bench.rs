@@ -1,4 +1,4 @@
-//! Times the programs for packets of established flows, beside an empty program. Prints one JSON
+//! Times the programs for packets of established flows, and XDP for first packets, beside an empty program. Prints one JSON
 //! object: per case the time above the empty program in nanoseconds, the median of the rounds and
 //! the lowest and highest quartile.
 //!
