@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use hyper::http::Uri;
 use ipnet::IpNet;
 use sluice_abi::map;
+use sluice_core::model::{NodePortAddresses, parse_cidr};
 
 use crate::devices::DeviceChoice;
 use crate::host::UplinkChoice;
@@ -74,6 +75,11 @@ pub struct AgentArgs {
     /// API servers have from Kubernetes 1.33. Packets to an unused address in them are dropped.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub service_cidrs: Vec<IpNet>,
+    /// Comma-separated CIDRs of the addresses of this node that serve NodePorts, or `primary` for its
+    /// first InternalIP of each family (default: every address, and for processes of the node
+    /// 127.0.0.0/8, which a CIDR has to overlap with otherwise).
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<String>,
     /// Pods to watch: of all nodes, or of this node only, which saves memory and traffic in very large
     /// clusters. Endpoints of other Pods follow their EndpointSlices alone, which are later.
     #[arg(long, value_name = "SCOPE", value_enum, default_value_t)]
@@ -165,6 +171,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Service CIDRs of the cluster, if given.
     pub service_cidrs: Vec<IpNet>,
+    /// The addresses of this node that serve NodePorts.
+    pub node_ports: NodePortAddresses,
     /// Pods that are watched.
     pub watch_pods: WatchedPods,
     /// Whether packets that leave the cluster are masqueraded.
@@ -233,6 +241,7 @@ impl TryFrom<AgentArgs> for Config {
             devices: devices(args.devices)?,
             mtu: args.mtu.map(mtu).transpose()?,
             service_cidrs: args.service_cidrs,
+            node_ports: node_port_addresses(&args.nodeport_addresses)?,
             watch_pods: args.watch_pods,
             masquerade: args.masquerade,
             snat_ports: source_ports(args.snat_ports.as_deref())?,
@@ -255,6 +264,23 @@ fn node_name(name: Option<String>) -> Result<String, ConfigError> {
     name.filter(|n| !n.is_empty()).ok_or_else(|| {
         ConfigError::new("--node-name", "required; give the flag or set NODE_NAME to spec.nodeName")
     })
+}
+
+/// `primary` alone, or CIDRs, of which odd notations are read as in the API.
+fn node_port_addresses(values: &[String]) -> Result<NodePortAddresses, ConfigError> {
+    const FLAG: &str = "--nodeport-addresses";
+    match values {
+        [] => Ok(NodePortAddresses::All),
+        [value] if value == "primary" => Ok(NodePortAddresses::Primary),
+        values => values
+            .iter()
+            .map(|value| {
+                let problem = || format!("{value} is not a CIDR, nor primary alone");
+                parse_cidr(value).ok_or_else(|| ConfigError::new(FLAG, problem()))
+            })
+            .collect::<Result<_, _>>()
+            .map(NodePortAddresses::Ranges),
+    }
 }
 
 /// Names or patterns of devices; without any, those that routes use.

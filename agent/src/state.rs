@@ -82,6 +82,7 @@ impl State {
             index: Index::new(&config.node_name),
             context: NodeContext {
                 service_cidrs: config.service_cidrs.clone(),
+                node_ports: config.node_ports.clone(),
                 ..NodeContext::default()
             },
             context_changed: false,

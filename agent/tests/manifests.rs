@@ -183,7 +183,8 @@ fn helm_chart_renders_the_objects_of_kustomize() {
 
 #[test]
 fn values_of_the_helm_chart_reach_the_daemonset() {
-    let values = "{image: 'registry/sluice@sha256:00', memory: 64Mi, extraArgs: [--mtu=1400]}";
+    let values = "{image: 'registry/sluice@sha256:00', memory: 64Mi, extraArgs: [--mtu=1400], \
+                  nodePortAddresses: [127.0.0.0/8, 10.0.0.0/8]}";
     let values: Value = serde_yaml::from_str(values).unwrap();
     let set = daemonset(&render(&read("helm/templates/sluice.yaml"), &values));
     let spec = &set["spec"]["template"]["spec"];
@@ -191,5 +192,9 @@ fn values_of_the_helm_chart_reach_the_daemonset() {
     let agent = agent(spec);
     assert_eq!(agent["image"], "registry/sluice@sha256:00");
     assert_eq!(mebibytes(&agent["resources"]["requests"]["memory"]), 64);
-    assert_eq!(agent["command"].as_sequence().unwrap().last().unwrap(), "--mtu=1400");
+    let command = agent["command"].as_sequence().unwrap();
+    let last: Vec<&str> = command.iter().rev().take(3).map(|arg| arg.as_str().unwrap()).collect();
+    let expected =
+        ["--mtu=1400", "--nodeport-addresses=10.0.0.0/8", "--nodeport-addresses=127.0.0.0/8"];
+    assert_eq!(last, expected);
 }

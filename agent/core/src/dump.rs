@@ -132,6 +132,7 @@ pub fn kind(kind: u32) -> &'static str {
         network_kind::LOCAL_PODS => "local-pods",
         network_kind::REMOTE_PODS => "remote-pods",
         network_kind::THIS_NODE => "this-node",
+        network_kind::THIS_NODE_WITHOUT_NODE_PORTS => "this-node-without-node-ports",
         network_kind::OTHER_NODE => "other-node",
         network_kind::SERVICES => "services",
         _ => "unknown",

@@ -109,8 +109,15 @@ pub fn node_context() -> impl Strategy<Value = NodeContext> {
     let v4 = (2..5u8).prop_map(|host| IpAddr::from([172, 18, 0, host]));
     let v6 = (2..5u16).prop_map(|host| Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, host).into());
     let pod = Just(IpAddr::from([10, 244, 1, 1]));
-    (vec(prop_oneof![3 => v4, 2 => v6, 1 => pod], 0..3), vec(service_range(), 0..3))
-        .prop_map(|(local_addresses, service_cidrs)| NodeContext { local_addresses, service_cidrs })
+    let service = Just(IpAddr::from([10, 96, 0, 3]));
+    let addresses = vec(prop_oneof![3 => v4, 2 => v6, 1 => pod, 1 => service], 0..3);
+    (addresses, vec(service_range(), 0..3), external::node_port_addresses()).prop_map(
+        |(local_addresses, service_cidrs, node_ports)| NodeContext {
+            local_addresses,
+            service_cidrs,
+            node_ports,
+        },
+    )
 }
 
 fn service_range() -> impl Strategy<Value = IpNet> {

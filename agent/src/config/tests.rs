@@ -58,6 +58,8 @@ fn flags_reach_the_configuration() {
         "--devices=eth*,wg0",
         "--mtu=576",
         "--service-cidrs=10.96.0.0/16,fd00::/112",
+        "--nodeport-addresses=192.168.0.0/16",
+        "--nodeport-addresses=127.0.0.0/8",
         "--snat-ports=1024-32767",
         "--flows=50000",
         "--flows-per-pod=1000",
@@ -68,9 +70,14 @@ fn flags_reach_the_configuration() {
     assert_eq!(c.uplink, UplinkChoice::Named("eth1".into()));
     assert_eq!(c.devices, DeviceChoice::Named(vec!["eth*".into(), "wg0".into()]));
     assert_eq!((c.mtu, c.service_cidrs.len()), (Some(576), 2));
+    let ranges = ["192.168.0.0/16", "127.0.0.0/8"].map(|net| net.parse().unwrap());
+    assert_eq!(c.node_ports, NodePortAddresses::Ranges(ranges.into()));
     assert_eq!(c.snat_ports, "1024-32767".parse().unwrap());
     assert_eq!((c.flows, c.flows_per_pod), (50_000, 1000));
+    let c = config(&["--nodeport-addresses=primary"]).unwrap();
+    assert_eq!(c.node_ports, NodePortAddresses::Primary);
     let c = config(&["--kubeconfig=/k", "--mtu=65535"]).unwrap();
+    assert_eq!(c.node_ports, NodePortAddresses::All);
     assert_eq!((c.flows, c.flows_per_pod), (map::FLOWS_MAX, map::FLOWS_MAX / 2));
     assert!(matches!(c.source, Source::Api(ApiAccess { kubeconfig: Some(_), .. })));
     assert_eq!((c.source.to_string().as_str(), c.mtu), ("API server", Some(65_535)));
@@ -88,6 +95,11 @@ fn invalid_value_is_reported_with_its_flag() {
         (&["--snat-ports=all"], "--snat-ports: all is not FIRST-LAST"),
         (&["--devices=eth0,,eth1"], "--devices: \"\" is not the name of a device"),
         (&["--devices=a b"], "--devices: \"a b\" is not the name of a device"),
+        (
+            &["--nodeport-addresses=primary,10.0.0.0/8"],
+            "--nodeport-addresses: primary is not a CIDR, nor primary alone",
+        ),
+        (&["--nodeport-addresses=eth0"], "--nodeport-addresses: eth0 is not a CIDR"),
         (&["--mtu=575"], "--mtu: 575 is not between"),
         (&["--mtu=65536"], "--mtu: 65536 is not between"),
         (&["--health-bind=nowhere"], "--health-bind: nowhere is not ADDRESS:PORT"),

@@ -54,6 +54,7 @@ pub mod network_kind {
     pub const OTHER_NODE: u32 = 4;
     /// A ServiceCIDR: packets to an address without a frontend are dropped.
     pub const SERVICES: u32 = 5;
-    /// An address of this node on which no NodePorts are served.
+    /// An address of this node on which no NodePorts are served; loopback addresses have a network
+    /// only if they serve none.
     pub const THIS_NODE_WITHOUT_NODE_PORTS: u32 = 6;
 }

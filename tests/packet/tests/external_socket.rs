@@ -151,6 +151,17 @@ fn the_peer_of_a_socket_is_the_node_port() {
 }
 
 #[test]
+fn loopback_addresses_can_be_excluded_from_node_ports() {
+    let (datapath, _cgroup) = node(netns_cookie());
+    datapath.network([127, 0, 0, 0], 8, network_kind::THIS_NODE_WITHOUT_NODE_PORTS);
+    for address in [[127, 0, 0, 1], [127, 9, 9, 9]] {
+        assert_eq!(peer(address, NODE_PORT), Ok((address, NODE_PORT)));
+    }
+    assert_eq!(peer([0; 4], NODE_PORT), Ok(([127, 0, 0, 1], NODE_PORT)));
+    assert_eq!(peer(NODE, NODE_PORT), Ok(BACKEND));
+}
+
+#[test]
 fn unspecified_address_is_that_of_the_loopback() {
     let (datapath, cgroup) = node(netns_cookie());
     assert_eq!(peer([0; 4], NODE_PORT), Ok(BACKEND));

@@ -36,8 +36,9 @@ const REPLACEMENTS: [Replacement; 3] = [
     Replacement {
         from: "        - --kubelet-conf=/host/kubelet.conf\n",
         count: 1,
-        to: "        - --kubelet-conf=/host/kubelet.conf\n        {{- range .Values.extraArgs }}\n        \
-             - {{ . }}\n        {{- end }}\n",
+        to: "        - --kubelet-conf=/host/kubelet.conf\n        {{- range .Values.nodePortAddresses }}\n\
+             \x20       - --nodeport-addresses={{ . }}\n        {{- end }}\n        {{- range \
+             .Values.extraArgs }}\n        - {{ . }}\n        {{- end }}\n",
     },
 ];
 

@@ -20,7 +20,7 @@ use std::{env, fs};
 use crate::diff::{Capacity, RealizedState};
 use crate::dump;
 use crate::index::Index;
-use crate::model::{Change, NodeContext, parse_cidr, parse_ip};
+use crate::model::{Change, NodeContext, NodePortAddresses, parse_cidr, parse_ip};
 use crate::properties::kernel::{Kernel, desired_effect, rows};
 use crate::tables::{Changed, Tables};
 
@@ -128,6 +128,11 @@ fn context(fields: &str) -> NodeContext {
             }
             Some(("services", list)) => {
                 context.service_cidrs = list.split(',').filter_map(parse_cidr).collect();
+            }
+            Some(("node-ports", "primary")) => context.node_ports = NodePortAddresses::Primary,
+            Some(("node-ports", list)) => {
+                let ranges = list.split(',').filter_map(parse_cidr).collect();
+                context.node_ports = NodePortAddresses::Ranges(ranges);
             }
             _ => panic!("unknown field {field}"),
         }

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sluice_abi::{Network, NetworkKey, network_kind};
 
-use crate::model::{Node, NodeContext};
+use crate::model::{LOOPBACK, Node, NodeContext};
 
-/// Rows of the `NETWORKS` trie. If several sources name the same prefix, the first of these applies:
+/// Rows of the `NETWORKS` trie. Addresses of this node that are in a range of Services or pods serve no
+/// NodePorts: a NodePort never takes a port of a ClusterIP. If several sources name the same prefix, the first of these applies:
 /// this node's addresses, this node's pods, other nodes' addresses, other nodes' pods, Services.
 /// Other nodes' ranges within this node's pod ranges have no row.
 pub fn networks<'a>(
@@ -17,14 +18,24 @@ pub fn networks<'a>(
     service_cidrs: impl IntoIterator<Item = &'a IpNet>,
     context: &'a NodeContext,
 ) -> BTreeMap<NetworkKey, Network> {
+    let service_cidrs: Vec<&IpNet> =
+        service_cidrs.into_iter().chain(&context.service_cidrs).collect();
     let mut rows = BTreeMap::new();
     let mut put = |net: IpNet, kind: u32| {
         rows.entry(network_key(net)).or_insert(Network { kind });
     };
     let (own, others): (Vec<&Node>, Vec<&Node>) =
         nodes.into_iter().partition(|n| n.name == this_node);
+    let internal_ips = own.first().map_or(&[][..], |n| &n.internal_ips);
     for address in &context.local_addresses {
-        put(IpNet::from(*address), network_kind::THIS_NODE);
+        let is_assigned = in_ranges(service_cidrs.iter().copied(), address)
+            || in_ranges(own.iter().chain(&others).flat_map(|n| &n.pod_cidrs), address);
+        let serves = !is_assigned && context.node_ports.contains(address, internal_ips);
+        let without = network_kind::THIS_NODE_WITHOUT_NODE_PORTS;
+        put(IpNet::from(*address), if serves { network_kind::THIS_NODE } else { without });
+    }
+    if !context.node_ports.has_loopback() {
+        put(LOOPBACK, network_kind::THIS_NODE_WITHOUT_NODE_PORTS);
     }
     for net in own.iter().flat_map(|n| &n.pod_cidrs) {
         put(*net, network_kind::LOCAL_PODS);
@@ -35,7 +46,7 @@ pub fn networks<'a>(
     for net in others.iter().flat_map(|n| &n.pod_cidrs).filter(|net| !is_within(&own, net)) {
         put(*net, network_kind::REMOTE_PODS);
     }
-    for net in service_cidrs.into_iter().chain(&context.service_cidrs) {
+    for net in service_cidrs {
         put(*net, network_kind::SERVICES);
     }
     rows
@@ -62,6 +73,10 @@ pub fn routes<'a>(
         }
     }
     routes
+}
+
+fn in_ranges<'a>(ranges: impl IntoIterator<Item = &'a IpNet>, address: &IpAddr) -> bool {
+    ranges.into_iter().any(|net| net.contains(address))
 }
 
 /// Whether a range lies within a pod range of these nodes.
@@ -103,6 +118,7 @@ mod tests {
         let context = NodeContext {
             local_addresses: vec!["172.18.0.2".parse().expect("address")],
             service_cidrs: vec!["10.96.0.0/16".parse().expect("cidr")],
+            ..NodeContext::default()
         };
         let objects = ["10.97.0.0/16", "10.244.2.0/24"].map(|net| net.parse().expect("cidr"));
         let rows = networks("n1", &nodes, &objects, &context);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{objects, traffic_policy};
-use crate::model::{ExternalAccess, Object, Port, parse_cidr};
+use crate::model::{ExternalAccess, NodePortAddresses, Object, Port, parse_cidr};
 use crate::oracle::Client;
 
 /// NodePorts in use. One is also the port of Services, so that addresses and NodePorts collide.
@@ -47,6 +47,17 @@ pub fn clients(v4: bool) -> Vec<(Client, IpAddr)> {
 /// The port of a Service at every node.
 pub fn node_port() -> impl Strategy<Value = Option<Port>> {
     option::weighted(0.3, select(&NODE_PORTS[..]).prop_filter_map("a port", Port::new))
+}
+
+/// The addresses that serve NodePorts.
+pub fn node_port_addresses() -> impl Strategy<Value = NodePortAddresses> {
+    let ranges = ["172.18.0.2/31", "127.0.0.0/8", "10.0.0.0/8", "fc00::/64", "0.0.0.0/0"];
+    let range = select(ranges.to_vec()).prop_filter_map("a CIDR", parse_cidr);
+    prop_oneof![
+        2 => Just(NodePortAddresses::All),
+        1 => Just(NodePortAddresses::Primary),
+        2 => vec(range, 1..3).prop_map(NodePortAddresses::Ranges),
+    ]
 }
 
 /// Access from outside.

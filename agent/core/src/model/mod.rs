@@ -21,7 +21,7 @@ pub use address::{parse_cidr, parse_ip};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use namespace::Namespace;
 pub use node::Node;
-pub use node_context::NodeContext;
+pub use node_context::{LOOPBACK, NodeContext, NodePortAddresses};
 pub use pod::{ContainerPort, Label, Labels, Pod, PodIps, PodPhase, Uid};
 pub use service::{ExternalAccess, Service, ServicePort, TrafficPolicy};
 pub use service_cidr::ServiceCidr;

@@ -84,17 +84,19 @@ proptest! {
     fn compiled_services_agree_with_oracle(
         objects in generate::objects(),
         pods in generate::pods(),
-        local in prop_oneof![3 => Just(context().local_addresses), 1 => Just(Vec::new())],
+        context in prop_oneof![
+            2 => Just(context()),
+            1 => Just(NodeContext { local_addresses: Vec::new(), ..context() }),
+            2 => generate::node_context(),
+        ],
     ) {
-        let context = NodeContext { local_addresses: local, ..context() };
         let objects = [objects, pods].concat();
         let tables = Tables::full(&index_of(&objects), &context);
         let world = World { objects: &objects, node: THIS_NODE, context: &context };
         for packet in packets() {
             let expect = oracle::answer(world, packet);
-            let local = &context.local_addresses;
-            prop_assert_eq!(verdict::service(&tables, local, packet), expect, "{:?}", packet);
-            let kept = verdict::kept_by_udp_flows(&tables, local, packet);
+            prop_assert_eq!(verdict::service(&tables, packet), expect, "{:?}", packet);
+            let kept = verdict::kept_by_udp_flows(&tables, packet);
             let usable = oracle::usable_endpoints(world, packet);
             prop_assert!(packet.protocol != proto::UDP || kept == usable, "{:?}", packet);
         }

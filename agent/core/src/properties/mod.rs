@@ -20,6 +20,7 @@ fn context() -> NodeContext {
     NodeContext {
         local_addresses: vec![IpAddr::from([172, 18, 0, 2])],
         service_cidrs: parse_cidr("10.96.0.0/16").into_iter().collect(),
+        ..NodeContext::default()
     }
 }
 

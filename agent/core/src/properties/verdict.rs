@@ -11,10 +11,10 @@ use crate::model::TrafficPolicy;
 use crate::oracle::{Answer, Client, DestinationClass, Packet, Source};
 use crate::tables::{FrontendView, Tables};
 
-/// The verdict for the first packet of a flow. NodePorts are at the addresses of this node, no frontends
-/// at those of pods, and wildcards of external addresses apply to packets from other hosts.
-pub fn service(tables: &Tables, local: &[IpAddr], packet: Packet) -> Answer {
-    let Some(frontend) = frontend(tables, local, packet) else { return Answer::NotAService };
+/// The verdict for the first packet of a flow. NodePorts are at addresses of this node that serve them,
+/// no frontends at those of pods, and wildcards of external addresses apply to packets from other hosts.
+pub fn service(tables: &Tables, packet: Packet) -> Answer {
+    let Some(frontend) = frontend(tables, packet) else { return Answer::NotAService };
     let (affinity, ranges) =
         frontend.port.map_or((0, &[][..]), |port| (port.affinity_seconds, &port.source_ranges[..]));
     if frontend.row.limited && !ranges.iter().any(|net| net.contains(&packet.src)) {
@@ -44,17 +44,13 @@ fn source(frontend: &FrontendView<'_>, client: Client) -> Source {
 }
 
 /// The endpoints that existing UDP flows keep.
-pub fn kept_by_udp_flows(
-    tables: &Tables,
-    local: &[IpAddr],
-    packet: Packet,
-) -> BTreeSet<(IpAddr, u16)> {
-    let port = frontend(tables, local, packet).and_then(|frontend| frontend.port);
+pub fn kept_by_udp_flows(tables: &Tables, packet: Packet) -> BTreeSet<(IpAddr, u16)> {
+    let port = frontend(tables, packet).and_then(|frontend| frontend.port);
     let backends = port.into_iter().flat_map(|port| port.usable());
     backends.map(|b| (b.addr.into(), b.port.get())).collect()
 }
 
-fn frontend<'a>(tables: &'a Tables, local: &[IpAddr], packet: Packet) -> Option<FrontendView<'a>> {
+fn frontend(tables: &Tables, packet: Packet) -> Option<FrontendView<'_>> {
     let exact = FrontendKey {
         addr: packet.dst.into(),
         port: PortBe::new(packet.port),
@@ -72,8 +68,12 @@ fn frontend<'a>(tables: &'a Tables, local: &[IpAddr], packet: Packet) -> Option<
     }
     let any = if packet.dst.is_ipv4() { Addr::v4([0; 4]) } else { Addr::UNSPECIFIED };
     let node_port = tables.frontend(&FrontendKey { addr: any, ..exact });
-    if let Some(frontend) = node_port.filter(|_| local.contains(&packet.dst)) {
+    let kind = network_kind_of(tables, packet.dst);
+    if let Some(frontend) = node_port.filter(|_| kind == Some(network_kind::THIS_NODE)) {
         return Some(frontend);
+    }
+    if matches!(class, DestinationClass::ThisNode | DestinationClass::OtherNode) {
+        return None;
     }
     let frontend = tables.frontend(&wildcard)?;
     assert!(frontend.row.wildcard && frontend.port.is_none(), "{wildcard:?}");
@@ -81,8 +81,8 @@ fn frontend<'a>(tables: &'a Tables, local: &[IpAddr], packet: Packet) -> Option<
     (!external || packet.client == Client::Other).then_some(frontend)
 }
 
-/// The class of an address, by longest prefix.
-pub fn network(tables: &Tables, address: IpAddr) -> DestinationClass {
+/// The kind of an address, by longest prefix.
+fn network_kind_of(tables: &Tables, address: IpAddr) -> Option<u32> {
     let wanted = u128::from_be_bytes(Addr::from(address).0);
     let contains = |bits: u32, addr: Addr| {
         let shift = 128 - bits;
@@ -90,11 +90,18 @@ pub fn network(tables: &Tables, address: IpAddr) -> DestinationClass {
         differing.checked_shr(shift).unwrap_or(0) == 0
     };
     let rows = tables.networks().iter().filter(|(key, _)| contains(key.prefix_len, key.addr));
-    match rows.max_by_key(|(key, _)| key.prefix_len).map(|(_, network)| network.kind) {
+    rows.max_by_key(|(key, _)| key.prefix_len).map(|(_, network)| network.kind)
+}
+
+/// The class of an address.
+pub fn network(tables: &Tables, address: IpAddr) -> DestinationClass {
+    match network_kind_of(tables, address) {
         None => DestinationClass::Outside,
         Some(network_kind::LOCAL_PODS) => DestinationClass::LocalPods,
         Some(network_kind::REMOTE_PODS) => DestinationClass::RemotePods,
-        Some(network_kind::THIS_NODE) => DestinationClass::ThisNode,
+        Some(network_kind::THIS_NODE | network_kind::THIS_NODE_WITHOUT_NODE_PORTS) => {
+            DestinationClass::ThisNode
+        }
         Some(network_kind::OTHER_NODE) => DestinationClass::OtherNode,
         Some(network_kind::SERVICES) => DestinationClass::Services,
         Some(other) => panic!("network kind {other}"),

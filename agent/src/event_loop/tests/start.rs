@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sluice_abi::Backend;
+use sluice_abi::{Backend, network_kind};
 use sluice_core::Change;
 use sluice_core::model::Kind;
-use sluice_core::table::{Backends, Frontends};
+use sluice_core::table::{Backends, Frontends, Networks};
 
 use super::{only, position, ready_flag};
 use crate::conditions::{Concern, Status};
@@ -179,4 +179,25 @@ async fn stop_ends_the_loop_and_changes_nothing() {
     assert!(harness.ends().await);
     assert_eq!(harness.kernel().take_log(), Vec::<String>::new());
     assert_eq!(harness.kernel().maps, maps);
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_of_node_ports_reach_the_networks() {
+    let kinds = |harness: &mut Harness| -> Vec<u32> {
+        let rows = harness.kernel().rows::<Networks>();
+        rows.into_iter().map(|(_, network)| network.kind).collect()
+    };
+    for (flags, without) in [
+        (&[][..], 0),
+        // The loopback addresses.
+        (&["--nodeport-addresses=primary"], 1),
+        (&["--nodeport-addresses=192.168.0.0/16"], 2),
+    ] {
+        let mut harness = Harness::with(flags, FakeKernel::new(host()));
+        harness.send(lists(web(&["10.244.2.7"]))).await;
+        let kinds = kinds(&mut harness);
+        let found = |kind| kinds.iter().filter(|k| **k == kind).count();
+        assert_eq!(found(network_kind::THIS_NODE_WITHOUT_NODE_PORTS), without, "{flags:?}");
+        assert_eq!(found(network_kind::THIS_NODE), usize::from(without < 2), "{flags:?}");
+    }
 }

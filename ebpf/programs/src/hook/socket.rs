@@ -2,7 +2,8 @@
 //! system call, and packets need no translation.
 
 use sluice_abi::{
-    Addr, Family, Frontend, PortBe, SocketOrigin, frontend_flags, node_port_addr, proto,
+    Addr, Family, Frontend, PortBe, SocketOrigin, frontend_flags, network_kind, node_port_addr,
+    proto,
 };
 use sluice_packet::ip;
 
@@ -84,8 +85,8 @@ fn destination(peer: &Peer<'_>) -> Addr {
 }
 
 /// The frontend of a destination: exact, NodePort, or wildcard of a ClusterIP, by the class of the
-/// address as for packets. NodePorts are served on the node's loopback addresses as well, for its own
-/// processes only.
+/// address as for packets. NodePorts are served on the node's loopback addresses as well, unless they are
+/// excluded, for its own processes only.
 #[inline(always)]
 fn frontend(peer: &Peer<'_>, addr: &Addr, port: PortBe, protocol: u8) -> Option<Frontend> {
     if *addr == Addr::UNSPECIFIED {
@@ -97,10 +98,14 @@ fn frontend(peer: &Peer<'_>, addr: &Addr, port: PortBe, protocol: u8) -> Option<
             || class::of_other(addr).may_be_service();
         return if is_served { Some(frontend) } else { None };
     }
-    if let Some(frontend) = backend::any_node_port(addr, port, protocol)
-        && (backend::serves_node_ports(addr) || (ip::is_v4_loopback(addr) && is_node_process(peer)))
-    {
-        return Some(frontend);
+    if let Some(frontend) = backend::any_node_port(addr, port, protocol) {
+        let kind = maps::network_kind(addr);
+        // The agent writes a network for loopback addresses that serve no NodePorts.
+        let is_own_loopback =
+            kind == network_kind::OUTSIDE && ip::is_v4_loopback(addr) && is_node_process(peer);
+        if kind == network_kind::THIS_NODE || is_own_loopback {
+            return Some(frontend);
+        }
     }
     let wildcard = maps::wildcard_frontend(addr)?;
     let class = class::of_other(addr);

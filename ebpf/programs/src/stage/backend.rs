@@ -93,13 +93,7 @@ impl Request {
 pub fn node_port(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
     let frontend = any_node_port(addr, port, proto)?;
     // After the search, which rarely finds one: this lookup takes longer.
-    if serves_node_ports(addr) { Some(frontend) } else { None }
-}
-
-/// Whether this is an address of this node that serves NodePorts.
-#[inline(always)]
-pub fn serves_node_ports(addr: &Addr) -> bool {
-    maps::network_kind(addr) == network_kind::THIS_NODE
+    if maps::network_kind(addr) == network_kind::THIS_NODE { Some(frontend) } else { None }
 }
 
 /// The NodePort frontend with this port, whatever the address of the same family.

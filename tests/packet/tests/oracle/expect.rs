@@ -40,6 +40,7 @@ pub fn context() -> NodeContext {
     NodeContext {
         local_addresses: vec![IpAddr::from(NODE)],
         service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
+        ..NodeContext::default()
     }
 }
 

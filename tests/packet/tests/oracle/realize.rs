@@ -32,6 +32,7 @@ fn tables(objects: &[Object]) -> Tables {
     let context = NodeContext {
         local_addresses: vec![IpAddr::from(NODE)],
         service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
+        ..NodeContext::default()
     };
     Tables::full(&index, &context)
 }
