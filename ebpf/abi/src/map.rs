@@ -54,8 +54,10 @@ pub const AFFINITY_MAX: u32 = 32_768;
 
 /// LPM trie, [`crate::SourceRangeKey`] -> 1: clients of load balancer addresses.
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
-/// Capacity of [`SOURCE_RANGES`].
-pub const SOURCE_RANGES_MAX: u32 = 65_536;
+/// Capacity of [`SOURCE_RANGES`], whose entries take memory only if they exist.
+pub const SOURCE_RANGES_MAX: u32 = 262_144;
+/// Entries of [`SOURCE_RANGES`] that a Service port may have.
+pub const SOURCE_RANGES_PER_PORT: u32 = 1024;
 
 /// Hash, u64 cookie of a network namespace -> [`crate::PodNetns`]: the pods of this node.
 pub const POD_NETNS: &str = "POD_NETNS";

@@ -107,8 +107,8 @@ pub enum CapacityError {
     },
     /// `SOURCE_RANGES` is full.
     #[error(
-        "Service {service} is not programmed as desired: it needs {needed} more source ranges, and \
-         {used} of {max} are in use"
+        "addresses of the load balancer of Service {service} drop clients in new source ranges: \
+         {needed} more ranges are needed, and {used} of {max} are in use"
     )]
     SourceRanges {
         /// The Service port of the ranges.
@@ -118,6 +118,19 @@ pub enum CapacityError {
         /// Ranges in the map.
         used: usize,
         /// Capacity of the map.
+        max: u32,
+    },
+    /// A Service has more source ranges than it may have.
+    #[error(
+        "addresses of the load balancer of Service {service} drop clients in new source ranges: it \
+         has {ranges} ranges of one family, and at most {max} are programmed"
+    )]
+    RangesOfService {
+        /// The Service port of the ranges.
+        service: ServicePortId,
+        /// Its ranges.
+        ranges: usize,
+        /// The limit.
         max: u32,
     },
     /// `NETWORKS` is full.
@@ -141,7 +154,9 @@ impl CapacityError {
             CapacityError::Services { .. } => Services::SPEC,
             CapacityError::Backends { .. } => Backends::SPEC,
             CapacityError::Slots { .. } => Slots::SPEC,
-            CapacityError::SourceRanges { .. } => SourceRanges::SPEC,
+            CapacityError::SourceRanges { .. } | CapacityError::RangesOfService { .. } => {
+                SourceRanges::SPEC
+            }
             CapacityError::Networks { .. } => Networks::SPEC,
         }
     }

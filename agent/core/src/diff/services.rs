@@ -48,6 +48,8 @@ pub struct RealizedServices {
     freed: Quarantine<SlotRange>,
     /// Service ports that did not fit.
     waiting_ports: BTreeSet<ServicePortId>,
+    /// Service ports whose source ranges did not fit.
+    waiting_ranges: BTreeSet<ServicePortId>,
     /// Frontends that did not fit, or whose Service port did not.
     waiting_frontends: BTreeSet<FrontendKey>,
     /// Invalid entries of `BACKENDS`.
@@ -69,6 +71,7 @@ impl RealizedServices {
             slots: SlotAllocator::new(capacity.slots),
             freed: Quarantine::default(),
             waiting_ports: BTreeSet::new(),
+            waiting_ranges: BTreeSet::new(),
             waiting_frontends: BTreeSet::new(),
             orphaned: Vec::new(),
             capacity,
@@ -155,7 +158,8 @@ impl RealizedServices {
     /// Adds the writes that lead to the desired rows, of what changed or of all.
     pub(super) fn plan(&mut self, tables: &Tables, changed: Option<&Changed>, plan: &mut Plan) {
         let mut draft = Draft::default();
-        let ports = mem::take(&mut self.waiting_ports);
+        let mut ports = mem::take(&mut self.waiting_ports);
+        ports.append(&mut self.waiting_ranges);
         let frontends = mem::take(&mut self.waiting_frontends);
         match changed {
             Some(changed) => {

@@ -1,5 +1,7 @@
 //! Plans for single situations. The properties cover the general case.
 
+mod ranges;
+
 use sluice_abi::{Addr, Backend, Frontend, FrontendKey, PortBe, ServicePort, map, proto};
 
 use super::{Capacity, CapacityError, Plan, ReadBack, RealizedState};
@@ -337,28 +339,4 @@ fn id_whose_frontends_have_different_services_after_a_restart_is_replaced() {
     let of_older = "slice shop/older of=older ports=a/UDP:54 10.244.1.9@n1";
     apply(&mut kernel, &mut agent, &[dual_stack, slice, older, of_older]);
     assert_eq!(services(&kernel), [2, 3]);
-}
-
-/// Clients outside the ranges are never accepted, and those inside always are.
-#[test]
-fn source_ranges_precede_the_frontend_that_they_limit() {
-    let mut kernel = Kernel::new(CAPACITY);
-    let mut agent = Agent::start(&kernel);
-    let open = "service shop/web 10.96.0.7 /UDP:53 lb=203.0.113.1";
-    let limited = format!("{open} ranges=198.51.100.0/24");
-    apply(&mut kernel, &mut agent, &[open, TWO_ENDPOINTS]);
-    let plan = apply(&mut kernel, &mut agent, &[&limited]);
-    assert_eq!(lengths(&plan), [(map::SOURCE_RANGES, 1), (map::FRONTENDS, 1)]);
-    let other = format!("{open} ranges=198.51.100.0/25,10.0.0.0/8");
-    let plan = apply(&mut kernel, &mut agent, &[&other]);
-    assert_eq!(lengths(&plan), [(map::SOURCE_RANGES, 2), (map::SOURCE_RANGES, 1)]);
-    assert!(plan.writes[1].is_delete());
-    let plan = apply(&mut kernel, &mut agent, &[open]);
-    assert_eq!(lengths(&plan), [(map::FRONTENDS, 1), (map::SOURCE_RANGES, 2)]);
-    // A Service whose ranges do not fit is not open to all clients.
-    let mut kernel = Kernel::new(Capacity { source_ranges: 0, ..CAPACITY });
-    let mut agent = Agent::start(&kernel);
-    let plan = apply_beyond_capacity(&mut kernel, &mut agent, &[&limited, TWO_ENDPOINTS]);
-    assert!(matches!(plan.over_capacity[..], [CapacityError::SourceRanges { max: 0, .. }]));
-    assert!(kernel.frontends.values().all(|frontend| frontend.service == 0));
 }

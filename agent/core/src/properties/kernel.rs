@@ -154,6 +154,15 @@ impl Kernel {
         }
     }
 
+    /// Fails on a frontend that is open to all clients although it is to be limited.
+    pub fn require_limits(&self, tables: &Tables) {
+        for (key, frontend) in &self.frontends {
+            let is_to_be = tables.frontend(key).is_some_and(|f| f.row.limited && !f.row.wildcard);
+            let is_limited = frontend.flags & frontend_flags::SOURCE_RANGES != 0;
+            assert!(!is_to_be || is_limited, "{key:?} is open to all clients");
+        }
+    }
+
     /// Effect on packets. Fails on a Service port, slot or backend that does not exist.
     pub fn effect(&self) -> Effect {
         let effect = |f: &Frontend| [true, false].map(|here| self.fate(f, here));

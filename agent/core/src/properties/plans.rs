@@ -360,6 +360,7 @@ proptest! {
                     prop_assert!(known || effect.iter().all(of_former));
                 }
             }
+            kernel.require_limits(&agent.tables);
             if plan.over_capacity.is_empty() {
                 assert_realized(&kernel, &agent.tables);
             }

@@ -17,7 +17,7 @@ fn maps_have_the_documented_capacities() {
         (map::SERVICES, 16_384),
         (map::SLOTS, 131_072),
         (map::BACKENDS, 131_072),
-        (map::SOURCE_RANGES, 65_536),
+        (map::SOURCE_RANGES, 262_144),
         (map::AFFINITY, 32_768),
         (map::FLOWS, 262_144),
         (map::FLOWS_NEW_POD, 32_768),

@@ -1,11 +1,16 @@
 //! Rows of `SOURCE_RANGES` in the kernel.
+//!
+//! Ranges that do not fit are absent, so that their clients are dropped: a frontend is limited whether or
+//! not all its ranges are in the map, and whether or not the endpoints of its Service port fit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use sluice_abi::{NetworkKey, SourceRangeKey};
+use sluice_abi::{NetworkKey, SourceRangeKey, map};
 
-use crate::compile::network_key;
+use super::draft::Draft;
+use super::{CapacityError, RealizedServices};
+use crate::compile::{PortRow, network_key};
 
 /// Rows by the id of their Service port.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +20,7 @@ pub(super) struct RealizedRanges {
 }
 
 /// The key of a range.
-pub(super) fn key(service: u32, range: &IpNet) -> SourceRangeKey {
+fn key(service: u32, range: &IpNet) -> SourceRangeKey {
     let NetworkKey { prefix_len, addr } = network_key(*range);
     SourceRangeKey { prefix_len: 32 + prefix_len, service, addr }
 }
@@ -54,5 +59,49 @@ impl RealizedRanges {
                 self.by_service.remove(&key.service);
             }
         }
+    }
+}
+
+impl RealizedServices {
+    /// Drafts the ranges of a Service port that is in the kernel. If the new ones do not fit, none of them is
+    /// written, and every later plan tries again.
+    pub(super) fn reconcile_ranges(&mut self, service: u32, row: &PortRow, draft: &mut Draft) {
+        self.release_ranges(service, &row.source_ranges, draft);
+        match self.new_ranges(service, row) {
+            Ok(new) => {
+                new.iter().for_each(|key| self.ranges.insert(*key));
+                draft.put_ranges.extend(new);
+            }
+            Err(error) => {
+                draft.over_capacity.push(error);
+                self.waiting_ranges.insert(row.id.clone());
+            }
+        }
+    }
+
+    /// The ranges of a row that are not in the map.
+    fn new_ranges(
+        &self,
+        service: u32,
+        row: &PortRow,
+    ) -> Result<Vec<SourceRangeKey>, CapacityError> {
+        let keys = row.source_ranges.iter().map(|range| key(service, range));
+        let new: Vec<_> = keys.filter(|key| !self.ranges.contains(key)).collect();
+        let (ranges, max) = (row.source_ranges.len(), map::SOURCE_RANGES_PER_PORT);
+        if !new.is_empty() && ranges > max as usize {
+            return Err(CapacityError::RangesOfService { service: row.id.clone(), ranges, max });
+        }
+        // Rows that are deleted still count.
+        let (needed, used, max) = (new.len(), self.ranges.len(), self.capacity.source_ranges);
+        if needed > 0 && used + needed > max as usize {
+            return Err(CapacityError::SourceRanges { service: row.id.clone(), needed, used, max });
+        }
+        Ok(new)
+    }
+
+    /// Drafts the deletion of the ranges of a Service port, without those to keep.
+    pub(super) fn release_ranges(&self, service: u32, kept: &[IpNet], draft: &mut Draft) {
+        let kept: BTreeSet<_> = kept.iter().map(|range| key(service, range)).collect();
+        draft.delete_ranges.extend(self.ranges.of(service).filter(|key| !kept.contains(key)));
     }
 }

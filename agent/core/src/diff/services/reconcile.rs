@@ -1,13 +1,10 @@
 //! Drafts the rows that lead one Service port or one frontend to its desired row.
 
-use std::collections::BTreeSet;
-
-use ipnet::IpNet;
-use sluice_abi::{Backend, FrontendKey, ServicePort, SlotRange, SourceRangeKey};
+use sluice_abi::{Backend, Frontend, FrontendKey, ServicePort, SlotRange, frontend_flags};
 
 use super::draft::Draft;
 use super::port::{RealizedPort, RealizedSet};
-use super::{CapacityError, RealizedServices, ranges};
+use super::{CapacityError, RealizedServices};
 use crate::compile::{PortRow, ServicePortId};
 use crate::tables::{FrontendView, Tables};
 
@@ -22,13 +19,18 @@ impl RealizedServices {
                     self.release(found, Some(&port), draft);
                 }
                 self.ports.insert(service, port);
+                self.reconcile_ranges(service, row, draft);
             }
             Err(error) => {
                 self.add_missing_port(found.is_none(), service, row, draft);
                 draft.over_capacity.push(error);
                 self.waiting_ports.insert(row.id.clone());
                 match found {
-                    Some(found) => drop(self.ports.insert(service, found)),
+                    Some(found) => {
+                        self.ports.insert(service, found);
+                        // Its clients are limited whatever its endpoints are.
+                        self.reconcile_ranges(service, row, draft);
+                    }
                     None => drop(self.services.remove_unused(service)),
                 }
             }
@@ -48,7 +50,6 @@ impl RealizedServices {
         if found.is_none() && self.ports.len() >= max as usize {
             return Err(CapacityError::Services { service: row.id.clone(), max });
         }
-        let new_ranges = self.new_ranges(service, row)?;
         let local = row.local.as_deref().unwrap_or_default();
         let found_local = found.and_then(|port| port.local.as_deref());
         let kept_cluster = found
@@ -73,9 +74,6 @@ impl RealizedServices {
             frontends: found.map_or(0, |port| port.frontends),
         };
         port.ids().for_each(|id| self.backends.acquire(id));
-        self.release_ranges(service, &row.source_ranges, draft);
-        new_ranges.iter().for_each(|key| self.ranges.insert(*key));
-        draft.put_ranges.extend(new_ranges);
 
         let value = port.value();
         // Frontends use the Local set until they are written.
@@ -91,28 +89,6 @@ impl RealizedServices {
             draft.late_services.push((service, value));
         }
         Ok(port)
-    }
-
-    /// The source ranges of a row that are not in the map.
-    fn new_ranges(
-        &self,
-        service: u32,
-        row: &PortRow,
-    ) -> Result<Vec<SourceRangeKey>, CapacityError> {
-        let keys = row.source_ranges.iter().map(|range| ranges::key(service, range));
-        let new: Vec<_> = keys.filter(|key| !self.ranges.contains(key)).collect();
-        // Rows that are deleted still count.
-        let (needed, used, max) = (new.len(), self.ranges.len(), self.capacity.source_ranges);
-        if needed > 0 && used + needed > max as usize {
-            return Err(CapacityError::SourceRanges { service: row.id.clone(), needed, used, max });
-        }
-        Ok(new)
-    }
-
-    /// Drafts the deletion of the source ranges of a Service port, without those to keep.
-    fn release_ranges(&self, service: u32, kept: &[IpNet], draft: &mut Draft) {
-        let kept: BTreeSet<_> = kept.iter().map(|range| ranges::key(service, range)).collect();
-        draft.delete_ranges.extend(self.ranges.of(service).filter(|key| !kept.contains(key)));
     }
 
     /// Whether a set has exactly these backends.
@@ -203,7 +179,8 @@ impl RealizedServices {
         }
     }
 
-    /// A frontend whose Service port does not fit stays as it is.
+    /// A frontend whose Service port does not fit stays as it is, but does not stay open to all clients
+    /// if they are to be limited.
     pub(super) fn reconcile_frontend(
         &mut self,
         key: &FrontendKey,
@@ -220,8 +197,10 @@ impl RealizedServices {
         };
         let service = desired.port.map_or(Some(0), |port| self.service_of(&port.id));
         let Some(value) = service.map(|service| desired.row.value(service)) else {
-            if found.is_none() {
-                draft.add_missing_frontend();
+            match found {
+                Some(found) if desired.row.limited => self.limit(key, found, draft),
+                Some(_) => {}
+                None => draft.add_missing_frontend(),
             }
             self.waiting_frontends.insert(*key);
             return;
@@ -243,6 +222,15 @@ impl RealizedServices {
         self.join_port(value.service);
         if let Some(found) = found {
             self.leave_port(found.service, draft);
+        }
+    }
+
+    /// Limits the clients of a frontend that stays as it is.
+    fn limit(&mut self, key: &FrontendKey, found: Frontend, draft: &mut Draft) {
+        let limited = Frontend { flags: found.flags | frontend_flags::SOURCE_RANGES, ..found };
+        if limited != found {
+            draft.put_frontends.push((*key, limited));
+            self.frontends.insert(*key, limited);
         }
     }
 
