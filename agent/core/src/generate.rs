@@ -15,8 +15,8 @@ use proptest::sample::{Index as Pick, select};
 
 use crate::model::{
     AddressType, Change, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Node, NodeContext,
-    Object, ObjectName, Pod, PodPhase, Port, Protocol, Service, ServiceCidr, ServicePort,
-    TrafficPolicy, Uid, parse_cidr,
+    Object, ObjectName, Pod, Port, Protocol, Service, ServiceCidr, ServicePort, TrafficPolicy, Uid,
+    parse_cidr,
 };
 
 /// Name of the node under test.
@@ -242,29 +242,17 @@ fn uid(number: u16) -> Option<Uid> {
     Uid::from_api(&format!("{number:032x}"))
 }
 
-/// A Pod; most have the UID or the address of endpoints, and most end.
+/// A Pod; half have the UID of endpoints, and most end. All are in one namespace: no two have one UID.
 fn pod() -> impl Strategy<Value = Pod> {
-    let number = 1..5u16;
-    let end = option::weighted(
-        0.7,
-        prop_oneof![4 => Just(PodPhase::Running), 1 => Just(PodPhase::Failed)],
-    );
-    (select(&NAMESPACES[..]), number.clone(), number, end, rarely()).prop_map(
-        |(namespace, n, of_address, end, host_network)| Pod {
-            name: ObjectName::new(namespace, format!("p{n}")),
+    (1..5u16, rarely(), proptest::bool::weighted(0.7)).prop_map(|(n, host_network, terminating)| {
+        Pod {
+            name: ObjectName::new(NAMESPACES[0], format!("p{n}")),
             uid: uid(n),
-            ips: [
-                IpAddr::from([10, 244, (of_address % 3) as u8, of_address as u8]),
-                Ipv6Addr::new(0xfd00, of_address, 0, 0, 0, 0, 0, of_address).into(),
-            ]
-            .into_iter()
-            .collect(),
-            phase: end.unwrap_or_default(),
-            terminating: end.is_some(),
+            terminating,
             host_network,
             ..Pod::default()
-        },
-    )
+        }
+    })
 }
 
 /// Pods with different names.

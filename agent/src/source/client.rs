@@ -19,6 +19,7 @@ use futures::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
+use hyper::header::{ACCEPT, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use kube::client::{Body, ClientBuilder};
 use sluice_bpf::error_chain;
@@ -72,11 +73,33 @@ impl From<&Access> for Loaded {
     }
 }
 
+/// What the API server sends of each object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Representation {
+    /// All of it.
+    Full,
+    /// Its metadata, as `PartialObjectMetadata`.
+    Metadata,
+}
+
+impl Representation {
+    /// The media type of a list or of the events of a watch; `None`: the one that kube requests.
+    fn media_type(self, watch: bool) -> Option<HeaderValue> {
+        let text = match (self, watch) {
+            (Representation::Full, _) => return None,
+            (_, false) => "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+            (_, true) => "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+        };
+        Some(HeaderValue::from_static(text))
+    }
+}
+
 /// Requests of one watch.
 #[derive(Clone)]
 struct Requests {
     connection: Connection,
     state: WatchState,
+    representation: Representation,
 }
 
 impl Connection {
@@ -110,8 +133,8 @@ impl Connection {
     }
 
     /// A client whose requests are those of one watch.
-    pub fn client(&self, state: WatchState) -> kube::Client {
-        let requests = Requests { connection: self.clone(), state };
+    pub fn client(&self, state: WatchState, representation: Representation) -> kube::Client {
+        let requests = Requests { connection: self.clone(), state, representation };
         ClientBuilder::new(requests, "default").build()
     }
 
@@ -173,7 +196,7 @@ impl Connection {
         request: Request<Body>,
         state: &WatchState,
     ) -> Result<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError> {
-        let watch = request.uri().query().is_some_and(|q| q.split('&').any(is_watch));
+        let watch = is_watch(&request);
         let peer = self.0.peer.subscribe();
         let transport = self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         let response = match timeout(HEADER_TIMEOUT, transport.oneshot(request)).await {
@@ -202,8 +225,9 @@ impl Connection {
     }
 }
 
-fn is_watch(parameter: &str) -> bool {
-    matches!(parameter, "watch" | "watch=1" | "watch=true")
+fn is_watch(request: &Request<Body>) -> bool {
+    let requests_watch = |parameter: &str| matches!(parameter, "watch" | "watch=1" | "watch=true");
+    request.uri().query().is_some_and(|query| query.split('&').any(requests_watch))
 }
 
 /// The body of a response. Records that data arrives; ends when the peer is obsolete or silent.
@@ -256,8 +280,11 @@ impl Service<Request<Body>> for Requests {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Requests { connection, state } = self.clone();
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Requests { connection, state, representation } = self.clone();
+        if let Some(media_type) = representation.media_type(is_watch(&request)) {
+            request.headers_mut().insert(ACCEPT, media_type);
+        }
         Box::pin(async move { connection.send(request, &state).await })
     }
 }

@@ -326,5 +326,12 @@ async fn pods_of_all_nodes_or_of_this_node_are_watched_while_they_run() {
         let mut names: Vec<&str> = names.iter().map(|name| &*name.name).collect();
         names.sort_by_key(|name| expected.iter().position(|e| e == name));
         assert_eq!(names, expected);
+        eventually("the watch", || server.watches() == KINDS).await;
+        // Their metadata suffice.
+        for request in server.requests() {
+            let is_of_pods = request.path.ends_with("/pods");
+            let is_partial = request.accept.contains(";as=PartialObjectMetadata");
+            assert_eq!(is_of_pods, is_partial, "{request:?}");
+        }
     }
 }

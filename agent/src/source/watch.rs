@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::api_server::ApiServerError;
 use super::api_types::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCIDR};
-use super::client::Connection;
+use super::client::{Connection, Representation};
 use super::convert::{self, ConvertError};
 use super::retry::{Failure, Retries};
 use crate::config::{ApiAccess, WatchedPods};
@@ -185,7 +185,8 @@ pub async fn spawn<E: Send + 'static>(
     common.watch::<EndpointSlice>(Kind::EndpointSlice, programmed, convert::endpoint_slice);
     common.watch::<Namespace>(Kind::Namespace, all.clone(), convert::namespace);
     common.watch::<ServiceCIDR>(Kind::ServiceCidr, all.clone(), convert::service_cidr);
-    common.watch::<Pod>(Kind::Pod, all.fields(&pods), convert::pod);
+    // Services need the deletionTimestamp of Pods, which is a tenth of the whole objects.
+    common.watch_as::<Pod>(Kind::Pod, all.fields(&pods), convert::pod, Representation::Metadata);
     Ok(())
 }
 
@@ -198,6 +199,7 @@ struct Common<E> {
 }
 
 impl<E: Send + 'static> Common<E> {
+    /// Watches whole objects.
     fn watch<K>(
         &self,
         kind: Kind,
@@ -206,8 +208,21 @@ impl<E: Send + 'static> Common<E> {
     ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
+        self.watch_as(kind, config, convert, Representation::Full);
+    }
+
+    /// Watches objects in a representation that the type can be read from.
+    fn watch_as<K>(
+        &self,
+        kind: Kind,
+        config: watcher::Config,
+        convert: fn(K) -> Result<Object, ConvertError>,
+        representation: Representation,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
         let state = self.watches.add(convert::kind_name(kind));
-        let api = Api::<K>::all(self.connection.client(state.clone()));
+        let api = Api::<K>::all(self.connection.client(state.clone(), representation));
         let (least, more) = WATCH_TIMEOUT;
         let config = config.timeout(least + (random() * f64::from(more)) as u32);
         let mut stream = Box::pin(watcher(api, config));

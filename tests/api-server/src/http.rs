@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode, Version};
 use serde_json::json;
 use tokio::time::Instant as Clock;
@@ -29,6 +29,9 @@ pub(crate) async fn respond(
 ) -> Response<Body> {
     let authorization =
         request.headers().get(AUTHORIZATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let accept = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok());
+    let accept = accept.unwrap_or_default().to_owned();
+    let metadata_only = accept.contains(";as=PartialObjectMetadata");
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let request = crate::Request {
@@ -37,6 +40,7 @@ pub(crate) async fn respond(
         path,
         query,
         authorization,
+        accept,
     };
     let parameters = Parameters::parse(&request.query);
     let (watch, path) = (request.is_watch(), request.path.clone());
@@ -69,6 +73,7 @@ pub(crate) async fn respond(
             None => failure(404, "no such object"),
         };
     }
+    scope.metadata_only = metadata_only;
     scope.labels = Selector::parse(parameters.get("labelSelector"));
     scope.fields = Selector::parse(parameters.get("fieldSelector"));
     if watch {
@@ -162,7 +167,7 @@ fn list(shared: &Shared, scope: &Scope, parameters: &Parameters) -> Response<Bod
     body.push_str(r#","items":["#);
     for (n, object) in page.objects.iter().enumerate() {
         body.push_str(if n > 0 { "," } else { "" });
-        body.push_str(&object.json);
+        body.push_str(&scope.print(object));
     }
     body.push_str("]}");
     text(200, body)
@@ -199,7 +204,9 @@ fn watch_response(shared: &Arc<Shared>, scope: Scope, parameters: &Parameters) -
         let page = shared.store.list(&watch.scope, None, None);
         watch.since = page.version;
         let mut lines = String::new();
-        page.objects.iter().for_each(|object| line(&mut lines, "ADDED", &object.json));
+        for object in &page.objects {
+            line(&mut lines, "ADDED", &watch.scope.print(object));
+        }
         if initial {
             lines.push_str(&bookmark(page.version, true));
         }

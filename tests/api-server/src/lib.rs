@@ -66,6 +66,8 @@ pub struct Request {
     pub query: String,
     /// Value of the header `Authorization`.
     pub authorization: Option<String>,
+    /// Value of the header `Accept`.
+    pub accept: String,
     /// Whether it arrived over HTTP/2.
     pub http2: bool,
 }

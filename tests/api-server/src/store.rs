@@ -3,12 +3,13 @@
 //! Objects are kept as JSON text. A resource version is the number of a change; changes are
 //! consecutive, so a watch resumes by subtraction.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::selector::Selector;
@@ -31,9 +32,24 @@ pub(crate) struct Scope {
     pub(crate) namespace: Option<String>,
     pub(crate) labels: Selector,
     pub(crate) fields: Selector,
+    /// Only the metadata of objects is sent.
+    pub(crate) metadata_only: bool,
 }
 
 impl Scope {
+    /// The object as it is sent.
+    pub(crate) fn print<'a>(&self, object: &'a Object) -> Cow<'a, str> {
+        if !self.metadata_only {
+            return Cow::Borrowed(&object.json);
+        }
+        let value: Value = serde_json::from_str(&object.json).expect("stored JSON");
+        let kind = "PartialObjectMetadata";
+        let metadata = &value["metadata"];
+        json!({ "kind": kind, "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+            .to_string()
+            .into()
+    }
+
     fn matches(&self, object: &Object) -> bool {
         self.namespace.as_ref().is_none_or(|namespace| *namespace == object.namespace)
             && self.labels.matches_labels(&object.labels)
@@ -221,7 +237,7 @@ impl Store {
                     None => continue,
                 },
             };
-            line(&mut lines, kind, &object.json);
+            line(&mut lines, kind, &scope.print(object));
         }
         Ok((lines, inner.version))
     }

@@ -29,11 +29,19 @@ pub fn pod(pod: &Pod, terminating: bool) -> String {
         "
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}, namespace: {namespace}{deleted}}}
+metadata: {{name: {name}, namespace: {namespace}, uid: {uid}{deleted}}}
 status: {{phase: Running, podIP: {address}, podIPs: [{{ip: {address}}}]}}
 ",
-        address = pod.address
+        address = pod.address,
+        uid = uid(&pod.address.to_string()),
     )
+}
+
+/// The UID of the Pod with an address.
+fn uid(address: &str) -> String {
+    let prime = 0x0100_0000_01b3;
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(prime);
+    format!("{:032x}", address.bytes().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
 /// A ClusterIP Service in the namespace `default`; ports as `tcp:80->8080`, or `tcp:80` where both
@@ -96,7 +104,9 @@ ports:
     for address in addresses {
         writeln!(
             yaml,
-            "- {{addresses: [{address}], conditions: {{ready: true, serving: true, terminating: false}}}}"
+            "- {{addresses: [{address}], targetRef: {{kind: Pod, uid: {uid}}}, conditions: {{ready: true, \
+             serving: true, terminating: false}}}}",
+            uid = uid(address),
         )
         .unwrap();
     }

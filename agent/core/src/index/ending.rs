@@ -6,64 +6,41 @@
 //! endpoints of the slices --> referring -+
 //! ```
 //! The EndpointSlice arrives after kubelet has begun to stop the containers; the Pod arrives before.
-//! An endpoint refers to its Pod by UID, else by address. The cost of a Pod is proportional to the
-//! slices that refer to it.
+//! An endpoint refers to its Pod by UID: a Pod that is created again has the same name, and another may
+//! get its address. An endpoint without `targetRef` has no Pod. The cost of a Pod is proportional to
+//! the slices that refer to it.
 //!
 //! A deleted Pod is remembered as long as an endpoint refers to its UID: its containers do not run any
 //! more, and the slice changes later. This is the only thing in the index that depends on the past.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
 
-use crate::model::{Endpoint, EndpointSlice, ObjectName, Pod, Uid};
+use crate::model::{EndpointSlice, ObjectName, Pod, Uid};
 
-/// How an endpoint refers to its Pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum PodRef {
-    Uid(Uid),
-    Address(IpAddr),
+/// Equal for equal UIDs. Another UID with the same number costs a compilation without effect.
+fn digest(uid: Uid) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    (hasher.finish() >> 32) as u32
 }
 
-impl PodRef {
-    fn of(endpoint: &Endpoint) -> PodRef {
-        endpoint.target.map_or(PodRef::Address(endpoint.address), PodRef::Uid)
-    }
-
-    /// All that refer to the Pod. The address is not its own on the host network, and may be another
-    /// Pod's once its containers have ended.
-    fn to(pod: &Pod) -> Vec<PodRef> {
-        let own_address = !pod.host_network && !pod.phase.is_over();
-        let addresses = pod.ips.iter().filter(|_| own_address).map(PodRef::Address);
-        pod.uid.map(PodRef::Uid).into_iter().chain(addresses).collect()
-    }
-
-    /// Equal for equal references. Another reference with the same number costs a compilation without
-    /// effect.
-    fn digest(self) -> u32 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        (hasher.finish() >> 32) as u32
-    }
-}
-
-/// Why endpoints with a reference end.
+/// Why the endpoints of a Pod end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// So many Pods with this reference have a deletionTimestamp.
-    Terminating(u32),
-    /// The Pod was deleted.
+    /// It has a deletionTimestamp.
+    Terminating,
+    /// It was deleted.
     Gone,
 }
 
 /// Pods that end, and the slices that refer to Pods.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
-    ended: HashMap<PodRef, End>,
-    /// UIDs of deleted Pods, by digest.
-    gone: BTreeMap<u32, Uid>,
-    /// Digest of a reference and number of a slice.
+    /// By digest and UID.
+    ended: BTreeMap<(u32, Uid), End>,
+    /// Digest of a UID and number of a slice.
     referring: BTreeSet<(u32, u32)>,
     /// The slice with each number.
     slices: Vec<Option<ObjectName>>,
@@ -74,45 +51,29 @@ impl Ending {
     /// A Pod was added, replaced or deleted. Returns the slices whose endpoints may have other
     /// conditions.
     pub fn pod(&mut self, former: Option<&Pod>, new: Option<&Pod>) -> BTreeSet<ObjectName> {
-        let ends = |pod: Option<&Pod>| {
-            pod.filter(|pod| pod.terminating).map(PodRef::to).unwrap_or_default()
-        };
-        let (before, after) = (ends(former), ends(new));
-        let deleted = former.and_then(|pod| pod.uid);
-        let deleted = deleted.filter(|uid| new.is_none_or(|new| new.uid != Some(*uid)));
-        let returned = new.and_then(|pod| pod.uid).filter(|uid| self.is_gone(*uid));
-        if before == after && deleted.is_none() && returned.is_none() {
-            return BTreeSet::new();
-        }
-        if let Some(uid) = returned {
-            self.gone.remove(&PodRef::Uid(uid).digest());
-            self.ended.remove(&PodRef::Uid(uid));
-        }
-        for reference in &before {
-            if let Some(End::Terminating(count)) = self.ended.get_mut(reference) {
-                *count -= 1;
-                if *count == 0 {
-                    self.ended.remove(reference);
-                }
-            }
-        }
-        for reference in &after {
-            if let End::Terminating(count) =
-                self.ended.entry(*reference).or_insert(End::Terminating(0))
-            {
-                *count += 1;
-            }
-        }
+        let uid = |pod: Option<&Pod>| pod.and_then(|pod| pod.uid);
+        let deleted = uid(former).filter(|former| uid(new) != Some(*former));
+        let mut changed = BTreeSet::new();
         if let Some(uid) = deleted {
-            let reference = PodRef::Uid(uid);
-            if self.referring(reference.digest()).next().is_some() {
-                self.gone.insert(reference.digest(), uid);
-                self.ended.insert(reference, End::Gone);
-            }
+            self.set(uid, Some(End::Gone), &mut changed);
         }
-        let uids = deleted.into_iter().chain(returned).map(PodRef::Uid);
-        let changed = before.into_iter().chain(after).chain(uids);
-        changed.flat_map(|reference| self.referring(reference.digest()).cloned()).collect()
+        if let Some((new, uid)) = new.and_then(|new| Some((new, new.uid?))) {
+            self.set(uid, new.terminating.then_some(End::Terminating), &mut changed);
+        }
+        changed
+    }
+
+    /// Records how a Pod ends, and adds the slices that refer to it if that is new.
+    fn set(&mut self, uid: Uid, end: Option<End>, changed: &mut BTreeSet<ObjectName>) {
+        let key = (digest(uid), uid);
+        let referring = self.referring(key.0).next().is_some();
+        let former = match end.filter(|end| *end != End::Gone || referring) {
+            Some(end) => self.ended.insert(key, end),
+            None => self.ended.remove(&key),
+        };
+        if former != end {
+            changed.extend(self.referring(key.0).cloned());
+        }
     }
 
     /// A slice was added (without a number), replaced or deleted. Returns its number.
@@ -124,7 +85,12 @@ impl Ending {
     ) -> u32 {
         let number = number.unwrap_or_else(|| self.number(new));
         let digests = |slice: Option<&EndpointSlice>| -> BTreeSet<u32> {
-            slice.into_iter().flat_map(|s| &s.endpoints).map(|e| PodRef::of(e).digest()).collect()
+            slice
+                .into_iter()
+                .flat_map(|s| &s.endpoints)
+                .filter_map(|e| e.target)
+                .map(digest)
+                .collect()
         };
         let (before, after) = (digests(former), digests(new));
         for digest in after.difference(&before) {
@@ -132,10 +98,8 @@ impl Ending {
         }
         for digest in before.difference(&after) {
             self.referring.remove(&(*digest, number));
-            if self.referring(*digest).next().is_none()
-                && let Some(uid) = self.gone.remove(digest)
-            {
-                self.ended.remove(&PodRef::Uid(uid));
+            if self.referring(*digest).next().is_none() {
+                self.forget(*digest);
             }
         }
         if new.is_none() {
@@ -154,7 +118,8 @@ impl Ending {
             return applied;
         }
         for (at, endpoint) in slice.endpoints.iter().enumerate() {
-            let Some(end) = self.ended.get(&PodRef::of(endpoint)) else { continue };
+            let end = endpoint.target.and_then(|uid| self.ended.get(&(digest(uid), uid)));
+            let Some(end) = end else { continue };
             if let Some(endpoint) = applied.to_mut().endpoints.get_mut(at) {
                 endpoint.ready = false;
                 endpoint.serving &= *end != End::Gone;
@@ -164,14 +129,21 @@ impl Ending {
         applied
     }
 
-    /// Number of references whose Pods end.
+    /// Number of Pods that end.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.ended.len()
     }
 
-    fn is_gone(&self, uid: Uid) -> bool {
-        self.ended.get(&PodRef::Uid(uid)) == Some(&End::Gone)
+    /// Forgets the deleted Pods with a digest.
+    fn forget(&mut self, digest: u32) {
+        let least = Uid::default();
+        let uids =
+            self.ended.range((digest, least)..).take_while(|((other, _), _)| *other == digest);
+        let gone = uids.filter(|(_, end)| **end == End::Gone).map(|(key, _)| *key);
+        for key in gone.collect::<Vec<_>>() {
+            self.ended.remove(&key);
+        }
     }
 
     /// A number for a slice.

@@ -179,7 +179,7 @@ fn contract_6_2_distinct_ready_addresses_of_this_node_count() {
         terminating,
         node_name: Some(node.into()),
         hints: None,
-        target: None,
+        target: Uid::from_api(&format!("{:032x}", address[3])),
     };
     let port =
         |n: i64| EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: Port::new(n) };
@@ -213,7 +213,7 @@ fn contract_6_2_distinct_ready_addresses_of_this_node_count() {
     // A Pod with a deletionTimestamp, before the slices change.
     index.apply(Change::Apply(Object::Pod(Pod {
         name: ObjectName::new("shop", "a"),
-        ips: [[10, 244, 1, 1].into()].into_iter().collect(),
+        uid: Uid::from_api(&format!("{:032x}", 1)),
         terminating: true,
         ..Pod::default()
     })));

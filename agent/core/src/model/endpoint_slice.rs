@@ -88,7 +88,7 @@ pub struct Endpoint {
     pub node_name: Option<Arc<str>>,
     /// Topology hints, if it has any.
     pub hints: Option<Box<Hints>>,
-    /// UID of the Pod behind it, by `targetRef`. Without one, its Pod is found by the address.
+    /// UID of the Pod behind it, by `targetRef`.
     pub target: Option<Uid>,
 }
 

@@ -43,7 +43,7 @@ impl PodPhase {
 }
 
 /// UID of an object. Pods of a StatefulSet are created again with the same name and another UID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid([u8; 16]);
 
 impl Uid {

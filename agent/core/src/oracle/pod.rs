@@ -29,15 +29,9 @@ pub fn caught_up(objects: &[Object]) -> Cow<'_, [Object]> {
     caught_up
 }
 
-/// Whether an endpoint is the Pod: by UID if it has one, else by an address that is the Pod's own.
+/// Whether an endpoint is the Pod.
 fn is_of(endpoint: &Endpoint, pod: &Pod) -> bool {
-    match endpoint.target {
-        Some(uid) => pod.uid == Some(uid),
-        None => {
-            let own_address = !pod.host_network && !pod.phase.is_over();
-            own_address && pod.ips.iter().any(|ip| ip == endpoint.address)
-        }
-    }
+    endpoint.target.is_some() && endpoint.target == pod.uid
 }
 
 fn publishes_not_ready(objects: &[Object], slice: &EndpointSlice) -> bool {
