@@ -28,7 +28,7 @@ pub enum Concern {
     Capacity,
     /// Larger maps for rows that do not fit.
     Growth,
-    /// Services that claim the same address and port.
+    /// Services that claim the same address and port, and Service ranges among pod ranges.
     Conflicts,
     /// Routes to the pods of other nodes.
     Routes,

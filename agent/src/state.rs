@@ -25,7 +25,7 @@ use sluice_core::model::{Kind, Node};
 use sluice_core::{Change, Changed, Changes, Index, NodeContext, Object, ObjectName, Tables};
 
 use crate::api::Call;
-use crate::conditions::{Concern, Conditions, Status};
+use crate::conditions::{Concern, Conditions};
 use crate::config::Config;
 use crate::devices::NodeDevice;
 use crate::event::{Event, PodScope};
@@ -198,18 +198,10 @@ impl State {
         if changed.routes || changed.networks {
             self.mark([Concern::Routes]);
         }
-        self.changed.merge(changed);
-        self.report_conflicts();
-    }
-
-    fn report_conflicts(&mut self) {
-        let lines: Vec<String> = self.tables.conflicts().map(|c| conflict::line(&c)).collect();
-        if lines.is_empty() {
-            self.conditions.clear(Concern::Conflicts);
-        } else {
-            let message = lines.join("; ");
-            self.conditions.set(Concern::Conflicts, Status::Degraded, message, self.now);
+        if changed.conflicts {
+            self.report_conflicts();
         }
+        self.changed.merge(changed);
     }
 
     /// Marks concerns as dirty: their reconcilers run in this or the next pass.

@@ -34,9 +34,14 @@ pub fn tables(tables: &Tables) -> String {
     for (net, hop) in tables.routes() {
         line(format!("route {net} via {hop}"));
     }
+    for o in tables.overlaps() {
+        line(format!("overlap {} {} {} {}", o.services, o.pods, o.node, o.others));
+    }
     for c in tables.conflicts() {
-        let losers: Vec<String> = c.losers.iter().map(ToString::to_string).collect();
-        line(format!("conflict {} {} before {}", key(&c.key), c.winner, losers.join(" ")));
+        let services: Vec<String> = c.services().map(ToString::to_string).collect();
+        let (winner, losers) = services.split_at(1);
+        let (winner, losers) = (winner.concat(), losers.join(" "));
+        line(format!("conflict {} {winner} before {losers}", key(&c.key)));
     }
     text
 }

@@ -121,7 +121,7 @@ pub fn node_context() -> impl Strategy<Value = NodeContext> {
 }
 
 fn service_range() -> impl Strategy<Value = IpNet> {
-    let cidrs = ["10.96.0.0/16", "10.96.0.0/30", "10.244.2.0/24", "fd00:96::/108"];
+    let cidrs = ["10.96.0.0/16", "10.96.0.0/30", "10.244.2.0/24", "10.244.1.0/28", "fd00:96::/108"];
     select(cidrs.to_vec()).prop_filter_map("a CIDR", parse_cidr)
 }
 

@@ -86,16 +86,21 @@ impl Index {
             Change::Apply(object) => self.put(object),
             Change::Delete(kind, name) => self.remove(kind, &name),
             Change::Replace(kind, objects) => {
-                self.listed.insert(kind);
+                self.list(kind);
                 let objects: Vec<_> = objects.into_iter().filter(|o| o.kind() == kind).collect();
                 self.retain(kind, objects.iter().map(Object::name).collect());
                 objects.into_iter().for_each(|o| self.put(o));
             }
             Change::Retain(kind, names) => {
-                self.listed.insert(kind);
+                self.list(kind);
                 self.retain(kind, names);
             }
         }
+    }
+
+    /// Records that a kind has been listed. Until then, ranges of ClusterIPs may be absent.
+    fn list(&mut self, kind: Kind) {
+        self.dirty.nodes |= self.listed.insert(kind) && kind == Kind::ServiceCidr;
     }
 
     /// Whether Nodes, Services and EndpointSlices have each been listed. Before that, absent

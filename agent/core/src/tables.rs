@@ -20,10 +20,11 @@ use sluice_abi::{FrontendKey, Network, NetworkKey};
 use self::claims::{Claim, Claims, Owner, Served};
 use self::ports::{PortIndex, Ports};
 use crate::compile::{
-    self, FrontendRow, NodeAddresses, PortRow, ServicePortId, ServiceRows, ServiceView, Treatment,
+    self, FrontendRow, NodeAddresses, Overlap, PortRow, ServicePortId, ServiceRows, ServiceView,
+    Treatment,
 };
 use crate::index::{Dirty, Index};
-use crate::model::{NodeContext, ObjectName};
+use crate::model::{Kind, NodeContext, ObjectName};
 use crate::select::Locality;
 
 /// Differences between two versions of the desired state.
@@ -37,10 +38,12 @@ pub struct Changed {
     pub networks: bool,
     /// Whether a route differs.
     pub routes: bool,
+    /// Whether Services that claim one address and port differ, or ranges that overlap.
+    pub conflicts: bool,
 }
 
 impl Changed {
-    /// Whether nothing differs.
+    /// Whether no row differs.
     pub fn is_empty(&self) -> bool {
         self.frontends.is_empty() && self.ports.is_empty() && !self.networks && !self.routes
     }
@@ -51,18 +54,23 @@ impl Changed {
         self.ports.extend(later.ports);
         self.networks |= later.networks;
         self.routes |= later.routes;
+        self.conflicts |= later.conflicts;
     }
 }
 
 /// Two or more Services with the same address, port and protocol.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
+#[derive(Clone, Copy, Debug)]
+pub struct Conflict<'a> {
     /// Address, port and protocol.
     pub key: FrontendKey,
-    /// The Service that is served.
-    pub winner: ObjectName,
-    /// The Services that are not served, by rank.
-    pub losers: Vec<ObjectName>,
+    claims: &'a [Claim],
+}
+
+impl<'a> Conflict<'a> {
+    /// All Services, by rank: the first one is served, the others are not.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &'a ObjectName> {
+        self.claims.iter().map(|claim| &claim.owner.name)
+    }
 }
 
 /// A frontend and what it leads to.
@@ -102,6 +110,8 @@ pub struct Tables {
     nodes: NodeAddresses,
     networks: BTreeMap<NetworkKey, Network>,
     routes: BTreeMap<IpNet, IpAddr>,
+    overlaps: Vec<Overlap>,
+    service_ranges_known: bool,
 }
 
 impl Tables {
@@ -131,10 +141,15 @@ impl Tables {
             self.replace(name, created, rows, &mut changed);
         }
         if dirty.nodes {
-            let cidrs = index.service_cidrs().flat_map(|o| &o.cidrs);
-            let networks = compile::networks(index.node_name(), index.nodes(), cidrs, context);
-            changed.networks = networks != self.networks;
+            let cidrs = || index.service_cidrs().flat_map(|o| &o.cidrs);
+            let networks = compile::networks(index.node_name(), index.nodes(), cidrs(), context);
+            let known = index.listed(Kind::ServiceCidr);
+            changed.networks = networks != self.networks || known != self.service_ranges_known;
             self.networks = networks;
+            self.service_ranges_known = known;
+            let overlaps = compile::overlaps(index.nodes(), cidrs(), context);
+            changed.conflicts |= overlaps != self.overlaps;
+            self.overlaps = overlaps;
             let routes = compile::routes(index.node_name(), index.nodes());
             changed.routes = routes != self.routes;
             self.routes = routes;
@@ -187,13 +202,23 @@ impl Tables {
 
     /// Keys that several Services claim, without wildcard rows: Services that share an address but
     /// no port do not conflict.
-    pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
-        self.claims.contended().filter(|(key, _)| key.port.get() != 0).filter_map(
-            |(key, claims)| {
-                let mut owners = claims.iter().map(|claim| claim.owner.name.clone());
-                Some(Conflict { key: *key, winner: owners.next()?, losers: owners.collect() })
-            },
-        )
+    pub fn conflicts(&self) -> impl Iterator<Item = Conflict<'_>> {
+        self.claims.contended().map(|(key, claims)| Conflict { key: *key, claims })
+    }
+
+    /// Number of [`Tables::conflicts`].
+    pub fn conflict_count(&self) -> usize {
+        self.claims.contended_count()
+    }
+
+    /// Ranges of ClusterIPs that overlap pod ranges.
+    pub fn overlaps(&self) -> &[Overlap] {
+        &self.overlaps
+    }
+
+    /// Whether the ranges of ClusterIPs are complete: those of ServiceCIDR objects have been listed.
+    pub fn service_ranges_known(&self) -> bool {
+        self.service_ranges_known
     }
 
     /// Updates the addresses of nodes. Returns the Services whose rows depend on the change.
@@ -282,7 +307,8 @@ impl Tables {
         claim: Option<Claim>,
         changed: &mut Changed,
     ) {
-        let Served { before, after } = self.claims.set(key, name, claim);
+        let Served { before, after, contended } = self.claims.set(key, name, claim);
+        changed.conflicts |= contended;
         let same = match (&before, &after) {
             (Some(before), Some(after)) => before.is_same(after),
             (None, None) => true,

@@ -59,6 +59,8 @@ struct Watch {
     kind: Kind,
     /// Names of the objects of a list that is not complete yet.
     listed: Vec<ObjectName>,
+    /// Whether a list was complete.
+    complete: bool,
     state: WatchState,
 }
 
@@ -70,7 +72,7 @@ impl<E> Clone for Sink<E> {
 
 impl Watch {
     fn new(kind: Kind, state: WatchState) -> Watch {
-        Watch { kind, listed: Vec::new(), state }
+        Watch { kind, listed: Vec::new(), complete: false, state }
     }
 
     /// The change that an event makes, if any.
@@ -94,6 +96,7 @@ impl Watch {
                 let names = std::mem::take(&mut self.listed);
                 tracing::info!(?kind, count = names.len(), "objects listed");
                 self.state.synced();
+                self.complete = true;
                 Some(Change::Retain(kind, names))
             }
             Event::Apply(object) => {
@@ -103,6 +106,14 @@ impl Watch {
             }
             Event::Delete(object) => Some(Change::Delete(kind, name_of(&object))),
         }
+    }
+
+    /// An API server without the API of a kind has no objects of it. Objects that were listed before
+    /// stay in force: during an upgrade, another API server may have them.
+    fn known_to_be_empty(&mut self, error: &watcher::Error) -> Option<Change> {
+        let empty = self.kind == Kind::ServiceCidr && not_served(error);
+        (empty && !std::mem::replace(&mut self.complete, true))
+            .then(|| Change::Retain(self.kind, Vec::new()))
     }
 
     /// Records an error and returns its cause; attempts that fail with the same error are logged
@@ -245,6 +256,11 @@ impl<E: Send + 'static> Common<E> {
                     }
                     Err(e) => {
                         let failure = watch.failed(&e);
+                        if let Some(change) = watch.known_to_be_empty(&e)
+                            && sink.events.send((sink.event)(change)).await.is_err()
+                        {
+                            return;
+                        }
                         retry.wait(failure).await;
                     }
                 }

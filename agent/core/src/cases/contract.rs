@@ -357,7 +357,10 @@ fn contract_7_5_the_oldest_service_has_an_address_and_conflicts_are_reported() {
     let old = "service shop/old 10.96.0.1 /TCP:80@30080 created=1 external=203.0.113.9";
     let new = "service shop/new 10.96.0.2 /TCP:80@30080 b/TCP:81 created=2 external=203.0.113.9";
     let tables = tables(&[new, old]);
-    let mut conflicts = tables.conflicts().map(|c| (dump::key(&c.key), c.winner.to_string()));
+    let mut conflicts = tables.conflicts().map(|c| {
+        let winner = c.services().next().map(ToString::to_string);
+        (dump::key(&c.key), winner.unwrap_or_default())
+    });
     assert_eq!(conflicts.next(), Some(("0.0.0.0:30080/TCP".into(), "shop/old".into())));
     assert_eq!(conflicts.next(), Some(("203.0.113.9:80/TCP".into(), "shop/old".into())));
     assert_eq!(conflicts.next(), None);

@@ -20,7 +20,7 @@ use std::{env, fs};
 use crate::diff::{Capacity, RealizedState};
 use crate::dump;
 use crate::index::Index;
-use crate::model::{Change, NodeContext, NodePortAddresses, parse_cidr, parse_ip};
+use crate::model::{Change, Kind, NodeContext, NodePortAddresses, parse_cidr, parse_ip};
 use crate::properties::kernel::{Kernel, desired_effect, rows};
 use crate::tables::{Changed, Tables};
 
@@ -73,6 +73,7 @@ fn cases_compile_to_their_dumps() {
 /// The dump after each step.
 fn run(name: &str, steps: &[Step<'_>], order: fn(&[Change]) -> Vec<Change>) -> Vec<String> {
     let mut index = Index::new("n1");
+    index.apply(Change::Replace(Kind::ServiceCidr, vec![]));
     let mut tables = Tables::default();
     let mut context = NodeContext::default();
     let mut kernel = Kernel::new(Capacity { slots: 1000, ..Capacity::default() });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 pub(crate) use network::network_key;
-pub use network::{networks, routes};
+pub use network::{Overlap, networks, overlaps, routes};
 pub use node_addresses::NodeAddresses;
 pub use service::{ServiceView, service};
 use sluice_abi::{Backend, Family, Frontend, FrontendKey, frontend_flags};

@@ -1,6 +1,6 @@
 //! Nodes -> destination class of each address range, and routes to the pods of other nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -11,7 +11,8 @@ use crate::model::{LOOPBACK, Node, NodeContext};
 /// Rows of the `NETWORKS` trie. Addresses of this node that are in a range of Services or pods serve no
 /// NodePorts: a NodePort never takes a port of a ClusterIP. If several sources name the same prefix, the first of these applies:
 /// this node's addresses, this node's pods, other nodes' addresses, other nodes' pods, Services.
-/// Other nodes' ranges within this node's pod ranges have no row.
+/// Other nodes' ranges within this node's pod ranges have no row, and ranges of Services within pod
+/// ranges have none: they would hide pods ([`overlaps`]).
 pub fn networks<'a>(
     this_node: &str,
     nodes: impl IntoIterator<Item = &'a Node>,
@@ -46,10 +47,43 @@ pub fn networks<'a>(
     for net in others.iter().flat_map(|n| &n.pod_cidrs).filter(|net| !is_within(&own, net)) {
         put(*net, network_kind::REMOTE_PODS);
     }
-    for net in service_cidrs {
+    let hides_no_pod = |net: &&&IpNet| !is_within(&own, net) && !is_within(&others, net);
+    for net in service_cidrs.iter().filter(hides_no_pod) {
         put(*net, network_kind::SERVICES);
     }
     rows
+}
+
+/// A range of ClusterIPs and pod ranges that have addresses in common. Such addresses are those of pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlap {
+    /// The range of ClusterIPs.
+    pub services: IpNet,
+    /// The first pod range that overlaps it.
+    pub pods: IpNet,
+    /// The node that has it.
+    pub node: String,
+    /// Number of other pod ranges that overlap it.
+    pub others: usize,
+}
+
+/// The ranges of ClusterIPs that overlap pod ranges, each once.
+pub fn overlaps<'a>(
+    nodes: impl IntoIterator<Item = &'a Node>,
+    service_cidrs: impl IntoIterator<Item = &'a IpNet>,
+    context: &'a NodeContext,
+) -> Vec<Overlap> {
+    let nodes: Vec<&Node> = nodes.into_iter().collect();
+    let services = service_cidrs.into_iter().chain(&context.service_cidrs);
+    let services: BTreeSet<IpNet> = services.map(IpNet::trunc).collect();
+    let overlap = |services: IpNet| {
+        let ranges = nodes.iter().flat_map(|n| n.pod_cidrs.iter().map(move |net| (net, &n.name)));
+        let mut found =
+            ranges.filter(|(net, _)| net.contains(&services) || services.contains(*net));
+        let (pods, node) = found.next()?;
+        Some(Overlap { services, pods: *pods, node: node.clone(), others: found.count() })
+    };
+    services.into_iter().filter_map(overlap).collect()
 }
 
 /// Routes to other nodes' pods: range -> the node's first InternalIP of that family. If two nodes
@@ -120,7 +154,8 @@ mod tests {
             service_cidrs: vec!["10.96.0.0/16".parse().expect("cidr")],
             ..NodeContext::default()
         };
-        let objects = ["10.97.0.0/16", "10.244.2.0/24"].map(|net| net.parse().expect("cidr"));
+        let objects = ["10.97.0.0/16", "10.244.2.0/24", "10.244.1.0/28", "10.244.2.0/28"];
+        let objects = objects.map(|net| net.parse().expect("cidr"));
         let rows = networks("n1", &nodes, &objects, &context);
         let kind = |net: &str| rows.get(&network_key(net.parse().expect("net"))).map(|n| n.kind);
         assert_eq!(kind("172.18.0.2/32"), Some(network_kind::THIS_NODE));
@@ -139,5 +174,32 @@ mod tests {
         let routes = routes("n1", &nodes);
         let text: Vec<String> = routes.iter().map(|(n, h)| format!("{n} {h}")).collect();
         assert_eq!(text, ["10.244.2.0/24 172.18.0.3", "fd00:2::/64 fc00::3"]);
+    }
+
+    #[test]
+    fn ranges_of_services_that_overlap_pod_ranges_are_found() {
+        let nodes = [
+            node("n1", &[], &["10.244.1.0/24", "fd00:1::/64"]),
+            node("n2", &[], &["10.244.2.0/24", "fd00:2::/64"]),
+        ];
+        let cidr = |net: &str| -> IpNet { net.parse().expect("cidr") };
+        let context =
+            NodeContext { service_cidrs: vec![cidr("10.96.0.0/16")], ..NodeContext::default() };
+        let found = |objects: &[&str]| {
+            let objects: Vec<IpNet> = objects.iter().map(|net| cidr(net)).collect();
+            let found = overlaps(&nodes, &objects, &context).into_iter();
+            let text = |o: Overlap| format!("{} {} {} {}", o.services, o.pods, o.node, o.others);
+            found.map(text).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&["10.97.0.0/16", "10.244.3.0/24", "fd00:3::/64"]), Vec::<String>::new());
+        assert_eq!(found(&["10.244.2.16/28"]), ["10.244.2.16/28 10.244.2.0/24 n2 0"]);
+        assert_eq!(
+            found(&["10.244.2.0/24", "10.244.2.0/24"]),
+            ["10.244.2.0/24 10.244.2.0/24 n2 0"]
+        );
+        assert_eq!(found(&["10.244.0.0/16"]), ["10.244.0.0/16 10.244.1.0/24 n1 1"]);
+        let everything = NodeContext { service_cidrs: vec![cidr("fd00::/8")], ..context.clone() };
+        let found = overlaps(&nodes, &[], &everything);
+        assert_eq!(found.len(), 1, "also of the configuration");
     }
 }

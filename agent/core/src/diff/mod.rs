@@ -21,13 +21,14 @@ mod services;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 pub use growth::{Capacity, GROWING, Growing};
 pub use plan::{CapacityError, Plan, StaleBackend};
 pub use read_back::ReadBack;
 use services::RealizedServices;
-use sluice_abi::{Network, NetworkKey};
+use sluice_abi::{Network, NetworkKey, network_kind};
 
 use crate::table::{self, Networks, Rows, Table, TableSpec};
 use crate::tables::{Changed, Tables};
@@ -122,9 +123,28 @@ impl RealizedState {
         &self.services
     }
 
+    /// The desired networks, and the ranges of ClusterIPs in the kernel as long as those of ServiceCIDR
+    /// objects are not known: packets to free addresses in them would be routed out.
+    fn with_unlisted_services<'a>(
+        &self,
+        tables: &'a Tables,
+    ) -> Cow<'a, BTreeMap<NetworkKey, Network>> {
+        let mut desired = Cow::Borrowed(tables.networks());
+        if !tables.service_ranges_known() {
+            let found = self.networks.iter().filter(|(_, n)| n.kind == network_kind::SERVICES);
+            for (key, network) in found {
+                if !desired.contains_key(key) {
+                    desired.to_mut().insert(*key, *network);
+                }
+            }
+        }
+        desired
+    }
+
     fn plan_networks(&mut self, tables: &Tables, plan: &mut Plan) {
         let max = self.capacity.networks;
-        let difference = table::difference::<Networks>(&self.networks, tables.networks(), max);
+        let desired = self.with_unlisted_services(tables);
+        let difference = table::difference::<Networks>(&self.networks, &desired, max);
         difference.apply(&mut self.networks);
         plan.writes.extend(difference.writes());
         self.networks_over_capacity = !difference.over_capacity.is_empty();

@@ -6,7 +6,8 @@ use sluice_abi::{Addr, Backend, Frontend, FrontendKey, PortBe, ServicePort, map,
 
 use super::{Capacity, CapacityError, Plan, ReadBack, RealizedState};
 use crate::cases::notation;
-use crate::model::Change;
+use crate::index::Index;
+use crate::model::{Change, Kind, NodeContext, ObjectName};
 use crate::properties::kernel::{Kernel, desired_effect, rows};
 use crate::properties::plans::{Agent, CAPACITY, carry_out};
 use crate::tables::{Changed, Tables};
@@ -149,7 +150,9 @@ fn comparison_of_all_rows_finds_unreported_changes() {
     let mut kernel = Kernel::new(CAPACITY);
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[SERVICE]);
-    let tables = Tables::default();
+    let mut index = Index::new("n1");
+    index.apply(Change::Replace(Kind::ServiceCidr, vec![]));
+    let tables = Tables::full(&index, &NodeContext::default());
     assert!(agent.realized.plan(&tables, &Changed::default()).writes.is_empty());
     agent.realized.compare_all();
     let plan = agent.realized.plan(&tables, &Changed::default());
@@ -339,4 +342,27 @@ fn id_whose_frontends_have_different_services_after_a_restart_is_replaced() {
     let of_older = "slice shop/older of=older ports=a/UDP:54 10.244.1.9@n1";
     apply(&mut kernel, &mut agent, &[dual_stack, slice, older, of_older]);
     assert_eq!(services(&kernel), [2, 3]);
+}
+
+/// Ranges of ServiceCIDR objects that a former agent wrote stay until the objects have been listed.
+#[test]
+fn ranges_of_cluster_ips_stay_until_they_are_listed() {
+    let mut kernel = Kernel::new(CAPACITY);
+    let mut agent = Agent::start(&kernel);
+    let cidrs = ["service-cidr a 10.112.0.0/16", "service-cidr b 10.113.0.0/16"];
+    apply(&mut kernel, &mut agent, &cidrs);
+    let before = kernel.networks.clone();
+    kernel.agent_restarts();
+    let mut agent = Agent::start(&kernel);
+    agent.index = Index::new("n1");
+    let plan = apply(&mut kernel, &mut agent, &[SERVICE]);
+    assert_eq!((lengths(&plan).last(), &kernel.networks), (Some(&(map::FRONTENDS, 2)), &before));
+    // One arrives with the list, the other was removed while no agent ran.
+    let list = [
+        changes(&[cidrs[0]]),
+        vec![Change::Retain(Kind::ServiceCidr, vec![ObjectName::cluster("a")])],
+    ];
+    let plan = agent.apply_and_plan(&list.concat());
+    assert_eq!(lengths(&plan), [(map::NETWORKS, 1)]);
+    assert!(plan.writes[0].is_delete());
 }

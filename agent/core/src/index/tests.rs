@@ -99,6 +99,8 @@ fn service_cidr_makes_the_networks_dirty() {
         (Change::Apply(cidr("10.96.0.0/16")), true),
         (Change::Apply(cidr("10.96.0.0/16")), false),
         (Change::Apply(cidr("10.97.0.0/16")), true),
+        // The first list: the ranges are known.
+        (Change::Retain(Kind::ServiceCidr, vec![ObjectName::cluster("kubernetes")]), true),
         (Change::Retain(Kind::ServiceCidr, vec![ObjectName::cluster("kubernetes")]), false),
         (Change::Retain(Kind::ServiceCidr, vec![]), true),
         (Change::Delete(Kind::ServiceCidr, ObjectName::cluster("kubernetes")), false),

@@ -25,7 +25,8 @@ pub enum DestinationClass {
 
 /// The class of an address as seen from the node called `node`: the longest prefix that contains
 /// it, and among equal prefixes the first class in the order of [`DestinationClass`]. A pod range of
-/// this node precedes the parts of it that other nodes have.
+/// this node precedes the parts of it that other nodes have, and any pod range the ranges of Services in
+/// it.
 pub fn network(
     objects: &[Object],
     node: &str,
@@ -53,6 +54,9 @@ pub fn network(
     let own: Vec<IpNet> =
         candidates.iter().filter(|(_, class)| *class == LocalPods).map(|(net, _)| *net).collect();
     candidates.retain(|(net, class)| *class != RemotePods || !own.iter().any(|o| o.contains(net)));
+    let pods = candidates.iter().filter(|(_, class)| matches!(class, LocalPods | RemotePods));
+    let pods: Vec<IpNet> = pods.map(|(net, _)| *net).collect();
+    candidates.retain(|(net, class)| *class != Services || !pods.iter().any(|p| p.contains(net)));
     candidates.sort_by_key(|(net, class)| (u8::MAX - net.prefix_len(), *class));
     candidates.first().map_or(Outside, |(_, class)| *class)
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
-use sluice_abi::proto;
+use sluice_abi::{FrontendKey, proto};
 
 use super::{context, index_of, packets, verdict};
 use crate::dump;
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
-use crate::model::{Change, NodeContext};
+use crate::model::{Change, NodeContext, ObjectName};
 use crate::oracle::{self, World};
 use crate::tables::Tables;
 
@@ -45,7 +45,7 @@ proptest! {
 
     #[test]
     fn incremental_update_equals_full_compilation(changes in vec(generate::change(), 1..25)) {
-        let mut index = Index::new(THIS_NODE);
+        let mut index = index_of(&[]);
         let mut tables = Tables::full(&index, &context());
         for change in changes {
             let before = tables.clone();
@@ -73,6 +73,13 @@ proptest! {
             prop_assert_eq!(tables.ports().count(), tables.port_count());
             prop_assert_eq!(changed.networks, before.networks() != tables.networks());
             prop_assert_eq!(changed.routes, before.routes() != tables.routes());
+            let conflicts = |tables: &Tables| -> Vec<(FrontendKey, Vec<ObjectName>)> {
+                tables.conflicts().map(|c| (c.key, c.services().cloned().collect())).collect()
+            };
+            prop_assert_eq!(conflicts(&tables).len(), tables.conflict_count());
+            let differ = conflicts(&before) != conflicts(&tables)
+                || before.overlaps() != tables.overlaps();
+            prop_assert!(changed.conflicts || !differ);
         }
     }
 }

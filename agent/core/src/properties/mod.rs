@@ -13,7 +13,7 @@ use sluice_abi::proto;
 
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
-use crate::model::{Change, NodeContext, Object, parse_cidr};
+use crate::model::{Change, Kind, NodeContext, Object, parse_cidr};
 use crate::oracle::Packet;
 
 fn context() -> NodeContext {
@@ -26,6 +26,7 @@ fn context() -> NodeContext {
 
 fn index_of(objects: &[Object]) -> Index {
     let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Replace(Kind::ServiceCidr, vec![]));
     objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
     index
 }

@@ -208,8 +208,10 @@ pub struct Agent {
 impl Agent {
     /// Starts from the rows in the maps.
     pub fn start(kernel: &Kernel) -> Agent {
+        let mut index = Index::new(THIS_NODE);
+        index.apply(Change::Replace(Kind::ServiceCidr, vec![]));
         Agent {
-            index: Index::new(THIS_NODE),
+            index,
             tables: Tables::default(),
             realized: RealizedState::with_capacity(kernel.read_back(), kernel.capacity),
         }

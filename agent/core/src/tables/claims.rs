@@ -68,12 +68,15 @@ pub struct Served {
     pub before: Option<Claim>,
     /// After.
     pub after: Option<Claim>,
+    /// Whether several Services claimed the key before, or do after.
+    pub contended: bool,
 }
 
 /// All claims.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     by_key: BTreeMap<FrontendKey, Ranked>,
+    /// Keys that several Services claim, without wildcard rows.
     contended: BTreeSet<FrontendKey>,
 }
 
@@ -93,7 +96,12 @@ impl Claims {
         self.by_key.len()
     }
 
-    /// Keys that several Services claim, and their claims by rank.
+    /// Number of [`Claims::contended`].
+    pub fn contended_count(&self) -> usize {
+        self.contended.len()
+    }
+
+    /// Keys that several Services claim, without wildcard rows, and their claims by rank.
     pub fn contended(&self) -> impl Iterator<Item = (&FrontendKey, &[Claim])> {
         self.contended.iter().filter_map(|key| Some((key, self.by_key.get(key)?.claims())))
     }
@@ -112,11 +120,9 @@ impl Claims {
             claims.insert(at, claim);
         }
         let after = claims.first().cloned();
-        if claims.len() > 1 {
-            self.contended.insert(key);
-        } else {
-            self.contended.remove(&key);
-        }
+        let is_contended = claims.len() > 1 && key.port.get() != 0;
+        let was_contended =
+            if is_contended { !self.contended.insert(key) } else { self.contended.remove(&key) };
         let ranked = match claims.len() {
             0 | 1 => claims.pop().map(Ranked::One),
             _ => Some(Ranked::Several(claims)),
@@ -124,7 +130,7 @@ impl Claims {
         if let Some(ranked) = ranked {
             self.by_key.insert(key, ranked);
         }
-        Served { before, after }
+        Served { before, after, contended: is_contended || was_contended }
     }
 }
 

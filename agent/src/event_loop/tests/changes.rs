@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice_abi::{Backend, Frontend};
 use sluice_core::Change;
 use sluice_core::diff::Capacity;
-use sluice_core::model::{Kind, Object, Protocol};
+use sluice_core::model::{Kind, Object, Protocol, ServiceCidr};
 use sluice_core::table::{Backends, Frontends, Networks, NodeConfigs, Slots};
 
 use super::only;
@@ -230,6 +230,49 @@ async fn services_with_the_same_address_and_port_are_reported_until_one_is_remov
     assert!(message.contains("used by Service shop/web"), "{message}");
     assert!(message.contains("not programmed: shop/younger"), "{message}");
     harness.send([delete(Kind::Service, "shop/younger")]).await;
+    assert!(harness.condition(Concern::Conflicts).is_none());
+}
+
+/// A condition of bounded length, for any number of Services with one address.
+#[tokio::test(start_paused = true)]
+async fn many_conflicts_are_counted_and_a_few_named() {
+    let mut objects = web(&[]);
+    for n in 0..40 {
+        objects.push(service(&format!("late-{n:02}"), Protocol::Tcp, "10.96.0.1", 5));
+        let address = format!("10.96.1.{n}");
+        objects.push(service(&format!("a-{n:02}"), Protocol::Tcp, &address, 1));
+        objects.push(service(&format!("b-{n:02}"), Protocol::Tcp, &address, 2));
+    }
+    let mut harness = Harness::ready_with(objects).await;
+    let message = harness.status(Concern::Conflicts).1.to_owned();
+    assert!(message.contains("shop/late-04, and 35 more; "), "{message}");
+    assert!(message.ends_with("not programmed: shop/b-08; and 31 more"), "{message}");
+    // Changes of other objects leave it.
+    let log = harness.apply(slice("web", Protocol::Tcp, &["10.244.2.7"])).await;
+    assert!(!log.is_empty());
+    assert_eq!(harness.status(Concern::Conflicts).1, message);
+    harness.send([delete(Kind::Service, "shop/b-00")]).await;
+    assert!(
+        harness.status(Concern::Conflicts).1.ends_with("not programmed: shop/b-09; and 30 more")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_range_among_pods_is_reported() {
+    let range = |range: &str| {
+        let cidrs = [range.parse().unwrap()].into();
+        Object::ServiceCidr(ServiceCidr { name: "more".into(), cidrs })
+    };
+    let mut harness = Harness::ready_with(vec![]).await;
+    harness.apply(range("10.244.1.128/25")).await;
+    let (status, message) = harness.status(Concern::Conflicts);
+    assert_eq!(status, Status::Degraded);
+    assert!(
+        message.starts_with("Service range 10.244.1.128/25 overlaps the pod range"),
+        "{message}"
+    );
+    assert!(harness.kernel().rows::<Networks>().iter().all(|(key, _)| key.prefix_len != 96 + 25));
+    harness.apply(range("10.97.0.0/16")).await;
     assert!(harness.condition(Concern::Conflicts).is_none());
 }
 
