@@ -217,7 +217,7 @@ mod tests {
                 ("SERVICES", 4, 20),
                 ("SOURCE_RANGES", 24, 4),
                 ("FRONTENDS", 20, 8),
-                ("DEVICES", 4, 24),
+                ("DEVICES", 4, 28),
                 ("NODE_CONFIG", 4, 120),
             ]
         );
