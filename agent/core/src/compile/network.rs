@@ -47,8 +47,8 @@ pub fn networks<'a>(
     for net in others.iter().flat_map(|n| &n.pod_cidrs).filter(|net| !is_within(&own, net)) {
         put(*net, network_kind::REMOTE_PODS);
     }
-    let hides_no_pod = |net: &&&IpNet| !is_within(&own, net) && !is_within(&others, net);
-    for net in service_cidrs.iter().filter(hides_no_pod) {
+    let hides_pods = |net: &IpNet| is_within(&own, net) || is_within(&others, net);
+    for net in service_cidrs.into_iter().filter(|net| !hides_pods(net)) {
         put(*net, network_kind::SERVICES);
     }
     rows
