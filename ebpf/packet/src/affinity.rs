@@ -17,10 +17,12 @@ pub const fn seconds(monotonic_ns: u64) -> u32 {
     (monotonic_ns / 1_000_000_000) as u32
 }
 
-/// Whether a connection at `now` keeps a backend.
+/// Whether a connection at `now` keeps a backend. Another CPU can have read the clock later: such an
+/// entry has the age 0.
 #[inline(always)]
 pub const fn is_live(affinity: &Affinity, timeout: u32, now: u32) -> bool {
-    now.wrapping_sub(affinity.at) <= timeout
+    let age = now.wrapping_sub(affinity.at);
+    age <= timeout || age > u32::MAX / 2
 }
 
 /// Whether a backend is in a range of slots, which is sorted by backend. `at` returns the id and the
@@ -100,8 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn a_time_after_now_is_not_live() {
-        assert!(!is_live(&Affinity { backend: 1, at: 1_000 }, 86_400, 999));
+    fn an_entry_of_a_cpu_with_a_later_clock_is_live() {
+        assert!(is_live(&Affinity { backend: 1, at: 1_000 }, 1, 999));
+        assert!(is_live(&Affinity { backend: 1, at: 86_400 }, 1, 0));
+        // Written before the clock began, by a test.
+        assert!(!is_live(&Affinity { backend: 1, at: 5u32.wrapping_sub(20) }, 10, 5));
     }
 
     #[test]

@@ -72,6 +72,17 @@ fn a_client_keeps_its_backend_and_clients_are_spread() {
 }
 
 #[test]
+fn an_entry_of_a_cpu_with_a_later_clock_binds_its_client() {
+    let datapath = datapath(&sets(&BACKENDS, &[]));
+    let first = from_pod(&datapath, POD, 1000);
+    for port in 1001..1030 {
+        // One second into the future.
+        datapath.age_affinity(1u32.wrapping_neg());
+        assert_eq!(from_pod(&datapath, POD, port), first);
+    }
+}
+
+#[test]
 fn all_frontends_of_a_port_share_the_backend_of_a_client_and_other_ports_do_not() {
     let datapath = datapath(&sets(&BACKENDS, &BACKENDS));
     let first = from_wire(&datapath, EXTERNAL, 1000, (VIP, 80));

@@ -46,6 +46,7 @@ conversations! {
     masquerade_tcp,
     masquerade_udp,
     multicast,
+    node_port_and_direct,
     node_port_cluster,
     node_port_fragments,
     node_port_from_pod,

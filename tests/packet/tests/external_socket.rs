@@ -243,6 +243,28 @@ fn replies_to_connections_of_the_node_from_a_node_port_reach_it() {
     syn_ack([198, 51, 100, 9]).dropped(DropReason::NotTracked);
 }
 
+/// A client uses one port directly for a process of the node and, afterwards, through its NodePort: the
+/// first connection has no flow, but a socket.
+#[test]
+fn node_port_does_not_join_a_direct_connection_to_its_backend() {
+    let datapath = Datapath::node();
+    let sets = Sets { cluster: vec![(NODE, 8080)], ..Sets::default() };
+    datapath.service_port(SERVICE, proto::TCP, &sets);
+    let frontend = Frontend { service: SERVICE, flags: frontend_flags::EXTERNAL };
+    datapath.frontend((ALL_NODE_PORTS, NODE_PORT, proto::TCP), frontend);
+    let syn = |port| Packet::tcp((EXTERNAL, port), (NODE, NODE_PORT), 2, b"");
+    let _direct = connecting(SocketAddr::from((NODE, 8080)), SocketAddr::from((EXTERNAL, 5000)));
+    let other = datapath.from_netdev(&syn(5001)).to_stack(&[Outcome::Translated]);
+    assert_eq!((other.sport(), other.dport()), (5001, 8080));
+    let joined = datapath.from_netdev(&syn(5000)).to_stack(&[Outcome::Translated]);
+    assert_eq!((joined.src, joined.dport()), (EXTERNAL, 8080));
+    assert_ne!(joined.sport(), 5000);
+    let reply = Packet::tcp((NODE, 8080), (EXTERNAL, joined.sport()), 18, b"");
+    let reply = datapath.to_netdev(&reply).to_uplink(&[Outcome::Restored]);
+    assert_eq!((reply.sport(), reply.dport()), (NODE_PORT, 5000));
+    datapath.to_netdev(&Packet::tcp((NODE, 8080), (EXTERNAL, 5000), 16, b"")).passed();
+}
+
 /// A TCP socket that has sent a SYN.
 fn connecting(local: SocketAddr, peer: SocketAddr) -> OwnedFd {
     let flags = SockFlag::SOCK_NONBLOCK;

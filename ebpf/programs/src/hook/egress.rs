@@ -40,7 +40,7 @@ pub fn from_pod<F: Outlined>(
     match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
         Lookup::Known => return Ok(s.flow.class),
         Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),
-        Lookup::New => {}
+        Lookup::New | Lookup::Held => {}
     }
     handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, origin);
@@ -89,7 +89,8 @@ fn error_from_pod<F: Outlined>(
 }
 
 /// Finds the flow of a packet from the node's stack; returns its destination class. Only packets to
-/// Services, and replies of backends on the node itself, are handled.
+/// Services, replies of backends on the node itself, and replies to clients whose port was translated
+/// are handled.
 #[inline(always)]
 pub fn from_node<F: Outlined>(
     f: &F,
@@ -107,7 +108,7 @@ pub fn from_node<F: Outlined>(
     let found =
         conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination);
     if found == Lookup::Known {
-        return if s.flow.kind.is_service() {
+        return if s.flow.kind.is_service() || s.flow.translated != s.packet.tuple {
             Ok(s.flow.class)
         } else {
             Err(Verdict::Bypass(Bypass::NodeTraffic))

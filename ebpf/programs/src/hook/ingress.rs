@@ -5,7 +5,7 @@ use sluice_packet::l4::Kind;
 
 use crate::{
     config::Node,
-    flow::Origin,
+    flow::{FlowState, Origin},
     handover,
     scratch::Scratch,
     stage::{
@@ -65,17 +65,19 @@ fn flow_from_netdev<F: Outlined>(
     node: Node,
     checked: Option<DestinationClass>,
 ) -> Result<DestinationClass, Verdict> {
-    match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
+    let found =
+        conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination);
+    match found {
         Lookup::Known => return Ok(s.flow.class),
         Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),
-        Lookup::New => {}
+        Lookup::New | Lookup::Held => {}
     }
     handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Wire);
     antispoof::require_remote_address(&s.packet, node)?;
     s.flow.class = class::of(&s.packet.tuple.dst, &mut s.destination);
-    let class = new_from_netdev(f, s)?;
-    if class == DestinationClass::LocalPod || s.flow.kind.is_service() {
+    let class = new_from_netdev(f, s, found == Lookup::Held)?;
+    if class == DestinationClass::LocalPod || s.flow.state == FlowState::New {
         s.flow.source_class = match checked {
             Some(class) => class,
             None => require_sender(f, s)?,
@@ -129,7 +131,11 @@ fn error_from_netdev<F: Outlined>(
 }
 
 #[inline(always)]
-fn new_from_netdev<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationClass, Verdict> {
+fn new_from_netdev<F: Outlined>(
+    f: &F,
+    s: &mut Scratch,
+    is_held: bool,
+) -> Result<DestinationClass, Verdict> {
     let (packet, flow) = (&s.packet, &mut s.flow);
     if service::translate(f, packet, flow, &mut s.chosen)? {
         flow.class = class::of(&flow.translated.dst, &mut s.destination);
@@ -152,6 +158,12 @@ fn new_from_netdev<F: Outlined>(f: &F, s: &mut Scratch) -> Result<DestinationCla
         // Possibly a reply to a masqueraded flow. At the limit of waits it is passed to the stack.
         DestinationClass::Node if packet.is_unresolved() && fragment::may_wait(packet) => {
             Err(Verdict::REQUEUE)
+        }
+        // The client uses one port for a NodePort and for its backend on the node: as a flow, this one
+        // gets another port.
+        DestinationClass::Node if is_held => {
+            flow.track(FlowKind::Direct);
+            Ok(flow.class)
         }
         DestinationClass::Node
         | DestinationClass::RemotePod

@@ -187,9 +187,10 @@ fn random_slot(slots: SlotRange) -> u32 {
 #[inline(always)]
 fn bound(chosen: &mut Chosen, service: u32) -> u32 {
     let key = AffinityKey { client: chosen.client, service };
-    let now = kernel::seconds();
     // SAFETY: two integers. Another CPU may replace them at the same time: either backend is right.
     let last = AFFINITY.get_ptr(&key).map(|last| unsafe { *last });
+    // After the lookup, so that the entry of another CPU is rarely younger.
+    let now = kernel::seconds();
     let mut id = 0;
     if let Some(last) = last
         && affinity::is_live(&last, chosen.affinity_seconds, now)

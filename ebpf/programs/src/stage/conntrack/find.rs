@@ -20,6 +20,8 @@ pub enum Lookup {
     /// No entry exists, or its flow has ended, or the ports are unknown. The flow has no defined
     /// value.
     New,
+    /// As [`Lookup::New`], and the packet has the tuple that another flow has after translation.
+    Held,
     /// An entry exists, and the packet does not come from the source of its flow.
     Spoofed,
 }
@@ -38,6 +40,8 @@ pub enum Effect {
     Answered = 3,
     /// [`Lookup::Known`]; the flow is to be retired.
     Closed = 4,
+    /// [`Lookup::Held`].
+    Held = 5,
 }
 
 impl Effect {
@@ -49,6 +53,7 @@ impl Effect {
             2 => Effect::Spoofed,
             3 => Effect::Answered,
             4 => Effect::Closed,
+            5 => Effect::Held,
             _ => Effect::New,
         }
     }
@@ -98,6 +103,7 @@ fn finish(effect: Effect, entry: &FlowEntry) -> Lookup {
     match effect {
         Effect::None => Lookup::Known,
         Effect::New => Lookup::New,
+        Effect::Held => Lookup::Held,
         Effect::Spoofed => Lookup::Spoofed,
         Effect::Answered => {
             confirm::confirm(entry);

@@ -23,7 +23,7 @@ use crate::{
     kernel,
     maps::{self, FlowRef, same_tuple},
     packet::Packet,
-    stage::outline::Outlined,
+    stage::{class::DestinationClass, outline::Outlined},
     verdict::Verdict,
 };
 
@@ -81,6 +81,10 @@ pub fn open_flow<F: Outlined>(
         return TOO_MANY;
     }
     let masqueraded = flow.kind.is_masqueraded();
+    let is_to_node = flow.origin == Origin::Wire
+        && flow.class == DestinationClass::Node
+        && flow.kind.is_service()
+        && !flow.keeps_port;
     let has_port = packet.kind.has_source_port();
     let hash = if has_port { conntrack_hash(packet) } else { 0 };
     let mut attempt = 0;
@@ -94,7 +98,13 @@ pub fn open_flow<F: Outlined>(
         }
         let scarcity = u32::from(attempt >= SCARCE_FROM) + u32::from(attempt >= SEVERE_FROM);
         attempt += 1;
-        if masqueraded && f.node_uses(&flow.translated) {
+        let is_used = if masqueraded {
+            f.node_uses(&flow.translated)
+        } else {
+            // A connection of the same client port to the backend itself, which has no flow.
+            is_to_node && f.node_is_connected(&flow.translated)
+        };
+        if is_used {
             continue;
         }
         let claimed = conntrack_claim(packet, flow, destination, scarcity);

@@ -1,7 +1,7 @@
 //! Packets whose entry is not in `FLOWS`, or not where it is expected.
 
 use sluice_abi::{Direction, FlowEntry, proto, tcp_state as state};
-use sluice_packet::{Headers, tcp_state};
+use sluice_packet::{Headers, lifetime, tcp_state};
 
 use super::{
     find::{Effect, check_source, leads_to_main, relate, set_destination, track},
@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     flow::{Destination, Flow, FlowState},
+    kernel,
     maps::{self, same_tuple},
     packet::Packet,
     stage::class::DestinationClass,
@@ -56,6 +57,7 @@ fn search(
     let Some(key) = (unsafe { work::key(Key::Unusual) }) else { return Effect::New };
     key.sort(&packet.tuple);
     let mut found = maps::any_flow(key);
+    let mut new = Effect::New;
     if let Some(holder) = found {
         holder.copy(entry);
         if !entry.is_alias()
@@ -64,6 +66,9 @@ fn search(
         {
             // The tuple is that of another flow after translation.
             found = None;
+            if !lifetime::is_expired(entry, kernel::tick()) {
+                new = Effect::Held;
+            }
         }
     }
     let mut main = match found {
@@ -72,7 +77,7 @@ fn search(
             // The flow whose tuple this is may have ended before this one.
             *key = packet.tuple;
             key.shadow = 1;
-            let Some(alias) = maps::any_flow(key) else { return Effect::New };
+            let Some(alias) = maps::any_flow(key) else { return new };
             alias.copy(entry);
             alias
         }
@@ -82,17 +87,17 @@ fn search(
         match maps::any_flow(key) {
             Some(found) => main = found,
             // A connection attempt chooses a backend again.
-            None if packet.is_syn() => return Effect::New,
+            None if packet.is_syn() => return new,
             None => return reopen(packet, headers, entry, flow, destination),
         }
         main.copy(entry);
     }
-    let Some(direction) = relate(packet, entry, flow) else { return Effect::New };
-    let found = track(packet, headers, main, entry, flow, destination, direction);
-    if found == Effect::None && is_answered(packet, entry, direction) {
-        return Effect::Answered;
+    let Some(direction) = relate(packet, entry, flow) else { return new };
+    match track(packet, headers, main, entry, flow, destination, direction) {
+        Effect::None if is_answered(packet, entry, direction) => Effect::Answered,
+        Effect::New => new,
+        found => found,
     }
-    found
 }
 
 /// Continues the flow of an alias whose main entry is missing, with the same translation.
