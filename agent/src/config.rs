@@ -84,6 +84,10 @@ pub struct AgentArgs {
     /// clusters. Endpoints of other Pods follow their EndpointSlices alone, which are later.
     #[arg(long, value_name = "SCOPE", value_enum, default_value_t)]
     pub watch_pods: WatchedPods,
+    /// Write an Event on a Service or EndpointSlice that cannot be programmed as requested; otherwise the
+    /// log alone names it.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub events: bool,
     /// Masquerade: translate the source of packets that leave the cluster to the node's address.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub masquerade: bool,
@@ -175,6 +179,8 @@ pub struct Config {
     pub node_ports: NodePortAddresses,
     /// Pods that are watched.
     pub watch_pods: WatchedPods,
+    /// Whether Events on objects are written.
+    pub events: bool,
     /// Whether packets that leave the cluster are masqueraded.
     pub masquerade: bool,
     /// First and last source port for masquerading.
@@ -243,6 +249,7 @@ impl TryFrom<AgentArgs> for Config {
             service_cidrs: args.service_cidrs,
             node_ports: node_port_addresses(&args.nodeport_addresses)?,
             watch_pods: args.watch_pods,
+            events: args.events,
             masquerade: args.masquerade,
             snat_ports: source_ports(args.snat_ports.as_deref())?,
             flows: args.flows,

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::event::Event;
+use crate::findings::Findings;
 use crate::kernel::Kernel;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
@@ -52,6 +53,7 @@ pub struct EventLoop<K> {
     reconcilers: Reconcilers,
     observer: Box<dyn Observer>,
     watches: Watches,
+    findings: Option<Findings>,
     next_resync: Instant,
     next_poll: Instant,
     started: bool,
@@ -72,6 +74,7 @@ impl<K: Kernel> EventLoop<K> {
             reconcilers,
             observer,
             watches: Watches::default(),
+            findings: None,
             next_resync: Instant::now() + RESYNC,
             next_poll: Instant::now() + POLL,
             started: false,
@@ -81,6 +84,11 @@ impl<K: Kernel> EventLoop<K> {
     /// Shows the state of these watches in the status.
     pub fn with_watches(self, watches: Watches) -> EventLoop<K> {
         EventLoop { watches, ..self }
+    }
+
+    /// Reports problems of single objects to this queue.
+    pub fn with_findings(self, findings: Findings) -> EventLoop<K> {
+        EventLoop { findings: Some(findings), ..self }
     }
 
     /// Runs until [`Event::Stop`] or until every sender is dropped. Can be cancelled and called
@@ -144,6 +152,10 @@ impl<K: Kernel> EventLoop<K> {
         self.state.compile();
         self.reconcilers.run(&mut self.state, &mut self.kernel);
         self.observer.observe(&self.state, started.elapsed());
+        let found = self.state.take_findings();
+        if let Some(findings) = &self.findings {
+            findings.send(found);
+        }
         self.respond();
     }
 

@@ -22,6 +22,7 @@ use crate::conditions::{Concern, Condition, Status};
 use crate::config::{AgentArgs, Config};
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer};
+use crate::findings::{self, Finding};
 use crate::host::{HostState, LocalAddress, RouteUse};
 use crate::kernel::fake::FakeKernel;
 use crate::reconcile::Reconcilers;
@@ -35,6 +36,7 @@ pub struct Harness {
     event_loop: EventLoop<FakeKernel>,
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
+    findings: mpsc::Receiver<Finding>,
     config: Config,
 }
 
@@ -76,8 +78,10 @@ impl Harness {
         let (sender, events) = mpsc::channel(1024);
         let state = State::new(config.clone(), Instant::now().into_std());
         let reconcilers = Reconcilers::all();
-        let event_loop = EventLoop::new(state, kernel, reconcilers, Box::new(NoObserver));
-        Harness { event_loop, sender, events, config }
+        let (queue, findings) = findings::queue();
+        let event_loop =
+            EventLoop::new(state, kernel, reconcilers, Box::new(NoObserver)).with_findings(queue);
+        Harness { event_loop, sender, events, findings, config }
     }
 
     /// The agent ends, and starts again on the same node.
@@ -157,6 +161,12 @@ impl Harness {
     /// A condition.
     pub fn condition(&self, concern: Concern) -> Option<&Condition> {
         self.state().conditions.get(concern)
+    }
+
+    /// Problems of objects since the last call, as `NAME REASON: MESSAGE`.
+    pub fn findings(&mut self) -> Vec<String> {
+        let found = std::iter::from_fn(|| self.findings.try_recv().ok());
+        found.map(|f| format!("{} {}: {}", f.object, f.reason, f.message)).collect()
     }
 
     /// Status and message of a condition.

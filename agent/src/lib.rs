@@ -19,6 +19,7 @@ mod devices;
 mod dir_watcher;
 mod event;
 mod event_loop;
+mod findings;
 mod flows;
 #[cfg(test)]
 mod harness;

@@ -29,7 +29,7 @@ use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
 use crate::watches::Watches;
-use crate::{api, source};
+use crate::{api, findings, source};
 
 /// Capacity of the event channel; senders wait while it is full.
 const QUEUE: usize = 256;
@@ -83,7 +83,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     notices::spawn(Store::new(&config.cni_state_dir), cni_stats, events.clone())
         .context("cannot receive the notices of the CNI binary")?;
     watch_signals(&events)?;
-    source::spawn(&config, events.clone(), Event::Objects, &watches).await?;
+    let (findings, found) = findings::queue();
+    source::spawn(&config, events.clone(), Event::Objects, &watches, found).await?;
     drop(events);
 
     let paths = Paths {
@@ -104,6 +105,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let publisher = Box::new(Publisher { health, settled: [false; 2] });
     EventLoop::new(state, kernel, reconcilers, publisher)
         .with_watches(watches)
+        .with_findings(findings)
         .run(&mut queue)
         .await;
     tracing::info!("sluice agent stopped; programs, maps and routes stay in place");

@@ -7,8 +7,9 @@
 //! Results of one reconciler that another depends on are stored here (`tables_written`,
 //! `uplink`, ...); reconcilers never call each other.
 
-mod conflict;
+pub mod conflict;
 mod devices;
+mod findings;
 mod growth;
 mod health_checks;
 mod pods;
@@ -29,6 +30,7 @@ use crate::conditions::{Concern, Conditions};
 use crate::config::Config;
 use crate::devices::NodeDevice;
 use crate::event::{Event, PodScope};
+use crate::findings::Finding;
 use crate::host::{HostState, Uplink};
 
 use self::growth::Growth;
@@ -69,6 +71,7 @@ pub struct State {
     /// Which pods are compared when.
     pub pods: PodSelection,
     repairs: BTreeMap<&'static str, u64>,
+    findings: Vec<Finding>,
     calls: Vec<Call>,
     stopped: bool,
     /// Current conditions.
@@ -107,6 +110,7 @@ impl State {
             health_checks: BTreeMap::new(),
             pods: PodSelection::default(),
             repairs: BTreeMap::new(),
+            findings: Vec::new(),
             calls: Vec::new(),
             stopped: false,
             conditions: Conditions::default(),
@@ -133,6 +137,7 @@ impl State {
                     // InternalIPs select the uplink, pod CIDRs are in the CNI configuration.
                     self.mark([Concern::HostState, Concern::Routes, Concern::CniFiles]);
                 }
+                self.find_invalid_addresses(&change);
                 self.index.apply(change);
             }
             Event::HostNetwork => {
@@ -198,8 +203,11 @@ impl State {
         if changed.routes || changed.networks {
             self.mark([Concern::Routes]);
         }
-        if changed.conflicts {
+        if changed.overlaps || !changed.conflicts.is_empty() {
             self.report_conflicts();
+        }
+        for key in &changed.conflicts {
+            self.find_conflict(key, &dirty.services);
         }
         self.changed.merge(changed);
     }

@@ -297,6 +297,7 @@ pub fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
     let ports = vec((port_name, protocol(), option::weighted(0.9, port())), 0..4);
     (slice_name, service, rarely(), address_type, ports, endpoints()).prop_map(
         |(name, service, hidden, address_type, ports, endpoints)| EndpointSlice {
+            invalid: None,
             name,
             service,
             hidden,

@@ -38,8 +38,10 @@ pub struct Changed {
     pub networks: bool,
     /// Whether a route differs.
     pub routes: bool,
-    /// Whether Services that claim one address and port differ, or ranges that overlap.
-    pub conflicts: bool,
+    /// Keys of which several Services claim, or claimed, the address and port.
+    pub conflicts: BTreeSet<FrontendKey>,
+    /// Whether ranges of ClusterIPs that overlap pod ranges differ.
+    pub overlaps: bool,
 }
 
 impl Changed {
@@ -54,7 +56,8 @@ impl Changed {
         self.ports.extend(later.ports);
         self.networks |= later.networks;
         self.routes |= later.routes;
-        self.conflicts |= later.conflicts;
+        self.conflicts.extend(later.conflicts);
+        self.overlaps |= later.overlaps;
     }
 }
 
@@ -148,7 +151,7 @@ impl Tables {
             self.networks = networks;
             self.service_ranges_known = known;
             let overlaps = compile::overlaps(index.nodes(), cidrs(), context);
-            changed.conflicts |= overlaps != self.overlaps;
+            changed.overlaps = overlaps != self.overlaps;
             self.overlaps = overlaps;
             let routes = compile::routes(index.node_name(), index.nodes());
             changed.routes = routes != self.routes;
@@ -204,6 +207,12 @@ impl Tables {
     /// no port do not conflict.
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict<'_>> {
         self.claims.contended().map(|(key, claims)| Conflict { key: *key, claims })
+    }
+
+    /// The conflict at a key, if there is one.
+    pub fn conflict(&self, key: &FrontendKey) -> Option<Conflict<'_>> {
+        let claims = self.claims.contended_at(key)?;
+        Some(Conflict { key: *key, claims })
     }
 
     /// Number of [`Tables::conflicts`].
@@ -308,7 +317,7 @@ impl Tables {
         changed: &mut Changed,
     ) {
         let Served { before, after, contended } = self.claims.set(key, name, claim);
-        changed.conflicts |= contended;
+        changed.conflicts.extend(contended.then_some(key));
         let same = match (&before, &after) {
             (Some(before), Some(after)) => before.is_same(after),
             (None, None) => true,

@@ -8,6 +8,7 @@ use sluice_core::ObjectName;
 
 use super::{NotReconciled, Reconciler, all_or_failed};
 use crate::conditions::Concern;
+use crate::findings::{Finding, Reason};
 use crate::kernel::{HealthCheck, Kernel};
 use crate::state::{HealthCheckPort, State};
 
@@ -34,9 +35,10 @@ impl Reconciler for ReconcileHealthCheckPorts {
             if let Some(owner) = desired.get(&check.port) {
                 let HealthCheckPort { port, .. } = check;
                 let owner = &owner.service;
-                failures.push(format!(
+                let line = format!(
                     "healthCheckNodePort {port} of Service {service} is that of Service {owner}"
-                ));
+                );
+                failures.push((service.clone(), line));
                 continue;
             }
             let local_endpoints = check.local_endpoints;
@@ -50,13 +52,18 @@ impl Reconciler for ReconcileHealthCheckPorts {
         }
         for (port, check) in &desired {
             if let Err(e) = kernel.serve_health_check(*port, check) {
-                failures.push(format!(
-                    "healthCheckNodePort {port} of Service {}: {}",
-                    check.service,
-                    error_chain(&e)
-                ));
+                let service = &check.service;
+                let error = error_chain(&e);
+                let line = format!("healthCheckNodePort {port} of Service {service}: {error}");
+                failures.push((service.clone(), line));
             }
         }
-        all_or_failed(&failures)
+        for (service, line) in &failures {
+            let message = format!("node {}: {line}", state.config().node_name);
+            let reason = Reason::FailedToStartServiceHealthcheck;
+            state.find(Finding::service(service, reason, message));
+        }
+        let lines: Vec<String> = failures.into_iter().map(|(_, line)| line).collect();
+        all_or_failed(&lines)
     }
 }

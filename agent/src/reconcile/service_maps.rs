@@ -19,8 +19,10 @@ use sluice_core::{Changed, Plan, ReadBack, RealizedState};
 use self::comparison::{Comparison, Progress};
 use super::{NotReconciled, Reconciler};
 use crate::conditions::{Concern, Status};
+use crate::findings::{Finding, Reason};
 use crate::kernel::Kernel;
 use crate::state::State;
+use crate::state::conflict::bounded;
 
 /// Comparisons in a row that may leave open whether rows are missing.
 const UNCOUNTED_MAX: u32 = 2;
@@ -29,6 +31,9 @@ const UNCOUNTED_MAX: u32 = 2;
 /// Quarantined slots become free two plans later: in a later call, when no program that runs now can
 /// hold them.
 const PLANS: usize = 2;
+
+/// Rows that do not fit that the condition names.
+const NAMED: usize = 10;
 
 /// Plans and writes the rows that differ.
 #[derive(Debug, Default)]
@@ -215,11 +220,18 @@ impl ReconcileServiceMaps {
 }
 
 fn report_capacity(state: &mut State, plan: &Plan) {
-    if plan.over_capacity.is_empty() {
+    let count = plan.over_capacity.len();
+    if count == 0 {
         state.conditions.clear(Concern::Capacity);
-    } else {
-        let lines: Vec<String> = plan.over_capacity.iter().map(ToString::to_string).collect();
-        let now = state.now();
-        state.conditions.set(Concern::Capacity, Status::Degraded, lines.join("; "), now);
+        return;
+    }
+    let lines = plan.over_capacity.iter().map(ToString::to_string);
+    let message = bounded(lines, count, NAMED, "; ");
+    let now = state.now();
+    state.conditions.set(Concern::Capacity, Status::Degraded, message, now);
+    for error in &plan.over_capacity {
+        if let Some(service) = error.service() {
+            state.find(Finding::service(service, Reason::NotEnoughCapacity, error.to_string()));
+        }
     }
 }

@@ -203,6 +203,8 @@ pub(super) fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, Conv
             })
         })
         .collect();
+    let mut addresses = o.endpoints.iter().filter_map(|e| parse_ip(e.addresses.first()?));
+    let invalid = addresses.find(|address| !is_routable(address)).map(Box::new);
     let endpoints = o.endpoints.into_iter().filter_map(endpoint).collect();
     Ok(Object::EndpointSlice(EndpointSlice {
         service: label(&o.metadata, SERVICE_NAME_LABEL).map(Into::into),
@@ -210,6 +212,7 @@ pub(super) fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, Conv
         address_type: AddressType::from_api(&o.address_type),
         ports,
         endpoints,
+        invalid,
         name,
     }))
 }

@@ -4,6 +4,8 @@
 //! API server --client.rs--> watch.rs (kube) --> api_types --\
 //!                                                           convert --> core::model --> Change --> event loop
 //! directory  --folder.rs (YAML)---------------> api_types -/
+//!
+//! findings --object_events.rs--> Events
 //! ```
 //! `api_server.rs` reads address and credentials, `transport.rs` connects, and `retry.rs` decides
 //! when a watch tries again.
@@ -18,6 +20,7 @@ mod api_types;
 #[cfg(test)]
 mod cases;
 mod client;
+mod object_events;
 #[cfg(test)]
 mod outages;
 mod retry;
@@ -30,6 +33,7 @@ use tokio::sync::mpsc;
 pub use self::api_server::ApiServerError;
 pub use self::folder::FolderError;
 use crate::config::{Config, Source};
+use crate::findings::{self, Finding};
 use crate::watches::Watches;
 
 /// A source that cannot be started.
@@ -44,7 +48,7 @@ pub enum SourceError {
 }
 
 /// Starts the source that the configuration names; its changes are sent to `events`, and the state of
-/// its watches is kept in `watches`.
+/// its watches is kept in `watches`. `findings` are logged and, with an API server, become Events.
 ///
 /// # Errors
 /// The kubeconfig is not valid, or the directory does not exist. Retrying cannot succeed.
@@ -53,12 +57,19 @@ pub async fn spawn<E: Send + 'static>(
     events: mpsc::Sender<E>,
     event: fn(Change) -> E,
     watches: &Watches,
+    findings: mpsc::Receiver<Finding>,
 ) -> Result<(), SourceError> {
     match &config.source {
-        Source::Folder(folder) => folder::spawn(folder.clone(), events, event)?,
+        Source::Folder(folder) => {
+            folder::spawn(folder.clone(), events, event)?;
+            tokio::spawn(findings::report(findings, |_| std::future::ready(())));
+        }
         Source::Api(access) => {
-            watch::spawn(access, &config.node_name, config.watch_pods, &events, event, watches)
-                .await?;
+            let connection =
+                watch::spawn(access, &config.node_name, config.watch_pods, &events, event, watches)
+                    .await?;
+            // Ends with the loop.
+            let _task = object_events::spawn(&connection, config.events, findings);
         }
     }
     Ok(())

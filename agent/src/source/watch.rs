@@ -169,7 +169,7 @@ fn random() -> f64 {
     (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Starts all watches.
+/// Starts all watches. Returns the connection that they share.
 ///
 /// # Errors
 /// Address or credentials are missing or not valid.
@@ -180,11 +180,11 @@ pub async fn spawn<E: Send + 'static>(
     events: &mpsc::Sender<E>,
     event: fn(Change) -> E,
     watches: &Watches,
-) -> Result<(), ApiServerError> {
+) -> Result<Connection, ApiServerError> {
     let retries = Retries::new(random);
     let connection = Connection::open(access.clone(), retries.clone()).await?;
     let sink = Sink { events: events.clone(), event };
-    let common = Common { connection, retries, watches: watches.clone(), sink };
+    let common = Common { connection: connection.clone(), retries, watches: watches.clone(), sink };
     let all = watcher::Config::default();
     let programmed = all.clone().labels(PROGRAMMED);
     let pods = match watched_pods {
@@ -198,7 +198,7 @@ pub async fn spawn<E: Send + 'static>(
     common.watch::<ServiceCIDR>(Kind::ServiceCidr, all.clone(), convert::service_cidr);
     // Services need the deletionTimestamp of Pods, which is a tenth of the whole objects.
     common.watch_as::<Pod>(Kind::Pod, all.fields(&pods), convert::pod, Representation::Metadata);
-    Ok(())
+    Ok(connection)
 }
 
 /// What all watches have in common.

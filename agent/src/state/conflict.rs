@@ -1,5 +1,6 @@
 //! Objects that claim the same addresses, as text.
 
+use sluice_abi::FrontendKey;
 use sluice_core::compile::Overlap;
 use sluice_core::dump;
 use sluice_core::tables::Conflict;
@@ -28,14 +29,19 @@ impl State {
     }
 }
 
+/// Address, port and protocol.
+pub fn frontend(key: &FrontendKey) -> String {
+    if key.is_node_port() {
+        let family = if key.addr.is_v4() { "IPv4" } else { "IPv6" };
+        format!("{family} NodePort {}/{}", key.port.get(), dump::protocol(key.proto))
+    } else {
+        dump::key(key)
+    }
+}
+
 /// A conflict in one line.
 fn conflict(c: &Conflict<'_>) -> String {
-    let frontend = if c.key.is_node_port() {
-        let family = if c.key.addr.is_v4() { "IPv4" } else { "IPv6" };
-        format!("{family} NodePort {}/{}", c.key.port.get(), dump::protocol(c.key.proto))
-    } else {
-        dump::key(&c.key)
-    };
+    let frontend = frontend(&c.key);
     let mut services = c.services();
     let winner = services.next().map(ToString::to_string).unwrap_or_default();
     let count = services.len();
@@ -59,7 +65,7 @@ fn overlap(o: &Overlap) -> String {
 }
 
 /// The first lines, and the number of the others.
-fn bounded(
+pub fn bounded(
     lines: impl Iterator<Item = String>,
     count: usize,
     max: usize,

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Collected, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use hyper::{Response, StatusCode, Version};
+use hyper::{Method, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::time::Instant as Clock;
 
@@ -32,16 +32,13 @@ pub(crate) async fn respond(
     let accept = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok());
     let accept = accept.unwrap_or_default().to_owned();
     let metadata_only = accept.contains(";as=PartialObjectMetadata");
+    let http2 = request.version() == Version::HTTP_2;
+    let is_apply = request.method() == Method::PATCH
+        && request.headers().get(CONTENT_TYPE).is_some_and(|v| v == "application/apply-patch+yaml");
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let request = crate::Request {
-        at: Instant::now(),
-        http2: request.version() == Version::HTTP_2,
-        path,
-        query,
-        authorization,
-        accept,
-    };
+    let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let request = crate::Request { at: Instant::now(), http2, path, query, authorization, accept };
     let parameters = Parameters::parse(&request.query);
     let (watch, path) = (request.is_watch(), request.path.clone());
     let token = shared.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -66,6 +63,9 @@ pub(crate) async fn respond(
     if missing.contains(&scope.resource) {
         return failure(404, "the server could not find the requested resource");
     }
+    if is_apply {
+        return apply(shared, &body);
+    }
     if let Some(name) = name {
         let key = (scope.namespace.unwrap_or_default(), name);
         return match shared.store.get(&scope.resource, &key) {
@@ -80,6 +80,17 @@ pub(crate) async fn respond(
         watch_response(shared, scope, &parameters)
     } else {
         list(shared, &scope, &parameters)
+    }
+}
+
+/// Server-side apply by one field manager: the object is replaced.
+fn apply(shared: &Shared, body: &[u8]) -> Response<Body> {
+    match serde_json::from_slice::<serde_json::Value>(body) {
+        Ok(object) if object["kind"].is_string() && object["metadata"]["name"].is_string() => {
+            shared.store.apply(object.clone());
+            text(200, object.to_string())
+        }
+        _ => failure(400, "not an object"),
     }
 }
 

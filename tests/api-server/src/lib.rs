@@ -208,6 +208,13 @@ impl ApiServer {
         self.shared.store.apply(object)
     }
 
+    /// An object. `namespace` is empty for a cluster-wide one.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let object = self.shared.store.get(&store::resource(kind), &key)?;
+        serde_json::from_str(&object.json).ok()
+    }
+
     /// Deletes an object. `namespace` is empty for a cluster-wide one. `false`: it does not exist.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> bool {
         self.shared.store.delete(kind, namespace, name)

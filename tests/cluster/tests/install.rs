@@ -77,13 +77,13 @@ fn rendered_manifest_equals_kustomize_output() {
 }
 
 #[test]
-fn agent_may_only_list_and_watch_what_it_uses() {
+fn agent_may_only_list_and_watch_what_it_uses_and_write_events() {
     let who = "--as=system:serviceaccount:sluice-system:sluice";
     let kinds = ["nodes", "services", "pods", "namespaces", "endpointslices.discovery.k8s.io"];
     for what in kinds.into_iter().chain(["servicecidrs.networking.k8s.io"]) {
         assert_eq!(kubectl(&["auth", "can-i", "watch", what, who]), "yes", "{what}");
     }
-    // The whole of its role: nothing beyond list and watch of these kinds.
+    // The whole of its role: nothing beyond list and watch of these kinds, and Events.
     let role = kubectl_json(&["get", "clusterrole", "sluice"]);
     let rules: BTreeSet<String> =
         role["rules"].as_array().unwrap().iter().map(|rule| rule.to_string()).collect();
@@ -91,6 +91,7 @@ fn agent_may_only_list_and_watch_what_it_uses() {
         r#"{"apiGroups":[""],"resources":["nodes","services","pods","namespaces"],"verbs":["list","watch"]}"#,
         r#"{"apiGroups":["discovery.k8s.io"],"resources":["endpointslices"],"verbs":["list","watch"]}"#,
         r#"{"apiGroups":["networking.k8s.io"],"resources":["servicecidrs"],"verbs":["list","watch"]}"#,
+        r#"{"apiGroups":[""],"resources":["events"],"verbs":["create","patch"]}"#,
     ];
     assert_eq!(rules, expected.into_iter().map(str::to_owned).collect());
     let bindings = kubectl_json(&["get", "clusterrolebindings,rolebindings", "-A"]);

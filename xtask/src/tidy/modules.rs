@@ -14,11 +14,12 @@ const AGENT: &str = "agent/src/";
 type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `api` and `observe` read.
-const MODULES: [Allowed; 21] = [
+const MODULES: [Allowed; 22] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
     ("dir_watcher", &[]),
+    ("findings", &[]),
     ("host", &[]),
     ("devices", &["host"]),
     ("lock", &[]),
@@ -29,12 +30,22 @@ const MODULES: [Allowed; 21] = [
     ("flows", &["kernel"]),
     ("api", &["counters", "state", "watches"]),
     ("event", &["api::Call", "host"]),
-    ("source", &["config", "dir_watcher", "event", "paths", "watches"]),
-    ("state", &["api::Call", "conditions", "config", "devices", "event", "host"]),
+    ("source", &["config", "dir_watcher", "event", "findings", "paths", "watches"]),
+    ("state", &["api::Call", "conditions", "config", "devices", "event", "findings", "host"]),
     ("kernel", &["config", "counters", "event", "host", "paths"]),
     (
         "reconcile",
-        &["conditions", "config", "devices", "event", "host", "kernel", "paths", "state"],
+        &[
+            "conditions",
+            "config",
+            "devices",
+            "event",
+            "findings",
+            "host",
+            "kernel",
+            "paths",
+            "state",
+        ],
     ),
     ("notices", &["event"]),
     (

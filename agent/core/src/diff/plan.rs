@@ -147,6 +147,19 @@ pub enum CapacityError {
 }
 
 impl CapacityError {
+    /// The Service that is not programmed as desired.
+    pub fn service(&self) -> Option<&ObjectName> {
+        match self {
+            CapacityError::Frontends { service, .. } => Some(service),
+            CapacityError::Services { service, .. }
+            | CapacityError::Backends { service, .. }
+            | CapacityError::Slots { service, .. }
+            | CapacityError::SourceRanges { service, .. }
+            | CapacityError::RangesOfService { service, .. } => Some(&service.service),
+            CapacityError::Networks { .. } => None,
+        }
+    }
+
     /// The map that refused the row.
     pub fn table(&self) -> &'static TableSpec {
         match self {

@@ -52,6 +52,8 @@ pub struct EndpointSlice {
     pub ports: Box<[EndpointPort]>,
     /// Endpoints with an address.
     pub endpoints: Box<[Endpoint]>,
+    /// The address of an endpoint that was left out because it is not that of another host or pod.
+    pub invalid: Option<Box<IpAddr>>,
 }
 
 impl EndpointSlice {

@@ -96,6 +96,11 @@ impl Claims {
         self.by_key.len()
     }
 
+    /// The claims to a key, if several Services claim it.
+    pub fn contended_at(&self, key: &FrontendKey) -> Option<&[Claim]> {
+        self.by_key.get(self.contended.get(key)?).map(Ranked::claims)
+    }
+
     /// Number of [`Claims::contended`].
     pub fn contended_count(&self) -> usize {
         self.contended.len()

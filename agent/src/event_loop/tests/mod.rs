@@ -2,6 +2,7 @@
 
 mod changes;
 mod failures;
+mod findings;
 mod growth;
 mod heartbeat;
 mod start;

@@ -64,6 +64,9 @@ async fn contract_6_4_port_in_use_is_reported_and_retried() {
     let (status, message) = harness.status(Concern::HealthCheckPorts);
     assert_eq!(status, Status::Failed);
     assert!(message.contains("healthCheckNodePort 32000 of Service shop/web"), "{message}");
+    let finding = harness.findings().remove(0);
+    let expected = "shop/web FailedToStartServiceHealthcheck: node n1: healthCheckNodePort 32000";
+    assert!(finding.starts_with(expected), "{finding}");
     assert_eq!(harness.kernel().health_checks.len(), 1, "the other Service is served");
     assert!(harness.state().ready());
     harness.run_for(Duration::from_secs(120)).await;

@@ -1,0 +1,66 @@
+//! Problems of single objects, which become Events on them.
+
+use sluice_core::diff::Capacity;
+use sluice_core::model::{EndpointSlice, Kind, Object, Protocol};
+
+use crate::conditions::Concern;
+use crate::harness::{Harness, delete, lists, service, slice, web};
+
+#[tokio::test(start_paused = true)]
+async fn service_that_is_not_served_is_found_when_it_changes() {
+    let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
+    assert_eq!(harness.findings(), Vec::<String>::new());
+    let of = |name: &str, winner: &str| {
+        let address = "10.96.0.1:80/TCP is used by";
+        format!("shop/{name} AddressInUse: {address} Service shop/{winner}, which has precedence")
+    };
+    harness.apply(service("younger", Protocol::Tcp, "10.96.0.1", 5)).await;
+    assert_eq!(harness.findings(), [of("younger", "web")]);
+    harness.apply(service("youngest", Protocol::Tcp, "10.96.0.1", 6)).await;
+    assert_eq!(harness.findings(), [of("younger", "web"), of("youngest", "web")]);
+    // Endpoints are not claims.
+    harness.apply(slice("younger", Protocol::Tcp, &["10.244.2.8"])).await;
+    assert_eq!(harness.findings(), Vec::<String>::new());
+    // The one that loses its address is found, although it did not change.
+    harness.apply(service("oldest", Protocol::Tcp, "10.96.0.1", 0)).await;
+    assert_eq!(harness.findings(), [of("web", "oldest")]);
+    harness.send([delete(Kind::Service, "shop/oldest"), delete(Kind::Service, "shop/web")]).await;
+    assert_eq!(harness.findings(), [of("youngest", "younger")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_that_does_not_fit_is_found_and_the_condition_names_a_few() {
+    let capacity = Capacity { services: 2, ..Capacity::default() };
+    let mut harness = Harness::with_capacity(capacity, capacity);
+    let name = |n: u8| format!("s{n:02}");
+    let services = (0..40u8).map(|n| service(&name(n), Protocol::Tcp, &format!("10.96.1.{n}"), 1));
+    harness.send(lists(services.collect())).await;
+    let findings = harness.findings();
+    assert!(
+        findings[0].starts_with("shop/s02 NotEnoughCapacity: Service shop/s02"),
+        "{findings:?}"
+    );
+    assert!((2..40).all(|n| findings.iter().any(|f| f.starts_with(&format!("shop/{}", name(n))))));
+    let (_, message) = harness.status(Concern::Capacity);
+    assert!(message.contains("shop/s11") && !message.contains("shop/s12"), "{message}");
+    assert!(message.ends_with("and 28 more"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoint_with_an_address_that_cannot_be_used_is_found() {
+    let invalid = |name: &str| {
+        let Object::EndpointSlice(slice) = slice(name, Protocol::Tcp, &[]) else { return vec![] };
+        let invalid = Some(Box::new([127, 0, 0, 1].into()));
+        vec![Object::EndpointSlice(EndpointSlice { invalid, ..slice })]
+    };
+    let mut harness = Harness::ready_with(invalid("web")).await;
+    let of = |name: &str| {
+        let ignored = "endpoint 127.0.0.1 is ignored";
+        format!(
+            "shop/{name} InvalidEndpointAddress: {ignored}: it is not an address of another host or pod"
+        )
+    };
+    assert_eq!(harness.findings(), [of("web")]);
+    harness.apply(invalid("other").remove(0)).await;
+    assert_eq!(harness.findings(), [of("other")]);
+}

@@ -1,0 +1,219 @@
+//! Events on objects, by server-side apply.
+//!
+//! The name of an Event follows from the object and the reason, so that the same finding of many nodes is
+//! one Event. Its time is the full minute: nodes that write within a minute write the same.
+//! A finding whose object does not exist any more is dropped. Writing an Event is tried once.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::header::CONTENT_TYPE;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sluice_bpf::error_chain;
+use sluice_core::model::Kind;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::client::{Connection, Representation};
+use super::convert;
+use crate::findings::{self, Finding};
+use crate::watches::Watches;
+
+/// Deadline of both requests.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Field manager, and component of the Events.
+const MANAGER: &str = "sluice";
+/// Longest name of an object in the API.
+const NAME_MAX: usize = 253;
+
+/// An Event could not be written.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    /// A request failed.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// The request is not valid.
+    #[error(transparent)]
+    Request(#[from] hyper::http::Error),
+    /// The API server does not respond.
+    #[error("no response within {} s", TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// Logs findings and, if `enabled`, writes their Events.
+pub fn spawn(
+    connection: &Connection,
+    enabled: bool,
+    findings: mpsc::Receiver<Finding>,
+) -> JoinHandle<()> {
+    // Not one of the watches that the status shows.
+    let state = Watches::default().add("Event");
+    let client = connection.client(state, Representation::Full);
+    tokio::spawn(findings::report(findings, move |finding| {
+        let client = enabled.then(|| client.clone());
+        async move {
+            let Some(client) = client else { return };
+            if let Err(error) = write(&client, &finding).await {
+                let Finding { object, reason, .. } = &finding;
+                let error = error_chain(&error);
+                tracing::warn!(%object, %reason, error, "could not write the Event");
+            }
+        }
+    }))
+}
+
+/// Writes the Event of a finding.
+///
+/// # Errors
+/// The API server refuses it or does not respond.
+async fn write(client: &kube::Client, finding: &Finding) -> Result<(), WriteError> {
+    timeout(TIMEOUT, try_write(client, finding)).await.map_err(|_elapsed| WriteError::Timeout)?
+}
+
+async fn try_write(client: &kube::Client, finding: &Finding) -> Result<(), WriteError> {
+    let Some((api_version, path)) = api(finding.kind) else { return Ok(()) };
+    let (namespace, name) = (&finding.object.namespace, &finding.object.name);
+    // `kubectl describe` finds Events by UID. The permission to list is there already.
+    let uri = format!(
+        "/{path}/namespaces/{namespace}/{}?fieldSelector=metadata.name%3D{name}&limit=1",
+        resource(finding.kind)
+    );
+    let list: Value = client.request(hyper::Request::get(uri).body(Vec::new())?).await?;
+    let Some(uid) = list.pointer("/items/0/metadata/uid").and_then(Value::as_str) else {
+        return Ok(());
+    };
+    let event = event(finding, api_version, uid, SystemTime::now());
+    let name = event_name(finding);
+    let uri =
+        format!("/api/v1/namespaces/{namespace}/events/{name}?fieldManager={MANAGER}&force=true");
+    let request = hyper::Request::patch(uri)
+        .header(CONTENT_TYPE, "application/apply-patch+yaml")
+        .body(event.to_string().into_bytes())?;
+    client.request::<Value>(request).await?;
+    Ok(())
+}
+
+/// `apiVersion` and path of a kind that has Events.
+fn api(kind: Kind) -> Option<(&'static str, &'static str)> {
+    match kind {
+        Kind::Service => Some(("v1", "api/v1")),
+        Kind::EndpointSlice => Some(("discovery.k8s.io/v1", "apis/discovery.k8s.io/v1")),
+        _ => None,
+    }
+}
+
+fn resource(kind: Kind) -> String {
+    format!("{}s", convert::kind_name(kind).to_lowercase())
+}
+
+/// The name of the Event of an object and a reason.
+fn event_name(finding: &Finding) -> String {
+    let suffix = format!(".sluice-{}", finding.reason).to_lowercase();
+    // Names of objects are ASCII.
+    let name: String = finding.object.name.chars().take(NAME_MAX - suffix.len()).collect();
+    name + &suffix
+}
+
+fn event(finding: &Finding, api_version: &str, uid: &str, now: SystemTime) -> Value {
+    let namespace = &*finding.object.namespace;
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let minute = i64::try_from(seconds - seconds % 60).unwrap_or_default();
+    let time = Timestamp::from_second(minute).unwrap_or_default().to_string();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": { "namespace": namespace, "name": event_name(finding) },
+        "involvedObject": {
+            "apiVersion": api_version,
+            "kind": convert::kind_name(finding.kind),
+            "namespace": namespace,
+            "name": &*finding.object.name,
+            "uid": uid,
+        },
+        "type": "Warning",
+        "reason": finding.reason.to_string(),
+        "message": finding.message,
+        "source": { "component": MANAGER },
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use api_server::ApiServer;
+    use sluice_core::ObjectName;
+
+    use super::super::retry::Retries;
+    use super::*;
+    use crate::config::ApiAccess;
+    use crate::findings::Reason;
+
+    /// Fifty nodes write one Event; the one of an object that does not exist is not written.
+    #[tokio::test]
+    async fn findings_of_several_nodes_are_one_event_on_the_object() {
+        let server = ApiServer::start();
+        let metadata = json!({"namespace": "shop", "name": "web", "uid": "u1"});
+        server.apply(json!({"kind": "Service", "apiVersion": "v1", "metadata": metadata}));
+        let dir = tempfile::tempdir().unwrap();
+        let kubeconfig = dir.path().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server.url()}}],
+            "users": [{"name": "u", "user": {}}],
+        });
+        std::fs::write(&kubeconfig, config.to_string()).unwrap();
+        let access = ApiAccess {
+            kubeconfig: Some(kubeconfig),
+            kubelet_conf: "/does/not/exist".into(),
+            server: None,
+        };
+        let finding = |name: &str| {
+            let object = ObjectName::new("shop", name);
+            Finding::service(&object, Reason::AddressInUse, "is in use".to_owned())
+        };
+        for enabled in [true, true, false] {
+            let retries = Retries::new(|| 0.5);
+            let connection = Connection::open(access.clone(), retries).await.unwrap();
+            let (findings, found) = findings::queue();
+            findings.send(vec![finding("removed"), finding("web")]);
+            drop(findings);
+            spawn(&connection, enabled, found).await.unwrap();
+        }
+        let writes: Vec<_> =
+            server.requests().into_iter().filter(|r| r.path.contains("/events/")).collect();
+        assert_eq!(writes.len(), 2, "{writes:?}");
+        let path = "/api/v1/namespaces/shop/events/web.sluice-addressinuse";
+        assert!(writes.iter().all(|write| write.path == path), "{writes:?}");
+        let event = server.get("Event", "shop", "web.sluice-addressinuse").unwrap();
+        assert_eq!(event["involvedObject"]["uid"], "u1");
+        assert_eq!((&event["type"], &event["message"]), (&json!("Warning"), &json!("is in use")));
+    }
+
+    #[test]
+    fn name_of_an_event_follows_from_object_and_reason() {
+        let name = |object: &str, reason| {
+            let object = ObjectName::new("shop", object);
+            event_name(&Finding::service(&object, reason, String::new()))
+        };
+        assert_eq!(name("web", Reason::AddressInUse), "web.sluice-addressinuse");
+        assert_ne!(name("web", Reason::NotEnoughCapacity), name("web", Reason::AddressInUse));
+        assert_eq!(name(&"a".repeat(253), Reason::AddressInUse).len(), 253);
+    }
+
+    #[test]
+    fn events_of_one_minute_are_equal() {
+        let object = ObjectName::new("shop", "web");
+        let finding = Finding::service(&object, Reason::AddressInUse, "is in use".to_owned());
+        let at = |seconds| {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            event(&finding, "v1", "u", now)
+        };
+        assert_eq!(at(120), at(179));
+        assert_ne!(at(120), at(180));
+        assert_eq!(at(61)["lastTimestamp"], "1970-01-01T00:01:00Z");
+    }
+}
