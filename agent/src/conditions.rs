@@ -40,6 +40,8 @@ pub enum Concern {
     Migration,
     /// Programs and `LOCAL_PODS` rows of the pods on this node.
     Pods,
+    /// `HOST_PORTS` rows of the pods on this node.
+    HostPorts,
     /// MTU of running pods.
     PodMtu,
     /// Leases of removed sandboxes, and whether an address is left.

@@ -106,8 +106,8 @@ fn conflist(subnet: &IpNet, mtu: u32, state_dir: &Path, chain: &[String]) -> Str
         "mtu": mtu,
         "stateDir": state_dir,
         // A chained bandwidth plugin needs the ingress qdisc; given the rates, the CNI binary
-        // leaves it free.
-        "capabilities": { "bandwidth": true },
+        // leaves it free. hostPorts are served by Sluice itself.
+        "capabilities": { "bandwidth": true, "portMappings": true },
     })];
     plugins.extend(
         chain.iter().map(|plugin| json!({ "type": plugin, "capabilities": { plugin: true } })),
@@ -141,7 +141,7 @@ mod tests {
                     "subnet": "10.244.1.0/24",
                     "mtu": 1400,
                     "stateDir": "/run/sluice/cni",
-                    "capabilities": {"bandwidth": true},
+                    "capabilities": {"bandwidth": true, "portMappings": true},
                 }],
             })
         );

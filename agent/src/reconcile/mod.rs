@@ -16,6 +16,7 @@ mod devices;
 mod forwarding;
 mod growth;
 mod health_check_ports;
+mod host_ports;
 mod host_state;
 mod leases;
 mod migration;
@@ -116,6 +117,7 @@ impl Reconcilers {
             Box::new(node_config::ReconcileNodeConfig),
             Box::new(migration::ReconcileMigration),
             Box::new(pods::ReconcilePods::default()),
+            Box::new(host_ports::ReconcileHostPorts),
             Box::new(pod_mtu::ReconcilePodMtu::default()),
             Box::new(leases::ReconcileLeases),
             Box::new(stale_sockets::ReconcileStaleSockets::default()),

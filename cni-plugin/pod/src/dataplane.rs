@@ -2,7 +2,7 @@
 //! while the agent restarts.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sluice_abi::{Addr, LocalPod, PodNetns, map, program};
 use sluice_bpf::attach::Direction;
@@ -17,6 +17,8 @@ pub struct Dataplane {
     pub to_pod: OwnedFd,
     /// The rows of the pods of this node.
     pub pods: PodRows,
+    /// Folder of the pins.
+    pub pins: PathBuf,
 }
 
 /// The maps with the rows of this node's pods: by address and by index.
@@ -39,6 +41,7 @@ impl Dataplane {
             from_pod: obj_get(&programs.join(program::FROM_POD))?,
             to_pod: obj_get(&programs.join(program::TO_POD))?,
             pods: PodRows::open(root)?,
+            pins: root.to_owned(),
         })
     }
 

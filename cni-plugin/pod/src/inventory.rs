@@ -133,6 +133,7 @@ fn drafts_from(
                 netns: String::new(),
                 host_ifname: link.name.clone(),
                 since: now.clone(),
+                host_ports: None,
             };
             Some(Draft { lease, number })
         })

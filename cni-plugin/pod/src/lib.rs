@@ -8,6 +8,7 @@
 //! inventory  what the host's devices show: live leases, LOCAL_PODS rows, rebuilt leases
 //! device     links, addresses, routes and neighbours, one netlink request each
 //! netns      a pod's network namespace from outside
+//! host_port  hostPorts: the HOST_PORTS rows
 //! dataplane  the pinned programs and the maps that a pod's network uses
 //! notice     the datagram by which a call of the CNI binary informs the agent
 //! random     random numbers of the kernel
@@ -19,6 +20,7 @@ use std::net::Ipv4Addr;
 
 mod dataplane;
 pub mod device;
+mod host_port;
 pub mod identity;
 pub mod inventory;
 pub mod lease;
@@ -28,6 +30,7 @@ mod notice;
 pub mod random;
 
 pub use dataplane::Dataplane;
+pub use host_port::{HostPort, Protocol};
 pub use network::{
     CreateError, HostPath, NetworkError, PathPart, PodNetwork, VethOptions, VethPair, host_path,
     host_paths, is_complete, pod_routes, remove_local_pod, remove_veth, restore,

@@ -1,13 +1,14 @@
 //! The network configuration on stdin.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sluice_abi::pin;
-use sluice_pod::DEFAULT_STATE_DIR;
 use sluice_pod::lease::Subnet;
+use sluice_pod::{DEFAULT_STATE_DIR, HostPort, Protocol};
 
 use super::error::{CniError, code};
 use super::request::{IDENTIFIER_RULE, is_identifier};
@@ -48,6 +49,8 @@ pub struct NetConf {
     /// will limit what the pod sends. The runtime passes it to plugins that declare
     /// `"capabilities": {"bandwidth": true}`.
     pub limits_egress: bool,
+    /// `runtimeConfig.portMappings`, as it was given: only ADD requires that it is valid.
+    port_mappings: Value,
 }
 
 impl NetConf {
@@ -83,7 +86,18 @@ impl NetConf {
                 .transpose()
                 .map_err(|e| invalid(VALID_ATTACHMENTS, e))?,
             limits_egress: egress_rate.as_u64().is_some_and(|rate| rate > 0),
+            port_mappings: json["runtimeConfig"]["portMappings"].clone(),
         })
+    }
+
+    /// The hostPorts of the pod (`runtimeConfig.portMappings`). The runtime passes them to plugins that
+    /// declare `"capabilities": {"portMappings": true}`. Mappings without a host port, and those of IPv6
+    /// addresses, which pods do not have, are left out.
+    ///
+    /// # Errors
+    /// Code 7 with the mapping.
+    pub fn host_ports(&self) -> Result<Vec<HostPort>, CniError> {
+        port_mappings(&self.port_mappings)
     }
 
     /// The result of ADD, which CHECK requires.
@@ -113,6 +127,59 @@ impl NetConf {
         let why = "is missing; it must be the pod range of the node, such as 10.244.1.0/24";
         self.subnet.ok_or_else(|| invalid("subnet", why))
     }
+}
+
+/// An element of `portMappings`, as the convention of the capability defines it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PortMapping {
+    #[serde(default)]
+    host_port: u16,
+    container_port: u16,
+    #[serde(default)]
+    protocol: String,
+    #[serde(default, rename = "hostIP")]
+    host_ip: String,
+}
+
+fn port_mappings(value: &Value) -> Result<Vec<HostPort>, CniError> {
+    const FIELD: &str = "runtimeConfig.portMappings";
+    if value.is_null() {
+        return Ok(Vec::new());
+    }
+    let mappings = Vec::<PortMapping>::deserialize(value).map_err(|e| invalid(FIELD, e))?;
+    let mut ports = Vec::new();
+    for PortMapping { host_port, container_port, protocol, host_ip } in mappings {
+        if host_port == 0 {
+            continue;
+        }
+        if container_port == 0 {
+            return Err(invalid(FIELD, format!("hostPort {host_port} has containerPort 0")));
+        }
+        let protocol = match protocol.to_ascii_lowercase().as_str() {
+            "" | "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "sctp" => Protocol::Sctp,
+            other => {
+                let why = format!("hostPort {host_port} has the unknown protocol {other:?}");
+                return Err(invalid(FIELD, why));
+            }
+        };
+        let host_ip = match host_ip.as_str() {
+            "" => Ipv4Addr::UNSPECIFIED,
+            text => match text.parse() {
+                Ok(IpAddr::V4(addr)) => addr,
+                // All addresses, of both families.
+                Ok(IpAddr::V6(addr)) if addr.is_unspecified() => Ipv4Addr::UNSPECIFIED,
+                Ok(IpAddr::V6(_)) => continue,
+                Err(e) => return Err(invalid(FIELD, format!("hostIP {text:?}: {e}"))),
+            },
+        };
+        ports.push(HostPort { host_ip, host_port, container_port, protocol });
+    }
+    ports.sort();
+    ports.dedup();
+    Ok(ports)
 }
 
 /// The members of the configuration object.

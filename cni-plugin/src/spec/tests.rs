@@ -9,6 +9,8 @@ use std::{env, fs};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
+use sluice_pod::{HostPort, Protocol};
+
 use super::*;
 
 /// Compares with `cases/<name>.json`, or writes it if the variable UPDATE is set.
@@ -163,6 +165,50 @@ fn an_egress_limit_is_a_rate_above_zero() {
     let ingress = json!({ "bandwidth": { "ingressRate": 1 } });
     assert!(!parse_with("runtimeConfig", ingress).unwrap().limits_egress);
     assert!(!parse_with("runtimeConfig", json!([])).unwrap().limits_egress);
+}
+
+#[test]
+fn port_mappings_are_host_ports_of_ipv4() {
+    let of = |mappings| {
+        let conf = parse_with("runtimeConfig", json!({ "portMappings": mappings }));
+        conf.unwrap().host_ports()
+    };
+    let ports = of(json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": ""},
+        {"hostPort": 8080, "containerPort": 80},
+        {"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "127.0.0.1"},
+        {"hostPort": 9, "containerPort": 9, "protocol": "sctp", "hostIP": "::"},
+        {"hostPort": 7, "containerPort": 7, "hostIP": "fd00::1"},
+        {"hostPort": 0, "containerPort": 6},
+        {"containerPort": 5},
+    ]));
+    let port = |host_ip: [u8; 4], host_port, container_port, protocol| HostPort {
+        host_ip: host_ip.into(),
+        host_port,
+        container_port,
+        protocol,
+    };
+    let expected = [
+        port([0; 4], 9, 9, Protocol::Sctp),
+        port([0; 4], 8080, 80, Protocol::Tcp),
+        port([127, 0, 0, 1], 53, 5353, Protocol::Udp),
+    ];
+    assert_eq!(ports.unwrap(), expected);
+    assert_eq!(of(json!(null)).unwrap(), []);
+
+    for (mappings, word) in [
+        (json!([{"hostPort": 8080, "containerPort": 0}]), "8080"),
+        (json!([{"hostPort": 8080}]), "containerPort"),
+        (json!([{"hostPort": 65_536, "containerPort": 1}]), "65536"),
+        (json!([{"hostPort": 1, "containerPort": 1, "protocol": "icmp"}]), "icmp"),
+        (json!([{"hostPort": 1, "containerPort": 1, "hostIP": "10.0.0"}]), "10.0.0"),
+        (json!(7), "portMappings"),
+    ] {
+        // DEL reads the same configuration and must not fail.
+        let error = of(mappings.clone()).unwrap_err();
+        assert_eq!(error.code, code::INVALID_CONFIG, "{mappings}");
+        assert!(error.msg.contains(word), "{mappings}: {}", error.msg);
+    }
 }
 
 /// The environment of an ADD with one variable replaced.

@@ -98,6 +98,7 @@ fn lease_address(
     pod: &mut Netlink,
 ) -> Result<Lease, CniError> {
     let key = key(environment);
+    let host_ports = conf.host_ports()?;
     let now = now()?;
     let locked = lock(store, conf, &format!("ADD of {}", environment.owner()), host, &now)?;
     let mut entries = store.entries().map_err(store_failed)?;
@@ -113,6 +114,7 @@ fn lease_address(
         pod_namespace: environment.pod.namespace.clone(),
         pod_name: environment.pod.name.clone(),
         netns: environment.netns.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
+        host_ports,
     };
     let allocate = |entries: &[Entry]| {
         locked.allocate(entries, subnet, request.clone(), &now).map_err(store_failed)
@@ -170,7 +172,7 @@ fn remove_interrupted(
         remove_veth(host, &name).map_err(failed)?;
     }
     if let Some(lease) = lease {
-        remove_local_pod(&conf.pins, lease.address).map_err(|e| {
+        remove_local_pod(&conf.pins, lease.address, None).map_err(|e| {
             let msg = format!("cannot delete the row of {} of an earlier ADD", lease.address);
             CniError::caused(code::IO, msg, &e)
         })?;

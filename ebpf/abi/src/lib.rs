@@ -41,8 +41,8 @@ pub use event::DropEvent;
 pub use network::{Network, NetworkKey, network_kind};
 pub use pod::{LocalPod, PodFlows, PodRef};
 pub use service::{
-    Backend, Frontend, FrontendKey, ServicePort, SlotRange, WILDCARD_PORT, WILDCARD_PROTO,
-    frontend_flags, node_port_addr,
+    Backend, Frontend, FrontendKey, HostPortKey, ServicePort, SlotRange, WILDCARD_PORT,
+    WILDCARD_PROTO, frontend_flags, node_port_addr,
 };
 pub use socket::{SocketOrigin, SocketOrigins};
 

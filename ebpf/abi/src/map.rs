@@ -62,6 +62,11 @@ pub const SOURCE_RANGES_PER_PORT: u32 = 1024;
 /// Hash, u64 cookie of a network namespace -> [`crate::PodNetns`]: the pods of this node.
 pub const POD_NETNS: &str = "POD_NETNS";
 
+/// Hash, [`crate::FrontendKey`] -> [`crate::Backend`]: hostPorts of the pods of this node.
+pub const HOST_PORTS: &str = "HOST_PORTS";
+/// Capacity of [`HOST_PORTS`].
+pub const HOST_PORTS_MAX: u32 = 8192;
+
 /// Hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: flows that were answered and are not closed.
 pub const FLOWS: &str = "FLOWS";
 /// Capacity of [`FLOWS`]; a translated flow takes two entries, others one.
@@ -113,7 +118,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 22] = [
+pub const ALL: [&str; 23] = [
     LOCAL_PODS,
     PODS,
     POD_FLOWS,
@@ -125,6 +130,7 @@ pub const ALL: [&str; 22] = [
     AFFINITY,
     SOURCE_RANGES,
     POD_NETNS,
+    HOST_PORTS,
     FLOWS,
     FLOWS_NEW_POD,
     FLOWS_NEW_WIRE,

@@ -83,6 +83,18 @@ pub struct Frontend {
 const _: () = assert!(size_of::<Frontend>() == 8);
 
 impl Frontend {
+    /// Both fields in one number, flags from bit 32; 0 for no frontend.
+    #[inline(always)]
+    pub const fn to_number(self) -> u64 {
+        (self.flags as u64) << 32 | self.service as u64
+    }
+
+    /// The frontend of [`Frontend::to_number`].
+    #[inline(always)]
+    pub const fn from_number(n: u64) -> Option<Frontend> {
+        if n == 0 { None } else { Some(Frontend { service: n as u32, flags: (n >> 32) as u32 }) }
+    }
+
     /// Whether a client gets a backend of the Local set. The external traffic policy does not apply
     /// to pods and processes of this node.
     #[inline(always)]
@@ -113,6 +125,11 @@ pub mod frontend_flags {
     /// port.
     pub const SOURCE_RANGES: u32 = 8;
 }
+
+/// Key of `HOST_PORTS`: a hostPort with its hostIP; without one, with the unspecified address of the
+/// family, which matches every address of this node that serves NodePorts. The value is the pod's
+/// address and port. CNI ADD writes rows, DEL removes them, and the agent repairs them.
+pub type HostPortKey = FrontendKey;
 
 /// A range of `SLOTS`: `offset .. offset + len`. A range of length 0 has no position.
 #[repr(C)]

@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, Counter, Device, Direction, FlowEntry, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, LocalPod, Network, NodeConfig, PodFlows,
-    PodNetns, PodRef, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NodeConfig,
+    PodFlows, PodNetns, PodRef, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO,
     device_flags, flow_flags, map, network_kind, program,
 };
 
@@ -74,6 +74,11 @@ struct SourceOfService {
 #[map]
 static POD_NETNS: HashMap<u64, PodNetns> =
     HashMap::with_max_entries(map::LOCAL_PODS_MAX, BPF_F_NO_PREALLOC);
+
+/// hostPorts of the pods of this node.
+#[map]
+static HOST_PORTS: HashMap<HostPortKey, Backend> =
+    HashMap::with_max_entries(map::HOST_PORTS_MAX, BPF_F_NO_PREALLOC);
 
 /// Flows that were answered and are not closed.
 #[map]
@@ -189,9 +194,14 @@ pub fn is_this_node(addr: &Addr) -> bool {
 /// The frontend with exactly this address, port and protocol.
 #[inline(always)]
 pub fn frontend(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
-    let key = FrontendKey { addr: *addr, port, proto, pad: 0 };
+    frontend_of(&FrontendKey { addr: *addr, port, proto, pad: 0 })
+}
+
+/// The frontend with this key.
+#[inline(always)]
+pub fn frontend_of(key: &FrontendKey) -> Option<Frontend> {
     // SAFETY: copied at once; the map replaces entries instead of writing into them.
-    FRONTENDS.get_ptr(&key).map(|p| unsafe { *p })
+    FRONTENDS.get_ptr(key).map(|p| unsafe { *p })
 }
 
 /// The wildcard frontend of a Service address.
@@ -221,6 +231,12 @@ pub fn pod_in_netns(cookie: u64, peer: &Addr) -> Option<Addr> {
     let pod = POD_NETNS.get_ptr(&cookie).map(|pod| unsafe { *pod })?;
     let addr = if peer.is_v4() { pod.addrs[0] } else { pod.addrs[1] };
     if addr == Addr::UNSPECIFIED { None } else { Some(addr) }
+}
+
+/// The pod that has a hostPort.
+#[inline(always)]
+pub fn host_port(key: &HostPortKey) -> Option<*const Backend> {
+    HOST_PORTS.get_ptr(key)
 }
 
 /// The backend with this id.

@@ -32,6 +32,7 @@ pub(super) fn run(data: &[u8]) {
         netns: String::new(),
         host_ifname: host_ifname(&key),
         since: BootInstant { boot_id: String::new(), seconds: 0 },
+        host_ports: None,
     };
     let printed = alias(&lease);
     let tail = printed.len() - printed.match_indices(' ').rev().nth(2).expect("three").0;

@@ -127,6 +127,20 @@ where
     node.namespaces.run(|| open::<K, V>(name).entries().unwrap())
 }
 
+/// Deletes the entries of a pinned map.
+pub fn delete_all<K, V>(node: &Node, name: &str)
+where
+    K: FromBytes + IntoBytes + Immutable + Send,
+    V: FromBytes + IntoBytes + Immutable + Send,
+{
+    node.namespaces.run(|| {
+        let map = open::<K, V>(name);
+        for (key, _) in map.entries().unwrap() {
+            map.delete(&key).unwrap();
+        }
+    });
+}
+
 /// Capacity of a pinned map.
 pub fn capacity(node: &Node, name: &str) -> u32 {
     node.namespaces.run(|| map_info(obj_get(&map_path(name)).unwrap()).unwrap().max_entries)

@@ -181,6 +181,16 @@ impl Node {
         self.pod_of(&sandbox, result)
     }
 
+    /// A pod with hostPorts, in the form of `runtimeConfig.portMappings`.
+    #[track_caller]
+    pub fn pod_with_host_ports(&self, name: &str, mappings: Value) -> Pod {
+        let sandbox = self.sandbox(name);
+        let mut config = self.config();
+        config["runtimeConfig"] = json!({ "portMappings": mappings });
+        let result = self.cni_with("ADD", &config, &sandbox).ok();
+        self.pod_of(&sandbox, result)
+    }
+
     /// The pod that an ADD with this result created.
     #[track_caller]
     pub fn pod_of(&self, sandbox: &Sandbox, result: Value) -> Pod {

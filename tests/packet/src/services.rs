@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use sluice_abi::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, PortBe, ServicePort, SlotRange,
-    SourceRangeKey, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, map,
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPortKey, PortBe, ServicePort,
+    SlotRange, SourceRangeKey, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, map,
 };
 
 use crate::Datapath;
@@ -38,6 +38,12 @@ impl Datapath {
     pub fn wildcard(&self, address: [u8; 4]) {
         let wildcard = Frontend { service: 0, flags: frontend_flags::WILDCARD };
         self.frontend((address, WILDCARD_PORT.get(), WILDCARD_PROTO), wildcard);
+    }
+
+    /// Writes a hostPort of a pod.
+    pub fn host_port(&self, (address, port, proto): VipPort, pod: Endpoint) {
+        let key = HostPortKey { addr: v4(address), port: PortBe::new(port), proto, pad: 0 };
+        self.map(map::HOST_PORTS).update(&key, &backend(pod, proto)).unwrap();
     }
 
     /// Writes the wildcard entry of an address of a load balancer or an external IP.

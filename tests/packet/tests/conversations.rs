@@ -33,6 +33,7 @@ conversations! {
     free_pod_address,
     hairpin,
     hop_limit,
+    host_port,
     icmp_error_about_replies,
     icmp_error_forged,
     icmp_error_masquerade,

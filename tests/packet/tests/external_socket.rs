@@ -274,3 +274,37 @@ fn connecting(local: SocketAddr, peer: SocketAddr) -> OwnedFd {
     assert_eq!(result, Err(Errno::EINPROGRESS));
     fd
 }
+
+#[test]
+fn pods_and_processes_of_the_node_reach_host_ports_on_its_addresses() {
+    const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
+    let (datapath, cgroup) = node(netns_cookie());
+    datapath.host_port(([0; 4], 8053, proto::UDP), BACKEND);
+    datapath.host_port((topology::SECOND_NODE, 8054, proto::UDP), BACKEND);
+    datapath.host_port((LOOPBACK, 8055, proto::UDP), BACKEND);
+    // The port is a NodePort as well, whose Service has no endpoints.
+    datapath.host_port(([0; 4], NODE_PORT, proto::UDP), BACKEND);
+    datapath.service_port(SERVICE, proto::UDP, &Sets::default());
+    // By port: on the node's addresses, on its loopback address.
+    for (port, on_node, on_second, on_loopback) in
+        [(8053, true, true, true), (8054, false, true, false), (8055, false, false, true)]
+    {
+        for (address, reached) in
+            [(NODE, on_node), (topology::SECOND_NODE, on_second), (LOOPBACK, on_loopback)]
+        {
+            let expected = if reached { BACKEND } else { (address, port) };
+            assert_eq!(peer(address, port), Ok(expected), "{address:?}:{port}");
+        }
+        for address in [OTHER_NODE, FAR_POD, CLIENT, EXTERNAL, GATEWAY] {
+            assert_eq!(peer(address, port), Ok((address, port)));
+        }
+    }
+    assert_eq!(mapped_peer(NODE, 8053), Ok(BACKEND));
+    assert_eq!(peer(NODE, NODE_PORT), Err(ErrorKind::ConnectionRefused));
+    drop((datapath, cgroup));
+
+    let (datapath, _cgroup) = node(netns_cookie() + 1);
+    datapath.host_port(([0; 4], 8053, proto::UDP), BACKEND);
+    assert_eq!(peer(NODE, 8053), Ok(BACKEND));
+    assert_eq!(peer(LOOPBACK, 8053), Ok((LOOPBACK, 8053)), "the loopback address is the pod's own");
+}

@@ -12,7 +12,7 @@ use crate::oci::{self, Image, Layer};
 use crate::process;
 
 /// Raised when the images change.
-const REVISION: &str = "1";
+const REVISION: &str = "2";
 
 /// A program of Kubernetes that is the test image of one specification.
 const INVALID_STATE: &str = "k8s.io/kubernetes/test/images/regression-issue-74839";
@@ -33,8 +33,16 @@ pub struct Programs {
 /// When a build fails.
 pub fn build(cache: &Cache) -> Result<Programs> {
     let module = checkout().join("tests/conformance");
-    let tools = kind::tools(cache)?;
-    let mut inputs = Inputs::default().text(REVISION).text(&tools.to_string_lossy());
+    let parts = Parts {
+        tools: kind::tools(cache)?,
+        agnhost: kind::program(cache, "agnhost")?,
+        coredns: kind::program(cache, "coredns")?,
+    };
+    let mut inputs = Inputs::default().text(REVISION);
+    for path in [&parts.tools, &parts.agnhost, &parts.coredns] {
+        // The path contains the hash of the file's inputs.
+        inputs = inputs.text(&path.to_string_lossy());
+    }
     for file in ["go.mod", "go.sum", "suite_test.go"] {
         inputs = inputs.path(&module.join(file))?;
     }
@@ -49,7 +57,7 @@ pub fn build(cache: &Cache) -> Result<Programs> {
         {
             process::run(name, &mut command, &cache.logs(), process::BUILD)?;
         }
-        pack(folder, &tools)
+        pack(folder, &module, &parts)
     })?;
     cache.remove_others("conformance", &folder)?;
     Ok(Programs {
@@ -66,10 +74,35 @@ fn go(module: &Path) -> Command {
     command
 }
 
-fn pack(folder: &Path, tools: &Path) -> Result<()> {
+/// What images contain besides the programs of the suite's module.
+struct Parts {
+    tools: PathBuf,
+    agnhost: PathBuf,
+    coredns: PathBuf,
+}
+
+fn pack(folder: &Path, module: &Path, parts: &Parts) -> Result<()> {
+    let tools = parts.tools.as_path();
     let program = folder.join("regression-issue-74839.tar");
     let mut layer = Layer::create(&program)?;
     layer.program("regression-issue-74839", &folder.join("regression-issue-74839"))?;
+    layer.finish()?;
+    // Upstream's image has a DNS server and the certificate of agnhost's TLS servers as well.
+    let kubernetes = process::output(Command::new("go").current_dir(module).args([
+        "list",
+        "-m",
+        "-f",
+        "{{.Dir}}",
+        "k8s.io/kubernetes",
+    ]))?;
+    let certificate = Path::new(&kubernetes).join("test/images/agnhost/porter");
+    let agnhost = folder.join("agnhost.tar");
+    let mut layer = Layer::create(&agnhost)?;
+    layer.program("agnhost", &parts.agnhost)?;
+    layer.program("coredns", &parts.coredns)?;
+    for name in ["localhost.crt", "localhost.key"] {
+        layer.file(name, &fs::read(certificate.join(name))?)?;
+    }
     layer.finish()?;
     let test = |name: &str| format!("registry.k8s.io/e2e-test-images/{name}");
     // Shell, nslookup, dig and nc: what the specifications use of these images.
@@ -83,7 +116,8 @@ fn pack(folder: &Path, tools: &Path) -> Result<()> {
     };
     let invalid_state =
         Image::new(&test("regression-issue-74839:1.2"), &[&program], "/regression-issue-74839");
-    oci::write(&[shell, sleeping, invalid_state], &folder.join("images.tar"))?;
+    let servers = Image::new(kind::AGNHOST, &[tools, &agnhost], "/agnhost");
+    oci::write(&[shell, sleeping, invalid_state, servers], &folder.join("images.tar"))?;
     fs::remove_file(program)?;
-    Ok(())
+    Ok(fs::remove_file(agnhost)?)
 }

@@ -14,7 +14,7 @@ use crate::oci::{self, Image, Layer};
 use crate::progress;
 
 /// Test server and client, under the name in the tests of Kubernetes.
-const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.56";
+pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.56";
 
 /// Raised when the layout of the images changes.
 const REVISION: &str = "5";

@@ -26,6 +26,7 @@ use crate::{progress, setup};
 
 pub use cluster::{Cluster, Spec};
 pub use engine::Engine;
+pub use kubernetes_images::AGNHOST;
 
 /// Implementation of Services.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,6 +54,14 @@ pub enum Cni {
 /// When it cannot be made.
 pub fn tools(cache: &Cache) -> Result<PathBuf> {
     rootfs::debian(cache, "tools", &checkout().join("tests/node-image/packages-tools.txt"))
+}
+
+/// Returns the path of a program of Kubernetes: agnhost or coredns.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn program(cache: &Cache, name: &str) -> Result<PathBuf> {
+    kubernetes::programs(cache)?.path(name)
 }
 
 /// Returns the cluster of the specification's name, which is created if it does not exist.

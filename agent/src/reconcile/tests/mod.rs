@@ -3,6 +3,7 @@
 mod cni_files;
 mod devices;
 mod health_check_ports;
+mod host_ports;
 mod leases;
 mod node_config;
 mod other_networks;

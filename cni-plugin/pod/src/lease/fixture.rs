@@ -18,6 +18,7 @@ pub fn lease(container_id: &str) -> Lease {
         pod_name: Some("web-0".into()),
         netns: "/run/netns/c1".into(),
         since: at(1),
+        host_ports: Some(Vec::new()),
     }
 }
 

@@ -61,6 +61,7 @@ impl FormerState {
                 netns,
                 host_ifname: former.host_ifname.clone(),
                 since: former.since.clone(),
+                host_ports: None,
             };
             Draft { lease, number: None }
         };

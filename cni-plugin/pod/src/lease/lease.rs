@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::BootInstant;
+use crate::HostPort;
 
 /// Key of one attachment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,6 +42,10 @@ pub struct Lease {
     pub host_ifname: String,
     /// Time of allocation.
     pub since: BootInstant,
+    /// hostPorts of the pod; `None` in a rebuilt lease and in that of a former version, where they
+    /// are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ports: Option<Vec<HostPort>>,
 }
 
 impl Lease {

@@ -15,7 +15,7 @@ use super::store::{create_dir, failed};
 use super::{
     AllocError, BootInstant, Draft, Entry, FormerState, Lease, LeaseKey, Store, StoreError, Subnet,
 };
-use crate::identity;
+use crate::{HostPort, identity};
 
 /// What ADD knows of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Request {
     pub pod_name: Option<String>,
     /// `CNI_NETNS`.
     pub netns: String,
+    /// hostPorts of the pod.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// What [`LockedStore::open`] did.
@@ -154,7 +156,7 @@ impl<'a> LockedStore<'a> {
             (Ok(address), Ok(index)) => (address, index),
             (Err(e), _) | (_, Err(e)) => return Ok(Err(e)),
         };
-        let Request { key, network, pod_namespace, pod_name, netns } = request;
+        let Request { key, network, pod_namespace, pod_name, netns, host_ports } = request;
         let lease = Lease {
             address,
             index,
@@ -167,6 +169,7 @@ impl<'a> LockedStore<'a> {
             pod_name,
             netns,
             since: now.clone(),
+            host_ports: Some(host_ports),
         };
         self.write(&self.store.path(&Entry::of(&lease)), &lease)?;
         self.save_allocation(&allocation)?;

@@ -34,6 +34,7 @@ fn request(container_id: &str) -> Request {
         pod_namespace: Some("default".into()),
         pod_name: Some("web-0".into()),
         netns: "/run/netns/c1".into(),
+        host_ports: Vec::new(),
     }
 }
 
@@ -164,8 +165,12 @@ fn the_file_of_a_former_version_is_taken_over_once() {
     assert_eq!((opened.migrated, opened.rebuilt), (2, 0), "no need to look at the devices");
     let taken = store.read().unwrap().leases;
     assert!(taken.iter().all(|lease| lease.generation != 0));
-    let expected =
-        |n: usize| Lease { index: n as u32, generation: taken[n].generation, ..leases[n].clone() };
+    let expected = |n: usize| Lease {
+        index: n as u32,
+        generation: taken[n].generation,
+        host_ports: None,
+        ..leases[n].clone()
+    };
     assert_eq!(taken, [expected(0), expected(1)]);
     assert!(!store.has_former() && store.is_open());
     // Cursor and reuse delays too: 10.244.1.8 is next.

@@ -12,7 +12,7 @@ use super::{NetworkError, PodNetwork, find, host_route, pod_routes, write_sysctl
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Veth};
 use crate::netns::NetNs;
-use crate::{GATEWAY, PROC_SYS, identity, inventory};
+use crate::{GATEWAY, PROC_SYS, host_port, identity, inventory};
 
 /// Properties of a veth pair that the lease does not determine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,8 @@ impl PodNetwork<'_> {
         dataplane.pods.put_netns(pod.netns_cookie(), self.lease.address.into());
         self.configure_host_end(&pair.host)?;
         self.configure_pod_end(&pair.pod, pod)?;
+        let ports = self.lease.host_ports.as_deref().unwrap_or_default();
+        host_port::put(&dataplane.pins, self.lease.address, ports)?;
         device::add_route(self.host, &host_route(self.lease.address, pair.host.index))?;
         Ok(pair)
     }

@@ -10,7 +10,7 @@ use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 use super::{NetworkError, PodNetwork};
 use crate::dataplane::PodRows;
-use crate::device;
+use crate::{HostPort, device, host_port};
 
 impl PodNetwork<'_> {
     /// Removes the veth pair, then the rows below the pins in `pins`. The lease must
@@ -21,7 +21,8 @@ impl PodNetwork<'_> {
     /// prevent the second.
     pub fn remove(&mut self, pins: &Path) -> Result<(), NetworkError> {
         let veth = remove_veth(self.host, &self.lease.host_ifname);
-        let row = remove_local_pod(pins, self.lease.address);
+        let ports = self.lease.host_ports.as_deref();
+        let row = remove_local_pod(pins, self.lease.address, ports);
         veth?;
         Ok(row?)
     }
@@ -36,11 +37,17 @@ pub fn remove_veth(host: &mut Netlink, host_ifname: &str) -> Result<(), NetlinkE
     device::delete_link(host, host_ifname).map(|_| ())
 }
 
-/// Deletes a pod's rows from `LOCAL_PODS` and `PODS`; does nothing if no dataplane is loaded.
+/// Deletes a pod's rows: its hostPorts (`None`: not known), then those in `LOCAL_PODS` and `PODS`; does
+/// nothing if no dataplane is loaded.
 ///
 /// # Errors
 /// The row exists and cannot be deleted.
-pub fn remove_local_pod(pins: &Path, address: Ipv4Addr) -> Result<(), BpfError> {
+pub fn remove_local_pod(
+    pins: &Path,
+    address: Ipv4Addr,
+    host_ports: Option<&[HostPort]>,
+) -> Result<(), BpfError> {
+    host_port::remove(pins, address, host_ports)?;
     let Ok(rows) = PodRows::open(pins) else { return Ok(()) };
     rows.remove(Addr::from(address))
 }

@@ -13,7 +13,7 @@ use super::{NetworkError, PodNetwork, find, host_route, pod_routes, same_route};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Mac, Route};
 use crate::lease::Lease;
-use crate::{GATEWAY, PROC_SYS, identity, inventory};
+use crate::{GATEWAY, HostPort, PROC_SYS, host_port, identity, inventory};
 
 impl PodNetwork<'_> {
     /// Compares the network with what [`PodNetwork::create`] makes; `pod` is a socket inside the
@@ -55,6 +55,11 @@ impl PodNetwork<'_> {
             programs,
             sysctl: different_sysctl(Path::new(PROC_SYS), &host_end.name),
             row: dataplane.pods.get(lease.address.into())?,
+            host_port: host_port::first_different(
+                &dataplane.pins,
+                lease.address,
+                lease.host_ports.as_deref().unwrap_or_default(),
+            )?,
             host_end,
             pod_end,
         })
@@ -76,6 +81,8 @@ struct Observed {
     /// Pinned programs, and whether they are attached.
     programs: Vec<(String, bool)>,
     row: Option<LocalPod>,
+    /// The first hostPort that does not lead to the pod.
+    host_port: Option<HostPort>,
     /// The first setting of the host's end that differs.
     sysctl: Option<Sysctl>,
 }
@@ -117,6 +124,10 @@ impl Observed {
         }
         if let Some((program, _)) = self.programs.iter().find(|(_, attached)| !attached) {
             return Some(format!("program {program} is not attached to {}", host_end.name));
+        }
+        if let Some(port) = &self.host_port {
+            let HostPort { host_ip, host_port, .. } = port;
+            return Some(format!("HOST_PORTS has no row from {host_ip}:{host_port} to {address}"));
         }
         match self.row {
             Some(row) if row == inventory::local_pod(lease, host_end) => None,

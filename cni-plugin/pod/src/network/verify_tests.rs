@@ -32,6 +32,7 @@ fn observed() -> Observed {
         pod_mac: Some(pod_mac),
         programs: vec![("from_pod".into(), true), ("to_pod".into(), true)],
         row: Some(inventory::local_pod(&lease, &link(12, &lease.host_ifname, host_mac))),
+        host_port: None,
         sysctl: None,
     }
 }
@@ -52,7 +53,7 @@ fn a_complete_network_has_no_difference() {
 fn each_difference_is_reported_with_its_object() {
     type Change = fn(&mut Observed);
     let host = lease().host_ifname;
-    let cases: [(Change, &str); 21] = [
+    let cases: [(Change, &str); 22] = [
         (|o| o.host_end.up = false, &format!("network device {host} is down")),
         (|o| o.pod_end.up = false, "network device eth0 is down"),
         (|o| o.host_end.mac = None, &format!("network device {host} has a different MAC address")),
@@ -77,6 +78,17 @@ fn each_difference_is_reported_with_its_object() {
         ),
         (|o| o.programs[0].1 = false, &format!("program from_pod is not attached to {host}")),
         (|o| o.programs[1].1 = false, &format!("program to_pod is not attached to {host}")),
+        (
+            |o| {
+                o.host_port = Some(HostPort {
+                    host_ip: Ipv4Addr::UNSPECIFIED,
+                    host_port: 8080,
+                    container_port: 80,
+                    protocol: crate::Protocol::Tcp,
+                });
+            },
+            "HOST_PORTS has no row from 0.0.0.0:8080 to 10.244.1.7",
+        ),
         (|o| o.row = None, "LOCAL_PODS and PODS have no row for 10.244.1.7"),
         (
             |o| {

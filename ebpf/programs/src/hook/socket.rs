@@ -2,8 +2,8 @@
 //! system call, and packets need no translation.
 
 use sluice_abi::{
-    Addr, Family, Frontend, PortBe, SocketOrigin, frontend_flags, network_kind, node_port_addr,
-    proto,
+    Addr, Family, Frontend, PortBe, SocketOrigin, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags,
+    node_port_addr, proto,
 };
 use sluice_packet::ip;
 
@@ -42,8 +42,8 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
     if protocol != proto::TCP && protocol != proto::UDP && protocol != proto::SCTP {
         return PROCEED;
     }
-    let Some(frontend) = frontend(peer, &addr, port, protocol) else { return PROCEED };
     let mut chosen = Chosen::default();
+    let Some(frontend) = frontend(peer, &addr, port, protocol, &mut chosen) else { return PROCEED };
     if keep && reuse(peer, &addr, port) {
         let request = Request { is_local: true, is_mid_stream: true };
         match backend::choose(frontend, request, &mut chosen) {
@@ -84,30 +84,31 @@ fn destination(peer: &Peer<'_>) -> Addr {
     if addr == node_port_addr(Family::V4) { Addr::v4([127, 0, 0, 1]) } else { addr }
 }
 
-/// The frontend of a destination: exact, NodePort, or wildcard of a ClusterIP, by the class of the
-/// address as for packets. NodePorts are served on the node's loopback addresses as well, unless they are
-/// excluded, for its own processes only.
+/// The frontend of a destination: exact, NodePort, hostPort, or wildcard of a ClusterIP, by the class of
+/// the address as for packets. NodePorts and hostPorts are served on the node's loopback addresses as
+/// well, NodePorts unless they are excluded, for its own processes only.
 #[inline(always)]
-fn frontend(peer: &Peer<'_>, addr: &Addr, port: PortBe, protocol: u8) -> Option<Frontend> {
+fn frontend(
+    peer: &Peer<'_>,
+    addr: &Addr,
+    port: PortBe,
+    protocol: u8,
+    chosen: &mut Chosen,
+) -> Option<Frontend> {
     if *addr == Addr::UNSPECIFIED {
         return None;
     }
-    if let Some(frontend) = maps::frontend(addr, port, protocol) {
+    if let Some(frontend) = backend::frontend(addr, port, protocol) {
         // ClusterIPs are not looked up: their ranges contain no pods.
         let is_served = frontend.flags & frontend_flags::EXTERNAL == 0
             || class::of_other(addr).may_be_service();
         return if is_served { Some(frontend) } else { None };
     }
-    if let Some(frontend) = backend::any_node_port(addr, port, protocol) {
-        let kind = maps::network_kind(addr);
-        // The agent writes a network for loopback addresses that serve no NodePorts.
-        let is_own_loopback =
-            kind == network_kind::OUTSIDE && ip::is_v4_loopback(addr) && is_node_process(peer);
-        if kind == network_kind::THIS_NODE || is_own_loopback {
-            return Some(frontend);
-        }
+    let is_loopback = ip::is_v4_loopback(addr) && is_node_process(peer);
+    if let Some(frontend) = backend::of_node(addr, port, protocol, is_loopback, chosen) {
+        return Some(frontend);
     }
-    let wildcard = maps::wildcard_frontend(addr)?;
+    let wildcard = backend::frontend(addr, WILDCARD_PORT, WILDCARD_PROTO)?;
     let class = class::of_other(addr);
     let applies = !wildcard.is_external_wildcard()
         && matches!(class, DestinationClass::ServiceRange | DestinationClass::Outside);

@@ -1,7 +1,7 @@
 //! Backend choice: one decision for the socket hooks and the tc hooks.
 
 use sluice_abi::{
-    Addr, Affinity, AffinityKey, Backend, Frontend, PortBe, SlotRange, frontend_flags,
+    Addr, Affinity, AffinityKey, Backend, Frontend, FrontendKey, PortBe, SlotRange, frontend_flags,
     network_kind, node_port_addr,
 };
 use sluice_packet::{
@@ -91,21 +91,112 @@ impl Request {
 /// The NodePort frontend of an address of this node. An address that serves no NodePorts has none.
 #[inline(always)]
 pub fn node_port(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
-    let frontend = any_node_port(addr, port, proto)?;
+    let frontend = maps::frontend(&node_port_addr(addr.family()), port, proto)?;
     // After the search, which rarely finds one: this lookup takes longer.
     if maps::network_kind(addr) == network_kind::THIS_NODE { Some(frontend) } else { None }
 }
 
-/// The NodePort frontend with this port, whatever the address of the same family.
+/// A frontend that is a hostPort: its only backend is in [`Chosen::backend`] already. Clients keep their
+/// addresses.
+const HOST_PORT: Frontend =
+    Frontend { service: 0, flags: IS_HOST_PORT | frontend_flags::EXTERNAL | frontend_flags::LOCAL };
+
+/// The flag of [`HOST_PORT`], which no row of `FRONTENDS` has.
+const IS_HOST_PORT: u32 = 1 << 31;
+
+/// [`maps::frontend`] as a global function, for programs with little stack left.
 #[inline(always)]
-pub fn any_node_port(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
-    maps::frontend(&node_port_addr(addr.family()), port, proto)
+pub fn frontend(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
+    Frontend::from_number(backend_frontend(addr, u32::from(port.get()), u32::from(proto)))
+}
+
+/// The body of [`frontend`], with the port in host order.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn backend_frontend(addr: *const Addr, port: u32, proto: u32) -> u64 {
+    // SAFETY: as in `backend_slots`.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
+    maps::frontend(addr, PortBe::new(port as u16), proto as u8).map_or(0, Frontend::to_number)
+}
+
+/// The NodePort or hostPort frontend of an address of this node; those of loopback addresses, for its own
+/// processes, if `is_loopback`. Sets the backend of a hostPort.
+#[inline(always)]
+pub fn of_node(
+    addr: &Addr,
+    port: PortBe,
+    proto: u8,
+    is_loopback: bool,
+    chosen: &mut Chosen,
+) -> Option<Frontend> {
+    let number = backend_of_node(addr, u32::from(port.get()), u32::from(proto), chosen);
+    let frontend = Frontend::from_number(number)?;
+    // After the search, which rarely finds anything: this one takes longer.
+    let is_served = match backend_network_kind(addr) {
+        network_kind::THIS_NODE => true,
+        network_kind::THIS_NODE_WITHOUT_NODE_PORTS => is_host_port(frontend),
+        // The agent writes a network for loopback addresses that serve no NodePorts.
+        kind => is_loopback && (kind == network_kind::OUTSIDE || is_host_port(frontend)),
+    };
+    if is_served { Some(frontend) } else { None }
+}
+
+#[inline(always)]
+fn is_host_port(frontend: Frontend) -> bool {
+    frontend.flags & IS_HOST_PORT != 0
+}
+
+/// The NodePort or hostPort of any address, with the port in host order, as a number. Global, as the
+/// next function, and with one key for all lookups: socket programs have little stack left.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn backend_of_node(
+    addr: *const Addr,
+    port: u32,
+    proto: u32,
+    chosen: *mut Chosen,
+) -> u64 {
+    // SAFETY: as in `backend_slots`.
+    let (Some(addr), Some(chosen)) = (unsafe { (addr.as_ref(), chosen.as_mut()) }) else {
+        return 0;
+    };
+    let port = PortBe::new(port as u16);
+    let mut key =
+        FrontendKey { addr: node_port_addr(addr.family()), port, proto: proto as u8, pad: 0 };
+    if let Some(frontend) = maps::frontend_of(&key) {
+        return frontend.to_number();
+    }
+    let mut pod = maps::host_port(&key);
+    if pod.is_none() {
+        key.addr = *addr;
+        pod = maps::host_port(&key);
+    }
+    let Some(pod) = pod else { return 0 };
+    // SAFETY: as for frontends.
+    chosen.backend = unsafe { *pod };
+    HOST_PORT.to_number()
+}
+
+/// The [`network_kind`] of an address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn backend_network_kind(addr: *const Addr) -> u32 {
+    // SAFETY: as in `backend_slots`.
+    match unsafe { addr.as_ref() } {
+        Some(addr) => maps::network_kind(addr),
+        None => network_kind::OUTSIDE,
+    }
 }
 
 /// Chooses a backend of a frontend for `chosen.client`.
 #[inline(always)]
 pub fn choose(frontend: Frontend, request: Request, chosen: &mut Chosen) -> Choice {
     let Frontend { service, flags } = frontend;
+    if is_host_port(frontend) {
+        // No backend of a Service: the flow ends with the pod.
+        chosen.id = 0;
+        return if request.is_mid_stream { Choice::MidStream } else { Choice::Chosen };
+    }
     let choice = Choice::from_number(backend_slots(chosen, service, flags, request.bits()));
     if choice != Choice::Chosen {
         return choice;

@@ -3,7 +3,7 @@
 //! ```text
 //! destination                 frontends, in this order
 //! Service range, outside      exact, wildcard of the address
-//! this node                   exact, NodePort
+//! this node                   exact, NodePort, hostPort
 //! another node                exact
 //! pods, link-local            none
 //! ```
@@ -35,7 +35,7 @@ pub fn translate<F: Outlined>(
     flow: &mut Flow,
     chosen: &mut Chosen,
 ) -> Result<bool, Verdict> {
-    let Some(frontend) = find(packet, flow) else { return Ok(false) };
+    let Some(frontend) = find(packet, flow, chosen) else { return Ok(false) };
     if packet.is_unresolved() {
         return Err(fragment::wait(packet));
     }
@@ -97,22 +97,24 @@ extern "C" fn service_client(packet: *const Packet, client: *mut Addr) -> u32 {
 
 /// The frontend of a new flow's packet. Only a wildcard matches packets without ports.
 #[inline(always)]
-fn find(packet: &Packet, flow: &Flow) -> Option<Frontend> {
+fn find(packet: &Packet, flow: &Flow, chosen: &mut Chosen) -> Option<Frontend> {
     if !flow.class.may_be_service() {
         return None;
     }
-    let found = service_find(packet, flow.class as u32);
-    let frontend = Frontend { service: found as u32, flags: (found >> 32) as u32 };
-    let is_none = found == 0 || (flow.origin != Origin::Wire && frontend.is_external_wildcard());
+    let frontend = Frontend::from_number(service_find(packet, flow.class as u32, chosen))?;
+    let is_none = flow.origin != Origin::Wire && frontend.is_external_wildcard();
     if is_none { None } else { Some(frontend) }
 }
 
-/// The frontend of a packet as one number: Service port, and flags from bit 32; 0: none.
+/// The frontend of a packet as one number: Service port, and flags from bit 32; 0: none. Sets the
+/// backend of a hostPort.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn service_find(packet: *const Packet, class: u32) -> u64 {
-    // SAFETY: the caller passes a reference; the verifier requires the check for null.
-    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+extern "C" fn service_find(packet: *const Packet, class: u32, chosen: *mut Chosen) -> u64 {
+    // SAFETY: the caller passes references; the verifier requires the checks for null.
+    let (Some(packet), Some(chosen)) = (unsafe { (packet.as_ref(), chosen.as_mut()) }) else {
+        return 0;
+    };
     let tuple = &packet.tuple;
     let has_port = tuple.proto != proto::ICMP && !packet.is_unresolved();
     let mut frontend = None;
@@ -122,11 +124,12 @@ extern "C" fn service_find(packet: *const Packet, class: u32) -> u64 {
     if frontend.is_none() {
         if class == DestinationClass::Node as u32 {
             if has_port {
-                frontend = backend::node_port(&tuple.dst, tuple.dport, tuple.proto);
+                let (dst, port) = (&tuple.dst, tuple.dport);
+                frontend = backend::of_node(dst, port, tuple.proto, false, chosen);
             }
         } else if class != DestinationClass::OtherNode as u32 {
             frontend = maps::wildcard_frontend(&tuple.dst);
         }
     }
-    frontend.map_or(0, |found| u64::from(found.flags) << 32 | u64::from(found.service))
+    frontend.map_or(0, Frontend::to_number)
 }

@@ -5,9 +5,9 @@ use std::mem::offset_of;
 
 use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, Counter, Device, FlowEntry, FlowKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, LocalPod, Network, NetworkKey, NodeConfig, PodFlows,
-    PodNetns, PodRef, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin, SocketOrigins,
-    SourceRangeKey, map,
+    FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NetworkKey, NodeConfig,
+    PodFlows, PodNetns, PodRef, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin,
+    SocketOrigins, SourceRangeKey, map,
 };
 
 use super::{Field, FieldKind, Layouts, MapLayout};
@@ -165,6 +165,7 @@ pub fn current() -> Layouts {
         of::<AffinityKey, Affinity>(map::AFFINITY, 1),
         of::<SourceRangeKey, u32>(map::SOURCE_RANGES, 1),
         of::<u64, PodNetns>(map::POD_NETNS, 1),
+        of::<HostPortKey, Backend>(map::HOST_PORTS, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_POD, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_WIRE, 1),

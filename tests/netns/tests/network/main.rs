@@ -8,6 +8,7 @@ mod devices;
 mod external;
 mod growth;
 mod health_checks;
+mod host_ports;
 mod limits;
 mod node_changes;
 mod packets;

@@ -7,6 +7,7 @@
 //! endpoints A:PORT/PROTO -> ...        other sets of the same Service port
 //! external A:PORT/PROTO = A:PORT/PROTO [local] [limited]
 //! external-wildcard A
+//! host-port A:PORT/PROTO -> POD:PORT
 //! node-port PORT/PROTO = A:PORT/PROTO [local]                no-node-ports A
 //!     frontends of the Service port with that ClusterIP; local: its traffic policy
 //! source-range A:PORT/PROTO NETWORK/LEN
@@ -159,6 +160,11 @@ impl State {
                 let (port, proto) = words.next()?.split_once('/').ok_or("no protocol")?;
                 let at = ([0; 4], number(port)?, protocol(proto)?);
                 self.external(at, &mut words, datapath)?;
+            }
+            "host-port" => {
+                let at = self.vip(words.next()?)?;
+                words.expect("->")?;
+                datapath.host_port(at, self.names.endpoint(words.next()?)?);
             }
             "external-wildcard" => {
                 datapath.external_wildcard(self.names.address(words.next()?)?);

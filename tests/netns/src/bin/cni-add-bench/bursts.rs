@@ -88,6 +88,7 @@ impl Subject {
                     pod_namespace: Some("default".into()),
                     pod_name: Some(format!("former-{n}")),
                     netns: format!("/run/netns/cni-{n:x}"),
+                    host_ports: Vec::new(),
                 };
                 let lease = locked.allocate(&entries, subnet, request, &now).unwrap().unwrap();
                 entries.push(sluice_pod::lease::Entry::of(&lease));

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netns_tests::manifest::{service, slice_of};
 use netns_tests::{
-    CniCall, Host, Node, OUTSIDE, Pod, Server, Topology, TopologyOptions, eventually, find_plugin,
-    sysctl,
+    Host, Node, OUTSIDE, Pod, Server, Topology, TopologyOptions, eventually, sysctl,
 };
 use serde_json::json;
 
@@ -32,7 +31,6 @@ pub struct Testbed {
     addresses: BTreeMap<String, Ipv4Addr>,
     services: BTreeMap<String, Ipv4Addr>,
     clients: BTreeMap<String, Host>,
-    has_portmap: bool,
 }
 
 /// What has to run while the testbed is used.
@@ -46,9 +44,8 @@ impl Testbed {
     pub fn new() -> (Testbed, Running) {
         let options = TopologyOptions { cluster_routes: true, ..TopologyOptions::default() };
         let nodes = two_nodes_in(Topology::with(options));
-        let has_portmap = find_plugin("portmap").is_some();
         let pods = vec![
-            pod_with_host_port(&nodes.a, "default/pod1", has_portmap),
+            pod_with_host_port(&nodes.a, "default/pod1"),
             nodes.a.pod("default/pod2"),
             nodes.b.pod("default/pod3"),
             nodes.b.pod("default/pod4"),
@@ -90,7 +87,6 @@ impl Testbed {
             addresses,
             services,
             clients: hosts.into_iter().map(|(name, _, host)| (name, host)).collect(),
-            has_portmap,
         };
         testbed.wait_for_services();
         (testbed, Running { _servers: servers, _pods: pods, _nodes: nodes })
@@ -100,7 +96,7 @@ impl Testbed {
     fn wait_for_services(&self) {
         for client in ["pod1", "pod3"] {
             for target in self.addresses.keys() {
-                let address = self.target("service", target).unwrap();
+                let address = self.target("service", target);
                 let client = self.client(client).without_socket_programs();
                 eventually(target, || client.connect("tcp", &address));
             }
@@ -111,11 +107,11 @@ impl Testbed {
         self.clients.get(name).unwrap_or_else(|| panic!("client {name}"))
     }
 
-    /// The address of a target by a path; `None` if the path does not exist on this machine.
-    pub fn target(&self, path: &str, target: &str) -> Option<String> {
+    /// The address of a target by a path.
+    pub fn target(&self, path: &str, target: &str) -> String {
         let host = || self.addresses.get(target).unwrap_or_else(|| panic!("target {target}"));
         let service = || self.services.get(target).unwrap_or_else(|| panic!("service {target}"));
-        Some(match path {
+        match path {
             "direct" => format!("{}:{PORT}", host()),
             // No server listens on this port.
             "closed-port" => format!("{}:{}", host(), PORT + 1),
@@ -123,7 +119,6 @@ impl Testbed {
             // The Service does not have this port; its endpoint has the second one.
             "unknown-service-port" => format!("{}:{}", service(), SERVICE_PORT + 1),
             "target-port-of-service" => format!("{}:{PORT}", service()),
-            "hostport" if !self.has_portmap => return None,
             "hostport" => format!("{}:{HOST_PORT}", host()),
             "free-address" => match target {
                 "node1" => "10.244.1.200:80".to_owned(),
@@ -132,7 +127,7 @@ impl Testbed {
                 other => panic!("free address of {other}"),
             },
             other => panic!("path {other}"),
-        })
+        }
     }
 
     /// The name of the host with an address; the client's own if it is one of several.
@@ -145,20 +140,9 @@ impl Testbed {
     }
 }
 
-/// ADD by Sluice and, where it exists, by portmap.
-fn pod_with_host_port(node: &Node, name: &str, has_portmap: bool) -> Pod {
-    let sandbox = node.sandbox(name);
-    let mut result = node.cni("ADD", &sandbox).ok();
-    if let (true, Some(portmap)) = (has_portmap, find_plugin("portmap")) {
-        let mapping =
-            |protocol| json!({"hostPort": HOST_PORT, "containerPort": PORT, "protocol": protocol});
-        let config = json!({
-            "cniVersion": result["cniVersion"], "name": "sluice", "type": "portmap",
-            "prevResult": result,
-            "runtimeConfig": {"portMappings": [mapping("tcp"), mapping("udp")]},
-        });
-        let call = CniCall::for_sandbox("ADD", &config, &sandbox).with_binary(&portmap);
-        result = call.run(&node.namespaces).ok();
-    }
-    node.pod_of(&sandbox, result)
+/// A pod with hostPorts.
+fn pod_with_host_port(node: &Node, name: &str) -> Pod {
+    let mapping =
+        |protocol| json!({"hostPort": HOST_PORT, "containerPort": PORT, "protocol": protocol});
+    node.pod_with_host_ports(name, json!([mapping("tcp"), mapping("udp")]))
 }

@@ -1,0 +1,83 @@
+//! `HOST_PORTS`: the hostPorts of the pods of this node.
+//!
+//! CNI ADD and DEL write the rows without the agent. This reconciler compares them with the leases, which
+//! record them, and repairs what a crash or another program left.
+
+use std::collections::BTreeMap;
+
+use sluice_abi::{Backend, HostPortKey, map};
+use sluice_core::table::{Table, TableKind, TableSpec, Write};
+use sluice_pod::lease::Lease;
+
+use super::{NotReconciled, Reconciler};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// `HOST_PORTS`: address, port and protocol of the node -> address and port of a pod.
+#[derive(Clone, Copy, Debug)]
+pub struct HostPorts;
+
+impl Table for HostPorts {
+    type Key = HostPortKey;
+    type Value = Backend;
+    const SPEC: &'static TableSpec =
+        &TableSpec::of::<HostPorts>(map::HOST_PORTS, TableKind::Hash, map::HOST_PORTS_MAX);
+}
+
+type HostPortRows = BTreeMap<HostPortKey, Backend>;
+
+/// Compares leases and rows.
+pub struct ReconcileHostPorts;
+
+impl Reconciler for ReconcileHostPorts {
+    fn concern(&self) -> Concern {
+        Concern::HostPorts
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        // Rows first: ADD writes its lease before its rows, so that the row of a running ADD has a lease.
+        let rows: HostPortRows = kernel.read(HostPorts::SPEC)?.typed::<HostPorts>().collect();
+        let wanted = wanted(&kernel.leases()?, &rows);
+        let missing = wanted.iter().filter(|(key, pod)| rows.get(key) != Some(pod));
+        let missing: Vec<_> = missing.map(|(key, pod)| (*key, *pod)).collect();
+        let left_over: Vec<_> =
+            rows.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        let count = missing.len() + left_over.len();
+        if count == 0 {
+            return Ok(());
+        }
+        for write in [Write::put::<HostPorts>(missing), Write::delete::<HostPorts>(left_over)] {
+            if let Some(write) = write {
+                kernel.write(&write)?;
+            }
+        }
+        tracing::info!(rows = count, "hostPorts repaired");
+        state.repaired("host_port", count);
+        Ok(())
+    }
+}
+
+/// The rows of these leases. Of two pods with one port, the newer one has it. Leases that do not record
+/// the hostPorts of their pods keep the rows that lead to these.
+fn wanted(leases: &[Lease], rows: &HostPortRows) -> HostPortRows {
+    let mut by_age: Vec<&Lease> = leases.iter().collect();
+    by_age.sort_by_key(|lease| (lease.since.seconds, lease.address));
+    let mut wanted = HostPortRows::new();
+    for lease in by_age {
+        match &lease.host_ports {
+            Some(ports) => {
+                wanted.extend(ports.iter().map(|port| (port.key(), port.backend(lease.address))));
+            }
+            None => {
+                let of_pod = rows.iter().filter(|(_, pod)| pod.addr == lease.address.into());
+                wanted.extend(of_pod.map(|(key, pod)| (*key, *pod)));
+            }
+        }
+    }
+    wanted
+}

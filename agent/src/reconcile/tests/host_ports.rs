@@ -1,0 +1,62 @@
+//! Repair of `HOST_PORTS`.
+
+use std::time::Duration;
+
+use sluice_pod::{HostPort, Protocol};
+
+use super::with_pods;
+use crate::event::Event;
+use crate::reconcile::host_ports::HostPorts;
+
+/// Time until the next resync.
+const RESYNC: Duration = Duration::from_secs(31);
+
+fn port(host_port: u16) -> HostPort {
+    HostPort { host_ip: [0; 4].into(), host_port, container_port: 80, protocol: Protocol::Tcp }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_host_ports_are_those_of_the_leases() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    harness.kernel().leases[0].host_ports = Some(vec![port(8080), port(8443)]);
+    assert_eq!(harness.send([Event::Leases]).await, ["put HOST_PORTS 2"]);
+    let rows = harness.kernel().rows::<HostPorts>();
+    let expected = [port(8080), port(8443)].map(|p| (p.key(), p.backend([10, 244, 1, 7].into())));
+    assert_eq!(rows, expected);
+    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new(), "nothing differs");
+
+    // Another program.
+    let (key, pod) = rows[0];
+    harness.kernel().overwrite::<HostPorts>(key, port(8080).backend([10, 244, 1, 99].into()));
+    assert_eq!(harness.run_for(RESYNC).await, ["put HOST_PORTS 1"]);
+    assert_eq!(harness.kernel().rows::<HostPorts>()[0], (key, pod));
+
+    harness.kernel().leases[0].host_ports = Some(vec![port(8443)]);
+    assert_eq!(harness.send([Event::Leases]).await, ["delete HOST_PORTS 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_pod_has_a_port_of_two() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    for (lease, seconds) in harness.kernel().leases.iter_mut().zip([20, 10]) {
+        lease.host_ports = Some(vec![port(8080)]);
+        lease.since.seconds = seconds;
+    }
+    assert_eq!(harness.send([Event::Leases]).await, ["put HOST_PORTS 1"]);
+    let newer = port(8080).backend([10, 244, 1, 7].into());
+    assert_eq!(harness.kernel().rows::<HostPorts>(), [(port(8080).key(), newer)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_lease_without_a_record_are_kept_as_long_as_the_lease() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    harness.kernel().leases[0].host_ports = None;
+    for address in [[10, 244, 1, 7], [10, 244, 1, 8]] {
+        let number = u16::from(address[3]);
+        let pod = port(number).backend(address.into());
+        harness.kernel().overwrite::<HostPorts>(port(number).key(), pod);
+    }
+    assert_eq!(harness.send([Event::Leases]).await, ["delete HOST_PORTS 1"]);
+    let kept = (port(7).key(), port(7).backend([10, 244, 1, 7].into()));
+    assert_eq!(harness.kernel().rows::<HostPorts>(), [kept]);
+}
