@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::findings::Findings;
 use crate::kernel::Kernel;
 use crate::reconcile::Reconcilers;
-use crate::state::State;
+use crate::state::{Cause, State};
 use crate::view::View;
 use crate::watches::Watches;
 
@@ -39,6 +39,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 pub trait Observer {
     /// Called at least every [`HEARTBEAT`], and before and after each pass.
     fn alive(&mut self) {}
+
+    /// Called with the causes of changes that are in the kernel now.
+    fn programmed(&mut self, _causes: &[Cause]) {}
 
     /// Called with the state and the duration of the pass.
     fn observe(&mut self, state: &State, duration: Duration);
@@ -152,6 +155,10 @@ impl<K: Kernel> EventLoop<K> {
         self.state.compile();
         self.reconcilers.run(&mut self.state, &mut self.kernel);
         self.observer.observe(&self.state, started.elapsed());
+        let programmed = self.state.take_programmed();
+        if !programmed.is_empty() {
+            self.observer.programmed(&programmed);
+        }
         let found = self.state.take_findings();
         if let Some(findings) = &self.findings {
             findings.send(found);

@@ -3,6 +3,8 @@
 //! The node is `n1`: uplink `eth0` (index 2, MTU 1500, 172.18.0.2), pod CIDR 10.244.1.0/24. Time is
 //! tokio's; tests pause it (`start_paused`), so that retries and resyncs take no real time.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -26,7 +28,7 @@ use crate::findings::{self, Finding};
 use crate::host::{HostState, LocalAddress, RouteUse};
 use crate::kernel::fake::FakeKernel;
 use crate::reconcile::Reconcilers;
-use crate::state::State;
+use crate::state::{Cause, State};
 
 /// Long enough for the loop to take all waiting events, shorter than the first retry.
 const IDLE_AFTER: Duration = Duration::from_millis(1);
@@ -37,12 +39,18 @@ pub struct Harness {
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     findings: mpsc::Receiver<Finding>,
+    programmed: Rc<RefCell<Vec<Cause>>>,
     config: Config,
 }
 
-struct NoObserver;
+/// Records the causes of changes that are programmed.
+struct Recorder(Rc<RefCell<Vec<Cause>>>);
 
-impl Observer for NoObserver {
+impl Observer for Recorder {
+    fn programmed(&mut self, causes: &[Cause]) {
+        self.0.borrow_mut().extend(causes);
+    }
+
     fn observe(&mut self, _: &State, _: Duration) {}
 }
 
@@ -79,9 +87,10 @@ impl Harness {
         let state = State::new(config.clone(), Instant::now().into_std());
         let reconcilers = Reconcilers::all();
         let (queue, findings) = findings::queue();
-        let event_loop =
-            EventLoop::new(state, kernel, reconcilers, Box::new(NoObserver)).with_findings(queue);
-        Harness { event_loop, sender, events, findings, config }
+        let programmed = Rc::default();
+        let observer = Box::new(Recorder(Rc::clone(&programmed)));
+        let event_loop = EventLoop::new(state, kernel, reconcilers, observer).with_findings(queue);
+        Harness { event_loop, sender, events, findings, programmed, config }
     }
 
     /// The agent ends, and starts again on the same node.
@@ -167,6 +176,11 @@ impl Harness {
     pub fn findings(&mut self) -> Vec<String> {
         let found = std::iter::from_fn(|| self.findings.try_recv().ok());
         found.map(|f| format!("{} {}: {}", f.object, f.reason, f.message)).collect()
+    }
+
+    /// The causes of changes that were programmed since the last call.
+    pub fn programmed(&mut self) -> Vec<Cause> {
+        self.programmed.take()
     }
 
     /// Status and message of a condition.

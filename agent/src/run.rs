@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use futures::FutureExt;
@@ -27,7 +27,7 @@ use crate::notices::{self, CniStats};
 use crate::observe::{self, Health, Pending, health_checks, metrics};
 use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
-use crate::state::State;
+use crate::state::{Cause, State};
 use crate::watches::Watches;
 use crate::{api, findings, source};
 
@@ -237,6 +237,10 @@ impl Observer for Publisher {
         self.health.alive();
     }
 
+    fn programmed(&mut self, causes: &[Cause]) {
+        self.health.metrics().proxy.programmed(causes, SystemTime::now());
+    }
+
     fn observe(&mut self, state: &State, duration: Duration) {
         let pending = match LIVENESS.iter().find_map(|concern| state.conditions.failed(*concern)) {
             None => Pending::None,
@@ -245,6 +249,7 @@ impl Observer for Publisher {
         self.health.synced(duration, &pending, state.rows());
         let success = pending == Pending::None;
         self.health.metrics().proxy.synced(duration, state.changes(), success);
+        self.health.metrics().proxy.without_local(state.tables().without_local());
         self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
         self.health.set_node_eligible(state.node_eligible());

@@ -13,6 +13,7 @@ mod findings;
 mod growth;
 mod health_checks;
 mod pods;
+mod programming;
 mod repairs;
 mod stale_udp;
 
@@ -36,6 +37,8 @@ use crate::host::{HostState, Uplink};
 use self::growth::Growth;
 pub use self::health_checks::HealthCheckPort;
 pub use self::pods::PodSelection;
+use self::programming::CAUSES;
+pub use self::programming::Cause;
 
 /// Every this many resyncs, the rows in the kernel are compared with the desired ones.
 const RESYNCS_PER_COMPARISON: u32 = 10;
@@ -72,6 +75,7 @@ pub struct State {
     pub pods: PodSelection,
     repairs: BTreeMap<&'static str, u64>,
     findings: Vec<Finding>,
+    causes: Vec<Cause>,
     calls: Vec<Call>,
     stopped: bool,
     /// Current conditions.
@@ -111,6 +115,7 @@ impl State {
             pods: PodSelection::default(),
             repairs: BTreeMap::new(),
             findings: Vec::new(),
+            causes: Vec::new(),
             calls: Vec::new(),
             stopped: false,
             conditions: Conditions::default(),
@@ -138,7 +143,11 @@ impl State {
                     self.mark([Concern::HostState, Concern::Routes, Concern::CniFiles]);
                 }
                 self.find_invalid_addresses(&change);
+                let cause = programming::cause(&change);
+                let before = self.index.changes().endpoint_slices;
                 self.index.apply(change);
+                let changed = self.index.changes().endpoint_slices != before;
+                self.causes.extend(cause.filter(|_| changed && self.causes.len() < CAUSES));
             }
             Event::HostNetwork => {
                 use Concern::{Devices, Forwarding, HostState, Routes};

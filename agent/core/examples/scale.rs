@@ -138,6 +138,7 @@ fn slice(n: u32, endpoints: u32, generation: u32) -> Object {
     let service = name(n);
     Object::EndpointSlice(EndpointSlice {
         invalid: None,
+        trigger: None,
         name: ObjectName::new(service.namespace.clone(), format!("{}-abcde", service.name)),
         service: Some(service.name),
         hidden: false,

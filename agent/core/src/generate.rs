@@ -298,6 +298,7 @@ pub fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
     (slice_name, service, rarely(), address_type, ports, endpoints()).prop_map(
         |(name, service, hidden, address_type, ports, endpoints)| EndpointSlice {
             invalid: None,
+            trigger: None,
             name,
             service,
             hidden,

@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use sluice_abi::{FrontendKey, Network, NetworkKey};
 
 use self::claims::{Claim, Claims, Owner, Served};
+pub use self::ports::WithoutLocal;
 use self::ports::{PortIndex, Ports};
 use crate::compile::{
     self, FrontendRow, NodeAddresses, Overlap, PortRow, ServicePortId, ServiceRows, ServiceView,
@@ -191,6 +192,11 @@ impl Tables {
     /// Number of Service ports that frontends are served by.
     pub fn port_count(&self) -> usize {
         self.ports.served_count()
+    }
+
+    /// Service ports with a traffic policy Local and without endpoints on this node, if there are others.
+    pub fn without_local(&self) -> WithoutLocal {
+        self.ports.without_local()
     }
 
     /// Networks by key.

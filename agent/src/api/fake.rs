@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sluice_abi::{Addr, Backend, FrontendKey, PortBe, proto};
-use sluice_core::compile::{FrontendKind, FrontendRow, PortRow, ServicePortId};
+use sluice_core::compile::{FrontendKind, FrontendRow, LocalPolicies, PortRow, ServicePortId};
 use sluice_core::model::{ObjectName, Protocol, TrafficPolicy};
 use sluice_core::tables::FrontendView;
 
@@ -92,6 +92,7 @@ impl Fake {
             local,
             unselected: Box::default(),
             source_ranges: Box::default(),
+            local_policies: LocalPolicies::default(),
             affinity_seconds: 0,
         });
         self.frontends.insert(key, (service, port));

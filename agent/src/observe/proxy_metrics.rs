@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,8 +13,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use sluice_core::Changes;
+use sluice_core::tables::WithoutLocal;
 
 use super::metrics::now;
+use crate::state::Cause;
 
 const FAMILIES: [FamilyLabel; 2] =
     [FamilyLabel { ip_family: "IPv4" }, FamilyLabel { ip_family: "IPv6" }];
@@ -29,6 +31,12 @@ struct CodeLabel {
     code: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabel {
+    traffic_policy: &'static str,
+    ip_family: &'static str,
+}
+
 type Seconds = Family<FamilyLabel, Gauge<f64, AtomicU64>>;
 
 /// The metrics.
@@ -39,8 +47,12 @@ pub struct ProxyMetrics {
     last_queued: Seconds,
     services: Count,
     endpoints: Count,
+    programming: Family<FamilyLabel, Histogram, fn() -> Histogram>,
+    without_local: Family<PolicyLabel, Gauge>,
     healthz: Family<CodeLabel, Counter>,
     livez: Family<CodeLabel, Counter>,
+    /// Causes before the start of the agent are not programmed late by it.
+    started: SystemTime,
     applied: Mutex<Changes>,
 }
 
@@ -63,6 +75,12 @@ fn buckets() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 15))
 }
 
+/// kube-proxy's buckets: 0.25 s to 5 min.
+fn programming_buckets() -> Histogram {
+    let seconds = (1..=59).chain((0..12).map(|n| 60 + 5 * n)).chain((0..7).map(|n| 120 + 30 * n));
+    Histogram::new([0.25, 0.5].into_iter().chain(seconds.map(f64::from)))
+}
+
 impl Default for ProxyMetrics {
     fn default() -> ProxyMetrics {
         ProxyMetrics {
@@ -71,6 +89,9 @@ impl Default for ProxyMetrics {
             last_queued: Family::default(),
             services: Count::default(),
             endpoints: Count::default(),
+            programming: Family::new_with_constructor(programming_buckets),
+            without_local: Family::default(),
+            started: SystemTime::now(),
             healthz: Family::default(),
             livez: Family::default(),
             applied: Mutex::default(),
@@ -98,6 +119,33 @@ impl ProxyMetrics {
             self.duration.get_or_create(family).observe(took.as_secs_f64());
             if success {
                 self.last.get_or_create(family).set(now());
+            }
+        }
+    }
+
+    /// Records the time from the causes of changes until now, when they are programmed.
+    pub fn programmed(&self, causes: &[Cause], now: SystemTime) {
+        let millis = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH);
+        let (Ok(started), Ok(now)) = (millis(self.started), millis(now)) else { return };
+        for cause in causes {
+            let at = Duration::from_millis(u64::try_from(cause.at).unwrap_or_default());
+            if at > started {
+                let took = now.saturating_sub(at).as_secs_f64();
+                let [v4, v6] = &FAMILIES;
+                let family = if cause.v6 { v6 } else { v4 };
+                self.programming.get_or_create(family).observe(took);
+            }
+        }
+    }
+
+    /// Records the Service ports without endpoints on this node.
+    pub fn without_local(&self, counts: WithoutLocal) {
+        let policies = [("internal", counts.internal), ("external", counts.external)];
+        for (traffic_policy, counts) in policies {
+            for (FamilyLabel { ip_family }, count) in FAMILIES.iter().zip(counts) {
+                let label = PolicyLabel { traffic_policy, ip_family };
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                self.without_local.get_or_create(&label).set(count);
             }
         }
     }
@@ -141,6 +189,16 @@ impl ProxyMetrics {
                 count.total.clone(),
             );
         }
+        r.register(
+            rules("no_local_endpoints_total"),
+            "Service ports with traffic policy Local that have endpoints on other nodes only",
+            self.without_local.clone(),
+        );
+        r.register(
+            "kubeproxy_network_programming_duration_seconds",
+            "Time from the change of a Pod or Service until its endpoints are programmed",
+            self.programming.clone(),
+        );
         let name = |path| format!("kubeproxy_proxy_{path}");
         r.register(name("healthz"), "Responses of /healthz, by code", self.healthz.clone());
         r.register(name("livez"), "Responses of /livez, by code", self.livez.clone());
@@ -161,6 +219,13 @@ mod tests {
         metrics.healthz(200);
         metrics.healthz(503);
         metrics.livez(200);
+        let started = metrics.started;
+        let since = started.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let at = |millis: i64| i64::try_from(since.as_millis()).unwrap() + millis;
+        let causes = [(1000, false), (1500, true), (-5000, false)];
+        let causes = causes.map(|(millis, v6)| Cause { at: at(millis), v6 });
+        metrics.programmed(&causes, started + Duration::from_millis(1700));
+        metrics.without_local(WithoutLocal { internal: [1, 2], external: [0, 3] });
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let text = encode(&registry);
@@ -174,6 +239,13 @@ mod tests {
             "kubeproxy_sync_proxy_rules_service_changes_total 3",
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending 2",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total 7",
+            "# TYPE kubeproxy_network_programming_duration_seconds histogram",
+            "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.5\"} 0",
+            "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv4\",le=\"1\"} 1",
+            "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.25\"} 1",
+            "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\",ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\",ip_family=\"IPv6\"} 3",
             "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
             "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
             "kubeproxy_proxy_livez_total{code=\"200\"} 1",

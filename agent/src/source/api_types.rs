@@ -26,6 +26,17 @@ struct Metadata {
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
+}
+
+/// Key of [`Annotations::trigger`].
+pub const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// The annotation in use, of EndpointSlices.
+#[derive(Deserialize, Default)]
+struct Annotations {
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    trigger: Option<String>,
 }
 
 fn metadata<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectMeta, D::Error> {
@@ -38,6 +49,9 @@ fn metadata<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectMeta, D::Error> {
         creation_timestamp: m.creation_timestamp,
         deletion_timestamp: m.deletion_timestamp,
         labels: m.labels,
+        annotations: m
+            .annotations
+            .and_then(|a| Some(BTreeMap::from([(TRIGGER.to_owned(), a.trigger?)]))),
         ..ObjectMeta::default()
     })
 }

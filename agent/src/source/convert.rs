@@ -213,8 +213,15 @@ pub(super) fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, Conv
         ports,
         endpoints,
         invalid,
+        trigger: trigger(&o.metadata),
         name,
     }))
+}
+
+/// When the Pod or Service changed that caused the last change of a slice.
+fn trigger(meta: &ObjectMeta) -> Option<i64> {
+    let time = meta.annotations.as_ref()?.get(api_types::TRIGGER)?;
+    time.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
 }
 
 /// Whether an address identifies one host beyond its own link: the API accepts no other one for an

@@ -342,6 +342,25 @@ fn contract_7_3_protocols_on_one_number_are_separate() {
 }
 
 #[test]
+fn contract_6_8_service_ports_without_local_endpoints_are_counted_if_there_are_others() {
+    let service = "service shop/web 10.96.0.1 /TCP:80@30080 b/TCP:81";
+    let of = |policies: &str, slice: &str| {
+        let tables = tables(&[&format!("{service} {policies}"), slice]);
+        let found = tables.without_local();
+        (found.internal, found.external)
+    };
+    let far = "slice shop/web of=web ports=/TCP:80,b/TCP:81 10.0.0.2@n2";
+    let near = "slice shop/web of=web ports=/TCP:80,b/TCP:81 10.0.0.2@n2 10.0.0.1@n1";
+    let none = "slice shop/web of=web ports=/TCP:80,b/TCP:81 10.0.0.2@n2?unready";
+    assert_eq!(of("policy=Local", far), ([2, 0], [0, 0]));
+    assert_eq!(of("", far), ([0, 0], [0, 0]));
+    for slice in [near, none] {
+        assert_eq!(of("policy=Local", slice), ([0, 0], [0, 0]), "{slice}");
+    }
+    assert_eq!(of("external-policy=Local", far), ([0, 0], [2, 0]));
+}
+
+#[test]
 fn contract_7_4_address_and_port_precede_a_node_port() {
     let first = "service shop/a 10.96.0.1 /TCP:30080 lb=172.18.0.2";
     let second = "service shop/b 10.96.0.2 /TCP:80@30080";

@@ -56,6 +56,17 @@ pub struct PortRow {
     pub source_ranges: Box<[IpNet]>,
     /// Timeout of session affinity in seconds, or 0.
     pub affinity_seconds: u32,
+    /// The traffic policies of its frontends that are Local.
+    pub local_policies: LocalPolicies,
+}
+
+/// Which traffic policies of a Service are Local, as far as frontends have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalPolicies {
+    /// The internal one.
+    pub internal: bool,
+    /// The external one.
+    pub external: bool,
 }
 
 /// Backends of one set.
@@ -79,6 +90,11 @@ impl PortRow {
             Some(local) if local_set => Treatment::Forward(local),
             _ => Treatment::Forward(&self.cluster),
         }
+    }
+
+    /// Whether a Local set is empty although there are endpoints on other nodes.
+    pub fn lacks_local_endpoints(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.is_empty()) && !self.cluster.is_empty()
     }
 
     /// The backends that existing UDP flows keep; those of both sets occur twice.

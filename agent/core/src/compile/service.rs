@@ -17,7 +17,9 @@ use sluice_abi::{
     Addr, Backend, Family, FrontendKey, PortBe, WILDCARD_PORT, WILDCARD_PROTO, node_port_addr,
 };
 
-use super::{FrontendKind, FrontendRow, NodeAddresses, PortRow, ServicePortId, ServiceRows};
+use super::{
+    FrontendKind, FrontendRow, LocalPolicies, NodeAddresses, PortRow, ServicePortId, ServiceRows,
+};
 use crate::model::{Endpoint, EndpointSlice, Port, Protocol, Service, ServicePort, TrafficPolicy};
 use crate::select::{self, Locality, is_fallback};
 
@@ -58,8 +60,7 @@ struct Access {
     family: Family,
     addresses: Vec<(IpAddr, FrontendKind)>,
     source_ranges: Box<[IpNet]>,
-    /// Whether a frontend has the traffic policy Local.
-    uses_local_set: bool,
+    local_policies: LocalPolicies,
 }
 
 impl Access {
@@ -77,11 +78,10 @@ impl Access {
         }
         let is_external =
             addresses.len() > 1 || service.ports.iter().any(|port| port.node_port.is_some());
-        let external_local =
-            is_external && service.external_traffic_policy() == TrafficPolicy::Local;
-        let uses_local_set =
-            external_local || service.internal_traffic_policy == TrafficPolicy::Local;
-        Access { family, addresses, source_ranges, uses_local_set }
+        let external = is_external && service.external_traffic_policy() == TrafficPolicy::Local;
+        let internal = service.internal_traffic_policy == TrafficPolicy::Local;
+        let local_policies = LocalPolicies { internal, external };
+        Access { family, addresses, source_ranges, local_policies }
     }
 
     fn add_rows(&self, view: &ServiceView<'_>, rows: &mut ServiceRows) {
@@ -151,14 +151,16 @@ impl Access {
             positions.into_iter().map(|at| all[at]).collect()
         };
         let cluster = choose(select::cluster_set(view.locality, &refs));
-        let local = self.uses_local_set.then(|| choose(select::local_set(view.locality, &refs)));
+        let local_policies = self.local_policies;
+        let uses_local_set = local_policies.internal || local_policies.external;
+        let local = uses_local_set.then(|| choose(select::local_set(view.locality, &refs)));
         let rest = refs.iter().zip(&all).zip(&chosen).filter(|((endpoint, _), chosen)| {
             id.protocol == Protocol::Udp && !**chosen && (endpoint.ready || is_fallback(endpoint))
         });
         let unselected = rest.map(|((_, backend), _)| *backend).collect();
         let affinity_seconds = view.service.session_affinity.unwrap_or(0);
         let source_ranges = self.source_ranges.clone();
-        PortRow { cluster, local, unselected, source_ranges, affinity_seconds, id }
+        PortRow { cluster, local, unselected, source_ranges, affinity_seconds, local_policies, id }
     }
 }
 

@@ -54,6 +54,8 @@ pub struct EndpointSlice {
     pub endpoints: Box<[Endpoint]>,
     /// The address of an endpoint that was left out because it is not that of another host or pod.
     pub invalid: Option<Box<IpAddr>>,
+    /// When the cause of the last change happened, in milliseconds since 1970.
+    pub trigger: Option<i64>,
 }
 
 impl EndpointSlice {

@@ -13,7 +13,7 @@ use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
 use crate::model::{Change, NodeContext, ObjectName};
 use crate::oracle::{self, World};
-use crate::tables::Tables;
+use crate::tables::{Tables, WithoutLocal};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
@@ -71,6 +71,9 @@ proptest! {
                 }
             }
             prop_assert_eq!(tables.ports().count(), tables.port_count());
+            let mut without_local = WithoutLocal::default();
+            tables.ports().for_each(|row| without_local.add(row));
+            prop_assert_eq!(tables.without_local(), without_local);
             prop_assert_eq!(changed.networks, before.networks() != tables.networks());
             prop_assert_eq!(changed.routes, before.routes() != tables.routes());
             let conflicts = |tables: &Tables| -> Vec<(FrontendKey, Vec<ObjectName>)> {

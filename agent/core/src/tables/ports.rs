@@ -3,6 +3,8 @@
 
 use std::num::NonZeroU32;
 
+use sluice_abi::Family;
+
 use crate::compile::PortRow;
 
 /// Position of a Service port.
@@ -23,6 +25,41 @@ pub struct Ports {
     entries: Vec<Option<Box<Port>>>,
     free: Vec<PortIndex>,
     served: usize,
+    without_local: WithoutLocal,
+}
+
+/// Number of Service ports without endpoints on this node although a traffic policy is Local, if there
+/// are endpoints on other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WithoutLocal {
+    /// Internal traffic policy, IPv4 and IPv6.
+    pub internal: [usize; 2],
+    /// External traffic policy, IPv4 and IPv6.
+    pub external: [usize; 2],
+}
+
+impl WithoutLocal {
+    /// Adds a served Service port.
+    pub fn add(&mut self, row: &PortRow) {
+        self.change(row, |count| *count += 1);
+    }
+
+    fn remove(&mut self, row: &PortRow) {
+        self.change(row, |count| *count -= 1);
+    }
+
+    fn change(&mut self, row: &PortRow, change: impl Fn(&mut usize)) {
+        if row.lacks_local_endpoints() {
+            let family = usize::from(row.id.family == Family::V6);
+            let policies = row.local_policies;
+            if policies.internal {
+                change(&mut self.internal[family]);
+            }
+            if policies.external {
+                change(&mut self.external[family]);
+            }
+        }
+    }
 }
 
 impl Ports {
@@ -64,13 +101,15 @@ impl Ports {
 
     /// Replaces the row of a Service port. Returns whether it differs and is served.
     pub fn replace(&mut self, index: PortIndex, row: PortRow) -> bool {
-        match self.entry_mut(index) {
-            Some(port) if port.row != row => {
-                port.row = row;
-                port.frontends > 0
-            }
-            _ => false,
+        let Some(port) = self.entries.get_mut(index.0.get() as usize - 1) else { return false };
+        let Some(port) = port.as_deref_mut().filter(|port| port.row != row) else { return false };
+        let former = std::mem::replace(&mut port.row, row);
+        let is_served = port.frontends > 0;
+        if is_served {
+            self.without_local.remove(&former);
+            self.without_local.add(&port.row);
         }
+        is_served
     }
 
     /// Removes a Service port without frontends.
@@ -84,23 +123,39 @@ impl Ports {
 
     /// Counts a frontend that begins to be served by a Service port. Returns whether it is the first.
     pub fn gain(&mut self, index: PortIndex) -> bool {
-        let first = self.entry_mut(index).is_some_and(|port| {
-            port.frontends += 1;
-            port.frontends == 1
-        });
-        self.served += usize::from(first);
+        let Some(port) = self.entry_mut(index) else { return false };
+        port.frontends += 1;
+        let first = port.frontends == 1;
+        if first {
+            self.served += 1;
+            self.count(index, WithoutLocal::add);
+        }
         first
     }
 
     /// Counts a frontend that is not served by a Service port any more. Returns whether it was the
     /// last.
     pub fn lose(&mut self, index: PortIndex) -> bool {
-        let last = self.entry_mut(index).is_some_and(|port| {
-            let was = port.frontends;
-            port.frontends = was.saturating_sub(1);
-            was == 1
-        });
-        self.served -= usize::from(last);
+        let Some(port) = self.entry_mut(index) else { return false };
+        let last = port.frontends == 1;
+        port.frontends = port.frontends.saturating_sub(1);
+        if last {
+            self.served -= 1;
+            self.count(index, WithoutLocal::remove);
+        }
         last
+    }
+
+    /// Service ports without endpoints on this node.
+    pub fn without_local(&self) -> WithoutLocal {
+        self.without_local
+    }
+
+    fn count(&mut self, index: PortIndex, change: fn(&mut WithoutLocal, &PortRow)) {
+        let mut counts = self.without_local;
+        if let Some(port) = self.entry(index) {
+            change(&mut counts, &port.row);
+        }
+        self.without_local = counts;
     }
 }

@@ -13,6 +13,7 @@ use crate::conditions::{Concern, Status};
 use crate::event::{Event, PodScope};
 use crate::harness::{Harness, delete, lists, node, service, slice, web};
 use crate::kernel::fake::FakeKernel;
+use crate::state::Cause;
 
 #[tokio::test(start_paused = true)]
 async fn burst_of_events_is_one_reconcile() {
@@ -255,6 +256,29 @@ async fn many_conflicts_are_counted_and_a_few_named() {
     assert!(
         harness.status(Concern::Conflicts).1.ends_with("not programmed: shop/b-09; and 30 more")
     );
+}
+
+/// The metric of kube-proxy ends when the change is in the kernel, once per change.
+#[tokio::test(start_paused = true)]
+async fn causes_of_changes_are_reported_when_they_are_programmed() {
+    let caused = |addresses: &[&str], at| {
+        let mut object = slice("web", Protocol::Tcp, addresses);
+        if let Object::EndpointSlice(slice) = &mut object {
+            slice.trigger = Some(at);
+        }
+        object
+    };
+    let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
+    assert_eq!(harness.programmed(), []);
+    harness.apply(caused(&["10.244.2.8"], 7)).await;
+    assert_eq!(harness.programmed(), [Cause { at: 7, v6: false }]);
+    harness.apply(caused(&["10.244.2.8"], 7)).await;
+    assert_eq!(harness.programmed(), [], "the same object");
+    harness.kernel().fail("put SLOTS", 1, libc::ENOMEM);
+    harness.apply(caused(&["10.244.2.9"], 9)).await;
+    assert_eq!(harness.programmed(), [], "the write failed");
+    harness.run_for(Duration::from_secs(5)).await;
+    assert_eq!(harness.programmed(), [Cause { at: 9, v6: false }]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -280,3 +280,23 @@ fn every_kind_has_its_name_and_its_conversion() {
     }
     assert_eq!(kind_from_name("ConfigMap"), None);
 }
+
+#[test]
+fn cause_of_a_change_is_the_time_in_the_annotation() {
+    let trigger = |annotations: serde_json::Value| {
+        let json = serde_json::json!({
+            "metadata": {"namespace": "shop", "name": "web-1", "annotations": annotations},
+            "addressType": "IPv4",
+        });
+        match from_json(Kind::EndpointSlice, json.to_string().as_bytes()).unwrap() {
+            Object::EndpointSlice(slice) => slice.trigger,
+            other => panic!("{other:?}"),
+        }
+    };
+    let key = api_types::TRIGGER;
+    let time = "2026-11-26T10:00:00.25Z";
+    assert_eq!(trigger(serde_json::json!({key: time, "other": "text"})), Some(1_795_687_200_250));
+    for absent in [serde_json::json!(null), serde_json::json!({key: "yesterday"})] {
+        assert_eq!(trigger(absent), None);
+    }
+}
