@@ -41,7 +41,7 @@ pub use event::DropEvent;
 pub use network::{Network, NetworkKey, network_kind};
 pub use pod::{LocalPod, PodFlows, PodRef};
 pub use service::{
-    Backend, Frontend, FrontendKey, HostPortKey, ServicePort, SlotRange, WILDCARD_PORT,
+    Backend, BackendRow, Frontend, FrontendKey, HostPortKey, ServicePort, SlotRange, WILDCARD_PORT,
     WILDCARD_PROTO, frontend_flags, node_port_addr,
 };
 pub use socket::{SocketOrigin, SocketOrigins};

@@ -4,7 +4,7 @@
 //! FRONTENDS {address, port, protocol} -> {id of the Service port, flags}
 //! SERVICES  {id}                      -> {offset, length} of the Cluster and of the Local set
 //! SLOTS     [offset + hash % length]  -> backend id
-//! BACKENDS  {id}                      -> address, port
+//! BACKENDS  {id}                      -> address, port, Service port
 //! ```
 //! All frontends of a Service port share its row in `SERVICES`, so that a change of endpoints
 //! replaces one row. A change writes new backends, then a new range of slots, then the row of the
@@ -179,7 +179,7 @@ pub struct ServicePort {
 
 const _: () = assert!(size_of::<ServicePort>() == 20);
 
-/// Value of `BACKENDS`: one endpoint of a Service port.
+/// One endpoint of a Service port.
 #[repr(C)]
 #[derive(
     Clone,
@@ -208,3 +208,38 @@ pub struct Backend {
 }
 
 const _: () = assert!(size_of::<Backend>() == 20);
+
+/// Value of `BACKENDS`: a [`Backend`] and its Service port. Two Service ports with the same endpoint
+/// have two rows.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct BackendRow {
+    /// Endpoint address.
+    pub addr: Addr,
+    /// Target port.
+    pub port: PortBe,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Id of the Service port; 0 if it is not known: the row is from a version without this field.
+    pub service: u32,
+}
+
+const _: () = assert!(size_of::<BackendRow>() == 24);
+
+impl BackendRow {
+    /// The row of a backend.
+    pub const fn new(service: u32, backend: Backend) -> BackendRow {
+        let Backend { addr, port, proto, pad } = backend;
+        BackendRow { addr, port, proto, pad, service }
+    }
+
+    /// The backend.
+    #[inline(always)]
+    pub const fn backend(&self) -> Backend {
+        Backend { addr: self.addr, port: self.port, proto: self.proto, pad: self.pad }
+    }
+}

@@ -10,10 +10,10 @@ use aya_ebpf::{
     },
 };
 use sluice_abi::{
-    Addr, Affinity, AffinityKey, Backend, Counter, Device, Direction, FlowEntry, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NodeConfig,
-    PodFlows, PodNetns, PodRef, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO,
-    device_flags, flow_flags, map, network_kind, program,
+    Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, Direction, FlowEntry,
+    FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network,
+    NodeConfig, PodFlows, PodNetns, PodRef, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT,
+    WILDCARD_PROTO, device_flags, flow_flags, map, network_kind, program,
 };
 
 /// The pods of this node by address.
@@ -49,7 +49,7 @@ pub static SLOTS: Array<u32> = Array::with_max_entries(map::SLOTS_INITIAL, 0);
 
 /// Endpoints of Services by id.
 #[map]
-pub static BACKENDS: HashMap<u32, Backend> =
+pub static BACKENDS: HashMap<u32, BackendRow> =
     HashMap::with_max_entries(map::BACKENDS_INITIAL, BPF_F_NO_PREALLOC);
 
 /// Backends of the last connections of clients with session affinity.
@@ -243,7 +243,14 @@ pub fn host_port(key: &HostPortKey) -> Option<*const Backend> {
 #[inline(always)]
 pub fn backend(id: u32) -> Option<Backend> {
     // SAFETY: as for `frontend`.
-    BACKENDS.get_ptr(&id).map(|p| unsafe { *p })
+    BACKENDS.get_ptr(&id).map(|p| unsafe { (*p).backend() })
+}
+
+/// The Service port of the backend with this id; 0 if it is not known.
+#[inline(always)]
+pub fn service_of_backend(id: u32) -> Option<u32> {
+    // SAFETY: as for `frontend`.
+    BACKENDS.get_ptr(&id).map(|p| unsafe { (*p).service })
 }
 
 /// Whether two tuples are equal, apart from the mark of shadowed keys.

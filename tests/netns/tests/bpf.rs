@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use netns_tests::{Topology, command, dataplane, ip, skip};
-use sluice_abi::{Addr, Backend, FlowKey, LocalPod, Network, NetworkKey, PortBe, map, pin};
+use sluice_abi::{Addr, BackendRow, FlowKey, LocalPod, Network, NetworkKey, PortBe, map, pin};
 use sluice_bpf::attach::{
     AttachOutcome, Direction, Mechanism, attach_device, attach_device_by, clsact, detach_device,
     device_programs, tcx,
@@ -30,18 +30,18 @@ fn on_node(test: impl FnOnce() + Send) {
 #[test]
 fn batches_of_a_hash_equal_single_calls() {
     on_node(|| {
-        let map = Map::<u32, Backend>::open_pinned(pinned(map::BACKENDS)).unwrap();
-        let backend = |id: u32| Backend {
+        let map = Map::<u32, BackendRow>::open_pinned(pinned(map::BACKENDS)).unwrap();
+        let backend = |id: u32| BackendRow {
             addr: Addr::v4(id.to_be_bytes()),
             port: PortBe::new(id as u16),
             proto: 6,
-            ..Backend::default()
+            ..BackendRow::default()
         };
         let ids: Vec<u32> = (1..=10_000).collect();
-        let values: Vec<Backend> = ids.iter().map(|id| backend(*id)).collect();
+        let values: Vec<BackendRow> = ids.iter().map(|id| backend(*id)).collect();
         map.update_batch(&ids, &values).unwrap();
         assert_eq!(map.lookup(&7_777).unwrap(), Some(backend(7_777)));
-        let all: BTreeMap<u32, Backend> = map.entries().unwrap().into_iter().collect();
+        let all: BTreeMap<u32, BackendRow> = map.entries().unwrap().into_iter().collect();
         assert_eq!(all, ids.iter().copied().zip(values).collect());
         // Half of these do not exist.
         map.delete_batch(&(5_001..=15_000).collect::<Vec<_>>()).unwrap();

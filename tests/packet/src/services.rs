@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use sluice_abi::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPortKey, PortBe, ServicePort,
-    SlotRange, SourceRangeKey, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, map,
+    Affinity, AffinityKey, Backend, BackendRow, Frontend, FrontendKey, HostPortKey, PortBe,
+    ServicePort, SlotRange, SourceRangeKey, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags, map,
 };
 
 use crate::Datapath;
@@ -57,10 +57,10 @@ impl Datapath {
     /// `service * 100`. Backends that the Service port has already keep their ids; others are removed.
     pub fn service_port(&self, service: u32, proto: u8, sets: &Sets) {
         let first = service * 100;
-        let table = self.map::<u32, Backend>(map::BACKENDS);
+        let table = self.map::<u32, BackendRow>(map::BACKENDS);
         let old = table.entries().unwrap();
-        let mut ids: BTreeMap<Backend, u32> =
-            old.into_iter().filter(|(id, _)| id / 100 == service).map(|(id, b)| (b, id)).collect();
+        let own = old.into_iter().filter(|(id, _)| id / 100 == service);
+        let mut ids: BTreeMap<Backend, u32> = own.map(|(id, row)| (row.backend(), id)).collect();
         let wanted: Vec<Backend> =
             sets.cluster.iter().chain(&sets.local).map(|at| backend(*at, proto)).collect();
         for (_, id) in ids.extract_if(.., |backend, _| !wanted.contains(backend)) {
@@ -69,7 +69,7 @@ impl Datapath {
         for backend in wanted {
             let free = (first + 1..).find(|id| !ids.values().any(|used| used == id)).unwrap();
             let id = *ids.entry(backend).or_insert(free);
-            table.update(&id, &backend).unwrap();
+            table.update(&id, &BackendRow::new(service, backend)).unwrap();
         }
         let mut next = first;
         let mut range = |set: &[Endpoint]| {
@@ -89,9 +89,10 @@ impl Datapath {
         self.map(map::SERVICES).update(&service, &port).unwrap();
     }
 
-    /// Writes one backend.
+    /// Writes one backend; its id determines the Service port.
     pub fn backend(&self, id: u32, (address, port, proto): VipPort) {
-        self.map(map::BACKENDS).update(&id, &backend((address, port), proto)).unwrap();
+        let row = BackendRow::new(id / 100, backend((address, port), proto));
+        self.map(map::BACKENDS).update(&id, &row).unwrap();
     }
 
     /// Writes one frontend.

@@ -1,8 +1,8 @@
 //! Table entries that tests write in the agent's and the CNI binary's place.
 
 use sluice_abi::{
-    Addr, Backend, Device, FlowEntry, FlowKey, LocalPod, Network, NetworkKey, NodeConfig, PortBe,
-    PortRange, device_flags, map, network_kind, node_flags, ticks,
+    Addr, Backend, BackendRow, Device, FlowEntry, FlowKey, LocalPod, Network, NetworkKey,
+    NodeConfig, PortBe, PortRange, device_flags, map, network_kind, node_flags, ticks,
 };
 
 use crate::Datapath;
@@ -102,9 +102,9 @@ impl Datapath {
     /// If there is none.
     fn backend_ids(&self, (address, port, proto): VipPort) -> Vec<u32> {
         let wanted = Backend { addr: v4(address), port: PortBe::new(port), proto, pad: 0 };
-        let entries = self.map::<u32, Backend>(map::BACKENDS).entries().unwrap();
+        let entries = self.map::<u32, BackendRow>(map::BACKENDS).entries().unwrap();
         let ids: Vec<u32> =
-            entries.iter().filter(|(_, b)| *b == wanted).map(|(id, _)| *id).collect();
+            entries.iter().filter(|(_, row)| row.backend() == wanted).map(|(id, _)| *id).collect();
         assert!(!ids.is_empty(), "no backend {wanted:?} among {entries:?}");
         ids
     }
@@ -112,7 +112,7 @@ impl Datapath {
     /// Removes every backend with this address, port and protocol.
     pub fn remove_backend(&self, backend: VipPort) {
         for id in self.backend_ids(backend) {
-            self.map::<u32, Backend>(map::BACKENDS).delete(&id).unwrap();
+            self.map::<u32, BackendRow>(map::BACKENDS).delete(&id).unwrap();
         }
     }
 
@@ -120,7 +120,8 @@ impl Datapath {
     pub fn reuse_backend_id(&self, old: VipPort, (address, port): ([u8; 4], u16)) {
         let new = Backend { addr: v4(address), port: PortBe::new(port), proto: old.2, pad: 0 };
         for id in self.backend_ids(old) {
-            self.map(map::BACKENDS).update(&id, &new).unwrap();
+            let row = BackendRow::new(id / 100, new);
+            self.map(map::BACKENDS).update(&id, &row).unwrap();
         }
     }
 

@@ -31,6 +31,7 @@ conversations! {
     fragments_masquerade,
     fragments_service,
     free_pod_address,
+    frontend_of_another_service,
     hairpin,
     hop_limit,
     host_port,

@@ -214,6 +214,33 @@ fn open_connections_of_the_node_survive_that_their_destination_becomes_a_fronten
     datapath.to_netdev(&to_node).passed();
 }
 
+#[test]
+fn an_unconnected_socket_follows_its_frontend_to_another_service() {
+    let mut datapath = Datapath::node();
+    datapath.node_config(&NodeConfig { netns_cookie: netns_cookie(), ..node_config() });
+    let [first, second] = [7, 8].map(|service| {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let backend = ([127, 0, 0, 1], server.local_addr().unwrap().port());
+        let sets = Sets { cluster: vec![backend], ..Sets::default() };
+        datapath.service_port(service, proto::UDP, &sets);
+        server
+    });
+    let flags = frontend_flags::EXTERNAL;
+    datapath.frontend((LB, 53, proto::UDP), Frontend { service: 7, flags });
+    let _cgroup = InCgroup::enter(&mut datapath, &["sendmsg4"]);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let arrives = |server: &UdpSocket| {
+        client.send_to(b"request", SocketAddr::from((LB, 53))).unwrap();
+        server.recv_from(&mut [0; 16]).unwrap();
+    };
+    arrives(&first);
+    arrives(&first);
+    // Its former Service keeps the endpoint.
+    datapath.frontend((LB, 53, proto::UDP), Frontend { service: 8, flags });
+    arrives(&second);
+}
+
 /// `curl --local-port 30053`: the reply to a connection of the node from a port that is a NodePort.
 #[test]
 fn replies_to_connections_of_the_node_from_a_node_port_reach_it() {

@@ -147,8 +147,13 @@ fn an_unconnected_socket_keeps_its_backend_until_it_is_removed() {
     datapath.service(7, (VIP, 53, proto::UDP), &[(ONE, port(&one))]);
     let client = UdpSocket::bind("0.0.0.0:0").unwrap();
     assert_eq!(source_of_reply(&client, at(VIP, 53), &one), at(VIP, 53));
-    // Other slots, with the old backend still in the table.
-    datapath.service(9, (VIP, 53, proto::UDP), &[(TWO, port(&two))]);
+    // Another Cluster set, with the old backend still in the table.
+    let sets = Sets {
+        cluster: vec![(TWO, port(&two))],
+        local: vec![(ONE, port(&one))],
+        ..Sets::default()
+    };
+    datapath.service_port(7, proto::UDP, &sets);
     assert_eq!(source_of_reply(&client, at(VIP, 53), &one), at(VIP, 53));
     datapath.remove_backend((ONE, port(&one), proto::UDP));
     assert_eq!(source_of_reply(&client, at(VIP, 53), &two), at(VIP, 53));

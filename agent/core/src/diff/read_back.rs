@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::{
-    Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, SourceRangeKey,
+    BackendRow, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, SourceRangeKey,
 };
 use zerocopy::IntoBytes;
 
@@ -23,7 +23,7 @@ pub struct ReadBack {
     /// Keys of `SOURCE_RANGES`.
     pub source_ranges: Vec<SourceRangeKey>,
     /// `BACKENDS`.
-    pub backends: Vec<(u32, Backend)>,
+    pub backends: Vec<(u32, BackendRow)>,
     /// `NETWORKS`.
     pub networks: Vec<(NetworkKey, Network)>,
     /// Ranges of `SLOTS`. A range of which a slot was not read is absent.
@@ -155,7 +155,7 @@ mod tests {
                 ("SOURCE_RANGES", None) => {
                     Rows::of::<SourceRanges>([(SourceRangeKey::default(), 1)])
                 }
-                ("BACKENDS", None) => Rows::of::<Backends>([(5, Backend::default())]),
+                ("BACKENDS", None) => Rows::of::<Backends>([(5, BackendRow::default())]),
                 ("NETWORKS", None) => Rows::of::<Networks>([]),
                 ("SLOTS", Some(keys)) => {
                     assert_eq!(keys, [7u32, 8, 9].as_bytes());

@@ -12,7 +12,7 @@ mod succession;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use sluice_abi::{Backend, Frontend, FrontendKey, ServicePort, SlotRange};
+use sluice_abi::{Backend, BackendRow, Frontend, FrontendKey, ServicePort, SlotRange};
 
 use self::draft::Draft;
 use self::port::{RealizedPort, RealizedSet};
@@ -39,9 +39,9 @@ pub struct RealizedServices {
     /// Owners of the rows of `SERVICES`, as far as they are known.
     services: Ids<ServicePortId>,
     backends: Ids<ServiceBackend>,
-    /// Backends in the map that no Service port selects, so that their Service port is not known.
-    /// The first plan gives them to the Service ports that have them, and deletes the others.
-    unclaimed: BTreeMap<Backend, Vec<u32>>,
+    /// Backends in the map that no Service port selects: the Service ports in their rows, or 0, and
+    /// their ids. The first plan gives them to the Service ports that have them, and deletes the others.
+    unclaimed: BTreeMap<Backend, Vec<(u32, u32)>>,
     /// Rows of `SOURCE_RANGES`.
     ranges: RealizedRanges,
     slots: SlotAllocator,
@@ -77,7 +77,7 @@ impl RealizedServices {
             capacity,
         };
         read_back.source_ranges.iter().for_each(|key| realized.ranges.insert(*key));
-        let mut unclaimed: BTreeMap<u32, Backend> = read_back.backends.iter().copied().collect();
+        let mut unclaimed: BTreeMap<u32, BackendRow> = read_back.backends.iter().copied().collect();
         realized.orphaned.extend(unclaimed.remove(&0).map(|_| 0));
         for (service, value) in &read_back.services {
             let port = realized.adopt(*service, value, read_back, &mut unclaimed);
@@ -88,9 +88,9 @@ impl RealizedServices {
             realized.services.skip_to(frontend.service);
             realized.join_port(frontend.service);
         }
-        for (id, backend) in unclaimed {
+        for (id, row) in unclaimed {
             realized.backends.skip_to(id);
-            realized.unclaimed.entry(backend).or_default().push(id);
+            realized.unclaimed.entry(row.backend()).or_default().push((row.service, id));
         }
         realized
     }
@@ -100,7 +100,7 @@ impl RealizedServices {
         service: u32,
         value: &ServicePort,
         read_back: &ReadBack,
-        unclaimed: &mut BTreeMap<u32, Backend>,
+        unclaimed: &mut BTreeMap<u32, BackendRow>,
     ) -> RealizedPort {
         let cluster = self.adopt_set(service, value.cluster, read_back, unclaimed);
         let local = (value.local != SlotRange::default())
@@ -109,15 +109,18 @@ impl RealizedServices {
         RealizedPort { cluster, local, affinity_seconds, ..RealizedPort::default() }
     }
 
-    /// A backend belongs to the first Service port that selects it.
+    /// A backend without Service port belongs to the first one that selects it.
     fn adopt_set(
         &mut self,
         service: u32,
         range: SlotRange,
         read_back: &ReadBack,
-        unclaimed: &mut BTreeMap<u32, Backend>,
+        unclaimed: &mut BTreeMap<u32, BackendRow>,
     ) -> RealizedSet {
-        let known = |id: &u32| unclaimed.contains_key(id) || self.backends.owner(*id).is_some();
+        let known = |id: &u32| match unclaimed.get(id) {
+            Some(row) => row.service == 0 || row.service == service,
+            None => self.backends.owner(*id).is_some(),
+        };
         let ids = match read_back.slots.get(&range) {
             _ if range.len == 0 => &[][..],
             Some(ids) if ids.len() == range.len as usize && ids.iter().all(known) => ids,
@@ -127,8 +130,8 @@ impl RealizedServices {
             return RealizedSet { range, ids: Box::default(), broken: true };
         }
         for id in ids {
-            if let Some(backend) = unclaimed.remove(id) {
-                self.backends.adopt(*id, &(service, backend));
+            if let Some(row) = unclaimed.remove(id) {
+                self.backends.adopt(*id, &(service, row.backend()));
             }
             self.backends.acquire(*id);
         }
@@ -192,7 +195,7 @@ impl RealizedServices {
                 draft.released_backends.extend(self.backends.ids());
                 let unclaimed = mem::take(&mut self.unclaimed).into_iter();
                 draft.unclaimed = unclaimed
-                    .flat_map(|(backend, ids)| ids.into_iter().map(move |id| (id, backend)))
+                    .flat_map(|(backend, ids)| ids.into_iter().map(move |(_, id)| (id, backend)))
                     .collect();
             }
         }

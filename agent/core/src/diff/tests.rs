@@ -2,7 +2,7 @@
 
 mod ranges;
 
-use sluice_abi::{Addr, Backend, Frontend, FrontendKey, PortBe, ServicePort, map, proto};
+use sluice_abi::{Addr, BackendRow, Frontend, FrontendKey, PortBe, ServicePort, map, proto};
 
 use super::{Capacity, CapacityError, Plan, ReadBack, RealizedState};
 use crate::cases::notation;
@@ -237,7 +237,7 @@ fn new_service_does_not_get_the_id_of_a_deleted_frontend() {
 #[test]
 fn backend_with_id_zero_is_deleted() {
     let mut kernel = Kernel::new(CAPACITY);
-    kernel.backends.insert(0, Backend { proto: proto::UDP, ..Backend::default() });
+    kernel.backends.insert(0, BackendRow { proto: proto::UDP, ..BackendRow::default() });
     let mut agent = Agent::start(&kernel);
     apply(&mut kernel, &mut agent, &[]);
     assert!(kernel.backends.is_empty());
@@ -246,7 +246,7 @@ fn backend_with_id_zero_is_deleted() {
 #[test]
 fn orphaned_backend_counts_towards_the_capacity() {
     let mut kernel = Kernel::new(Capacity { backends: 2, ..CAPACITY });
-    kernel.backends.insert(0, Backend::default());
+    kernel.backends.insert(0, BackendRow::default());
     let mut agent = Agent::start(&kernel);
     apply_and_retry(&mut kernel, &mut agent, &[SERVICE, TWO_ENDPOINTS], 1);
 }

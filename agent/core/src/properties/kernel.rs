@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sluice_abi::{
-    Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, SourceRangeKey,
-    frontend_flags, map,
+    Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange,
+    SourceRangeKey, frontend_flags, map,
 };
 use zerocopy::FromBytes;
 
@@ -51,7 +51,7 @@ pub struct Kernel {
     pub services: BTreeMap<u32, ServicePort>,
     pub source_ranges: BTreeMap<SourceRangeKey, u32>,
     pub slots: Vec<u32>,
-    pub backends: BTreeMap<u32, Backend>,
+    pub backends: BTreeMap<u32, BackendRow>,
     pub networks: BTreeMap<NetworkKey, Network>,
     pub capacity: Capacity,
     tracked: VecDeque<InUse>,
@@ -104,11 +104,17 @@ impl Kernel {
             }
             map::BACKENDS => {
                 let id = read::<u32>(key);
-                if value.is_some() {
+                if let Some(value) = value {
                     assert_ne!(id, 0);
-                    assert!(!self.backends.contains_key(&id), "backend id {id} is in use");
-                    let used = self.tracked.iter().any(|plan| plan.backends.contains(&id));
-                    assert!(!used, "backend id {id} may still be in use");
+                    let new = read::<BackendRow>(value).backend();
+                    match self.backends.get(&id) {
+                        // The row may get another Service port.
+                        Some(old) => assert_eq!(old.backend(), new, "backend id {id} is in use"),
+                        None => {
+                            let used = self.tracked.iter().any(|plan| plan.backends.contains(&id));
+                            assert!(!used, "backend id {id} may still be in use");
+                        }
+                    }
                 }
                 let max = self.capacity.backends;
                 set::<Backends>(&mut self.backends, key, value, max);
@@ -180,7 +186,7 @@ impl Kernel {
             let start = if range.len == 0 { 0 } else { range.offset as usize };
             let ids = &self.slots[start..start + range.len as usize];
             let backends = ids.iter().map(|id| match self.backends.get(id) {
-                Some(backend) => *backend,
+                Some(row) => row.backend(),
                 None => panic!("{frontend:?} refers to backend {id}, which does not exist"),
             });
             backends.collect()

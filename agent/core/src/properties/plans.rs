@@ -7,7 +7,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 use sluice_abi::{
-    Backend, Frontend, FrontendKey, PortBe, ServicePort, SlotRange, SourceRangeKey, proto,
+    Backend, BackendRow, Frontend, FrontendKey, PortBe, ServicePort, SlotRange, SourceRangeKey,
+    proto,
 };
 
 use super::kernel::{Fate, Kernel, Row, desired_effect, rows};
@@ -134,7 +135,7 @@ pub fn assert_realized(kernel: &Kernel, tables: &Tables) {
     let unselected = of(|port| port.unselected.to_vec());
     let selected =
         of(|port| port.cluster.iter().chain(port.local.iter().flatten()).copied().collect());
-    let held: BTreeSet<Backend> = kernel.backends.values().copied().collect();
+    let held: BTreeSet<Backend> = kernel.backends.values().map(BackendRow::backend).collect();
     assert!(held.is_superset(&selected));
     assert!(held.difference(&selected).all(|b| unselected.contains(b)));
     assert_ids_of_one_service_port(kernel, tables);
@@ -170,7 +171,10 @@ fn assert_ids_of_one_service_port(kernel: &Kernel, tables: &Tables) {
             for id in kernel.slots.iter().skip(range.offset as usize).take(range.len as usize) {
                 let owner = owners.entry(*id).or_insert(&port.id);
                 assert_eq!(*owner, &port.id, "backend {id} of {key:?}");
-                let known = ids.entry((&port.id, kernel.backends[id])).or_insert(*id);
+                let row = kernel.backends[id];
+                // Rows of another version name no Service port while they are selected.
+                assert!([0, value.service].contains(&row.service), "backend {id} of {key:?}");
+                let known = ids.entry((&port.id, row.backend())).or_insert(*id);
                 assert_eq!(known, id, "two ids of one backend of {key:?}");
             }
         }
@@ -242,13 +246,13 @@ proptest! {
             carry_out(&mut kernel, &rows, rows.len(), &agent.tables);
             assert_realized(&kernel, &agent.tables);
             // Stale backends are exactly the removed UDP backends.
-            let now = kernel.backends.values().copied().collect::<BTreeSet<_>>();
+            let now = kernel.backends.values().map(BackendRow::backend).collect::<BTreeSet<_>>();
             // A flow keeps its backend while that is selected or unselected.
             flows = flows_after(flows, &agent.tables);
             prop_assert!(flows.values().flatten().all(|backend| now.contains(backend)));
             let removed = held.iter().filter(|(id, _)| !kernel.backends.contains_key(id));
             let removed: BTreeSet<(u32, Backend)> =
-                removed.filter(|(_, b)| b.proto == proto::UDP).map(|(id, b)| (*id, *b)).collect();
+                removed.filter(|(_, b)| b.proto == proto::UDP).map(|(id, b)| (*id, b.backend())).collect();
             let stale = plan.stale_udp.iter().map(|s| (s.id, s.backend)).collect();
             prop_assert_eq!(removed, stale);
             let again = agent.realized.plan(&agent.tables, &Changed::default());
@@ -308,11 +312,12 @@ proptest! {
         let mut kernel = Kernel::new(Capacity { slots: 40, ..CAPACITY });
         kernel.slots = slots;
         for (id, b) in backends {
-            let backend = Backend {
+            let backend = BackendRow {
                 addr: sluice_abi::Addr::v4([10, 244, 1, b[0] % 4]),
                 port: PortBe::new(80),
                 proto: b[1],
                 pad: b[2],
+                service: u32::from(b[3] % 4),
             };
             kernel.backends.insert(id, backend);
         }

@@ -80,13 +80,13 @@ pub fn diff<T: Table>(
 
 #[cfg(test)]
 mod tests {
-    use sluice_abi::{Backend, NodeConfig};
+    use sluice_abi::{BackendRow, NodeConfig};
 
     use super::*;
     use crate::table::{Backends, NodeConfigs, Slots};
 
-    fn backend(proto: u8) -> Backend {
-        Backend { proto, ..Backend::default() }
+    fn backend(proto: u8) -> BackendRow {
+        BackendRow { proto, ..BackendRow::default() }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::fmt::Debug;
 pub use diff::{Difference, diff, difference};
 pub use rows::{Rows, Write};
 use sluice_abi::{
-    Backend, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, ServicePort,
+    BackendRow, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, ServicePort,
     SourceRangeKey, map,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -84,13 +84,13 @@ impl Table for Networks {
         &TableSpec::of::<Networks>(map::NETWORKS, TableKind::Lpm, map::NETWORKS_MAX);
 }
 
-/// `BACKENDS`: backend id -> address and port.
+/// `BACKENDS`: backend id -> address, port, Service port.
 #[derive(Clone, Copy, Debug)]
 pub struct Backends;
 
 impl Table for Backends {
     type Key = u32;
-    type Value = Backend;
+    type Value = BackendRow;
     const SPEC: &'static TableSpec =
         &TableSpec::of::<Backends>(map::BACKENDS, TableKind::Hash, map::BACKENDS_MAX);
 }
@@ -212,7 +212,7 @@ mod tests {
             sizes,
             [
                 ("NETWORKS", 20, 4),
-                ("BACKENDS", 4, 20),
+                ("BACKENDS", 4, 24),
                 ("SLOTS", 4, 4),
                 ("SERVICES", 4, 20),
                 ("SOURCE_RANGES", 24, 4),

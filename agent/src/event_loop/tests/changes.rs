@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_abi::{Backend, Frontend};
+use sluice_abi::{BackendRow, Frontend};
 use sluice_core::Change;
 use sluice_core::diff::Capacity;
 use sluice_core::model::{Kind, Object, Protocol, ServiceCidr};
@@ -32,7 +32,7 @@ async fn burst_of_events_is_one_reconcile() {
 async fn row_changed_by_another_program_is_repaired_by_the_comparison() {
     let mut harness = Harness::ready_with(web(&["10.244.2.7"])).await;
     let (id, backend) = harness.kernel().rows::<Backends>()[0];
-    harness.kernel().overwrite::<Backends>(id, Backend { proto: 99, ..backend });
+    harness.kernel().overwrite::<Backends>(id, BackendRow { proto: 99, ..backend });
     let log = harness.run_for(Duration::from_secs(299)).await;
     assert_eq!(log, Vec::<String>::new());
     let log = harness.run_for(Duration::from_secs(2)).await;
@@ -76,7 +76,7 @@ async fn missing_rows_further_rows_and_changed_slots_are_found_by_the_comparison
     let damages: [Damage; 4] = [
         |kernel| drop(kernel.maps.get_mut("FRONTENDS").unwrap().pop_first()),
         |kernel| drop(kernel.maps.get_mut("NETWORKS").unwrap().pop_last()),
-        |kernel| kernel.overwrite::<Backends>(77_777, Backend::default()),
+        |kernel| kernel.overwrite::<Backends>(77_777, BackendRow::default()),
         |kernel| {
             let (slot, _) = kernel.rows::<Slots>()[0];
             kernel.overwrite::<Slots>(slot, 77_777);

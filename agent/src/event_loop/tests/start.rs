@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_abi::{Backend, network_kind};
+use sluice_abi::{BackendRow, network_kind};
 use sluice_core::Change;
 use sluice_core::model::Kind;
 use sluice_core::table::{Backends, Frontends, Networks};
@@ -48,7 +48,7 @@ async fn first_start_performs_each_operation_once_and_in_order() {
 #[tokio::test(start_paused = true)]
 async fn maps_and_routes_are_not_touched_before_every_list_has_arrived() {
     let mut kernel = FakeKernel::new(host());
-    kernel.overwrite::<Backends>(7, Backend::default());
+    kernel.overwrite::<Backends>(7, BackendRow::default());
     kernel.routes.insert("10.244.9.0/24".parse().unwrap(), Hop::Unreachable);
     let mut harness = Harness::with(&[], kernel);
     let mut all = lists(web(&["10.244.2.7"]));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sluice_abi::{
-    Addr, Backend, Counter, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
+    Addr, BackendRow, Counter, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
     NetworkKey, NodeConfig, ServicePort, map, pin,
 };
 use sluice_bpf::{BpfError, Map, RawMap, obj_get};
@@ -95,7 +95,7 @@ pub struct Maps {
     /// Slot -> backend id.
     pub slots: Map<u32, u32>,
     /// Backend id -> backend.
-    pub backends: Map<u32, Backend>,
+    pub backends: Map<u32, BackendRow>,
     /// One entry.
     pub node_config: Map<u32, NodeConfig>,
     /// Per CPU.

@@ -44,7 +44,7 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
     }
     let mut chosen = Chosen::default();
     let Some(frontend) = frontend(peer, &addr, port, protocol, &mut chosen) else { return PROCEED };
-    if keep && reuse(peer, &addr, port) {
+    if keep && reuse(peer, &addr, port, frontend) {
         let request = Request { is_local: true, is_mid_stream: true };
         match backend::choose(frontend, request, &mut chosen) {
             Choice::MidStream | Choice::ClientUnknown => return PROCEED,
@@ -144,9 +144,10 @@ fn reject(peer: &Peer<'_>) -> i32 {
     REJECT
 }
 
-/// Sends to the backend that this socket already uses for this frontend, if the backend exists.
+/// Sends to the backend that this socket already uses for this frontend, if the backend exists and
+/// still belongs to the Service of the frontend.
 #[inline(always)]
-fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe) -> bool {
+fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend) -> bool {
     // SAFETY: the pointer is checked below.
     let ptr = unsafe { SOCKET_ORIGINS.get_ptr_mut(peer.ctx()) };
     // SAFETY: the storage exists as long as the socket, which this call holds.
@@ -154,7 +155,11 @@ fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe) -> bool {
     for origin in &origins.origins {
         if origin.frontend_port == port && origin.frontend == *addr {
             let Some(backend) = maps::backend(origin.backend_id) else { return false };
-            if backend.addr != origin.backend || backend.port != origin.backend_port {
+            let owner = maps::service_of_backend(origin.backend_id).unwrap_or(0);
+            if backend.addr != origin.backend
+                || backend.port != origin.backend_port
+                || (owner != frontend.service && owner != 0)
+            {
                 return false;
             }
             peer.set(&backend.addr, backend.port);

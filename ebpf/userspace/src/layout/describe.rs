@@ -4,10 +4,10 @@
 use std::mem::offset_of;
 
 use sluice_abi::{
-    Addr, Affinity, AffinityKey, Backend, Counter, Device, FlowEntry, FlowKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NetworkKey, NodeConfig,
-    PodFlows, PodNetns, PodRef, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin,
-    SocketOrigins, SourceRangeKey, map,
+    Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, FlowEntry, FlowKey,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NetworkKey,
+    NodeConfig, PodFlows, PodNetns, PodRef, PortBe, PortRange, ServicePort, SlotRange,
+    SocketOrigin, SocketOrigins, SourceRangeKey, map,
 };
 
 use super::{Field, FieldKind, Layouts, MapLayout};
@@ -105,6 +105,7 @@ described! {
     SlotRange { offset, len }
     ServicePort { cluster, local, affinity_seconds }
     Backend { addr, port, proto, pad }
+    BackendRow { addr, port, proto, pad, service }
     FragmentKey { src, dst, id, proto, pad }
     FragmentPorts { sport, dport }
     AffinityKey { client, service }
@@ -161,7 +162,7 @@ pub fn current() -> Layouts {
         of::<FrontendKey, Frontend>(map::FRONTENDS, 1),
         of::<u32, ServicePort>(map::SERVICES, 1),
         of::<u32, u32>(map::SLOTS, 1),
-        of::<u32, Backend>(map::BACKENDS, 1),
+        of::<u32, BackendRow>(map::BACKENDS, 1),
         of::<AffinityKey, Affinity>(map::AFFINITY, 1),
         of::<SourceRangeKey, u32>(map::SOURCE_RANGES, 1),
         of::<u64, PodNetns>(map::POD_NETNS, 1),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use packet_tests::{Datapath, NODE};
 use sluice_abi::{
-    Backend, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, map,
+    Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, map,
 };
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::{Change, Object, parse_cidr};
@@ -49,7 +49,7 @@ impl Realized<'_> {
             networks: Vec::new(),
         };
         let frontends = datapath.map::<FrontendKey, Frontend>(map::FRONTENDS);
-        let backends = datapath.map::<u32, Backend>(map::BACKENDS);
+        let backends = datapath.map::<u32, BackendRow>(map::BACKENDS);
         let slots = datapath.map::<u32, u32>(map::SLOTS);
         let services = datapath.map::<u32, ServicePort>(map::SERVICES);
         let mut next_slot = 0;
@@ -59,7 +59,7 @@ impl Realized<'_> {
                 let range = SlotRange { offset: next_slot, len: set.len() as u32 };
                 for backend in set {
                     let id = realized.backends.len() as u32 + 1;
-                    backends.update(&id, backend).unwrap();
+                    backends.update(&id, &BackendRow::new(service, *backend)).unwrap();
                     slots.update(&next_slot, &id).unwrap();
                     realized.backends.push(id);
                     next_slot += 1;
@@ -91,7 +91,7 @@ impl Drop for Realized<'_> {
     fn drop(&mut self) {
         let frontends = self.datapath.map::<FrontendKey, Frontend>(map::FRONTENDS);
         let services = self.datapath.map::<u32, ServicePort>(map::SERVICES);
-        let backends = self.datapath.map::<u32, Backend>(map::BACKENDS);
+        let backends = self.datapath.map::<u32, BackendRow>(map::BACKENDS);
         let networks = self.datapath.map::<NetworkKey, Network>(map::NETWORKS);
         self.frontends.iter().for_each(|key| drop(frontends.delete(key)));
         self.services.iter().for_each(|id| drop(services.delete(id)));

@@ -15,7 +15,9 @@ impl RealizedServices {
                 .all(|(id, row)| self.ports.get(&id).is_some_and(|port| port.value() == row))
         } else {
             rows.typed::<Backends>().all(|(id, row)| {
-                self.backends.owner(id).is_some_and(|(_, backend)| *backend == row)
+                self.backends.owner(id).is_some_and(|(service, backend)| {
+                    *backend == row.backend() && [0, *service].contains(&row.service)
+                })
             })
         }
     }

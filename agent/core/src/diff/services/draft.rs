@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use sluice_abi::{Backend, Frontend, FrontendKey, ServicePort, SlotRange, SourceRangeKey, proto};
+use sluice_abi::{
+    Backend, BackendRow, Frontend, FrontendKey, ServicePort, SlotRange, SourceRangeKey, proto,
+};
 
 use super::{Capacity, CapacityError, Plan, RealizedServices, StaleBackend};
 use crate::table::{Backends, Frontends, Services, Slots, SourceRanges, Write};
@@ -10,7 +12,7 @@ use crate::table::{Backends, Frontends, Services, Slots, SourceRanges, Write};
 /// The rows of a plan, and what it releases.
 #[derive(Default)]
 pub(super) struct Draft {
-    pub put_backends: Vec<(u32, Backend)>,
+    pub put_backends: Vec<(u32, BackendRow)>,
     pub put_slots: Vec<(SlotRange, Box<[u32]>)>,
     pub put_services: Vec<(u32, ServicePort)>,
     /// Rows that lose their Local set, after the frontends that used it.

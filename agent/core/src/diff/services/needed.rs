@@ -69,7 +69,7 @@ impl RealizedServices {
     ) -> BTreeSet<&'a Backend> {
         backends
             .filter(|b| self.backends.get(&(service, **b)).is_none())
-            .filter(|b| !self.unclaimed.contains_key(b))
+            .filter(|b| self.claimable(service, b).is_none())
             .collect()
     }
 }

@@ -1,6 +1,8 @@
 //! Drafts the rows that lead one Service port or one frontend to its desired row.
 
-use sluice_abi::{Backend, Frontend, FrontendKey, ServicePort, SlotRange, frontend_flags};
+use sluice_abi::{
+    Backend, BackendRow, Frontend, FrontendKey, ServicePort, SlotRange, frontend_flags,
+};
 
 use super::draft::Draft;
 use super::port::{RealizedPort, RealizedSet};
@@ -65,7 +67,7 @@ impl RealizedServices {
         let local = kept_local.cloned().unwrap_or(local);
         // Unselected backends stay in the kernel if they are there; others are not written.
         let unselected =
-            row.unselected.iter().filter_map(|b| self.backend_id(service, *b)).collect();
+            row.unselected.iter().filter_map(|b| self.backend_id(service, *b, draft)).collect();
         let port = RealizedPort {
             cluster,
             local: (local.range.len > 0).then(|| Box::new(local)),
@@ -121,9 +123,9 @@ impl RealizedServices {
             let ids: Box<[u32]> = backends
                 .iter()
                 .map(|backend| {
-                    self.backend_id(service, *backend).unwrap_or_else(|| {
+                    self.backend_id(service, *backend, draft).unwrap_or_else(|| {
                         let (id, _) = self.backends.get_or_insert(&(service, *backend));
-                        draft.put_backends.push((id, *backend));
+                        draft.put_backends.push((id, BackendRow::new(service, *backend)));
                         id
                     })
                 })
@@ -150,17 +152,29 @@ impl RealizedServices {
     }
 
     /// The id that a Service port has for a backend, or claims.
-    fn backend_id(&mut self, service: u32, backend: Backend) -> Option<u32> {
+    fn backend_id(&mut self, service: u32, backend: Backend, draft: &mut Draft) -> Option<u32> {
         let owner = (service, backend);
         if let Some(id) = self.backends.get(&owner) {
             return Some(id);
         }
+        let at = self.claimable(service, &backend)?;
         let ids = self.unclaimed.get_mut(&backend)?;
-        let id = ids.pop();
+        let (former, id) = ids.swap_remove(at);
         if ids.is_empty() {
             self.unclaimed.remove(&backend);
         }
-        id.filter(|id| self.backends.adopt(*id, &owner))
+        if former != service {
+            draft.put_backends.push((id, BackendRow::new(service, backend)));
+        }
+        self.backends.adopt(id, &owner).then_some(id)
+    }
+
+    /// The position in `unclaimed` of a backend that a Service port can claim: its own, or that of a
+    /// Service port that does not exist.
+    pub(super) fn claimable(&self, service: u32, backend: &Backend) -> Option<usize> {
+        let ids = self.unclaimed.get(backend)?;
+        let own = ids.iter().position(|(former, _)| *former == service);
+        own.or_else(|| ids.iter().position(|(former, _)| !self.ports.contains_key(former)))
     }
 
     /// Releases what a Service port held and its successor does not: its slots are free once the

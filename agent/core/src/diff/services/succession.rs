@@ -27,8 +27,10 @@ impl RealizedServices {
         self.services.succeed(&previous.services);
         // The previous instance knows the Service ports of backends that none selects.
         for (backend, ids) in &mut self.unclaimed {
-            ids.retain(|id| match previous.backends.owner(*id) {
-                Some(owner) if owner.1 == *backend => !self.backends.adopt(*id, owner),
+            ids.retain(|(service, id)| match previous.backends.owner(*id) {
+                Some(owner) if owner.1 == *backend && [0, owner.0].contains(service) => {
+                    !self.backends.adopt(*id, owner)
+                }
                 _ => true,
             });
         }

@@ -25,7 +25,7 @@ const GOES_ON: u32 = 1;
 const ENDED: u32 = 0;
 
 /// Updates time and destination class of an entry, and writes a missing alias. False: the flow is
-/// expired, or its destination has become a Service.
+/// expired, or its destination leads to another Service.
 #[inline(always)]
 pub fn refresh(
     packet: &Packet,
@@ -56,7 +56,7 @@ extern "C" fn conntrack_refresh(
         return ENDED;
     };
     let now = kernel::tick();
-    if lifetime::is_expired(entry, now) || has_become_service(packet, entry, flow) {
+    if lifetime::is_expired(entry, now) || leads_elsewhere(packet, entry, flow) {
         return ENDED;
     }
     entry.seen = now;
@@ -89,15 +89,29 @@ extern "C" fn conntrack_refresh(
     GOES_ON
 }
 
-/// Whether a datagram's destination has become a Service since its flow began.
+/// Whether a datagram's destination has become a Service since its flow began, or is that of another
+/// Service than the one that the flow's backend belongs to, or of none any more.
 #[inline(always)]
-fn has_become_service(packet: &Packet, entry: &FlowEntry, flow: &Flow) -> bool {
+fn leads_elsewhere(packet: &Packet, entry: &FlowEntry, flow: &Flow) -> bool {
     let tuple = &packet.tuple;
-    let may =
-        tuple.proto == proto::UDP && entry.backend == 0 && flow.direction == Direction::Forward;
-    let is_to_node = entry.classes[0] == DestinationClass::Node as u8;
-    may && (maps::frontend(&tuple.dst, tuple.dport, proto::UDP).is_some()
-        || is_to_node && backend::node_port(&tuple.dst, tuple.dport, proto::UDP).is_some())
+    if tuple.proto != proto::UDP || flow.direction != Direction::Forward {
+        return false;
+    }
+    let is_service = entry.backend != 0;
+    let class = DestinationClass::from_number(entry.classes[0]);
+    if !is_service && (!entry.server.is_none() || !class.may_be_service()) {
+        return false;
+    }
+    let mut frontend = maps::frontend(&tuple.dst, tuple.dport, proto::UDP);
+    if frontend.is_none() && (is_service || class == DestinationClass::Node) {
+        frontend = backend::node_port(&tuple.dst, tuple.dport, proto::UDP);
+    }
+    let service = frontend.map_or(0, |frontend| frontend.service);
+    // The row of a backend from a version without Service ports has Service port 0.
+    match maps::service_of_backend(entry.backend) {
+        Some(owner) => owner != service && owner != 0,
+        None => service != 0,
+    }
 }
 
 /// Writes the alias of a translated flow if it is missing.
