@@ -13,6 +13,7 @@ use sluice_abi::map;
 use sluice_core::model::{NodePortAddresses, parse_cidr};
 
 use crate::devices::DeviceChoice;
+use crate::devices::xdp::XdpChoice;
 use crate::host::UplinkChoice;
 use crate::paths;
 use crate::source_ports::{SourcePorts, SourcePortsError};
@@ -68,6 +69,11 @@ pub struct AgentArgs {
     /// keep the pod's address.
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
     pub devices: Vec<String>,
+    /// XDP on the devices with programs: `auto`, in the driver where it can, not on veth devices;
+    /// `native`, on these too, whose peers must have XDP programs; `generic`, in the kernel's receive
+    /// path; `off`.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub xdp: XdpChoice,
     /// MTU of pods in bytes (default: the MTU of the uplink).
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
@@ -171,6 +177,8 @@ pub struct Config {
     pub uplink: UplinkChoice,
     /// How the other devices with programs are chosen.
     pub devices: DeviceChoice,
+    /// Use of XDP.
+    pub xdp: XdpChoice,
     /// MTU of pods in bytes, if given.
     pub mtu: Option<u32>,
     /// Service CIDRs of the cluster, if given.
@@ -250,6 +258,7 @@ impl TryFrom<AgentArgs> for Config {
             node_ports: node_port_addresses(&args.nodeport_addresses)?,
             watch_pods: args.watch_pods,
             events: args.events,
+            xdp: args.xdp,
             masquerade: args.masquerade,
             snat_ports: source_ports(args.snat_ports.as_deref())?,
             flows: args.flows,

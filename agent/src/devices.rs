@@ -8,6 +8,8 @@
 //! default route, a connected network, a static route, a VPN. A single address without a gateway
 //! behind an Ethernet device is a container of other software, whose packets the stack routes.
 
+pub mod xdp;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 

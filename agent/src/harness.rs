@@ -66,9 +66,11 @@ impl Harness {
         Harness::with(&[], FakeKernel::new(host()))
     }
 
-    /// The agent starts with these flags on this node.
+    /// The agent starts with these flags on this node; without XDP unless they say so.
     pub fn with(flags: &[&str], kernel: FakeKernel) -> Harness {
-        let all = ["sluice", "--node-name=n1"].iter().chain(flags);
+        let without_xdp =
+            (!flags.iter().any(|flag| flag.starts_with("--xdp"))).then_some(&"--xdp=off");
+        let all = ["sluice", "--node-name=n1"].iter().chain(without_xdp).chain(flags);
         let config = Config::try_from(Flags::parse_from(all).args).unwrap();
         Harness::start(config, kernel)
     }
@@ -219,6 +221,8 @@ pub fn link(index: u32, name: &str) -> Link {
         layer: LinkLayer::Ethernet,
         loopback: name == "lo",
         master: None,
+        veth: false,
+        vlan_of: None,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::api::Call;
 use crate::conditions::{Concern, Conditions};
 use crate::config::Config;
 use crate::devices::NodeDevice;
+use crate::devices::xdp::XdpState;
 use crate::event::{Event, PodScope};
 use crate::findings::Finding;
 use crate::host::{HostState, Uplink};
@@ -57,6 +58,7 @@ pub struct State {
     uplink: Option<Uplink>,
     devices: Vec<NodeDevice>,
     attached: BTreeSet<u32>,
+    xdp: BTreeMap<u32, XdpState>,
     dirty: BTreeSet<Concern>,
     resync: bool,
     resyncs: u32,
@@ -99,6 +101,7 @@ impl State {
             uplink: None,
             devices: Vec::new(),
             attached: BTreeSet::new(),
+            xdp: BTreeMap::new(),
             dirty: BTreeSet::new(),
             resync: true,
             resyncs: 0,

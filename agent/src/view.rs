@@ -8,6 +8,7 @@ use sluice_pod::device::LinkLayer;
 
 use crate::api::{self, StateView};
 use crate::devices::Role;
+use crate::devices::xdp::XdpState;
 use crate::kernel::Maps;
 use crate::state::State;
 use crate::watches::Watches;
@@ -25,6 +26,7 @@ fn devices(state: &State) -> Vec<api::DeviceRow> {
         api::DeviceRow {
             name: device.link.name.clone(),
             programs: programs.to_owned(),
+            xdp: state.xdp(device.link.index).map(XdpState::describe),
             address: device.address.filter(|_| device.is_managed()),
             mtu: device.link.mtu,
         }

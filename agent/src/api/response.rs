@@ -86,6 +86,9 @@ pub struct DeviceRow {
     /// `ethernet` or `ip`: the programs that it has; `none`: flows that leave by it keep the pod's
     /// address; `missing`: they could not be attached.
     pub programs: String,
+    /// Mode of XDP, or why the device does not have it; empty if it has no programs.
+    #[serde(default)]
+    pub xdp: Option<String>,
     /// Source of masqueraded flows that leave by it.
     pub address: Option<IpAddr>,
     /// MTU in bytes.

@@ -81,7 +81,8 @@ impl Report {
 /// Programs, address and MTU of a device.
 fn device_text(device: &DeviceRow) -> String {
     let address = device.address.map(|a| format!(", address {a}")).unwrap_or_default();
-    format!("programs {}{address}, MTU {}", device.programs, device.mtu)
+    let xdp = device.xdp.as_ref().map(|xdp| format!(", XDP {xdp}")).unwrap_or_default();
+    format!("programs {}{address}, MTU {}{xdp}", device.programs, device.mtu)
 }
 
 /// State and age of a watch.
@@ -177,12 +178,14 @@ mod tests {
                     DeviceRow {
                         name: "eth0".to_owned(),
                         programs: "ethernet".to_owned(),
+                        xdp: Some("native".to_owned()),
                         address: Some("172.18.0.3".parse().unwrap()),
                         mtu: 1500,
                     },
                     DeviceRow {
                         name: "eth1".to_owned(),
                         programs: "none".to_owned(),
+                        xdp: None,
                         address: None,
                         mtu: 9000,
                     },
@@ -227,7 +230,7 @@ Node:                          worker
 Ready:                         yes
 Source:                        API server
 Uplink:                        eth0  172.18.0.3  MTU 1500
-Device eth0:                   programs ethernet, address 172.18.0.3, MTU 1500
+Device eth0:                   programs ethernet, address 172.18.0.3, MTU 1500, XDP native
 Device eth1:                   programs none, MTU 9000
 Pod CIDRs:                     10.244.1.0/24
 Table frontends:               3

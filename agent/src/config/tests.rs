@@ -25,6 +25,7 @@ fn node_name_alone_is_a_complete_configuration() {
     assert_eq!(c.snat_ports, SourcePorts::default());
     assert!(c.masquerade);
     assert_eq!(c.watch_pods, WatchedPods::All);
+    assert_eq!(c.xdp, XdpChoice::Auto);
     assert_eq!((c.uplink, c.mtu), (UplinkChoice::Auto, None));
     assert_eq!(c.devices, DeviceChoice::Routes);
     assert_eq!(c.health_bind.unwrap().to_string(), "0.0.0.0:10256");

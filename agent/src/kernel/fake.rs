@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, io};
 
 use ipnet::IpNet;
+use sluice_bpf::attach::{XdpAttachment, XdpMode};
 use sluice_core::table::{Rows, Table, TableSpec, Write};
 use sluice_pod::PathPart;
 use sluice_pod::device::Link;
@@ -51,6 +52,10 @@ pub struct FakeKernel {
     pub routes: Routes,
     /// Devices with uplink programs.
     pub uplinks: BTreeSet<u32>,
+    /// Devices with the XDP program.
+    pub xdp: BTreeMap<u32, XdpMode>,
+    /// What the kernel answers to attachments of XDP instead.
+    pub xdp_answers: BTreeMap<u32, XdpAttachment>,
     /// Devices with pod programs.
     pub pod_hooks: BTreeSet<u32>,
     /// Devices whose pod programs are attached by tcx.
@@ -96,6 +101,8 @@ impl FakeKernel {
             host,
             routes: Routes::new(),
             uplinks: BTreeSet::new(),
+            xdp: BTreeMap::new(),
+            xdp_answers: BTreeMap::new(),
             pod_hooks: BTreeSet::new(),
             by_tcx: BTreeSet::new(),
             missing: BTreeMap::new(),

@@ -25,6 +25,7 @@ pub use error::KernelError;
 pub use health_checks::{HealthCheck, HealthChecks};
 use ipnet::IpNet;
 use sluice_abi::{Addr, PortBe};
+use sluice_bpf::attach::{XdpAttachment, XdpMode};
 use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{Link, LinkLayer};
@@ -124,6 +125,12 @@ pub trait Hooks {
 
     /// Detaches the programs of uplinks from a device, which may no longer exist.
     fn detach_uplink(&mut self, ifindex: u32) -> Result<()>;
+
+    /// Attaches the XDP program to a device.
+    fn attach_xdp(&mut self, ifindex: u32, mode: XdpMode) -> Result<XdpAttachment>;
+
+    /// Detaches the XDP program from a device, which may no longer exist. Returns whether it had it.
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<bool>;
 
     /// Attaches the pod programs to the host end of a veth pair.
     fn attach_pod(&mut self, ifindex: u32) -> Result<PodPrograms>;

@@ -7,12 +7,14 @@
 use std::collections::BTreeSet;
 
 use sluice_abi::{Addr, Device, device_flags};
+use sluice_bpf::attach::{AttachOutcome, XdpAttachment, XdpMode};
 use sluice_bpf::error_chain;
 use sluice_core::table::{Devices, Table, diff};
 use sluice_pod::device::LinkLayer;
 
 use super::{NO_UPLINK, NotReconciled, Reconciler, TABLES_EMPTY, all_or_failed};
 use crate::conditions::Concern;
+use crate::devices::xdp::{self, XdpState};
 use crate::devices::{NodeDevice, Role};
 use crate::kernel::{Kernel, Result};
 use crate::state::State;
@@ -56,6 +58,10 @@ impl Reconciler for ReconcileDevices {
                     }
                     repaired += usize::from(changed && state.attached().contains(&index));
                     state.set_attached(index, true);
+                    match reconcile_xdp(state, kernel, device) {
+                        Ok(changes) => repaired += changes,
+                        Err(e) => failures.push(error_chain(&e)),
+                    }
                 }
                 Err(e) => failures.push(error_chain(&e)),
             }
@@ -67,6 +73,7 @@ impl Reconciler for ReconcileDevices {
         former.retain(|&index| match kernel.detach_uplink(index) {
             Ok(()) => {
                 state.set_attached(index, false);
+                state.set_xdp(index, None);
                 false
             }
             Err(e) => {
@@ -76,6 +83,38 @@ impl Reconciler for ReconcileDevices {
         });
         all_or_failed(&failures)
     }
+}
+
+/// Attaches the XDP program to a device, or detaches it. Returns the number of repairs. A device whose
+/// driver refuses it, or that has another program, has tc alone: no failure.
+fn reconcile_xdp(state: &mut State, kernel: &mut dyn Kernel, device: &NodeDevice) -> Result<usize> {
+    let index = device.link.index;
+    let before = state.xdp(index).cloned();
+    let mut repairs = 0;
+    let xdp = match (xdp::choose(state.config().xdp, &device.link, state.links()), &before) {
+        (Err(reason), before) => {
+            // Also one of an earlier agent.
+            if !matches!(before, Some(XdpState::Unwanted(_))) {
+                kernel.detach_xdp(index)?;
+            }
+            XdpState::Unwanted(reason)
+        }
+        (Ok(mode), Some(XdpState::Refused(refused, _))) if mode == *refused => return Ok(0),
+        (Ok(mode), before) => match kernel.attach_xdp(index, mode)? {
+            XdpAttachment::Attached(outcome) => {
+                let is_on = *before == Some(XdpState::On(mode));
+                repairs = usize::from(is_on && outcome == AttachOutcome::Attached);
+                XdpState::On(mode)
+            }
+            XdpAttachment::Foreign(id) => XdpState::Foreign(id),
+            XdpAttachment::Refused(reason) => XdpState::Refused(mode, reason),
+        },
+    };
+    if before.as_ref() != Some(&xdp) {
+        tracing::info!(device = %device.link.name, xdp = %xdp.describe(), "XDP selected");
+    }
+    state.set_xdp(index, Some(xdp));
+    Ok(repairs)
 }
 
 fn managed(state: &State) -> impl Iterator<Item = &NodeDevice> {
@@ -120,7 +159,11 @@ impl Reconciler for ReconcileDeviceMap {
             .devices()
             .iter()
             .filter(has_entry)
-            .map(|device| (device.link.index, row(device, former(device.link.index))))
+            .map(|device| {
+                let index = device.link.index;
+                let mode = state.xdp(index).and_then(XdpState::mode);
+                (index, row(device, mode, former(index)))
+            })
             .collect();
         for write in diff::<Devices>(&rows, desired) {
             kernel.write(&write)?;
@@ -130,13 +173,15 @@ impl Reconciler for ReconcileDeviceMap {
 }
 
 /// The entry of a device. The address of one that has lost its own and has no other is kept.
-fn row(device: &NodeDevice, former: Option<&Device>) -> Device {
+fn row(device: &NodeDevice, xdp: Option<XdpMode>, former: Option<&Device>) -> Device {
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     let kept = former.map(|device| device.addr);
     Device {
         addr: device.address.map(Addr::from).or(kept).unwrap_or(Addr::UNSPECIFIED),
         flags: flag(device.is_managed(), device_flags::MANAGED)
-            | flag(device.link.layer == LinkLayer::Ip, device_flags::NO_ETHERNET),
+            | flag(device.link.layer == LinkLayer::Ip, device_flags::NO_ETHERNET)
+            | flag(xdp == Some(XdpMode::Native), device_flags::XDP_NATIVE)
+            | flag(xdp == Some(XdpMode::Generic), device_flags::XDP_GENERIC),
         mac: device.link.mac.unwrap_or_default(),
         pad: [0; 2],
     }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use sluice_pod::device::Link;
+
 use super::State;
 use crate::conditions::Concern::{CniFiles, DeviceMap, Devices, Forwarding, NodeConfig, Routes};
+use crate::devices::xdp::XdpState;
 use crate::devices::{self, NodeDevice};
 use crate::host::{Uplink, UplinkError};
 
@@ -57,5 +60,27 @@ impl State {
         if changed {
             self.mark([DeviceMap]);
         }
+    }
+
+    /// Every device of the node.
+    pub fn links(&self) -> &[Link] {
+        &self.host.links
+    }
+
+    /// XDP of a device with programs, once known.
+    pub fn xdp(&self, ifindex: u32) -> Option<&XdpState> {
+        self.xdp.get(&ifindex)
+    }
+
+    /// Records XDP of a device, or that it has no programs any more.
+    pub fn set_xdp(&mut self, ifindex: u32, xdp: Option<XdpState>) {
+        let before = self.xdp.get(&ifindex).and_then(XdpState::mode);
+        if before != xdp.as_ref().and_then(XdpState::mode) {
+            self.mark([DeviceMap]);
+        }
+        match xdp {
+            Some(xdp) => self.xdp.insert(ifindex, xdp),
+            None => self.xdp.remove(&ifindex),
+        };
     }
 }

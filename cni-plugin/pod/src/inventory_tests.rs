@@ -22,6 +22,8 @@ fn link(index: u32, lease: &Lease) -> Link {
         layer: crate::device::LinkLayer::Ethernet,
         loopback: false,
         master: None,
+        veth: false,
+        vlan_of: None,
     }
 }
 

@@ -270,6 +270,8 @@ mod tests {
             layer: sluice_pod::device::LinkLayer::Ethernet,
             loopback: false,
             master: None,
+            veth: false,
+            vlan_of: None,
         };
         let pair = VethPair { host: link(12, &lease.host_ifname), pod: link(2, "eth0") };
         let result = result(&lease, pair, 1450);

@@ -33,6 +33,11 @@ pub const SOCKET: [&str; 8] = [
     "getpeername6",
 ];
 
+/// Every program, in the order in which they are loaded.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    TC.into_iter().chain(SOCKET).chain([XDP_NETDEV])
+}
+
 /// The hook that reports an event.
 ///
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

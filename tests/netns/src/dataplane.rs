@@ -53,8 +53,7 @@ pub fn load_with_capacity(node: &Node, entries: Option<u32>) {
             match program {
                 Program::SchedClassifier(p) => p.load(),
                 Program::CgroupSockAddr(p) => p.load(),
-                // The agent loads only the programs that it attaches.
-                Program::Xdp(_) => continue,
+                Program::Xdp(p) => p.load(),
                 other => panic!("{name} has the type {:?}", other.prog_type()),
             }
             .unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -151,6 +150,11 @@ pub fn dropped(node: &Node, reason: DropReason) -> u64 {
     counter(node, reason.counter_index())
 }
 
+/// Packets of a node with this outcome, over all CPUs.
+pub fn outcome(node: &Node, outcome: Outcome) -> u64 {
+    counter(node, outcome.counter_index())
+}
+
 fn counter(node: &Node, index: u32) -> u64 {
     node.namespaces.run(|| packets(&open(map::COUNTERS), index))
 }
@@ -216,7 +220,7 @@ pub fn detach(node: &Node, device: &str) {
     });
 }
 
-fn ifindex(namespaces: &Namespaces, device: &str) -> u32 {
+pub(crate) fn ifindex(namespaces: &Namespaces, device: &str) -> u32 {
     let links = ip_json(namespaces, &format!("link show dev {device}"));
     u32::try_from(links[0]["ifindex"].as_u64().unwrap()).unwrap()
 }

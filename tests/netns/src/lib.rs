@@ -25,6 +25,7 @@ pub mod capture;
 mod cgroup;
 pub mod cni;
 pub mod dataplane;
+mod foreign_xdp;
 mod host;
 mod ip;
 pub mod manifest;
@@ -44,6 +45,7 @@ pub use binaries::{
 };
 pub use cgroup::Cgroup;
 pub use cni::{CniCall, CniOutput};
+pub use foreign_xdp::attach_foreign_xdp;
 pub use host::Host;
 pub use ip::{command, command_within, ip, ip_json, output_within};
 pub use namespaces::Namespaces;

@@ -166,6 +166,11 @@ impl Topology {
         (router, Host::in_cgroup(&host, &cgroup))
     }
 
+    /// The switch, whose ports have the names of the nodes.
+    pub fn switch(&self) -> &Namespaces {
+        &self.switch
+    }
+
     /// The router between the switch and the outside.
     pub fn router(&self) -> &Namespaces {
         &self.routers[0]

@@ -87,7 +87,7 @@ fn each_node_has_its_own_pins_and_nothing_remains() {
     let programs = |node: &Node| {
         node.namespaces.run(|| fs::read_dir(sluice_abi::pin::PROGRAMS).map_or(0, Iterator::count))
     };
-    let all = sluice_abi::program::TC.len() + sluice_abi::program::SOCKET.len();
+    let all = sluice_abi::program::all().count();
     assert_eq!((programs(&a), programs(&b)), (all, 0));
     assert_eq!(pins(), before, "pins are visible in the mounts of the test");
     let cgroup = a.cgroup_root().to_owned();

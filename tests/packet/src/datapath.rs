@@ -23,11 +23,13 @@ pub struct Options {
     pub new_flows_hash: Option<u32>,
     /// Capacity of the table of confirmed flows.
     pub flows: Option<u32>,
+    /// Capacity of the maps of Services.
+    pub services: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { set_retval: true, new_flows_hash: None, flows: None }
+        Options { set_retval: true, new_flows_hash: None, flows: None, services: None }
     }
 }
 
@@ -95,6 +97,11 @@ impl Datapath {
         }
         if let Some(entries) = options.flows {
             loader.map_max_entries(map::FLOWS, entries);
+        }
+        if let Some(entries) = options.services {
+            for name in [map::FRONTENDS, map::SERVICES, map::SLOTS, map::BACKENDS] {
+                loader.map_max_entries(name, entries);
+            }
         }
         let mut ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
         for (name, program) in ebpf.programs_mut() {

@@ -1,6 +1,7 @@
 //! Programs and pins of the node in memory.
 
 use sluice_abi::node_flags;
+use sluice_bpf::attach::{AttachOutcome, XdpAttachment, XdpMode};
 use sluice_core::diff::Capacity;
 use sluice_core::table::NodeConfigs;
 use sluice_pod::device::LinkLayer;
@@ -21,7 +22,30 @@ impl Hooks for FakeKernel {
     fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
         self.change(format!("detach uplink {ifindex}"))?;
         self.uplinks.remove(&ifindex);
+        self.xdp.remove(&ifindex);
         Ok(())
+    }
+
+    fn attach_xdp(&mut self, ifindex: u32, mode: XdpMode) -> Result<XdpAttachment> {
+        let label = format!("attach xdp {ifindex} {mode}");
+        self.check(&label)?;
+        if let Some(answer) = self.xdp_answers.get(&ifindex) {
+            return Ok(answer.clone());
+        }
+        let former = self.xdp.insert(ifindex, mode);
+        if former == Some(mode) {
+            return Ok(XdpAttachment::Attached(AttachOutcome::Unchanged));
+        }
+        self.log.push(label);
+        Ok(XdpAttachment::Attached(AttachOutcome::Attached))
+    }
+
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<bool> {
+        let label = format!("detach xdp {ifindex}");
+        self.check(&label)?;
+        let detached = self.xdp.remove(&ifindex).is_some();
+        self.log.extend(detached.then_some(label));
+        Ok(detached)
     }
 
     fn attach_pod(&mut self, ifindex: u32) -> Result<PodPrograms> {
@@ -58,6 +82,7 @@ impl Hooks for FakeKernel {
         }
         // Every hook has the programs of the former maps.
         self.uplinks.clear();
+        self.xdp.clear();
         self.pod_hooks.clear();
         self.socket_programs = false;
         Ok(Grown { capacity: *least, takes_over })

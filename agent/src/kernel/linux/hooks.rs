@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use sluice_abi::{pin, program};
 use sluice_bpf::attach::{
-    AttachError, AttachOutcome, Direction, attach_cgroup, attach_device, detach_cgroup,
-    detach_device, has_tcx_programs,
+    AttachError, AttachOutcome, Direction, XdpAttachment, XdpMode, attach_cgroup, attach_device,
+    attach_xdp, detach_cgroup, detach_device, detach_xdp, has_tcx_programs,
 };
 use sluice_bpf::netlink::Netlink;
 use sluice_bpf::{self as bpf, AttachType, BpfError};
@@ -110,7 +110,41 @@ fn attach(
 /// # Errors
 /// A program cannot be detached.
 pub fn detach_uplink(netlink: &mut Netlink, ifindex: u32) -> Result<usize, KernelError> {
-    Ok(detach(netlink, UPLINK, ifindex)? + detach(netlink, UPLINK_WITHOUT_ETHERNET, ifindex)?)
+    Ok(detach_device_xdp(netlink, ifindex)?
+        + detach(netlink, UPLINK, ifindex)?
+        + detach(netlink, UPLINK_WITHOUT_ETHERNET, ifindex)?)
+}
+
+/// Attaches the XDP program to a device.
+///
+/// # Errors
+/// It is not pinned, or the device cannot be read.
+pub fn attach_device_xdp(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    mode: XdpMode,
+) -> Result<XdpAttachment, KernelError> {
+    let prog = open(program::XDP_NETDEV)?;
+    attach_xdp(netlink, ifindex, &prog, mode).map_err(|source| {
+        let target = format!("interface {ifindex}");
+        HookError::Attach { program: program::XDP_NETDEV, target, source }.into()
+    })
+}
+
+/// Detaches the XDP program from a device. A device without it, and one that does not exist, are not
+/// errors. Returns the number of detached programs.
+///
+/// # Errors
+/// It cannot be detached.
+pub fn detach_device_xdp(netlink: &mut Netlink, ifindex: u32) -> Result<usize, KernelError> {
+    match detach_xdp(netlink, ifindex) {
+        Ok(detached) => Ok(usize::from(detached)),
+        Err(source) if source.is_absent() => Ok(0),
+        Err(source) => {
+            let target = format!("interface {ifindex}");
+            Err(HookError::Detach { program: program::XDP_NETDEV, target, source }.into())
+        }
+    }
 }
 
 /// Detaches all of Sluice's programs from a device, as [`detach_uplink`] does.

@@ -135,12 +135,13 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
         loaded.takes_over_from = Some(source.name());
     }
     let pinned_maps = pinned_map_ids(&shapes)?;
-    for name in program::TC.into_iter().chain(program::SOCKET) {
+    for name in program::all() {
         let loaded_program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
         let refused = |source| LoadError::Program { name, source: Box::new(source) };
         match loaded_program {
             Program::SchedClassifier(p) => p.load().map_err(refused)?,
             Program::CgroupSockAddr(p) => p.load().map_err(refused)?,
+            Program::Xdp(p) => p.load().map_err(refused)?,
             other => {
                 return Err(LoadError::Object(format!(
                     "program {name} has the type {:?}",

@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use sluice_abi::Counter;
 use sluice_bpf::Map;
+use sluice_bpf::attach::{XdpAttachment, XdpMode};
 use sluice_bpf::netlink::Netlink;
 use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
@@ -213,6 +214,14 @@ impl Hooks for LinuxKernel {
 
     fn detach_uplink(&mut self, ifindex: u32) -> Result<()> {
         hooks::detach_uplink(&mut self.netlink, ifindex).map(drop)
+    }
+
+    fn attach_xdp(&mut self, ifindex: u32, mode: XdpMode) -> Result<XdpAttachment> {
+        hooks::attach_device_xdp(&mut self.netlink, ifindex, mode)
+    }
+
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<bool> {
+        Ok(hooks::detach_device_xdp(&mut self.netlink, ifindex)? > 0)
     }
 
     fn attach_pod(&mut self, ifindex: u32) -> Result<PodPrograms> {

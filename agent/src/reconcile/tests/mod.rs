@@ -12,6 +12,7 @@ mod pods;
 mod schedule;
 mod stale_pins;
 mod stale_sockets;
+mod xdp;
 
 use crate::harness::{Harness, host, lists, pod};
 use crate::kernel::fake::FakeKernel;

@@ -33,6 +33,10 @@ pub struct Link {
     pub loopback: bool,
     /// Index of the bridge, bond or VRF that it is a port of.
     pub master: Option<u32>,
+    /// Whether it is one end of a veth pair.
+    pub veth: bool,
+    /// Index of the device that it is a VLAN of.
+    pub vlan_of: Option<u32>,
 }
 
 /// What the packets of a device begin with.
@@ -90,7 +94,10 @@ fn link_from(message: LinkMessage) -> Link {
         layer: message.header.link_layer_type.into(),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         master: None,
+        veth: false,
+        vlan_of: None,
     };
+    let (mut vlan, mut lower) = (false, None);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
@@ -98,9 +105,15 @@ fn link_from(message: LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::Link(index) => lower = Some(index),
+            LinkAttribute::LinkInfo(info) => {
+                link.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                vlan = info.contains(&LinkInfo::Kind(InfoKind::Vlan));
+            }
             _ => {}
         }
     }
+    link.vlan_of = lower.filter(|_| vlan);
     link
 }
 

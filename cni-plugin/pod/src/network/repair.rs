@@ -203,6 +203,8 @@ mod tests {
             layer: crate::device::LinkLayer::Ethernet,
             loopback: false,
             master: None,
+            veth: false,
+            vlan_of: None,
         };
         let path = |up, neighbour, route| HostPath::new(link(up), neighbour, route, sysctls.path());
         assert!(path(true, true, true).missing.is_empty());

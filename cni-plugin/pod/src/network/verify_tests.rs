@@ -21,6 +21,8 @@ fn observed() -> Observed {
         layer: crate::device::LinkLayer::Ethernet,
         loopback: false,
         master: None,
+        veth: false,
+        vlan_of: None,
     };
     Observed {
         host_end: link(12, &lease.host_ifname, host_mac),

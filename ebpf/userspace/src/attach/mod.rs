@@ -8,12 +8,14 @@
 mod cgroup;
 pub mod clsact;
 pub mod tcx;
+mod xdp;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sluice_abi::map;
 
 pub use cgroup::{attach_cgroup, cgroup_programs, detach_cgroup};
+pub use xdp::{XdpAttachment, XdpMode, attach_xdp, detach_xdp, xdp_program};
 
 use crate::netlink::{Netlink, NetlinkError};
 use crate::{

@@ -20,6 +20,7 @@ mod services;
 mod traffic;
 mod unreachable;
 mod upgrades;
+mod xdp;
 
 use netns_tests::{Agent, Node, Topology, TopologyOptions};
 

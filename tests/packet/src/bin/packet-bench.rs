@@ -8,8 +8,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use packet_tests::*;
-use sluice_abi::{program, proto};
-use sluice_bpf::test_run;
+use sluice_abi::{Frontend, ServicePort, SlotRange, frontend_flags, map, program, proto};
+use sluice_bpf::test_run::{self, XdpAction};
 
 /// Runs of each case.
 const RUNS: u32 = 1_000_000;
@@ -19,24 +19,34 @@ const SYN: u8 = 2;
 const SYN_ACK: u8 = 18;
 const ACK: u8 = 16;
 
-/// A frame for a program.
+/// Service ports of the cases "of 50,000".
+const SERVICES: u32 = 50_000;
+/// First packets of different clients: more than the tables of new flows keep.
+const CLIENTS: u32 = 60_000;
+const NODE_PORT: u16 = 30_080;
+
+/// Frames for a program, which take turns.
 struct Case {
     name: &'static str,
     program: &'static str,
-    frame: Vec<u8>,
+    frames: Vec<Vec<u8>>,
     ifindex: u32,
 }
 
 fn main() {
     let runs = std::env::args().nth(1).map_or(RUNS, |n| n.parse().expect("[RUNS]"));
-    let datapath = Datapath::node();
-    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
-    let cases = cases(&datapath);
+    let small = datapath(1);
+    let large = datapath(SERVICES);
+    let mut cases: Vec<_> = cases(&small).into_iter().map(|case| (&small, case)).collect();
+    cases.extend(xdp_cases(&small).map(|case| (&small, case)));
+    cases.push((&large, first_packets("first packet, XDP, of 50,000 Services")));
     let empty = empty_program::load().unwrap();
+    let empty_xdp = empty_program::load_xdp().unwrap();
     let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     for _ in 0..ROUNDS {
-        for (case, times) in cases.iter().zip(&mut rounds) {
+        for ((datapath, case), times) in cases.iter().zip(&mut rounds) {
             let each = (runs / ROUNDS / 2).max(1);
+            let empty = if case.is_xdp() { &empty_xdp } else { &empty };
             // Before and after: a change of the processor's clock affects both.
             let before = mean(empty.as_fd(), case, each);
             let ours = mean(datapath.fd(case.program), case, each * 2);
@@ -44,7 +54,7 @@ fn main() {
             times.push(ours - f64::midpoint(before, after));
         }
     }
-    let figures = cases.iter().zip(&mut rounds).map(|(case, times)| {
+    let figures = cases.iter().zip(&mut rounds).map(|((_, case), times)| {
         times.sort_by(f64::total_cmp);
         let at = |share: usize| times[(times.len() - 1) * share / 4];
         format!(
@@ -59,15 +69,90 @@ fn main() {
     println!("[{}]", figures.collect::<Vec<_>>().join(","));
 }
 
-/// Mean time of single runs, each over a fresh copy of the frame: a program changes the packet, so
-/// that repeated runs over one copy would measure other packets.
+/// The node with this number of Service ports: a ClusterIP with an endpoint on the node, a NodePort
+/// with one on another node, and others that no packet is addressed to.
+fn datapath(services: u32) -> Datapath {
+    let options = Options { services: Some(services + 1000), ..Options::default() };
+    let mut datapath = Datapath::load_with(options);
+    datapath.configure_node();
+    datapath.load_xdp_program();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
+    let far = Sets { cluster: vec![(FAR_POD, 8080)], ..Sets::default() };
+    datapath.service_port(8, proto::TCP, &far);
+    let frontend = Frontend { service: 8, flags: frontend_flags::EXTERNAL };
+    datapath.frontend(([0; 4], NODE_PORT, proto::TCP), frontend);
+    for service in 1000..999 + services {
+        let [_, _, high, low] = service.to_be_bytes();
+        datapath.backend(service, ([10, 244, 3, low], 8080, proto::TCP));
+        datapath.map(map::SLOTS).update(&service, &service).unwrap();
+        let cluster = SlotRange { offset: service, len: 1 };
+        let port = ServicePort { cluster, ..ServicePort::default() };
+        datapath.map(map::SERVICES).update(&service, &port).unwrap();
+        datapath.frontend(([10, 97, high, low], 80, proto::TCP), Frontend { service, flags: 0 });
+    }
+    datapath
+}
+
+impl Case {
+    fn is_xdp(&self) -> bool {
+        self.program == program::XDP_NETDEV
+    }
+}
+
+/// Mean time of single runs, each over a fresh copy of a frame: a program changes the packet, so that
+/// repeated runs over one copy would measure other packets.
 fn mean(program: BorrowedFd<'_>, case: &Case, runs: u32) -> f64 {
     let mut total = 0;
-    for _ in 0..runs {
-        let run = test_run::run(program, &case.frame, case.ifindex, 0, 1).unwrap();
-        total += run.time.as_nanos();
+    for frame in case.frames.iter().cycle().take(runs as usize) {
+        let time = if case.is_xdp() {
+            test_run::run_xdp(program, frame, case.ifindex, 1).unwrap().time
+        } else {
+            test_run::run(program, frame, case.ifindex, 0, 1).unwrap().time
+        };
+        total += time.as_nanos();
     }
     total as f64 / f64::from(runs)
+}
+
+/// Packets of external clients to a NodePort with an endpoint on another node.
+fn xdp_cases(datapath: &Datapath) -> [Case; 3] {
+    let (client, node) = ((EXTERNAL, 5000), (NODE, NODE_PORT));
+    let sent = |packet: &Packet| {
+        let run = datapath.xdp(UPLINK_IFINDEX, &packet.bytes_from_wire());
+        assert_eq!(run.action, XdpAction::Tx);
+        Packet::read(&run.data).unwrap()
+    };
+    let syn = sent(&Packet::tcp(client, node, SYN, b""));
+    let reply = |flags| Packet::tcp((FAR_POD, 8080), (NODE, syn.sport()), flags, b"x");
+    let request = Packet::tcp(client, node, ACK, b"x");
+    sent(&reply(SYN_ACK));
+    sent(&request);
+    let case = |name, packet: Packet| Case {
+        name,
+        program: program::XDP_NETDEV,
+        frames: vec![packet.bytes_from_wire()],
+        ifindex: UPLINK_IFINDEX,
+    };
+    [
+        case("external client to NodePort, backend on another node, XDP", request),
+        case("reply of that backend, XDP", reply(ACK)),
+        first_packets("first packet, XDP, of one Service"),
+    ]
+}
+
+/// The first packets of many clients.
+fn first_packets(name: &'static str) -> Case {
+    let frame = |n: u32| {
+        let [_, _, high, low] = (n / 6).to_be_bytes();
+        let client = ([198, 51, high, low], 10_000 + (n % 6) as u16);
+        Packet::tcp(client, (NODE, NODE_PORT), SYN, b"").bytes_from_wire()
+    };
+    Case {
+        name,
+        program: program::XDP_NETDEV,
+        frames: (0..CLIENTS).map(frame).collect(),
+        ifindex: UPLINK_IFINDEX,
+    }
 }
 
 /// Opens the flows, and returns a packet of each.
@@ -82,7 +167,7 @@ fn cases(datapath: &Datapath) -> Vec<Case> {
     let from_pod = |name, packet: Packet| Case {
         name,
         program: program::FROM_POD,
-        frame: packet.bytes_from_pod(CLIENT_IFINDEX),
+        frames: vec![packet.bytes_from_pod(CLIENT_IFINDEX)],
         ifindex: CLIENT_IFINDEX,
     };
     vec![
@@ -93,7 +178,7 @@ fn cases(datapath: &Datapath) -> Vec<Case> {
         Case {
             name: "other node to pod",
             program: program::FROM_NETDEV,
-            frame: reply.bytes_from_wire(),
+            frames: vec![reply.bytes_from_wire()],
             ifindex: UPLINK_IFINDEX,
         },
     ]

@@ -272,7 +272,7 @@ pub fn waiting(program: &str) -> String {
 /// A pin cannot be renamed.
 pub fn publish_programs() -> Result<usize, MigrationError> {
     let mut published = 0;
-    for name in program::TC.into_iter().chain(program::SOCKET) {
+    for name in program::all() {
         let path = Path::new(pin::PROGRAMS).join(name);
         match fs::rename(path.with_file_name(waiting(name)), &path) {
             Ok(()) => published += 1,
