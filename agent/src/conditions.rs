@@ -40,6 +40,8 @@ pub enum Concern {
     Migration,
     /// Programs and `LOCAL_PODS` rows of the pods on this node.
     Pods,
+    /// `POD_NETNS` rows of the pods on this node.
+    PodNetns,
     /// `HOST_PORTS` rows of the pods on this node.
     HostPorts,
     /// MTU of running pods.

@@ -312,6 +312,7 @@ pub fn pod(n: u8) -> (Lease, Link) {
         host_ifname: identity::host_ifname(&key),
         since: BootInstant { boot_id: "boot".to_owned(), seconds: 10 },
         host_ports: Some(Vec::new()),
+        netns_cookie: None,
         key,
     };
     let veth = link(100 + u32::from(n), &lease.host_ifname);

@@ -158,7 +158,7 @@ impl State {
             }
             Event::PodNetwork(scope) => self.apply_pod_network(scope),
             Event::Forwarding => self.mark([Concern::Forwarding]),
-            Event::Leases => self.mark([Concern::Pods, Concern::HostPorts]),
+            Event::Leases => self.mark([Concern::Pods, Concern::PodNetns, Concern::HostPorts]),
             Event::CniFiles => self.mark([Concern::CniFiles, Concern::OtherNetworks]),
             Event::Resync => {
                 self.resyncs = self.resyncs.wrapping_add(1);

@@ -178,6 +178,7 @@ mod tests {
             host_ifname: "slc0".into(),
             since: BootInstant { boot_id: "b".into(), seconds: 1 },
             host_ports: None,
+            netns_cookie: None,
         };
         let mut counts = Counts::default();
         let client = sluice_abi::PodRef { index: 7, generation: 1 };

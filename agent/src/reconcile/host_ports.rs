@@ -51,10 +51,9 @@ impl Reconciler for ReconcileHostPorts {
         if count == 0 {
             return Ok(());
         }
-        for write in [Write::put::<HostPorts>(missing), Write::delete::<HostPorts>(left_over)] {
-            if let Some(write) = write {
-                kernel.write(&write)?;
-            }
+        let writes = [Write::put::<HostPorts>(missing), Write::delete::<HostPorts>(left_over)];
+        for write in writes.iter().flatten() {
+            kernel.write(write)?;
         }
         tracing::info!(rows = count, "hostPorts repaired");
         state.repaired("host_port", count);

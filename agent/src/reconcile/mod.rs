@@ -24,6 +24,7 @@ mod node_config;
 mod other_networks;
 mod pins;
 mod pod_mtu;
+mod pod_netns;
 mod pods;
 mod routes;
 mod service_maps;
@@ -115,6 +116,8 @@ impl Reconcilers {
             Box::new(routes::ReconcileRoutes::default()),
             Box::new(devices::ReconcileDeviceMap),
             Box::new(node_config::ReconcileNodeConfig),
+            // Before the programs that use it.
+            Box::new(pod_netns::ReconcilePodNetns),
             Box::new(migration::ReconcileMigration),
             Box::new(pods::ReconcilePods::default()),
             Box::new(host_ports::ReconcileHostPorts),

@@ -15,7 +15,8 @@ fn marked(event: Event) -> Vec<Concern> {
 #[test]
 fn events_mark_the_concerns_that_they_affect() {
     use Concern::{
-        CniFiles, Devices, Forwarding, HostPorts, HostState, Pins, Pods, Routes, SocketPrograms,
+        CniFiles, Devices, Forwarding, HostPorts, HostState, Pins, PodNetns, Pods, Routes,
+        SocketPrograms,
     };
     let objects = |change| marked(Event::Objects(change));
     let this_node = [HostState, Routes, CniFiles];
@@ -28,7 +29,7 @@ fn events_mark_the_concerns_that_they_affect() {
     assert_eq!(objects(Change::Replace(Kind::Service, vec![])), []);
     assert_eq!(objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))), []);
     assert_eq!(marked(Event::HostNetwork), [HostState, Devices, Forwarding, Routes]);
-    assert_eq!(marked(Event::Leases), [Pods, HostPorts]);
+    assert_eq!(marked(Event::Leases), [Pods, PodNetns, HostPorts]);
     assert_eq!(marked(Event::PodNetwork(PodScope::all())), [Pods]);
     assert_eq!(marked(Event::Forwarding), [Forwarding]);
     assert_eq!(marked(Event::Poll), [Pins, Devices, SocketPrograms]);

@@ -93,10 +93,14 @@ impl PodRows {
         }
     }
 
-    /// Removes the rows of an address from `POD_NETNS`. All rows are read: the cookie in the key is not
-    /// known once the namespace is deleted.
-    fn remove_netns(&self, address: Addr) {
+    /// Removes the row of a network namespace from `POD_NETNS`; without its cookie, those of the address,
+    /// for which all rows are read.
+    pub fn remove_netns(&self, cookie: Option<u64>, address: Addr) {
         let Some(map) = &self.by_netns else { return };
+        if let Some(cookie) = cookie {
+            let _ = map.delete(&cookie);
+            return;
+        }
         let rows = map.entries().unwrap_or_default();
         for (cookie, _) in rows.iter().filter(|(_, pod)| pod.addrs.contains(&address)) {
             let _ = map.delete(cookie);
@@ -108,7 +112,6 @@ impl PodRows {
     /// # Errors
     /// A map cannot be read or written.
     pub fn remove(&self, address: Addr) -> Result<(), BpfError> {
-        self.remove_netns(address);
         let Some(row) = self.by_address.lookup(&address)? else { return Ok(()) };
         self.by_address.delete(&address)?;
         let index = u32::from(row.index);

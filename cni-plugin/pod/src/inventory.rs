@@ -134,6 +134,7 @@ fn drafts_from(
                 host_ifname: link.name.clone(),
                 since: now.clone(),
                 host_ports: None,
+                netns_cookie: None,
             };
             Some(Draft { lease, number })
         })

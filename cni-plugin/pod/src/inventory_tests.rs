@@ -104,8 +104,14 @@ fn leases_are_rebuilt_from_devices_with_a_route() {
     let rebuilt = |routes: &[Route]| drafts_from(&links, routes, "sluice", &now);
     let number = Number { index: lease.index, generation: lease.generation };
     // What the devices do not show.
-    let known =
-        Lease { index: 0, generation: 0, netns: String::new(), host_ports: None, ..lease.clone() };
+    let known = Lease {
+        index: 0,
+        generation: 0,
+        netns: String::new(),
+        host_ports: None,
+        netns_cookie: None,
+        ..lease.clone()
+    };
     let draft = Draft { lease: known, number: Some(number) };
     assert_eq!(rebuilt(&[route(12)]), std::slice::from_ref(&draft));
     // The device of a former version has no number.

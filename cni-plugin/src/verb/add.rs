@@ -115,6 +115,7 @@ fn lease_address(
         pod_name: environment.pod.name.clone(),
         netns: environment.netns.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
         host_ports,
+        netns_cookie: pod.netns_cookie(),
     };
     let allocate = |entries: &[Entry]| {
         locked.allocate(entries, subnet, request.clone(), &now).map_err(store_failed)
@@ -172,7 +173,7 @@ fn remove_interrupted(
         remove_veth(host, &name).map_err(failed)?;
     }
     if let Some(lease) = lease {
-        remove_local_pod(&conf.pins, lease.address, None).map_err(|e| {
+        remove_local_pod(&conf.pins, lease.address, None, None).map_err(|e| {
             let msg = format!("cannot delete the row of {} of an earlier ADD", lease.address);
             CniError::caused(code::IO, msg, &e)
         })?;

@@ -45,8 +45,10 @@ fn release_address(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result
     let locked = lock(&store, conf, &format!("DEL of container {}", key.container_id), host, &now)?;
     let Some(entry) = store.find_entry(key).map_err(store_failed)? else { return Ok(()) };
     // Until the lease ends, no other pod can have the address, nor its row.
-    let ports = store.find(key).ok().flatten().and_then(|lease| lease.host_ports);
-    if let Err(e) = remove_local_pod(&conf.pins, entry.address, ports.as_deref()) {
+    let lease = store.find(key).ok().flatten();
+    let ports = lease.as_ref().and_then(|lease| lease.host_ports.as_deref());
+    let cookie = lease.as_ref().and_then(|lease| lease.netns_cookie);
+    if let Err(e) = remove_local_pod(&conf.pins, entry.address, ports, cookie) {
         warn(format_args!(
             "container {}: row of {} not deleted: {}",
             key.container_id,

@@ -33,6 +33,7 @@ pub(super) fn run(data: &[u8]) {
         host_ifname: host_ifname(&key),
         since: BootInstant { boot_id: String::new(), seconds: 0 },
         host_ports: None,
+        netns_cookie: None,
     };
     let printed = alias(&lease);
     let tail = printed.len() - printed.match_indices(' ').rev().nth(2).expect("three").0;

@@ -8,6 +8,7 @@ mod leases;
 mod node_config;
 mod other_networks;
 mod pod_mtu;
+mod pod_netns;
 mod pods;
 mod schedule;
 mod stale_pins;

@@ -19,6 +19,7 @@ pub fn lease(container_id: &str) -> Lease {
         netns: "/run/netns/c1".into(),
         since: at(1),
         host_ports: Some(Vec::new()),
+        netns_cookie: None,
     }
 }
 

@@ -62,6 +62,7 @@ impl FormerState {
                 host_ifname: former.host_ifname.clone(),
                 since: former.since.clone(),
                 host_ports: None,
+                netns_cookie: None,
             };
             Draft { lease, number: None }
         };

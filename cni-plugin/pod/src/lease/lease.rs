@@ -46,6 +46,9 @@ pub struct Lease {
     /// are not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ports: Option<Vec<HostPort>>,
+    /// Cookie of the pod's network namespace; `None` as for the hostPorts, and on kernels without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_cookie: Option<u64>,
 }
 
 impl Lease {

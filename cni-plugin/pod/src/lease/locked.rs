@@ -32,6 +32,8 @@ pub struct Request {
     pub netns: String,
     /// hostPorts of the pod.
     pub host_ports: Vec<HostPort>,
+    /// Cookie of the network namespace, if the kernel has one.
+    pub netns_cookie: Option<u64>,
 }
 
 /// What [`LockedStore::open`] did.
@@ -156,7 +158,8 @@ impl<'a> LockedStore<'a> {
             (Ok(address), Ok(index)) => (address, index),
             (Err(e), _) | (_, Err(e)) => return Ok(Err(e)),
         };
-        let Request { key, network, pod_namespace, pod_name, netns, host_ports } = request;
+        let Request { key, network, pod_namespace, pod_name, netns, host_ports, netns_cookie } =
+            request;
         let lease = Lease {
             address,
             index,
@@ -170,6 +173,7 @@ impl<'a> LockedStore<'a> {
             netns,
             since: now.clone(),
             host_ports: Some(host_ports),
+            netns_cookie,
         };
         self.write(&self.store.path(&Entry::of(&lease)), &lease)?;
         self.save_allocation(&allocation)?;

@@ -35,6 +35,7 @@ fn request(container_id: &str) -> Request {
         pod_name: Some("web-0".into()),
         netns: "/run/netns/c1".into(),
         host_ports: Vec::new(),
+        netns_cookie: None,
     }
 }
 
@@ -169,6 +170,7 @@ fn the_file_of_a_former_version_is_taken_over_once() {
         index: n as u32,
         generation: taken[n].generation,
         host_ports: None,
+        netns_cookie: None,
         ..leases[n].clone()
     };
     assert_eq!(taken, [expected(0), expected(1)]);

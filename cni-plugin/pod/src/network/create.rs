@@ -79,7 +79,7 @@ impl PodNetwork<'_> {
             pod: find(pod, &self.lease.key.ifname)?,
         };
         self.attach(&pair.host, options.mechanism, dataplane)?;
-        dataplane.pods.put_netns(pod.netns_cookie(), self.lease.address.into());
+        dataplane.pods.put_netns(self.lease.netns_cookie, self.lease.address.into());
         self.configure_host_end(&pair.host)?;
         self.configure_pod_end(&pair.pod, pod)?;
         let ports = self.lease.host_ports.as_deref().unwrap_or_default();

@@ -22,7 +22,8 @@ impl PodNetwork<'_> {
     pub fn remove(&mut self, pins: &Path) -> Result<(), NetworkError> {
         let veth = remove_veth(self.host, &self.lease.host_ifname);
         let ports = self.lease.host_ports.as_deref();
-        let row = remove_local_pod(pins, self.lease.address, ports);
+        let cookie = self.lease.netns_cookie;
+        let row = remove_local_pod(pins, self.lease.address, ports, cookie);
         veth?;
         Ok(row?)
     }
@@ -37,8 +38,8 @@ pub fn remove_veth(host: &mut Netlink, host_ifname: &str) -> Result<(), NetlinkE
     device::delete_link(host, host_ifname).map(|_| ())
 }
 
-/// Deletes a pod's rows: its hostPorts (`None`: not known), then those in `LOCAL_PODS` and `PODS`; does
-/// nothing if no dataplane is loaded.
+/// Deletes a pod's rows: its hostPorts (`None`: not known), that of its network namespace (`None`: not
+/// known), then those in `LOCAL_PODS` and `PODS`; does nothing if no dataplane is loaded.
 ///
 /// # Errors
 /// The row exists and cannot be deleted.
@@ -46,8 +47,10 @@ pub fn remove_local_pod(
     pins: &Path,
     address: Ipv4Addr,
     host_ports: Option<&[HostPort]>,
+    netns_cookie: Option<u64>,
 ) -> Result<(), BpfError> {
     host_port::remove(pins, address, host_ports)?;
     let Ok(rows) = PodRows::open(pins) else { return Ok(()) };
+    rows.remove_netns(netns_cookie, Addr::from(address));
     rows.remove(Addr::from(address))
 }

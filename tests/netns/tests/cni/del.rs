@@ -3,6 +3,7 @@
 use std::fs;
 
 use netns_tests::{CniCall, Node, Pod, dataplane, ip};
+use sluice_abi::{PodNetns, map};
 
 use crate::{assert_no_pod, leases, node, pod_devices_and_routes};
 
@@ -25,6 +26,11 @@ fn del_succeeds_whatever_is_missing() {
     for (loss, lose) in losses {
         let (_topology, node) = node();
         let pod = node.pod("default/web");
+        let known = dataplane::entries::<u64, PodNetns>(&node, map::POD_NETNS);
+        assert_eq!(
+            known.iter().map(|(_, pod)| pod.addrs[0]).collect::<Vec<_>>(),
+            [pod.address.into()]
+        );
         lose(&node, &pod);
         for call in ["first", "second"] {
             let output = node.cni("DEL", &pod.sandbox);

@@ -18,6 +18,7 @@ use std::fs;
 
 use netns_tests::{Namespaces, Node, Topology, dataplane, ip_json};
 use serde_json::{Value, json};
+use sluice_abi::{PodNetns, map};
 use sluice_pod::lease::{Lease, Store};
 
 /// The folder of the leases.
@@ -86,4 +87,5 @@ fn assert_no_pod(node: &Node) {
     assert_eq!(pod_devices_and_routes(node), (vec![], 0));
     assert_eq!(leases(node), []);
     assert_eq!(dataplane::local_pods(node), 0);
+    assert_eq!(dataplane::entries::<u64, PodNetns>(node, map::POD_NETNS), []);
 }

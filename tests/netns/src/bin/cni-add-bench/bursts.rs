@@ -89,6 +89,7 @@ impl Subject {
                     pod_name: Some(format!("former-{n}")),
                     netns: format!("/run/netns/cni-{n:x}"),
                     host_ports: Vec::new(),
+                    netns_cookie: None,
                 };
                 let lease = locked.allocate(&entries, subnet, request, &now).unwrap().unwrap();
                 entries.push(sluice_pod::lease::Entry::of(&lease));

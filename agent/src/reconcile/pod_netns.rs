@@ -1,0 +1,83 @@
+//! `POD_NETNS`: the pods of this node by the cookie of their network namespace.
+//!
+//! CNI ADD and DEL write the rows without the agent. This reconciler compares them with the leases, which
+//! record the cookies, and repairs what a crash or another program left. A pod without a row has the
+//! address of the node for session affinity at its sockets.
+
+use std::collections::BTreeMap;
+
+use sluice_abi::{Addr, PodNetns, map};
+use sluice_core::table::{Table, TableKind, TableSpec, Write};
+use sluice_pod::lease::Lease;
+
+use super::{NotReconciled, Reconciler};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// `POD_NETNS`: cookie of a network namespace -> addresses of the pod.
+#[derive(Clone, Copy, Debug)]
+pub struct PodNetnsRows;
+
+impl Table for PodNetnsRows {
+    type Key = u64;
+    type Value = PodNetns;
+    const SPEC: &'static TableSpec =
+        &TableSpec::of::<PodNetnsRows>(map::POD_NETNS, TableKind::Hash, map::LOCAL_PODS_MAX);
+}
+
+type Rows = BTreeMap<u64, PodNetns>;
+
+/// Compares leases and rows.
+pub struct ReconcilePodNetns;
+
+impl Reconciler for ReconcilePodNetns {
+    fn concern(&self) -> Concern {
+        Concern::PodNetns
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        // Rows first: ADD writes its lease before its row, so that the row of a running ADD has a lease.
+        let rows: Rows = kernel.read(PodNetnsRows::SPEC)?.typed::<PodNetnsRows>().collect();
+        let wanted = wanted(&kernel.leases()?, &rows);
+        let missing = wanted.iter().filter(|(cookie, pod)| rows.get(cookie) != Some(pod));
+        let missing: Vec<_> = missing.map(|(cookie, pod)| (*cookie, *pod)).collect();
+        let left_over: Vec<u64> =
+            rows.keys().filter(|cookie| !wanted.contains_key(cookie)).copied().collect();
+        let count = missing.len() + left_over.len();
+        if count == 0 {
+            return Ok(());
+        }
+        // A full map has no room for the new rows before.
+        let writes =
+            [Write::delete::<PodNetnsRows>(left_over), Write::put::<PodNetnsRows>(missing)];
+        for write in writes.iter().flatten() {
+            kernel.write(write)?;
+        }
+        tracing::info!(rows = count, "network namespaces of pods repaired");
+        state.repaired("pod_netns", count);
+        Ok(())
+    }
+}
+
+/// The rows of these leases. Leases that do not record the cookie keep the rows that lead to their pods.
+fn wanted(leases: &[Lease], rows: &Rows) -> Rows {
+    let mut wanted = Rows::new();
+    for lease in leases {
+        let address = Addr::from(lease.address);
+        match lease.netns_cookie {
+            Some(cookie) => {
+                wanted.insert(cookie, PodNetns { addrs: [address, Addr::UNSPECIFIED] });
+            }
+            None => {
+                let of_pod = rows.iter().filter(|(_, pod)| pod.addrs.contains(&address));
+                wanted.extend(of_pod.map(|(cookie, pod)| (*cookie, *pod)));
+            }
+        }
+    }
+    wanted
+}

@@ -1,0 +1,42 @@
+//! Repair of `POD_NETNS`.
+
+use std::time::Duration;
+
+use sluice_abi::{Addr, PodNetns};
+
+use super::with_pods;
+use crate::event::Event;
+use crate::reconcile::pod_netns::PodNetnsRows;
+
+/// Time until the next resync.
+const RESYNC: Duration = Duration::from_secs(31);
+
+fn pod(n: u8) -> PodNetns {
+    PodNetns { addrs: [Addr::v4([10, 244, 1, n]), Addr::UNSPECIFIED] }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_network_namespaces_are_those_of_the_leases() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    for (lease, cookie) in harness.kernel().leases.iter_mut().zip([107, 108]) {
+        lease.netns_cookie = Some(cookie);
+    }
+    assert_eq!(harness.send([Event::Leases]).await, ["put POD_NETNS 2"]);
+    assert_eq!(harness.kernel().rows::<PodNetnsRows>(), [(107, pod(7)), (108, pod(8))]);
+    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new(), "nothing differs");
+
+    // Another program, and a DEL that was killed.
+    harness.kernel().overwrite::<PodNetnsRows>(107, pod(99));
+    harness.kernel().overwrite::<PodNetnsRows>(100, pod(7));
+    let log = harness.run_for(RESYNC).await;
+    assert_eq!(log, ["delete POD_NETNS 1", "put POD_NETNS 1"]);
+    assert_eq!(harness.kernel().rows::<PodNetnsRows>(), [(107, pod(7)), (108, pod(8))]);
+    assert_eq!(harness.state().repairs().get("pod_netns"), Some(&4));
+
+    // A lease that does not record the cookie keeps its row.
+    harness.kernel().leases[1].netns_cookie = None;
+    harness.kernel().leases.remove(0);
+    let log = harness.send([Event::Leases]).await;
+    assert!(log.contains(&"delete POD_NETNS 1".to_owned()), "{log:?}");
+    assert_eq!(harness.kernel().rows::<PodNetnsRows>(), [(108, pod(8))]);
+}
