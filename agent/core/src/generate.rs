@@ -6,7 +6,7 @@ mod external;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-pub use external::{NODE_PORTS, clients, external_addresses, objects_of_cluster_ips};
+pub use external::{NODE_PORTS, clients, external_addresses};
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;

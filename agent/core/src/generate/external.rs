@@ -7,8 +7,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{objects, traffic_policy};
-use crate::model::{ExternalAccess, NodePortAddresses, Object, Port, parse_cidr};
+use super::traffic_policy;
+use crate::model::{ExternalAccess, NodePortAddresses, Port, parse_cidr};
 use crate::oracle::Client;
 
 /// NodePorts in use. One is also the port of Services, so that addresses and NodePorts collide.
@@ -82,17 +82,4 @@ pub fn access() -> impl Strategy<Value = Option<ExternalAccess>> {
         },
     );
     option::weighted(0.5, access)
-}
-
-/// As [`objects`], with Services that have ClusterIPs only.
-pub fn objects_of_cluster_ips() -> impl Strategy<Value = Vec<Object>> {
-    objects().prop_map(|mut objects| {
-        for object in &mut objects {
-            if let Object::Service(service) = object {
-                service.external = None;
-                service.ports.iter_mut().for_each(|port| port.node_port = None);
-            }
-        }
-        objects
-    })
 }

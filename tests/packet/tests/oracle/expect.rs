@@ -1,4 +1,4 @@
-//! The expected result of a pod's packet, derived from the objects without the compiler.
+//! The expected result of a packet, derived from the objects without the compiler.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,7 +7,9 @@ use packet_tests::{Action, GATEWAY, NODE, Run};
 use sluice_abi::{DropReason, Outcome};
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::{NodeContext, Object, parse_cidr};
-use sluice_core::oracle::{Answer, Client, DestinationClass, Packet, World, answer, network};
+use sluice_core::oracle::{
+    Answer, Client, DestinationClass, Packet, Source, World, answer, network,
+};
 
 use crate::realize::SERVICE_CIDR;
 
@@ -49,10 +51,25 @@ pub fn world<'a>(objects: &'a [Object], context: &'a NodeContext) -> World<'a> {
     World { objects, node: THIS_NODE, context }
 }
 
-/// A packet from the first of [`PODS`], as the oracle sees it.
-pub fn question(dst: [u8; 4], port: u16, protocol: u8) -> Packet {
-    let (src, dst) = (IpAddr::from(PODS[0]), IpAddr::from(dst));
-    Packet { client: Client::Pod, src, dst, port, protocol }
+/// A packet, as the oracle sees it.
+pub fn question(from: From, dst: [u8; 4], port: u16, protocol: u8) -> Packet {
+    let (client, src) = match from {
+        From::Pod => (Client::Pod, PODS[0]),
+        From::Node => (Client::Node, NODE),
+        From::Wire(src) => (Client::Other, src),
+    };
+    Packet { client, src: src.into(), dst: dst.into(), port, protocol }
+}
+
+/// Where a packet comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The first of [`PODS`].
+    Pod,
+    /// The node, from its own address.
+    Node,
+    /// Another host with this address.
+    Wire([u8; 4]),
 }
 
 /// The class of an address: pods and the node's own addresses by `topology.rs`, all others by the
@@ -74,9 +91,25 @@ fn class(objects: &[Object], address: [u8; 4]) -> Class {
     }
 }
 
-/// Delivery to an address, after translation to it if `translated`.
-fn delivery(objects: &[Object], (address, port): ([u8; 4], u16), translated: bool) -> Expected {
+/// Delivery to an address, after translation to it if `translated` is the source that it sees.
+fn delivery(
+    objects: &[Object],
+    from: From,
+    (address, port): ([u8; 4], u16),
+    translated: Option<Source>,
+) -> Expected {
     let class = class(objects, address);
+    let is_left_to_stack = match from {
+        From::Pod => false,
+        From::Node => translated.is_none(),
+        From::Wire(_) => {
+            translated.is_none() && !matches!(class, Class::Pod | Class::FreePod | Class::Services)
+        }
+    };
+    if is_left_to_stack {
+        let (action, counters) = (Action::Next, BTreeSet::new());
+        return Expected { action, counters, destination: None };
+    }
     let reason = match class {
         Class::FreePod => Some(DropReason::NoSuchPod),
         Class::Services => Some(DropReason::NoSuchService),
@@ -91,11 +124,17 @@ fn delivery(objects: &[Object], (address, port): ([u8; 4], u16), translated: boo
         _ => (Action::Redirect, Outcome::ToUplink),
     };
     let mut counters = BTreeSet::from([outcome.label()]);
-    if translated {
+    if translated.is_some() {
         counters.insert(Outcome::Translated.label());
     }
-    let hairpin = address == PODS[0];
-    if hairpin || class == Class::External {
+    let is_masqueraded = match from {
+        From::Pod => address == PODS[0] || class == Class::External,
+        // It has an address of the node.
+        From::Node => false,
+        // The stack accepts no packet from an address of its own.
+        From::Wire(_) => translated == Some(Source::Node) && class != Class::ThisNode,
+    };
+    if is_masqueraded {
         counters.insert(Outcome::Masqueraded.label());
     }
     Expected { action, counters, destination: Some((address, port)) }
@@ -111,22 +150,33 @@ fn rejection(reason: DropReason) -> Expected {
     Expected { action: Action::Redirect, counters, destination: None }
 }
 
-/// Every permitted result of a packet from the first of [`PODS`].
-pub fn expected(objects: &[Object], dst: [u8; 4], port: u16, protocol: u8) -> Vec<Expected> {
-    match answer(world(objects, &context()), question(dst, port, protocol)) {
-        Answer::NotAService => vec![delivery(objects, (dst, port), false)],
+/// Every permitted result of a packet.
+pub fn expected(
+    objects: &[Object],
+    from: From,
+    dst: [u8; 4],
+    port: u16,
+    protocol: u8,
+) -> Vec<Expected> {
+    let answer = answer(world(objects, &context()), question(from, dst, port, protocol));
+    // An address of a pod of this node, whatever the ranges of pods are.
+    if PODS.contains(&dst) {
+        return vec![delivery(objects, from, (dst, port), None)];
+    }
+    match answer {
+        Answer::NotAService => vec![delivery(objects, from, (dst, port), None)],
         Answer::Rejected => {
             [DropReason::NoEndpoint, DropReason::UnknownServicePort].map(rejection).into()
         }
         Answer::Dropped => vec![drop_with(DropReason::NoLocalEndpoint)],
-        Answer::SourceNotAllowed => unreachable!("no Service has a load balancer"),
-        Answer::Backends { endpoints, .. } => endpoints
+        Answer::SourceNotAllowed => vec![drop_with(DropReason::SourceNotAllowed)],
+        Answer::Backends { endpoints, source, .. } => endpoints
             .iter()
             .filter_map(|(address, port)| match address {
                 IpAddr::V4(address) => Some((address.octets(), *port)),
                 IpAddr::V6(_) => None,
             })
-            .map(|backend| delivery(objects, backend, true))
+            .map(|backend| delivery(objects, from, backend, Some(source)))
             .collect(),
     }
 }

@@ -1,5 +1,5 @@
 //! The oracle of `sluice_core` against the real programs: random objects, compiled and written into
-//! the maps, and random packets from a pod and from sockets.
+//! the maps, and random packets from a pod, from the node, from other hosts and from sockets.
 //!
 //! `CASES=n` runs n sets of objects instead of 2,000; `SEED=n` repeats a run. A failure prints the
 //! objects, without those that it does not need.
@@ -18,11 +18,11 @@ use packet_tests::*;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sluice_abi::{NodeConfig, program, proto};
-use sluice_core::generate::{self, PORTS};
+use sluice_core::generate::{self, NODE_PORTS, PORTS};
 use sluice_core::model::Object;
 use sluice_core::oracle::{Answer, answer};
 
-use crate::expect::{PODS, context, expected, observed, question, world};
+use crate::expect::{From, PODS, context, expected, observed, question, world};
 use crate::realize::Realized;
 
 /// Packets for each set of objects.
@@ -44,10 +44,11 @@ fn runner(random: &mut Random) -> TestRunner {
     TestRunner::new_with_rng(Config::default(), rng)
 }
 
-/// A Service address, one without a Service, a pod, a node or an external host.
+/// A Service address, internal or external, one without a Service, a pod, a node or an external host.
 fn destination(random: &mut Random) -> Destination {
     let services: Vec<[u8; 4]> = generate::service_addresses()
         .into_iter()
+        .chain(generate::external_addresses())
         .filter_map(|address| match address {
             IpAddr::V4(address) => Some(address.octets()),
             IpAddr::V6(_) => None,
@@ -63,17 +64,29 @@ fn destination(random: &mut Random) -> Destination {
     match random.below(12) {
         0 => (address, 0, proto::ICMP),
         1 => (address, 9999, protocol),
+        2..=4 => (address, *random.pick(&NODE_PORTS), protocol),
         _ => (address, *random.pick(&PORTS), protocol),
     }
 }
 
-fn packet((dst, port, protocol): Destination, sport: u16) -> Packet {
-    let (from, to) = ((PODS[0], sport), (dst, port));
+fn source(random: &mut Random) -> From {
+    *random.pick(&[
+        From::Pod,
+        From::Pod,
+        From::Node,
+        From::Wire(EXTERNAL),
+        From::Wire(EXTERNAL),
+        From::Wire(OTHER_NODE),
+    ])
+}
+
+fn packet(src: [u8; 4], (dst, port, protocol): Destination, sport: u16) -> Packet {
+    let (from, to) = ((src, sport), (dst, port));
     match protocol {
         proto::TCP => Packet::tcp(from, to, 2, b""),
         proto::UDP => Packet::udp(from, to, b"x"),
         proto::SCTP => Packet::sctp(from, to, b"data"),
-        _ => Packet::echo(PODS[0], dst, 8, sport, b"x"),
+        _ => Packet::echo(src, dst, 8, sport, b"x"),
     }
 }
 
@@ -81,18 +94,31 @@ fn packet((dst, port, protocol): Destination, sport: u16) -> Packet {
 fn difference(
     datapath: &Datapath,
     objects: &[Object],
+    from: From,
     to: Destination,
     sport: u16,
 ) -> Option<String> {
     let _realized = Realized::write(datapath, objects);
-    compare(datapath, objects, to, sport)
+    compare(datapath, objects, from, to, sport)
 }
 
-fn compare(datapath: &Datapath, objects: &[Object], to: Destination, sport: u16) -> Option<String> {
-    let frame = packet(to, sport).frame(HOST_MAC, pod_mac(PODS[0]));
-    let run = datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX);
+fn compare(
+    datapath: &Datapath,
+    objects: &[Object],
+    from: From,
+    to: Destination,
+    sport: u16,
+) -> Option<String> {
+    let run = match from {
+        From::Pod => {
+            let frame = packet(PODS[0], to, sport).frame(HOST_MAC, pod_mac(PODS[0]));
+            datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX)
+        }
+        From::Node => datapath.to_netdev(&packet(NODE, to, sport)),
+        From::Wire(src) => datapath.from_netdev(&packet(src, to, sport)),
+    };
     let observed = observed(&run, to.2 != proto::ICMP);
-    let expected = expected(objects, to.0, to.1, to.2);
+    let expected = expected(objects, from, to.0, to.1, to.2);
     (!expected.contains(&observed)).then(|| format!("{observed:?} is none of {expected:?}"))
 }
 
@@ -105,7 +131,8 @@ impl Shares {
         let kind = match answer {
             Answer::NotAService => "not a Service",
             Answer::Rejected => "rejected",
-            Answer::Dropped | Answer::SourceNotAllowed => "dropped",
+            Answer::Dropped => "dropped",
+            Answer::SourceNotAllowed => "source not allowed",
             Answer::Backends { endpoints, .. } if endpoints.len() == 1 => "one endpoint",
             Answer::Backends { .. } => "several endpoints",
         };
@@ -119,7 +146,14 @@ impl Shares {
             return;
         }
         let total: usize = self.0.values().sum();
-        let kinds = ["not a Service", "rejected", "dropped", "one endpoint", "several endpoints"];
+        let kinds = [
+            "not a Service",
+            "rejected",
+            "dropped",
+            "source not allowed",
+            "one endpoint",
+            "several endpoints",
+        ];
         for kind in kinds {
             let count = self.0.get(kind).copied().unwrap_or_default();
             assert!(count * 1000 >= total, "{kind}: {count} of {total}; {self:?}");
@@ -149,10 +183,10 @@ fn datapath() -> Datapath {
 }
 
 #[test]
-fn packets_of_a_pod_go_where_the_oracle_expects_them() {
+fn packets_go_where_the_oracle_expects_them() {
     let mut random = Random::from_environment();
     let mut runner = runner(&mut random);
-    let object_sets = generate::objects_of_cluster_ips();
+    let object_sets = generate::objects();
     let mut datapath = self::datapath();
     let mut sport = 1024;
     let mut shares = Shares::default();
@@ -161,21 +195,21 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
         let realized = Realized::write(&datapath, &objects);
         let mut failed = None;
         for _ in 0..PACKETS {
-            let to = destination(&mut random);
+            let (from, to) = (source(&mut random), destination(&mut random));
             sport += 1;
-            shares.add(&answer(world(&objects, &context()), question(to.0, to.1, to.2)));
-            if let Some(difference) = compare(&datapath, &objects, to, sport) {
-                failed = Some((to, difference));
+            shares.add(&answer(world(&objects, &context()), question(from, to.0, to.1, to.2)));
+            if let Some(difference) = compare(&datapath, &objects, from, to, sport) {
+                failed = Some((from, to, difference));
                 break;
             }
         }
         drop(realized);
-        if let Some((to, difference)) = failed {
+        if let Some((from, to, difference)) = failed {
             let minimal = minimize(&objects, |objects| {
                 let datapath = self::datapath();
-                self::difference(&datapath, objects, to, 1).is_some()
+                self::difference(&datapath, objects, from, to, 1).is_some()
             });
-            panic!("{to:?}: {difference}\n{minimal:#?}");
+            panic!("{from:?} to {to:?}: {difference}\n{minimal:#?}");
         }
         // Each packet has a source port of its own, so that it is the first one of its flow.
         if sport > 60_000 {
@@ -189,7 +223,7 @@ fn packets_of_a_pod_go_where_the_oracle_expects_them() {
 fn connected_sockets_have_the_backends_that_the_oracle_expects() {
     let mut random = Random::from_environment();
     let mut runner = runner(&mut random);
-    let object_sets = generate::objects_of_cluster_ips();
+    let object_sets = generate::objects();
     let mut datapath = self::datapath();
     // Without `getpeername` programs a socket shows its backend.
     let _cgroup = InCgroup::enter(&mut datapath, &["connect4"]);
@@ -199,15 +233,22 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
         let _realized = Realized::write(&datapath, &objects);
         for _ in 0..PACKETS {
             let (dst, port, _) = destination(&mut random);
-            if port == 0 {
+            // The addresses of these pods are in no range of pods.
+            if port == 0 || PODS.contains(&dst) {
                 continue;
             }
             let to = SocketAddr::from((dst, port));
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             let connected = socket.connect(to).map(|()| socket.peer_addr().unwrap());
-            let answer = answer(world(&objects, &context()), question(dst, port, proto::UDP));
+            let answer =
+                answer(world(&objects, &context()), question(From::Node, dst, port, proto::UDP));
             shares.add(&answer);
             let holds = match (&answer, &connected) {
+                // Packets to an address of the node do not reach the programs that drop them.
+                (Answer::SourceNotAllowed, Err(e)) if dst == NODE => {
+                    e.kind() == ErrorKind::ConnectionRefused
+                }
+                (Answer::SourceNotAllowed, Ok(_)) if dst == NODE => false,
                 (Answer::NotAService | Answer::Dropped | Answer::SourceNotAllowed, Ok(peer)) => {
                     *peer == to
                 }

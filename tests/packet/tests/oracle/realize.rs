@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use packet_tests::{Datapath, NODE};
 use sluice_abi::{
-    Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange, map,
+    Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange,
+    SourceRangeKey, map,
 };
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::{Change, Object, parse_cidr};
@@ -24,6 +25,7 @@ pub struct Realized<'a> {
     services: Vec<u32>,
     backends: Vec<u32>,
     networks: Vec<NetworkKey>,
+    source_ranges: Vec<SourceRangeKey>,
 }
 
 fn tables(objects: &[Object]) -> Tables {
@@ -47,7 +49,9 @@ impl Realized<'_> {
             services: Vec::new(),
             backends: Vec::new(),
             networks: Vec::new(),
+            source_ranges: Vec::new(),
         };
+        let source_ranges = datapath.map::<SourceRangeKey, u32>(map::SOURCE_RANGES);
         let frontends = datapath.map::<FrontendKey, Frontend>(map::FRONTENDS);
         let backends = datapath.map::<u32, BackendRow>(map::BACKENDS);
         let slots = datapath.map::<u32, u32>(map::SLOTS);
@@ -70,6 +74,13 @@ impl Realized<'_> {
             let local = place(port.local.as_deref().unwrap_or_default());
             let affinity_seconds = port.affinity_seconds;
             services.update(&service, &ServicePort { cluster, local, affinity_seconds }).unwrap();
+            for range in &port.source_ranges {
+                let bits = if range.addr().is_ipv4() { 96 } else { 0 } + range.prefix_len();
+                let (prefix_len, addr) = (32 + u32::from(bits), range.network().into());
+                let key = SourceRangeKey { prefix_len, service, addr };
+                source_ranges.update(&key, &1).unwrap();
+                realized.source_ranges.push(key);
+            }
             realized.services.push(service);
             ids.insert(&port.id, service);
         }
@@ -97,5 +108,7 @@ impl Drop for Realized<'_> {
         self.services.iter().for_each(|id| drop(services.delete(id)));
         self.backends.iter().for_each(|id| drop(backends.delete(id)));
         self.networks.iter().for_each(|key| drop(networks.delete(key)));
+        let source_ranges = self.datapath.map::<SourceRangeKey, u32>(map::SOURCE_RANGES);
+        self.source_ranges.iter().for_each(|key| drop(source_ranges.delete(key)));
     }
 }
