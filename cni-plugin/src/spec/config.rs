@@ -68,7 +68,8 @@ impl NetConf {
             return Err(CniError::new(code::DECODE, msg));
         };
         let fields = Fields(object);
-        let egress_rate = &json["runtimeConfig"]["bandwidth"]["egressRate"];
+        let runtime_config = json.get("runtimeConfig").map(lower_case).unwrap_or_default();
+        let egress_rate = &runtime_config["bandwidth"]["egressrate"];
         Ok(NetConf {
             version: fields.version()?,
             name: fields.name()?.to_owned(),
@@ -86,7 +87,7 @@ impl NetConf {
                 .transpose()
                 .map_err(|e| invalid(VALID_ATTACHMENTS, e))?,
             limits_egress: egress_rate.as_u64().is_some_and(|rate| rate > 0),
-            port_mappings: json["runtimeConfig"]["portMappings"].clone(),
+            port_mappings: runtime_config["portmappings"].clone(),
         })
     }
 
@@ -129,16 +130,30 @@ impl NetConf {
     }
 }
 
-/// An element of `portMappings`, as the convention of the capability defines it.
+/// The value with the names of all members in lower case. The conventions for capabilities write
+/// `hostPort`, containerd `HostPort`; plugins in Go accept either.
+fn lower_case(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let lower =
+                |(name, value): (&String, &Value)| (name.to_ascii_lowercase(), lower_case(value));
+            Value::Object(members.iter().map(lower).collect())
+        }
+        Value::Array(elements) => elements.iter().map(lower_case).collect(),
+        other => other.clone(),
+    }
+}
+
+/// An element of `portMappings`, as the convention of the capability defines it, by [`lower_case`].
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct PortMapping {
-    #[serde(default)]
+    #[serde(default, rename = "hostport")]
     host_port: u16,
+    #[serde(rename = "containerport")]
     container_port: u16,
     #[serde(default)]
     protocol: String,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostip")]
     host_ip: String,
 }
 

@@ -162,6 +162,9 @@ fn an_egress_limit_is_a_rate_above_zero() {
         let conf = parse_with("runtimeConfig", json!({ "bandwidth": { "egressRate": rate } }));
         assert_eq!(conf.unwrap().limits_egress, limits, "{rate}");
     }
+    // As containerd writes it.
+    let containerd = json!({ "bandwidth": { "EgressRate": 1 } });
+    assert!(parse_with("runtimeConfig", containerd).unwrap().limits_egress);
     let ingress = json!({ "bandwidth": { "ingressRate": 1 } });
     assert!(!parse_with("runtimeConfig", ingress).unwrap().limits_egress);
     assert!(!parse_with("runtimeConfig", json!([])).unwrap().limits_egress);
@@ -176,6 +179,8 @@ fn port_mappings_are_host_ports_of_ipv4() {
     let ports = of(json!([
         {"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": ""},
         {"hostPort": 8080, "containerPort": 80},
+        // As containerd writes it.
+        {"HostPort": 8080, "ContainerPort": 81, "Protocol": "udp", "HostIP": ""},
         {"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "127.0.0.1"},
         {"hostPort": 9, "containerPort": 9, "protocol": "sctp", "hostIP": "::"},
         {"hostPort": 7, "containerPort": 7, "hostIP": "fd00::1"},
@@ -191,6 +196,7 @@ fn port_mappings_are_host_ports_of_ipv4() {
     let expected = [
         port([0; 4], 9, 9, Protocol::Sctp),
         port([0; 4], 8080, 80, Protocol::Tcp),
+        port([0; 4], 8080, 81, Protocol::Udp),
         port([127, 0, 0, 1], 53, 5353, Protocol::Udp),
     ];
     assert_eq!(ports.unwrap(), expected);
@@ -198,7 +204,7 @@ fn port_mappings_are_host_ports_of_ipv4() {
 
     for (mappings, word) in [
         (json!([{"hostPort": 8080, "containerPort": 0}]), "8080"),
-        (json!([{"hostPort": 8080}]), "containerPort"),
+        (json!([{"hostPort": 8080}]), "containerport"),
         (json!([{"hostPort": 65_536, "containerPort": 1}]), "65536"),
         (json!([{"hostPort": 1, "containerPort": 1, "protocol": "icmp"}]), "icmp"),
         (json!([{"hostPort": 1, "containerPort": 1, "hostIP": "10.0.0"}]), "10.0.0"),
