@@ -19,6 +19,7 @@ cases! {
     flow_connected_udp = "flow-connected-udp",
     flow_large_bodies = "flow-large-bodies",
     flow_open_tcp = "flow-open-tcp",
+    host_port = "host-port",
     node_to_pods = "node-to-pods",
     pod_addresses = "pod-addresses",
     pod_ping = "pod-ping",
