@@ -3,7 +3,7 @@
 //! ```text
 //! state --Finding--> Findings (bounded queue) --> log, source::object_events (Event) --> API server
 //! ```
-//! The event loop never waits: what does not fit into the queue is dropped and counted. The same finding
+//! The event loop never waits: what does not fit into the queue is dropped, which the log shows. The same finding
 //! is reported again after [`REPEAT`] at the earliest, and at most [`RATE`] per second are.
 
 use std::collections::BTreeMap;

@@ -104,16 +104,19 @@ fn memory_request_covers_the_maps_and_there_is_no_limit() {
 }
 
 #[test]
-fn role_has_the_watched_kinds_and_no_write_permission() {
+fn role_has_the_watched_kinds_and_writes_events_only() {
     let role =
         objects(&read("sluice.yaml")).into_iter().find(|o| o["kind"] == "ClusterRole").unwrap();
     let mut resources = BTreeSet::new();
     for rule in role["rules"].as_sequence().unwrap() {
-        assert_eq!(rule["verbs"], Value::from(vec!["list", "watch"]));
+        let is_events = rule["resources"] == Value::from(vec!["events"]);
+        let verbs = if is_events { ["create", "patch"] } else { ["list", "watch"] };
+        assert_eq!(rule["verbs"], Value::from(verbs.to_vec()), "{rule:?}");
         resources
             .extend(rule["resources"].as_sequence().unwrap().iter().map(|r| r.as_str().unwrap()));
     }
-    let expected = ["endpointslices", "namespaces", "nodes", "pods", "servicecidrs", "services"];
+    let expected =
+        ["endpointslices", "events", "namespaces", "nodes", "pods", "servicecidrs", "services"];
     assert_eq!(resources, BTreeSet::from(expected));
 }
 

@@ -20,7 +20,7 @@ pub const PAGE: &str = "docs/CONTRACT.md";
 /// Start of the line that names the run.
 const RUN: &str = "Results: ";
 
-/// The level of upstream's specifications, whose names are the starts of theirs.
+/// The level of upstream's specifications. A name is a part of theirs, and can belong to several.
 const UPSTREAM: &str = "upstream";
 
 /// Writes the page.
@@ -91,7 +91,10 @@ fn judge(cell: &str, known: &BTreeMap<&str, Outcomes>) -> &'static str {
 
 fn outcome<'a>(outcomes: &'a Outcomes, level: &str, name: &str) -> Option<&'a str> {
     if level == UPSTREAM {
-        return outcomes.iter().find(|(full, _)| full.contains(name)).map(|(_, o)| o.as_str());
+        let of_name = outcomes.iter().filter(|(full, _)| full.contains(name));
+        let mut of_name = of_name.map(|(_, outcome)| outcome.as_str());
+        let first = of_name.next()?;
+        return Some(if of_name.any(|outcome| outcome == "failed") { "failed" } else { first });
     }
     // Names of cases have hyphens, those of their functions underscores.
     outcomes.get(&name.replace('-', "_")).map(String::as_str)
@@ -121,7 +124,14 @@ mod tests {
         };
         BTreeMap::from([
             ("unit", outcomes(&[("a", "passed"), ("b", "failed"), ("c_d", "passed")])),
-            ("upstream", outcomes(&[("[sig-network] Services should work", "passed")])),
+            (
+                "upstream",
+                outcomes(&[
+                    ("[sig-network] Services should work", "passed"),
+                    ("[sig-network] Traffic A", "passed"),
+                    ("[sig-network] Traffic B", "failed"),
+                ]),
+            ),
         ])
     }
 
@@ -131,6 +141,8 @@ mod tests {
             ("unit `a`", "passed"),
             ("unit `a`, `c-d`; upstream `should work`", "passed"),
             ("unit `a`, `b`", "failed"),
+            ("unit `a`; upstream `Traffic`", "failed"),
+            ("unit `a`; upstream `Traffic A`", "passed"),
             ("unit `a`; packet `a`", "not run"),
             ("unit `a`, `gone`", "not run"),
             ("not built", "no test"),

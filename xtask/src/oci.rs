@@ -120,6 +120,8 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
     /// Command of a container that does not set one.
     pub entrypoint: Vec<String>,
+    /// Arguments of a container that does not set any.
+    pub arguments: Vec<String>,
     /// Environment variables besides PATH, as `NAME=value`.
     pub environment: Vec<String>,
 }
@@ -131,6 +133,7 @@ impl Image {
             names: vec![name.to_owned()],
             layers: layers.iter().map(|layer| layer.to_path_buf()).collect(),
             entrypoint: entrypoint.split_whitespace().map(str::to_owned).collect(),
+            arguments: Vec::new(),
             environment: Vec::new(),
         }
     }
@@ -219,6 +222,7 @@ impl Image {
             "os": "linux",
             "config": {
                 "Entrypoint": self.entrypoint,
+                "Cmd": self.arguments,
                 "Env": environment,
             },
             "rootfs": {

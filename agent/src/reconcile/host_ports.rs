@@ -3,15 +3,15 @@
 //! CNI ADD and DEL write the rows without the agent. This reconciler compares them with the leases, which
 //! record them, and repairs what a crash or another program left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Backend, HostPortKey, map};
+use sluice_abi::{Backend, HostPortKey, map, proto};
 use sluice_core::table::{Table, TableKind, TableSpec, Write};
 use sluice_pod::lease::Lease;
 
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Peer};
 use crate::state::State;
 
 /// `HOST_PORTS`: address, port and protocol of the node -> address and port of a pod.
@@ -27,8 +27,15 @@ impl Table for HostPorts {
 
 type HostPortRows = BTreeMap<HostPortKey, Backend>;
 
-/// Compares leases and rows.
-pub struct ReconcileHostPorts;
+/// Compares leases and rows, and closes the UDP sockets that are connected to a former hostPort: the
+/// socket programs have translated them once, and another pod can get the address.
+#[derive(Debug, Default)]
+pub struct ReconcileHostPorts {
+    /// Pods and ports of UDP that hostPorts lead to.
+    udp: BTreeSet<Peer>,
+    /// Those that none leads to any more, and whose sockets have not been closed.
+    stale: BTreeSet<Peer>,
+}
 
 impl Reconciler for ReconcileHostPorts {
     fn concern(&self) -> Concern {
@@ -42,22 +49,40 @@ impl Reconciler for ReconcileHostPorts {
     ) -> Result<(), NotReconciled> {
         // Rows first: ADD writes its lease before its rows, so that the row of a running ADD has a lease.
         let rows: HostPortRows = kernel.read(HostPorts::SPEC)?.typed::<HostPorts>().collect();
-        let wanted = wanted(&kernel.leases()?, &rows);
+        let leases = kernel.leases()?;
+        let wanted = wanted(&leases, &rows);
+        self.note_stale(&rows, &wanted);
         let missing = wanted.iter().filter(|(key, pod)| rows.get(key) != Some(pod));
         let missing: Vec<_> = missing.map(|(key, pod)| (*key, *pod)).collect();
         let left_over: Vec<_> =
             rows.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
         let count = missing.len() + left_over.len();
-        if count == 0 {
-            return Ok(());
-        }
         let writes = [Write::put::<HostPorts>(missing), Write::delete::<HostPorts>(left_over)];
         for write in writes.iter().flatten() {
             kernel.write(write)?;
         }
-        tracing::info!(rows = count, "hostPorts repaired");
-        state.repaired("host_port", count);
+        if count > 0 {
+            tracing::info!(rows = count, "hostPorts repaired");
+            state.repaired("host_port", count);
+        }
+        if !self.stale.is_empty() {
+            kernel.destroy_udp_sockets(&self.stale, &leases)?;
+            self.stale.clear();
+        }
         Ok(())
+    }
+}
+
+impl ReconcileHostPorts {
+    /// Notes what hostPorts led to, by the rows or at the last call, and do not lead to any more.
+    fn note_stale(&mut self, rows: &HostPortRows, wanted: &HostPortRows) {
+        let udp = |rows: &HostPortRows| -> BTreeSet<Peer> {
+            let rows = rows.iter().filter(|(key, _)| key.proto == proto::UDP);
+            rows.map(|(_, pod)| (pod.addr, pod.port)).collect()
+        };
+        self.stale.append(&mut std::mem::replace(&mut self.udp, udp(wanted)));
+        self.stale.append(&mut udp(rows));
+        self.stale.retain(|peer| !self.udp.contains(peer));
     }
 }
 

@@ -290,24 +290,38 @@ pub fn node_has_socket(
     }
 }
 
-/// Whether a UDP socket of the node is connected to the sender of a packet with this source, `from`,
-/// and destination: [`node_has_socket`] for XDP programs, which lack `bpf_sk_fullsock`.
+/// Whether a socket of the node is connected to the sender of a packet with this source, `from`, and
+/// destination: [`node_has_socket`] for XDP programs, which lack `bpf_sk_fullsock`.
 #[inline(always)]
-pub fn node_has_connected_udp_socket(
+pub fn node_has_connected_socket(
     context: *mut c_void,
+    proto: u8,
     from: (&Addr, PortBe),
     to: (&Addr, PortBe),
 ) -> bool {
     let Some((mut sockets, size)) = socket_tuple(from, to) else { return false };
+    // The results have different types, so that the verifier accepts no common code.
     // SAFETY: as in `node_has_socket`.
     unsafe {
+        if proto == proto::TCP {
+            let socket = bpf_skc_lookup_tcp(context, &mut sockets, size, CURRENT_NETNS, 0);
+            if socket.is_null() {
+                return false;
+            }
+            let state = (*socket).state;
+            bpf_sk_release(socket.cast());
+            return !matches!(state, TCP_LISTEN | TCP_CLOSE);
+        }
+        if proto != proto::UDP {
+            return false;
+        }
         let socket = bpf_sk_lookup_udp(context, &mut sockets, size, CURRENT_NETNS, 0);
         if socket.is_null() {
             return false;
         }
-        let is_connected = (*socket).state != TCP_CLOSE;
+        let state = (*socket).state;
         bpf_sk_release(socket.cast());
-        is_connected
+        state != TCP_CLOSE
     }
 }
 

@@ -330,8 +330,16 @@ fn pods_and_processes_of_the_node_reach_host_ports_on_its_addresses() {
     assert_eq!(peer(NODE, NODE_PORT), Err(ErrorKind::ConnectionRefused));
     drop((datapath, cgroup));
 
-    let (datapath, _cgroup) = node(netns_cookie() + 1);
+    let (datapath, cgroup) = node(netns_cookie() + 1);
     datapath.host_port(([0; 4], 8053, proto::UDP), BACKEND);
     assert_eq!(peer(NODE, 8053), Ok(BACKEND));
     assert_eq!(peer(LOOPBACK, 8053), Ok((LOOPBACK, 8053)), "the loopback address is the pod's own");
+    // Also where loopback addresses serve no NodePorts.
+    datapath.network([127, 0, 0, 0], 8, network_kind::THIS_NODE_WITHOUT_NODE_PORTS);
+    assert_eq!(peer(LOOPBACK, 8053), Ok((LOOPBACK, 8053)));
+    drop((datapath, cgroup));
+    let (datapath, _cgroup) = node(netns_cookie());
+    datapath.host_port(([0; 4], 8053, proto::UDP), BACKEND);
+    datapath.network([127, 0, 0, 0], 8, network_kind::THIS_NODE_WITHOUT_NODE_PORTS);
+    assert_eq!(peer(LOOPBACK, 8053), Ok(BACKEND), "a process of the node");
 }

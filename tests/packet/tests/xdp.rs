@@ -230,6 +230,17 @@ fn new_connections_are_spread_evenly_over_local_and_remote_backends() {
     assert!(chi_square < 49.0, "{chosen:?}: {chi_square:.1}");
 }
 
+/// The flow is opened by XDP, so that tc finds it and chooses no other backend.
+#[test]
+fn backend_on_the_node_itself_is_chosen_once() {
+    let datapath = datapath();
+    node_port(&datapath, NODE_PORT, proto::TCP, &[(NODE, 8080)]);
+    let syn = Packet::tcp((EXTERNAL, 5000), (NODE, NODE_PORT), SYN, b"");
+    pass(&datapath, &syn.bytes_from_wire());
+    let flows = datapath.flows();
+    assert!(flows.iter().any(|flow| flow.tuple.dport.get() == 8080), "{flows:?}");
+}
+
 #[test]
 fn programs_that_are_not_in_charge_pass_every_packet() {
     let datapath = datapath();

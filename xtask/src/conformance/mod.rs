@@ -156,7 +156,7 @@ fn suite(
     if !names.is_empty() {
         println!("  {} specifications have passed before", names.len());
     }
-    let before = results::read(file).len();
+    let before = results::lines(file);
     let mut command: Command = cluster.command(&programs.runner);
     command
         .arg(format!("--procs={}", options.procs))
@@ -169,11 +169,14 @@ fn suite(
         .arg(format!("--results={}", file.display()))
         .arg(format!("--passed={}", passed.display()));
     let (_, log) = process::run_quietly("specifications", &mut command, &cache.logs(), DEADLINE)?;
-    // The runner's exit status does not distinguish failed specifications from a suite that did
-    // not start.
+    // The runner's exit status does not distinguish failed specifications from a suite that was
+    // interrupted; its summary does.
+    let text = fs::read_to_string(&log)?;
+    let counted = text.lines().rev().find_map(results::counts_of_line);
+    let (ran, of_run) = (results::lines(file) - before, counted.unwrap_or(0));
     ensure!(
-        results::read(file).len() > before || !names.is_empty(),
-        "no specification ran; log: {}\n{}",
+        counted.is_some() && ran >= of_run,
+        "the suite did not end, {ran} results of {of_run}; log: {}\n{}",
         log.display(),
         process::last_lines(&log, 20)
     );

@@ -12,7 +12,7 @@ use crate::oci::{self, Image, Layer};
 use crate::process;
 
 /// Raised when the images change.
-const REVISION: &str = "2";
+const REVISION: &str = "3";
 
 /// A program of Kubernetes that is the test image of one specification.
 const INVALID_STATE: &str = "k8s.io/kubernetes/test/images/regression-issue-74839";
@@ -112,11 +112,13 @@ fn pack(folder: &Path, module: &Path, parts: &Parts) -> Result<()> {
         names: vec![test("nginx:1.14-4")],
         layers: vec![tools.to_path_buf()],
         entrypoint: ["sleep", "86400"].map(str::to_owned).to_vec(),
+        arguments: Vec::new(),
         environment: Vec::new(),
     };
     let invalid_state =
         Image::new(&test("regression-issue-74839:1.2"), &[&program], "/regression-issue-74839");
-    let servers = Image::new(kind::AGNHOST, &[tools, &agnhost], "/agnhost");
+    let mut servers = Image::new(kind::AGNHOST, &[tools, &agnhost], "/agnhost");
+    servers.arguments.push("pause".to_owned());
     oci::write(&[shell, sleeping, invalid_state, servers], &folder.join("images.tar"))?;
     fs::remove_file(program)?;
     Ok(fs::remove_file(agnhost)?)

@@ -30,7 +30,10 @@ impl Record {
     fn from_line(line: &str) -> Option<Record> {
         let json: Value = serde_json::from_str(line).ok()?;
         let text = |field: &str| json[field].as_str().unwrap_or_default().to_owned();
-        let name = text("name").trim().to_owned();
+        let name = match text("name").trim() {
+            "" => PREPARATION.to_owned(),
+            name => name.to_owned(),
+        };
         let failure = text("failure");
         let failure = failure.lines().map(str::trim).find(|line| !line.is_empty());
         let at = text("at");
@@ -44,20 +47,33 @@ impl Record {
     }
 }
 
-/// Reads a file of results: the last result of each specification, by name. Lines without a name
-/// belong to the suite's preparation.
+/// Name of what the suite does before and after the specifications, which has none.
+const PREPARATION: &str = "preparation of the suite";
+
+/// Reads a file of results: the last result of each specification, by name. The preparation of the suite
+/// is one of them if its last result is a failure.
 pub fn read(path: &Path) -> Vec<Record> {
     parse(&fs::read_to_string(path).unwrap_or_default())
+}
+
+/// Number of results in a file, earlier ones of the same specification included.
+pub fn lines(path: &Path) -> usize {
+    fs::read_to_string(path).unwrap_or_default().lines().count()
+}
+
+/// Number of specifications that ran, from the runner's summary: `Ran 3 of 765 Specs in 1.2 seconds`.
+pub fn counts_of_line(line: &str) -> Option<usize> {
+    let (count, rest) = line.trim().strip_prefix("Ran ")?.split_once(" of ")?;
+    if rest.contains(" Specs in ") { count.parse().ok() } else { None }
 }
 
 fn parse(text: &str) -> Vec<Record> {
     let records: BTreeMap<String, Record> = text
         .lines()
         .filter_map(Record::from_line)
-        .filter(|record| !record.name.is_empty())
         .map(|record| (record.name.clone(), record))
         .collect();
-    records.into_values().collect()
+    records.into_values().filter(|record| record.name != PREPARATION || !record.passed()).collect()
 }
 
 /// Specifications that may fail, with the reason.
@@ -159,11 +175,19 @@ mod tests {
     fn last_result_of_each_specification_counts() {
         let records = parse(TWO);
         assert_eq!(records.len(), 2, "{records:?}");
+        let failed = parse(r#"{"name":"","state":"failed","seconds":1}"#);
+        assert_eq!(failed[0].name, PREPARATION);
         assert!(!records[0].passed());
         assert_eq!(records[0].failure, "broken (service.go:7)");
         let again =
             parse(&format!("{TWO}\n{{\"name\":\"a b\",\"state\":\"passed\",\"seconds\":1}}"));
         assert!(again.iter().all(Record::passed), "{again:?}");
+    }
+
+    #[test]
+    fn summary_of_the_runner_has_the_number_of_specifications() {
+        assert_eq!(counts_of_line("Ran 126 of 765 Specs in 0.013 seconds"), Some(126));
+        assert_eq!(counts_of_line("Ran out of memory"), None);
     }
 
     #[test]

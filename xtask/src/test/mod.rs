@@ -109,8 +109,8 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
             eprintln!("{}: {error:#}", level.name());
             Tally::FAILURE
         });
-        runner.write_outcomes()?;
         let mut tally = runner.without_skipped(tally)?.or_nothing_ran();
+        runner.write_outcomes(options.filter.is_none())?;
         if options.filter.is_none() {
             tally = tally + judge(level, runner.time(), budget);
         }

@@ -22,12 +22,12 @@ pub fn read(level: &str) -> Outcomes {
     lines.map(|(outcome, name)| (name.to_owned(), outcome.to_owned())).collect()
 }
 
-/// Adds outcomes to those of earlier runs, which they replace.
+/// Adds outcomes to those of earlier runs, of which they replace all if the run was complete.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn add(level: &str, new: &Outcomes) -> Result<()> {
-    let mut all = read(level);
+pub fn add(level: &str, new: &Outcomes, complete: bool) -> Result<()> {
+    let mut all = if complete { Outcomes::new() } else { read(level) };
     all.extend(new.iter().map(|(name, outcome)| (name.clone(), outcome.clone())));
     let lines: String = all.iter().map(|(name, outcome)| format!("{outcome} {name}\n")).collect();
     let path = file(level);

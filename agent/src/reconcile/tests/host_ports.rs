@@ -60,3 +60,18 @@ async fn rows_of_a_lease_without_a_record_are_kept_as_long_as_the_lease() {
     let kept = (port(7).key(), port(7).backend([10, 244, 1, 7].into()));
     assert_eq!(harness.kernel().rows::<HostPorts>(), [kept]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn udp_sockets_of_a_host_port_are_closed_when_its_pod_ends() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    let udp = HostPort { protocol: Protocol::Udp, ..port(8125) };
+    harness.kernel().leases[0].host_ports = Some(vec![udp.clone(), port(8080)]);
+    assert_eq!(harness.send([Event::Leases]).await, ["put HOST_PORTS 2"]);
+    // CNI DEL has removed rows and lease; ADD of the next pod has written its own.
+    harness.kernel().leases[0].host_ports = Some(Vec::new());
+    harness.kernel().leases[1].host_ports = Some(vec![udp.clone()]);
+    harness.kernel().overwrite::<HostPorts>(udp.key(), udp.backend([10, 244, 1, 8].into()));
+    let log = harness.send([Event::Leases]).await;
+    assert_eq!(log, ["delete HOST_PORTS 1", "close UDP sockets 10.244.1.7:80 pods 2"]);
+    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
+}

@@ -5,7 +5,7 @@ use sluice_abi::{
     network_kind, node_port_addr,
 };
 use sluice_packet::{
-    affinity,
+    affinity, ip,
     select::{self, NoBackend},
 };
 
@@ -88,14 +88,6 @@ impl Request {
     }
 }
 
-/// The NodePort frontend of an address of this node. An address that serves no NodePorts has none.
-#[inline(always)]
-pub fn node_port(addr: &Addr, port: PortBe, proto: u8) -> Option<Frontend> {
-    let frontend = maps::frontend(&node_port_addr(addr.family()), port, proto)?;
-    // After the search, which rarely finds one: this lookup takes longer.
-    if maps::network_kind(addr) == network_kind::THIS_NODE { Some(frontend) } else { None }
-}
-
 /// A frontend that is a hostPort: its only backend is in [`Chosen::backend`] already. Clients keep their
 /// addresses.
 const HOST_PORT: Frontend =
@@ -129,52 +121,94 @@ pub fn of_node(
     is_loopback: bool,
     chosen: &mut Chosen,
 ) -> Option<Frontend> {
-    let number = backend_of_node(addr, u32::from(port.get()), u32::from(proto), chosen);
+    let frontend = find_of_node(addr, port, proto, is_loopback)?;
+    if is_host_port(frontend) {
+        let (port, proto) = (u32::from(port.get()), u32::from(proto));
+        // It may be removed meanwhile.
+        chosen.backend.addr = node_port_addr(addr.family());
+        if backend_host_port(&mut chosen.backend, port, proto) == 0 {
+            chosen.backend.addr = *addr;
+            if backend_host_port(&mut chosen.backend, port, proto) == 0 {
+                return None;
+            }
+        }
+    }
+    Some(frontend)
+}
+
+/// [`of_node`], without the backend.
+#[inline(always)]
+pub fn find_of_node(addr: &Addr, port: PortBe, proto: u8, is_loopback: bool) -> Option<Frontend> {
+    let (port, proto) = (u32::from(port.get()), u32::from(proto));
+    let mut number = backend_of_node(addr, port, proto, Search::NodePort as u32);
+    if number == 0 {
+        number = backend_of_node(addr, port, proto, Search::AnyHostIp as u32);
+    }
+    if number == 0 {
+        number = backend_of_node(addr, port, proto, Search::HostIp as u32);
+    }
     let frontend = Frontend::from_number(number)?;
     // After the search, which rarely finds anything: this one takes longer.
-    let is_served = match backend_network_kind(addr) {
-        network_kind::THIS_NODE => true,
-        network_kind::THIS_NODE_WITHOUT_NODE_PORTS => is_host_port(frontend),
-        // The agent writes a network for loopback addresses that serve no NodePorts.
-        kind => is_loopback && (kind == network_kind::OUTSIDE || is_host_port(frontend)),
+    let kind = backend_network_kind(addr);
+    let is_served = if ip::is_v4_loopback(addr) {
+        // The agent writes a network for loopback addresses that serve no NodePorts. Those of a pod are
+        // its own, and packets from the wire have none.
+        is_loopback && (kind == network_kind::OUTSIDE || is_host_port(frontend))
+    } else {
+        kind == network_kind::THIS_NODE
+            || (kind == network_kind::THIS_NODE_WITHOUT_NODE_PORTS && is_host_port(frontend))
     };
     if is_served { Some(frontend) } else { None }
 }
 
+/// Whether a frontend is a hostPort.
 #[inline(always)]
-fn is_host_port(frontend: Frontend) -> bool {
+pub fn is_host_port(frontend: Frontend) -> bool {
     frontend.flags & IS_HOST_PORT != 0
 }
 
-/// The NodePort or hostPort of any address, with the port in host order, as a number. Global, as the
-/// next function, and with one key for all lookups: socket programs have little stack left.
+/// What [`backend_of_node`] looks up.
+#[repr(u32)]
+enum Search {
+    /// A NodePort.
+    NodePort = 0,
+    /// A hostPort without a hostIP.
+    AnyHostIp = 1,
+    /// A hostPort with the address as hostIP.
+    HostIp = 2,
+}
+
+/// A NodePort or hostPort of any address, with the port in host order, as a number. Global, as the next
+/// functions, and with one lookup each: the callers have little stack left.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn backend_of_node(
-    addr: *const Addr,
-    port: u32,
-    proto: u32,
-    chosen: *mut Chosen,
-) -> u64 {
+extern "C" fn backend_of_node(addr: *const Addr, port: u32, proto: u32, search: u32) -> u64 {
     // SAFETY: as in `backend_slots`.
-    let (Some(addr), Some(chosen)) = (unsafe { (addr.as_ref(), chosen.as_mut()) }) else {
-        return 0;
-    };
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
     let port = PortBe::new(port as u16);
-    let mut key =
-        FrontendKey { addr: node_port_addr(addr.family()), port, proto: proto as u8, pad: 0 };
-    if let Some(frontend) = maps::frontend_of(&key) {
-        return frontend.to_number();
+    let mut key = FrontendKey { addr: *addr, port, proto: proto as u8, pad: 0 };
+    if search != Search::HostIp as u32 {
+        key.addr = node_port_addr(addr.family());
     }
-    let mut pod = maps::host_port(&key);
-    if pod.is_none() {
-        key.addr = *addr;
-        pod = maps::host_port(&key);
+    if search == Search::NodePort as u32 {
+        return maps::frontend_of(&key).map_or(0, Frontend::to_number);
     }
-    let Some(pod) = pod else { return 0 };
+    if maps::host_port(&key).is_some() { HOST_PORT.to_number() } else { 0 }
+}
+
+/// Replaces the address of a node, or the unspecified one, by the pod that has the hostPort. Returns 0 if
+/// there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn backend_host_port(backend: *mut Backend, port: u32, proto: u32) -> u32 {
+    // SAFETY: as in `backend_slots`.
+    let Some(backend) = (unsafe { backend.as_mut() }) else { return 0 };
+    let port = PortBe::new(port as u16);
+    let key = FrontendKey { addr: backend.addr, port, proto: proto as u8, pad: 0 };
+    let Some(pod) = maps::host_port(&key) else { return 0 };
     // SAFETY: as for frontends.
-    chosen.backend = unsafe { *pod };
-    HOST_PORT.to_number()
+    *backend = unsafe { *pod };
+    1
 }
 
 /// The [`network_kind`] of an address.

@@ -104,7 +104,10 @@ fn leads_elsewhere(packet: &Packet, entry: &FlowEntry, flow: &Flow) -> bool {
     }
     let mut frontend = maps::frontend(&tuple.dst, tuple.dport, proto::UDP);
     if frontend.is_none() && (is_service || class == DestinationClass::Node) {
-        frontend = backend::node_port(&tuple.dst, tuple.dport, proto::UDP);
+        frontend = backend::find_of_node(&tuple.dst, tuple.dport, proto::UDP, false);
+    }
+    if !is_service && frontend.is_some_and(backend::is_host_port) {
+        return true;
     }
     let service = frontend.map_or(0, |frontend| frontend.service);
     // The row of a backend from a version without Service ports has Service port 0.

@@ -1,7 +1,7 @@
 //! The global functions of XDP frames.
 
 use aya_ebpf::bindings::xdp_md;
-use sluice_abi::{FlowKey, proto};
+use sluice_abi::FlowKey;
 use sluice_packet::Headers;
 
 use super::Outlined;
@@ -33,11 +33,9 @@ impl Outlined for Xdp {
         xdp_node_uses(self.as_ptr(), tuple) == 1
     }
 
-    /// Segments of TCP connections without a flow are left to tc: either the node is connected, or
-    /// they are dropped.
     #[inline(always)]
     fn node_is_connected(&self, tuple: &FlowKey) -> bool {
-        tuple.proto == proto::TCP || xdp_node_is_connected(self.as_ptr(), tuple) == 1
+        xdp_node_is_connected(self.as_ptr(), tuple) == 1
     }
 
     #[inline(always)]
@@ -122,11 +120,8 @@ extern "C" fn xdp_node_is_connected(ctx: *mut xdp_md, tuple: *const FlowKey) -> 
     let f = unsafe { Xdp::new(ctx) };
     // SAFETY: as in `xdp_rewrite`.
     let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
-    if tuple.proto != proto::UDP {
-        return 0;
-    }
     let (from, to) = ((&tuple.src, tuple.sport), (&tuple.dst, tuple.dport));
-    u32::from(kernel::node_has_connected_udp_socket(f.context(), from, to))
+    u32::from(kernel::node_has_connected_socket(f.context(), tuple.proto, from, to))
 }
 
 #[unsafe(no_mangle)]
