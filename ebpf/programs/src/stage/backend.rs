@@ -138,7 +138,7 @@ pub fn of_node(
 
 /// [`of_node`], without the backend.
 #[inline(always)]
-pub fn find_of_node(addr: &Addr, port: PortBe, proto: u8, is_loopback: bool) -> Option<Frontend> {
+fn find_of_node(addr: &Addr, port: PortBe, proto: u8, is_loopback: bool) -> Option<Frontend> {
     let (port, proto) = (u32::from(port.get()), u32::from(proto));
     let mut number = backend_of_node(addr, port, proto, Search::NodePort as u32);
     if number == 0 {
@@ -149,16 +149,38 @@ pub fn find_of_node(addr: &Addr, port: PortBe, proto: u8, is_loopback: bool) -> 
     }
     let frontend = Frontend::from_number(number)?;
     // After the search, which rarely finds anything: this one takes longer.
+    if is_served(frontend, addr, is_loopback) { Some(frontend) } else { None }
+}
+
+/// The NodePort or hostPort of a packet to an address of this node, by searches with `key`, which is
+/// overwritten.
+#[inline(always)]
+pub fn of_node_by(key: &mut FrontendKey, addr: &Addr) -> Option<Frontend> {
+    key.addr = node_port_addr(addr.family());
+    let mut frontend = HOST_PORT;
+    if let Some(node_port) = maps::frontend_of(key) {
+        frontend = node_port;
+    } else if maps::host_port(key).is_none() {
+        key.addr = *addr;
+        if maps::host_port(key).is_none() {
+            return None;
+        }
+    }
+    if is_served(frontend, addr, false) { Some(frontend) } else { None }
+}
+
+/// Whether an address has a NodePort or hostPort.
+#[inline(always)]
+fn is_served(frontend: Frontend, addr: &Addr, is_loopback: bool) -> bool {
     let kind = backend_network_kind(addr);
-    let is_served = if ip::is_v4_loopback(addr) {
+    if ip::is_v4_loopback(addr) {
         // The agent writes a network for loopback addresses that serve no NodePorts. Those of a pod are
         // its own, and packets from the wire have none.
         is_loopback && (kind == network_kind::OUTSIDE || is_host_port(frontend))
     } else {
         kind == network_kind::THIS_NODE
             || (kind == network_kind::THIS_NODE_WITHOUT_NODE_PORTS && is_host_port(frontend))
-    };
-    if is_served { Some(frontend) } else { None }
+    }
 }
 
 /// Whether a frontend is a hostPort.

@@ -1,6 +1,6 @@
 //! What is done once per tick and flow.
 
-use sluice_abi::{Direction, FlowEntry, FlowKind, flow_flags, proto};
+use sluice_abi::{Direction, FlowEntry, FlowKind, FrontendKey, flow_flags, proto};
 use sluice_packet::lifetime;
 
 use super::{
@@ -102,9 +102,12 @@ fn leads_elsewhere(packet: &Packet, entry: &FlowEntry, flow: &Flow) -> bool {
     if !is_service && (!entry.server.is_none() || !class.may_be_service()) {
         return false;
     }
-    let mut frontend = maps::frontend(&tuple.dst, tuple.dport, proto::UDP);
+    // SAFETY: used in this function only.
+    let Some(key) = (unsafe { work::frontend_key() }) else { return false };
+    *key = FrontendKey { addr: tuple.dst, port: tuple.dport, proto: proto::UDP, pad: 0 };
+    let mut frontend = maps::frontend_of(key);
     if frontend.is_none() && (is_service || class == DestinationClass::Node) {
-        frontend = backend::find_of_node(&tuple.dst, tuple.dport, proto::UDP, false);
+        frontend = backend::of_node_by(key, &tuple.dst);
     }
     if !is_service && frontend.is_some_and(backend::is_host_port) {
         return true;

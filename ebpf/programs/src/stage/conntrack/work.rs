@@ -1,7 +1,7 @@
 //! Per-CPU memory of this stage's global functions, whose stack is too small for keys and entries.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use sluice_abi::{FlowEntry, FlowKey};
+use sluice_abi::{FlowEntry, FlowKey, FrontendKey};
 
 #[map]
 static FLOW_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
@@ -10,6 +10,7 @@ static FLOW_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 struct Work {
     keys: [FlowKey; 5],
     holder: FlowEntry,
+    frontend: FrontendKey,
 }
 
 /// Keys, by the function that uses them.
@@ -56,4 +57,15 @@ pub unsafe fn holder() -> Option<&'static mut FlowEntry> {
     let work = FLOW_WORK.get_ptr_mut(0)?;
     // SAFETY: as in `key`.
     unsafe { Some(&mut (*work).holder) }
+}
+
+/// A key of frontends, for `conntrack_refresh`.
+///
+/// # Safety
+/// As for [`key`].
+#[inline(always)]
+pub unsafe fn frontend_key() -> Option<&'static mut FrontendKey> {
+    let work = FLOW_WORK.get_ptr_mut(0)?;
+    // SAFETY: as in `key`.
+    unsafe { Some(&mut (*work).frontend) }
 }
