@@ -162,9 +162,7 @@ pub fn of_node_by(key: &mut FrontendKey, addr: &Addr) -> Option<Frontend> {
         frontend = node_port;
     } else if maps::host_port(key).is_none() {
         key.addr = *addr;
-        if maps::host_port(key).is_none() {
-            return None;
-        }
+        maps::host_port(key)?;
     }
     if is_served(frontend, addr, false) { Some(frontend) } else { None }
 }
