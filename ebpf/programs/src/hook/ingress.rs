@@ -35,7 +35,7 @@ pub fn from_netdev<F: Outlined>(
     flow_from_netdev(f, s, node, checked)
 }
 
-/// [`from_netdev`] of a packet that is no ICMP error.
+/// As [`from_netdev`], for packets other than ICMP errors.
 #[inline(always)]
 pub fn packet_from_netdev<F: Outlined>(
     f: &F,

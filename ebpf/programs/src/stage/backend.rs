@@ -121,35 +121,23 @@ pub fn of_node(
     is_loopback: bool,
     chosen: &mut Chosen,
 ) -> Option<Frontend> {
-    let frontend = find_of_node(addr, port, proto, is_loopback)?;
-    if is_host_port(frontend) {
+    // The address of each search is where that of the pod will be: callers have little stack left.
+    let pod = &mut chosen.backend;
+    pod.addr = node_port_addr(addr.family());
+    let mut found = HOST_PORT;
+    if let Some(node_port) = frontend(&pod.addr, port, proto) {
+        found = node_port;
+    } else {
         let (port, proto) = (u32::from(port.get()), u32::from(proto));
-        // It may be removed meanwhile.
-        chosen.backend.addr = node_port_addr(addr.family());
-        if backend_host_port(&mut chosen.backend, port, proto) == 0 {
-            chosen.backend.addr = *addr;
-            if backend_host_port(&mut chosen.backend, port, proto) == 0 {
+        if backend_host_port(pod, port, proto) == 0 {
+            pod.addr = *addr;
+            if backend_host_port(pod, port, proto) == 0 {
                 return None;
             }
         }
     }
-    Some(frontend)
-}
-
-/// [`of_node`], without the backend.
-#[inline(always)]
-fn find_of_node(addr: &Addr, port: PortBe, proto: u8, is_loopback: bool) -> Option<Frontend> {
-    let (port, proto) = (u32::from(port.get()), u32::from(proto));
-    let mut number = backend_of_node(addr, port, proto, Search::NodePort as u32);
-    if number == 0 {
-        number = backend_of_node(addr, port, proto, Search::AnyHostIp as u32);
-    }
-    if number == 0 {
-        number = backend_of_node(addr, port, proto, Search::HostIp as u32);
-    }
-    let frontend = Frontend::from_number(number)?;
-    // After the search, which rarely finds anything: this one takes longer.
-    if is_served(frontend, addr, is_loopback) { Some(frontend) } else { None }
+    // After the searches, which rarely find anything: this one takes longer.
+    if is_served(found, addr, is_loopback) { Some(found) } else { None }
 }
 
 /// The NodePort or hostPort of a packet to an address of this node, by searches with `key`, which is
@@ -185,35 +173,6 @@ fn is_served(frontend: Frontend, addr: &Addr, is_loopback: bool) -> bool {
 #[inline(always)]
 pub fn is_host_port(frontend: Frontend) -> bool {
     frontend.flags & IS_HOST_PORT != 0
-}
-
-/// What [`backend_of_node`] looks up.
-#[repr(u32)]
-enum Search {
-    /// A NodePort.
-    NodePort = 0,
-    /// A hostPort without a hostIP.
-    AnyHostIp = 1,
-    /// A hostPort with the address as hostIP.
-    HostIp = 2,
-}
-
-/// A NodePort or hostPort of any address, with the port in host order, as a number. Global, as the next
-/// functions, and with one lookup each: the callers have little stack left.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn backend_of_node(addr: *const Addr, port: u32, proto: u32, search: u32) -> u64 {
-    // SAFETY: as in `backend_slots`.
-    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
-    let port = PortBe::new(port as u16);
-    let mut key = FrontendKey { addr: *addr, port, proto: proto as u8, pad: 0 };
-    if search != Search::HostIp as u32 {
-        key.addr = node_port_addr(addr.family());
-    }
-    if search == Search::NodePort as u32 {
-        return maps::frontend_of(&key).map_or(0, Frontend::to_number);
-    }
-    if maps::host_port(&key).is_some() { HOST_PORT.to_number() } else { 0 }
 }
 
 /// Replaces the address of a node, or the unspecified one, by the pod that has the hostPort. Returns 0 if
