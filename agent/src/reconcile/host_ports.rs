@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::{Backend, HostPortKey, map, proto};
-use sluice_core::table::{Table, TableKind, TableSpec, Write};
+use sluice_core::table::{Table, TableKind, TableSpec};
 use sluice_pod::lease::Lease;
 
-use super::{NotReconciled, Reconciler};
+use super::{NotReconciled, Reconciler, repair_rows};
 use crate::conditions::Concern;
 use crate::kernel::{Kernel, Peer};
 use crate::state::State;
@@ -52,15 +52,7 @@ impl Reconciler for ReconcileHostPorts {
         let leases = kernel.leases()?;
         let wanted = wanted(&leases, &rows);
         self.note_stale(&rows, &wanted);
-        let missing = wanted.iter().filter(|(key, pod)| rows.get(key) != Some(pod));
-        let missing: Vec<_> = missing.map(|(key, pod)| (*key, *pod)).collect();
-        let left_over: Vec<_> =
-            rows.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
-        let count = missing.len() + left_over.len();
-        let writes = [Write::put::<HostPorts>(missing), Write::delete::<HostPorts>(left_over)];
-        for write in writes.iter().flatten() {
-            kernel.write(write)?;
-        }
+        let count = repair_rows::<HostPorts>(&rows, &wanted, kernel)?;
         if count > 0 {
             tracing::info!(rows = count, "hostPorts repaired");
             state.repaired("host_port", count);

@@ -34,9 +34,11 @@ mod stale_sockets;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use sluice_bpf::error_chain;
+use sluice_core::table::{Table, Write, difference};
 
 use self::backoff::Backoff;
 use crate::conditions::{Concern, Status};
@@ -90,6 +92,22 @@ const TABLES_EMPTY: NotReconciled =
 /// A failure that lists several objects; success if there are none.
 fn all_or_failed(failures: &[String]) -> Result<(), NotReconciled> {
     if failures.is_empty() { Ok(()) } else { Err(NotReconciled::Failed(failures.join("; "))) }
+}
+
+/// Writes what differs in a map that depends on no other. Returns the number of rows.
+fn repair_rows<T: Table>(
+    found: &BTreeMap<T::Key, T::Value>,
+    wanted: &BTreeMap<T::Key, T::Value>,
+    kernel: &mut dyn Kernel,
+) -> Result<usize, NotReconciled> {
+    // Whatever the capacity: a full map has room for new rows after the deletions.
+    let difference = difference::<T>(found, wanted, u32::MAX);
+    let count = difference.puts.len() + difference.deletes.len();
+    let writes = [Write::delete::<T>(difference.deletes), Write::put::<T>(difference.puts)];
+    for write in writes.iter().flatten() {
+        kernel.write(write)?;
+    }
+    Ok(count)
 }
 
 /// A reconciler and when it runs again.

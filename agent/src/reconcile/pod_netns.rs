@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 
 use sluice_abi::{Addr, PodNetns, map};
-use sluice_core::table::{Table, TableKind, TableSpec, Write};
+use sluice_core::table::{Table, TableKind, TableSpec};
 use sluice_pod::lease::Lease;
 
-use super::{NotReconciled, Reconciler};
+use super::{NotReconciled, Reconciler, repair_rows};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -44,19 +44,9 @@ impl Reconciler for ReconcilePodNetns {
         // Rows first: ADD writes its lease before its row, so that the row of a running ADD has a lease.
         let rows: Rows = kernel.read(PodNetnsRows::SPEC)?.typed::<PodNetnsRows>().collect();
         let wanted = wanted(&kernel.leases()?, &rows);
-        let missing = wanted.iter().filter(|(cookie, pod)| rows.get(cookie) != Some(pod));
-        let missing: Vec<_> = missing.map(|(cookie, pod)| (*cookie, *pod)).collect();
-        let left_over: Vec<u64> =
-            rows.keys().filter(|cookie| !wanted.contains_key(cookie)).copied().collect();
-        let count = missing.len() + left_over.len();
+        let count = repair_rows::<PodNetnsRows>(&rows, &wanted, kernel)?;
         if count == 0 {
             return Ok(());
-        }
-        // A full map has no room for the new rows before.
-        let writes =
-            [Write::delete::<PodNetnsRows>(left_over), Write::put::<PodNetnsRows>(missing)];
-        for write in writes.iter().flatten() {
-            kernel.write(write)?;
         }
         tracing::info!(rows = count, "network namespaces of pods repaired");
         state.repaired("pod_netns", count);
