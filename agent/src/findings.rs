@@ -3,8 +3,9 @@
 //! ```text
 //! state --Finding--> Findings (bounded queue) --> log, source::object_events (Event) --> API server
 //! ```
-//! The event loop never waits: what does not fit into the queue is dropped, which the log shows. The same finding
-//! is reported again after [`REPEAT`] at the earliest, and at most [`RATE`] per second are.
+//! The event loop never waits: what does not fit into the queue is dropped, which the log shows. The
+//! same finding is reported again after [`REPEAT`] at the earliest, and beyond a [`BURST`] one is
+//! reported per [`INTERVAL`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +21,7 @@ const QUEUE: usize = 1024;
 /// Time after which an equal finding is reported again: the API server keeps Events for an hour.
 const REPEAT: Duration = Duration::from_secs(30 * 60);
 /// Time between two reports, beyond the first [`BURST`].
-const RATE: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Reports without a pause.
 const BURST: u32 = 20;
 /// Findings that are remembered, to not repeat them.
@@ -98,7 +99,7 @@ struct Limiter {
 
 impl Limiter {
     fn new(now: Instant) -> Limiter {
-        Limiter { known: BTreeMap::new(), next: now - RATE * BURST }
+        Limiter { known: BTreeMap::new(), next: now - INTERVAL * BURST }
     }
 
     /// Whether a finding is new, differs from the last one, or is to be repeated.
@@ -119,8 +120,8 @@ impl Limiter {
 
     /// Takes the turn of one report. Returns when it is.
     fn turn(&mut self, now: Instant) -> Instant {
-        let earliest = now.checked_sub(RATE * BURST).unwrap_or(now);
-        self.next = self.next.max(earliest) + RATE;
+        let earliest = now.checked_sub(INTERVAL * BURST).unwrap_or(now);
+        self.next = self.next.max(earliest) + INTERVAL;
         self.next.max(now)
     }
 }

@@ -145,7 +145,7 @@ impl State {
                     // InternalIPs select the uplink, pod CIDRs are in the CNI configuration.
                     self.mark([Concern::HostState, Concern::Routes, Concern::CniFiles]);
                 }
-                self.find_invalid_addresses(&change);
+                self.report_invalid_addresses(&change);
                 let cause = programming::cause(&change);
                 let before = self.index.changes().endpoint_slices;
                 self.index.apply(change);
@@ -219,7 +219,7 @@ impl State {
             self.report_conflicts();
         }
         for key in &changed.conflicts {
-            self.find_conflict(key, &dirty.services);
+            self.report_conflict(key, &dirty.services);
         }
         self.changed.merge(changed);
     }

@@ -61,7 +61,7 @@ impl Reconciler for ReconcileHealthCheckPorts {
         for (service, line) in &failures {
             let message = format!("node {}: {line}", state.config().node_name);
             let reason = Reason::FailedToStartServiceHealthcheck;
-            state.find(Finding::service(service, reason, message));
+            state.report(Finding::service(service, reason, message));
         }
         let lines: Vec<String> = failures.into_iter().map(|(_, line)| line).collect();
         all_or_failed(&lines)

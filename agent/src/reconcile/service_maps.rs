@@ -231,7 +231,7 @@ fn report_capacity(state: &mut State, plan: &Plan) {
     state.conditions.set(Concern::Capacity, Status::Degraded, message, now);
     for error in &plan.over_capacity {
         if let Some(service) = error.service() {
-            state.find(Finding::service(service, Reason::NotEnoughCapacity, error.to_string()));
+            state.report(Finding::service(service, Reason::NotEnoughCapacity, error.to_string()));
         }
     }
 }

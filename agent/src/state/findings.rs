@@ -14,7 +14,7 @@ const MAX: usize = 1024;
 
 impl State {
     /// Adds a problem of an object.
-    pub fn find(&mut self, finding: Finding) {
+    pub fn report(&mut self, finding: Finding) {
         if self.findings.len() < MAX {
             self.findings.push(finding);
         }
@@ -26,13 +26,13 @@ impl State {
     }
 
     /// Adds the EndpointSlices in a change that have addresses which cannot be used.
-    pub(super) fn find_invalid_addresses(&mut self, change: &Change) {
+    pub(super) fn report_invalid_addresses(&mut self, change: &Change) {
         match change {
-            Change::Apply(Object::EndpointSlice(slice)) => self.find_invalid_address(slice),
+            Change::Apply(Object::EndpointSlice(slice)) => self.report_invalid_address(slice),
             Change::Replace(Kind::EndpointSlice, objects) => {
                 for object in objects {
                     if let Object::EndpointSlice(slice) = object {
-                        self.find_invalid_address(slice);
+                        self.report_invalid_address(slice);
                     }
                 }
             }
@@ -40,9 +40,9 @@ impl State {
         }
     }
 
-    fn find_invalid_address(&mut self, slice: &EndpointSlice) {
+    fn report_invalid_address(&mut self, slice: &EndpointSlice) {
         if let Some(address) = slice.invalid.as_deref().filter(|_| !slice.hidden) {
-            self.find(Finding {
+            self.report(Finding {
                 kind: Kind::EndpointSlice,
                 object: slice.name.clone(),
                 reason: Reason::InvalidEndpointAddress,
@@ -54,7 +54,7 @@ impl State {
     }
 
     /// Adds the Services that are not served at a key: the first of them, and those of `changed`.
-    pub(super) fn find_conflict(&mut self, key: &FrontendKey, changed: &BTreeSet<ObjectName>) {
+    pub(super) fn report_conflict(&mut self, key: &FrontendKey, changed: &BTreeSet<ObjectName>) {
         let Some(conflict) = self.tables.conflict(key) else { return };
         let mut services = conflict.services();
         let Some(winner) = services.next() else { return };
@@ -66,7 +66,7 @@ impl State {
         let frontend = conflict::frontend(key);
         let message = format!("{frontend} is used by Service {winner}, which has precedence");
         for loser in &losers {
-            self.find(Finding::service(loser, Reason::AddressInUse, message.clone()));
+            self.report(Finding::service(loser, Reason::AddressInUse, message.clone()));
         }
     }
 }

@@ -137,7 +137,7 @@ mod tests {
         };
         let key = port.key();
         assert_eq!((key.addr, key.port.get(), key.proto), (Addr::v4([0; 4]), 8080, 17));
-        assert!(key.is_node_port(), "the same address stands for all addresses of the node");
+        assert!(key.is_node_port(), "the key matches every address of the node");
         let backend = port.backend([10, 244, 1, 7].into());
         assert_eq!((backend.addr, backend.port.get()), (Addr::v4([10, 244, 1, 7]), 80));
     }

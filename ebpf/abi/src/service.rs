@@ -127,7 +127,7 @@ pub mod frontend_flags {
 }
 
 /// Key of `HOST_PORTS`: a hostPort with its hostIP; without one, with the unspecified address of the
-/// family, which matches every address of this node that serves NodePorts. The value is the pod's
+/// family, which matches every address of this node. The value is the pod's
 /// address and port. CNI ADD writes rows, DEL removes them, and the agent repairs them.
 pub type HostPortKey = FrontendKey;
 
