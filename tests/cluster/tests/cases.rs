@@ -25,6 +25,7 @@ cases! {
     pod_ping = "pod-ping",
     pod_to_outside = "pod-to-outside",
     service_api_server = "service-api-server",
+    service_conflict_event = "service-conflict-event",
     service_dns = "service-dns",
     service_hairpin = "service-hairpin",
     service_headless = "service-headless",

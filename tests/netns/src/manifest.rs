@@ -29,7 +29,7 @@ pub fn pod(pod: &Pod, terminating: bool) -> String {
         "
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}, namespace: {namespace}, uid: {uid}{deleted}}}
+metadata: {{name: {name}, namespace: {namespace}, uid: '{uid}'{deleted}}}
 status: {{phase: Running, podIP: {address}, podIPs: [{{ip: {address}}}]}}
 ",
         address = pod.address,
@@ -104,7 +104,7 @@ ports:
     for address in addresses {
         writeln!(
             yaml,
-            "- {{addresses: [{address}], targetRef: {{kind: Pod, uid: {uid}}}, conditions: {{ready: true, \
+            "- {{addresses: [{address}], targetRef: {{kind: Pod, uid: '{uid}'}}, conditions: {{ready: true, \
              serving: true, terminating: false}}}}",
             uid = uid(address),
         )

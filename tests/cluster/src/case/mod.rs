@@ -16,8 +16,8 @@
 //!   - ready: {app: web, count: 2}
 //! ```
 //!
-//! Placeholders in manifests and steps: `{{worker0}}`, `{{worker1}}` (node names), `{{nodeip N}}`,
-//! `{{podip POD}}`, `{{clusterip SERVICE}}`, `{{namespace}}`, `{{outside}}` (the address of a host
+//! Placeholders in manifests and steps: `{{worker0}}`, `{{worker1}}`, `{{control-plane}}` (node names),
+//! `{{nodeip N}}`, `{{podip POD}}`, `{{clusterip SERVICE}}`, `{{namespace}}`, `{{outside}}` (the address of a host
 //! that is not part of the cluster; started on first use).
 
 mod expect;

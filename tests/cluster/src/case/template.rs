@@ -28,6 +28,9 @@ impl<'a> Template<'a> {
             ["namespace"] => self.namespace.name.clone(),
             ["worker0"] => worker(0),
             ["worker1"] => worker(1),
+            ["control-plane"] => {
+                nodes().into_iter().find(|node| node.control_plane).expect("a control plane").name
+            }
             ["outside"] => self.outside.get_or_init(OutsideHost::start).address.clone(),
             ["podip", pod] => self.namespace.pod_ip(pod),
             ["clusterip", service] => self.namespace.cluster_ip(service),

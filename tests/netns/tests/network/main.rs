@@ -16,6 +16,7 @@ mod pods;
 mod readiness;
 mod repairs;
 mod restarts;
+mod service_changes;
 mod services;
 mod traffic;
 mod unreachable;

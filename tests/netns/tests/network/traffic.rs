@@ -10,8 +10,8 @@ use netns_tests::{
 };
 use sluice_abi::DropReason;
 
-const VIP: &str = "10.96.3.4";
-const PORTS: [&str; 2] = ["tcp:80->8080", "udp:53->5353"];
+pub const VIP: &str = "10.96.3.4";
+pub const PORTS: [&str; 2] = ["tcp:80->8080", "udp:53->5353"];
 const SERVED: [&str; 2] = ["tcp:8080", "udp:5353"];
 
 /// Two nodes, and clients that repeat requests on every kind of path.
