@@ -15,7 +15,8 @@ use crate::oci::{self, Image, Layer};
 use crate::{build, image, install, progress};
 
 const IMAGE: &str = "localhost/netbench:dev";
-const PORT: u16 = 7000;
+/// Port of the servers and of their Services.
+pub const PORT: u16 = 7000;
 const PODS_READY: Duration = Duration::from_secs(120);
 const REACHABLE: Duration = Duration::from_secs(60);
 /// Duration of the measurement that checks whether a server answers.
@@ -26,6 +27,10 @@ pub struct BenchCluster {
     /// The network that it runs.
     pub network: Network,
     cluster: Cluster,
+    /// The client's node.
+    near_node: String,
+    /// The other node.
+    far_node: String,
     /// Server on the client's node.
     near: Target,
     /// Server on the other node.
@@ -33,9 +38,11 @@ pub struct BenchCluster {
 }
 
 /// Addresses of a server.
-struct Target {
-    pod: String,
-    cluster_ip: String,
+pub struct Target {
+    /// Of its pod.
+    pub pod: String,
+    /// Of its Service.
+    pub cluster_ip: String,
 }
 
 /// Path from the client to a server.
@@ -123,7 +130,26 @@ impl BenchCluster {
             cluster.kubectl(&ready).map_err(|e| e.to_string())
         })?;
         let (near, far) = (Target::read(&cluster, "near")?, Target::read(&cluster, "far")?);
-        Ok(Self { network, cluster, near, far })
+        let (near_node, far_node) = (near_node.clone(), far_node.clone());
+        Ok(Self { network, cluster, near_node, far_node, near, far })
+    }
+
+    /// The addresses of the server on the client's node, or of that on the other node.
+    pub fn server(&self, same_node: bool) -> &Target {
+        if same_node { &self.near } else { &self.far }
+    }
+
+    /// The name of the client's node, or of the other node.
+    pub fn node(&self, of_client: bool) -> &str {
+        if of_client { &self.near_node } else { &self.far_node }
+    }
+
+    /// Returns what kubectl prints.
+    ///
+    /// # Errors
+    /// When kubectl fails or exceeds its deadline.
+    pub fn kubectl(&self, words: &[&str]) -> Result<String> {
+        self.cluster.kubectl(words)
     }
 
     /// Waits until every server answers through both of its addresses.
@@ -148,11 +174,19 @@ impl BenchCluster {
     /// # Errors
     /// When the client cannot connect or a connection breaks.
     pub fn sample(&self, load: Load, path: Path, duration: Duration) -> Result<f64> {
-        let target = if path.same_node { &self.near } else { &self.far };
+        let target = self.server(path.same_node);
         let address = if path.cluster_ip { &target.cluster_ip } else { &target.pod };
+        self.sample_at(load, &format!("{address}:{PORT}"), duration)
+    }
+
+    /// As [`BenchCluster::sample`], to an address and port.
+    ///
+    /// # Errors
+    /// When the client cannot connect or a connection breaks.
+    pub fn sample_at(&self, load: Load, target: &str, duration: Duration) -> Result<f64> {
         let client = ["exec", "client", "--", "/netbench", "client", "--mode", load.mode()];
-        let (target, seconds) = (format!("{address}:{PORT}"), duration.as_secs_f64().to_string());
-        let options = ["--target", &target, "--seconds", &seconds];
+        let seconds = duration.as_secs_f64().to_string();
+        let options = ["--target", target, "--seconds", &seconds];
         let text = self.cluster.kubectl(&[&client[..], &options[..]].concat())?;
         serde_json::from_str::<Value>(&text)
             .ok()

@@ -13,6 +13,7 @@ mod packets;
 mod plot;
 mod report;
 mod scale;
+mod services;
 mod statistics;
 mod udp_flows;
 
@@ -76,6 +77,8 @@ enum Part {
     },
     /// Measure the agent with up to 50,000 Services and an API server in memory
     Scale,
+    /// Measure clusters with many Services, beside kube-proxy up to 10,000
+    Services(services::Options),
 }
 
 /// Measures, prints the report and writes its files.
@@ -84,21 +87,22 @@ enum Part {
 /// When a cluster does not start or a file cannot be written. The clusters are removed
 /// nevertheless. A measurement that fails is reported and does not end the run.
 pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
-    match options.part {
-        Some(Part::Cni { bursts }) => return cni::run(cache, bursts),
-        Some(Part::Packets { runs }) => return packets::run(cache, runs),
-        Some(Part::UdpFlows { rate, seconds }) => {
-            return udp_flows::run(cache, rate, seconds);
-        }
-        Some(Part::Scale) => return scale::run(cache),
-        None => {}
-    }
-    setup::require_root()?;
     let networks: &[Network] = if options.only_sluice {
         &[Network::Sluice]
     } else {
         &[Network::Sluice, Network::Iptables, Network::Nftables]
     };
+    match &options.part {
+        Some(Part::Cni { bursts }) => return cni::run(cache, *bursts),
+        Some(Part::Packets { runs }) => return packets::run(cache, *runs),
+        Some(Part::UdpFlows { rate, seconds }) => {
+            return udp_flows::run(cache, *rate, *seconds);
+        }
+        Some(Part::Scale) => return scale::run(cache),
+        Some(Part::Services(part)) => return services::run(cache, part, networks),
+        None => {}
+    }
+    setup::require_root()?;
     let written = measure(cache, options, networks).and_then(|figures| write(&figures));
     if !options.keep {
         for network in networks {

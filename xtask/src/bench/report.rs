@@ -143,13 +143,8 @@ impl Figures {
         ));
         text.push_str("\n| claim | measured | verdict |\n|---|---|---|\n");
         for claim in self.claims() {
-            let verdict = match claim.limit.judge(claim.interval) {
-                Verdict::Holds => "holds",
-                Verdict::NotShown => "not shown",
-                Verdict::Refuted => "does not hold",
-            };
             let measured = format_interval(claim.interval);
-            text.push_str(&format!("| {} | {measured} | {verdict} |\n", claim.text));
+            text.push_str(&format!("| {} | {measured} | {} |\n", claim.text, claim.verdict()));
         }
         for failure in &self.failures {
             text.push_str(&format!("\nNot measured: {failure}\n"));
@@ -234,14 +229,28 @@ impl Figures {
     }
 }
 
-struct Claim {
-    text: String,
-    limit: Limit,
-    interval: Option<Interval>,
+/// A claim with its measurement.
+pub(super) struct Claim {
+    /// The claim in words.
+    pub text: String,
+    /// The claim as a number.
+    pub limit: Limit,
+    /// The measurement.
+    pub interval: Option<Interval>,
 }
 
 impl Claim {
-    fn json(&self) -> Value {
+    /// The verdict in a report.
+    pub fn verdict(&self) -> &'static str {
+        match self.limit.judge(self.interval) {
+            Verdict::Holds => "holds",
+            Verdict::NotShown => "not shown",
+            Verdict::Refuted => "does not hold",
+        }
+    }
+
+    /// Text, figures and verdict.
+    pub fn json(&self) -> Value {
         let Interval { low, median, high } =
             self.interval.unwrap_or(Interval { low: f64::NAN, median: f64::NAN, high: f64::NAN });
         json!({
@@ -253,7 +262,8 @@ impl Claim {
     }
 }
 
-fn format_interval(interval: Option<Interval>) -> String {
+/// Median and interval, or a dash.
+pub(super) fn format_interval(interval: Option<Interval>) -> String {
     match interval {
         Some(i) => format!("{:.3} ({:.3} to {:.3})", i.median, i.low, i.high),
         None => "-".to_owned(),
