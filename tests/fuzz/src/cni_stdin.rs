@@ -1,9 +1,9 @@
 //! The network configuration on the standard input of the CNI binary.
 //!
 //! A configuration that parses has values within their limits, and is unchanged by an unknown
-//! field. An error has a code of the specification and names a field.
+//! field; so have its hostPorts. An error has a code of the specification and names a field.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_cni::spec::{NetConf, Version, code};
 
 const FIELDS: [&str; 7] =
@@ -53,4 +53,26 @@ fn check(conf: &NetConf) {
     if let Err(e) = conf.valid_attachments() {
         assert!(e.msg.contains("\"cni.dev/valid-attachments\""));
     }
+    check_host_ports(conf);
+}
+
+/// The hostPorts have ports, occur once, and are those of a configuration that is written from them.
+fn check_host_ports(conf: &NetConf) {
+    let ports = match conf.host_ports() {
+        Ok(ports) => ports,
+        Err(e) => {
+            assert_eq!(e.code, code::INVALID_CONFIG);
+            let field = "network configuration field \"runtimeConfig.portMappings\": ";
+            assert!(e.msg.starts_with(field), "{e:?}");
+            return;
+        }
+    };
+    assert!(ports.iter().all(|port| port.host_port != 0 && port.container_port != 0), "{ports:?}");
+    assert!(ports.is_sorted_by(|a, b| a < b), "{ports:?}");
+    let written = json!({
+        "cniVersion": "1.0.0", "name": "again", "type": "sluice",
+        "runtimeConfig": {"portMappings": &ports},
+    });
+    let again = NetConf::parse(&written.to_string()).and_then(|conf| conf.host_ports());
+    assert_eq!(again.expect("hostPorts in their own form"), ports);
 }

@@ -25,7 +25,7 @@ const NAMESPACE: &str = "fill";
 const NODE_PORTS: usize = 2_500;
 /// Services that one kubectl creates, with their EndpointSlices.
 const CHUNK: usize = 250;
-/// kubectl processes at a time: the API server is the bottleneck.
+/// kubectl processes at a time.
 const WORKERS: usize = 4;
 /// How often a progress line is due.
 const POLL: Duration = Duration::from_millis(500);
@@ -98,7 +98,7 @@ fn create_chunk(cluster: &BenchCluster, worker: usize, numbers: Range<usize>) ->
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
     let folder = target().join("bench");
     fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("fill-{worker}.json"));
+    let file = folder.join(format!("fill-{:?}-{worker}.json", cluster.network));
     fs::write(&file, serde_json::to_vec(&list)?)?;
     // Validation would fetch the schema, once per kubectl.
     cluster.kubectl(&["create", "--validate=false", "-f", &file.to_string_lossy()])?;

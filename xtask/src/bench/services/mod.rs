@@ -12,10 +12,12 @@ mod fill;
 mod report;
 
 use std::fs;
+use std::ops::Range;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 
 use self::report::{Address, Case, Figures, Filled, GROUPS, Series, cases};
@@ -108,10 +110,10 @@ fn measure(
             }
             subjects.retain(|s| s.cluster.network == Network::Sluice);
         }
+        // The Service of the first size is the measured one.
+        let created = fill_all(&subjects, known.max(1)..services.max(1))?;
         let mut filled = Vec::new();
-        for subject in &subjects {
-            // The Service of the first size is the measured one.
-            let created = fill::create(&subject.cluster, known.max(1)..services.max(1))?;
+        for (subject, created) in subjects.iter().zip(created) {
             let programmed = subject.wait_served(services)?;
             let network = subject.cluster.network;
             filled.push(Filled { services, network, created, programmed, memory: 0 });
@@ -126,6 +128,20 @@ fn measure(
         write(figures)?;
     }
     Ok(())
+}
+
+/// Creates Services with these numbers in all clusters at the same time; returns the time of each in
+/// seconds.
+fn fill_all(subjects: &[Subject], numbers: Range<usize>) -> Result<Vec<f64>> {
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for subject in subjects {
+            let numbers = numbers.clone();
+            threads.push(scope.spawn(move || fill::create(&subject.cluster, numbers)));
+        }
+        let results = threads.into_iter().map(|thread| thread.join());
+        results.map(|result| result.map_err(|_| anyhow!("a thread panicked"))?).collect()
+    })
 }
 
 /// Takes the samples of all rounds at one size.

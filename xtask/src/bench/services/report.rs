@@ -154,7 +154,7 @@ impl Figures {
             ));
         }
         text.push_str(
-            "\n| Services | network | created in, s | served after further, s | largest resident memory, MiB |\n\
+            "\n| Services | network | created in, s (all clusters at once) | served after further, s | largest resident memory, MiB |\n\
              |---|---|---|---|---|\n",
         );
         for row in &self.filled {
