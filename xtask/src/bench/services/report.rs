@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bench::report::{Claim, Load, Network, format_interval};
-use crate::bench::statistics::{Interval, Limit, interval, median, ratios};
+use crate::bench::statistics::{Limit, interval, median, ratios};
 
 /// What the client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,38 +124,36 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// The report as Markdown.
+    /// The report as Markdown: one row per size and case, the networks side by side.
     pub fn markdown(&self) -> String {
         let mut text = String::from(
-            "| Services | load | place | address | network | rate | / pod address | Sluice / this |\n\
-             |---|---|---|---|---|---|---|---|\n",
+            "| Services | load | place | address | Sluice | Sluice / pod address | \
+             kube-proxy (iptables) | Sluice / iptables | kube-proxy (nftables) | Sluice / nftables |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
         );
-        for series in &self.series {
+        for series in self.series.iter().filter(|series| series.network == Network::Sluice) {
             let case = series.case;
-            let samples: Vec<f64> = series.samples.iter().copied().flatten().collect();
-            let rate = median(&samples).map_or_else(|| "-".to_owned(), |m| case.load.format(m));
-            let direct = match (case.address, self.own_claim(series)) {
-                (Address::Pod, _) => "1".to_owned(),
-                (_, Some(claim)) => judged(&claim),
-                (_, None) => format_interval(self.to_direct(series)),
-            };
-            let sluice = match self.other_claim(series) {
-                Some(claim) => judged(&claim),
-                None if series.network == Network::Sluice => "1".to_owned(),
-                None => format_interval(self.sluice_to(series)),
-            };
-            text.push_str(&format!(
-                "| {} | {} | {} | {} | {} | {rate} | {direct} | {sluice} |\n",
-                series.services,
-                case.load.label(),
-                case.place(),
-                case.address.label(),
-                series.network.label(),
-            ));
+            let mut cells = vec![
+                series.services.to_string(),
+                case.load.label().to_owned(),
+                case.place().to_owned(),
+                case.address.label().to_owned(),
+                rate(series),
+                self.own_claim(series).map_or_else(|| "1".to_owned(), |claim| claim.cell()),
+            ];
+            for network in [Network::Iptables, Network::Nftables] {
+                let other = self.find(series.services, network, case);
+                cells.push(other.map_or_else(dash, rate));
+                cells.push(other.map_or_else(dash, |other| match self.other_claim(other) {
+                    Some(claim) => claim.cell(),
+                    None => format_ratio(&self.sluice_to(other)),
+                }));
+            }
+            text.push_str(&format!("| {} |\n", cells.join(" | ")));
         }
         text.push_str(
-            "\n| Services | network | created in, s (all clusters at once) | served after further, s | largest resident memory, MiB |\n\
-             |---|---|---|---|---|\n",
+            "\n| Services | network | created in, s (all clusters at once) | served after further, s | \
+             largest resident memory, MiB |\n|---|---|---|---|---|\n",
         );
         for row in &self.filled {
             text.push_str(&format!(
@@ -167,6 +165,15 @@ impl Figures {
                 row.memory as f64 / 1024.0,
             ));
         }
+        let verdicts: Vec<&str> = self.aims().iter().map(|aim| aim.claim.verdict()).collect();
+        let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
+        let [holds, refuted] = ["holds", "does not hold"].map(count);
+        text.push_str(&format!(
+            "\nOf {} aims {holds} hold, {refuted} do not hold, and {} are not shown: their interval \
+             contains the aim.\n",
+            verdicts.len(),
+            verdicts.len() - holds - refuted,
+        ));
         for failure in &self.failures {
             text.push_str(&format!("\nNot measured: {failure}\n"));
         }
@@ -206,31 +213,34 @@ impl Figures {
         json!({
             "series": series,
             "filled": filled,
-            "claims": self.claims().iter().map(Claim::json).collect::<Vec<_>>(),
+            "claims": self.aims().iter().map(|aim| aim.claim.json()).collect::<Vec<_>>(),
             "failures": self.failures,
         })
     }
 
     /// What Sluice aims at.
-    fn claims(&self) -> Vec<Claim> {
+    fn aims(&self) -> Vec<Aim> {
         let of = |series| [self.own_claim(series), self.other_claim(series)];
         self.series.iter().flat_map(of).flatten().collect()
     }
 
     /// Sluice's rate relative to that of the pod's address.
-    fn own_claim(&self, series: &Series) -> Option<Claim> {
+    fn own_claim(&self, series: &Series) -> Option<Aim> {
         let case = series.case;
         if series.network != Network::Sluice || case.address == Address::Pod {
             return None;
         }
-        let aim = case.aim();
-        let text =
-            format!("{} Services, {} / pod address at least {aim}", series.services, case.label());
-        Some(Claim { text, limit: Limit::AtLeast(aim), interval: self.to_direct(series) })
+        let least = case.aim();
+        let text = format!(
+            "{} Services, {} / pod address at least {least}",
+            series.services,
+            case.label()
+        );
+        Some(Aim::new(text, least, self.to_direct(series)))
     }
 
     /// Sluice's rate relative to that of another network.
-    fn other_claim(&self, series: &Series) -> Option<Claim> {
+    fn other_claim(&self, series: &Series) -> Option<Aim> {
         if series.network == Network::Sluice || series.case.address == Address::Pod {
             return None;
         }
@@ -240,17 +250,19 @@ impl Figures {
             series.case.label(),
             series.network.label()
         );
-        Some(Claim { text, limit: Limit::AtLeast(1.0), interval: self.sluice_to(series) })
+        Some(Aim::new(text, 1.0, self.sluice_to(series)))
     }
 
-    fn to_direct(&self, series: &Series) -> Option<Interval> {
-        let direct = self.find(series.services, series.network, series.case.direct())?;
-        interval(&ratios(&series.samples, &direct.samples))
+    /// The ratios of each round.
+    fn to_direct(&self, series: &Series) -> Vec<f64> {
+        let direct = self.find(series.services, series.network, series.case.direct());
+        direct.map(|direct| ratios(&series.samples, &direct.samples)).unwrap_or_default()
     }
 
-    fn sluice_to(&self, series: &Series) -> Option<Interval> {
-        let sluice = self.find(series.services, Network::Sluice, series.case)?;
-        interval(&ratios(&sluice.samples, &series.samples))
+    /// The ratios of each round.
+    fn sluice_to(&self, series: &Series) -> Vec<f64> {
+        let sluice = self.find(series.services, Network::Sluice, series.case);
+        sluice.map(|sluice| ratios(&sluice.samples, &series.samples)).unwrap_or_default()
     }
 
     fn find(&self, services: usize, network: Network, case: Case) -> Option<&Series> {
@@ -260,10 +272,43 @@ impl Figures {
     }
 }
 
-/// A measurement with its aim and verdict.
-fn judged(claim: &Claim) -> String {
-    let (Limit::AtLeast(aim) | Limit::AtMost(aim)) = claim.limit;
-    format!("{}, aim {aim}: {}", format_interval(claim.interval), claim.verdict())
+/// An aim with the ratios that it is about.
+struct Aim {
+    least: f64,
+    ratios: Vec<f64>,
+    claim: Claim,
+}
+
+impl Aim {
+    fn new(text: String, least: f64, ratios: Vec<f64>) -> Aim {
+        let claim = Claim { text, limit: Limit::AtLeast(least), interval: interval(&ratios) };
+        Aim { least, ratios, claim }
+    }
+
+    /// Figure, aim and verdict.
+    fn cell(&self) -> String {
+        let measured = format_ratio(&self.ratios);
+        format!("{measured}, aim {}: {}", self.least, self.claim.verdict())
+    }
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+/// The median of a series, with its unit.
+fn rate(series: &Series) -> String {
+    let samples: Vec<f64> = series.samples.iter().copied().flatten().collect();
+    median(&samples).map_or_else(dash, |median| series.case.load.format(median))
+}
+
+/// Median and interval; the median alone if there are too few rounds.
+fn format_ratio(ratios: &[f64]) -> String {
+    match (interval(ratios), median(ratios)) {
+        (Some(interval), _) => format_interval(Some(interval)),
+        (None, Some(median)) => format!("{median:.3}"),
+        (None, None) => dash(),
+    }
 }
 
 #[cfg(test)]
@@ -297,12 +342,11 @@ mod tests {
         };
         let text = figures.markdown();
         for expected in [
-            "| 1000 | connect+request+response | same node | pod address | Sluice | 5000/s | 1 | 1 |",
-            "| ClusterIP | Sluice | 4900/s | 0.980 (0.980 to 0.980), aim 0.95: holds | 1 |",
-            "| Sluice | 4000/s | 0.800 (0.800 to 0.800), aim 0.95: does not hold | 1 |",
-            "| 4000/s | 0.800 (0.800 to 0.800) | 1.225 (1.225 to 1.225), aim 1: holds |",
-            "| 5000/s | 1.000 (1.000 to 1.000) | 0.800 (0.800 to 0.800), aim 1: does not hold |",
+            "| 1000 | connect+request+response | same node | pod address | 5000/s | 1 | - | - | 5000/s | 1.000 (1.000 to 1.000) |",
+            "| ClusterIP | 4900/s | 0.980 (0.980 to 0.980), aim 0.95: holds | - | - | 4000/s | 1.225 (1.225 to 1.225), aim 1: holds |",
+            "node | 4000/s | 0.800 (0.800 to 0.800), aim 0.95: does not hold | - | - | 5000/s | 0.800 (0.800 to 0.800), aim 1: does not hold |",
             "| 1000 | Sluice | 12.3 | 0.5 | 20.0 |",
+            "Of 4 aims 2 hold, 2 do not hold, and 0 are not shown",
             "Not measured: round 3",
         ] {
             assert!(text.contains(expected), "{expected}\nis not in\n{text}");
@@ -315,6 +359,17 @@ mod tests {
             .filter_map(|claim| claim["verdict"].as_str())
             .collect();
         assert_eq!(verdicts, ["Holds", "Refuted", "Holds", "Refuted"]);
+    }
+
+    #[test]
+    fn few_rounds_give_a_median_without_verdict() {
+        let mut few = vec![
+            series(Network::Sluice, Address::Pod, 5000.0),
+            series(Network::Sluice, Address::ClusterIp, 4000.0),
+        ];
+        few.iter_mut().for_each(|series| series.samples.truncate(2));
+        let text = Figures { series: few, ..Figures::default() }.markdown();
+        assert!(text.contains("| 4000/s | 0.800, aim 0.95: not shown | - | - | - | - |"), "{text}");
     }
 
     #[test]
