@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,7 @@ use super::report::{Load, Network};
 use crate::cache::{Cache, target};
 use crate::kind::{self, Cluster, Cni, Proxy, Spec};
 use crate::oci::{self, Image, Layer};
+use crate::process::{self, STEP};
 use crate::{build, image, install, progress};
 
 const IMAGE: &str = "localhost/netbench:dev";
@@ -150,6 +152,18 @@ impl BenchCluster {
     /// When kubectl fails or exceeds its deadline.
     pub fn kubectl(&self, words: &[&str]) -> Result<String> {
         self.cluster.kubectl(words)
+    }
+
+    /// Creates the objects of a file, in minutes if the API server is slow.
+    ///
+    /// # Errors
+    /// When kubectl fails or exceeds its deadline.
+    pub fn create(&self, file: &std::path::Path) -> Result<()> {
+        let mut command = self.cluster.command("kubectl");
+        // Validation would fetch the schema, once per kubectl.
+        command.args(["create", "--validate=false", "-o", "name", "-f"]).arg(file);
+        process::output_within(command.stdin(Stdio::null()), STEP)?;
+        Ok(())
     }
 
     /// Waits until every server answers through both of its addresses.

@@ -24,7 +24,7 @@ const NAMESPACE: &str = "fill";
 /// Services with a NodePort: the range has 2,768 ports.
 const NODE_PORTS: usize = 2_500;
 /// Services that one kubectl creates, with their EndpointSlices.
-const CHUNK: usize = 250;
+const CHUNK: usize = 100;
 /// kubectl processes at a time.
 const WORKERS: usize = 4;
 /// How often a progress line is due.
@@ -100,8 +100,7 @@ fn create_chunk(cluster: &BenchCluster, worker: usize, numbers: Range<usize>) ->
     fs::create_dir_all(&folder)?;
     let file = folder.join(format!("fill-{:?}-{worker}.json", cluster.network));
     fs::write(&file, serde_json::to_vec(&list)?)?;
-    // Validation would fetch the schema, once per kubectl.
-    cluster.kubectl(&["create", "--validate=false", "-f", &file.to_string_lossy()])?;
+    cluster.create(&file)?;
     fs::remove_file(file)?;
     Ok(())
 }
@@ -154,7 +153,7 @@ mod tests {
     #[test]
     fn chunks_are_all_numbers_once() {
         assert_eq!(chunks(1..1), []);
-        assert_eq!(chunks(1..600), [1..251, 251..501, 501..600]);
+        assert_eq!(chunks(1..250), [1..101, 101..201, 201..250]);
     }
 
     #[test]
