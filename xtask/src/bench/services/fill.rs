@@ -4,6 +4,10 @@
 //! A Service has no selector and one EndpointSlice with one endpoint, so that no controller writes
 //! as well. The first [`NODE_PORTS`] have a NodePort; the others are of type LoadBalancer without
 //! NodePort, with an external IP in place of the address that a cloud provider would write.
+//!
+//! The API server counts all allocated addresses for its metrics whenever it allocates one, twice
+//! (`Used` in pkg/registry/core/service/ipallocator of Kubernetes 1.34): the time of a Service grows with
+//! their number, from 7 ms of a core to 20 ms at 7,500.
 
 use std::fs;
 use std::ops::Range;
