@@ -9,6 +9,7 @@
 //! target/bench.
 
 mod fill;
+mod quiet;
 mod report;
 
 use std::fs;
@@ -119,6 +120,7 @@ fn measure(
             filled.push(Filled { services, network, created, programmed, memory: 0 });
         }
         known = services;
+        quiet::wait()?;
         figures.series.extend(rounds(options, services, &subjects, &mut figures.failures)?);
         for (row, subject) in filled.iter_mut().zip(&subjects) {
             let memory = subject.cluster.memory()?;
