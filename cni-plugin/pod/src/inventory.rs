@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_abi::{Addr, LocalPod};
+use sluice_abi::{Addr, LocalPod, namespace_id};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 use crate::ROUTE_PROTOCOL;
@@ -60,6 +60,7 @@ impl HostLinks {
 pub fn local_pod(lease: &Lease, link: &Link) -> LocalPod {
     let (host_mac, pod_mac) = identity::macs(&lease.key);
     LocalPod {
+        namespace: lease.pod_namespace.as_deref().map_or(0, namespace_id),
         ifindex: link.index,
         pod_mac,
         host_mac: link.mac.unwrap_or(host_mac),
@@ -67,6 +68,7 @@ pub fn local_pod(lease: &Lease, link: &Link) -> LocalPod {
         index: lease.index as u16,
         // 16 bits, of which 0 means "no pod".
         generation: (lease.generation % u32::from(u16::MAX)) as u16 + 1,
+        pad: 0,
     }
 }
 

@@ -188,9 +188,6 @@ pub struct FlowEntry {
     /// [`tick`] of the last packet, at most one tick late.
     #[cfg(not(feature = "abi-next"))]
     pub seen: u32,
-    /// Zero.
-    #[cfg(feature = "abi-next")]
-    pub pad_before_backend: u32,
     /// Backend id of a Service flow, 0 otherwise.
     pub backend: u32,
     /// The pod that sent the first packet, if it is on this node.
@@ -209,9 +206,14 @@ pub struct FlowEntry {
     pub kind: u8,
     /// Bits of [`flow_flags`].
     pub flags: u8,
+    /// `POLICY_EPOCH` before the flow was judged.
+    pub judged: u32,
+    /// Zero.
+    #[cfg(not(feature = "abi-next"))]
+    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<FlowEntry>() == if crate::NEXT { 112 } else { 104 });
+const _: () = assert!(size_of::<FlowEntry>() == 112);
 
 /// Bits of [`FlowEntry::flags`].
 pub mod flow_flags {
@@ -221,6 +223,9 @@ pub mod flow_flags {
     pub const REPLIED: u8 = 2;
     /// The flow has replied over more than two ticks: a UDP flow that is not a single exchange.
     pub const STREAM: u8 = 4;
+    /// A policy has denied the flow, at [`FlowEntry::judged`](super::FlowEntry::judged). The entry
+    /// remains, so that no packet of the flow is taken for the first of one in the other direction.
+    pub const DENIED: u8 = 8;
 }
 
 impl FlowEntry {

@@ -72,6 +72,12 @@ numbered! {
         SourceNotAllowed = 18 "source_not_allowed",
         /// The hop limit of a packet that leaves the node again ended here; the sender was informed.
         HopLimit = 19 "hop_limit",
+        /// A NetworkPolicy of the source does not allow the flow.
+        PolicyEgress = 20 "policy_egress",
+        /// A NetworkPolicy of the destination does not allow the flow.
+        PolicyIngress = 21 "policy_ingress",
+        /// The agent has not written the policies of a pod yet, and its namespace may have some.
+        PolicyPending = 22 "policy_pending",
     }
 }
 

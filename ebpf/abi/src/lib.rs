@@ -24,6 +24,7 @@ pub mod map;
 mod network;
 pub mod pin;
 mod pod;
+mod policy;
 pub mod program;
 mod service;
 mod socket;
@@ -40,6 +41,10 @@ pub use drop_reason::{Counter, DropReason, Outcome};
 pub use event::DropEvent;
 pub use network::{Network, NetworkKey, network_kind};
 pub use pod::{LocalPod, PodFlows, PodRef};
+pub use policy::{
+    PodPolicy, PolicyDirection, PolicyEnd, PolicyPeerKey, PolicyPortKey, PolicyPorts, namespace_id,
+    ports_kind,
+};
 pub use service::{
     Backend, BackendRow, Frontend, FrontendKey, HostPortKey, ServicePort, SlotRange, WILDCARD_PORT,
     WILDCARD_PROTO, frontend_flags, node_port_addr,

@@ -5,7 +5,7 @@
 
 /// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node by address.
 pub const LOCAL_PODS: &str = "LOCAL_PODS";
-/// Capacity of [`LOCAL_PODS`], [`PODS`], [`POD_FLOWS`] and [`POD_NETNS`].
+/// Capacity of [`LOCAL_PODS`], [`PODS`], [`POD_FLOWS`], [`POD_POLICY`] and [`POD_NETNS`].
 pub const LOCAL_PODS_MAX: u32 = 4096;
 
 /// Array of [`crate::LocalPod`]: the pods of this node by index.
@@ -67,6 +67,37 @@ pub const HOST_PORTS: &str = "HOST_PORTS";
 /// Capacity of [`HOST_PORTS`].
 pub const HOST_PORTS_MAX: u32 = 8192;
 
+/// Array of [`crate::PodPolicy`], with the index of [`PODS`].
+pub const POD_POLICY: &str = "POD_POLICY";
+
+/// Hash, [`crate::Addr`] -> u64 class: pods of the cluster as peers of policies.
+pub const POLICY_CLASSES: &str = "POLICY_CLASSES";
+/// Capacity of [`POLICY_CLASSES`].
+pub const POLICY_CLASSES_MAX: u32 = 262_144;
+
+/// LPM trie, [`crate::NetworkKey`] -> u64 class: other peers of policies.
+pub const POLICY_NETWORKS: &str = "POLICY_NETWORKS";
+/// Capacity of [`POLICY_NETWORKS`], whose entries take memory only if they exist.
+pub const POLICY_NETWORKS_MAX: u32 = 131_072;
+
+/// Hash, [`crate::PolicyPeerKey`] -> [`crate::PolicyPorts`].
+pub const POLICY_PEERS: &str = "POLICY_PEERS";
+/// Capacity of [`POLICY_PEERS`].
+pub const POLICY_PEERS_MAX: u32 = 131_072;
+
+/// LPM trie, [`crate::PolicyPortKey`] -> 1: sets of ports.
+pub const POLICY_PORTS: &str = "POLICY_PORTS";
+/// Capacity of [`POLICY_PORTS`], whose entries take memory only if they exist.
+pub const POLICY_PORTS_MAX: u32 = 131_072;
+
+/// Hash, u64 of [`crate::namespace_id`] -> 1: namespaces of whose pods no policy selects any.
+pub const OPEN_NAMESPACES: &str = "OPEN_NAMESPACES";
+/// Capacity of [`OPEN_NAMESPACES`].
+pub const OPEN_NAMESPACES_MAX: u32 = 16_384;
+
+/// Array with one u32: the number of the last change of policies.
+pub const POLICY_EPOCH: &str = "POLICY_EPOCH";
+
 /// Hash, [`crate::FlowKey`] -> [`crate::FlowEntry`]: flows that were answered and are not closed.
 pub const FLOWS: &str = "FLOWS";
 /// Capacity of [`FLOWS`]; a translated flow takes two entries, others one.
@@ -118,7 +149,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 23] = [
+pub const ALL: [&str; 30] = [
     LOCAL_PODS,
     PODS,
     POD_FLOWS,
@@ -131,6 +162,13 @@ pub const ALL: [&str; 23] = [
     SOURCE_RANGES,
     POD_NETNS,
     HOST_PORTS,
+    POD_POLICY,
+    POLICY_CLASSES,
+    POLICY_NETWORKS,
+    POLICY_PEERS,
+    POLICY_PORTS,
+    OPEN_NAMESPACES,
+    POLICY_EPOCH,
     FLOWS,
     FLOWS_NEW_POD,
     FLOWS_NEW_WIRE,

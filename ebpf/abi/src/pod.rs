@@ -22,6 +22,9 @@ pub struct LocalPod {
     /// As without the feature.
     #[cfg(feature = "abi-next")]
     pub generation: u16,
+    /// [`crate::namespace_id`] of the pod's namespace; 0: not known.
+    #[cfg(not(feature = "abi-next"))]
+    pub namespace: u64,
     /// Interface index of the host end of the veth pair. A packet with the pod's address as source
     /// is spoofed if it arrives on another interface.
     pub ifindex: u32,
@@ -36,9 +39,14 @@ pub struct LocalPod {
     /// and address do not match.
     #[cfg(not(feature = "abi-next"))]
     pub generation: u16,
+    /// Zero.
+    pub pad: u32,
+    /// As without the feature.
+    #[cfg(feature = "abi-next")]
+    pub namespace: u64,
 }
 
-const _: () = assert!(size_of::<LocalPod>() == 20);
+const _: () = assert!(size_of::<LocalPod>() == 32);
 
 impl LocalPod {
     /// The reference of flows to this pod.

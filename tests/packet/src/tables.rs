@@ -2,7 +2,7 @@
 
 use sluice_abi::{
     Addr, Backend, BackendRow, Device, FlowEntry, FlowKey, LocalPod, Network, NetworkKey,
-    NodeConfig, PortBe, PortRange, device_flags, map, network_kind, node_flags, ticks,
+    NodeConfig, PortBe, PortRange, device_flags, map, namespace_id, network_kind, node_flags, ticks,
 };
 
 use crate::Datapath;
@@ -10,6 +10,9 @@ use crate::topology::{
     CLIENT, CLIENT_IFINDEX, GATEWAY, HOST_MAC, NODE, OTHER_IFINDEX, OTHER_NODE, SECOND_IFINDEX,
     SECOND_NODE, SERVER, SERVER_IFINDEX, SNAT_PORTS, UPLINK_IFINDEX, pod_mac, v4,
 };
+
+/// Namespace of the pods of this node.
+pub const NAMESPACE: &str = "default";
 
 /// Address, port and protocol of a frontend.
 pub type VipPort = ([u8; 4], u16, u8);
@@ -42,6 +45,7 @@ impl Datapath {
     /// Writes the node's configuration, pods and networks.
     pub fn configure_node(&self) {
         self.node_config(&node_config());
+        self.map(map::OPEN_NAMESPACES).update(&namespace_id(NAMESPACE), &1u32).unwrap();
         self.devices();
         self.local_pod(CLIENT, CLIENT_IFINDEX);
         self.local_pod(SERVER, SERVER_IFINDEX);
@@ -85,7 +89,8 @@ impl Datapath {
     pub fn local_pod_of_generation(&self, address: [u8; 4], ifindex: u32, generation: u16) {
         let (pod_mac, host_mac) = (pod_mac(address), HOST_MAC);
         let index = u16::from(address[3]);
-        let pod = LocalPod { ifindex, pod_mac, host_mac, index, generation };
+        let namespace = namespace_id(NAMESPACE);
+        let pod = LocalPod { namespace, ifindex, pod_mac, host_mac, index, generation, pad: 0 };
         self.map(map::PODS).update(&u32::from(index), &pod).unwrap();
         self.map(map::LOCAL_PODS).update(&v4(address), &pod).unwrap();
     }

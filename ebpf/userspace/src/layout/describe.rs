@@ -6,8 +6,9 @@ use std::mem::offset_of;
 use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, FlowEntry, FlowKey,
     FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NetworkKey,
-    NodeConfig, PodFlows, PodNetns, PodRef, PortBe, PortRange, ServicePort, SlotRange,
-    SocketOrigin, SocketOrigins, SourceRangeKey, map,
+    NodeConfig, PodFlows, PodNetns, PodPolicy, PodRef, PolicyEnd, PolicyPeerKey, PolicyPortKey,
+    PolicyPorts, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin, SocketOrigins,
+    SourceRangeKey, map,
 };
 
 use super::{Field, FieldKind, Layouts, MapLayout};
@@ -87,12 +88,15 @@ macro_rules! described {
 described! {
     FlowKey { src, dst, sport, dport, proto, shadow, pad }
     FlowEntry {
-        tuple, other, seen, backend, client, server, since, tcp, classes, kind, flags,
-        #[cfg(feature = "abi-next")] pad,
-        #[cfg(feature = "abi-next")] pad_before_backend,
+        tuple, other, seen, backend, client, server, since, tcp, classes, kind, flags, judged, pad,
     }
     PodRef { index, generation }
-    LocalPod { ifindex, pod_mac, host_mac, index, generation }
+    LocalPod { namespace, ifindex, pod_mac, host_mac, index, generation, pad }
+    PodPolicy { generation, pad, revision, ends }
+    PolicyEnd { table, otherwise }
+    PolicyPorts { id, first, last, proto, kind, pad }
+    PolicyPeerKey { table, class }
+    PolicyPortKey { prefix_len, id, pad, proto, port }
     PodFlows { confirmed, unconfirmed, tokens_used, returned_at }
     NodeConfig { addrs, gateways, flags, mtu, snat_key, snat_ports, netns_cookie, flows_per_pod, pad }
     PortRange { first, last }
@@ -167,6 +171,13 @@ pub fn current() -> Layouts {
         of::<SourceRangeKey, u32>(map::SOURCE_RANGES, 1),
         of::<u64, PodNetns>(map::POD_NETNS, 1),
         of::<HostPortKey, Backend>(map::HOST_PORTS, 1),
+        of::<u32, PodPolicy>(map::POD_POLICY, 1),
+        of::<Addr, u64>(map::POLICY_CLASSES, 1),
+        of::<NetworkKey, u64>(map::POLICY_NETWORKS, 1),
+        of::<PolicyPeerKey, PolicyPorts>(map::POLICY_PEERS, 1),
+        of::<PolicyPortKey, u32>(map::POLICY_PORTS, 1),
+        of::<u64, u32>(map::OPEN_NAMESPACES, 1),
+        of::<u32, u32>(map::POLICY_EPOCH, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_POD, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_WIRE, 1),
