@@ -308,6 +308,7 @@ pub fn pod(n: u8) -> (Lease, Link) {
         network: "sluice".to_owned(),
         pod_namespace: Some("shop".to_owned()),
         pod_name: Some(format!("pod-{n}")),
+        pod_uid: None,
         netns: format!("/run/netns/{n}"),
         host_ifname: identity::host_ifname(&key),
         since: BootInstant { boot_id: "boot".to_owned(), seconds: 10 },

@@ -174,6 +174,7 @@ mod tests {
             network: "sluice".into(),
             pod_namespace: name.map(|_| "default".into()),
             pod_name: name.map(str::to_owned),
+            pod_uid: None,
             netns: String::new(),
             host_ifname: "slc0".into(),
             since: BootInstant { boot_id: "b".into(), seconds: 1 },

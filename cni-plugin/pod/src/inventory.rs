@@ -132,6 +132,7 @@ fn drafts_from(
                 network: network.to_owned(),
                 pod_namespace,
                 pod_name,
+                pod_uid: None,
                 netns: String::new(),
                 host_ifname: link.name.clone(),
                 since: now.clone(),

@@ -113,6 +113,7 @@ fn lease_address(
         network: conf.name.clone(),
         pod_namespace: environment.pod.namespace.clone(),
         pod_name: environment.pod.name.clone(),
+        pod_uid: environment.pod.uid.clone(),
         netns: environment.netns.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
         host_ports,
         netns_cookie: pod.netns_cookie(),

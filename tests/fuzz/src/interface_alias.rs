@@ -29,6 +29,7 @@ pub(super) fn run(data: &[u8]) {
         network: String::new(),
         pod_namespace: namespace.clone(),
         pod_name: name.clone(),
+        pod_uid: None,
         netns: String::new(),
         host_ifname: host_ifname(&key),
         since: BootInstant { boot_id: String::new(), seconds: 0 },

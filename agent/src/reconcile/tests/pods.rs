@@ -34,6 +34,7 @@ async fn missing_programs_and_rows_are_added() {
     let rows = harness.kernel().rows::<LocalPods>();
     assert_eq!(rows[0].0, Addr::v4([10, 244, 1, 7]));
     assert_eq!(rows[0].1.ifindex, 107);
+    assert_eq!(rows[0].1.namespace, sluice_abi::namespace_id("shop"));
     assert_eq!(of_pods(harness.send([Event::Leases]).await), Vec::<String>::new());
 }
 
@@ -56,6 +57,7 @@ async fn wrong_row_is_replaced() {
     let (addr, row) = harness.kernel().rows::<LocalPods>()[0];
     for wrong in [
         LocalPod { ifindex: 9, ..row },
+        LocalPod { namespace: 0, ..row },
         LocalPod { pod_mac: [1; 6], ..row },
         LocalPod { host_mac: [1; 6], ..row },
     ] {

@@ -16,6 +16,7 @@ pub fn lease(container_id: &str) -> Lease {
         network: "sluice".into(),
         pod_namespace: Some("default".into()),
         pod_name: Some("web-0".into()),
+        pod_uid: None,
         netns: "/run/netns/c1".into(),
         since: at(1),
         host_ports: Some(Vec::new()),

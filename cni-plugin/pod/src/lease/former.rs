@@ -58,6 +58,7 @@ impl FormerState {
                 network,
                 pod_namespace,
                 pod_name,
+                pod_uid: None,
                 netns,
                 host_ifname: former.host_ifname.clone(),
                 since: former.since.clone(),

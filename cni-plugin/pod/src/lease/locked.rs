@@ -28,6 +28,8 @@ pub struct Request {
     pub pod_namespace: Option<String>,
     /// `K8S_POD_NAME`.
     pub pod_name: Option<String>,
+    /// `K8S_POD_UID`.
+    pub pod_uid: Option<String>,
     /// `CNI_NETNS`.
     pub netns: String,
     /// hostPorts of the pod.
@@ -158,8 +160,8 @@ impl<'a> LockedStore<'a> {
             (Ok(address), Ok(index)) => (address, index),
             (Err(e), _) | (_, Err(e)) => return Ok(Err(e)),
         };
-        let Request { key, network, pod_namespace, pod_name, netns, host_ports, netns_cookie } =
-            request;
+        let Request { key, network, pod_namespace, pod_name, pod_uid, .. } = request;
+        let Request { netns, host_ports, netns_cookie, .. } = request;
         let lease = Lease {
             address,
             index,
@@ -170,6 +172,7 @@ impl<'a> LockedStore<'a> {
             network,
             pod_namespace,
             pod_name,
+            pod_uid,
             netns,
             since: now.clone(),
             host_ports: Some(host_ports),

@@ -33,6 +33,7 @@ fn request(container_id: &str) -> Request {
         network: "sluice".into(),
         pod_namespace: Some("default".into()),
         pod_name: Some("web-0".into()),
+        pod_uid: Some("u1".into()),
         netns: "/run/netns/c1".into(),
         host_ports: Vec::new(),
         netns_cookie: None,
@@ -47,6 +48,19 @@ fn allocate(locked: &LockedStore<'_>, store: &Store, container_id: &str) -> Leas
 
 fn path_of(store: &Store, lease: &Lease) -> std::path::PathBuf {
     store.leases_dir().join(Entry::of(lease).file_name())
+}
+
+#[test]
+fn uid_of_the_pod_is_in_its_lease_and_absent_in_one_of_a_former_version() {
+    let (_dir, store) = store();
+    let (locked, _) = open(&store, vec![]);
+    let lease = allocate(&locked, &store, "c1");
+    assert_eq!(lease.pod_uid.as_deref(), Some("u1"));
+    assert_eq!(store.read().unwrap().leases, std::slice::from_ref(&lease));
+    let mut written = serde_json::to_value(&lease).unwrap();
+    written.as_object_mut().unwrap().remove("podUid").unwrap();
+    let former = Lease::from_json(written.to_string().as_bytes()).unwrap();
+    assert_eq!(former, Lease { pod_uid: None, ..lease });
 }
 
 /// A lease of the fixture's kind with its own attachment and address.

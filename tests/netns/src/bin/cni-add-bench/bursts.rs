@@ -87,6 +87,7 @@ impl Subject {
                     network: "sluice".into(),
                     pod_namespace: Some("default".into()),
                     pod_name: Some(format!("former-{n}")),
+                    pod_uid: None,
                     netns: format!("/run/netns/cni-{n:x}"),
                     host_ports: Vec::new(),
                     netns_cookie: None,
