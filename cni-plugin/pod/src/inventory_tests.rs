@@ -75,8 +75,7 @@ fn rows_are_those_of_leases_with_a_device() {
     let (host_mac, pod_mac) = identity::macs(&a.key);
     let (index, generation) = (a.index as u16, local_pod(&a, &link(12, &a)).generation);
     let namespace = sluice_abi::namespace_id("default");
-    let row =
-        LocalPod { namespace, ifindex: 12, pod_mac, host_mac, index, generation, pad: 0 };
+    let row = LocalPod { namespace, ifindex: 12, pod_mac, host_mac, index, generation, pad: 0 };
     assert_eq!(links.local_pods(&[a.clone(), b]), [(a.address.into(), row)]);
     // The frame's source is the device's address, also if other software changed it.
     let mut changed = link(12, &a);

@@ -223,9 +223,6 @@ pub mod flow_flags {
     pub const REPLIED: u8 = 2;
     /// The flow has replied over more than two ticks: a UDP flow that is not a single exchange.
     pub const STREAM: u8 = 4;
-    /// A policy has denied the flow, at [`FlowEntry::judged`](super::FlowEntry::judged). The entry
-    /// remains, so that no packet of the flow is taken for the first of one in the other direction.
-    pub const DENIED: u8 = 8;
 }
 
 impl FlowEntry {

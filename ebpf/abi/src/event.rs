@@ -12,7 +12,8 @@ use crate::FlowKey;
 pub struct DropEvent {
     /// `bpf_ktime_get_boot_ns`.
     pub at_ns: u64,
-    /// The packet's tuple before translation.
+    /// The packet's tuple before translation. If a policy is the reason: the source of its flow before
+    /// translation, and the destination after it.
     pub flow: FlowKey,
     /// Interface index of the hook.
     pub ifindex: u32,

@@ -1,7 +1,7 @@
 //! The verdict exit: counts each verdict, reports drops, returns the action of tc or XDP.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use sluice_abi::{DropEvent, DropReason, Outcome, program::Hook};
+use sluice_abi::{DropEvent, DropReason, FlowKey, Outcome, program::Hook};
 use sluice_packet::icmp;
 
 use crate::{
@@ -50,13 +50,13 @@ pub fn tc(f: &Skb, s: &mut Scratch, hook: Hook, verdict: Verdict) -> i32 {
         Verdict::Deliver(delivery) => deliver(f, s, hook, &delivery),
         Verdict::Requeue(_) => match hook {
             Hook::FromPod | Hook::FromNetdev => kernel::redirect_in(f.ifindex()),
-            Hook::ToPod | Hook::ToNetdev => drop(&s.packet, hook, DropReason::FragmentUnknown),
+            Hook::ToPod | Hook::ToNetdev => drop(s, hook, DropReason::FragmentUnknown),
         },
         Verdict::Reject(reason) => reject(f, s, hook, reason),
-        Verdict::Drop(reason) => drop(&s.packet, hook, reason),
+        Verdict::Drop(reason) => drop(s, hook, reason),
         Verdict::HandOver(to) => {
             handover::tail_call(f, hook.index(), to);
-            not_ready(&s.packet, hook)
+            not_ready(s, hook)
         }
     }
 }
@@ -77,7 +77,7 @@ pub fn xdp(s: &Scratch, verdict: Verdict) -> u32 {
         }
         // The packet may have changed.
         Verdict::Drop(DropReason::NatFailed) => {
-            drop(&s.packet, Hook::FromNetdev, DropReason::NatFailed);
+            drop(s, Hook::FromNetdev, DropReason::NatFailed);
             XDP_DROP
         }
         _ => XDP_PASS,
@@ -129,7 +129,7 @@ fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
 /// Drops a packet and returns an ICMP error or a TCP reset on the interface of the hook.
 #[inline(always)]
 fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
-    drop(&s.packet, hook, reason);
+    drop(s, hook, reason);
     let is_from_here = matches!(hook, Hook::FromPod | Hook::ToNetdev);
     let is_reset = is_from_here
         && !matches!(reason, DropReason::TooLong | DropReason::HopLimit)
@@ -165,26 +165,39 @@ fn answer(f: &Skb, s: &mut Scratch, reason: DropReason) -> bool {
 /// The end of a packet whose hook has no programs that are ready: an uplink passes packets of the
 /// node.
 #[inline(always)]
-fn not_ready(packet: &Packet, hook: Hook) -> i32 {
+fn not_ready(s: &Scratch, hook: Hook) -> i32 {
     match hook {
-        Hook::FromPod | Hook::ToPod => drop(packet, hook, DropReason::NotReady),
+        Hook::FromPod | Hook::ToPod => drop(s, hook, DropReason::NotReady),
         Hook::FromNetdev | Hook::ToNetdev => NEXT,
     }
 }
 
 #[inline(always)]
-fn drop(packet: &Packet, hook: Hook, reason: DropReason) -> i32 {
-    counters::dropped(reason, packet.len);
-    exit_report(packet, hook as u32, reason as u32);
+fn drop(s: &Scratch, hook: Hook, reason: DropReason) -> i32 {
+    counters::dropped(reason, s.packet.len);
+    let tuple = match reason {
+        DropReason::PolicyEgress | DropReason::PolicyIngress | DropReason::PolicyPending => {
+            &s.question.tuple
+        }
+        _ => &s.packet.tuple,
+    };
+    exit_report(&s.packet, tuple, hook as u32, reason as u32);
     SHOT
 }
 
 /// Writes a drop event to the ring buffer, within the rate limit. Returns 1 if it was written.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn exit_report(packet: *const Packet, hook: u32, reason: u32) -> u32 {
+extern "C" fn exit_report(
+    packet: *const Packet,
+    tuple: *const FlowKey,
+    hook: u32,
+    reason: u32,
+) -> u32 {
     // SAFETY: the caller passes a reference; the verifier requires the check for null.
-    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    let (Some(packet), Some(tuple)) = (unsafe { (packet.as_ref(), tuple.as_ref()) }) else {
+        return 0;
+    };
     let Some(window) = EVENT_WINDOW.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's entry, to which only this function has a reference.
     let window = unsafe { &mut *window };
@@ -199,7 +212,7 @@ extern "C" fn exit_report(packet: *const Packet, hook: u32, reason: u32) -> u32 
     }
     let event = DropEvent {
         at_ns: now,
-        flow: packet.tuple,
+        flow: *tuple,
         ifindex: packet.ifindex,
         len: packet.len,
         reason: reason as u8,

@@ -37,6 +37,8 @@ pub struct Flow {
     pub translated: FlowKey,
     /// Backend id, or 0.
     pub backend: u32,
+    /// `POLICY_EPOCH` before the flow was judged, for [`FlowState::New`].
+    pub judged: u32,
     /// The pod of this node that opens the flow, for [`FlowState::New`].
     pub client: PodRef,
     /// Kind.
@@ -75,6 +77,7 @@ impl Flow {
         *self = Flow {
             translated: *tuple,
             backend: 0,
+            judged: 0,
             client: PodRef::NONE,
             kind: FlowKind::Direct,
             direction: Direction::Forward,

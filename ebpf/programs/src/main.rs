@@ -20,7 +20,6 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier, xdp},
     programs::{SockAddrContext, TcContext, XdpContext},
 };
-use sluice_abi::program::Hook;
 
 mod config;
 mod counters;
@@ -42,38 +41,44 @@ use peer::Peer;
 
 /// tc, ingress of the host end of a pod's veth.
 #[classifier]
+#[inline(always)]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    hook::run(&ctx, Hook::FromPod, |f, s| hook::pod::from_pod(f, s))
+    hook::run::<hook::pod::FromPod>(&ctx)
 }
 
 /// tc, egress of the host end of a pod's veth.
 #[classifier]
+#[inline(always)]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    hook::run(&ctx, Hook::ToPod, |f, s| hook::pod::to_pod(f, s))
+    hook::run::<hook::pod::ToPod>(&ctx)
 }
 
 /// tc, ingress of the uplink.
 #[classifier]
+#[inline(always)]
 pub fn from_netdev(ctx: TcContext) -> i32 {
-    hook::run(&ctx, Hook::FromNetdev, |f, s| hook::netdev::from_netdev(f, s))
+    hook::run::<hook::netdev::FromNetdev>(&ctx)
 }
 
 /// tc, egress of the uplink.
 #[classifier]
+#[inline(always)]
 pub fn to_netdev(ctx: TcContext) -> i32 {
-    hook::run(&ctx, Hook::ToNetdev, |f, s| hook::netdev::to_netdev(f, s))
+    hook::run::<hook::netdev::ToNetdev>(&ctx)
 }
 
 /// [`from_netdev`], for a device whose packets have no Ethernet header.
 #[classifier]
+#[inline(always)]
 pub fn from_l3dev(ctx: TcContext) -> i32 {
-    hook::run_without_ethernet(&ctx, Hook::FromNetdev, |f, s| hook::netdev::from_netdev(f, s))
+    hook::run_without_ethernet::<hook::netdev::FromNetdev>(&ctx)
 }
 
 /// [`to_netdev`], for a device whose packets have no Ethernet header.
 #[classifier]
+#[inline(always)]
 pub fn to_l3dev(ctx: TcContext) -> i32 {
-    hook::run_without_ethernet(&ctx, Hook::ToNetdev, |f, s| hook::netdev::to_netdev(f, s))
+    hook::run_without_ethernet::<hook::netdev::ToNetdev>(&ctx)
 }
 
 /// XDP, ingress of the uplink.

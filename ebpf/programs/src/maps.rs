@@ -1,6 +1,10 @@
 //! The maps that user space shares, and typed access to them. Names and capacities are defined in
 //! `sluice_abi::map`, layouts in `sluice_abi`.
 
+mod flow;
+mod pod;
+mod policy;
+
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
@@ -10,10 +14,17 @@ use aya_ebpf::{
     },
 };
 use sluice_abi::{
-    Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, Direction, FlowEntry,
-    FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network,
-    NodeConfig, PodFlows, PodNetns, PodRef, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT,
-    WILDCARD_PROTO, device_flags, flow_flags, map, network_kind, program,
+    Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, FlowEntry, FlowKey,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NodeConfig,
+    PodFlows, PodNetns, PodRef, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO,
+    device_flags, map, network_kind, program,
+};
+
+pub use self::flow::{FlowRef, any_flow, confirmed_flow, same_tuple};
+pub use self::pod::{local_pod, pod};
+pub use self::policy::{
+    PortOfSet, is_in_port_set, is_open_namespace, pod_policy, policy_class, policy_epoch,
+    policy_ports,
 };
 
 /// The pods of this node by address.
@@ -129,22 +140,6 @@ pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(map::C
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(map::EVENTS_BYTES, 0);
 
-/// The pod of this node with this address.
-#[inline(always)]
-pub fn local_pod(addr: &Addr) -> Option<LocalPod> {
-    // SAFETY: plain integers that the CNI binary writes once and removes; the memory of a removed
-    // entry is not reused before the program ends.
-    LOCAL_PODS.get_ptr(addr).map(|p| unsafe { *p })
-}
-
-/// The pod that a flow refers to, if it still exists.
-#[inline(always)]
-pub fn pod(reference: PodRef) -> Option<LocalPod> {
-    // SAFETY: an array entry exists as long as the map; plain integers.
-    let pod = PODS.get_ptr(u32::from(reference.index)).map(|p| unsafe { *p })?;
-    if pod.generation == reference.generation { Some(pod) } else { None }
-}
-
 /// Limits of the pod that a flow refers to. Other CPUs access the entry at the same time, so that a
 /// number can be wrong by the number of CPUs.
 #[inline(always)]
@@ -251,128 +246,4 @@ pub fn backend(id: u32) -> Option<Backend> {
 pub fn service_of_backend(id: u32) -> Option<u32> {
     // SAFETY: as for `frontend`.
     BACKENDS.get_ptr(&id).map(|p| unsafe { (*p).service })
-}
-
-/// Whether two tuples are equal, apart from the mark of shadowed keys.
-#[inline(always)]
-pub fn same_tuple(a: &FlowKey, b: &FlowKey) -> bool {
-    a.src == b.src
-        && a.dst == b.dst
-        && a.sport == b.sport
-        && a.dport == b.dport
-        && a.proto == b.proto
-}
-
-/// A flow entry in a map. Fields are read and written one by one: other CPUs access the entry at the
-/// same time, so that no reference to it can exist.
-#[derive(Clone, Copy)]
-pub struct FlowRef(*mut FlowEntry);
-
-/// The entry with this key in `FLOWS`.
-#[inline(always)]
-pub fn confirmed_flow(key: &FlowKey) -> Option<FlowRef> {
-    FLOWS.get_ptr_mut(key).map(FlowRef)
-}
-
-/// The entry with this key in either table of flows without reply.
-#[inline(always)]
-pub fn new_flow(key: &FlowKey) -> Option<FlowRef> {
-    if let Some(entry) = FLOWS_NEW_POD.get_ptr_mut(key) {
-        return Some(FlowRef(entry));
-    }
-    FLOWS_NEW_WIRE.get_ptr_mut(key).map(FlowRef)
-}
-
-/// The entry with this key in any flow table. `FLOWS` comes last: a flow that is confirmed meanwhile
-/// is inserted there before it is removed from the others.
-#[inline(always)]
-pub fn any_flow(key: &FlowKey) -> Option<FlowRef> {
-    match new_flow(key) {
-        Some(entry) => Some(entry),
-        None => confirmed_flow(key),
-    }
-}
-
-impl FlowRef {
-    /// Copies the entry.
-    #[inline(always)]
-    pub fn copy(self, to: &mut FlowEntry) {
-        // SAFETY: the memory of a removed entry remains a valid `FlowEntry` until the program ends,
-        // as in all accesses below; the caller compares the tuple.
-        *to = unsafe { *self.0 };
-    }
-
-    /// Whether [`FlowEntry::tuple`] is this one.
-    #[inline(always)]
-    pub fn has_tuple(self, tuple: &FlowKey) -> bool {
-        // SAFETY: see `copy`. A comparison with an entry that another CPU replaces has either result.
-        unsafe { same_tuple(&(*self.0).tuple, tuple) }
-    }
-
-    /// Whether [`FlowEntry::other`] is this one.
-    #[inline(always)]
-    pub fn has_other(self, tuple: &FlowKey) -> bool {
-        // SAFETY: see `has_tuple`.
-        unsafe { same_tuple(&(*self.0).other, tuple) }
-    }
-
-    /// Whether the flow is translated.
-    #[inline(always)]
-    pub fn is_translated(self) -> bool {
-        // SAFETY: see `has_tuple`.
-        unsafe { !same_tuple(&(*self.0).tuple, &(*self.0).other) }
-    }
-
-    /// Sets a key to that of [`FlowEntry::other`].
-    #[inline(always)]
-    pub fn sort_other(self, key: &mut FlowKey) {
-        // SAFETY: see `has_tuple`.
-        unsafe { key.sort(&(*self.0).other) }
-    }
-
-    /// [`FlowEntry::owner`].
-    #[inline(always)]
-    pub fn owner(self) -> PodRef {
-        // SAFETY: see `copy`.
-        unsafe { (*self.0).owner() }
-    }
-
-    /// [`FlowEntry::tcp`].
-    #[inline(always)]
-    pub fn tcp(self) -> [u8; 2] {
-        // SAFETY: see `copy`.
-        unsafe { (*self.0).tcp }
-    }
-
-    /// [`FlowEntry::is_alias`].
-    #[inline(always)]
-    pub fn is_alias(self) -> bool {
-        // SAFETY: see `copy`.
-        unsafe { (*self.0).flags & flow_flags::ALIAS != 0 }
-    }
-
-    /// The entry's address, for global functions.
-    #[inline(always)]
-    pub fn as_ptr(self) -> *mut FlowEntry {
-        self.0
-    }
-
-    /// Sets [`FlowEntry::tcp`] of one direction. Of two concurrent writes, either may win.
-    #[inline(always)]
-    pub fn set_tcp(self, direction: Direction, state: u8) {
-        // SAFETY: see `copy`. Constant indices: see `config::Node::addr`.
-        unsafe {
-            match direction {
-                Direction::Forward => (*self.0).tcp[0] = state,
-                Direction::Reply => (*self.0).tcp[1] = state,
-            }
-        }
-    }
-
-    /// Sets [`FlowEntry::flags`]. Of two concurrent writes, either may win.
-    #[inline(always)]
-    pub fn set_flags(self, flags: u8) {
-        // SAFETY: see `copy`.
-        unsafe { (*self.0).flags = flags }
-    }
 }

@@ -12,7 +12,7 @@ use crate::{
     flow::{Destination, Flow},
     kernel::NextHop,
     packet::Packet,
-    stage::backend::Chosen,
+    stage::{backend::Chosen, policy::Question},
 };
 
 #[map]
@@ -41,6 +41,8 @@ pub struct Scratch {
     pub next_hop: NextHop,
     /// The packet that a received ICMP error quotes.
     pub quoted: Quoted,
+    /// What the policy stage judges.
+    pub question: Question,
     /// The bytes that a generated ICMP error quotes.
     pub quote: [u8; QUOTE_LEN],
 }

@@ -15,6 +15,7 @@ mod datapath;
 pub mod empty_program;
 pub mod namespace;
 mod packet;
+mod policy;
 pub mod random;
 mod run;
 mod services;

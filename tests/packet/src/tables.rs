@@ -2,7 +2,8 @@
 
 use sluice_abi::{
     Addr, Backend, BackendRow, Device, FlowEntry, FlowKey, LocalPod, Network, NetworkKey,
-    NodeConfig, PortBe, PortRange, device_flags, map, namespace_id, network_kind, node_flags, ticks,
+    NodeConfig, PortBe, PortRange, device_flags, map, namespace_id, network_kind, node_flags,
+    ticks,
 };
 
 use crate::Datapath;

@@ -1,13 +1,12 @@
 //! Flow and destination of packets from pods and from the node.
 
-use sluice_abi::{DropReason, FlowKind};
+use sluice_abi::{DropReason, FlowKind, PodRef};
 use sluice_packet::l4::Kind;
 
 use crate::{
     config::Node,
     flow::{FlowState, Origin},
     handover,
-    packet::Packet,
     scratch::Scratch,
     stage::{
         antispoof,
@@ -146,10 +145,12 @@ fn error_from_node<F: Outlined>(
     Ok(class)
 }
 
-/// Delivers a packet from a pod to the stack without translation.
+/// Delivers a packet of a pod to the stack without translation.
 #[inline(always)]
-pub fn to_stack(packet: &Packet) -> Result<Verdict, Verdict> {
-    let ends = Ends { source: Some(&packet.tuple.src), destination: None };
-    let judged = policy::judge(ends, &packet.tuple, FlowState::Untracked)?;
+pub fn to_stack(s: &mut Scratch, pod: PodRef) -> Result<Verdict, Verdict> {
+    s.flow.reset(&s.packet.tuple, Origin::Pod);
+    s.flow.source_class = DestinationClass::LocalPod;
+    let ends = Ends { source: pod, destination: PodRef::NONE };
+    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
     Ok(Verdict::to_stack(judged))
 }

@@ -12,18 +12,26 @@ pub mod pod;
 pub mod socket;
 pub mod xdp;
 
-/// Runs the stages of a tc hook on a packet and returns the tc action.
+/// The stages of a tc hook.
+///
+/// A trait, because a function that is an argument is not always compiled into its caller, and the
+/// stack has no room for another frame.
+pub trait Stages {
+    /// The hook.
+    const HOOK: Hook;
+
+    /// Runs the stages on a packet.
+    fn run(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict>;
+}
+
+/// Runs the stages of a hook on a packet and returns the tc action.
 #[inline(always)]
-pub fn run(
-    ctx: &TcContext,
-    hook: Hook,
-    stages: impl FnOnce(&Skb, &mut Scratch) -> Result<Verdict, Verdict>,
-) -> i32 {
+pub fn run<S: Stages>(ctx: &TcContext) -> i32 {
     // SAFETY: the only call of this run. `None` is impossible: the map has an entry 0.
     let Some(scratch) = (unsafe { Scratch::take(ctx) }) else { return exit::SHOT };
     // SAFETY: the context of the running program.
     let frame = unsafe { Skb::new(ctx.skb.skb) };
-    finish(&frame, scratch, hook, stages)
+    finish::<S>(&frame, scratch)
 }
 
 /// As [`run`], on a device whose packets have no Ethernet header: IPv4 packets get one of zeros, so
@@ -32,16 +40,12 @@ pub fn run(
 /// A packet that the stack or the device receives after all loses the header again: at ingress the
 /// kernel skips it, and at egress a redirection to the same device removes it.
 #[inline(always)]
-pub fn run_without_ethernet(
-    ctx: &TcContext,
-    hook: Hook,
-    stages: impl FnOnce(&Skb, &mut Scratch) -> Result<Verdict, Verdict>,
-) -> i32 {
+pub fn run_without_ethernet<S: Stages>(ctx: &TcContext) -> i32 {
     // SAFETY: as in `run`.
     let Some(scratch) = (unsafe { Scratch::take(ctx) }) else { return exit::SHOT };
     // SAFETY: as in `run`.
     let frame = unsafe { Skb::new(ctx.skb.skb) };
-    let egress = matches!(hook, Hook::ToPod | Hook::ToNetdev);
+    let egress = matches!(S::HOOK, Hook::ToPod | Hook::ToNetdev);
     if egress && frame.is_forwarded() {
         frame.set_forwarded(false);
         return exit::NEXT;
@@ -49,23 +53,18 @@ pub fn run_without_ethernet(
     if !frame.is_v4() {
         return exit::NEXT;
     }
-    handover::enter_without_ethernet(&frame, hook);
+    handover::enter_without_ethernet(&frame, S::HOOK);
     if !frame.push_ethernet_header() {
         return exit::SHOT;
     }
-    let action = finish(&frame, scratch, hook, stages);
+    let action = finish::<S>(&frame, scratch);
     if egress { exit::without_ethernet(&frame, action) } else { action }
 }
 
 #[inline(always)]
-fn finish(
-    frame: &Skb,
-    scratch: &mut Scratch,
-    hook: Hook,
-    stages: impl FnOnce(&Skb, &mut Scratch) -> Result<Verdict, Verdict>,
-) -> i32 {
-    let verdict = match stages(frame, scratch) {
+fn finish<S: Stages>(frame: &Skb, scratch: &mut Scratch) -> i32 {
+    let verdict = match S::run(frame, scratch) {
         Ok(verdict) | Err(verdict) => verdict,
     };
-    exit::tc(frame, scratch, hook, verdict)
+    exit::tc(frame, scratch, S::HOOK, verdict)
 }

@@ -1,10 +1,12 @@
 //! Both directions of the uplink.
 
+use sluice_abi::{PodRef, program::Hook};
+
 use crate::{
     flow::{Flow, Origin},
     frame::Skb,
     handover,
-    hook::{egress, ingress},
+    hook::{Stages, egress, ingress},
     maps,
     packet::Packet,
     scratch::Scratch,
@@ -17,8 +19,19 @@ use crate::{
 };
 
 /// Packets from the uplink.
+pub struct FromNetdev;
+
+impl Stages for FromNetdev {
+    const HOOK: Hook = Hook::FromNetdev;
+
+    #[inline(always)]
+    fn run(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+        from_netdev(f, s)
+    }
+}
+
 #[inline(always)]
-pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     f.set_forwarded(false);
     let node = handover::enter(f, Verdict::Bypass(Bypass::NotReady))?;
     if !f.is_for_host() {
@@ -29,8 +42,8 @@ pub fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     }
     fragment::resolve_ports(&mut s.packet);
     let class = ingress::from_netdev(f, s, node)?;
-    let ends = Ends { source: None, destination: class.local_pod(&s.flow) };
-    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    let ends = Ends { source: PodRef::NONE, destination: class.local_pod(&s.destination) };
+    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
     if ends_at_node(&s.packet, &s.flow, class) {
         return Ok(Verdict::to_stack(judged));
     }
@@ -49,8 +62,19 @@ fn ends_at_node(packet: &Packet, flow: &Flow, class: DestinationClass) -> bool {
 
 /// Packets to the uplink: those of the node to Services that no socket program has translated, and
 /// those of pods that the stack has forwarded.
+pub struct ToNetdev;
+
+impl Stages for ToNetdev {
+    const HOOK: Hook = Hook::ToNetdev;
+
+    #[inline(always)]
+    fn run(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+        to_netdev(f, s)
+    }
+}
+
 #[inline(always)]
-pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     if f.is_forwarded() {
         f.set_forwarded(false);
         return Ok(Verdict::Bypass(Bypass::Forwarded));
@@ -66,9 +90,9 @@ pub fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     } else {
         egress::from_node(f, s, node)?
     };
-    let source = if from_pod { Some(&s.packet.tuple.src) } else { None };
-    let ends = Ends { source, destination: class.local_pod(&s.flow) };
-    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    let source = if from_pod { s.flow.client } else { PodRef::NONE };
+    let ends = Ends { source, destination: class.local_pod(&s.destination) };
+    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, judged, class)

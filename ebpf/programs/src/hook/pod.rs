@@ -3,15 +3,15 @@
 //! Only IPv4 and ARP pass: a frame of another protocol, VLAN-tagged ones included, would reach the
 //! node's stack without the checks of these programs.
 
-use sluice_abi::{DropReason, FlowKind, PodRef};
+use sluice_abi::{DropReason, FlowKind, PodRef, program::Hook};
 use sluice_packet::l4::Kind;
 
 use crate::{
     config::Node,
-    flow::Origin,
+    flow::{Flow, FlowState, Origin},
     frame::Skb,
     handover,
-    hook::egress,
+    hook::{Stages, egress},
     maps,
     packet::Packet,
     scratch::Scratch,
@@ -27,8 +27,19 @@ use crate::{
 };
 
 /// Packets from a pod.
+pub struct FromPod;
+
+impl Stages for FromPod {
+    const HOOK: Hook = Hook::FromPod;
+
+    #[inline(always)]
+    fn run(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+        from_pod(f, s)
+    }
+}
+
 #[inline(always)]
-pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     f.set_forwarded(false);
     match parse::frame(f, &mut s.packet, &mut s.headers) {
         Ok(()) => {}
@@ -41,13 +52,13 @@ pub fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     let node = handover::enter(f, Verdict::Drop(DropReason::NotReady))?;
     if s.packet.hop_limit <= 1 && !is_to_node(&s.packet) {
         // The stack answers with "time exceeded".
-        antispoof::require_own_address(&s.packet, &s.headers)?;
-        return egress::to_stack(&s.packet);
+        let pod = antispoof::require_own_address(&s.packet, &s.headers)?;
+        return egress::to_stack(s, pod);
     }
     fragment::resolve_ports(&mut s.packet);
     let class = egress::from_pod(f, s, node, Origin::Pod)?;
-    let ends = Ends { source: Some(&s.packet.tuple.src), destination: class.local_pod(&s.flow) };
-    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    let ends = Ends { source: s.flow.client, destination: class.local_pod(&s.destination) };
+    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, judged, class)
@@ -61,8 +72,19 @@ fn is_to_node(packet: &Packet) -> bool {
 
 /// Packets from the node's stack to a pod: those of the node's sockets, and packets that the stack
 /// forwards, whose replies have to return through it.
+pub struct ToPod;
+
+impl Stages for ToPod {
+    const HOOK: Hook = Hook::ToPod;
+
+    #[inline(always)]
+    fn run(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+        to_pod(f, s)
+    }
+}
+
 #[inline(always)]
-pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
+fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     if f.is_forwarded() {
         f.set_forwarded(false);
         return Ok(Verdict::Bypass(Bypass::Forwarded));
@@ -74,16 +96,16 @@ pub fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     }
     let node = handover::enter(f, Verdict::Drop(DropReason::NotReady))?;
     match maps::local_pod(&s.packet.tuple.dst) {
-        Some(pod) if pod.ifindex == s.packet.ifindex => {
-            s.destination.pod = pod;
+        Some(pod) if pod.ifindex() == s.packet.ifindex => {
+            pod.copy(&mut s.destination.pod);
             s.destination.reference = pod.reference();
         }
         _ => return Err(Verdict::Drop(DropReason::NoSuchPod)),
     }
     fragment::resolve_ports(&mut s.packet);
     find_flow_to_pod(f, s, node)?;
-    let ends = Ends { source: None, destination: Some(&s.flow.translated.dst) };
-    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    let ends = Ends { source: PodRef::NONE, destination: s.destination.reference };
+    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     if !nat::apply(f, &s.packet, &s.flow, &mut s.headers)? {
         return Ok(Verdict::unchanged(judged));
@@ -99,6 +121,7 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) -> Result<(), Verdict>
     if s.packet.kind == Kind::IcmpError {
         if !icmp::find(f, s) {
             handover::require_no_flow_elsewhere(f, node)?;
+            from_stack(&s.packet, &mut s.flow, node);
         }
         return Ok(());
     }
@@ -112,14 +135,20 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) -> Result<(), Verdict>
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     s.destination.reference = pod;
     s.flow.class = DestinationClass::LocalPod;
-    // Replies return through the stack, also where netfilter has translated the packet.
-    s.flow.source_class = DestinationClass::Node;
     s.flow.client = PodRef::NONE;
+    from_stack(&s.packet, &mut s.flow, node);
     if !s.packet.is_unresolved() {
-        let forwarded = is_forwarded(&s.packet, node);
-        s.flow.track(if forwarded { FlowKind::ViaStack } else { FlowKind::Direct });
+        s.flow.state = FlowState::New;
     }
     Ok(())
+}
+
+/// Sets kind and source class of a packet from the stack. Replies return through it, also where
+/// netfilter has translated the packet.
+#[inline(always)]
+fn from_stack(packet: &Packet, flow: &mut Flow, node: Node) {
+    flow.source_class = DestinationClass::Node;
+    flow.kind = if is_forwarded(packet, node) { FlowKind::ViaStack } else { FlowKind::Direct };
 }
 
 /// Whether the stack forwards this packet, that is, the node is not its source.

@@ -10,6 +10,7 @@
 //! what tc does to them again: nothing happens twice.
 
 use aya_ebpf::programs::XdpContext;
+use sluice_abi::PodRef;
 use sluice_packet::l4::Kind;
 
 use crate::{
@@ -58,8 +59,8 @@ fn stages(f: &Xdp, s: &mut Scratch) -> Result<Verdict, Verdict> {
     if !s.flow.kind.is_service() {
         return Err(FOR_TC);
     }
-    let ends = Ends { source: None, destination: class.local_pod(&s.flow) };
-    let judged = policy::judge(ends, &s.flow.translated, s.flow.state)?;
+    let ends = Ends { source: PodRef::NONE, destination: class.local_pod(&s.destination) };
+    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     if !class.leaves_node() {

@@ -41,7 +41,7 @@ pub fn require_own_arp<F: Frame>(f: &F, packet: &Packet, headers: &Headers) -> R
 #[inline(always)]
 fn require_pod(addr: &Addr, ifindex: u32, mac: [u8; 6]) -> Result<PodRef, Verdict> {
     match maps::local_pod(addr) {
-        Some(pod) if pod.ifindex == ifindex && pod.pod_mac == mac => Ok(pod.reference()),
+        Some(pod) if pod.sends(ifindex, mac) => Ok(pod.reference()),
         _ => Err(Verdict::Drop(DropReason::Spoofed)),
     }
 }

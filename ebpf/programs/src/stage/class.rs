@@ -3,12 +3,7 @@
 use sluice_abi::{Addr, DropReason, PodRef, network_kind};
 use sluice_packet::ip;
 
-use crate::{
-    config,
-    flow::{Destination, Flow},
-    maps,
-    verdict::Verdict,
-};
+use crate::{config, flow::Destination, maps, verdict::Verdict};
 
 /// Class of a destination address. It decides how a packet is delivered. Flow entries contain the
 /// numbers.
@@ -37,7 +32,7 @@ pub enum DestinationClass {
 #[inline(always)]
 pub fn of(addr: &Addr, destination: &mut Destination) -> DestinationClass {
     if let Some(pod) = maps::local_pod(addr) {
-        destination.pod = pod;
+        pod.copy(&mut destination.pod);
         destination.reference = pod.reference();
         return DestinationClass::LocalPod;
     }
@@ -130,9 +125,9 @@ impl DestinationClass {
         }
     }
 
-    /// The address of the pod that a flow of this class is delivered to, if it is on this node.
+    /// The pod that a packet of this class is delivered to, if it is on this node.
     #[inline(always)]
-    pub fn local_pod(self, flow: &Flow) -> Option<&Addr> {
-        if self == DestinationClass::LocalPod { Some(&flow.translated.dst) } else { None }
+    pub fn local_pod(self, destination: &Destination) -> PodRef {
+        if self == DestinationClass::LocalPod { destination.reference } else { PodRef::NONE }
     }
 }

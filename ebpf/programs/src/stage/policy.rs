@@ -1,53 +1,298 @@
 //! Policy verdicts for the pods of this node at the ends of a flow.
 //!
-//! Empty: there are no policies yet, and every packet is allowed. The stage is called after
-//! translation and before each delivery, and returns the [`Judged`] that a delivery requires.
+//! ```text
+//! known flow, judged since the last change of its pods ──────────────────────────────> allowed
+//! else, for each pod of this node at an end:
+//!   row of POD_POLICY ──none──> namespace open? ──no──> dropped
+//!     │ rule table ──none──> allowed
+//!     │ class of the other end ─> ports of {table, class} ──admit?──> allowed, or dropped
+//! ```
+//! The stage is called after translation and before each delivery, and returns the [`Judged`] that a
+//! delivery requires. A flow is judged by its first packet's direction: replies are allowed with it. The
+//! entry of a flow that is denied stays, so that no packet of it is taken for the first of another one.
 
-use sluice_abi::{Addr, FlowKey};
+use aya_ebpf::maps::lpm_trie::Key as Prefix;
+use sluice_abi::{
+    Addr, Direction as Way, DropReason, FlowEntry, FlowKey, FlowKind, PodRef, PolicyEnd,
+    PolicyPeerKey, PolicyPorts, ports_kind,
+};
 
-use crate::{flow::FlowState, verdict::Verdict};
+use super::{
+    class::DestinationClass,
+    conntrack::work::{self, Key},
+    fragment,
+};
+use crate::{
+    flow::{Flow, FlowState},
+    maps::{self, PortOfSet},
+    packet::Packet,
+    verdict::Verdict,
+};
 
 /// Proof of a policy verdict that allows the delivery of a packet. Only this module constructs it.
 pub struct Judged(());
 
-/// Side of a pod at which a policy applies.
+/// Side of a pod at which a policy applies. The numbers are arguments of a global function.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Direction {
     /// The pod is the source.
-    Egress,
+    Egress = 0,
     /// The pod is the destination.
-    Ingress,
+    Ingress = 1,
 }
 
-/// The pods of this node at the ends of a flow, by the addresses that the pods have.
+/// The pods of this node at the ends of a packet.
 #[derive(Clone, Copy)]
-pub struct Ends<'a> {
-    /// The source, if it is a pod of this node.
-    pub source: Option<&'a Addr>,
+pub struct Ends {
+    /// The source, if it is a pod of this node. For a known flow its entry has the pod.
+    pub source: PodRef,
     /// The destination after translation, if it is a pod of this node.
-    pub destination: Option<&'a Addr>,
+    pub destination: PodRef,
 }
 
-/// Judges a packet by the egress policies of its source and the ingress policies of its
-/// destination. `tuple` is the tuple after destination translation.
-#[inline(always)]
-pub fn judge(ends: Ends<'_>, tuple: &FlowKey, state: FlowState) -> Result<Judged, Verdict> {
-    if let Some(pod) = ends.source {
-        allows(Direction::Egress, pod, tuple, state)?;
-    }
-    if let Some(pod) = ends.destination {
-        allows(Direction::Ingress, pod, tuple, state)?;
-    }
-    Ok(Judged(()))
+/// What is judged: a flow in the direction of its first packet.
+#[repr(C)]
+pub struct Question {
+    /// Source before translation, destination after it.
+    pub tuple: FlowKey,
+    /// The pod of this node that opens the flow.
+    pub client: PodRef,
+    /// The pod of this node that receives it.
+    pub server: PodRef,
+    /// `POLICY_EPOCH` before the tables are read.
+    pub epoch: u32,
+    /// 1 if a process of this node opens the flow, which reaches the pods of the node.
+    pub is_of_node: u32,
 }
 
-/// Judges a packet by the policies of one pod in one direction.
+/// Result of the global functions: the flow is allowed.
+const ALLOWED: u32 = 0;
+/// Result of `policy_judge_side`: the policies of the pod do not admit the flow.
+const DENIED: u32 = 1;
+/// Result of `policy_judge_side`: the policies of the pod are not known.
+const PENDING: u32 = 2;
+/// Result of `policy_judge_flow`: the packet returns to the queue of its hook.
+const WAITS: u32 = u32::MAX;
+/// Result of `policy_judge_flow`: the first fragment of the packet's datagram has not arrived.
+const ORPHAN: u32 = DropReason::FragmentUnknown as u32;
+
+/// Judges a packet by the egress policies of the pod that opens its flow, and the ingress policies of
+/// the pod that receives it. A new flow gets the epoch of its verdict; that of a known flow is stored.
 #[inline(always)]
-fn allows(
-    _direction: Direction,
-    _pod: &Addr,
-    _tuple: &FlowKey,
-    _state: FlowState,
-) -> Result<(), Verdict> {
-    Ok(())
+pub fn judge(
+    packet: &Packet,
+    flow: &mut Flow,
+    entry: &FlowEntry,
+    question: &mut Question,
+    ends: Ends,
+) -> Result<Judged, Verdict> {
+    (question.client, question.server) = match (flow.state, flow.direction) {
+        (FlowState::Related, _) => return Ok(Judged(())),
+        (FlowState::Established, Way::Forward) => (entry.client, ends.destination),
+        (FlowState::Established, Way::Reply) => (ends.destination, entry.server),
+        (FlowState::New | FlowState::Untracked, _) => (ends.source, ends.destination),
+    };
+    if flow.state == FlowState::Established {
+        if is_current(entry.judged, question.client) && is_current(entry.judged, question.server) {
+            return Ok(Judged(()));
+        }
+    } else if question.client.is_none() && question.server.is_none() {
+        return Ok(Judged(()));
+    }
+    match policy_judge_flow(packet, flow, entry, question) {
+        ALLOWED => Ok(Judged(())),
+        WAITS => Err(Verdict::REQUEUE),
+        n => Err(Verdict::Drop(drop_reason(n))),
+    }
+}
+
+/// The body of [`judge`]. Returns [`ALLOWED`], [`WAITS`], or the number of a [`DropReason`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_judge_flow(
+    packet: *const Packet,
+    flow: *mut Flow,
+    entry: *const FlowEntry,
+    question: *mut Question,
+) -> u32 {
+    const PENDING: u32 = DropReason::PolicyPending as u32;
+    // SAFETY: the caller passes references; the verifier requires the checks for null.
+    let (Some(packet), Some(flow), Some(entry), Some(question)) =
+        (unsafe { (packet.as_ref(), flow.as_mut(), entry.as_ref(), question.as_mut()) })
+    else {
+        return PENDING;
+    };
+    let is_known = flow.state == FlowState::Established;
+    if is_known {
+        ask_about_known(question, entry);
+    } else {
+        ask_about_new(question, packet, flow);
+    }
+    let result = policy_judge(question);
+    if result != ALLOWED {
+        // The ports are those of the first fragment, which may follow.
+        if packet.is_unresolved() {
+            return if fragment::may_wait(packet) { WAITS } else { ORPHAN };
+        }
+        return result;
+    }
+    if is_known {
+        policy_record(entry, question.epoch);
+    } else {
+        flow.judged = question.epoch;
+    }
+    ALLOWED
+}
+
+#[inline(always)]
+fn ask_about_known(question: &mut Question, entry: &FlowEntry) {
+    question.tuple = entry.tuple;
+    question.tuple.src = entry.other.src;
+    question.tuple.sport = entry.other.sport;
+    let source = DestinationClass::from_number(entry.classes[1]);
+    let is_of_node = question.client.is_none()
+        && source == DestinationClass::Node
+        && entry.kind != FlowKind::ViaStack as u8;
+    question.is_of_node = u32::from(is_of_node);
+}
+
+#[inline(always)]
+fn ask_about_new(question: &mut Question, packet: &Packet, flow: &Flow) {
+    question.tuple = packet.tuple;
+    question.tuple.dst = flow.translated.dst;
+    question.tuple.dport = flow.translated.dport;
+    let is_of_node = question.client.is_none()
+        && flow.source_class == DestinationClass::Node
+        && flow.kind != FlowKind::ViaStack;
+    question.is_of_node = u32::from(is_of_node);
+}
+
+/// The drop reason of a result of [`policy_judge_flow`].
+#[inline(always)]
+fn drop_reason(n: u32) -> DropReason {
+    const EGRESS: u32 = DropReason::PolicyEgress as u32;
+    const INGRESS: u32 = DropReason::PolicyIngress as u32;
+    match n {
+        EGRESS => DropReason::PolicyEgress,
+        INGRESS => DropReason::PolicyIngress,
+        ORPHAN => DropReason::FragmentUnknown,
+        _ => DropReason::PolicyPending,
+    }
+}
+
+/// Whether a verdict of an epoch is later than the last change that affects a pod.
+#[inline(always)]
+fn is_current(judged: u32, pod: PodRef) -> bool {
+    if pod.is_none() {
+        return true;
+    }
+    let Some(row) = maps::pod_policy(pod) else { return false };
+    // SAFETY: an array entry exists as long as the map. A comparison with a number that the agent
+    // replaces has either result.
+    let revision = unsafe { (*row).revision };
+    judged.wrapping_sub(revision) as i32 >= 0
+}
+
+/// Judges a flow. Returns [`ALLOWED`], or the number of a [`DropReason`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_judge(question: *mut Question) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null.
+    let Some(question) = (unsafe { question.as_mut() }) else { return PENDING };
+    // Before the rows, which the agent writes before it.
+    question.epoch = maps::policy_epoch();
+    if !question.client.is_none() {
+        match policy_judge_side(question, Direction::Egress as u32) {
+            ALLOWED => {}
+            DENIED => return DropReason::PolicyEgress as u32,
+            _ => return DropReason::PolicyPending as u32,
+        }
+    }
+    if question.server.is_none() || question.is_of_node == 1 {
+        return ALLOWED;
+    }
+    match policy_judge_side(question, Direction::Ingress as u32) {
+        ALLOWED => ALLOWED,
+        DENIED => DropReason::PolicyIngress as u32,
+        _ => DropReason::PolicyPending as u32,
+    }
+}
+
+/// Judges a flow by the policies of one end in one [`Direction`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_judge_side(question: *const Question, direction: u32) -> u32 {
+    // SAFETY: as in `policy_judge`.
+    let Some(question) = (unsafe { question.as_ref() }) else { return PENDING };
+    let is_egress = direction == Direction::Egress as u32;
+    let pod = if is_egress { question.client } else { question.server };
+    let Some(row) = maps::pod_policy(pod) else {
+        let is_open = maps::pod(pod).is_some_and(|pod| maps::is_open_namespace(pod.namespace()));
+        return if is_open { ALLOWED } else { PENDING };
+    };
+    // SAFETY: an array entry exists as long as the map. The agent changes the epoch after it has
+    // changed a row, so that a verdict by a row that it is changing is not current.
+    let end: PolicyEnd = unsafe { if is_egress { (*row).ends[0] } else { (*row).ends[1] } };
+    if end.table == 0 {
+        return ALLOWED;
+    }
+    let peer = if is_egress { &question.tuple.dst } else { &question.tuple.src };
+    let class = policy_class(peer);
+    let mut ports = end.otherwise;
+    if class != 0
+        && let Some(found) = maps::policy_ports(&PolicyPeerKey { table: end.table, class })
+    {
+        ports = found;
+    }
+    u32::from(policy_admits(&ports, &question.tuple) == 0)
+}
+
+/// The class of an address; 0: no rule selects it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_class(addr: *const Addr) -> u64 {
+    // SAFETY: as in `policy_judge`. A copy: memory of an argument cannot be a key before Linux 6.4.
+    let Some(addr) = (unsafe { addr.as_ref() }).copied() else { return 0 };
+    maps::policy_class(&addr)
+}
+
+/// Returns 1 if ports contain the protocol and destination port of a tuple.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_admits(ports: *const PolicyPorts, tuple: *const FlowKey) -> u32 {
+    // SAFETY: as in `policy_judge`.
+    let (Some(ports), Some(tuple)) = (unsafe { (ports.as_ref(), tuple.as_ref()) }) else {
+        return 0;
+    };
+    let port = tuple.dport.get();
+    let admits = match ports.kind {
+        ports_kind::ALL => true,
+        ports_kind::RANGE => {
+            tuple.proto == ports.proto && port >= ports.first && port <= ports.last
+        }
+        ports_kind::SET => maps::is_in_port_set(&Prefix::new(
+            PortOfSet::BITS,
+            PortOfSet::new(ports.id, tuple.proto, tuple.dport),
+        )),
+        _ => false,
+    };
+    u32::from(admits)
+}
+
+/// Stores the epoch of the verdict that allows a known flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_record(entry: *const FlowEntry, epoch: u32) -> u32 {
+    // SAFETY: as in `policy_judge`.
+    let Some(entry) = (unsafe { entry.as_ref() }) else { return 0 };
+    // SAFETY: used in this function only.
+    let Some(key) = (unsafe { work::key(Key::Judged) }) else { return 0 };
+    key.sort(&entry.tuple);
+    match maps::any_flow(key) {
+        Some(main) if !main.is_alias() && main.has_tuple(&entry.tuple) => main.set_judged(epoch),
+        // Judged again with the next packet.
+        _ => return 0,
+    }
+    1
 }

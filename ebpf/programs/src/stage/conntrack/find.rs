@@ -203,10 +203,8 @@ pub fn check_source(
 ) -> Result<(), Effect> {
     match origin {
         Origin::Pod => match maps::pod(source) {
-            Some(pod) if pod.ifindex != packet.ifindex || pod.pod_mac != headers.link.source() => {
-                Err(Effect::Spoofed)
-            }
-            Some(_) => Ok(()),
+            Some(pod) if pod.sends(packet.ifindex, headers.link.source()) => Ok(()),
+            Some(_) => Err(Effect::Spoofed),
             None => Err(Effect::New),
         },
         Origin::Wire if !source.is_none() => Err(Effect::Spoofed),
@@ -226,7 +224,7 @@ pub fn set_destination(
         flow.class = DestinationClass::from_number(class);
     } else {
         let Some(pod) = maps::pod(target) else { return false };
-        destination.pod = pod;
+        pod.copy(&mut destination.pod);
         flow.class = DestinationClass::LocalPod;
     }
     destination.reference = target;

@@ -272,6 +272,7 @@ fn fill(entry: &mut FlowEntry, packet: &Packet, flow: &Flow, destination: &Desti
     entry.classes = [flow.class as u8, flow.source_class as u8];
     entry.kind = flow.kind as u8;
     entry.flags = 0;
+    entry.judged = flow.judged;
 }
 
 impl FlowRef {

@@ -1,4 +1,4 @@
-//! Per-CPU memory of this stage's global functions, whose stack is too small for keys and entries.
+//! Per-CPU memory of global functions of this stage and others, whose stack is too small for keys and entries.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sluice_abi::{FlowEntry, FlowKey, FrontendKey};
@@ -8,7 +8,7 @@ static FLOW_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
 #[repr(C)]
 struct Work {
-    keys: [FlowKey; 5],
+    keys: [FlowKey; 6],
     holder: FlowEntry,
     frontend: FrontendKey,
 }
@@ -26,6 +26,8 @@ pub enum Key {
     Candidate,
     /// `icmp_find_original`.
     Quoted,
+    /// `policy_record`.
+    Judged,
 }
 
 /// A key.
@@ -44,6 +46,7 @@ pub unsafe fn key(which: Key) -> Option<&'static mut FlowKey> {
             Key::Alias => &mut (*work).keys[2],
             Key::Candidate => &mut (*work).keys[3],
             Key::Quoted => &mut (*work).keys[4],
+            Key::Judged => &mut (*work).keys[5],
         })
     }
 }

@@ -1,0 +1,111 @@
+//! The maps of policies.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, lpm_trie::Key},
+};
+use sluice_abi::{Addr, PodPolicy, PodRef, PolicyPeerKey, PolicyPorts, PortBe, map};
+
+/// The policies of the pods of this node, by index.
+#[map]
+static POD_POLICY: Array<PodPolicy> = Array::with_max_entries(map::LOCAL_PODS_MAX, 0);
+
+/// Pods of the cluster as peers of policies.
+#[map]
+static POLICY_CLASSES: HashMap<Addr, u64> =
+    HashMap::with_max_entries(map::POLICY_CLASSES_MAX, BPF_F_NO_PREALLOC);
+
+/// Other peers of policies.
+#[map]
+static POLICY_NETWORKS: LpmTrie<Addr, u64> =
+    LpmTrie::with_max_entries(map::POLICY_NETWORKS_MAX, BPF_F_NO_PREALLOC);
+
+/// Ports by rule table and class of the peer.
+#[map]
+static POLICY_PEERS: HashMap<PolicyPeerKey, PolicyPorts> =
+    HashMap::with_max_entries(map::POLICY_PEERS_MAX, BPF_F_NO_PREALLOC);
+
+/// Sets of ports.
+#[map]
+static POLICY_PORTS: LpmTrie<PortOfSet, u32> =
+    LpmTrie::with_max_entries(map::POLICY_PORTS_MAX, BPF_F_NO_PREALLOC);
+
+/// A port of a set, in the order of [`sluice_abi::PolicyPortKey`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PortOfSet {
+    id: [u32; 2],
+    pad: u8,
+    proto: u8,
+    port: PortBe,
+}
+
+/// Namespaces of whose pods no policy selects any.
+#[map]
+static OPEN_NAMESPACES: HashMap<u64, u32> =
+    HashMap::with_max_entries(map::OPEN_NAMESPACES_MAX, BPF_F_NO_PREALLOC);
+
+/// The number of the last change of policies.
+#[map]
+static POLICY_EPOCH: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The policies of a pod, if the agent has written them.
+#[inline(always)]
+pub fn pod_policy(reference: PodRef) -> Option<*const PodPolicy> {
+    let row = POD_POLICY.get_ptr(u32::from(reference.index))?;
+    // SAFETY: an array entry exists as long as the map.
+    if unsafe { (*row).generation } == reference.generation { Some(row) } else { None }
+}
+
+/// The class of an address as a peer of policies; 0: no rule selects it.
+#[inline(always)]
+pub fn policy_class(addr: &Addr) -> u64 {
+    // SAFETY: as for `frontend`.
+    if let Some(class) = POLICY_CLASSES.get_ptr(addr) {
+        return unsafe { *class };
+    }
+    POLICY_NETWORKS.get(&Key::new(128, *addr)).map_or(0, |class| *class)
+}
+
+/// The ports that a rule table admits for a class.
+#[inline(always)]
+pub fn policy_ports(key: &PolicyPeerKey) -> Option<PolicyPorts> {
+    // SAFETY: as for `frontend`.
+    POLICY_PEERS.get_ptr(key).map(|p| unsafe { *p })
+}
+
+/// Whether a set contains a port.
+#[inline(always)]
+pub fn is_in_port_set(key: &Key<PortOfSet>) -> bool {
+    POLICY_PORTS.get(key).is_some()
+}
+
+impl PortOfSet {
+    /// Length of a port in bits.
+    pub const BITS: u32 = 8 * size_of::<PortOfSet>() as u32;
+
+    /// A port of the set with this id.
+    #[inline(always)]
+    pub fn new(id: u64, proto: u8, port: PortBe) -> PortOfSet {
+        let b = id.to_ne_bytes();
+        let id = [
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+        ];
+        PortOfSet { id, pad: 0, proto, port }
+    }
+}
+
+/// Whether no policy selects pods of the namespace with this id.
+#[inline(always)]
+pub fn is_open_namespace(id: u64) -> bool {
+    id != 0 && OPEN_NAMESPACES.get_ptr(&id).is_some()
+}
+
+/// The number of the last change of policies.
+#[inline(always)]
+pub fn policy_epoch() -> u32 {
+    // SAFETY: an array entry exists as long as the map.
+    POLICY_EPOCH.get_ptr(0).map_or(0, |epoch| unsafe { core::ptr::read_volatile(epoch) })
+}

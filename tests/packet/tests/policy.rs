@@ -1,0 +1,440 @@
+//! Policies: who may talk to whom, on every path, and what becomes of open flows.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
+
+use packet_tests::*;
+use sluice_abi::PolicyDirection::{Egress, Ingress};
+use sluice_abi::{DropReason, Outcome, PolicyPorts, proto};
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+const SYN_ACK: u8 = 18;
+/// Class of a peer.
+const WEB: u64 = 77;
+const NONE: PolicyPorts = PolicyPorts::NONE;
+
+fn web_port() -> PolicyPorts {
+    PolicyPorts::range(proto::TCP, 80, 80)
+}
+
+fn syn(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Packet {
+    Packet::tcp(from, to, SYN, b"")
+}
+
+fn ack(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Packet {
+    Packet::tcp(from, to, ACK, b"")
+}
+
+/// Opens a TCP connection from CLIENT to SERVER, port 80, with three segments.
+fn open(datapath: &Datapath, port: u16) {
+    let (client, server) = ((CLIENT, port), (SERVER, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &syn(client, server)).to_pod(&[]);
+    let reply = Packet::tcp(server, client, SYN_ACK, b"");
+    datapath.from_pod(SERVER_IFINDEX, &reply).to_pod(&[]);
+    datapath.from_pod(CLIENT_IFINDEX, &ack(client, server)).to_pod(&[]);
+}
+
+#[test]
+fn a_pod_that_is_isolated_receives_what_its_rules_admit() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    let from = (CLIENT, PORT);
+    datapath.from_pod(CLIENT_IFINDEX, &syn(from, (SERVER, 80))).to_pod(&[]);
+    for port in [79, 81, 8080] {
+        let denied = datapath.from_pod(CLIENT_IFINDEX, &syn(from, (SERVER, port)));
+        denied.dropped(DropReason::PolicyIngress);
+    }
+    let udp = Packet::udp(from, (SERVER, 80), b"x");
+    datapath.from_pod(CLIENT_IFINDEX, &udp).dropped(DropReason::PolicyIngress);
+    let echo = Packet::echo(CLIENT, SERVER, 8, 80, b"x");
+    datapath.from_pod(CLIENT_IFINDEX, &echo).dropped(DropReason::PolicyIngress);
+    // What it sends is not affected.
+    datapath.from_pod(SERVER_IFINDEX, &syn((SERVER, PORT), (CLIENT, 81))).to_pod(&[]);
+    // Another class, and an address of none.
+    datapath.class(CLIENT, Some(WEB + 1));
+    datapath
+        .from_pod(CLIENT_IFINDEX, &syn((CLIENT, 1), (SERVER, 80)))
+        .dropped(DropReason::PolicyIngress);
+    datapath.class(CLIENT, None);
+    datapath
+        .from_pod(CLIENT_IFINDEX, &syn((CLIENT, 1), (SERVER, 80)))
+        .dropped(DropReason::PolicyIngress);
+}
+
+#[test]
+fn both_ends_have_to_admit_a_flow_on_one_node() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.class(SERVER, Some(WEB + 1));
+    let packet = |port| syn((CLIENT, port), (SERVER, 80));
+    datapath.isolate(CLIENT, Egress, &[], NONE);
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &packet(1)).dropped(DropReason::PolicyEgress);
+    datapath.isolate(CLIENT, Egress, &[(WEB + 1, web_port())], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &packet(2)).to_pod(&[]);
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &packet(3)).dropped(DropReason::PolicyIngress);
+}
+
+#[test]
+fn ports_of_a_class_are_all_a_range_or_a_set() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    let admitted = |packet: &Packet| {
+        let run = datapath.from_pod(CLIENT_IFINDEX, packet);
+        match run.action {
+            Action::Drop => run.dropped(DropReason::PolicyIngress),
+            _ => drop(run.to_pod(&[])),
+        }
+        run.action != Action::Drop
+    };
+    let mut port = 1000;
+    let mut of = |proto: u8, to: u16| {
+        port += 1;
+        let (from, to) = ((CLIENT, port), (SERVER, to));
+        admitted(&match proto {
+            proto::TCP => syn(from, to),
+            proto::UDP => Packet::udp(from, to, b"x"),
+            proto::SCTP => Packet::sctp(from, to, &[1, 0, 0, 4]),
+            _ => Packet::echo(CLIENT, SERVER, 8, port, b"x"),
+        })
+    };
+    datapath.isolate(SERVER, Ingress, &[(WEB, PolicyPorts::ALL)], NONE);
+    for proto in [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP] {
+        assert!(of(proto, 7), "protocol {proto}");
+    }
+    datapath.isolate(SERVER, Ingress, &[(WEB, PolicyPorts::range(proto::UDP, 100, 200))], NONE);
+    let udp: Vec<_> = [99, 100, 150, 200, 201].map(|to| of(proto::UDP, to)).into();
+    assert_eq!(udp, [false, true, true, true, false]);
+    assert!(!of(proto::TCP, 150) && !of(proto::SCTP, 150) && !of(proto::ICMP, 150));
+    // A set: TCP 443, TCP 1024 to 1055, all of UDP.
+    datapath.isolate(SERVER, Ingress, &[(WEB, PolicyPorts::set(9))], NONE);
+    assert!(!of(proto::TCP, 443), "a set without ports");
+    datapath.port_of_set(9, Some(proto::TCP), 443, 16);
+    datapath.port_of_set(9, Some(proto::TCP), 1024, 11);
+    datapath.port_of_set(9, Some(proto::UDP), 0, 0);
+    datapath.port_of_set(10, None, 0, 0);
+    let tcp: Vec<_> = [442, 443, 1023, 1024, 1055, 1056].map(|to| of(proto::TCP, to)).into();
+    assert_eq!(tcp, [false, true, false, true, true, false]);
+    assert!(of(proto::UDP, 1) && !of(proto::SCTP, 443) && !of(proto::ICMP, 443));
+    // All protocols.
+    datapath.isolate(SERVER, Ingress, &[(WEB, PolicyPorts::set(10))], NONE);
+    assert!(of(proto::TCP, 1) && of(proto::SCTP, 443) && of(proto::ICMP, 443));
+}
+
+#[test]
+fn peers_without_row_have_the_ports_of_the_others() {
+    let datapath = Datapath::node();
+    datapath.isolate(SERVER, Ingress, &[(WEB, NONE)], web_port());
+    datapath.from_pod(CLIENT_IFINDEX, &syn((CLIENT, 1), (SERVER, 80))).to_pod(&[]);
+    // A class that the table does not tell apart.
+    datapath.class(CLIENT, Some(WEB + 1));
+    datapath.from_pod(CLIENT_IFINDEX, &syn((CLIENT, 2), (SERVER, 80))).to_pod(&[]);
+    datapath.class(CLIENT, Some(WEB));
+    datapath
+        .from_pod(CLIENT_IFINDEX, &syn((CLIENT, 3), (SERVER, 80)))
+        .dropped(DropReason::PolicyIngress);
+}
+
+#[test]
+fn the_longest_prefix_decides_the_class_of_other_addresses() {
+    let datapath = Datapath::node();
+    datapath.isolate(SERVER, Ingress, &[(1, web_port()), (2, NONE)], NONE);
+    datapath.network_class([198, 51, 0, 0], 16, 1);
+    datapath.network_class([198, 51, 101, 0], 24, 2);
+    let mut from = |src| datapath.from_netdev(&syn((src, 1), (SERVER, 80)));
+    from(EXTERNAL).to_pod(&[]);
+    from([198, 51, 101, 7]).dropped(DropReason::PolicyIngress);
+    from([198, 52, 0, 1]).dropped(DropReason::PolicyIngress);
+    // A pod's class precedes those of networks, which the agent has combined with it.
+    datapath.network_class([10, 244, 0, 0], 16, 1);
+    datapath.class(CLIENT, Some(2));
+    let packet = syn((CLIENT, 1), (SERVER, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::PolicyIngress);
+}
+
+#[test]
+fn egress_is_judged_after_service_translation() {
+    let datapath = Datapath::node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
+    datapath.class(SERVER, Some(WEB));
+    let packet = |port| syn((CLIENT, port), (VIP, 80));
+    datapath.isolate(CLIENT, Egress, &[(WEB, web_port())], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &packet(1)).dropped(DropReason::PolicyEgress);
+    let target = PolicyPorts::range(proto::TCP, 8080, 8080);
+    datapath.isolate(CLIENT, Egress, &[(WEB, target)], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &packet(2)).to_pod(&[Outcome::Translated]);
+    // At the backend the client is judged, not the Service.
+    datapath.class(CLIENT, Some(WEB + 1));
+    datapath.isolate(SERVER, Ingress, &[(WEB + 1, target)], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &packet(3)).to_pod(&[Outcome::Translated]);
+    datapath.isolate(SERVER, Ingress, &[(WEB + 1, web_port())], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &packet(4)).dropped(DropReason::PolicyIngress);
+}
+
+#[test]
+fn egress_to_outside_is_judged_before_masquerading() {
+    let datapath = Datapath::node();
+    datapath.network_class(EXTERNAL, 32, 5);
+    datapath.isolate(CLIENT, Egress, &[(5, PolicyPorts::range(proto::TCP, 443, 443))], NONE);
+    let to = |port, to| datapath.from_pod(CLIENT_IFINDEX, &syn((CLIENT, port), to));
+    let sent = to(1, (EXTERNAL, 443)).to_uplink(&[Outcome::Masqueraded]);
+    to(2, (EXTERNAL, 80)).dropped(DropReason::PolicyEgress);
+    to(3, (ROUTER, 443)).dropped(DropReason::PolicyEgress);
+    // The reply is part of the flow, also after a change that still admits it.
+    let reply = Packet::tcp((EXTERNAL, 443), (NODE, sent.sport()), SYN_ACK, b"");
+    datapath.from_netdev(&reply).to_pod(&[Outcome::Restored]);
+    datapath.rejudge(CLIENT);
+    datapath.from_netdev(&reply).to_pod(&[Outcome::Restored]);
+}
+
+#[test]
+fn the_original_client_of_a_node_port_is_judged() {
+    let datapath = Datapath::node();
+    datapath.node_port(7, (30_080, proto::TCP), &[(SERVER, 80)]);
+    datapath.network_class(EXTERNAL, 32, 5);
+    let packet = |port| syn((EXTERNAL, port), (NODE, 30_080));
+    let masqueraded = [Outcome::Translated, Outcome::Masqueraded];
+    datapath.isolate(SERVER, Ingress, &[(5, web_port())], NONE);
+    let delivered = datapath.from_netdev(&packet(1)).to_pod(&masqueraded);
+    assert_ne!(delivered.src, EXTERNAL, "translated, and nevertheless judged by the client");
+    // The node is not a client that may pass.
+    datapath.network_class(EXTERNAL, 32, 6);
+    datapath.from_netdev(&packet(2)).dropped(DropReason::PolicyIngress);
+}
+
+#[test]
+fn processes_of_the_node_reach_its_pods_and_nobody_else_does_by_that_rule() {
+    let datapath = Datapath::node();
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    let probe = syn((NODE, PORT), (SERVER, 80));
+    datapath.to_pod(SERVER_IFINDEX, &probe).passed();
+    let reply = Packet::tcp((SERVER, 80), (NODE, PORT), SYN_ACK, b"");
+    datapath.from_pod(SERVER_IFINDEX, &reply).to_stack(&[]);
+    // After a change as well.
+    datapath.rejudge(SERVER);
+    datapath.to_pod(SERVER_IFINDEX, &ack((NODE, PORT), (SERVER, 80))).passed();
+    // Another node, and what the stack forwards.
+    let other = syn((OTHER_NODE, PORT), (SERVER, 80));
+    datapath.from_netdev(&other).dropped(DropReason::PolicyIngress);
+    let forwarded = syn((EXTERNAL, PORT), (SERVER, 80));
+    datapath.to_pod(SERVER_IFINDEX, &forwarded).dropped(DropReason::PolicyIngress);
+    let echo = Packet::icmp_error((ROUTER, SERVER), 3, 1, &ack((SERVER, 9), (EXTERNAL, 9)));
+    datapath.to_pod(SERVER_IFINDEX, &echo).dropped(DropReason::PolicyIngress);
+    // What a pod sends to the node is judged.
+    datapath.isolate(CLIENT, Egress, &[], NONE);
+    let to_node = syn((CLIENT, PORT), (NODE, 10_250));
+    datapath.from_pod(CLIENT_IFINDEX, &to_node).dropped(DropReason::PolicyEgress);
+}
+
+#[test]
+fn replies_and_related_errors_pass() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(CLIENT, Ingress, &[], NONE);
+    datapath.isolate(SERVER, Egress, &[], NONE);
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    open(&datapath, PORT);
+    let data = ack((SERVER, 80), (CLIENT, PORT));
+    datapath.from_pod(SERVER_IFINDEX, &data).to_pod(&[]);
+    let error = Packet::icmp_error((SERVER, CLIENT), 3, 4, &ack((CLIENT, PORT), (SERVER, 80)));
+    datapath.from_pod(SERVER_IFINDEX, &error).to_pod(&[Outcome::Restored]);
+    // An error about no flow.
+    let forged = Packet::icmp_error((SERVER, CLIENT), 3, 4, &ack((CLIENT, 1), (SERVER, 80)));
+    datapath.from_pod(SERVER_IFINDEX, &forged).dropped(DropReason::NotTracked);
+    // What the server opens itself.
+    let back = syn((SERVER, PORT), (CLIENT, 80));
+    datapath.from_pod(SERVER_IFINDEX, &back).dropped(DropReason::PolicyEgress);
+}
+
+#[test]
+fn a_first_policy_cuts_no_connection_that_it_allows() {
+    let datapath = Datapath::node();
+    open(&datapath, PORT);
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    datapath.isolate(CLIENT, Ingress, &[], NONE);
+    // The reply comes first: the flow is judged as the client opened it.
+    datapath.from_pod(SERVER_IFINDEX, &ack((SERVER, 80), (CLIENT, PORT))).to_pod(&[]);
+    datapath.from_pod(CLIENT_IFINDEX, &ack((CLIENT, PORT), (SERVER, 80))).to_pod(&[]);
+}
+
+#[test]
+fn a_removed_allow_ends_open_flows_in_both_directions() {
+    for first in [CLIENT, SERVER] {
+        let datapath = Datapath::node();
+        datapath.class(CLIENT, Some(WEB));
+        datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+        open(&datapath, PORT);
+        datapath.isolate(SERVER, Ingress, &[], NONE);
+        let forward = || datapath.from_pod(CLIENT_IFINDEX, &ack((CLIENT, PORT), (SERVER, 80)));
+        let reply = || datapath.from_pod(SERVER_IFINDEX, &ack((SERVER, 80), (CLIENT, PORT)));
+        for _ in 0..3 {
+            let (one, two) =
+                if first == CLIENT { (forward(), reply()) } else { (reply(), forward()) };
+            one.dropped(DropReason::PolicyIngress);
+            two.dropped(DropReason::PolicyIngress);
+        }
+        // Also after the time in which an entry is refreshed.
+        datapath.age_flows(30);
+        reply().dropped(DropReason::PolicyIngress);
+        forward().dropped(DropReason::PolicyIngress);
+        // A new connection from the same port.
+        let again = syn((CLIENT, PORT), (SERVER, 80));
+        datapath.from_pod(CLIENT_IFINDEX, &again).dropped(DropReason::PolicyIngress);
+        // Allowed again: the connection goes on.
+        datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+        reply().to_pod(&[]);
+        forward().to_pod(&[]);
+    }
+}
+
+#[test]
+fn a_moved_label_ends_open_flows() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    open(&datapath, PORT);
+    datapath.class(CLIENT, Some(WEB + 1));
+    datapath.rejudge(SERVER);
+    datapath
+        .from_pod(CLIENT_IFINDEX, &ack((CLIENT, PORT), (SERVER, 80)))
+        .dropped(DropReason::PolicyIngress);
+    datapath
+        .from_pod(SERVER_IFINDEX, &ack((SERVER, 80), (CLIENT, PORT)))
+        .dropped(DropReason::PolicyIngress);
+}
+
+#[test]
+fn a_flow_is_judged_once_per_change() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    open(&datapath, PORT);
+    let judged = || datapath.flows().iter().map(|flow| flow.judged).collect::<Vec<_>>();
+    assert_eq!(judged(), [datapath.policy_epoch()]);
+    // A change of other pods' policies does not concern the flow: its class is not looked at again.
+    datapath.class(CLIENT, None);
+    datapath.isolate([10, 244, 1, 99], Ingress, &[], NONE);
+    let packet = ack((CLIENT, PORT), (SERVER, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[]);
+    assert_eq!(judged(), [datapath.policy_epoch() - 1]);
+    datapath.class(CLIENT, Some(WEB));
+    datapath.rejudge(CLIENT);
+    datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[]);
+    assert_eq!(judged(), [datapath.policy_epoch()]);
+}
+
+#[test]
+fn a_pod_without_row_is_closed_unless_its_namespace_is_open() {
+    let datapath = Datapath::node();
+    let (to, from) = (syn((CLIENT, 1), (SERVER, 80)), syn((EXTERNAL, 1), (CLIENT, 80)));
+    datapath.from_pod(CLIENT_IFINDEX, &to).to_pod(&[]);
+    datapath.from_netdev(&from).to_pod(&[]);
+    datapath.open_namespace(false);
+    // The open flows too: without a row nothing shows that they are allowed.
+    datapath.from_pod(CLIENT_IFINDEX, &to).dropped(DropReason::PolicyPending);
+    datapath.from_netdev(&from).dropped(DropReason::PolicyPending);
+    let reply = Packet::tcp((SERVER, 80), (CLIENT, 1), SYN_ACK, b"");
+    datapath.from_pod(SERVER_IFINDEX, &reply).dropped(DropReason::PolicyPending);
+    // Processes of the node reach it.
+    datapath.to_pod(CLIENT_IFINDEX, &syn((NODE, 1), (CLIENT, 80))).passed();
+    // A row opens it, whatever its namespace.
+    datapath.rejudge(CLIENT);
+    datapath.from_netdev(&from).to_pod(&[]);
+    datapath.from_pod(CLIENT_IFINDEX, &to).dropped(DropReason::PolicyPending);
+    datapath.rejudge(SERVER);
+    datapath.from_pod(CLIENT_IFINDEX, &to).to_pod(&[]);
+    // The row of an earlier pod does not count.
+    datapath.local_pod_of_generation(CLIENT, CLIENT_IFINDEX, 2);
+    datapath.from_netdev(&from).dropped(DropReason::PolicyPending);
+    datapath.open_namespace(true);
+    datapath.from_netdev(&from).to_pod(&[]);
+}
+
+#[test]
+fn exits_to_the_stack_are_behind_the_verdict() {
+    let datapath = Datapath::node();
+    datapath.isolate(CLIENT, Egress, &[], NONE);
+    let denied = |packet: &Packet| {
+        datapath.from_pod(CLIENT_IFINDEX, packet).dropped(DropReason::PolicyEgress);
+    };
+    // Hop limit, multicast, broadcast, no route, too long, other protocols, a first fragment.
+    denied(&syn((CLIENT, 1), (EXTERNAL, 80)).ttl(1));
+    denied(&Packet::udp((CLIENT, 1), ([224, 0, 0, 251], 5353), b"x"));
+    denied(&Packet::udp((CLIENT, 1), ([255, 255, 255, 255], 67), b"x"));
+    denied(&Packet::udp((CLIENT, 1), (FAR_POD, 1), &[0; 3000]));
+    denied(&Packet::new(CLIENT, EXTERNAL, 47, vec![0; 20]));
+    denied(&Packet::echo(CLIENT, NODE, 8, 1, b"x"));
+    denied(&Packet::udp((CLIENT, 1), (FAR_POD, 1), &[0; 2000]).fragment(0, 1480));
+    // Its other fragments are dropped by the same verdict.
+    denied(&Packet::udp((CLIENT, 1), (FAR_POD, 1), &[0; 2000]).fragment(1480, 528));
+}
+
+#[test]
+fn fragments_without_ports_are_not_taken_for_an_admitted_port() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, PolicyPorts::range(proto::UDP, 53, 53))], NONE);
+    let datagram = |id, port| {
+        let mut packet = Packet::udp((CLIENT, PORT), (SERVER, port), &[7; 3000]);
+        packet.id = id;
+        packet
+    };
+    let later = |packet: &Packet| datapath.from_pod(CLIENT_IFINDEX, &packet.fragment(1480, 1480));
+    // The later fragment first: it waits for the ports.
+    let admitted = datagram(1, 53);
+    assert!(later(&admitted).is_requeued());
+    datapath.from_pod(CLIENT_IFINDEX, &admitted.fragment(0, 1480)).to_pod(&[]);
+    later(&admitted).to_pod(&[]);
+    // The first fragment is denied: so are the others.
+    let denied = datagram(2, 54);
+    datapath.from_pod(CLIENT_IFINDEX, &denied.fragment(0, 1480)).dropped(DropReason::PolicyIngress);
+    later(&denied).dropped(DropReason::PolicyIngress);
+    // Nothing is known of the first one.
+    let orphan = datagram(3, 53);
+    assert!(later(&orphan).is_requeued() && later(&orphan).is_requeued());
+    later(&orphan).dropped(DropReason::FragmentUnknown);
+    // Whatever the ports.
+    datapath.isolate(SERVER, Ingress, &[(WEB, PolicyPorts::ALL)], NONE);
+    later(&datagram(4, 53)).to_pod(&[]);
+}
+
+#[test]
+fn the_event_of_a_denied_packet_has_the_judged_tuple() {
+    let mut datapath = Datapath::node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    let packet = syn((CLIENT, PORT), (VIP, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::PolicyIngress);
+    let events = datapath.events();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].flow, tuple(proto::TCP, (CLIENT, PORT), (SERVER, 8080)));
+    assert_eq!(events[0].reason, DropReason::PolicyIngress as u8);
+}
+
+#[test]
+fn a_released_pod_is_open() {
+    let datapath = Datapath::node();
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    let packet = syn((CLIENT, 1), (SERVER, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::PolicyIngress);
+    datapath.release(SERVER, Ingress);
+    datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[]);
+}
+
+#[test]
+fn a_pod_that_reaches_itself_is_judged_as_itself() {
+    let datapath = Datapath::node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(CLIENT, 8080)]);
+    datapath.class(CLIENT, Some(WEB));
+    let hairpin = [Outcome::Translated, Outcome::Masqueraded];
+    let target = PolicyPorts::range(proto::TCP, 8080, 8080);
+    for direction in [Egress, Ingress] {
+        datapath.isolate(CLIENT, direction, &[(WEB, target)], NONE);
+    }
+    datapath.from_pod(CLIENT_IFINDEX, &syn((CLIENT, 1), (VIP, 80))).to_pod(&hairpin);
+    datapath.isolate(CLIENT, Ingress, &[], NONE);
+    let packet = syn((CLIENT, 2), (VIP, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::PolicyIngress);
+}
