@@ -3,7 +3,7 @@
 
 use packet_tests::*;
 use sluice_abi::PolicyDirection::{Egress, Ingress};
-use sluice_abi::{DropReason, Outcome, PolicyPorts, proto};
+use sluice_abi::{DropReason, Frontend, Outcome, PolicyPorts, frontend_flags, proto};
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -14,6 +14,19 @@ const NONE: PolicyPorts = PolicyPorts::NONE;
 
 fn web_port() -> PolicyPorts {
     PolicyPorts::range(proto::TCP, 80, 80)
+}
+
+/// A NodePort for TCP, 30080.
+fn node_port(datapath: &Datapath, backends: &[Endpoint]) {
+    let sets = Sets { cluster: backends.to_vec(), ..Sets::default() };
+    datapath.service_port(7, proto::TCP, &sets);
+    let frontend = Frontend { service: 7, flags: frontend_flags::EXTERNAL };
+    datapath.frontend(([0; 4], 30_080, proto::TCP), frontend);
+}
+
+/// An ICMP error "destination unreachable".
+fn error(from: [u8; 4], to: [u8; 4], code: u8, about: &Packet) -> Packet {
+    Packet::icmp_error(from, to, (3, code, 0), about, 8)
 }
 
 fn syn(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Packet {
@@ -142,7 +155,7 @@ fn the_longest_prefix_decides_the_class_of_other_addresses() {
     datapath.isolate(SERVER, Ingress, &[(1, web_port()), (2, NONE)], NONE);
     datapath.network_class([198, 51, 0, 0], 16, 1);
     datapath.network_class([198, 51, 101, 0], 24, 2);
-    let mut from = |src| datapath.from_netdev(&syn((src, 1), (SERVER, 80)));
+    let from = |src| datapath.from_netdev(&syn((src, 1), (SERVER, 80)));
     from(EXTERNAL).to_pod(&[]);
     from([198, 51, 101, 7]).dropped(DropReason::PolicyIngress);
     from([198, 52, 0, 1]).dropped(DropReason::PolicyIngress);
@@ -191,7 +204,7 @@ fn egress_to_outside_is_judged_before_masquerading() {
 #[test]
 fn the_original_client_of_a_node_port_is_judged() {
     let datapath = Datapath::node();
-    datapath.node_port(7, (30_080, proto::TCP), &[(SERVER, 80)]);
+    node_port(&datapath, &[(SERVER, 80)]);
     datapath.network_class(EXTERNAL, 32, 5);
     let packet = |port| syn((EXTERNAL, port), (NODE, 30_080));
     let masqueraded = [Outcome::Translated, Outcome::Masqueraded];
@@ -219,7 +232,7 @@ fn processes_of_the_node_reach_its_pods_and_nobody_else_does_by_that_rule() {
     datapath.from_netdev(&other).dropped(DropReason::PolicyIngress);
     let forwarded = syn((EXTERNAL, PORT), (SERVER, 80));
     datapath.to_pod(SERVER_IFINDEX, &forwarded).dropped(DropReason::PolicyIngress);
-    let echo = Packet::icmp_error((ROUTER, SERVER), 3, 1, &ack((SERVER, 9), (EXTERNAL, 9)));
+    let echo = error(ROUTER, SERVER, 1, &ack((SERVER, 9), (EXTERNAL, 9)));
     datapath.to_pod(SERVER_IFINDEX, &echo).dropped(DropReason::PolicyIngress);
     // What a pod sends to the node is judged.
     datapath.isolate(CLIENT, Egress, &[], NONE);
@@ -237,10 +250,10 @@ fn replies_and_related_errors_pass() {
     open(&datapath, PORT);
     let data = ack((SERVER, 80), (CLIENT, PORT));
     datapath.from_pod(SERVER_IFINDEX, &data).to_pod(&[]);
-    let error = Packet::icmp_error((SERVER, CLIENT), 3, 4, &ack((CLIENT, PORT), (SERVER, 80)));
-    datapath.from_pod(SERVER_IFINDEX, &error).to_pod(&[Outcome::Restored]);
+    let related = error(SERVER, CLIENT, 4, &ack((CLIENT, PORT), (SERVER, 80)));
+    datapath.from_pod(SERVER_IFINDEX, &related).to_pod(&[]);
     // An error about no flow.
-    let forged = Packet::icmp_error((SERVER, CLIENT), 3, 4, &ack((CLIENT, 1), (SERVER, 80)));
+    let forged = error(SERVER, CLIENT, 4, &ack((CLIENT, 1), (SERVER, 80)));
     datapath.from_pod(SERVER_IFINDEX, &forged).dropped(DropReason::NotTracked);
     // What the server opens itself.
     let back = syn((SERVER, PORT), (CLIENT, 80));
@@ -310,6 +323,7 @@ fn a_flow_is_judged_once_per_change() {
     let datapath = Datapath::node();
     datapath.class(CLIENT, Some(WEB));
     datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    datapath.rejudge(CLIENT);
     open(&datapath, PORT);
     let judged = || datapath.flows().iter().map(|flow| flow.judged).collect::<Vec<_>>();
     assert_eq!(judged(), [datapath.policy_epoch()]);

@@ -171,6 +171,7 @@ fn datapath() -> Datapath {
     let datapath = Datapath::load();
     datapath.node_config(&NodeConfig { netns_cookie: netns_cookie(), ..node_config() });
     datapath.devices();
+    datapath.open_namespace(true);
     datapath.local_pod(PODS[0], CLIENT_IFINDEX);
     datapath.local_pod(PODS[1], SERVER_IFINDEX);
     datapath
