@@ -11,10 +11,13 @@ use std::mem;
 mod ending;
 mod interner;
 mod pods;
+mod policies;
 
 use self::ending::Ending;
 use self::interner::Interner;
 use self::pods::Pods;
+pub use self::policies::PolicyDirty;
+use self::policies::{NetworkPolicies, same_ranges};
 use crate::model::{
     Change, Endpoint, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
     ServiceCidr,
@@ -63,6 +66,7 @@ pub struct Index {
     ending: Ending,
     namespaces: BTreeMap<String, Namespace>,
     service_cidrs: BTreeMap<String, ServiceCidr>,
+    policies: NetworkPolicies,
     /// Names of the slices of each Service, sorted. Nearly every Service has one.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
     /// One copy of each node name in slices.
@@ -205,6 +209,11 @@ impl Index {
         self.namespaces.values()
     }
 
+    /// The Namespace of this name.
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        self.namespaces.get(name)
+    }
+
     /// All ServiceCIDRs by name.
     pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
         self.service_cidrs.values()
@@ -226,6 +235,7 @@ impl Index {
                 }
                 let name = node.name.clone();
                 let zone = node.zone.clone();
+                self.policies.dirty.nodes |= !same_ranges(self.nodes.get(&name), Some(&node));
                 let old = self.nodes.insert(name.clone(), node);
                 self.node_changed(&name, old.and_then(|n| n.zone), zone);
             }
@@ -261,8 +271,12 @@ impl Index {
             }
             Object::Pod(pod) => self.put_pod(pod),
             Object::Namespace(namespace) => {
-                self.namespaces.insert(namespace.name.clone(), namespace);
+                if self.namespaces.get(&namespace.name) != Some(&namespace) {
+                    self.policies.dirty.namespace(&namespace.name);
+                    self.namespaces.insert(namespace.name.clone(), namespace);
+                }
             }
+            Object::NetworkPolicy(policy) => self.policies.put(policy),
             Object::ServiceCidr(new) => {
                 if self.service_cidrs.get(&new.name) != Some(&new) {
                     self.service_cidrs.insert(new.name.clone(), new);
@@ -276,6 +290,7 @@ impl Index {
         match kind {
             Kind::Node => {
                 if let Some(old) = self.nodes.remove(&*name.name) {
+                    self.policies.dirty.nodes |= !same_ranges(Some(&old), None);
                     self.node_changed(&name.name, old.zone, None);
                 }
             }
@@ -293,12 +308,18 @@ impl Index {
             }
             Kind::Pod => {
                 let former = self.pods.remove(name);
+                if former.is_some() {
+                    self.policies.dirty.pod(name);
+                }
                 let slices = self.ending.pod(former.as_deref(), None);
                 self.conditions_changed(slices);
             }
             Kind::Namespace => {
-                self.namespaces.remove(&*name.name);
+                if self.namespaces.remove(&*name.name).is_some() {
+                    self.policies.dirty.namespace(&name.name);
+                }
             }
+            Kind::NetworkPolicy => self.policies.remove(name),
             Kind::ServiceCidr => {
                 self.dirty.nodes |= self.service_cidrs.remove(&*name.name).is_some();
             }
@@ -318,6 +339,7 @@ impl Index {
             return;
         }
         let name = pod.name.clone();
+        self.policies.dirty.pod(&name);
         let former = self.pods.put(pod);
         let slices = self.ending.pod(former.as_deref(), self.pods.get(&name));
         self.conditions_changed(slices);
@@ -358,6 +380,7 @@ impl Index {
             Kind::ServiceCidr => {
                 Box::new(self.service_cidrs.keys().map(|name| ObjectName::cluster(name.as_str())))
             }
+            Kind::NetworkPolicy => Box::new(self.policies.iter().map(|policy| policy.name.clone())),
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod ids;
 pub mod index;
 pub mod model;
 pub mod oracle;
+pub mod policy;
 pub mod quarantine;
 pub mod select;
 pub mod slots;
@@ -40,7 +41,7 @@ mod cases;
 mod properties;
 
 pub use diff::{CapacityError, Plan, ReadBack, RealizedState};
-pub use index::{Changes, Dirty, Index};
+pub use index::{Changes, Dirty, Index, PolicyDirty};
 pub use model::{Change, Kind, NodeContext, Object, ObjectName};
 pub use table::{Rows, Table, TableKind, TableSpec, Write};
 pub use tables::{Changed, Tables};

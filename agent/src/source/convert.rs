@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use sluice_core::model::{
     AddressType, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Namespace,
-    Node, Object, ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, ServiceCidr, Uid,
-    ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
+    NetworkPolicy, Node, Object, ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL,
+    ServiceCidr, Uid, ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
 };
 
 pub(super) use self::service::service;
@@ -72,6 +72,7 @@ pub fn object<'de, D: Deserializer<'de>>(
         Kind::Service => typed(kind, deserializer, service),
         Kind::EndpointSlice => typed(kind, deserializer, endpoint_slice),
         Kind::ServiceCidr => typed(kind, deserializer, service_cidr),
+        Kind::NetworkPolicy => typed(kind, deserializer, network_policy),
     }
 }
 
@@ -102,6 +103,7 @@ pub const fn kind_name(kind: Kind) -> &'static str {
         Kind::Service => "Service",
         Kind::EndpointSlice => "EndpointSlice",
         Kind::ServiceCidr => "ServiceCIDR",
+        Kind::NetworkPolicy => "NetworkPolicy",
     }
 }
 
@@ -157,6 +159,12 @@ pub(super) fn node(o: api_types::Node) -> Result<Object, ConvertError> {
 pub(super) fn namespace(o: api_types::Namespace) -> Result<Object, ConvertError> {
     let name = cluster_name(Kind::Namespace, &o.metadata)?;
     Ok(Object::Namespace(Namespace { name, labels: o.metadata.labels.unwrap_or_default() }))
+}
+
+/// Converts a NetworkPolicy; its rules are not read yet.
+pub(super) fn network_policy(o: api_types::Namespace) -> Result<Object, ConvertError> {
+    let name = namespaced(Kind::NetworkPolicy, &o.metadata)?;
+    Ok(Object::NetworkPolicy(NetworkPolicy { name, ..NetworkPolicy::default() }))
 }
 
 /// Converts a Pod.

@@ -53,6 +53,6 @@ pub(super) fn check(object: &Object) {
             assert_ne!(pod.node.as_deref(), Some(""));
         }
         Object::ServiceCidr(o) => assert!(o.cidrs.iter().all(|cidr| *cidr == cidr.trunc())),
-        Object::Namespace(_) => {}
+        Object::Namespace(_) | Object::NetworkPolicy(_) => {}
     }
 }

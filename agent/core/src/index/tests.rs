@@ -221,3 +221,61 @@ fn contract_6_2_distinct_ready_addresses_of_this_node_count() {
     })));
     assert_eq!(index.local_ready_endpoints(&web), 1);
 }
+
+#[test]
+fn objects_that_policies_depend_on_are_dirty_when_they_differ() {
+    use std::sync::Arc;
+
+    use crate::model::{NetworkPolicy, Pod};
+    let name = |name: &str| ObjectName::new("shop", name);
+    let pod = |labels: &[(&'static str, &'static str)]| {
+        let labels = labels.iter().copied().collect();
+        Change::Apply(Object::Pod(Pod { name: name("p"), labels, ..Pod::default() }))
+    };
+    let namespace = |label: &str| {
+        let labels = BTreeMap::from([("team".to_owned(), label.to_owned())]);
+        Change::Apply(Object::Namespace(Namespace { name: "shop".into(), labels }))
+    };
+    let policy = |ingress| {
+        let policy = NetworkPolicy { name: name("deny"), ingress, ..NetworkPolicy::default() };
+        Change::Apply(Object::NetworkPolicy(policy))
+    };
+    let node = |range: &str, zone: &str| {
+        let pod_cidrs = vec![range.parse().expect("a range")];
+        let zone = Some(zone.to_owned());
+        Change::Apply(Object::Node(Node { name: "n1".into(), pod_cidrs, zone, ..Node::default() }))
+    };
+    let mut index = Index::new("n1");
+    index.apply(pod(&[]));
+    assert_eq!(index.take_policy_dirty(), PolicyDirty::everything(), "at the start");
+    let none = PolicyDirty::default();
+    let pods = PolicyDirty { pods: BTreeSet::from([name("p")]), ..none.clone() };
+    let namespaces =
+        PolicyDirty { namespaces: BTreeSet::from([Arc::from("shop")]), ..none.clone() };
+    let policies = PolicyDirty { policies: BTreeSet::from([name("deny")]), ..none.clone() };
+    let nodes = PolicyDirty { nodes: true, ..none.clone() };
+    for (change, dirty) in [
+        (pod(&[]), &none),
+        (pod(&[("app", "web")]), &pods),
+        (Change::Delete(Kind::Pod, name("p")), &pods),
+        (Change::Delete(Kind::Pod, name("p")), &none),
+        (namespace("a"), &namespaces),
+        (namespace("a"), &none),
+        (namespace("b"), &namespaces),
+        (Change::Retain(Kind::Namespace, vec![]), &namespaces),
+        (policy(None), &policies),
+        (policy(None), &none),
+        (policy(Some([].into())), &policies),
+        (node("10.244.1.0/24", "z1"), &nodes),
+        (node("10.244.1.0/24", "z2"), &none),
+        (node("10.244.2.0/24", "z2"), &nodes),
+        (Change::Delete(Kind::Node, ObjectName::cluster("n1")), &nodes),
+    ] {
+        index.apply(change.clone());
+        assert_eq!(index.take_policy_dirty(), *dirty, "{change:?}");
+    }
+    assert_eq!(index.network_policies_of("shop").count(), 1);
+    assert_eq!(index.network_policies_of("sho").count(), 0);
+    index.apply(Change::Retain(Kind::NetworkPolicy, vec![]));
+    assert_eq!(index.network_policies().count(), 0);
+}

@@ -7,6 +7,7 @@
 mod address;
 mod endpoint_slice;
 mod namespace;
+mod network_policy;
 mod node;
 mod node_context;
 mod pod;
@@ -20,6 +21,10 @@ use std::sync::Arc;
 pub use address::{parse_cidr, parse_ip};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use namespace::Namespace;
+pub use network_policy::{
+    IpBlock, LabelSelector, NetworkPolicy, Operator, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
+    Requirement,
+};
 pub use node::Node;
 pub use node_context::{LOOPBACK, NodeContext, NodePortAddresses};
 pub use pod::{ContainerPort, Label, Labels, Pod, PodIps, PodPhase, Uid};
@@ -153,17 +158,20 @@ pub enum Kind {
     Namespace,
     /// networking.k8s.io/v1 ServiceCIDR.
     ServiceCidr,
+    /// networking.k8s.io/v1 NetworkPolicy.
+    NetworkPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Node,
         Kind::Service,
         Kind::EndpointSlice,
         Kind::Pod,
         Kind::Namespace,
         Kind::ServiceCidr,
+        Kind::NetworkPolicy,
     ];
 }
 
@@ -182,6 +190,8 @@ pub enum Object {
     Namespace(Namespace),
     /// A ServiceCIDR.
     ServiceCidr(ServiceCidr),
+    /// A NetworkPolicy.
+    NetworkPolicy(NetworkPolicy),
 }
 
 impl Object {
@@ -194,6 +204,7 @@ impl Object {
             Object::Pod(_) => Kind::Pod,
             Object::Namespace(_) => Kind::Namespace,
             Object::ServiceCidr(_) => Kind::ServiceCidr,
+            Object::NetworkPolicy(_) => Kind::NetworkPolicy,
         }
     }
 
@@ -206,6 +217,7 @@ impl Object {
             Object::Pod(o) => o.name.clone(),
             Object::Namespace(o) => ObjectName::cluster(o.name.as_str()),
             Object::ServiceCidr(o) => ObjectName::cluster(o.name.as_str()),
+            Object::NetworkPolicy(o) => o.name.clone(),
         }
     }
 }

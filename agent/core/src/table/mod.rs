@@ -2,7 +2,7 @@
 //!
 //! A declaration names the map, its key and value types, its kind and its capacity. The planner,
 //! the writer and the read-back handle every map through it, so a new map is one struct, one
-//! `impl` [`Table`] and one entry in [`OWNED`].
+//! `impl` [`Table`] and one entry in [`OWNED`], or in [`POLICY_OWNED`] for policies.
 //!
 //! ```text
 //! typed rows --Write::put::<T>--> Write { table, keys, values } --> BPF_MAP_UPDATE_BATCH
@@ -12,11 +12,16 @@
 //! The code that performs the system calls needs no key or value type.
 
 mod diff;
+mod policy;
 mod rows;
 
 use std::fmt::Debug;
 
 pub use diff::{Difference, diff, difference};
+pub use policy::{
+    OpenNamespaces, POLICY_OWNED, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks,
+    PolicyPeers, PortSets,
+};
 pub use rows::{Rows, Write};
 use sluice_abi::{
     BackendRow, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, ServicePort,
@@ -161,7 +166,7 @@ impl Table for NodeConfigs {
         &TableSpec::of::<NodeConfigs>(map::NODE_CONFIG, TableKind::Array, 1);
 }
 
-/// Every map that the agent writes. A row refers only to rows of maps that precede its own:
+/// The maps of Services and of the node, which the agent writes. A row refers only to rows of maps that precede its own:
 /// additions are written in this order, and deletions in the reverse order.
 pub const OWNED: [&TableSpec; 8] = [
     Networks::SPEC,

@@ -1,0 +1,136 @@
+//! Rows of the maps of policies, and the changes of one step.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{Addr, NetworkKey, PodPolicy, PolicyPeerKey, PolicyPortKey, PolicyPorts};
+use zerocopy::FromZeros;
+
+use crate::table::{
+    OpenNamespaces, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks, PolicyPeers,
+    PortSets, Write,
+};
+
+/// All rows of the maps of policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyRows {
+    /// `POD_POLICY`, with revision 0. An index without a row is zero in the map.
+    pub pods: BTreeMap<u32, PodPolicy>,
+    /// `POLICY_CLASSES`.
+    pub classes: BTreeMap<Addr, u64>,
+    /// `POLICY_NETWORKS`. The class may be 0: the range is an exception of a larger one.
+    pub networks: BTreeMap<NetworkKey, u64>,
+    /// `POLICY_PEERS`.
+    pub peers: BTreeMap<PolicyPeerKey, PolicyPorts>,
+    /// `POLICY_PORTS`.
+    pub ports: BTreeMap<PolicyPortKey, u32>,
+    /// `OPEN_NAMESPACES`.
+    pub open_namespaces: BTreeMap<u64, u32>,
+}
+
+/// Changes of the rows of one map, in the order in which they are carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowChange<K, V> {
+    /// Rows to add or to replace.
+    pub puts: Vec<(K, V)>,
+    /// Rows to delete.
+    pub deletes: Vec<K>,
+}
+
+impl<K, V> Default for RowChange<K, V> {
+    fn default() -> RowChange<K, V> {
+        RowChange { puts: Vec::new(), deletes: Vec::new() }
+    }
+}
+
+impl<K: Ord + Copy, V: PartialEq + Copy> RowChange<K, V> {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.deletes.is_empty()
+    }
+
+    /// The changes that lead from some rows to others.
+    pub fn between(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Self {
+        let puts = new.iter().filter(|(key, value)| old.get(key) != Some(value));
+        let puts = puts.map(|(key, value)| (*key, *value)).collect();
+        let deletes = old.keys().filter(|key| !new.contains_key(key)).copied().collect();
+        RowChange { puts, deletes }
+    }
+}
+
+/// Changes that are carried out together, in the order of [`Step::writes`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// `POLICY_PORTS`.
+    pub ports: RowChange<PolicyPortKey, u32>,
+    /// `POLICY_PEERS`.
+    pub peers: RowChange<PolicyPeerKey, PolicyPorts>,
+    /// `POLICY_NETWORKS`: puts have the longest prefix first, deletions the shortest, so that no
+    /// address has the class of a range between its old and its new one.
+    pub networks: RowChange<NetworkKey, u64>,
+    /// `POLICY_CLASSES`.
+    pub classes: RowChange<Addr, u64>,
+    /// `POD_POLICY`: rows that change, and those of `rejudge`. A put of zeros is a deletion. The
+    /// revision is 0: it is set by [`Step::writes`].
+    pub pods: Vec<(u32, PodPolicy)>,
+    /// Indices of pods whose row stays, but whose flows must be judged again.
+    pub rejudge: BTreeSet<u16>,
+    /// `OPEN_NAMESPACES`.
+    pub open_namespaces: RowChange<u64, u32>,
+}
+
+impl Step {
+    /// Whether nothing is written.
+    pub fn is_empty(&self) -> bool {
+        *self == Step::default()
+    }
+
+    /// The changes that lead from some rows to others, for example from those of the maps, with revision
+    /// 0, to [`super::Policies::rows`]. No flow is judged again but those of changed rows of pods.
+    pub fn between(old: &PolicyRows, new: &PolicyRows) -> Step {
+        let pods = RowChange::between(&old.pods, &new.pods);
+        let zeros = pods.deletes.into_iter().map(|index| (index, PodPolicy::new_zeroed()));
+        let mut networks = RowChange::between(&old.networks, &new.networks);
+        networks.puts.sort_by_key(|(key, _)| Reverse(*key));
+        Step {
+            ports: RowChange::between(&old.ports, &new.ports),
+            peers: RowChange::between(&old.peers, &new.peers),
+            networks,
+            classes: RowChange::between(&old.classes, &new.classes),
+            pods: pods.puts.into_iter().chain(zeros).collect(),
+            rejudge: BTreeSet::new(),
+            open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
+        }
+    }
+
+    /// The batches in the order in which they are written. `epoch` is what `POLICY_EPOCH` has; it
+    /// becomes the next number if a row of a pod is written. If a batch fails, the maps are brought to
+    /// [`super::Policies::rows`] later.
+    pub fn writes(&self, epoch: u32) -> Vec<Write> {
+        let next = epoch.wrapping_add(1);
+        let pods = self.pods.iter().map(|(index, row)| (*index, at_revision(*row, next)));
+        let epochs = (!self.pods.is_empty()).then_some((0, next));
+        [
+            Write::delete::<OpenNamespaces>(self.open_namespaces.deletes.iter().copied()),
+            Write::put::<PortSets>(self.ports.puts.iter().copied()),
+            Write::put::<PolicyPeers>(self.peers.puts.iter().copied()),
+            Write::put::<PolicyNetworks>(self.networks.puts.iter().copied()),
+            Write::put::<PolicyClasses>(self.classes.puts.iter().copied()),
+            Write::put::<PodPolicies>(pods),
+            Write::put::<PolicyEpochs>(epochs),
+            Write::delete::<PolicyClasses>(self.classes.deletes.iter().copied()),
+            Write::delete::<PolicyNetworks>(self.networks.deletes.iter().copied()),
+            Write::delete::<PolicyPeers>(self.peers.deletes.iter().copied()),
+            Write::delete::<PortSets>(self.ports.deletes.iter().copied()),
+            Write::put::<OpenNamespaces>(self.open_namespaces.puts.iter().copied()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// The row with a revision; a row of zeros is that of no pod.
+fn at_revision(row: PodPolicy, revision: u32) -> PodPolicy {
+    if row.generation == 0 { row } else { PodPolicy { revision, ..row } }
+}
