@@ -151,6 +151,6 @@ pub fn to_stack(s: &mut Scratch, pod: PodRef) -> Result<Verdict, Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Pod);
     s.flow.source_class = DestinationClass::LocalPod;
     let ends = Ends { source: pod, destination: PodRef::NONE };
-    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
+    let judged = policy::judge(s, ends)?;
     Ok(Verdict::to_stack(judged))
 }

@@ -43,7 +43,7 @@ fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     fragment::resolve_ports(&mut s.packet);
     let class = ingress::from_netdev(f, s, node)?;
     let ends = Ends { source: PodRef::NONE, destination: class.local_pod(&s.destination) };
-    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
+    let judged = policy::judge(s, ends)?;
     if ends_at_node(&s.packet, &s.flow, class) {
         return Ok(Verdict::to_stack(judged));
     }
@@ -92,7 +92,7 @@ fn to_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     };
     let source = if from_pod { s.flow.client } else { PodRef::NONE };
     let ends = Ends { source, destination: class.local_pod(&s.destination) };
-    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
+    let judged = policy::judge(s, ends)?;
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, judged, class)

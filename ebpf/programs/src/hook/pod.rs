@@ -58,7 +58,7 @@ fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     fragment::resolve_ports(&mut s.packet);
     let class = egress::from_pod(f, s, node, Origin::Pod)?;
     let ends = Ends { source: s.flow.client, destination: class.local_pod(&s.destination) };
-    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
+    let judged = policy::judge(s, ends)?;
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, judged, class)
@@ -105,7 +105,7 @@ fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     fragment::resolve_ports(&mut s.packet);
     find_flow_to_pod(f, s, node)?;
     let ends = Ends { source: PodRef::NONE, destination: s.destination.reference };
-    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
+    let judged = policy::judge(s, ends)?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     if !nat::apply(f, &s.packet, &s.flow, &mut s.headers)? {
         return Ok(Verdict::unchanged(judged));

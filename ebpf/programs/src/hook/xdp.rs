@@ -60,7 +60,7 @@ fn stages(f: &Xdp, s: &mut Scratch) -> Result<Verdict, Verdict> {
         return Err(FOR_TC);
     }
     let ends = Ends { source: PodRef::NONE, destination: class.local_pod(&s.destination) };
-    let judged = policy::judge(&s.packet, &mut s.flow, &s.entry, &mut s.question, ends)?;
+    let judged = policy::judge(s, ends)?;
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     if !class.leaves_node() {

@@ -8,8 +8,9 @@
 //!     │ class of the other end ─> ports of {table, class} ──admit?──> allowed, or dropped
 //! ```
 //! The stage is called after translation and before each delivery, and returns the [`Judged`] that a
-//! delivery requires. A flow is judged by its first packet's direction: replies are allowed with it. The
-//! entry of a flow that is denied stays, so that no packet of it is taken for the first of another one.
+//! delivery requires. A flow is judged in the direction of its first packet: replies and ICMP errors are
+//! allowed with it. The entry of a flow that is denied stays, so that no packet of it is taken for the
+//! first of another one.
 
 use aya_ebpf::maps::lpm_trie::Key as Prefix;
 use sluice_abi::{
@@ -26,6 +27,7 @@ use crate::{
     flow::{Flow, FlowState},
     maps::{self, PortOfSet},
     packet::Packet,
+    scratch::Scratch,
     verdict::Verdict,
 };
 
@@ -80,27 +82,27 @@ const ORPHAN: u32 = DropReason::FragmentUnknown as u32;
 /// Judges a packet by the egress policies of the pod that opens its flow, and the ingress policies of
 /// the pod that receives it. A new flow gets the epoch of its verdict; that of a known flow is stored.
 #[inline(always)]
-pub fn judge(
-    packet: &Packet,
-    flow: &mut Flow,
-    entry: &FlowEntry,
-    question: &mut Question,
-    ends: Ends,
-) -> Result<Judged, Verdict> {
+pub fn judge(s: &mut Scratch, ends: Ends) -> Result<Judged, Verdict> {
+    let (flow, question) = (&mut s.flow, &mut s.question);
+    let entry = match flow.state {
+        FlowState::Related => &s.quoted.entry,
+        _ => &s.entry,
+    };
     (question.client, question.server) = match (flow.state, flow.direction) {
-        (FlowState::Related, _) => return Ok(Judged(())),
+        (FlowState::New | FlowState::Untracked, _) => (ends.source, ends.destination),
         (FlowState::Established, Way::Forward) => (entry.client, ends.destination),
         (FlowState::Established, Way::Reply) => (ends.destination, entry.server),
-        (FlowState::New | FlowState::Untracked, _) => (ends.source, ends.destination),
+        (FlowState::Related, _) => (entry.client, entry.server),
     };
-    if flow.state == FlowState::Established {
+    let is_known = matches!(flow.state, FlowState::Established | FlowState::Related);
+    if is_known {
         if is_current(entry.judged, question.client) && is_current(entry.judged, question.server) {
             return Ok(Judged(()));
         }
     } else if question.client.is_none() && question.server.is_none() {
         return Ok(Judged(()));
     }
-    match policy_judge_flow(packet, flow, entry, question) {
+    match policy_judge_flow(&s.packet, flow, entry, question) {
         ALLOWED => Ok(Judged(())),
         WAITS => Err(Verdict::REQUEUE),
         n => Err(Verdict::Drop(drop_reason(n))),
@@ -123,7 +125,7 @@ extern "C" fn policy_judge_flow(
     else {
         return PENDING;
     };
-    let is_known = flow.state == FlowState::Established;
+    let is_known = matches!(flow.state, FlowState::Established | FlowState::Related);
     if is_known {
         ask_about_known(question, entry);
     } else {
@@ -147,9 +149,12 @@ extern "C" fn policy_judge_flow(
 
 #[inline(always)]
 fn ask_about_known(question: &mut Question, entry: &FlowEntry) {
-    question.tuple = entry.tuple;
-    question.tuple.src = entry.other.src;
-    question.tuple.sport = entry.other.sport;
+    // The entry that an ICMP error leads to can be an alias.
+    let (before, after) =
+        if entry.is_alias() { (&entry.tuple, &entry.other) } else { (&entry.other, &entry.tuple) };
+    question.tuple = *after;
+    question.tuple.src = before.src;
+    question.tuple.sport = before.sport;
     let source = DestinationClass::from_number(entry.classes[1]);
     let is_of_node = question.client.is_none()
         && source == DestinationClass::Node

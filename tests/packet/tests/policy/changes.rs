@@ -1,0 +1,138 @@
+//! What becomes of open flows, and of pods whose policies are not known.
+
+use packet_tests::*;
+use sluice_abi::PolicyDirection::Ingress;
+use sluice_abi::{DropReason, proto};
+
+use super::{NONE, SYN_ACK, WEB, ack, error, open, syn, web_port};
+
+#[test]
+fn a_first_policy_cuts_no_connection_that_it_allows() {
+    let datapath = Datapath::node();
+    open(&datapath, PORT);
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    datapath.isolate(CLIENT, Ingress, &[], NONE);
+    // The reply comes first: the flow is judged as the client opened it.
+    datapath.from_pod(SERVER_IFINDEX, &ack((SERVER, 80), (CLIENT, PORT))).to_pod(&[]);
+    datapath.from_pod(CLIENT_IFINDEX, &ack((CLIENT, PORT), (SERVER, 80))).to_pod(&[]);
+}
+
+#[test]
+fn a_removed_allow_ends_open_flows_in_both_directions() {
+    for first in [CLIENT, SERVER] {
+        let datapath = Datapath::node();
+        datapath.class(CLIENT, Some(WEB));
+        datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+        open(&datapath, PORT);
+        datapath.isolate(SERVER, Ingress, &[], NONE);
+        let forward = || datapath.from_pod(CLIENT_IFINDEX, &ack((CLIENT, PORT), (SERVER, 80)));
+        let reply = || datapath.from_pod(SERVER_IFINDEX, &ack((SERVER, 80), (CLIENT, PORT)));
+        for _ in 0..3 {
+            let (one, two) =
+                if first == CLIENT { (forward(), reply()) } else { (reply(), forward()) };
+            one.dropped(DropReason::PolicyIngress);
+            two.dropped(DropReason::PolicyIngress);
+        }
+        // Also after the time in which an entry is refreshed.
+        datapath.age_flows(30);
+        reply().dropped(DropReason::PolicyIngress);
+        forward().dropped(DropReason::PolicyIngress);
+        let related = error(SERVER, CLIENT, 4, &ack((CLIENT, PORT), (SERVER, 80)));
+        datapath.from_pod(SERVER_IFINDEX, &related).dropped(DropReason::PolicyIngress);
+        // A new connection from the same port.
+        let again = syn((CLIENT, PORT), (SERVER, 80));
+        datapath.from_pod(CLIENT_IFINDEX, &again).dropped(DropReason::PolicyIngress);
+        // Allowed again: the connection goes on.
+        datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+        reply().to_pod(&[]);
+        forward().to_pod(&[]);
+    }
+}
+
+#[test]
+fn a_moved_label_ends_open_flows() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    open(&datapath, PORT);
+    datapath.class(CLIENT, Some(WEB + 1));
+    datapath.rejudge(SERVER);
+    datapath
+        .from_pod(CLIENT_IFINDEX, &ack((CLIENT, PORT), (SERVER, 80)))
+        .dropped(DropReason::PolicyIngress);
+    datapath
+        .from_pod(SERVER_IFINDEX, &ack((SERVER, 80), (CLIENT, PORT)))
+        .dropped(DropReason::PolicyIngress);
+}
+
+#[test]
+fn a_flow_is_judged_once_per_change() {
+    let datapath = Datapath::node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    datapath.rejudge(CLIENT);
+    open(&datapath, PORT);
+    let judged = || datapath.flows().iter().map(|flow| flow.judged).collect::<Vec<_>>();
+    assert_eq!(judged(), [datapath.policy_epoch()]);
+    // A change of other pods' policies does not concern the flow: its class is not looked at again.
+    datapath.class(CLIENT, None);
+    datapath.isolate([10, 244, 1, 99], Ingress, &[], NONE);
+    let packet = ack((CLIENT, PORT), (SERVER, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[]);
+    assert_eq!(judged(), [datapath.policy_epoch() - 1]);
+    datapath.class(CLIENT, Some(WEB));
+    datapath.rejudge(CLIENT);
+    datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[]);
+    assert_eq!(judged(), [datapath.policy_epoch()]);
+}
+
+#[test]
+fn a_pod_without_row_is_closed_unless_its_namespace_is_open() {
+    let datapath = Datapath::node();
+    let (to, from) = (syn((CLIENT, 1), (SERVER, 80)), syn((EXTERNAL, 1), (CLIENT, 80)));
+    datapath.from_pod(CLIENT_IFINDEX, &to).to_pod(&[]);
+    datapath.from_netdev(&from).to_pod(&[]);
+    datapath.open_namespace(false);
+    // The open flows too: without a row nothing shows that they are allowed.
+    datapath.from_pod(CLIENT_IFINDEX, &to).dropped(DropReason::PolicyPending);
+    datapath.from_netdev(&from).dropped(DropReason::PolicyPending);
+    let reply = Packet::tcp((SERVER, 80), (CLIENT, 1), SYN_ACK, b"");
+    datapath.from_pod(SERVER_IFINDEX, &reply).dropped(DropReason::PolicyPending);
+    // Processes of the node reach it.
+    datapath.to_pod(CLIENT_IFINDEX, &syn((NODE, 1), (CLIENT, 80))).passed();
+    // A row opens it, whatever its namespace.
+    datapath.rejudge(CLIENT);
+    datapath.from_netdev(&from).to_pod(&[]);
+    datapath.from_pod(CLIENT_IFINDEX, &to).dropped(DropReason::PolicyPending);
+    datapath.rejudge(SERVER);
+    datapath.from_pod(CLIENT_IFINDEX, &to).to_pod(&[]);
+    // The row of an earlier pod does not count.
+    datapath.local_pod_of_generation(CLIENT, CLIENT_IFINDEX, 2);
+    datapath.from_netdev(&from).dropped(DropReason::PolicyPending);
+    datapath.open_namespace(true);
+    datapath.from_netdev(&from).to_pod(&[]);
+}
+
+#[test]
+fn the_event_of_a_denied_packet_has_the_judged_tuple() {
+    let mut datapath = Datapath::node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    let packet = syn((CLIENT, PORT), (VIP, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::PolicyIngress);
+    let events = datapath.events();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].flow, tuple(proto::TCP, (CLIENT, PORT), (SERVER, 8080)));
+    assert_eq!(events[0].reason, DropReason::PolicyIngress as u8);
+}
+
+#[test]
+fn a_released_pod_is_open() {
+    let datapath = Datapath::node();
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    let packet = syn((CLIENT, 1), (SERVER, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::PolicyIngress);
+    datapath.release(SERVER, Ingress);
+    datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[]);
+}
