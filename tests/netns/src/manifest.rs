@@ -23,18 +23,41 @@ status:
 
 /// A running Pod, with a deletionTimestamp if it is `terminating`.
 pub fn pod(pod: &Pod, terminating: bool) -> String {
-    let (namespace, name) = pod.sandbox.name.split_once('/').unwrap_or_default();
     let deleted = if terminating { ", deletionTimestamp: '2026-01-01T00:00:00Z'" } else { "" };
+    pod_with(pod, deleted)
+}
+
+/// A running Pod with labels.
+pub fn pod_with_labels(pod: &Pod, labels: &[(&str, &str)]) -> String {
+    pod_with(pod, &format!(", labels: {}", mapping(labels)))
+}
+
+/// A running Pod with more `metadata`.
+fn pod_with(pod: &Pod, metadata: &str) -> String {
+    let (namespace, name) = pod.sandbox.name.split_once('/').unwrap_or_default();
     format!(
         "
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}, namespace: {namespace}, uid: '{uid}'{deleted}}}
+metadata: {{name: {name}, namespace: {namespace}, uid: '{uid}'{metadata}}}
 status: {{phase: Running, podIP: {address}, podIPs: [{{ip: {address}}}]}}
 ",
         address = pod.address,
         uid = uid(&pod.address.to_string()),
     )
+}
+
+/// A Namespace with labels.
+pub fn namespace(name: &str, labels: &[(&str, &str)]) -> String {
+    let labels = mapping(labels);
+    format!("\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n")
+}
+
+/// A mapping of texts.
+fn mapping(entries: &[(&str, &str)]) -> String {
+    let entries: Vec<String> =
+        entries.iter().map(|(key, value)| format!("{key}: '{value}'")).collect();
+    format!("{{{}}}", entries.join(", "))
 }
 
 /// The UID of the Pod with an address.

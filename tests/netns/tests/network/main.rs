@@ -13,6 +13,7 @@ mod limits;
 mod node_changes;
 mod packets;
 mod pods;
+mod policies;
 mod readiness;
 mod repairs;
 mod restarts;

@@ -6,9 +6,17 @@ use sluice_abi::{DropReason, proto};
 
 use super::{NONE, SYN_ACK, WEB, ack, error, open, syn, web_port};
 
+/// A node whose pods are not isolated, and whose policies are known.
+fn node() -> Datapath {
+    let datapath = Datapath::node();
+    datapath.rejudge(CLIENT);
+    datapath.rejudge(SERVER);
+    datapath
+}
+
 #[test]
 fn a_first_policy_cuts_no_connection_that_it_allows() {
-    let datapath = Datapath::node();
+    let datapath = node();
     open(&datapath, PORT);
     datapath.class(CLIENT, Some(WEB));
     datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
@@ -21,7 +29,7 @@ fn a_first_policy_cuts_no_connection_that_it_allows() {
 #[test]
 fn a_removed_allow_ends_open_flows_in_both_directions() {
     for first in [CLIENT, SERVER] {
-        let datapath = Datapath::node();
+        let datapath = node();
         datapath.class(CLIENT, Some(WEB));
         datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
         open(&datapath, PORT);
@@ -52,7 +60,7 @@ fn a_removed_allow_ends_open_flows_in_both_directions() {
 
 #[test]
 fn a_moved_label_ends_open_flows() {
-    let datapath = Datapath::node();
+    let datapath = node();
     datapath.class(CLIENT, Some(WEB));
     datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
     open(&datapath, PORT);
@@ -68,12 +76,13 @@ fn a_moved_label_ends_open_flows() {
 
 #[test]
 fn a_flow_is_judged_once_per_change() {
-    let datapath = Datapath::node();
+    let datapath = node();
     datapath.class(CLIENT, Some(WEB));
     datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
-    datapath.rejudge(CLIENT);
-    open(&datapath, PORT);
     let judged = || datapath.flows().iter().map(|flow| flow.judged).collect::<Vec<_>>();
+    datapath.from_pod(CLIENT_IFINDEX, &syn((CLIENT, PORT), (SERVER, 80))).to_pod(&[]);
+    assert_eq!(judged(), [datapath.policy_epoch()], "with its first packet");
+    open(&datapath, PORT);
     assert_eq!(judged(), [datapath.policy_epoch()]);
     // A change of other pods' policies does not concern the flow: its class is not looked at again.
     datapath.class(CLIENT, None);
@@ -116,7 +125,7 @@ fn a_pod_without_row_is_closed_unless_its_namespace_is_open() {
 
 #[test]
 fn the_event_of_a_denied_packet_has_the_judged_tuple() {
-    let mut datapath = Datapath::node();
+    let mut datapath = node();
     datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
     datapath.isolate(SERVER, Ingress, &[], NONE);
     let packet = syn((CLIENT, PORT), (VIP, 80));
@@ -129,7 +138,7 @@ fn the_event_of_a_denied_packet_has_the_judged_tuple() {
 
 #[test]
 fn a_released_pod_is_open() {
-    let datapath = Datapath::node();
+    let datapath = node();
     datapath.isolate(SERVER, Ingress, &[], NONE);
     let packet = syn((CLIENT, 1), (SERVER, 80));
     datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::PolicyIngress);

@@ -1,0 +1,258 @@
+//! NetworkPolicies: who reaches whom by which address, from the first packet on, and what becomes of
+//! open connections when something changes.
+
+use netns_tests::manifest::{namespace, pod_with_labels, service_with};
+use netns_tests::peer::HoldReport;
+use netns_tests::{Host, Pod, Topology, dataplane, eventually};
+use sluice_abi::DropReason;
+
+use crate::{TwoNodes, two_nodes};
+
+const VIP: &str = "10.96.9.9";
+const PORTS: [&str; 1] = ["tcp:80->8080"];
+
+/// `server` receives TCP 8080 from pods with the role `web` of its namespace.
+const FROM_WEB: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: from-web, namespace: default}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {role: web}}}]
+    ports: [{port: 8080}]
+";
+
+/// Nothing is received and sent in a namespace.
+fn deny_all(namespace: &str) -> String {
+    format!(
+        "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: deny-all, namespace: {namespace}}}
+spec: {{podSelector: {{}}, policyTypes: [Ingress, Egress]}}
+"
+    )
+}
+
+/// Name of the server that answered a TCP request, or why none did.
+fn ask(client: &Host, to: &str) -> Result<String, String> {
+    let exchange = client.connect_with("tcp", to, &["--deadline-ms", "400"]).remove(0);
+    exchange.map(|(response, _)| response.server)
+}
+
+/// Waits until a client reaches an address, or until it does not.
+#[track_caller]
+fn reaches(what: &str, client: &Host, to: &str, expected: bool) {
+    let what = format!("{what} to {to}, {}", if expected { "allowed" } else { "denied" });
+    eventually(&what, || match (ask(client, to), expected) {
+        (Ok(_), true) => Ok(()),
+        // Denied packets are dropped, not refused.
+        (Err(error), false) if error != "ConnectionRefused" => Ok(()),
+        (result, _) => Err(format!("{result:?}")),
+    });
+}
+
+/// A server and its clients on both nodes; `roles` of the clients are in their manifests.
+struct Shop {
+    t: TwoNodes,
+    server: Pod,
+    near: Pod,
+    far: Pod,
+    _process: netns_tests::Server,
+}
+
+fn shop() -> Shop {
+    let t = two_nodes();
+    t.topology.apply("ns", &namespace("default", &[("team", "shop")]));
+    let server = t.a.pod("default/server");
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let process = server.serve("server", &["tcp:8080", "tcp:9090"]);
+    t.topology.apply("server", &pod_with_labels(&server, &[("app", "server")]));
+    t.topology.apply("near", &pod_with_labels(&near, &[("role", "web")]));
+    t.topology.apply("far", &pod_with_labels(&far, &[("role", "web")]));
+    t.topology.apply("service", &service_with("server", VIP, &PORTS, &[&server]));
+    Shop { t, server, near, far, _process: process }
+}
+
+/// CONTRACT 8.1, 8.3, 8.5, 8.9, 8.11, 8.17.
+#[test]
+fn a_policy_holds_on_every_path_and_follows_labels() {
+    let shop = shop();
+    let (direct, service) = (shop.server.at(8080), format!("{VIP}:80"));
+    let t = &shop.t;
+    for (what, client) in [("near", &shop.near), ("far", &shop.far)] {
+        reaches(what, client, &service, true);
+    }
+    t.topology.apply("policy", FROM_WEB);
+    let all = |near: bool, far: bool| {
+        for (path, near_client) in shop.near.both_paths() {
+            reaches(&format!("near by {path}"), &near_client, &direct, near);
+            reaches(&format!("near by {path}"), &near_client, &service, near);
+        }
+        for (path, far_client) in shop.far.both_paths() {
+            reaches(&format!("far by {path}"), &far_client, &direct, far);
+            reaches(&format!("far by {path}"), &far_client, &service, far);
+        }
+        // Another port, the node of the pod, the other node, the host outside.
+        reaches("near", &shop.near, &shop.server.at(9090), false);
+        reaches("its node", &t.a, &direct, true);
+        reaches("its node", &t.a, &shop.server.at(9090), true);
+        reaches("the other node", &t.b, &direct, false);
+        reaches("outside", &t.topology.outside, &direct, false);
+    };
+    all(true, true);
+    t.topology.apply("near", &pod_with_labels(&shop.near, &[("role", "batch")]));
+    all(false, true);
+    t.topology.apply("far", &pod_with_labels(&shop.far, &[]));
+    t.topology.apply("near", &pod_with_labels(&shop.near, &[("role", "web")]));
+    all(true, false);
+    // Without the policy, everybody reaches it.
+    t.topology.delete("policy");
+    for (what, client) in
+        [("near", &*shop.near), ("far", &*shop.far), ("outside", &t.topology.outside)]
+    {
+        reaches(what, client, &shop.server.at(9090), true);
+    }
+    assert!(dataplane::dropped(&t.a, DropReason::PolicyIngress) > 0);
+    assert_eq!(dataplane::dropped(&t.a, DropReason::PolicyEgress), 0);
+}
+
+/// CONTRACT 8.5, 8.8, 8.10: blocks match pods, nodes and hosts outside, by the address of the client.
+#[test]
+fn blocks_and_namespaces_select_peers() {
+    let shop = shop();
+    let t = &shop.t;
+    t.topology.apply("ns-lab", &namespace("lab", &[("team", "lab")]));
+    let lab = t.b.pod("lab/probe");
+    t.topology.apply("lab", &pod_with_labels(&lab, &[("role", "web")]));
+    let policy = |from: &str| {
+        t.topology.apply(
+            "policy",
+            &format!(
+                "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: peers, namespace: default}}
+spec:
+  podSelector: {{matchLabels: {{app: server}}}}
+  ingress: [{{from: {from}}}]
+"
+            ),
+        );
+    };
+    let to = shop.server.at(8080);
+    let outside = &t.topology.outside;
+    let check = |near: bool, lab_pod: bool, node: bool, host: bool| {
+        reaches("near", &shop.near, &to, near);
+        reaches("lab", &lab, &to, lab_pod);
+        reaches("the other node", &t.b, &to, node);
+        reaches("outside", outside, &to, host);
+    };
+    policy("[{podSelector: {}}]");
+    check(true, false, false, false);
+    policy("[{namespaceSelector: {matchLabels: {team: lab}}}]");
+    check(false, true, false, false);
+    t.topology.apply("ns-lab", &namespace("lab", &[("team", "none")]));
+    check(false, false, false, false);
+    policy("[{namespaceSelector: {}, podSelector: {matchLabels: {role: web}}}]");
+    check(true, true, false, false);
+    policy("[{ipBlock: {cidr: 203.0.113.0/24}}]");
+    check(false, false, false, true);
+    policy("[{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.8/29]}}]");
+    check(false, false, false, false);
+    policy(&format!(
+        "[{{ipBlock: {{cidr: {}/32}}}}, {{ipBlock: {{cidr: {}/32}}}}]",
+        t.b.address, lab.address
+    ));
+    check(false, true, true, false);
+    policy("[{ipBlock: {cidr: 0.0.0.0/0, except: [10.244.0.0/16]}}]");
+    check(false, false, true, true);
+}
+
+/// CONTRACT 8.13: a removed allow ends open connections in both directions, a first policy none that it
+/// allows.
+#[test]
+fn open_connections_follow_the_policies() {
+    let shop = shop();
+    let t = &shop.t;
+    let to = shop.server.at(8080);
+    let kept = [shop.near.hold("tcp", &to), shop.far.hold("tcp", &format!("{VIP}:80"))];
+    t.topology.apply("policy", FROM_WEB);
+    reaches("near", &shop.near, &shop.server.at(9090), false);
+    reaches("far", &shop.far, &shop.server.at(9090), false);
+    for connection in kept {
+        let report: HoldReport = connection.finish();
+        assert!(report.errors.is_empty(), "{report:?}");
+    }
+    let ended = [shop.near.hold("tcp", &to), shop.far.hold("tcp", &to)];
+    // Only labels move: no rule changes.
+    t.topology.apply("near", &pod_with_labels(&shop.near, &[]));
+    t.topology.apply("far", &pod_with_labels(&shop.far, &[]));
+    for mut connection in ended {
+        eventually("the connection ends", || {
+            if connection.is_running() { Err("it goes on".to_owned()) } else { Ok(()) }
+        });
+        let report: HoldReport = connection.finish();
+        assert_eq!(report.errors.len(), 1, "{report:?}");
+    }
+}
+
+/// CONTRACT 8.16: closed from the first packet if a policy may select the pod, open if none can, with and
+/// without an agent.
+#[test]
+fn a_new_pod_is_closed_or_open_from_its_first_packet() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    topology.apply("ns-open", &namespace("open", &[]));
+    topology.apply("ns-closed", &namespace("closed", &[]));
+    topology.apply("policy", &deny_all("closed"));
+    let agent = node.agent();
+    let server = node.pod("open/server");
+    let _process = server.serve("server", &["tcp:8080"]);
+    topology.apply("server", &pod_with_labels(&server, &[]));
+    let to = server.at(8080);
+    // At once, before the agent knows the pods.
+    assert_eq!(ask(&node.pod("open/first"), &to).as_deref(), Ok("server"));
+    assert!(ask(&node.pod("closed/first"), &to).is_err());
+    agent.kill();
+    assert_eq!(ask(&node.pod("open/second"), &to).as_deref(), Ok("server"));
+    let closed = node.pod("closed/second");
+    assert!(ask(&closed, &to).is_err());
+    let pending = dataplane::dropped(&node, DropReason::PolicyPending);
+    assert!(pending > 0, "dropped because the policies are not known");
+    // What no policy selects any more opens with the next agent; the pod that is there keeps its row.
+    topology.delete("policy");
+    let _agent = node.agent();
+    reaches("closed", &closed, &to, true);
+}
+
+/// Policies hold while the agent restarts, and change nothing for what they allow.
+#[test]
+fn policies_hold_without_an_agent_and_over_its_restart() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let mut agent = Some(node.agent());
+    topology.apply("ns", &namespace("default", &[]));
+    topology.apply("policy", FROM_WEB);
+    let (server, near) = (node.pod("default/server"), node.pod("default/near"));
+    let _process = server.serve("server", &["tcp:8080"]);
+    topology.apply("server", &pod_with_labels(&server, &[("app", "server")]));
+    topology.apply("near", &pod_with_labels(&near, &[("role", "web")]));
+    let to = server.at(8080);
+    reaches("outside", &topology.outside, &to, false);
+    reaches("near", &near, &to, true);
+    let allowed = [near.hold("connect", &to), near.hold("tcp", &to)];
+    let pending = dataplane::dropped(&node, DropReason::PolicyPending);
+    for _ in 0..3 {
+        agent.take().expect("an agent").kill();
+        assert!(ask(&topology.outside, &to).is_err());
+        agent = Some(node.agent());
+        assert!(ask(&topology.outside, &to).is_err());
+    }
+    for connection in allowed {
+        let report: HoldReport = connection.finish();
+        assert!(report.errors.is_empty(), "{report:?}");
+    }
+    assert_eq!(dataplane::dropped(&node, DropReason::PolicyPending), pending);
+}
