@@ -115,8 +115,16 @@ fn role_has_the_watched_kinds_and_writes_events_only() {
         resources
             .extend(rule["resources"].as_sequence().unwrap().iter().map(|r| r.as_str().unwrap()));
     }
-    let expected =
-        ["endpointslices", "events", "namespaces", "nodes", "pods", "servicecidrs", "services"];
+    let expected = [
+        "endpointslices",
+        "events",
+        "namespaces",
+        "networkpolicies",
+        "nodes",
+        "pods",
+        "servicecidrs",
+        "services",
+    ];
     assert_eq!(resources, BTreeSet::from(expected));
 }
 

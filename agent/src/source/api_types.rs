@@ -4,6 +4,7 @@
 //! model. Other fields are skipped while parsing, which saves memory and time on large objects.
 //! These types are private to [`super`].
 
+mod network_policy;
 mod pod;
 
 use std::borrow::Cow;
@@ -13,6 +14,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 
+pub use self::network_policy::{
+    IntOrString, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicySpec, Obj, Part, Peer,
+    PolicyPort,
+};
 pub use self::pod::{Container, ContainerPort, Pod};
 
 /// The metadata fields in use; the others of `ObjectMeta` stay empty.
@@ -95,6 +100,7 @@ resource!(Namespace, "", "v1", "namespaces", ClusterResourceScope);
 resource!(Pod, "", "v1", "pods", NamespaceResourceScope);
 resource!(Service, "", "v1", "services", NamespaceResourceScope);
 resource!(EndpointSlice, "discovery.k8s.io", "v1", "endpointslices", NamespaceResourceScope);
+resource!(NetworkPolicy, "networking.k8s.io", "v1", "networkpolicies", NamespaceResourceScope);
 resource!(ServiceCIDR, "networking.k8s.io", "v1", "servicecidrs", ClusterResourceScope);
 
 /// core/v1 Node.

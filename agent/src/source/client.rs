@@ -19,7 +19,6 @@ use futures::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
-use hyper::header::{ACCEPT, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use kube::client::{Body, ClientBuilder};
 use sluice_bpf::error_chain;
@@ -73,33 +72,11 @@ impl From<&Access> for Loaded {
     }
 }
 
-/// What the API server sends of each object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Representation {
-    /// All of it.
-    Full,
-    /// Its metadata, as `PartialObjectMetadata`.
-    Metadata,
-}
-
-impl Representation {
-    /// The media type of a list or of the events of a watch; `None`: the one that kube requests.
-    fn media_type(self, watch: bool) -> Option<HeaderValue> {
-        let text = match (self, watch) {
-            (Representation::Full, _) => return None,
-            (_, false) => "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-            (_, true) => "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
-        };
-        Some(HeaderValue::from_static(text))
-    }
-}
-
 /// Requests of one watch.
 #[derive(Clone)]
 struct Requests {
     connection: Connection,
     state: WatchState,
-    representation: Representation,
 }
 
 impl Connection {
@@ -133,8 +110,8 @@ impl Connection {
     }
 
     /// A client whose requests are those of one watch.
-    pub fn client(&self, state: WatchState, representation: Representation) -> kube::Client {
-        let requests = Requests { connection: self.clone(), state, representation };
+    pub fn client(&self, state: WatchState) -> kube::Client {
+        let requests = Requests { connection: self.clone(), state };
         ClientBuilder::new(requests, "default").build()
     }
 
@@ -280,11 +257,8 @@ impl Service<Request<Body>> for Requests {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Requests { connection, state, representation } = self.clone();
-        if let Some(media_type) = representation.media_type(is_watch(&request)) {
-            request.headers_mut().insert(ACCEPT, media_type);
-        }
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Requests { connection, state } = self.clone();
         Box::pin(async move { connection.send(request, &state).await })
     }
 }

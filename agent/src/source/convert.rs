@@ -2,8 +2,9 @@
 //!
 //! Sets the defaults of the API, which the API server sets and manifests lack, so that the model has
 //! none. An object without a name is rejected; a part that is not valid (an address, a port) is left
-//! out, as in kube-proxy.
+//! out, as in kube-proxy. In a NetworkPolicy it stays and matches nothing.
 
+mod network_policy;
 mod service;
 
 use std::net::IpAddr;
@@ -12,10 +13,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use sluice_core::model::{
     AddressType, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Namespace,
-    NetworkPolicy, Node, Object, ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL,
-    ServiceCidr, Uid, ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
+    Node, Object, ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, ServiceCidr, Uid,
+    ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
 };
 
+pub(super) use self::network_policy::network_policy;
 pub(super) use self::service::service;
 use super::api_types;
 
@@ -159,12 +161,6 @@ pub(super) fn node(o: api_types::Node) -> Result<Object, ConvertError> {
 pub(super) fn namespace(o: api_types::Namespace) -> Result<Object, ConvertError> {
     let name = cluster_name(Kind::Namespace, &o.metadata)?;
     Ok(Object::Namespace(Namespace { name, labels: o.metadata.labels.unwrap_or_default() }))
-}
-
-/// Converts a NetworkPolicy; its rules are not read yet.
-pub(super) fn network_policy(o: api_types::Namespace) -> Result<Object, ConvertError> {
-    let name = namespaced(Kind::NetworkPolicy, &o.metadata)?;
-    Ok(Object::NetworkPolicy(NetworkPolicy { name, ..NetworkPolicy::default() }))
 }
 
 /// Converts a Pod.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::client::{Connection, Representation};
+use super::client::Connection;
 use super::convert;
 use crate::findings::{self, Finding};
 use crate::watches::Watches;
@@ -49,7 +49,7 @@ pub fn spawn(
 ) -> JoinHandle<()> {
     // Not one of the watches that the status shows.
     let state = Watches::default().add("Event");
-    let client = connection.client(state, Representation::Full);
+    let client = connection.client(state);
     tokio::spawn(findings::report(findings, move |finding| {
         let client = enabled.then(|| client.clone());
         async move {
@@ -99,12 +99,18 @@ fn api(kind: Kind) -> Option<(&'static str, &'static str)> {
     match kind {
         Kind::Service => Some(("v1", "api/v1")),
         Kind::EndpointSlice => Some(("discovery.k8s.io/v1", "apis/discovery.k8s.io/v1")),
+        Kind::NetworkPolicy => Some(("networking.k8s.io/v1", "apis/networking.k8s.io/v1")),
         _ => None,
     }
 }
 
+/// Plural of a kind in paths.
 fn resource(kind: Kind) -> String {
-    format!("{}s", convert::kind_name(kind).to_lowercase())
+    let kind = convert::kind_name(kind).to_lowercase();
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{kind}s"),
+    }
 }
 
 /// The name of the Event of an object and a reason.

@@ -21,8 +21,8 @@ use sluice_core::model::{Change, Kind, Object, ObjectName};
 use tokio::sync::mpsc;
 
 use super::api_server::ApiServerError;
-use super::api_types::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCIDR};
-use super::client::{Connection, Representation};
+use super::api_types::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceCIDR};
+use super::client::Connection;
 use super::convert::{self, ConvertError};
 use super::retry::{Failure, Retries};
 use crate::config::{ApiAccess, WatchedPods};
@@ -196,8 +196,8 @@ pub async fn spawn<E: Send + 'static>(
     common.watch::<EndpointSlice>(Kind::EndpointSlice, programmed, convert::endpoint_slice);
     common.watch::<Namespace>(Kind::Namespace, all.clone(), convert::namespace);
     common.watch::<ServiceCIDR>(Kind::ServiceCidr, all.clone(), convert::service_cidr);
-    // Services need the deletionTimestamp of Pods, which is a tenth of the whole objects.
-    common.watch_as::<Pod>(Kind::Pod, all.fields(&pods), convert::pod, Representation::Metadata);
+    common.watch::<NetworkPolicy>(Kind::NetworkPolicy, all.clone(), convert::network_policy);
+    common.watch::<Pod>(Kind::Pod, all.fields(&pods), convert::pod);
     Ok(connection)
 }
 
@@ -210,7 +210,7 @@ struct Common<E> {
 }
 
 impl<E: Send + 'static> Common<E> {
-    /// Watches whole objects.
+    /// Watches the objects of a kind.
     fn watch<K>(
         &self,
         kind: Kind,
@@ -219,21 +219,8 @@ impl<E: Send + 'static> Common<E> {
     ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        self.watch_as(kind, config, convert, Representation::Full);
-    }
-
-    /// Watches objects in a representation that the type can be read from.
-    fn watch_as<K>(
-        &self,
-        kind: Kind,
-        config: watcher::Config,
-        convert: fn(K) -> Result<Object, ConvertError>,
-        representation: Representation,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    {
         let state = self.watches.add(convert::kind_name(kind));
-        let api = Api::<K>::all(self.connection.client(state.clone(), representation));
+        let api = Api::<K>::all(self.connection.client(state.clone()));
         let (least, more) = WATCH_TIMEOUT;
         let config = config.timeout(least + (random() * f64::from(more)) as u32);
         let mut stream = Box::pin(watcher(api, config));

@@ -90,7 +90,7 @@ fn agent_may_only_list_and_watch_what_it_uses_and_write_events() {
     let expected = [
         r#"{"apiGroups":[""],"resources":["nodes","services","pods","namespaces"],"verbs":["list","watch"]}"#,
         r#"{"apiGroups":["discovery.k8s.io"],"resources":["endpointslices"],"verbs":["list","watch"]}"#,
-        r#"{"apiGroups":["networking.k8s.io"],"resources":["servicecidrs"],"verbs":["list","watch"]}"#,
+        r#"{"apiGroups":["networking.k8s.io"],"resources":["servicecidrs","networkpolicies"],"verbs":["list","watch"]}"#,
         r#"{"apiGroups":[""],"resources":["events"],"verbs":["create","patch"]}"#,
     ];
     assert_eq!(rules, expected.into_iter().map(str::to_owned).collect());

@@ -5,21 +5,23 @@
 
 use serde_json::Value;
 use sluice_agent::source::convert::{from_json, kind_name};
-use sluice_core::model::{Kind, Object};
+use sluice_core::model::{Kind, NetworkPolicy, Object, PolicyPeer};
 
 /// Longest timeout of session affinity in the API, in seconds.
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
 pub(super) fn run(data: &[u8]) {
     // `None` also for values that only an ignored field can have, such as 1e999.
-    let again: Option<Vec<u8>> = serde_json::from_slice::<Value>(data)
-        .ok()
-        .map(|value| serde_json::to_vec(&value).expect("a value has JSON"));
+    let json: Option<Value> = serde_json::from_slice(data).ok();
+    let again = json.as_ref().map(|value| serde_json::to_vec(value).expect("a value has JSON"));
     for kind in Kind::ALL {
         match from_json(kind, data) {
             Ok(object) => {
                 assert_eq!(object.kind(), kind);
                 check(&object);
+                if let (Object::NetworkPolicy(policy), Some(json)) = (&object, &json) {
+                    check_is_not_opened(policy, json);
+                }
                 if let Some(again) = &again {
                     assert_eq!(from_json(kind, again).as_ref(), Ok(&object));
                 }
@@ -53,6 +55,35 @@ pub(super) fn check(object: &Object) {
             assert_ne!(pod.node.as_deref(), Some(""));
         }
         Object::ServiceCidr(o) => assert!(o.cidrs.iter().all(|cidr| *cidr == cidr.trunc())),
-        Object::Namespace(_) | Object::NetworkPolicy(_) => {}
+        Object::NetworkPolicy(policy) => {
+            assert!(policy.ingress.is_some() || policy.egress.is_some(), "isolates nothing");
+            let rules = [&policy.ingress, &policy.egress].into_iter().flatten().flatten();
+            for block in rules.flat_map(|rule| &rule.peers) {
+                if let PolicyPeer::Block(block) = block {
+                    assert_eq!(block.cidr, block.cidr.trunc());
+                    assert!(block.except.iter().all(|e| block.cidr.contains(e)));
+                }
+            }
+        }
+        Object::Namespace(_) => {}
+    }
+}
+
+/// A list with entries never becomes an empty one, which admits everything, and no rule appears.
+fn check_is_not_opened(policy: &NetworkPolicy, json: &Value) {
+    let lists = [("ingress", "from", &policy.ingress), ("egress", "to", &policy.egress)];
+    for (direction, peers, rules) in lists {
+        let Some(rules) = rules else { continue };
+        let written = json["spec"][direction].as_array();
+        for (at, rule) in rules.iter().enumerate() {
+            let written = written.and_then(|rules| rules.get(at)).unwrap_or(&Value::Null);
+            if let [PolicyPeer::Invalid(_)] = rule.peers[..] {
+                continue;
+            }
+            assert!(written.is_object(), "{direction}[{at}] is not written");
+            let has_entries = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
+            assert_eq!(has_entries(&written[peers]), !rule.peers.is_empty());
+            assert_eq!(has_entries(&written["ports"]), !rule.ports.is_empty());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Conversion of API objects: defaults, optional fields and invalid values.
 
 mod external;
+mod network_policy;
 
 use sluice_core::model::*;
 
