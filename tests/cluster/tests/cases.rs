@@ -24,6 +24,8 @@ cases! {
     pod_addresses = "pod-addresses",
     pod_ping = "pod-ping",
     pod_to_outside = "pod-to-outside",
+    policy_outside = "policy-outside",
+    policy_tiers = "policy-tiers",
     service_api_server = "service-api-server",
     service_conflict_event = "service-conflict-event",
     service_dns = "service-dns",

@@ -1,4 +1,4 @@
-//! `cargo xtask bench packets`: time of the programs for packets of established flows, above an
+//! `cargo xtask bench packets`: time of the programs for a packet, above an
 //! empty program that runs in the same rounds.
 
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ pub fn run(cache: &Cache, runs: u32) -> Result<ExitCode> {
 /// A row per case of packet-bench's output.
 fn table(figures: &[Value]) -> String {
     let mut text = String::from(
-        "| packet of an established flow | program | above an empty program, ns | quartiles |\n|---|---|---|---|\n",
+        "| packet | program | above an empty program, ns | quartiles |\n|---|---|---|---|\n",
     );
     for figure in figures {
         let name = |field: &str| figure[field].as_str().unwrap_or("?");

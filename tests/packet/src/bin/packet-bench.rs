@@ -1,6 +1,6 @@
-//! Times the programs for packets of established flows, and XDP for first packets, beside an empty program. Prints one JSON
-//! object: per case the time above the empty program in nanoseconds, the median of the rounds and
-//! the lowest and highest quartile.
+//! Times the programs for packets of established flows and for first packets, beside an empty program.
+//! Prints one JSON object: per case the time above the empty program in nanoseconds, the median of the
+//! rounds and the lowest and highest quartile.
 //!
 //! `packet-bench [RUNS]`, in a network namespace of its own; `cargo xtask bench packets` calls it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench ends where it fails")]
@@ -8,7 +8,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use packet_tests::*;
-use sluice_abi::{Frontend, ServicePort, SlotRange, frontend_flags, map, program, proto};
+use sluice_abi::{
+    Frontend, PolicyDirection, PolicyPeerKey, PolicyPorts, ServicePort, SlotRange, frontend_flags,
+    map, program, proto,
+};
 use sluice_bpf::test_run::{self, XdpAction};
 
 /// Runs of each case.
@@ -25,6 +28,12 @@ const SERVICES: u32 = 50_000;
 const CLIENTS: u32 = 60_000;
 const NODE_PORT: u16 = 30_080;
 
+/// Tables of policies in the cases with policies.
+const TABLES: u64 = 10_000;
+/// Networks of clients, and how many addresses of them are used.
+const REMOTE_PODS: ([u8; 2], u32) = ([10, 244], 2 * 256);
+const OUTSIDE: ([u8; 2], u32) = ([198, 51], 100 * 256);
+
 /// Frames for a program, which take turns.
 struct Case {
     name: &'static str,
@@ -40,6 +49,13 @@ fn main() {
     let mut cases: Vec<_> = cases(&small).into_iter().map(|case| (&small, case)).collect();
     cases.extend(xdp_cases(&small).map(|case| (&small, case)));
     cases.push((&large, first_packets("first packet, XDP, of 50,000 Services")));
+    let isolated = isolated();
+    cases.push((&small, first_to_pod("first packet, other node to pod", REMOTE_PODS)));
+    cases.push((&isolated, first_to_pod("the same, isolated, one of 10,000 tables", REMOTE_PODS)));
+    cases.push((&small, first_to_pod("first packet, outside to pod", OUTSIDE)));
+    cases.push((&isolated, first_to_pod("the same, isolated, by a block", OUTSIDE)));
+    let name = "pod to pod on the node, both isolated";
+    cases.push((&isolated, established(name, connect(&isolated, 40_001, (SERVER, 8080)))));
     let empty = empty_program::load().unwrap();
     let empty_xdp = empty_program::load_xdp().unwrap();
     let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
@@ -75,6 +91,9 @@ fn datapath(services: u32) -> Datapath {
     let options = Options { services: Some(services + 1000), ..Options::default() };
     let mut datapath = Datapath::load_with(options);
     datapath.configure_node();
+    // Known policies: none.
+    datapath.rejudge(CLIENT);
+    datapath.rejudge(SERVER);
     datapath.load_xdp_program();
     datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
     let far = Sets { cluster: vec![(FAR_POD, 8080)], ..Sets::default() };
@@ -89,6 +108,29 @@ fn datapath(services: u32) -> Datapath {
         let port = ServicePort { cluster, ..ServicePort::default() };
         datapath.map(map::SERVICES).update(&service, &port).unwrap();
         datapath.frontend(([10, 97, high, low], 80, proto::TCP), Frontend { service, flags: 0 });
+    }
+    datapath
+}
+
+/// The node with pods that are isolated in both directions, and tables of other pods.
+fn isolated() -> Datapath {
+    let datapath = datapath(1);
+    let web = PolicyPorts::range(proto::TCP, 8080, 8080);
+    for table in 0..TABLES {
+        let key = PolicyPeerKey { table: 1 << 60 | table, class: 1 };
+        datapath.map(map::POLICY_PEERS).update(&key, &web).unwrap();
+    }
+    for address in [CLIENT, SERVER] {
+        datapath.class(address, Some(1));
+    }
+    for last in 0..=255 {
+        datapath.class([10, 244, 2, last], Some(1));
+    }
+    datapath.network_class([198, 51, 0, 0], 16, 1);
+    for pod in [CLIENT, SERVER] {
+        for direction in PolicyDirection::ALL {
+            datapath.isolate(pod, direction, &[(1, web)], PolicyPorts::NONE);
+        }
     }
     datapath
 }
@@ -155,6 +197,31 @@ fn first_packets(name: &'static str) -> Case {
     }
 }
 
+/// The first packets of many clients of a network to a pod.
+fn first_to_pod(name: &'static str, ([a, b], first): ([u8; 2], u32)) -> Case {
+    let frame = |n: u32| {
+        let [_, _, c, d] = (first + n % 250).to_be_bytes();
+        let client = ([a, b, c, d], 10_000 + (n / 250) as u16);
+        Packet::tcp(client, (SERVER, 8080), SYN, b"").bytes_from_wire()
+    };
+    Case {
+        name,
+        program: program::FROM_NETDEV,
+        frames: (0..CLIENTS).map(frame).collect(),
+        ifindex: UPLINK_IFINDEX,
+    }
+}
+
+/// A packet of a pod's flow.
+fn established(name: &'static str, packet: Packet) -> Case {
+    Case {
+        name,
+        program: program::FROM_POD,
+        frames: vec![packet.bytes_from_pod(CLIENT_IFINDEX)],
+        ifindex: CLIENT_IFINDEX,
+    }
+}
+
 /// Opens the flows, and returns a packet of each.
 fn cases(datapath: &Datapath) -> Vec<Case> {
     let far = ([10, 244, 2, 20], 8080);
@@ -164,17 +231,11 @@ fn cases(datapath: &Datapath) -> Vec<Case> {
     let service = connect(datapath, 40_003, (VIP, 80));
     let outside = connect(datapath, 40_004, (EXTERNAL, 443));
     let reply = Packet::tcp(far, (CLIENT, 40_002), ACK, b"x");
-    let from_pod = |name, packet: Packet| Case {
-        name,
-        program: program::FROM_POD,
-        frames: vec![packet.bytes_from_pod(CLIENT_IFINDEX)],
-        ifindex: CLIENT_IFINDEX,
-    };
     vec![
-        from_pod("pod to pod on the node", local),
-        from_pod("pod to pod on another node", remote),
-        from_pod("pod to Service, backend on the node", service),
-        from_pod("pod to the outside, masqueraded", outside),
+        established("pod to pod on the node", local),
+        established("pod to pod on another node", remote),
+        established("pod to Service, backend on the node", service),
+        established("pod to the outside, masqueraded", outside),
         Case {
             name: "other node to pod",
             program: program::FROM_NETDEV,
