@@ -9,15 +9,27 @@
 //! contents. A change becomes up to three steps, and during each of them every pod of this node judges
 //! every address as before or as after the change.
 
+mod classes;
+mod compiler;
+mod networks;
+mod pods;
+mod ports;
+mod registry;
 mod rows;
+mod rules;
+mod subjects;
+mod tables;
+mod term;
+mod tracked;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+pub use compiler::Policies;
 pub use rows::{PolicyRows, RowChange, Step};
-use sluice_abi::{PodPolicy, PolicyDirection, namespace_id};
+use sluice_abi::{PolicyDirection, namespace_id};
 
-use crate::index::{Index, PolicyDirty};
+use crate::index::Index;
 use crate::model::{Kind, ObjectName, Uid};
 
 /// A pod of this node, by its lease.
@@ -131,57 +143,13 @@ pub struct RuleName {
     pub rule: usize,
 }
 
-/// A rule that does not allow a flow, and why.
+/// Why a policy does not allow a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NearMiss {
-    /// The rule; `None`: the policy has no rule in this direction.
+    /// The rule that is nearest.
     pub rule: RuleName,
     /// "shop/db-ingress allows TCP 5432 from role=api; the client has role=web".
     pub text: String,
-}
-
-/// The rows of the policies, brought up to date by the changes of objects.
-#[derive(Clone, Debug, Default)]
-pub struct Policies {
-    rows: PolicyRows,
-}
-
-impl Policies {
-    /// Brings the rows up to date. Returns the steps in the order in which they are carried out; none
-    /// if no row changes.
-    ///
-    /// `local` are all pods of this node. Requires that NetworkPolicies, Namespaces, Pods and Nodes
-    /// have been listed; before that, only [`open_namespaces`] may be written.
-    pub fn update(&mut self, index: &Index, _: &PolicyDirty, local: &[LocalPod]) -> Vec<Step> {
-        let mut rows =
-            PolicyRows { open_namespaces: open_namespaces(index, local), ..PolicyRows::default() };
-        for pod in local {
-            let namespace = pod.name.as_ref().map(|name| &*name.namespace);
-            if namespace.is_none_or(|n| index.network_policies_of(n).next().is_none()) {
-                let row = PodPolicy { generation: pod.generation, ..PodPolicy::default() };
-                rows.pods.insert(pod.index.into(), row);
-            }
-        }
-        let step = Step::between(&self.rows, &rows);
-        self.rows = rows;
-        if step.is_empty() { Vec::new() } else { vec![step] }
-    }
-
-    /// All rows: for the comparison with the maps at the start, after a write that failed, and from time
-    /// to time. Rows of pods have the revision 0.
-    pub fn rows(&self) -> PolicyRows {
-        self.rows.clone()
-    }
-
-    /// Problems of the policies that apply to pods of this node, and of the maps.
-    pub fn findings(&self) -> Vec<Finding> {
-        Vec::new()
-    }
-
-    /// Why a pod of this node may or may not send or receive something.
-    pub fn explain(&self, _: &Index, _: &Question) -> Explanation {
-        Explanation { isolating: Vec::new(), verdict: Verdict::Pending }
-    }
 }
 
 /// Ids of the namespaces that no policy is in: of all Namespace objects and of all pods of this node.

@@ -1,0 +1,96 @@
+//! Classes: sets of peers that no active term and no port name in use distinguishes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::registry::{Registry, content_id};
+use super::rules::PortName;
+use super::term::Terms;
+use crate::model::Protocol;
+
+/// A container port with its name and number.
+pub type NumberedPort = (Protocol, Arc<str>, u16);
+
+/// What the peers of a class have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClassContent {
+    /// The active terms that match them, sorted.
+    pub terms: Box<[u32]>,
+    /// Their container ports whose names are in use, sorted.
+    pub named: Arc<[NumberedPort]>,
+}
+
+/// The classes of addresses and networks.
+#[derive(Clone, Debug, Default)]
+pub struct Classes {
+    /// The classes; one reference per address and network.
+    pub registry: Registry<ClassContent>,
+    of_term: HashMap<u32, BTreeSet<u32>>,
+    of_name: HashMap<PortName, BTreeSet<u32>>,
+}
+
+impl Classes {
+    /// The class with a content, with one more reference, and whether it is new. `None` for the class of
+    /// all peers that nothing matches.
+    pub fn intern(&mut self, content: ClassContent, terms: &Terms) -> Option<(u32, bool)> {
+        if content.terms.is_empty() && content.named.is_empty() {
+            return None;
+        }
+        let (class, new) = self.registry.intern(content, |content| {
+            let mut ids: Vec<u64> = content.terms.iter().map(|t| terms.registry.id(*t)).collect();
+            ids.sort_unstable();
+            content_id((ids, &content.named))
+        });
+        if new {
+            let content = Arc::clone(self.registry.get(class));
+            for term in &content.terms {
+                self.of_term.entry(*term).or_default().insert(class);
+            }
+            for (protocol, name, _) in content.named.iter() {
+                let name = (*protocol, Arc::clone(name));
+                self.of_name.entry(name).or_default().insert(class);
+            }
+        }
+        Some((class, new))
+    }
+
+    /// Removes a reference; returns the content if it was the last one.
+    pub fn release(&mut self, class: u32) -> Option<Arc<ClassContent>> {
+        let content = self.registry.release(class)?;
+        for term in &content.terms {
+            remove(&mut self.of_term, term, class);
+        }
+        for (protocol, name, _) in content.named.iter() {
+            remove(&mut self.of_name, &(*protocol, Arc::clone(name)), class);
+        }
+        Some(content)
+    }
+
+    /// The classes that a term matches.
+    pub fn of_term(&self, term: u32) -> impl Iterator<Item = u32> {
+        self.of_term.get(&term).into_iter().flatten().copied()
+    }
+
+    /// The classes whose pods have a port with a name.
+    pub fn of_name(&self, name: &PortName) -> impl Iterator<Item = u32> {
+        self.of_name.get(name).into_iter().flatten().copied()
+    }
+
+    /// The id of a class in the maps; 0 for none, and for one whose id another content has.
+    pub fn id(&self, class: Option<u32>) -> u64 {
+        match class {
+            Some(class) if !self.registry.collides(class) => self.registry.id(class),
+            _ => 0,
+        }
+    }
+}
+
+/// Removes a member of a set, and the set if it is then empty.
+pub fn remove<K: std::hash::Hash + Eq>(sets: &mut HashMap<K, BTreeSet<u32>>, key: &K, member: u32) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(&member);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}

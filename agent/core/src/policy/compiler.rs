@@ -1,0 +1,427 @@
+//! The incremental compiler.
+//!
+//! ```text
+//! Pods, Namespaces, leases --> pods::Pods ----> addresses --+
+//! Nodes, blocks -------------> networks::Networks -> ranges +--> classes --+
+//!                                                                          +--> rows of POLICY_PEERS
+//! policies, leases ----------> subjects::Subjects ------------> tables ----+
+//! ```
+//! A change is carried out in up to three steps:
+//! 1. Terms of new tables become active, and pods that changed move to other classes. No table uses the
+//!    new terms: for each table, the old and the new class of an address that did not change are equal.
+//! 2. Pods of this node change over to new tables, which have rows for all classes.
+//! 3. Terms that no table uses any more become inactive.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use sluice_abi::{Addr, NetworkKey, PodPolicy, map};
+use zerocopy::FromZeros;
+
+use super::classes::{ClassContent, Classes};
+use super::networks::{Networks, network_key};
+use super::pods::Pods;
+use super::rules::{PortName, Rules};
+use super::subjects::{Decisions, Parts, Standing, Subjects};
+use super::tables::Tables;
+use super::term::{Term, Terms};
+use super::tracked::Tracked;
+use super::{LocalPod, PolicyRows, Step, open_namespaces};
+use crate::index::{Index, PolicyDirty};
+
+/// Rows that the compiler uses at most. Half of a map is for rows that are replaced: additions precede
+/// deletions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub peers: usize,
+    pub ports: usize,
+    pub networks: usize,
+    pub classes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            peers: map::POLICY_PEERS_MAX as usize / 2,
+            ports: map::POLICY_PORTS_MAX as usize / 2,
+            networks: map::POLICY_NETWORKS_MAX as usize / 2,
+            classes: map::POLICY_CLASSES_MAX as usize / 8 * 7,
+        }
+    }
+}
+
+/// The rows of the policies, brought up to date by the changes of objects.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    pub(super) limits: Limits,
+    pub(super) terms: Terms,
+    pub(super) rules: Rules,
+    pub(super) classes: Classes,
+    pub(super) tables: Tables,
+    pub(super) subjects: Subjects,
+    pub(super) networks: Networks,
+    pods: Pods,
+    /// Class of each address of a pod.
+    addresses: BTreeMap<Addr, u32>,
+    /// Addresses whose class does not fit into the map.
+    pub(super) unclassed: BTreeSet<Addr>,
+    /// Class of each prefix.
+    prefixes: BTreeMap<IpNet, Option<u32>>,
+    pod_rows: Tracked<u32, PodPolicy>,
+    class_rows: Tracked<Addr, u64>,
+    network_rows: Tracked<NetworkKey, u64>,
+    open_namespaces: Tracked<u64, u32>,
+}
+
+/// What changed during a step besides rows.
+#[derive(Debug, Default)]
+struct Changed {
+    /// Terms that became active or inactive.
+    terms: BTreeSet<u32>,
+    /// Port names that may have become used or unused.
+    names: BTreeSet<PortName>,
+    /// Tables that answer differently for an address.
+    tables: BTreeSet<u32>,
+    /// Classes of ranges changed for other reasons than terms.
+    ranges: bool,
+}
+
+impl Policies {
+    /// Brings the rows up to date. Returns the steps in the order in which they are carried out; none
+    /// if no row changes.
+    ///
+    /// `local` are all pods of this node. Requires that NetworkPolicies, Namespaces, Pods and Nodes
+    /// have been listed; before that, only [`open_namespaces`] may be written.
+    pub fn update(&mut self, index: &Index, dirty: &PolicyDirty, local: &[LocalPod]) -> Vec<Step> {
+        let everything;
+        let dirty = if dirty.all {
+            everything = self.everything(index);
+            &everything
+        } else {
+            dirty
+        };
+        let mut changed = Changed::default();
+        let leased = self.pods.set_leases(local);
+        for namespace in &dirty.namespaces {
+            self.pods.namespace(index, namespace, &self.terms);
+        }
+        for name in dirty.pods.union(&leased) {
+            self.pods.pod(index, name, &self.terms);
+        }
+        if dirty.nodes {
+            changed.ranges = self.networks.set_ranges(index.pod_ranges());
+        }
+        let parts =
+            Parts { terms: &mut self.terms, rules: &mut self.rules, tables: &mut self.tables };
+        let decisions = self.subjects.update(index, &dirty.policies, &dirty.pods, local, parts);
+
+        for table in &decisions.new_tables {
+            self.activate(index, *table, &mut changed);
+        }
+        let mut first = self.step(index, changed);
+        for table in &decisions.new_tables {
+            self.tables.add(*table, &self.rules, &self.classes);
+        }
+        let dead = self.change_over(decisions);
+        let second = self.step(index, Changed::default());
+        let mut changed = Changed::default();
+        for (terms, names) in dead {
+            self.deactivate(index, terms, names, &mut changed);
+        }
+        let mut third = self.step(index, changed);
+
+        let open = open_namespaces(index, local);
+        for namespace in self.open_namespaces.rows().keys().copied().collect::<Vec<_>>() {
+            if !open.contains_key(&namespace) {
+                self.open_namespaces.set(namespace, None);
+            }
+        }
+        for (namespace, value) in open.into_iter().take(map::OPEN_NAMESPACES_MAX as usize) {
+            self.open_namespaces.set(namespace, Some(value));
+        }
+        let open = self.open_namespaces.take();
+        first.open_namespaces.deletes = open.deletes;
+        third.open_namespaces.puts = open.puts;
+        [first, second, third].into_iter().filter(|step| !step.is_empty()).collect()
+    }
+
+    /// All rows: for the comparison with the maps at the start, after a write that failed, and from time
+    /// to time. Rows of pods have the revision 0.
+    pub fn rows(&self) -> PolicyRows {
+        PolicyRows {
+            pods: self.pod_rows.rows().clone(),
+            classes: self.class_rows.rows().clone(),
+            networks: self.network_rows.rows().clone(),
+            peers: self.tables.maps.peers.rows().clone(),
+            ports: self.tables.maps.ports.rows().clone(),
+            open_namespaces: self.open_namespaces.rows().clone(),
+        }
+    }
+
+    /// All objects, known or new.
+    fn everything(&self, index: &Index) -> PolicyDirty {
+        let new = index.namespaces().map(|namespace| namespace.name.as_str().into());
+        let policies = index.network_policies().map(|policy| &policy.name);
+        let pods = index.pods().map(|pod| &pod.name);
+        PolicyDirty {
+            all: false,
+            pods: self.pods.names().chain(pods).cloned().collect(),
+            namespaces: self.pods.namespaces().into_iter().chain(new).collect(),
+            policies: self.subjects.policy_names().chain(policies).cloned().collect(),
+            nodes: true,
+        }
+    }
+
+    /// Makes the terms and port names of a table active.
+    fn activate(&mut self, index: &Index, table: u32, changed: &mut Changed) {
+        let (terms, names) = self.tables.uses(table, &self.rules);
+        for term in terms {
+            if self.terms.activate(term) {
+                self.term(index, term, true);
+                changed.terms.insert(term);
+            }
+        }
+        for name in names {
+            if self.pods.port_name(&name, true) {
+                changed.names.insert(name);
+            }
+        }
+    }
+
+    fn deactivate(
+        &mut self,
+        index: &Index,
+        terms: BTreeSet<u32>,
+        names: BTreeSet<PortName>,
+        changed: &mut Changed,
+    ) {
+        for term in terms {
+            if self.terms.deactivate(term) {
+                changed.ranges |= self.term(index, term, false);
+                changed.terms.insert(term);
+            }
+            self.terms.registry.release(term);
+        }
+        for name in names {
+            if self.pods.port_name(&name, false) {
+                changed.names.insert(name);
+            }
+        }
+    }
+
+    /// A term became active or inactive. Returns whether a block fits now that did not fit before.
+    fn term(&mut self, index: &Index, number: u32, active: bool) -> bool {
+        let term = self.terms.registry.get(number).clone();
+        let Term::Block(block) = &*term else {
+            if term.is_every_pod() {
+                self.networks.set_every_pod(active.then_some(number));
+            }
+            self.pods.term(index, number, &self.terms, active);
+            return false;
+        };
+        if active {
+            if self.networks.add_block(number, block, self.limits.networks) {
+                self.pods.range(block.cidr);
+            }
+            return false;
+        }
+        if self.networks.remove_block(number, block) {
+            self.pods.range(block.cidr);
+        }
+        let mut fits = false;
+        for (number, block) in self.networks.take_refused() {
+            if self.networks.add_block(number, &block, self.limits.networks) {
+                self.pods.range(block.cidr);
+                fits = true;
+            }
+        }
+        fits
+    }
+
+    /// Pods change over to their new tables. Returns the terms and names of tables that are not used any
+    /// more, with one reference to each term.
+    fn change_over(&mut self, decisions: Decisions) -> Vec<(BTreeSet<u32>, BTreeSet<PortName>)> {
+        for (index, standing) in decisions.standings {
+            self.subjects.set(index, standing);
+        }
+        let mut dead = Vec::new();
+        for table in decisions.former {
+            if self.tables.registry.references(table) > 1 {
+                self.tables.registry.release(table);
+                continue;
+            }
+            let uses = self.tables.uses(table, &self.rules);
+            let Some(rules) = self.tables.registry.release(table) else { continue };
+            self.tables.drop(table, &self.classes);
+            // The terms stay active until the next step.
+            uses.0.iter().for_each(|term| self.terms.registry.retain(*term));
+            for rule in rules.iter() {
+                self.rules.release(*rule, &mut self.terms);
+            }
+            dead.push(uses);
+        }
+        for policy in decisions.forgotten {
+            self.rules.forget(policy, &mut self.terms);
+        }
+        dead
+    }
+
+    /// Brings classes, capacities and rows of pods up to date; returns the changed rows.
+    fn step(&mut self, index: &Index, mut changed: Changed) -> Step {
+        self.classify(index, &mut changed);
+        self.tables.fit(self.limits.peers, self.limits.ports, &self.classes);
+        let mut rows: BTreeMap<u32, PodPolicy> = BTreeMap::new();
+        let mut rejudge = BTreeSet::new();
+        for (lease, standing) in self.subjects.iter() {
+            let ends = match standing {
+                Standing::Pending => continue,
+                Standing::Free => Default::default(),
+                Standing::Judged(ends) => {
+                    ends.map(|end| end.map(|table| self.tables.end(table)).unwrap_or_default())
+                }
+            };
+            let row = PodPolicy { generation: lease.generation, pad: 0, revision: 0, ends };
+            rows.insert(lease.index.into(), row);
+            let mut tables = standing.tables();
+            if tables.any(|table| changed.ranges || changed.tables.contains(&table)) {
+                rejudge.insert(lease.index);
+            }
+        }
+        for index in self.pod_rows.rows().keys().copied().collect::<Vec<_>>() {
+            if !rows.contains_key(&index) {
+                self.pod_rows.set(index, None);
+            }
+        }
+        for (index, row) in &rows {
+            self.pod_rows.set(*index, Some(*row));
+        }
+        let change = self.pod_rows.take();
+        let zeros = change.deletes.iter().map(|index| (*index, PodPolicy::new_zeroed()));
+        let mut pods: BTreeMap<u32, PodPolicy> = change.puts.iter().copied().chain(zeros).collect();
+        rejudge.retain(|index| !pods.contains_key(&u32::from(*index)));
+        for index in &rejudge {
+            pods.extend(rows.get_key_value(&u32::from(*index)));
+        }
+        let mut networks = self.network_rows.take();
+        networks.puts.reverse();
+        Step {
+            ports: self.tables.maps.ports.take(),
+            peers: self.tables.maps.peers.take(),
+            networks,
+            classes: self.class_rows.take(),
+            pods: pods.into_iter().collect(),
+            rejudge,
+            open_namespaces: Default::default(),
+        }
+    }
+
+    /// Moves addresses and prefixes to their classes.
+    fn classify(&mut self, index: &Index, changed: &mut Changed) {
+        let (mut new, mut former, mut moves) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for net in self.networks.take_dirty() {
+            let terms = self.networks.terms_of(net).into();
+            let content =
+                self.networks.exists(net).then(|| ClassContent { terms, named: [].into() });
+            let class = content.as_ref().and_then(|c| self.class(c.clone(), &mut new));
+            let value = content.map(|_| class);
+            let before = match value {
+                Some(class) => self.prefixes.insert(net, class),
+                None => self.prefixes.remove(&net),
+            };
+            former.extend(before.flatten());
+            self.network_rows.set(network_key(net), value.map(|class| self.classes.id(class)));
+        }
+        for address in self.pods.take_dirty() {
+            let content = self.pods.content(index, address).map(|content| {
+                let blocks = self.networks.blocks_of(address.into());
+                with_blocks(content, &blocks)
+            });
+            let class = content.and_then(|content| self.class(content, &mut new));
+            let before = match class {
+                Some(class) => self.addresses.insert(address, class),
+                None => self.addresses.remove(&address),
+            };
+            former.extend(before);
+            self.set_class_row(address, class);
+            if before != class {
+                // Without a class, an address has that of its prefix.
+                let range = || {
+                    let net = self.networks.longest(address.into())?;
+                    *self.prefixes.get(&net)?
+                };
+                moves.insert((before.or_else(range), class.or_else(range)));
+            }
+        }
+        for class in new {
+            self.tables.add_class(class, &self.rules, &self.classes);
+        }
+        for (before, after) in moves {
+            if !self.same_but_for(changed, before, after) {
+                changed.tables.extend(self.tables.differing(before, after));
+            }
+        }
+        for class in former {
+            if let Some(content) = self.classes.release(class) {
+                self.tables.drop_class(class, &content, &self.classes);
+            }
+        }
+        self.retry_unclassed();
+    }
+
+    /// The class with a content, with one more reference.
+    fn class(&mut self, content: ClassContent, new: &mut Vec<u32>) -> Option<u32> {
+        let (class, is_new) = self.classes.intern(content, &self.terms)?;
+        if is_new {
+            new.push(class);
+        }
+        Some(class)
+    }
+
+    fn set_class_row(&mut self, address: Addr, class: Option<u32>) {
+        let id = Some(self.classes.id(class)).filter(|id| *id != 0);
+        let rows = self.class_rows.rows();
+        self.unclassed.remove(&address);
+        if id.is_some() && rows.len() >= self.limits.classes && !rows.contains_key(&address) {
+            // The address then has the class of its prefix, which fewer terms match.
+            self.unclassed.insert(address);
+            return;
+        }
+        self.class_rows.set(address, id);
+    }
+
+    fn retry_unclassed(&mut self) {
+        while self.class_rows.rows().len() < self.limits.classes
+            && let Some(address) = self.unclassed.first().copied()
+        {
+            self.set_class_row(address, self.addresses.get(&address).copied());
+        }
+    }
+
+    /// Whether two classes differ only by terms and port names that no live table uses.
+    fn same_but_for(&self, changed: &Changed, a: Option<u32>, b: Option<u32>) -> bool {
+        let content = |class: Option<u32>| class.map(|class| self.classes.registry.get(class));
+        let (a, b) = (content(a), content(b));
+        let terms = |content: Option<&std::sync::Arc<ClassContent>>| -> Vec<u32> {
+            let terms = content.into_iter().flat_map(|content| content.terms.iter().copied());
+            terms.filter(|term| !changed.terms.contains(term)).collect()
+        };
+        let names = |content: Option<&std::sync::Arc<ClassContent>>| -> Vec<_> {
+            let ports = content.into_iter().flat_map(|content| content.named.iter().cloned());
+            let stays = |(protocol, name, _): &(_, std::sync::Arc<str>, _)| {
+                changed.names.is_empty() || !changed.names.contains(&(*protocol, name.clone()))
+            };
+            ports.filter(stays).collect()
+        };
+        terms(a) == terms(b) && names(a) == names(b)
+    }
+}
+
+/// A content with the blocks that contain the address.
+fn with_blocks(content: ClassContent, blocks: &[u32]) -> ClassContent {
+    if blocks.is_empty() {
+        return content;
+    }
+    let mut terms = [&content.terms, blocks].concat();
+    terms.sort_unstable();
+    ClassContent { terms: terms.into(), named: content.named }
+}

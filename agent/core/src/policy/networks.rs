@@ -1,0 +1,299 @@
+//! Peers by address: blocks, their exceptions, and the pod ranges of the nodes.
+//!
+//! Every range that begins or ends a block is a prefix with a class of its own, so that the longest
+//! prefix of an address decides which blocks contain it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use sluice_abi::NetworkKey;
+
+use crate::model::IpBlock;
+
+/// Values by range, with a search for the ranges around another one.
+#[derive(Clone, Debug)]
+struct ByRange<V> {
+    values: BTreeMap<IpNet, V>,
+    /// Number of ranges by length, IPv4 and IPv6.
+    lengths: [BTreeMap<u8, u32>; 2],
+}
+
+impl<V> Default for ByRange<V> {
+    fn default() -> ByRange<V> {
+        ByRange { values: BTreeMap::new(), lengths: Default::default() }
+    }
+}
+
+impl<V: Default> ByRange<V> {
+    fn entry(&mut self, net: IpNet) -> &mut V {
+        let lengths = &mut self.lengths[usize::from(net.addr().is_ipv6())];
+        self.values.entry(net).or_insert_with(|| {
+            *lengths.entry(net.prefix_len()).or_default() += 1;
+            V::default()
+        })
+    }
+
+    fn remove(&mut self, net: IpNet) {
+        let lengths = &mut self.lengths[usize::from(net.addr().is_ipv6())];
+        if self.values.remove(&net).is_some()
+            && let Some(count) = lengths.get_mut(&net.prefix_len())
+        {
+            *count -= 1;
+            if *count == 0 {
+                lengths.remove(&net.prefix_len());
+            }
+        }
+    }
+
+    /// The ranges that contain `net`, itself included; the shortest first.
+    fn around(&self, net: IpNet) -> impl DoubleEndedIterator<Item = (IpNet, &V)> {
+        let lengths = self.lengths[usize::from(net.addr().is_ipv6())].keys();
+        let up_to = lengths.take_while(move |length| **length <= net.prefix_len());
+        let around: Vec<IpNet> = up_to
+            .filter_map(|length| IpNet::new(net.addr(), *length).ok().map(|net| net.trunc()))
+            .collect();
+        around.into_iter().filter_map(|net| Some((net, self.values.get(&net)?)))
+    }
+
+    /// The ranges inside `net`, itself included.
+    fn inside(&self, net: IpNet) -> impl Iterator<Item = IpNet> {
+        let first = IpNet::new(net.network(), 0).unwrap_or(net);
+        let last = IpNet::from(net.broadcast());
+        let near = self.values.range(first..=last).map(|(net, _)| *net);
+        near.filter(move |other| net.contains(other))
+    }
+}
+
+/// The prefix of all IPv4 addresses, which a short IPv6 prefix would contain in the map.
+const ALL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+
+/// Whether an IPv6 range contains the IPv4 addresses in the form that they have in the map.
+fn contains_v4(net: IpNet) -> bool {
+    let mapped = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
+    matches!(net, IpNet::V6(net) if net.contains(&mapped))
+}
+
+/// Prefixes and what they match.
+#[derive(Clone, Debug, Default)]
+pub struct Networks {
+    /// Active blocks.
+    blocks: ByRange<Vec<(u32, Box<[IpNet]>)>>,
+    /// Pod ranges of the nodes.
+    ranges: ByRange<u32>,
+    /// The active term that matches every pod.
+    every_pod: Option<u32>,
+    /// Number of reasons for each prefix.
+    prefixes: ByRange<u32>,
+    /// Prefixes whose class may be another one.
+    dirty: BTreeSet<IpNet>,
+    /// Blocks that do not fit: they match nothing.
+    refused: BTreeMap<u32, IpBlock>,
+}
+
+impl Networks {
+    /// Adds an active block, unless there would be more than `limit` prefixes.
+    pub fn add_block(&mut self, term: u32, block: &IpBlock, limit: usize) -> bool {
+        if self.prefixes.values.len() + 2 + block.except.len() > limit {
+            self.refused.insert(term, block.clone());
+            return false;
+        }
+        let cidr = block.cidr;
+        self.blocks.entry(cidr).push((term, block.except.clone()));
+        self.add_prefix(cidr);
+        block.except.iter().for_each(|net| self.add_prefix(*net));
+        self.touch(cidr);
+        true
+    }
+
+    /// Removes a block. Returns whether it had an effect.
+    pub fn remove_block(&mut self, term: u32, block: &IpBlock) -> bool {
+        if self.refused.remove(&term).is_some() {
+            return false;
+        }
+        let blocks = self.blocks.entry(block.cidr);
+        blocks.retain(|(other, _)| *other != term);
+        if blocks.is_empty() {
+            self.blocks.remove(block.cidr);
+        }
+        self.touch(block.cidr);
+        self.remove_prefix(block.cidr);
+        block.except.iter().for_each(|net| self.remove_prefix(*net));
+        true
+    }
+
+    /// The blocks that do not fit, by term.
+    pub fn refused(&self) -> &BTreeMap<u32, IpBlock> {
+        &self.refused
+    }
+
+    /// Takes the blocks that did not fit, to add them again.
+    pub fn take_refused(&mut self) -> BTreeMap<u32, IpBlock> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Sets the active term that matches every pod.
+    pub fn set_every_pod(&mut self, term: Option<u32>) {
+        if self.every_pod == term {
+            return;
+        }
+        let ranges: Vec<IpNet> = self.ranges.values.keys().copied().collect();
+        for range in ranges {
+            match (self.every_pod, term) {
+                (None, Some(_)) => self.add_prefix(range),
+                (Some(_), None) => self.remove_prefix(range),
+                _ => {}
+            }
+            self.touch(range);
+        }
+        self.every_pod = term;
+    }
+
+    /// Sets the pod ranges of all nodes. Returns whether they changed.
+    pub fn set_ranges(&mut self, ranges: impl Iterator<Item = IpNet>) -> bool {
+        let new: BTreeSet<IpNet> = ranges.map(|net| net.trunc()).collect();
+        let old: BTreeSet<IpNet> = self.ranges.values.keys().copied().collect();
+        for range in old.symmetric_difference(&new) {
+            if new.contains(range) {
+                self.ranges.entry(*range);
+                if self.every_pod.is_some() {
+                    self.add_prefix(*range);
+                }
+                self.touch(*range);
+            } else {
+                self.touch(*range);
+                self.ranges.remove(*range);
+                if self.every_pod.is_some() {
+                    self.remove_prefix(*range);
+                }
+            }
+        }
+        old != new
+    }
+
+    /// The blocks that contain an address, sorted.
+    pub fn blocks_of(&self, address: IpAddr) -> Vec<u32> {
+        self.blocks_around(IpNet::from(address))
+    }
+
+    /// The terms that match the addresses of a prefix that have no longer prefix, sorted.
+    pub fn terms_of(&self, net: IpNet) -> Vec<u32> {
+        let mut terms = self.blocks_around(net);
+        if let Some(every) = self.every_pod
+            && self.ranges.around(net).next().is_some()
+        {
+            terms.push(every);
+            terms.sort_unstable();
+        }
+        terms
+    }
+
+    /// The longest prefix of an address.
+    pub fn longest(&self, address: IpAddr) -> Option<IpNet> {
+        self.prefixes.around(IpNet::from(address)).next_back().map(|(net, _)| net)
+    }
+
+    /// Whether a prefix exists.
+    pub fn exists(&self, net: IpNet) -> bool {
+        self.prefixes.values.contains_key(&net)
+    }
+
+    /// The prefixes that were added or removed, or that may match something else.
+    pub fn take_dirty(&mut self) -> BTreeSet<IpNet> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    fn blocks_around(&self, net: IpNet) -> Vec<u32> {
+        let mut terms = Vec::new();
+        for (_, blocks) in self.blocks.around(net) {
+            let outside = |except: &[IpNet]| !except.iter().any(|e| e.contains(&net));
+            terms.extend(blocks.iter().filter(|(_, e)| outside(e)).map(|(term, _)| *term));
+        }
+        terms.sort_unstable();
+        terms
+    }
+
+    fn add_prefix(&mut self, net: IpNet) {
+        *self.prefixes.entry(net) += 1;
+        self.dirty.insert(net);
+        if contains_v4(net) {
+            self.add_prefix(ALL_V4);
+        }
+    }
+
+    fn remove_prefix(&mut self, net: IpNet) {
+        let reasons = self.prefixes.entry(net);
+        *reasons = reasons.saturating_sub(1);
+        if *reasons == 0 {
+            self.prefixes.remove(net);
+        }
+        self.dirty.insert(net);
+        if contains_v4(net) {
+            self.remove_prefix(ALL_V4);
+        }
+    }
+
+    /// Marks the prefixes inside a range.
+    fn touch(&mut self, range: IpNet) {
+        self.dirty.extend(self.prefixes.inside(range));
+    }
+}
+
+/// The key of a range in the maps.
+pub fn network_key(net: IpNet) -> NetworkKey {
+    let bits = if net.addr().is_ipv4() { 96 } else { 0 };
+    NetworkKey { prefix_len: bits + u32::from(net.prefix_len()), addr: net.network().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn block(cidr: &str, except: &[&str]) -> IpBlock {
+        IpBlock { cidr: net(cidr), except: except.iter().map(|e| net(e)).collect() }
+    }
+
+    #[test]
+    fn longest_prefix_has_the_blocks_of_an_address() {
+        let mut networks = Networks::default();
+        networks.add_block(1, &block("10.0.0.0/8", &["10.1.0.0/16"]), 100);
+        networks.add_block(2, &block("10.1.2.0/24", &[]), 100);
+        networks.add_block(3, &block("::/0", &["fd00::/8"]), 100);
+        networks.set_ranges([net("10.1.2.0/25"), net("10.9.0.0/24")].into_iter());
+        networks.set_every_pod(Some(9));
+        let of = |networks: &Networks, address: &str| {
+            let longest = networks.longest(address.parse().unwrap());
+            longest.map(|net| networks.terms_of(net)).unwrap_or_default()
+        };
+        for (address, terms) in [
+            ("10.0.0.1", &[1][..]),
+            ("10.1.0.1", &[]),
+            ("10.1.2.1", &[2, 9]),
+            ("10.1.2.200", &[2]),
+            ("10.9.0.1", &[1, 9]),
+            ("11.0.0.1", &[]),
+            ("2001:db8::1", &[3]),
+            ("fd00::1", &[]),
+        ] {
+            assert_eq!(of(&networks, address), terms, "{address}");
+        }
+        assert_eq!(networks.longest([11, 0, 0, 1].into()), Some(ALL_V4), "not ::/0");
+        networks.remove_block(3, &block("::/0", &["fd00::/8"]));
+        assert_eq!(networks.longest([11, 0, 0, 1].into()), None);
+        networks.set_every_pod(None);
+        assert_eq!(of(&networks, "10.1.2.1"), [2]);
+    }
+
+    #[test]
+    fn block_that_does_not_fit_matches_nothing() {
+        let mut networks = Networks::default();
+        assert!(networks.add_block(1, &block("10.0.0.0/8", &["10.1.0.0/16"]), 4));
+        assert!(!networks.add_block(2, &block("10.2.0.0/16", &[]), 4));
+        assert_eq!(networks.terms_of(net("10.2.0.0/16")), [1]);
+        assert!(!networks.remove_block(2, &block("10.2.0.0/16", &[])));
+    }
+}

@@ -1,0 +1,371 @@
+//! Pods as peers: groups that no term distinguishes, and the addresses of their pods.
+//!
+//! An address has one owner. The lease decides for pods of this node: a new pod has the address before
+//! its Pod object has it, and an earlier Pod object may still have it. Otherwise a pod that does not
+//! terminate precedes those that do. Of several such pods, a term must match all.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sluice_abi::Addr;
+
+use super::LocalPod;
+use super::classes::{ClassContent, NumberedPort};
+use super::rules::PortName;
+use super::term::{GroupKey, Scope, Term, Terms};
+use crate::index::Index;
+use crate::model::{ObjectName, Pod, PodIps, Uid};
+
+/// A pod that selectors can select.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Peer {
+    group: u32,
+    terminating: bool,
+    ips: PodIps,
+    /// Addresses of its leases that the Pod object does not have.
+    leased: Box<[IpAddr]>,
+}
+
+impl Peer {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.ips.iter().chain(self.leased.iter().copied())
+    }
+}
+
+/// Pods with the same namespace, labels and named ports.
+#[derive(Clone, Debug)]
+struct Group {
+    key: Arc<GroupKey>,
+    members: BTreeSet<u32>,
+    /// The active selectors that select them, sorted.
+    terms: Vec<u32>,
+    /// Their ports whose names are in use, sorted.
+    named: Arc<[NumberedPort]>,
+}
+
+/// A lease as far as it decides who owns an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Lease {
+    name: Option<ObjectName>,
+    uid: Option<Uid>,
+}
+
+/// The pods of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Pods {
+    by_name: HashMap<ObjectName, u32>,
+    peers: Vec<Peer>,
+    free: Vec<u32>,
+    groups: Vec<Group>,
+    free_groups: Vec<u32>,
+    by_key: HashMap<Arc<GroupKey>, u32>,
+    by_namespace: HashMap<Arc<str>, BTreeSet<u32>>,
+    by_label: HashMap<(Arc<str>, Arc<str>), BTreeSet<u32>>,
+    /// Pods with each address.
+    claims: BTreeMap<Addr, Vec<u32>>,
+    leases: BTreeMap<Addr, Lease>,
+    /// Addresses of the leases of each pod.
+    leased: HashMap<ObjectName, BTreeSet<Addr>>,
+    /// Names of ports that egress rules use, with the number of tables.
+    names: BTreeMap<PortName, u32>,
+    /// Addresses whose class may be another one.
+    dirty: BTreeSet<Addr>,
+}
+
+/// Whether a Pod object is that of a lease: both have the same UID, or one has none.
+pub fn same_pod(pod: &Pod, uid: Option<Uid>) -> bool {
+    uid.is_none() || pod.uid.is_none() || uid == pod.uid
+}
+
+impl Pods {
+    /// Sets the leases; returns the pods whose leases changed.
+    pub fn set_leases(&mut self, local: &[LocalPod]) -> BTreeSet<ObjectName> {
+        let lease = |pod: &LocalPod| Lease { name: pod.name.clone(), uid: pod.uid };
+        let new: BTreeMap<Addr, Lease> =
+            local.iter().map(|pod| (pod.address.into(), lease(pod))).collect();
+        let mut changed = BTreeSet::new();
+        let old = std::mem::take(&mut self.leases);
+        for (address, lease) in old.iter().filter(|(a, lease)| new.get(a) != Some(lease)) {
+            self.dirty.insert(*address);
+            if let Some(name) = &lease.name {
+                changed.insert(name.clone());
+                if let Some(addresses) = self.leased.get_mut(name) {
+                    addresses.remove(address);
+                    if addresses.is_empty() {
+                        self.leased.remove(name);
+                    }
+                }
+            }
+        }
+        for (address, lease) in new.iter().filter(|(a, lease)| old.get(a) != Some(lease)) {
+            self.dirty.insert(*address);
+            if let Some(name) = &lease.name {
+                changed.insert(name.clone());
+                self.leased.entry(name.clone()).or_default().insert(*address);
+            }
+        }
+        self.leases = new;
+        changed
+    }
+
+    /// A Pod was added, changed or deleted, or its lease.
+    pub fn pod(&mut self, index: &Index, name: &ObjectName, terms: &Terms) {
+        let pod = index.pod(name).filter(|pod| !pod.host_network && !pod.phase.is_over());
+        let known = self.by_name.get(name).copied();
+        let Some(pod) = pod else {
+            if let Some(number) = known {
+                self.by_name.remove(name);
+                self.replace(number, Peer::default(), false, true);
+                self.free.push(number);
+            }
+            return;
+        };
+        let leased = self.leased.get(name).into_iter().flatten().copied().map(IpAddr::from);
+        let of_lease = |ip: &IpAddr| {
+            let lease = self.leases.get(&(*ip).into());
+            lease.is_some_and(|lease| same_pod(pod, lease.uid)) && !pod.ips.iter().any(|i| i == *ip)
+        };
+        let leased = leased.filter(of_lease).collect();
+        let key = GroupKey {
+            namespace: Arc::clone(&pod.name.namespace),
+            labels: pod.labels.clone(),
+            ports: Arc::clone(&pod.ports),
+        };
+        let group = self.group(index, key, terms);
+        let peer = Peer { group, terminating: pod.terminating, ips: pod.ips, leased };
+        match known {
+            Some(number) => self.replace(number, peer, true, true),
+            None => {
+                let number = self.free.pop().unwrap_or(self.peers.len() as u32);
+                if number as usize == self.peers.len() {
+                    self.peers.push(Peer::default());
+                }
+                self.by_name.insert(pod.name.clone(), number);
+                self.replace(number, peer, true, false);
+            }
+        }
+    }
+
+    /// Names of all pods.
+    pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.by_name.keys()
+    }
+
+    /// Names of all namespaces with pods.
+    pub fn namespaces(&self) -> Vec<Arc<str>> {
+        self.by_namespace.keys().cloned().collect()
+    }
+
+    /// The labels of a namespace may be others.
+    pub fn namespace(&mut self, index: &Index, name: &str, terms: &Terms) {
+        let groups: Vec<u32> = self.by_namespace.get(name).into_iter().flatten().copied().collect();
+        for number in groups {
+            let group = &mut self.groups[number as usize];
+            let selecting = terms.selecting(index, &group.key);
+            if selecting != group.terms {
+                group.terms = selecting;
+                self.touch(number);
+            }
+        }
+    }
+
+    /// A selector became active or inactive.
+    pub fn term(&mut self, index: &Index, number: u32, terms: &Terms, active: bool) {
+        let term = terms.registry.get(number);
+        let candidates: Vec<u32> = match (term.required_label(), &**term) {
+            (Some((key, values)), _) => {
+                let with = |value| self.by_label.get(&(Arc::clone(key), Arc::clone(value)));
+                values.iter().filter_map(with).flatten().copied().collect()
+            }
+            (None, Term::Pods { scope: Scope::Namespace(own), .. }) => {
+                self.by_namespace.get(own).into_iter().flatten().copied().collect()
+            }
+            _ => self.by_key.values().copied().collect(),
+        };
+        for at in candidates {
+            let group = &mut self.groups[at as usize];
+            match (group.terms.binary_search(&number), active) {
+                (Err(place), true)
+                    if term.selects(index, &group.key.namespace, &group.key.labels) =>
+                {
+                    group.terms.insert(place, number);
+                }
+                (Ok(place), false) => {
+                    group.terms.remove(place);
+                }
+                _ => continue,
+            }
+            self.touch(at);
+        }
+    }
+
+    /// A table uses the name of a port, or does not use it any more. Returns whether that is new.
+    pub fn port_name(&mut self, name: &PortName, used: bool) -> bool {
+        let tables = self.names.entry(name.clone()).or_default();
+        let before = *tables;
+        *tables = if used { before + 1 } else { before.saturating_sub(1) };
+        let now = *tables;
+        if now == 0 {
+            self.names.remove(name);
+        }
+        if (before == 0) == (now == 0) {
+            return false;
+        }
+        let has =
+            |key: &GroupKey| key.ports.iter().any(|p| (p.protocol, &p.name) == (name.0, &name.1));
+        for at in self.by_key.values().copied().collect::<Vec<_>>() {
+            let group = &self.groups[at as usize];
+            if has(&group.key) {
+                let named = self.named(&group.key);
+                self.groups[at as usize].named = named;
+                self.touch(at);
+            }
+        }
+        true
+    }
+
+    /// A block became active or inactive: the addresses in its range.
+    pub fn range(&mut self, range: ipnet::IpNet) {
+        let (first, last) = (Addr::from(range.network()), Addr::from(range.broadcast()));
+        self.dirty.extend(self.claims.range(first..=last).map(|(address, _)| *address));
+    }
+
+    /// The addresses whose class may be another one.
+    pub fn take_dirty(&mut self) -> BTreeSet<Addr> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// What selectors and port names say about the owner of an address; `None` if no pod owns it.
+    pub fn content(&self, index: &Index, address: Addr) -> Option<ClassContent> {
+        let claims = self.claims.get(&address)?;
+        let leased;
+        let owners: &[u32] = match self.leases.get(&address) {
+            Some(lease) => {
+                let name = lease.name.as_ref()?;
+                index.pod(name).filter(|pod| same_pod(pod, lease.uid))?;
+                leased = [*self.by_name.get(name)?];
+                &leased
+            }
+            None => claims,
+        };
+        let alive: Vec<&Group> = self.groups_of(owners, |peer| !peer.terminating);
+        let groups = if alive.is_empty() { self.groups_of(owners, |_| true) } else { alive };
+        let (first, others) = groups.split_first()?;
+        if others.is_empty() {
+            return Some(ClassContent {
+                terms: first.terms.clone().into(),
+                named: Arc::clone(&first.named),
+            });
+        }
+        let all = |term: &&u32| others.iter().all(|group| group.terms.contains(term));
+        let named = first.named.iter().filter(|p| others.iter().all(|g| g.named.contains(p)));
+        Some(ClassContent {
+            terms: first.terms.iter().filter(all).copied().collect(),
+            named: named.cloned().collect(),
+        })
+    }
+
+    fn groups_of(&self, owners: &[u32], wanted: fn(&Peer) -> bool) -> Vec<&Group> {
+        let peers = owners.iter().map(|owner| &self.peers[*owner as usize]);
+        peers.filter(|peer| wanted(peer)).map(|peer| &self.groups[peer.group as usize]).collect()
+    }
+
+    /// Puts a pod in the place of another one, and marks the addresses of both. Removes or adds the
+    /// claims of pods that are absent or new.
+    fn replace(&mut self, number: u32, peer: Peer, is: bool, was: bool) {
+        let former = &self.peers[number as usize];
+        if is && was && *former == peer {
+            return;
+        }
+        let group = peer.group;
+        let former = std::mem::replace(&mut self.peers[number as usize], peer);
+        if was {
+            for address in former.addresses().map(Addr::from) {
+                self.dirty.insert(address);
+                if let Some(claims) = self.claims.get_mut(&address) {
+                    claims.retain(|claim| *claim != number);
+                    if claims.is_empty() {
+                        self.claims.remove(&address);
+                    }
+                }
+            }
+        }
+        if is {
+            for address in self.peers[number as usize].addresses().map(Addr::from) {
+                self.dirty.insert(address);
+                let claims = self.claims.entry(address).or_insert_with(|| Vec::with_capacity(1));
+                if !claims.contains(&number) {
+                    claims.push(number);
+                }
+            }
+            self.groups[group as usize].members.insert(number);
+        }
+        if was && !(is && former.group == group) {
+            self.leave(number, former.group);
+        }
+    }
+
+    /// Removes a pod from a group, and the group if it is then empty.
+    fn leave(&mut self, number: u32, at: u32) {
+        let group = &mut self.groups[at as usize];
+        group.members.remove(&number);
+        if !group.members.is_empty() {
+            return;
+        }
+        let key = Arc::clone(&group.key);
+        super::classes::remove(&mut self.by_namespace, &key.namespace, at);
+        for label in key.labels.0.iter() {
+            let label = (Arc::clone(&label.key), Arc::clone(&label.value));
+            super::classes::remove(&mut self.by_label, &label, at);
+        }
+        self.by_key.remove(&key);
+        self.free_groups.push(at);
+    }
+
+    /// The group with a key.
+    fn group(&mut self, index: &Index, key: GroupKey, terms: &Terms) -> u32 {
+        if let Some(group) = self.by_key.get(&key) {
+            return *group;
+        }
+        let key = Arc::new(key);
+        let group = Group {
+            members: BTreeSet::new(),
+            terms: terms.selecting(index, &key),
+            named: self.named(&key),
+            key: Arc::clone(&key),
+        };
+        let at = self.free_groups.pop().unwrap_or(self.groups.len() as u32);
+        match self.groups.get_mut(at as usize) {
+            Some(slot) => *slot = group,
+            None => self.groups.push(group),
+        }
+        self.by_namespace.entry(Arc::clone(&key.namespace)).or_default().insert(at);
+        for label in key.labels.0.iter() {
+            let label = (Arc::clone(&label.key), Arc::clone(&label.value));
+            self.by_label.entry(label).or_default().insert(at);
+        }
+        self.by_key.insert(key, at);
+        at
+    }
+
+    /// The ports of a group whose names are in use.
+    fn named(&self, key: &GroupKey) -> Arc<[NumberedPort]> {
+        let used = |p: &&crate::model::ContainerPort| {
+            !self.names.is_empty() && self.names.contains_key(&(p.protocol, Arc::clone(&p.name)))
+        };
+        let ports = key.ports.iter().filter(used);
+        let mut named: Vec<NumberedPort> =
+            ports.map(|p| (p.protocol, Arc::clone(&p.name), p.port.get())).collect();
+        named.sort_unstable();
+        named.dedup();
+        named.into()
+    }
+
+    /// Marks the addresses of the pods of a group.
+    fn touch(&mut self, group: u32) {
+        for member in &self.groups[group as usize].members {
+            self.dirty.extend(self.peers[*member as usize].addresses().map(Addr::from));
+        }
+    }
+}

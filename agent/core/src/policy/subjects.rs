@@ -1,0 +1,333 @@
+//! Pods of this node as subjects: the policies that select them, and their rule tables.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use sluice_abi::PolicyDirection;
+
+use super::LocalPod;
+use super::pods::same_pod;
+use super::rules::{CompiledPolicy, CompiledRule, Rules};
+use super::tables::Tables;
+use super::term::Terms;
+use crate::index::Index;
+use crate::model::{ContainerPort, ObjectName, Pod};
+
+/// The table of each direction; `None`: not isolated.
+pub type Ends = [Option<u32>; 2];
+
+/// What is known of a pod of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its Pod object is not known, and its namespace has policies: closed, without a row.
+    Pending,
+    /// No policy applies to it.
+    Free,
+    /// The policies that select it apply to it.
+    Judged(Ends),
+}
+
+impl Standing {
+    /// Its tables.
+    pub fn tables(self) -> impl Iterator<Item = u32> {
+        let ends = if let Standing::Judged(ends) = self { ends } else { [None, None] };
+        ends.into_iter().flatten()
+    }
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug)]
+struct Subject {
+    lease: LocalPod,
+    /// Numbers of the policies that select it, sorted.
+    selected: Arc<[u32]>,
+    standing: Standing,
+}
+
+/// The policies, and the pods of this node.
+#[derive(Clone, Debug, Default)]
+pub struct Subjects {
+    numbers: BTreeMap<ObjectName, u32>,
+    policies: Vec<Option<CompiledPolicy>>,
+    free: Vec<u32>,
+    subjects: BTreeMap<u16, Subject>,
+    by_name: HashMap<ObjectName, BTreeSet<u16>>,
+    by_namespace: HashMap<Arc<str>, BTreeSet<u16>>,
+}
+
+/// What an update of subjects results in.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    /// The new standing of pods, by index; one reference to each table.
+    pub standings: BTreeMap<u16, Standing>,
+    /// Tables that are not live yet.
+    pub new_tables: Vec<u32>,
+    /// Tables that pods do not use any more, with one reference for each use.
+    pub former: Vec<u32>,
+    /// Policies that were changed or deleted.
+    pub forgotten: Vec<CompiledPolicy>,
+}
+
+/// The parts that a decision reads and adds to.
+pub struct Parts<'a> {
+    /// Terms.
+    pub terms: &'a mut Terms,
+    /// Rules.
+    pub rules: &'a mut Rules,
+    /// Tables.
+    pub tables: &'a mut Tables,
+}
+
+/// Policies that select a pod, and its ports if they matter.
+type Decided = HashMap<(Arc<[u32]>, Option<Arc<[ContainerPort]>>), Ends>;
+
+impl Subjects {
+    /// Names of all policies.
+    pub fn policy_names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.numbers.keys()
+    }
+
+    /// Lease and standing of each pod.
+    pub fn iter(&self) -> impl Iterator<Item = (&LocalPod, Standing)> {
+        self.subjects.values().map(|subject| (&subject.lease, subject.standing))
+    }
+
+    /// Sets the standing of a pod.
+    pub fn set(&mut self, index: u16, standing: Standing) {
+        if let Some(subject) = self.subjects.get_mut(&index) {
+            subject.standing = standing;
+        }
+    }
+
+    /// Decides again for the pods that changes of policies, Pods and leases affect.
+    pub fn update(
+        &mut self,
+        index: &Index,
+        policies: &BTreeSet<ObjectName>,
+        pods: &BTreeSet<ObjectName>,
+        local: &[LocalPod],
+        mut parts: Parts<'_>,
+    ) -> Decisions {
+        let mut decisions = Decisions::default();
+        let mut touched = BTreeSet::new();
+        for name in policies {
+            self.policy(index, name, &mut touched, &mut decisions, &mut parts);
+        }
+        let mut new: BTreeSet<u16> = self.leases(local, &mut decisions);
+        new.extend(pods.iter().filter_map(|name| self.by_name.get(name)).flatten());
+        for at in &new {
+            self.select(index, *at);
+        }
+        touched.extend(new);
+        let mut decided = Decided::new();
+        for at in touched {
+            let Some(subject) = self.subjects.get(&at) else { continue };
+            let standing = self.decide(index, subject, &mut decided, &mut decisions, &mut parts);
+            standing.tables().for_each(|table| parts.tables.registry.retain(table));
+            decisions.former.extend(subject.standing.tables());
+            decisions.standings.insert(at, standing);
+        }
+        // The references of the searches above.
+        decisions.former.extend(decided.into_values().flatten().flatten());
+        decisions
+    }
+
+    /// Compiles a policy again; adds the pods that it selected or selects.
+    fn policy(
+        &mut self,
+        index: &Index,
+        name: &ObjectName,
+        touched: &mut BTreeSet<u16>,
+        decisions: &mut Decisions,
+        parts: &mut Parts<'_>,
+    ) {
+        let policy = index.network_policy(name);
+        let compiled = policy.map(|policy| parts.rules.compile(policy, parts.terms));
+        let known = self.numbers.get(name).copied();
+        let number = match (known, &compiled) {
+            (Some(number), _) => number,
+            (None, None) => return,
+            (None, Some(_)) => {
+                let number = self.free.pop().unwrap_or(self.policies.len() as u32);
+                if number as usize == self.policies.len() {
+                    self.policies.push(None);
+                }
+                self.numbers.insert(name.clone(), number);
+                number
+            }
+        };
+        for at in self.by_namespace.get(&name.namespace).into_iter().flatten() {
+            let Some(subject) = self.subjects.get_mut(at) else { continue };
+            let Some(pod) = pod_of(index, &subject.lease) else {
+                touched.insert(*at);
+                continue;
+            };
+            let selects = compiled.as_ref().is_some_and(|policy| selects(policy, pod));
+            let place = subject.selected.binary_search(&number);
+            if selects || place.is_ok() {
+                touched.insert(*at);
+            }
+            match place {
+                Ok(place) if !selects => {
+                    let mut selected = subject.selected.to_vec();
+                    selected.remove(place);
+                    subject.selected = selected.into();
+                }
+                Err(place) if selects => {
+                    let mut selected = subject.selected.to_vec();
+                    selected.insert(place, number);
+                    subject.selected = selected.into();
+                }
+                _ => {}
+            }
+        }
+        if compiled.is_none() {
+            self.numbers.remove(name);
+            self.free.push(number);
+        }
+        if let Some(slot) = self.policies.get_mut(number as usize) {
+            decisions.forgotten.extend(std::mem::replace(slot, compiled));
+        }
+    }
+
+    /// Takes over the leases; returns the indices of those that are new.
+    fn leases(&mut self, local: &[LocalPod], decisions: &mut Decisions) -> BTreeSet<u16> {
+        let current: BTreeMap<u16, &LocalPod> = local.iter().map(|pod| (pod.index, pod)).collect();
+        let stale = |subject: &&Subject| current.get(&subject.lease.index) != Some(&&subject.lease);
+        let stale: Vec<LocalPod> =
+            self.subjects.values().filter(stale).map(|subject| subject.lease.clone()).collect();
+        for lease in stale {
+            if let Some(subject) = self.subjects.remove(&lease.index) {
+                decisions.former.extend(subject.standing.tables());
+            }
+            if let Some(name) = &lease.name {
+                remove(&mut self.by_name, name, lease.index);
+                remove(&mut self.by_namespace, &name.namespace, lease.index);
+            }
+        }
+        let mut new = BTreeSet::new();
+        for (at, lease) in current {
+            if self.subjects.contains_key(&at) {
+                continue;
+            }
+            if let Some(name) = &lease.name {
+                self.by_name.entry(name.clone()).or_default().insert(at);
+                self.by_namespace.entry(Arc::clone(&name.namespace)).or_default().insert(at);
+            }
+            let selected = [].into();
+            let subject = Subject { lease: lease.clone(), selected, standing: Standing::Pending };
+            self.subjects.insert(at, subject);
+            new.insert(at);
+        }
+        new
+    }
+
+    /// Finds the policies that select a pod.
+    fn select(&mut self, index: &Index, at: u16) {
+        let Some(subject) = self.subjects.get_mut(&at) else { return };
+        let mut selected = Vec::new();
+        if let Some(pod) = pod_of(index, &subject.lease) {
+            let namespace = &pod.name.namespace;
+            let first = ObjectName::new(Arc::clone(namespace), "");
+            let policies = self.numbers.range(first..);
+            for (_, number) in policies.take_while(|(name, _)| name.namespace == *namespace) {
+                let policy = self.policies.get(*number as usize).and_then(Option::as_ref);
+                if policy.is_some_and(|policy| selects(policy, pod)) {
+                    selected.push(*number);
+                }
+            }
+        }
+        selected.sort_unstable();
+        subject.selected = selected.into();
+    }
+
+    fn decide(
+        &self,
+        index: &Index,
+        subject: &Subject,
+        decided: &mut Decided,
+        decisions: &mut Decisions,
+        parts: &mut Parts<'_>,
+    ) -> Standing {
+        let Some(name) = &subject.lease.name else { return Standing::Free };
+        let Some(pod) = pod_of(index, &subject.lease) else {
+            let policies = index.network_policies_of(&name.namespace).next();
+            return if policies.is_some() { Standing::Pending } else { Standing::Free };
+        };
+        let policies: Vec<&CompiledPolicy> = subject
+            .selected
+            .iter()
+            .filter_map(|number| self.policies.get(*number as usize)?.as_ref())
+            .collect();
+        let by_ports = policies.iter().any(|policy| policy.has_names());
+        let ports = by_ports.then(|| Arc::clone(&pod.ports));
+        let key = (Arc::clone(&subject.selected), ports);
+        let ends = *decided.entry(key).or_insert_with(|| {
+            PolicyDirection::ALL.map(|direction| {
+                let ends = policies.iter().filter_map(|p| p.ends[direction as usize].as_ref());
+                let mut ends = ends.peekable();
+                ends.peek()?;
+                let (table, new) = table(ends.flatten(), &pod.ports, parts);
+                if new {
+                    decisions.new_tables.push(table);
+                }
+                Some(table)
+            })
+        });
+        Standing::Judged(ends)
+    }
+}
+
+/// The table with some rules, with one more reference, and whether it is new.
+fn table<'a>(
+    rules: impl Iterator<Item = &'a CompiledRule>,
+    ports: &[ContainerPort],
+    parts: &mut Parts<'_>,
+) -> (u32, bool) {
+    let mut numbers = Vec::new();
+    for rule in rules {
+        match rule {
+            CompiledRule::Shared(rule) => {
+                parts.rules.registry.retain(*rule);
+                numbers.push(*rule);
+            }
+            CompiledRule::Named(rule) => {
+                numbers.extend(parts.rules.resolve(rule, ports, parts.terms));
+            }
+        }
+    }
+    numbers.sort_unstable();
+    let mut unique: Vec<u32> = Vec::with_capacity(numbers.len());
+    for rule in numbers {
+        if unique.last() == Some(&rule) {
+            parts.rules.release(rule, parts.terms);
+        } else {
+            unique.push(rule);
+        }
+    }
+    let (table, new) = parts.tables.intern(unique.into(), parts.rules);
+    if !new {
+        for rule in parts.tables.registry.get(table).iter() {
+            parts.rules.release(*rule, parts.terms);
+        }
+    }
+    (table, new)
+}
+
+/// The Pod object of a lease.
+pub fn pod_of<'a>(index: &'a Index, lease: &LocalPod) -> Option<&'a Pod> {
+    index.pod(lease.name.as_ref()?).filter(|pod| same_pod(pod, lease.uid))
+}
+
+fn selects(policy: &CompiledPolicy, pod: &Pod) -> bool {
+    policy.selector.matches(|key| pod.labels.get(key))
+}
+
+fn remove<K: std::hash::Hash + Eq>(sets: &mut HashMap<K, BTreeSet<u16>>, key: &K, member: u16) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(&member);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Terms: what rules say about peers. Each is one `podSelector` with its `namespaceSelector`, or one
+//! `ipBlock`.
+//!
+//! A term is active if a table of this node uses it. Active terms are found by a label that they
+//! require, so that a pod is compared with few of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::registry::{Registry, content_id};
+use crate::index::Index;
+use crate::model::{ContainerPort, IpBlock, LabelSelector, Labels, Operator, PolicyPeer};
+
+/// Which namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// The one of the policy.
+    Namespace(Arc<str>),
+    /// Those with these labels.
+    Selected(LabelSelector),
+}
+
+/// Peers that a rule names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Term {
+    /// Pods.
+    Pods {
+        /// Their namespaces.
+        scope: Scope,
+        /// Their labels.
+        pods: LabelSelector,
+    },
+    /// Addresses.
+    Block(IpBlock),
+}
+
+/// What pods must have in common so that no term distinguishes them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Labels.
+    pub labels: Labels,
+    /// Named container ports.
+    pub ports: Arc<[ContainerPort]>,
+}
+
+impl Term {
+    /// The term of a peer in a policy of this namespace; `None` if the peer is not valid.
+    pub fn new(peer: &PolicyPeer, namespace: &Arc<str>) -> Option<Term> {
+        match peer {
+            PolicyPeer::Pods { namespaces, pods } => {
+                let scope = match namespaces {
+                    Some(selector) => Scope::Selected(selector.clone()),
+                    None => Scope::Namespace(Arc::clone(namespace)),
+                };
+                Some(Term::Pods { scope, pods: pods.clone() })
+            }
+            PolicyPeer::Block(block) => {
+                let cidr = block.cidr.trunc();
+                let inside = block.except.iter().map(|net| net.trunc());
+                let mut except: Vec<_> = inside.filter(|net| cidr.contains(net)).collect();
+                except.sort_unstable();
+                except.dedup();
+                Some(Term::Block(IpBlock { cidr, except: except.into() }))
+            }
+            PolicyPeer::Invalid(_) => None,
+        }
+    }
+
+    /// Whether it matches every pod of every namespace, also those that are not known.
+    pub fn is_every_pod(&self) -> bool {
+        matches!(self, Term::Pods { scope: Scope::Selected(namespaces), pods }
+            if namespaces.is_empty() && pods.is_empty())
+    }
+
+    /// Whether it selects a pod by its labels. An unknown namespace has no labels that are known.
+    pub fn selects(&self, index: &Index, namespace: &str, labels: &Labels) -> bool {
+        let Term::Pods { scope, pods } = self else { return false };
+        let in_scope = match scope {
+            Scope::Namespace(own) => **own == *namespace,
+            Scope::Selected(selector) => {
+                let label = |n: &crate::model::Namespace| {
+                    selector.matches(|key| n.labels.get(key).map(String::as_str))
+                };
+                selector.is_empty() || index.namespace(namespace).is_some_and(label)
+            }
+        };
+        in_scope && pods.matches(|key| labels.get(key))
+    }
+
+    /// A label that every selected pod has, with its possible values.
+    pub fn required_label(&self) -> Option<(&Arc<str>, &[Arc<str>])> {
+        let Term::Pods { pods, .. } = self else { return None };
+        pods.requirements().iter().find_map(|r| match &r.operator {
+            Operator::In(values) => Some((&r.key, &**values)),
+            _ => None,
+        })
+    }
+
+    fn namespace(&self) -> Option<Arc<str>> {
+        match self {
+            Term::Pods { scope: Scope::Namespace(own), .. } => Some(Arc::clone(own)),
+            _ => None,
+        }
+    }
+}
+
+/// Namespace and label that a term requires, if it does.
+type Bucket = (Option<Arc<str>>, Option<(Arc<str>, Arc<str>)>);
+
+/// All terms of the policies, and which of them are active.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The terms.
+    pub registry: Registry<Term>,
+    /// Number of tables that use each term.
+    tables: HashMap<u32, u32>,
+    selectors: HashMap<Bucket, Vec<u32>>,
+}
+
+impl Terms {
+    /// The number of a term, with one more reference.
+    pub fn intern(&mut self, term: Term) -> u32 {
+        self.registry.intern(term, |term| content_id(term)).0
+    }
+
+    /// A table uses a term; returns whether it was not active.
+    pub fn activate(&mut self, term: u32) -> bool {
+        let tables = self.tables.entry(term).or_default();
+        *tables += 1;
+        let new = *tables == 1;
+        if new {
+            for bucket in self.buckets(term) {
+                self.selectors.entry(bucket).or_default().push(term);
+            }
+        }
+        new
+    }
+
+    /// A table does not use a term any more; returns whether none does.
+    pub fn deactivate(&mut self, term: u32) -> bool {
+        let Some(tables) = self.tables.get_mut(&term) else { return false };
+        *tables -= 1;
+        if *tables > 0 {
+            return false;
+        }
+        self.tables.remove(&term);
+        for bucket in self.buckets(term) {
+            if let Some(terms) = self.selectors.get_mut(&bucket) {
+                terms.retain(|t| *t != term);
+                if terms.is_empty() {
+                    self.selectors.remove(&bucket);
+                }
+            }
+        }
+        true
+    }
+
+    /// The active selectors that select pods of a group, sorted.
+    pub fn selecting(&self, index: &Index, group: &GroupKey) -> Vec<u32> {
+        let mut found = Vec::new();
+        for namespace in [None, Some(Arc::clone(&group.namespace))] {
+            let mut in_bucket = |label: Option<(Arc<str>, Arc<str>)>| {
+                let terms = self.selectors.get(&(namespace.clone(), label)).into_iter().flatten();
+                found.extend(terms.copied().filter(|term| {
+                    self.registry.get(*term).selects(index, &group.namespace, &group.labels)
+                }));
+            };
+            in_bucket(None);
+            for label in group.labels.0.iter() {
+                in_bucket(Some((Arc::clone(&label.key), Arc::clone(&label.value))));
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn buckets(&self, term: u32) -> Vec<Bucket> {
+        let term = self.registry.get(term);
+        if matches!(**term, Term::Block(_)) {
+            return Vec::new();
+        }
+        match term.required_label() {
+            None => vec![(term.namespace(), None)],
+            Some((key, values)) => {
+                let label = |value| Some((Arc::clone(key), Arc::clone(value)));
+                values.iter().map(|value| (term.namespace(), label(value))).collect()
+            }
+        }
+    }
+}
