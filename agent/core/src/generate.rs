@@ -2,12 +2,16 @@
 //! collide: Services share addresses, slices share endpoints, nodes have overlapping pod ranges.
 
 mod external;
+mod policy;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 pub use external::{NODE_PORTS, clients, external_addresses};
 use ipnet::IpNet;
+pub use policy::{
+    leases, network_policy, policy_change, policy_objects, policy_peers, policy_pod, policy_probes,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

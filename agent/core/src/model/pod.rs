@@ -3,6 +3,7 @@
 //! A cluster has up to 150,000 of them, so a Pod takes at most 300 bytes: [`crate::index`] keeps one
 //! copy of equal texts, labels and ports.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -43,8 +44,14 @@ impl PodPhase {
 }
 
 /// UID of an object. Pods of a StatefulSet are created again with the same name and another UID.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid([u8; 16]);
+
+impl fmt::Debug for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
 
 impl Uid {
     /// From the API value, a UUID. `None` without one, and for other texts: they are not UIDs of an

@@ -6,7 +6,9 @@
 
 mod network;
 mod pod;
+mod policy;
 mod service;
 
 pub use network::{DestinationClass, network, route};
+pub use policy::{Cluster, NewFlow, Sandbox, Side, allows, side_allows};
 pub use service::{Answer, Client, FrontendKind, Packet, Source, World, answer, usable_endpoints};

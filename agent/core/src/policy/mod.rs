@@ -11,6 +11,8 @@
 
 mod classes;
 mod compiler;
+#[cfg(any(test, feature = "generate"))]
+mod interpret;
 mod networks;
 mod pods;
 mod ports;
@@ -26,6 +28,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use compiler::Policies;
+#[cfg(any(test, feature = "generate"))]
+pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
 use sluice_abi::{PolicyDirection, namespace_id};
 

@@ -58,8 +58,12 @@ impl Term {
             }
             PolicyPeer::Block(block) => {
                 let cidr = block.cidr.trunc();
-                let inside = block.except.iter().map(|net| net.trunc());
-                let mut except: Vec<_> = inside.filter(|net| cidr.contains(net)).collect();
+                let except = block.except.iter().map(|net| net.trunc());
+                let mut except: Vec<_> = if except.clone().any(|net| net.contains(&cidr)) {
+                    vec![cidr]
+                } else {
+                    except.filter(|net| cidr.contains(net)).collect()
+                };
                 except.sort_unstable();
                 except.dedup();
                 Some(Term::Block(IpBlock { cidr, except: except.into() }))

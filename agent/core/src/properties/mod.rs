@@ -5,6 +5,7 @@ mod coverage;
 mod growth;
 pub mod kernel;
 pub mod plans;
+mod policy;
 mod verdict;
 
 use std::net::IpAddr;

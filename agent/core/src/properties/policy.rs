@@ -1,0 +1,257 @@
+//! Policies: compiled rows agree with the oracle, changes with compiling afresh, and every step is atomic.
+
+use std::net::IpAddr;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use sluice_abi::{PolicyDirection, map};
+
+use crate::generate::{self, THIS_NODE};
+use crate::index::{Index, PolicyDirty};
+use crate::model::{Change, Object};
+use crate::oracle::{Cluster, Sandbox, Side, side_allows};
+use crate::policy::{Judgement, LocalPod, Policies, PolicyRows, Step};
+use crate::table::{
+    OpenNamespaces, PodPolicies, PolicyClasses, PolicyNetworks, PolicyPeers, PortSets, Rows, Table,
+    Write,
+};
+
+fn index_of(objects: &[Object]) -> Index {
+    let mut index = Index::new(THIS_NODE);
+    objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
+    index
+}
+
+fn afresh(index: &Index, local: &[LocalPod]) -> PolicyRows {
+    let mut policies = Policies::default();
+    policies.update(index, &PolicyDirty::everything(), local);
+    policies.rows()
+}
+
+/// Whether one side of a flow passes, for all pods, directions, peers and probes. A pod always reaches
+/// its own address.
+fn judgements(
+    rows: &PolicyRows,
+    local: &[LocalPod],
+) -> Vec<(LocalPod, PolicyDirection, IpAddr, Vec<bool>)> {
+    let mut all = Vec::new();
+    for pod in local {
+        for direction in PolicyDirection::ALL {
+            for peer in generate::policy_peers().into_iter().filter(|peer| *peer != pod.address) {
+                let probes = generate::policy_probes().into_iter().map(|(protocol, port)| {
+                    rows.judge(pod, direction, peer, protocol, port) == Judgement::Pass
+                });
+                all.push((pod.clone(), direction, peer, probes.collect()));
+            }
+        }
+    }
+    all
+}
+
+/// The maps, to which writes are applied row by row.
+#[derive(Clone, Default)]
+struct Maps {
+    rows: PolicyRows,
+    epoch: u32,
+}
+
+impl Maps {
+    /// Applies one row of a write. Rows of pods keep no revision.
+    fn apply(&mut self, write: &Write, at: usize) {
+        fn set<T: Table>(
+            rows: &mut std::collections::BTreeMap<T::Key, T::Value>,
+            write: &Write,
+            at: usize,
+        ) -> bool
+        where
+            T::Value: zerocopy::FromZeros,
+        {
+            if write.table() != T::SPEC {
+                return false;
+            }
+            let Some((key, value)) = write.rows().nth(at) else { return true };
+            let rest = value.map_or_else(|| vec![0; T::SPEC.value_size], <[u8]>::to_vec);
+            let row = Rows { table: T::SPEC, keys: key.to_vec(), values: rest };
+            for (key, new) in row.typed::<T>() {
+                if value.is_some() {
+                    rows.insert(key, new);
+                } else {
+                    assert!(rows.remove(&key).is_some(), "{key:?} is deleted, but absent");
+                }
+            }
+            true
+        }
+        let rows = &mut self.rows;
+        let known = set::<PortSets>(&mut rows.ports, write, at)
+            || set::<PolicyPeers>(&mut rows.peers, write, at)
+            || set::<PolicyNetworks>(&mut rows.networks, write, at)
+            || set::<PolicyClasses>(&mut rows.classes, write, at)
+            || set::<OpenNamespaces>(&mut rows.open_namespaces, write, at)
+            || set::<PodPolicies>(&mut rows.pods, write, at);
+        if known {
+            for row in rows.pods.values_mut() {
+                assert!(row.revision <= self.epoch + 1);
+                row.revision = 0;
+            }
+            rows.pods.retain(|_, row| row.generation != 0);
+        } else {
+            assert_eq!(write.table().name, map::POLICY_EPOCH);
+            self.epoch += 1;
+        }
+    }
+}
+
+/// Carries a step out. During the change of one object, each side of a flow is judged as before or as
+/// after the change.
+fn carry_out(maps: &mut Maps, step: &Step, local: &[LocalPod], one: Option<&PolicyRows>) {
+    let after = one.unwrap_or(&maps.rows);
+    let (old, new) = (judgements(&maps.rows, local), judgements(after, local));
+    let begin = maps.rows.clone();
+    for write in step.writes(maps.epoch) {
+        let referred = [PortSets::SPEC, PolicyPeers::SPEC].contains(&write.table());
+        for at in 0..write.len() {
+            maps.apply(&write, at);
+            if one.is_none() || referred && at + 1 < write.len() {
+                // New contents, which nothing refers to yet, or old ones that nothing refers to.
+                continue;
+            }
+            for ((now, old), new) in judgements(&maps.rows, local).iter().zip(&old).zip(&new) {
+                assert!(
+                    now == old || now == new,
+                    "{write:?}: {now:?}, before {old:?}, after {new:?}"
+                );
+            }
+        }
+    }
+    // Content never changes under an id.
+    for (key, ports) in &maps.rows.peers {
+        assert!(begin.peers.get(key).is_none_or(|before| before == ports));
+    }
+    // Flows of a pod that are judged otherwise now are judged again.
+    let written = |pod: &LocalPod| step.pods.iter().any(|(at, _)| *at == u32::from(pod.index));
+    for (old, now) in old.iter().zip(judgements(&maps.rows, local)) {
+        let has_row = maps.rows.pods.contains_key(&u32::from(now.0.index));
+        assert!(*old == now || written(&now.0) || !has_row, "{now:?} is not judged again");
+    }
+}
+
+/// A change of objects, or of leases.
+#[derive(Clone, Debug)]
+enum Event {
+    Change(Change),
+    Leases(Vec<LocalPod>),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        9 => generate::policy_change().prop_map(Event::Change),
+        1 => generate::leases().prop_map(Event::Leases),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn compiled_policies_agree_with_oracle(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+    ) {
+        let rows = afresh(&index_of(&objects), &local);
+        let sandbox = |pod: &LocalPod| Sandbox {
+            address: pod.address,
+            name: pod.name.clone(),
+            uid: pod.uid,
+        };
+        let sandboxes: Vec<Sandbox> = local.iter().map(sandbox).collect();
+        let cluster = Cluster { objects: &objects, sandboxes: &sandboxes };
+        for (pod, sandbox) in local.iter().zip(&sandboxes) {
+            for (direction, side) in [
+                (PolicyDirection::Egress, Side::Egress),
+                (PolicyDirection::Ingress, Side::Ingress),
+            ] {
+                for peer in generate::policy_peers() {
+                    for (protocol, port) in generate::policy_probes() {
+                        let expect = side_allows(cluster, sandbox, side, peer, protocol, port);
+                        let judged = rows.judge(pod, direction, peer, protocol, port);
+                        prop_assert_eq!(
+                            judged == Judgement::Pass, expect,
+                            "{:?} {:?} {} {} {}: {:?}", pod, direction, peer, protocol, port, judged
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn policies_do_not_depend_on_the_order_of_changes(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        changes in vec(generate::policy_change(), 0..10),
+    ) {
+        let mut index = Index::new(THIS_NODE);
+        let mut policies = Policies::default();
+        changes.into_iter().for_each(|change| index.apply(change));
+        policies.update(&index, &index.clone().take_policy_dirty(), &[]);
+        index.take_policy_dirty();
+        for kind in crate::model::Kind::ALL {
+            index.apply(Change::Retain(kind, vec![]));
+        }
+        objects.iter().rev().for_each(|o| index.apply(Change::Apply(o.clone())));
+        policies.update(&index, &index.clone().take_policy_dirty(), &local);
+        prop_assert_eq!(policies.rows(), afresh(&index, &local));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn changes_of_policies_are_atomic_and_equal_compiling_afresh(
+        objects in generate::policy_objects(),
+        first in generate::leases(),
+        events in vec((event(), option::weighted(0.1, Just(()))), 1..10),
+    ) {
+        let mut index = index_of(&objects);
+        let mut local = first;
+        let mut policies = Policies::default();
+        let mut maps = Maps::default();
+        for step in policies.update(&index, &index.clone().take_policy_dirty(), &local) {
+            for write in step.writes(maps.epoch) {
+                (0..write.len()).for_each(|at| maps.apply(&write, at));
+            }
+        }
+        index.take_policy_dirty();
+        prop_assert_eq!(&maps.rows, &policies.rows());
+        for (event, everything) in events {
+            match event {
+                Event::Change(change) => index.apply(change),
+                Event::Leases(mut leases) => {
+                    // Another pod with the same index has another generation.
+                    for lease in &mut leases {
+                        let changed = |old: &&LocalPod| old.index == lease.index && **old != *lease;
+                        if let Some(old) = local.iter().find(changed) {
+                            lease.generation = old.generation + 1;
+                        }
+                    }
+                    local = leases;
+                }
+            }
+            let dirty = index.take_policy_dirty();
+            let objects = dirty.pods.len() + dirty.namespaces.len() + dirty.policies.len();
+            let one = objects + usize::from(dirty.nodes) <= 1;
+            let dirty = if everything.is_some() { PolicyDirty::everything() } else { dirty };
+            let steps = policies.update(&index, &dirty, &local);
+            let after = policies.rows();
+            let one = one.then_some(&after);
+            prop_assert_eq!(&after, &afresh(&index, &local));
+            for step in &steps {
+                carry_out(&mut maps, step, &local, one);
+            }
+            prop_assert_eq!(&maps.rows, &after);
+            prop_assert!(policies.update(&index, &PolicyDirty::everything(), &local).is_empty());
+        }
+    }
+}
