@@ -11,6 +11,7 @@
 
 mod classes;
 mod compiler;
+mod findings;
 #[cfg(any(test, feature = "generate"))]
 mod interpret;
 mod networks;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use compiler::Policies;
+pub use findings::{check, check_all};
 #[cfg(any(test, feature = "generate"))]
 pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
@@ -168,3 +170,6 @@ pub fn open_namespaces(index: &Index, local: &[LocalPod]) -> BTreeMap<u64, u32> 
     }
     open
 }
+
+#[cfg(test)]
+mod tests;

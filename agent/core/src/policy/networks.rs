@@ -291,8 +291,8 @@ mod tests {
     #[test]
     fn block_that_does_not_fit_matches_nothing() {
         let mut networks = Networks::default();
-        assert!(networks.add_block(1, &block("10.0.0.0/8", &["10.1.0.0/16"]), 4));
-        assert!(!networks.add_block(2, &block("10.2.0.0/16", &[]), 4));
+        assert!(networks.add_block(1, &block("10.0.0.0/8", &["10.1.0.0/16"]), 3));
+        assert!(!networks.add_block(2, &block("10.2.0.0/16", &[]), 3));
         assert_eq!(networks.terms_of(net("10.2.0.0/16")), [1]);
         assert!(!networks.remove_block(2, &block("10.2.0.0/16", &[])));
     }

@@ -108,6 +108,7 @@ impl<T: Hash + Eq> Registry<T> {
     }
 
     /// Number of contents.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.by_content.len()
     }

@@ -155,12 +155,12 @@ impl Rules {
     fn intern(&mut self, rule: Rule, terms: &mut Terms) -> u32 {
         let peers = rule.peers.clone();
         let (number, new) = self.registry.intern(rule, |rule| {
-            let ids = |peers: &Box<[u32]>| {
+            let ids = |peers: &[u32]| {
                 let mut ids: Vec<u64> = peers.iter().map(|t| terms.registry.id(*t)).collect();
                 ids.sort_unstable();
                 ids
             };
-            content_id((rule.peers.as_ref().map(ids), &rule.ports, &rule.named))
+            content_id((rule.peers.as_deref().map(ids), &rule.ports, &rule.named))
         });
         if !new {
             for term in peers.iter().flatten() {

@@ -89,7 +89,7 @@ pub struct Tables {
     live: BTreeMap<u32, Table>,
     of_term: HashMap<u32, BTreeSet<u32>>,
     of_name: HashMap<PortName, BTreeSet<u32>>,
-    sets: Registry<Ports>,
+    pub(super) sets: Registry<Ports>,
     /// Rows that all sets take in `POLICY_PORTS`.
     set_rows: usize,
     /// The rows.

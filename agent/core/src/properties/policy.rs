@@ -1,5 +1,6 @@
 //! Policies: compiled rows agree with the oracle, changes with compiling afresh, and every step is atomic.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proptest::collection::vec;
@@ -9,7 +10,7 @@ use sluice_abi::{PolicyDirection, map};
 
 use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
-use crate::model::{Change, Object};
+use crate::model::{Change, Object, ObjectName};
 use crate::oracle::{Cluster, Sandbox, Side, side_allows};
 use crate::policy::{Judgement, LocalPod, Policies, PolicyRows, Step};
 use crate::table::{
@@ -29,16 +30,34 @@ fn afresh(index: &Index, local: &[LocalPod]) -> PolicyRows {
     policies.rows()
 }
 
-/// Whether one side of a flow passes, for all pods, directions, peers and probes. A pod always reaches
-/// its own address.
+/// Addresses that Pod objects have at any time.
+type Own = BTreeSet<(ObjectName, IpAddr)>;
+
+fn own_addresses<'a>(objects: impl Iterator<Item = &'a Object>) -> Own {
+    let mut own = Own::new();
+    for object in objects {
+        if let Object::Pod(pod) = object {
+            own.extend(pod.ips.iter().map(|ip| (pod.name.clone(), ip)));
+        }
+    }
+    own
+}
+
+/// Whether one side of a flow passes, for all pods, directions, peers and probes. What a pod sends to
+/// itself does not count.
 fn judgements(
     rows: &PolicyRows,
     local: &[LocalPod],
+    own: &Own,
 ) -> Vec<(LocalPod, PolicyDirection, IpAddr, Vec<bool>)> {
     let mut all = Vec::new();
     for pod in local {
         for direction in PolicyDirection::ALL {
-            for peer in generate::policy_peers().into_iter().filter(|peer| *peer != pod.address) {
+            for peer in generate::policy_peers() {
+                let same = |name: &ObjectName| own.contains(&(name.clone(), peer));
+                if peer == pod.address || pod.name.as_ref().is_some_and(same) {
+                    continue;
+                }
                 let probes = generate::policy_probes().into_iter().map(|(protocol, port)| {
                     rows.judge(pod, direction, peer, protocol, port) == Judgement::Pass
                 });
@@ -104,9 +123,15 @@ impl Maps {
 
 /// Carries a step out. During the change of one object, each side of a flow is judged as before or as
 /// after the change.
-fn carry_out(maps: &mut Maps, step: &Step, local: &[LocalPod], one: Option<&PolicyRows>) {
+fn carry_out(
+    maps: &mut Maps,
+    step: &Step,
+    local: &[LocalPod],
+    one: Option<&PolicyRows>,
+    own: &Own,
+) {
     let after = one.unwrap_or(&maps.rows);
-    let (old, new) = (judgements(&maps.rows, local), judgements(after, local));
+    let (old, new) = (judgements(&maps.rows, local, own), judgements(after, local, own));
     let begin = maps.rows.clone();
     for write in step.writes(maps.epoch) {
         let referred = [PortSets::SPEC, PolicyPeers::SPEC].contains(&write.table());
@@ -116,7 +141,7 @@ fn carry_out(maps: &mut Maps, step: &Step, local: &[LocalPod], one: Option<&Poli
                 // New contents, which nothing refers to yet, or old ones that nothing refers to.
                 continue;
             }
-            for ((now, old), new) in judgements(&maps.rows, local).iter().zip(&old).zip(&new) {
+            for ((now, old), new) in judgements(&maps.rows, local, own).iter().zip(&old).zip(&new) {
                 assert!(
                     now == old || now == new,
                     "{write:?}: {now:?}, before {old:?}, after {new:?}"
@@ -130,7 +155,7 @@ fn carry_out(maps: &mut Maps, step: &Step, local: &[LocalPod], one: Option<&Poli
     }
     // Flows of a pod that are judged otherwise now are judged again.
     let written = |pod: &LocalPod| step.pods.iter().any(|(at, _)| *at == u32::from(pod.index));
-    for (old, now) in old.iter().zip(judgements(&maps.rows, local)) {
+    for (old, now) in old.iter().zip(judgements(&maps.rows, local, own)) {
         let has_row = maps.rows.pods.contains_key(&u32::from(now.0.index));
         assert!(*old == now || written(&now.0) || !has_row, "{now:?} is not judged again");
     }
@@ -214,6 +239,11 @@ proptest! {
         first in generate::leases(),
         events in vec((event(), option::weighted(0.1, Just(()))), 1..10),
     ) {
+        let changed = events.iter().filter_map(|(event, _)| match event {
+            Event::Change(Change::Apply(object)) => Some(object),
+            _ => None,
+        });
+        let own = own_addresses(objects.iter().chain(changed));
         let mut index = index_of(&objects);
         let mut local = first;
         let mut policies = Policies::default();
@@ -248,7 +278,7 @@ proptest! {
             let one = one.then_some(&after);
             prop_assert_eq!(&after, &afresh(&index, &local));
             for step in &steps {
-                carry_out(&mut maps, step, &local, one);
+                carry_out(&mut maps, step, &local, one, &own);
             }
             prop_assert_eq!(&maps.rows, &after);
             prop_assert!(policies.update(&index, &PolicyDirty::everything(), &local).is_empty());

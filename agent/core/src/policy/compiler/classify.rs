@@ -1,0 +1,123 @@
+//! Second half of the compiler: the classes of addresses and prefixes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sluice_abi::Addr;
+
+use super::super::classes::ClassContent;
+use super::super::networks::network_key;
+use super::{Changed, Policies};
+use crate::index::Index;
+
+impl Policies {
+    /// Moves addresses and prefixes to their classes.
+    pub(super) fn classify(&mut self, index: &Index, changed: &mut Changed) {
+        let (mut new, mut former, mut moves) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for net in self.networks.take_dirty() {
+            let terms = self.networks.terms_of(net).into();
+            let content =
+                self.networks.exists(net).then(|| ClassContent { terms, named: [].into() });
+            let class = content.as_ref().and_then(|c| self.class(c.clone(), &mut new));
+            let value = content.map(|_| class);
+            let before = match value {
+                Some(class) => self.prefixes.insert(net, class),
+                None => self.prefixes.remove(&net),
+            };
+            former.extend(before.flatten());
+            self.network_rows.set(network_key(net), value.map(|class| self.classes.id(class)));
+        }
+        for address in self.pods.take_dirty() {
+            let content = self.pods.content(index, address).map(|content| {
+                let blocks = self.networks.blocks_of(address.into());
+                with_blocks(content, &blocks)
+            });
+            let class = content.and_then(|content| self.class(content, &mut new));
+            let before = match class {
+                Some(class) => self.addresses.insert(address, class),
+                None => self.addresses.remove(&address),
+            };
+            former.extend(before);
+            self.set_class_row(address, class);
+            if before != class {
+                // Without a class, an address has that of its prefix.
+                let range = || {
+                    let net = self.networks.longest(address.into())?;
+                    *self.prefixes.get(&net)?
+                };
+                moves.insert((before.or_else(range), class.or_else(range)));
+            }
+        }
+        for class in new {
+            self.tables.add_class(class, &self.rules, &self.classes);
+        }
+        for (before, after) in moves {
+            if !self.same_but_for(changed, before, after) {
+                changed.tables.extend(self.tables.differing(before, after));
+            }
+        }
+        for class in former {
+            if let Some(content) = self.classes.release(class) {
+                self.tables.drop_class(class, &content, &self.classes);
+            }
+        }
+        self.retry_unclassed();
+    }
+
+    /// The class with a content, with one more reference.
+    fn class(&mut self, content: ClassContent, new: &mut Vec<u32>) -> Option<u32> {
+        let (class, is_new) = self.classes.intern(content, &self.terms)?;
+        if is_new {
+            new.push(class);
+        }
+        Some(class)
+    }
+
+    fn set_class_row(&mut self, address: Addr, class: Option<u32>) {
+        let id = Some(self.classes.id(class)).filter(|id| *id != 0);
+        let rows = self.class_rows.rows();
+        self.unclassed.remove(&address);
+        if id.is_some() && rows.len() >= self.limits.classes && !rows.contains_key(&address) {
+            // The address then has the class of its prefix, which fewer terms match.
+            self.unclassed.insert(address);
+            return;
+        }
+        self.class_rows.set(address, id);
+    }
+
+    fn retry_unclassed(&mut self) {
+        while self.class_rows.rows().len() < self.limits.classes
+            && let Some(address) = self.unclassed.first().copied()
+        {
+            self.set_class_row(address, self.addresses.get(&address).copied());
+        }
+    }
+
+    /// Whether two classes differ only by terms and port names that no live table uses.
+    fn same_but_for(&self, changed: &Changed, a: Option<u32>, b: Option<u32>) -> bool {
+        let content = |class: Option<u32>| class.map(|class| self.classes.registry.get(class));
+        let (a, b) = (content(a), content(b));
+        let terms = |content: Option<&Arc<ClassContent>>| -> Vec<u32> {
+            let terms = content.into_iter().flat_map(|content| content.terms.iter().copied());
+            terms.filter(|term| !changed.terms.contains(term)).collect()
+        };
+        let names = |content: Option<&Arc<ClassContent>>| -> Vec<_> {
+            let ports = content.into_iter().flat_map(|content| content.named.iter().cloned());
+            let stays = |(protocol, name, _): &(_, Arc<str>, _)| {
+                changed.names.is_empty() || !changed.names.contains(&(*protocol, name.clone()))
+            };
+            ports.filter(stays).collect()
+        };
+        terms(a) == terms(b) && names(a) == names(b)
+    }
+}
+
+/// A content with the blocks that contain the address.
+fn with_blocks(content: ClassContent, blocks: &[u32]) -> ClassContent {
+    if blocks.is_empty() {
+        return content;
+    }
+    let mut terms = [&content.terms, blocks].concat();
+    terms.sort_unstable();
+    ClassContent { terms: terms.into(), named: content.named }
+}

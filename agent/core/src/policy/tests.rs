@@ -1,0 +1,149 @@
+//! Sizes, capacities and collisions.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use sluice_abi::PolicyDirection;
+
+use super::compiler::Limits;
+use super::*;
+use crate::generate::{self, THIS_NODE};
+use crate::index::PolicyDirty;
+use crate::model::{
+    Change, LabelSelector, NetworkPolicy, Object, Pod, PolicyPeer, PolicyRule, Requirement,
+};
+
+fn pod(name: &str, labels: &[(&'static str, &'static str)], address: [u8; 4]) -> Object {
+    Object::Pod(Pod {
+        name: ObjectName::new("shop", name),
+        labels: labels.iter().copied().collect(),
+        ips: [IpAddr::from(address)].into_iter().collect(),
+        ..Pod::default()
+    })
+}
+
+/// Pods with app=`to` receive from pods with app=`from` only.
+fn allow(to: &'static str, from: &'static str) -> Object {
+    let app = |value: &'static str| LabelSelector::from_iter([Requirement::equals("app", value)]);
+    let peer = PolicyPeer::Pods { namespaces: None, pods: app(from) };
+    let rule = PolicyRule { peers: [peer].into(), ports: [].into() };
+    Object::NetworkPolicy(NetworkPolicy {
+        name: ObjectName::new("shop", to),
+        pod_selector: app(to),
+        ingress: Some([rule].into()),
+        egress: None,
+    })
+}
+
+fn lease(name: &str, address: [u8; 4]) -> LocalPod {
+    let name = Some(ObjectName::new("shop", name));
+    LocalPod { index: 1, generation: 5, address: address.into(), name, uid: None }
+}
+
+fn update(policies: &mut Policies, index: &mut Index, local: &[LocalPod]) -> Vec<Step> {
+    let dirty = index.take_policy_dirty();
+    policies.update(index, &dirty, local)
+}
+
+#[test]
+fn ten_thousand_equal_pods_are_one_class() {
+    let mut index = Index::new(THIS_NODE);
+    for n in 0..10_000u16 {
+        let [high, low] = n.to_be_bytes();
+        let pod = pod(&format!("web-{n}"), &[("app", "web"), ("tier", "x")], [10, 1, high, low]);
+        index.apply(Change::Apply(pod));
+    }
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    index.apply(Change::Apply(allow("db", "web")));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    policies.update(&index, &index.clone().take_policy_dirty(), &local);
+    let rows = policies.rows();
+    assert_eq!(rows.classes.len(), 10_000);
+    assert_eq!(policies.classes.registry.len(), 1);
+    assert_eq!((rows.peers.len(), rows.ports.len(), rows.networks.len()), (1, 0, 0));
+
+    // One pod more is one row, and no flow is judged again but those from its address.
+    index.take_policy_dirty();
+    index.apply(Change::Apply(pod("web-new", &[("app", "web"), ("tier", "x")], [10, 3, 0, 1])));
+    let steps = update(&mut policies, &mut index, &local);
+    assert_eq!(steps.len(), 1);
+    assert_eq!((steps[0].classes.puts.len(), steps[0].peers.puts.len()), (1, 0));
+    assert_eq!(steps[0].rejudge, [1].into());
+    // A label that no rule names changes nothing.
+    index.apply(Change::Apply(pod("web-new", &[("app", "web"), ("tier", "y")], [10, 3, 0, 1])));
+    let dirty = index.take_policy_dirty();
+    assert!(!dirty.is_empty() && policies.update(&index, &dirty, &local).is_empty());
+}
+
+#[test]
+fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    index.apply(Change::Apply(allow("db", "web")));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    policies.limits = Limits { peers: 0, ..Limits::default() };
+    update(&mut policies, &mut index, &local);
+    let judge = |policies: &Policies| {
+        let web = [10, 1, 0, 1].into();
+        policies.rows().judge(&local[0], PolicyDirection::Ingress, web, 6, 80)
+    };
+    assert_eq!(judge(&policies), Judgement::Deny);
+    assert!(policies.rows().peers.is_empty());
+    let findings = policies.findings(&index);
+    let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
+    assert_eq!(named, [(Kind::Pod, "shop/db".to_owned(), FindingReason::Capacity)]);
+    policies.limits = Limits::default();
+    let steps = policies.update(&index, &PolicyDirty::default(), &local);
+    assert_eq!((steps.len(), judge(&policies)), (1, Judgement::Pass));
+    assert!(policies.findings(&index).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn full_maps_and_collisions_close_and_never_open(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        changes in vec(generate::policy_change(), 0..8),
+        bits in (0..5u32, 0..5u32, 0..5u32),
+        limits in (0..40usize, 0..40usize, 0..20usize, 0..10usize),
+    ) {
+        let mut index = Index::new(THIS_NODE);
+        objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
+        let mut policies = Policies::default();
+        let (peers, ports, networks, classes) = limits;
+        policies.limits = Limits { peers, ports, networks, classes };
+        let mask = |bits: u32| if bits == 0 { u64::MAX } else { (1 << bits) - 1 };
+        policies.classes.registry.mask = mask(bits.0);
+        policies.tables.registry.mask = mask(bits.1);
+        policies.tables.sets.mask = mask(bits.2);
+        for change in std::iter::once(None).chain(changes.into_iter().map(Some)) {
+            change.into_iter().for_each(|change| index.apply(change));
+            update(&mut policies, &mut index, &local);
+            let mut unlimited = Policies::default();
+            unlimited.update(&index, &PolicyDirty::everything(), &local);
+            let (rows, unlimited) = (policies.rows(), unlimited.rows());
+            prop_assert!(rows.peers.len() <= peers && rows.ports.len() <= ports);
+            prop_assert!(rows.classes.len() <= classes);
+            for pod in &local {
+                for direction in PolicyDirection::ALL {
+                    for peer in generate::policy_peers() {
+                        for (protocol, port) in generate::policy_probes() {
+                            let pass = |rows: &PolicyRows| {
+                                let judged = rows.judge(pod, direction, peer, protocol, port);
+                                judged == Judgement::Pass
+                            };
+                            prop_assert!(
+                                !pass(&rows) || pass(&unlimited),
+                                "{:?} {:?} {} {} {}", pod, direction, peer, protocol, port
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
