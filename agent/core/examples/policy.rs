@@ -24,7 +24,7 @@ const NODES: u32 = 45;
 
 fn main() {
     let mut numbers = std::env::args().skip(1).map(|arg| arg.parse().ok());
-    let mut number = |default| numbers.next().flatten().unwrap_or(default);
+    let mut number = |default: u32| numbers.next().flatten().unwrap_or(default);
     let (pods, policies, rules) = (number(5_000), number(1_000), number(12_500));
     println!("{pods} pods, {} of this node, {policies} policies", pods.div_ceil(NODES));
     let apps = pods.div_ceil(REPLICAS).max(1);
@@ -75,6 +75,9 @@ fn main() {
     });
 
     println!("{rules} rules on one pod");
+    let mut subject = pod(0, 0);
+    subject.labels = [("many", "rules")].into_iter().collect();
+    index.apply(Change::Apply(Object::Pod(subject)));
     let many = |changed: u32| {
         let rule = |n: u32| PolicyRule {
             peers: [match n % 2 {
@@ -86,7 +89,7 @@ fn main() {
         };
         let ingress = Some((0..rules).map(rule).collect());
         let name = ObjectName::new("ns-0", "many");
-        let pod_selector = selector("app", "app-0".into());
+        let pod_selector = selector("many", "rules".into());
         Object::NetworkPolicy(NetworkPolicy { name, pod_selector, ingress, egress: None })
     };
     index.apply(Change::Apply(many(0)));
