@@ -28,6 +28,16 @@ pub struct PolicyRows {
     pub open_namespaces: BTreeMap<u64, u32>,
 }
 
+impl PolicyRows {
+    /// Whether classes, networks, tables and ports are the same.
+    fn has_tables_of(&self, other: &PolicyRows) -> bool {
+        self.classes == other.classes
+            && self.networks == other.networks
+            && self.peers == other.peers
+            && self.ports == other.ports
+    }
+}
+
 /// Changes of the rows of one map, in the order in which they are carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowChange<K, V> {
@@ -86,10 +96,21 @@ impl Step {
     }
 
     /// The changes that lead from some rows to others, for example from those of the maps, with revision
-    /// 0, to [`super::Policies::rows`]. No flow is judged again but those of changed rows of pods.
+    /// 0, to [`super::Policies::rows`]. If rows of other maps change, the flows of all isolated pods are
+    /// judged again.
     pub fn between(old: &PolicyRows, new: &PolicyRows) -> Step {
         let pods = RowChange::between(&old.pods, &new.pods);
         let zeros = pods.deletes.into_iter().map(|index| (index, PodPolicy::new_zeroed()));
+        let mut pods: BTreeMap<u32, PodPolicy> = pods.puts.into_iter().chain(zeros).collect();
+        let mut rejudge = BTreeSet::new();
+        if !old.has_tables_of(new) {
+            let is_isolated = |row: &PodPolicy| row.ends.iter().any(|end| end.table != 0);
+            for (index, row) in new.pods.iter().filter(|(_, row)| is_isolated(row)) {
+                if pods.insert(*index, *row).is_none() {
+                    rejudge.extend(u16::try_from(*index));
+                }
+            }
+        }
         let mut networks = RowChange::between(&old.networks, &new.networks);
         networks.puts.sort_by_key(|(key, _)| Reverse(*key));
         Step {
@@ -97,13 +118,14 @@ impl Step {
             peers: RowChange::between(&old.peers, &new.peers),
             networks,
             classes: RowChange::between(&old.classes, &new.classes),
-            pods: pods.puts.into_iter().chain(zeros).collect(),
-            rejudge: BTreeSet::new(),
+            pods: pods.into_iter().collect(),
+            rejudge,
             open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
         }
     }
 
-    /// The batches in the order in which they are written. `epoch` is what `POLICY_EPOCH` has; it
+    /// The batches in the order in which they are written: what a verdict depends on, then the rows of
+    /// pods, then `POLICY_EPOCH`, then the removal of tables that no pod has. `epoch` is what `POLICY_EPOCH` has; it
     /// becomes the next number if a row of a pod is written. If a batch fails, the maps are brought to
     /// [`super::Policies::rows`] later.
     pub fn writes(&self, epoch: u32) -> Vec<Write> {
@@ -116,10 +138,10 @@ impl Step {
             Write::put::<PolicyPeers>(self.peers.puts.iter().copied()),
             Write::put::<PolicyNetworks>(self.networks.puts.iter().copied()),
             Write::put::<PolicyClasses>(self.classes.puts.iter().copied()),
-            Write::put::<PodPolicies>(pods),
-            Write::put::<PolicyEpochs>(epochs),
             Write::delete::<PolicyClasses>(self.classes.deletes.iter().copied()),
             Write::delete::<PolicyNetworks>(self.networks.deletes.iter().copied()),
+            Write::put::<PodPolicies>(pods),
+            Write::put::<PolicyEpochs>(epochs),
             Write::delete::<PolicyPeers>(self.peers.deletes.iter().copied()),
             Write::delete::<PortSets>(self.ports.deletes.iter().copied()),
             Write::put::<OpenNamespaces>(self.open_namespaces.puts.iter().copied()),

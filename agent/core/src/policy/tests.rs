@@ -76,6 +76,30 @@ fn ten_thousand_equal_pods_are_one_class() {
 }
 
 #[test]
+fn comparison_that_finds_another_class_judges_flows_of_isolated_pods_again() {
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    index.apply(Change::Apply(pod("free", &[("app", "none")], [10, 2, 0, 2])));
+    index.apply(Change::Apply(allow("db", "web")));
+    let free = LocalPod { index: 2, ..lease("free", [10, 2, 0, 2]) };
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &[lease("db", [10, 2, 0, 1]), free]);
+    let rows = policies.rows();
+    assert_eq!((rows.pods.len(), rows.classes.len()), (2, 1));
+    assert!(Step::between(&rows, &rows).is_empty());
+    let mut found = rows.clone();
+    found.classes.clear();
+    let step = Step::between(&found, &rows);
+    assert_eq!((step.classes.puts.len(), &step.rejudge), (1, &[1].into()));
+    assert_eq!(step.pods, [(1, rows.pods[&1])]);
+    // A changed row is written once.
+    found.pods.clear();
+    let step = Step::between(&found, &rows);
+    assert_eq!((step.pods.len(), step.rejudge.len()), (2, 0));
+}
+
+#[test]
 fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
     let mut index = Index::new(THIS_NODE);
     index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));

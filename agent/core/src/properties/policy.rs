@@ -1,6 +1,6 @@
 //! Policies: compiled rows agree with the oracle, changes with compiling afresh, and every step is atomic.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::collection::vec;
@@ -73,6 +73,8 @@ fn judgements(
 struct Maps {
     rows: PolicyRows,
     epoch: u32,
+    /// By index of the pod.
+    revisions: BTreeMap<u32, u32>,
 }
 
 impl Maps {
@@ -109,10 +111,13 @@ impl Maps {
             || set::<OpenNamespaces>(&mut rows.open_namespaces, write, at)
             || set::<PodPolicies>(&mut rows.pods, write, at);
         if known {
-            for row in rows.pods.values_mut() {
+            for (index, row) in &mut rows.pods {
+                if row.revision != 0 {
+                    self.revisions.insert(*index, row.revision);
+                }
                 assert!(row.revision <= self.epoch + 1);
-                row.revision = 0;
             }
+            rows.pods.values_mut().for_each(|row| row.revision = 0);
             rows.pods.retain(|_, row| row.generation != 0);
         } else {
             assert_eq!(write.table().name, map::POLICY_EPOCH);
@@ -133,6 +138,8 @@ fn carry_out(
     let after = one.unwrap_or(&maps.rows);
     let (old, new) = (judgements(&maps.rows, local, own), judgements(after, local, own));
     let begin = maps.rows.clone();
+    // What programs that run between two writes record, with the epoch that they read.
+    let mut recorded = vec![(maps.epoch, old.clone())];
     for write in step.writes(maps.epoch) {
         let referred = [PortSets::SPEC, PolicyPeers::SPEC].contains(&write.table());
         for at in 0..write.len() {
@@ -141,12 +148,24 @@ fn carry_out(
                 // New contents, which nothing refers to yet, or old ones that nothing refers to.
                 continue;
             }
-            for ((now, old), new) in judgements(&maps.rows, local, own).iter().zip(&old).zip(&new) {
+            let judged = judgements(&maps.rows, local, own);
+            for ((now, old), new) in judged.iter().zip(&old).zip(&new) {
                 assert!(
                     now == old || now == new,
                     "{write:?}: {now:?}, before {old:?}, after {new:?}"
                 );
             }
+            recorded.push((maps.epoch, judged));
+        }
+    }
+    // A recorded verdict that is not repeated is the present one.
+    let now = judgements(&maps.rows, local, own);
+    for (epoch, judged) in recorded {
+        for (then, now) in judged.iter().zip(&now) {
+            let index = u32::from(now.0.index);
+            let has_row = maps.rows.pods.contains_key(&index);
+            let is_current = has_row && maps.revisions.get(&index).is_none_or(|r| epoch >= *r);
+            assert!(!is_current || then == now, "recorded at {epoch}: {then:?}, now {now:?}");
         }
     }
     // Content never changes under an id.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod changes;
+mod oracle;
 
 use packet_tests::*;
 use sluice_abi::PolicyDirection::{Egress, Ingress};
