@@ -3,7 +3,7 @@
 
 use netns_tests::manifest::{namespace, pod_with_labels, service_with};
 use netns_tests::peer::HoldReport;
-use netns_tests::{Host, Pod, Topology, dataplane, eventually};
+use netns_tests::{Host, OUTSIDE, Pod, Topology, dataplane, eventually};
 use sluice_abi::DropReason;
 
 use crate::{TwoNodes, two_nodes};
@@ -255,4 +255,44 @@ fn policies_hold_without_an_agent_and_over_its_restart() {
         assert!(report.errors.is_empty(), "{report:?}");
     }
     assert_eq!(dataplane::dropped(&node, DropReason::PolicyPending), pending);
+}
+
+/// CONTRACT 8.16: pods in a namespace with default deny send and receive nothing, whenever they begin, while
+/// agents come and go.
+#[test]
+fn sixty_pods_under_default_deny_send_and_receive_nothing() {
+    const PODS: usize = 60;
+    let topology = Topology::new();
+    let node = topology.node(1);
+    topology.apply("ns-open", &namespace("open", &[]));
+    topology.apply("ns-closed", &namespace("closed", &[]));
+    topology.apply("policy", &deny_all("closed"));
+    let mut agent = Some(node.agent());
+    let server = node.pod("open/server");
+    let _process = server.serve("server", &["tcp:8080"]);
+    let folder = tempfile::tempdir().unwrap();
+    let captured = [
+        (OUTSIDE, topology.outside.capture("eth0", &folder.path().join("outside"))),
+        (server.address, server.capture("eth0", &folder.path().join("server"))),
+    ];
+    for n in 0..PODS {
+        let pod = node.pod(&format!("closed/pod-{n}"));
+        let from = format!("{}:5000", pod.address);
+        pod.send_from(&from, &format!("{OUTSIDE}:9"));
+        pod.send_from(&from, &server.at(9));
+        let quick = ["--deadline-ms", "30"];
+        assert!(pod.connect_with("tcp", &server.at(8080), &quick)[0].is_err());
+        // The pod's row may be there or not.
+        assert!(server.connect_with("tcp", &pod.at(8080), &quick)[0].is_err());
+        match n % 6 {
+            0 => agent.take().expect("an agent").kill(),
+            3 => agent = Some(node.agent()),
+            _ => {}
+        }
+    }
+    for (address, capture) in captured {
+        assert_eq!(capture.count_to(address), 0, "packets to {address}");
+    }
+    let dropped = |reason| dataplane::dropped(&node, reason);
+    assert!(dropped(DropReason::PolicyPending) > 0 && dropped(DropReason::PolicyEgress) > 0);
 }
