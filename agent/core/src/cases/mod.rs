@@ -12,7 +12,10 @@
 //! `UPDATE=1 cargo test -p sluice-core cases` rewrites the expected dumps.
 
 mod contract;
+mod contract_policy;
 pub mod notation;
+pub mod policy_notation;
+mod policy_reasons;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

@@ -62,7 +62,7 @@ pub struct Policies {
     pub(super) tables: Tables,
     pub(super) subjects: Subjects,
     pub(super) networks: Networks,
-    pods: Pods,
+    pub(super) pods: Pods,
     /// Class of each address of a pod.
     addresses: BTreeMap<Addr, u32>,
     /// Addresses whose class does not fit into the map.

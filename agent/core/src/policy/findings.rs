@@ -1,28 +1,27 @@
 //! Problems of policies, and of the maps.
 
-use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
 use super::compiler::Policies;
+use super::pods::Pods;
 use super::subjects::Standing;
-use super::term::Term;
+use super::term::{GroupKey, Term, Terms};
 use super::{Finding, FindingReason};
 use crate::index::Index;
 use crate::model::{
-    Kind, LabelSelector, NetworkPolicy, Object, Pod, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
+    Change, Kind, NetworkPolicy, Object, ObjectName, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
 };
 
 impl Policies {
     /// Problems of all policies, and pods of this node that are closed because rows do not fit. Sorted;
     /// the same until something changes. Warnings ([`FindingReason::is_warning`]) are left out.
-    ///
-    /// Reads every policy, and all Pods for each one with port names.
     pub fn findings(&self, index: &Index) -> Vec<Finding> {
         let mut findings = BTreeSet::new();
         for policy in index.network_policies() {
-            findings.extend(check(index, policy, false));
+            findings.extend(check(index, &self.pods, policy, false));
         }
         for (lease, standing) in self.subjects.iter() {
             let (Some(name), Standing::Judged(ends)) = (&lease.name, standing) else { continue };
@@ -49,7 +48,7 @@ impl Policies {
                     let term = Term::new(peer, &policy.name.namespace);
                     matches!(term, Some(Term::Block(other)) if other == *block)
                 };
-                if peers(policy).any(|(_, peer)| uses(peer)) {
+                if rules(policy).flat_map(|(.., rule)| &rule.peers).any(uses) {
                     let text = format!(
                         "ipBlock {} does not fit into the map: it matches nothing",
                         block.cidr
@@ -64,11 +63,16 @@ impl Policies {
             let text = format!(
                 "{count} pods, the first at {address}, do not fit into the map of peers: rules match them by ipBlock only"
             );
-            let object = crate::model::ObjectName::cluster(node);
+            let object = ObjectName::cluster(node);
             let reason = FindingReason::Capacity;
             findings.insert(Finding { kind: Kind::Node, object, reason, text });
         }
         findings.into_iter().collect()
+    }
+
+    /// Problems of one policy, which may be one of the cluster or not, with warnings.
+    pub fn check(&self, index: &Index, policy: &NetworkPolicy) -> Vec<Finding> {
+        check(index, &self.pods, policy, true)
     }
 }
 
@@ -83,111 +87,103 @@ fn word(direction: PolicyDirection) -> &'static str {
     }
 }
 
-/// The rules of a policy with their direction and field name.
-fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (PolicyDirection, String, &PolicyRule)> {
-    let of = |direction, rules: &'static str| {
-        move |(at, rule)| (direction, format!("{rules}[{at}]"), rule)
-    };
-    let ingress = policy.ingress.iter().flatten().enumerate();
-    let egress = policy.egress.iter().flatten().enumerate();
-    let ingress = ingress.map(of(PolicyDirection::Ingress, "ingress"));
-    ingress.chain(egress.map(of(PolicyDirection::Egress, "egress")))
+/// The rules of a policy with their directions and positions.
+fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (PolicyDirection, usize, &PolicyRule)> {
+    let of = |direction| move |(at, rule)| (direction, at, rule);
+    let ingress = policy.ingress.iter().flatten().enumerate().map(of(PolicyDirection::Ingress));
+    let egress = policy.egress.iter().flatten().enumerate().map(of(PolicyDirection::Egress));
+    ingress.chain(egress)
 }
 
-/// The peers of a policy with their field names.
-fn peers(policy: &NetworkPolicy) -> impl Iterator<Item = (String, &PolicyPeer)> {
-    rules(policy).flat_map(|(direction, field, rule)| {
-        let list = if direction == PolicyDirection::Ingress { "from" } else { "to" };
-        let peers = rule.peers.iter().enumerate();
-        peers.map(move |(at, peer)| (format!("{field}.{list}[{at}]"), peer))
-    })
-}
-
-/// Problems of one policy, given the pods and namespaces that exist; with or without warnings, which
-/// require a search of all Pods for each selector.
-pub fn check(index: &Index, policy: &NetworkPolicy, warnings: bool) -> Vec<Finding> {
+/// Problems of one policy, given the pods that exist; with or without warnings.
+fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, warnings: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |reason, text| findings.push(finding(policy, reason, text));
     let namespace = &policy.name.namespace;
-    let in_namespace = |pod: &&Pod| pod.name.namespace == *namespace && !pod.host_network;
-    let selects = |selector: &LabelSelector, pod: &Pod| selector.matches(|k| pod.labels.get(k));
-    let selected = OnceCell::new();
-    let selected = || -> &Vec<&Pod> {
-        selected.get_or_init(|| {
-            let pods = index.pods().filter(in_namespace).filter(|pod| !pod.phase.is_over());
-            pods.filter(|pod| selects(&policy.pod_selector, pod)).collect()
-        })
+    let selected = || {
+        let groups = pods.groups_of(namespace);
+        groups.filter(|g| policy.pod_selector.matches(|key| g.labels.get(key)))
     };
-    if warnings && selected().is_empty() {
+    if warnings && selected().next().is_none() {
         add(
             FindingReason::NoPod,
             "podSelector matches no pod: the policy has no effect".to_owned(),
         );
     }
-    for (direction, field, rule) in rules(policy) {
+    for (direction, at, rule) in rules(policy) {
+        let field = || format!("{}[{at}]", word(direction));
         for (at, PolicyPort { protocol, ports }) in rule.ports.iter().enumerate() {
-            let field = format!("{field}.ports[{at}]");
+            let field = || format!("{}.ports[{at}]", field());
             match ports {
                 PortSpec::Range(first, last) if last < first => add(
                     FindingReason::EmptyPortRange,
                     format!(
-                        "{field}: endPort {last} is lower than port {first}: it matches nothing"
+                        "{}: endPort {last} is lower than port {first}: it matches nothing",
+                        field()
                     ),
                 ),
-                PortSpec::Invalid(text) => {
-                    add(FindingReason::InvalidPart, format!("{field}: {text}: it matches nothing"))
-                }
+                PortSpec::Invalid(text) => add(
+                    FindingReason::InvalidPart,
+                    format!("{}: {text}: it matches nothing", field()),
+                ),
                 PortSpec::Name(name) => {
-                    let has = |pod: &Pod| {
-                        pod.ports.iter().any(|p| p.name == *name && p.protocol == *protocol)
+                    let name = (*protocol, Arc::clone(name));
+                    let has = |group: &GroupKey| {
+                        group.ports.iter().any(|p| (p.protocol, &p.name) == (name.0, &name.1))
                     };
-                    let (defined, pods) = match direction {
+                    let (defined, who) = match direction {
                         PolicyDirection::Ingress => {
-                            let none = selected().is_empty();
-                            (none || selected().iter().any(|pod| has(pod)), "selected pod")
+                            let mut selected = selected().peekable();
+                            (selected.peek().is_none() || selected.any(has), "selected pod")
                         }
-                        PolicyDirection::Egress => {
-                            (index.pods().any(|pod| !pod.host_network && has(pod)), "pod")
-                        }
+                        PolicyDirection::Egress => (pods.has_port(&name), "pod"),
                     };
                     if !defined {
-                        add(
-                            FindingReason::UndefinedPort,
-                            format!(
-                                "{field}: no {pods} has a {protocol} port with the name {name}: it matches nothing"
-                            ),
-                        );
+                        let (protocol, name) = name;
+                        let problem =
+                            format!("no {who} has a {protocol} port with the name {name}");
+                        let text = format!("{}: {problem}: it matches nothing", field());
+                        add(FindingReason::UndefinedPort, text);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (at, peer) in rule.peers.iter().enumerate() {
+            let list = if direction == PolicyDirection::Ingress { "from" } else { "to" };
+            let field = || format!("{}.{list}[{at}]", field());
+            match peer {
+                PolicyPeer::Invalid(text) => {
+                    add(
+                        FindingReason::InvalidPart,
+                        format!("{}: {text}: it matches nothing", field()),
+                    );
+                }
+                PolicyPeer::Pods { .. } if warnings => {
+                    let selects = |term: Term| {
+                        pods.groups().any(|g| term.selects(index, &g.namespace, &g.labels))
+                    };
+                    if !Term::new(peer, namespace).is_some_and(selects) {
+                        add(FindingReason::NoPod, format!("{} matches no pod", field()));
                     }
                 }
                 _ => {}
             }
         }
     }
-    for (field, peer) in peers(policy) {
-        match (peer, Term::new(peer, namespace)) {
-            (PolicyPeer::Invalid(text), _) => {
-                add(FindingReason::InvalidPart, format!("{field}: {text}: it matches nothing"));
-            }
-            (PolicyPeer::Pods { .. }, Some(term)) if warnings => {
-                let matches = |pod: &Pod| {
-                    !pod.host_network && term.selects(index, &pod.name.namespace, &pod.labels)
-                };
-                if !index.pods().any(matches) {
-                    add(FindingReason::NoPod, format!("{field} matches no pod"));
-                }
-            }
-            _ => {}
-        }
-    }
     findings
 }
 
-/// Problems of the policies among some objects, as `policy check` prints them: with warnings.
+/// Problems of the policies among some objects, with warnings: those of a file, for example.
 pub fn check_all(objects: &[Object]) -> Vec<Finding> {
     let mut index = Index::new("");
     for object in objects {
-        index.apply(crate::model::Change::Apply(object.clone()));
+        index.apply(Change::Apply(object.clone()));
+    }
+    let mut pods = Pods::default();
+    for pod in index.pods() {
+        pods.pod(&index, &pod.name, &Terms::default());
     }
     let policies = index.network_policies();
-    policies.flat_map(|policy| check(&index, policy, true)).collect()
+    policies.flat_map(|policy| check(&index, &pods, policy, true)).collect()
 }

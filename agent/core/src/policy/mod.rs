@@ -11,6 +11,8 @@
 
 mod classes;
 mod compiler;
+mod describe;
+mod explain;
 mod findings;
 #[cfg(any(test, feature = "generate"))]
 mod interpret;
@@ -29,7 +31,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use compiler::Policies;
-pub use findings::{check, check_all};
+pub use findings::check_all;
 #[cfg(any(test, feature = "generate"))]
 pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
@@ -121,6 +123,8 @@ pub struct Question {
 /// Why one side of a flow passes or is dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
+    /// The pods that have the peer's address: one, or none for an address that no known pod has.
+    pub peers: Vec<ObjectName>,
     /// The policies that isolate the pod in this direction, by name.
     pub isolating: Vec<ObjectName>,
     /// What happens.
@@ -136,8 +140,10 @@ pub enum Verdict {
     NotIsolated,
     /// This rule allows it; the first one of the first policy.
     Allowed(RuleName),
-    /// No rule allows it; the rule that is nearest to it comes first.
+    /// No rule allows it; up to eight rules, the nearest one first.
     Denied(Vec<NearMiss>),
+    /// Nothing passes, whatever the rules: they are not in the maps.
+    Closed(FindingReason),
 }
 
 /// A rule of a policy.
@@ -152,9 +158,11 @@ pub struct RuleName {
 /// Why a policy does not allow a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NearMiss {
-    /// The rule that is nearest.
-    pub rule: RuleName,
-    /// "shop/db-ingress allows TCP 5432 from role=api; the client has role=web".
+    /// The policy.
+    pub policy: ObjectName,
+    /// Position of the rule in `ingress` or `egress`; `None`: there is none.
+    pub rule: Option<usize>,
+    /// "shop/db allows TCP 5432 from role=api; the client has role=web".
     pub text: String,
 }
 

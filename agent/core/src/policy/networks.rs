@@ -188,6 +188,11 @@ impl Networks {
         terms
     }
 
+    /// Whether an address is in a pod range of any node.
+    pub fn in_pod_range(&self, address: IpAddr) -> bool {
+        self.ranges.around(IpNet::from(address)).next().is_some()
+    }
+
     /// The longest prefix of an address.
     pub fn longest(&self, address: IpAddr) -> Option<IpNet> {
         self.prefixes.around(IpNet::from(address)).next_back().map(|(net, _)| net)

@@ -4,6 +4,8 @@
 //! its Pod object has it, and an earlier Pod object may still have it. Otherwise a pod that does not
 //! terminate precedes those that do. Of several such pods, a term must match all.
 
+mod groups;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::model::{ObjectName, Pod, PodIps, Uid};
 /// A pod that selectors can select.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Peer {
+    name: Arc<str>,
     group: u32,
     terminating: bool,
     ips: PodIps,
@@ -67,6 +70,8 @@ pub struct Pods {
     leases: BTreeMap<Addr, Lease>,
     /// Addresses of the leases of each pod.
     leased: HashMap<ObjectName, BTreeSet<Addr>>,
+    /// Names of ports that pods have, with the number of groups.
+    ports: HashMap<PortName, u32>,
     /// Names of ports that egress rules use, with the number of tables.
     names: BTreeMap<PortName, u32>,
     /// Addresses whose class may be another one.
@@ -133,7 +138,8 @@ impl Pods {
             ports: Arc::clone(&pod.ports),
         };
         let group = self.group(index, key, terms);
-        let peer = Peer { group, terminating: pod.terminating, ips: pod.ips, leased };
+        let name = Arc::clone(&pod.name.name);
+        let peer = Peer { name, group, terminating: pod.terminating, ips: pod.ips, leased };
         match known {
             Some(number) => self.replace(number, peer, true, true),
             None => {
@@ -236,21 +242,35 @@ impl Pods {
         std::mem::take(&mut self.dirty)
     }
 
+    /// The Pod objects that own an address: normally one.
+    pub fn owners<'a>(&self, index: &'a Index, address: Addr) -> Vec<&'a Pod> {
+        let pod = |peer: &Peer| {
+            let namespace = &self.groups[peer.group as usize].key.namespace;
+            index.pod(&ObjectName::new(Arc::clone(namespace), Arc::clone(&peer.name)))
+        };
+        self.owning(index, address).into_iter().filter_map(pod).collect()
+    }
+
+    /// The pods that own an address.
+    fn owning(&self, index: &Index, address: Addr) -> Vec<&Peer> {
+        let peer = |number: &u32| &self.peers[*number as usize];
+        if let Some(lease) = self.leases.get(&address) {
+            let of = |name| {
+                index.pod(name).filter(|pod| same_pod(pod, lease.uid))?;
+                self.by_name.get(name)
+            };
+            return lease.name.as_ref().and_then(of).map(peer).into_iter().collect();
+        }
+        let owners = self.claims.get(&address).into_iter().flatten().map(peer);
+        let (ending, alive): (Vec<&Peer>, Vec<&Peer>) = owners.partition(|peer| peer.terminating);
+        if alive.is_empty() { ending } else { alive }
+    }
+
     /// What selectors and port names say about the owner of an address; `None` if no pod owns it.
     pub fn content(&self, index: &Index, address: Addr) -> Option<ClassContent> {
-        let claims = self.claims.get(&address)?;
-        let leased;
-        let owners: &[u32] = match self.leases.get(&address) {
-            Some(lease) => {
-                let name = lease.name.as_ref()?;
-                index.pod(name).filter(|pod| same_pod(pod, lease.uid))?;
-                leased = [*self.by_name.get(name)?];
-                &leased
-            }
-            None => claims,
-        };
-        let alive: Vec<&Group> = self.groups_of(owners, |peer| !peer.terminating);
-        let groups = if alive.is_empty() { self.groups_of(owners, |_| true) } else { alive };
+        let owners = self.owning(index, address);
+        let groups: Vec<&Group> =
+            owners.iter().map(|peer| &self.groups[peer.group as usize]).collect();
         let (first, others) = groups.split_first()?;
         if others.is_empty() {
             return Some(ClassContent {
@@ -264,11 +284,6 @@ impl Pods {
             terms: first.terms.iter().filter(all).copied().collect(),
             named: named.cloned().collect(),
         })
-    }
-
-    fn groups_of(&self, owners: &[u32], wanted: fn(&Peer) -> bool) -> Vec<&Group> {
-        let peers = owners.iter().map(|owner| &self.peers[*owner as usize]);
-        peers.filter(|peer| wanted(peer)).map(|peer| &self.groups[peer.group as usize]).collect()
     }
 
     /// Puts a pod in the place of another one, and marks the addresses of both. Removes or adds the
@@ -303,69 +318,6 @@ impl Pods {
         }
         if was && !(is && former.group == group) {
             self.leave(number, former.group);
-        }
-    }
-
-    /// Removes a pod from a group, and the group if it is then empty.
-    fn leave(&mut self, number: u32, at: u32) {
-        let group = &mut self.groups[at as usize];
-        group.members.remove(&number);
-        if !group.members.is_empty() {
-            return;
-        }
-        let key = Arc::clone(&group.key);
-        super::classes::remove(&mut self.by_namespace, &key.namespace, at);
-        for label in key.labels.0.iter() {
-            let label = (Arc::clone(&label.key), Arc::clone(&label.value));
-            super::classes::remove(&mut self.by_label, &label, at);
-        }
-        self.by_key.remove(&key);
-        self.free_groups.push(at);
-    }
-
-    /// The group with a key.
-    fn group(&mut self, index: &Index, key: GroupKey, terms: &Terms) -> u32 {
-        if let Some(group) = self.by_key.get(&key) {
-            return *group;
-        }
-        let key = Arc::new(key);
-        let group = Group {
-            members: BTreeSet::new(),
-            terms: terms.selecting(index, &key),
-            named: self.named(&key),
-            key: Arc::clone(&key),
-        };
-        let at = self.free_groups.pop().unwrap_or(self.groups.len() as u32);
-        match self.groups.get_mut(at as usize) {
-            Some(slot) => *slot = group,
-            None => self.groups.push(group),
-        }
-        self.by_namespace.entry(Arc::clone(&key.namespace)).or_default().insert(at);
-        for label in key.labels.0.iter() {
-            let label = (Arc::clone(&label.key), Arc::clone(&label.value));
-            self.by_label.entry(label).or_default().insert(at);
-        }
-        self.by_key.insert(key, at);
-        at
-    }
-
-    /// The ports of a group whose names are in use.
-    fn named(&self, key: &GroupKey) -> Arc<[NumberedPort]> {
-        let used = |p: &&crate::model::ContainerPort| {
-            !self.names.is_empty() && self.names.contains_key(&(p.protocol, Arc::clone(&p.name)))
-        };
-        let ports = key.ports.iter().filter(used);
-        let mut named: Vec<NumberedPort> =
-            ports.map(|p| (p.protocol, Arc::clone(&p.name), p.port.get())).collect();
-        named.sort_unstable();
-        named.dedup();
-        named.into()
-    }
-
-    /// Marks the addresses of the pods of a group.
-    fn touch(&mut self, group: u32) {
-        for member in &self.groups[group as usize].members {
-            self.dirty.extend(self.peers[*member as usize].addresses().map(Addr::from));
         }
     }
 }

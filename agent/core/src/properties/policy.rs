@@ -12,7 +12,7 @@ use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
 use crate::model::{Change, Object, ObjectName};
 use crate::oracle::{Cluster, Sandbox, Side, side_allows};
-use crate::policy::{Judgement, LocalPod, Policies, PolicyRows, Step};
+use crate::policy::{Judgement, LocalPod, Policies, PolicyRows, Question, Step, Verdict};
 use crate::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyNetworks, PolicyPeers, PortSets, Rows, Table,
     Write,
@@ -202,7 +202,10 @@ proptest! {
         objects in generate::policy_objects(),
         local in generate::leases(),
     ) {
-        let rows = afresh(&index_of(&objects), &local);
+        let index = index_of(&objects);
+        let mut policies = Policies::default();
+        policies.update(&index, &PolicyDirty::everything(), &local);
+        let rows = policies.rows();
         let sandbox = |pod: &LocalPod| Sandbox {
             address: pod.address,
             name: pod.name.clone(),
@@ -223,6 +226,11 @@ proptest! {
                             judged == Judgement::Pass, expect,
                             "{:?} {:?} {} {} {}: {:?}", pod, direction, peer, protocol, port, judged
                         );
+                        let Some(name) = pod.name.clone() else { continue };
+                        let question = Question { pod: name, direction, peer, protocol, port };
+                        let verdict = policies.explain(&index, &question).verdict;
+                        let allowed = matches!(verdict, Verdict::Allowed(_) | Verdict::NotIsolated);
+                        prop_assert_eq!(allowed, expect, "{:?}: {:?}", question, verdict);
                     }
                 }
             }

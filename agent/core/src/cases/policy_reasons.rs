@@ -1,0 +1,164 @@
+//! Reasons of verdicts, and problems of policies.
+
+use sluice_abi::{PolicyDirection, proto};
+
+use super::policy_notation::{World, name, rule};
+use crate::model::{Object, PolicyPeer, PortSpec};
+use crate::policy::{Explanation, FindingReason, Question, RuleName, Verdict, check_all};
+
+fn world() -> World {
+    World::new()
+        .pod("shop/web", "role=web", "10.244.0.2", &["http=TCP 8080"])
+        .pod("shop/api", "role=api,tier=back", "10.244.0.3", &[])
+        .pod("shop/db", "role=db", "10.244.0.4", &["sql=TCP 5432"])
+        .pod("test/other", "role=api", "10.244.0.5", &[])
+}
+
+fn explain(
+    world: &World,
+    pod: &str,
+    direction: PolicyDirection,
+    peer: &str,
+    port: u16,
+) -> Explanation {
+    let peer = world.address(peer);
+    let question = Question { pod: name(pod), direction, peer, protocol: proto::TCP, port };
+    world.policies().explain(&world.index(), &question)
+}
+
+/// The texts for a flow to db that is denied.
+fn denied(world: &World, client: &str, port: u16) -> Vec<String> {
+    match explain(world, "shop/db", PolicyDirection::Ingress, client, port).verdict {
+        Verdict::Denied(near) => near.into_iter().map(|miss| miss.text).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn denied_flow_names_the_rule_that_is_nearest() {
+    let world = world()
+        .policy("shop/db-ingress", "role=db", Some(&[rule(&["role=api"], &["TCP 5432"])]), None)
+        .policy("shop/deny", "*", Some(&[]), None)
+        .policy("shop/out", "role=db", None, Some(&[]));
+    let explained = explain(&world, "shop/db", PolicyDirection::Ingress, "shop/web", 5432);
+    assert_eq!(explained.isolating, [name("shop/db-ingress"), name("shop/deny")]);
+    assert_eq!(explained.peers, [name("shop/web")]);
+    let label = "shop/db-ingress allows TCP 5432 from role=api; the client has role=web";
+    assert_eq!(denied(&world, "shop/web", 5432), [label, "shop/deny allows no ingress"]);
+    for (client, port, text) in [
+        ("shop/api", 80, "shop/db-ingress allows TCP 5432 from role=api; the flow is TCP 80"),
+        (
+            "shop/web",
+            80,
+            "shop/db-ingress allows TCP 5432 from role=api; the client has role=web, the flow is TCP 80",
+        ),
+        (
+            "test/other",
+            5432,
+            "shop/db-ingress allows TCP 5432 from role=api; the client is in namespace test",
+        ),
+        (
+            "1.1.1.1",
+            5432,
+            "shop/db-ingress allows TCP 5432 from role=api; the client 1.1.1.1 is not a pod",
+        ),
+        (
+            "10.244.7.7",
+            5432,
+            "shop/db-ingress allows TCP 5432 from role=api; the client 10.244.7.7 is a pod that is not known",
+        ),
+    ] {
+        assert_eq!(denied(&world, client, port)[0], text, "{client} {port}");
+    }
+}
+
+#[test]
+fn nearest_rule_precedes_whatever_its_policy() {
+    let rules = [
+        rule(&["10.0.0.0/8-10.244.0.0/16", "192.0.2.0/24"], &[]),
+        rule(&["@stage=live/role=web"], &[]),
+        rule(&["role=api,tier=back"], &[]),
+        rule(&["role=web,tier"], &[]),
+        rule(&[], &["TCP 1-9", "UDP"]),
+    ];
+    let world = world().policy("shop/p", "role=db", Some(&rules), None);
+    assert_eq!(
+        denied(&world, "shop/web", 80),
+        [
+            "shop/p allows TCP 1-9, all UDP ports from anyone; the flow is TCP 80",
+            "shop/p allows all ports from role=web,tier; the client has no label tier",
+            "shop/p allows all ports from role=api,tier=back; the client has role=web, no label tier",
+            "shop/p allows all ports from 10.0.0.0/8 except 10.244.0.0/16 and 1 more; the client has \
+             10.244.0.2 in the exception 10.244.0.0/16",
+            "shop/p allows all ports from role=web of namespaces with stage=live; the client is in \
+             namespace shop with no label stage",
+        ]
+    );
+}
+
+#[test]
+fn allowed_flow_names_its_rule() {
+    let rules = [rule(&["role=web"], &[]), rule(&["role=api"], &["TCP sql"])];
+    let world = world().policy("shop/p", "role=db", Some(&rules), None);
+    let verdict = |pod, direction, peer| explain(&world, pod, direction, peer, 5432).verdict;
+    let rule = RuleName { policy: name("shop/p"), rule: 1 };
+    let ingress = PolicyDirection::Ingress;
+    assert_eq!(verdict("shop/db", ingress, "shop/api"), Verdict::Allowed(rule));
+    let egress = PolicyDirection::Egress;
+    assert_eq!(verdict("shop/db", egress, "shop/api"), Verdict::NotIsolated);
+    assert_eq!(verdict("shop/gone", ingress, "shop/api"), Verdict::Pending);
+    assert_eq!(verdict("test/gone", ingress, "shop/api"), Verdict::NotIsolated);
+}
+
+#[test]
+fn problems_of_a_policy_are_found() {
+    let mut world = world()
+        .policy(
+            "shop/p",
+            "role=db",
+            Some(&[rule(&["role=api"], &["TCP http", "TCP sql", "TCP 9-8"])]),
+            Some(&[rule(&["@*/role=none"], &["UDP http"]), rule(&[], &["TCP http"])]),
+        )
+        .policy("shop/unused", "role=none", Some(&[]), None);
+    if let Some(Object::NetworkPolicy(policy)) = world.objects.iter_mut().rev().nth(1)
+        && let Some(rule) = policy.ingress.as_mut().and_then(|rules| rules.first_mut())
+    {
+        rule.peers = [PolicyPeer::Invalid("ipBlock without cidr".into())].into();
+        rule.ports[1].ports = PortSpec::Invalid("unknown protocol".into());
+    }
+    let found = check_all(&world.objects);
+    let found: Vec<_> = found.iter().map(|f| (f.reason, f.text.as_str())).collect();
+    let none = FindingReason::NoPod;
+    assert_eq!(
+        found,
+        [
+            (
+                FindingReason::UndefinedPort,
+                "ingress[0].ports[0]: no selected pod has a TCP port with the name http: it matches nothing"
+            ),
+            (
+                FindingReason::InvalidPart,
+                "ingress[0].ports[1]: unknown protocol: it matches nothing"
+            ),
+            (
+                FindingReason::EmptyPortRange,
+                "ingress[0].ports[2]: endPort 8 is lower than port 9: it matches nothing"
+            ),
+            (
+                FindingReason::InvalidPart,
+                "ingress[0].from[0]: ipBlock without cidr: it matches nothing"
+            ),
+            (
+                FindingReason::UndefinedPort,
+                "egress[0].ports[0]: no pod has a UDP port with the name http: it matches nothing"
+            ),
+            (none, "egress[0].to[0] matches no pod"),
+            (none, "podSelector matches no pod: the policy has no effect"),
+        ]
+    );
+    // The agent reports the problems, not the warnings.
+    let policies = world.policies();
+    let reported = policies.findings(&world.index());
+    assert_eq!(reported.len(), 5);
+    assert!(reported.iter().all(|finding| !finding.reason.is_warning()));
+}

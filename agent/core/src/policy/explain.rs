@@ -1,0 +1,306 @@
+//! Why a pod may or may not send or receive something, by the policies themselves.
+//!
+//! A rule that does not allow a flow misses it by its peers, its ports or both. The nearest rule is the
+//! one that misses by the least: by ports only, then by a label, by a namespace, by an address.
+
+use std::net::IpAddr;
+
+use sluice_abi::PolicyDirection;
+
+use super::compiler::Policies;
+use super::describe;
+use super::subjects::{Standing, pod_of};
+use super::term::Term;
+use super::{Explanation, NearMiss, Question, RuleName, Verdict};
+use crate::index::Index;
+use crate::model::{
+    LabelSelector, NetworkPolicy, Pod, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
+};
+
+/// Rules that are described at most.
+const NEAREST: usize = 8;
+
+/// The other end of a flow.
+struct Peer<'a> {
+    address: IpAddr,
+    /// The pods that have its address, normally one.
+    pods: Vec<&'a Pod>,
+    /// Whether the address is of a pod of any node.
+    in_pod_range: bool,
+}
+
+impl Policies {
+    /// Why a pod may or may not send or receive something. The peer is a pod if a Pod object or a lease
+    /// has its address.
+    pub fn explain(&self, index: &Index, question: &Question) -> Explanation {
+        let peer = Peer {
+            address: question.peer,
+            pods: self.pods.owners(index, question.peer.into()),
+            in_pod_range: self.networks.in_pod_range(question.peer),
+        };
+        let peers = peer.pods.iter().map(|pod| pod.name.clone()).collect();
+        let explained = |isolating, verdict| Explanation { peers, isolating, verdict };
+        let policies = index.network_policies_of(&question.pod.namespace);
+        let subject =
+            self.subjects.iter().find(|(pod, _)| pod.name.as_ref() == Some(&question.pod));
+        let pod = match subject {
+            Some((lease, _)) => pod_of(index, lease),
+            None => index.pod(&question.pod),
+        };
+        let Some(pod) = pod else {
+            let open = policies.count() == 0;
+            let verdict = if open { Verdict::NotIsolated } else { Verdict::Pending };
+            return explained(Vec::new(), verdict);
+        };
+        let isolating: Vec<(&NetworkPolicy, &[PolicyRule])> = policies
+            .filter(|policy| policy.pod_selector.matches(|key| pod.labels.get(key)))
+            .filter_map(|policy| {
+                let rules = match question.direction {
+                    PolicyDirection::Egress => &policy.egress,
+                    PolicyDirection::Ingress => &policy.ingress,
+                };
+                Some((policy, &**rules.as_ref()?))
+            })
+            .collect();
+        let names = isolating.iter().map(|(policy, _)| policy.name.clone()).collect();
+        if isolating.is_empty() {
+            return explained(names, Verdict::NotIsolated);
+        }
+        if let Some((_, Standing::Judged(ends))) = subject
+            && let Some(table) = ends[question.direction as usize]
+            && let Some(reason) = self.tables.closed(table)
+        {
+            return explained(names, Verdict::Closed(reason));
+        }
+        explained(names, judge(index, question, pod, &peer, &isolating))
+    }
+}
+
+fn judge(
+    index: &Index,
+    question: &Question,
+    pod: &Pod,
+    peer: &Peer<'_>,
+    isolating: &[(&NetworkPolicy, &[PolicyRule])],
+) -> Verdict {
+    let named: Vec<&Pod> = match question.direction {
+        PolicyDirection::Egress => peer.pods.clone(),
+        PolicyDirection::Ingress => vec![pod],
+    };
+    // By distance, then by name and position.
+    let mut missed = Vec::new();
+    for (policy, rules) in isolating {
+        for (at, rule) in rules.iter().enumerate() {
+            let by_ports = !rule.ports.is_empty()
+                && !rule.ports.iter().any(|port| admits(port, question, &named));
+            let nearest = rule.peers.iter().map(|p| (distance(index, policy, p, peer), p));
+            let nearest = nearest.min_by_key(|(distance, _)| *distance);
+            let by_peers = nearest.map_or(0, |(distance, _)| distance);
+            if !by_ports && by_peers == 0 {
+                return Verdict::Allowed(RuleName { policy: policy.name.clone(), rule: at });
+            }
+            let both = u32::from(by_ports && by_peers > 0);
+            missed.push((
+                (both, by_peers),
+                *policy,
+                Some((at, rule, nearest.map(|n| n.1), by_ports)),
+            ));
+        }
+        if rules.is_empty() {
+            missed.push(((2, 0), *policy, None));
+        }
+    }
+    missed.sort_by_key(|(distance, ..)| *distance);
+    let text = |policy: &NetworkPolicy, (rule, nearest, by_ports)| {
+        describe_miss(index, question, policy, rule, nearest, by_ports, peer)
+    };
+    let near = missed.into_iter().take(NEAREST).map(|(_, policy, rule)| NearMiss {
+        policy: policy.name.clone(),
+        rule: rule.map(|(at, ..)| at),
+        text: match rule {
+            Some((_, rule, nearest, by_ports)) => text(policy, (rule, nearest, by_ports)),
+            None => format!("{} allows no {}", policy.name, word(question.direction)),
+        },
+    });
+    Verdict::Denied(near.collect())
+}
+
+fn word(direction: PolicyDirection) -> &'static str {
+    match direction {
+        PolicyDirection::Egress => "egress",
+        PolicyDirection::Ingress => "ingress",
+    }
+}
+
+fn admits(port: &PolicyPort, question: &Question, named: &[&Pod]) -> bool {
+    port.protocol.number() == question.protocol
+        && match &port.ports {
+            PortSpec::All => true,
+            PortSpec::Number(number) => number.get() == question.port,
+            PortSpec::Range(first, last) => (first.get()..=last.get()).contains(&question.port),
+            PortSpec::Name(name) => {
+                let has = |pod: &&Pod| {
+                    pod.ports.iter().any(|p| {
+                        p.name == *name
+                            && p.protocol == port.protocol
+                            && p.port.get() == question.port
+                    })
+                };
+                !named.is_empty() && named.iter().all(has)
+            }
+            PortSpec::Invalid(_) => false,
+        }
+}
+
+/// How far a peer of a rule is from the other end; 0 if it matches.
+fn distance(index: &Index, policy: &NetworkPolicy, peer: &PolicyPeer, other: &Peer<'_>) -> u32 {
+    const ADDRESS: u32 = 500;
+    const NAMESPACE: u32 = 50;
+    let Some(term) = Term::new(peer, &policy.name.namespace) else { return u32::MAX };
+    match (peer, term) {
+        (_, Term::Block(block)) => {
+            let outside = block.except.iter().any(|except| except.contains(&other.address));
+            match (block.cidr.contains(&other.address), outside) {
+                (true, false) => 0,
+                (true, true) => NAMESPACE,
+                (false, _) => ADDRESS,
+            }
+        }
+        (PolicyPeer::Pods { namespaces, pods }, term) => {
+            if other.pods.is_empty() {
+                return if term.is_every_pod() && other.in_pod_range { 0 } else { ADDRESS };
+            }
+            let of_pod = |pod: &&Pod| {
+                if term.selects(index, &pod.name.namespace, &pod.labels) {
+                    return 0;
+                }
+                let labels = failing(pods, |key| pod.labels.get(key)).count();
+                let namespace = match namespaces {
+                    None => usize::from(pod.name.namespace != policy.name.namespace),
+                    Some(selector) => match index.namespace(&pod.name.namespace) {
+                        Some(n) => {
+                            failing(selector, |k| n.labels.get(k).map(String::as_str)).count()
+                        }
+                        None => usize::from(!selector.is_empty()),
+                    },
+                };
+                u32::try_from(labels).unwrap_or(NAMESPACE) + NAMESPACE * u32::from(namespace > 0)
+            };
+            other.pods.iter().map(of_pod).max().unwrap_or(ADDRESS)
+        }
+        _ => u32::MAX,
+    }
+}
+
+/// The requirements that labels do not meet.
+fn failing<'a, 'b: 'a>(
+    selector: &'a LabelSelector,
+    label: impl Fn(&str) -> Option<&'b str> + 'a,
+) -> impl Iterator<Item = &'a std::sync::Arc<str>> + 'a {
+    let requirements = selector.requirements().iter();
+    requirements.filter(move |r| !r.operator.accepts(label(&r.key))).map(|r| &r.key)
+}
+
+/// The values of the labels that requirements do not accept: "role=web, no label tier".
+fn values<'b>(selector: &LabelSelector, label: impl Fn(&str) -> Option<&'b str>) -> String {
+    let mut keys: Vec<_> = failing(selector, &label).collect();
+    keys.dedup();
+    let value = |key: &std::sync::Arc<str>| match label(key) {
+        Some(value) => format!("{key}={value}"),
+        None => format!("no label {key}"),
+    };
+    keys.into_iter().map(value).collect::<Vec<_>>().join(", ")
+}
+
+/// "shop/db allows TCP 5432 from role=api; the client has role=web".
+fn describe_miss(
+    index: &Index,
+    question: &Question,
+    policy: &NetworkPolicy,
+    rule: &PolicyRule,
+    nearest: Option<&PolicyPeer>,
+    by_ports: bool,
+    other: &Peer<'_>,
+) -> String {
+    let (preposition, end) = match question.direction {
+        PolicyDirection::Egress => ("to", "server"),
+        PolicyDirection::Ingress => ("from", "client"),
+    };
+    let peers = match nearest {
+        None => "anyone".to_owned(),
+        Some(peer) if rule.peers.len() == 1 => peer.to_string(),
+        Some(peer) => format!("{peer} and {} more", rule.peers.len() - 1),
+    };
+    let ports = describe::ports(&rule.ports);
+    let mut why = Vec::new();
+    if let Some(peer) = nearest
+        && distance(index, policy, peer, other) > 0
+    {
+        why.push(format!("the {end} {}", difference(index, policy, peer, other)));
+    }
+    if by_ports {
+        why.push(format!("the flow is {}", describe::target(question.protocol, question.port)));
+    }
+    format!("{} allows {ports} {preposition} {peers}; {}", policy.name, why.join(", "))
+}
+
+/// What the other end has instead of what a peer requires.
+fn difference(
+    index: &Index,
+    policy: &NetworkPolicy,
+    peer: &PolicyPeer,
+    other: &Peer<'_>,
+) -> String {
+    let address = other.address;
+    match peer {
+        PolicyPeer::Invalid(text) => format!("cannot match: {text}"),
+        PolicyPeer::Block(block) => {
+            let except = block.except.iter().find(|except| except.contains(&address));
+            match except.filter(|_| block.cidr.contains(&address)) {
+                Some(except) => format!("has {address} in the exception {except}"),
+                None => format!("has the address {address}"),
+            }
+        }
+        PolicyPeer::Pods { namespaces, pods } => {
+            let apart = |pod: &&&Pod| distance_to(index, policy, peer, pod, other) > 0;
+            let Some(pod) = other.pods.iter().find(apart) else {
+                let kind = if other.in_pod_range { "a pod that is not known" } else { "not a pod" };
+                return format!("{address} is {kind}");
+            };
+            let namespace = &pod.name.namespace;
+            let mut parts = Vec::new();
+            match namespaces {
+                None if *namespace != policy.name.namespace => {
+                    parts.push(format!("is in namespace {namespace}"));
+                }
+                Some(selector) if !selector.is_empty() => match index.namespace(namespace) {
+                    None => parts.push(format!("is in namespace {namespace}, which is not known")),
+                    Some(n) => {
+                        let has = values(selector, |key| n.labels.get(key).map(String::as_str));
+                        if !has.is_empty() {
+                            parts.push(format!("is in namespace {namespace} with {has}"));
+                        }
+                    }
+                },
+                _ => {}
+            }
+            let has = values(pods, |key| pod.labels.get(key));
+            if !has.is_empty() {
+                parts.push(format!("has {has}"));
+            }
+            parts.join(" and ")
+        }
+    }
+}
+
+/// As [`distance`], for one of the pods.
+fn distance_to(
+    index: &Index,
+    policy: &NetworkPolicy,
+    peer: &PolicyPeer,
+    pod: &Pod,
+    other: &Peer<'_>,
+) -> u32 {
+    let one = Peer { pods: vec![pod], ..*other };
+    distance(index, policy, peer, &one)
+}

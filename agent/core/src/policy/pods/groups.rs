@@ -1,0 +1,110 @@
+//! Groups of pods: those that have the same namespace, labels and ports.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sluice_abi::Addr;
+
+use super::{Group, Pods};
+use crate::index::Index;
+use crate::model::ContainerPort;
+use crate::policy::classes::{NumberedPort, remove};
+use crate::policy::rules::PortName;
+use crate::policy::term::{GroupKey, Terms};
+
+impl Pods {
+    /// Labels and ports of the pods that selectors can select.
+    pub fn groups(&self) -> impl Iterator<Item = &GroupKey> {
+        self.by_key.keys().map(|key| &**key)
+    }
+
+    /// As [`Pods::groups`], of one namespace.
+    pub fn groups_of(&self, namespace: &str) -> impl Iterator<Item = &GroupKey> {
+        let groups = self.by_namespace.get(namespace).into_iter().flatten();
+        groups.map(|group| &*self.groups[*group as usize].key)
+    }
+
+    /// Whether a pod has a container port with this name and protocol.
+    pub fn has_port(&self, name: &PortName) -> bool {
+        self.ports.contains_key(name)
+    }
+
+    /// Removes a pod from a group, and the group if it is then empty.
+    pub(super) fn leave(&mut self, number: u32, at: u32) {
+        let group = &mut self.groups[at as usize];
+        group.members.remove(&number);
+        if !group.members.is_empty() {
+            return;
+        }
+        let key = Arc::clone(&group.key);
+        remove(&mut self.by_namespace, &key.namespace, at);
+        for label in key.labels.0.iter() {
+            let label = (Arc::clone(&label.key), Arc::clone(&label.value));
+            remove(&mut self.by_label, &label, at);
+        }
+        for name in port_names(&key) {
+            if let Some(groups) = self.ports.get_mut(&name) {
+                *groups -= 1;
+                if *groups == 0 {
+                    self.ports.remove(&name);
+                }
+            }
+        }
+        self.by_key.remove(&key);
+        self.free_groups.push(at);
+    }
+
+    /// The group with a key.
+    pub(super) fn group(&mut self, index: &Index, key: GroupKey, terms: &Terms) -> u32 {
+        if let Some(group) = self.by_key.get(&key) {
+            return *group;
+        }
+        let key = Arc::new(key);
+        let group = Group {
+            members: BTreeSet::new(),
+            terms: terms.selecting(index, &key),
+            named: self.named(&key),
+            key: Arc::clone(&key),
+        };
+        let at = self.free_groups.pop().unwrap_or(self.groups.len() as u32);
+        match self.groups.get_mut(at as usize) {
+            Some(slot) => *slot = group,
+            None => self.groups.push(group),
+        }
+        self.by_namespace.entry(Arc::clone(&key.namespace)).or_default().insert(at);
+        for label in key.labels.0.iter() {
+            let label = (Arc::clone(&label.key), Arc::clone(&label.value));
+            self.by_label.entry(label).or_default().insert(at);
+        }
+        for name in port_names(&key) {
+            *self.ports.entry(name).or_default() += 1;
+        }
+        self.by_key.insert(key, at);
+        at
+    }
+
+    /// The ports of a group whose names are in use.
+    pub(super) fn named(&self, key: &GroupKey) -> Arc<[NumberedPort]> {
+        let used = |p: &&ContainerPort| {
+            !self.names.is_empty() && self.names.contains_key(&(p.protocol, Arc::clone(&p.name)))
+        };
+        let ports = key.ports.iter().filter(used);
+        let mut named: Vec<NumberedPort> =
+            ports.map(|p| (p.protocol, Arc::clone(&p.name), p.port.get())).collect();
+        named.sort_unstable();
+        named.dedup();
+        named.into()
+    }
+
+    /// Marks the addresses of the pods of a group.
+    pub(super) fn touch(&mut self, group: u32) {
+        for member in &self.groups[group as usize].members {
+            self.dirty.extend(self.peers[*member as usize].addresses().map(Addr::from));
+        }
+    }
+}
+
+/// The names of the ports of a group, each once.
+fn port_names(key: &GroupKey) -> BTreeSet<PortName> {
+    key.ports.iter().map(|p| (p.protocol, Arc::clone(&p.name))).collect()
+}
