@@ -312,6 +312,24 @@ fn fragments_without_ports_are_not_taken_for_an_admitted_port() {
 }
 
 #[test]
+fn packets_that_pretend_to_be_replies_are_judged_as_what_the_pod_sends() {
+    let datapath = Datapath::node();
+    datapath.isolate(SERVER, Egress, &[], NONE);
+    for (to, flags) in [(CLIENT, SYN_ACK), (CLIENT, ACK), (FAR_POD, SYN_ACK), (EXTERNAL, ACK)] {
+        let forged = Packet::tcp((SERVER, 80), (to, PORT), flags, b"x");
+        datapath.from_pod(SERVER_IFINDEX, &forged).dropped(DropReason::PolicyEgress);
+    }
+    let echo_reply = Packet::echo(SERVER, FAR_POD, 0, 7, b"x");
+    datapath.from_pod(SERVER_IFINDEX, &echo_reply).dropped(DropReason::PolicyEgress);
+    // Nor does a packet to it open the way back, if its ingress policies drop it.
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    let to = syn((FAR_POD, PORT), (SERVER, 80));
+    datapath.from_netdev(&to).dropped(DropReason::PolicyIngress);
+    let reply = Packet::tcp((SERVER, 80), (FAR_POD, PORT), SYN_ACK, b"");
+    datapath.from_pod(SERVER_IFINDEX, &reply).dropped(DropReason::PolicyEgress);
+}
+
+#[test]
 fn a_pod_that_reaches_itself_is_judged_as_itself() {
     let datapath = Datapath::node();
     datapath.service(7, (VIP, 80, proto::TCP), &[(CLIENT, 8080)]);
