@@ -231,7 +231,7 @@ fn every_pair_of_pods_and_port_is_as_the_oracle_says() {
         "namespaces-by-label",
         "egress-named-ports",
         "blocks-and-ranges",
-        "everything-from-nobody",
+        "no-peer-and-any-peer",
     ] {
         grid.apply(name);
         let expected = grid.expected();

@@ -39,7 +39,7 @@ pub struct Phase {
 /// The phases of the cluster level, in the order in which they run. `cargo xtask tidy` checks
 /// that every test binary is in one.
 pub const CLUSTER_PHASES: [Phase; 3] = [
-    Phase { tests: &["install", "pod_network", "cases", "rollout"], threads: 4 },
+    Phase { tests: &["install", "pod_network", "cases", "policy_matrix", "rollout"], threads: 4 },
     // Restarts agents and removes nodes, which would disturb the other tests.
     Phase { tests: &["disruption"], threads: 1 },
     // Replaces the network of the cluster.

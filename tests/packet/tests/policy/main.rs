@@ -220,7 +220,7 @@ fn the_original_client_of_a_node_port_is_judged() {
 }
 
 #[test]
-fn processes_of_the_node_reach_its_pods_and_nobody_else_does_by_that_rule() {
+fn processes_of_the_node_reach_its_pods_and_no_other_host_does_by_that_rule() {
     let datapath = Datapath::node();
     datapath.isolate(SERVER, Ingress, &[], NONE);
     let probe = syn((NODE, PORT), (SERVER, 80));
