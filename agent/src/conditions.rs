@@ -8,7 +8,8 @@ use std::fmt;
 use std::time::Instant;
 
 /// A part of the node's state. Each has a reconciler of the same name, except [`Concern::Capacity`]
-/// and [`Concern::Conflicts`], which the reconciler of the Service maps reports.
+/// and [`Concern::Conflicts`], which the reconciler of the Service maps reports, and
+/// [`Concern::PolicyFindings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Concern {
     /// Pinned maps and programs.
@@ -26,6 +27,10 @@ pub enum Concern {
     ServiceMaps,
     /// Rows that do not fit into the maps.
     Capacity,
+    /// The maps of NetworkPolicies.
+    Policy,
+    /// NetworkPolicies that cannot work as written, or do not fit.
+    PolicyFindings,
     /// Larger maps for rows that do not fit.
     Growth,
     /// Services that claim the same address and port, and Service ranges among pod ranges.

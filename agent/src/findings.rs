@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use sluice_core::ObjectName;
 use sluice_core::model::Kind;
+use sluice_core::policy::FindingReason;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -38,18 +39,23 @@ pub enum Reason {
     FailedToStartServiceHealthcheck,
     /// An endpoint has an address that cannot be routed to.
     InvalidEndpointAddress,
+    /// A problem of a NetworkPolicy.
+    Policy(FindingReason),
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        match self {
+            Reason::Policy(reason) => f.write_str(reason.name()),
+            reason => fmt::Debug::fmt(reason, f),
+        }
     }
 }
 
 /// A problem of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Kind of the object: Service or EndpointSlice.
+    /// Kind of the object: Service, EndpointSlice or NetworkPolicy.
     pub kind: Kind,
     /// The object.
     pub object: ObjectName,

@@ -36,7 +36,7 @@ const QUEUE: usize = 256;
 
 /// Concerns whose failure keeps changes from reaching the programs. Only these make the agent
 /// unhealthy: a restart does not help against a route that the kernel refuses.
-const LIVENESS: [Concern; 2] = [Concern::ServiceMaps, Concern::NodeConfig];
+const LIVENESS: [Concern; 3] = [Concern::ServiceMaps, Concern::Policy, Concern::NodeConfig];
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -250,6 +250,11 @@ impl Observer for Publisher {
         let success = pending == Pending::None;
         self.health.metrics().proxy.synced(duration, state.changes(), success);
         self.health.metrics().proxy.without_local(state.tables().without_local());
+        self.health.metrics().policy.observe(
+            state.network_policies().count(),
+            state.policies_programmed_in(),
+            state.policy_findings().iter(),
+        );
         self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
         self.health.set_node_eligible(state.node_eligible());

@@ -13,6 +13,7 @@ mod findings;
 mod growth;
 mod health_checks;
 mod pods;
+mod policies;
 mod programming;
 mod repairs;
 mod stale_udp;
@@ -38,6 +39,7 @@ use crate::host::{HostState, Uplink};
 use self::growth::Growth;
 pub use self::health_checks::HealthCheckPort;
 pub use self::pods::PodSelection;
+use self::policies::PolicyState;
 use self::programming::CAUSES;
 pub use self::programming::Cause;
 
@@ -53,6 +55,7 @@ pub struct State {
     context: NodeContext,
     context_changed: bool,
     tables: Tables,
+    policy: PolicyState,
     changed: Changed,
     host: HostState,
     uplink: Option<Uplink>,
@@ -96,6 +99,7 @@ impl State {
             },
             context_changed: false,
             tables: Tables::default(),
+            policy: PolicyState::default(),
             changed: Changed::default(),
             host: HostState::default(),
             uplink: None,
@@ -158,11 +162,15 @@ impl State {
             }
             Event::PodNetwork(scope) => self.apply_pod_network(scope),
             Event::Forwarding => self.mark([Concern::Forwarding]),
-            Event::Leases => self.mark([Concern::Pods, Concern::PodNetns, Concern::HostPorts]),
+            Event::Leases => {
+                self.mark([Concern::Policy, Concern::Pods, Concern::PodNetns, Concern::HostPorts]);
+            }
             Event::CniFiles => self.mark([Concern::CniFiles, Concern::OtherNetworks]),
             Event::Resync => {
                 self.resyncs = self.resyncs.wrapping_add(1);
-                self.compare_tables |= self.resyncs.is_multiple_of(RESYNCS_PER_COMPARISON);
+                let compare_all = self.resyncs.is_multiple_of(RESYNCS_PER_COMPARISON);
+                self.compare_tables |= compare_all;
+                self.check_policies(compare_all);
                 self.resync = true;
                 self.pods.add(PodScope::all());
             }
@@ -170,6 +178,8 @@ impl State {
                 self.mark([Concern::Pins, Concern::Devices, Concern::SocketPrograms]);
                 self.mark(self.pods.poll.then_some(Concern::Pods));
                 self.mark(self.poll_maps.then_some(Concern::ServiceMaps));
+                self.mark(self.polls_policies().then_some(Concern::Policy));
+                self.report_policy_findings();
             }
             Event::Call(call) => self.calls.push(call),
             Event::Stop => self.stopped = true,
@@ -197,8 +207,10 @@ impl State {
         }
     }
 
-    /// Compiles what changed since the last call, once every list has arrived.
+    /// Compiles what changed since the last call, once every list has arrived. Policies are compiled by
+    /// their reconciler, which knows the pods of this node.
     pub fn compile(&mut self) {
+        self.note_policy_changes();
         if !self.index.synced() {
             return;
         }
@@ -371,12 +383,14 @@ impl State {
 
     /// Number of desired rows by table.
     pub fn rows(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut rows = vec![
             ("frontends", self.tables.frontend_count()),
             ("services", self.tables.port_count()),
             ("networks", self.tables.networks().len()),
             ("routes", self.tables.routes().len()),
-        ]
+        ];
+        rows.extend(self.policy.row_counts());
+        rows
     }
 }
 

@@ -41,11 +41,14 @@ impl fmt::Debug for Interruption {
     }
 }
 
+/// Rows by map.
+pub type FakeMaps = BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>>;
+
 /// A node in memory.
 #[derive(Debug)]
 pub struct FakeKernel {
     /// Rows by map.
-    pub maps: BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>>,
+    pub maps: FakeMaps,
     /// Devices, addresses, default route.
     pub host: HostState,
     /// Routes of the agent.
@@ -88,6 +91,8 @@ pub struct FakeKernel {
     pub health_checks: BTreeMap<u16, HealthCheck>,
     /// Paths of single pods that were read.
     pub paths_read: usize,
+    /// The maps after each row that was written, if they are recorded.
+    pub history: Option<Vec<FakeMaps>>,
     log: Vec<String>,
     faults: Vec<Fault>,
     interruptions: Vec<Interruption>,
@@ -119,6 +124,7 @@ impl FakeKernel {
             other_networks: Vec::new(),
             health_checks: BTreeMap::new(),
             paths_read: 0,
+            history: None,
             log: Vec::new(),
             faults: Vec::new(),
             interruptions: Vec::new(),
@@ -245,12 +251,15 @@ impl Maps for FakeKernel {
         let result = self.check(&label);
         // A batch that fails is written up to its last row.
         let rows = if result.is_ok() { write.len() } else { write.len() - 1 };
-        let map = self.maps.entry(name).or_default();
         for (key, value) in write.rows().take(rows) {
+            let map = self.maps.entry(name).or_default();
             match value {
                 Some(value) => map.insert(key.to_vec(), value.to_vec()),
                 None => map.remove(key),
             };
+            if let Some(history) = &mut self.history {
+                history.push(self.maps.clone());
+            }
         }
         self.log.push(if result.is_ok() { label } else { format!("failed: {label}") });
         result

@@ -19,6 +19,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::policy_metrics::PolicyMetrics;
 use super::proxy_metrics::ProxyMetrics;
 use super::report_metrics::ReportMetrics;
 use crate::counters::Count;
@@ -77,6 +78,8 @@ pub struct SyncMetrics {
     repairs: Family<KindLabel, Counter>,
     /// Under the names of kube-proxy.
     pub proxy: Arc<ProxyMetrics>,
+    /// Of NetworkPolicies.
+    pub policy: PolicyMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -114,6 +117,7 @@ impl Default for SyncMetrics {
             rows: Family::default(),
             repairs: Family::default(),
             proxy: Arc::default(),
+            policy: PolicyMetrics::default(),
         };
         metrics.last.set(now());
         metrics
@@ -245,6 +249,7 @@ pub fn registry(
     r.register_collector(Box::new(KernelCounters(counts)));
     r.register_collector(Box::new(ReportMetrics(flows.report.clone())));
     sync.proxy.register(r);
+    sync.policy.register(r);
     r.register("sluice_syncs", "Syncs of the kernel with the desired state", sync.syncs.clone());
     r.register("sluice_sync_errors", "Syncs that failed and were retried", sync.errors.clone());
     r.register("sluice_sync_seconds", "Time spent in syncs", sync.seconds.clone());

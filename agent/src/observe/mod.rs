@@ -8,6 +8,7 @@ mod health;
 pub mod health_checks;
 mod http;
 pub mod metrics;
+mod policy_metrics;
 mod proxy_metrics;
 mod report_metrics;
 

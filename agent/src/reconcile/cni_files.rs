@@ -66,7 +66,8 @@ impl Reconciler for ReconcileCniFiles {
         let subnet = subnet(state);
         // Named first: everything else waits for it.
         let is_missing = state.listed(Kind::Node) && state.this_node().is_none();
-        if !is_missing && state.conditions.any(&AFTER) {
+        let connects = state.policies_written() && !state.conditions.any(&AFTER);
+        if !is_missing && !connects {
             return Err(NotReconciled::Waiting("pods cannot be connected yet"));
         }
         let (subnet, mtu) = (subnet?, state.pod_mtu().ok_or(NO_UPLINK)?);

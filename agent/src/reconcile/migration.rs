@@ -11,6 +11,11 @@ use crate::state::State;
 /// What has to be in its desired state before.
 const AFTER: [Concern; 3] = [Concern::ServiceMaps, Concern::DeviceMap, Concern::NodeConfig];
 
+/// Why programs wait that drop what pods send until their policies are known.
+const POLICIES_MISSING: NotReconciled = NotReconciled::Waiting(
+    "the policies have not been written; programs of another version stay attached",
+);
+
 /// Switches the hooks, once.
 pub struct ReconcileMigration;
 
@@ -29,6 +34,9 @@ impl Reconciler for ReconcileMigration {
         }
         if !state.tables_written() || state.conditions.any(&AFTER) {
             return Err(TABLES_EMPTY);
+        }
+        if !state.policies_written() || state.conditions.failed(Concern::Policy).is_some() {
+            return Err(POLICIES_MISSING);
         }
         let done = kernel.hand_over()?;
         tracing::info!(

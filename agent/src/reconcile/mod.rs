@@ -26,6 +26,7 @@ mod pins;
 mod pod_mtu;
 mod pod_netns;
 mod pods;
+mod policy;
 mod routes;
 mod service_maps;
 mod socket_programs;
@@ -131,6 +132,8 @@ impl Reconcilers {
             Box::new(forwarding::ReconcileForwarding::default()),
             Box::new(service_maps::ReconcileServiceMaps::default()),
             Box::new(growth::ReconcileGrowth),
+            // Before the programs that use them.
+            Box::new(policy::ReconcilePolicy::default()),
             Box::new(routes::ReconcileRoutes::default()),
             Box::new(devices::ReconcileDeviceMap),
             Box::new(node_config::ReconcileNodeConfig),

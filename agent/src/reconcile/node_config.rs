@@ -30,7 +30,8 @@ impl Reconciler for ReconcileNodeConfig {
         let rows = kernel.read(NodeConfigs::SPEC)?;
         let actual = rows.typed::<NodeConfigs>().next().map(|(_, c)| c).unwrap_or_default();
         // A restart must not close the hooks of running pods: READY stays once it is set.
-        let ready = state.tables_written() || actual.flags & node_flags::READY != 0;
+        let written = state.tables_written() && state.policies_written();
+        let ready = written || actual.flags & node_flags::READY != 0;
         let snat_key = match actual.snat_key {
             [0, 0] => kernel.random_key()?,
             key => key,

@@ -97,7 +97,7 @@ async fn try_write(client: &kube::Client, finding: &Finding) -> Result<(), Write
 /// `apiVersion` and path of a kind that has Events.
 fn api(kind: Kind) -> Option<(&'static str, &'static str)> {
     match kind {
-        Kind::Service => Some(("v1", "api/v1")),
+        Kind::Service | Kind::Pod => Some(("v1", "api/v1")),
         Kind::EndpointSlice => Some(("discovery.k8s.io/v1", "apis/discovery.k8s.io/v1")),
         Kind::NetworkPolicy => Some(("networking.k8s.io/v1", "apis/networking.k8s.io/v1")),
         _ => None,

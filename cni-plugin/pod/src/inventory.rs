@@ -66,8 +66,7 @@ pub fn local_pod(lease: &Lease, link: &Link) -> LocalPod {
         host_mac: link.mac.unwrap_or(host_mac),
         // Indices are below the capacity of the maps.
         index: lease.index as u16,
-        // 16 bits, of which 0 means "no pod".
-        generation: (lease.generation % u32::from(u16::MAX)) as u16 + 1,
+        generation: lease.row_generation(),
         pad: 0,
     }
 }

@@ -160,6 +160,18 @@ impl Policies {
         }
     }
 
+    /// Number of rows by table.
+    pub fn counts(&self) -> [(&'static str, usize); 6] {
+        [
+            ("policy_pods", self.pod_rows.rows().len()),
+            ("policy_classes", self.class_rows.rows().len()),
+            ("policy_networks", self.network_rows.rows().len()),
+            ("policy_peers", self.tables.maps.peers.rows().len()),
+            ("policy_ports", self.tables.maps.ports.rows().len()),
+            ("open_namespaces", self.open_namespaces.rows().len()),
+        ]
+    }
+
     /// All objects, known or new.
     fn everything(&self, index: &Index) -> PolicyDirty {
         let new = index.namespaces().map(|namespace| namespace.name.as_str().into());

@@ -125,22 +125,31 @@ impl Step {
     }
 
     /// The batches in the order in which they are written: what a verdict depends on, then the rows of
-    /// pods, then `POLICY_EPOCH`, then the removal of tables that no pod has. `epoch` is what `POLICY_EPOCH` has; it
-    /// becomes the next number if a row of a pod is written. If a batch fails, the maps are brought to
-    /// [`super::Policies::rows`] later.
+    /// pods, then `POLICY_EPOCH`, then the removal of tables that no pod has. `epoch` is what
+    /// `POLICY_EPOCH` has; it becomes the next number if a row of a pod is written. If a batch fails, the
+    /// maps are brought to [`super::Policies::rows`] later.
+    ///
+    /// Rows whose flows are judged again come before the classes move: if the agent ends in between, the
+    /// next one sees by their revision that flows were judged by a part of the step. No class moves
+    /// after the epoch, at which a flow counts as judged by all of it.
     pub fn writes(&self, epoch: u32) -> Vec<Write> {
         let next = epoch.wrapping_add(1);
-        let pods = self.pods.iter().map(|(index, row)| (*index, at_revision(*row, next)));
+        let rejudged = |index: &u32| u16::try_from(*index).is_ok_and(|i| self.rejudge.contains(&i));
+        let pods = |rejudge: bool| {
+            let rows = self.pods.iter().filter(move |(index, _)| rejudged(index) == rejudge);
+            rows.map(move |(index, row)| (*index, at_revision(*row, next)))
+        };
         let epochs = (!self.pods.is_empty()).then_some((0, next));
         [
             Write::delete::<OpenNamespaces>(self.open_namespaces.deletes.iter().copied()),
             Write::put::<PortSets>(self.ports.puts.iter().copied()),
             Write::put::<PolicyPeers>(self.peers.puts.iter().copied()),
+            Write::put::<PodPolicies>(pods(true)),
             Write::put::<PolicyNetworks>(self.networks.puts.iter().copied()),
             Write::put::<PolicyClasses>(self.classes.puts.iter().copied()),
             Write::delete::<PolicyClasses>(self.classes.deletes.iter().copied()),
             Write::delete::<PolicyNetworks>(self.networks.deletes.iter().copied()),
-            Write::put::<PodPolicies>(pods),
+            Write::put::<PodPolicies>(pods(false)),
             Write::put::<PolicyEpochs>(epochs),
             Write::delete::<PolicyPeers>(self.peers.deletes.iter().copied()),
             Write::delete::<PortSets>(self.ports.deletes.iter().copied()),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluice_pod::lease::BootInstant;
 
-use super::with_pods;
+use super::{of_others, with_pods};
 use crate::conditions::Concern;
 use crate::harness::{self, Harness, pod};
 use crate::kernel::fake::FakeKernel;
@@ -34,7 +34,8 @@ async fn lease_of_a_running_add_is_kept() {
     harness.kernel().leases.push(lease);
     for seconds in [1000, 1119] {
         harness.kernel().boot_instant = at("boot", seconds);
-        assert_eq!(harness.run_for(RESYNC).await, Vec::<String>::new(), "{seconds}");
+        let log = of_others(harness.run_for(RESYNC).await);
+        assert_eq!(log, Vec::<String>::new(), "{seconds}");
     }
     harness.kernel().boot_instant = at("boot", 1120);
     assert_eq!(harness.run_for(RESYNC).await, ["release lease 10.244.1.7"]);

@@ -10,10 +10,14 @@ mod other_networks;
 mod pod_mtu;
 mod pod_netns;
 mod pods;
+mod policy;
 mod schedule;
 mod stale_pins;
 mod stale_sockets;
 mod xdp;
+
+use sluice_abi::node_flags;
+use sluice_core::table::NodeConfigs;
 
 use crate::harness::{Harness, host, lists, pod};
 use crate::kernel::fake::FakeKernel;
@@ -30,4 +34,15 @@ async fn with_pods(numbers: &[u8]) -> (Harness, Vec<String>) {
     let log = harness.send(lists(vec![])).await;
     assert!(harness.state().ready());
     (harness, log)
+}
+
+/// Operations that do not concern policies.
+fn of_others(mut log: Vec<String>) -> Vec<String> {
+    log.retain(|l| !["POLICY", "OPEN_NAMESPACES"].iter().any(|map| l.contains(map)));
+    log
+}
+
+fn ready_flag(harness: &mut Harness) -> bool {
+    let rows = harness.kernel().rows::<NodeConfigs>();
+    rows.first().is_some_and(|(_, config)| config.flags & node_flags::READY != 0)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice_abi::{Addr, LocalPod};
 use sluice_pod::PathPart;
 
-use super::with_pods;
+use super::{of_others, with_pods};
 use crate::conditions::{Concern, Status};
 use crate::event::{Event, PodScope};
 use crate::harness::{Harness, host, pod};
@@ -84,7 +84,7 @@ async fn row_of_another_pod_with_the_same_index_is_kept() {
     harness.kernel().overwrite::<Pods>(index, other);
     harness.kernel().leases.clear();
     harness.kernel().host.links.retain(|link| link.index != 107);
-    assert_eq!(harness.send([Event::Leases]).await, ["delete LOCAL_PODS 1"]);
+    assert_eq!(of_others(harness.send([Event::Leases]).await), ["delete LOCAL_PODS 1"]);
     assert_eq!(harness.kernel().rows::<Pods>(), [(index, other)]);
 }
 
@@ -97,16 +97,19 @@ async fn pod_that_add_has_not_finished_is_left_alone() {
     harness.kernel().leases.push(lease);
     harness.kernel().host.links.push(link);
     harness.kernel().overwrite::<LocalPods>(Addr::v4([10, 244, 1, 7]), row);
-    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
+    assert_eq!(of_others(harness.send([Event::Leases]).await), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
 async fn row_without_lease_is_deleted_once_its_device_is_gone() {
     let (mut harness, _) = with_pods(&[7, 8]).await;
     harness.kernel().leases.retain(|lease| lease.address.octets()[3] != 7);
-    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
+    assert_eq!(of_others(harness.send([Event::Leases]).await), Vec::<String>::new());
     harness.kernel().host.links.retain(|link| link.index != 107);
-    assert_eq!(harness.send([Event::Leases]).await, ["put PODS 1", "delete LOCAL_PODS 1"]);
+    assert_eq!(
+        of_others(harness.send([Event::Leases]).await),
+        ["put PODS 1", "delete LOCAL_PODS 1"]
+    );
     assert_eq!(harness.kernel().rows::<LocalPods>().len(), 1);
 }
 
@@ -118,7 +121,7 @@ async fn failed_pod_gets_no_row_and_does_not_stop_the_others() {
         harness.kernel().host.links.push(link);
     }
     harness.kernel().fail("attach pod 107", 1, libc::EPERM);
-    let log = harness.send([Event::Leases]).await;
+    let log = of_others(harness.send([Event::Leases]).await);
     assert_eq!(log, ["attach pod 108", "put PODS 1", "put LOCAL_PODS 1"]);
     let (status, message) = harness.status(Concern::Pods);
     assert_eq!(status, Status::Failed);
@@ -215,7 +218,7 @@ async fn route_of_a_running_add_is_left_to_it() {
     harness.kernel().leases.push(lease);
     harness.kernel().host.links.push(link);
     remove_parts(&mut harness, 7, &[PathPart::Sysctls, PathPart::Neighbour, PathPart::Route]);
-    let log = harness.send([Event::Leases]).await;
+    let log = of_others(harness.send([Event::Leases]).await);
     assert_eq!(
         log,
         ["attach pod 107", "put PODS 1", "put LOCAL_PODS 1", "restore sysctls 10.244.1.7"]

@@ -56,6 +56,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The generation in the rows of maps: 16 bits, of which 0 means "no pod".
+    pub fn row_generation(&self) -> u16 {
+        (self.generation % u32::from(u16::MAX)) as u16 + 1
+    }
+
     /// Parses the content of a lease file.
     ///
     /// # Errors

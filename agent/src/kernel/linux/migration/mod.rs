@@ -33,7 +33,7 @@ pub use self::pin_set::{
 
 /// Maps that the agent compiles. Copied so that ids and slots are kept; written afresh before the
 /// programs use them.
-pub const TABLES: [&str; 7] = [
+pub const TABLES: [&str; 14] = [
     map::SOURCE_RANGES,
     map::BACKENDS,
     map::SLOTS,
@@ -41,6 +41,14 @@ pub const TABLES: [&str; 7] = [
     map::FRONTENDS,
     map::NETWORKS,
     map::DEVICES,
+    // Flows have the epoch at which they were judged: it goes on. Tables before the rows of pods.
+    map::POLICY_EPOCH,
+    map::OPEN_NAMESPACES,
+    map::POLICY_PORTS,
+    map::POLICY_PEERS,
+    map::POLICY_NETWORKS,
+    map::POLICY_CLASSES,
+    map::POD_POLICY,
 ];
 
 /// Maps that the CNI binary writes, or that belong to its rows.

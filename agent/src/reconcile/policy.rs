@@ -1,0 +1,239 @@
+//! The maps of NetworkPolicies: POD_POLICY, POLICY_CLASSES, POLICY_NETWORKS, POLICY_PEERS, POLICY_PORTS,
+//! OPEN_NAMESPACES, POLICY_EPOCH.
+//!
+//! ```text
+//! leases, changed objects --compile--> steps --write--> kernel
+//! start, failed write, row of another program --> read back: the difference as one step
+//! ```
+//! The rows of a former agent stay in force until all lists have arrived; only the namespaces without
+//! policies are brought up to date before.
+
+mod comparison;
+mod read_back;
+
+use std::time::Instant;
+
+use sluice_core::ObjectName;
+use sluice_core::model::Uid;
+use sluice_core::policy::{LocalPod, RowChange, Step};
+use sluice_core::table::{OpenNamespaces, PolicyEpochs, Table, Write};
+use sluice_pod::lease::Lease;
+
+use self::comparison::{Comparison, Progress};
+use self::read_back::Found;
+use super::{NotReconciled, Reconciler};
+use crate::conditions::Concern;
+use crate::kernel::Kernel;
+use crate::state::State;
+
+/// Comparisons in a row that may leave open whether rows are missing.
+const UNCOUNTED_MAX: u32 = 2;
+
+/// Length of a UUID with dashes. Static pods have a hash instead, which their Pod object has not.
+const UUID_LENGTH: usize = 36;
+
+/// Compiles policies, writes the rows that differ and repairs those of other programs.
+#[derive(Debug, Default)]
+pub struct ReconcilePolicy {
+    /// The rows of pods and namespaces as they were written; `None` if they have to be read (again).
+    realized: Option<Found>,
+    /// The epoch when the rows had to be read again.
+    last_epoch: Option<u32>,
+    /// A step was not carried out completely: flows may have been judged by a part of it.
+    interrupted: bool,
+    /// A row differs that no write of this agent explains.
+    foreign: bool,
+    /// The comparison that is under way.
+    comparison: Option<Comparison>,
+    /// Comparisons in a row during which rows were written.
+    uncounted: u32,
+}
+
+impl Reconciler for ReconcilePolicy {
+    fn concern(&self) -> Concern {
+        Concern::Policy
+    }
+
+    fn reconcile(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(), NotReconciled> {
+        let local = local_pods(&kernel.leases()?);
+        if !state.policies_listed() {
+            open_namespaces(&local, state, kernel)?;
+            return Err(NotReconciled::Waiting("not every kind of object has been listed"));
+        }
+        let started = Instant::now();
+        let steps = state.update_policies(local);
+        let rows = if self.realized.is_some() {
+            self.write_steps(&steps, kernel)?
+        } else {
+            self.recover(state, kernel)?
+        };
+        if rows > 0 {
+            state.set_policies_programmed(started.elapsed());
+            tracing::debug!(rows, duration = ?started.elapsed(), "policies written");
+        }
+        state.set_policies_written();
+        self.check(state, kernel)?;
+        if state.lacks_pods_for_policies() {
+            let message = "NetworkPolicy needs all Pods: selectors match no Pod of another node; remove \
+                           --watch-pods=node";
+            return Err(NotReconciled::Degraded(message.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl ReconcilePolicy {
+    /// Carries steps out. Returns the number of rows.
+    fn write_steps(
+        &mut self,
+        steps: &[Step],
+        kernel: &mut dyn Kernel,
+    ) -> Result<usize, NotReconciled> {
+        let mut rows = 0;
+        for step in steps {
+            let Some(realized) = &mut self.realized else { break };
+            for write in step.writes(realized.epoch) {
+                if let Err(e) = kernel.write(&write) {
+                    self.require_read_back();
+                    self.interrupted = true;
+                    return Err(e.into());
+                }
+                rows += write.len();
+            }
+            realized.written(step);
+            if let Some(comparison) = &mut self.comparison {
+                comparison.written(step);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Reads all rows and writes those that differ. Returns their number.
+    fn recover(
+        &mut self,
+        state: &mut State,
+        kernel: &mut dyn Kernel,
+    ) -> Result<usize, NotReconciled> {
+        let (mut found, mut rows) = Found::read(kernel)?;
+        let wanted = state.policies().rows();
+        let unused = read_back::take_unused(&mut rows, &wanted);
+        let mut step = Step::between(&rows, &wanted);
+        let interrupted = self.interrupted || found.is_ahead();
+        let epoch = found.epoch;
+        found.catch_up(self.last_epoch);
+        if interrupted || found.epoch != epoch || read_back::moves_peers(&step) {
+            read_back::rejudge_all(&mut step, &wanted);
+        }
+        let mut writes = [unused, step.writes(found.epoch)].concat();
+        found.written(&step);
+        if step.pods.is_empty() && found.epoch != epoch {
+            writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));
+        }
+        let mut count = 0;
+        for write in writes {
+            if let Err(e) = kernel.write(&write) {
+                self.interrupted = true;
+                return Err(e.into());
+            }
+            count += write.len();
+        }
+        if count > 0 {
+            tracing::info!(
+                rows = count,
+                pods = wanted.pods.len(),
+                "policies written after a read back"
+            );
+        }
+        if std::mem::take(&mut self.foreign) {
+            state.repaired("policy_rows", count);
+        }
+        self.interrupted = false;
+        self.realized = Some(found);
+        Ok(count)
+    }
+
+    /// Makes the next call read the rows.
+    fn require_read_back(&mut self) {
+        if let Some(realized) = self.realized.take() {
+            self.last_epoch = Some(realized.epoch);
+        }
+        self.comparison = None;
+    }
+
+    /// Compares what is due, and repairs in this call what differs.
+    fn check(&mut self, state: &mut State, kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
+        let due = state.take_policy_check();
+        if due.pods
+            && let Some(realized) = &self.realized
+            && !realized.holds(kernel)?
+        {
+            self.repair(state, kernel)?;
+        }
+        if due.all && std::mem::take(&mut self.uncounted) >= UNCOUNTED_MAX {
+            self.repair(state, kernel)?;
+        } else if due.all && self.comparison.is_none() {
+            self.comparison = Some(Comparison::new(state.policies().rows()));
+        }
+        let Some(comparison) = &mut self.comparison else { return Ok(()) };
+        let progress = comparison.step(kernel)?;
+        state.poll_policies(progress == Progress::More);
+        match progress {
+            Progress::More => return Ok(()),
+            Progress::Equal => self.uncounted = 0,
+            Progress::Uncounted => self.uncounted += 1,
+            Progress::Differs => self.repair(state, kernel)?,
+        }
+        self.comparison = None;
+        Ok(())
+    }
+
+    fn repair(&mut self, state: &mut State, kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
+        self.require_read_back();
+        self.foreign = true;
+        let rows = self.recover(state, kernel)?;
+        if rows > 0 {
+            tracing::warn!(rows, "rows of policies were changed by another program");
+        }
+        Ok(())
+    }
+}
+
+/// The pods of these leases.
+fn local_pods(leases: &[Lease]) -> Vec<LocalPod> {
+    let uid = |text: &str| (text.len() == UUID_LENGTH).then(|| Uid::from_api(text)).flatten();
+    let name = |lease: &Lease| {
+        let namespace = lease.pod_namespace.as_deref()?;
+        Some(ObjectName::new(namespace, lease.pod_name.as_deref().unwrap_or_default()))
+    };
+    leases
+        .iter()
+        .map(|lease| LocalPod {
+            // Below the capacity of the maps.
+            index: lease.index as u16,
+            generation: lease.row_generation(),
+            address: lease.address.into(),
+            name: name(lease),
+            uid: lease.pod_uid.as_deref().and_then(uid),
+        })
+        .collect()
+}
+
+/// Brings the namespaces without policies up to date, those that have one first.
+fn open_namespaces(
+    local: &[LocalPod],
+    state: &State,
+    kernel: &mut dyn Kernel,
+) -> Result<(), NotReconciled> {
+    let Some(wanted) = state.open_namespaces(local) else { return Ok(()) };
+    let found = kernel.read(OpenNamespaces::SPEC)?.typed::<OpenNamespaces>().collect();
+    let RowChange { puts, deletes } = RowChange::between(&found, &wanted);
+    let writes = [Write::delete::<OpenNamespaces>(deletes), Write::put::<OpenNamespaces>(puts)];
+    for write in writes.iter().flatten() {
+        kernel.write(write)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! The rows that the maps have, and what leads from them to the desired ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{PodPolicy, PolicyEnd, ports_kind};
+use sluice_core::policy::{PolicyRows, Step};
+use sluice_core::table::{
+    OpenNamespaces, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks, PolicyPeers,
+    PortSets, Table, Write,
+};
+
+use crate::kernel::{Kernel, Result};
+
+/// The small maps as they were read or written: rows of pods with their revisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// `POLICY_EPOCH`.
+    pub epoch: u32,
+    pods: BTreeMap<u32, PodPolicy>,
+    open_namespaces: BTreeMap<u64, u32>,
+}
+
+fn read<T: Table>(kernel: &mut dyn Kernel) -> Result<BTreeMap<T::Key, T::Value>> {
+    Ok(kernel.read(T::SPEC)?.typed::<T>().collect())
+}
+
+impl Found {
+    fn read_small(kernel: &mut dyn Kernel) -> Result<Found> {
+        let mut pods = read::<PodPolicies>(kernel)?;
+        pods.retain(|_, row| *row != PodPolicy::default());
+        Ok(Found {
+            epoch: read::<PolicyEpochs>(kernel)?.into_values().next().unwrap_or_default(),
+            pods,
+            open_namespaces: read::<OpenNamespaces>(kernel)?,
+        })
+    }
+
+    /// Reads all maps. The rows of pods are also in the second result, with revision 0.
+    pub fn read(kernel: &mut dyn Kernel) -> Result<(Found, PolicyRows)> {
+        let found = Found::read_small(kernel)?;
+        let pods =
+            found.pods.iter().map(|(index, row)| (*index, PodPolicy { revision: 0, ..*row }));
+        let rows = PolicyRows {
+            pods: pods.collect(),
+            classes: read::<PolicyClasses>(kernel)?,
+            networks: read::<PolicyNetworks>(kernel)?,
+            peers: read::<PolicyPeers>(kernel)?,
+            ports: read::<PortSets>(kernel)?,
+            open_namespaces: found.open_namespaces.clone(),
+        };
+        Ok((found, rows))
+    }
+
+    /// Whether the small maps still have these rows.
+    pub fn holds(&self, kernel: &mut dyn Kernel) -> Result<bool> {
+        Ok(Found::read_small(kernel)? == *self)
+    }
+
+    /// Takes in a step that was carried out.
+    pub fn written(&mut self, step: &Step) {
+        if !step.pods.is_empty() {
+            self.epoch = self.epoch.wrapping_add(1);
+        }
+        for (index, row) in &step.pods {
+            if row.generation == 0 {
+                self.pods.remove(index);
+            } else {
+                self.pods.insert(*index, PodPolicy { revision: self.epoch, ..*row });
+            }
+        }
+        for id in &step.open_namespaces.deletes {
+            self.open_namespaces.remove(id);
+        }
+        self.open_namespaces.extend(step.open_namespaces.puts.iter().copied());
+    }
+
+    /// Whether a row has a revision that `POLICY_EPOCH` has not reached: the step that wrote it was not
+    /// carried out completely.
+    pub fn is_ahead(&self) -> bool {
+        self.pods.values().any(|row| self.distance(row.revision) > 0)
+    }
+
+    /// Makes the next epoch follow all revisions, and `floor`: flows may have been judged at that
+    /// epoch.
+    pub fn catch_up(&mut self, floor: Option<u32>) {
+        let revisions = self.pods.values().map(|row| row.revision).chain(floor);
+        if let Some(last) = revisions.max_by_key(|revision| self.distance(*revision)) {
+            let distance = self.distance(last).max(0).unsigned_abs();
+            self.epoch = self.epoch.wrapping_add(distance);
+        }
+    }
+
+    /// How far a revision is ahead of the epoch.
+    fn distance(&self, revision: u32) -> i32 {
+        revision.wrapping_sub(self.epoch).cast_signed()
+    }
+}
+
+/// Takes the rows out that no pod uses, neither now nor with the `wanted` rows, and returns their
+/// deletions: what an interrupted step left must not take the space of rows that are missing.
+pub fn take_unused(found: &mut PolicyRows, wanted: &PolicyRows) -> Vec<Write> {
+    let rows_of_pods = found.pods.values().chain(wanted.pods.values());
+    let ends: Vec<PolicyEnd> = rows_of_pods.flat_map(|row| row.ends).collect();
+    let tables: BTreeSet<u64> = ends.iter().map(|end| end.table).collect();
+    let peers =
+        take(&mut found.peers, |key| tables.contains(&key.table) || wanted.peers.contains_key(key));
+    let used = found.peers.values().chain(ends.iter().map(|end| &end.otherwise));
+    let sets: BTreeSet<u64> =
+        used.filter(|ports| ports.kind == ports_kind::SET).map(|ports| ports.id).collect();
+    let ports = take(&mut found.ports, |key| {
+        sets.contains(&zerocopy::transmute!(key.id)) || wanted.ports.contains_key(key)
+    });
+    [Write::delete::<PolicyPeers>(peers), Write::delete::<PortSets>(ports)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Removes the rows whose key is not in use; returns their keys.
+fn take<K: Ord + Copy, V>(rows: &mut BTreeMap<K, V>, in_use: impl Fn(&K) -> bool) -> Vec<K> {
+    rows.extract_if(.., |key, _| !in_use(key)).map(|(key, _)| key).collect()
+}
+
+/// Whether a step may change what pods send and receive whose own rows stay.
+pub fn moves_peers(step: &Step) -> bool {
+    let Step { ports, peers, networks, classes, .. } = step;
+    !(ports.is_empty() && peers.is_empty() && networks.is_empty() && classes.is_empty())
+}
+
+/// Adds the rows of all isolated pods to a step.
+pub fn rejudge_all(step: &mut Step, wanted: &PolicyRows) {
+    let written: BTreeSet<u32> = step.pods.iter().map(|(index, _)| *index).collect();
+    for (index, row) in wanted.pods.iter().filter(|(index, _)| !written.contains(index)) {
+        if row.ends.iter().any(|end| end.table != 0) {
+            step.pods.push((*index, *row));
+            step.rejudge.extend(u16::try_from(*index));
+        }
+    }
+}

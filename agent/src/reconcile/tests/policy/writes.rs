@@ -1,0 +1,171 @@
+//! Every change between several states, row by row, with and without failures: what is forbidden before
+//! and after never passes in between, and no flow keeps a verdict that is not the last one.
+
+use std::time::Duration;
+
+use sluice_core::policy::Judgement;
+
+use super::maps::View;
+use super::{DB, OBJECTS, node, objects, of_policies};
+use crate::conditions::Concern;
+use crate::event::Event;
+use crate::harness::{Harness, lists};
+
+/// Long enough for retries.
+const RETRIES: Duration = Duration::from_secs(20);
+
+/// `far` and `pod-8` have other labels.
+const RELABELLED: &str = "
+- {kind: Pod, metadata: {name: pod-8, namespace: shop, labels: {app: db}}, spec: {nodeName: n1},
+   status: {podIP: 10.244.1.8}}
+- {kind: Pod, metadata: {name: far, namespace: lab, labels: {app: batch}}, spec: {nodeName: n2},
+   status: {podIP: 10.244.2.9}}
+";
+
+/// Rules with other selectors, port sets, blocks; both directions.
+const WIDE: &str = "
+- kind: NetworkPolicy
+  metadata: {name: db, namespace: shop}
+  spec:
+    podSelector: {}
+    policyTypes: [Ingress, Egress]
+    ingress:
+    - from:
+      - {namespaceSelector: {matchLabels: {team: lab}}}
+      - {ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.8/29]}}
+      ports: [{port: 5432}, {port: 80}, {protocol: UDP, port: 53}]
+    - from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}]
+    egress:
+    - to: [{podSelector: {}}]
+      ports: [{port: 443, endPort: 6000}, {protocol: SCTP}]
+";
+
+const CLOSED: &str = "
+- kind: NetworkPolicy
+  metadata: {name: all, namespace: shop}
+  spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+";
+
+/// Objects of a state.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    relabelled: bool,
+    policies: &'static [&'static str],
+}
+
+const STATES: [State; 6] = [
+    State { relabelled: false, policies: &[] },
+    State { relabelled: false, policies: &[DB] },
+    State { relabelled: true, policies: &[DB] },
+    State { relabelled: false, policies: &[WIDE] },
+    State { relabelled: true, policies: &[WIDE] },
+    State { relabelled: false, policies: &[DB, CLOSED] },
+];
+
+impl State {
+    fn events(self) -> Vec<Event> {
+        let pods = self.relabelled.then_some(RELABELLED);
+        let items = [OBJECTS].into_iter().chain(pods).chain(self.policies.iter().copied());
+        lists(objects(&items.collect::<Vec<_>>()))
+    }
+}
+
+/// Verdicts before and after a change, and with one of both changes, of Pods and of policies.
+async fn verdicts(from: State, to: State) -> [Vec<Judgement>; 4] {
+    let mut verdicts: [Vec<Judgement>; 4] = Default::default();
+    let mixed = [State { policies: to.policies, ..from }, State { policies: from.policies, ..to }];
+    for (verdicts, state) in verdicts.iter_mut().zip([from, to].into_iter().chain(mixed)) {
+        let mut harness = Harness::with(&[], node(&[7, 8]));
+        harness.send(state.events()).await;
+        let view = View::of(&harness.kernel().maps);
+        *verdicts = view.verdicts().into_iter().map(|(_, verdict)| verdict).collect();
+    }
+    verdicts
+}
+
+/// How the agent gets over a write that fails.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    Retry,
+    /// It is killed, and another one starts.
+    Restart,
+}
+
+/// The maps before a change, after each row of it, and in the end; the writes of policies.
+async fn change(
+    from: State,
+    to: State,
+    fault: Option<(&str, usize, Then)>,
+) -> (Vec<View>, Vec<String>) {
+    let mut log = Vec::new();
+    let mut harness = Harness::with(&[], node(&[7, 8]));
+    harness.send(from.events()).await;
+    let before = harness.kernel().maps.clone();
+    harness.kernel().history = Some(vec![before]);
+    if let Some((label, skip, then)) = fault {
+        harness.kernel().fail_after(label, skip, 1, libc::ENOMEM);
+        harness.send(to.events()).await;
+        if then == Then::Restart {
+            harness = harness.restart();
+            harness.kernel().heal();
+            harness.send(to.events()).await;
+        }
+    } else {
+        log = of_policies(&harness.send(to.events()).await).into_iter().map(Into::into).collect();
+    }
+    harness.run_for(RETRIES).await;
+    assert_eq!(harness.condition(Concern::Policy), None);
+    let mut history = harness.kernel().history.take().unwrap();
+    history.push(harness.kernel().maps.clone());
+    let mut views: Vec<View> = history.iter().map(View::of).collect();
+    views.dedup();
+    (views, log)
+}
+
+/// Checks the states of the maps during a change. `exact`: each verdict is one that [`verdicts`] has.
+fn check(what: &str, views: &[View], expected: &[Vec<Judgement>; 4], exact: bool) {
+    let last = &views[views.len() - 1];
+    for (step, view) in views.iter().enumerate() {
+        for (at, (probe, verdict)) in view.verdicts().into_iter().enumerate() {
+            let passes = verdict == Judgement::Pass;
+            let allowed = expected.each_ref().map(|verdicts| verdicts[at] == Judgement::Pass);
+            let step = format!("{what}: state {step} of {}: {probe:?} {verdict:?}", views.len());
+            assert!(!passes || allowed.contains(&true), "{step}, always forbidden");
+            assert!(!exact || passes || allowed.contains(&false), "{step}, always allowed");
+            let remains = passes == allowed[1] || last.judges_again(probe.pod, view.epoch);
+            assert!(remains, "{step}, judged at {}, is not judged again", view.epoch);
+        }
+    }
+    let end: Vec<Judgement> = last.verdicts().into_iter().map(|(_, verdict)| verdict).collect();
+    assert_eq!(end, expected[1], "{what}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_row_of_a_change_leads_from_one_state_to_the_other() {
+    for (i, from) in STATES.into_iter().enumerate() {
+        for (j, to) in STATES.into_iter().enumerate() {
+            let (views, _) = change(from, to, None).await;
+            assert_eq!(views.len() > 1, i != j, "{i} to {j}");
+            check(&format!("{i} to {j}"), &views, &verdicts(from, to).await, true);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_write_at_any_position_opens_nothing_and_leaves_no_flow_unjudged() {
+    for (i, from) in STATES.into_iter().enumerate() {
+        for (j, to) in STATES.into_iter().enumerate().filter(|(j, _)| *j != i) {
+            let expected = verdicts(from, to).await;
+            let (_, writes) = change(from, to, None).await;
+            for (at, write) in writes.iter().enumerate() {
+                let label = write.trim_end_matches(|c: char| c.is_ascii_digit());
+                let skip = writes[..at].iter().filter(|other| other.starts_with(label)).count();
+                for then in [Then::Retry, Then::Restart] {
+                    let (views, _) = change(from, to, Some((label, skip, then))).await;
+                    let what = format!("{i} to {j}, {write} {skip}, {then:?}");
+                    check(&what, &views, &expected, false);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! NetworkPolicies: what changed, the compiler of their rows, and what is known about the maps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::time::{Duration, Instant};
+
+use sluice_core::PolicyDirty;
+use sluice_core::model::{Kind, NetworkPolicy};
+use sluice_core::policy::{self, LocalPod, Policies, Step};
+
+use super::State;
+use super::conflict::bounded;
+use crate::conditions::{Concern, Status};
+use crate::config::{Source, WatchedPods};
+use crate::findings::{Finding, Reason};
+
+/// What the rows depend on.
+const KINDS: [Kind; 4] = [Kind::Node, Kind::Pod, Kind::Namespace, Kind::NetworkPolicy];
+
+/// Shortest time between two collections of problems, which read all policies.
+const FINDINGS: Duration = Duration::from_secs(5);
+
+/// Problems that the condition names.
+const NAMED: usize = 10;
+
+/// Which rows have to be compared with the maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyCheck {
+    /// Those of the pods of this node and of the namespaces.
+    pub pods: bool,
+    /// All, in parts.
+    pub all: bool,
+}
+
+/// Everything about NetworkPolicies.
+#[derive(Debug, Default)]
+pub struct PolicyState {
+    compiler: Policies,
+    dirty: PolicyDirty,
+    local: Vec<LocalPod>,
+    findings: BTreeSet<policy::Finding>,
+    /// Something changed since the findings were collected.
+    findings_pending: bool,
+    findings_at: Option<Instant>,
+    check: PolicyCheck,
+    /// Whether the rows are compared at each poll.
+    poll: bool,
+    written: bool,
+    programmed_in: Option<Duration>,
+}
+
+impl PolicyState {
+    /// Number of desired rows by table.
+    pub fn row_counts(&self) -> [(&'static str, usize); 6] {
+        self.compiler.counts()
+    }
+}
+
+impl State {
+    /// Takes the changes of objects that policies depend on out of the index.
+    pub(super) fn note_policy_changes(&mut self) {
+        let changed = self.index.take_policy_dirty();
+        if !changed.is_empty() {
+            merge(&mut self.policy.dirty, changed);
+            self.mark([Concern::Policy]);
+        }
+    }
+
+    /// Asks for comparisons: of the rows of pods at each resync, of `all` rows less frequently.
+    pub(super) fn check_policies(&mut self, all: bool) {
+        self.policy.check.pods = true;
+        self.policy.check.all |= all;
+    }
+
+    /// The comparisons that were asked for since the last call.
+    pub fn take_policy_check(&mut self) -> PolicyCheck {
+        mem::take(&mut self.policy.check)
+    }
+
+    /// Whether the reconciler runs at each poll, because a comparison is under way.
+    pub fn poll_policies(&mut self, poll: bool) {
+        self.policy.poll = poll;
+    }
+
+    pub(super) fn polls_policies(&self) -> bool {
+        self.policy.poll
+    }
+
+    /// Whether everything has been listed that the rows depend on.
+    pub fn policies_listed(&self) -> bool {
+        KINDS.iter().all(|kind| self.listed(*kind))
+    }
+
+    /// The namespaces without policies, once NetworkPolicies and Namespaces have been listed.
+    pub fn open_namespaces(&self, local: &[LocalPod]) -> Option<BTreeMap<u64, u32>> {
+        let listed = self.listed(Kind::NetworkPolicy) && self.listed(Kind::Namespace);
+        listed.then(|| policy::open_namespaces(&self.index, local))
+    }
+
+    /// Compiles what changed. Returns the steps that lead from the former rows to the present ones.
+    pub fn update_policies(&mut self, local: Vec<LocalPod>) -> Vec<Step> {
+        let dirty = mem::take(&mut self.policy.dirty);
+        if dirty.is_empty() && self.policy.local == local {
+            return Vec::new();
+        }
+        let steps = self.policy.compiler.update(&self.index, &dirty, &local);
+        self.policy.local = local;
+        self.policy.findings_pending = true;
+        steps
+    }
+
+    /// The compiled policies.
+    pub fn policies(&self) -> &Policies {
+        &self.policy.compiler
+    }
+
+    /// The NetworkPolicies of the cluster.
+    pub fn network_policies(&self) -> impl Iterator<Item = &NetworkPolicy> {
+        self.index.network_policies()
+    }
+
+    /// Problems of policies that concern this node.
+    pub fn policy_findings(&self) -> &BTreeSet<policy::Finding> {
+        &self.policy.findings
+    }
+
+    /// Records that the rows of all policies are in the maps, for the first time or again.
+    pub fn set_policies_written(&mut self) {
+        if !mem::replace(&mut self.policy.written, true) {
+            self.mark([Concern::NodeConfig, Concern::Migration, Concern::CniFiles]);
+        }
+    }
+
+    /// Whether the rows of policies were written since the agent started. Before that, no program that
+    /// uses them may take over, and no pod be connected: it would be closed.
+    pub fn policies_written(&self) -> bool {
+        self.policy.written
+    }
+
+    /// Records how long the last change took from its compilation to the last row.
+    pub fn set_policies_programmed(&mut self, duration: Duration) {
+        self.policy.programmed_in = Some(duration);
+    }
+
+    /// Duration of the last change.
+    pub fn policies_programmed_in(&self) -> Option<Duration> {
+        self.policy.programmed_in
+    }
+
+    /// Whether policies exist whose selectors may mean Pods that are not watched.
+    pub fn lacks_pods_for_policies(&self) -> bool {
+        let is_limited = matches!(self.config.source, Source::Api(_))
+            && self.config.watch_pods == WatchedPods::Node;
+        is_limited && self.network_policies().next().is_some()
+    }
+
+    /// Sets the condition to the present problems, and reports the new ones, if something changed and
+    /// they were not collected a moment ago.
+    pub(super) fn report_policy_findings(&mut self) {
+        let is_due = self.policy.findings_at.is_none_or(|at| self.now >= at + FINDINGS);
+        if !self.policy.findings_pending || !is_due {
+            return;
+        }
+        self.policy.findings_pending = false;
+        self.policy.findings_at = Some(self.now);
+        let found: BTreeSet<policy::Finding> =
+            self.policy.compiler.findings(&self.index).into_iter().collect();
+        if found == self.policy.findings {
+            return;
+        }
+        let count = found.iter().filter(|f| !f.reason.is_warning()).count();
+        if count == 0 {
+            self.conditions.clear(Concern::PolicyFindings);
+        } else {
+            let lines = found.iter().filter(|f| !f.reason.is_warning());
+            let lines = lines.map(|f| format!("{:?} {}: {}", f.kind, f.object, f.text));
+            let message = bounded(lines, count, NAMED, "; ");
+            self.conditions.set(Concern::PolicyFindings, Status::Degraded, message, self.now);
+        }
+        let former = mem::replace(&mut self.policy.findings, found.clone());
+        for new in found.difference(&former).filter(|f| !f.reason.is_warning()) {
+            self.report(Finding {
+                kind: new.kind,
+                object: new.object.clone(),
+                reason: Reason::Policy(new.reason),
+                message: new.text.clone(),
+            });
+        }
+    }
+}
+
+fn merge(dirty: &mut PolicyDirty, other: PolicyDirty) {
+    if dirty.all || other.all {
+        *dirty = PolicyDirty::everything();
+        return;
+    }
+    dirty.pods.extend(other.pods);
+    dirty.namespaces.extend(other.namespaces);
+    dirty.policies.extend(other.policies);
+    dirty.nodes |= other.nodes;
+}
