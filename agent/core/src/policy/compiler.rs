@@ -95,8 +95,10 @@ impl Policies {
     /// `local` are all pods of this node. Requires that NetworkPolicies, Namespaces, Pods and Nodes
     /// have been listed; before that, only [`open_namespaces`] may be written.
     pub fn update(&mut self, index: &Index, dirty: &PolicyDirty, local: &[LocalPod]) -> Vec<Step> {
+        // Without policies, no peer matters: a cluster without them pays nothing for its Pods.
+        let needed = index.network_policies().next().is_some();
         let everything;
-        let dirty = if dirty.all {
+        let dirty = if self.pods.set_needed(needed) || dirty.all {
             everything = self.everything(index);
             &everything
         } else {
@@ -176,10 +178,11 @@ impl Policies {
     fn everything(&self, index: &Index) -> PolicyDirty {
         let new = index.namespaces().map(|namespace| namespace.name.as_str().into());
         let policies = index.network_policies().map(|policy| &policy.name);
-        let pods = index.pods().map(|pod| &pod.name);
+        let pods = index.pods().filter(|_| self.pods.is_needed()).map(|pod| &pod.name);
+        let subjects = self.subjects.iter().filter_map(|(lease, _)| lease.name.as_ref());
         PolicyDirty {
             all: false,
-            pods: self.pods.names().chain(pods).cloned().collect(),
+            pods: self.pods.names().chain(pods).chain(subjects).cloned().collect(),
             namespaces: self.pods.namespaces().into_iter().chain(new).collect(),
             policies: self.subjects.policy_names().chain(policies).cloned().collect(),
             nodes: true,

@@ -69,11 +69,6 @@ impl Policies {
         }
         findings.into_iter().collect()
     }
-
-    /// Problems of one policy, which may be one of the cluster or not, with warnings.
-    pub fn check(&self, index: &Index, policy: &NetworkPolicy) -> Vec<Finding> {
-        check(index, &self.pods, policy, true)
-    }
 }
 
 fn finding(policy: &NetworkPolicy, reason: FindingReason, text: String) -> Finding {
@@ -181,6 +176,7 @@ pub fn check_all(objects: &[Object]) -> Vec<Finding> {
         index.apply(Change::Apply(object.clone()));
     }
     let mut pods = Pods::default();
+    pods.set_needed(true);
     for pod in index.pods() {
         pods.pod(&index, &pod.name, &Terms::default());
     }

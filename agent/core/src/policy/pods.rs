@@ -57,6 +57,8 @@ struct Lease {
 /// The pods of the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Pods {
+    /// Whether pods are recorded.
+    needed: bool,
     by_name: HashMap<ObjectName, u32>,
     peers: Vec<Peer>,
     free: Vec<u32>,
@@ -84,6 +86,17 @@ pub fn same_pod(pod: &Pod, uid: Option<Uid>) -> bool {
 }
 
 impl Pods {
+    /// Sets whether any pod can be a peer of a policy. If that is new, every Pod has to be passed to
+    /// [`Pods::pod`].
+    pub fn set_needed(&mut self, needed: bool) -> bool {
+        std::mem::replace(&mut self.needed, needed) != needed
+    }
+
+    /// Whether any pod can be a peer of a policy.
+    pub fn is_needed(&self) -> bool {
+        self.needed
+    }
+
     /// Sets the leases; returns the pods whose leases changed.
     pub fn set_leases(&mut self, local: &[LocalPod]) -> BTreeSet<ObjectName> {
         let lease = |pod: &LocalPod| Lease { name: pod.name.clone(), uid: pod.uid };
@@ -116,7 +129,8 @@ impl Pods {
 
     /// A Pod was added, changed or deleted, or its lease.
     pub fn pod(&mut self, index: &Index, name: &ObjectName, terms: &Terms) {
-        let pod = index.pod(name).filter(|pod| !pod.host_network && !pod.phase.is_over());
+        let pod = index.pod(name).filter(|_| self.needed);
+        let pod = pod.filter(|pod| !pod.host_network && !pod.phase.is_over());
         let known = self.by_name.get(name).copied();
         let Some(pod) = pod else {
             if let Some(number) = known {

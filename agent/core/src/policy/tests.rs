@@ -44,6 +44,26 @@ fn update(policies: &mut Policies, index: &mut Index, local: &[LocalPod]) -> Vec
     policies.update(index, &dirty, local)
 }
 
+impl Policies {
+    /// Sizes of everything that is kept.
+    fn sizes(&self) -> [usize; 11] {
+        let [pods, groups, claims, names] = self.pods.sizes();
+        [
+            self.terms.registry.len(),
+            self.rules.registry.len(),
+            self.tables.registry.len(),
+            self.tables.sets.len(),
+            self.classes.registry.len(),
+            self.unclassed.len(),
+            self.networks.refused().len(),
+            pods,
+            groups,
+            claims,
+            names,
+        ]
+    }
+}
+
 #[test]
 fn ten_thousand_equal_pods_are_one_class() {
     let mut index = Index::new(THIS_NODE);
@@ -100,6 +120,23 @@ fn comparison_that_finds_another_class_judges_flows_of_isolated_pods_again() {
 }
 
 #[test]
+fn without_policies_no_pod_is_kept() {
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &local);
+    assert_eq!((policies.sizes(), policies.rows().pods.len()), ([0; 11], 1));
+    index.apply(Change::Apply(allow("db", "web")));
+    update(&mut policies, &mut index, &local);
+    assert_eq!(policies.pods.sizes()[0], 2);
+    index.apply(Change::Retain(Kind::NetworkPolicy, vec![]));
+    update(&mut policies, &mut index, &local);
+    assert_eq!(policies.sizes(), [0; 11]);
+}
+
+#[test]
 fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
     let mut index = Index::new(THIS_NODE);
     index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
@@ -126,6 +163,31 @@ fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn nothing_is_left_when_all_objects_are_deleted(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        changes in vec(generate::policy_change(), 0..8),
+        bits in 0..5u32,
+        limit in 0..200usize,
+    ) {
+        let mut index = Index::new(THIS_NODE);
+        let mut policies = Policies::default();
+        policies.limits.networks = limit;
+        policies.limits.classes = limit;
+        policies.classes.registry.mask = if bits == 0 { u64::MAX } else { (1 << bits) - 1 };
+        for change in objects.into_iter().map(Change::Apply).chain(changes) {
+            index.apply(change);
+            update(&mut policies, &mut index, &local);
+        }
+        for kind in Kind::ALL {
+            index.apply(Change::Retain(kind, vec![]));
+        }
+        update(&mut policies, &mut index, &[]);
+        prop_assert_eq!(policies.rows(), PolicyRows::default());
+        prop_assert_eq!(policies.sizes(), [0; 11]);
+    }
 
     #[test]
     fn full_maps_and_collisions_close_and_never_open(

@@ -13,6 +13,17 @@ use crate::policy::rules::PortName;
 use crate::policy::term::{GroupKey, Terms};
 
 impl Pods {
+    /// Number of pods, groups, addresses, and names of ports.
+    #[cfg(test)]
+    pub fn sizes(&self) -> [usize; 4] {
+        [
+            self.by_name.len(),
+            self.by_key.len(),
+            self.claims.len(),
+            self.ports.len() + self.names.len(),
+        ]
+    }
+
     /// Labels and ports of the pods that selectors can select.
     pub fn groups(&self) -> impl Iterator<Item = &GroupKey> {
         self.by_key.keys().map(|key| &**key)
