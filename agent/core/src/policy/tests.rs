@@ -120,6 +120,12 @@ fn comparison_that_finds_another_class_judges_flows_of_isolated_pods_again() {
 }
 
 #[test]
+fn limits_are_those_of_the_specification() {
+    let Limits { peers, ports, networks, classes } = Limits::default();
+    assert_eq!([peers, ports, networks, classes], [65_536, 65_536, 65_536, 229_376]);
+}
+
+#[test]
 fn without_policies_no_pod_is_kept() {
     let mut index = Index::new(THIS_NODE);
     index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
