@@ -10,7 +10,8 @@ use std::sync::Arc;
 pub use external::{NODE_PORTS, clients, external_addresses};
 use ipnet::IpNet;
 pub use policy::{
-    leases, network_policy, policy_change, policy_objects, policy_peers, policy_pod, policy_probes,
+    PolicyEdit, leases, network_policy, policy_change, policy_edit, policy_objects, policy_peers,
+    policy_pod, policy_probes,
 };
 use proptest::collection::vec;
 use proptest::option;

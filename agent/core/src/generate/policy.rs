@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::{select, subsequence};
+use proptest::sample::{Index as Pick, select, subsequence};
 
 use super::{THIS_NODE, distinct, protocol, rarely};
+use crate::index::Index;
 use crate::model::{
     Change, ContainerPort, IpBlock, Kind, LabelSelector, Labels, Namespace, NetworkPolicy, Node,
     Object, ObjectName, Operator, Pod, PodPhase, PolicyPeer, PolicyPort, PolicyRule, Port,
@@ -50,6 +51,10 @@ const BLOCKS: [&str; 12] = [
     "fd00:1::/64",
     "fd00::/8",
 ];
+
+/// Pod ranges, some in others.
+const RANGES: [&str; 5] =
+    ["10.244.1.0/24", "10.244.2.0/24", "10.244.0.0/16", "10.244.1.0/25", "fd00:1::/64"];
 
 /// Protocols and ports to probe.
 pub fn policy_probes() -> Vec<(u8, u16)> {
@@ -220,17 +225,11 @@ fn namespace() -> impl Strategy<Value = Namespace> {
 }
 
 fn policy_node() -> impl Strategy<Value = Node> {
-    let ranges =
-        ["10.244.1.0/24", "10.244.2.0/24", "10.244.0.0/16", "10.244.1.0/25", "fd00:1::/64"];
-    (select(&[THIS_NODE, "n2"][..]), vec(net_of(ranges), 0..3)).prop_map(|(name, pod_cidrs)| Node {
+    (select(&[THIS_NODE, "n2"][..]), vec(net(&RANGES), 0..3)).prop_map(|(name, pod_cidrs)| Node {
         name: name.into(),
         pod_cidrs,
         ..Node::default()
     })
-}
-
-fn net_of(ranges: [&'static str; 5]) -> impl Strategy<Value = IpNet> {
-    select(ranges.to_vec()).prop_filter_map("a CIDR", |text| text.parse().ok())
 }
 
 fn policy_object() -> impl Strategy<Value = Object> {
@@ -254,6 +253,74 @@ pub fn policy_change() -> impl Strategy<Value = Change> {
         8 => policy_object().prop_map(Change::Apply),
         3 => policy_object().prop_map(|o| Change::Delete(o.kind(), o.name())),
         1 => select(kinds.to_vec()).prop_map(|kind| Change::Retain(kind, vec![])),
+    ]
+}
+
+/// A small change of an object that exists.
+#[derive(Clone, Debug)]
+pub enum PolicyEdit {
+    /// Another rule of a policy; egress or ingress.
+    AddRule(Pick, bool, PolicyRule),
+    /// A rule of a policy less.
+    RemoveRule(Pick, bool, Pick),
+    /// Other labels of a pod.
+    Relabel(Pick, Labels),
+    /// Other pod ranges of a node.
+    Ranges(Pick, Vec<IpNet>),
+}
+
+impl PolicyEdit {
+    /// The change of one of the objects in an index, if there is one of the kind.
+    pub fn change(&self, index: &Index) -> Option<Change> {
+        fn pick<T: Clone>(pick: &Pick, of: Vec<&T>) -> Option<T> {
+            (!of.is_empty()).then(|| (*pick.get(&of)).clone())
+        }
+        let policy = |at| pick(at, index.network_policies().collect());
+        let rules =
+            |policy: &mut NetworkPolicy, egress: bool, edit: &dyn Fn(&mut Vec<PolicyRule>)| {
+                let end = if egress { &mut policy.egress } else { &mut policy.ingress };
+                let mut rules = end.take().unwrap_or_default().into_vec();
+                edit(&mut rules);
+                *end = Some(rules.into());
+            };
+        let object = match self {
+            PolicyEdit::AddRule(at, egress, rule) => {
+                let mut policy = policy(at)?;
+                rules(&mut policy, *egress, &|rules| rules.push(rule.clone()));
+                Object::NetworkPolicy(policy)
+            }
+            PolicyEdit::RemoveRule(at, egress, rule) => {
+                let mut policy = policy(at)?;
+                rules(&mut policy, *egress, &|rules| {
+                    if !rules.is_empty() {
+                        rules.remove(rule.index(rules.len()));
+                    }
+                });
+                Object::NetworkPolicy(policy)
+            }
+            PolicyEdit::Relabel(at, labels) => {
+                let mut pods: Vec<&Pod> = index.pods().collect();
+                pods.sort_by_key(|pod| &pod.name);
+                Object::Pod(Pod { labels: labels.clone(), ..pick(at, pods)? })
+            }
+            PolicyEdit::Ranges(at, ranges) => {
+                let node = pick(at, index.nodes().collect())?;
+                Object::Node(Node { pod_cidrs: ranges.clone(), ..node })
+            }
+        };
+        Some(Change::Apply(object))
+    }
+}
+
+/// A small change of an object that exists.
+pub fn policy_edit() -> impl Strategy<Value = PolicyEdit> {
+    let (at, egress) = (any::<Pick>, any::<bool>);
+    let labels = labels().prop_map(Labels::from_iter);
+    prop_oneof![
+        4 => (at(), egress(), rule()).prop_map(|(at, egress, r)| PolicyEdit::AddRule(at, egress, r)),
+        2 => (at(), egress(), at()).prop_map(|(at, egress, r)| PolicyEdit::RemoveRule(at, egress, r)),
+        2 => (at(), labels).prop_map(|(at, labels)| PolicyEdit::Relabel(at, labels)),
+        1 => (at(), vec(net(&RANGES), 0..4)).prop_map(|(at, nets)| PolicyEdit::Ranges(at, nets)),
     ]
 }
 

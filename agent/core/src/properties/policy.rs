@@ -8,9 +8,10 @@ use proptest::option;
 use proptest::prelude::*;
 use sluice_abi::{PolicyDirection, map};
 
+use crate::cases::policy_notation::{World, rule};
 use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
-use crate::model::{Change, Object, ObjectName};
+use crate::model::{Change, Node, Object, ObjectName, PolicyRule, parse_cidr};
 use crate::oracle::{Cluster, Sandbox, Side, side_allows};
 use crate::policy::{Judgement, LocalPod, Policies, PolicyRows, Question, Step, Verdict};
 use crate::table::{
@@ -184,12 +185,14 @@ fn carry_out(
 #[derive(Clone, Debug)]
 enum Event {
     Change(Change),
+    Edit(generate::PolicyEdit),
     Leases(Vec<LocalPod>),
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        9 => generate::policy_change().prop_map(Event::Change),
+        4 => generate::policy_change().prop_map(Event::Change),
+        6 => generate::policy_edit().prop_map(Event::Edit),
         1 => generate::leases().prop_map(Event::Leases),
     ]
 }
@@ -258,7 +261,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn changes_of_policies_are_atomic_and_equal_compiling_afresh(
@@ -285,6 +288,7 @@ proptest! {
         for (event, everything) in events {
             match event {
                 Event::Change(change) => index.apply(change),
+                Event::Edit(edit) => edit.change(&index).into_iter().for_each(|c| index.apply(c)),
                 Event::Leases(mut leases) => {
                     // Another pod with the same index has another generation.
                     for lease in &mut leases {
@@ -311,4 +315,51 @@ proptest! {
             prop_assert!(policies.update(&index, &PolicyDirty::everything(), &local).is_empty());
         }
     }
+}
+
+/// Brings the policies from one state to the next, and checks every write.
+fn change(from: &World, to: &World) {
+    let (mut policies, mut maps) = (Policies::default(), Maps::default());
+    let everything = PolicyDirty::everything();
+    for step in policies.update(&from.index(), &everything, &from.local) {
+        carry_out(&mut maps, &step, &from.local, None, &Own::new());
+    }
+    let steps = policies.update(&to.index(), &everything, &to.local);
+    let after = policies.rows();
+    assert!(!steps.is_empty());
+    for step in steps {
+        carry_out(&mut maps, &step, &to.local, Some(&after), &Own::new());
+    }
+    assert_eq!(maps.rows, after);
+}
+
+#[test]
+fn policy_with_new_selectors_and_rules_admits_all_the_time_what_it_admitted() {
+    let world = World::new().pod("shop/web", "role=web", "10.244.1.2", &[]).pod(
+        "shop/db",
+        "role=db",
+        "10.244.1.3",
+        &[],
+    );
+    let with = |rules: &[PolicyRule]| world.clone().policy("shop/p", "role=db", Some(rules), None);
+    let web = rule(&["role=web"], &["TCP 80"]);
+    let both = with(&[web.clone(), rule(&["role", "10.0.0.0/8-10.244.1.0/24"], &["TCP 81"])]);
+    change(&with(&[web.clone()]), &both);
+    change(&both, &with(&[web]));
+}
+
+#[test]
+fn pod_ranges_that_are_replaced_by_others_leave_no_gap() {
+    let world = World::new().pod("shop/db", "role=db", "10.244.1.3", &[]).policy(
+        "shop/p",
+        "role=db",
+        Some(&[rule(&["@*"], &[])]),
+        None,
+    );
+    let with = |ranges: &[&str]| {
+        let pod_cidrs = ranges.iter().filter_map(|range| parse_cidr(range)).collect();
+        world.clone().with(Object::Node(Node { name: "n1".into(), pod_cidrs, ..Node::default() }))
+    };
+    change(&with(&["10.244.0.0/16"]), &with(&["10.244.1.0/24", "10.244.2.0/25"]));
+    change(&with(&["10.244.1.0/24", "10.244.2.0/25"]), &with(&["10.244.0.0/16"]));
 }
