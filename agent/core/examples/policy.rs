@@ -53,9 +53,10 @@ fn main() {
     for n in 0..policies {
         index.apply(Change::Apply(Object::NetworkPolicy(policy(n, apps))));
     }
+    println!("objects: {}", memory());
     let mut compiled = Policies::default();
     update("from nothing", &mut compiled, &mut index, &local);
-    println!("{}", memory());
+    println!("compiled: {}", memory());
     let took = timed(|| drop(compiled.update(&index, &PolicyDirty::everything(), &local)));
     println!("{:<28}{took:>12.1?}   all objects, no change", "everything again");
 

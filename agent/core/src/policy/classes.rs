@@ -1,8 +1,8 @@
 //! Classes: sets of peers that no active term and no port name in use distinguishes.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::numbers::NumbersBy;
 use super::registry::{Registry, content_id};
 use super::rules::PortName;
 use super::term::Terms;
@@ -25,8 +25,8 @@ pub struct ClassContent {
 pub struct Classes {
     /// The classes; one reference per address and network.
     pub registry: Registry<ClassContent>,
-    of_term: HashMap<u32, BTreeSet<u32>>,
-    of_name: HashMap<PortName, BTreeSet<u32>>,
+    of_term: NumbersBy<u32>,
+    of_name: NumbersBy<PortName>,
 }
 
 impl Classes {
@@ -44,11 +44,11 @@ impl Classes {
         if new {
             let content = Arc::clone(self.registry.get(class));
             for term in &content.terms {
-                self.of_term.entry(*term).or_default().insert(class);
+                self.of_term.insert(*term, class);
             }
             for (protocol, name, _) in content.named.iter() {
                 let name = (*protocol, Arc::clone(name));
-                self.of_name.entry(name).or_default().insert(class);
+                self.of_name.insert(name, class);
             }
         }
         Some((class, new))
@@ -58,22 +58,22 @@ impl Classes {
     pub fn release(&mut self, class: u32) -> Option<Arc<ClassContent>> {
         let content = self.registry.release(class)?;
         for term in &content.terms {
-            remove(&mut self.of_term, term, class);
+            self.of_term.remove(term, class);
         }
         for (protocol, name, _) in content.named.iter() {
-            remove(&mut self.of_name, &(*protocol, Arc::clone(name)), class);
+            self.of_name.remove(&(*protocol, Arc::clone(name)), class);
         }
         Some(content)
     }
 
     /// The classes that a term matches.
     pub fn of_term(&self, term: u32) -> impl Iterator<Item = u32> {
-        self.of_term.get(&term).into_iter().flatten().copied()
+        self.of_term.of(&term)
     }
 
     /// The classes whose pods have a port with a name.
     pub fn of_name(&self, name: &PortName) -> impl Iterator<Item = u32> {
-        self.of_name.get(name).into_iter().flatten().copied()
+        self.of_name.of(name)
     }
 
     /// The id of a class in the maps; 0 for none, and for one whose id another content has.
@@ -81,16 +81,6 @@ impl Classes {
         match class {
             Some(class) if !self.registry.collides(class) => self.registry.id(class),
             _ => 0,
-        }
-    }
-}
-
-/// Removes a member of a set, and the set if it is then empty.
-pub fn remove<K: std::hash::Hash + Eq>(sets: &mut HashMap<K, BTreeSet<u32>>, key: &K, member: u32) {
-    if let Some(set) = sets.get_mut(key) {
-        set.remove(&member);
-        if set.is_empty() {
-            sets.remove(key);
         }
     }
 }

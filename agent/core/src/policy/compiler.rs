@@ -182,7 +182,7 @@ impl Policies {
         let subjects = self.subjects.iter().filter_map(|(lease, _)| lease.name.as_ref());
         PolicyDirty {
             all: false,
-            pods: self.pods.names().chain(pods).chain(subjects).cloned().collect(),
+            pods: pods.chain(subjects).cloned().chain(self.pods.names()).collect(),
             namespaces: self.pods.namespaces().into_iter().chain(new).collect(),
             policies: self.subjects.policy_names().chain(policies).cloned().collect(),
             nodes: true,

@@ -17,6 +17,7 @@ mod findings;
 #[cfg(any(test, feature = "generate"))]
 mod interpret;
 mod networks;
+mod numbers;
 mod pods;
 mod ports;
 mod registry;

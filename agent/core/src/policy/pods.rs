@@ -4,20 +4,25 @@
 //! its Pod object has it, and an earlier Pod object may still have it. Otherwise a pod that does not
 //! terminate precedes those that do. Of several such pods, a term must match all.
 
+mod claims;
 mod groups;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use sluice_abi::Addr;
 
+use self::claims::Claims;
 use super::LocalPod;
 use super::classes::{ClassContent, NumberedPort};
+use super::numbers::{Numbers, NumbersBy};
 use super::rules::PortName;
 use super::term::{GroupKey, Scope, Term, Terms};
 use crate::index::Index;
-use crate::model::{ObjectName, Pod, PodIps, Uid};
+use crate::model::{Label, ObjectName, Pod, PodIps, Uid};
 
 /// A pod that selectors can select.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +45,7 @@ impl Peer {
 #[derive(Clone, Debug)]
 struct Group {
     key: Arc<GroupKey>,
-    members: BTreeSet<u32>,
+    members: Numbers,
     /// The active selectors that select them, sorted.
     terms: Vec<u32>,
     /// Their ports whose names are in use, sorted.
@@ -59,16 +64,17 @@ struct Lease {
 pub struct Pods {
     /// Whether pods are recorded.
     needed: bool,
-    by_name: HashMap<ObjectName, u32>,
+    /// Numbers by the names of the pods, which are in `peers` and `groups`.
+    by_name: HashTable<u32>,
+    hasher: RandomState,
     peers: Vec<Peer>,
     free: Vec<u32>,
     groups: Vec<Group>,
     free_groups: Vec<u32>,
     by_key: HashMap<Arc<GroupKey>, u32>,
-    by_namespace: HashMap<Arc<str>, BTreeSet<u32>>,
-    by_label: HashMap<(Arc<str>, Arc<str>), BTreeSet<u32>>,
-    /// Pods with each address.
-    claims: BTreeMap<Addr, Vec<u32>>,
+    by_namespace: NumbersBy<Arc<str>>,
+    by_label: NumbersBy<Arc<Label>>,
+    claims: Claims,
     leases: BTreeMap<Addr, Lease>,
     /// Addresses of the leases of each pod.
     leased: HashMap<ObjectName, BTreeSet<Addr>>,
@@ -131,10 +137,10 @@ impl Pods {
     pub fn pod(&mut self, index: &Index, name: &ObjectName, terms: &Terms) {
         let pod = index.pod(name).filter(|_| self.needed);
         let pod = pod.filter(|pod| !pod.host_network && !pod.phase.is_over());
-        let known = self.by_name.get(name).copied();
+        let known = self.find(name);
         let Some(pod) = pod else {
             if let Some(number) = known {
-                self.by_name.remove(name);
+                self.forget(name);
                 self.replace(number, Peer::default(), false, true);
                 self.free.push(number);
             }
@@ -161,15 +167,15 @@ impl Pods {
                 if number as usize == self.peers.len() {
                     self.peers.push(Peer::default());
                 }
-                self.by_name.insert(pod.name.clone(), number);
                 self.replace(number, peer, true, false);
+                self.record(&pod.name, number);
             }
         }
     }
 
     /// Names of all pods.
-    pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
-        self.by_name.keys()
+    pub fn names(&self) -> impl Iterator<Item = ObjectName> {
+        self.by_name.iter().map(|number| self.name(&self.peers[*number as usize]))
     }
 
     /// Names of all namespaces with pods.
@@ -179,7 +185,7 @@ impl Pods {
 
     /// The labels of a namespace may be others.
     pub fn namespace(&mut self, index: &Index, name: &str, terms: &Terms) {
-        let groups: Vec<u32> = self.by_namespace.get(name).into_iter().flatten().copied().collect();
+        let groups: Vec<u32> = self.by_namespace.of(name).collect();
         for number in groups {
             let group = &mut self.groups[number as usize];
             let selecting = terms.selecting(index, &group.key);
@@ -195,11 +201,12 @@ impl Pods {
         let term = terms.registry.get(number);
         let candidates: Vec<u32> = match (term.required_label(), &**term) {
             (Some((key, values)), _) => {
-                let with = |value| self.by_label.get(&(Arc::clone(key), Arc::clone(value)));
-                values.iter().filter_map(with).flatten().copied().collect()
+                let label =
+                    |value: &Arc<str>| Label { key: Arc::clone(key), value: Arc::clone(value) };
+                values.iter().flat_map(|value| self.by_label.of(&label(value))).collect()
             }
             (None, Term::Pods { scope: Scope::Namespace(own), .. }) => {
-                self.by_namespace.get(own).into_iter().flatten().copied().collect()
+                self.by_namespace.of(own).collect()
             }
             _ => self.by_key.values().copied().collect(),
         };
@@ -248,7 +255,7 @@ impl Pods {
     /// A block became active or inactive: the addresses in its range.
     pub fn range(&mut self, range: ipnet::IpNet) {
         let (first, last) = (Addr::from(range.network()), Addr::from(range.broadcast()));
-        self.dirty.extend(self.claims.range(first..=last).map(|(address, _)| *address));
+        self.dirty.extend(self.claims.range(first, last));
     }
 
     /// The addresses whose class may be another one.
@@ -258,24 +265,27 @@ impl Pods {
 
     /// The Pod objects that own an address: normally one.
     pub fn owners<'a>(&self, index: &'a Index, address: Addr) -> Vec<&'a Pod> {
-        let pod = |peer: &Peer| {
-            let namespace = &self.groups[peer.group as usize].key.namespace;
-            index.pod(&ObjectName::new(Arc::clone(namespace), Arc::clone(&peer.name)))
-        };
-        self.owning(index, address).into_iter().filter_map(pod).collect()
+        let owning = self.owning(index, address).into_iter();
+        owning.filter_map(|peer| index.pod(&self.name(peer))).collect()
+    }
+
+    /// Namespace and name of a pod.
+    fn name(&self, peer: &Peer) -> ObjectName {
+        let namespace = &self.groups[peer.group as usize].key.namespace;
+        ObjectName::new(Arc::clone(namespace), Arc::clone(&peer.name))
     }
 
     /// The pods that own an address.
     fn owning(&self, index: &Index, address: Addr) -> Vec<&Peer> {
-        let peer = |number: &u32| &self.peers[*number as usize];
+        let peer = |number: u32| &self.peers[number as usize];
         if let Some(lease) = self.leases.get(&address) {
             let of = |name| {
                 index.pod(name).filter(|pod| same_pod(pod, lease.uid))?;
-                self.by_name.get(name)
+                self.find(name)
             };
             return lease.name.as_ref().and_then(of).map(peer).into_iter().collect();
         }
-        let owners = self.claims.get(&address).into_iter().flatten().map(peer);
+        let owners = self.claims.of(address).map(peer);
         let (ending, alive): (Vec<&Peer>, Vec<&Peer>) = owners.partition(|peer| peer.terminating);
         if alive.is_empty() { ending } else { alive }
     }
@@ -312,26 +322,55 @@ impl Pods {
         if was {
             for address in former.addresses().map(Addr::from) {
                 self.dirty.insert(address);
-                if let Some(claims) = self.claims.get_mut(&address) {
-                    claims.retain(|claim| *claim != number);
-                    if claims.is_empty() {
-                        self.claims.remove(&address);
-                    }
-                }
+                self.claims.remove(address, number);
             }
         }
         if is {
             for address in self.peers[number as usize].addresses().map(Addr::from) {
                 self.dirty.insert(address);
-                let claims = self.claims.entry(address).or_insert_with(|| Vec::with_capacity(1));
-                if !claims.contains(&number) {
-                    claims.push(number);
-                }
+                self.claims.insert(address, number);
             }
             self.groups[group as usize].members.insert(number);
         }
         if was && !(is && former.group == group) {
             self.leave(number, former.group);
         }
+    }
+
+    fn hash(&self, namespace: &str, name: &str) -> u64 {
+        self.hasher.hash_one((namespace, name))
+    }
+
+    /// Whether a number is that of the pod with a name.
+    fn is(&self, number: u32, name: &ObjectName) -> bool {
+        let peer = &self.peers[number as usize];
+        peer.name == name.name && self.groups[peer.group as usize].key.namespace == name.namespace
+    }
+
+    /// The number of a pod.
+    fn find(&self, name: &ObjectName) -> Option<u32> {
+        let hash = self.hash(&name.namespace, &name.name);
+        self.by_name.find(hash, |number| self.is(*number, name)).copied()
+    }
+
+    /// Records the number of a pod that is in its place.
+    fn record(&mut self, name: &ObjectName, number: u32) {
+        let hash = self.hash(&name.namespace, &name.name);
+        let mut table = std::mem::take(&mut self.by_name);
+        table.insert_unique(hash, number, |number| {
+            let name = self.name(&self.peers[*number as usize]);
+            self.hash(&name.namespace, &name.name)
+        });
+        self.by_name = table;
+    }
+
+    /// Removes the number of a pod that is still in its place.
+    fn forget(&mut self, name: &ObjectName) {
+        let hash = self.hash(&name.namespace, &name.name);
+        let mut table = std::mem::take(&mut self.by_name);
+        if let Ok(entry) = table.find_entry(hash, |number| self.is(*number, name)) {
+            entry.remove();
+        }
+        self.by_name = table;
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use sluice_abi::{PolicyEnd, PolicyPeerKey, PolicyPortKey, PolicyPorts, ports_kind};
 
 use super::FindingReason;
-use super::classes::{ClassContent, Classes, remove};
+use super::classes::{ClassContent, Classes};
+use super::numbers::NumbersBy;
 use super::ports::{Ports, Union};
 use super::registry::{CLOSED, Registry, content_id};
 use super::rules::{PortName, Rule, Rules, one_port};
@@ -87,8 +88,8 @@ pub struct Tables {
     /// Rules of each table, sorted; one reference per use by a pod.
     pub registry: Registry<Box<[u32]>>,
     live: BTreeMap<u32, Table>,
-    of_term: HashMap<u32, BTreeSet<u32>>,
-    of_name: HashMap<PortName, BTreeSet<u32>>,
+    of_term: NumbersBy<u32>,
+    of_name: NumbersBy<PortName>,
     pub(super) sets: Registry<Ports>,
     /// Rows that all sets take in `POLICY_PORTS`.
     set_rows: usize,
@@ -153,10 +154,10 @@ impl Tables {
         let of_names = table.names.iter().flat_map(|name| classes.of_name(name));
         let candidates: BTreeSet<u32> = of_terms.chain(of_names).collect();
         for term in table.terms() {
-            self.of_term.entry(term).or_default().insert(number);
+            self.of_term.insert(term, number);
         }
         for name in &table.names {
-            self.of_name.entry(name.clone()).or_default().insert(number);
+            self.of_name.insert(name.clone(), number);
         }
         self.check_set(&mut table, None);
         if table.closed.is_none() {
@@ -172,10 +173,10 @@ impl Tables {
     pub fn drop(&mut self, number: u32, classes: &Classes) {
         let Some(mut table) = self.live.remove(&number) else { return };
         for term in table.terms() {
-            remove(&mut self.of_term, &term, number);
+            self.of_term.remove(&term, number);
         }
         for name in &table.names {
-            remove(&mut self.of_name, name, number);
+            self.of_name.remove(name, number);
         }
         for class in table.rows.keys().copied().collect::<Vec<_>>() {
             self.drop_row(&mut table, class, classes);
@@ -283,10 +284,10 @@ impl Tables {
     }
 
     fn candidates(&self, class: &ClassContent) -> BTreeSet<u32> {
-        let of_terms = class.terms.iter().filter_map(|term| self.of_term.get(term));
+        let of_terms = class.terms.iter().flat_map(|term| self.of_term.of(term));
         let name = |(protocol, name, _): &(_, Arc<str>, _)| (*protocol, Arc::clone(name));
-        let of_names = class.named.iter().filter_map(|port| self.of_name.get(&name(port)));
-        of_terms.chain(of_names).flatten().copied().collect()
+        let names: Vec<PortName> = class.named.iter().map(name).collect();
+        of_terms.chain(names.iter().flat_map(|name| self.of_name.of(name))).collect()
     }
 
     fn add_row(&mut self, table: &mut Table, class: u32, rules: &Rules, classes: &Classes) {

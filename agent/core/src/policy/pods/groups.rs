@@ -8,7 +8,8 @@ use sluice_abi::Addr;
 use super::{Group, Pods};
 use crate::index::Index;
 use crate::model::ContainerPort;
-use crate::policy::classes::{NumberedPort, remove};
+use crate::policy::classes::NumberedPort;
+use crate::policy::numbers::Numbers;
 use crate::policy::rules::PortName;
 use crate::policy::term::{GroupKey, Terms};
 
@@ -31,8 +32,8 @@ impl Pods {
 
     /// As [`Pods::groups`], of one namespace.
     pub fn groups_of(&self, namespace: &str) -> impl Iterator<Item = &GroupKey> {
-        let groups = self.by_namespace.get(namespace).into_iter().flatten();
-        groups.map(|group| &*self.groups[*group as usize].key)
+        let groups = self.by_namespace.of(namespace);
+        groups.map(|group| &*self.groups[group as usize].key)
     }
 
     /// Whether a pod has a container port with this name and protocol.
@@ -43,15 +44,14 @@ impl Pods {
     /// Removes a pod from a group, and the group if it is then empty.
     pub(super) fn leave(&mut self, number: u32, at: u32) {
         let group = &mut self.groups[at as usize];
-        group.members.remove(&number);
+        group.members.remove(number);
         if !group.members.is_empty() {
             return;
         }
         let key = Arc::clone(&group.key);
-        remove(&mut self.by_namespace, &key.namespace, at);
+        self.by_namespace.remove(&key.namespace, at);
         for label in key.labels.0.iter() {
-            let label = (Arc::clone(&label.key), Arc::clone(&label.value));
-            remove(&mut self.by_label, &label, at);
+            self.by_label.remove(label, at);
         }
         for name in port_names(&key) {
             if let Some(groups) = self.ports.get_mut(&name) {
@@ -72,7 +72,7 @@ impl Pods {
         }
         let key = Arc::new(key);
         let group = Group {
-            members: BTreeSet::new(),
+            members: Numbers::default(),
             terms: terms.selecting(index, &key),
             named: self.named(&key),
             key: Arc::clone(&key),
@@ -82,10 +82,9 @@ impl Pods {
             Some(slot) => *slot = group,
             None => self.groups.push(group),
         }
-        self.by_namespace.entry(Arc::clone(&key.namespace)).or_default().insert(at);
+        self.by_namespace.insert(Arc::clone(&key.namespace), at);
         for label in key.labels.0.iter() {
-            let label = (Arc::clone(&label.key), Arc::clone(&label.value));
-            self.by_label.entry(label).or_default().insert(at);
+            self.by_label.insert(Arc::clone(label), at);
         }
         for name in port_names(&key) {
             *self.ports.entry(name).or_default() += 1;
@@ -109,8 +108,8 @@ impl Pods {
 
     /// Marks the addresses of the pods of a group.
     pub(super) fn touch(&mut self, group: u32) {
-        for member in &self.groups[group as usize].members {
-            self.dirty.extend(self.peers[*member as usize].addresses().map(Addr::from));
+        for member in self.groups[group as usize].members.iter() {
+            self.dirty.extend(self.peers[member as usize].addresses().map(Addr::from));
         }
     }
 }
