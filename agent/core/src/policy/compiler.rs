@@ -78,10 +78,6 @@ pub struct Policies {
 /// What changed during a step besides rows.
 #[derive(Debug, Default)]
 struct Changed {
-    /// Terms that became active or inactive.
-    terms: BTreeSet<u32>,
-    /// Port names that may have become used or unused.
-    names: BTreeSet<PortName>,
     /// Tables that answer differently for an address.
     tables: BTreeSet<u32>,
     /// Classes of ranges changed for other reasons than terms.
@@ -120,19 +116,25 @@ impl Policies {
         let decisions = self.subjects.update(index, &dirty.policies, &dirty.pods, local, parts);
 
         for table in &decisions.new_tables {
-            self.activate(index, *table, &mut changed);
+            self.activate(index, *table);
         }
         let mut first = self.step(index, changed);
+        let (mut second, mut third) = (Step::default(), Step::default());
         for table in &decisions.new_tables {
             self.tables.add(*table, &self.rules, &self.classes);
         }
+        let stays = decisions.standings.is_empty() && decisions.former.is_empty();
         let dead = self.change_over(decisions);
-        let second = self.step(index, Changed::default());
-        let mut changed = Changed::default();
-        for (terms, names) in dead {
-            self.deactivate(index, terms, names, &mut changed);
+        if !stays {
+            second = self.step(index, Changed::default());
         }
-        let mut third = self.step(index, changed);
+        if !dead.is_empty() {
+            let mut changed = Changed::default();
+            for (terms, names) in dead {
+                self.deactivate(index, terms, names, &mut changed);
+            }
+            third = self.step(index, changed);
+        }
 
         let open = open_namespaces(index, local);
         for namespace in self.open_namespaces.rows().keys().copied().collect::<Vec<_>>() {
@@ -190,18 +192,15 @@ impl Policies {
     }
 
     /// Makes the terms and port names of a table active.
-    fn activate(&mut self, index: &Index, table: u32, changed: &mut Changed) {
+    fn activate(&mut self, index: &Index, table: u32) {
         let (terms, names) = self.tables.uses(table, &self.rules);
         for term in terms {
             if self.terms.activate(term) {
                 self.term(index, term, true);
-                changed.terms.insert(term);
             }
         }
         for name in names {
-            if self.pods.port_name(&name, true) {
-                changed.names.insert(name);
-            }
+            self.pods.port_name(&name, true);
         }
     }
 
@@ -215,14 +214,11 @@ impl Policies {
         for term in terms {
             if self.terms.deactivate(term) {
                 changed.ranges |= self.term(index, term, false);
-                changed.terms.insert(term);
             }
             self.terms.registry.release(term);
         }
         for name in names {
-            if self.pods.port_name(&name, false) {
-                changed.names.insert(name);
-            }
+            self.pods.port_name(&name, false);
         }
     }
 

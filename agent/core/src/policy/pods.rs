@@ -227,8 +227,8 @@ impl Pods {
         }
     }
 
-    /// A table uses the name of a port, or does not use it any more. Returns whether that is new.
-    pub fn port_name(&mut self, name: &PortName, used: bool) -> bool {
+    /// A table uses the name of a port, or does not use it any more.
+    pub fn port_name(&mut self, name: &PortName, used: bool) {
         let tables = self.names.entry(name.clone()).or_default();
         let before = *tables;
         *tables = if used { before + 1 } else { before.saturating_sub(1) };
@@ -237,7 +237,7 @@ impl Pods {
             self.names.remove(name);
         }
         if (before == 0) == (now == 0) {
-            return false;
+            return;
         }
         let has =
             |key: &GroupKey| key.ports.iter().any(|p| (p.protocol, &p.name) == (name.0, &name.1));
@@ -249,7 +249,6 @@ impl Pods {
                 self.touch(at);
             }
         }
-        true
     }
 
     /// A block became active or inactive: the addresses in its range.

@@ -94,11 +94,6 @@ impl Union {
         self.ranges.push(range);
     }
 
-    /// Whether it has every port already.
-    pub fn is_all(&self) -> bool {
-        self.all
-    }
-
     /// The set.
     pub fn finish(mut self) -> Ports {
         if self.all {

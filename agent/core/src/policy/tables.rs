@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluice_abi::{PolicyEnd, PolicyPeerKey, PolicyPortKey, PolicyPorts, ports_kind};
 
 use super::FindingReason;
-use super::classes::{ClassContent, Classes};
+use super::classes::{ClassContent, Classes, NumberedPort};
 use super::numbers::NumbersBy;
 use super::ports::{Ports, Union};
 use super::registry::{CLOSED, Registry, content_id};
@@ -16,17 +16,45 @@ use super::tracked::Tracked;
 /// Ports as in the maps, and the number of their set if they have one.
 type Row = (PolicyPorts, Option<u32>);
 
+/// What all rules of a table with one term admit together.
+#[derive(Clone, Debug, Default)]
+struct Admitted {
+    ports: Ports,
+    names: Box<[PortName]>,
+}
+
+impl Admitted {
+    fn of<'a>(rules: impl Iterator<Item = &'a Rule> + Clone) -> Admitted {
+        let (mut ports, mut names) = (Union::default(), Vec::new());
+        for rule in rules {
+            ports.add(&rule.ports);
+            names.extend(rule.named.iter().cloned());
+        }
+        names.sort_unstable();
+        names.dedup();
+        Admitted { ports: ports.finish(), names: names.into() }
+    }
+
+    /// Adds the ports for a class.
+    fn add_to(&self, union: &mut Union, class: &ClassContent) {
+        union.add(&self.ports);
+        for (protocol, name, port) in class.named.iter() {
+            if self.names.iter().any(|(p, n)| p == protocol && n == name) {
+                union.add_range(one_port(*protocol, *port));
+            }
+        }
+    }
+}
+
 /// A table that pods use.
 #[derive(Clone, Debug)]
 struct Table {
     id: u64,
-    /// Term and rule, sorted.
-    by_term: Box<[(u32, u32)]>,
-    /// Rules without peers that have port names.
-    any_peer: Box<[u32]>,
+    /// By term, sorted.
+    by_term: Box<[(u32, Admitted)]>,
+    /// What rules without peers admit.
+    any_peer: Admitted,
     names: BTreeSet<PortName>,
-    /// Ports for every peer.
-    base: Ports,
     otherwise: Row,
     /// By class: ports that differ from those for every peer.
     rows: BTreeMap<u32, Row>,
@@ -35,36 +63,25 @@ struct Table {
 }
 
 impl Table {
-    /// The distinct terms.
     fn terms(&self) -> impl Iterator<Item = u32> {
-        self.by_term.chunk_by(|a, b| a.0 == b.0).map(|pairs| pairs[0].0)
+        self.by_term.iter().map(|(term, _)| *term)
     }
 
     /// The ports for a class.
-    fn ports(&self, class: &ClassContent, rules: &Rules) -> Ports {
+    fn ports(&self, class: &ClassContent) -> Ports {
         let mut union = Union::default();
-        union.add(&self.base);
-        let mut add = |rule: &Rule| {
-            union.add(&rule.ports);
-            for (protocol, name, port) in class.named.iter() {
-                if rule.named.iter().any(|(p, n)| p == protocol && n == name) {
-                    union.add_range(one_port(*protocol, *port));
-                }
-            }
-            union.is_all()
-        };
-        let mut all = self.any_peer.iter().any(|rule| add(rules.registry.get(*rule)));
+        self.any_peer.add_to(&mut union, class);
         if class.terms.len() <= self.by_term.len() {
             for term in &class.terms {
-                let from = self.by_term.partition_point(|(t, _)| t < term);
-                let pairs = self.by_term[from..].iter().take_while(|(t, _)| t == term);
-                all = all || pairs.into_iter().any(|(_, rule)| add(rules.registry.get(*rule)));
+                if let Ok(at) = self.by_term.binary_search_by_key(term, |(term, _)| *term) {
+                    self.by_term[at].1.add_to(&mut union, class);
+                }
             }
         } else {
-            for (term, rule) in &self.by_term {
-                if !all && class.terms.binary_search(term).is_ok() {
-                    all = add(rules.registry.get(*rule));
-                }
+            for (_, admitted) in
+                self.by_term.iter().filter(|(term, _)| class.terms.binary_search(term).is_ok())
+            {
+                admitted.add_to(&mut union, class);
             }
         }
         union.finish()
@@ -122,31 +139,24 @@ impl Tables {
     /// Adds a table with its rows.
     pub fn add(&mut self, number: u32, rules: &Rules, classes: &Classes) {
         let content = Arc::clone(self.registry.get(number));
-        let (mut by_term, mut any_peer) = (Vec::new(), Vec::new());
-        let (mut names, mut base) = (BTreeSet::new(), Union::default());
-        for rule in content.iter() {
-            let content = rules.registry.get(*rule);
-            names.extend(content.named.iter().cloned());
-            match &content.peers {
-                Some(peers) => by_term.extend(peers.iter().map(|term| (*term, *rule))),
-                None => {
-                    base.add(&content.ports);
-                    if !content.named.is_empty() {
-                        any_peer.push(*rule);
-                    }
-                }
-            }
-        }
-        by_term.sort_unstable();
-        let base = base.finish();
+        let content = content.iter().map(|rule| &**rules.registry.get(*rule));
+        let any_peer = Admitted::of(content.clone().filter(|rule| rule.peers.is_none()));
+        let names = content.clone().flat_map(|rule| rule.named.iter().cloned()).collect();
+        let mut by_term: Vec<(u32, &Rule)> = content
+            .flat_map(|rule| rule.peers.iter().flatten().map(move |term| (*term, rule)))
+            .collect();
+        by_term.sort_unstable_by_key(|(term, _)| *term);
+        let of_term = |rules: &[(u32, &Rule)]| {
+            Some((rules.first()?.0, Admitted::of(rules.iter().map(|(_, rule)| *rule))))
+        };
+        let by_term = by_term.chunk_by(|a, b| a.0 == b.0).filter_map(of_term).collect();
         let collides = self.registry.collides(number);
         let mut table = Table {
             id: self.registry.id(number),
-            by_term: by_term.into(),
-            any_peer: any_peer.into(),
+            by_term,
+            otherwise: self.row(&any_peer.ports),
+            any_peer,
             names,
-            otherwise: self.row(&base),
-            base,
             rows: BTreeMap::new(),
             closed: collides.then_some(FindingReason::Collision),
         };
@@ -164,7 +174,7 @@ impl Tables {
             self.maps.hold(&self.sets, table.otherwise);
         }
         for class in candidates {
-            self.add_row(&mut table, class, rules, classes);
+            self.add_row(&mut table, class, classes);
         }
         self.live.insert(number, table);
     }
@@ -188,10 +198,10 @@ impl Tables {
     }
 
     /// Adds the rows of a new class.
-    pub fn add_class(&mut self, class: u32, rules: &Rules, classes: &Classes) {
+    pub fn add_class(&mut self, class: u32, classes: &Classes) {
         for number in self.candidates(classes.registry.get(class)) {
             if let Some(mut table) = self.live.remove(&number) {
-                self.add_row(&mut table, class, rules, classes);
+                self.add_row(&mut table, class, classes);
                 self.live.insert(number, table);
             }
         }
@@ -207,13 +217,28 @@ impl Tables {
         }
     }
 
-    /// The tables that give another answer for one class than for the other.
-    pub fn differing(&self, a: Option<u32>, b: Option<u32>) -> BTreeSet<u32> {
+    /// The tables that give another answer for one class than for the other. They use a term or a port
+    /// name that one class has only.
+    pub fn differing(&self, a: Option<u32>, b: Option<u32>, classes: &Classes) -> BTreeSet<u32> {
+        let content = |class: Option<u32>| class.map(|class| &**classes.registry.get(class));
+        let terms = |class| -> BTreeSet<u32> {
+            content(class).into_iter().flat_map(|c| c.terms.iter().copied()).collect()
+        };
+        let named = |class| -> BTreeSet<NumberedPort> {
+            content(class).into_iter().flat_map(|c| c.named.iter().cloned()).collect()
+        };
+        let only = ClassContent {
+            terms: terms(a).symmetric_difference(&terms(b)).copied().collect(),
+            named: named(a).symmetric_difference(&named(b)).cloned().collect(),
+        };
         let answer = |table: &Table, class: Option<u32>| {
             class.and_then(|class| table.rows.get(&class)).unwrap_or(&table.otherwise).0
         };
-        let differs = |(_, table): &(&u32, &Table)| answer(table, a) != answer(table, b);
-        self.live.iter().filter(differs).map(|(number, _)| *number).collect()
+        let mut tables = self.candidates(&only);
+        tables.retain(|number| {
+            self.live.get(number).is_some_and(|table| answer(table, a) != answer(table, b))
+        });
+        tables
     }
 
     /// What `POD_POLICY` has for a table.
@@ -290,9 +315,9 @@ impl Tables {
         of_terms.chain(names.iter().flat_map(|name| self.of_name.of(name))).collect()
     }
 
-    fn add_row(&mut self, table: &mut Table, class: u32, rules: &Rules, classes: &Classes) {
-        let ports = table.ports(classes.registry.get(class), rules);
-        if ports == table.base || classes.registry.collides(class) {
+    fn add_row(&mut self, table: &mut Table, class: u32, classes: &Classes) {
+        let ports = table.ports(classes.registry.get(class));
+        if ports == table.any_peer.ports || classes.registry.collides(class) {
             return;
         }
         let row = self.row(&ports);

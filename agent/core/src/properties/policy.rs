@@ -364,3 +364,15 @@ fn pod_ranges_that_are_replaced_by_others_leave_no_gap() {
     change(&with(&["10.244.0.0/16"]), &with(&["10.244.1.0/24", "10.244.2.0/25"]));
     change(&with(&["10.244.1.0/24", "10.244.2.0/25"]), &with(&["10.244.0.0/16"]));
 }
+
+#[test]
+fn flows_to_a_named_port_that_moves_are_judged_again() {
+    let with = |ports: &[&str]| {
+        World::new()
+            .pod("shop/db", "role=db", "10.244.1.3", &[])
+            .pod("shop/web", "role=web", "10.244.1.2", ports)
+            .policy("shop/p", "role=db", None, Some(&[rule(&["role=web"], &["TCP http"])]))
+    };
+    change(&with(&["http=TCP 80"]), &with(&["http=TCP 81"]));
+    change(&with(&["http=TCP 80"]), &with(&[]));
+}

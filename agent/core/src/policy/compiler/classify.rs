@@ -1,7 +1,6 @@
 //! Second half of the compiler: the classes of addresses and prefixes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use sluice_abi::Addr;
 
@@ -49,12 +48,10 @@ impl Policies {
             }
         }
         for class in new {
-            self.tables.add_class(class, &self.rules, &self.classes);
+            self.tables.add_class(class, &self.classes);
         }
         for (before, after) in moves {
-            if !self.same_but_for(changed, before, after) {
-                changed.tables.extend(self.tables.differing(before, after));
-            }
+            changed.tables.extend(self.tables.differing(before, after, &self.classes));
         }
         for class in former {
             if let Some(content) = self.classes.release(class) {
@@ -91,24 +88,6 @@ impl Policies {
         {
             self.set_class_row(address, self.addresses.get(&address).copied());
         }
-    }
-
-    /// Whether two classes differ only by terms and port names that no live table uses.
-    fn same_but_for(&self, changed: &Changed, a: Option<u32>, b: Option<u32>) -> bool {
-        let content = |class: Option<u32>| class.map(|class| self.classes.registry.get(class));
-        let (a, b) = (content(a), content(b));
-        let terms = |content: Option<&Arc<ClassContent>>| -> Vec<u32> {
-            let terms = content.into_iter().flat_map(|content| content.terms.iter().copied());
-            terms.filter(|term| !changed.terms.contains(term)).collect()
-        };
-        let names = |content: Option<&Arc<ClassContent>>| -> Vec<_> {
-            let ports = content.into_iter().flat_map(|content| content.named.iter().cloned());
-            let stays = |(protocol, name, _): &(_, Arc<str>, _)| {
-                changed.names.is_empty() || !changed.names.contains(&(*protocol, name.clone()))
-            };
-            ports.filter(stays).collect()
-        };
-        terms(a) == terms(b) && names(a) == names(b)
     }
 }
 
