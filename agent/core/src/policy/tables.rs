@@ -1,50 +1,23 @@
 //! Rule tables: the rules of a set of policies in one direction, and their rows per class.
 
+mod admitted;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sluice_abi::{PolicyEnd, PolicyPeerKey, PolicyPortKey, PolicyPorts, ports_kind};
 
+use self::admitted::Admitted;
 use super::FindingReason;
 use super::classes::{ClassContent, Classes, NumberedPort};
 use super::numbers::NumbersBy;
 use super::ports::{Ports, Union};
 use super::registry::{CLOSED, Registry, content_id};
-use super::rules::{PortName, Rule, Rules, one_port};
+use super::rules::{PortName, Rule, Rules};
 use super::tracked::Tracked;
 
 /// Ports as in the maps, and the number of their set if they have one.
 type Row = (PolicyPorts, Option<u32>);
-
-/// What all rules of a table with one term admit together.
-#[derive(Clone, Debug, Default)]
-struct Admitted {
-    ports: Ports,
-    names: Box<[PortName]>,
-}
-
-impl Admitted {
-    fn of<'a>(rules: impl Iterator<Item = &'a Rule> + Clone) -> Admitted {
-        let (mut ports, mut names) = (Union::default(), Vec::new());
-        for rule in rules {
-            ports.add(&rule.ports);
-            names.extend(rule.named.iter().cloned());
-        }
-        names.sort_unstable();
-        names.dedup();
-        Admitted { ports: ports.finish(), names: names.into() }
-    }
-
-    /// Adds the ports for a class.
-    fn add_to(&self, union: &mut Union, class: &ClassContent) {
-        union.add(&self.ports);
-        for (protocol, name, port) in class.named.iter() {
-            if self.names.iter().any(|(p, n)| p == protocol && n == name) {
-                union.add_range(one_port(*protocol, *port));
-            }
-        }
-    }
-}
 
 /// A table that pods use.
 #[derive(Clone, Debug)]
