@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use sluice_abi::PolicyDirection;
 use sluice_core::model::{
     Change, ContainerPort, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object,
     ObjectName, Pod, PolicyPeer, PolicyPort, PolicyRule, Port, PortSpec, Protocol, Requirement,
     parse_cidr,
 };
-use sluice_core::policy::{LocalPod, Policies, Step};
+use sluice_core::policy::{LocalPod, Policies, Question, Step, Verdict};
 use sluice_core::{Index, PolicyDirty};
 
 const NAMESPACES: u32 = 50;
@@ -99,6 +100,23 @@ fn main() {
     rounds("pod with another label", &mut compiled, &mut index, &local, |round| {
         Object::Pod(pod(1 + round * 7 % pods, (round * 13 + 1) % apps))
     });
+    let mut found = 0;
+    let took = timed(|| found = compiled.findings(&index).len());
+    println!("{:<28}{took:>12.1?}   {found} problems", "findings");
+    let question = Question {
+        pod: ObjectName::new("ns-0", "pod-0"),
+        direction: PolicyDirection::Ingress,
+        peer: address(1),
+        protocol: 6,
+        port: 80,
+    };
+    let mut explained = None;
+    let took = timed(|| explained = Some(compiled.explain(&index, &question).verdict));
+    let near = match explained {
+        Some(Verdict::Denied(near)) => near.into_iter().next().map(|miss| miss.text),
+        _ => None,
+    };
+    println!("{:<28}{took:>12.1?}   {}", "reason of a denied flow", near.unwrap_or_default());
     println!("{}", memory());
 }
 
