@@ -74,4 +74,13 @@ impl<K: Maps> StateView for View<'_, K> {
     fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)> {
         self.state.tables().frontends()
     }
+
+    fn policies(&self) -> api::PolicyView<'_> {
+        api::PolicyView {
+            index: self.state.index(),
+            compiled: self.state.policies(),
+            local: self.state.policy_pods(),
+            findings: self.state.policy_findings(),
+        }
+    }
 }

@@ -1,12 +1,15 @@
 //! State for tests of the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::{Addr, Backend, FrontendKey, PortBe, proto};
+use sluice_core::Index;
 use sluice_core::compile::{FrontendKind, FrontendRow, LocalPolicies, PortRow, ServicePortId};
 use sluice_core::model::{ObjectName, Protocol, TrafficPolicy};
+use sluice_core::policy::{Finding, LocalPod, Policies};
 use sluice_core::tables::FrontendView;
 
+use super::policy::PolicyView;
 use super::respond::{PAGE, StateView};
 use super::response::Status;
 
@@ -18,11 +21,28 @@ pub const ROWS: usize = PAGE / 2;
 pub struct Fake {
     /// Frontends; a wildcard row has no Service port.
     pub frontends: BTreeMap<FrontendKey, (ObjectName, Option<PortRow>)>,
+    /// Objects of the policies.
+    pub index: Index,
+    /// The policies, compiled for the local pods.
+    pub policies: Policies,
+    /// The pods of the node.
+    pub local: Vec<LocalPod>,
+    /// Problems of the policies.
+    pub findings: BTreeSet<Finding>,
 }
 
 impl StateView for Fake {
     fn status(&self) -> Status {
         Status { node: "worker".to_owned(), ready: true, ..Status::default() }
+    }
+
+    fn policies(&self) -> PolicyView<'_> {
+        PolicyView {
+            index: &self.index,
+            compiled: &self.policies,
+            local: &self.local,
+            findings: &self.findings,
+        }
     }
 
     fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)> {

@@ -25,6 +25,7 @@
 mod client;
 #[cfg(test)]
 mod fake;
+pub mod policy;
 pub mod request;
 pub mod respond;
 mod response;
@@ -33,6 +34,10 @@ mod server;
 mod tests;
 
 pub use client::{ClientError, Rows, call};
+pub use policy::{
+    Direction, FlowQuestion, PeerRow, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow,
+    PolicyView, RuleRow,
+};
 pub use request::{Request, ServiceFilter};
 pub use respond::{Call, StateView};
 pub use response::{Condition, DeviceRow, Header, Line, ServiceAction, ServiceRow, Status};

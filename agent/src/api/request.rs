@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::VERSION;
+use super::policy::{PodQuestion, PolicyFilter};
 use super::response::ServiceRow;
 
 /// Longest request line in bytes, newline excluded.
@@ -21,6 +22,10 @@ pub enum Request {
     Status {},
     /// Ports of Services; the response is one [`ServiceRow`] per port, protocol and address.
     Services(ServiceFilter),
+    /// NetworkPolicies; the response is one [`super::PolicyRow`] per policy.
+    Policies(PolicyFilter),
+    /// What policies mean for a pod; the response is one [`super::PodPolicyRow`].
+    ExplainPod(PodQuestion),
 }
 
 /// Conditions on a [`ServiceRow`]; an absent one accepts every row.
@@ -136,7 +141,7 @@ pub fn parse(line: &[u8]) -> Result<Request, RequestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ServiceAction;
+    use crate::api::{Direction, FlowQuestion, ServiceAction};
 
     fn requests() -> Vec<Request> {
         let filter = ServiceFilter {
@@ -148,6 +153,17 @@ mod tests {
             Request::Status {},
             Request::Services(ServiceFilter::default()),
             Request::Services(filter),
+            Request::Policies(PolicyFilter { text: Some("db".to_owned()), ..Default::default() }),
+            Request::ExplainPod(PodQuestion { pod: "shop/db-0".to_owned(), flow: None }),
+            Request::ExplainPod(PodQuestion {
+                pod: "shop/db-0".to_owned(),
+                flow: Some(FlowQuestion {
+                    direction: Direction::Ingress,
+                    peer: "10.244.1.8".parse().unwrap(),
+                    protocol: 6,
+                    port: 5432,
+                }),
+            }),
         ]
     }
 
@@ -168,6 +184,10 @@ mod tests {
                 "{\"version\":1,\"request\":{\"services\":{}}}\n",
                 "{\"version\":1,\"request\":{\"services\":{\"text\":\"web\",\"namespace\":\"shop\",\
                  \"address\":\"fd00::1\"}}}\n",
+                "{\"version\":1,\"request\":{\"policies\":{\"text\":\"db\"}}}\n",
+                "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\"}}}\n",
+                "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\",\"flow\":\
+                 {\"direction\":\"ingress\",\"peer\":\"10.244.1.8\",\"protocol\":6,\"port\":5432}}}}\n",
             ]
         );
     }

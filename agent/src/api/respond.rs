@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use sluice_abi::FrontendKey;
 use sluice_core::compile::{PortRow, Treatment};
-use sluice_core::dump;
 use sluice_core::tables::FrontendView;
+use sluice_core::{ObjectName, dump};
 use tokio::sync::oneshot;
 
+use super::policy::{PodPolicyRow, PolicyFilter, PolicyRow, PolicyView};
 use super::request::{Request, ServiceFilter};
 use super::response::{ServiceAction, ServiceRow, Status};
 
@@ -17,12 +18,17 @@ use super::response::{ServiceAction, ServiceRow, Status};
 /// the filter: bounds the time that the event loop spends on it.
 pub const PAGE: usize = 1024;
 
+/// Most policies of a page: each costs a look at the pods of this node.
+const POLICIES: usize = 32;
+
 /// What the API reads of the agent's state.
 pub trait StateView {
     /// State of the node.
     fn status(&self) -> Status;
     /// Desired frontends in the order of their keys.
     fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)>;
+    /// NetworkPolicies.
+    fn policies(&self) -> PolicyView<'_>;
 }
 
 /// A request for one page, on its way from the server to the owner of the state.
@@ -34,8 +40,13 @@ pub struct Call {
 }
 
 /// Position in an ordered table: the last row that was examined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor(FrontendKey);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cursor {
+    /// Of the frontends.
+    Frontend(FrontendKey),
+    /// Of the policies.
+    Policy(ObjectName),
+}
 
 /// Part of a response.
 #[derive(Debug, Default, PartialEq)]
@@ -54,6 +65,10 @@ pub enum Row {
     Status(Box<Status>),
     /// Response to [`Request::Services`].
     Service(ServiceRow),
+    /// Response to [`Request::Policies`].
+    Policy(Box<PolicyRow>),
+    /// Response to [`Request::ExplainPod`].
+    Pod(Box<PodPolicyRow>),
 }
 
 impl Call {
@@ -78,6 +93,11 @@ pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> 
     match request {
         Request::Status {} => Page { rows: vec![Row::Status(Box::new(view.status()))], next: None },
         Request::Services(filter) => services(view.frontends(), filter, after),
+        Request::Policies(filter) => policies(view.policies(), filter, after),
+        Request::ExplainPod(question) => {
+            let row = view.policies().pod(question);
+            Page { rows: vec![Row::Pod(Box::new(row))], next: None }
+        }
     }
 }
 
@@ -89,7 +109,11 @@ pub fn services<'a>(
     after: Option<Cursor>,
 ) -> Page {
     let mut page = Page::default();
-    let mut rest = frontends.skip_while(|(key, _)| after.is_some_and(|Cursor(last)| **key <= last));
+    let last = match after {
+        Some(Cursor::Frontend(last)) => Some(last),
+        _ => None,
+    };
+    let mut rest = frontends.skip_while(|(key, _)| last.is_some_and(|last| **key <= last));
     let mut examined = 0;
     while let Some((key, frontend)) = rest.next() {
         examined += 1;
@@ -99,7 +123,28 @@ pub fn services<'a>(
             page.rows.extend(filter.matches(&row).then_some(Row::Service(row)));
         }
         if examined >= PAGE {
-            page.next = rest.next().map(|_| Cursor(*key));
+            page.next = rest.next().map(|_| Cursor::Frontend(*key));
+            break;
+        }
+    }
+    page
+}
+
+/// The policies after `after`, up to [`POLICIES`] that match `filter`.
+fn policies(view: PolicyView<'_>, filter: &PolicyFilter, after: Option<Cursor>) -> Page {
+    let last = match after {
+        Some(Cursor::Policy(last)) => Some(last),
+        _ => None,
+    };
+    let is_next = |name: &ObjectName| last.as_ref().is_none_or(|last| name > last);
+    let matching = view.index.network_policies();
+    let mut matching = matching.filter(|p| is_next(&p.name) && filter.matches(&p.name));
+    let mut page = Page::default();
+    while let Some(policy) = matching.next() {
+        let row = view.policy(policy, filter.name.is_some());
+        page.rows.push(Row::Policy(Box::new(row)));
+        if page.rows.len() == POLICIES {
+            page.next = matching.next().map(|_| Cursor::Policy(policy.name.clone()));
             break;
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! `agent` and `prepare-node` are run by the DaemonSet, the other commands by an operator, on the
 //! node or with `kubectl exec`. Commands that read the state of the node print a table, or JSON
-//! with `-o json`. `status` and `service` query the agent; without an agent they print the contents
+//! with `-o json`. `policy` queries the agent. `status` and `service` query it, too; without an agent they print the contents
 //! of the kernel's maps and a note on standard error. `endpoint`, `conntrack` and `counters` read
 //! the maps.
 
@@ -12,6 +12,7 @@ mod counters;
 mod doctor;
 mod endpoint;
 mod output;
+mod policy;
 mod prepare_node;
 mod service;
 mod status;
@@ -44,8 +45,8 @@ const DEFAULT_LOG_FILTER: &str = "info,kube=warn,kube_client=off,hyper=warn,aya=
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  success; for `status`: the node is ready and no condition is set; for `doctor`: nothing is missing and no problem found
-  1  failure; for `status`: the node is not ready or a condition is set; for `doctor`: something is missing or a problem was found
+  0  success; for `status`: the node is ready and no condition is set; for `doctor`: nothing is missing and no problem found; for `policy check`: no problem besides warnings
+  1  failure; for `status`: the node is not ready or a condition is set; for `doctor` and `policy check`: something is missing or a problem was found
   2  invalid command line";
 
 /// Pod network and Services of a Kubernetes node, in eBPF.
@@ -77,6 +78,9 @@ enum Command {
     /// List the pods of this node and their devices.
     #[command(visible_alias = "endpoints")]
     Endpoint(endpoint::Args),
+    /// Show NetworkPolicies and what they mean for a pod; check manifests.
+    #[command(subcommand, visible_alias = "policies")]
+    Policy(policy::Command),
     /// List translated connections.
     Conntrack(conntrack::Args),
     /// Show packet and byte counters by drop reason and outcome.
@@ -121,6 +125,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status => return status::run(&agent_socket, output),
         Command::Service(args) => service::run(&agent_socket, &args, output)?,
         Command::Endpoint(args) => endpoint::run(&args, output)?,
+        Command::Policy(command) => return policy::run(&agent_socket, &command, output),
         Command::Conntrack(args) => conntrack::run(&args, output)?,
         Command::Counters => counters::run(output)?,
         Command::Doctor(args) => return doctor::run(&args, output),

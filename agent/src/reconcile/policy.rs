@@ -125,7 +125,7 @@ impl ReconcilePolicy {
         let interrupted = self.interrupted || found.is_ahead();
         let epoch = found.epoch;
         found.catch_up(self.last_epoch);
-        if interrupted || found.epoch != epoch || read_back::moves_peers(&step) {
+        if interrupted || found.epoch != epoch {
             read_back::rejudge_all(&mut step, &wanted);
         }
         let mut writes = [unused, step.writes(found.epoch)].concat();

@@ -24,6 +24,9 @@ use super::api_types;
 /// Namespace of an object in a manifest that names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// Label of every Namespace with its name.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
 /// Taint that the cluster autoscaler sets before it deletes a node.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
@@ -160,7 +163,10 @@ pub(super) fn node(o: api_types::Node) -> Result<Object, ConvertError> {
 /// Converts a Namespace.
 pub(super) fn namespace(o: api_types::Namespace) -> Result<Object, ConvertError> {
     let name = cluster_name(Kind::Namespace, &o.metadata)?;
-    Ok(Object::Namespace(Namespace { name, labels: o.metadata.labels.unwrap_or_default() }))
+    let mut labels = o.metadata.labels.unwrap_or_default();
+    // The API server sets it, whatever a client writes.
+    labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.clone());
+    Ok(Object::Namespace(Namespace { name, labels }))
 }
 
 /// Converts a Pod.

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::time::{Duration, Instant};
 
-use sluice_core::PolicyDirty;
 use sluice_core::model::{Kind, NetworkPolicy};
 use sluice_core::policy::{self, LocalPod, Policies, Step};
+use sluice_core::{Index, PolicyDirty};
 
 use super::State;
 use super::conflict::bounded;
@@ -112,6 +112,16 @@ impl State {
     /// The compiled policies.
     pub fn policies(&self) -> &Policies {
         &self.policy.compiler
+    }
+
+    /// The pods of this node for which the policies were compiled.
+    pub fn policy_pods(&self) -> &[LocalPod] {
+        &self.policy.local
+    }
+
+    /// All objects.
+    pub fn index(&self) -> &Index {
+        &self.index
     }
 
     /// The NetworkPolicies of the cluster.

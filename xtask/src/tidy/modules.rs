@@ -62,7 +62,22 @@ const MODULES: [Allowed; 22] = [
             "watches",
         ],
     ),
-    ("cli", &["api", "config", "counters", "flows", "kernel", "lock", "paths", "run", "watches"]),
+    (
+        "cli",
+        &[
+            "api",
+            "config",
+            "counters",
+            "flows",
+            "kernel",
+            "lock",
+            "paths",
+            "run",
+            "source::convert",
+            "source::folder",
+            "watches",
+        ],
+    ),
     ("view", &["api", "conditions", "devices", "kernel", "state", "watches"]),
 ];
 

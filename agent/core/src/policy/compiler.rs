@@ -91,10 +91,11 @@ impl Policies {
     /// `local` are all pods of this node. Requires that NetworkPolicies, Namespaces, Pods and Nodes
     /// have been listed; before that, only [`open_namespaces`] may be written.
     pub fn update(&mut self, index: &Index, dirty: &PolicyDirty, local: &[LocalPod]) -> Vec<Step> {
-        // Without policies, no peer matters: a cluster without them pays nothing for its Pods.
+        // Without policies, no peer matters: a cluster without them pays nothing for its Pods. They are
+        // forgotten last, when no table has rules for them any more.
         let needed = index.network_policies().next().is_some();
         let everything;
-        let dirty = if self.pods.set_needed(needed) || dirty.all {
+        let dirty = if needed && self.pods.set_needed(true) || dirty.all {
             everything = self.everything(index);
             &everything
         } else {
@@ -128,10 +129,16 @@ impl Policies {
         if !stays {
             second = self.step(index, Changed::default());
         }
-        if !dead.is_empty() {
+        let forgotten = !needed && self.pods.set_needed(false);
+        if forgotten || !dead.is_empty() {
             let mut changed = Changed::default();
             for (terms, names) in dead {
                 self.deactivate(index, terms, names, &mut changed);
+            }
+            if forgotten {
+                for name in self.pods.names().collect::<Vec<_>>() {
+                    self.pods.pod(index, &name, &self.terms);
+                }
             }
             third = self.step(index, changed);
         }

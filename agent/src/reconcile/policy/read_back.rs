@@ -121,12 +121,6 @@ fn take<K: Ord + Copy, V>(rows: &mut BTreeMap<K, V>, in_use: impl Fn(&K) -> bool
     rows.extract_if(.., |key, _| !in_use(key)).map(|(key, _)| key).collect()
 }
 
-/// Whether a step may change what pods send and receive whose own rows stay.
-pub fn moves_peers(step: &Step) -> bool {
-    let Step { ports, peers, networks, classes, .. } = step;
-    !(ports.is_empty() && peers.is_empty() && networks.is_empty() && classes.is_empty())
-}
-
 /// Adds the rows of all isolated pods to a step.
 pub fn rejudge_all(step: &mut Step, wanted: &PolicyRows) {
     let written: BTreeSet<u32> = step.pods.iter().map(|(index, _)| *index).collect();

@@ -4,8 +4,6 @@
 //! The API server rejects nearly all of it; a manifest can have it, and an API server of a later version
 //! fields that this one does not know.
 
-use std::sync::Arc;
-
 use ipnet::IpNet;
 use sluice_core::model::{
     IpBlock, Kind, LabelSelector, NetworkPolicy, Object, ObjectName, Operator, PolicyPeer,
@@ -23,11 +21,13 @@ pub fn network_policy(o: api_types::NetworkPolicy) -> Result<Object, ConvertErro
     let name = namespaced(Kind::NetworkPolicy, &o.metadata)?;
     let spec = match o.spec {
         Part(Ok(Obj(spec))) => spec,
-        Part(Err(problem)) => return Ok(closed(name, &format!("spec: {problem}"))),
+        Part(Err(problem)) => {
+            return Ok(closed(name, &cannot_be_read("spec", &problem, EVERY_POD)));
+        }
     };
     let (mut types, problem) = Types::of(&spec);
-    let mut ingress = rules(spec.ingress, "ingress", |rule| (rule.from, rule.ports));
-    let egress = rules(spec.egress, "egress", |rule| (rule.to, rule.ports));
+    let mut ingress = rules(spec.ingress, |rule| (rule.from, rule.ports));
+    let egress = rules(spec.egress, |rule| (rule.to, rule.ports));
     if let Some(problem) = problem {
         types = Types { ingress: true, egress: true };
         ingress.push(nothing(&problem));
@@ -45,8 +45,16 @@ pub fn network_policy(o: api_types::NetworkPolicy) -> Result<Object, ConvertErro
             egress: rules(types.egress, egress),
         }),
         Err(problem) => {
-            let rules =
-                |isolates| rules(isolates, vec![nothing(&format!("podSelector: {problem}"))]);
+            let rules = |isolates| {
+                rules(
+                    isolates,
+                    vec![nothing(&cannot_be_read(
+                        "podSelector of the policy",
+                        &problem,
+                        EVERY_POD,
+                    ))],
+                )
+            };
             let (ingress, egress) = (rules(types.ingress), rules(types.egress));
             everywhere(name, ingress, egress)
         }
@@ -71,14 +79,23 @@ impl Types {
             Ok(types) => types,
             Err(problem) => {
                 let none = Types { ingress: true, egress: true };
-                return (none, Some(format!("policyTypes: {problem}")));
+                return (none, Some(cannot_be_read("policyTypes", problem, BOTH)));
             }
         };
         let has = |name: &str| types.iter().any(|t| t == name);
         let other = types.iter().find(|t| !matches!(t.as_str(), "Ingress" | "Egress"));
-        let problem = other.map(|t| format!("policyTypes: {t:?} is not Ingress or Egress"));
+        let is_not_known = |t: &String| format!("{t:?} is not Ingress or Egress");
+        let problem = other.map(|t| cannot_be_read("policyTypes", &is_not_known(t), BOTH));
         (Types { ingress: has("Ingress"), egress: has("Egress") }, problem)
     }
+}
+
+/// Consequences of parts that cannot be read.
+const EVERY_POD: &str = "every pod of the namespace is selected";
+const BOTH: &str = "both directions are isolated";
+
+fn cannot_be_read(part: &str, problem: &str, consequence: &str) -> String {
+    format!("{part} cannot be read ({problem}), {consequence}")
 }
 
 /// A policy that isolates every pod of its namespace and admits nothing.
@@ -100,37 +117,34 @@ fn nothing(problem: &str) -> PolicyRule {
 /// The rules of a direction. A rule that cannot be read as a whole admits nothing.
 fn rules<T>(
     rules: Part<Vec<Part<Obj<T>>>>,
-    path: &str,
     parts: impl Fn(T) -> (Vec<Obj<api_types::Peer>>, Vec<Obj<api_types::PolicyPort>>),
 ) -> Vec<PolicyRule> {
     let rules = match rules {
         Part(Ok(rules)) => rules,
-        Part(Err(problem)) => return vec![nothing(&format!("{path}: {problem}"))],
+        Part(Err(problem)) => {
+            return vec![nothing(&format!("the list cannot be read ({problem})"))];
+        }
     };
-    let list = if path == "ingress" { "from" } else { "to" };
-    let rule = |(at, rule): (usize, Part<Obj<T>>)| match rule {
+    let peer = |Obj(peer)| {
+        peer_of(peer).unwrap_or_else(|problem: String| PolicyPeer::Invalid(problem.into()))
+    };
+    let port = |Obj(port)| {
+        port_of(port).unwrap_or_else(|problem| PolicyPort {
+            protocol: Protocol::Tcp,
+            ports: PortSpec::Invalid(problem.into()),
+        })
+    };
+    let rule = |rule: Part<Obj<T>>| match rule {
         Part(Ok(Obj(rule))) => {
             let (peers, ports) = parts(rule);
-            let invalid = |list: &str, n: usize, problem: String| -> Arc<str> {
-                format!("{path}[{at}].{list}[{n}]: {problem}").into()
-            };
-            let peer = |(n, Obj(peer)): (_, Obj<_>)| {
-                peer_of(peer).unwrap_or_else(|e| PolicyPeer::Invalid(invalid(list, n, e)))
-            };
-            let port = |(n, Obj(port)): (_, Obj<_>)| {
-                port_of(port).unwrap_or_else(|e| {
-                    let ports = PortSpec::Invalid(invalid("ports", n, e));
-                    PolicyPort { protocol: Protocol::Tcp, ports }
-                })
-            };
             PolicyRule {
-                peers: peers.into_iter().enumerate().map(peer).collect(),
-                ports: ports.into_iter().enumerate().map(port).collect(),
+                peers: peers.into_iter().map(peer).collect(),
+                ports: ports.into_iter().map(port).collect(),
             }
         }
-        Part(Err(problem)) => nothing(&format!("{path}[{at}]: {problem}")),
+        Part(Err(problem)) => nothing(&format!("the rule cannot be read ({problem})")),
     };
-    rules.into_iter().enumerate().map(rule).collect()
+    rules.into_iter().map(rule).collect()
 }
 
 fn peer_of(peer: api_types::Peer) -> Result<PolicyPeer, String> {

@@ -163,10 +163,10 @@ fn isolated_directions_and_absent_lists_have_the_defaults_of_the_api() {
 #[test]
 fn part_that_is_not_valid_matches_nothing_and_the_others_stay() {
     for (list, problem) in [
-        ("from: [{}]", "from[0]: has none of"),
-        ("from: [null]", ": "),
-        ("from: 3", ": "),
-        ("from: [{podSelector: {}, future: 1}]", ": unknown field `future`"),
+        ("from: [{}]", "has none of"),
+        ("from: [null]", "cannot be read ("),
+        ("from: 3", "cannot be read ("),
+        ("from: [{podSelector: {}, future: 1}]", "unknown field `future`"),
         ("from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]", "cannot be combined"),
         ("from: [{ipBlock: {cidr: 10.0.0.0}}]", "ipBlock.cidr: \"10.0.0.0\" is not a CIDR"),
         ("from: [{ipBlock: {}}]", "ipBlock.cidr: \"\" is not a CIDR"),
@@ -199,29 +199,29 @@ fn part_that_is_not_valid_matches_nothing_and_the_others_stay() {
             "\"b c\" cannot be the value of a label",
         ),
         ("from: [{podSelector: {matchLabels: {a: -b}}}]", "\"-b\" cannot be the value"),
-        ("from: [{podSelector: {matchLabels: {a: 1}}}]", ": "),
-        ("from: [{podSelector: []}]", ": "),
-        ("from: [{podSelector: {matchExpressions: [[]]}}]", ": "),
-        ("from: [[]]", ": "),
-        ("ports: [[]]", ": "),
-        ("ports: [{protocol: ICMP}]", "ports[0]: protocol: \"ICMP\" is not TCP, UDP or SCTP"),
+        ("from: [{podSelector: {matchLabels: {a: 1}}}]", "cannot be read ("),
+        ("from: [{podSelector: []}]", "cannot be read ("),
+        ("from: [{podSelector: {matchExpressions: [[]]}}]", "cannot be read ("),
+        ("from: [[]]", "cannot be read ("),
+        ("ports: [[]]", "cannot be read ("),
+        ("ports: [{protocol: ICMP}]", "protocol: \"ICMP\" is not TCP, UDP or SCTP"),
         ("ports: [{port: 0}]", "port: 0 is not between 1 and 65535"),
         ("ports: [{port: 65536}]", "port: 65536 is not between"),
         ("ports: [{port: '80'}]", "port: \"80\" is not the name of a port"),
         ("ports: [{port: ''}]", "is not the name of a port"),
-        ("ports: [{port: 1.5}]", ": "),
+        ("ports: [{port: 1.5}]", "cannot be read ("),
         ("ports: [{port: http, endPort: 90}]", "endPort: requires a port that is a number"),
         ("ports: [{endPort: 90}]", "endPort: requires a port that is a number"),
         ("ports: [{port: 80, endPort: 65536}]", "endPort: 65536 is not between"),
-        ("ports: [{port: 80, future: 1}]", ": unknown field `future`"),
-        ("future: 1", ": unknown field `future`"),
+        ("ports: [{port: 80, future: 1}]", "unknown field `future`"),
+        ("future: 1", "unknown field `future`"),
     ] {
         // A valid rule stays as it is, and the direction isolated.
         let spec = format!("{{ingress: [{{{list}}}, {{ports: [{{port: 443}}]}}]}}");
         let policy = policy(&spec);
         let found = problems(&policy.ingress);
         assert_eq!(found.len(), 1, "{list}: {policy:?}");
-        assert!(found[0].starts_with("ingress[0]") && found[0].contains(problem), "{found:?}");
+        assert!(found[0].contains(problem), "{found:?}");
         let rules = policy.ingress.unwrap();
         assert_eq!(rules.len(), 2);
         assert!(!rules[0].peers.is_empty() || !rules[0].ports.is_empty(), "{list} admits all");
@@ -233,9 +233,7 @@ fn part_that_is_not_valid_matches_nothing_and_the_others_stay() {
     assert_eq!(rules[0].peers.len(), 2);
     let pods = LabelSelector::default();
     assert_eq!(rules[0].peers[0], PolicyPeer::Pods { namespaces: None, pods });
-    assert!(
-        matches!(&rules[0].peers[1], PolicyPeer::Invalid(p) if p.starts_with("egress[0].to[1]: "))
-    );
+    assert!(matches!(&rules[0].peers[1], PolicyPeer::Invalid(p) if p.starts_with("has none of")));
 }
 
 #[test]
@@ -282,4 +280,15 @@ fn policy_without_a_name_is_rejected() {
         Err(super::ConvertError::NoName("NetworkPolicy"))
     );
     assert!(read(Kind::NetworkPolicy, "{metadata: 3}").is_err());
+}
+
+#[test]
+fn namespace_has_the_label_with_its_name() {
+    for labels in ["", ", labels: {team: a, kubernetes.io/metadata.name: forged}"] {
+        let yaml = format!("{{metadata: {{name: shop{labels}}}}}");
+        let Object::Namespace(namespace) = read(Kind::Namespace, &yaml).unwrap() else {
+            panic!("kind")
+        };
+        assert_eq!(namespace.labels["kubernetes.io/metadata.name"], "shop");
+    }
 }
