@@ -223,6 +223,8 @@ pub mod flow_flags {
     pub const REPLIED: u8 = 2;
     /// The flow has replied over more than two ticks: a UDP flow that is not a single exchange.
     pub const STREAM: u8 = 4;
+    /// A process of the node has opened the flow.
+    pub const OF_NODE: u8 = 8;
 }
 
 impl FlowEntry {

@@ -59,6 +59,11 @@ pub struct Flow {
     /// Whether a Service flow from the wire keeps its source: traffic policy Local of an external
     /// frontend.
     pub keeps_source: bool,
+    /// Whether a process of the node opens the flow, for [`FlowState::New`] and [`FlowState::Untracked`].
+    pub is_of_node: bool,
+    /// Whether the flow has been judged since the last change of its pods, for
+    /// [`FlowState::Established`].
+    pub is_judged: bool,
 }
 
 /// The destination of a packet, if it is a pod of this node.
@@ -87,6 +92,8 @@ impl Flow {
             class: DestinationClass::Outside,
             source_class: DestinationClass::Outside,
             keeps_source: false,
+            is_of_node: false,
+            is_judged: false,
         };
     }
 

@@ -11,6 +11,7 @@ const HEADROOM: usize = 256;
 
 /// `struct __sk_buff` in 32-bit words. The kernel accepts only some fields in a test.
 const SK_BUFF_WORDS: usize = 48;
+const SK_BUFF_INGRESS_IFINDEX: usize = 9;
 const SK_BUFF_IFINDEX: usize = 10;
 const SK_BUFF_GSO_SIZE: usize = 44;
 
@@ -101,6 +102,23 @@ pub fn run(
     context[SK_BUFF_IFINDEX] = ifindex;
     context[SK_BUFF_GSO_SIZE] = gso_size;
     run_with(program, packet, &context, repeat)
+}
+
+/// Runs a tc program over `packet` on the device `ifindex`; the device `received_by` has received it, so
+/// that the stack forwards it.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_received(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    ifindex: u32,
+    received_by: u32,
+) -> io::Result<Ran> {
+    let mut context = [0u32; SK_BUFF_WORDS];
+    context[SK_BUFF_IFINDEX] = ifindex;
+    context[SK_BUFF_INGRESS_IFINDEX] = received_by;
+    run_with(program, packet, &context, 1)
 }
 
 /// Runs an XDP program `repeat` times over `packet`, as if it arrived on `ingress_ifindex`; 0

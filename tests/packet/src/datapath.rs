@@ -197,6 +197,13 @@ impl Datapath {
             .unwrap_or_else(|e| panic!("{name}: {e} for {}", show(frame)))
     }
 
+    /// Runs one program over a frame that the device `received_by` has received and the stack forwards.
+    pub fn run_received(&self, name: &str, frame: &[u8], ifindex: u32, received_by: u32) -> Run {
+        let before = self.counters();
+        let ran = test_run::run_received(self.fd(name), frame, ifindex, received_by).unwrap();
+        Run::new(frame.to_vec(), ran, counters::difference(&before, &self.counters()))
+    }
+
     /// As [`Datapath::run_gso`].
     ///
     /// # Errors

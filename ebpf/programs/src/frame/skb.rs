@@ -72,6 +72,13 @@ impl Skb {
         unsafe { (*self.skb).tc_index == FORWARDED }
     }
 
+    /// Interface index of the device that has received the packet; 0 for one of a socket of the node.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: see `new`.
+        unsafe { (*self.skb).ingress_ifindex }
+    }
+
     /// Sets the mark for the program of another version: one of [`handover_mark`], or 0.
     #[inline(always)]
     pub fn set_mark(&self, mark: u32) {

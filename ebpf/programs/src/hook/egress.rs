@@ -7,6 +7,7 @@ use crate::{
     config::Node,
     flow::{FlowState, Origin},
     handover,
+    hook::is_forwarded,
     scratch::Scratch,
     stage::{
         antispoof,
@@ -31,9 +32,11 @@ pub fn from_pod<F: Outlined>(
 ) -> Result<DestinationClass, Verdict> {
     s.flow.reset(&s.packet.tuple, origin);
     if s.packet.kind == Kind::IcmpError {
-        if origin == Origin::Pod {
-            antispoof::require_own_address(&s.packet, &s.headers)?;
-        }
+        s.flow.client = if origin == Origin::Pod {
+            antispoof::require_own_address(&s.packet, &s.headers)?
+        } else {
+            antispoof::reference(&s.packet)
+        };
         return error_from_pod(f, s, node);
     }
     match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
@@ -73,14 +76,25 @@ fn new_from_pod<F: Outlined>(
     Ok(flow.class)
 }
 
+/// Whether the pod that sends an error is an end of the flow that it is about.
+#[inline(always)]
+fn is_of_its_pod(s: &Scratch) -> bool {
+    s.quoted.entry.client == s.flow.client || s.quoted.entry.server == s.flow.client
+}
+
+/// An error of a pod about one of its flows.
 #[inline(always)]
 fn error_from_pod<F: Outlined>(
     f: &F,
     s: &mut Scratch,
     node: Node,
 ) -> Result<DestinationClass, Verdict> {
-    if !icmp::find(f, s) {
+    let is_known = icmp::find(f, s);
+    if !is_known {
         handover::require_no_flow_elsewhere(f, node)?;
+    }
+    // A pod is not a router: it reports about flows of its own.
+    if !is_known || !is_of_its_pod(s) {
         return Err(Verdict::Drop(DropReason::NotTracked));
     }
     s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
@@ -117,6 +131,7 @@ pub fn from_node<F: Outlined>(
     s.flow.reset(&s.packet.tuple, Origin::Stack);
     s.flow.class = class;
     s.flow.source_class = DestinationClass::Node;
+    s.flow.is_of_node = !is_forwarded(f, &s.packet, node);
     if !service::translate(f, &s.packet, &mut s.flow, &mut s.chosen)? {
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
     }

@@ -3,7 +3,10 @@
 use aya_ebpf::programs::TcContext;
 use sluice_abi::program::Hook;
 
-use crate::{exit, frame::Skb, handover, scratch::Scratch, verdict::Verdict};
+use crate::{
+    config::Node, exit, frame::Skb, handover, maps, packet::Packet, scratch::Scratch,
+    stage::outline::Outlined, verdict::Verdict,
+};
 
 mod egress;
 mod ingress;
@@ -22,6 +25,13 @@ pub trait Stages {
 
     /// Runs the stages on a packet.
     fn run(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict>;
+}
+
+/// Whether the stack forwards a packet: a device has received it, or the node is not its source.
+#[inline(always)]
+fn is_forwarded<F: Outlined>(f: &F, packet: &Packet, node: Node) -> bool {
+    let source = &packet.tuple.src;
+    f.has_come_in() || (*source != node.addr(source) && !maps::is_this_node(source))
 }
 
 /// Runs the stages of a hook on a packet and returns the tc action.

@@ -11,7 +11,7 @@ use crate::{
     flow::{Flow, FlowState, Origin},
     frame::Skb,
     handover,
-    hook::{Stages, egress},
+    hook::{Stages, egress, is_forwarded},
     maps,
     packet::Packet,
     scratch::Scratch,
@@ -104,7 +104,9 @@ fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     }
     fragment::resolve_ports(&mut s.packet);
     find_flow_to_pod(f, s, node)?;
-    let ends = Ends { source: PodRef::NONE, destination: s.destination.reference };
+    // The stack may have translated what a pod sends since its own policies were asked.
+    let source = if s.flow.is_of_node { PodRef::NONE } else { antispoof::reference(&s.packet) };
+    let ends = Ends { source, destination: s.destination.reference };
     let judged = policy::judge(s, ends)?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     if !nat::apply(f, &s.packet, &s.flow, &mut s.headers)? {
@@ -121,7 +123,7 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) -> Result<(), Verdict>
     if s.packet.kind == Kind::IcmpError {
         if !icmp::find(f, s) {
             handover::require_no_flow_elsewhere(f, node)?;
-            from_stack(&s.packet, &mut s.flow, node);
+            from_stack(f, &s.packet, &mut s.flow, node);
         }
         return Ok(());
     }
@@ -136,7 +138,7 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) -> Result<(), Verdict>
     s.destination.reference = pod;
     s.flow.class = DestinationClass::LocalPod;
     s.flow.client = PodRef::NONE;
-    from_stack(&s.packet, &mut s.flow, node);
+    from_stack(f, &s.packet, &mut s.flow, node);
     if !s.packet.is_unresolved() {
         s.flow.state = FlowState::New;
     }
@@ -146,13 +148,8 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) -> Result<(), Verdict>
 /// Sets kind and source class of a packet from the stack. Replies return through it, also where
 /// netfilter has translated the packet.
 #[inline(always)]
-fn from_stack(packet: &Packet, flow: &mut Flow, node: Node) {
+fn from_stack(f: &Skb, packet: &Packet, flow: &mut Flow, node: Node) {
     flow.source_class = DestinationClass::Node;
-    flow.kind = if is_forwarded(packet, node) { FlowKind::ViaStack } else { FlowKind::Direct };
-}
-
-/// Whether the stack forwards this packet, that is, the node is not its source.
-#[inline(always)]
-fn is_forwarded(packet: &Packet, node: Node) -> bool {
-    packet.tuple.src != node.addr(&packet.tuple.src) && !maps::is_this_node(&packet.tuple.src)
+    flow.is_of_node = !is_forwarded(f, packet, node);
+    flow.kind = if flow.is_of_node { FlowKind::Direct } else { FlowKind::ViaStack };
 }

@@ -19,7 +19,26 @@ use crate::{
 /// Drops packets whose source is not the pod behind the interface of the hook; returns that pod.
 #[inline(always)]
 pub fn require_own_address(packet: &Packet, headers: &Headers) -> Result<PodRef, Verdict> {
-    require_pod(&packet.tuple.src, packet.ifindex, headers.link.source())
+    let number = antispoof_own_pod(packet, headers);
+    let pod = PodRef { index: (number >> 16) as u16, generation: number as u16 };
+    if pod.is_none() { Err(Verdict::Drop(DropReason::Spoofed)) } else { Ok(pod) }
+}
+
+/// The pod behind the interface of the hook, if it is the source of a packet: its index in the high
+/// half, its generation in the low one; 0 for another source.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn antispoof_own_pod(packet: *const Packet, headers: *const Headers) -> u32 {
+    // SAFETY: the caller passes references; the verifier requires the checks for null.
+    let (Some(packet), Some(headers)) = (unsafe { (packet.as_ref(), headers.as_ref()) }) else {
+        return 0;
+    };
+    // A copy: memory of an argument cannot be a key before Linux 6.4.
+    let source = packet.tuple.src;
+    match require_pod(&source, packet.ifindex, headers.link.source()) {
+        Ok(pod) => u32::from(pod.index) << 16 | u32::from(pod.generation),
+        Err(_) => 0,
+    }
 }
 
 /// Drops ARP messages whose sender is not the pod behind the interface of the hook.

@@ -43,6 +43,9 @@ pub trait Outlined: Frame {
     /// [`conntrack::open_flow`].
     fn open_flow(&self, packet: &Packet, flow: &mut Flow, destination: &Destination) -> u32;
 
+    /// Whether a device has received the packet: the stack forwards it.
+    fn has_come_in(&self) -> bool;
+
     /// Returns and clears the mark of another version's program.
     fn take_mark(&self) -> u32;
 
@@ -88,6 +91,11 @@ impl Outlined for Skb {
     #[inline(always)]
     fn open_flow(&self, packet: &Packet, flow: &mut Flow, destination: &Destination) -> u32 {
         skb_open_flow(self.as_ptr(), packet, flow, destination)
+    }
+
+    #[inline(always)]
+    fn has_come_in(&self) -> bool {
+        self.ingress_ifindex() != 0
     }
 
     #[inline(always)]

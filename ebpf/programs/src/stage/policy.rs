@@ -14,19 +14,19 @@
 
 use aya_ebpf::maps::lpm_trie::Key as Prefix;
 use sluice_abi::{
-    Addr, Direction as Way, DropReason, FlowEntry, FlowKey, FlowKind, PodRef, PolicyEnd,
-    PolicyPeerKey, PolicyPorts, ports_kind,
+    Addr, Direction as Way, DropReason, FlowEntry, FlowKey, PodRef, PolicyEnd, PolicyPeerKey,
+    PolicyPorts, flow_flags, ports_kind, proto,
 };
+use sluice_packet::tcp_state;
 
 use super::{
-    class::DestinationClass,
     conntrack::work::{self, Key},
     fragment,
 };
 use crate::{
     flow::{Flow, FlowState},
     maps::{self, PortOfSet},
-    packet::Packet,
+    packet::{FragmentState, Packet},
     scratch::Scratch,
     verdict::Verdict,
 };
@@ -94,12 +94,14 @@ pub fn judge(s: &mut Scratch, ends: Ends) -> Result<Judged, Verdict> {
         (FlowState::Established, Way::Reply) => (ends.destination, entry.server),
         (FlowState::Related, _) => (entry.client, entry.server),
     };
-    let is_known = matches!(flow.state, FlowState::Established | FlowState::Related);
-    if is_known {
-        if is_current(entry.judged, question.client) && is_current(entry.judged, question.server) {
-            return Ok(Judged(()));
+    let is_allowed = match flow.state {
+        FlowState::Established => flow.is_judged,
+        FlowState::Related => is_judged(entry),
+        FlowState::New | FlowState::Untracked => {
+            question.client.is_none() && question.server.is_none()
         }
-    } else if question.client.is_none() && question.server.is_none() {
+    };
+    if is_allowed {
         return Ok(Judged(()));
     }
     match policy_judge_flow(&s.packet, flow, entry, question) {
@@ -134,13 +136,13 @@ extern "C" fn policy_judge_flow(
     let result = policy_judge(question);
     if result != ALLOWED {
         // The ports are those of the first fragment, which may follow.
-        if packet.is_unresolved() {
+        if packet.is_unresolved() && result != PENDING {
             return if fragment::may_wait(packet) { WAITS } else { ORPHAN };
         }
         return result;
     }
     if is_known {
-        policy_record(entry, question.epoch);
+        policy_record(packet, flow, entry, question.epoch);
     } else {
         flow.judged = question.epoch;
     }
@@ -155,11 +157,7 @@ fn ask_about_known(question: &mut Question, entry: &FlowEntry) {
     question.tuple = *after;
     question.tuple.src = before.src;
     question.tuple.sport = before.sport;
-    let source = DestinationClass::from_number(entry.classes[1]);
-    let is_of_node = question.client.is_none()
-        && source == DestinationClass::Node
-        && entry.kind != FlowKind::ViaStack as u8;
-    question.is_of_node = u32::from(is_of_node);
+    question.is_of_node = u32::from(entry.flags & flow_flags::OF_NODE != 0);
 }
 
 #[inline(always)]
@@ -167,10 +165,7 @@ fn ask_about_new(question: &mut Question, packet: &Packet, flow: &Flow) {
     question.tuple = packet.tuple;
     question.tuple.dst = flow.translated.dst;
     question.tuple.dport = flow.translated.dport;
-    let is_of_node = question.client.is_none()
-        && flow.source_class == DestinationClass::Node
-        && flow.kind != FlowKind::ViaStack;
-    question.is_of_node = u32::from(is_of_node);
+    question.is_of_node = u32::from(flow.is_of_node);
 }
 
 /// The drop reason of a result of [`policy_judge_flow`].
@@ -192,11 +187,48 @@ fn is_current(judged: u32, pod: PodRef) -> bool {
     if pod.is_none() {
         return true;
     }
-    let Some(row) = maps::pod_policy(pod) else { return false };
+    if maps::pod_policy(pod).is_none() {
+        return is_open(pod);
+    }
+    is_row_older(judged, pod)
+}
+
+/// Whether no policy can select a pod, whose row has not been written.
+#[inline(always)]
+fn is_open(pod: PodRef) -> bool {
+    policy_is_open(u32::from(pod.index), u32::from(pod.generation)) == 1
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_is_open(index: u32, generation: u32) -> u32 {
+    let reference = PodRef { index: index as u16, generation: generation as u16 };
+    let pod = maps::pod(reference);
+    u32::from(pod.is_some_and(|pod| maps::is_open_namespace(pod.namespace())))
+}
+
+/// Whether a known flow has been judged since the last change that affects its pods.
+#[inline(always)]
+pub fn is_judged(entry: &FlowEntry) -> bool {
+    policy_is_judged(entry) == 1
+}
+
+/// Whether the row of a pod is older than a verdict. False without a row.
+#[inline(always)]
+fn is_row_older(judged: u32, pod: PodRef) -> bool {
     // SAFETY: an array entry exists as long as the map. A comparison with a number that the agent
     // replaces has either result.
-    let revision = unsafe { (*row).revision };
-    judged.wrapping_sub(revision) as i32 >= 0
+    maps::pod_policy(pod)
+        .is_some_and(|row| unsafe { judged.wrapping_sub((*row).revision) as i32 >= 0 })
+}
+
+/// The body of [`is_judged`]. Returns 1 or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_is_judged(entry: *const FlowEntry) -> u32 {
+    // SAFETY: as in `policy_judge_flow`.
+    let Some(entry) = (unsafe { entry.as_ref() }) else { return 0 };
+    u32::from(is_current(entry.judged, entry.client) && is_current(entry.judged, entry.server))
 }
 
 /// Judges a flow. Returns [`ALLOWED`], or the number of a [`DropReason`].
@@ -233,8 +265,7 @@ extern "C" fn policy_judge_side(question: *const Question, direction: u32) -> u3
     let is_egress = direction == Direction::Egress as u32;
     let pod = if is_egress { question.client } else { question.server };
     let Some(row) = maps::pod_policy(pod) else {
-        let is_open = maps::pod(pod).is_some_and(|pod| maps::is_open_namespace(pod.namespace()));
-        return if is_open { ALLOWED } else { PENDING };
+        return if is_open(pod) { ALLOWED } else { PENDING };
     };
     // SAFETY: an array entry exists as long as the map. The agent changes the epoch after it has
     // changed a row, so that a verdict by a row that it is changing is not current.
@@ -285,19 +316,39 @@ extern "C" fn policy_admits(ports: *const PolicyPorts, tuple: *const FlowKey) ->
     u32::from(admits)
 }
 
-/// Stores the epoch of the verdict that allows a known flow.
+/// Stores the epoch of the verdict that allows a known flow, and what its packet means for the flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn policy_record(entry: *const FlowEntry, epoch: u32) -> u32 {
-    // SAFETY: as in `policy_judge`.
-    let Some(entry) = (unsafe { entry.as_ref() }) else { return 0 };
+extern "C" fn policy_record(
+    packet: *const Packet,
+    flow: *const Flow,
+    entry: *const FlowEntry,
+    epoch: u32,
+) -> u32 {
+    // SAFETY: as in `policy_judge_flow`.
+    let (Some(packet), Some(flow), Some(entry)) =
+        (unsafe { (packet.as_ref(), flow.as_ref(), entry.as_ref()) })
+    else {
+        return 0;
+    };
     // SAFETY: used in this function only.
     let Some(key) = (unsafe { work::key(Key::Judged) }) else { return 0 };
     key.sort(&entry.tuple);
-    match maps::any_flow(key) {
-        Some(main) if !main.is_alias() && main.has_tuple(&entry.tuple) => main.set_judged(epoch),
+    let main = match maps::any_flow(key) {
+        Some(main) if !main.is_alias() && main.has_tuple(&entry.tuple) => main,
         // Judged again with the next packet.
         _ => return 0,
+    };
+    main.set_judged(epoch);
+    if flow.state != FlowState::Established {
+        return 1;
+    }
+    if flow.direction == Way::Reply {
+        main.set_flags(entry.flags | flow_flags::REPLIED);
+    }
+    if packet.tuple.proto == proto::TCP && packet.fragment != FragmentState::Later {
+        let old = if flow.direction == Way::Reply { entry.tcp[1] } else { entry.tcp[0] };
+        main.set_tcp(flow.direction, tcp_state::step(old, packet.tcp_flags));
     }
     1
 }

@@ -2,7 +2,7 @@
 
 use packet_tests::*;
 use sluice_abi::PolicyDirection::Ingress;
-use sluice_abi::{DropReason, proto};
+use sluice_abi::{DropReason, map, proto};
 
 use super::{NONE, SYN_ACK, WEB, ack, error, open, syn, web_port};
 
@@ -56,6 +56,40 @@ fn a_removed_allow_ends_open_flows_in_both_directions() {
         reply().to_pod(&[]);
         forward().to_pod(&[]);
     }
+}
+
+#[test]
+fn packets_that_are_denied_change_nothing_of_their_flow() {
+    let datapath = node();
+    datapath.class(CLIENT, Some(WEB));
+    datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+    open(&datapath, PORT);
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    datapath.age_flows(40);
+    let before = datapath.flows_in(map::FLOWS);
+    assert_eq!(before.len(), 1);
+    // A reset, which the server does not see, would make its next segment the first of another flow.
+    for flags in [4, 17] {
+        let end = Packet::tcp((CLIENT, PORT), (SERVER, 80), flags, b"");
+        datapath.from_pod(CLIENT_IFINDEX, &end).dropped(DropReason::PolicyIngress);
+    }
+    let end = Packet::tcp((SERVER, 80), (CLIENT, PORT), 4, b"");
+    datapath.from_pod(SERVER_IFINDEX, &end).dropped(DropReason::PolicyIngress);
+    assert_eq!(datapath.flows_in(map::FLOWS), before, "time and state as before");
+}
+
+#[test]
+fn the_first_packet_after_a_change_counts_for_its_flow() {
+    let datapath = node();
+    let (client, server) = ((CLIENT, PORT), (SERVER, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &syn(client, server)).to_pod(&[]);
+    datapath.rejudge(CLIENT);
+    let reply = Packet::tcp(server, client, SYN_ACK, b"");
+    datapath.from_pod(SERVER_IFINDEX, &reply).to_pod(&[]);
+    let flow = datapath.flows()[0];
+    assert!(flow.is_replied() && flow.tcp == [1, 1], "{flow:?}");
+    datapath.from_pod(CLIENT_IFINDEX, &ack(client, server)).to_pod(&[]);
+    assert_eq!(datapath.flows_in(map::FLOWS).len(), 1, "confirmed");
 }
 
 #[test]

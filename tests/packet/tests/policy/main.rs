@@ -6,7 +6,7 @@ mod oracle;
 
 use packet_tests::*;
 use sluice_abi::PolicyDirection::{Egress, Ingress};
-use sluice_abi::{DropReason, Frontend, Outcome, PolicyPorts, frontend_flags, proto};
+use sluice_abi::{DropReason, Frontend, Outcome, PolicyPorts, frontend_flags, program, proto};
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -327,6 +327,29 @@ fn packets_that_pretend_to_be_replies_are_judged_as_what_the_pod_sends() {
     datapath.from_netdev(&to).dropped(DropReason::PolicyIngress);
     let reply = Packet::tcp((SERVER, 80), (FAR_POD, PORT), SYN_ACK, b"");
     datapath.from_pod(SERVER_IFINDEX, &reply).dropped(DropReason::PolicyEgress);
+}
+
+#[test]
+fn a_pod_reports_errors_about_its_own_flows_only() {
+    let datapath = Datapath::node();
+    datapath.isolate(SERVER, Egress, &[], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &syn((CLIENT, PORT), (FAR_POD, 80))).to_uplink(&[]);
+    let about = error(SERVER, CLIENT, 4, &syn((CLIENT, PORT), (FAR_POD, 80)));
+    datapath.from_pod(SERVER_IFINDEX, &about).dropped(DropReason::NotTracked);
+}
+
+#[test]
+fn what_the_stack_forwards_to_a_service_is_not_of_the_node() {
+    let datapath = Datapath::node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 80)]);
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    let from = |source| datapath.to_netdev(&syn((source, PORT), (VIP, 80)));
+    from(EXTERNAL).dropped(DropReason::PolicyIngress);
+    from(NODE).to_pod(&[Outcome::Translated]);
+    // The address of the node, and a device has received the packet: something has translated it.
+    let packet = syn((NODE, PORT), (SERVER, 80)).bytes();
+    let run = datapath.run_received(program::TO_POD, &packet, SERVER_IFINDEX, UPLINK_IFINDEX);
+    run.dropped(DropReason::PolicyIngress);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     kernel,
     maps::{self, FlowRef, same_tuple},
     packet::{FragmentState, Packet},
-    stage::class::DestinationClass,
+    stage::{class::DestinationClass, policy},
 };
 
 /// Result of [`find`].
@@ -151,6 +151,7 @@ pub fn track(
     destination: &mut Destination,
     direction: Direction,
 ) -> Effect {
+    flow.is_judged = policy::is_judged(entry);
     let Some(kind) = entry.kind() else { return Effect::New };
     let (source, target, class) = match direction {
         Direction::Forward => (entry.client, entry.server, entry.classes[0]),
@@ -175,6 +176,14 @@ pub fn track(
     {
         return Effect::New;
     }
+    flow.backend = entry.backend;
+    flow.kind = kind;
+    flow.direction = direction;
+    flow.state = FlowState::Established;
+    if !flow.is_judged {
+        // A packet that policies may drop changes nothing; else `policy::judge` does it.
+        return Effect::None;
+    }
     if direction == Direction::Reply && !entry.is_replied() {
         entry.flags |= flow_flags::REPLIED;
         main.set_flags(entry.flags);
@@ -183,10 +192,6 @@ pub fn track(
     if packet.tuple.proto == proto::TCP && packet.fragment != FragmentState::Later {
         closes = step_tcp(packet, main, entry, direction);
     }
-    flow.backend = entry.backend;
-    flow.kind = kind;
-    flow.direction = direction;
-    flow.state = FlowState::Established;
     if closes { Effect::Closed } else { Effect::None }
 }
 

@@ -5,7 +5,7 @@
 //! removed by the CPU that has inserted its key into `FLOW_CLAIMS`.
 
 use aya_ebpf::{macros::map, maps::HashMap};
-use sluice_abi::{Addr, DropReason, FlowEntry, FlowKey, PortBe, proto};
+use sluice_abi::{Addr, DropReason, FlowEntry, FlowKey, PortBe, flow_flags, proto};
 use sluice_packet::{
     budget,
     lifetime::{self, Scarcity},
@@ -271,7 +271,7 @@ fn fill(entry: &mut FlowEntry, packet: &Packet, flow: &Flow, destination: &Desti
     }
     entry.classes = [flow.class as u8, flow.source_class as u8];
     entry.kind = flow.kind as u8;
-    entry.flags = 0;
+    entry.flags = if flow.is_of_node { flow_flags::OF_NODE } else { 0 };
     entry.judged = flow.judged;
 }
 

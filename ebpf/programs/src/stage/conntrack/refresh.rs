@@ -59,18 +59,25 @@ extern "C" fn conntrack_refresh(
     if lifetime::is_expired(entry, now) || leads_elsewhere(packet, entry, flow) {
         return ENDED;
     }
-    entry.seen = now;
-    main.seen = now;
-    if entry.is_replied() && lifetime::is_stream(entry.since, now) {
+    // Packets that policies may drop do not keep a flow alive.
+    if flow.is_judged {
+        entry.seen = now;
+        main.seen = now;
+    }
+    if flow.is_judged && entry.is_replied() && lifetime::is_stream(entry.since, now) {
         entry.flags |= flow_flags::STREAM;
         main.flags = entry.flags;
     }
     // Replies of a flow that the stack has forwarded return through it, whatever their destination.
     let returns = flow.direction == Direction::Reply && entry.kind == FlowKind::ViaStack as u8;
     if destination.reference.is_none() && !returns {
-        // A copy: memory of an argument cannot be a key before Linux 6.4.
-        let address = flow.translated.dst;
-        flow.class = class::of(&address, destination);
+        // Memory of an argument cannot be a key before Linux 6.4.
+        // SAFETY: `leads_elsewhere`, the other user, has returned.
+        let Some(key) = (unsafe { work::frontend_key() }) else { return ENDED };
+        key.addr = flow.translated.dst;
+        flow.class = class::of(&key.addr, destination);
+        // A pod that has got the address since.
+        flow.is_judged &= destination.reference.is_none();
         let class = flow.class as u8;
         match flow.direction {
             Direction::Forward => {

@@ -1,6 +1,6 @@
 //! Packets whose entry is not in `FLOWS`, or not where it is expected.
 
-use sluice_abi::{Direction, FlowEntry, proto, tcp_state as state};
+use sluice_abi::{Direction, FlowEntry, flow_flags, proto, tcp_state as state};
 use sluice_packet::{Headers, lifetime, tcp_state};
 
 use super::{
@@ -94,7 +94,7 @@ fn search(
     }
     let Some(direction) = relate(packet, entry, flow) else { return new };
     match track(packet, headers, main, entry, flow, destination, direction) {
-        Effect::None if is_answered(packet, entry, direction) => Effect::Answered,
+        Effect::None if flow.is_judged && is_answered(packet, entry, direction) => Effect::Answered,
         Effect::New => new,
         found => found,
     }
@@ -123,6 +123,7 @@ fn reopen(
     flow.backend = entry.backend;
     flow.kind = kind;
     flow.keeps_port = true;
+    flow.is_of_node = entry.flags & flow_flags::OF_NODE != 0;
     flow.state = FlowState::New;
     Effect::None
 }

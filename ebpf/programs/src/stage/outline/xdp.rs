@@ -50,6 +50,11 @@ impl Outlined for Xdp {
 
     /// XDP programs of another version are not called.
     #[inline(always)]
+    fn has_come_in(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
     fn take_mark(&self) -> u32 {
         0
     }
