@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use sluice_abi::DropEvent;
 use sluice_core::Change;
 
 use crate::api::Call;
@@ -32,6 +33,8 @@ pub enum Event {
     /// The frequent check of what the kernel does not notify is due: pins, programs on cgroups and by
     /// tcx.
     Poll,
+    /// Packets were dropped; a sample.
+    Drops(Vec<DropEvent>),
     /// A client of the API waits for a page of its response.
     Call(Call),
     /// SIGTERM or SIGINT. Programs, maps, routes and files stay in place.

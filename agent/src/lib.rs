@@ -17,6 +17,7 @@ mod config;
 mod counters;
 mod devices;
 mod dir_watcher;
+mod drops;
 mod event;
 mod event_loop;
 mod findings;

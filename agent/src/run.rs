@@ -29,7 +29,7 @@ use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::{Cause, State};
 use crate::watches::Watches;
-use crate::{api, findings, source};
+use crate::{api, drops, findings, source};
 
 /// Capacity of the event channel; senders wait while it is full.
 const QUEUE: usize = 256;
@@ -79,6 +79,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     monitor::spawn(events.clone())?;
     flows::spawn(flow_stats.clone(), Store::new(&config.cni_state_dir))
         .context("cannot start the collection of flows")?;
+    drops::spawn(events.clone(), health.metrics().policy.lost.clone())
+        .context("cannot start the reader of dropped packets")?;
     watch_dirs(&config, events.clone());
     notices::spawn(Store::new(&config.cni_state_dir), cni_stats, events.clone())
         .context("cannot receive the notices of the CNI binary")?;
@@ -255,6 +257,7 @@ impl Observer for Publisher {
             state.policies_programmed_in(),
             state.policy_findings().iter(),
         );
+        self.health.metrics().policy.dropped(state.drops_by_policy());
         self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
         self.health.set_node_eligible(state.node_eligible());

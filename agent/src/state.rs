@@ -9,6 +9,7 @@
 
 pub mod conflict;
 mod devices;
+mod drops;
 mod findings;
 mod growth;
 mod health_checks;
@@ -36,6 +37,8 @@ use crate::event::{Event, PodScope};
 use crate::findings::Finding;
 use crate::host::{HostState, Uplink};
 
+pub use self::drops::Dropped;
+use self::drops::Drops;
 use self::growth::Growth;
 pub use self::health_checks::HealthCheckPort;
 pub use self::pods::PodSelection;
@@ -56,6 +59,7 @@ pub struct State {
     context_changed: bool,
     tables: Tables,
     policy: PolicyState,
+    drops: Drops,
     changed: Changed,
     host: HostState,
     uplink: Option<Uplink>,
@@ -100,6 +104,7 @@ impl State {
             context_changed: false,
             tables: Tables::default(),
             policy: PolicyState::default(),
+            drops: Drops::default(),
             changed: Changed::default(),
             host: HostState::default(),
             uplink: None,
@@ -181,6 +186,7 @@ impl State {
                 self.mark(self.polls_policies().then_some(Concern::Policy));
                 self.report_policy_findings();
             }
+            Event::Drops(events) => self.add_drops(events),
             Event::Call(call) => self.calls.push(call),
             Event::Stop => self.stopped = true,
         }
@@ -379,18 +385,6 @@ impl State {
     /// Whether the agent received [`Event::Stop`].
     pub fn stopped(&self) -> bool {
         self.stopped
-    }
-
-    /// Number of desired rows by table.
-    pub fn rows(&self) -> Vec<(&'static str, usize)> {
-        let mut rows = vec![
-            ("frontends", self.tables.frontend_count()),
-            ("services", self.tables.port_count()),
-            ("networks", self.tables.networks().len()),
-            ("routes", self.tables.routes().len()),
-        ];
-        rows.extend(self.policy.row_counts());
-        rows
     }
 }
 

@@ -75,6 +75,10 @@ impl<K: Maps> StateView for View<'_, K> {
         self.state.tables().frontends()
     }
 
+    fn drops(&self, from: u64) -> Vec<api::DropRow> {
+        self.state.drops_from(from).map(api::DropRow::from).collect()
+    }
+
     fn policies(&self) -> api::PolicyView<'_> {
         api::PolicyView {
             index: self.state.index(),

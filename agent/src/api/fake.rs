@@ -9,6 +9,7 @@ use sluice_core::model::{ObjectName, Protocol, TrafficPolicy};
 use sluice_core::policy::{Finding, LocalPod, Policies};
 use sluice_core::tables::FrontendView;
 
+use super::drops::DropRow;
 use super::policy::PolicyView;
 use super::respond::{PAGE, StateView};
 use super::response::Status;
@@ -34,6 +35,10 @@ pub struct Fake {
 impl StateView for Fake {
     fn status(&self) -> Status {
         Status { node: "worker".to_owned(), ready: true, ..Status::default() }
+    }
+
+    fn drops(&self, _: u64) -> Vec<DropRow> {
+        Vec::new()
     }
 
     fn policies(&self) -> PolicyView<'_> {

@@ -23,6 +23,7 @@
 //! pinned maps, which works with and without an agent.
 
 mod client;
+mod drops;
 #[cfg(test)]
 mod fake;
 pub mod policy;
@@ -34,6 +35,7 @@ mod server;
 mod tests;
 
 pub use client::{ClientError, Rows, call};
+pub use drops::DropRow;
 pub use policy::{
     Direction, FlowQuestion, PeerRow, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow,
     PolicyView, RuleRow,

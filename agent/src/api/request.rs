@@ -24,6 +24,11 @@ pub enum Request {
     Services(ServiceFilter),
     /// NetworkPolicies; the response is one [`super::PolicyRow`] per policy.
     Policies(PolicyFilter),
+    /// Dropped packets, a sample; the response is one [`super::DropRow`] per packet.
+    Drops {
+        /// The number of the first one.
+        from: u64,
+    },
     /// What policies mean for a pod; the response is one [`super::PodPolicyRow`].
     ExplainPod(PodQuestion),
 }
@@ -154,6 +159,7 @@ mod tests {
             Request::Services(ServiceFilter::default()),
             Request::Services(filter),
             Request::Policies(PolicyFilter { text: Some("db".to_owned()), ..Default::default() }),
+            Request::Drops { from: 7 },
             Request::ExplainPod(PodQuestion { pod: "shop/db-0".to_owned(), flow: None }),
             Request::ExplainPod(PodQuestion {
                 pod: "shop/db-0".to_owned(),
@@ -185,6 +191,7 @@ mod tests {
                 "{\"version\":1,\"request\":{\"services\":{\"text\":\"web\",\"namespace\":\"shop\",\
                  \"address\":\"fd00::1\"}}}\n",
                 "{\"version\":1,\"request\":{\"policies\":{\"text\":\"db\"}}}\n",
+                "{\"version\":1,\"request\":{\"drops\":{\"from\":7}}}\n",
                 "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\"}}}\n",
                 "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\",\"flow\":\
                  {\"direction\":\"ingress\",\"peer\":\"10.244.1.8\",\"protocol\":6,\"port\":5432}}}}\n",

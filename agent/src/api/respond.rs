@@ -10,6 +10,7 @@ use sluice_core::tables::FrontendView;
 use sluice_core::{ObjectName, dump};
 use tokio::sync::oneshot;
 
+use super::drops::DropRow;
 use super::policy::{PodPolicyRow, PolicyFilter, PolicyRow, PolicyView};
 use super::request::{Request, ServiceFilter};
 use super::response::{ServiceAction, ServiceRow, Status};
@@ -27,6 +28,8 @@ pub trait StateView {
     fn status(&self) -> Status;
     /// Desired frontends in the order of their keys.
     fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)>;
+    /// The dropped packets with this number and later ones, of those that are kept.
+    fn drops(&self, from: u64) -> Vec<DropRow>;
     /// NetworkPolicies.
     fn policies(&self) -> PolicyView<'_>;
 }
@@ -67,6 +70,8 @@ pub enum Row {
     Service(ServiceRow),
     /// Response to [`Request::Policies`].
     Policy(Box<PolicyRow>),
+    /// Response to [`Request::Drops`].
+    Drop(Box<DropRow>),
     /// Response to [`Request::ExplainPod`].
     Pod(Box<PodPolicyRow>),
 }
@@ -94,6 +99,10 @@ pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> 
         Request::Status {} => Page { rows: vec![Row::Status(Box::new(view.status()))], next: None },
         Request::Services(filter) => services(view.frontends(), filter, after),
         Request::Policies(filter) => policies(view.policies(), filter, after),
+        Request::Drops { from } => {
+            let rows = view.drops(*from).into_iter().map(|row| Row::Drop(Box::new(row)));
+            Page { rows: rows.collect(), next: None }
+        }
         Request::ExplainPod(question) => {
             let row = view.policies().pod(question);
             Page { rows: vec![Row::Pod(Box::new(row))], next: None }

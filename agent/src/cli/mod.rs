@@ -10,6 +10,7 @@ mod cleanup;
 mod conntrack;
 mod counters;
 mod doctor;
+mod drops;
 mod endpoint;
 mod output;
 mod policy;
@@ -85,6 +86,8 @@ enum Command {
     Conntrack(conntrack::Args),
     /// Show packet and byte counters by drop reason and outcome.
     Counters,
+    /// Show the last dropped packets of this node, a sample, and why policies dropped them.
+    Drops(drops::Args),
     /// Check whether this node meets the requirements of Sluice.
     Doctor(doctor::Args),
     /// Remove Sluice from this node: programs, maps, routes, CNI files. Pods on it lose
@@ -128,6 +131,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => return policy::run(&agent_socket, &command, output),
         Command::Conntrack(args) => conntrack::run(&args, output)?,
         Command::Counters => counters::run(output)?,
+        Command::Drops(args) => drops::run(&agent_socket, &args, output)?,
         Command::Doctor(args) => return doctor::run(&args, output),
         Command::Cleanup(args) => cleanup::run(&args)?,
         Command::Version => version(output)?,

@@ -1,10 +1,11 @@
 //! Metrics of NetworkPolicies.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -16,6 +17,15 @@ pub struct PolicyMetrics {
     policies: Gauge,
     programmed: Gauge<f64, AtomicU64>,
     findings: Family<ReasonLabel, Gauge>,
+    drops: Family<PolicyLabels, Counter>,
+    /// Events of dropped packets that were not examined.
+    pub lost: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    namespace: String,
+    policy: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +53,14 @@ impl PolicyMetrics {
         }
     }
 
+    /// Sets the number of sampled drops by namespace and name of a policy.
+    pub fn dropped(&self, drops: &BTreeMap<(String, String), u64>) {
+        for ((namespace, policy), count) in drops {
+            let labels = PolicyLabels { namespace: namespace.clone(), policy: policy.clone() };
+            self.drops.get_or_create(&labels).inner().store(*count, Ordering::Relaxed);
+        }
+    }
+
     /// Adds the metrics.
     pub fn register(&self, r: &mut Registry) {
         r.register(
@@ -59,6 +77,16 @@ impl PolicyMetrics {
             "sluice_policy_findings",
             "Problems of NetworkPolicies, by reason of the Event",
             self.findings.clone(),
+        );
+        r.register(
+            "sluice_policy_drops",
+            "Sampled packets that policies dropped, by the policy with the nearest rule",
+            self.drops.clone(),
+        );
+        r.register(
+            "sluice_drop_events_lost",
+            "Events of dropped packets that were not examined",
+            self.lost.clone(),
         );
     }
 }
@@ -88,10 +116,12 @@ mod tests {
             finding("a", FindingReason::UndefinedPort),
         ];
         metrics.observe(3, Some(Duration::from_millis(5)), found.iter());
+        metrics.dropped(&[(("shop".to_owned(), "db".to_owned()), 7)].into());
         let text = super::super::metrics::encode(&registry);
         for line in [
             "sluice_network_policies 3",
             "sluice_policy_programming_seconds 0.005",
+            "sluice_policy_drops_total{namespace=\"shop\",policy=\"db\"} 7",
             "sluice_policy_findings{reason=\"InvalidPart\"} 2",
             "sluice_policy_findings{reason=\"UndefinedPort\"} 1",
         ] {

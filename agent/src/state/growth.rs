@@ -1,4 +1,4 @@
-//! Capacities of the maps, and the larger ones that the tables need.
+//! Rows and capacities of the maps, and the larger ones that the tables need.
 
 use sluice_core::diff::Capacity;
 
@@ -17,6 +17,18 @@ pub struct Growth {
 }
 
 impl State {
+    /// Number of desired rows by table.
+    pub fn rows(&self) -> Vec<(&'static str, usize)> {
+        let mut rows = vec![
+            ("frontends", self.tables.frontend_count()),
+            ("services", self.tables.port_count()),
+            ("networks", self.tables.networks().len()),
+            ("routes", self.tables.routes().len()),
+        ];
+        rows.extend(self.policy.row_counts());
+        rows
+    }
+
     /// The capacities of the maps.
     pub fn capacity(&self) -> Capacity {
         self.growth.present

@@ -14,7 +14,7 @@ const AGENT: &str = "agent/src/";
 type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `api` and `observe` read.
-const MODULES: [Allowed; 22] = [
+const MODULES: [Allowed; 23] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
@@ -28,6 +28,7 @@ const MODULES: [Allowed; 22] = [
     ("config", &["devices", "host", "paths", "source_ports"]),
     ("source_ports", &[]),
     ("flows", &["kernel"]),
+    ("drops", &["event", "kernel"]),
     ("api", &["counters", "state", "watches"]),
     ("event", &["api::Call", "host"]),
     ("source", &["config", "dir_watcher", "event", "findings", "paths", "watches"]),
@@ -86,7 +87,7 @@ const CONNECTING: [&str; 5] = ["event_loop", "harness", "lib", "main", "run"];
 
 /// The implementation of the kernel trait, and the modules that may name it.
 const LINUX: [&str; 2] = ["kernel", "linux"];
-const LINUX_USERS: [&str; 4] = ["cli", "flows", "kernel", "run"];
+const LINUX_USERS: [&str; 5] = ["cli", "drops", "flows", "kernel", "run"];
 
 /// An external crate, and the only part of the agent that may use it.
 const EXTERNAL: [(&str, &str); 4] = [

@@ -5,6 +5,7 @@
 //! replacement: pods keep their network while no agent runs.
 
 pub mod cni_files;
+pub mod events;
 mod grow;
 pub mod hooks;
 pub mod load;

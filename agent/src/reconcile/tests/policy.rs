@@ -1,5 +1,6 @@
 //! The maps of NetworkPolicies: order of writes, failures, restarts, repairs.
 
+mod drops;
 mod maps;
 mod writes;
 
