@@ -3,10 +3,10 @@
 
 use netns_tests::manifest::{namespace, pod_with_labels, service_with};
 use netns_tests::peer::HoldReport;
-use netns_tests::{Host, OUTSIDE, Pod, Topology, dataplane, eventually};
+use netns_tests::{Host, OUTSIDE, Pod, Topology, TopologyOptions, dataplane, eventually};
 use sluice_abi::DropReason;
 
-use crate::{TwoNodes, two_nodes};
+use crate::{TwoNodes, two_nodes_with_cluster_routes};
 
 const VIP: &str = "10.96.9.9";
 const PORTS: [&str; 1] = ["tcp:80->8080"];
@@ -63,7 +63,8 @@ struct Shop {
 }
 
 fn shop() -> Shop {
-    let t = two_nodes();
+    // The routes lead the host outside to pods.
+    let t = two_nodes_with_cluster_routes();
     t.topology.apply("ns", &namespace("default", &[("team", "shop")]));
     let server = t.a.pod("default/server");
     let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
@@ -177,6 +178,10 @@ fn open_connections_follow_the_policies() {
     let shop = shop();
     let t = &shop.t;
     let to = shop.server.at(8080);
+    for client in [&*shop.near, &*shop.far] {
+        reaches("before the policy", client, &to, true);
+        reaches("before the policy", client, &format!("{VIP}:80"), true);
+    }
     let kept = [shop.near.hold("tcp", &to), shop.far.hold("tcp", &format!("{VIP}:80"))];
     t.topology.apply("policy", FROM_WEB);
     reaches("near", &shop.near, &shop.server.at(9090), false);
@@ -230,7 +235,8 @@ fn a_new_pod_is_closed_or_open_from_its_first_packet() {
 /// Policies hold while the agent restarts, and change nothing for what they allow.
 #[test]
 fn policies_hold_without_an_agent_and_over_its_restart() {
-    let topology = Topology::new();
+    let routes = TopologyOptions { cluster_routes: true, ..TopologyOptions::default() };
+    let topology = Topology::with(routes);
     let node = topology.node(1);
     let mut agent = Some(node.agent());
     topology.apply("ns", &namespace("default", &[]));
@@ -241,6 +247,11 @@ fn policies_hold_without_an_agent_and_over_its_restart() {
     topology.apply("near", &pod_with_labels(&near, &[("role", "web")]));
     let to = server.at(8080);
     reaches("outside", &topology.outside, &to, false);
+    // It would reach the pod.
+    let open = node.pod("default/open");
+    let _open_process = open.serve("open", &["tcp:8080"]);
+    topology.apply("open", &pod_with_labels(&open, &[]));
+    reaches("outside", &topology.outside, &open.at(8080), true);
     reaches("near", &near, &to, true);
     let allowed = [near.hold("connect", &to), near.hold("tcp", &to)];
     let pending = dataplane::dropped(&node, DropReason::PolicyPending);
@@ -277,7 +288,7 @@ fn sixty_pods_under_default_deny_send_and_receive_nothing() {
     ];
     for n in 0..PODS {
         let pod = node.pod(&format!("closed/pod-{n}"));
-        let from = format!("{}:5000", pod.address);
+        let from = pod.address.to_string();
         pod.send_from(&from, &format!("{OUTSIDE}:9"));
         pod.send_from(&from, &server.at(9));
         let quick = ["--deadline-ms", "30"];
