@@ -1,16 +1,11 @@
 //! Entry points of the eBPF programs. The stages of each program are listed in `hook/`.
 //!
-//! The stages of a hook are passed as a closure of its own: a function that two programs share is not
-//! inlined, and one more frame does not fit on the stack.
+//! Everything up to the stages of a hook is inlined: one more frame does not fit on the stack.
 //!
 //! `cargo xtask build` builds this crate for the BPF target. For the host it is an empty program with
 //! the same modules, so that `cargo check`, clippy and editors work.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(missing_docs, reason = "the program macros generate functions without documentation")]
-#![expect(
-    clippy::redundant_closure,
-    reason = "see above: the functions of hooks are inlined because each closure has one caller"
-)]
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "map keys by value are copied to the stack, which is limited to 512 bytes"

@@ -61,8 +61,8 @@ pub fn pod_policy(reference: PodRef) -> Option<*const PodPolicy> {
 /// The class of an address as a peer of policies; 0: no rule selects it.
 #[inline(always)]
 pub fn policy_class(addr: &Addr) -> u64 {
-    // SAFETY: as for `frontend`.
     if let Some(class) = POLICY_CLASSES.get_ptr(addr) {
+        // SAFETY: as for `frontend`.
         return unsafe { *class };
     }
     POLICY_NETWORKS.get(&Key::new(128, *addr)).map_or(0, |class| *class)

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 /// The service account of a pod, below the node's own /run.
 const SERVICE_ACCOUNT: &str = "/run/secrets/kubernetes.io/serviceaccount";
 const PORT: u16 = 6443;
-const KINDS: [&str; 6] = ["EndpointSlice", "Namespace", "Node", "Pod", "Service", "ServiceCIDR"];
+const KINDS: [&str; 7] =
+    ["EndpointSlice", "Namespace", "NetworkPolicy", "Node", "Pod", "Service", "ServiceCIDR"];
 /// Interval of the test's own requests, and their duration on a busy machine.
 const MARGIN: Duration = Duration::from_secs(2);
 

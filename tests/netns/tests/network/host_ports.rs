@@ -1,6 +1,7 @@
 //! hostPorts: which addresses of the node have them, and that they begin and end with their pods, also
 //! without an agent.
 
+use netns_tests::manifest::namespace;
 use netns_tests::{dataplane, eventually};
 use serde_json::json;
 use sluice_abi::{Backend, HostPortKey, map};
@@ -48,6 +49,8 @@ fn host_port_has_the_addresses_of_its_host_ip() {
 #[test]
 fn host_port_begins_and_ends_with_its_pod_also_without_an_agent() {
     let topology = netns_tests::Topology::new();
+    // Without policies: its pods are open without an agent.
+    topology.apply("ns", &namespace("default", &[]));
     let node = topology.node(1);
     let agent = node.agent();
     agent.kill();

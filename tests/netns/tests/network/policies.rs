@@ -287,7 +287,9 @@ fn sixty_pods_under_default_deny_send_and_receive_nothing() {
         (server.address, server.capture("eth0", &folder.path().join("server"))),
     ];
     for n in 0..PODS {
+        let egress = dataplane::dropped(&node, DropReason::PolicyEgress);
         let pod = node.pod(&format!("closed/pod-{n}"));
+        topology.apply(&format!("pod-{n}"), &pod_with_labels(&pod, &[]));
         let from = pod.address.to_string();
         pod.send_from(&from, &format!("{OUTSIDE}:9"));
         pod.send_from(&from, &server.at(9));
@@ -296,6 +298,12 @@ fn sixty_pods_under_default_deny_send_and_receive_nothing() {
         // The pod's row may be there or not.
         assert!(server.connect_with("tcp", &pod.at(8080), &quick)[0].is_err());
         match n % 6 {
+            // Its policies are known at last, and it stays closed.
+            5 => eventually("a drop by policy", || {
+                let dropped = dataplane::dropped(&node, DropReason::PolicyEgress);
+                pod.send_from(&from, &server.at(9));
+                if dropped > egress { Ok(()) } else { Err(format!("{dropped} drops")) }
+            }),
             0 => agent.take().expect("an agent").kill(),
             3 => agent = Some(node.agent()),
             _ => {}
@@ -304,6 +312,36 @@ fn sixty_pods_under_default_deny_send_and_receive_nothing() {
     for (address, capture) in captured {
         assert_eq!(capture.count_to(address), 0, "packets to {address}");
     }
-    let dropped = |reason| dataplane::dropped(&node, reason);
-    assert!(dropped(DropReason::PolicyPending) > 0 && dropped(DropReason::PolicyEgress) > 0);
+    assert!(dataplane::dropped(&node, DropReason::PolicyPending) > 0);
+}
+
+/// `sluice policy` and `sluice drops` name policies, pods and the nearest rule.
+#[test]
+fn commands_name_what_policies_allow_and_drop() {
+    let shop = shop();
+    let t = &shop.t;
+    t.topology.apply("policy", FROM_WEB);
+    t.topology.apply("near", &pod_with_labels(&shop.near, &[("role", "batch")]));
+    let to = shop.server.at(8080);
+    reaches("near", &shop.near, &to, false);
+    reaches("far", &shop.far, &to, true);
+    let list = t.a.sluice(&["policy", "list"]);
+    assert!(list.contains("from-web"), "{list}");
+    let explain = |from: &Pod| {
+        let from = from.address.to_string();
+        let pod = ["policy", "explain", "default/server"];
+        t.a.sluice(&[&pod[..], &["--from", &from, "--port", "8080"]].concat())
+    };
+    let (denied, allowed) = (explain(&shop.near), explain(&shop.far));
+    for words in ["default/from-web", "default/near", "role=web", "role=batch"] {
+        assert!(denied.contains(words), "{words}: {denied}");
+    }
+    assert!(allowed.contains("default/from-web") && allowed != denied, "{allowed}");
+    let dropped = eventually("the drop is explained", || {
+        let text = t.a.sluice(&["drops", "default/server"]);
+        if text.contains("policy_ingress") { Ok(text) } else { Err(text) }
+    });
+    for words in ["default/near", "default/from-web", "role=web", "role=batch"] {
+        assert!(dropped.contains(words), "{words}: {dropped}");
+    }
 }
