@@ -19,16 +19,9 @@ const HOST_DIGITS: usize = 11;
 /// Maximum length of an alias in bytes (IFALIASZ without the NUL).
 const ALIAS_MAX: usize = 255;
 
-/// 64-bit FNV-1a with a final mix, over the parts joined by NUL, which no part contains.
+/// Hash of the parts joined by NUL, which no part contains.
 fn hash(parts: &[&str]) -> u64 {
-    let mut h = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in parts.join("\0").bytes() {
-        h = (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    // The last bytes hardly affect the high bits of FNV-1a.
-    h ^= h >> 32;
-    h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
-    h ^ h >> 32
+    sluice_abi::hash(parts.join("\0").as_bytes())
 }
 
 /// Name of the host's end: [`HOST_PREFIX`] and eleven hexadecimal digits.

@@ -42,8 +42,8 @@ pub use event::DropEvent;
 pub use network::{Network, NetworkKey, network_kind};
 pub use pod::{LocalPod, PodFlows, PodRef};
 pub use policy::{
-    PodPolicy, PolicyDirection, PolicyEnd, PolicyPeerKey, PolicyPortKey, PolicyPorts, namespace_id,
-    ports_kind,
+    PodPolicy, PolicyDirection, PolicyEnd, PolicyPeerKey, PolicyPortKey, PolicyPorts, hash,
+    namespace_id, ports_kind,
 };
 pub use service::{
     Backend, BackendRow, Frontend, FrontendKey, HostPortKey, ServicePort, SlotRange, WILDCARD_PORT,

@@ -190,12 +190,26 @@ pub struct PolicyPortKey {
 
 const _: () = assert!(size_of::<PolicyPortKey>() == 16);
 
+impl PolicyPortKey {
+    /// [`PolicyPortKey::id`] of a set.
+    #[inline(always)]
+    pub const fn words(id: u64) -> [u32; 2] {
+        zerocopy::transmute!(id)
+    }
+}
+
 /// Id of a namespace: a hash of its name that is never 0. Namespaces with the same id are open only
 /// if all of them are.
-///
-/// 64-bit FNV-1a with a final mix.
 pub const fn namespace_id(name: &str) -> u64 {
-    let bytes = name.as_bytes();
+    match hash(name.as_bytes()) {
+        0 => 1,
+        hash => hash,
+    }
+}
+
+/// 64-bit FNV-1a with a final mix: the last bytes hardly affect the high bits of FNV-1a. Names of
+/// devices and ids of namespaces are stable across releases.
+pub const fn hash(bytes: &[u8]) -> u64 {
     let mut h = 0xcbf2_9ce4_8422_2325_u64;
     let mut i = 0;
     while i < bytes.len() {
@@ -204,8 +218,7 @@ pub const fn namespace_id(name: &str) -> u64 {
     }
     h ^= h >> 32;
     h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
-    h ^= h >> 32;
-    if h == 0 { 1 } else { h }
+    h ^ h >> 32
 }
 
 #[cfg(test)]

@@ -23,8 +23,7 @@ use sluice_abi::{
 pub use self::flow::{FlowRef, any_flow, confirmed_flow, same_tuple};
 pub use self::pod::{local_pod, pod};
 pub use self::policy::{
-    PortOfSet, is_in_port_set, is_open_namespace, pod_policy, policy_class, policy_epoch,
-    policy_ports,
+    is_in_port_set, is_open_namespace, pod_policy, policy_class, policy_epoch, policy_ports,
 };
 
 /// The pods of this node by address.

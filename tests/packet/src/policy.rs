@@ -79,11 +79,9 @@ impl Datapath {
 
     /// Adds ports to a set: `bits` of a port, 0 for every port of the protocol, or every protocol.
     pub fn port_of_set(&self, id: u64, proto: Option<u8>, port: u16, bits: u32) {
-        let b = id.to_ne_bytes();
-        let words = [[b[0], b[1], b[2], b[3]], [b[4], b[5], b[6], b[7]]];
         let key = PolicyPortKey {
             prefix_len: if proto.is_some() { 80 + bits } else { 72 },
-            id: words.map(u32::from_ne_bytes),
+            id: PolicyPortKey::words(id),
             pad: 0,
             proto: proto.unwrap_or(0),
             port: PortBe::new(port),

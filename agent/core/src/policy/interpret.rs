@@ -73,13 +73,10 @@ impl PolicyRows {
                 ports.proto == protocol && (ports.first..=ports.last).contains(&port)
             }
             ports_kind::SET => {
-                let id = ports.id.to_ne_bytes();
-                let half =
-                    |at: usize| u32::from_ne_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]);
+                let id = PolicyPortKey::words(ports.id);
                 (80..=96).any(|prefix_len| {
                     let ones = u16::MAX.checked_shl(96 - prefix_len).unwrap_or(0);
                     let port = PortBe::new(port & ones);
-                    let id = [half(0), half(4)];
                     let key = PolicyPortKey { prefix_len, id, pad: 0, proto: protocol, port };
                     self.ports.contains_key(&key)
                 })

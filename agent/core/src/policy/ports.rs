@@ -48,8 +48,7 @@ impl Ports {
 
     /// The keys of `POLICY_PORTS` for a set with this id.
     pub fn keys(&self, id: u64) -> Vec<PolicyPortKey> {
-        let [a, b, c, d, e, f, g, h] = id.to_ne_bytes();
-        let id = [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])];
+        let id = PolicyPortKey::words(id);
         let key = |bits: u32, proto, port| PolicyPortKey {
             prefix_len: 80 + bits,
             id,

@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, lpm_trie::Key},
 };
-use sluice_abi::{Addr, PodPolicy, PodRef, PolicyPeerKey, PolicyPorts, PortBe, map};
+use sluice_abi::{Addr, PodPolicy, PodRef, PolicyPeerKey, PolicyPortKey, PolicyPorts, PortBe, map};
 
 /// The policies of the pods of this node, by index.
 #[map]
@@ -34,7 +34,7 @@ static POLICY_PORTS: LpmTrie<PortOfSet, u32> =
 /// A port of a set, in the order of [`sluice_abi::PolicyPortKey`].
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct PortOfSet {
+struct PortOfSet {
     id: [u32; 2],
     pad: u8,
     proto: u8,
@@ -75,26 +75,12 @@ pub fn policy_ports(key: &PolicyPeerKey) -> Option<PolicyPorts> {
     POLICY_PEERS.get_ptr(key).map(|p| unsafe { *p })
 }
 
-/// Whether a set contains a port.
+/// Whether a set contains a port of a protocol.
 #[inline(always)]
-pub fn is_in_port_set(key: &Key<PortOfSet>) -> bool {
-    POLICY_PORTS.get(key).is_some()
-}
-
-impl PortOfSet {
-    /// Length of a port in bits.
-    pub const BITS: u32 = 8 * size_of::<PortOfSet>() as u32;
-
-    /// A port of the set with this id.
-    #[inline(always)]
-    pub fn new(id: u64, proto: u8, port: PortBe) -> PortOfSet {
-        let b = id.to_ne_bytes();
-        let id = [
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-        ];
-        PortOfSet { id, pad: 0, proto, port }
-    }
+pub fn is_in_port_set(id: u64, proto: u8, port: PortBe) -> bool {
+    const BITS: u32 = 8 * size_of::<PortOfSet>() as u32;
+    let member = PortOfSet { id: PolicyPortKey::words(id), pad: 0, proto, port };
+    POLICY_PORTS.get(&Key::new(BITS, member)).is_some()
 }
 
 /// Whether no policy selects pods of the namespace with this id.

@@ -12,37 +12,28 @@
 //! allowed with it. The entry of a flow that is denied stays, so that no packet of it is taken for the
 //! first of another one.
 
-use aya_ebpf::maps::lpm_trie::Key as Prefix;
 use sluice_abi::{
-    Addr, Direction as Way, DropReason, FlowEntry, FlowKey, PodRef, PolicyEnd, PolicyPeerKey,
-    PolicyPorts, flow_flags, ports_kind, proto,
+    Addr, Direction, DropReason, FlowEntry, FlowKey, PodRef, PolicyDirection, PolicyEnd,
+    PolicyPeerKey, PolicyPorts, flow_flags, ports_kind,
 };
-use sluice_packet::tcp_state;
 
 use super::{
-    conntrack::work::{self, Key},
+    conntrack::{
+        self,
+        work::{self, Key},
+    },
     fragment,
 };
 use crate::{
     flow::{Flow, FlowState},
-    maps::{self, PortOfSet},
-    packet::{FragmentState, Packet},
+    maps,
+    packet::Packet,
     scratch::Scratch,
     verdict::Verdict,
 };
 
 /// Proof of a policy verdict that allows the delivery of a packet. Only this module constructs it.
 pub struct Judged(());
-
-/// Side of a pod at which a policy applies. The numbers are arguments of a global function.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Direction {
-    /// The pod is the source.
-    Egress = 0,
-    /// The pod is the destination.
-    Ingress = 1,
-}
 
 /// The pods of this node at the ends of a packet.
 #[derive(Clone, Copy)]
@@ -70,10 +61,8 @@ pub struct Question {
 
 /// Result of the global functions: the flow is allowed.
 const ALLOWED: u32 = 0;
-/// Result of `policy_judge_side`: the policies of the pod do not admit the flow.
-const DENIED: u32 = 1;
-/// Result of `policy_judge_side`: the policies of the pod are not known.
-const PENDING: u32 = 2;
+/// Result of the global functions: the policies of a pod are not known.
+const PENDING: u32 = DropReason::PolicyPending as u32;
 /// Result of `policy_judge_flow`: the packet returns to the queue of its hook.
 const WAITS: u32 = u32::MAX;
 /// Result of `policy_judge_flow`: the first fragment of the packet's datagram has not arrived.
@@ -85,13 +74,13 @@ const ORPHAN: u32 = DropReason::FragmentUnknown as u32;
 pub fn judge(s: &mut Scratch, ends: Ends) -> Result<Judged, Verdict> {
     let (flow, question) = (&mut s.flow, &mut s.question);
     let entry = match flow.state {
-        FlowState::Related => &s.quoted.entry,
-        _ => &s.entry,
+        FlowState::Related => &mut s.quoted.entry,
+        _ => &mut s.entry,
     };
     (question.client, question.server) = match (flow.state, flow.direction) {
         (FlowState::New | FlowState::Untracked, _) => (ends.source, ends.destination),
-        (FlowState::Established, Way::Forward) => (entry.client, ends.destination),
-        (FlowState::Established, Way::Reply) => (ends.destination, entry.server),
+        (FlowState::Established, Direction::Forward) => (entry.client, ends.destination),
+        (FlowState::Established, Direction::Reply) => (ends.destination, entry.server),
         (FlowState::Related, _) => (entry.client, entry.server),
     };
     let is_allowed = match flow.state {
@@ -117,13 +106,12 @@ pub fn judge(s: &mut Scratch, ends: Ends) -> Result<Judged, Verdict> {
 extern "C" fn policy_judge_flow(
     packet: *const Packet,
     flow: *mut Flow,
-    entry: *const FlowEntry,
+    entry: *mut FlowEntry,
     question: *mut Question,
 ) -> u32 {
-    const PENDING: u32 = DropReason::PolicyPending as u32;
     // SAFETY: the caller passes references; the verifier requires the checks for null.
     let (Some(packet), Some(flow), Some(entry), Some(question)) =
-        (unsafe { (packet.as_ref(), flow.as_mut(), entry.as_ref(), question.as_mut()) })
+        (unsafe { (packet.as_ref(), flow.as_mut(), entry.as_mut(), question.as_mut()) })
     else {
         return PENDING;
     };
@@ -187,10 +175,11 @@ fn is_current(judged: u32, pod: PodRef) -> bool {
     if pod.is_none() {
         return true;
     }
-    if maps::pod_policy(pod).is_none() {
-        return is_open(pod);
-    }
-    is_row_older(judged, pod)
+    let Some(row) = maps::pod_policy(pod) else { return is_open(pod) };
+    // SAFETY: an array entry exists as long as the map. A comparison with a number that the agent
+    // replaces has either result.
+    let revision = unsafe { (*row).revision };
+    judged.wrapping_sub(revision) as i32 >= 0
 }
 
 /// Whether no policy can select a pod, whose row has not been written.
@@ -213,15 +202,6 @@ pub fn is_judged(entry: &FlowEntry) -> bool {
     policy_is_judged(entry) == 1
 }
 
-/// Whether the row of a pod is older than a verdict. False without a row.
-#[inline(always)]
-fn is_row_older(judged: u32, pod: PodRef) -> bool {
-    // SAFETY: an array entry exists as long as the map. A comparison with a number that the agent
-    // replaces has either result.
-    maps::pod_policy(pod)
-        .is_some_and(|row| unsafe { judged.wrapping_sub((*row).revision) as i32 >= 0 })
-}
-
 /// The body of [`is_judged`]. Returns 1 or 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -240,29 +220,25 @@ extern "C" fn policy_judge(question: *mut Question) -> u32 {
     // Before the rows, which the agent writes before it.
     question.epoch = maps::policy_epoch();
     if !question.client.is_none() {
-        match policy_judge_side(question, Direction::Egress as u32) {
-            ALLOWED => {}
-            DENIED => return DropReason::PolicyEgress as u32,
-            _ => return DropReason::PolicyPending as u32,
+        let result = policy_judge_side(question, PolicyDirection::Egress as u32);
+        if result != ALLOWED {
+            return result;
         }
     }
     if question.server.is_none() || question.is_of_node == 1 {
         return ALLOWED;
     }
-    match policy_judge_side(question, Direction::Ingress as u32) {
-        ALLOWED => ALLOWED,
-        DENIED => DropReason::PolicyIngress as u32,
-        _ => DropReason::PolicyPending as u32,
-    }
+    policy_judge_side(question, PolicyDirection::Ingress as u32)
 }
 
-/// Judges a flow by the policies of one end in one [`Direction`].
+/// Judges a flow by the policies of one end in one [`PolicyDirection`]. Returns [`ALLOWED`], or the number
+/// of a [`DropReason`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn policy_judge_side(question: *const Question, direction: u32) -> u32 {
     // SAFETY: as in `policy_judge`.
     let Some(question) = (unsafe { question.as_ref() }) else { return PENDING };
-    let is_egress = direction == Direction::Egress as u32;
+    let is_egress = direction == PolicyDirection::Egress as u32;
     let pod = if is_egress { question.client } else { question.server };
     let Some(row) = maps::pod_policy(pod) else {
         return if is_open(pod) { ALLOWED } else { PENDING };
@@ -281,7 +257,11 @@ extern "C" fn policy_judge_side(question: *const Question, direction: u32) -> u3
     {
         ports = found;
     }
-    u32::from(policy_admits(&ports, &question.tuple) == 0)
+    match policy_admits(&ports, &question.tuple) {
+        0 if is_egress => DropReason::PolicyEgress as u32,
+        0 => DropReason::PolicyIngress as u32,
+        _ => ALLOWED,
+    }
 }
 
 /// The class of an address; 0: no rule selects it.
@@ -307,10 +287,7 @@ extern "C" fn policy_admits(ports: *const PolicyPorts, tuple: *const FlowKey) ->
         ports_kind::RANGE => {
             tuple.proto == ports.proto && port >= ports.first && port <= ports.last
         }
-        ports_kind::SET => maps::is_in_port_set(&Prefix::new(
-            PortOfSet::BITS,
-            PortOfSet::new(ports.id, tuple.proto, tuple.dport),
-        )),
+        ports_kind::SET => maps::is_in_port_set(ports.id, tuple.proto, tuple.dport),
         _ => false,
     };
     u32::from(admits)
@@ -322,12 +299,12 @@ extern "C" fn policy_admits(ports: *const PolicyPorts, tuple: *const FlowKey) ->
 extern "C" fn policy_record(
     packet: *const Packet,
     flow: *const Flow,
-    entry: *const FlowEntry,
+    entry: *mut FlowEntry,
     epoch: u32,
 ) -> u32 {
     // SAFETY: as in `policy_judge_flow`.
     let (Some(packet), Some(flow), Some(entry)) =
-        (unsafe { (packet.as_ref(), flow.as_ref(), entry.as_ref()) })
+        (unsafe { (packet.as_ref(), flow.as_ref(), entry.as_mut()) })
     else {
         return 0;
     };
@@ -343,12 +320,6 @@ extern "C" fn policy_record(
     if flow.state != FlowState::Established {
         return 1;
     }
-    if flow.direction == Way::Reply {
-        main.set_flags(entry.flags | flow_flags::REPLIED);
-    }
-    if packet.tuple.proto == proto::TCP && packet.fragment != FragmentState::Later {
-        let old = if flow.direction == Way::Reply { entry.tcp[1] } else { entry.tcp[0] };
-        main.set_tcp(flow.direction, tcp_state::step(old, packet.tcp_flags));
-    }
+    conntrack::apply(packet, main, entry, flow.direction);
     1
 }

@@ -184,15 +184,20 @@ pub fn track(
         // A packet that policies may drop changes nothing; else `policy::judge` does it.
         return Effect::None;
     }
+    if apply(packet, main, entry, direction) { Effect::Closed } else { Effect::None }
+}
+
+/// Records in the main entry of a flow what a packet means for it. Returns whether the packet closes the
+/// flow.
+#[inline(always)]
+pub fn apply(packet: &Packet, main: FlowRef, entry: &mut FlowEntry, direction: Direction) -> bool {
     if direction == Direction::Reply && !entry.is_replied() {
         entry.flags |= flow_flags::REPLIED;
         main.set_flags(entry.flags);
     }
-    let mut closes = false;
-    if packet.tuple.proto == proto::TCP && packet.fragment != FragmentState::Later {
-        closes = step_tcp(packet, main, entry, direction);
-    }
-    if closes { Effect::Closed } else { Effect::None }
+    packet.tuple.proto == proto::TCP
+        && packet.fragment != FragmentState::Later
+        && step_tcp(packet, main, entry, direction)
 }
 
 /// Whether a packet comes from this source of its flow.

@@ -16,5 +16,5 @@ mod refresh;
 mod unusual;
 pub mod work;
 
-pub use find::{Lookup, find};
+pub use find::{Lookup, apply, find};
 pub use open::{open, open_flow};

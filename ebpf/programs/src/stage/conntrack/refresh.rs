@@ -63,10 +63,10 @@ extern "C" fn conntrack_refresh(
     if flow.is_judged {
         entry.seen = now;
         main.seen = now;
-    }
-    if flow.is_judged && entry.is_replied() && lifetime::is_stream(entry.since, now) {
-        entry.flags |= flow_flags::STREAM;
-        main.flags = entry.flags;
+        if entry.is_replied() && lifetime::is_stream(entry.since, now) {
+            entry.flags |= flow_flags::STREAM;
+            main.flags = entry.flags;
+        }
     }
     // Replies of a flow that the stack has forwarded return through it, whatever their destination.
     let returns = flow.direction == Direction::Reply && entry.kind == FlowKind::ViaStack as u8;

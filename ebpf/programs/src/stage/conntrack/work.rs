@@ -1,4 +1,5 @@
-//! Per-CPU memory of global functions of this stage and others, whose stack is too small for keys and entries.
+//! Per-CPU memory of global functions of this stage and others, whose stack is too small for keys and
+//! entries.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sluice_abi::{FlowEntry, FlowKey, FrontendKey};
