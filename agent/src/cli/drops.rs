@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::REQUEST_TIMEOUT;
+use super::ask;
 use super::output::{Output, print_json, print_text};
-use crate::api::{self, ClientError, DropRow, Request};
+use crate::api::{DropRow, Request};
 
 /// Time between two questions with `--follow`.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -31,8 +31,7 @@ pub struct Args {
 pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
     let mut from = 0;
     loop {
-        let rows = api::call(socket, &Request::Drops { from }, REQUEST_TIMEOUT)?;
-        let mut rows = rows.collect::<Result<Vec<DropRow>, ClientError>>()?;
+        let mut rows: Vec<DropRow> = ask(socket, &Request::Drops { from })?;
         from = rows.last().map_or(from, |last| last.sequence + 1);
         rows.retain(|row| args.filter.as_deref().is_none_or(|text| line(row).contains(text)));
         match output {
@@ -94,7 +93,7 @@ mod tests {
             destination: "10.244.1.7".parse().unwrap(),
             destination_port: 5432,
             pod: Some("shop/db-0".to_owned()),
-            direction: Some(api::Direction::Ingress),
+            direction: Some(crate::api::Direction::Ingress),
             peers: vec!["lab/far".to_owned()],
             policies: vec!["shop/db".to_owned()],
             reasons: vec!["because".to_owned()],

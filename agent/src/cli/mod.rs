@@ -167,7 +167,15 @@ fn maps() -> anyhow::Result<Maps> {
     })
 }
 
-/// All rows of the agent's response, so that an error precedes any output; `None` when no agent
+/// All rows of the agent's response, so that an error precedes any output.
+///
+/// # Errors
+/// The agent does not answer, it reports an error, or its response is not complete.
+fn ask<R: DeserializeOwned>(socket: &Path, request: &Request) -> Result<Vec<R>, ClientError> {
+    api::call(socket, request, REQUEST_TIMEOUT)?.collect()
+}
+
+/// As [`ask`], for what the maps of the kernel show as well; `None` when no agent
 /// answers, which is reported on standard error.
 ///
 /// # Errors
@@ -176,9 +184,7 @@ fn rows_of_agent<R: DeserializeOwned>(
     socket: &Path,
     request: &Request,
 ) -> anyhow::Result<Option<Vec<R>>> {
-    let rows = api::call(socket, request, REQUEST_TIMEOUT)
-        .and_then(|rows| rows.collect::<Result<Vec<R>, ClientError>>());
-    match rows {
+    match ask(socket, request) {
         Ok(rows) => Ok(Some(rows)),
         Err(e) if e.agent_is_unavailable() => {
             eprintln!("sluice: {e}");

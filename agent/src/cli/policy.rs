@@ -8,14 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
-use serde::de::DeserializeOwned;
 use sluice_abi::proto;
 
-use super::REQUEST_TIMEOUT;
+use super::ask;
 use super::output::{Output, TableRow, print_json, print_rows, print_text};
 use crate::api::{
-    self, ClientError, Direction, FlowQuestion, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow,
-    Request, RuleRow,
+    self, Direction, FlowQuestion, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow, Request,
+    RuleRow,
 };
 
 /// Commands of `sluice policy`.
@@ -153,12 +152,6 @@ fn flow(args: &ExplainArgs) -> anyhow::Result<Option<FlowQuestion>> {
     }
     let protocol = args.protocol.number();
     Ok(Some(FlowQuestion { direction, peer, protocol, port: args.port }))
-}
-
-/// All rows of the agent's response. Without an agent there is no other source.
-fn ask<R: DeserializeOwned>(socket: &Path, request: &Request) -> anyhow::Result<Vec<R>> {
-    let rows = api::call(socket, request, REQUEST_TIMEOUT)?;
-    Ok(rows.collect::<Result<Vec<R>, ClientError>>()?)
 }
 
 fn print<R: serde::Serialize>(

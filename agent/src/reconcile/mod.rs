@@ -34,6 +34,7 @@ mod stale_pins;
 mod stale_sockets;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::time::Instant;

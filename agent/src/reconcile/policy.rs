@@ -19,15 +19,13 @@ use sluice_core::policy::{LocalPod, RowChange, Step};
 use sluice_core::table::{OpenNamespaces, PolicyEpochs, Table, Write};
 use sluice_pod::lease::Lease;
 
-use self::comparison::{Comparison, Progress};
+use self::comparison::Comparison;
 use self::read_back::Found;
+use super::walk::{Progress, UNCOUNTED_MAX};
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
-
-/// Comparisons in a row that may leave open whether rows are missing.
-const UNCOUNTED_MAX: u32 = 2;
 
 /// Length of a UUID with dashes. Static pods have a hash instead, which their Pod object has not.
 const UUID_LENGTH: usize = 36;
@@ -126,7 +124,7 @@ impl ReconcilePolicy {
         let epoch = found.epoch;
         found.catch_up(self.last_epoch);
         if interrupted || found.epoch != epoch {
-            read_back::rejudge_all(&mut step, &wanted);
+            step.rejudge_isolated(&wanted);
         }
         let mut writes = [unused, step.writes(found.epoch)].concat();
         found.written(&step);

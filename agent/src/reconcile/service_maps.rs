@@ -16,16 +16,13 @@ use std::time::Instant;
 use sluice_core::diff::{Capacity, StaleBackend};
 use sluice_core::{Changed, Plan, ReadBack, RealizedState};
 
-use self::comparison::{Comparison, Progress};
+use super::walk::{Progress, UNCOUNTED_MAX, Walk};
 use super::{NotReconciled, Reconciler};
 use crate::conditions::{Concern, Status};
 use crate::findings::{Finding, Reason};
 use crate::kernel::Kernel;
 use crate::state::State;
 use crate::state::conflict::bounded;
-
-/// Comparisons in a row that may leave open whether rows are missing.
-const UNCOUNTED_MAX: u32 = 2;
 
 /// Most plans in one call. A row that did not fit is planned again after the deletions of a plan.
 /// Quarantined slots become free two plans later: in a later call, when no program that runs now can
@@ -50,7 +47,7 @@ pub struct ReconcileServiceMaps {
     /// A row waits for quarantined slots.
     space_pending: bool,
     /// The comparison that is under way.
-    comparison: Option<Comparison>,
+    comparison: Option<Walk>,
     /// Comparisons in a row during which rows were written.
     uncounted: u32,
     /// Differences that are not written yet.
@@ -130,7 +127,7 @@ impl ReconcileServiceMaps {
             state.poll_maps(self.space_pending);
             return Ok(());
         };
-        let progress = comparison.step(realized, kernel)?;
+        let progress = comparison::step(comparison, realized, kernel)?;
         state.poll_maps(self.space_pending || progress == Progress::More);
         match progress {
             Progress::More => return Ok(()),

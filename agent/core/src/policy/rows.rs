@@ -66,6 +66,14 @@ impl<K: Ord + Copy, V: PartialEq + Copy> RowChange<K, V> {
         let deletes = old.keys().filter(|key| !new.contains_key(key)).copied().collect();
         RowChange { puts, deletes }
     }
+
+    /// Carries the changes out.
+    pub fn apply(&self, rows: &mut BTreeMap<K, V>) {
+        for key in &self.deletes {
+            rows.remove(key);
+        }
+        rows.extend(self.puts.iter().copied());
+    }
 }
 
 /// Changes that are carried out together, in the order of [`Step::writes`].
@@ -101,26 +109,32 @@ impl Step {
     pub fn between(old: &PolicyRows, new: &PolicyRows) -> Step {
         let pods = RowChange::between(&old.pods, &new.pods);
         let zeros = pods.deletes.into_iter().map(|index| (index, PodPolicy::new_zeroed()));
-        let mut pods: BTreeMap<u32, PodPolicy> = pods.puts.into_iter().chain(zeros).collect();
-        let mut rejudge = BTreeSet::new();
-        if !old.has_tables_of(new) {
-            let is_isolated = |row: &PodPolicy| row.ends.iter().any(|end| end.table != 0);
-            for (index, row) in new.pods.iter().filter(|(_, row)| is_isolated(row)) {
-                if pods.insert(*index, *row).is_none() {
-                    rejudge.extend(u16::try_from(*index));
-                }
-            }
-        }
         let mut networks = RowChange::between(&old.networks, &new.networks);
         networks.puts.sort_by_key(|(key, _)| Reverse(*key));
-        Step {
+        let mut step = Step {
             ports: RowChange::between(&old.ports, &new.ports),
             peers: RowChange::between(&old.peers, &new.peers),
             networks,
             classes: RowChange::between(&old.classes, &new.classes),
-            pods: pods.into_iter().collect(),
-            rejudge,
+            pods: pods.puts.into_iter().chain(zeros).collect(),
+            rejudge: BTreeSet::new(),
             open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
+        };
+        if !old.has_tables_of(new) {
+            step.rejudge_isolated(new);
+        }
+        step
+    }
+
+    /// Makes the flows of all isolated pods be judged again; `rows` are those after the step.
+    pub fn rejudge_isolated(&mut self, rows: &PolicyRows) {
+        let written: BTreeSet<u32> = self.pods.iter().map(|(index, _)| *index).collect();
+        let is_isolated = |row: &PodPolicy| row.ends.iter().any(|end| end.table != 0);
+        for (index, row) in &rows.pods {
+            if is_isolated(row) && !written.contains(index) {
+                self.pods.push((*index, *row));
+                self.rejudge.extend(u16::try_from(*index));
+            }
         }
     }
 

@@ -68,10 +68,7 @@ impl Found {
                 self.pods.insert(*index, PodPolicy { revision: self.epoch, ..*row });
             }
         }
-        for id in &step.open_namespaces.deletes {
-            self.open_namespaces.remove(id);
-        }
-        self.open_namespaces.extend(step.open_namespaces.puts.iter().copied());
+        step.open_namespaces.apply(&mut self.open_namespaces);
     }
 
     /// Whether a row has a revision that `POLICY_EPOCH` has not reached: the step that wrote it was not
@@ -119,15 +116,4 @@ pub fn take_unused(found: &mut PolicyRows, wanted: &PolicyRows) -> Vec<Write> {
 /// Removes the rows whose key is not in use; returns their keys.
 fn take<K: Ord + Copy, V>(rows: &mut BTreeMap<K, V>, in_use: impl Fn(&K) -> bool) -> Vec<K> {
     rows.extract_if(.., |key, _| !in_use(key)).map(|(key, _)| key).collect()
-}
-
-/// Adds the rows of all isolated pods to a step.
-pub fn rejudge_all(step: &mut Step, wanted: &PolicyRows) {
-    let written: BTreeSet<u32> = step.pods.iter().map(|(index, _)| *index).collect();
-    for (index, row) in wanted.pods.iter().filter(|(index, _)| !written.contains(index)) {
-        if row.ends.iter().any(|end| end.table != 0) {
-            step.pods.push((*index, *row));
-            step.rejudge.extend(u16::try_from(*index));
-        }
-    }
 }
