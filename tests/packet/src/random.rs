@@ -2,6 +2,26 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Removes items as long as the difference stays.
+pub fn minimize<T: Clone>(items: &[T], differs: impl Fn(&[T]) -> bool) -> Vec<T> {
+    let mut kept = items.to_vec();
+    let mut at = 0;
+    while at < kept.len() {
+        let mut fewer = kept.clone();
+        fewer.remove(at);
+        if differs(&fewer) { kept = fewer } else { at += 1 }
+    }
+    kept
+}
+
+/// The number in the environment variable `CASES`, or another one.
+///
+/// # Panics
+/// If the variable is not a number.
+pub fn cases(default: usize) -> usize {
+    std::env::var("CASES").map_or(default, |n| n.parse().expect("CASES is a number"))
+}
+
 /// xorshift64* (Marsaglia, Vigna).
 #[derive(Clone, Debug)]
 pub struct Random {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::report::{Load, Network};
+use super::report::{Load, Network, place};
 use crate::cache::{Cache, target};
 use crate::kind::{self, Cluster, Cni, Proxy, Spec};
 use crate::oci::{self, Image, Layer};
@@ -58,7 +58,7 @@ pub struct Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = if self.same_node { "same node" } else { "across nodes" };
+        let place = place(self.same_node);
         let address = if self.cluster_ip { "ClusterIP" } else { "pod address" };
         write!(f, "{place}, {address}")
     }

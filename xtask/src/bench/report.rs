@@ -59,6 +59,28 @@ impl Load {
         }
     }
 
+    /// The unit of samples.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Load::RequestResponse | Load::Connect => "1/s",
+            Load::Throughput => "bytes/s",
+        }
+    }
+
+    /// The least rate through a Service relative to that of the pod's own address.
+    pub fn service_aim(self) -> f64 {
+        match self {
+            Load::Connect => 0.95,
+            Load::RequestResponse | Load::Throughput => 0.99,
+        }
+    }
+
+    /// The median of samples with its unit, or a dash.
+    pub fn median(self, samples: &[Option<f64>]) -> String {
+        let samples: Vec<f64> = samples.iter().copied().flatten().collect();
+        median(&samples).map_or_else(|| "-".to_owned(), |median| self.format(median))
+    }
+
     /// Formats a rate with its unit.
     pub fn format(self, per_second: f64) -> String {
         match self {
@@ -86,7 +108,7 @@ pub struct Series {
 impl Series {
     /// The place in tables and charts.
     pub fn place(&self) -> &'static str {
-        if self.same_node { "same node" } else { "across nodes" }
+        place(self.same_node)
     }
 
     fn cluster_ip_ratio(&self) -> Option<Interval> {
@@ -114,17 +136,13 @@ impl Figures {
              |---|---|---|---|---|---|---|\n",
         );
         for series in &self.series {
-            let rate = |samples: &[Option<f64>]| {
-                let samples: Vec<f64> = samples.iter().copied().flatten().collect();
-                median(&samples).map_or_else(|| "-".to_owned(), |m| series.load.format(m))
-            };
             text.push_str(&format!(
                 "| {} | {} | {} | {} | {} | {} | {} |\n",
                 series.load.label(),
                 series.place(),
                 series.network.label(),
-                rate(&series.pod_address),
-                rate(&series.cluster_ip),
+                series.load.median(&series.pod_address),
+                series.load.median(&series.cluster_ip),
                 format_interval(series.cluster_ip_ratio()),
                 match series.network {
                     Network::Sluice => "1".to_owned(),
@@ -162,7 +180,7 @@ impl Figures {
                     "network": series.network.label(),
                     "same_node": series.same_node,
                     "load": series.load.label(),
-                    "unit": if series.load == Load::Throughput { "bytes/s" } else { "1/s" },
+                    "unit": series.load.unit(),
                     "pod_address": series.pod_address,
                     "cluster_ip": series.cluster_ip,
                     "cluster_ip_to_pod_address":
@@ -195,7 +213,7 @@ impl Figures {
             let (load, place) = (series.load.label(), series.place());
             claims.push(match series.network {
                 Network::Sluice => {
-                    let limit = if series.load == Load::Connect { 0.95 } else { 0.99 };
+                    let limit = series.load.service_aim();
                     Claim {
                         text: format!("{load}, {place}: ClusterIP / pod address at least {limit}"),
                         limit: Limit::AtLeast(limit),
@@ -260,6 +278,11 @@ impl Claim {
             "verdict": format!("{:?}", self.limit.judge(self.interval)),
         })
     }
+}
+
+/// The place in tables and charts.
+pub(super) fn place(same_node: bool) -> &'static str {
+    if same_node { "same node" } else { "across nodes" }
 }
 
 /// Median and interval, or a dash.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use packet_tests::random::Random;
+use packet_tests::random::{Random, cases, minimize};
 use packet_tests::topology::{HOST_MAC, pod_mac};
 use packet_tests::*;
 use proptest::strategy::{Strategy, ValueTree};
@@ -33,10 +33,6 @@ type Destination = ([u8; 4], u16, u8);
 
 /// Sets of objects in an ordinary run.
 const CASES: usize = 2_000;
-
-fn cases() -> usize {
-    std::env::var("CASES").map_or(CASES, |n| n.parse().expect("CASES is a number"))
-}
 
 fn runner(random: &mut Random) -> TestRunner {
     let seed: Vec<u8> = (0..4).flat_map(|_| random.bits().to_le_bytes()).collect();
@@ -142,7 +138,7 @@ impl Shares {
     /// Fails if one of these answers did not occur. In a run with fewer cases than usual, an answer can be
     /// missing by chance.
     fn assert_all(&self, kinds: &[&str]) {
-        if cases() < CASES {
+        if cases(CASES) < CASES {
             return;
         }
         for kind in kinds {
@@ -154,18 +150,6 @@ impl Shares {
 /// The answers that a run of the usual length has at least seven of, by the expected value.
 const FREQUENT: [&str; 5] =
     ["not a Service", "rejected", "source not allowed", "one endpoint", "several endpoints"];
-
-/// Removes objects as long as the difference stays.
-fn minimize(objects: &[Object], differs: impl Fn(&[Object]) -> bool) -> Vec<Object> {
-    let mut kept = objects.to_vec();
-    let mut at = 0;
-    while at < kept.len() {
-        let mut fewer = kept.clone();
-        fewer.remove(at);
-        if differs(&fewer) { kept = fewer } else { at += 1 }
-    }
-    kept
-}
 
 fn datapath() -> Datapath {
     let datapath = Datapath::load();
@@ -185,7 +169,7 @@ fn packets_go_where_the_oracle_expects_them() {
     let mut datapath = self::datapath();
     let mut sport = 1024;
     let mut shares = Shares::default();
-    for _ in 0..cases() {
+    for _ in 0..cases(CASES) {
         let objects = object_sets.new_tree(&mut runner).unwrap().current();
         let realized = Realized::write(&datapath, &objects);
         let mut failed = None;
@@ -224,7 +208,7 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
     // Without `getpeername` programs a socket shows its backend.
     let _cgroup = InCgroup::enter(&mut datapath, &["connect4"]);
     let mut shares = Shares::default();
-    for _ in 0..cases() / 4 {
+    for _ in 0..cases(CASES) / 4 {
         let objects = object_sets.new_tree(&mut runner).unwrap().current();
         let _realized = Realized::write(&datapath, &objects);
         for _ in 0..PACKETS {

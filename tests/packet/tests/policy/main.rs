@@ -1,4 +1,4 @@
-//! Policies: who may talk to whom, on every path, and what becomes of open flows.
+//! Policies: which flows pass on every path, and what happens to open flows after a change.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod changes;

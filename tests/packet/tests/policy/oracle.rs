@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use packet_tests::random::Random;
+use packet_tests::random::{Random, cases, minimize};
 use packet_tests::*;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -94,7 +94,7 @@ impl World {
             (false, _) => From::Wire,
         };
         let (source, destination) = if is_outgoing { (pod, peer) } else { (peer, pod) };
-        // A free address of the node's range is no source, and a pod's own address stays in the pod.
+        // Free addresses of the node's range send nothing; what a pod sends to itself stays in the pod.
         let is_free = source.octets()[..3] == CLIENT[..3] && !self.has(source);
         if source == destination || is_free {
             return None;
@@ -187,21 +187,9 @@ fn is_denied(datapath: &Datapath, probe: &Probe, sport: u16) -> bool {
     denied
 }
 
-/// Removes objects and leases as long as the difference stays.
-fn minimize(world: World, differs: impl Fn(&World) -> bool) -> World {
-    let mut kept = world;
-    let mut at = 0;
-    while at < kept.objects.len() {
-        let mut fewer = World { objects: kept.objects.clone(), leases: kept.leases.clone() };
-        fewer.objects.remove(at);
-        if differs(&fewer) { kept = fewer } else { at += 1 }
-    }
-    kept
-}
-
 #[test]
 fn verdicts_of_the_programs_are_those_of_the_oracle() {
-    let cases = std::env::var("CASES").map_or(CASES, |n| n.parse().expect("CASES is a number"));
+    let cases = cases(CASES);
     let mut random = Random::from_environment();
     let seed: Vec<u8> = (0..4).flat_map(|_| random.bits().to_ne_bytes()).collect();
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
@@ -224,13 +212,14 @@ fn verdicts_of_the_programs_are_those_of_the_oracle() {
             if is_denied(&datapath, &probe, sport) == expected {
                 continue;
             }
-            let world = minimize(world, |world| {
-                write(&datapath, world);
+            let minimal = minimize(&world.objects, |objects| {
+                let world = World { objects: objects.to_vec(), leases: world.leases.clone() };
+                write(&datapath, &world);
                 is_denied(&datapath, &probe, 1000) == world.allows(probe.flow)
             });
             panic!(
-                "{:?} from {:?}: denied is {}\n{:#?}\n{:#?}",
-                probe.flow, probe.hook, !expected, world.objects, world.leases
+                "{:?} from {:?}: denied is {}\n{minimal:#?}\n{:#?}",
+                probe.flow, probe.hook, !expected, world.leases
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bench::report::{Claim, Load, Network, format_interval};
+use crate::bench::report::{Claim, Load, Network, format_interval, place};
 use crate::bench::statistics::{Limit, interval, median, ratios};
 
 /// What the client connects to.
@@ -44,11 +44,8 @@ pub struct Case {
 impl Case {
     /// The name in messages.
     pub fn label(self) -> String {
-        format!("{}, {}, {}", self.load.label(), self.place(), self.address.label())
-    }
-
-    fn place(self) -> &'static str {
-        if self.same_node { "same node" } else { "across nodes" }
+        let place = place(self.same_node);
+        format!("{}, {place}, {}", self.load.label(), self.address.label())
     }
 
     /// The same load and place, directly to the pod.
@@ -58,7 +55,7 @@ impl Case {
 
     /// The least rate relative to [`Case::direct`].
     fn aim(self) -> f64 {
-        if self.load == Load::Connect { 0.95 } else { 0.99 }
+        self.load.service_aim()
     }
 }
 
@@ -136,7 +133,7 @@ impl Figures {
             let mut cells = vec![
                 series.services.to_string(),
                 case.load.label().to_owned(),
-                case.place().to_owned(),
+                place(case.same_node).to_owned(),
                 case.address.label().to_owned(),
                 rate(series),
                 self.own_claim(series).map_or_else(|| "1".to_owned(), |claim| claim.cell()),
@@ -192,7 +189,7 @@ impl Figures {
                     "load": series.case.load.label(),
                     "same_node": series.case.same_node,
                     "address": series.case.address.label(),
-                    "unit": if series.case.load == Load::Throughput { "bytes/s" } else { "1/s" },
+                    "unit": series.case.load.unit(),
                     "samples": series.samples,
                 })
             })
@@ -298,8 +295,7 @@ fn dash() -> String {
 
 /// The median of a series, with its unit.
 fn rate(series: &Series) -> String {
-    let samples: Vec<f64> = series.samples.iter().copied().flatten().collect();
-    median(&samples).map_or_else(dash, |median| series.case.load.format(median))
+    series.case.load.median(&series.samples)
 }
 
 /// Median and interval; the median alone if there are too few rounds.
