@@ -6,10 +6,14 @@
 //!   -> {"mode":"rr","operations":81234,"seconds":2.0,"per_second":40617.0,"p50_us":23.1,"p99_us":61.0}
 //! ```
 //! The client uses one connection at a time: a run measures the packet path, not the scheduling of
-//! threads.
+//! threads. `first`, `probe` and `write` print times of CLOCK_MONOTONIC, which all containers of a machine
+//! share.
 
 mod client;
+mod clock;
+mod datagram;
 mod server;
+mod write;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,7 +31,7 @@ struct Args {
 enum Role {
     /// Serve clients until killed.
     Server {
-        /// TCP port, on all addresses.
+        /// TCP and UDP port, on all addresses.
         #[arg(long, default_value_t = 7000)]
         port: u16,
     },
@@ -43,6 +47,28 @@ enum Role {
         #[arg(long, default_value = "2", value_parser = seconds)]
         seconds: Duration,
     },
+    /// Send datagrams to servers until each has answered, print one line of JSON and wait until killed.
+    First {
+        /// Addresses and ports of the servers.
+        #[arg(long, value_delimiter = ',', required = true)]
+        targets: Vec<SocketAddr>,
+        /// Longest time in seconds.
+        #[arg(long, default_value = "120", value_parser = seconds)]
+        deadline: Duration,
+    },
+    /// Send a datagram every millisecond and print when they began and ceased to be answered.
+    Probe {
+        /// Address and port of the server.
+        #[arg(long)]
+        target: SocketAddr,
+        /// Duration in seconds.
+        #[arg(long, value_parser = seconds)]
+        seconds: Duration,
+    },
+    /// Print CLOCK_MONOTONIC in nanoseconds.
+    Clock,
+    /// Change an object through `kubectl proxy` and print when the API server answered.
+    Write(write::Options),
 }
 
 /// Kind of load. The first byte of a connection selects it in the server.
@@ -71,11 +97,32 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> anyhow::Result<()> {
+    let started = clock::now();
     match Args::parse().role {
         Role::Server { port } => server::run(port),
         Role::Client { mode, target, seconds } => {
             let report = client::run(mode, target, seconds)?;
             println!("{}", serde_json::to_string(&report)?);
+            Ok(())
+        }
+        Role::First { targets, deadline } => {
+            let report = datagram::first(started, &targets, deadline)?;
+            println!("{}", serde_json::to_string(&report)?);
+            // A container that ends is started again.
+            loop {
+                std::thread::park();
+            }
+        }
+        Role::Probe { target, seconds } => {
+            println!("{}", serde_json::to_string(&datagram::probe(target, seconds)?)?);
+            Ok(())
+        }
+        Role::Clock => {
+            println!("{started}");
+            Ok(())
+        }
+        Role::Write(options) => {
+            println!("{}", serde_json::to_string(&write::run(&options)?)?);
             Ok(())
         }
     }

@@ -1,11 +1,12 @@
-//! The server: one thread per connection; the first byte of a connection selects what it does.
+//! The server: one thread per connection; the first byte of a connection selects what it does. Datagrams
+//! are returned.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use anyhow::Context;
 
-use crate::Mode;
+use crate::{Mode, datagram};
 
 /// Serves clients until the process is killed.
 ///
@@ -14,6 +15,11 @@ use crate::Mode;
 pub fn run(port: u16) -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
         .with_context(|| format!("cannot bind port {port}"))?;
+    std::thread::spawn(move || {
+        if let Err(error) = datagram::echo(port) {
+            eprintln!("{error:#}");
+        }
+    });
     for stream in listener.incoming() {
         match stream {
             // A connection that breaks ends its own thread only.
