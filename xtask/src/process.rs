@@ -225,10 +225,27 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// When the program cannot be started, exits with an error or exceeds `deadline`. The message
 /// contains its stderr.
 pub fn output_within(command: &mut Command, deadline: Duration) -> Result<String> {
+    output_watched(command, deadline, || {})
+}
+
+/// Like [`output_within`], but calls `watch` while the command runs.
+///
+/// # Errors
+/// As [`output_within`].
+pub fn output_watched(
+    command: &mut Command,
+    deadline: Duration,
+    mut watch: impl FnMut(),
+) -> Result<String> {
+    let start = Instant::now();
     let mut tree = ProcessTree::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let stdout = read_all(tree.child().stdout.take());
     let stderr = read_all(tree.child().stderr.take());
-    let status = tree.wait_within(&command_line(command), deadline, POLL / 10)?;
+    let status = tree.wait(POLL / 10, || {
+        watch();
+        start.elapsed() >= deadline
+    })?;
+    let status = status.with_context(|| killed(&command_line(command), deadline))?;
     let stdout = stdout.join().unwrap_or_default();
     if !status.success() {
         let stderr = stderr.join().unwrap_or_default();

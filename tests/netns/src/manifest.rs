@@ -4,6 +4,20 @@ use std::fmt::Write;
 
 use crate::{Node, Pod};
 
+/// A kubeconfig for an API server that asks for no credentials.
+pub fn kubeconfig(server: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Config
+current-context: c
+clusters: [{{name: c, cluster: {{server: '{server}'}}}}]
+users: [{{name: c, user: {{}}}}]
+contexts: [{{name: c, context: {{cluster: c, user: c}}}}]
+"
+    )
+}
+
 /// A Node with its podCIDR and InternalIP.
 pub fn node(node: &Node) -> String {
     format!(

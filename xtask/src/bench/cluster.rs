@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,10 +13,11 @@ use super::report::{Load, Network, place};
 use crate::cache::{Cache, target};
 use crate::kind::{self, Cluster, Cni, Proxy, Spec};
 use crate::oci::{self, Image, Layer};
-use crate::process::{self, STEP};
+use crate::process::{self, QUERY, STEP};
 use crate::{build, image, install, progress};
 
-const IMAGE: &str = "localhost/netbench:dev";
+/// Image of the load generator.
+pub const IMAGE: &str = "localhost/netbench:dev";
 /// Port of the servers and of their Services.
 pub const PORT: u16 = 7000;
 const PODS_READY: Duration = Duration::from_secs(120);
@@ -80,17 +81,24 @@ pub fn down(cache: &Cache, network: Network) -> Result<()> {
     Cluster::down(cache, name(network))
 }
 
-/// Builds the load generator, packs it as an image and returns the archive.
+/// Builds the load generator.
 ///
 /// # Errors
-/// When the build fails or the archive cannot be written.
-pub fn load_image(cache: &Cache) -> Result<PathBuf> {
-    let program = build::static_program(cache, "netbench", "netbench", "release")?;
+/// When the build fails.
+pub fn load_program(cache: &Cache) -> Result<PathBuf> {
+    build::static_program(cache, "netbench", "netbench", "release")
+}
+
+/// Packs the load generator as an image and returns the archive.
+///
+/// # Errors
+/// When the archive cannot be written.
+pub fn load_image(program: &std::path::Path) -> Result<PathBuf> {
     let folder = target().join("image");
     fs::create_dir_all(&folder)?;
     let layer_path = folder.join("netbench-layer.tar");
     let mut layer = Layer::create(&layer_path)?;
-    layer.program("netbench", &program)?;
+    layer.program("netbench", program)?;
     layer.finish()?;
     let path = folder.join("netbench.tar");
     oci::write(&[Image::new(IMAGE, &[&layer_path], "/netbench server")], &path)?;
@@ -154,6 +162,19 @@ impl BenchCluster {
         self.cluster.kubectl(words)
     }
 
+    /// A command that runs where the cluster is reachable, with KUBECONFIG set.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.cluster.command(program)
+    }
+
+    /// Returns what a command prints inside a node.
+    ///
+    /// # Errors
+    /// When the command fails or exceeds its deadline.
+    pub fn on_node(&self, node: &str, words: &[&str]) -> Result<String> {
+        self.cluster.on_node(node, words)
+    }
+
     /// Creates the objects of a file, in minutes if the API server is slow.
     ///
     /// # Errors
@@ -198,13 +219,22 @@ impl BenchCluster {
     /// # Errors
     /// When the client cannot connect or a connection breaks.
     pub fn sample_at(&self, load: Load, target: &str, duration: Duration) -> Result<f64> {
-        let client = ["exec", "client", "--", "/netbench", "client", "--mode", load.mode()];
         let seconds = duration.as_secs_f64().to_string();
-        let options = ["--target", target, "--seconds", &seconds];
-        let text = self.cluster.kubectl(&[&client[..], &options[..]].concat())?;
-        serde_json::from_str::<Value>(&text)
-            .ok()
-            .and_then(|report| report["per_second"].as_f64())
+        let words = ["client", "--mode", load.mode(), "--target", target, "--seconds", &seconds];
+        let report = self.in_client(&words, QUERY)?;
+        let rate = report["per_second"].as_f64();
+        rate.with_context(|| format!("unexpected report of netbench: {report}"))
+    }
+
+    /// Runs the load generator in the client; returns the JSON that it prints.
+    ///
+    /// # Errors
+    /// When it fails, exceeds its deadline or prints something else.
+    pub fn in_client(&self, words: &[&str], deadline: Duration) -> Result<Value> {
+        let mut command = self.cluster.command("kubectl");
+        command.args(["exec", "client", "--", "/netbench"]).args(words).stdin(Stdio::null());
+        let text = process::output_within(&mut command, deadline)?;
+        serde_json::from_str(&text)
             .with_context(|| format!("unexpected output of netbench: {text:?}"))
     }
 

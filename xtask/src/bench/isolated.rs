@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::process;
+use crate::progress::Reporter;
 
-/// Runs a bench; returns the JSON of the last line that it prints.
+/// Runs a bench with progress lines; returns the JSON of the last line that it prints.
 ///
 /// # Errors
 /// When the bench fails or does not end within the deadline, or prints something else.
@@ -25,7 +26,10 @@ pub fn report<'a>(
         .arg(bench)
         .args(arguments)
         .envs(environment);
-    let text = process::output_within(&mut command, deadline)?;
+    let name = bench.file_name().unwrap_or_default().to_string_lossy();
+    let mut reporter = Reporter::new(&name);
+    let report = || reporter.report(String::new);
+    let text = process::output_watched(&mut command, deadline, report)?;
     serde_json::from_str(text.lines().last().unwrap_or_default())
         .with_context(|| format!("unexpected output of {}: {text:?}", bench.display()))
 }

@@ -6,11 +6,15 @@
 //! confidence interval of the median ratio does. Output: the report on the terminal, and
 //! `bench.json`, `bench.md` and `bench.svg` in target/bench.
 
+mod aims;
 mod cluster;
 mod cni;
 mod isolated;
+mod objects;
 mod packets;
 mod plot;
+mod policy;
+mod quiet;
 mod report;
 mod scale;
 mod services;
@@ -79,6 +83,8 @@ enum Part {
     Scale,
     /// Measure clusters with many Services, beside kube-proxy up to 10,000
     Services(services::Options),
+    /// Measure Sluice with up to 10,000 NetworkPolicies that select the measured pods
+    Policy(policy::Options),
 }
 
 /// Measures, prints the report and writes its files.
@@ -100,6 +106,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
         }
         Some(Part::Scale) => return scale::run(cache),
         Some(Part::Services(part)) => return services::run(cache, part, networks),
+        Some(Part::Policy(part)) => return policy::run(cache, part),
         None => {}
     }
     setup::require_root()?;
@@ -113,7 +120,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
 }
 
 fn measure(cache: &Cache, options: &Options, networks: &[Network]) -> Result<Figures> {
-    let archive = cluster::load_image(cache)?;
+    let archive = cluster::load_image(&cluster::load_program(cache)?)?;
     let clusters: Vec<BenchCluster> =
         networks.iter().map(|n| BenchCluster::up(cache, *n, &archive)).collect::<Result<_>>()?;
     for cluster in &clusters {
@@ -173,17 +180,29 @@ fn order(round: usize, networks: usize) -> Vec<(usize, bool)> {
 
 /// Takes one sample. Between attempts it waits until the network answers.
 fn sample(cluster: &BenchCluster, load: Load, path: Path, duration: Duration) -> Result<f64> {
+    let sample = || {
+        let rate = cluster.sample(load, path, duration);
+        rate.with_context(|| format!("{}, {}, {path}", cluster.network.label(), load.label()))
+    };
+    attempts(sample, || cluster.wait_reachable())
+}
+
+/// Takes one sample; between attempts it calls `recover`.
+///
+/// # Errors
+/// The error of the last attempt, or of `recover`.
+fn attempts<T>(
+    mut sample: impl FnMut() -> Result<T>,
+    mut recover: impl FnMut() -> Result<()>,
+) -> Result<T> {
     let mut attempt = 1;
     loop {
-        let result = cluster
-            .sample(load, path, duration)
-            .with_context(|| format!("{}, {}, {path}", cluster.network.label(), load.label()));
-        match result {
+        match sample() {
             Ok(sample) => return Ok(sample),
             Err(error) if attempt == ATTEMPTS => return Err(error),
             Err(error) => {
                 println!("  attempt {attempt} of {ATTEMPTS} failed: {error:#}");
-                cluster.wait_reachable()?;
+                recover()?;
                 attempt += 1;
             }
         }

@@ -20,17 +20,24 @@ const STEP: Duration = Duration::from_secs(300);
 /// When a build or the measurement fails.
 pub fn run(cache: &Cache, runs: u32) -> Result<ExitCode> {
     setup::require_root()?;
+    print!("{}", table(&figures(cache, runs)?));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures; returns an object for each case.
+///
+/// # Errors
+/// When a build or the measurement fails.
+pub fn figures(cache: &Cache, runs: u32) -> Result<Vec<Value>> {
     let object = build::bpf_object(cache)?;
     let bench = build::static_program(cache, "packet-tests", "packet-bench", "release")?;
     let environment = [(build::OBJECT_VARIABLE, object.as_path())];
     let figures = isolated::report(&bench, &[&runs.to_string()], environment, STEP)?;
-    let figures = figures.as_array().context("packet-bench prints a list")?;
-    print!("{}", table(figures));
-    Ok(ExitCode::SUCCESS)
+    figures.as_array().cloned().context("packet-bench prints a list")
 }
 
 /// A row per case of packet-bench's output.
-fn table(figures: &[Value]) -> String {
+pub fn table(figures: &[Value]) -> String {
     let mut text = String::from(
         "| packet | program | above an empty program, ns | quartiles |\n|---|---|---|---|\n",
     );

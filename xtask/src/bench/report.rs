@@ -240,7 +240,7 @@ impl Figures {
                 text: "resident memory of the agent at most 20 MiB (largest of all nodes)"
                     .to_owned(),
                 limit: Limit::AtMost(20.0),
-                interval: Some(Interval { low: mib, median: mib, high: mib }),
+                interval: Some(Interval::point(mib)),
             });
         }
         claims

@@ -21,6 +21,13 @@ pub struct Interval {
     pub high: f64,
 }
 
+impl Interval {
+    /// A figure without an interval.
+    pub fn point(value: f64) -> Interval {
+        Interval { low: value, median: value, high: value }
+    }
+}
+
 /// Relation of an interval to a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -66,6 +73,13 @@ pub fn median(samples: &[f64]) -> Option<f64> {
         return Some(upper);
     }
     Some((sorted.get(middle - 1)? + upper) / 2.0)
+}
+
+/// The smallest sample that at least this share of the samples does not exceed; `None` if there are none.
+pub fn percentile(samples: &[f64], share: f64) -> Option<f64> {
+    let sorted = sorted(samples);
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
 }
 
 /// Median with its interval; `None` if there are fewer than six samples.
@@ -130,6 +144,16 @@ mod tests {
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
         assert_eq!(median(&[4.0, 1.0, 3.0]), Some(3.0));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn percentile_is_a_sample_that_the_share_does_not_exceed() {
+        let samples = up_to(200);
+        for (share, expected) in [(0.0, 1.0), (0.5, 100.0), (0.99, 198.0), (1.0, 200.0)] {
+            assert_eq!(percentile(&samples, share), Some(expected), "{share}");
+        }
+        assert_eq!(percentile(&[3.0], 0.99), Some(3.0));
+        assert_eq!(percentile(&[], 0.5), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ const OTHER_PACKAGES: [&str; 7] = [
     "packet-tests",
     "netns-tests",
     "cluster-tests",
-    "netbench",
+    LOAD_GENERATOR,
     FUZZ_TESTS,
     API_SERVER,
 ];
@@ -27,6 +27,9 @@ const FUZZ_TESTS: &str = "fuzz-tests";
 
 /// Package of the API server in memory. Its own tests are of the unit level.
 const API_SERVER: &str = "api-server";
+
+/// Package of the load generator of the benches. Its own tests are of the unit level.
+const LOAD_GENERATOR: &str = "netbench";
 
 /// Test binaries of the cluster level that run together.
 pub struct Phase {
@@ -85,8 +88,8 @@ fn unit(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> 
     }
     let default = ["test", "--no-fail-fast"].as_slice();
     let fuzz = ["test", "--no-fail-fast", "--package", FUZZ_TESTS].as_slice();
-    let api_server = ["test", "--no-fail-fast", "--package", API_SERVER].as_slice();
-    for words in [default, fuzz, api_server] {
+    let tools = ["test", "--no-fail-fast", "--package", API_SERVER, "--package", LOAD_GENERATOR];
+    for words in [default, fuzz, &tools] {
         if let Err(error) = runner.prepare(|| compile(cargo().args(words))) {
             eprintln!("    {error:#}");
             tally = tally + Tally::FAILURE;

@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use api_server::ApiServer;
-use netns_tests::{Topology, dataplane};
+use netns_tests::{Topology, dataplane, manifest};
 use serde_json::{Value, json};
 use sluice_abi::{Frontend, FrontendKey, PortBe, ServicePort, map, pin, proto};
 use sluice_bpf::Map;
@@ -48,7 +48,7 @@ fn main() {
         server.apply(slice(n, of(n, endpoints), 0));
     }
     let kubeconfig = topology.capture_file("kubeconfig");
-    fs::write(&kubeconfig, kubeconfig_of(&server.url())).unwrap();
+    fs::write(&kubeconfig, manifest::kubeconfig(&server.url())).unwrap();
 
     let started = Instant::now();
     let agent = node.agent_not_ready(&["--kubeconfig", kubeconfig.to_str().unwrap()]);
@@ -192,16 +192,6 @@ fn slice(n: u32, endpoints: u32, generation: u32) -> Value {
         "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(),
         "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
     })
-}
-
-fn kubeconfig_of(server: &str) -> String {
-    json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
-        "users": [{"name": "c", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-    })
-    .to_string()
 }
 
 /// A line of /proc/PID/status in KiB.

@@ -9,7 +9,6 @@
 //! target/bench.
 
 mod fill;
-mod quiet;
 mod report;
 
 use std::fs;
@@ -24,6 +23,7 @@ use clap::Args;
 use self::report::{Address, Case, Figures, Filled, GROUPS, Series, cases};
 use super::cluster::{self, BenchCluster, PORT};
 use super::report::{Load, Network};
+use super::{attempts, quiet};
 use crate::cache::{Cache, target};
 use crate::{progress, setup};
 
@@ -31,8 +31,6 @@ use crate::{progress, setup};
 const BASELINE_MAX: usize = 10_000;
 /// Largest number of Services: the default Service range has 65,534 addresses.
 const SERVICES_MAX: usize = 60_000;
-/// Attempts of one measurement.
-const ATTEMPTS: usize = 3;
 /// Time in which a Service is served after the API server has accepted it.
 const SERVED: Duration = Duration::from_secs(600);
 /// Duration of the measurement that checks whether a server answers.
@@ -98,7 +96,7 @@ fn measure(
     networks: &[Network],
     figures: &mut Figures,
 ) -> Result<()> {
-    let archive = cluster::load_image(cache)?;
+    let archive = cluster::load_image(&cluster::load_program(cache)?)?;
     let mut subjects: Vec<Subject> =
         networks.iter().map(|n| Subject::up(cache, *n, &archive)).collect::<Result<_>>()?;
     let mut known = 0;
@@ -241,22 +239,11 @@ impl Subject {
 
     /// Takes one sample. Between attempts it waits until the address answers.
     fn sample(&self, case: Case, duration: Duration) -> Result<f64> {
-        let mut attempt = 1;
-        loop {
-            let result = self
-                .cluster
-                .sample_at(case.load, &self.target(case), duration)
-                .with_context(|| format!("{}, {}", self.cluster.network.label(), case.label()));
-            match result {
-                Ok(sample) => return Ok(sample),
-                Err(error) if attempt == ATTEMPTS => return Err(error),
-                Err(error) => {
-                    println!("  attempt {attempt} of {ATTEMPTS} failed: {error:#}");
-                    self.wait_reachable(case)?;
-                    attempt += 1;
-                }
-            }
-        }
+        let sample = || {
+            let rate = self.cluster.sample_at(case.load, &self.target(case), duration);
+            rate.with_context(|| format!("{}, {}", self.cluster.network.label(), case.label()))
+        };
+        attempts(sample, || self.wait_reachable(case))
     }
 
     /// Creates one more Service, whose endpoint is the measured server on the other node, and waits until

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::bench::report::{Claim, Load, Network, format_interval, place};
-use crate::bench::statistics::{Limit, interval, median, ratios};
+use crate::bench::aims::{self, Aim, dash, format_ratio};
+use crate::bench::report::{Load, Network, place};
+use crate::bench::statistics::ratios;
 
 /// What the client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,15 +163,7 @@ impl Figures {
                 row.memory as f64 / 1024.0,
             ));
         }
-        let verdicts: Vec<&str> = self.aims().iter().map(|aim| aim.claim.verdict()).collect();
-        let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
-        let [holds, refuted] = ["holds", "does not hold"].map(count);
-        text.push_str(&format!(
-            "\nOf {} aims {holds} hold, {refuted} do not hold, and {} are not shown: their interval \
-             contains the aim.\n",
-            verdicts.len(),
-            verdicts.len() - holds - refuted,
-        ));
+        text.push_str(&aims::summary(self.aims().iter().map(|aim| &aim.claim)));
         for failure in &self.failures {
             text.push_str(&format!("\nNot measured: {failure}\n"));
         }
@@ -269,42 +262,9 @@ impl Figures {
     }
 }
 
-/// An aim with the ratios that it is about.
-struct Aim {
-    least: f64,
-    ratios: Vec<f64>,
-    claim: Claim,
-}
-
-impl Aim {
-    fn new(text: String, least: f64, ratios: Vec<f64>) -> Aim {
-        let claim = Claim { text, limit: Limit::AtLeast(least), interval: interval(&ratios) };
-        Aim { least, ratios, claim }
-    }
-
-    /// Figure, aim and verdict.
-    fn cell(&self) -> String {
-        let measured = format_ratio(&self.ratios);
-        format!("{measured}, aim {}: {}", self.least, self.claim.verdict())
-    }
-}
-
-fn dash() -> String {
-    "-".to_owned()
-}
-
 /// The median of a series, with its unit.
 fn rate(series: &Series) -> String {
     series.case.load.median(&series.samples)
-}
-
-/// Median and interval; the median alone if there are too few rounds.
-fn format_ratio(ratios: &[f64]) -> String {
-    match (interval(ratios), median(ratios)) {
-        (Some(interval), _) => format_interval(Some(interval)),
-        (None, Some(median)) => format!("{median:.3}"),
-        (None, None) => dash(),
-    }
 }
 
 #[cfg(test)]

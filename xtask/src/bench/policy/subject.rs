@@ -1,0 +1,207 @@
+//! The cluster under measurement: the pods that policies select, their number, and what the agents say.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::policies::{self, ALLOW, ROLE, SELECTED};
+use super::report::{Case, Memory};
+use crate::bench::attempts;
+use crate::bench::cluster::{BenchCluster, PORT};
+use crate::progress;
+
+const SYSTEM: &str = "sluice-system";
+/// Time until other policies apply, on a busy machine.
+const PROGRAMMED: Duration = Duration::from_secs(60);
+/// Duration of the measurement that checks whether a server answers.
+const PROBE: Duration = Duration::from_millis(50);
+
+/// The cluster with its agents.
+pub struct Subject {
+    /// Client and servers.
+    pub cluster: BenchCluster,
+    /// The agents' pods: of the client's node, of the other node.
+    agents: [String; 2],
+    /// Number of policies that select the pods; `None` if the last change did not finish.
+    selected: Option<usize>,
+}
+
+impl Subject {
+    /// Gives the pods of a new cluster their roles.
+    ///
+    /// # Errors
+    /// When kubectl fails, or the cluster has policies of a run that was interrupted.
+    pub fn new(cluster: BenchCluster) -> Result<Subject> {
+        let policies = cluster.kubectl(&["get", "networkpolicies", "-A", "-o", "name"])?;
+        ensure!(
+            policies.is_empty(),
+            "the cluster has policies of another run: remove it by `cargo xtask cluster down`"
+        );
+        for (pod, role) in [("client", "client"), ("near", "server"), ("far", "server")] {
+            let labels = [format!("{ROLE}={role}"), format!("{SELECTED}=0")];
+            cluster.kubectl(&["label", "pod", pod, &labels[0], &labels[1]])?;
+        }
+        let agent = |of_client: bool| -> Result<String> {
+            let node = format!("spec.nodeName={}", cluster.node(of_client));
+            let get = ["-n", SYSTEM, "get", "pods", "--field-selector", &node, "-o", "name"];
+            let pod = cluster.kubectl(&get)?;
+            ensure!(!pod.is_empty(), "no agent on {}", cluster.node(of_client));
+            Ok(pod)
+        };
+        let agents = [agent(true)?, agent(false)?];
+        Ok(Subject { cluster, agents, selected: Some(0) })
+    }
+
+    /// Lets so many policies select the pods, and waits until both agents have programmed it.
+    ///
+    /// # Errors
+    /// When kubectl fails or an agent takes longer than a minute.
+    pub fn select(&mut self, number: usize) -> Result<()> {
+        if self.selected == Some(number) {
+            return Ok(());
+        }
+        self.selected = None;
+        let label = format!("{SELECTED}={number}");
+        self.cluster.kubectl(&["label", "pod", "client", "near", "far", "--overwrite", &label])?;
+        for agent in &self.agents {
+            progress::wait(&format!("{number} policies"), PROGRAMMED, || {
+                let rows = self.sluice(agent, &["policy", "list", ALLOW, "-o", "json"]);
+                let rows = rows.map_err(|e| format!("{e:#}"))?;
+                if only_selects(&rows, number) { Ok(()) } else { Err(rows.to_string()) }
+            })?;
+        }
+        self.selected = Some(number);
+        Ok(())
+    }
+
+    /// Takes a sample of a case, with as many policies as it names.
+    ///
+    /// # Errors
+    /// When other policies do not apply in time, or every attempt fails.
+    pub fn sample(&mut self, case: Case, duration: Duration) -> Result<f64> {
+        self.select(case.policies)?;
+        let target = self.target(case.same_node);
+        let sample = |duration| {
+            let rate = self.cluster.sample_at(case.load, &target, duration);
+            rate.with_context(|| case.label())
+        };
+        attempts(
+            || sample(duration),
+            || {
+                progress::wait(&case.label(), PROGRAMMED, || {
+                    sample(PROBE).map(drop).map_err(|e| e.to_string())
+                })
+            },
+        )
+    }
+
+    /// Address and port of the server on the client's node, or of that on the other node.
+    pub fn target(&self, same_node: bool) -> String {
+        format!("{}:{PORT}", self.cluster.server(same_node).pod)
+    }
+
+    /// Rows of policies in the maps of the client's node, by table.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn rows(&self) -> Result<Vec<(String, u64)>> {
+        let status = self.sluice(&self.agents[0], &["status", "-o", "json"])?;
+        Ok(policy_rows(&status["tables"]))
+    }
+
+    /// Memory of the agents and of their maps, the larger of both nodes.
+    ///
+    /// # Errors
+    /// When a command on a node fails.
+    pub fn memory(&self, name: String) -> Result<Memory> {
+        let agents = self.cluster.memory()?;
+        let mut maps = 0;
+        for of_client in [true, false] {
+            let text = self.cluster.on_node(self.cluster.node(of_client), &["sh", "-c", MAPS])?;
+            maps = maps.max(map_bytes(&text));
+        }
+        ensure!(maps > 0, "no agent has a map open");
+        Ok(Memory {
+            name,
+            agent_kib: agents.iter().map(|(_, kib)| *kib).max().unwrap_or_default(),
+            maps_kib: maps / 1024,
+        })
+    }
+
+    /// The JSON that a command of `sluice` prints.
+    fn sluice(&self, agent: &str, words: &[&str]) -> Result<Value> {
+        let exec = ["-n", SYSTEM, "exec", agent, "-c", "agent", "--", "sluice"];
+        let text = self.cluster.kubectl(&[&exec[..], words].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("unexpected output: {text:?}"))
+    }
+}
+
+/// Prints id and bytes of each map that an agent has open.
+const MAPS: &str = "for p in $(pgrep -x sluice); do for f in /proc/$p/fdinfo/*; do \
+                    awk '/^memlock:/ {m = $2} /^map_id:/ {print $2, m}' $f; done; done";
+
+/// The bytes of all maps, each once.
+fn map_bytes(text: &str) -> u64 {
+    let maps = text.lines().filter_map(|line| {
+        let (id, bytes) = line.split_once(' ')?;
+        Some((id, bytes.trim().parse::<u64>().ok()?))
+    });
+    maps.collect::<std::collections::BTreeMap<_, _>>().into_values().sum()
+}
+
+/// Whether the policies of this number select pods of the node, and those of other numbers none.
+fn only_selects(rows: &Value, number: usize) -> bool {
+    let allowing = format!("default/{}", policies::allow(number));
+    let rows = rows.as_array().map_or(&[][..], Vec::as_slice);
+    let mut found = number == 0;
+    for row in rows {
+        let wanted = row["policy"] == allowing;
+        found |= wanted;
+        if (row["localPods"].as_u64() > Some(0)) != wanted {
+            return false;
+        }
+    }
+    found
+}
+
+/// The tables of policies among those of a node.
+fn policy_rows(tables: &Value) -> Vec<(String, u64)> {
+    let tables = tables.as_object().into_iter().flatten();
+    tables
+        .filter(|(table, _)| table.starts_with("policy_"))
+        .filter_map(|(table, rows)| Some((table.clone(), rows.as_u64()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn policies_of_one_number_select_pods_and_others_none() {
+        let row = |number: usize, pods: u64| json!({"policy": format!("default/allow-{number}"), "localPods": pods});
+        let rows = |one, many| json!([row(1, one), row(10_000, many)]);
+        assert!(only_selects(&rows(2, 0), 1));
+        assert!(only_selects(&rows(0, 2), 10_000));
+        assert!(only_selects(&rows(0, 0), 0));
+        assert!(!only_selects(&rows(1, 0), 0));
+        assert!(!only_selects(&rows(1, 1), 1));
+        assert!(!only_selects(&rows(0, 0), 1));
+        assert!(!only_selects(&json!([]), 1));
+    }
+
+    #[test]
+    fn rows_are_those_of_policies() {
+        let tables = json!({"services": 7, "policy_peers": 3, "policy_ports": 0});
+        let expected = [("policy_peers".to_owned(), 3), ("policy_ports".to_owned(), 0)];
+        assert_eq!(policy_rows(&tables), expected);
+    }
+
+    #[test]
+    fn maps_count_once() {
+        assert_eq!(map_bytes("7 4096\n9 8192\n7 4096\n\n"), 12_288);
+    }
+}
