@@ -10,6 +10,7 @@
 
 pub mod artefacts;
 pub mod case;
+pub mod examples;
 mod kubectl;
 mod load;
 mod namespace;

@@ -88,7 +88,8 @@ pub fn sluice(node: &Node, arguments: &[&str]) -> Result<String, String> {
 }
 
 /// A container on the nodes' network that is not a node. It answers TCP connections and UDP
-/// datagrams on port 8080 with the client address that it observes.
+/// datagrams on port 8080 with the client address that it observes, also on 169.254.169.254, the address of
+/// the metadata service of clouds.
 pub struct OutsideHost {
     name: String,
     /// Its IPv4 address.
@@ -102,11 +103,12 @@ impl OutsideHost {
         let image = docker(&["inspect", "-f", "{{.Config.Image}}", &node.name]).unwrap();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sluice-outside-{}-{n}", std::process::id());
-        let script = "socat TCP-LISTEN:8080,fork,reuseaddr SYSTEM:'echo $SOCAT_PEERADDR' & \
+        let script = "ip addr add 169.254.169.254/32 dev lo; \
+                      socat TCP-LISTEN:8080,fork,reuseaddr SYSTEM:'echo $SOCAT_PEERADDR' & \
                       exec socat UDP-RECVFROM:8080,fork SYSTEM:'echo $SOCAT_PEERADDR'";
-        let run = ["run", "-d", "--name", &name, "--network", "kind", "--entrypoint", "sh"];
+        let run = ["run", "-d", "--name", &name, "--network", "kind", "--cap-add", "NET_ADMIN"];
         let mut host = OutsideHost { name: name.clone(), address: String::new() };
-        docker(&[&run[..], &[&image, "-c", script]].concat()).unwrap();
+        docker(&[&run[..], &["--entrypoint", "sh", &image, "-c", script]].concat()).unwrap();
         let format = "{{.NetworkSettings.Networks.kind.IPAddress}}";
         host.address = docker(&["inspect", "-f", format, &name]).unwrap();
         host

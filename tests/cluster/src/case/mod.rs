@@ -13,6 +13,7 @@
 //!     expect: {exit: 0, words: [orders-a, orders-b], each: 10}
 //!   - kubectl: delete service web                 # in the namespace of the case
 //!   - apply: later.yaml                           # another manifest of the folder
+//!   - example: allow-dns                          # docs/examples/policies/allow-dns.yaml
 //!   - ready: {app: web, count: 2}
 //! ```
 //!
@@ -49,6 +50,8 @@ pub enum Step {
     Kubectl(Kubectl),
     /// A manifest of the case's folder.
     Apply(Apply),
+    /// A policy of the documentation.
+    Example(Example),
     /// Waits until exactly `count` pods of an app are Ready.
     Ready(Ready),
 }
@@ -84,6 +87,14 @@ pub struct Kubectl {
 pub struct Apply {
     /// File name in the case's folder.
     pub apply: String,
+}
+
+/// A policy of `docs/examples/policies`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    /// File name without extension.
+    pub example: String,
 }
 
 /// Pods to await.

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 use super::template::Template;
-use super::{Apply, Case, Command, Kubectl, Ready, Step};
+use super::{Apply, Case, Command, Example, Kubectl, Ready, Step};
 use crate::process::{self, Finished};
-use crate::{Namespace, eventually};
+use crate::{Namespace, eventually, examples};
 
 /// Longest time of a command on a node.
 const ON_NODE: Duration = Duration::from_secs(60);
@@ -36,6 +36,7 @@ pub fn run(name: &str) {
                 namespace.kubectl(&line.split_whitespace().collect::<Vec<_>>());
             }
             Step::Apply(Apply { apply: file }) => apply(&folder.join(file), &namespace, &template),
+            Step::Example(Example { example }) => namespace.apply(&examples::manifest(example)),
             Step::Ready(Ready { ready }) => {
                 namespace.ready(&ready.app, ready.count);
             }
