@@ -115,6 +115,16 @@ impl Host {
         process
     }
 
+    /// Sends without waiting for answers until [`Process::finish`], which returns a
+    /// [`SprayReport`](crate::peer::SprayReport): datagrams from `port` and from new ports to `udp`, and
+    /// first segments of connections to `tcp`. The host may have no interface yet.
+    pub fn spray(&self, port: u16, udp: &str, tcp: &str) -> Process {
+        let arguments = ["spray", &port.to_string(), udp, tcp];
+        let mut process = Process::start(&mut self.command(&arguments));
+        assert_eq!(process.line(), "spraying");
+        process
+    }
+
     /// Sends `rate` UDP requests a second, each from a new socket, for so many seconds.
     pub fn resolve(&self, server: &str, rate: u32, seconds: u32) -> RateReport {
         let deadline = COMMAND_DEADLINE + Duration::from_secs(seconds.into());
@@ -125,6 +135,12 @@ impl Host {
     /// Sends a UDP datagram with this source address.
     pub fn send_from(&self, source: &str, destination: &str) {
         let (): () = self.run(&["send-from", source, destination]);
+    }
+
+    /// Sends a UDP datagram with this source address to the router `by`, which its IP option for a loose
+    /// source route asks to send it on to `destination`, to the same port.
+    pub fn send_routed(&self, source: &str, by: &str, destination: &str) {
+        let (): () = self.run(&["send-from", source, by, destination]);
     }
 
     /// Sends an Ethernet frame by a device.

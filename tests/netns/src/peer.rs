@@ -56,3 +56,21 @@ pub struct RateReport {
     /// Time in which they were sent.
     pub seconds: f64,
 }
+
+/// Report of a client that sends without waiting for answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SprayReport {
+    /// Datagrams from one socket.
+    pub same_socket: u64,
+    /// Datagrams from a new socket each.
+    pub new_sockets: u64,
+    /// First segments of TCP connections.
+    pub connections: u64,
+}
+
+impl SprayReport {
+    /// The least of the three numbers.
+    pub fn least(&self) -> u64 {
+        self.same_socket.min(self.new_sockets).min(self.connections)
+    }
+}

@@ -4,6 +4,7 @@
 mod api_server;
 mod cases;
 mod cli;
+mod default_deny;
 mod devices;
 mod external;
 mod growth;
@@ -14,6 +15,7 @@ mod node_changes;
 mod packets;
 mod pods;
 mod policies;
+mod policy_upgrades;
 mod readiness;
 mod repairs;
 mod restarts;

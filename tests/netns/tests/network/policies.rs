@@ -1,9 +1,11 @@
 //! NetworkPolicies: who reaches whom by which address, from the first packet on, and what becomes of
 //! open connections when something changes.
 
+use std::net::Ipv4Addr;
+
 use netns_tests::manifest::{namespace, pod_with_labels, service_with};
 use netns_tests::peer::HoldReport;
-use netns_tests::{Host, OUTSIDE, Pod, Topology, TopologyOptions, dataplane, eventually};
+use netns_tests::{Host, Node, OUTSIDE, Pod, Topology, TopologyOptions, dataplane, eventually};
 use sluice_abi::DropReason;
 
 use crate::{TwoNodes, two_nodes_with_cluster_routes};
@@ -12,7 +14,7 @@ const VIP: &str = "10.96.9.9";
 const PORTS: [&str; 1] = ["tcp:80->8080"];
 
 /// `server` receives TCP 8080 from pods with the role `web` of its namespace.
-const FROM_WEB: &str = "
+pub const FROM_WEB: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: from-web, namespace: default}
@@ -24,7 +26,7 @@ spec:
 ";
 
 /// Nothing is received and sent in a namespace.
-fn deny_all(namespace: &str) -> String {
+pub fn deny_all(namespace: &str) -> String {
     format!(
         "
 apiVersion: networking.k8s.io/v1
@@ -43,7 +45,7 @@ fn ask(client: &Host, to: &str) -> Result<String, String> {
 
 /// Waits until a client reaches an address, or until it does not.
 #[track_caller]
-fn reaches(what: &str, client: &Host, to: &str, expected: bool) {
+pub fn reaches(what: &str, client: &Host, to: &str, expected: bool) {
     let what = format!("{what} to {to}, {}", if expected { "allowed" } else { "denied" });
     eventually(&what, || match (ask(client, to), expected) {
         (Ok(_), true) => Ok(()),
@@ -268,51 +270,60 @@ fn policies_hold_without_an_agent_and_over_its_restart() {
     assert_eq!(dataplane::dropped(&node, DropReason::PolicyPending), pending);
 }
 
-/// CONTRACT 8.16: pods in a namespace with default deny send and receive nothing, whenever they begin, while
-/// agents come and go.
+/// `client` sends to its node only.
+fn to_node_only(node: &Node) -> String {
+    format!(
+        "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: node-only, namespace: default}}
+spec:
+  podSelector: {{matchLabels: {{app: client}}}}
+  policyTypes: [Egress]
+  egress: [{{to: [{{ipBlock: {{cidr: {}/32}}}}]}}]
+",
+        node.address
+    )
+}
+
+/// A node that follows source routes forwards nothing that policies deny.
 #[test]
-fn sixty_pods_under_default_deny_send_and_receive_nothing() {
-    const PODS: usize = 60;
+fn source_routes_by_the_node_do_not_lead_around_policies() {
+    const PORT: u16 = 7777;
     let topology = Topology::new();
     let node = topology.node(1);
-    topology.apply("ns-open", &namespace("open", &[]));
-    topology.apply("ns-closed", &namespace("closed", &[]));
-    topology.apply("policy", &deny_all("closed"));
-    let mut agent = Some(node.agent());
-    let server = node.pod("open/server");
-    let _process = server.serve("server", &["tcp:8080"]);
-    let folder = tempfile::tempdir().unwrap();
-    let captured = [
-        (OUTSIDE, topology.outside.capture("eth0", &folder.path().join("outside"))),
-        (server.address, server.capture("eth0", &folder.path().join("server"))),
-    ];
-    for n in 0..PODS {
-        let egress = dataplane::dropped(&node, DropReason::PolicyEgress);
-        let pod = node.pod(&format!("closed/pod-{n}"));
-        topology.apply(&format!("pod-{n}"), &pod_with_labels(&pod, &[]));
-        let from = pod.address.to_string();
-        pod.send_from(&from, &format!("{OUTSIDE}:9"));
-        pod.send_from(&from, &server.at(9));
-        let quick = ["--deadline-ms", "30"];
-        assert!(pod.connect_with("tcp", &server.at(8080), &quick)[0].is_err());
-        // The pod's row may be there or not.
-        assert!(server.connect_with("tcp", &pod.at(8080), &quick)[0].is_err());
-        match n % 6 {
-            // Its policies are known at last, and it stays closed.
-            5 => eventually("a drop by policy", || {
-                let dropped = dataplane::dropped(&node, DropReason::PolicyEgress);
-                pod.send_from(&from, &server.at(9));
-                if dropped > egress { Ok(()) } else { Err(format!("{dropped} drops")) }
-            }),
-            0 => agent.take().expect("an agent").kill(),
-            3 => agent = Some(node.agent()),
-            _ => {}
-        }
+    let _agent = node.agent();
+    topology.apply("ns", &namespace("default", &[]));
+    let (client, server) = (node.pod("default/client"), node.pod("default/server"));
+    topology.apply("client", &pod_with_labels(&client, &[("app", "client")]));
+    topology.apply("server", &pod_with_labels(&server, &[("app", "server")]));
+    // Both have to be set; a pod can change neither.
+    for device in ["all", client.host_device()] {
+        node.sysctl(&format!("net/ipv4/conf/{device}/accept_source_route"), "1");
     }
-    for (address, capture) in captured {
-        assert_eq!(capture.count_to(address), 0, "packets to {address}");
-    }
-    assert!(dataplane::dropped(&node, DropReason::PolicyPending) > 0);
+    let from = client.address.to_string();
+    let by = format!("{}:{PORT}", node.address);
+    let targets = [(&topology.outside, OUTSIDE), (&*server, server.address)];
+    let arrives = |(host, to): &(&Host, Ipv4Addr), expected: bool| {
+        let reason = if expected { "not denied" } else { "denied" };
+        let before = dataplane::dropped(&node, DropReason::PolicyEgress);
+        eventually(&format!("a datagram to {to}, {reason}"), || {
+            let capture = host.capture("eth0", &topology.capture_file(&to.to_string()));
+            client.send_routed(&from, &by, &to.to_string());
+            let dropped = dataplane::dropped(&node, DropReason::PolicyEgress) > before;
+            let packets = capture.finish();
+            let octets = to.octets();
+            let received = packets.iter().any(|packet| packet.get(16..20) == Some(&octets));
+            if (received, dropped) == (expected, !expected) {
+                Ok(())
+            } else {
+                Err(format!("received: {received}, dropped: {dropped}"))
+            }
+        });
+    };
+    targets.iter().for_each(|target| arrives(target, true));
+    topology.apply("policy", &to_node_only(&node));
+    targets.iter().for_each(|target| arrives(target, false));
 }
 
 /// `sluice policy` and `sluice drops` name policies, pods and the nearest rule.

@@ -29,7 +29,7 @@ pub fn vip(port: u16) -> String {
 }
 
 /// A pod, by the CNI binary that the node's agent has installed.
-fn pod(node: &Node, name: &str) -> Pod {
+pub fn pod(node: &Node, name: &str) -> Pod {
     let sandbox = node.sandbox(name);
     let result = node.installed_cni("ADD", &sandbox).ok();
     node.pod_of(&sandbox, result)

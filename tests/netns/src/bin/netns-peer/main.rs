@@ -8,6 +8,7 @@ mod hold;
 mod raw;
 mod resolve;
 mod serve;
+mod spray;
 
 use std::io::Write;
 use std::time::Duration;
@@ -30,12 +31,16 @@ fn main() {
         ["download", server, bytes] => report(&connect::download(server, bytes.parse().unwrap())),
         ["upload", server, bytes] => report(&connect::upload(server, bytes.parse().unwrap())),
         ["hold", protocol, server] => report(&hold::hold(protocol, server)),
+        ["spray", port, udp, tcp] => report(&spray::spray(port.parse().unwrap(), udp, tcp)),
         ["resolve", server, rate, seconds] => {
             let (rate, seconds) = (rate.parse().unwrap(), seconds.parse().unwrap());
             report(&resolve::resolve(server, rate, seconds));
         }
         ["ping", address, size] => report(&raw::ping(address, size.parse().unwrap())),
-        ["send-from", source, destination] => report(&raw::send_from(source, destination)),
+        ["send-from", source, destination] => report(&raw::send_from(source, destination, None)),
+        ["send-from", source, destination, route] => {
+            report(&raw::send_from(source, destination, Some(route)));
+        }
         ["send-frame", device, frame] => report(&capture::send_frame(device, frame)),
         ["capture", device, file] => report(&capture::capture(device, file)),
         _ => panic!("{words:?}"),

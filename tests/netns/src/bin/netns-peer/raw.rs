@@ -1,4 +1,4 @@
-//! Raw sockets: ICMP echo, and datagrams with any source address.
+//! Raw sockets: ICMP echo, and datagrams with any source address, also with a source route.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -75,20 +75,28 @@ fn quotes(icmp: &[u8], address: Ipv4Addr, id: u16) -> bool {
         && inner.get(length + 4..length + 6) == Some(&id.to_be_bytes())
 }
 
-pub fn send_from(source: &str, destination: &str) {
+/// Sends a datagram; with `route` by `destination` to the address `route` (loose source route, RFC 791).
+pub fn send_from(source: &str, destination: &str, route: Option<&str>) {
     let source: Ipv4Addr = source.parse().unwrap();
+    let option = route.map_or_else(Vec::new, |address| {
+        let address: Ipv4Addr = address.parse().unwrap();
+        [&[131, 7, 4][..], &address.octets(), &[0]].concat()
+    });
     let destination: SocketAddrV4 = destination.parse().unwrap();
     let data = b"data";
-    let length = u16::try_from(28 + data.len()).unwrap();
-    let mut packet = vec![0x45, 0];
+    let header = 20 + option.len();
+    let datagram = u16::try_from(8 + data.len()).unwrap();
+    let length = u16::try_from(header).unwrap() + datagram;
+    let mut packet = vec![0x40 | u8::try_from(header / 4).unwrap(), 0];
     packet.extend(length.to_be_bytes());
     // Identification, flags, TTL, UDP; the kernel fills in the header checksum.
     packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
     packet.extend(source.octets());
     packet.extend(destination.ip().octets());
+    packet.extend(option);
     packet.extend(40_000u16.to_be_bytes());
     packet.extend(destination.port().to_be_bytes());
-    packet.extend((length - 20).to_be_bytes());
+    packet.extend(datagram.to_be_bytes());
     // UDP over IPv4 may omit the checksum.
     packet.extend([0, 0]);
     packet.extend(data);
