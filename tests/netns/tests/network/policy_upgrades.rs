@@ -210,9 +210,7 @@ fn policies_hold_over_restarts_upgrades_and_downgrades() {
     });
     let allowed = shop.allowed(&a);
     let mut late = Vec::new();
-    for version in
-        [Version::This, Version::Next, Version::This, Version::Next, Version::Next, Version::This]
-    {
+    for version in [Version::This, Version::Next, Version::Next, Version::This] {
         agent.take().unwrap().kill();
         // A pod that begins now is closed too.
         let sandbox = a.sandbox(&format!("closed/late-{}", late.len()));

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use netns_tests::capture::LINK_TYPE_RAW;
 use nix::errno::Errno;
@@ -16,6 +17,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use crate::print_line;
 
 const SNAP_LENGTH: usize = 2048;
+/// Longest time in which packets are written after the end, on a device that always has some.
+const DRAIN: Duration = Duration::from_millis(500);
 
 pub fn capture(device: &str, path: &str) -> usize {
     let socket = packet_socket(device, libc::SOCK_DGRAM);
@@ -35,9 +38,13 @@ pub fn capture(device: &str, path: &str) -> usize {
     print_line("ready");
     let mut count = 0;
     let mut packet = [0; SNAP_LENGTH];
+    let mut end = None;
     loop {
         // Packets that are queued when the input ends are still written.
         let last = ended.load(Ordering::Acquire);
+        if last && *end.get_or_insert_with(Instant::now) + DRAIN < Instant::now() {
+            return count;
+        }
         match recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
             Ok(length) if packet[0] >> 4 == 4 => {
                 write_packet(&mut file, &packet[..length]);
