@@ -289,7 +289,6 @@ spec:
 /// A node that follows source routes forwards nothing that policies deny.
 #[test]
 fn source_routes_by_the_node_do_not_lead_around_policies() {
-    const PORT: u16 = 7777;
     let topology = Topology::new();
     let node = topology.node(1);
     let _agent = node.agent();
@@ -302,9 +301,12 @@ fn source_routes_by_the_node_do_not_lead_around_policies() {
         node.sysctl(&format!("net/ipv4/conf/{device}/accept_source_route"), "1");
     }
     let from = client.address.to_string();
-    let by = format!("{}:{PORT}", node.address);
-    let targets = [(&topology.outside, OUTSIDE), (&*server, server.address)];
+    // The router, like every other host, refuses source routes.
+    let router = Host::of(topology.router());
+    let targets = [(&router, OUTSIDE), (&*server, server.address)];
     let arrives = |(host, to): &(&Host, Ipv4Addr), expected: bool| {
+        // Another flow: what the stack forwards is judged by the client's policies when it begins.
+        let by = format!("{}:{}", node.address, if expected { 7777 } else { 7778 });
         let reason = if expected { "not denied" } else { "denied" };
         let before = dataplane::dropped(&node, DropReason::PolicyEgress);
         eventually(&format!("a datagram to {to}, {reason}"), || {
@@ -323,6 +325,7 @@ fn source_routes_by_the_node_do_not_lead_around_policies() {
     };
     targets.iter().for_each(|target| arrives(target, true));
     topology.apply("policy", &to_node_only(&node));
+    reaches("client", &client, &server.at(9), false);
     targets.iter().for_each(|target| arrives(target, false));
 }
 
