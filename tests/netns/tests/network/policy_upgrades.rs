@@ -201,8 +201,10 @@ fn policies_hold_over_restarts_upgrades_and_downgrades() {
     let shop = Shop::new(topology, &a, &b);
     let sprays = shop.spray();
     let targets = shop.targets(&a);
-    // Established flows, when the policies come.
+    // Established flows, when the policies come. Their ends repeat what is not acknowledged.
     all_arrive(&targets);
+    let ended = [&shop.near_denied, &shop.far_denied]
+        .map(|client| client.hold("tcp", &shop.server.at(8080)));
     shop.isolate();
     let captures = targets.each_ref().map(|target| {
         let file = shop.topology.capture_file(target.what);
@@ -228,6 +230,10 @@ fn policies_hold_over_restarts_upgrades_and_downgrades() {
         if !held.errors.is_empty() || held.longest_ms >= 900 {
             failures.push(format!("{what}: {held:?}"));
         }
+    }
+    for connection in ended {
+        let report: HoldReport = connection.finish();
+        assert_eq!(report.errors.len(), 1, "{report:?}");
     }
     for spray in late {
         let report: SprayReport = spray.finish();
