@@ -17,7 +17,7 @@ use self::ending::Ending;
 use self::interner::Interner;
 use self::pods::Pods;
 pub use self::policies::PolicyDirty;
-use self::policies::{NetworkPolicies, same_ranges};
+use self::policies::{NetworkPolicies, is_same_peer};
 use crate::model::{
     Change, Endpoint, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
     ServiceCidr,
@@ -235,7 +235,7 @@ impl Index {
                 }
                 let name = node.name.clone();
                 let zone = node.zone.clone();
-                self.policies.dirty.nodes |= !same_ranges(self.nodes.get(&name), Some(&node));
+                self.policies.dirty.nodes |= !is_same_peer(self.nodes.get(&name), Some(&node));
                 let old = self.nodes.insert(name.clone(), node);
                 self.node_changed(&name, old.and_then(|n| n.zone), zone);
             }
@@ -277,6 +277,7 @@ impl Index {
                 }
             }
             Object::NetworkPolicy(policy) => self.policies.put(policy),
+            Object::ClusterNetworkPolicy(policy) => self.policies.put_cluster(policy),
             Object::ServiceCidr(new) => {
                 if self.service_cidrs.get(&new.name) != Some(&new) {
                     self.service_cidrs.insert(new.name.clone(), new);
@@ -290,7 +291,7 @@ impl Index {
         match kind {
             Kind::Node => {
                 if let Some(old) = self.nodes.remove(&*name.name) {
-                    self.policies.dirty.nodes |= !same_ranges(Some(&old), None);
+                    self.policies.dirty.nodes |= !is_same_peer(Some(&old), None);
                     self.node_changed(&name.name, old.zone, None);
                 }
             }
@@ -320,6 +321,7 @@ impl Index {
                 }
             }
             Kind::NetworkPolicy => self.policies.remove(name),
+            Kind::ClusterNetworkPolicy => self.policies.remove_cluster(name),
             Kind::ServiceCidr => {
                 self.dirty.nodes |= self.service_cidrs.remove(&*name.name).is_some();
             }
@@ -381,6 +383,9 @@ impl Index {
                 Box::new(self.service_cidrs.keys().map(|name| ObjectName::cluster(name.as_str())))
             }
             Kind::NetworkPolicy => Box::new(self.policies.iter().map(|policy| policy.name.clone())),
+            Kind::ClusterNetworkPolicy => {
+                Box::new(self.policies.cluster().map(|(name, _)| name.clone()))
+            }
         }
     }
 }

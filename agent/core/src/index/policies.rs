@@ -1,4 +1,4 @@
-//! NetworkPolicies, and the objects that policies depend on and that changed.
+//! NetworkPolicies, ClusterNetworkPolicies, and the objects that policies depend on and that changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Index;
-use crate::model::{NetworkPolicy, Node, ObjectName};
+use crate::model::{ClusterNetworkPolicy, NetworkPolicy, Node, ObjectName};
 
 /// Objects that changed, as far as policies depend on them; existing or deleted ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,9 +18,9 @@ pub struct PolicyDirty {
     pub pods: BTreeSet<ObjectName>,
     /// Namespaces.
     pub namespaces: BTreeSet<Arc<str>>,
-    /// NetworkPolicies.
+    /// NetworkPolicies and ClusterNetworkPolicies.
     pub policies: BTreeSet<ObjectName>,
-    /// Whether pod ranges of Nodes changed.
+    /// Whether pod ranges, addresses or labels of Nodes changed.
     pub nodes: bool,
 }
 
@@ -52,12 +52,17 @@ impl PolicyDirty {
 #[derive(Clone, Debug)]
 pub(super) struct NetworkPolicies {
     by_name: BTreeMap<ObjectName, NetworkPolicy>,
+    cluster: BTreeMap<ObjectName, ClusterNetworkPolicy>,
     pub dirty: PolicyDirty,
 }
 
 impl Default for NetworkPolicies {
     fn default() -> NetworkPolicies {
-        NetworkPolicies { by_name: BTreeMap::new(), dirty: PolicyDirty::everything() }
+        NetworkPolicies {
+            by_name: BTreeMap::new(),
+            cluster: BTreeMap::new(),
+            dirty: PolicyDirty::everything(),
+        }
     }
 }
 
@@ -79,6 +84,24 @@ impl NetworkPolicies {
         }
     }
 
+    pub fn cluster(&self) -> impl Iterator<Item = (&ObjectName, &ClusterNetworkPolicy)> {
+        self.cluster.iter()
+    }
+
+    pub fn put_cluster(&mut self, policy: ClusterNetworkPolicy) {
+        let name = ObjectName::cluster(Arc::clone(&policy.name));
+        if self.cluster.get(&name) != Some(&policy) {
+            self.mark(&name);
+            self.cluster.insert(name, policy);
+        }
+    }
+
+    pub fn remove_cluster(&mut self, name: &ObjectName) {
+        if self.cluster.remove(name).is_some() {
+            self.mark(name);
+        }
+    }
+
     fn mark(&mut self, name: &ObjectName) {
         if !self.dirty.all {
             self.dirty.policies.insert(name.clone());
@@ -86,10 +109,13 @@ impl NetworkPolicies {
     }
 }
 
-/// Whether two Nodes have the same pod ranges.
-pub(super) fn same_ranges(a: Option<&Node>, b: Option<&Node>) -> bool {
-    let ranges = |node: Option<&Node>| node.map(|n| n.pod_cidrs.clone()).unwrap_or_default();
-    ranges(a) == ranges(b)
+/// Whether two Nodes are the same for policies: pod ranges, addresses and labels.
+pub(super) fn is_same_peer(a: Option<&Node>, b: Option<&Node>) -> bool {
+    let parts = |node: &'_ Node| {
+        let addresses = node.addresses().collect::<Vec<_>>();
+        (node.pod_cidrs.clone(), addresses, node.labels.clone())
+    };
+    a.map(parts) == b.map(parts)
 }
 
 impl Index {
@@ -116,6 +142,16 @@ impl Index {
         let from = Bound::Included(ObjectName::new(namespace, ""));
         let policies = self.policies.by_name.range((from, Bound::Unbounded));
         policies.map(|(_, p)| p).take_while(move |p| *p.name.namespace == *namespace)
+    }
+
+    /// The ClusterNetworkPolicy of this name.
+    pub fn cluster_network_policy(&self, name: &ObjectName) -> Option<&ClusterNetworkPolicy> {
+        self.policies.cluster.get(name)
+    }
+
+    /// All ClusterNetworkPolicies by name.
+    pub fn cluster_network_policies(&self) -> impl Iterator<Item = &ClusterNetworkPolicy> {
+        self.policies.cluster.values()
     }
 
     /// The pod ranges of all nodes.

@@ -5,6 +5,7 @@
 //! and have no default are `Option`s.
 
 mod address;
+mod cluster_network_policy;
 mod endpoint_slice;
 mod namespace;
 mod network_policy;
@@ -19,6 +20,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 pub use address::{parse_cidr, parse_ip};
+pub use cluster_network_policy::{ClusterNetworkPolicy, ClusterRule, RuleAction, Subject, Tier};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use namespace::Namespace;
 pub use network_policy::{
@@ -160,11 +162,13 @@ pub enum Kind {
     ServiceCidr,
     /// networking.k8s.io/v1 NetworkPolicy.
     NetworkPolicy,
+    /// policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Node,
         Kind::Service,
         Kind::EndpointSlice,
@@ -172,6 +176,7 @@ impl Kind {
         Kind::Namespace,
         Kind::ServiceCidr,
         Kind::NetworkPolicy,
+        Kind::ClusterNetworkPolicy,
     ];
 }
 
@@ -192,6 +197,8 @@ pub enum Object {
     ServiceCidr(ServiceCidr),
     /// A NetworkPolicy.
     NetworkPolicy(NetworkPolicy),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
 }
 
 impl Object {
@@ -205,6 +212,7 @@ impl Object {
             Object::Namespace(_) => Kind::Namespace,
             Object::ServiceCidr(_) => Kind::ServiceCidr,
             Object::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Object::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
         }
     }
 
@@ -218,6 +226,7 @@ impl Object {
             Object::Namespace(o) => ObjectName::cluster(o.name.as_str()),
             Object::ServiceCidr(o) => ObjectName::cluster(o.name.as_str()),
             Object::NetworkPolicy(o) => o.name.clone(),
+            Object::ClusterNetworkPolicy(o) => ObjectName::cluster(Arc::clone(&o.name)),
         }
     }
 }

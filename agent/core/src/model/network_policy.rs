@@ -44,6 +44,8 @@ pub enum PolicyPeer {
     },
     /// Addresses.
     Block(IpBlock),
+    /// All addresses of the Nodes with these labels. Only in ClusterNetworkPolicies.
+    Nodes(LabelSelector),
     /// Nothing; the text says what is not valid.
     Invalid(Arc<str>),
 }
