@@ -89,7 +89,15 @@ pub fn node() -> impl Strategy<Value = Node> {
             // As many clouds translate it: also the address of a load balancer.
             let external_ips = if dual { vec![IpAddr::from([203, 0, 113, 2])] } else { Vec::new() };
             let name = name.into();
-            Node { name, internal_ips, external_ips, pod_cidrs, zone, leaving: false }
+            Node {
+                name,
+                internal_ips,
+                external_ips,
+                pod_cidrs,
+                zone,
+                leaving: false,
+                ..Node::default()
+            }
         },
     )
 }

@@ -5,7 +5,7 @@
 //! POLICY_CLASSES    address of a peer   -> class of the peer            (pods)
 //! POLICY_NETWORKS   address, by prefix  -> class of the peer            (all other addresses)
 //! POLICY_PEERS      {table, class}      -> ports
-//! POLICY_PORTS      {id, protocol, port}-> 1, for ports that are more than one range
+//! POLICY_PORTS      {id, protocol, port}-> 1, for ports that are more than one range, by prefix
 //! OPEN_NAMESPACES   id of a namespace   -> 1, if no policy selects pods of it
 //! POLICY_EPOCH      [0]                 -> number of the last change
 //! ```
@@ -157,7 +157,8 @@ pub struct PolicyPeerKey {
 
 const _: () = assert!(size_of::<PolicyPeerKey>() == 16);
 
-/// Key of the `POLICY_PORTS` LPM trie. The value is 1.
+/// Key of the `POLICY_PORTS` LPM trie. The value is 1, or 0 for what is not in the set although a shorter
+/// prefix is.
 #[repr(C)]
 #[derive(
     Clone,

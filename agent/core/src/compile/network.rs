@@ -134,10 +134,8 @@ mod tests {
         Node {
             name: name.into(),
             internal_ips: ips.iter().map(|a| a.parse().expect("address")).collect(),
-            external_ips: Vec::new(),
             pod_cidrs: cidrs.iter().map(|a| a.parse().expect("cidr")).collect(),
-            zone: None,
-            leaving: false,
+            ..Node::default()
         }
     }
 

@@ -1,4 +1,4 @@
-//! Random clusters with NetworkPolicies. Every field is drawn; names, labels and addresses come from
+//! Random clusters with NetworkPolicies and ClusterNetworkPolicies. Every field is drawn; names, labels and addresses come from
 //! small sets, so that selectors match some pods and addresses are used again.
 
 use std::collections::BTreeMap;
@@ -14,9 +14,10 @@ use proptest::sample::{Index as Pick, select, subsequence};
 use super::{THIS_NODE, distinct, protocol, rarely};
 use crate::index::Index;
 use crate::model::{
-    Change, ContainerPort, IpBlock, Kind, LabelSelector, Labels, Namespace, NetworkPolicy, Node,
-    Object, ObjectName, Operator, Pod, PodPhase, PolicyPeer, PolicyPort, PolicyRule, Port,
-    PortSpec, Protocol, Requirement, Uid, parse_ip,
+    Change, ClusterNetworkPolicy, ClusterRule, ContainerPort, IpBlock, Kind, LabelSelector, Labels,
+    Namespace, NetworkPolicy, Node, Object, ObjectName, Operator, Pod, PodPhase, PolicyPeer,
+    PolicyPort, PolicyRule, Port, PortSpec, Protocol, Requirement, RuleAction, Subject, Tier, Uid,
+    parse_ip,
 };
 use crate::policy::LocalPod;
 
@@ -37,6 +38,8 @@ const POD_IPS: [&str; 9] = [
     "10.99.0.1",
     "fd99::1",
 ];
+/// Addresses of nodes.
+const NODE_IPS: [&str; 3] = ["172.18.0.2", "172.18.0.3", "198.51.100.7"];
 const BLOCKS: [&str; 12] = [
     "10.244.0.0/16",
     "10.244.1.0/24",
@@ -167,6 +170,62 @@ pub fn network_policy() -> impl Strategy<Value = NetworkPolicy> {
     )
 }
 
+fn cluster_peer() -> impl Strategy<Value = PolicyPeer> {
+    let pods = (selector(), selector());
+    let block = net(&BLOCKS).prop_map(|cidr| IpBlock { cidr, except: [].into() });
+    prop_oneof![
+        8 => pods.prop_map(|(n, pods)| PolicyPeer::Pods { namespaces: Some(n), pods }),
+        3 => block.prop_map(PolicyPeer::Block),
+        1 => selector().prop_map(PolicyPeer::Nodes),
+    ]
+}
+
+/// Entries of `protocols`; a name is one of each protocol.
+fn cluster_ports() -> impl Strategy<Value = Vec<PolicyPort>> {
+    let one =
+        |ports| (protocol(), ports).prop_map(|(p, ports)| vec![PolicyPort { protocol: p, ports }]);
+    let named = text(&PORT_NAMES).prop_map(|name| {
+        let port = |protocol| PolicyPort { protocol, ports: PortSpec::Name(Arc::clone(&name)) };
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(port).into()
+    });
+    prop_oneof![
+        1 => protocol().prop_map(|protocol| vec![PolicyPort { protocol, ports: PortSpec::All }]),
+        4 => one(number().prop_map(PortSpec::Number).boxed()),
+        2 => one((number(), number()).prop_map(|(a, b)| PortSpec::Range(a.min(b), a.max(b))).boxed()),
+        2 => named,
+    ]
+}
+
+fn cluster_rule() -> impl Strategy<Value = ClusterRule> {
+    let action = select(&[RuleAction::Accept, RuleAction::Deny, RuleAction::Pass][..]);
+    let ports = vec(cluster_ports(), 0..3).prop_map(|ports| ports.concat().into());
+    (action, vec(cluster_peer(), 1..3), ports, rarely()).prop_map(
+        |(action, peers, ports, invalid)| ClusterRule {
+            name: "".into(),
+            action,
+            matches: PolicyRule { peers: peers.into(), ports },
+            invalid: invalid.then(|| "rule".into()),
+        },
+    )
+}
+
+/// A ClusterNetworkPolicy.
+pub fn cluster_network_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
+    let tier = select(&[Tier::Admin, Tier::Baseline][..]);
+    let rules = || vec(cluster_rule(), 0..4).prop_map(Box::from);
+    let names = text(&["c1", "c2", "c3"]);
+    (names, tier, select(&[0u16, 7, 1000][..]), selector(), selector(), rules(), rules()).prop_map(
+        |(name, tier, priority, namespaces, pods, ingress, egress)| ClusterNetworkPolicy {
+            name,
+            tier,
+            priority,
+            subject: Subject { namespaces, pods, invalid: None },
+            ingress,
+            egress,
+        },
+    )
+}
+
 fn labels() -> impl Strategy<Value = Vec<(Arc<str>, Arc<str>)>> {
     vec((text(&KEYS), text(&VALUES)), 0..3)
 }
@@ -225,16 +284,22 @@ fn namespace() -> impl Strategy<Value = Namespace> {
 }
 
 fn policy_node() -> impl Strategy<Value = Node> {
-    (select(&[THIS_NODE, "n2"][..]), vec(net(&RANGES), 0..3)).prop_map(|(name, pod_cidrs)| Node {
-        name: name.into(),
-        pod_cidrs,
-        ..Node::default()
-    })
+    let ips = vec(select(&NODE_IPS[..]).prop_filter_map("an address", parse_ip), 0..3);
+    (select(&[THIS_NODE, "n2"][..]), vec(net(&RANGES), 0..3), labels(), ips).prop_map(
+        |(name, pod_cidrs, labels, internal_ips)| Node {
+            name: name.into(),
+            pod_cidrs,
+            internal_ips,
+            labels: labels.into_iter().collect(),
+            ..Node::default()
+        },
+    )
 }
 
 fn policy_object() -> impl Strategy<Value = Object> {
     prop_oneof![
         3 => network_policy().prop_map(Object::NetworkPolicy),
+        2 => cluster_network_policy().prop_map(Object::ClusterNetworkPolicy),
         4 => policy_pod().prop_map(Object::Pod),
         2 => namespace().prop_map(Object::Namespace),
         1 => policy_node().prop_map(Object::Node),
@@ -248,7 +313,8 @@ pub fn policy_objects() -> impl Strategy<Value = Vec<Object>> {
 
 /// A change of an object that policies depend on.
 pub fn policy_change() -> impl Strategy<Value = Change> {
-    let kinds = [Kind::NetworkPolicy, Kind::Pod, Kind::Namespace, Kind::Node];
+    let kinds =
+        [Kind::NetworkPolicy, Kind::ClusterNetworkPolicy, Kind::Pod, Kind::Namespace, Kind::Node];
     prop_oneof![
         8 => policy_object().prop_map(Change::Apply),
         3 => policy_object().prop_map(|o| Change::Delete(o.kind(), o.name())),
@@ -267,6 +333,10 @@ pub enum PolicyEdit {
     Relabel(Pick, Labels),
     /// Other pod ranges of a node.
     Ranges(Pick, Vec<IpNet>),
+    /// Other rules of a ClusterNetworkPolicy; egress or ingress.
+    ClusterRules(Pick, bool, Vec<ClusterRule>),
+    /// Other labels of a namespace.
+    RelabelNamespace(Pick, Vec<(Arc<str>, Arc<str>)>),
 }
 
 impl PolicyEdit {
@@ -307,6 +377,17 @@ impl PolicyEdit {
                 let node = pick(at, index.nodes().collect())?;
                 Object::Node(Node { pod_cidrs: ranges.clone(), ..node })
             }
+            PolicyEdit::ClusterRules(at, egress, rules) => {
+                let mut policy = pick(at, index.cluster_network_policies().collect())?;
+                let end = if *egress { &mut policy.egress } else { &mut policy.ingress };
+                *end = rules.clone().into();
+                Object::ClusterNetworkPolicy(policy)
+            }
+            PolicyEdit::RelabelNamespace(at, labels) => {
+                let namespace = pick(at, index.namespaces().collect())?;
+                let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+                Object::Namespace(Namespace { labels, ..namespace })
+            }
         };
         Some(Change::Apply(object))
     }
@@ -315,12 +396,16 @@ impl PolicyEdit {
 /// A small change of an object that exists.
 pub fn policy_edit() -> impl Strategy<Value = PolicyEdit> {
     let (at, egress) = (any::<Pick>, any::<bool>);
+    let pairs = labels;
     let labels = labels().prop_map(Labels::from_iter);
     prop_oneof![
         4 => (at(), egress(), rule()).prop_map(|(at, egress, r)| PolicyEdit::AddRule(at, egress, r)),
         2 => (at(), egress(), at()).prop_map(|(at, egress, r)| PolicyEdit::RemoveRule(at, egress, r)),
         2 => (at(), labels).prop_map(|(at, labels)| PolicyEdit::Relabel(at, labels)),
         1 => (at(), vec(net(&RANGES), 0..4)).prop_map(|(at, nets)| PolicyEdit::Ranges(at, nets)),
+        2 => (at(), egress(), vec(cluster_rule(), 0..4))
+            .prop_map(|(at, egress, rules)| PolicyEdit::ClusterRules(at, egress, rules)),
+        2 => (at(), pairs()).prop_map(|(at, pairs)| PolicyEdit::RelabelNamespace(at, pairs)),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LabelSelector, PolicyRule};
+use super::{LabelSelector, ObjectName, PolicyPeer, PolicyRule, PortSpec};
 
 /// A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +59,29 @@ pub struct ClusterRule {
     /// What of the rule is not valid: a rule with [`RuleAction::Accept`] then matches nothing, every
     /// other one denies everything.
     pub invalid: Option<Arc<str>>,
+}
+
+impl ClusterRule {
+    /// Whether everything of it is understood.
+    pub fn is_valid(&self) -> bool {
+        let PolicyRule { peers, ports } = &self.matches;
+        self.invalid.is_none()
+            && !peers.is_empty()
+            && !peers.iter().any(|peer| matches!(peer, PolicyPeer::Invalid(_)))
+            && !ports.iter().any(|port| matches!(port.ports, PortSpec::Invalid(_)))
+    }
+}
+
+impl ClusterNetworkPolicy {
+    /// Its name as that of any object.
+    pub fn object_name(&self) -> ObjectName {
+        ObjectName::cluster(Arc::clone(&self.name))
+    }
+
+    /// Whether it has rules: without any, it has no effect.
+    pub fn has_rules(&self) -> bool {
+        !self.ingress.is_empty() || !self.egress.is_empty()
+    }
 }
 
 /// `action` of a rule.

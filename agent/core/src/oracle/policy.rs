@@ -1,9 +1,13 @@
-//! NetworkPolicy, from the API documentation and from section 8 of the contract.
+//! NetworkPolicy and ClusterNetworkPolicy, from the API documentation and from sections 8 and 9 of the
+//! contract.
+
+mod cluster;
 
 use std::net::IpAddr;
 
 use crate::model::{
-    NetworkPolicy, Object, ObjectName, Pod, PolicyPeer, PolicyPort, PolicyRule, PortSpec, Uid,
+    LabelSelector, Namespace, NetworkPolicy, Object, ObjectName, Pod, PolicyPeer, PolicyPort,
+    PolicyRule, PortSpec, Tier, Uid,
 };
 
 /// A pod of the node, as its CNI plugin made it.
@@ -79,7 +83,12 @@ pub fn side_allows(
     let Some(name) = &sandbox.name else { return true };
     let policies: Vec<&NetworkPolicy> =
         cluster.policies().filter(|policy| policy.name.namespace == name.namespace).collect();
-    let Some(pod) = cluster.pod_of(sandbox) else { return policies.is_empty() };
+    let Some(pod) = cluster.pod_of(sandbox) else {
+        return policies.is_empty() && !cluster.may_be_subject(name);
+    };
+    let flow = Flow { pod, side, peer, protocol, port };
+    let Some(admin) = cluster.rules(flow, Tier::Admin) else { return false };
+    let Some(baseline) = cluster.rules(flow, Tier::Baseline) else { return false };
     let selected = policies
         .into_iter()
         .filter(|policy| policy.pod_selector.matches(|key| pod.labels.get(key)));
@@ -89,21 +98,30 @@ pub fn side_allows(
             Some((policy, &**rules.as_ref()?))
         })
         .collect();
-    isolating.is_empty()
-        || isolating.iter().any(|(policy, rules)| {
+    let own = || {
+        isolating.iter().any(|(policy, rules)| {
             rules.iter().any(|rule| {
                 let from = rule.peers.is_empty()
                     || rule.peers.iter().any(|p| cluster.is_peer(policy, p, peer));
                 from && (rule.ports.is_empty()
-                    || rule.ports.iter().any(|p| {
-                        let named: Vec<&Pod> = match side {
-                            Side::Ingress => vec![pod],
-                            Side::Egress => cluster.owners(peer),
-                        };
-                        is_port(p, protocol, port, &named)
-                    }))
+                    || rule.ports.iter().any(|p| is_port(p, protocol, port, &cluster.named(flow))))
             })
         })
+    };
+    // Which rules match is not known of every peer: the flow must pass in each case.
+    cluster.all_cases(flow, &admin, &|| {
+        if isolating.is_empty() { cluster.all_cases(flow, &baseline, &|| true) } else { own() }
+    })
+}
+
+/// One side of a flow.
+#[derive(Clone, Copy)]
+struct Flow<'a> {
+    pod: &'a Pod,
+    side: Side,
+    peer: IpAddr,
+    protocol: u8,
+    port: u16,
 }
 
 /// Whether an entry of `ports` matches; `pods` have the named ports.
@@ -164,7 +182,7 @@ impl<'a> Cluster<'a> {
     /// Whether an entry of `from` or `to` matches an address.
     fn is_peer(self, policy: &NetworkPolicy, peer: &PolicyPeer, address: IpAddr) -> bool {
         match peer {
-            PolicyPeer::Invalid(_) => false,
+            PolicyPeer::Invalid(_) | PolicyPeer::Nodes(_) => false,
             PolicyPeer::Block(block) => {
                 block.cidr.contains(&address)
                     && !block.except.iter().any(|except| except.contains(&address))
@@ -181,17 +199,34 @@ impl<'a> Cluster<'a> {
                     let namespace = &pod.name.namespace;
                     let in_namespace = match namespaces {
                         None => *namespace == policy.name.namespace,
-                        Some(selector) if selector.is_empty() => true,
-                        Some(selector) => self.objects.iter().any(|o| match o {
-                            Object::Namespace(n) if *n.name == **namespace => {
-                                selector.matches(|key| n.labels.get(key).map(String::as_str))
-                            }
-                            _ => false,
-                        }),
+                        Some(selector) => self.is_in(namespace, selector),
                     };
                     in_namespace && pods.matches(|key| pod.labels.get(key))
                 })
             }
+        }
+    }
+
+    /// Whether a selector matches a namespace. The labels of an unknown one are not known.
+    fn is_in(self, namespace: &str, selector: &LabelSelector) -> bool {
+        selector.is_empty()
+            || self
+                .namespace(namespace)
+                .is_some_and(|n| selector.matches(|key| n.labels.get(key).map(String::as_str)))
+    }
+
+    fn namespace(self, name: &str) -> Option<&'a Namespace> {
+        self.objects.iter().find_map(|o| match o {
+            Object::Namespace(n) if n.name == name => Some(n),
+            _ => None,
+        })
+    }
+
+    /// The pods whose port names count.
+    fn named(self, flow: Flow<'a>) -> Vec<&'a Pod> {
+        match flow.side {
+            Side::Ingress => vec![flow.pod],
+            Side::Egress => self.owners(flow.peer),
         }
     }
 

@@ -8,16 +8,27 @@ use super::rules::PortName;
 use super::term::Terms;
 use crate::model::Protocol;
 
+/// Class of peers whose own class has the id of another one. Tables with rules that do not admit what
+/// they match have a row for it, which admits nothing.
+pub const REFUSED: u64 = u64::MAX;
+
 /// A container port with its name and number.
 pub type NumberedPort = (Protocol, Arc<str>, u16);
 
 /// What the peers of a class have in common.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClassContent {
     /// The active terms that match them, sorted.
     pub terms: Box<[u32]>,
     /// Their container ports whose names are in use, sorted.
     pub named: Arc<[NumberedPort]>,
+}
+
+impl ClassContent {
+    /// Whether nothing matches the peers.
+    pub fn is_empty(&self) -> bool {
+        self.terms.is_empty() && self.named.is_empty()
+    }
 }
 
 /// The classes of addresses and networks.
@@ -30,12 +41,8 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// The class with a content, with one more reference, and whether it is new. `None` for the class of
-    /// all peers that nothing matches.
-    pub fn intern(&mut self, content: ClassContent, terms: &Terms) -> Option<(u32, bool)> {
-        if content.terms.is_empty() && content.named.is_empty() {
-            return None;
-        }
+    /// The class with a content, with one more reference, and whether it is new.
+    pub fn intern(&mut self, content: ClassContent, terms: &Terms) -> (u32, bool) {
         let (class, new) = self.registry.intern(content, |content| {
             let mut ids: Vec<u64> = content.terms.iter().map(|t| terms.registry.id(*t)).collect();
             ids.sort_unstable();
@@ -51,7 +58,7 @@ impl Classes {
                 self.of_name.insert(name, class);
             }
         }
-        Some((class, new))
+        (class, new)
     }
 
     /// Removes a reference; returns the content if it was the last one.
@@ -76,11 +83,12 @@ impl Classes {
         self.of_name.of(name)
     }
 
-    /// The id of a class in the maps; 0 for none, and for one whose id another content has.
+    /// The id of a class in the maps; 0 for none, [`REFUSED`] for one whose id another content has.
     pub fn id(&self, class: Option<u32>) -> u64 {
         match class {
             Some(class) if !self.registry.collides(class) => self.registry.id(class),
-            _ => 0,
+            Some(_) => REFUSED,
+            None => 0,
         }
     }
 }

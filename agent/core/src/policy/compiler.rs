@@ -6,7 +6,9 @@
 //!                                                                          +--> rows of POLICY_PEERS
 //! policies, leases ----------> subjects::Subjects ------------> tables ----+
 //! ```
-//! A change is carried out in up to three steps:
+//! A change is carried out in up to four steps:
+//! 0. Pods of this node whose namespace changed, and that will have other tables because of it, are
+//!    closed: their present tables would otherwise judge the new classes of other pods.
 //! 1. Terms of new tables become active, and pods that changed move to other classes. No table uses the
 //!    new terms: for each table, the old and the new class of an address that did not change are equal.
 //! 2. Pods of this node change over to new tables, which have rows for all classes.
@@ -15,6 +17,7 @@
 mod classify;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_abi::{Addr, NetworkKey, PodPolicy, map};
@@ -25,11 +28,12 @@ use super::networks::Networks;
 use super::pods::Pods;
 use super::rules::{PortName, Rules};
 use super::subjects::{Decisions, Parts, Standing, Subjects};
-use super::tables::Tables;
+use super::tables::{CLOSED_END, Gaps, Tables};
 use super::term::{Term, Terms};
 use super::tracked::Tracked;
 use super::{LocalPod, PolicyRows, Step, open_namespaces};
 use crate::index::{Index, PolicyDirty};
+use crate::model::{ClusterNetworkPolicy, IpBlock, Node};
 
 /// Rows that the compiler uses at most. Half of a map is for rows that are replaced: additions precede
 /// deletions.
@@ -93,7 +97,9 @@ impl Policies {
     pub fn update(&mut self, index: &Index, dirty: &PolicyDirty, local: &[LocalPod]) -> Vec<Step> {
         // Without policies, no peer matters: a cluster without them pays nothing for its Pods. They are
         // forgotten last, when no table has rules for them any more.
-        let needed = index.network_policies().next().is_some();
+        let needed = index.network_policies().next().is_some()
+            || index.cluster_network_policies().next().is_some();
+        let (all, changed_namespaces) = (dirty.all, &dirty.namespaces);
         let everything;
         let dirty = if needed && self.pods.set_needed(true) || dirty.all {
             everything = self.everything(index);
@@ -111,18 +117,22 @@ impl Policies {
         }
         if dirty.nodes {
             changed.ranges = self.networks.set_ranges(index.pod_ranges());
+            changed.ranges |= self.nodes_changed(index);
         }
         let parts =
             Parts { terms: &mut self.terms, rules: &mut self.rules, tables: &mut self.tables };
-        let decisions = self.subjects.update(index, &dirty.policies, &dirty.pods, local, parts);
-
+        let decisions = self.subjects.update(index, dirty, local, parts);
+        let mut zeroth = Step::default();
+        if self.subjects.close_moving(&decisions, changed_namespaces) {
+            zeroth = self.pods_step(&Changed::default());
+        }
         for table in &decisions.new_tables {
             self.activate(index, *table);
         }
-        let mut first = self.step(index, changed);
+        let first = self.step(index, changed);
         let (mut second, mut third) = (Step::default(), Step::default());
         for table in &decisions.new_tables {
-            self.tables.add(*table, &self.rules, &self.classes);
+            self.tables.add(*table, &self.rules, &self.terms, &self.classes);
         }
         let stays = decisions.standings.is_empty() && decisions.former.is_empty();
         let dead = self.change_over(decisions);
@@ -143,7 +153,17 @@ impl Policies {
             third = self.step(index, changed);
         }
 
-        let open = open_namespaces(index, local);
+        let reopen = all || !dirty.namespaces.is_empty() || !dirty.policies.is_empty();
+        if reopen || !leased.is_empty() {
+            self.set_open_namespaces(open_namespaces(index, local));
+        }
+        let open = self.open_namespaces.take();
+        zeroth.open_namespaces.deletes = open.deletes;
+        third.open_namespaces.puts = open.puts;
+        [zeroth, first, second, third].into_iter().filter(|step| !step.is_empty()).collect()
+    }
+
+    fn set_open_namespaces(&mut self, open: BTreeMap<u64, u32>) {
         for namespace in self.open_namespaces.rows().keys().copied().collect::<Vec<_>>() {
             if !open.contains_key(&namespace) {
                 self.open_namespaces.set(namespace, None);
@@ -152,10 +172,6 @@ impl Policies {
         for (namespace, value) in open.into_iter().take(map::OPEN_NAMESPACES_MAX as usize) {
             self.open_namespaces.set(namespace, Some(value));
         }
-        let open = self.open_namespaces.take();
-        first.open_namespaces.deletes = open.deletes;
-        third.open_namespaces.puts = open.puts;
-        [first, second, third].into_iter().filter(|step| !step.is_empty()).collect()
     }
 
     /// All rows: for the comparison with the maps at the start, after a write that failed, and from time
@@ -186,14 +202,21 @@ impl Policies {
     /// All objects, known or new.
     fn everything(&self, index: &Index) -> PolicyDirty {
         let new = index.namespaces().map(|namespace| namespace.name.as_str().into());
-        let policies = index.network_policies().map(|policy| &policy.name);
+        let policies = index.network_policies().map(|policy| policy.name.clone());
+        let cluster = index.cluster_network_policies().map(ClusterNetworkPolicy::object_name);
         let pods = index.pods().filter(|_| self.pods.is_needed()).map(|pod| &pod.name);
         let subjects = self.subjects.iter().filter_map(|(lease, _)| lease.name.as_ref());
         PolicyDirty {
             all: false,
             pods: pods.chain(subjects).cloned().chain(self.pods.names()).collect(),
             namespaces: self.pods.namespaces().into_iter().chain(new).collect(),
-            policies: self.subjects.policy_names().chain(policies).cloned().collect(),
+            policies: self
+                .subjects
+                .policy_names()
+                .cloned()
+                .chain(policies)
+                .chain(cluster)
+                .collect(),
             nodes: true,
         }
     }
@@ -229,33 +252,53 @@ impl Policies {
         }
     }
 
-    /// A term became active or inactive. Returns whether a block fits now that did not fit before.
+    /// A term became active or inactive. Returns whether blocks fit now that did not fit before.
     fn term(&mut self, index: &Index, number: u32, active: bool) -> bool {
         let term = self.terms.registry.get(number).clone();
-        let Term::Block(block) = &*term else {
-            if term.is_every_pod() {
-                self.networks.set_every_pod(active.then_some(number));
+        if !term.is_of_addresses() {
+            if term.is_of_unknown_pods() {
+                self.networks.set_of_unknown_pods(number, active);
             }
             self.pods.term(index, number, &self.terms, active);
             return false;
-        };
+        }
         if active {
-            if self.networks.add_block(number, block, self.limits.networks) {
-                self.pods.range(block.cidr);
-            }
+            let ranges = self.networks.add(number, blocks(index, &term), self.limits.networks);
+            self.pods.ranges(&ranges);
             return false;
         }
-        if self.networks.remove_block(number, block) {
-            self.pods.range(block.cidr);
-        }
+        let ranges = self.networks.remove(number);
+        self.pods.ranges(&ranges);
         let mut fits = false;
-        for (number, block) in self.networks.take_refused() {
-            if self.networks.add_block(number, &block, self.limits.networks) {
-                self.pods.range(block.cidr);
-                fits = true;
-            }
+        for number in self.networks.refused().clone() {
+            fits |= self.replace_blocks(index, number);
         }
         fits
+    }
+
+    /// Nodes changed: their addresses. Returns whether blocks changed.
+    fn nodes_changed(&mut self, index: &Index) -> bool {
+        let mut changed = false;
+        for number in self.terms.active().collect::<Vec<_>>() {
+            let term = self.terms.registry.get(number);
+            if matches!(**term, Term::Nodes(_))
+                && blocks(index, term) != self.networks.of_term(number)
+            {
+                changed |= self.replace_blocks(index, number);
+            }
+        }
+        changed
+    }
+
+    /// Removes the blocks of a term and adds its present ones. Returns whether any block was or is in
+    /// force.
+    fn replace_blocks(&mut self, index: &Index, number: u32) -> bool {
+        let blocks = blocks(index, self.terms.registry.get(number));
+        let former = self.networks.remove(number);
+        let ranges = self.networks.add(number, blocks, self.limits.networks);
+        self.pods.ranges(&former);
+        self.pods.ranges(&ranges);
+        !former.is_empty() || !ranges.is_empty()
     }
 
     /// Pods change over to their new tables. Returns the terms and names of tables that are not used any
@@ -276,7 +319,7 @@ impl Policies {
             // The terms stay active until the next step.
             uses.0.iter().for_each(|term| self.terms.registry.retain(*term));
             for rule in rules.iter() {
-                self.rules.release(*rule, &mut self.terms);
+                self.rules.release(rule, &mut self.terms);
             }
             dead.push(uses);
         }
@@ -289,13 +332,24 @@ impl Policies {
     /// Brings classes, capacities and rows of pods up to date; returns the changed rows.
     fn step(&mut self, index: &Index, mut changed: Changed) -> Step {
         self.classify(index, &mut changed);
-        self.tables.fit(self.limits.peers, self.limits.ports, &self.classes);
+        let in_range = |address: &Addr| self.networks.in_pod_range((*address).into());
+        let gaps = Gaps {
+            terms: self.networks.refused().clone(),
+            pods: !self.unclassed.iter().all(in_range),
+        };
+        self.tables.fit(self.limits.peers, self.limits.ports, &gaps, &self.classes);
+        self.pods_step(&changed)
+    }
+
+    /// The rows that changed.
+    fn pods_step(&mut self, changed: &Changed) -> Step {
         let mut rows: BTreeMap<u32, PodPolicy> = BTreeMap::new();
         let mut rejudge = BTreeSet::new();
         for (lease, standing) in self.subjects.iter() {
             let ends = match standing {
                 Standing::Pending => continue,
                 Standing::Free => Default::default(),
+                Standing::Moving => [CLOSED_END; 2],
                 Standing::Judged(ends) => {
                     ends.map(|end| end.map(|table| self.tables.end(table)).unwrap_or_default())
                 }
@@ -333,5 +387,19 @@ impl Policies {
             rejudge,
             open_namespaces: Default::default(),
         }
+    }
+}
+
+/// The blocks of a term of addresses.
+fn blocks(index: &Index, term: &Term) -> Vec<IpBlock> {
+    match term {
+        Term::Block(block) => vec![block.clone()],
+        Term::Nodes(selector) => {
+            let nodes = index.nodes().filter(|n| selector.matches(|key| n.labels.get(key)));
+            let addresses: BTreeSet<IpAddr> = nodes.flat_map(Node::addresses).collect();
+            let block = |address| IpBlock { cidr: IpNet::from(address), except: [].into() };
+            addresses.into_iter().map(block).collect()
+        }
+        Term::Pods { .. } | Term::Unknown => Vec::new(),
     }
 }

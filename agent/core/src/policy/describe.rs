@@ -60,6 +60,8 @@ impl fmt::Display for PolicyPeer {
                 }
             }
             PolicyPeer::Block(block) => block.fmt(f),
+            PolicyPeer::Nodes(nodes) if nodes.is_empty() => f.write_str("all nodes"),
+            PolicyPeer::Nodes(nodes) => write!(f, "nodes with {nodes}"),
             PolicyPeer::Invalid(_) => f.write_str("nothing"),
         }
     }

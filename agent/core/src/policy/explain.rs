@@ -3,18 +3,21 @@
 //! A rule that does not allow a flow misses it by its peers, its ports or both. The nearest rule is the
 //! one that misses by the least: by ports only, then by a label, by a namespace, by an address.
 
+mod tiers;
+
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
 use super::compiler::Policies;
 use super::describe;
-use super::subjects::{Standing, pod_of};
+use super::subjects::{Standing, depends_on_unknown_namespace, pod_of};
 use super::term::Term;
-use super::{Explanation, NearMiss, Question, RuleName, Verdict};
+use super::{Explanation, NearMiss, Question, RuleName, Verdict, may_select};
 use crate::index::Index;
 use crate::model::{
-    LabelSelector, NetworkPolicy, Pod, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
+    LabelSelector, NetworkPolicy, Pod, PolicyPeer, PolicyPort, PolicyRule, PortSpec, Tier,
 };
 
 /// Rules that are described at most.
@@ -40,7 +43,7 @@ impl Policies {
         };
         let peers = peer.pods.iter().map(|pod| pod.name.clone()).collect();
         let explained = |isolating, verdict| Explanation { peers, isolating, verdict };
-        let policies = index.network_policies_of(&question.pod.namespace);
+        let namespace = &question.pod.namespace;
         let subject =
             self.subjects.iter().find(|(pod, _)| pod.name.as_ref() == Some(&question.pod));
         let pod = match subject {
@@ -48,11 +51,15 @@ impl Policies {
             None => index.pod(&question.pod),
         };
         let Some(pod) = pod else {
-            let open = policies.count() == 0;
+            let open = !may_select(index, namespace);
             let verdict = if open { Verdict::NotIsolated } else { Verdict::Pending };
             return explained(Vec::new(), verdict);
         };
-        let isolating: Vec<(&NetworkPolicy, &[PolicyRule])> = policies
+        if depends_on_unknown_namespace(index, namespace) {
+            return explained(Vec::new(), Verdict::Pending);
+        }
+        let own: Vec<(&NetworkPolicy, &[PolicyRule])> = index
+            .network_policies_of(namespace)
             .filter(|policy| policy.pod_selector.matches(|key| pod.labels.get(key)))
             .filter_map(|policy| {
                 let rules = match question.direction {
@@ -62,8 +69,14 @@ impl Policies {
                 Some((policy, &**rules.as_ref()?))
             })
             .collect();
-        let names = isolating.iter().map(|(policy, _)| policy.name.clone()).collect();
-        if isolating.is_empty() {
+        let admin = tiers::Tier::of(index, question.direction, pod, Tier::Admin);
+        let baseline = match own.is_empty() {
+            true => tiers::Tier::of(index, question.direction, pod, Tier::Baseline),
+            false => tiers::Tier::default(),
+        };
+        let names = own.iter().map(|(policy, _)| policy.name.clone());
+        let names: Vec<_> = admin.names().chain(names).chain(baseline.names()).collect();
+        if names.is_empty() {
             return explained(names, Verdict::NotIsolated);
         }
         if let Some((_, Standing::Judged(ends))) = subject
@@ -72,28 +85,44 @@ impl Policies {
         {
             return explained(names, Verdict::Closed(reason));
         }
-        explained(names, judge(index, question, pod, &peer, &isolating))
+        let flow = Flow { index, question, pod, peer: &peer };
+        let own = || match own.is_empty() {
+            true => baseline.verdict(&flow, &|| Verdict::NotIsolated),
+            false => judge(&flow, &own),
+        };
+        explained(names, admin.verdict(&flow, &own))
     }
 }
 
-fn judge(
-    index: &Index,
-    question: &Question,
-    pod: &Pod,
-    peer: &Peer<'_>,
-    isolating: &[(&NetworkPolicy, &[PolicyRule])],
-) -> Verdict {
-    let named: Vec<&Pod> = match question.direction {
-        PolicyDirection::Egress => peer.pods.clone(),
-        PolicyDirection::Ingress => vec![pod],
-    };
+/// What is explained.
+struct Flow<'a> {
+    index: &'a Index,
+    question: &'a Question,
+    pod: &'a Pod,
+    peer: &'a Peer<'a>,
+}
+
+impl Flow<'_> {
+    /// The pods whose port names count.
+    fn named(&self) -> Vec<&Pod> {
+        match self.question.direction {
+            PolicyDirection::Egress => self.peer.pods.clone(),
+            PolicyDirection::Ingress => vec![self.pod],
+        }
+    }
+}
+
+fn judge(flow: &Flow<'_>, isolating: &[(&NetworkPolicy, &[PolicyRule])]) -> Verdict {
+    let Flow { index, question, peer, .. } = *flow;
+    let named = flow.named();
     // By distance, then by name and position.
     let mut missed = Vec::new();
     for (policy, rules) in isolating {
         for (at, rule) in rules.iter().enumerate() {
             let by_ports = !rule.ports.is_empty()
                 && !rule.ports.iter().any(|port| admits(port, question, &named));
-            let nearest = rule.peers.iter().map(|p| (distance(index, policy, p, peer), p));
+            let nearest =
+                rule.peers.iter().map(|p| (distance(index, &policy.name.namespace, p, peer), p));
             let nearest = nearest.min_by_key(|(distance, _)| *distance);
             let by_peers = nearest.map_or(0, |(distance, _)| distance);
             if !by_ports && by_peers == 0 {
@@ -153,10 +182,10 @@ fn admits(port: &PolicyPort, question: &Question, named: &[&Pod]) -> bool {
 }
 
 /// How far a peer of a rule is from the other end; 0 if it matches.
-fn distance(index: &Index, policy: &NetworkPolicy, peer: &PolicyPeer, other: &Peer<'_>) -> u32 {
+fn distance(index: &Index, own: &Arc<str>, peer: &PolicyPeer, other: &Peer<'_>) -> u32 {
     const ADDRESS: u32 = 500;
     const NAMESPACE: u32 = 50;
-    let Some(term) = Term::new(peer, &policy.name.namespace) else { return u32::MAX };
+    let Some(term) = Term::new(peer, own) else { return u32::MAX };
     match (peer, term) {
         (_, Term::Block(block)) => {
             let outside = block.except.iter().any(|except| except.contains(&other.address));
@@ -176,7 +205,7 @@ fn distance(index: &Index, policy: &NetworkPolicy, peer: &PolicyPeer, other: &Pe
                 }
                 let labels = failing(pods, |key| pod.labels.get(key)).count();
                 let namespace = match namespaces {
-                    None => usize::from(pod.name.namespace != policy.name.namespace),
+                    None => usize::from(pod.name.namespace != *own),
                     Some(selector) => match index.namespace(&pod.name.namespace) {
                         Some(n) => {
                             failing(selector, |k| n.labels.get(k).map(String::as_str)).count()
@@ -187,6 +216,11 @@ fn distance(index: &Index, policy: &NetworkPolicy, peer: &PolicyPeer, other: &Pe
                 u32::try_from(labels).unwrap_or(NAMESPACE) + NAMESPACE * u32::from(namespace > 0)
             };
             other.pods.iter().map(of_pod).max().unwrap_or(ADDRESS)
+        }
+        (PolicyPeer::Nodes(selector), _) => {
+            let mut nodes = index.nodes().filter(|n| selector.matches(|key| n.labels.get(key)));
+            let is_of_node = nodes.any(|node| node.addresses().any(|a| a == other.address));
+            if is_of_node { 0 } else { ADDRESS }
         }
         _ => u32::MAX,
     }
@@ -234,9 +268,9 @@ fn describe_miss(
     let ports = describe::ports(&rule.ports);
     let mut why = Vec::new();
     if let Some(peer) = nearest
-        && distance(index, policy, peer, other) > 0
+        && distance(index, &policy.name.namespace, peer, other) > 0
     {
-        why.push(format!("the {end} {}", difference(index, policy, peer, other)));
+        why.push(format!("the {end} {}", difference(index, &policy.name.namespace, peer, other)));
     }
     if by_ports {
         why.push(format!("the flow is {}", describe::target(question.protocol, question.port)));
@@ -245,12 +279,7 @@ fn describe_miss(
 }
 
 /// What the other end has instead of what a peer requires.
-fn difference(
-    index: &Index,
-    policy: &NetworkPolicy,
-    peer: &PolicyPeer,
-    other: &Peer<'_>,
-) -> String {
+fn difference(index: &Index, own: &Arc<str>, peer: &PolicyPeer, other: &Peer<'_>) -> String {
     let address = other.address;
     match peer {
         PolicyPeer::Invalid(text) => format!("cannot match: {text}"),
@@ -261,8 +290,9 @@ fn difference(
                 None => format!("has the address {address}"),
             }
         }
+        PolicyPeer::Nodes(_) => format!("has the address {address}"),
         PolicyPeer::Pods { namespaces, pods } => {
-            let apart = |pod: &&&Pod| distance_to(index, policy, peer, pod, other) > 0;
+            let apart = |pod: &&&Pod| distance_to(index, own, peer, pod, other) > 0;
             let Some(pod) = other.pods.iter().find(apart) else {
                 let kind = if other.in_pod_range { "a pod that is not known" } else { "not a pod" };
                 return format!("{address} is {kind}");
@@ -270,7 +300,7 @@ fn difference(
             let namespace = &pod.name.namespace;
             let mut parts = Vec::new();
             match namespaces {
-                None if *namespace != policy.name.namespace => {
+                None if namespace != own => {
                     parts.push(format!("is in namespace {namespace}"));
                 }
                 Some(selector) if !selector.is_empty() => match index.namespace(namespace) {
@@ -296,11 +326,11 @@ fn difference(
 /// As [`distance`], for one of the pods.
 fn distance_to(
     index: &Index,
-    policy: &NetworkPolicy,
+    own: &Arc<str>,
     peer: &PolicyPeer,
     pod: &Pod,
     other: &Peer<'_>,
 ) -> u32 {
     let one = Peer { pods: vec![pod], ..*other };
-    distance(index, policy, peer, &one)
+    distance(index, own, peer, &one)
 }

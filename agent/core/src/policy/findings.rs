@@ -1,5 +1,7 @@
 //! Problems of policies, and of the maps.
 
+mod cluster;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -23,6 +25,9 @@ impl Policies {
         for policy in index.network_policies() {
             findings.extend(check(index, &self.pods, policy, false));
         }
+        for policy in index.cluster_network_policies() {
+            findings.extend(cluster::check(index, &self.pods, policy, false));
+        }
         for (lease, standing) in self.subjects.iter() {
             let (Some(name), Standing::Judged(ends)) = (&lease.name, standing) else { continue };
             for direction in PolicyDirection::ALL {
@@ -42,20 +47,8 @@ impl Policies {
                 findings.insert(Finding { kind: Kind::Pod, object: name.clone(), reason, text });
             }
         }
-        for block in self.networks.refused().values() {
-            for policy in index.network_policies() {
-                let uses = |peer: &PolicyPeer| {
-                    let term = Term::new(peer, &policy.name.namespace);
-                    matches!(term, Some(Term::Block(other)) if other == *block)
-                };
-                if rules(policy).flat_map(|(.., rule)| &rule.peers).any(uses) {
-                    let text = format!(
-                        "ipBlock {} does not fit into the map: it matches nothing",
-                        block.cidr
-                    );
-                    findings.insert(finding(policy, FindingReason::Capacity, text));
-                }
-            }
+        for term in self.networks.refused() {
+            findings.extend(users(index, self.terms.registry.get(*term)));
         }
         if let Some(address) = self.unclassed.first() {
             let (count, node) = (self.unclassed.len(), index.node_name());
@@ -69,6 +62,33 @@ impl Policies {
         }
         findings.into_iter().collect()
     }
+}
+
+/// The policies with a term of addresses that does not fit.
+fn users(index: &Index, term: &Term) -> Vec<Finding> {
+    let uses = |own: &Arc<str>, peers: &[PolicyPeer]| {
+        peers.iter().any(|peer| Term::new(peer, own).is_some_and(|other| other == *term))
+    };
+    let what = match term {
+        Term::Block(block) => format!("block {}", block.cidr),
+        _ => "the addresses of nodes".to_owned(),
+    };
+    let text = format!("{what} does not fit into the map: it matches nothing");
+    let mut findings = Vec::new();
+    for policy in index.network_policies() {
+        if rules(policy).any(|(.., rule)| uses(&policy.name.namespace, &rule.peers)) {
+            findings.push(finding(policy, FindingReason::Capacity, text.clone()));
+        }
+    }
+    for policy in index.cluster_network_policies() {
+        let mut rules = policy.ingress.iter().chain(&policy.egress);
+        if rules.any(|rule| uses(&Arc::default(), &rule.matches.peers)) {
+            let text =
+                format!("{text}; pods that a rule denies it to, or passes it for, are closed");
+            findings.push(cluster::finding(policy, FindingReason::Capacity, text));
+        }
+    }
+    findings
 }
 
 fn finding(policy: &NetworkPolicy, reason: FindingReason, text: String) -> Finding {
@@ -180,6 +200,8 @@ pub fn check_all(objects: &[Object]) -> Vec<Finding> {
     for pod in index.pods() {
         pods.pod(&index, &pod.name, &Terms::default());
     }
-    let policies = index.network_policies();
-    policies.flat_map(|policy| check(&index, &pods, policy, true)).collect()
+    let own = index.network_policies().flat_map(|policy| check(&index, &pods, policy, true));
+    let cluster = index.cluster_network_policies();
+    let cluster = cluster.flat_map(|policy| cluster::check(&index, &pods, policy, true));
+    own.chain(cluster).collect()
 }

@@ -74,12 +74,14 @@ impl PolicyRows {
             }
             ports_kind::SET => {
                 let id = PolicyPortKey::words(ports.id);
-                (80..=96).any(|prefix_len| {
+                // The longest prefix decides.
+                let found = (72..=96).rev().find_map(|prefix_len| {
                     let ones = u16::MAX.checked_shl(96 - prefix_len).unwrap_or(0);
-                    let port = PortBe::new(port & ones);
-                    let key = PolicyPortKey { prefix_len, id, pad: 0, proto: protocol, port };
-                    self.ports.contains_key(&key)
-                })
+                    let port = PortBe::new(if prefix_len < 80 { 0 } else { port & ones });
+                    let proto = if prefix_len < 80 { 0 } else { protocol };
+                    self.ports.get(&PolicyPortKey { prefix_len, id, pad: 0, proto, port })
+                });
+                found == Some(&1)
             }
             _ => false,
         }

@@ -1,4 +1,4 @@
-//! NetworkPolicy: the rows that say what the pods of this node may send and receive.
+//! NetworkPolicies and ClusterNetworkPolicies: the rows that say what the pods of this node may send and receive.
 //!
 //! ```text
 //! policies, Pods, Namespaces, Nodes --Index--+
@@ -6,8 +6,9 @@
 //! leases of the pods of this node -----------+
 //! ```
 //! The rows follow from the objects alone, not from the order of the changes; ids are hashes of
-//! contents. A change becomes up to three steps, and during each of them every pod of this node judges
-//! every address as before or as after the change.
+//! contents. A change becomes up to four steps, and during each of them every pod of this node judges
+//! every address as before or as after the change; or it is closed for it, between the steps of a change
+//! of a namespace.
 
 mod classes;
 mod compiler;
@@ -28,7 +29,7 @@ mod tables;
 mod term;
 mod tracked;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub use compiler::Policies;
@@ -126,7 +127,8 @@ pub struct Question {
 pub struct Explanation {
     /// The pods that have the peer's address: one, or none for an address that no known pod has.
     pub peers: Vec<ObjectName>,
-    /// The policies that isolate the pod in this direction, by name.
+    /// The policies that decide for the pod in this direction: ClusterNetworkPolicies of the tier Admin in
+    /// their order, then NetworkPolicies by name, or without any those of the tier Baseline.
     pub isolating: Vec<ObjectName>,
     /// What happens.
     pub verdict: Verdict,
@@ -135,12 +137,14 @@ pub struct Explanation {
 /// What policies decide, and by which rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The Pod object is not known, and its namespace has policies: nothing passes yet.
+    /// The Pod object or the namespace is not known, and policies may select the pod: nothing passes yet.
     Pending,
-    /// No policy isolates the pod in this direction.
+    /// No policy isolates the pod in this direction, and no ClusterNetworkPolicy decides.
     NotIsolated,
-    /// This rule allows it; the first one of the first policy.
+    /// This rule allows it; of NetworkPolicies, the first one of the first policy.
     Allowed(RuleName),
+    /// This rule of a ClusterNetworkPolicy denies it.
+    DeniedBy(Refusal),
     /// No rule allows it; up to eight rules, the nearest one first.
     Denied(Vec<NearMiss>),
     /// Nothing passes, whatever the rules: they are not in the maps.
@@ -156,6 +160,15 @@ pub struct RuleName {
     pub rule: usize,
 }
 
+/// A rule that denies a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The rule.
+    pub rule: RuleName,
+    /// "no-metadata denies TCP 80 to 169.254.169.254/32".
+    pub text: String,
+}
+
 /// Why a policy does not allow a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NearMiss {
@@ -167,17 +180,34 @@ pub struct NearMiss {
     pub text: String,
 }
 
-/// Ids of the namespaces that no policy is in: of all Namespace objects and of all pods of this node.
-/// Requires that NetworkPolicies and Namespaces have been listed.
+/// Ids of the namespaces in which no policy can select pods: of all Namespace objects and of all pods of this node.
+/// Requires that policies and Namespaces have been listed.
 pub fn open_namespaces(index: &Index, local: &[LocalPod]) -> BTreeMap<u64, u32> {
     let of_pods = local.iter().filter_map(|pod| Some(&*pod.name.as_ref()?.namespace));
-    let names = index.namespaces().map(|namespace| namespace.name.as_str()).chain(of_pods);
-    let mut open: BTreeMap<u64, u32> = names.map(|name| (namespace_id(name), 1)).collect();
+    let of_objects = index.namespaces().map(|namespace| namespace.name.as_str());
+    let names: BTreeSet<&str> = of_objects.chain(of_pods).collect();
+    let mut open: BTreeMap<u64, u32> = names.iter().map(|name| (namespace_id(name), 1)).collect();
     // Two names with one id are open only if both are.
-    for policy in index.network_policies() {
-        open.remove(&namespace_id(&policy.name.namespace));
+    let of_policies = index.network_policies().map(|policy| &*policy.name.namespace);
+    for name in of_policies.chain(names.into_iter().filter(|name| cluster_may_select(index, name)))
+    {
+        open.remove(&namespace_id(name));
     }
     open
+}
+
+/// Whether a policy may select pods of a namespace.
+fn may_select(index: &Index, namespace: &str) -> bool {
+    index.network_policies_of(namespace).next().is_some() || cluster_may_select(index, namespace)
+}
+
+/// Whether a ClusterNetworkPolicy may select pods of a namespace: it selects the namespace, or the
+/// labels of the namespace are not known.
+fn cluster_may_select(index: &Index, namespace: &str) -> bool {
+    let is_known = index.namespace(namespace).is_some();
+    index.cluster_network_policies().filter(|policy| policy.has_rules()).any(|policy| {
+        !is_known || rules::selects_namespace(index, &policy.subject.namespaces, namespace)
+    })
 }
 
 #[cfg(test)]

@@ -81,72 +81,90 @@ pub struct Networks {
     blocks: ByRange<Vec<(u32, Box<[IpNet]>)>>,
     /// Pod ranges of the nodes.
     ranges: ByRange<u32>,
-    /// The active term that matches every pod.
-    every_pod: Option<u32>,
+    /// Blocks of each active term.
+    of_term: BTreeMap<u32, Vec<IpBlock>>,
+    /// The active terms that match unknown pods.
+    of_unknown_pods: BTreeSet<u32>,
     /// Number of reasons for each prefix.
     prefixes: ByRange<u32>,
     /// Prefixes whose class may be another one.
     dirty: BTreeSet<IpNet>,
-    /// Blocks that do not fit: they match nothing.
-    refused: BTreeMap<u32, IpBlock>,
+    /// Terms whose blocks do not fit: they match nothing.
+    refused: BTreeSet<u32>,
 }
 
 impl Networks {
-    /// Adds an active block, unless there would be more than `limit` prefixes.
-    pub fn add_block(&mut self, term: u32, block: &IpBlock, limit: usize) -> bool {
-        if self.prefixes.values.len() + 2 + block.except.len() > limit {
-            self.refused.insert(term, block.clone());
-            return false;
+    /// Adds the blocks of an active term, unless there would be more than `limit` prefixes. Returns the
+    /// ranges whose addresses may match something else.
+    pub fn add(&mut self, term: u32, blocks: Vec<IpBlock>, limit: usize) -> Vec<IpNet> {
+        let new: usize = blocks.iter().map(|block| 2 + block.except.len()).sum();
+        let fits = self.prefixes.values.len() + new <= limit;
+        if !fits {
+            self.refused.insert(term);
         }
-        let cidr = block.cidr;
-        self.blocks.entry(cidr).push((term, block.except.clone()));
-        self.add_prefix(cidr);
-        block.except.iter().for_each(|net| self.add_prefix(*net));
-        self.touch(cidr);
-        true
+        let ranges =
+            if fits { blocks.iter().map(|block| block.cidr).collect() } else { Vec::new() };
+        for IpBlock { cidr, except } in blocks.iter().filter(|_| fits) {
+            self.blocks.entry(*cidr).push((term, except.clone()));
+            self.add_prefix(*cidr);
+            except.iter().for_each(|net| self.add_prefix(*net));
+            self.touch(*cidr);
+        }
+        self.of_term.insert(term, blocks);
+        ranges
     }
 
-    /// Removes a block. Returns whether it had an effect.
-    pub fn remove_block(&mut self, term: u32, block: &IpBlock) -> bool {
-        if self.refused.remove(&term).is_some() {
-            return false;
+    /// Removes the blocks of a term. Returns the ranges whose addresses may match something else.
+    pub fn remove(&mut self, term: u32) -> Vec<IpNet> {
+        let blocks = self.of_term.remove(&term).unwrap_or_default();
+        if self.refused.remove(&term) {
+            return Vec::new();
         }
-        let blocks = self.blocks.entry(block.cidr);
-        blocks.retain(|(other, _)| *other != term);
-        if blocks.is_empty() {
-            self.blocks.remove(block.cidr);
+        for IpBlock { cidr, except } in &blocks {
+            let others = self.blocks.entry(*cidr);
+            others.retain(|(other, _)| *other != term);
+            if others.is_empty() {
+                self.blocks.remove(*cidr);
+            }
+            self.touch(*cidr);
+            self.remove_prefix(*cidr);
+            except.iter().for_each(|net| self.remove_prefix(*net));
         }
-        self.touch(block.cidr);
-        self.remove_prefix(block.cidr);
-        block.except.iter().for_each(|net| self.remove_prefix(*net));
-        true
+        blocks.into_iter().map(|block| block.cidr).collect()
     }
 
-    /// The blocks that do not fit, by term.
-    pub fn refused(&self) -> &BTreeMap<u32, IpBlock> {
+    /// The blocks of an active term.
+    pub fn of_term(&self, term: u32) -> &[IpBlock] {
+        self.of_term.get(&term).map_or(&[], Vec::as_slice)
+    }
+
+    /// The terms whose blocks do not fit.
+    pub fn refused(&self) -> &BTreeSet<u32> {
         &self.refused
     }
 
-    /// Takes the blocks that did not fit, to add them again.
-    pub fn take_refused(&mut self) -> BTreeMap<u32, IpBlock> {
-        std::mem::take(&mut self.refused)
-    }
-
-    /// Sets the active term that matches every pod.
-    pub fn set_every_pod(&mut self, term: Option<u32>) {
-        if self.every_pod == term {
+    /// Adds or removes an active term that matches unknown pods.
+    pub fn set_of_unknown_pods(&mut self, term: u32, active: bool) {
+        let (before, changed) = (
+            self.of_unknown_pods.is_empty(),
+            match active {
+                true => self.of_unknown_pods.insert(term),
+                false => self.of_unknown_pods.remove(&term),
+            },
+        );
+        if !changed {
             return;
         }
+        let after = self.of_unknown_pods.is_empty();
         let ranges: Vec<IpNet> = self.ranges.values.keys().copied().collect();
         for range in ranges {
-            match (self.every_pod, term) {
-                (None, Some(_)) => self.add_prefix(range),
-                (Some(_), None) => self.remove_prefix(range),
+            match (before, after) {
+                (true, false) => self.add_prefix(range),
+                (false, true) => self.remove_prefix(range),
                 _ => {}
             }
             self.touch(range);
         }
-        self.every_pod = term;
     }
 
     /// Sets the pod ranges of all nodes. Returns whether they changed.
@@ -156,14 +174,14 @@ impl Networks {
         for range in old.symmetric_difference(&new) {
             if new.contains(range) {
                 self.ranges.entry(*range);
-                if self.every_pod.is_some() {
+                if !self.of_unknown_pods.is_empty() {
                     self.add_prefix(*range);
                 }
                 self.touch(*range);
             } else {
                 self.touch(*range);
                 self.ranges.remove(*range);
-                if self.every_pod.is_some() {
+                if !self.of_unknown_pods.is_empty() {
                     self.remove_prefix(*range);
                 }
             }
@@ -179,10 +197,8 @@ impl Networks {
     /// The terms that match the addresses of a prefix that have no longer prefix, sorted.
     pub fn terms_of(&self, net: IpNet) -> Vec<u32> {
         let mut terms = self.blocks_around(net);
-        if let Some(every) = self.every_pod
-            && self.ranges.around(net).next().is_some()
-        {
-            terms.push(every);
+        if self.ranges.around(net).next().is_some() {
+            terms.extend(&self.of_unknown_pods);
             terms.sort_unstable();
         }
         terms
@@ -265,11 +281,11 @@ mod tests {
     #[test]
     fn longest_prefix_has_the_blocks_of_an_address() {
         let mut networks = Networks::default();
-        networks.add_block(1, &block("10.0.0.0/8", &["10.1.0.0/16"]), 100);
-        networks.add_block(2, &block("10.1.2.0/24", &[]), 100);
-        networks.add_block(3, &block("::/0", &["fd00::/8"]), 100);
+        networks.add(1, vec![block("10.0.0.0/8", &["10.1.0.0/16"])], 100);
+        networks.add(2, vec![block("10.1.2.0/24", &[])], 100);
+        networks.add(3, vec![block("::/0", &["fd00::/8"])], 100);
         networks.set_ranges([net("10.1.2.0/25"), net("10.9.0.0/24")].into_iter());
-        networks.set_every_pod(Some(9));
+        networks.set_of_unknown_pods(9, true);
         let of = |networks: &Networks, address: &str| {
             let longest = networks.longest(address.parse().unwrap());
             longest.map(|net| networks.terms_of(net)).unwrap_or_default()
@@ -287,18 +303,23 @@ mod tests {
             assert_eq!(of(&networks, address), terms, "{address}");
         }
         assert_eq!(networks.longest([11, 0, 0, 1].into()), Some(ALL_V4), "not ::/0");
-        networks.remove_block(3, &block("::/0", &["fd00::/8"]));
+        networks.remove(3);
         assert_eq!(networks.longest([11, 0, 0, 1].into()), None);
-        networks.set_every_pod(None);
+        networks.set_of_unknown_pods(9, false);
         assert_eq!(of(&networks, "10.1.2.1"), [2]);
     }
 
     #[test]
     fn block_that_does_not_fit_matches_nothing() {
         let mut networks = Networks::default();
-        assert!(networks.add_block(1, &block("10.0.0.0/8", &["10.1.0.0/16"]), 3));
-        assert!(!networks.add_block(2, &block("10.2.0.0/16", &[]), 3));
-        assert_eq!(networks.terms_of(net("10.2.0.0/16")), [1]);
-        assert!(!networks.remove_block(2, &block("10.2.0.0/16", &[])));
+        networks.add(1, vec![block("10.0.0.0/8", &["10.1.0.0/16"])], 3);
+        assert_eq!(networks.add(2, vec![block("10.2.0.0/16", &[])], 3), []);
+        assert_eq!((networks.terms_of(net("10.2.0.0/16")), networks.refused().len()), (vec![1], 1));
+        assert_eq!(networks.remove(2), []);
+        assert!(networks.refused().is_empty());
+        // Several blocks fit together, or none does.
+        networks.add(3, vec![block("10.2.0.0/16", &[]), block("10.3.0.0/16", &[])], 5);
+        assert_eq!(networks.terms_of(net("10.3.0.0/16")), [1]);
+        assert_eq!(networks.add(4, vec![block("10.2.0.0/16", &[])], 5), [net("10.2.0.0/16")]);
     }
 }

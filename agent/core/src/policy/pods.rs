@@ -2,7 +2,8 @@
 //!
 //! An address has one owner. The lease decides for pods of this node: a new pod has the address before
 //! its Pod object has it, and an earlier Pod object may still have it. Otherwise a pod that does not
-//! terminate precedes those that do. Of several such pods, a term must match all.
+//! terminate precedes those that do. Of several such pods, a term must match all; rules that deny may
+//! match any.
 
 mod claims;
 mod groups;
@@ -82,6 +83,8 @@ pub struct Pods {
     ports: HashMap<PortName, u32>,
     /// Names of ports that egress rules use, with the number of tables.
     names: BTreeMap<PortName, u32>,
+    /// [`Term::Unknown`], while it is active.
+    unknown: Option<u32>,
     /// Addresses whose class may be another one.
     dirty: BTreeSet<Addr>,
 }
@@ -199,6 +202,11 @@ impl Pods {
     /// A selector became active or inactive.
     pub fn term(&mut self, index: &Index, number: u32, terms: &Terms, active: bool) {
         let term = terms.registry.get(number);
+        if **term == Term::Unknown {
+            self.unknown = active.then_some(number);
+            self.dirty.extend(self.claims.all());
+            self.dirty.extend(self.leases.keys());
+        }
         let candidates: Vec<u32> = match (term.required_label(), &**term) {
             (Some((key, values)), _) => {
                 let label =
@@ -251,10 +259,18 @@ impl Pods {
         }
     }
 
-    /// A block became active or inactive: the addresses in its range.
-    pub fn range(&mut self, range: ipnet::IpNet) {
-        let (first, last) = (Addr::from(range.network()), Addr::from(range.broadcast()));
-        self.dirty.extend(self.claims.range(first, last));
+    /// Whether addresses of known pods must have classes, because unknown ones are matched by
+    /// [`Term::Unknown`].
+    pub fn distinguishes_unknown(&self) -> bool {
+        self.unknown.is_some()
+    }
+
+    /// Blocks became active or inactive: the addresses in their ranges.
+    pub fn ranges(&mut self, ranges: &[ipnet::IpNet]) {
+        for range in ranges {
+            let (first, last) = (Addr::from(range.network()), Addr::from(range.broadcast()));
+            self.dirty.extend(self.claims.range(first, last));
+        }
     }
 
     /// The addresses whose class may be another one.
@@ -302,11 +318,14 @@ impl Pods {
             });
         }
         let all = |term: &&u32| others.iter().all(|group| group.terms.contains(term));
+        let mut terms: Vec<u32> = first.terms.iter().filter(all).copied().collect();
+        if let Some(unknown) = self.unknown
+            && let Err(place) = terms.binary_search(&unknown)
+        {
+            terms.insert(place, unknown);
+        }
         let named = first.named.iter().filter(|p| others.iter().all(|g| g.named.contains(p)));
-        Some(ClassContent {
-            terms: first.terms.iter().filter(all).copied().collect(),
-            named: named.cloned().collect(),
-        })
+        Some(ClassContent { terms: terms.into(), named: named.cloned().collect() })
     }
 
     /// Puts a pod in the place of another one, and marks the addresses of both. Removes or adds the

@@ -1,6 +1,6 @@
 //! Sets of ports: normal form, and the rows that hold them.
 
-use sluice_abi::{PolicyPortKey, PolicyPorts, PortBe};
+use sluice_abi::{PolicyPortKey, PolicyPorts, PortBe, proto};
 
 /// Ports of one protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,79 +13,132 @@ pub struct Range {
     pub last: u16,
 }
 
-/// A set of ports in normal form: equal sets are equal values.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Ports {
-    /// Every protocol and port.
-    All,
-    /// These, sorted; no two overlap or are adjacent.
-    Ranges(Box<[Range]>),
-}
+impl Range {
+    /// All ports of a protocol.
+    pub fn whole(proto: u8) -> Range {
+        Range { proto, first: 0, last: u16::MAX }
+    }
 
-impl Default for Ports {
-    fn default() -> Ports {
-        Ports::Ranges([].into())
+    fn is_whole(&self) -> bool {
+        *self == Range::whole(self.proto)
     }
 }
 
+/// The protocols whose ports rules can name, sorted.
+const NAMED: [u8; 3] = [proto::TCP, proto::UDP, proto::SCTP];
+
+/// A set of ports in normal form: equal sets are equal values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ports {
+    /// Whether it has all protocols that rules cannot name.
+    others: bool,
+    /// Ports of TCP, UDP and SCTP, sorted; no two overlap or are adjacent.
+    ranges: Box<[Range]>,
+}
+
 impl Ports {
+    /// Every protocol and port.
+    pub fn all() -> Ports {
+        Ports { others: true, ranges: NAMED.map(Range::whole).into() }
+    }
+
+    /// Whether it has every protocol and port.
+    pub fn is_all(&self) -> bool {
+        self.others && self.ranges.iter().copied().eq(NAMED.map(Range::whole))
+    }
+
     /// Whether the set is empty.
     pub fn is_none(&self) -> bool {
-        matches!(self, Ports::Ranges(ranges) if ranges.is_empty())
+        !self.others && self.ranges.is_empty()
     }
 
     /// The value that needs no rows of `POLICY_PORTS`, if there is one.
     pub fn inline(&self) -> Option<PolicyPorts> {
-        match self {
-            Ports::All => Some(PolicyPorts::ALL),
-            Ports::Ranges(ranges) => match &**ranges {
-                [] => Some(PolicyPorts::NONE),
-                [Range { proto, first, last }] => Some(PolicyPorts::range(*proto, *first, *last)),
-                _ => None,
-            },
+        match &*self.ranges {
+            _ if self.is_all() => Some(PolicyPorts::ALL),
+            _ if self.others => None,
+            [] => Some(PolicyPorts::NONE),
+            [Range { proto, first, last }] => Some(PolicyPorts::range(*proto, *first, *last)),
+            _ => None,
         }
     }
 
-    /// The keys of `POLICY_PORTS` for a set with this id.
-    pub fn keys(&self, id: u64) -> Vec<PolicyPortKey> {
+    /// What is in this set and not in the other one.
+    pub fn minus(&self, other: &Ports) -> Ports {
+        let mut ranges = Vec::new();
+        for &Range { proto, first, last } in &self.ranges {
+            let mut next = u32::from(first);
+            let cuts = other.ranges.iter().filter(|cut| cut.proto == proto);
+            for cut in cuts.filter(|cut| first <= cut.last && cut.first <= last) {
+                if next < u32::from(cut.first) {
+                    ranges.push(Range { proto, first: next as u16, last: cut.first - 1 });
+                }
+                next = u32::from(cut.last) + 1;
+            }
+            if next <= u32::from(last) {
+                ranges.push(Range { proto, first: next as u16, last });
+            }
+        }
+        Ports { others: self.others && !other.others, ranges: ranges.into() }
+    }
+
+    /// What is in both sets.
+    pub fn and(&self, other: &Ports) -> Ports {
+        self.minus(&self.minus(other))
+    }
+
+    /// What is in one of the sets.
+    pub fn or(&self, other: &Ports) -> Ports {
+        let mut union = Union::default();
+        union.add(self);
+        union.add(other);
+        union.finish()
+    }
+
+    /// The rows of `POLICY_PORTS` for a set with this id. A longer prefix with the value 0 takes the ports
+    /// of a protocol out of a set that has all other protocols.
+    pub fn rows(&self, id: u64) -> Vec<(PolicyPortKey, u32)> {
         let id = PolicyPortKey::words(id);
-        let key = |bits: u32, proto, port| PolicyPortKey {
-            prefix_len: 80 + bits,
+        let key = |prefix_len: u32, proto, port| PolicyPortKey {
+            prefix_len,
             id,
             pad: 0,
             proto,
             port: PortBe::new(port),
         };
-        let mut keys = Vec::new();
-        let Ports::Ranges(ranges) = self else { return keys };
-        for Range { proto, first, last } in ranges {
-            let (mut next, end) = (u32::from(*first), u32::from(*last) + 1);
+        let mut rows = Vec::new();
+        if self.others {
+            rows.push((key(72, 0, 0), 1));
+            let is_whole = |proto: &u8| self.ranges.contains(&Range::whole(*proto));
+            let partial = NAMED.into_iter().filter(|proto| !is_whole(proto));
+            rows.extend(partial.map(|proto| (key(80, proto, 0), 0)));
+        }
+        for range in self.ranges.iter().filter(|range| !self.others || !range.is_whole()) {
+            let (mut next, end) = (u32::from(range.first), u32::from(range.last) + 1);
             while next < end {
                 // The largest aligned block that begins here and does not reach beyond the end.
                 let aligned = if next == 0 { 16 } else { next.trailing_zeros() };
                 let bits = aligned.min((end - next).ilog2());
-                keys.push(key(16 - bits, *proto, next as u16));
+                rows.push((key(96 - bits, range.proto, next as u16), 1));
                 next += 1 << bits;
             }
         }
-        keys
+        rows
     }
 }
 
 /// Collects a set of ports.
 #[derive(Clone, Debug, Default)]
 pub struct Union {
-    all: bool,
+    others: bool,
     ranges: Vec<Range>,
 }
 
 impl Union {
     /// Adds a set.
     pub fn add(&mut self, ports: &Ports) {
-        match ports {
-            Ports::All => self.all = true,
-            Ports::Ranges(ranges) => self.ranges.extend(ranges),
-        }
+        self.others |= ports.others;
+        self.ranges.extend(&ports.ranges);
     }
 
     /// Adds ports of one protocol.
@@ -95,9 +148,6 @@ impl Union {
 
     /// The set.
     pub fn finish(mut self) -> Ports {
-        if self.all {
-            return Ports::All;
-        }
         self.ranges.sort_unstable();
         let mut merged: Vec<Range> = Vec::new();
         for range in self.ranges {
@@ -111,7 +161,7 @@ impl Union {
                 _ => merged.push(range),
             }
         }
-        Ports::Ranges(merged.into())
+        Ports { others: self.others, ranges: merged.into() }
     }
 }
 
@@ -140,34 +190,58 @@ mod tests {
     #[test]
     fn one_range_needs_no_rows() {
         assert_eq!(union(&[]).inline(), Some(PolicyPorts::NONE));
-        assert_eq!(Ports::All.inline(), Some(PolicyPorts::ALL));
+        assert_eq!(Ports::all().inline(), Some(PolicyPorts::ALL));
         assert_eq!(union(&[(TCP, 80, 90)]).inline(), Some(PolicyPorts::range(TCP, 80, 90)));
         assert_eq!(union(&[(TCP, 80, 80), (UDP, 80, 80)]).inline(), None);
     }
 
+    /// What the programs find for a protocol and port.
+    fn looked_up(rows: &[(PolicyPortKey, u32)], proto: u8, port: u16) -> u32 {
+        let hit = |key: &PolicyPortKey| match key.prefix_len {
+            72 => true,
+            len => {
+                let shift = 96 - len;
+                let (of, wanted) = (u32::from(key.port.get()), u32::from(port));
+                key.proto == proto && of >> shift == wanted >> shift
+            }
+        };
+        let found = rows.iter().filter(|(key, _)| hit(key)).max_by_key(|(key, _)| key.prefix_len);
+        found.map_or(0, |(_, value)| *value)
+    }
+
     #[test]
-    fn keys_cover_exactly_the_ranges() {
+    fn rows_cover_exactly_the_ranges() {
         for ranges in [
             &[(TCP, 0, 65_535), (UDP, 0, 0)][..],
             &[(TCP, 1, 65_534), (SCTP, 65_535, 65_535)],
             &[(TCP, 1000, 2000), (TCP, 2002, 2002), (UDP, 32_768, 60_999)],
         ] {
             let set = union(ranges);
-            let keys = set.keys(0x0102_0304_0506_0708);
-            assert!(keys.len() <= ranges.len() * 30, "{} keys", keys.len());
-            for proto in [TCP, UDP, SCTP, 1] {
+            let complement = Ports::all().minus(&set);
+            let (rows, others) = (set.rows(7), complement.rows(8));
+            assert!(rows.len() <= ranges.len() * 30, "{} rows", rows.len());
+            assert!(others.len() <= ranges.len() * 40, "{} rows", others.len());
+            for proto in [TCP, UDP, SCTP, 1, 0, 255] {
                 for port in 0..=u16::MAX {
-                    let hit = |key: &PolicyPortKey| {
-                        let shift = 96 - key.prefix_len;
-                        key.proto == proto
-                            && u32::from(key.port.get()) >> shift == u32::from(port) >> shift
-                    };
                     let wanted = ranges
                         .iter()
                         .any(|(p, first, last)| *p == proto && (*first..=*last).contains(&port));
-                    assert_eq!(keys.iter().filter(|key| hit(key)).count(), usize::from(wanted));
+                    assert_eq!(looked_up(&rows, proto, port), u32::from(wanted));
+                    assert_eq!(looked_up(&others, proto, port), u32::from(!wanted));
                 }
             }
         }
+        assert_eq!(Ports::all().minus(&union(&[(TCP, 80, 80)])).inline(), None);
+    }
+
+    #[test]
+    fn sets_of_ports_have_the_operations_of_sets() {
+        let a = Ports::all().minus(&union(&[(TCP, 80, 90), (UDP, 0, 65_535)]));
+        let b = union(&[(TCP, 85, 100), (UDP, 53, 53), (SCTP, 1, 1)]);
+        assert_eq!(a.and(&b), union(&[(TCP, 91, 100), (SCTP, 1, 1)]));
+        assert_eq!(b.minus(&a), union(&[(TCP, 85, 90), (UDP, 53, 53)]));
+        assert_eq!(a.or(&union(&[(TCP, 80, 90), (UDP, 0, 65_535)])), Ports::all());
+        assert!(a.minus(&Ports::all()).is_none() && Ports::all().is_all() && !a.is_all());
+        assert_eq!(a.and(&Ports::all()), a);
     }
 }

@@ -7,18 +7,23 @@ use sluice_abi::PolicyDirection;
 use super::ports::{Ports, Range, Union};
 use super::registry::{Registry, content_id};
 use super::term::{Term, Terms};
+use crate::index::Index;
 use crate::model::{
-    ContainerPort, LabelSelector, NetworkPolicy, PolicyPort, PolicyRule, PortSpec, Protocol,
+    ClusterNetworkPolicy, ClusterRule, ContainerPort, LabelSelector, Namespace, NetworkPolicy, Pod,
+    PolicyPort, PolicyRule, PortSpec, Protocol, RuleAction, Tier,
 };
 
 /// Name of container ports, with their protocol.
 pub type PortName = (Protocol, Arc<str>);
 
-/// A rule.
+/// What a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Terms, sorted, any of which is enough. `None`: any peer.
     pub peers: Option<Box<[u32]>>,
+    /// [`Term::Unknown`], in rules that do not admit what they match, and whose terms or port names
+    /// depend on what is known of pods: what this term matches may be matched by the rule.
+    pub unknown: Option<u32>,
     /// Ports that are the same for every pod.
     pub ports: Ports,
     /// Ports by their names, sorted. Egress: the names are those of the destination. Ingress: they are
@@ -26,28 +31,67 @@ pub struct Rule {
     pub named: Box<[PortName]>,
 }
 
+impl Rule {
+    /// All its terms.
+    pub fn terms(&self) -> impl Iterator<Item = u32> {
+        self.peers.iter().flatten().copied().chain(self.unknown)
+    }
+}
+
 /// A rule of a policy.
 #[derive(Clone, Debug)]
-pub enum CompiledRule {
+pub struct CompiledRule {
+    /// What happens to what it matches; NetworkPolicies accept.
+    pub action: RuleAction,
+    /// What it matches.
+    pub matches: Matches,
+}
+
+/// What a rule of a policy matches.
+#[derive(Clone, Debug)]
+pub enum Matches {
     /// The same for every pod.
     Shared(u32),
     /// Ingress with port names.
     Named(Rule),
 }
 
+/// When a policy applies, in order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Before NetworkPolicies, by priority and name.
+    Admin(u16, Arc<str>),
+    /// A NetworkPolicy.
+    Own,
+    /// After NetworkPolicies, by priority and name.
+    Baseline(u16, Arc<str>),
+}
+
 /// A policy.
 #[derive(Clone, Debug)]
 pub struct CompiledPolicy {
-    /// The pods that it applies to.
-    pub selector: LabelSelector,
-    /// Rules by [`PolicyDirection`]; `None`: the direction is not isolated.
+    /// When it applies.
+    pub order: Order,
+    /// The namespaces of the pods that it applies to; `None`: its own one.
+    pub namespaces: Option<LabelSelector>,
+    /// The labels of the pods that it applies to.
+    pub pods: LabelSelector,
+    /// Rules by [`PolicyDirection`]; `None`: the policy does not affect the direction.
     pub ends: [Option<Vec<CompiledRule>>; 2],
 }
 
 impl CompiledPolicy {
     /// Whether a rule depends on the names of the container ports of the pod.
     pub fn has_names(&self) -> bool {
-        self.ends.iter().flatten().flatten().any(|rule| matches!(rule, CompiledRule::Named(_)))
+        let mut rules = self.ends.iter().flatten().flatten();
+        rules.any(|rule| matches!(rule.matches, Matches::Named(_)))
+    }
+
+    /// Whether it applies to a pod. The labels of an unknown namespace are not known.
+    pub fn selects(&self, index: &Index, pod: &Pod) -> bool {
+        let in_namespace = |selector| selects_namespace(index, selector, &pod.name.namespace);
+        self.namespaces.as_ref().is_none_or(in_namespace)
+            && self.pods.matches(|key| pod.labels.get(key))
     }
 }
 
@@ -59,25 +103,70 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Compiles a policy.
+    /// Compiles a NetworkPolicy.
     pub fn compile(&mut self, policy: &NetworkPolicy, terms: &mut Terms) -> CompiledPolicy {
         let mut end = |rules: &Option<Box<[PolicyRule]>>, direction| {
-            let compile = |rule| self.compile_rule(rule, &policy.name.namespace, direction, terms);
+            let compile = |rule| {
+                let of = RuleOf { action: RuleAction::Accept, direction };
+                self.compile_rule(rule, &policy.name.namespace, of, terms)
+            };
             rules.as_ref().map(|rules| rules.iter().filter_map(compile).collect())
         };
         let ends = [
             end(&policy.egress, PolicyDirection::Egress),
             end(&policy.ingress, PolicyDirection::Ingress),
         ];
-        CompiledPolicy { selector: policy.pod_selector.clone(), ends }
+        CompiledPolicy {
+            order: Order::Own,
+            namespaces: None,
+            pods: policy.pod_selector.clone(),
+            ends,
+        }
+    }
+
+    /// Compiles a ClusterNetworkPolicy.
+    pub fn compile_cluster(
+        &mut self,
+        policy: &ClusterNetworkPolicy,
+        terms: &mut Terms,
+    ) -> CompiledPolicy {
+        let mut end = |rules: &[ClusterRule], direction| {
+            let compile = |rule: &ClusterRule| {
+                if rule.is_valid() {
+                    let of = RuleOf { action: rule.action, direction };
+                    return self.compile_rule(&rule.matches, &Arc::default(), of, terms);
+                }
+                let everything =
+                    Rule { peers: None, unknown: None, ports: Ports::all(), named: [].into() };
+                (rule.action != RuleAction::Accept).then(|| CompiledRule {
+                    action: RuleAction::Deny,
+                    matches: Matches::Shared(self.intern(everything, terms)),
+                })
+            };
+            (!rules.is_empty()).then(|| rules.iter().filter_map(compile).collect())
+        };
+        let ends = [
+            end(&policy.egress, PolicyDirection::Egress),
+            end(&policy.ingress, PolicyDirection::Ingress),
+        ];
+        let name = Arc::clone(&policy.name);
+        CompiledPolicy {
+            order: match policy.tier {
+                Tier::Admin => Order::Admin(policy.priority, name),
+                Tier::Baseline => Order::Baseline(policy.priority, name),
+            },
+            namespaces: Some(policy.subject.namespaces.clone()),
+            pods: policy.subject.pods.clone(),
+            ends,
+        }
     }
 
     /// Removes the references of a policy.
     pub fn forget(&mut self, policy: CompiledPolicy, terms: &mut Terms) {
         for rule in policy.ends.into_iter().flatten().flatten() {
-            match rule {
-                CompiledRule::Shared(rule) => self.release(rule, terms),
-                CompiledRule::Named(rule) => release_terms(&rule, terms),
+            match rule.matches {
+                Matches::Shared(rule) => self.release(rule, terms),
+                Matches::Named(rule) => release_terms(&rule, terms),
             }
         }
     }
@@ -100,11 +189,8 @@ impl Rules {
         if ports.is_none() {
             return None;
         }
-        for term in rule.peers.iter().flatten() {
-            terms.registry.retain(*term);
-        }
-        let peers = rule.peers.clone();
-        Some(self.intern(Rule { peers, ports, named: [].into() }, terms))
+        rule.terms().for_each(|term| terms.registry.retain(term));
+        Some(self.intern(Rule { ports, named: [].into(), ..rule.clone() }, terms))
     }
 
     /// Removes a reference to a rule.
@@ -119,7 +205,7 @@ impl Rules {
         &mut self,
         rule: &PolicyRule,
         namespace: &Arc<str>,
-        direction: PolicyDirection,
+        of: RuleOf,
         terms: &mut Terms,
     ) -> Option<CompiledRule> {
         let (ports, named) = ports(&rule.ports);
@@ -144,37 +230,61 @@ impl Rules {
             }
             Some(peers.into())
         };
-        let rule = Rule { peers, ports, named };
-        if direction == PolicyDirection::Ingress && !rule.named.is_empty() {
-            return Some(CompiledRule::Named(rule));
-        }
-        Some(CompiledRule::Shared(self.intern(rule, terms)))
+        let is_egress = of.direction == PolicyDirection::Egress;
+        let by_labels = |term: &u32| terms.registry.get(*term).distinguishes_pods();
+        let depends_on_pods =
+            is_egress && !named.is_empty() || peers.iter().flatten().any(by_labels);
+        let unknown = (of.action != RuleAction::Accept && depends_on_pods)
+            .then(|| terms.intern(Term::Unknown));
+        let rule = Rule { peers, unknown, ports, named };
+        let matches = if !is_egress && !rule.named.is_empty() {
+            Matches::Named(rule)
+        } else {
+            Matches::Shared(self.intern(rule, terms))
+        };
+        Some(CompiledRule { action: of.action, matches })
     }
 
     /// The number of a rule, with one more reference. Takes over the references to its terms.
     fn intern(&mut self, rule: Rule, terms: &mut Terms) -> u32 {
-        let peers = rule.peers.clone();
+        let of_rule: Vec<u32> = rule.terms().collect();
         let (number, new) = self.registry.intern(rule, |rule| {
             let ids = |peers: &[u32]| {
                 let mut ids: Vec<u64> = peers.iter().map(|t| terms.registry.id(*t)).collect();
                 ids.sort_unstable();
                 ids
             };
-            content_id((rule.peers.as_deref().map(ids), &rule.ports, &rule.named))
+            let peers = rule.peers.as_deref().map(ids);
+            content_id((peers, rule.unknown.is_some(), &rule.ports, &rule.named))
         });
         if !new {
-            for term in peers.iter().flatten() {
-                terms.registry.release(*term);
-            }
+            of_rule.into_iter().for_each(|term| {
+                terms.registry.release(term);
+            });
         }
         number
     }
 }
 
+/// What a rule belongs to.
+#[derive(Clone, Copy)]
+struct RuleOf {
+    action: RuleAction,
+    direction: PolicyDirection,
+}
+
+/// Whether a selector matches a namespace. One that is not known is matched by an empty selector only.
+pub fn selects_namespace(index: &Index, selector: &LabelSelector, namespace: &str) -> bool {
+    let matches = |namespace: &Namespace| {
+        selector.matches(|key| namespace.labels.get(key).map(String::as_str))
+    };
+    selector.is_empty() || index.namespace(namespace).is_some_and(matches)
+}
+
 fn release_terms(rule: &Rule, terms: &mut Terms) {
-    for term in rule.peers.iter().flatten() {
-        terms.registry.release(*term);
-    }
+    rule.terms().for_each(|term| {
+        terms.registry.release(term);
+    });
 }
 
 /// One port.
@@ -185,13 +295,13 @@ pub fn one_port(protocol: Protocol, port: u16) -> Range {
 /// The ports of a rule by numbers, and by names.
 fn ports(ports: &[PolicyPort]) -> (Ports, Box<[PortName]>) {
     if ports.is_empty() {
-        return (Ports::All, [].into());
+        return (Ports::all(), [].into());
     }
     let (mut union, mut named) = (Union::default(), Vec::new());
     for PolicyPort { protocol, ports } in ports {
         let proto = protocol.number();
         match ports {
-            PortSpec::All => union.add_range(Range { proto, first: 0, last: u16::MAX }),
+            PortSpec::All => union.add_range(Range::whole(proto)),
             PortSpec::Number(port) => union.add_range(one_port(*protocol, port.get())),
             PortSpec::Range(first, last) if first <= last => {
                 union.add_range(Range { proto, first: first.get(), last: last.get() });

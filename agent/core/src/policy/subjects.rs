@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
-use super::LocalPod;
 use super::pods::same_pod;
-use super::rules::{CompiledPolicy, CompiledRule, Rules};
-use super::tables::Tables;
+use super::rules::{CompiledPolicy, CompiledRule, Matches, Order, Rules};
+use super::tables::{TableRules, Tables};
 use super::term::Terms;
-use crate::index::Index;
+use super::{LocalPod, may_select};
+use crate::index::{Index, PolicyDirty};
 use crate::model::{ContainerPort, ObjectName, Pod};
 
 /// The table of each direction; `None`: not isolated.
@@ -19,8 +19,12 @@ pub type Ends = [Option<u32>; 2];
 /// What is known of a pod of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Its Pod object is not known, and its namespace has policies: closed, without a row.
+    /// Its Pod object, or its namespace if policies depend on it, is not known, and policies may select
+    /// it: closed, without a row.
     Pending,
+    /// Its namespace changed, and with it both its tables and the classes of peers: closed between the
+    /// two.
+    Moving,
     /// No policy applies to it.
     Free,
     /// The policies that select it apply to it.
@@ -39,7 +43,7 @@ impl Standing {
 #[derive(Clone, Debug)]
 struct Subject {
     lease: LocalPod,
-    /// Numbers of the policies that select it, sorted.
+    /// Numbers of the policies that select it, in the order of the numbers.
     selected: Arc<[u32]>,
     standing: Standing,
 }
@@ -99,22 +103,43 @@ impl Subjects {
         }
     }
 
-    /// Decides again for the pods that changes of policies, Pods and leases affect.
+    /// Closes the pods that change over to other tables because of their namespace. Returns whether there
+    /// are any.
+    pub fn close_moving(&mut self, decisions: &Decisions, namespaces: &BTreeSet<Arc<str>>) -> bool {
+        let mut any = false;
+        for (at, standing) in &decisions.standings {
+            let Some(subject) = self.subjects.get_mut(at) else { continue };
+            let namespace = subject.lease.name.as_ref().map(|name| &name.namespace);
+            if namespace.is_some_and(|name| namespaces.contains(name))
+                && subject.standing != *standing
+                && subject.standing != Standing::Pending
+            {
+                subject.standing = Standing::Moving;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Decides again for the pods that changes of objects and leases affect.
     pub fn update(
         &mut self,
         index: &Index,
-        policies: &BTreeSet<ObjectName>,
-        pods: &BTreeSet<ObjectName>,
+        dirty: &PolicyDirty,
         local: &[LocalPod],
         mut parts: Parts<'_>,
     ) -> Decisions {
         let mut decisions = Decisions::default();
         let mut touched = BTreeSet::new();
-        for name in policies {
+        for name in &dirty.policies {
             self.policy(index, name, &mut touched, &mut decisions, &mut parts);
         }
         let mut new: BTreeSet<u16> = self.leases(local, &mut decisions);
-        new.extend(pods.iter().filter_map(|name| self.by_name.get(name)).flatten());
+        new.extend(dirty.pods.iter().filter_map(|name| self.by_name.get(name)).flatten());
+        if index.cluster_network_policies().next().is_some() {
+            let namespaces = dirty.namespaces.iter();
+            new.extend(namespaces.filter_map(|name| self.by_namespace.get(name)).flatten());
+        }
         for at in &new {
             self.select(index, *at);
         }
@@ -141,8 +166,13 @@ impl Subjects {
         decisions: &mut Decisions,
         parts: &mut Parts<'_>,
     ) {
-        let policy = index.network_policy(name);
-        let compiled = policy.map(|policy| parts.rules.compile(policy, parts.terms));
+        let own = index.network_policy(name);
+        let own = own.map(|policy| parts.rules.compile(policy, parts.terms));
+        let cluster = || {
+            let policy = index.cluster_network_policy(name)?;
+            Some(parts.rules.compile_cluster(policy, parts.terms))
+        };
+        let compiled = own.or_else(cluster);
         let known = self.numbers.get(name).copied();
         let number = match (known, &compiled) {
             (Some(number), _) => number,
@@ -156,13 +186,22 @@ impl Subjects {
                 number
             }
         };
-        for at in self.by_namespace.get(&name.namespace).into_iter().flatten() {
+        let candidates: Vec<u16> = match name.namespace.is_empty() {
+            true => self.subjects.keys().copied().collect(),
+            false => {
+                self.by_namespace.get(&name.namespace).into_iter().flatten().copied().collect()
+            }
+        };
+        for at in &candidates {
             let Some(subject) = self.subjects.get_mut(at) else { continue };
             let Some(pod) = pod_of(index, &subject.lease) else {
                 touched.insert(*at);
                 continue;
             };
-            let selects = compiled.as_ref().is_some_and(|policy| selects(policy, pod));
+            if index.namespace(&pod.name.namespace).is_none() {
+                touched.insert(*at);
+            }
+            let selects = compiled.as_ref().is_some_and(|policy| policy.selects(index, pod));
             let place = subject.selected.binary_search(&number);
             if selects || place.is_ok() {
                 touched.insert(*at);
@@ -227,13 +266,14 @@ impl Subjects {
         let Some(subject) = self.subjects.get_mut(&at) else { return };
         let mut selected = Vec::new();
         if let Some(pod) = pod_of(index, &subject.lease) {
-            let namespace = &pod.name.namespace;
-            let first = ObjectName::new(Arc::clone(namespace), "");
-            let policies = self.numbers.range(first..);
-            for (_, number) in policies.take_while(|(name, _)| name.namespace == *namespace) {
-                let policy = self.policies.get(*number as usize).and_then(Option::as_ref);
-                if policy.is_some_and(|policy| selects(policy, pod)) {
-                    selected.push(*number);
+            for namespace in [&Arc::default(), &pod.name.namespace] {
+                let first = ObjectName::new(Arc::clone(namespace), "");
+                let policies = self.numbers.range(first..);
+                for (_, number) in policies.take_while(|(name, _)| name.namespace == *namespace) {
+                    let policy = self.policies.get(*number as usize).and_then(Option::as_ref);
+                    if policy.is_some_and(|policy| policy.selects(index, pod)) {
+                        selected.push(*number);
+                    }
                 }
             }
         }
@@ -251,23 +291,30 @@ impl Subjects {
     ) -> Standing {
         let Some(name) = &subject.lease.name else { return Standing::Free };
         let Some(pod) = pod_of(index, &subject.lease) else {
-            let policies = index.network_policies_of(&name.namespace).next();
-            return if policies.is_some() { Standing::Pending } else { Standing::Free };
+            let pending = may_select(index, &name.namespace);
+            return if pending { Standing::Pending } else { Standing::Free };
         };
-        let policies: Vec<&CompiledPolicy> = subject
+        if depends_on_unknown_namespace(index, &name.namespace) {
+            return Standing::Pending;
+        }
+        let mut policies: Vec<&CompiledPolicy> = subject
             .selected
             .iter()
             .filter_map(|number| self.policies.get(*number as usize)?.as_ref())
             .collect();
+        policies.sort_by_key(|policy| &policy.order);
         let by_ports = policies.iter().any(|policy| policy.has_names());
         let ports = by_ports.then(|| Arc::clone(&pod.ports));
         let key = (Arc::clone(&subject.selected), ports);
         let ends = *decided.entry(key).or_insert_with(|| {
             PolicyDirection::ALL.map(|direction| {
-                let ends = policies.iter().filter_map(|p| p.ends[direction as usize].as_ref());
-                let mut ends = ends.peekable();
-                ends.peek()?;
-                let (table, new) = table(ends.flatten(), &pod.ports, parts);
+                let of_policy =
+                    |policy: &&'_ CompiledPolicy| policy.ends[direction as usize].is_some();
+                let policies: Vec<_> = policies.iter().copied().filter(of_policy).collect();
+                if policies.is_empty() {
+                    return None;
+                }
+                let (table, new) = table(&policies, direction, &pod.ports, parts);
                 if new {
                     decisions.new_tables.push(table);
                 }
@@ -278,24 +325,56 @@ impl Subjects {
     }
 }
 
-/// The table with some rules, with one more reference, and whether it is new.
-fn table<'a>(
-    rules: impl Iterator<Item = &'a CompiledRule>,
+/// The table of policies in one direction, with one more reference, and whether it is new. The policies
+/// are in their order.
+fn table(
+    policies: &[&CompiledPolicy],
+    direction: PolicyDirection,
     ports: &[ContainerPort],
     parts: &mut Parts<'_>,
 ) -> (u32, bool) {
-    let mut numbers = Vec::new();
-    for rule in rules {
-        match rule {
-            CompiledRule::Shared(rule) => {
-                parts.rules.registry.retain(*rule);
-                numbers.push(*rule);
-            }
-            CompiledRule::Named(rule) => {
-                numbers.extend(parts.rules.resolve(rule, ports, parts.terms));
-            }
+    let (mut admin, mut own, mut baseline) = (Vec::new(), None, Vec::new());
+    for policy in policies {
+        let Some(rules) = &policy.ends[direction as usize] else { continue };
+        let rules =
+            rules.iter().filter_map(|rule| Some((rule.action, number(rule, ports, parts)?)));
+        match policy.order {
+            Order::Admin(..) => admin.extend(rules),
+            Order::Own => own.get_or_insert_with(Vec::new).extend(rules.map(|(_, rule)| rule)),
+            Order::Baseline(..) => baseline.extend(rules),
         }
     }
+    let own = own.map(|rules| unique(rules, parts));
+    if own.is_some() {
+        // Isolated pods never reach it.
+        for (_, rule) in baseline.drain(..) {
+            parts.rules.release(rule, parts.terms);
+        }
+    }
+    let rules = TableRules { admin: admin.into(), own, baseline: baseline.into() };
+    let (table, new) = parts.tables.intern(rules, parts.rules);
+    if !new {
+        for rule in parts.tables.registry.get(table).iter() {
+            parts.rules.release(rule, parts.terms);
+        }
+    }
+    (table, new)
+}
+
+/// The number of a rule, with one more reference; `None` if it matches nothing for a pod with these
+/// ports.
+fn number(rule: &CompiledRule, ports: &[ContainerPort], parts: &mut Parts<'_>) -> Option<u32> {
+    match &rule.matches {
+        Matches::Shared(rule) => {
+            parts.rules.registry.retain(*rule);
+            Some(*rule)
+        }
+        Matches::Named(rule) => parts.rules.resolve(rule, ports, parts.terms),
+    }
+}
+
+/// Rules whose order has no meaning, sorted, each once.
+fn unique(mut numbers: Vec<u32>, parts: &mut Parts<'_>) -> Box<[u32]> {
     numbers.sort_unstable();
     let mut unique: Vec<u32> = Vec::with_capacity(numbers.len());
     for rule in numbers {
@@ -305,22 +384,19 @@ fn table<'a>(
             unique.push(rule);
         }
     }
-    let (table, new) = parts.tables.intern(unique.into(), parts.rules);
-    if !new {
-        for rule in parts.tables.registry.get(table).iter() {
-            parts.rules.release(*rule, parts.terms);
-        }
-    }
-    (table, new)
+    unique.into()
+}
+
+/// Whether ClusterNetworkPolicies may select pods of a namespace whose labels are not known.
+pub fn depends_on_unknown_namespace(index: &Index, namespace: &str) -> bool {
+    let mut policies = index.cluster_network_policies().filter(|policy| policy.has_rules());
+    index.namespace(namespace).is_none()
+        && policies.any(|policy| !policy.subject.namespaces.is_empty())
 }
 
 /// The Pod object of a lease.
 pub fn pod_of<'a>(index: &'a Index, lease: &LocalPod) -> Option<&'a Pod> {
     index.pod(lease.name.as_ref()?).filter(|pod| same_pod(pod, lease.uid))
-}
-
-fn selects(policy: &CompiledPolicy, pod: &Pod) -> bool {
-    policy.selector.matches(|key| pod.labels.get(key))
 }
 
 fn remove<K: std::hash::Hash + Eq>(sets: &mut HashMap<K, BTreeSet<u16>>, key: &K, member: u16) {

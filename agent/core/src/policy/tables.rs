@@ -1,82 +1,42 @@
 //! Rule tables: the rules of a set of policies in one direction, and their rows per class.
+//!
+//! Tiers and the order of rules decide here: what a table admits is one set of ports per class.
 
 mod admitted;
+mod maps;
+mod table;
+mod tier;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sluice_abi::{PolicyEnd, PolicyPeerKey, PolicyPortKey, PolicyPorts, ports_kind};
+use sluice_abi::{PolicyEnd, PolicyPorts};
 
 use self::admitted::Admitted;
+use self::maps::{TableMaps, key};
+use self::table::Table;
+pub use self::table::{Gaps, TableRules};
+use self::tier::Tier;
 use super::FindingReason;
 use super::classes::{ClassContent, Classes, NumberedPort};
 use super::numbers::NumbersBy;
-use super::ports::{Ports, Union};
+use super::ports::Ports;
 use super::registry::{CLOSED, Registry, content_id};
 use super::rules::{PortName, Rule, Rules};
-use super::tracked::Tracked;
+use super::term::Terms;
+use crate::model::RuleAction;
 
 /// Ports as in the maps, and the number of their set if they have one.
 type Row = (PolicyPorts, Option<u32>);
 
-/// A table that pods use.
-#[derive(Clone, Debug)]
-struct Table {
-    id: u64,
-    /// By term, sorted.
-    by_term: Box<[(u32, Admitted)]>,
-    /// What rules without peers admit.
-    any_peer: Admitted,
-    names: BTreeSet<PortName>,
-    otherwise: Row,
-    /// By class: ports that differ from those for every peer.
-    rows: BTreeMap<u32, Row>,
-    /// Why its pods are closed.
-    closed: Option<FindingReason>,
-}
-
-impl Table {
-    fn terms(&self) -> impl Iterator<Item = u32> {
-        self.by_term.iter().map(|(term, _)| *term)
-    }
-
-    /// The ports for a class.
-    fn ports(&self, class: &ClassContent) -> Ports {
-        let mut union = Union::default();
-        self.any_peer.add_to(&mut union, class);
-        if class.terms.len() <= self.by_term.len() {
-            for term in &class.terms {
-                if let Ok(at) = self.by_term.binary_search_by_key(term, |(term, _)| *term) {
-                    self.by_term[at].1.add_to(&mut union, class);
-                }
-            }
-        } else {
-            for (_, admitted) in
-                self.by_term.iter().filter(|(term, _)| class.terms.binary_search(term).is_ok())
-            {
-                admitted.add_to(&mut union, class);
-            }
-        }
-        union.finish()
-    }
-}
-
-/// Rows of the maps of rule tables.
-#[derive(Clone, Debug, Default)]
-pub struct TableMaps {
-    /// `POLICY_PEERS`.
-    pub peers: Tracked<PolicyPeerKey, PolicyPorts>,
-    /// `POLICY_PORTS`.
-    pub ports: Tracked<PolicyPortKey, u32>,
-    /// Number of rows that refer to each set of ports.
-    users: HashMap<u32, u32>,
-}
+/// What `POD_POLICY` has for a pod that is closed.
+pub const CLOSED_END: PolicyEnd = PolicyEnd { table: CLOSED, otherwise: PolicyPorts::NONE };
 
 /// The tables.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
-    /// Rules of each table, sorted; one reference per use by a pod.
-    pub registry: Registry<Box<[u32]>>,
+    /// Rules of each table; one reference per use by a pod.
+    pub registry: Registry<TableRules>,
     live: BTreeMap<u32, Table>,
     of_term: NumbersBy<u32>,
     of_name: NumbersBy<PortName>,
@@ -90,32 +50,38 @@ pub struct Tables {
 impl Tables {
     /// The number of the table with these rules, with one more reference, and whether it is new. Takes
     /// over one reference to each rule.
-    pub fn intern(&mut self, rules: Box<[u32]>, known: &Rules) -> (u32, bool) {
+    pub fn intern(&mut self, rules: TableRules, known: &Rules) -> (u32, bool) {
         self.registry.intern(rules, |rules| {
-            let mut ids: Vec<u64> = rules.iter().map(|r| known.registry.id(*r)).collect();
-            ids.sort_unstable();
-            content_id(ids)
+            let ordered = |rules: &[(RuleAction, u32)]| -> Vec<(RuleAction, u64)> {
+                rules.iter().map(|(action, rule)| (*action, known.registry.id(*rule))).collect()
+            };
+            let sorted = |rules: &Box<[u32]>| {
+                let mut ids: Vec<u64> = rules.iter().map(|r| known.registry.id(*r)).collect();
+                ids.sort_unstable();
+                ids
+            };
+            let own = rules.own.as_ref().map(sorted);
+            content_id((ordered(&rules.admin), own, ordered(&rules.baseline)))
         })
     }
 
     /// The terms and port names of a table that may not be live yet.
     pub fn uses(&self, table: u32, rules: &Rules) -> (BTreeSet<u32>, BTreeSet<PortName>) {
-        let rules = self.registry.get(table).iter().map(|rule| rules.registry.get(*rule));
+        let rules = self.registry.get(table).iter().map(|rule| rules.registry.get(rule));
         let (mut terms, mut names) = (BTreeSet::new(), BTreeSet::new());
         for rule in rules {
-            terms.extend(rule.peers.iter().flatten());
+            terms.extend(rule.terms());
             names.extend(rule.named.iter().cloned());
         }
         (terms, names)
     }
 
     /// Adds a table with its rows.
-    pub fn add(&mut self, number: u32, rules: &Rules, classes: &Classes) {
+    pub fn add(&mut self, number: u32, rules: &Rules, terms: &Terms, classes: &Classes) {
         let content = Arc::clone(self.registry.get(number));
-        let content = content.iter().map(|rule| &**rules.registry.get(*rule));
-        let any_peer = Admitted::of(content.clone().filter(|rule| rule.peers.is_none()));
-        let names = content.clone().flat_map(|rule| rule.named.iter().cloned()).collect();
-        let mut by_term: Vec<(u32, &Rule)> = content
+        let own = content.own.iter().flatten().map(|rule| &**rules.registry.get(*rule));
+        let any_peer = Admitted::of(own.clone().filter(|rule| rule.peers.is_none()));
+        let mut by_term: Vec<(u32, &Rule)> = own
             .flat_map(|rule| rule.peers.iter().flatten().map(move |term| (*term, rule)))
             .collect();
         by_term.sort_unstable_by_key(|(term, _)| *term);
@@ -124,27 +90,35 @@ impl Tables {
         };
         let by_term = by_term.chunk_by(|a, b| a.0 == b.0).filter_map(of_term).collect();
         let collides = self.registry.collides(number);
+        let (used, names) = self.uses(number, rules);
         let mut table = Table {
             id: self.registry.id(number),
+            admin: Tier::new(&content.admin, rules, terms),
+            is_isolated: content.own.is_some(),
             by_term,
-            otherwise: self.row(&any_peer.ports),
             any_peer,
+            baseline: Tier::new(&content.baseline, rules, terms),
+            terms: used.into_iter().collect(),
             names,
+            otherwise_ports: Ports::default(),
+            otherwise: (PolicyPorts::NONE, None),
             rows: BTreeMap::new(),
             closed: collides.then_some(FindingReason::Collision),
         };
-        let of_terms = table.terms().flat_map(|term| classes.of_term(term));
+        table.otherwise_ports = table.ports(&ClassContent::default());
+        table.otherwise = self.row(&table.otherwise_ports);
+        let of_terms = table.terms.iter().flat_map(|term| classes.of_term(*term));
         let of_names = table.names.iter().flat_map(|name| classes.of_name(name));
         let candidates: BTreeSet<u32> = of_terms.chain(of_names).collect();
-        for term in table.terms() {
-            self.of_term.insert(term, number);
+        for term in &table.terms {
+            self.of_term.insert(*term, number);
         }
         for name in &table.names {
             self.of_name.insert(name.clone(), number);
         }
         self.check_set(&mut table, None);
         if table.closed.is_none() {
-            self.maps.hold(&self.sets, table.otherwise);
+            self.maps.set_base(&self.sets, &table, true);
         }
         for class in candidates {
             self.add_row(&mut table, class, classes);
@@ -155,8 +129,8 @@ impl Tables {
     /// Removes a table with its rows.
     pub fn drop(&mut self, number: u32, classes: &Classes) {
         let Some(mut table) = self.live.remove(&number) else { return };
-        for term in table.terms() {
-            self.of_term.remove(&term, number);
+        for term in &table.terms {
+            self.of_term.remove(term, number);
         }
         for name in &table.names {
             self.of_name.remove(name, number);
@@ -165,7 +139,7 @@ impl Tables {
             self.drop_row(&mut table, class, classes);
         }
         if table.closed.is_none() {
-            self.maps.let_go(&self.sets, table.otherwise);
+            self.maps.set_base(&self.sets, &table, false);
         }
         self.release(table.otherwise);
     }
@@ -220,7 +194,7 @@ impl Tables {
             Some(Table { closed: None, id, otherwise, .. }) => {
                 PolicyEnd { table: *id, otherwise: otherwise.0 }
             }
-            _ => PolicyEnd { table: CLOSED, otherwise: PolicyPorts::NONE },
+            _ => CLOSED_END,
         }
     }
 
@@ -229,10 +203,11 @@ impl Tables {
         self.live.get(&number)?.closed
     }
 
-    /// Closes tables until the others fit into the maps; the same ones whatever was before.
-    pub fn fit(&mut self, peers: usize, ports: usize, classes: &Classes) {
-        let rows: usize = self.live.values().map(|table| table.rows.len()).sum();
-        if rows <= peers && self.set_rows <= ports {
+    /// Closes tables until the others fit into the maps, and those that depend on a gap; the same ones
+    /// whatever was before.
+    pub fn fit(&mut self, peers: usize, ports: usize, gaps: &Gaps, classes: &Classes) {
+        let rows: usize = self.live.values().map(Table::len).sum();
+        if rows <= peers && self.set_rows <= ports && *gaps == Gaps::default() {
             let closed =
                 self.live.iter().filter(|(_, t)| t.closed == Some(FindingReason::Capacity));
             for number in closed.map(|(number, _)| *number).collect::<Vec<_>>() {
@@ -247,10 +222,10 @@ impl Tables {
             let Some(table) = self.live.get(&number) else { continue };
             let sets: BTreeSet<u32> =
                 table.rows.values().chain([&table.otherwise]).filter_map(|row| row.1).collect();
-            let keys = sets.iter().map(|set| self.sets.get(*set).keys(0).len()).sum::<usize>();
-            let left = (peers.checked_sub(table.rows.len()), ports.checked_sub(keys));
+            let keys = sets.iter().map(|set| self.sets.get(*set).rows(0).len()).sum::<usize>();
+            let left = (peers.checked_sub(table.len()), ports.checked_sub(keys));
             let fits = match left {
-                (Some(left_peers), Some(left_ports)) => {
+                (Some(left_peers), Some(left_ports)) if !table.has_gap(gaps) => {
                     (peers, ports) = (left_peers, left_ports);
                     true
                 }
@@ -262,20 +237,11 @@ impl Tables {
 
     fn set_closed(&mut self, number: u32, close: bool, classes: &Classes) {
         let Some(mut table) = self.live.remove(&number) else { return };
-        let rows: Vec<(u32, Row)> = table.rows.iter().map(|(class, row)| (*class, *row)).collect();
         if close && table.closed.is_none() {
-            for (class, row) in rows {
-                self.maps.peers.set(key(&table, class, classes), None);
-                self.maps.let_go(&self.sets, row);
-            }
-            self.maps.let_go(&self.sets, table.otherwise);
+            self.maps.set_all(&self.sets, &table, classes, false);
             table.closed = Some(FindingReason::Capacity);
         } else if !close && table.closed == Some(FindingReason::Capacity) {
-            for (class, row) in rows {
-                self.maps.peers.set(key(&table, class, classes), Some(row.0));
-                self.maps.hold(&self.sets, row);
-            }
-            self.maps.hold(&self.sets, table.otherwise);
+            self.maps.set_all(&self.sets, &table, classes, true);
             table.closed = None;
         }
         self.live.insert(number, table);
@@ -290,7 +256,7 @@ impl Tables {
 
     fn add_row(&mut self, table: &mut Table, class: u32, classes: &Classes) {
         let ports = table.ports(classes.registry.get(class));
-        if ports == table.any_peer.ports || classes.registry.collides(class) {
+        if ports == table.otherwise_ports || classes.registry.collides(class) {
             return;
         }
         let row = self.row(&ports);
@@ -318,11 +284,7 @@ impl Tables {
             return;
         }
         if let Some((_, classes)) = row {
-            for (class, row) in &table.rows {
-                self.maps.peers.set(key(table, *class, classes), None);
-                self.maps.let_go(&self.sets, *row);
-            }
-            self.maps.let_go(&self.sets, table.otherwise);
+            self.maps.set_all(&self.sets, table, classes, false);
         }
         table.closed = Some(FindingReason::Collision);
     }
@@ -334,46 +296,14 @@ impl Tables {
         }
         let (set, new) = self.sets.intern(ports.clone(), |ports| content_id(ports));
         if new {
-            self.set_rows += ports.keys(0).len();
+            self.set_rows += ports.rows(0).len();
         }
         (PolicyPorts::set(self.sets.id(set)), Some(set))
     }
 
     fn release(&mut self, row: Row) {
         if let Some(ports) = row.1.and_then(|set| self.sets.release(set)) {
-            self.set_rows -= ports.keys(0).len();
-        }
-    }
-}
-
-fn key(table: &Table, class: u32, classes: &Classes) -> PolicyPeerKey {
-    PolicyPeerKey { table: table.id, class: classes.registry.id(class) }
-}
-
-impl TableMaps {
-    /// A row refers to a set of ports.
-    fn hold(&mut self, sets: &Registry<Ports>, row: Row) {
-        let Some(set) = row.1 else { return };
-        debug_assert_eq!(row.0.kind, ports_kind::SET);
-        let users = self.users.entry(set).or_default();
-        *users += 1;
-        if *users == 1 {
-            for key in sets.get(set).keys(sets.id(set)) {
-                self.ports.set(key, Some(1));
-            }
-        }
-    }
-
-    /// A row does not refer to a set of ports any more.
-    fn let_go(&mut self, sets: &Registry<Ports>, row: Row) {
-        let Some(set) = row.1 else { return };
-        let Some(users) = self.users.get_mut(&set) else { return };
-        *users -= 1;
-        if *users == 0 {
-            self.users.remove(&set);
-            for key in sets.get(set).keys(sets.id(set)) {
-                self.ports.set(key, None);
-            }
+            self.set_rows -= ports.rows(0).len();
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Terms: what rules say about peers. Each is one `podSelector` with its `namespaceSelector`, or one
-//! `ipBlock`.
+//! Terms: what rules say about peers. Each is one `podSelector` with its `namespaceSelector`, one
+//! `ipBlock`, or one selector of Nodes.
 //!
 //! A term is active if a table of this node uses it. Active terms are found by a label that they
 //! require, so that a pod is compared with few of them.
@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::registry::{Registry, content_id};
+use super::rules::selects_namespace;
 use crate::index::Index;
 use crate::model::{ContainerPort, IpBlock, LabelSelector, Labels, Operator, PolicyPeer};
 
@@ -32,6 +33,12 @@ pub enum Term {
     },
     /// Addresses.
     Block(IpBlock),
+    /// The addresses of Nodes.
+    Nodes(LabelSelector),
+    /// Pods of which not everything is known, and which rules that deny may therefore select: an address
+    /// in a pod range that no known pod has, or that several pods have, and pods whose namespace is not
+    /// known.
+    Unknown,
 }
 
 /// What pods must have in common so that no term distinguishes them.
@@ -68,6 +75,7 @@ impl Term {
                 except.dedup();
                 Some(Term::Block(IpBlock { cidr, except: except.into() }))
             }
+            PolicyPeer::Nodes(selector) => Some(Term::Nodes(selector.clone())),
             PolicyPeer::Invalid(_) => None,
         }
     }
@@ -78,17 +86,31 @@ impl Term {
             if namespaces.is_empty() && pods.is_empty())
     }
 
+    /// Whether it matches pods by what is known of them, but not every pod.
+    pub fn distinguishes_pods(&self) -> bool {
+        matches!(self, Term::Pods { .. }) && !self.is_every_pod()
+    }
+
+    /// Whether it matches addresses only.
+    pub fn is_of_addresses(&self) -> bool {
+        matches!(self, Term::Block(_) | Term::Nodes(_))
+    }
+
+    /// Whether it matches an address in a pod range that no known pod has.
+    pub fn is_of_unknown_pods(&self) -> bool {
+        *self == Term::Unknown || self.is_every_pod()
+    }
+
     /// Whether it selects a pod by its labels. An unknown namespace has no labels that are known.
     pub fn selects(&self, index: &Index, namespace: &str, labels: &Labels) -> bool {
-        let Term::Pods { scope, pods } = self else { return false };
+        let (scope, pods) = match self {
+            Term::Pods { scope, pods } => (scope, pods),
+            Term::Unknown => return index.namespace(namespace).is_none(),
+            Term::Block(_) | Term::Nodes(_) => return false,
+        };
         let in_scope = match scope {
             Scope::Namespace(own) => **own == *namespace,
-            Scope::Selected(selector) => {
-                let label = |n: &crate::model::Namespace| {
-                    selector.matches(|key| n.labels.get(key).map(String::as_str))
-                };
-                selector.is_empty() || index.namespace(namespace).is_some_and(label)
-            }
+            Scope::Selected(selector) => selects_namespace(index, selector, namespace),
         };
         in_scope && pods.matches(|key| labels.get(key))
     }
@@ -127,6 +149,11 @@ impl Terms {
     /// The number of a term, with one more reference.
     pub fn intern(&mut self, term: Term) -> u32 {
         self.registry.intern(term, |term| content_id(term)).0
+    }
+
+    /// The active terms.
+    pub fn active(&self) -> impl Iterator<Item = u32> {
+        self.tables.keys().copied()
     }
 
     /// A table uses a term; returns whether it was not active.
@@ -182,7 +209,7 @@ impl Terms {
 
     fn buckets(&self, term: u32) -> Vec<Bucket> {
         let term = self.registry.get(term);
-        if matches!(**term, Term::Block(_)) {
+        if term.is_of_addresses() {
             return Vec::new();
         }
         match term.required_label() {

@@ -80,7 +80,7 @@ pub fn policy_ports(key: &PolicyPeerKey) -> Option<PolicyPorts> {
 pub fn is_in_port_set(id: u64, proto: u8, port: PortBe) -> bool {
     const BITS: u32 = 8 * size_of::<PortOfSet>() as u32;
     let member = PortOfSet { id: PolicyPortKey::words(id), pad: 0, proto, port };
-    POLICY_PORTS.get(&Key::new(BITS, member)).is_some()
+    POLICY_PORTS.get(&Key::new(BITS, member)).is_some_and(|is_member| *is_member == 1)
 }
 
 /// Whether no policy selects pods of the namespace with this id.

@@ -17,7 +17,8 @@ impl Policies {
             let terms = self.networks.terms_of(net).into();
             let content =
                 self.networks.exists(net).then(|| ClassContent { terms, named: [].into() });
-            let class = content.as_ref().and_then(|c| self.class(c.clone(), &mut new));
+            let matched = content.clone().filter(|content| !content.is_empty());
+            let class = matched.map(|content| self.class(content, &mut new));
             let value = content.map(|_| class);
             let before = match value {
                 Some(class) => self.prefixes.insert(net, class),
@@ -31,7 +32,10 @@ impl Policies {
                 let blocks = self.networks.blocks_of(address.into());
                 with_blocks(content, &blocks)
             });
-            let class = content.and_then(|content| self.class(content, &mut new));
+            // Known pods that nothing matches have no row, unless unknown ones must be distinguished.
+            let matters = |c: &ClassContent| !c.is_empty() || self.pods.distinguishes_unknown();
+            let content = content.filter(matters);
+            let class = content.map(|content| self.class(content, &mut new));
             let before = match class {
                 Some(class) => self.addresses.insert(address, class),
                 None => self.addresses.remove(&address),
@@ -62,12 +66,12 @@ impl Policies {
     }
 
     /// The class with a content, with one more reference.
-    fn class(&mut self, content: ClassContent, new: &mut Vec<u32>) -> Option<u32> {
-        let (class, is_new) = self.classes.intern(content, &self.terms)?;
+    fn class(&mut self, content: ClassContent, new: &mut Vec<u32>) -> u32 {
+        let (class, is_new) = self.classes.intern(content, &self.terms);
         if is_new {
             new.push(class);
         }
-        Some(class)
+        class
     }
 
     fn set_class_row(&mut self, address: Addr, class: Option<u32>) {

@@ -49,6 +49,11 @@ impl Claims {
         self.first.range(first..=last).map(|(address, _)| *address)
     }
 
+    /// The addresses that pods have.
+    pub fn all(&self) -> impl Iterator<Item = Addr> {
+        self.first.keys().copied()
+    }
+
     /// Number of addresses.
     #[cfg(test)]
     pub fn len(&self) -> usize {

@@ -28,10 +28,15 @@ impl Admitted {
     /// Adds the ports for a class.
     pub fn add_to(&self, union: &mut Union, class: &ClassContent) {
         union.add(&self.ports);
-        for (protocol, name, port) in class.named.iter() {
-            if self.names.iter().any(|(p, n)| p == protocol && n == name) {
-                union.add_range(one_port(*protocol, *port));
-            }
+        add_named(union, &self.names, class);
+    }
+}
+
+/// Adds the ports of a class that have one of some names.
+pub fn add_named(union: &mut Union, names: &[PortName], class: &ClassContent) {
+    for (protocol, name, port) in class.named.iter() {
+        if names.iter().any(|(p, n)| p == protocol && n == name) {
+            union.add_range(one_port(*protocol, *port));
         }
     }
 }

@@ -1,0 +1,102 @@
+//! Problems of ClusterNetworkPolicies.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::super::pods::Pods;
+use super::super::rules::selects_namespace;
+use super::super::term::{GroupKey, Term};
+use super::super::{Finding, FindingReason};
+use super::word;
+use crate::index::Index;
+use crate::model::{
+    ClusterNetworkPolicy, ClusterRule, Kind, PolicyPeer, PortSpec, RuleAction, Subject,
+};
+use sluice_abi::PolicyDirection;
+
+/// A problem of a policy.
+pub fn finding(policy: &ClusterNetworkPolicy, reason: FindingReason, text: String) -> Finding {
+    Finding { kind: Kind::ClusterNetworkPolicy, object: policy.object_name(), reason, text }
+}
+
+/// Problems of one policy, given the pods that exist; with or without warnings.
+pub fn check(
+    index: &Index,
+    pods: &Pods,
+    policy: &ClusterNetworkPolicy,
+    warnings: bool,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |reason, text| findings.push(finding(policy, reason, text));
+    let Subject { namespaces, pods: of_pods, invalid } = &policy.subject;
+    if let Some(problem) = invalid {
+        let text = format!("subject: {problem}: every pod is selected, and nothing is accepted");
+        add(FindingReason::InvalidPart, text);
+    }
+    let selected = || {
+        pods.groups().filter(|group| {
+            selects_namespace(index, namespaces, &group.namespace)
+                && of_pods.matches(|key| group.labels.get(key))
+        })
+    };
+    if warnings && selected().next().is_none() {
+        add(FindingReason::NoPod, "subject matches no pod: the policy has no effect".to_owned());
+    }
+    for (direction, rules) in
+        [(PolicyDirection::Ingress, &policy.ingress), (PolicyDirection::Egress, &policy.egress)]
+    {
+        for (at, rule) in rules.iter().enumerate() {
+            let field = format!("{}[{at}]", word(direction));
+            if let Some(problem) = &rule.invalid {
+                let effect = match rule.action {
+                    RuleAction::Accept => "the rule matches nothing",
+                    RuleAction::Deny | RuleAction::Pass => "the rule denies everything",
+                };
+                add(FindingReason::InvalidPart, format!("{field}: {problem}: {effect}"));
+                continue;
+            }
+            for name in names(rule) {
+                let has = |group: &GroupKey| group.ports.iter().any(|port| port.name == *name);
+                let (defined, who) = match direction {
+                    PolicyDirection::Ingress => {
+                        let mut selected = selected().peekable();
+                        (selected.peek().is_none() || selected.any(has), "selected pod")
+                    }
+                    PolicyDirection::Egress => (pods.groups().any(has), "pod"),
+                };
+                if !defined {
+                    let problem = format!("no {who} has a port with the name {name}");
+                    let text = format!("{field}.protocols: {problem}: it matches nothing");
+                    add(FindingReason::UndefinedPort, text);
+                }
+            }
+            if !warnings {
+                continue;
+            }
+            let list = if direction == PolicyDirection::Ingress { "from" } else { "to" };
+            for (at, peer) in rule.matches.peers.iter().enumerate() {
+                let nothing = match (peer, Term::new(peer, &Arc::default())) {
+                    (PolicyPeer::Pods { .. }, Some(term)) => {
+                        !pods.groups().any(|g| term.selects(index, &g.namespace, &g.labels))
+                    }
+                    _ => false,
+                };
+                if nothing {
+                    add(FindingReason::NoPod, format!("{field}.{list}[{at}] matches no pod"));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Names of ports in a rule, each once.
+fn names(rule: &ClusterRule) -> BTreeSet<&Arc<str>> {
+    let ports = rule.matches.ports.iter();
+    ports
+        .filter_map(|port| match &port.ports {
+            PortSpec::Name(name) => Some(name),
+            _ => None,
+        })
+        .collect()
+}
