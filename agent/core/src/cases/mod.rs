@@ -12,6 +12,7 @@
 //! `UPDATE=1 cargo test -p sluice-core cases` rewrites the expected dumps.
 
 mod contract;
+mod contract_cluster_policy;
 mod contract_policy;
 pub mod notation;
 pub mod policy_notation;

@@ -2,7 +2,8 @@
 //!
 //! Selectors: `app=web,!old,tier,a!=b`; `*` selects everything. Peers: a selector of pods;
 //! `@selector` of namespaces; `@selector/selector` of both; `10.0.0.0/8` or
-//! `10.0.0.0/8-10.1.0.0/16,10.2.0.0/16` with exceptions. Ports: `TCP`, `TCP 80`, `TCP 80-90`, `TCP http`.
+//! `10.0.0.0/8-10.1.0.0/16,10.2.0.0/16` with exceptions; `nodes role=edge`. Ports: `TCP`, `TCP 80`,
+//! `TCP 80-90`, `TCP http`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,9 +12,9 @@ use sluice_abi::{PolicyDirection, proto};
 
 use crate::index::{Index, PolicyDirty};
 use crate::model::{
-    Change, ContainerPort, IpBlock, LabelSelector, Namespace, NetworkPolicy, Node, Object,
-    ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Port, PortSpec, Protocol,
-    Requirement, parse_cidr, parse_ip,
+    Change, ClusterNetworkPolicy, ClusterRule, ContainerPort, IpBlock, LabelSelector, Namespace,
+    NetworkPolicy, Node, Object, ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule,
+    Port, PortSpec, Protocol, Requirement, RuleAction, Subject, Tier, parse_cidr, parse_ip,
 };
 use crate::oracle::{Cluster, NewFlow, Sandbox, allows};
 use crate::policy::{Judgement, LocalPod, Policies};
@@ -55,6 +56,9 @@ fn labels(text: &str) -> BTreeMap<String, String> {
 }
 
 fn peer(text: &str) -> PolicyPeer {
+    if let Some(nodes) = text.strip_prefix("nodes ") {
+        return PolicyPeer::Nodes(selector(nodes));
+    }
     if let Some(namespaces) = text.strip_prefix('@') {
         let (namespaces, pods) = namespaces.split_once('/').unwrap_or((namespaces, "*"));
         let namespaces = Some(selector(namespaces));
@@ -91,6 +95,34 @@ pub fn rule(peers: &[&str], ports: &[&str]) -> PolicyRule {
     PolicyRule {
         peers: peers.iter().map(|text| peer(text)).collect(),
         ports: ports.iter().map(|text| port(text)).collect(),
+    }
+}
+
+/// A rule of a ClusterNetworkPolicy.
+pub fn cluster_rule(action: RuleAction, peers: &[&str], ports: &[&str]) -> ClusterRule {
+    ClusterRule { name: "".into(), action, matches: rule(peers, ports), invalid: None }
+}
+
+/// A ClusterNetworkPolicy for the pods that `subject`, `@selector/selector`, selects.
+pub fn cluster(
+    name: &str,
+    (tier, priority): (Tier, u16),
+    subject: &str,
+    ingress: &[ClusterRule],
+    egress: &[ClusterRule],
+) -> ClusterNetworkPolicy {
+    let (namespaces, pods) = subject
+        .strip_prefix('@')
+        .expect("@selector/selector")
+        .split_once('/')
+        .expect("@selector/selector");
+    ClusterNetworkPolicy {
+        name: name.into(),
+        tier,
+        priority,
+        subject: Subject { namespaces: selector(namespaces), pods: selector(pods), invalid: None },
+        ingress: ingress.into(),
+        egress: egress.into(),
     }
 }
 
@@ -169,6 +201,10 @@ impl World {
             ingress: ingress.map(Into::into),
             egress: egress.map(Into::into),
         }))
+    }
+
+    pub fn cluster_policy(self, policy: ClusterNetworkPolicy) -> World {
+        self.with(Object::ClusterNetworkPolicy(policy))
     }
 
     pub fn index(&self) -> Index {

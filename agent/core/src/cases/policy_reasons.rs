@@ -2,8 +2,10 @@
 
 use sluice_abi::{PolicyDirection, proto};
 
-use super::policy_notation::{World, name, rule};
-use crate::model::{Object, PolicyPeer, PortSpec};
+use super::policy_notation::{World, cluster, cluster_rule, name, rule};
+use crate::model::RuleAction::{Accept, Deny, Pass};
+use crate::model::Tier::{Admin, Baseline};
+use crate::model::{ClusterRule, Kind, Object, ObjectName, PolicyPeer, PortSpec};
 use crate::policy::{Explanation, FindingReason, Question, RuleName, Verdict, check_all};
 
 fn world() -> World {
@@ -161,4 +163,93 @@ fn problems_of_a_policy_are_found() {
     let reported = policies.findings(&world.index());
     assert_eq!(reported.len(), 5);
     assert!(reported.iter().all(|finding| !finding.reason.is_warning()));
+}
+
+#[test]
+fn rule_of_a_cluster_policy_that_decides_is_named() {
+    let rules = [
+        cluster_rule(Pass, &["@*/role=api"], &["TCP 5432"]),
+        ClusterRule { name: "no-web".into(), ..cluster_rule(Deny, &["@name=shop/role=web"], &[]) },
+        cluster_rule(Accept, &["@*/*"], &["TCP 80"]),
+    ];
+    let base = [cluster_rule(Deny, &["10.244.0.0/16"], &["TCP 22", "UDP"])];
+    let world = world()
+        .cluster_policy(cluster("guard", (Admin, 1), "@*/role=db", &rules, &[]))
+        .cluster_policy(cluster("floor", (Baseline, 1), "@*/role=db", &base, &[]));
+    let of = |world: &World, client: &str, port| {
+        explain(world, "shop/db", PolicyDirection::Ingress, client, port)
+    };
+    let rule_of = |policy: &str, rule| RuleName { policy: ObjectName::cluster(policy), rule };
+    let denied_by = |world: &World, client: &str, port| match of(world, client, port).verdict {
+        Verdict::DeniedBy(refusal) => (refusal.rule, refusal.text),
+        other => panic!("{other:?}"),
+    };
+    let text = "guard (no-web) denies all ports from role=web of namespaces with name=shop";
+    assert_eq!(denied_by(&world, "shop/web", 80), (rule_of("guard", 1), text.to_owned()));
+    let text = "floor denies TCP 22, all UDP ports from 10.244.0.0/16";
+    assert_eq!(denied_by(&world, "shop/api", 22), (rule_of("floor", 0), text.to_owned()));
+    let text = "guard (no-web) denies all ports from role=web of namespaces with name=shop; 10.244.7.7 may be such a peer, not everything is known of it";
+    assert_eq!(denied_by(&world, "10.244.7.7", 80), (rule_of("guard", 1), text.to_owned()));
+    let names = ["guard", "floor"].map(ObjectName::cluster);
+    let allowed = of(&world, "shop/api", 80);
+    assert_eq!(
+        (allowed.isolating, allowed.verdict),
+        (names.to_vec(), Verdict::Allowed(rule_of("guard", 2)))
+    );
+    assert_eq!(of(&world, "shop/api", 5432).verdict, Verdict::NotIsolated);
+    // Isolated: NetworkPolicies decide after the tier Admin, and Baseline does not.
+    let world = world.policy("shop/db", "role=db", Some(&[rule(&["role=api"], &["TCP 22"])]), None);
+    let own = RuleName { policy: name("shop/db"), rule: 0 };
+    let allowed = of(&world, "shop/api", 22);
+    let names = vec![ObjectName::cluster("guard"), name("shop/db")];
+    assert_eq!((allowed.isolating, allowed.verdict), (names, Verdict::Allowed(own)));
+    assert!(matches!(of(&world, "shop/api", 5432).verdict, Verdict::Denied(_)));
+    assert_eq!(denied_by(&world, "shop/web", 22).0, rule_of("guard", 1));
+}
+
+#[test]
+fn problems_of_cluster_policies_name_field_and_effect() {
+    let rules = [
+        ClusterRule {
+            invalid: Some("from[0] is empty".into()),
+            ..cluster_rule(Accept, &["@*"], &[])
+        },
+        ClusterRule { invalid: Some("action \"Log\"".into()), ..cluster_rule(Deny, &["@*"], &[]) },
+        cluster_rule(Deny, &["@*/role=none"], &["TCP web", "UDP web", "SCTP web"]),
+        cluster_rule(Deny, &["@*/*"], &["TCP sql", "UDP sql", "SCTP sql"]),
+    ];
+    let mut nobody = cluster("nobody", (Admin, 1), "@name=none/*", &[], &[]);
+    nobody.subject.invalid = Some("has no field that is known".into());
+    let world = world()
+        .cluster_policy(cluster("guard", (Admin, 1), "@*/role=db", &rules, &[]))
+        .cluster_policy(nobody);
+    let found = check_all(&world.objects);
+    let found: Vec<_> =
+        found.iter().map(|f| (f.kind, f.object.to_string(), f.reason, f.text.as_str())).collect();
+    let of = |name: &str, reason, text| (Kind::ClusterNetworkPolicy, name.to_owned(), reason, text);
+    let expected = [
+        of(
+            "guard",
+            FindingReason::InvalidPart,
+            "ingress[0]: from[0] is empty: the rule matches nothing",
+        ),
+        of(
+            "guard",
+            FindingReason::InvalidPart,
+            "ingress[1]: action \"Log\": the rule denies everything",
+        ),
+        of(
+            "guard",
+            FindingReason::UndefinedPort,
+            "ingress[2].protocols: no selected pod has a port with the name web: it matches nothing",
+        ),
+        of("guard", FindingReason::NoPod, "ingress[2].from[0] matches no pod"),
+        of(
+            "nobody",
+            FindingReason::InvalidPart,
+            "subject: has no field that is known: every pod is selected, and nothing is accepted",
+        ),
+        of("nobody", FindingReason::NoPod, "subject matches no pod: the policy has no effect"),
+    ];
+    assert_eq!(found, expected);
 }
