@@ -55,12 +55,12 @@ impl Tables {
             let ordered = |rules: &[(RuleAction, u32)]| -> Vec<(RuleAction, u64)> {
                 rules.iter().map(|(action, rule)| (*action, known.registry.id(*rule))).collect()
             };
-            let sorted = |rules: &Box<[u32]>| {
+            let sorted = |rules: &[u32]| {
                 let mut ids: Vec<u64> = rules.iter().map(|r| known.registry.id(*r)).collect();
                 ids.sort_unstable();
                 ids
             };
-            let own = rules.own.as_ref().map(sorted);
+            let own = rules.own.as_deref().map(sorted);
             content_id((ordered(&rules.admin), own, ordered(&rules.baseline)))
         })
     }
