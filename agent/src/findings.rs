@@ -39,7 +39,7 @@ pub enum Reason {
     FailedToStartServiceHealthcheck,
     /// An endpoint has an address that cannot be routed to.
     InvalidEndpointAddress,
-    /// A problem of a NetworkPolicy.
+    /// A problem of a NetworkPolicy or ClusterNetworkPolicy.
     Policy(FindingReason),
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Reason {
 /// A problem of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Kind of the object: Service, EndpointSlice or NetworkPolicy.
+    /// Kind of the object.
     pub kind: Kind,
     /// The object.
     pub object: ObjectName,

@@ -248,10 +248,8 @@ pub fn node(name: &str, internal_ip: &str, pod_cidr: &str) -> Object {
     Object::Node(Node {
         name: name.to_owned(),
         internal_ips: vec![internal_ip.parse().unwrap()],
-        external_ips: Vec::new(),
         pod_cidrs: pod_cidr.parse().into_iter().collect(),
-        zone: None,
-        leaving: false,
+        ..Node::default()
     })
 }
 

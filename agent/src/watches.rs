@@ -104,6 +104,11 @@ impl WatchState {
         })
     }
 
+    /// Whether the last attempt failed.
+    pub fn fails(&self) -> bool {
+        self.with(|state| state.failing_since.is_some())
+    }
+
     /// The server does not have the kind: there are no objects of it. `true`: this is new.
     pub fn not_served(&self) -> bool {
         self.with(|state| {
@@ -162,7 +167,7 @@ mod tests {
             failures: 3,
         };
         assert_eq!(report(), expected);
-        assert!(state.works() && !state.works());
+        assert!(state.fails() && state.works() && !state.works() && !state.fails());
         assert_eq!((report().failing_seconds, report().error, report().failures), (None, None, 3));
         assert_eq!(watches.report().len(), 2);
         assert!(state.not_served() && !state.not_served());

@@ -112,10 +112,16 @@ fn role_has_the_watched_kinds_and_writes_events_only() {
         let is_events = rule["resources"] == Value::from(vec!["events"]);
         let verbs = if is_events { ["create", "patch"] } else { ["list", "watch"] };
         assert_eq!(rule["verbs"], Value::from(verbs.to_vec()), "{rule:?}");
+        if rule["resources"] == Value::from(vec!["customresourcedefinitions"]) {
+            let name = "clusternetworkpolicies.policy.networking.k8s.io";
+            assert_eq!(rule["resourceNames"], Value::from(vec![name]));
+        }
         resources
             .extend(rule["resources"].as_sequence().unwrap().iter().map(|r| r.as_str().unwrap()));
     }
     let expected = [
+        "clusternetworkpolicies",
+        "customresourcedefinitions",
         "endpointslices",
         "events",
         "namespaces",

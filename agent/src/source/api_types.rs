@@ -4,6 +4,7 @@
 //! model. Other fields are skipped while parsing, which saves memory and time on large objects.
 //! These types are private to [`super`].
 
+mod cluster_network_policy;
 mod network_policy;
 mod pod;
 
@@ -14,6 +15,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Deserializer};
 
+pub use self::cluster_network_policy::{
+    ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, CustomResourceDefinition,
+    DestinationPort, NamespacedPods, Subject, Unknown,
+};
 pub use self::network_policy::{
     IntOrString, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicySpec, Obj, Part, Peer,
     PolicyPort,
@@ -101,6 +106,20 @@ resource!(Pod, "", "v1", "pods", NamespaceResourceScope);
 resource!(Service, "", "v1", "services", NamespaceResourceScope);
 resource!(EndpointSlice, "discovery.k8s.io", "v1", "endpointslices", NamespaceResourceScope);
 resource!(NetworkPolicy, "networking.k8s.io", "v1", "networkpolicies", NamespaceResourceScope);
+resource!(
+    ClusterNetworkPolicy,
+    "policy.networking.k8s.io",
+    "v1alpha2",
+    "clusternetworkpolicies",
+    ClusterResourceScope
+);
+resource!(
+    CustomResourceDefinition,
+    "apiextensions.k8s.io",
+    "v1",
+    "customresourcedefinitions",
+    ClusterResourceScope
+);
 resource!(ServiceCIDR, "networking.k8s.io", "v1", "servicecidrs", ClusterResourceScope);
 
 /// core/v1 Node.

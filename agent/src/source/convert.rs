@@ -2,8 +2,10 @@
 //!
 //! Sets the defaults of the API, which the API server sets and manifests lack, so that the model has
 //! none. An object without a name is rejected; a part that is not valid (an address, a port) is left
-//! out, as in kube-proxy. In a NetworkPolicy it stays and matches nothing.
+//! out, as in kube-proxy. In a NetworkPolicy it stays and matches nothing; in a ClusterNetworkPolicy it
+//! closes its rule.
 
+mod cluster_network_policy;
 mod network_policy;
 mod service;
 
@@ -17,6 +19,7 @@ use sluice_core::model::{
     ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
 };
 
+pub(super) use self::cluster_network_policy::cluster_network_policy;
 pub(super) use self::network_policy::network_policy;
 pub(super) use self::service::service;
 use super::api_types;
@@ -78,6 +81,7 @@ pub fn object<'de, D: Deserializer<'de>>(
         Kind::EndpointSlice => typed(kind, deserializer, endpoint_slice),
         Kind::ServiceCidr => typed(kind, deserializer, service_cidr),
         Kind::NetworkPolicy => typed(kind, deserializer, network_policy),
+        Kind::ClusterNetworkPolicy => typed(kind, deserializer, cluster_network_policy),
     }
 }
 
@@ -109,6 +113,7 @@ pub const fn kind_name(kind: Kind) -> &'static str {
         Kind::EndpointSlice => "EndpointSlice",
         Kind::ServiceCidr => "ServiceCIDR",
         Kind::NetworkPolicy => "NetworkPolicy",
+        Kind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
     }
 }
 
@@ -157,7 +162,8 @@ pub(super) fn node(o: api_types::Node) -> Result<Object, ConvertError> {
     let zone = label(&o.metadata, ZONE_LABEL).map(str::to_owned);
     let leaving = o.metadata.deletion_timestamp.is_some()
         || o.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
-    Ok(Object::Node(Node { name, internal_ips, external_ips, pod_cidrs, zone, leaving }))
+    let labels = o.metadata.labels.unwrap_or_default().into_iter().collect();
+    Ok(Object::Node(Node { name, internal_ips, external_ips, pod_cidrs, labels, zone, leaving }))
 }
 
 /// Converts a Namespace.

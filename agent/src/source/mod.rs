@@ -7,6 +7,7 @@
 //!
 //! findings --object_events.rs--> Events
 //! ```
+//! `definition.rs` watches whether the cluster has ClusterNetworkPolicies.
 //! `api_server.rs` reads address and credentials, `transport.rs` connects, and `retry.rs` decides
 //! when a watch tries again.
 //! Kubernetes API types are used in this module only. A source runs as long as the agent: an error
@@ -20,12 +21,14 @@ mod api_types;
 #[cfg(test)]
 mod cases;
 mod client;
+mod definition;
 mod object_events;
 #[cfg(test)]
 mod outages;
 mod retry;
 mod transport;
 mod watch;
+mod watch_error;
 
 use sluice_core::model::Change;
 use tokio::sync::mpsc;

@@ -1,5 +1,7 @@
 //! Events on objects, by server-side apply.
 //!
+//! An Event on a cluster-wide object is in the namespace `default`, as those of Nodes are.
+//!
 //! The name of an Event follows from the object and the reason, so that the same finding of many nodes is
 //! one Event. Its time is the full minute: nodes that write within a minute write the same.
 //! A finding whose object does not exist any more is dropped. Writing an Event is tried once.
@@ -73,10 +75,14 @@ async fn write(client: &kube::Client, finding: &Finding) -> Result<(), WriteErro
 
 async fn try_write(client: &kube::Client, finding: &Finding) -> Result<(), WriteError> {
     let Some((api_version, path)) = api(finding.kind) else { return Ok(()) };
-    let (namespace, name) = (&finding.object.namespace, &finding.object.name);
+    let name = &finding.object.name;
+    let scope = match &*finding.object.namespace {
+        "" => String::new(),
+        namespace => format!("namespaces/{namespace}/"),
+    };
     // `kubectl describe` finds Events by UID. The permission to list is there already.
     let uri = format!(
-        "/{path}/namespaces/{namespace}/{}?fieldSelector=metadata.name%3D{name}&limit=1",
+        "/{path}/{scope}{}?fieldSelector=metadata.name%3D{name}&limit=1",
         resource(finding.kind)
     );
     let list: Value = client.request(hyper::Request::get(uri).body(Vec::new())?).await?;
@@ -84,7 +90,7 @@ async fn try_write(client: &kube::Client, finding: &Finding) -> Result<(), Write
         return Ok(());
     };
     let event = event(finding, api_version, uid, SystemTime::now());
-    let name = event_name(finding);
+    let (namespace, name) = (event_namespace(finding), event_name(finding));
     let uri =
         format!("/api/v1/namespaces/{namespace}/events/{name}?fieldManager={MANAGER}&force=true");
     let request = hyper::Request::patch(uri)
@@ -100,6 +106,9 @@ fn api(kind: Kind) -> Option<(&'static str, &'static str)> {
         Kind::Service | Kind::Pod => Some(("v1", "api/v1")),
         Kind::EndpointSlice => Some(("discovery.k8s.io/v1", "apis/discovery.k8s.io/v1")),
         Kind::NetworkPolicy => Some(("networking.k8s.io/v1", "apis/networking.k8s.io/v1")),
+        Kind::ClusterNetworkPolicy => {
+            Some(("policy.networking.k8s.io/v1alpha2", "apis/policy.networking.k8s.io/v1alpha2"))
+        }
         _ => None,
     }
 }
@@ -113,6 +122,12 @@ fn resource(kind: Kind) -> String {
     }
 }
 
+/// The namespace of the Event of an object.
+fn event_namespace(finding: &Finding) -> &str {
+    let namespace = &*finding.object.namespace;
+    if namespace.is_empty() { "default" } else { namespace }
+}
+
 /// The name of the Event of an object and a reason.
 fn event_name(finding: &Finding) -> String {
     let suffix = format!(".sluice-{}", finding.reason).to_lowercase();
@@ -122,21 +137,23 @@ fn event_name(finding: &Finding) -> String {
 }
 
 fn event(finding: &Finding, api_version: &str, uid: &str, now: SystemTime) -> Value {
-    let namespace = &*finding.object.namespace;
+    let mut object = json!({
+        "apiVersion": api_version,
+        "kind": convert::kind_name(finding.kind),
+        "name": &*finding.object.name,
+        "uid": uid,
+    });
+    if !finding.object.namespace.is_empty() {
+        object["namespace"] = (*finding.object.namespace).into();
+    }
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let minute = i64::try_from(seconds - seconds % 60).unwrap_or_default();
     let time = Timestamp::from_second(minute).unwrap_or_default().to_string();
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": { "namespace": namespace, "name": event_name(finding) },
-        "involvedObject": {
-            "apiVersion": api_version,
-            "kind": convert::kind_name(finding.kind),
-            "namespace": namespace,
-            "name": &*finding.object.name,
-            "uid": uid,
-        },
+        "metadata": { "namespace": event_namespace(finding), "name": event_name(finding) },
+        "involvedObject": object,
         "type": "Warning",
         "reason": finding.reason.to_string(),
         "message": finding.message,
@@ -151,18 +168,20 @@ fn event(finding: &Finding, api_version: &str, uid: &str, now: SystemTime) -> Va
 mod tests {
     use api_server::ApiServer;
     use sluice_core::ObjectName;
+    use sluice_core::policy::FindingReason;
 
     use super::super::retry::Retries;
     use super::*;
     use crate::config::ApiAccess;
     use crate::findings::Reason;
 
-    /// Fifty nodes write one Event; the one of an object that does not exist is not written.
-    #[tokio::test]
-    async fn findings_of_several_nodes_are_one_event_on_the_object() {
+    /// A server with a Service and a ClusterNetworkPolicy, and how a node reaches it.
+    fn cluster() -> (ApiServer, ApiAccess, tempfile::TempDir) {
         let server = ApiServer::start();
         let metadata = json!({"namespace": "shop", "name": "web", "uid": "u1"});
         server.apply(json!({"kind": "Service", "apiVersion": "v1", "metadata": metadata}));
+        let metadata = json!({"name": "no-metadata", "uid": "u2"});
+        server.apply(json!({"kind": "ClusterNetworkPolicy", "metadata": metadata}));
         let dir = tempfile::tempdir().unwrap();
         let kubeconfig = dir.path().join("kubeconfig");
         let config = json!({
@@ -177,17 +196,28 @@ mod tests {
             kubelet_conf: "/does/not/exist".into(),
             server: None,
         };
+        (server, access, dir)
+    }
+
+    /// Reports findings as a node does.
+    async fn report(access: &ApiAccess, enabled: bool, sent: Vec<Finding>) {
+        let connection = Connection::open(access.clone(), Retries::new(|| 0.5)).await.unwrap();
+        let (findings, found) = findings::queue();
+        findings.send(sent);
+        drop(findings);
+        spawn(&connection, enabled, found).await.unwrap();
+    }
+
+    /// Fifty nodes write one Event; the one of an object that does not exist is not written.
+    #[tokio::test]
+    async fn findings_of_several_nodes_are_one_event_on_the_object() {
+        let (server, access, _dir) = cluster();
         let finding = |name: &str| {
             let object = ObjectName::new("shop", name);
             Finding::service(&object, Reason::AddressInUse, "is in use".to_owned())
         };
         for enabled in [true, true, false] {
-            let retries = Retries::new(|| 0.5);
-            let connection = Connection::open(access.clone(), retries).await.unwrap();
-            let (findings, found) = findings::queue();
-            findings.send(vec![finding("removed"), finding("web")]);
-            drop(findings);
-            spawn(&connection, enabled, found).await.unwrap();
+            report(&access, enabled, vec![finding("removed"), finding("web")]).await;
         }
         let writes: Vec<_> =
             server.requests().into_iter().filter(|r| r.path.contains("/events/")).collect();
@@ -196,7 +226,26 @@ mod tests {
         assert!(writes.iter().all(|write| write.path == path), "{writes:?}");
         let event = server.get("Event", "shop", "web.sluice-addressinuse").unwrap();
         assert_eq!(event["involvedObject"]["uid"], "u1");
+        assert_eq!(event["involvedObject"]["namespace"], "shop");
         assert_eq!((&event["type"], &event["message"]), (&json!("Warning"), &json!("is in use")));
+    }
+
+    #[tokio::test]
+    async fn event_on_a_cluster_wide_object_is_in_the_default_namespace() {
+        let (server, access, _dir) = cluster();
+        let finding = Finding {
+            kind: Kind::ClusterNetworkPolicy,
+            object: ObjectName::cluster("no-metadata"),
+            reason: Reason::Policy(FindingReason::InvalidPart),
+            message: "egress[0]".to_owned(),
+        };
+        report(&access, true, vec![finding]).await;
+        let event = server.get("Event", "default", "no-metadata.sluice-invalidpart").unwrap();
+        let expected = json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+            "name": "no-metadata", "uid": "u2",
+        });
+        assert_eq!(event["involvedObject"], expected);
     }
 
     #[test]

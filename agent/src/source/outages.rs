@@ -1,5 +1,7 @@
 //! The watches against an API server in memory with faults.
 
+mod definition;
+
 use std::fs;
 use std::time::Duration;
 
@@ -18,7 +20,9 @@ use crate::watches::{Watch, Watches};
 /// Time in which a new Service arrives after the return of the API server.
 const RECOVERY: Duration = Duration::from_secs(3);
 const DEADLINE: Duration = Duration::from_secs(30);
-const KINDS: usize = 7;
+const KINDS: usize = 8;
+/// One per kind, and that of the definition of ClusterNetworkPolicies.
+const WATCHES: usize = KINDS + 1;
 
 /// The watches of a node, with a kubeconfig whose credentials are in files.
 struct Node {
@@ -53,7 +57,7 @@ impl Node {
     async fn start(server: &ApiServer, ca_pem: &str) -> Node {
         let mut node = Node::watch(server, ca_pem).await;
         node.lists(Instant::now() + DEADLINE, KINDS).await;
-        eventually("all watches", || server.watches() == KINDS).await;
+        eventually("all watches", || server.watches() == WATCHES).await;
         node
     }
 
@@ -327,6 +331,6 @@ async fn pods_of_all_nodes_or_of_this_node_are_watched_while_they_run() {
         let mut names: Vec<&str> = names.iter().map(|name| &*name.name).collect();
         names.sort_by_key(|name| expected.iter().position(|e| e == name));
         assert_eq!(names, expected);
-        eventually("the watch", || server.watches() == KINDS).await;
+        eventually("the watch", || server.watches() == WATCHES).await;
     }
 }

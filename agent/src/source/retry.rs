@@ -119,6 +119,14 @@ impl Retry {
         self.started = Instant::now();
     }
 
+    /// The reason for refusals has changed: starts again with the first pause, within the time of watches
+    /// that are woken.
+    pub async fn woken(&mut self) {
+        self.refusals = 0;
+        sleep(WAKE_SPREAD.mul_f64((self.shared.random)())).await;
+        self.started = Instant::now();
+    }
+
     /// The server responded to this watch.
     pub fn responded(&mut self) {
         self.turn = None;

@@ -21,10 +21,14 @@ use sluice_core::model::{Change, Kind, Object, ObjectName};
 use tokio::sync::mpsc;
 
 use super::api_server::ApiServerError;
-use super::api_types::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceCIDR};
+use super::api_types::{
+    ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceCIDR,
+};
 use super::client::Connection;
 use super::convert::{self, ConvertError};
-use super::retry::{Failure, Retries};
+use super::definition::{self, Definition};
+use super::retry::{Failure, Retries, Retry};
+use super::watch_error::{cause, not_served};
 use crate::config::{ApiAccess, WatchedPods};
 use crate::watches::{WatchState, Watches};
 
@@ -34,8 +38,8 @@ const WATCH_TIMEOUT: (u32, u32) = (200, 90);
 /// Pause after an API server without the API of a kind, before jitter. It has that API only after an
 /// upgrade.
 const NOT_SERVED: Duration = Duration::from_secs(600);
-/// Longest `Retry-After` that is observed.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Kind of the definition, in the state of its watch.
+const DEFINITION: &str = "CustomResourceDefinition";
 
 /// Selector for Services and EndpointSlices that Sluice programs: those of another proxy and
 /// headless ones are excluded, as in kube-proxy. A label that is added or removed later arrives as
@@ -53,10 +57,22 @@ struct Sink<E> {
     event: fn(Change) -> E,
 }
 
+/// What it means that the API server does not have the API of a kind.
+#[derive(Debug)]
+enum Absence {
+    /// An error.
+    Failure,
+    /// There are no objects of the kind.
+    Empty,
+    /// The same, and the definition of the kind may be installed or deleted at any time.
+    Undefined(Definition),
+}
+
 /// State of one watch: events in, changes out.
 #[derive(Debug)]
 struct Watch {
     kind: Kind,
+    absence: Absence,
     /// Names of the objects of a list that is not complete yet.
     listed: Vec<ObjectName>,
     /// Whether a list was complete.
@@ -71,8 +87,8 @@ impl<E> Clone for Sink<E> {
 }
 
 impl Watch {
-    fn new(kind: Kind, state: WatchState) -> Watch {
-        Watch { kind, listed: Vec::new(), complete: false, state }
+    fn new(kind: Kind, absence: Absence, state: WatchState) -> Watch {
+        Watch { kind, absence, listed: Vec::new(), complete: false, state }
     }
 
     /// The change that an event makes, if any.
@@ -97,6 +113,9 @@ impl Watch {
                 tracing::info!(?kind, count = names.len(), "objects listed");
                 self.state.synced();
                 self.complete = true;
+                if let Absence::Undefined(definition) = &mut self.absence {
+                    definition.listed();
+                }
                 Some(Change::Retain(kind, names))
             }
             Event::Apply(object) => {
@@ -109,21 +128,46 @@ impl Watch {
     }
 
     /// An API server without the API of a kind has no objects of it. Objects that were listed before
-    /// stay in force: during an upgrade, another API server may have them.
+    /// stay in force, unless the definition of the kind was deleted: during an upgrade, another API server
+    /// may have them.
     fn known_to_be_empty(&mut self, error: &watcher::Error) -> Option<Change> {
-        let empty = self.kind == Kind::ServiceCidr && not_served(error);
-        (empty && !std::mem::replace(&mut self.complete, true))
-            .then(|| Change::Retain(self.kind, Vec::new()))
+        if !not_served(error) {
+            return None;
+        }
+        let deleted = match &mut self.absence {
+            Absence::Failure => return None,
+            Absence::Empty => false,
+            Absence::Undefined(definition) => definition.take_deletion(),
+        };
+        let first = !std::mem::replace(&mut self.complete, true);
+        (first || deleted).then(|| Change::Retain(self.kind, Vec::new()))
+    }
+
+    /// Waits until the next attempt after an error.
+    async fn wait(&mut self, error: &watcher::Error, failure: Failure, retry: &mut Retry) {
+        match &mut self.absence {
+            Absence::Undefined(definition) if not_served(error) => tokio::select! {
+                () = retry.wait(failure) => {}
+                () = definition.changed() => retry.woken().await,
+            },
+            _ => retry.wait(failure).await,
+        }
     }
 
     /// Records an error and returns its cause; attempts that fail with the same error are logged
     /// once. An API server without the API of a kind that is optional is not an error.
     fn failed(&mut self, error: &watcher::Error) -> Failure {
-        if self.kind == Kind::ServiceCidr && not_served(error) {
+        let pause = match &mut self.absence {
+            _ if !not_served(error) => None,
+            Absence::Failure => None,
+            Absence::Empty => Some(NOT_SERVED),
+            Absence::Undefined(definition) => Some(definition.pause()),
+        };
+        if let Some(pause) = pause {
             if self.state.not_served() {
                 tracing::info!(kind = ?self.kind, "the API server does not have this kind");
             }
-            return Failure::Refused(NOT_SERVED);
+            return Failure::Refused(pause);
         }
         let text = error_chain(error);
         if self.state.failed(&text) {
@@ -133,40 +177,14 @@ impl Watch {
     }
 }
 
-/// Whether the API server does not have the API of the kind.
-fn not_served(error: &watcher::Error) -> bool {
-    matches!(
-        error,
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 404
-    )
-}
-
-/// Whether the API server is absent or refuses.
-fn cause(error: &watcher::Error) -> Failure {
-    let refused = Failure::Refused(Duration::ZERO);
-    match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => match error {
-            kube::Error::Api(status) if status.code == 401 || status.code >= 500 => Failure::Absent,
-            kube::Error::Api(status) => {
-                let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
-                Failure::Refused(Duration::from_secs(seconds.into()).min(RETRY_AFTER))
-            }
-            // The request failed before a response.
-            kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::Auth(_) => {
-                Failure::Absent
-            }
-            _ => refused,
-        },
-        watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => refused,
-    }
-}
-
 /// A random number from 0 to 1.
 fn random() -> f64 {
     (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn with_timeout(config: watcher::Config) -> watcher::Config {
+    let (least, more) = WATCH_TIMEOUT;
+    config.timeout(least + (random() * f64::from(more)) as u32)
 }
 
 /// Starts all watches. Returns the connection that they share.
@@ -195,9 +213,13 @@ pub async fn spawn<E: Send + 'static>(
     common.watch::<Service>(Kind::Service, programmed.clone(), convert::service);
     common.watch::<EndpointSlice>(Kind::EndpointSlice, programmed, convert::endpoint_slice);
     common.watch::<Namespace>(Kind::Namespace, all.clone(), convert::namespace);
-    common.watch::<ServiceCIDR>(Kind::ServiceCidr, all.clone(), convert::service_cidr);
     common.watch::<NetworkPolicy>(Kind::NetworkPolicy, all.clone(), convert::network_policy);
-    common.watch::<Pod>(Kind::Pod, all.fields(&pods), convert::pod);
+    common.watch::<Pod>(Kind::Pod, all.clone().fields(&pods), convert::pod);
+    let (kind, convert) = (Kind::ServiceCidr, convert::service_cidr);
+    common.watch_optional::<ServiceCIDR>(kind, all.clone(), convert, Absence::Empty);
+    let absence = Absence::Undefined(common.watch_definition(all.clone()));
+    let (kind, convert) = (Kind::ClusterNetworkPolicy, convert::cluster_network_policy);
+    common.watch_optional::<ClusterNetworkPolicy>(kind, all, convert, absence);
     Ok(connection)
 }
 
@@ -210,7 +232,13 @@ struct Common<E> {
 }
 
 impl<E: Send + 'static> Common<E> {
-    /// Watches the objects of a kind.
+    /// Watches the definition of ClusterNetworkPolicies.
+    fn watch_definition(&self, config: watcher::Config) -> Definition {
+        let state = self.watches.add(DEFINITION);
+        definition::spawn(&self.connection, state, self.retries.watch(), with_timeout(config))
+    }
+
+    /// Watches the objects of a kind that every API server has.
     fn watch<K>(
         &self,
         kind: Kind,
@@ -219,15 +247,26 @@ impl<E: Send + 'static> Common<E> {
     ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     {
+        self.watch_optional(kind, config, convert, Absence::Failure);
+    }
+
+    /// Watches the objects of a kind.
+    fn watch_optional<K>(
+        &self,
+        kind: Kind,
+        config: watcher::Config,
+        convert: fn(K) -> Result<Object, ConvertError>,
+        absence: Absence,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
         let state = self.watches.add(convert::kind_name(kind));
         let api = Api::<K>::all(self.connection.client(state.clone()));
-        let (least, more) = WATCH_TIMEOUT;
-        let config = config.timeout(least + (random() * f64::from(more)) as u32);
-        let mut stream = Box::pin(watcher(api, config));
+        let mut stream = Box::pin(watcher(api, with_timeout(config)));
         let mut retry = self.retries.watch();
         let sink = self.sink.clone();
         tokio::spawn(async move {
-            let mut watch = Watch::new(kind, state);
+            let mut watch = Watch::new(kind, absence, state);
             while let Some(next) = stream.next().await {
                 match next {
                     Ok(event) => {
@@ -248,7 +287,7 @@ impl<E: Send + 'static> Common<E> {
                         {
                             return;
                         }
-                        retry.wait(failure).await;
+                        watch.wait(&e, failure, &mut retry).await;
                     }
                 }
             }
@@ -269,7 +308,7 @@ mod tests {
     }
 
     fn watch() -> Watch {
-        Watch::new(Kind::Node, Watches::default().add("Node"))
+        Watch::new(Kind::Node, Absence::Failure, Watches::default().add("Node"))
     }
 
     fn apply(watch: &mut Watch, event: Event<Node>) -> Option<Change> {
@@ -305,35 +344,6 @@ mod tests {
             let change = apply(&mut watch, event);
             assert!(matches!(change, Some(Change::Delete(Kind::Node, _))), "{change:?}");
         }
-    }
-
-    #[test]
-    fn absent_and_refusing_servers_are_distinguished() {
-        let api = |code, seconds| {
-            let details = kube::core::response::StatusDetails {
-                name: String::new(),
-                group: String::new(),
-                kind: String::new(),
-                uid: String::new(),
-                causes: Vec::new(),
-                retry_after_seconds: seconds,
-            };
-            let status = kube::core::Status { code, details: Some(details), ..Default::default() };
-            watcher::Error::WatchStartFailed(kube::Error::Api(status.boxed()))
-        };
-        let refused = |seconds| Failure::Refused(Duration::from_secs(seconds));
-        for (code, seconds, expected) in [
-            (401, 0, Failure::Absent),
-            (503, 1, Failure::Absent),
-            (403, 0, refused(0)),
-            (429, 7, refused(7)),
-            (429, 100_000, refused(60)),
-        ] {
-            assert_eq!(cause(&api(code, seconds)), expected, "{code}");
-        }
-        let connect = kube::Error::Service("connection refused".into());
-        assert_eq!(cause(&watcher::Error::InitialListFailed(connect)), Failure::Absent);
-        assert_eq!(cause(&watcher::Error::NoResourceVersion), refused(0));
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Obj<T> {
 }
 
 /// As [`null_is_default`], for the contents of a part.
-fn null_is_empty<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+pub(super) fn null_is_empty<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
     d: D,
 ) -> Result<Part<T>, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())

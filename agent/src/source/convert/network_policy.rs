@@ -201,9 +201,7 @@ fn port_of(port: api_types::PolicyPort) -> Result<PolicyPort, String> {
         (Some(IntOrString::Int(first)), Some(last)) => {
             PortSpec::Range(number("port", first)?, number("endPort", last)?)
         }
-        (Some(IntOrString::String(name)), None)
-            if name.bytes().any(|b| b.is_ascii_alphabetic()) =>
-        {
+        (Some(IntOrString::String(name)), None) if is_port_name(&name) => {
             PortSpec::Name(name.into())
         }
         (Some(IntOrString::String(name)), None) => {
@@ -216,8 +214,13 @@ fn port_of(port: api_types::PolicyPort) -> Result<PolicyPort, String> {
     Ok(PolicyPort { protocol, ports })
 }
 
+/// Whether a container port can have this name: a text of digits is a number in quotes.
+pub(super) fn is_port_name(name: &str) -> bool {
+    name.bytes().any(|b| b.is_ascii_alphabetic())
+}
+
 /// The requirements of a selector. One that cannot be read spoils the selector.
-fn selector_of(selector: api_types::LabelSelector) -> Result<LabelSelector, String> {
+pub(super) fn selector_of(selector: api_types::LabelSelector) -> Result<LabelSelector, String> {
     let labels = selector.match_labels.into_iter().map(|(key, value)| {
         check_key("matchLabels", &key)?;
         check_value("matchLabels", &value)?;

@@ -1,5 +1,6 @@
 //! Conversion of API objects: defaults, optional fields and invalid values.
 
+mod cluster_network_policy;
 mod external;
 mod network_policy;
 
@@ -38,6 +39,7 @@ status:
             internal_ips: vec![ip("172.18.0.3"), ip("fc00::3")],
             external_ips: vec![ip("203.0.113.3")],
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
+            labels: [(ZONE_LABEL, "a"), ("kubernetes.io/arch", "amd64")].into_iter().collect(),
             zone: Some("a".into()),
             leaving: false,
         })
