@@ -27,9 +27,9 @@ pub enum Concern {
     ServiceMaps,
     /// Rows that do not fit into the maps.
     Capacity,
-    /// The maps of NetworkPolicies.
+    /// The maps of policies.
     Policy,
-    /// NetworkPolicies that cannot work as written, or do not fit.
+    /// Policies that cannot work as written, or do not fit.
     PolicyFindings,
     /// Larger maps for rows that do not fit.
     Growth,

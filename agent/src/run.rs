@@ -253,7 +253,7 @@ impl Observer for Publisher {
         self.health.metrics().proxy.synced(duration, state.changes(), success);
         self.health.metrics().proxy.without_local(state.tables().without_local());
         self.health.metrics().policy.observe(
-            state.network_policies().count(),
+            state.policy_counts(),
             state.policies_programmed_in(),
             state.policy_findings().iter(),
         );

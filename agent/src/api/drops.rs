@@ -39,7 +39,7 @@ pub struct DropRow {
     /// Pods with the address of the other end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
-    /// All policies that isolate the pod in this direction.
+    /// All policies that isolate the pod in this direction, and ClusterNetworkPolicies with rules for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
     /// Why, the nearest rule first.

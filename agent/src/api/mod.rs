@@ -37,8 +37,8 @@ mod tests;
 pub use client::{ClientError, Rows, call};
 pub use drops::DropRow;
 pub use policy::{
-    Direction, FlowQuestion, PeerRow, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow,
-    PolicyView, RuleRow,
+    Action, Direction, FlowQuestion, PeerRow, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow,
+    PolicyView, RuleRow, Tier,
 };
 pub use request::{Request, ServiceFilter};
 pub use respond::{Call, StateView};

@@ -22,7 +22,7 @@ pub enum Request {
     Status {},
     /// Ports of Services; the response is one [`ServiceRow`] per port, protocol and address.
     Services(ServiceFilter),
-    /// NetworkPolicies; the response is one [`super::PolicyRow`] per policy.
+    /// NetworkPolicies and ClusterNetworkPolicies; the response is one [`super::PolicyRow`] per policy.
     Policies(PolicyFilter),
     /// Dropped packets, a sample; the response is one [`super::DropRow`] per packet.
     Drops {

@@ -11,7 +11,7 @@ use sluice_core::{ObjectName, dump};
 use tokio::sync::oneshot;
 
 use super::drops::DropRow;
-use super::policy::{PodPolicyRow, PolicyFilter, PolicyRow, PolicyView};
+use super::policy::{AnyPolicy, PodPolicyRow, PolicyFilter, PolicyRow, PolicyView};
 use super::request::{Request, ServiceFilter};
 use super::response::{ServiceAction, ServiceRow, Status};
 
@@ -30,7 +30,7 @@ pub trait StateView {
     fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)>;
     /// The dropped packets with this number and later ones, of those that are kept.
     fn drops(&self, from: u64) -> Vec<DropRow>;
-    /// NetworkPolicies.
+    /// Policies.
     fn policies(&self) -> PolicyView<'_>;
 }
 
@@ -146,14 +146,14 @@ fn policies(view: PolicyView<'_>, filter: &PolicyFilter, after: Option<Cursor>) 
         _ => None,
     };
     let is_next = |name: &ObjectName| last.as_ref().is_none_or(|last| name > last);
-    let matching = view.index.network_policies();
-    let mut matching = matching.filter(|p| is_next(&p.name) && filter.matches(&p.name));
+    let named = AnyPolicy::all(view.index).map(|policy| (policy.name(), policy));
+    let mut matching = named.filter(|(name, _)| is_next(name) && filter.matches(name));
     let mut page = Page::default();
-    while let Some(policy) = matching.next() {
+    while let Some((name, policy)) = matching.next() {
         let row = view.policy(policy, filter.name.is_some());
         page.rows.push(Row::Policy(Box::new(row)));
         if page.rows.len() == POLICIES {
-            page.next = matching.next().map(|_| Cursor::Policy(policy.name.clone()));
+            page.next = matching.next().map(|_| Cursor::Policy(name));
             break;
         }
     }

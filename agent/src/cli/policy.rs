@@ -1,6 +1,8 @@
-//! `sluice policy`: NetworkPolicies, what they mean for a pod, and problems of manifests.
+//! `sluice policy`: NetworkPolicies and ClusterNetworkPolicies, what they mean for a pod, and problems of
+//! manifests.
 
 mod check;
+mod text;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,21 +13,22 @@ use clap::{Subcommand, ValueEnum};
 use sluice_abi::proto;
 
 use super::ask;
-use super::output::{Output, TableRow, print_json, print_rows, print_text};
+use super::output::{Output, print_json, print_rows, print_text};
 use crate::api::{
-    self, Direction, FlowQuestion, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow, Request,
-    RuleRow,
+    Direction, FlowQuestion, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow, Request, Tier,
 };
 
 /// Commands of `sluice policy`.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// List NetworkPolicies, with the pods of this node that each selects.
+    /// List NetworkPolicies and ClusterNetworkPolicies in the order in which they are judged, with the pods
+    /// of this node that each selects.
     List(ListArgs),
-    /// Show a NetworkPolicy: its rules, the pods that they match, its problems.
+    /// Show a policy: its rules, the pods that they match, its problems.
     Get {
-        /// The policy.
-        #[arg(value_name = "NAMESPACE/NAME", value_parser = full_name)]
+        /// The NetworkPolicy; a name alone is that of a ClusterNetworkPolicy, or of a NetworkPolicy in
+        /// `default`.
+        #[arg(value_name = "[NAMESPACE/]NAME", value_parser = policy_name)]
         name: String,
     },
     /// Show what isolates a pod in each direction, and by which rules; with an address and a port,
@@ -44,10 +47,10 @@ pub enum Command {
 /// Flags of `sluice policy list`.
 #[derive(clap::Args, Debug)]
 pub struct ListArgs {
-    /// Show only policies whose `namespace/name` contains this text.
+    /// Show only policies whose `namespace/name`, or name without a namespace, contains this text.
     #[arg(value_name = "TEXT")]
     filter: Option<String>,
-    /// Show only policies of this namespace.
+    /// Show only NetworkPolicies of this namespace.
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
 }
@@ -105,6 +108,11 @@ fn full_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// `namespace/name`, or a name.
+fn policy_name(text: &str) -> Result<String, String> {
+    full_name(text).map(|_| text.to_owned())
+}
+
 /// Runs a command.
 ///
 /// # Errors
@@ -117,14 +125,13 @@ pub fn run(socket: &Path, command: &Command, output: Output) -> anyhow::Result<E
                 namespace: args.namespace.clone(),
                 name: None,
             };
-            let rows: Vec<PolicyRow> = ask(socket, &Request::Policies(filter))?;
-            print_rows(output, "NetworkPolicies", &rows)?;
+            let mut rows: Vec<PolicyRow> = ask(socket, &Request::Policies(filter))?;
+            rows.sort_by(|a, b| order(a).cmp(&order(b)));
+            print_rows(output, "policies", &rows)?;
         }
         Command::Get { name } => {
-            let filter = PolicyFilter { name: Some(name.clone()), ..PolicyFilter::default() };
-            let rows: Vec<PolicyRow> = ask(socket, &Request::Policies(filter))?;
-            let Some(row) = rows.first() else { bail!("NetworkPolicy {name} does not exist") };
-            print(output, row, policy_text)?;
+            let Some(row) = get(socket, name)? else { bail!("policy {name} does not exist") };
+            print(output, &row, text::policy)?;
         }
         Command::Explain(args) => {
             let question = PodQuestion { pod: args.pod.clone(), flow: flow(args)? };
@@ -133,11 +140,32 @@ pub fn run(socket: &Path, command: &Command, output: Output) -> anyhow::Result<E
             if !row.known && row.address.is_none() {
                 bail!("Pod {} does not exist, or the agent does not watch it", args.pod);
             }
-            print(output, row, |row| pod_text(row, args))?;
+            print(output, row, |row| text::pod(row, args))?;
         }
         Command::Check { files } => return check::run(files, output),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The policy of this name. A name alone is that of a ClusterNetworkPolicy if it exists.
+fn get(socket: &Path, name: &str) -> anyhow::Result<Option<PolicyRow>> {
+    let mut names = vec![name.to_owned()];
+    if !name.contains('/') {
+        names.push(format!("default/{name}"));
+    }
+    for name in names {
+        let filter = PolicyFilter { name: Some(name), ..PolicyFilter::default() };
+        let rows: Vec<PolicyRow> = ask(socket, &Request::Policies(filter))?;
+        if let Some(row) = rows.into_iter().next() {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
+/// The order in which policies are judged.
+fn order(row: &PolicyRow) -> (Tier, Option<u16>, &str) {
+    (row.tier, row.priority, &row.policy)
 }
 
 /// The flow that is asked for.
@@ -165,206 +193,38 @@ fn print<R: serde::Serialize>(
     }
 }
 
-impl TableRow for PolicyRow {
-    const HEADER: &'static [&'static str] =
-        &["POLICY", "POD-SELECTOR", "DIRECTIONS", "RULES", "PODS-HERE", "PROBLEMS"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.policy.clone(),
-            selector(&self.pod_selector),
-            directions(&self.directions),
-            self.rule_count.to_string(),
-            self.local_pods.to_string(),
-            self.problems.len().to_string(),
-        ]
-    }
-}
-
-fn selector(text: &str) -> String {
-    if text.is_empty() { "<all>".to_owned() } else { text.to_owned() }
-}
-
-fn word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    }
-}
-
-fn directions(directions: &[Direction]) -> String {
-    directions.iter().map(|d| word(*d)).collect::<Vec<_>>().join(",")
-}
-
-/// A policy with its rules.
-fn policy_text(row: &PolicyRow) -> String {
-    let mut text = format!("NetworkPolicy {}\n", row.policy);
-    let pods = row.pods.unwrap_or_default();
-    text.push_str(&format!(
-        "Pods: {} ({pods} in the cluster, {} on this node)\n",
-        selector(&row.pod_selector),
-        row.local_pods
-    ));
-    for direction in [Direction::Ingress, Direction::Egress] {
-        if row.directions.contains(&direction) {
-            text.push_str(&format!("Isolates {}; allows:\n", word(direction)));
-            text.push_str(&rules_text(&row.rules, direction, false));
-        }
-    }
-    for problem in &row.problems {
-        text.push_str(&format!("Problem: {problem}\n"));
-    }
-    text
-}
-
-/// The rules of a direction, one a line.
-fn rules_text(rules: &[RuleRow], direction: Direction, with_policy: bool) -> String {
-    let of_direction = rules.iter().filter(|rule| rule.direction == direction);
-    let (preposition, any) = match direction {
-        Direction::Ingress => ("from", "anyone"),
-        Direction::Egress => ("to", "anyone"),
-    };
-    let line = |rule: &RuleRow| {
-        let ports = if rule.ports.is_empty() { "everything".into() } else { rule.ports.join(", ") };
-        let peer = |peer: &api::PeerRow| match peer.pods {
-            Some(1) => format!("{} (1 pod)", peer.peer),
-            Some(count) => format!("{} ({count} pods)", peer.peer),
-            None => peer.peer.clone(),
-        };
-        let peers = rule.peers.iter().map(peer).collect::<Vec<_>>().join("; ");
-        let peers = if peers.is_empty() { any.to_owned() } else { peers };
-        let policy = if with_policy { format!("{} ", rule.policy) } else { String::new() };
-        format!("  {policy}{}[{}]: {ports} {preposition} {peers}\n", word(direction), rule.rule)
-    };
-    let text: String = of_direction.map(line).collect();
-    if text.is_empty() { "  nothing\n".to_owned() } else { text }
-}
-
-/// What policies mean for a pod.
-fn pod_text(row: &PodPolicyRow, args: &ExplainArgs) -> String {
-    let place = match row.address {
-        Some(address) => address.to_string(),
-        None => "not on this node: its own node isolates it".to_owned(),
-    };
-    let mut text = format!("Pod {} ({place})\n", row.pod);
-    if !row.known {
-        text.push_str("The Pod object is not known yet.\n");
-    }
-    for (direction, isolating) in
-        [(Direction::Ingress, &row.ingress), (Direction::Egress, &row.egress)]
-    {
-        let word = word(direction);
-        if isolating.is_empty() {
-            text.push_str(&format!("No policy isolates its {word}.\n"));
-            continue;
-        }
-        text.push_str(&format!("Its {word} is isolated by {}; allowed:\n", isolating.join(", ")));
-        text.push_str(&rules_text(&row.rules, direction, true));
-    }
-    let Some(verdict) = &row.verdict else { return text };
-    let protocol = format!("{:?}", args.protocol).to_uppercase();
-    let target = if args.protocol == Protocol::Icmp {
-        protocol
-    } else {
-        format!("{protocol} {}", args.port)
-    };
-    let (preposition, peer) = match args.from {
-        Some(from) => ("from", Some(from)),
-        None => ("to", args.to),
-    };
-    let peer = peer.map(|p| p.to_string()).unwrap_or_default();
-    let pods = if verdict.peers.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", verdict.peers.join(", "))
-    };
-    let verb = if verdict.allowed { "allowed" } else { "denied" };
-    text.push_str(&format!("{target} {preposition} {peer}{pods}: {verb}\n"));
-    for reason in &verdict.reasons {
-        text.push_str(&format!("  {reason}\n"));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::PeerRow;
-    use crate::api::policy::VerdictRow;
 
-    fn rule(direction: Direction, ports: &[&str], peers: &[(&str, Option<usize>)]) -> RuleRow {
-        let peer = |(peer, pods): &(&str, _)| PeerRow { peer: (*peer).to_owned(), pods: *pods };
-        RuleRow {
-            policy: "shop/db".to_owned(),
-            direction,
-            rule: 0,
-            ports: ports.iter().map(ToString::to_string).collect(),
-            peers: peers.iter().map(peer).collect(),
-        }
+    #[test]
+    fn policies_are_listed_in_the_order_in_which_they_are_judged() {
+        let row = |tier, priority, policy: &str| PolicyRow {
+            policy: policy.to_owned(),
+            tier,
+            priority,
+            ..PolicyRow::default()
+        };
+        let mut rows = [
+            row(Tier::Baseline, Some(0), "a"),
+            row(Tier::Admin, Some(100), "a"),
+            row(Tier::Admin, Some(20), "b"),
+            row(Tier::NetworkPolicy, None, "shop/b"),
+            row(Tier::NetworkPolicy, None, "lab/c"),
+            row(Tier::Admin, Some(100), "0"),
+        ];
+        rows.sort_by(|a, b| order(a).cmp(&order(b)));
+        let names: Vec<&str> = rows.iter().map(|row| &*row.policy).collect();
+        assert_eq!(names, ["b", "0", "a", "lab/c", "shop/b", "a"]);
     }
 
     #[test]
-    fn policy_is_shown_with_rules_and_problems() {
-        let row = PolicyRow {
-            policy: "shop/db".to_owned(),
-            pod_selector: "role=db".to_owned(),
-            directions: vec![Direction::Ingress, Direction::Egress],
-            local_pods: 1,
-            pods: Some(3),
-            rule_count: 1,
-            rules: vec![rule(
-                Direction::Ingress,
-                &["TCP 5432"],
-                &[("role=api", Some(1)), ("10.0.0.0/8", None)],
-            )],
-            problems: vec!["a problem".to_owned()],
-        };
-        assert_eq!(
-            policy_text(&row),
-            "NetworkPolicy shop/db\nPods: role=db (3 in the cluster, 1 on this node)\n\
-             Isolates ingress; allows:\n  ingress[0]: TCP 5432 from role=api (1 pod); 10.0.0.0/8\n\
-             Isolates egress; allows:\n  nothing\nProblem: a problem\n"
-        );
-        assert_eq!(row.cells().join("|"), "shop/db|role=db|ingress,egress|1|1|1");
-    }
-
-    #[test]
-    fn explanation_of_a_pod_has_both_directions_and_the_verdict() {
-        let row = PodPolicyRow {
-            pod: "shop/db-0".to_owned(),
-            known: true,
-            address: Some("10.244.1.7".parse().unwrap()),
-            ingress: vec!["shop/db".to_owned()],
-            egress: vec![],
-            rules: vec![rule(Direction::Ingress, &[], &[])],
-            verdict: Some(VerdictRow {
-                allowed: false,
-                peers: vec!["lab/far".to_owned()],
-                reasons: vec!["because".to_owned()],
-            }),
-        };
-        let args = ExplainArgs {
-            pod: row.pod.clone(),
-            from: Some("10.244.2.9".parse().unwrap()),
-            to: None,
-            port: 5432,
-            protocol: Protocol::Tcp,
-        };
-        assert_eq!(
-            pod_text(&row, &args),
-            "Pod shop/db-0 (10.244.1.7)\nIts ingress is isolated by shop/db; allowed:\n  \
-             shop/db ingress[0]: everything from anyone\nNo policy isolates its egress.\n\
-             TCP 5432 from 10.244.2.9 (lab/far): denied\n  because\n"
-        );
-        assert!(flow(&ExplainArgs { port: 0, ..args }).is_err(), "a port is required");
-    }
-
-    #[test]
-    fn names_without_a_namespace_are_in_default() {
+    fn pods_without_a_namespace_are_in_default() {
         assert_eq!(full_name("db").as_deref(), Ok("default/db"));
+        assert_eq!(policy_name("db").as_deref(), Ok("db"));
         assert_eq!(full_name("shop/db").as_deref(), Ok("shop/db"));
         for text in ["", "/", "a/", "/b", "a/b/c"] {
-            assert!(full_name(text).is_err(), "{text}");
+            assert!(full_name(text).is_err() && policy_name(text).is_err(), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Metrics of NetworkPolicies.
+//! Metrics of policies.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sluice_core::policy::Finding;
 
-/// Metrics of NetworkPolicies; clones share their values.
+/// Metrics of policies; clones share their values.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyMetrics {
-    policies: Gauge,
+    network_policies: Gauge,
+    cluster_network_policies: Gauge,
     programmed: Gauge<f64, AtomicU64>,
     findings: Family<ReasonLabel, Gauge>,
     drops: Family<PolicyLabels, Counter>,
@@ -34,14 +35,16 @@ struct ReasonLabel {
 }
 
 impl PolicyMetrics {
-    /// Records the number of policies, how long the last change took, and the problems.
+    /// Records the numbers of policies, how long the last change took, and the problems.
     pub fn observe<'a>(
         &self,
-        policies: usize,
+        [network_policies, cluster_network_policies]: [usize; 2],
         programmed: Option<Duration>,
         findings: impl Iterator<Item = &'a Finding>,
     ) {
-        self.policies.set(i64::try_from(policies).unwrap_or(i64::MAX));
+        let count = |policies: usize| i64::try_from(policies).unwrap_or(i64::MAX);
+        self.network_policies.set(count(network_policies));
+        self.cluster_network_policies.set(count(cluster_network_policies));
         self.programmed.set(programmed.unwrap_or_default().as_secs_f64());
         let mut by_reason: BTreeMap<&'static str, i64> = BTreeMap::new();
         for finding in findings {
@@ -53,7 +56,8 @@ impl PolicyMetrics {
         }
     }
 
-    /// Sets the number of sampled drops by namespace and name of a policy.
+    /// Sets the number of sampled drops by namespace and name of a policy; a ClusterNetworkPolicy has no
+    /// namespace.
     pub fn dropped(&self, drops: &BTreeMap<(String, String), u64>) {
         for ((namespace, policy), count) in drops {
             let labels = PolicyLabels { namespace: namespace.clone(), policy: policy.clone() };
@@ -66,7 +70,12 @@ impl PolicyMetrics {
         r.register(
             "sluice_network_policies",
             "NetworkPolicies of the cluster",
-            self.policies.clone(),
+            self.network_policies.clone(),
+        );
+        r.register(
+            "sluice_cluster_network_policies",
+            "ClusterNetworkPolicies of the cluster",
+            self.cluster_network_policies.clone(),
         );
         r.register(
             "sluice_policy_programming_seconds",
@@ -75,12 +84,12 @@ impl PolicyMetrics {
         );
         r.register(
             "sluice_policy_findings",
-            "Problems of NetworkPolicies, by reason of the Event",
+            "Problems of policies, by reason of the Event",
             self.findings.clone(),
         );
         r.register(
             "sluice_policy_drops",
-            "Sampled packets that policies dropped, by the policy with the nearest rule",
+            "Sampled packets that policies dropped, by the policy that denies or whose rule is nearest",
             self.drops.clone(),
         );
         r.register(
@@ -115,19 +124,23 @@ mod tests {
             finding("b", FindingReason::InvalidPart),
             finding("a", FindingReason::UndefinedPort),
         ];
-        metrics.observe(3, Some(Duration::from_millis(5)), found.iter());
-        metrics.dropped(&[(("shop".to_owned(), "db".to_owned()), 7)].into());
+        metrics.observe([3, 2], Some(Duration::from_millis(5)), found.iter());
+        let drops = [(("shop", "db"), 7), (("", "no-metadata"), 2)];
+        let owned = |((n, p), c): ((&str, &str), _)| ((n.to_owned(), p.to_owned()), c);
+        metrics.dropped(&drops.map(owned).into());
         let text = super::super::metrics::encode(&registry);
         for line in [
             "sluice_network_policies 3",
+            "sluice_cluster_network_policies 2",
             "sluice_policy_programming_seconds 0.005",
             "sluice_policy_drops_total{namespace=\"shop\",policy=\"db\"} 7",
+            "sluice_policy_drops_total{namespace=\"\",policy=\"no-metadata\"} 2",
             "sluice_policy_findings{reason=\"InvalidPart\"} 2",
             "sluice_policy_findings{reason=\"UndefinedPort\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
-        metrics.observe(3, None, [].iter());
+        metrics.observe([3, 2], None, [].iter());
         assert!(!super::super::metrics::encode(&registry).contains("InvalidPart"));
     }
 }

@@ -1,4 +1,4 @@
-//! The maps of NetworkPolicies: POD_POLICY, POLICY_CLASSES, POLICY_NETWORKS, POLICY_PEERS, POLICY_PORTS,
+//! The maps of policies: POD_POLICY, POLICY_CLASSES, POLICY_NETWORKS, POLICY_PEERS, POLICY_PORTS,
 //! OPEN_NAMESPACES, POLICY_EPOCH.
 //!
 //! ```text
@@ -76,7 +76,7 @@ impl Reconciler for ReconcilePolicy {
         state.set_policies_written();
         self.check(state, kernel)?;
         if state.lacks_pods_for_policies() {
-            let message = "NetworkPolicy needs all Pods: selectors match no Pod of another node; remove \
+            let message = "policies need all Pods: selectors match no Pod of another node; remove \
                            --watch-pods=node";
             return Err(NotReconciled::Degraded(message.to_owned()));
         }

@@ -62,8 +62,8 @@ impl State {
         self.drops.kept.iter().filter(move |drop| drop.sequence >= sequence)
     }
 
-    /// Sampled drops by namespace and name of the policy that is nearest to allowing them; both are empty
-    /// for those of further policies.
+    /// Sampled drops by namespace and name of the policy that denies them or is nearest to allowing them. A
+    /// ClusterNetworkPolicy has no namespace; both are empty for drops of further policies.
     pub fn drops_by_policy(&self) -> &BTreeMap<(String, String), u64> {
         &self.drops.by_policy
     }
@@ -97,6 +97,7 @@ impl State {
 impl Drops {
     fn count(&mut self, explanation: &Explanation) {
         let nearest = match &explanation.verdict {
+            Verdict::DeniedBy(refusal) => Some(&refusal.rule.policy),
             Verdict::Denied(near) => near.first().map(|miss| &miss.policy),
             _ => None,
         };

@@ -1,10 +1,10 @@
-//! NetworkPolicies: what changed, the compiler of their rows, and what is known about the maps.
+//! NetworkPolicies and ClusterNetworkPolicies: what changed, the compiler of their rows, and what is known about the maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::time::{Duration, Instant};
 
-use sluice_core::model::{Kind, NetworkPolicy};
+use sluice_core::model::Kind;
 use sluice_core::policy::{self, LocalPod, Policies, Step};
 use sluice_core::{Index, PolicyDirty};
 
@@ -15,7 +15,12 @@ use crate::config::{Source, WatchedPods};
 use crate::findings::{Finding, Reason};
 
 /// What the rows depend on.
-const KINDS: [Kind; 4] = [Kind::Node, Kind::Pod, Kind::Namespace, Kind::NetworkPolicy];
+const KINDS: [Kind; 5] =
+    [Kind::Node, Kind::Pod, Kind::Namespace, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
+
+/// Which namespaces have no policy depends on these.
+const KINDS_OF_NAMESPACES: [Kind; 3] =
+    [Kind::Namespace, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
 
 /// Shortest time between two collections of problems, which read all policies.
 const FINDINGS: Duration = Duration::from_secs(5);
@@ -32,7 +37,7 @@ pub struct PolicyCheck {
     pub all: bool,
 }
 
-/// Everything about NetworkPolicies.
+/// Everything about policies.
 #[derive(Debug, Default)]
 pub struct PolicyState {
     compiler: Policies,
@@ -91,9 +96,9 @@ impl State {
         KINDS.iter().all(|kind| self.listed(*kind))
     }
 
-    /// The namespaces without policies, once NetworkPolicies and Namespaces have been listed.
+    /// The namespaces without policies, once policies and Namespaces have been listed.
     pub fn open_namespaces(&self, local: &[LocalPod]) -> Option<BTreeMap<u64, u32>> {
-        let listed = self.listed(Kind::NetworkPolicy) && self.listed(Kind::Namespace);
+        let listed = KINDS_OF_NAMESPACES.iter().all(|kind| self.listed(*kind));
         listed.then(|| policy::open_namespaces(&self.index, local))
     }
 
@@ -124,9 +129,9 @@ impl State {
         &self.index
     }
 
-    /// The NetworkPolicies of the cluster.
-    pub fn network_policies(&self) -> impl Iterator<Item = &NetworkPolicy> {
-        self.index.network_policies()
+    /// Numbers of NetworkPolicies and of ClusterNetworkPolicies.
+    pub fn policy_counts(&self) -> [usize; 2] {
+        [self.index.network_policies().count(), self.index.cluster_network_policies().count()]
     }
 
     /// Problems of policies that concern this node.
@@ -161,7 +166,7 @@ impl State {
     pub fn lacks_pods_for_policies(&self) -> bool {
         let is_limited = matches!(self.config.source, Source::Api(_))
             && self.config.watch_pods == WatchedPods::Node;
-        is_limited && self.network_policies().next().is_some()
+        is_limited && self.policy_counts() != [0, 0]
     }
 
     /// Sets the condition to the present problems, and reports the new ones, if something changed and

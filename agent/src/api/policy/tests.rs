@@ -1,7 +1,9 @@
 //! Rows of policies and pods.
 
-use sluice_core::PolicyDirty;
+use sluice_abi::proto;
 use sluice_core::model::Change;
+use sluice_core::policy::LocalPod;
+use sluice_core::{Index, PolicyDirty};
 
 use super::*;
 use crate::api::Request;
@@ -30,9 +32,35 @@ items:
 - {kind: NetworkPolicy, metadata: {name: all, namespace: shop}, spec: {podSelector: {}, policyTypes: [Egress]}}
 ";
 
+/// Policies of each tier, one of which names nodes.
+const CLUSTER: &str = "
+- kind: Node
+  metadata: {name: n1, labels: {control-plane: ''}}
+- kind: ClusterNetworkPolicy
+  metadata: {name: first}
+  spec:
+    tier: Admin
+    priority: 10
+    subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: db}}}}
+    egress:
+    - {name: nodes, action: Pass, to: [{nodes: {matchLabels: {control-plane: ''}}}]}
+    - {action: Deny, to: [{networks: [10.0.0.0/8]}, {domainNames: [example.org]}]}
+- kind: ClusterNetworkPolicy
+  metadata: {name: alpha}
+  spec:
+    tier: Baseline
+    priority: 0
+    subject: {namespaces: {}}
+    egress: [{action: Accept, to: [{namespaces: {matchLabels: {team: lab}}}]}]
+";
+
 fn fake() -> Fake {
+    fake_with("")
+}
+
+fn fake_with(more: &str) -> Fake {
     let mut fake = Fake { index: Index::new("n1"), ..Fake::default() };
-    for object in folder::parse(OBJECTS.as_bytes()).unwrap() {
+    for object in folder::parse(format!("{OBJECTS}{more}").as_bytes()).unwrap() {
         fake.index.apply(Change::Apply(object));
     }
     fake.local = vec![LocalPod {
@@ -46,17 +74,19 @@ fn fake() -> Fake {
     fake
 }
 
+fn rows_of(fake: &Fake, filter: PolicyFilter) -> Vec<PolicyRow> {
+    let page = page(fake, &Request::Policies(filter), None);
+    let row = |row| match row {
+        Row::Policy(row) => *row,
+        other => panic!("{other:?}"),
+    };
+    page.rows.into_iter().map(row).collect()
+}
+
 #[test]
 fn list_has_counts_and_a_single_policy_its_rules() {
     let fake = fake();
-    let rows = |filter: PolicyFilter| -> Vec<PolicyRow> {
-        let page = page(&fake, &Request::Policies(filter), None);
-        let row = |row| match row {
-            Row::Policy(row) => *row,
-            other => panic!("{other:?}"),
-        };
-        page.rows.into_iter().map(row).collect()
-    };
+    let rows = |filter| rows_of(&fake, filter);
     let all = rows(PolicyFilter::default());
     let names: Vec<_> = all.iter().map(|row| (&*row.policy, row.local_pods)).collect();
     assert_eq!(names, [("shop/all", 1), ("shop/db", 1)]);
@@ -102,4 +132,58 @@ fn pod_is_explained_with_and_without_a_flow() {
     assert!(verdict.allowed && verdict.peers == ["shop/web-0"], "{verdict:?}");
     let verdict = explain("shop/db-0", Some(flow(80))).verdict.unwrap();
     assert!(!verdict.allowed && verdict.reasons[0].contains("TCP 5432"), "{verdict:?}");
+}
+
+#[test]
+fn cluster_network_policies_are_listed_with_their_order_and_actions() {
+    let fake = fake_with(CLUSTER);
+    let all = rows_of(&fake, PolicyFilter::default());
+    let order: Vec<_> = all.iter().map(|row| (&*row.policy, row.tier, row.priority)).collect();
+    assert_eq!(
+        order,
+        [
+            ("alpha", Tier::Baseline, Some(0)),
+            ("first", Tier::Admin, Some(10)),
+            ("shop/all", Tier::NetworkPolicy, None),
+            ("shop/db", Tier::NetworkPolicy, None),
+        ]
+    );
+    let shop = PolicyFilter { namespace: Some("shop".into()), ..Default::default() };
+    assert_eq!(rows_of(&fake, shop).len(), 2);
+    let one = rows_of(&fake, PolicyFilter { name: Some("first".into()), ..Default::default() });
+    let [row] = &one[..] else { panic!("{one:?}") };
+    assert_eq!(row.pod_selector, "app=db of all namespaces");
+    assert_eq!(row.directions, [Direction::Egress]);
+    assert_eq!((row.local_pods, row.pods, row.rule_count), (1, Some(1), 2));
+    let [pass, deny] = &row.rules[..] else { panic!("{row:?}") };
+    assert_eq!((pass.action, pass.name.as_deref()), (Some(Action::Pass), Some("nodes")));
+    assert_eq!((pass.peers[0].nodes, pass.peers[0].pods), (Some(1), None));
+    assert_eq!((deny.action, deny.name.as_deref()), (Some(Action::Deny), None));
+    let problem = deny.invalid.as_deref();
+    assert_eq!(problem, Some("to[1]: domainNames is not supported"));
+}
+
+#[test]
+fn cluster_network_policies_of_a_pod_are_in_the_order_of_judgement() {
+    let fake = fake_with(CLUSTER);
+    let flow = FlowQuestion {
+        direction: Direction::Egress,
+        peer: "10.1.2.3".parse().unwrap(),
+        protocol: proto::TCP,
+        port: 80,
+    };
+    let question = PodQuestion { pod: "shop/db-0".to_owned(), flow: Some(flow) };
+    let row = fake.policies().pod(&question);
+    assert_eq!(row.ingress, ["shop/db"]);
+    // The Baseline tier is not reached: a NetworkPolicy isolates the pod.
+    assert_eq!(row.egress, ["first", "shop/all"]);
+    let rules: Vec<_> = row.rules.iter().map(|rule| (&*rule.policy, rule.action)).collect();
+    let (pass, deny) = (Some(Action::Pass), Some(Action::Deny));
+    assert_eq!(rules, [("shop/db", None), ("first", pass), ("first", deny)]);
+    let lab = PodQuestion { pod: "lab/web-1".to_owned(), flow: None };
+    let lab = fake.policies().pod(&lab);
+    assert_eq!((lab.ingress, lab.egress), (vec![], vec!["alpha".to_owned()]));
+    assert_eq!(lab.rules[0].action, Some(Action::Accept));
+    let verdict = row.verdict.unwrap();
+    assert!(!verdict.allowed && verdict.reasons[0].contains("first"), "{verdict:?}");
 }

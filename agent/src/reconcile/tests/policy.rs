@@ -1,4 +1,4 @@
-//! The maps of NetworkPolicies: order of writes, failures, restarts, repairs.
+//! The maps of policies: order of writes, failures, restarts, repairs.
 
 mod drops;
 mod maps;
@@ -7,7 +7,7 @@ mod writes;
 use std::time::Duration;
 
 use sluice_abi::{PodPolicy, PolicyDirection, proto};
-use sluice_core::model::{Kind, Object};
+use sluice_core::model::{Change, Kind, Object};
 use sluice_core::policy::Judgement;
 use sluice_core::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyEpochs, PolicyPeers, PortSets, Table,
@@ -47,6 +47,17 @@ const DB: &str = "
   spec:
     podSelector: {matchLabels: {app: db}}
     ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]
+";
+
+/// No pod reaches the metadata of its cloud.
+const METADATA: &str = "
+- kind: ClusterNetworkPolicy
+  metadata: {name: no-metadata}
+  spec:
+    tier: Admin
+    priority: 1
+    subject: {namespaces: {}}
+    egress: [{action: Deny, to: [{networks: [169.254.169.254/32]}]}]
 ";
 
 /// The items of several lists.
@@ -122,6 +133,39 @@ async fn restart_with_nothing_changed_writes_nothing() {
     assert_eq!(of_policies(&log), Vec::<&str>::new());
     assert_eq!(harness.kernel().maps, before);
     assert!(!harness.state().repairs().contains_key("policy_rows"));
+}
+
+/// A policy of an earlier tier may close what the other policies leave open.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_before_cluster_network_policies_are_listed() {
+    let mut harness = running(&[OBJECTS, METADATA]).await.restart();
+    let mut all = lists(objects(&[OBJECTS, METADATA, DB]));
+    let at =
+        all.iter().position(|event| format!("{event:?}").contains("Replace(ClusterNetworkPolicy,"));
+    let cluster = all.remove(at.unwrap());
+    let log = harness.send(all).await;
+    assert_eq!(of_policies(&log), Vec::<&str>::new());
+    assert_eq!(harness.status(Concern::Policy).0, Status::Waiting);
+    let log = harness.send([cluster]).await;
+    assert_eq!(of_policies(&log).last(), Some(&"put POLICY_EPOCH 1"));
+    assert_eq!(harness.condition(Concern::Policy), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_follow_cluster_network_policies() {
+    let mut harness = running(&[OBJECTS, DB]).await;
+    let sends = |harness: &mut Harness, to: &str| {
+        let direction = PolicyDirection::Egress;
+        View::of(&harness.kernel().maps).judge(7, direction, to, proto::TCP, 80)
+    };
+    assert_eq!(sends(&mut harness, "169.254.169.254"), Judgement::Pass);
+    harness.send(objects(&[METADATA]).into_iter().map(|o| Event::Objects(Change::Apply(o)))).await;
+    assert_eq!(sends(&mut harness, "169.254.169.254"), Judgement::Deny);
+    assert_eq!(sends(&mut harness, "169.254.169.253"), Judgement::Pass);
+    assert_eq!(receives(&mut harness, 7, "10.244.1.8"), Judgement::Pass);
+    assert_eq!(receives(&mut harness, 7, "203.0.113.1"), Judgement::Deny);
+    harness.send([delete(Kind::ClusterNetworkPolicy, "no-metadata")]).await;
+    assert_eq!(sends(&mut harness, "169.254.169.254"), Judgement::Pass);
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,7 +330,7 @@ async fn limited_watch_of_pods_is_reported_with_policies_only() {
     harness.send(lists(objects(&[OBJECTS, DB]))).await;
     let (status, message) = harness.status(Concern::Policy);
     assert_eq!(status, Status::Degraded);
-    assert!(message.starts_with("NetworkPolicy needs all Pods"), "{message}");
+    assert!(message.starts_with("policies need all Pods"), "{message}");
     assert!(harness.state().ready());
     assert_eq!(receives(&mut harness, 7, "203.0.113.1"), Judgement::Deny);
 }

@@ -2,7 +2,7 @@
 
 use sluice_abi::{DropEvent, DropReason, FlowKey, PortBe, proto};
 
-use super::{DB, OBJECTS, running};
+use super::{DB, METADATA, OBJECTS, running};
 use crate::event::Event;
 
 fn event(reason: DropReason, src: [u8; 4], dst: [u8; 4]) -> DropEvent {
@@ -47,4 +47,21 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
         harness.send([Event::Drops(vec![one; 32])]).await;
     }
     assert_eq!(harness.state().drops_from(0).count(), 1024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn drop_by_a_cluster_network_policy_names_it() {
+    let mut harness = running(&[OBJECTS, METADATA]).await;
+    let metadata = [169, 254, 169, 254];
+    let dropped = event(DropReason::PolicyEgress, [10, 244, 1, 7], metadata);
+    harness.send([Event::Drops(vec![dropped])]).await;
+    let drops: Vec<_> = harness.state().drops_from(0).cloned().collect();
+    let row = crate::api::DropRow::from(&drops[0]);
+    assert_eq!(
+        (row.pod.as_deref(), row.policies),
+        (Some("shop/pod-7"), vec!["no-metadata".into()])
+    );
+    assert!(row.reasons[0].starts_with("no-metadata denies"), "{:?}", row.reasons);
+    let counts = harness.state().drops_by_policy();
+    assert_eq!(counts.iter().next(), Some((&(String::new(), "no-metadata".into()), &1)));
 }

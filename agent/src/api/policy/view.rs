@@ -1,0 +1,159 @@
+//! Rows from the objects and the compiled policies.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use sluice_abi::proto;
+use sluice_core::Index;
+use sluice_core::model::{LabelSelector, ObjectName, PolicyPeer};
+use sluice_core::policy::{Explanation, Finding, LocalPod, Policies, Question, RuleName, Verdict};
+
+use super::any::{AnyPolicy, AnyRule};
+use super::{Direction, PeerRow, PodPolicyRow, PodQuestion, PolicyRow, RuleRow, VerdictRow};
+
+/// What the rows are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyView<'a> {
+    /// All objects.
+    pub index: &'a Index,
+    /// The compiled policies.
+    pub compiled: &'a Policies,
+    /// The pods of this node.
+    pub local: &'a [LocalPod],
+    /// Problems.
+    pub findings: &'a BTreeSet<Finding>,
+}
+
+impl<'a> PolicyView<'a> {
+    /// The row of a policy, with its rules if it is the only one that is asked for.
+    pub fn policy(self, policy: AnyPolicy<'a>, details: bool) -> PolicyRow {
+        let local = self.local.iter().filter_map(|pod| self.index.pod(pod.name.as_ref()?));
+        let both = [Direction::Ingress, Direction::Egress];
+        let name = policy.name();
+        let problems = self
+            .findings
+            .iter()
+            .filter(|finding| finding.kind == policy.kind() && finding.object == name);
+        let (tier, priority) = policy.order();
+        let selects = |pod| policy.selects(self.index, pod);
+        PolicyRow {
+            policy: name.to_string(),
+            tier,
+            priority,
+            pod_selector: policy.subject(),
+            directions: both.into_iter().filter(|direction| policy.has(*direction)).collect(),
+            local_pods: local.filter(|pod| selects(pod)).count(),
+            pods: details.then(|| self.index.pods().filter(|pod| selects(pod)).count()),
+            rule_count: both.iter().map(|direction| policy.rules(*direction).len()).sum(),
+            rules: if details {
+                both.into_iter().flat_map(|direction| self.rules(policy, direction)).collect()
+            } else {
+                Vec::new()
+            },
+            problems: problems.map(|finding| finding.text.clone()).collect(),
+        }
+    }
+
+    /// The rules of a policy for a direction.
+    fn rules(self, policy: AnyPolicy<'a>, direction: Direction) -> Vec<RuleRow> {
+        let rules = policy.rules(direction).into_iter().enumerate();
+        rules.map(|(at, rule)| self.rule(policy, direction, at, rule)).collect()
+    }
+
+    fn rule(
+        self,
+        policy: AnyPolicy<'a>,
+        direction: Direction,
+        at: usize,
+        rule: AnyRule<'a>,
+    ) -> RuleRow {
+        let peer = |peer: &PolicyPeer| PeerRow {
+            peer: peer.to_string(),
+            pods: policy.matching_pods(self.index, peer),
+            nodes: match peer {
+                PolicyPeer::Nodes(selector) => Some(self.matching_nodes(selector)),
+                _ => None,
+            },
+        };
+        let (matches, cluster) = (rule.matches(), rule.cluster());
+        let name = cluster.map(|rule| rule.name.to_string()).filter(|name| !name.is_empty());
+        RuleRow {
+            policy: policy.name().to_string(),
+            direction,
+            rule: at,
+            name,
+            action: cluster.map(|rule| rule.action.into()),
+            invalid: cluster.and_then(|rule| Some(rule.invalid.as_ref()?.to_string())),
+            ports: matches.ports.iter().map(ToString::to_string).collect(),
+            peers: matches.peers.iter().map(peer).collect(),
+        }
+    }
+
+    fn matching_nodes(self, selector: &LabelSelector) -> usize {
+        let nodes = self.index.nodes();
+        nodes.filter(|node| selector.matches(|key| node.labels.get(key))).count()
+    }
+
+    /// What the policies mean for a pod.
+    pub fn pod(self, question: &PodQuestion) -> PodPolicyRow {
+        let (namespace, name) = question.pod.split_once('/').unwrap_or(("default", &question.pod));
+        let name = ObjectName::new(namespace, name);
+        let lease = self.local.iter().find(|pod| pod.name.as_ref() == Some(&name));
+        let explain = |direction: Direction, peer, protocol, port| {
+            let (pod, direction) = (name.clone(), direction.into());
+            let question = Question { pod, direction, peer, protocol, port };
+            self.compiled.explain(self.index, &question)
+        };
+        let none = IpAddr::from([0, 0, 0, 0]);
+        let judging = |direction| {
+            let names = explain(direction, none, proto::TCP, 0).isolating;
+            let policies = names.iter().filter_map(|name| AnyPolicy::find(self.index, name));
+            let mut policies: Vec<AnyPolicy<'_>> = policies.collect();
+            policies.sort_by_key(|policy| (policy.order(), policy.name()));
+            policies
+        };
+        let mut rules = Vec::new();
+        let mut names = |direction| -> Vec<String> {
+            let policies = judging(direction);
+            rules.extend(policies.iter().flat_map(|policy| self.rules(*policy, direction)));
+            policies.iter().map(|policy| policy.name().to_string()).collect()
+        };
+        let (ingress, egress) = (names(Direction::Ingress), names(Direction::Egress));
+        PodPolicyRow {
+            pod: name.to_string(),
+            known: self.index.pod(&name).is_some(),
+            address: lease.map(|pod| pod.address),
+            ingress,
+            egress,
+            rules,
+            verdict: question
+                .flow
+                .map(|f| verdict(&explain(f.direction, f.peer, f.protocol, f.port))),
+        }
+    }
+}
+
+/// A verdict as text.
+pub fn verdict(Explanation { peers, isolating, verdict }: &Explanation) -> VerdictRow {
+    let (allowed, reasons) = match verdict {
+        Verdict::NotIsolated if isolating.is_empty() => {
+            (true, vec!["no policy isolates the pod".to_owned()])
+        }
+        Verdict::NotIsolated => {
+            let text =
+                "no rule of a ClusterNetworkPolicy matches, and no NetworkPolicy isolates the pod";
+            (true, vec![text.to_owned()])
+        }
+        Verdict::Allowed(RuleName { policy, rule }) => {
+            (true, vec![format!("rule {rule} of {policy} allows it")])
+        }
+        Verdict::DeniedBy(refusal) => (false, vec![refusal.text.clone()]),
+        Verdict::Denied(near) => (false, near.iter().map(|miss| miss.text.clone()).collect()),
+        Verdict::Pending => {
+            let text = "the Pod is not known, and its namespace has policies: nothing passes yet";
+            (false, vec![text.to_owned()])
+        }
+        Verdict::Closed(reason) => (false, vec![format!("the pod is closed: {}", reason.name())]),
+    };
+    VerdictRow { allowed, peers: peers.iter().map(ToString::to_string).collect(), reasons }
+}
