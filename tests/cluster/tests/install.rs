@@ -91,6 +91,8 @@ fn agent_may_only_list_and_watch_what_it_uses_and_write_events() {
         r#"{"apiGroups":[""],"resources":["nodes","services","pods","namespaces"],"verbs":["list","watch"]}"#,
         r#"{"apiGroups":["discovery.k8s.io"],"resources":["endpointslices"],"verbs":["list","watch"]}"#,
         r#"{"apiGroups":["networking.k8s.io"],"resources":["servicecidrs","networkpolicies"],"verbs":["list","watch"]}"#,
+        r#"{"apiGroups":["policy.networking.k8s.io"],"resources":["clusternetworkpolicies"],"verbs":["list","watch"]}"#,
+        r#"{"apiGroups":["apiextensions.k8s.io"],"resourceNames":["clusternetworkpolicies.policy.networking.k8s.io"],"resources":["customresourcedefinitions"],"verbs":["list","watch"]}"#,
         r#"{"apiGroups":[""],"resources":["events"],"verbs":["create","patch"]}"#,
     ];
     assert_eq!(rules, expected.into_iter().map(str::to_owned).collect());

@@ -5,7 +5,10 @@
 
 use serde_json::Value;
 use sluice_agent::source::convert::{from_json, kind_name};
-use sluice_core::model::{Kind, NetworkPolicy, Object, PolicyPeer};
+use sluice_core::model::{
+    ClusterNetworkPolicy, ClusterRule, Kind, NetworkPolicy, Object, PolicyPeer, PolicyRule,
+    RuleAction,
+};
 
 /// Longest timeout of session affinity in the API, in seconds.
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
@@ -21,6 +24,9 @@ pub(super) fn run(data: &[u8]) {
                 check(&object);
                 if let (Object::NetworkPolicy(policy), Some(json)) = (&object, &json) {
                     check_is_not_opened(policy, json);
+                }
+                if let (Object::ClusterNetworkPolicy(policy), Some(json)) = (&object, &json) {
+                    check_actions(policy, json);
                 }
                 if let Some(again) = &again {
                     assert_eq!(from_json(kind, again).as_ref(), Ok(&object));
@@ -65,6 +71,15 @@ pub(super) fn check(object: &Object) {
                 }
             }
         }
+        Object::ClusterNetworkPolicy(policy) => {
+            assert!(policy.priority <= 1000);
+            for rule in policy.ingress.iter().chain(&policy.egress) {
+                assert!(rule.invalid.is_some() || !rule.matches.peers.is_empty());
+                if policy.subject.invalid.is_some() {
+                    assert!(rule.invalid.is_some() || rule.action == RuleAction::Deny);
+                }
+            }
+        }
         Object::Namespace(_) => {}
     }
 }
@@ -84,6 +99,25 @@ fn check_is_not_opened(policy: &NetworkPolicy, json: &Value) {
             let has_entries = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
             assert_eq!(has_entries(&written[peers]), !rule.peers.is_empty());
             assert_eq!(has_entries(&written["ports"]), !rule.ports.is_empty());
+        }
+    }
+}
+
+/// No rule is lost, and only one that is written as Accept accepts; a valid one has its peers and ports.
+fn check_actions(policy: &ClusterNetworkPolicy, json: &Value) {
+    let lists = [("ingress", "from", &policy.ingress), ("egress", "to", &policy.egress)];
+    for (direction, peers, rules) in lists {
+        let written = json["spec"][direction].as_array();
+        assert!(rules.len() >= written.map_or(0, Vec::len), "{direction}");
+        for (at, ClusterRule { action, matches, invalid, .. }) in rules.iter().enumerate() {
+            let written = written.and_then(|rules| rules.get(at)).unwrap_or(&Value::Null);
+            let word = written["action"].as_str();
+            assert_eq!(*action == RuleAction::Accept, word == Some("Accept"), "{direction}[{at}]");
+            if invalid.is_none() {
+                let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+                assert!(matches.peers.len() >= count(&written[peers]).max(1));
+                assert!(matches.ports.len() >= count(&written["protocols"]));
+            }
         }
     }
 }

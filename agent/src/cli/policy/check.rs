@@ -1,4 +1,4 @@
-//! `sluice policy check`: problems of NetworkPolicies in manifests, without a cluster.
+//! `sluice policy check`: problems of policies in manifests, without a cluster.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -29,7 +29,7 @@ const TEMPLATES: [(&str, &[&str]); 7] = [
 /// A problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct ProblemRow {
-    /// `namespace/name` of the policy, or the file that cannot be read.
+    /// `namespace/name` of the policy, the name of a ClusterNetworkPolicy, or the file that cannot be read.
     object: String,
     /// Reason of the Event.
     reason: String,
@@ -221,6 +221,21 @@ spec:
         let defined = DEPLOYMENTS.replace("POSTGRES", "postgres");
         let web = "{kind: Pod, metadata: {name: w, namespace: shop, labels: {app: web}}}";
         assert_eq!(problems(&[POLICY, &defined, web]), ["error shop/db EmptyPortRange"]);
+    }
+
+    #[test]
+    fn cluster_network_policies_are_checked_with_their_actions() {
+        let policy = |peer: &str| {
+            format!(
+                "{{kind: ClusterNetworkPolicy, metadata: {{name: no-metadata}}, spec: {{tier: Admin,
+                 priority: 1, subject: {{namespaces: {{}}}}, egress: [{{action: Deny, to: [{peer}]}}]}}}}"
+            )
+        };
+        assert_eq!(problems(&[&policy("{networks: [169.254.169.254/32]}")]), Vec::<String>::new());
+        let found = ["error no-metadata InvalidPart"];
+        for peer in ["{domainNames: [example.org]}", "{future: 1}", "{}", "{networks: [x]}"] {
+            assert_eq!(problems(&[&policy(peer)]), found, "{peer}");
+        }
     }
 
     #[test]

@@ -11,8 +11,17 @@ use serde_json::{Value, json};
 /// The service account of a pod, below the node's own /run.
 const SERVICE_ACCOUNT: &str = "/run/secrets/kubernetes.io/serviceaccount";
 const PORT: u16 = 6443;
-const KINDS: [&str; 7] =
-    ["EndpointSlice", "Namespace", "NetworkPolicy", "Node", "Pod", "Service", "ServiceCIDR"];
+const KINDS: [&str; 9] = [
+    "ClusterNetworkPolicy",
+    "CustomResourceDefinition",
+    "EndpointSlice",
+    "Namespace",
+    "NetworkPolicy",
+    "Node",
+    "Pod",
+    "Service",
+    "ServiceCIDR",
+];
 /// Interval of the test's own requests, and their duration on a busy machine.
 const MARGIN: Duration = Duration::from_secs(2);
 
