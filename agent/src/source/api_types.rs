@@ -100,26 +100,14 @@ macro_rules! resource {
     };
 }
 
+use resource;
+
 resource!(Node, "", "v1", "nodes", ClusterResourceScope);
 resource!(Namespace, "", "v1", "namespaces", ClusterResourceScope);
 resource!(Pod, "", "v1", "pods", NamespaceResourceScope);
 resource!(Service, "", "v1", "services", NamespaceResourceScope);
 resource!(EndpointSlice, "discovery.k8s.io", "v1", "endpointslices", NamespaceResourceScope);
 resource!(NetworkPolicy, "networking.k8s.io", "v1", "networkpolicies", NamespaceResourceScope);
-resource!(
-    ClusterNetworkPolicy,
-    "policy.networking.k8s.io",
-    "v1alpha2",
-    "clusternetworkpolicies",
-    ClusterResourceScope
-);
-resource!(
-    CustomResourceDefinition,
-    "apiextensions.k8s.io",
-    "v1",
-    "customresourcedefinitions",
-    ClusterResourceScope
-);
 resource!(ServiceCIDR, "networking.k8s.io", "v1", "servicecidrs", ClusterResourceScope);
 
 /// core/v1 Node.

@@ -3,14 +3,31 @@
 //! As for NetworkPolicies, each [`Part`] that is not understood is closed by the conversion. Objects that
 //! have an action or a tier keep their unknown fields, so that these are known all the same.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::ClusterResourceScope;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::network_policy::{LabelSelector, Obj, Part, null_is_empty};
-use super::{metadata, null_is_default};
+use super::{metadata, null_is_default, resource};
+
+resource!(
+    ClusterNetworkPolicy,
+    "policy.networking.k8s.io",
+    "v1alpha2",
+    "clusternetworkpolicies",
+    ClusterResourceScope
+);
+resource!(
+    CustomResourceDefinition,
+    "apiextensions.k8s.io",
+    "v1",
+    "customresourcedefinitions",
+    ClusterResourceScope
+);
 
 /// Fields that are not known.
 pub type Unknown = BTreeMap<String, IgnoredAny>;
