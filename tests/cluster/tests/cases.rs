@@ -16,6 +16,7 @@ macro_rules! cases {
 }
 
 cases! {
+    cluster_policies = "cluster-policies",
     flow_connected_udp = "flow-connected-udp",
     flow_large_bodies = "flow-large-bodies",
     flow_open_tcp = "flow-open-tcp",

@@ -1,12 +1,15 @@
-//! `cargo xtask conformance`: the network specifications of Kubernetes' end-to-end suite.
+//! `cargo xtask conformance`: the network specifications of Kubernetes' end-to-end suite, and those of
+//! ClusterNetworkPolicy.
 //!
 //! ```text
 //! programs  the suite (tests/conformance), its runner, and the images that its pods need
+//! policy    the suite of ClusterNetworkPolicy
 //! results   results of earlier runs, exceptions, the table
 //! ```
 //! Runs on a kind cluster of its own. Results are kept per image of Sluice: a run that was
 //! interrupted continues with the specifications that have not passed.
 
+pub mod policy;
 mod programs;
 mod results;
 
@@ -17,7 +20,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::cache::{Cache, Inputs, checkout, sorted_entries, target};
 use crate::kind::{self, Cluster, Cni, Proxy, Spec};
@@ -27,21 +30,35 @@ use results::{Exceptions, Record};
 
 /// The specifications that a CNI and a service proxy have to pass.
 const FOCUS: &str = r"\[sig-network\]";
+/// End of the names of files with results of ClusterNetworkPolicy.
+const POLICY_RESULTS: &str = "-policy.jsonl";
 /// What belongs to other features, needs a cloud provider, or runs alone.
 const SKIP: &str = r"\[Feature:|\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]|Netpol|LoadBalancers";
 /// All specifications take about 20 minutes with two processes.
 const DEADLINE: Duration = Duration::from_secs(3 * 60 * 60);
 
+/// A suite of specifications.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// The network specifications of Kubernetes.
+    Kubernetes,
+    /// The specifications of ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+}
+
 /// Options of `cargo xtask conformance`.
 #[derive(Args)]
 pub struct Options {
-    /// Run only specifications whose names match this regular expression
-    #[arg(long, default_value = FOCUS)]
-    focus: String,
-    /// Leave out specifications whose names match this regular expression
+    /// The suite to run
+    #[arg(long, value_enum, default_value_t = Suite::Kubernetes)]
+    suite: Suite,
+    /// Run only specifications whose names match this regular expression; by default those of the network
+    #[arg(long)]
+    focus: Option<String>,
+    /// Leave out specifications of Kubernetes whose names match this regular expression
     #[arg(long, default_value = SKIP)]
     skip: String,
-    /// Number of specifications that run at the same time
+    /// Number of specifications of Kubernetes that run at the same time
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     procs: u16,
     /// Run also the specifications that have passed with this image
@@ -66,7 +83,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     setup::require_platform()?;
     let exceptions = Exceptions::read(&checkout().join("tests/conformance/exceptions.txt"))?;
     let image = if options.baseline { None } else { Some(image::archive(cache)?) };
-    let file = results_file(image.as_deref())?;
+    let file = results_file(image.as_deref(), options.suite)?;
     if options.fresh && file.exists() {
         fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
     }
@@ -74,12 +91,20 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
         return Ok(report(&results::read(&file), &exceptions));
     }
     let start = Instant::now();
-    let programs = programs::build(cache)?;
+    let programs = match options.suite {
+        Suite::Kubernetes => Built::Kubernetes(programs::build(cache)?),
+        Suite::ClusterNetworkPolicy => Built::Policy(policy::build(cache)?),
+    };
     let spec = spec(options.baseline);
     let existed = Cluster::find(cache, &spec.name).is_ok();
     let cluster = kind::up(cache, &spec)?;
-    let ran = prepare(cache, &cluster, image.as_deref(), &programs)
-        .and_then(|()| suite(cache, &cluster, &programs, options, &file));
+    let ran = prepare(cache, &cluster, image.as_deref()).and_then(|()| match &programs {
+        Built::Kubernetes(programs) => suite(cache, &cluster, programs, options, &file),
+        Built::Policy(programs) => {
+            let focus = options.focus.as_deref().unwrap_or_default();
+            policy::run(cache, &cluster, programs, focus, &file)
+        }
+    });
     if !existed && !options.keep {
         Cluster::down(cache, &spec.name)?;
     }
@@ -88,7 +113,13 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     Ok(report(&results::read(&file), &exceptions))
 }
 
-/// Outcomes of specifications by name, from the newest file of results of any image.
+/// What was built for a suite.
+enum Built {
+    Kubernetes(Programs),
+    Policy(policy::Programs),
+}
+
+/// Outcomes of specifications by name, from the newest file of results of each suite.
 ///
 /// # Errors
 /// When the folder of results cannot be read.
@@ -99,9 +130,10 @@ pub fn outcomes(target: &Path) -> Result<BTreeMap<String, String>> {
         file.extension().is_some_and(|e| e == "jsonl") && !file.ends_with("baseline.jsonl")
     });
     files.sort_by_key(|file| fs::metadata(file).and_then(|data| data.modified()).ok());
-    let records = files.last().map(|file| results::read(file)).unwrap_or_default();
+    let is_policy = |file: &&PathBuf| file.to_string_lossy().ends_with(POLICY_RESULTS);
+    let newest = [files.iter().rfind(is_policy), files.iter().rfind(|file| !is_policy(file))];
+    let records = newest.into_iter().flatten().flat_map(|file| results::read(file));
     Ok(records
-        .into_iter()
         .map(|record| {
             let outcome = if record.passed() { "passed" } else { "failed" };
             (record.name, outcome.to_owned())
@@ -119,26 +151,23 @@ fn spec(baseline: bool) -> Spec {
 }
 
 /// The file of results: one per image, because results say nothing about another one.
-fn results_file(image: Option<&Path>) -> Result<PathBuf> {
+fn results_file(image: Option<&Path>, suite: Suite) -> Result<PathBuf> {
     let key = match image {
         Some(image) => Inputs::default().path(image)?.key(),
         None => "baseline".to_owned(),
     };
     let folder = target().join("conformance");
     fs::create_dir_all(&folder)?;
-    Ok(folder.join(format!("{key}.jsonl")))
+    Ok(folder.join(match suite {
+        Suite::Kubernetes => format!("{key}.jsonl"),
+        Suite::ClusterNetworkPolicy => format!("{key}{POLICY_RESULTS}"),
+    }))
 }
 
-fn prepare(
-    cache: &Cache,
-    cluster: &Cluster,
-    image: Option<&Path>,
-    programs: &Programs,
-) -> Result<()> {
+fn prepare(cache: &Cache, cluster: &Cluster, image: Option<&Path>) -> Result<()> {
     if let Some(image) = image {
         install::sluice(cache, cluster, image)?;
     }
-    cluster.load(cache, &programs.images)?;
     install::wait_rollout(cluster, "kube-system", "deployment/coredns")
 }
 
@@ -149,6 +178,7 @@ fn suite(
     options: &Options,
     file: &Path,
 ) -> Result<()> {
+    cluster.load(cache, &programs.images)?;
     let passed = file.with_extension("passed");
     let names: Vec<String> =
         results::read(file).into_iter().filter(Record::passed).map(|record| record.name).collect();
@@ -160,7 +190,7 @@ fn suite(
     let mut command: Command = cluster.command(&programs.runner);
     command
         .arg(format!("--procs={}", options.procs))
-        .arg(format!("--focus={}", options.focus))
+        .arg(format!("--focus={}", options.focus.as_deref().unwrap_or(FOCUS)))
         .arg(format!("--skip={}", options.skip))
         .args(["--no-color", "--timeout=3h", "--output-interceptor-mode=none", "--succinct"])
         .arg(&programs.suite)

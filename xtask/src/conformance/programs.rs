@@ -67,7 +67,8 @@ pub fn build(cache: &Cache) -> Result<Programs> {
     })
 }
 
-fn go(module: &Path) -> Command {
+/// A command of Go in a module.
+pub fn go(module: &Path) -> Command {
     let mut command = Command::new("go");
     command.current_dir(module).env("CGO_ENABLED", "0");
     command.env("GOFLAGS", "-trimpath -buildvcs=false -ldflags=-w");

@@ -9,7 +9,7 @@ use super::tally::Tally;
 use super::{Level, Options};
 use crate::cache::{Cache, checkout};
 use crate::kind::{self, Cluster, Spec};
-use crate::{build, image, install, process, setup, tidy};
+use crate::{build, conformance, image, install, process, setup, tidy};
 
 /// Packages outside the workspace's default members. They are linted for the host.
 const OTHER_PACKAGES: [&str; 7] = [
@@ -173,15 +173,16 @@ fn cluster(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tall
     let spec = Spec::for_sluice();
     let existed = Cluster::find(cache, &spec.name).is_ok();
     let words = ["test", "--no-fail-fast", "--package", "cluster-tests"];
-    let (image, cluster) = runner.prepare(|| {
+    let (image, cluster, definition) = runner.prepare(|| {
         compile(cargo().args(words))?;
-        Ok((image::archive(cache)?, kind::up(cache, &spec)?))
+        Ok((image::archive(cache)?, kind::up(cache, &spec)?, conformance::policy::definition()?))
     })?;
     let tally = install::sluice(cache, &cluster, &image).and_then(|()| {
         let mut tally = Tally::default();
         for (number, phase) in CLUSTER_PHASES.iter().enumerate() {
             let mut tests = cluster.command("cargo");
             tests.current_dir(checkout()).args(words).arg("--offline");
+            tests.env("SLUICE_CLUSTER_NETWORK_POLICY_DEFINITION", &definition);
             if number == 0 {
                 tests.arg("--lib");
             }

@@ -19,7 +19,8 @@
 //!
 //! Placeholders in manifests and steps: `{{worker0}}`, `{{worker1}}`, `{{control-plane}}` (node names),
 //! `{{nodeip N}}`, `{{podip POD}}`, `{{clusterip SERVICE}}`, `{{namespace}}`, `{{outside}}` (the address of a host
-//! that is not part of the cluster; started on first use).
+//! that is not part of the cluster; started on first use), `{{definition}}` (a file with the definition of
+//! ClusterNetworkPolicies).
 
 mod expect;
 mod run;

@@ -26,6 +26,7 @@ impl<'a> Template<'a> {
         let worker = |n: usize| workers().into_iter().nth(n).expect("two workers").name;
         match words.as_slice() {
             ["namespace"] => self.namespace.name.clone(),
+            ["definition"] => definition(),
             ["worker0"] => worker(0),
             ["worker1"] => worker(1),
             ["control-plane"] => {
@@ -46,6 +47,12 @@ impl<'a> Template<'a> {
             _ => panic!("unknown placeholder {{{{{placeholder}}}}}"),
         }
     }
+}
+
+/// Upstream's definition of ClusterNetworkPolicies, which xtask has fetched.
+fn definition() -> String {
+    let path = std::env::var("SLUICE_CLUSTER_NETWORK_POLICY_DEFINITION");
+    path.expect("the path of the definition, which `cargo xtask test` sets")
 }
 
 fn replace(text: &str, value: impl Fn(&str) -> String) -> String {
