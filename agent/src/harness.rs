@@ -120,6 +120,11 @@ impl Harness {
         &self.event_loop.state
     }
 
+    /// The agent's state.
+    pub fn state_mut(&mut self) -> &mut State {
+        &mut self.event_loop.state
+    }
+
     /// A state at start with no concern marked.
     pub fn idle_state() -> State {
         let mut state = Harness::new().event_loop.state;

@@ -37,8 +37,8 @@ use crate::event::{Event, PodScope};
 use crate::findings::Finding;
 use crate::host::{HostState, Uplink};
 
-pub use self::drops::Dropped;
 use self::drops::Drops;
+pub use self::drops::{Dropped, DroppedBy, DroppedPod};
 use self::growth::Growth;
 pub use self::health_checks::HealthCheckPort;
 pub use self::pods::PodSelection;

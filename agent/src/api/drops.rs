@@ -1,5 +1,6 @@
 //! Dropped packets -> rows of a response.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -8,7 +9,7 @@ use sluice_abi::DropReason;
 use sluice_core::dump;
 
 use super::policy::{Direction, verdict};
-use crate::state::Dropped;
+use crate::state::{Dropped, DroppedBy, DroppedPod};
 
 /// A sampled drop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,21 +31,44 @@ pub struct DropRow {
     pub destination: IpAddr,
     /// Destination port.
     pub destination_port: u16,
+    /// The node, where several are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Pods with the source address, of a drop by policy: normally one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_pods: Vec<EndRow>,
+    /// Pods with the destination address, of a drop by policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destination_pods: Vec<EndRow>,
     /// The pod whose policies dropped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     /// Direction of these policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
-    /// Pods with the address of the other end.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub peers: Vec<String>,
     /// All policies that isolate the pod in this direction, and ClusterNetworkPolicies with rules for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
     /// Why, the nearest rule first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
+}
+
+/// A pod at an end of a dropped packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndRow {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its labels at that time.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl From<&DroppedPod> for EndRow {
+    fn from(pod: &DroppedPod) -> EndRow {
+        let labels = pod.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        EndRow { pod: pod.name.to_string(), labels: labels.collect() }
+    }
 }
 
 impl From<&Dropped> for DropRow {
@@ -66,21 +90,31 @@ fn row(drop: &Dropped) -> DropRow {
         source_port: flow.sport.get(),
         destination: flow.dst.into(),
         destination_port: flow.dport.get(),
+        node: None,
+        source_pods: drop.sources.iter().map(EndRow::from).collect(),
+        destination_pods: drop.destinations.iter().map(EndRow::from).collect(),
         pod: None,
         direction: None,
-        peers: Vec::new(),
         policies: Vec::new(),
         reasons: Vec::new(),
     };
-    if let Some((pod, direction, explanation)) = &drop.policy {
-        let verdict = verdict(explanation);
+    if let Some(DroppedBy { pod, direction, explanation }) = &drop.policy {
         row.pod = Some(pod.to_string());
         row.direction = Some((*direction).into());
-        row.policies = explanation.isolating.iter().map(ToString::to_string).collect();
-        (row.peers, row.reasons) = (verdict.peers, verdict.reasons);
-        if verdict.allowed {
-            // The objects have changed since.
-            row.reasons.insert(0, "allowed by now".to_owned());
+        match explanation {
+            Some(explanation) => {
+                let verdict = verdict(explanation);
+                row.policies = explanation.isolating.iter().map(ToString::to_string).collect();
+                row.reasons = verdict.reasons;
+                if verdict.allowed {
+                    // The objects have changed since.
+                    row.reasons.insert(0, "allowed by now".to_owned());
+                }
+            }
+            None => row.reasons.push(
+                "not explained: too many different drops; ask by `sluice policy explain`"
+                    .to_owned(),
+            ),
         }
     }
     row

@@ -35,7 +35,7 @@ mod server;
 mod tests;
 
 pub use client::{ClientError, Rows, call};
-pub use drops::DropRow;
+pub use drops::{DropRow, EndRow};
 pub use policy::{
     Action, Direction, FlowQuestion, PeerRow, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow,
     PolicyView, RuleRow, Tier,

@@ -1,5 +1,8 @@
 //! `sluice drops`: dropped packets and, for policies, why.
 
+mod all_nodes;
+
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -8,7 +11,7 @@ use anyhow::Context;
 
 use super::ask;
 use super::output::{Output, print_json, print_text};
-use crate::api::{DropRow, Request};
+use crate::api::{DropRow, EndRow, Request};
 
 /// Time between two questions with `--follow`.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -19,9 +22,15 @@ pub struct Args {
     /// Show further drops as they come.
     #[arg(short, long)]
     follow: bool,
-    /// Show only drops whose line contains this text: a pod, an address, a reason, a policy.
+    /// Show only drops whose lines contain this text: a pod, a label, an address, a reason, a policy.
     #[arg(value_name = "TEXT")]
     filter: Option<String>,
+    /// Ask the agents of all nodes, by `kubectl exec` with your kubeconfig; does not run on a node.
+    #[arg(short = 'A', long)]
+    all_nodes: bool,
+    /// Namespace of the agents, for --all-nodes.
+    #[arg(long, value_name = "NAME", default_value = "sluice-system", requires = "all_nodes")]
+    agent_namespace: String,
 }
 
 /// Prints the last drops, and further ones.
@@ -29,21 +38,14 @@ pub struct Args {
 /// # Errors
 /// The agent does not answer.
 pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
+    if args.all_nodes {
+        return all_nodes::run(args, output);
+    }
     let mut from = 0;
     loop {
-        let mut rows: Vec<DropRow> = ask(socket, &Request::Drops { from })?;
+        let rows: Vec<DropRow> = ask(socket, &Request::Drops { from })?;
         from = rows.last().map_or(from, |last| last.sequence + 1);
-        rows.retain(|row| args.filter.as_deref().is_none_or(|text| line(row).contains(text)));
-        match output {
-            Output::Json if !args.follow => print_json(&rows)?,
-            Output::Json => {
-                for row in &rows {
-                    let json = serde_json::to_string(row).context("JSON of a row")?;
-                    print_text(&format!("{json}\n"))?;
-                }
-            }
-            Output::Text => print_text(&rows.iter().map(line).collect::<String>())?,
-        }
+        print(rows, args, output)?;
         if !args.follow {
             return Ok(());
         }
@@ -51,26 +53,48 @@ pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
     }
 }
 
-/// A drop in a line, with a line for each reason.
+/// Prints the rows that are wanted.
+fn print(mut rows: Vec<DropRow>, args: &Args, output: Output) -> anyhow::Result<()> {
+    rows.retain(|row| args.filter.as_deref().is_none_or(|text| line(row).contains(text)));
+    match output {
+        Output::Json if !args.follow => print_json(&rows),
+        Output::Json => {
+            for row in &rows {
+                let json = serde_json::to_string(row).context("JSON of a row")?;
+                print_text(&format!("{json}\n"))?;
+            }
+            Ok(())
+        }
+        Output::Text => print_text(&rows.iter().map(line).collect::<String>()),
+    }
+}
+
+/// A drop in a line, with one for the labels of its pods and for each reason.
 fn line(row: &DropRow) -> String {
-    let DropRow { at, reason, protocol, .. } = row;
-    let end = |address: std::net::IpAddr, port: u16| match port {
-        0 => address.to_string(),
-        port => std::net::SocketAddr::new(address, port).to_string(),
+    let end = |pods: &[EndRow], address: IpAddr, port: u16| {
+        let address = match port {
+            0 => address.to_string(),
+            port => SocketAddr::new(address, port).to_string(),
+        };
+        let names = pods.iter().map(|pod| pod.pod.as_str()).collect::<Vec<_>>().join(",");
+        if names.is_empty() { address } else { format!("{names} {address}") }
     };
-    let source = end(row.source, row.source_port);
-    let destination = end(row.destination, row.destination_port);
-    let mut text = format!("{at} {reason} {protocol} {source} -> {destination}");
-    if let Some(pod) = &row.pod {
-        text.push_str(&format!(", pod {pod}"));
-    }
-    if !row.peers.is_empty() {
-        text.push_str(&format!(", peer {}", row.peers.join(", ")));
-    }
+    let DropRow { at, node, reason, protocol, source_pods, destination_pods, .. } = row;
+    let source = end(source_pods, row.source, row.source_port);
+    let destination = end(destination_pods, row.destination, row.destination_port);
+    let node = node.as_deref().map(|node| format!(" {node}")).unwrap_or_default();
+    let mut text = format!("{at}{node} {reason} {protocol} {source} -> {destination}");
     if !row.policies.is_empty() {
         text.push_str(&format!(", isolated by {}", row.policies.join(", ")));
     }
     text.push('\n');
+    for EndRow { pod, labels } in source_pods.iter().chain(destination_pods) {
+        let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels = labels.collect::<Vec<_>>().join(",");
+        if !labels.is_empty() {
+            text.push_str(&format!("  {pod} has {labels}\n"));
+        }
+    }
     for reason in &row.reasons {
         text.push_str(&format!("  {reason}\n"));
     }
@@ -81,9 +105,12 @@ fn line(row: &DropRow) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn drop_by_policy_is_shown_with_pods_policies_and_reasons() {
-        let row = DropRow {
+    pub(super) fn row() -> DropRow {
+        let pod = |name: &str, labels: &[(&str, &str)]| EndRow {
+            pod: name.to_owned(),
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
+        DropRow {
             sequence: 1,
             at: "2026-01-01T00:00:00.000Z".to_owned(),
             reason: "policy_ingress".to_owned(),
@@ -92,16 +119,23 @@ mod tests {
             source_port: 40_000,
             destination: "10.244.1.7".parse().unwrap(),
             destination_port: 5432,
+            node: Some("n2".to_owned()),
+            source_pods: vec![pod("lab/far", &[])],
+            destination_pods: vec![pod("shop/db-0", &[("app", "db"), ("tier", "back")])],
             pod: Some("shop/db-0".to_owned()),
             direction: Some(crate::api::Direction::Ingress),
-            peers: vec!["lab/far".to_owned()],
             policies: vec!["shop/db".to_owned()],
             reasons: vec!["because".to_owned()],
-        };
+        }
+    }
+
+    #[test]
+    fn drop_by_policy_is_shown_with_pods_labels_policies_and_reasons() {
         assert_eq!(
-            line(&row),
-            "2026-01-01T00:00:00.000Z policy_ingress TCP 10.244.2.9:40000 -> 10.244.1.7:5432, \
-             pod shop/db-0, peer lab/far, isolated by shop/db\n  because\n"
+            line(&row()),
+            "2026-01-01T00:00:00.000Z n2 policy_ingress TCP lab/far 10.244.2.9:40000 -> \
+             shop/db-0 10.244.1.7:5432, isolated by shop/db\n  shop/db-0 has app=db,tier=back\n  \
+             because\n"
         );
     }
 }

@@ -7,6 +7,7 @@
 mod cluster_network_policy;
 mod network_policy;
 mod pod;
+mod service_cidr;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use self::network_policy::{
     PolicyPort,
 };
 pub use self::pod::{Container, ContainerPort, Pod};
+pub use self::service_cidr::ServiceCIDR;
 
 /// The metadata fields in use; the others of `ObjectMeta` stay empty.
 #[derive(Deserialize, Default)]
@@ -368,23 +370,4 @@ pub struct EndpointPort {
     pub protocol: Option<String>,
     /// Target port; a port without it is skipped.
     pub port: Option<i64>,
-}
-
-/// networking.k8s.io/v1 ServiceCIDR, since Kubernetes 1.33.
-#[derive(Deserialize, Clone, Debug, Default)]
-pub struct ServiceCIDR {
-    /// Name.
-    #[serde(default, deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
-    /// Ranges.
-    #[serde(default)]
-    pub spec: ServiceCidrSpec,
-}
-
-/// networking.k8s.io/v1 ServiceCIDRSpec.
-#[derive(Deserialize, Clone, Debug, Default)]
-pub struct ServiceCidrSpec {
-    /// One range per family.
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub cidrs: Vec<String>,
 }

@@ -7,12 +7,14 @@
 //!
 //! findings --object_events.rs--> Events
 //! ```
+//! `agents.rs` is for the command line on an operator's machine.
 //! `definition.rs` watches whether the cluster has ClusterNetworkPolicies.
 //! `api_server.rs` reads address and credentials, `transport.rs` connects, and `retry.rs` decides
 //! when a watch tries again.
 //! Kubernetes API types are used in this module only. A source runs as long as the agent: an error
 //! is logged once and retried, and the objects received before stay in force.
 
+pub mod agents;
 pub mod convert;
 pub mod folder;
 

@@ -1,11 +1,17 @@
 //! The last dropped packets, with the policies that dropped them.
+//!
+//! A reason takes a few microseconds with few rules, but milliseconds with ten thousand. Drops of one flow
+//! have one reason until an object changes, and reasons take at most [`EXPLAINING`] of a batch of drops:
+//! those beyond it are kept without.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use sluice_abi::{DropEvent, DropReason, PolicyDirection};
 use sluice_core::ObjectName;
+use sluice_core::model::Labels;
 use sluice_core::policy::{Explanation, Question, Verdict};
 
 use super::State;
@@ -14,6 +20,31 @@ use super::State;
 const KEPT: usize = 1024;
 /// Policies that are counted by name; the others are counted together.
 const COUNTED: usize = 200;
+
+/// Reasons that are kept for further drops of the same kind.
+const REASONS: usize = 1024;
+/// Longest time in which reasons are looked for, per batch. Batches are 100 ms apart.
+const EXPLAINING: Duration = Duration::from_millis(5);
+
+/// A pod at an end of a dropped packet.
+#[derive(Clone, Debug)]
+pub struct DroppedPod {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// Its labels at that time.
+    pub labels: Labels,
+}
+
+/// The policies of a pod that dropped a packet.
+#[derive(Clone, Debug)]
+pub struct DroppedBy {
+    /// The pod.
+    pub pod: ObjectName,
+    /// Whether it sent the packet.
+    pub direction: PolicyDirection,
+    /// Why; `None`: there were too many different drops at that time.
+    pub explanation: Option<Arc<Explanation>>,
+}
 
 /// A sampled drop.
 #[derive(Clone, Debug)]
@@ -24,8 +55,12 @@ pub struct Dropped {
     pub at: SystemTime,
     /// The event.
     pub event: DropEvent,
-    /// The pod whose policies dropped it, and why.
-    pub policy: Option<(ObjectName, PolicyDirection, Explanation)>,
+    /// Pods with the source address: normally one.
+    pub sources: Vec<DroppedPod>,
+    /// Pods with the destination address.
+    pub destinations: Vec<DroppedPod>,
+    /// What dropped it, if it is a drop by policies.
+    pub policy: Option<DroppedBy>,
 }
 
 /// The last drops, and the number of those by policies.
@@ -34,25 +69,45 @@ pub struct Drops {
     kept: VecDeque<Dropped>,
     next: u64,
     by_policy: BTreeMap<(String, String), u64>,
+    /// Reasons since the last change of an object.
+    reasons: HashMap<Question, Arc<Explanation>>,
 }
 
 impl State {
     /// Takes events in.
     pub(super) fn add_drops(&mut self, events: Vec<DropEvent>) {
+        self.explain_drops(events, EXPLAINING);
+    }
+
+    /// An object or a lease changed.
+    pub(super) fn forget_reasons(&mut self) {
+        self.drops.reasons.clear();
+    }
+
+    /// As [`State::add_drops`], with this time for reasons.
+    pub(crate) fn explain_drops(&mut self, events: Vec<DropEvent>, time: Duration) {
+        let start = Instant::now();
         if self.drops.next == 0 {
             let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
             self.drops.next = since.map_or(1, |since| since.as_millis() as u64);
         }
         for event in events {
-            let policy = self.explain_drop(&event);
-            if let Some((_, _, explanation)) = &policy {
-                self.drops.count(explanation);
+            let policy = self.explain_drop(&event, || start.elapsed() < time);
+            if let Some(DroppedBy { explanation, .. }) = &policy {
+                self.drops.count(explanation.as_deref());
             }
+            let pods = |address: IpAddr| match policy {
+                Some(_) => self.pods_of(address),
+                None => Vec::new(),
+            };
+            let sources = pods(event.flow.src.into());
+            let destinations = pods(event.flow.dst.into());
             let Drops { kept, next, .. } = &mut self.drops;
             if kept.len() == KEPT {
                 kept.pop_front();
             }
-            kept.push_back(Dropped { sequence: *next, at: SystemTime::now(), event, policy });
+            let at = SystemTime::now();
+            kept.push_back(Dropped { sequence: *next, at, event, sources, destinations, policy });
             *next += 1;
         }
     }
@@ -63,15 +118,27 @@ impl State {
     }
 
     /// Sampled drops by namespace and name of the policy that denies them or is nearest to allowing them. A
-    /// ClusterNetworkPolicy has no namespace; both are empty for drops of further policies.
+    /// ClusterNetworkPolicy has no namespace; both are empty for drops of further policies, and for those
+    /// without a reason.
     pub fn drops_by_policy(&self) -> &BTreeMap<(String, String), u64> {
         &self.drops.by_policy
     }
 
+    /// The pods that have an address.
+    fn pods_of(&self, address: IpAddr) -> Vec<DroppedPod> {
+        let owners = self.policies().owners(self.index(), address);
+        let pod = |pod: &sluice_core::model::Pod| DroppedPod {
+            name: pod.name.clone(),
+            labels: pod.labels.clone(),
+        };
+        owners.into_iter().map(pod).collect()
+    }
+
     fn explain_drop(
-        &self,
+        &mut self,
         event: &DropEvent,
-    ) -> Option<(ObjectName, PolicyDirection, Explanation)> {
+        has_time: impl Fn() -> bool,
+    ) -> Option<DroppedBy> {
         let flow = event.flow;
         let (src, dst): (IpAddr, IpAddr) = (flow.src.into(), flow.dst.into());
         let of = |address| {
@@ -89,19 +156,27 @@ impl State {
         };
         let (protocol, port) = (flow.proto, flow.dport.get());
         let question = Question { pod: pod.clone(), direction, peer, protocol, port };
-        let explanation = self.policies().explain(self.index(), &question);
-        Some((pod, direction, explanation))
+        let known = self.drops.reasons.get(&question).cloned();
+        let explanation = known.or_else(|| {
+            has_time().then(|| Arc::new(self.policies().explain(self.index(), &question)))
+        });
+        if let Some(explanation) = &explanation
+            && self.drops.reasons.len() < REASONS
+        {
+            self.drops.reasons.insert(question, Arc::clone(explanation));
+        }
+        Some(DroppedBy { pod, direction, explanation })
     }
 }
 
 impl Drops {
-    fn count(&mut self, explanation: &Explanation) {
-        let nearest = match &explanation.verdict {
-            Verdict::DeniedBy(refusal) => Some(&refusal.rule.policy),
+    fn count(&mut self, explanation: Option<&Explanation>) {
+        let nearest = explanation.and_then(|explanation| match &explanation.verdict {
             Verdict::Denied(near) => near.first().map(|miss| &miss.policy),
+            Verdict::DeniedBy(refusal) => Some(&refusal.rule.policy),
             _ => None,
-        };
-        let name = nearest.or(explanation.isolating.first());
+        });
+        let name = nearest.or(explanation.and_then(|explanation| explanation.isolating.first()));
         let name = name.map(|name| (name.namespace.to_string(), name.name.to_string()));
         let known =
             name.filter(|name| self.by_policy.len() < COUNTED || self.by_policy.contains_key(name));

@@ -67,6 +67,7 @@ impl State {
         let changed = self.index.take_policy_dirty();
         if !changed.is_empty() {
             merge(&mut self.policy.dirty, changed);
+            self.forget_reasons();
             self.mark([Concern::Policy]);
         }
     }
@@ -110,6 +111,7 @@ impl State {
         }
         let steps = self.policy.compiler.update(&self.index, &dirty, &local);
         self.policy.local = local;
+        self.forget_reasons();
         self.policy.findings_pending = true;
         steps
     }

@@ -74,6 +74,7 @@ const MODULES: [Allowed; 23] = [
             "lock",
             "paths",
             "run",
+            "source::agents",
             "source::convert",
             "source::folder",
             "watches",

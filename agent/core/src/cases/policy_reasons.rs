@@ -218,11 +218,11 @@ fn problems_of_cluster_policies_name_field_and_effect() {
         cluster_rule(Deny, &["@*/role=none"], &["TCP web", "UDP web", "SCTP web"]),
         cluster_rule(Deny, &["@*/*"], &["TCP sql", "UDP sql", "SCTP sql"]),
     ];
-    let mut nobody = cluster("nobody", (Admin, 1), "@name=none/*", &[], &[]);
-    nobody.subject.invalid = Some("has no field that is known".into());
+    let mut unused = cluster("unused", (Admin, 1), "@name=none/*", &[], &[]);
+    unused.subject.invalid = Some("has no field that is known".into());
     let world = world()
         .cluster_policy(cluster("guard", (Admin, 1), "@*/role=db", &rules, &[]))
-        .cluster_policy(nobody);
+        .cluster_policy(unused);
     let found = check_all(&world.objects);
     let found: Vec<_> =
         found.iter().map(|f| (f.kind, f.object.to_string(), f.reason, f.text.as_str())).collect();
@@ -245,11 +245,11 @@ fn problems_of_cluster_policies_name_field_and_effect() {
         ),
         of("guard", FindingReason::NoPod, "ingress[2].from[0] matches no pod"),
         of(
-            "nobody",
+            "unused",
             FindingReason::InvalidPart,
             "subject: has no field that is known: every pod is selected, and nothing is accepted",
         ),
-        of("nobody", FindingReason::NoPod, "subject matches no pod: the policy has no effect"),
+        of("unused", FindingReason::NoPod, "subject matches no pod: the policy has no effect"),
     ];
     assert_eq!(found, expected);
 }

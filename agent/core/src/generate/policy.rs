@@ -1,6 +1,8 @@
 //! Random clusters with NetworkPolicies and ClusterNetworkPolicies. Every field is drawn; names, labels and addresses come from
 //! small sets, so that selectors match some pods and addresses are used again.
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,13 +13,13 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index as Pick, select, subsequence};
 
+pub use self::cluster::{cluster_network_policy, cluster_rule};
 use super::{THIS_NODE, distinct, protocol, rarely};
 use crate::index::Index;
 use crate::model::{
-    Change, ClusterNetworkPolicy, ClusterRule, ContainerPort, IpBlock, Kind, LabelSelector, Labels,
-    Namespace, NetworkPolicy, Node, Object, ObjectName, Operator, Pod, PodPhase, PolicyPeer,
-    PolicyPort, PolicyRule, Port, PortSpec, Protocol, Requirement, RuleAction, Subject, Tier, Uid,
-    parse_ip,
+    Change, ClusterRule, ContainerPort, IpBlock, Kind, LabelSelector, Labels, Namespace,
+    NetworkPolicy, Node, Object, ObjectName, Operator, Pod, PodPhase, PolicyPeer, PolicyPort,
+    PolicyRule, Port, PortSpec, Protocol, Requirement, Uid, parse_ip,
 };
 use crate::policy::LocalPod;
 
@@ -164,62 +166,6 @@ pub fn network_policy() -> impl Strategy<Value = NetworkPolicy> {
         |(name, pod_selector, ingress, egress)| NetworkPolicy {
             name,
             pod_selector,
-            ingress,
-            egress,
-        },
-    )
-}
-
-fn cluster_peer() -> impl Strategy<Value = PolicyPeer> {
-    let pods = (selector(), selector());
-    let block = net(&BLOCKS).prop_map(|cidr| IpBlock { cidr, except: [].into() });
-    prop_oneof![
-        8 => pods.prop_map(|(n, pods)| PolicyPeer::Pods { namespaces: Some(n), pods }),
-        3 => block.prop_map(PolicyPeer::Block),
-        1 => selector().prop_map(PolicyPeer::Nodes),
-    ]
-}
-
-/// Entries of `protocols`; a name is one of each protocol.
-fn cluster_ports() -> impl Strategy<Value = Vec<PolicyPort>> {
-    let one =
-        |ports| (protocol(), ports).prop_map(|(p, ports)| vec![PolicyPort { protocol: p, ports }]);
-    let named = text(&PORT_NAMES).prop_map(|name| {
-        let port = |protocol| PolicyPort { protocol, ports: PortSpec::Name(Arc::clone(&name)) };
-        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(port).into()
-    });
-    prop_oneof![
-        1 => protocol().prop_map(|protocol| vec![PolicyPort { protocol, ports: PortSpec::All }]),
-        4 => one(number().prop_map(PortSpec::Number).boxed()),
-        2 => one((number(), number()).prop_map(|(a, b)| PortSpec::Range(a.min(b), a.max(b))).boxed()),
-        2 => named,
-    ]
-}
-
-fn cluster_rule() -> impl Strategy<Value = ClusterRule> {
-    let action = select(&[RuleAction::Accept, RuleAction::Deny, RuleAction::Pass][..]);
-    let ports = vec(cluster_ports(), 0..3).prop_map(|ports| ports.concat().into());
-    (action, vec(cluster_peer(), 1..3), ports, rarely()).prop_map(
-        |(action, peers, ports, invalid)| ClusterRule {
-            name: "".into(),
-            action,
-            matches: PolicyRule { peers: peers.into(), ports },
-            invalid: invalid.then(|| "rule".into()),
-        },
-    )
-}
-
-/// A ClusterNetworkPolicy.
-pub fn cluster_network_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
-    let tier = select(&[Tier::Admin, Tier::Baseline][..]);
-    let rules = || vec(cluster_rule(), 0..4).prop_map(Box::from);
-    let names = text(&["c1", "c2", "c3"]);
-    (names, tier, select(&[0u16, 7, 1000][..]), selector(), selector(), rules(), rules()).prop_map(
-        |(name, tier, priority, namespaces, pods, ingress, egress)| ClusterNetworkPolicy {
-            name,
-            tier,
-            priority,
-            subject: Subject { namespaces, pods, invalid: None },
             ingress,
             egress,
         },

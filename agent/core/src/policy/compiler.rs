@@ -15,9 +15,9 @@
 //! 3. Terms that no table uses any more become inactive.
 
 mod classify;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_abi::{Addr, NetworkKey, PodPolicy, map};
@@ -29,11 +29,11 @@ use super::pods::Pods;
 use super::rules::{PortName, Rules};
 use super::subjects::{Decisions, Parts, Standing, Subjects};
 use super::tables::{CLOSED_END, Gaps, Tables};
-use super::term::{Term, Terms};
+use super::term::Terms;
 use super::tracked::Tracked;
 use super::{LocalPod, PolicyRows, Step, open_namespaces};
 use crate::index::{Index, PolicyDirty};
-use crate::model::{ClusterNetworkPolicy, IpBlock, Node};
+use crate::model::ClusterNetworkPolicy;
 
 /// Rows that the compiler uses at most. Half of a map is for rows that are replaced: additions precede
 /// deletions.
@@ -252,55 +252,6 @@ impl Policies {
         }
     }
 
-    /// A term became active or inactive. Returns whether blocks fit now that did not fit before.
-    fn term(&mut self, index: &Index, number: u32, active: bool) -> bool {
-        let term = self.terms.registry.get(number).clone();
-        if !term.is_of_addresses() {
-            if term.is_of_unknown_pods() {
-                self.networks.set_of_unknown_pods(number, active);
-            }
-            self.pods.term(index, number, &self.terms, active);
-            return false;
-        }
-        if active {
-            let ranges = self.networks.add(number, blocks(index, &term), self.limits.networks);
-            self.pods.ranges(&ranges);
-            return false;
-        }
-        let ranges = self.networks.remove(number);
-        self.pods.ranges(&ranges);
-        let mut fits = false;
-        for number in self.networks.refused().clone() {
-            fits |= self.replace_blocks(index, number);
-        }
-        fits
-    }
-
-    /// Nodes changed: their addresses. Returns whether blocks changed.
-    fn nodes_changed(&mut self, index: &Index) -> bool {
-        let mut changed = false;
-        for number in self.terms.active().collect::<Vec<_>>() {
-            let term = self.terms.registry.get(number);
-            if matches!(**term, Term::Nodes(_))
-                && blocks(index, term) != self.networks.of_term(number)
-            {
-                changed |= self.replace_blocks(index, number);
-            }
-        }
-        changed
-    }
-
-    /// Removes the blocks of a term and adds its present ones. Returns whether any block was or is in
-    /// force.
-    fn replace_blocks(&mut self, index: &Index, number: u32) -> bool {
-        let blocks = blocks(index, self.terms.registry.get(number));
-        let former = self.networks.remove(number);
-        let ranges = self.networks.add(number, blocks, self.limits.networks);
-        self.pods.ranges(&former);
-        self.pods.ranges(&ranges);
-        !former.is_empty() || !ranges.is_empty()
-    }
-
     /// Pods change over to their new tables. Returns the terms and names of tables that are not used any
     /// more, with one reference to each term.
     fn change_over(&mut self, decisions: Decisions) -> Vec<(BTreeSet<u32>, BTreeSet<PortName>)> {
@@ -387,19 +338,5 @@ impl Policies {
             rejudge,
             open_namespaces: Default::default(),
         }
-    }
-}
-
-/// The blocks of a term of addresses.
-fn blocks(index: &Index, term: &Term) -> Vec<IpBlock> {
-    match term {
-        Term::Block(block) => vec![block.clone()],
-        Term::Nodes(selector) => {
-            let nodes = index.nodes().filter(|n| selector.matches(|key| n.labels.get(key)));
-            let addresses: BTreeSet<IpAddr> = nodes.flat_map(Node::addresses).collect();
-            let block = |address| IpBlock { cidr: IpNet::from(address), except: [].into() };
-            addresses.into_iter().map(block).collect()
-        }
-        Term::Pods { .. } | Term::Unknown => Vec::new(),
     }
 }

@@ -33,6 +33,12 @@ struct Peer<'a> {
 }
 
 impl Policies {
+    /// The Pods that have an address, as far as rules are concerned: normally one. Without any policy, none
+    /// is known.
+    pub fn owners<'a>(&self, index: &'a Index, address: IpAddr) -> Vec<&'a Pod> {
+        self.pods.owners(index, address.into())
+    }
+
     /// Why a pod may or may not send or receive something. The peer is a pod if a Pod object or a lease
     /// has its address.
     pub fn explain(&self, index: &Index, question: &Question) -> Explanation {

@@ -108,7 +108,7 @@ impl FindingReason {
 }
 
 /// One side of a flow: what a pod sends or receives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
     /// The pod whose policies judge.
     pub pod: ObjectName,

@@ -1,5 +1,7 @@
 //! Policies: compiled rows agree with the oracle, changes with compiling afresh, and every step is atomic.
 
+mod transitions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -8,10 +10,9 @@ use proptest::option;
 use proptest::prelude::*;
 use sluice_abi::{PolicyDirection, map};
 
-use crate::cases::policy_notation::{World, rule};
 use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
-use crate::model::{Change, Node, Object, ObjectName, PolicyRule, parse_cidr};
+use crate::model::{Change, Object, ObjectName};
 use crate::oracle::{Cluster, Sandbox, Side, side_allows};
 use crate::policy::{Judgement, LocalPod, Policies, PolicyRows, Question, Step, Verdict};
 use crate::table::{
@@ -319,64 +320,4 @@ proptest! {
             prop_assert!(policies.update(&index, &PolicyDirty::everything(), &local).is_empty());
         }
     }
-}
-
-/// Brings the policies from one state to the next, and checks every write.
-fn change(from: &World, to: &World) {
-    let (mut policies, mut maps) = (Policies::default(), Maps::default());
-    let everything = PolicyDirty::everything();
-    for step in policies.update(&from.index(), &everything, &from.local) {
-        carry_out(&mut maps, &step, &from.local, None, &Own::new(), false);
-    }
-    let steps = policies.update(&to.index(), &everything, &to.local);
-    let after = policies.rows();
-    assert!(!steps.is_empty());
-    for step in steps {
-        carry_out(&mut maps, &step, &to.local, Some(&after), &Own::new(), false);
-    }
-    assert_eq!(maps.rows, after);
-}
-
-#[test]
-fn policy_with_new_selectors_and_rules_admits_all_the_time_what_it_admitted() {
-    let world = World::new().pod("shop/web", "role=web", "10.244.1.2", &[]).pod(
-        "shop/db",
-        "role=db",
-        "10.244.1.3",
-        &[],
-    );
-    let with = |rules: &[PolicyRule]| world.clone().policy("shop/p", "role=db", Some(rules), None);
-    let web = rule(&["role=web"], &["TCP 80"]);
-    let other = rule(&["role", "10.0.0.0/8-10.244.1.0/24"], &["TCP 81"]);
-    let (one, both) = (with(std::slice::from_ref(&web)), with(&[web.clone(), other]));
-    change(&one, &both);
-    change(&both, &one);
-}
-
-#[test]
-fn pod_ranges_that_are_replaced_by_others_leave_no_gap() {
-    let world = World::new().pod("shop/db", "role=db", "10.244.1.3", &[]).policy(
-        "shop/p",
-        "role=db",
-        Some(&[rule(&["@*"], &[])]),
-        None,
-    );
-    let with = |ranges: &[&str]| {
-        let pod_cidrs = ranges.iter().filter_map(|range| parse_cidr(range)).collect();
-        world.clone().with(Object::Node(Node { name: "n1".into(), pod_cidrs, ..Node::default() }))
-    };
-    change(&with(&["10.244.0.0/16"]), &with(&["10.244.1.0/24", "10.244.2.0/25"]));
-    change(&with(&["10.244.1.0/24", "10.244.2.0/25"]), &with(&["10.244.0.0/16"]));
-}
-
-#[test]
-fn flows_to_a_named_port_that_moves_are_judged_again() {
-    let with = |ports: &[&str]| {
-        World::new()
-            .pod("shop/db", "role=db", "10.244.1.3", &[])
-            .pod("shop/web", "role=web", "10.244.1.2", ports)
-            .policy("shop/p", "role=db", None, Some(&[rule(&["role=web"], &["TCP http"])]))
-    };
-    change(&with(&["http=TCP 80"]), &with(&["http=TCP 81"]));
-    change(&with(&["http=TCP 80"]), &with(&[]));
 }

@@ -2,7 +2,9 @@
 
 use sluice_abi::{DropEvent, DropReason, FlowKey, PortBe, proto};
 
-use super::{DB, METADATA, OBJECTS, running};
+use std::time::Duration;
+
+use super::{DB, METADATA, OBJECTS, lists, objects, running};
 use crate::event::Event;
 
 fn event(reason: DropReason, src: [u8; 4], dst: [u8; 4]) -> DropEvent {
@@ -34,7 +36,12 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
     assert_eq!(explained, [true, false, false]);
     let row = crate::api::DropRow::from(&drops[0]);
     assert_eq!((row.pod.as_deref(), &*row.reason), (Some("shop/pod-7"), "policy_ingress"));
-    assert_eq!((row.peers, row.policies), (vec!["lab/far".into()], vec!["shop/db".into()]));
+    let ends = |pods: &[crate::api::EndRow]| -> Vec<String> {
+        pods.iter().map(|pod| format!("{} {:?}", pod.pod, pod.labels)).collect()
+    };
+    assert_eq!(ends(&row.source_pods), [r#"lab/far {"app": "web"}"#]);
+    assert_eq!(ends(&row.destination_pods), [r#"shop/pod-7 {"app": "db"}"#]);
+    assert_eq!(row.policies, ["shop/db"]);
     assert!(row.reasons[0].contains("shop/db") && row.reasons[0].contains("app=web"));
     let counts = harness.state().drops_by_policy();
     assert_eq!(counts.iter().next(), Some((&("shop".into(), "db".into()), &1)));
@@ -64,4 +71,37 @@ async fn drop_by_a_cluster_network_policy_names_it() {
     assert!(row.reasons[0].starts_with("no-metadata denies"), "{:?}", row.reasons);
     let counts = harness.state().drops_by_policy();
     assert_eq!(counts.iter().next(), Some((&(String::new(), "no-metadata".into()), &1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reason_is_that_of_the_present_objects_and_kept_until_they_change() {
+    let mut harness = running(&[OBJECTS, DB]).await;
+    let dropped = event(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 7]);
+    harness.send([Event::Drops(vec![dropped; 2])]).await;
+    let explanations = |harness: &crate::harness::Harness| -> Vec<_> {
+        let drops = harness.state().drops_from(0);
+        drops.filter_map(|drop| drop.policy.as_ref()?.explanation.clone()).collect()
+    };
+    let first = explanations(&harness);
+    assert!(std::sync::Arc::ptr_eq(&first[0], &first[1]), "looked for twice");
+    // The client moves to the labels that the policy admits.
+    let moved = OBJECTS.replace("name: far, namespace: lab", "name: far, namespace: shop");
+    harness.send(lists(objects(&[&moved, DB]))).await;
+    harness.send([Event::Drops(vec![dropped])]).await;
+    let last = explanations(&harness).pop();
+    let row = harness.state().drops_from(0).last().map(crate::api::DropRow::from);
+    assert!(!std::sync::Arc::ptr_eq(&first[0], last.as_ref().unwrap()));
+    assert_eq!(row.unwrap().reasons[0], "allowed by now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn drops_beyond_the_time_for_reasons_are_kept_without() {
+    let mut harness = running(&[OBJECTS, DB]).await;
+    let dropped = event(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 7]);
+    harness.state_mut().explain_drops(vec![dropped], Duration::ZERO);
+    let row = harness.state().drops_from(0).next().map(crate::api::DropRow::from).unwrap();
+    assert_eq!((row.pod.as_deref(), row.source_pods.len()), (Some("shop/pod-7"), 1));
+    assert!(row.reasons[0].starts_with("not explained"), "{:?}", row.reasons);
+    let counts = harness.state().drops_by_policy();
+    assert_eq!(counts.iter().next(), Some((&(String::new(), String::new()), &1)));
 }

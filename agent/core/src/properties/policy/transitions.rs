@@ -1,0 +1,101 @@
+//! Changes of policies that once had a gap, or would have.
+
+use super::{Maps, Own, carry_out};
+use crate::cases::policy_notation::{World, cluster, cluster_rule, rule};
+use crate::index::PolicyDirty;
+use crate::model::{Change, Node, Object, PolicyRule, RuleAction, Tier, parse_cidr};
+use crate::policy::Policies;
+
+/// Brings the policies from one state to the next, and checks every write.
+fn change(from: &World, to: &World) {
+    let (mut policies, mut maps) = (Policies::default(), Maps::default());
+    let everything = PolicyDirty::everything();
+    for step in policies.update(&from.index(), &everything, &from.local) {
+        carry_out(&mut maps, &step, &from.local, None, &Own::new(), false);
+    }
+    let steps = policies.update(&to.index(), &everything, &to.local);
+    let after = policies.rows();
+    assert!(!steps.is_empty());
+    for step in steps {
+        carry_out(&mut maps, &step, &to.local, Some(&after), &Own::new(), false);
+    }
+    assert_eq!(maps.rows, after);
+}
+
+#[test]
+fn policy_with_new_selectors_and_rules_admits_all_the_time_what_it_admitted() {
+    let world = World::new().pod("shop/web", "role=web", "10.244.1.2", &[]).pod(
+        "shop/db",
+        "role=db",
+        "10.244.1.3",
+        &[],
+    );
+    let with = |rules: &[PolicyRule]| world.clone().policy("shop/p", "role=db", Some(rules), None);
+    let web = rule(&["role=web"], &["TCP 80"]);
+    let other = rule(&["role", "10.0.0.0/8-10.244.1.0/24"], &["TCP 81"]);
+    let (one, both) = (with(std::slice::from_ref(&web)), with(&[web.clone(), other]));
+    change(&one, &both);
+    change(&both, &one);
+}
+
+#[test]
+fn pod_ranges_that_are_replaced_by_others_leave_no_gap() {
+    let world = World::new().pod("shop/db", "role=db", "10.244.1.3", &[]).policy(
+        "shop/p",
+        "role=db",
+        Some(&[rule(&["@*"], &[])]),
+        None,
+    );
+    let with = |ranges: &[&str]| {
+        let pod_cidrs = ranges.iter().filter_map(|range| parse_cidr(range)).collect();
+        world.clone().with(Object::Node(Node { name: "n1".into(), pod_cidrs, ..Node::default() }))
+    };
+    change(&with(&["10.244.0.0/16"]), &with(&["10.244.1.0/24", "10.244.2.0/25"]));
+    change(&with(&["10.244.1.0/24", "10.244.2.0/25"]), &with(&["10.244.0.0/16"]));
+}
+
+#[test]
+fn flows_to_a_named_port_that_moves_are_judged_again() {
+    let with = |ports: &[&str]| {
+        World::new()
+            .pod("shop/db", "role=db", "10.244.1.3", &[])
+            .pod("shop/web", "role=web", "10.244.1.2", ports)
+            .policy("shop/p", "role=db", None, Some(&[rule(&["role=web"], &["TCP http"])]))
+    };
+    change(&with(&["http=TCP 80"]), &with(&["http=TCP 81"]));
+    change(&with(&["http=TCP 80"]), &with(&[]));
+}
+
+#[test]
+fn namespace_that_moves_between_policies_is_closed_in_between() {
+    let deny = |zone: &str| {
+        let rules = [cluster_rule(RuleAction::Deny, &[&format!("@zone={zone}/*")], &[])];
+        cluster(zone, (Tier::Admin, 0), &format!("@zone={zone}/*"), &rules, &[])
+    };
+    let before = World::new()
+        .namespace("shop", "zone=a")
+        .pod("shop/web", "role=web", "10.244.1.2", &[])
+        .pod("shop/db", "role=db", "10.244.1.3", &[])
+        .cluster_policy(deny("a"))
+        .cluster_policy(deny("b"));
+    let after = before.clone().namespace("shop", "zone=b");
+    // Neither policy alone denies it between the change of the peers and that of the tables.
+    for world in [&before, &after] {
+        world.expect(false, &["shop/web > shop/db: TCP 1", "shop/db > shop/web: TCP 1"]);
+    }
+    let (mut index, mut policies, mut maps) =
+        (before.index(), Policies::default(), Maps::default());
+    for step in policies.update(&index, &index.clone().take_policy_dirty(), &before.local) {
+        carry_out(&mut maps, &step, &before.local, None, &Own::new(), false);
+    }
+    index.take_policy_dirty();
+    let namespace = after.objects.iter().find(|o| o.name().to_string() == "shop");
+    index.apply(Change::Apply(namespace.cloned().expect("the namespace")));
+    let dirty = index.take_policy_dirty();
+    let steps = policies.update(&index, &dirty, &before.local);
+    let rows = policies.rows();
+    for step in steps {
+        carry_out(&mut maps, &step, &before.local, Some(&rows), &Own::new(), true);
+    }
+    assert_eq!(maps.rows, rows);
+}
