@@ -6,8 +6,7 @@
 use serde_json::Value;
 use sluice_agent::source::convert::{from_json, kind_name};
 use sluice_core::model::{
-    ClusterNetworkPolicy, ClusterRule, Kind, NetworkPolicy, Object, PolicyPeer, PolicyRule,
-    RuleAction,
+    ClusterNetworkPolicy, ClusterRule, Kind, NetworkPolicy, Object, PolicyPeer, RuleAction,
 };
 
 /// Longest timeout of session affinity in the API, in seconds.
