@@ -96,6 +96,16 @@ fn agent_is_the_default_container_and_is_updated_node_by_node() {
 
 /// 75 MiB of maps and 12 MiB of the process on an idle node.
 #[test]
+fn drops_of_all_nodes_are_asked_in_the_agents_container() {
+    let set = daemonset(&read("sluice.yaml"));
+    let template = &set["spec"]["template"];
+    let (key, value) = sluice_agent::source::agents::LABEL.split_once('=').unwrap();
+    assert_eq!(template["metadata"]["labels"][key], value);
+    let containers = template["spec"]["containers"].as_sequence().unwrap();
+    assert!(containers.iter().any(|c| c["name"] == sluice_agent::source::agents::CONTAINER));
+}
+
+#[test]
 fn memory_request_covers_the_maps_and_there_is_no_limit() {
     let [spec, _] = pod_specs();
     let resources = &agent(&spec)["resources"];

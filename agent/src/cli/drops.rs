@@ -25,7 +25,8 @@ pub struct Args {
     /// Show only drops whose lines contain this text: a pod, a label, an address, a reason, a policy.
     #[arg(value_name = "TEXT")]
     filter: Option<String>,
-    /// Ask the agents of all nodes, by `kubectl exec` with your kubeconfig; does not run on a node.
+    /// Show drops of all nodes: run this command in each agent pod through the API server, with your
+    /// kubeconfig; requires `list` on pods and `create` on pods/exec in the namespace of the agents.
     #[arg(short = 'A', long)]
     all_nodes: bool,
     /// Namespace of the agents, for --all-nodes.

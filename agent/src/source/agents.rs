@@ -8,9 +8,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 
 /// Label of the agents.
-const LABEL: &str = "app.kubernetes.io/name=sluice";
+pub const LABEL: &str = "app.kubernetes.io/name=sluice";
 /// Container of the agent.
-const CONTAINER: &str = "sluice";
+pub const CONTAINER: &str = "agent";
 
 /// The agents in a namespace, as a kubeconfig allows.
 #[derive(Clone)]
@@ -61,7 +61,7 @@ impl Agents {
     /// command does, or when the receiver is closed.
     ///
     /// # Errors
-    /// The API server refuses, the connection breaks, or what the command printed as its problem.
+    /// The API server refuses, the connection breaks, or the command writes to standard error.
     pub async fn run(
         &self,
         agent: &Agent,

@@ -30,7 +30,7 @@ const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// Watches that are woken start within this time.
 const WAKE_SPREAD: Duration = Duration::from_millis(300);
 /// First and longest pause after a refusal, before jitter.
-const REFUSED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+const COLLIDED_CLASS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// A watch that worked this long starts again with the first pause.
 const GOOD: Duration = Duration::from_secs(30);
 
@@ -94,9 +94,9 @@ impl Retry {
                 if worked >= GOOD {
                     self.refusals = 0;
                 }
-                let pause = REFUSED.0.saturating_mul(2u32.saturating_pow(self.refusals));
+                let pause = COLLIDED_CLASS.0.saturating_mul(2u32.saturating_pow(self.refusals));
                 self.refusals = self.refusals.saturating_add(1).min(16);
-                let pause = pause.min(REFUSED.1).max(at_least);
+                let pause = pause.min(COLLIDED_CLASS.1).max(at_least);
                 sleep(self.shared.jitter(pause)).await;
             }
             Failure::Absent => {

@@ -126,9 +126,7 @@ enum Built {
 pub fn outcomes(target: &Path) -> Result<BTreeMap<String, String>> {
     let folder = target.join("conformance");
     let mut files = if folder.is_dir() { sorted_entries(&folder)? } else { Vec::new() };
-    files.retain(|file| {
-        file.extension().is_some_and(|e| e == "jsonl") && !file.ends_with("baseline.jsonl")
-    });
+    files.retain(|file| is_result_of_sluice(file));
     files.sort_by_key(|file| fs::metadata(file).and_then(|data| data.modified()).ok());
     let is_policy = |file: &&PathBuf| file.to_string_lossy().ends_with(POLICY_RESULTS);
     let newest = [files.iter().rfind(is_policy), files.iter().rfind(|file| !is_policy(file))];
@@ -139,6 +137,12 @@ pub fn outcomes(target: &Path) -> Result<BTreeMap<String, String>> {
             (record.name, outcome.to_owned())
         })
         .collect())
+}
+
+/// Whether a file has results of Sluice, not those of `--baseline`.
+fn is_result_of_sluice(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".jsonl") && !name.starts_with("baseline")
 }
 
 fn spec(baseline: bool) -> Spec {
@@ -218,4 +222,22 @@ fn report(records: &[Record], exceptions: &Exceptions) -> ExitCode {
     let summary = results::Summary::of(records, exceptions);
     print!("{}", summary.table());
     if summary.unexpected() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_the_baseline_are_not_those_of_sluice() {
+        for (name, expected) in [
+            ("0123.jsonl", true),
+            ("0123-policy.jsonl", true),
+            ("baseline.jsonl", false),
+            ("baseline-policy.jsonl", false),
+            ("0123.passed", false),
+        ] {
+            assert_eq!(is_result_of_sluice(&Path::new("results").join(name)), expected, "{name}");
+        }
+    }
 }

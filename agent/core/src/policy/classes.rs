@@ -10,7 +10,7 @@ use crate::model::Protocol;
 
 /// Class of peers whose own class has the id of another one. Tables with rules that do not admit what
 /// they match have a row for it, which admits nothing.
-pub const REFUSED: u64 = u64::MAX;
+pub const COLLIDED_CLASS: u64 = u64::MAX;
 
 /// A container port with its name and number.
 pub type NumberedPort = (Protocol, Arc<str>, u16);
@@ -83,11 +83,11 @@ impl Classes {
         self.of_name.of(name)
     }
 
-    /// The id of a class in the maps; 0 for none, [`REFUSED`] for one whose id another content has.
+    /// The id of a class in the maps; 0 for none, [`COLLIDED_CLASS`] for one whose id another content has.
     pub fn id(&self, class: Option<u32>) -> u64 {
         match class {
             Some(class) if !self.registry.collides(class) => self.registry.id(class),
-            Some(_) => REFUSED,
+            Some(_) => COLLIDED_CLASS,
             None => 0,
         }
     }

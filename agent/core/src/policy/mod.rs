@@ -144,7 +144,7 @@ pub enum Verdict {
     /// This rule allows it; of NetworkPolicies, the first one of the first policy.
     Allowed(RuleName),
     /// This rule of a ClusterNetworkPolicy denies it.
-    DeniedBy(Refusal),
+    DeniedBy(DenyingRule),
     /// No rule allows it; up to eight rules, the nearest one first.
     Denied(Vec<NearMiss>),
     /// Nothing passes, whatever the rules: they are not in the maps.
@@ -162,7 +162,7 @@ pub struct RuleName {
 
 /// A rule that denies a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct DenyingRule {
     /// The rule.
     pub rule: RuleName,
     /// "no-metadata denies TCP 80 to 169.254.169.254/32".

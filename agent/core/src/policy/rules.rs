@@ -62,7 +62,7 @@ pub enum Order {
     /// Before NetworkPolicies, by priority and name.
     Admin(u16, Arc<str>),
     /// A NetworkPolicy.
-    Own,
+    NetworkPolicy,
     /// After NetworkPolicies, by priority and name.
     Baseline(u16, Arc<str>),
 }
@@ -117,7 +117,7 @@ impl Rules {
             end(&policy.ingress, PolicyDirection::Ingress),
         ];
         CompiledPolicy {
-            order: Order::Own,
+            order: Order::NetworkPolicy,
             namespaces: None,
             pods: policy.pod_selector.clone(),
             ends,

@@ -60,7 +60,7 @@ impl Tables {
                 ids.sort_unstable();
                 ids
             };
-            let own = rules.own.as_deref().map(sorted);
+            let own = rules.network_policies.as_deref().map(sorted);
             content_id((ordered(&rules.admin), own, ordered(&rules.baseline)))
         })
     }
@@ -79,7 +79,8 @@ impl Tables {
     /// Adds a table with its rows.
     pub fn add(&mut self, number: u32, rules: &Rules, terms: &Terms, classes: &Classes) {
         let content = Arc::clone(self.registry.get(number));
-        let own = content.own.iter().flatten().map(|rule| &**rules.registry.get(*rule));
+        let own =
+            content.network_policies.iter().flatten().map(|rule| &**rules.registry.get(*rule));
         let any_peer = Admitted::of(own.clone().filter(|rule| rule.peers.is_none()));
         let mut by_term: Vec<(u32, &Rule)> = own
             .flat_map(|rule| rule.peers.iter().flatten().map(move |term| (*term, rule)))
@@ -94,7 +95,7 @@ impl Tables {
         let mut table = Table {
             id: self.registry.id(number),
             admin: Tier::new(&content.admin, rules, terms),
-            is_isolated: content.own.is_some(),
+            is_isolated: content.network_policies.is_some(),
             by_term,
             any_peer,
             baseline: Tier::new(&content.baseline, rules, terms),

@@ -4,6 +4,7 @@ mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -128,18 +129,34 @@ impl Maps {
     }
 }
 
+/// Pods that may be closed during a change: those of these namespaces whose rows differ after it.
+struct Closing<'a> {
+    namespaces: &'a BTreeSet<Arc<str>>,
+    before: &'a PolicyRows,
+}
+
+impl Closing<'_> {
+    fn may_close(&self, pod: &LocalPod, after: &PolicyRows) -> bool {
+        let row = |rows: &PolicyRows| rows.pods.get(&u32::from(pod.index)).copied();
+        let of_namespace = |name: &ObjectName| self.namespaces.contains(&name.namespace);
+        pod.name.as_ref().is_some_and(of_namespace) && row(self.before) != row(after)
+    }
+}
+
 /// Carries a step out. During the change of one object, each side of a flow is judged as before or as
-/// after the change; if the object `closes`, nothing may pass instead.
+/// after the change; for pods that are `closing`, nothing may pass instead. Returns whether that was so
+/// for one of them.
 fn carry_out(
     maps: &mut Maps,
     step: &Step,
     local: &[LocalPod],
     one: Option<&PolicyRows>,
     own: &Own,
-    closes: bool,
-) {
-    let after = one.unwrap_or(&maps.rows);
-    let (old, new) = (judgements(&maps.rows, local, own), judgements(after, local, own));
+    closing: Option<&Closing<'_>>,
+) -> bool {
+    let mut closed = false;
+    let old = judgements(&maps.rows, local, own);
+    let new = judgements(one.unwrap_or(&maps.rows), local, own);
     let begin = maps.rows.clone();
     // What programs that run between two writes record, with the epoch that they read.
     let mut recorded = vec![(maps.epoch, old.clone())];
@@ -153,11 +170,16 @@ fn carry_out(
             }
             let judged = judgements(&maps.rows, local, own);
             for ((now, old), new) in judged.iter().zip(&old).zip(&new) {
-                let is_closed = closes && now.3.iter().all(|passes| !passes);
+                if now == old || now == new {
+                    continue;
+                }
+                let may_close =
+                    one.zip(closing).is_some_and(|(after, c)| c.may_close(&now.0, after));
                 assert!(
-                    now == old || now == new || is_closed,
+                    may_close && now.3.iter().all(|passes| !passes),
                     "{write:?}: {now:?}, before {old:?}, after {new:?}"
                 );
+                closed = true;
             }
             recorded.push((maps.epoch, judged));
         }
@@ -182,6 +204,7 @@ fn carry_out(
         let has_row = maps.rows.pods.contains_key(&u32::from(now.0.index));
         assert!(*old == now || written(&now.0) || !has_row, "{now:?} is not judged again");
     }
+    closed
 }
 
 /// A change of objects, or of leases.
@@ -305,7 +328,8 @@ proptest! {
             }
             let dirty = index.take_policy_dirty();
             let objects = dirty.pods.len() + dirty.namespaces.len() + dirty.policies.len();
-            let closes = !dirty.namespaces.is_empty() && everything.is_none();
+            let (namespaces, before) = (dirty.namespaces.clone(), policies.rows());
+            let closing = Closing { namespaces: &namespaces, before: &before };
             let one = objects + usize::from(dirty.nodes) <= 1
                 && (everything.is_none() || dirty.namespaces.is_empty());
             let dirty = if everything.is_some() { PolicyDirty::everything() } else { dirty };
@@ -314,7 +338,7 @@ proptest! {
             let one = one.then_some(&after);
             prop_assert_eq!(&after, &afresh(&index, &local));
             for step in &steps {
-                carry_out(&mut maps, step, &local, one, &own, closes);
+                carry_out(&mut maps, step, &local, one, &own, Some(&closing));
             }
             prop_assert_eq!(&maps.rows, &after);
             prop_assert!(policies.update(&index, &PolicyDirty::everything(), &local).is_empty());

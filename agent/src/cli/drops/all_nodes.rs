@@ -16,16 +16,16 @@ use crate::api::DropRow;
 use crate::source::agents::{Agent, Agents};
 
 /// Longest time until an agent has answered, without `--follow`.
-const ANSWER: Duration = Duration::from_secs(20);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two searches for agents, and two attempts with one.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines that wait to be printed.
 const QUEUE: usize = 64;
 
-/// What is said about a node.
+/// A message from the agent of a node.
 enum Message {
     Row(Box<DropRow>),
-    /// Why its agent does not say more.
+    /// The stream ended, with the reason.
     End(String),
 }
 
@@ -53,8 +53,9 @@ async fn once(agents: &Agents, args: &Args, output: Output) -> anyhow::Result<()
     }
     let (mut rows, mut failed) = (Vec::new(), 0);
     for agent in &running {
-        let answer = timeout(ANSWER, all_rows(agents, agent)).await;
-        let answer = answer.unwrap_or_else(|_| bail!("no answer within {} s", ANSWER.as_secs()));
+        let answer = timeout(RESPONSE_TIMEOUT, all_rows(agents, agent)).await;
+        let answer =
+            answer.unwrap_or_else(|_| bail!("no answer within {} s", RESPONSE_TIMEOUT.as_secs()));
         match answer {
             Ok(of_node) => rows.extend(of_node.into_iter().map(|row| on(row, &agent.node))),
             Err(error) => {
@@ -84,23 +85,24 @@ async fn all_rows(agents: &Agents, agent: &Agent) -> anyhow::Result<Vec<DropRow>
     let command = ["sluice", "drops", "-o", "json"];
     let (ended, text) = tokio::join!(agents.run(agent, &command, sender), collect);
     ended?;
-    serde_json::from_str(&text).context("the answer is one of another version")
+    serde_json::from_str(&text)
+        .context("cannot parse the response; the agent may run another version")
 }
 
 async fn follow(agents: &Agents, args: &Args, output: Output) -> anyhow::Result<()> {
     let (sender, mut messages) = mpsc::channel(QUEUE);
-    let mut asked = HashSet::new();
+    let mut connected = HashSet::new();
     let mut seen = Seen::default();
-    let mut search = interval(AGAIN);
+    let mut search = interval(RETRY_INTERVAL);
     loop {
         tokio::select! {
             _ = search.tick() => match agents.list().await {
                 Ok(running) => {
-                    for agent in running.into_iter().filter(|agent| asked.insert(agent.node.clone())) {
+                    for agent in running.into_iter().filter(|agent| connected.insert(agent.node.clone())) {
                         tokio::spawn(listen(agents.clone(), agent, sender.clone()));
                     }
                 }
-                Err(error) if asked.is_empty() => return Err(error),
+                Err(error) if connected.is_empty() => return Err(error),
                 Err(error) => eprintln!("sluice: {error:#}"),
             },
             Some((node, message)) = messages.recv() => match message {
@@ -109,15 +111,15 @@ async fn follow(agents: &Agents, args: &Args, output: Output) -> anyhow::Result<
                 }
                 Message::Row(_) => {}
                 Message::End(reason) => {
-                    eprintln!("sluice: node {node}: {reason}; asking again");
-                    asked.remove(&node);
+                    eprintln!("sluice: node {node}: {reason}; reconnecting");
+                    connected.remove(&node);
                 }
             },
         }
     }
 }
 
-/// Last number of each node: an agent that is asked again begins with the drops that it has kept.
+/// Last number of each node: an agent that is connected again begins with the drops that it has kept.
 #[derive(Default)]
 struct Seen(HashMap<String, u64>);
 
@@ -130,14 +132,14 @@ impl Seen {
     }
 }
 
-/// Passes on what one agent says, until it ends.
+/// Forwards the rows of one agent until the stream ends.
 async fn listen(agents: Agents, agent: Agent, messages: mpsc::Sender<(String, Message)>) {
     let reason = match read_rows(&agents, &agent, &messages).await {
         Ok(()) => "the agent has ended".to_owned(),
         Err(error) => format!("{error:#}"),
     };
     // Not at once: the search may find the same agent again.
-    sleep(AGAIN).await;
+    sleep(RETRY_INTERVAL).await;
     let _ = messages.send((agent.node, Message::End(reason))).await;
 }
 
@@ -149,8 +151,8 @@ async fn read_rows(
     let (sender, mut lines) = mpsc::channel::<String>(QUEUE);
     let pass_on = async move {
         while let Some(line) = lines.recv().await {
-            let row =
-                serde_json::from_str(&line).context("the answer is one of another version")?;
+            let row = serde_json::from_str(&line)
+                .context("cannot parse the response; the agent may run another version")?;
             let message = (agent.node.clone(), Message::Row(Box::new(row)));
             if messages.send(message).await.is_err() {
                 break;

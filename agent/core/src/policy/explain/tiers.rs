@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sluice_abi::PolicyDirection;
 
 use super::super::rules::selects_namespace;
-use super::super::{Refusal, RuleName, Verdict, describe};
+use super::super::{DenyingRule, RuleName, Verdict, describe};
 use super::{Flow, Peer, admits, distance};
 use crate::index::Index;
 use crate::model::{
@@ -70,7 +70,7 @@ impl<'a> Tier<'a> {
                     }
                     (RuleAction::Deny, _) => {
                         let text = flow.describe_refusal(policy, rule, matches);
-                        return Verdict::DeniedBy(Refusal { rule: name(), text });
+                        return Verdict::DeniedBy(DenyingRule { rule: name(), text });
                     }
                     (RuleAction::Pass, Match::Yes) => return next(),
                     (RuleAction::Pass, Match::Maybe) => may_pass = true,

@@ -22,7 +22,9 @@ pub fn table(
             rules.iter().filter_map(|rule| Some((rule.action, number(rule, ports, parts)?)));
         match policy.order {
             Order::Admin(..) => admin.extend(rules),
-            Order::Own => own.get_or_insert_with(Vec::new).extend(rules.map(|(_, rule)| rule)),
+            Order::NetworkPolicy => {
+                own.get_or_insert_with(Vec::new).extend(rules.map(|(_, rule)| rule))
+            }
             Order::Baseline(..) => baseline.extend(rules),
         }
     }
@@ -33,7 +35,8 @@ pub fn table(
             parts.rules.release(rule, parts.terms);
         }
     }
-    let rules = TableRules { admin: admin.into(), own, baseline: baseline.into() };
+    let rules =
+        TableRules { admin: admin.into(), network_policies: own, baseline: baseline.into() };
     let (table, new) = parts.tables.intern(rules, parts.rules);
     if !new {
         for rule in parts.tables.registry.get(table).iter() {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sluice_abi::{PolicyPeerKey, PolicyPortKey, PolicyPorts, ports_kind};
 
-use super::super::classes::{Classes, REFUSED};
+use super::super::classes::{COLLIDED_CLASS, Classes};
 use super::super::ports::Ports;
 use super::super::registry::Registry;
 use super::super::tracked::Tracked;
@@ -39,8 +39,8 @@ impl TableMaps {
 
     /// Adds or removes what a table has without classes.
     pub fn set_base(&mut self, sets: &Registry<Ports>, table: &Table, on: bool) {
-        if table.is_strict() {
-            let key = PolicyPeerKey { table: table.id, class: REFUSED };
+        if table.has_deny_or_pass() {
+            let key = PolicyPeerKey { table: table.id, class: COLLIDED_CLASS };
             self.peers.set(key, on.then_some(PolicyPorts::NONE));
         }
         self.set_held(sets, table.otherwise, on);

@@ -17,7 +17,7 @@ pub struct TableRules {
     /// Before NetworkPolicies, in order.
     pub admin: Box<[(RuleAction, u32)]>,
     /// Of NetworkPolicies, sorted. `None`: none isolates.
-    pub own: Option<Box<[u32]>>,
+    pub network_policies: Option<Box<[u32]>>,
     /// After NetworkPolicies, in order.
     pub baseline: Box<[(RuleAction, u32)]>,
 }
@@ -26,7 +26,7 @@ impl TableRules {
     /// All rules, with repetitions.
     pub fn iter(&self) -> impl Iterator<Item = u32> + Clone {
         let ordered = self.admin.iter().chain(&self.baseline).map(|(_, rule)| *rule);
-        ordered.chain(self.own.iter().flatten().copied())
+        ordered.chain(self.network_policies.iter().flatten().copied())
     }
 }
 
@@ -58,14 +58,14 @@ impl Table {
     /// The ports for a class.
     pub fn ports(&self, class: &ClassContent) -> Ports {
         let own = || match self.is_isolated {
-            true => self.own_ports(class),
+            true => self.network_policy_ports(class),
             false => self.baseline.ports(class, Ports::all),
         };
         self.admin.ports(class, own)
     }
 
     /// The ports that NetworkPolicies admit.
-    fn own_ports(&self, class: &ClassContent) -> Ports {
+    fn network_policy_ports(&self, class: &ClassContent) -> Ports {
         let mut union = Union::default();
         self.any_peer.add_to(&mut union, class);
         if class.terms.len() <= self.by_term.len() {
@@ -85,8 +85,8 @@ impl Table {
     }
 
     /// Whether a rule does not admit what it matches: a peer that is not recognized is then closed.
-    pub fn is_strict(&self) -> bool {
-        self.admin.is_strict() || self.baseline.is_strict()
+    pub fn has_deny_or_pass(&self) -> bool {
+        self.admin.has_deny_or_pass() || self.baseline.has_deny_or_pass()
     }
 
     /// Whether peers are not recognized that a rule must not admit.
@@ -96,7 +96,7 @@ impl Table {
 
     /// Number of its rows in `POLICY_PEERS`.
     pub fn len(&self) -> usize {
-        self.rows.len() + usize::from(self.is_strict())
+        self.rows.len() + usize::from(self.has_deny_or_pass())
     }
 }
 

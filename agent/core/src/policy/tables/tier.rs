@@ -32,7 +32,7 @@ struct Ordered {
     /// Whether a peer depends on what is known of pods.
     by_labels: bool,
     /// Its terms that match addresses only, unless it accepts.
-    strict: Box<[u32]>,
+    address_terms_that_deny: Box<[u32]>,
 }
 
 /// Whether a rule matches.
@@ -49,13 +49,13 @@ impl Tier {
         let ordered = |(action, rule): &(RuleAction, u32)| {
             let rule = Arc::clone(known.registry.get(*rule));
             let of_addresses = |term: &u32| terms.registry.get(*term).is_of_addresses();
-            let strict = match action {
+            let address_terms_that_deny = match action {
                 RuleAction::Accept => [].into(),
                 RuleAction::Deny | RuleAction::Pass => rule.terms().filter(of_addresses).collect(),
             };
             let distinguishes = |term: &u32| terms.registry.get(*term).distinguishes_pods();
             let by_labels = rule.peers.iter().flatten().any(distinguishes);
-            Ordered { action: *action, rule, by_labels, strict }
+            Ordered { action: *action, rule, by_labels, address_terms_that_deny }
         };
         Tier { rules: rules.iter().map(ordered).collect() }
     }
@@ -96,15 +96,15 @@ impl Tier {
     }
 
     /// Whether a rule does not admit what it matches.
-    pub fn is_strict(&self) -> bool {
+    pub fn has_deny_or_pass(&self) -> bool {
         self.rules.iter().any(|rule| rule.action != RuleAction::Accept)
     }
 
     /// Whether peers are not recognized that a rule must not admit.
     pub fn has_gap(&self, gaps: &Gaps) -> bool {
-        self.rules.iter().any(|Ordered { rule, strict, .. }| {
+        self.rules.iter().any(|Ordered { rule, address_terms_that_deny, .. }| {
             gaps.pods && rule.unknown.is_some()
-                || strict.iter().any(|term| gaps.terms.contains(term))
+                || address_terms_that_deny.iter().any(|term| gaps.terms.contains(term))
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Changes of policies that once had a gap, or would have.
 
-use super::{Maps, Own, carry_out};
+use super::{Closing, Maps, Own, carry_out};
 use crate::cases::policy_notation::{World, cluster, cluster_rule, rule};
 use crate::index::PolicyDirty;
 use crate::model::{Change, Node, Object, PolicyRule, RuleAction, Tier, parse_cidr};
@@ -11,13 +11,13 @@ fn change(from: &World, to: &World) {
     let (mut policies, mut maps) = (Policies::default(), Maps::default());
     let everything = PolicyDirty::everything();
     for step in policies.update(&from.index(), &everything, &from.local) {
-        carry_out(&mut maps, &step, &from.local, None, &Own::new(), false);
+        carry_out(&mut maps, &step, &from.local, None, &Own::new(), None);
     }
     let steps = policies.update(&to.index(), &everything, &to.local);
     let after = policies.rows();
     assert!(!steps.is_empty());
     for step in steps {
-        carry_out(&mut maps, &step, &to.local, Some(&after), &Own::new(), false);
+        carry_out(&mut maps, &step, &to.local, Some(&after), &Own::new(), None);
     }
     assert_eq!(maps.rows, after);
 }
@@ -86,16 +86,22 @@ fn namespace_that_moves_between_policies_is_closed_in_between() {
     let (mut index, mut policies, mut maps) =
         (before.index(), Policies::default(), Maps::default());
     for step in policies.update(&index, &index.clone().take_policy_dirty(), &before.local) {
-        carry_out(&mut maps, &step, &before.local, None, &Own::new(), false);
+        carry_out(&mut maps, &step, &before.local, None, &Own::new(), None);
     }
     index.take_policy_dirty();
     let namespace = after.objects.iter().find(|o| o.name().to_string() == "shop");
     index.apply(Change::Apply(namespace.cloned().expect("the namespace")));
     let dirty = index.take_policy_dirty();
     let steps = policies.update(&index, &dirty, &before.local);
-    let rows = policies.rows();
+    let (namespaces, rows, was) = (dirty.namespaces, policies.rows(), maps.rows.clone());
+    let closing = Closing { namespaces: &namespaces, before: &was };
+    let mut closed = 0;
     for step in steps {
-        carry_out(&mut maps, &step, &before.local, Some(&rows), &Own::new(), true);
+        let own = Own::new();
+        let (local, after) = (&before.local, Some(&rows));
+        closed += usize::from(carry_out(&mut maps, &step, local, after, &own, Some(&closing)));
     }
+    // From the step that closes them until the one with the new tables.
+    assert!(closed >= 1, "not closed");
     assert_eq!(maps.rows, rows);
 }
