@@ -21,8 +21,8 @@ use crate::api::{
 /// Commands of `sluice policy`.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// List NetworkPolicies and ClusterNetworkPolicies in the order in which they are judged, with the pods
-    /// of this node that each selects.
+    /// List NetworkPolicies and ClusterNetworkPolicies in the order in which they are evaluated, with the
+    /// pods of this node that each selects.
     List(ListArgs),
     /// Show a policy: its rules, the pods that they match, its problems.
     Get {
@@ -163,7 +163,7 @@ fn get(socket: &Path, name: &str) -> anyhow::Result<Option<PolicyRow>> {
     Ok(None)
 }
 
-/// The order in which policies are judged.
+/// The order in which policies are evaluated.
 fn order(row: &PolicyRow) -> (Tier, Option<u16>, &str) {
     (row.tier, row.priority, &row.policy)
 }

@@ -76,7 +76,8 @@ impl Reconciler for ReconcilePolicy {
         state.set_policies_written();
         self.check(state, kernel)?;
         if state.lacks_pods_for_policies() {
-            let message = "policies need all Pods: selectors match no Pod of another node; remove \
+            let message = "policies need all Pods: Pods of other nodes are unknown, so rules that \
+                           allow do not match them and rules that deny match all of them; remove \
                            --watch-pods=node";
             return Err(NotReconciled::Degraded(message.to_owned()));
         }

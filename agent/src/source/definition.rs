@@ -121,7 +121,7 @@ pub fn spawn(
                 Err(e) => {
                     let text = error_chain(&e);
                     if state.failed(&text) {
-                        tracing::warn!(error = %text, "definition of ClusterNetworkPolicies is not watched, retrying; policies of one that is installed now are in force within a minute");
+                        tracing::warn!(error = %text, "cannot watch the CRD of ClusterNetworkPolicy, retrying; polling every 30 s for ClusterNetworkPolicies while the API server does not serve them");
                     }
                     retry.wait(cause(&e)).await;
                 }

@@ -12,10 +12,10 @@ use crate::clock::{now, wait_readable};
 
 /// Interval of datagrams.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// Interval of a client whose first datagrams were not answered, after [`PATIENCE`]: hundreds of
-/// clients that wait at the same time must not keep the machine busy.
+/// Interval of a client whose first datagrams were not answered, after [`SHORT_INTERVAL_PERIOD`]:
+/// hundreds of clients that wait at the same time must not keep the machine busy.
 const LONG_INTERVAL: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_millis(100);
+const SHORT_INTERVAL_PERIOD: Duration = Duration::from_millis(100);
 /// Datagrams in a row that all pass, or do not, before that counts as a change.
 const SUSTAINED: usize = 5;
 /// Time for the answers of the last datagrams.
@@ -61,8 +61,8 @@ fn first_of(started_ns: u64, target: SocketAddr, until: u64) -> anyhow::Result<(
         // Fails while the pod has no route; the datagram counts as one that was not answered.
         let _ = socket.send(&u64::to_be_bytes(sent));
         sent += 1;
-        let patient = next.saturating_sub(started_ns) < nanoseconds(PATIENCE);
-        next += nanoseconds(if patient { INTERVAL } else { LONG_INTERVAL });
+        let is_first_period = next.saturating_sub(started_ns) < nanoseconds(SHORT_INTERVAL_PERIOD);
+        next += nanoseconds(if is_first_period { INTERVAL } else { LONG_INTERVAL });
         let mut answered = None;
         while answered.is_none() {
             let left = next.saturating_sub(now());

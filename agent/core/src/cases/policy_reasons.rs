@@ -247,7 +247,8 @@ fn problems_of_cluster_policies_name_field_and_effect() {
         of(
             "unused",
             FindingReason::InvalidPart,
-            "subject: has no field that is known: every pod is selected, and nothing is accepted",
+            "subject: has no field that is known: every pod is selected, Accept rules match nothing, \
+             Pass rules deny everything",
         ),
         of("unused", FindingReason::NoPod, "subject matches no pod: the policy has no effect"),
     ];

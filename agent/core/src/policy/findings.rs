@@ -73,8 +73,8 @@ fn users(index: &Index, term: &Term) -> Vec<Finding> {
         Term::Block(block) => format!("block {}", block.cidr),
         _ => "the addresses of nodes".to_owned(),
     };
-    let text = format!("{what} does not fit into the map: it matches nothing");
     let mut findings = Vec::new();
+    let text = format!("{what} does not fit into the map: it matches nothing");
     for policy in index.network_policies() {
         if rules(policy).any(|(.., rule)| uses(&policy.name.namespace, &rule.peers)) {
             findings.push(finding(policy, FindingReason::Capacity, text.clone()));
@@ -83,8 +83,9 @@ fn users(index: &Index, term: &Term) -> Vec<Finding> {
     for policy in index.cluster_network_policies() {
         let mut rules = policy.ingress.iter().chain(&policy.egress);
         if rules.any(|rule| uses(&Arc::default(), &rule.matches.peers)) {
-            let text =
-                format!("{text}; pods that a rule denies it to, or passes it for, are closed");
+            let effect = "Accept rules do not match it; egress of pods with a Deny or Pass rule for \
+                          it is closed";
+            let text = format!("{what} does not fit into the map: {effect}");
             findings.push(cluster::finding(policy, FindingReason::Capacity, text));
         }
     }

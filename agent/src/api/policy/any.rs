@@ -2,9 +2,9 @@
 
 use sluice_core::Index;
 use sluice_core::model::{
-    ClusterNetworkPolicy, ClusterRule, Kind, LabelSelector, NetworkPolicy, ObjectName, Pod,
-    PolicyPeer, PolicyRule,
+    ClusterNetworkPolicy, ClusterRule, Kind, NetworkPolicy, ObjectName, Pod, PolicyPeer, PolicyRule,
 };
+use sluice_core::policy::selects_namespace;
 
 use super::{Direction, Tier};
 
@@ -87,7 +87,7 @@ impl<'a> AnyPolicy<'a> {
             }
             AnyPolicy::Cluster(policy) => {
                 let subject = &policy.subject;
-                (namespace_matches(index, namespace, &subject.namespaces), &subject.pods)
+                (selects_namespace(index, &subject.namespaces, namespace), &subject.pods)
             }
         };
         in_namespace && !pod.host_network && pods.matches(|key| pod.labels.get(key))
@@ -128,7 +128,7 @@ impl<'a> AnyPolicy<'a> {
         let PolicyPeer::Pods { namespaces, pods } = peer else { return None };
         let in_namespace = |pod: &Pod| match namespaces {
             None => pod.name.namespace == self.name().namespace,
-            Some(selector) => namespace_matches(index, &pod.name.namespace, selector),
+            Some(selector) => selects_namespace(index, selector, &pod.name.namespace),
         };
         let is_peer = |pod: &&Pod| {
             !pod.host_network
@@ -138,13 +138,6 @@ impl<'a> AnyPolicy<'a> {
         };
         Some(index.pods().filter(is_peer).count())
     }
-}
-
-/// Whether a namespace is known and has the labels.
-fn namespace_matches(index: &Index, name: &str, selector: &LabelSelector) -> bool {
-    index.namespace(name).is_some_and(|namespace| {
-        selector.matches(|key| namespace.labels.get(key).map(String::as_str))
-    })
 }
 
 impl<'a> AnyRule<'a> {

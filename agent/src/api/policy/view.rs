@@ -140,8 +140,8 @@ pub fn verdict(Explanation { peers, isolating, verdict }: &Explanation) -> Verdi
             (true, vec!["no policy isolates the pod".to_owned()])
         }
         Verdict::NotIsolated => {
-            let text =
-                "no rule of a ClusterNetworkPolicy matches, and no NetworkPolicy isolates the pod";
+            let text = "no ClusterNetworkPolicy accepts or denies it, and no NetworkPolicy isolates \
+                        the pod";
             (true, vec![text.to_owned()])
         }
         Verdict::Allowed(RuleName { policy, rule }) => {
@@ -150,7 +150,8 @@ pub fn verdict(Explanation { peers, isolating, verdict }: &Explanation) -> Verdi
         Verdict::DeniedBy(refusal) => (false, vec![refusal.text.clone()]),
         Verdict::Denied(near) => (false, near.iter().map(|miss| miss.text.clone()).collect()),
         Verdict::Pending => {
-            let text = "the Pod is not known, and its namespace has policies: nothing passes yet";
+            let text = "the Pod or its Namespace is not known yet, and a policy may select the Pod: \
+                        nothing passes";
             (false, vec![text.to_owned()])
         }
         Verdict::Closed(reason) => (false, vec![format!("the pod is closed: {}", reason.name())]),

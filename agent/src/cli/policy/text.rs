@@ -65,7 +65,13 @@ pub fn policy(row: &PolicyRow) -> String {
             let word = word(direction);
             text.push_str(&match row.priority {
                 None => format!("Isolates {word}; allows:\n"),
-                Some(_) => format!("Rules of {word}, the first that matches decides:\n"),
+                Some(_) => {
+                    let direction = match direction {
+                        Direction::Ingress => "Ingress",
+                        Direction::Egress => "Egress",
+                    };
+                    format!("{direction} rules in order; the first match decides:\n")
+                }
             });
             text.push_str(&rules(&row.rules, direction, false));
         }
@@ -179,7 +185,7 @@ fn judged(row: &PodPolicyRow, direction: Direction, policies: &[String]) -> Stri
         // Names of NetworkPolicies have a namespace.
         let isolated = policies.iter().any(|name| name.contains('/'));
         let rest = if isolated { "denied" } else { "allowed" };
-        format!("Its {word} is judged by {names}, in this order; what no rule matches is {rest}:\n")
+        format!("Its {word} is evaluated by {names} in this order; other traffic is {rest}:\n")
     } else {
         format!("Its {word} is isolated by {names}; allowed:\n")
     }
@@ -276,7 +282,7 @@ mod tests {
             policy(&row),
             "ClusterNetworkPolicy restricted: tier Admin, priority 10\n\
              Pods: all pods of all namespaces (3 in the cluster, 1 on this node)\n\
-             Rules of egress, the first that matches decides:\n  \
+             Egress rules in order; the first match decides:\n  \
              egress[0]: deny everything to 169.254.169.254/32\n  \
              egress[1] control plane: pass everything to nodes (2 nodes)\n  \
              egress[2]: accept nothing (not valid: to: has no entry)\n  \
@@ -343,7 +349,7 @@ mod tests {
                 ..row.clone()
             };
             let expected = format!(
-                "Its egress is judged by {names}, in this order; what no rule matches is {rest}:\n  \
+                "Its egress is evaluated by {names} in this order; other traffic is {rest}:\n  \
                  restricted egress[0]: deny everything to 10.0.0.0/8\n"
             );
             let text = pod(&row, &args);

@@ -1,4 +1,4 @@
-//! Wire types of ServiceCIDRs.
+//! API types of ServiceCIDR.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;

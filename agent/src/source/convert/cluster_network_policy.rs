@@ -1,5 +1,6 @@
-//! ClusterNetworkPolicies. What is not understood closes, as the API requires: a rule with Accept then
-//! matches nothing, every other rule denies everything.
+//! ClusterNetworkPolicies. The conversion fails closed, as the API requires for peers without a known
+//! field; Sluice extends this to every other part. A rule with Accept then matches nothing, every other
+//! rule denies everything. An unreadable tier or priority is Admin with priority 0, an unreadable subject every pod.
 //!
 //! The API server rejects most of it; a manifest can have it, and a later version of the API has fields
 //! that this one does not know.

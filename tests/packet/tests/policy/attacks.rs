@@ -98,7 +98,7 @@ fn forged_errors_do_not_reach_an_isolated_pod() {
     datapath
         .from_pod(CLIENT_IFINDEX, &error(FAR_POD, SERVER, 4, &own))
         .dropped(DropReason::Spoofed);
-    // From the wire: about no flow, and about one whose packets the receiver has not sent.
+    // On the uplink: about no flow, and about one whose packets the receiver has not sent.
     datapath.from_netdev(&error(EXTERNAL, SERVER, 4, &other)).dropped(DropReason::NotTracked);
     let reverse = syn((FAR_POD, 443), (SERVER, PORT));
     datapath.from_netdev(&error(EXTERNAL, SERVER, 4, &reverse)).dropped(DropReason::NotTracked);

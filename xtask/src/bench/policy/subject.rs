@@ -1,4 +1,4 @@
-//! The cluster under measurement: the pods that policies select, their number, and what the agents say.
+//! The cluster under measurement: the pods that policies select, their number, and the output of the agents.
 
 use std::time::Duration;
 

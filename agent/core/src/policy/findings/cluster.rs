@@ -30,7 +30,9 @@ pub fn check(
     let mut add = |reason, text| findings.push(finding(policy, reason, text));
     let Subject { namespaces, pods: of_pods, invalid } = &policy.subject;
     if let Some(problem) = invalid {
-        let text = format!("subject: {problem}: every pod is selected, and nothing is accepted");
+        let effect =
+            "every pod is selected, Accept rules match nothing, Pass rules deny everything";
+        let text = format!("subject: {problem}: {effect}");
         add(FindingReason::InvalidPart, text);
     }
     let selected = || {
