@@ -11,6 +11,7 @@
 
 mod client;
 mod clock;
+mod cpu;
 mod datagram;
 mod server;
 mod write;
@@ -46,6 +47,18 @@ enum Role {
         /// Duration in seconds.
         #[arg(long, default_value = "2", value_parser = seconds)]
         seconds: Duration,
+        /// Stay on this CPU.
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+    /// Keep a process on one CPU, with the threads that it starts from then on.
+    Pin {
+        /// Its id.
+        #[arg(long, default_value_t = 1)]
+        pid: i32,
+        /// The CPU.
+        #[arg(long)]
+        cpu: usize,
     },
     /// Send datagrams to servers until each has answered, print one line of JSON and wait until killed.
     First {
@@ -100,7 +113,11 @@ fn main() -> anyhow::Result<()> {
     let started = clock::now();
     match Args::parse().role {
         Role::Server { port } => server::run(port),
-        Role::Client { mode, target, seconds } => {
+        Role::Pin { pid, cpu } => cpu::pin(pid, cpu),
+        Role::Client { mode, target, seconds, cpu } => {
+            if let Some(cpu) = cpu {
+                cpu::pin(0, cpu)?;
+            }
             let report = client::run(mode, target, seconds)?;
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
