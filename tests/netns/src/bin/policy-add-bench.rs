@@ -161,7 +161,7 @@ impl Bench {
         let returned = Instant::now();
         let [near, far] = self.targets;
         let near = sandbox.namespaces.run(|| answered(near, returned, None));
-        let near = near.unwrap_or_else(|| panic!("{name} is closed"));
+        let near = near.unwrap_or_else(|| panic!("{name} is closed: {}", self.state(&self.near)));
         let result = output.ok();
         let address = result["ips"][0]["address"].as_str().and_then(|cidr| cidr.split('/').next());
         let address: Ipv4Addr = address.expect("an address").parse().unwrap();
@@ -171,7 +171,10 @@ impl Bench {
         let applied = Instant::now();
         self.apply(&name, &self.near.name, "client", Some(address));
         let far = sandbox.namespaces.run(|| answered(far, applied, None));
-        let far = far.unwrap_or_else(|| panic!("{name} is closed on the other node"));
+        let far = far.unwrap_or_else(|| {
+            let [near, far] = [&self.near, &self.far].map(|node| self.state(node));
+            panic!("{name} is closed on the other node: {near}{far}")
+        });
         Times { add: milliseconds(output.took), near: milliseconds(near), far: milliseconds(far) }
     }
 
@@ -208,6 +211,14 @@ impl Bench {
             "spec": {"nodeName": node},
             "status": status,
         }));
+    }
+
+    /// What a node says about packets that it dropped.
+    fn state(&self, node: &Node) -> String {
+        let (_, drops) = node.try_sluice(&["drops"]);
+        let last: Vec<&str> = drops.lines().rev().take(5).collect();
+        let (_, status) = node.try_sluice(&["status"]);
+        format!("\n{}:\n{}\n{status}", node.name, last.join("\n"))
     }
 
     /// Rows of policies on the pods' node.

@@ -34,9 +34,9 @@ pub fn measure(cache: &Cache, sizes: &[usize], pods: usize) -> Result<Vec<Add>> 
         fs::write(&file, serde_json::to_vec(&policies::all(size))?)?;
         let (list, number) = (file.to_string_lossy(), pods.to_string());
         let arguments = [&*list, number.as_str()];
-        let report = isolated::report(&bench, &arguments, programs.environment(), STEP)
-            .with_context(|| format!("{pods} pods with {size} policies"))?;
+        let report = isolated::report(&bench, &arguments, programs.environment(), STEP);
         fs::remove_file(&file)?;
+        let report = report.with_context(|| format!("{pods} pods with {size} policies"))?;
         adds.push(add(size, &report)?);
     }
     Ok(adds)
