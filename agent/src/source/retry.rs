@@ -16,7 +16,8 @@
 //! breaks at once) is not absent: each watch backs off by itself, also against the successes of
 //! others, so two watches that fail never wake each other in a loop. `Retry-After` is observed.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
@@ -47,35 +48,60 @@ pub enum Failure {
 #[derive(Clone, Debug)]
 pub struct Retries {
     turn: Arc<Mutex<Instant>>,
+    holder: Arc<std::sync::Mutex<Option<Turn>>>,
+    watches: Arc<AtomicU64>,
     successes: Arc<watch::Sender<u64>>,
     /// A number from 0 to 1.
     random: fn() -> f64,
+}
+
+/// The turn of a watch whose attempt is the probe. Any success ends it: a watch that resumes gets no event
+/// until an object changes, and those that fail after its success wait for the turn.
+#[derive(Debug)]
+struct Turn {
+    /// Number of the watch.
+    watch: u64,
+    /// The time of the next probe.
+    next: OwnedMutexGuard<Instant>,
 }
 
 /// The retries of one watch.
 #[derive(Debug)]
 pub struct Retry {
     shared: Retries,
+    number: u64,
     started: Instant,
     refusals: u32,
-    /// Held by the watch whose attempt is the probe; the time of the next probe.
-    turn: Option<OwnedMutexGuard<Instant>>,
 }
 
 impl Retries {
     /// Jitter is taken from `random`, which returns numbers from 0 to 1.
     pub fn new(random: fn() -> f64) -> Retries {
-        Retries { turn: Arc::new(Mutex::new(Instant::now())), successes: Arc::default(), random }
+        Retries {
+            turn: Arc::new(Mutex::new(Instant::now())),
+            holder: Arc::default(),
+            watches: Arc::default(),
+            successes: Arc::default(),
+            random,
+        }
     }
 
     /// The server responded, or its address or credentials changed: every watch tries again.
     pub fn wake_all(&self) {
+        drop(self.take_turn(|_| true));
         self.successes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// The retries of one watch.
     pub fn watch(&self) -> Retry {
-        Retry { shared: self.clone(), started: Instant::now(), refusals: 0, turn: None }
+        let number = self.watches.fetch_add(1, Ordering::Relaxed);
+        Retry { shared: self.clone(), number, started: Instant::now(), refusals: 0 }
+    }
+
+    /// Takes the turn from the watch that has it, if it matches.
+    fn take_turn(&self, matches: impl Fn(&Turn) -> bool) -> Option<Turn> {
+        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        holder.take_if(|turn| matches(turn))
     }
 
     /// 0.5 to 1.5 times the duration.
@@ -90,7 +116,7 @@ impl Retry {
         let worked = self.started.elapsed();
         match failure {
             Failure::Refused(at_least) => {
-                self.turn = None;
+                drop(self.take_turn());
                 if worked >= GOOD {
                     self.refusals = 0;
                 }
@@ -101,15 +127,14 @@ impl Retry {
             }
             Failure::Absent => {
                 let mut successes = self.shared.successes.subscribe();
-                if let Some(next) = &mut self.turn {
+                if let Some(mut turn) = self.take_turn() {
                     let earliest = Instant::now() + self.shared.jitter(PROBE_PAUSE);
                     let due = self.started + self.shared.jitter(PROBE_INTERVAL);
-                    **next = due.max(earliest);
+                    *turn.next = due.max(earliest);
                 }
-                self.turn = None;
                 let turn = probe(Arc::clone(&self.shared.turn));
                 tokio::select! {
-                    turn = turn => self.turn = Some(turn),
+                    next = turn => self.hold_turn(next),
                     _ = successes.changed() => {
                         sleep(WAKE_SPREAD.mul_f64((self.shared.random)())).await;
                     }
@@ -129,7 +154,22 @@ impl Retry {
 
     /// The server responded to this watch.
     pub fn responded(&mut self) {
-        self.turn = None;
+        drop(self.take_turn());
+    }
+
+    fn take_turn(&self) -> Option<Turn> {
+        self.shared.take_turn(|turn| turn.watch == self.number)
+    }
+
+    fn hold_turn(&self, next: OwnedMutexGuard<Instant>) {
+        let mut holder = self.shared.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        *holder = Some(Turn { watch: self.number, next });
+    }
+}
+
+impl Drop for Retry {
+    fn drop(&mut self) {
+        drop(self.take_turn());
     }
 }
 
@@ -142,7 +182,7 @@ async fn probe(turn: Arc<Mutex<Instant>>) -> OwnedMutexGuard<Instant> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -193,6 +233,18 @@ mod tests {
                 assert!(late <= Duration::from_secs(2), "{late:?} after an outage of {outage} s");
             }
         }
+    }
+
+    /// The request of a watch fails, that of another one succeeds, and only then the first one waits.
+    #[tokio::test(start_paused = true)]
+    async fn watch_that_waits_after_the_success_of_another_one_is_not_left_behind() {
+        let retries = Retries::new(random);
+        let (mut first, mut second) = (retries.watch(), retries.watch());
+        first.wait(Failure::Absent).await;
+        // It resumes at its resource version: no event follows.
+        retries.wake_all();
+        let waited = timeout(Duration::from_secs(2), second.wait(Failure::Absent)).await;
+        assert!(waited.is_ok(), "no further success wakes it");
     }
 
     #[tokio::test(start_paused = true)]
