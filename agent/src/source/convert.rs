@@ -130,7 +130,8 @@ fn cluster_name(kind: Kind, meta: &ObjectMeta) -> Result<String, ConvertError> {
 }
 
 fn namespaced(kind: Kind, meta: &ObjectMeta) -> Result<ObjectName, ConvertError> {
-    let namespace = meta.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty());
+    let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
     Ok(ObjectName::new(namespace, cluster_name(kind, meta)?))
 }
 

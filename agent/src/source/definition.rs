@@ -32,34 +32,34 @@ const WATCHED: Duration = Duration::from_secs(600);
 /// Pause between attempts while it is not, because the agent may not.
 const UNWATCHED: Duration = Duration::from_secs(30);
 
-/// What the watch has seen.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    /// `None`: nothing yet.
-    exists: Option<bool>,
-    /// How often it ceased to exist.
-    deletions: u64,
-}
-
 /// What is known about the definition, for the watch of the policies.
 #[derive(Debug)]
 pub struct Definition {
-    seen: watch::Receiver<Seen>,
+    /// Whether it exists; `None`: not known yet.
+    exists: watch::Receiver<Option<bool>>,
     state: WatchState,
     /// Attempts that are left without a long pause.
     quick: u32,
-    /// Deletions when the policies were listed or known to be deleted.
-    deletions: u64,
 }
 
 impl Definition {
     /// Waits for an event.
     pub async fn changed(&mut self) {
-        if self.seen.changed().await.is_err() {
+        if self.exists.changed().await.is_err() {
             // The agent is stopping.
             std::future::pending::<()>().await;
         }
-        self.quick = QUICK;
+        self.quick = if self.exists() == Some(true) { QUICK } else { 0 };
+    }
+
+    /// Whether it exists. `None`: not known, and it may become known.
+    pub fn exists(&self) -> Option<bool> {
+        *self.exists.borrow()
+    }
+
+    /// Whether it is not known if it exists, because it cannot be watched.
+    pub fn is_unwatched(&self) -> bool {
+        self.exists().is_none() && self.state.fails()
     }
 
     /// The pause after an attempt at a kind that the API server does not have.
@@ -69,23 +69,14 @@ impl Definition {
                 self.quick = left;
                 Duration::ZERO
             }
-            None if self.state.fails() => UNWATCHED,
-            None => WATCHED,
+            None if self.exists() == Some(false) && !self.state.fails() => WATCHED,
+            None => UNWATCHED,
         }
     }
 
-    /// The policies have been listed.
-    pub fn listed(&mut self) {
-        self.deletions = self.seen.borrow().deletions;
-    }
-
-    /// Whether the definition was deleted after the policies were listed, and all of them with it.
-    /// `false` again until the next deletion.
-    pub fn take_deletion(&mut self) -> bool {
-        let seen = *self.seen.borrow();
-        let is_deleted = seen.exists == Some(false) && seen.deletions > self.deletions;
-        self.deletions = seen.deletions;
-        is_deleted
+    /// Whether it exists, and the API server still does not have the kind when it should.
+    pub fn is_broken(&self) -> bool {
+        self.exists() == Some(true) && self.quick == 0
     }
 }
 
@@ -96,9 +87,9 @@ pub fn spawn(
     mut retry: Retry,
     config: watcher::Config,
 ) -> Definition {
-    let (sender, seen) = watch::channel(Seen::default());
+    let (sender, exists) = watch::channel(None);
     let api = Api::<CustomResourceDefinition>::all(connection.client(state.clone()));
-    let definition = Definition { seen, state: state.clone(), quick: 0, deletions: 0 };
+    let definition = Definition { exists, state: state.clone(), quick: QUICK };
     let config = config.fields(FIELDS);
     tokio::spawn(async move {
         let mut stream = pin!(metadata_watcher(api, config));
@@ -136,11 +127,10 @@ pub fn spawn(
 
 /// Records that the definition exists or not. Receivers learn of each change of it, and of the start of
 /// a list that has it.
-fn see(sender: &watch::Sender<Seen>, exists: bool) {
+fn see(sender: &watch::Sender<Option<bool>>, exists: bool) {
     sender.send_if_modified(|seen| {
-        let before = seen.exists.replace(exists);
-        seen.deletions += u64::from(before == Some(true) && !exists);
-        exists || before == Some(true)
+        let before = seen.replace(exists);
+        exists || before != Some(false)
     });
 }
 
@@ -149,48 +139,28 @@ mod tests {
     use super::*;
     use crate::watches::Watches;
 
-    fn definition() -> (watch::Sender<Seen>, WatchState, Definition) {
-        let (sender, seen) = watch::channel(Seen::default());
-        let state = Watches::default().add("CustomResourceDefinition");
-        (sender, state.clone(), Definition { seen, state, quick: 0, deletions: 0 })
-    }
-
     #[tokio::test(start_paused = true)]
     async fn attempts_are_rare_without_events_and_follow_each_event() {
-        let (sender, state, mut definition) = definition();
-        assert_eq!(definition.pause(), WATCHED);
-        see(&sender, false);
-        let none = tokio::time::timeout(WATCHED, definition.changed()).await;
-        assert!(none.is_err(), "a definition that does not exist is not an event");
-        for exists in [true, true, false] {
+        let (sender, exists) = watch::channel(None);
+        let state = Watches::default().add("CustomResourceDefinition");
+        let mut definition = Definition { exists, state: state.clone(), quick: 0 };
+        assert_eq!(definition.pause(), UNWATCHED, "not known yet");
+        for exists in [false, true, true, false] {
             see(&sender, exists);
             definition.changed().await;
-            let pauses: Vec<_> = (0..=QUICK).map(|_| definition.pause()).collect();
-            assert_eq!(pauses.iter().filter(|p| p.is_zero()).count(), QUICK as usize);
-            assert_eq!(pauses.last(), Some(&WATCHED));
+            if exists {
+                let pauses: Vec<_> = (0..QUICK).map(|_| definition.pause()).collect();
+                assert!(pauses.iter().all(Duration::is_zero), "{pauses:?}");
+            }
+            assert_eq!(definition.is_broken(), exists);
+            assert_eq!(definition.pause(), if exists { UNWATCHED } else { WATCHED });
         }
+        see(&sender, false);
+        let none = tokio::time::timeout(WATCHED, definition.changed()).await;
+        assert!(none.is_err(), "a definition that still does not exist is not an event");
         state.failed("forbidden");
-        assert_eq!(definition.pause(), UNWATCHED);
+        assert_eq!((definition.pause(), definition.is_unwatched()), (UNWATCHED, false));
         state.works();
         assert_eq!(definition.pause(), WATCHED);
-    }
-
-    #[test]
-    fn deletion_after_the_list_is_one_of_all_policies() {
-        let (sender, _, mut definition) = definition();
-        see(&sender, false);
-        definition.listed();
-        assert!(!definition.take_deletion(), "it never existed");
-        see(&sender, true);
-        assert!(!definition.take_deletion());
-        see(&sender, false);
-        assert!(definition.take_deletion() && !definition.take_deletion());
-        see(&sender, true);
-        see(&sender, false);
-        see(&sender, true);
-        assert!(!definition.take_deletion(), "it exists again");
-        see(&sender, false);
-        definition.listed();
-        assert!(!definition.take_deletion(), "listed since");
     }
 }

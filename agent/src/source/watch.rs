@@ -75,8 +75,10 @@ struct Watch {
     absence: Absence,
     /// Names of the objects of a list that is not complete yet.
     listed: Vec<ObjectName>,
-    /// Whether a list was complete.
+    /// Whether a list was complete, or the kind is known to have no objects.
     complete: bool,
+    /// The kind is known to have no objects since the last list.
+    empty: bool,
     state: WatchState,
 }
 
@@ -88,7 +90,7 @@ impl<E> Clone for Sink<E> {
 
 impl Watch {
     fn new(kind: Kind, absence: Absence, state: WatchState) -> Watch {
-        Watch { kind, absence, listed: Vec::new(), complete: false, state }
+        Watch { kind, absence, listed: Vec::new(), complete: false, empty: false, state }
     }
 
     /// The change that an event makes, if any.
@@ -112,10 +114,7 @@ impl Watch {
                 let names = std::mem::take(&mut self.listed);
                 tracing::info!(?kind, count = names.len(), "objects listed");
                 self.state.synced();
-                self.complete = true;
-                if let Absence::Undefined(definition) = &mut self.absence {
-                    definition.listed();
-                }
+                (self.complete, self.empty) = (true, false);
                 Some(Change::Retain(kind, names))
             }
             Event::Apply(object) => {
@@ -128,19 +127,23 @@ impl Watch {
     }
 
     /// An API server without the API of a kind has no objects of it. Objects that were listed before
-    /// stay in force, unless the definition of the kind was deleted: during an upgrade, another API server
-    /// may have them.
+    /// stay in force, and nothing is known before the first list, while the kind may be defined: another API
+    /// server may have it, or another version of it.
     fn known_to_be_empty(&mut self, error: &watcher::Error) -> Option<Change> {
-        if !not_served(error) {
+        let is_empty = not_served(error)
+            && match &self.absence {
+                Absence::Failure => false,
+                Absence::Empty => !self.complete,
+                Absence::Undefined(definition) => {
+                    definition.exists() == Some(false)
+                        || !self.complete && definition.is_unwatched()
+                }
+            };
+        if !is_empty {
             return None;
         }
-        let deleted = match &mut self.absence {
-            Absence::Failure => return None,
-            Absence::Empty => false,
-            Absence::Undefined(definition) => definition.take_deletion(),
-        };
-        let first = !std::mem::replace(&mut self.complete, true);
-        (first || deleted).then(|| Change::Retain(self.kind, Vec::new()))
+        self.complete = true;
+        (!std::mem::replace(&mut self.empty, true)).then(|| Change::Retain(self.kind, Vec::new()))
     }
 
     /// Waits until the next attempt after an error.
@@ -157,23 +160,36 @@ impl Watch {
     /// Records an error and returns its cause; attempts that fail with the same error are logged
     /// once. An API server without the API of a kind that is optional is not an error.
     fn failed(&mut self, error: &watcher::Error) -> Failure {
-        let pause = match &mut self.absence {
-            _ if !not_served(error) => None,
-            Absence::Failure => None,
-            Absence::Empty => Some(NOT_SERVED),
-            Absence::Undefined(definition) => Some(definition.pause()),
-        };
-        if let Some(pause) = pause {
-            if self.state.not_served() {
-                tracing::info!(kind = ?self.kind, "the API server does not have this kind");
+        match &mut self.absence {
+            Absence::Empty if not_served(error) => {
+                self.not_served();
+                return Failure::Refused(NOT_SERVED);
             }
-            return Failure::Refused(pause);
+            Absence::Undefined(definition) if not_served(error) && !definition.is_broken() => {
+                let pause = definition.pause();
+                if definition.exists() != Some(true) {
+                    self.not_served();
+                }
+                return Failure::Refused(pause);
+            }
+            _ => {}
         }
         let text = error_chain(error);
         if self.state.failed(&text) {
             tracing::warn!(kind = ?self.kind, error = %text, "watch interrupted, retrying; known objects stay in force");
         }
-        cause(error)
+        match &mut self.absence {
+            Absence::Undefined(definition) if not_served(error) => {
+                Failure::Refused(definition.pause())
+            }
+            _ => cause(error),
+        }
+    }
+
+    fn not_served(&self) {
+        if self.state.not_served() {
+            tracing::info!(kind = ?self.kind, "the API server does not have this kind");
+        }
     }
 }
 

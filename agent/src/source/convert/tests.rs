@@ -259,6 +259,15 @@ fn object_without_a_name_is_rejected() {
     );
 }
 
+/// As kubectl does; a name without a namespace is that of a cluster-wide object.
+#[test]
+fn empty_namespace_is_the_default_one() {
+    for kind in [Kind::Service, Kind::Pod, Kind::EndpointSlice, Kind::NetworkPolicy] {
+        let object = read(kind, "{metadata: {name: a, namespace: ''}}").unwrap();
+        assert_eq!(object.name().to_string(), "default/a");
+    }
+}
+
 #[test]
 fn json_is_one_object_of_the_kind() {
     let json = br#"{"kind":"Node","metadata":{"name":"n"},"status":{"addresses":null}}"#;
