@@ -112,6 +112,12 @@ impl State {
         }
     }
 
+    /// Number of reasons that are kept.
+    #[cfg(test)]
+    pub(crate) fn kept_reasons(&self) -> usize {
+        self.drops.reasons.len()
+    }
+
     /// The drops with this number and later ones.
     pub fn drops_from(&self, sequence: u64) -> impl Iterator<Item = &Dropped> {
         self.drops.kept.iter().filter(move |drop| drop.sequence >= sequence)

@@ -160,8 +160,15 @@ fn contract_9_5_peers_are_pods_namespaces_networks_and_nodes() {
     named.expect(true, &["shop/db > 1.1.1.1: TCP 80"]);
     // Pods with the network of the node are neither subjects nor peers of selectors.
     let host = |pod: &mut Pod| pod.host_network = true;
-    let world = with(&["@*/*"], &[]).changed_pod("shop/agent", "app=db", "172.18.0.9", &[], host);
+    let deny = [cluster_rule(Deny, &["@*/*"], &[])];
+    let world = world()
+        .cluster_policy(cluster("a", (Admin, 0), "@*/app=db", &deny, &deny))
+        .cluster_policy(cluster("b", (Admin, 0), "@*/app=host", &deny, &deny))
+        .changed_pod("shop/agent", "app=host", "172.18.0.9", &[], host)
+        .on_another_node("172.18.0.9");
     world.expect(true, &["shop/db > 172.18.0.9: TCP 1", "172.18.0.9 > shop/db: TCP 1"]);
+    world.expect(true, &["shop/web > 172.18.0.9: TCP 1", "172.18.0.9 > shop/web: TCP 1"]);
+    world.expect(false, &["shop/db > shop/web: TCP 1", "shop/web > shop/db: TCP 1"]);
 }
 
 #[test]

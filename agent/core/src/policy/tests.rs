@@ -9,7 +9,8 @@ use super::*;
 use crate::generate::{self, THIS_NODE};
 use crate::index::PolicyDirty;
 use crate::model::{
-    Change, LabelSelector, NetworkPolicy, Object, Pod, PolicyPeer, PolicyRule, Requirement,
+    Change, ClusterNetworkPolicy, ClusterRule, IpBlock, LabelSelector, Namespace, NetworkPolicy,
+    Object, Pod, PolicyPeer, PolicyRule, Requirement, RuleAction,
 };
 
 fn pod(name: &str, labels: &[(&'static str, &'static str)], address: [u8; 4]) -> Object {
@@ -19,6 +20,10 @@ fn pod(name: &str, labels: &[(&'static str, &'static str)], address: [u8; 4]) ->
         ips: [IpAddr::from(address)].into_iter().collect(),
         ..Pod::default()
     })
+}
+
+fn namespace() -> Object {
+    Object::Namespace(Namespace { name: "shop".into(), ..Namespace::default() })
 }
 
 /// Pods with app=`to` receive from pods with app=`from` only.
@@ -165,6 +170,54 @@ fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
     let steps = policies.update(&index, &PolicyDirty::default(), &local);
     assert_eq!((steps.len(), judge(&policies)), (1, Judgement::Pass));
     assert!(policies.findings(&index).is_empty());
+}
+
+#[test]
+fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed() {
+    let block = || {
+        PolicyPeer::Block(IpBlock { cidr: "198.51.100.0/24".parse().unwrap(), except: [].into() })
+    };
+    let matches = || PolicyRule { peers: [block()].into(), ports: [].into() };
+    let all = LabelSelector::default;
+    let own = NetworkPolicy {
+        name: ObjectName::new("shop", "own"),
+        pod_selector: all(),
+        ingress: Some([matches()].into()),
+        egress: None,
+    };
+    let rule = ClusterRule {
+        name: "".into(),
+        action: RuleAction::Deny,
+        matches: matches(),
+        invalid: None,
+    };
+    let cluster = ClusterNetworkPolicy {
+        name: "guard".into(),
+        egress: [rule].into(),
+        ..ClusterNetworkPolicy::default()
+    };
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(namespace()));
+    index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
+    index.apply(Change::Apply(Object::NetworkPolicy(own)));
+    index.apply(Change::Apply(Object::ClusterNetworkPolicy(cluster)));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    policies.limits = Limits { networks: 0, ..Limits::default() };
+    update(&mut policies, &mut index, &local);
+    let findings = policies.findings(&index);
+    let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
+    let capacity = |kind, name: &str| (kind, name.to_owned(), FindingReason::Capacity);
+    let expected = [
+        capacity(Kind::Pod, "shop/db"),
+        capacity(Kind::NetworkPolicy, "shop/own"),
+        capacity(Kind::ClusterNetworkPolicy, "guard"),
+    ];
+    assert_eq!(named, expected);
+    let egress = |peer: [u8; 4]| {
+        policies.rows().judge(&local[0], PolicyDirection::Egress, peer.into(), 6, 80)
+    };
+    assert_eq!([egress([198, 51, 100, 7]), egress([1, 1, 1, 1])], [Judgement::Deny; 2]);
 }
 
 proptest! {

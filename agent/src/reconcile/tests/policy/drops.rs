@@ -105,3 +105,16 @@ async fn drops_beyond_the_time_for_reasons_are_kept_without() {
     let counts = harness.state().drops_by_policy();
     assert_eq!(counts.iter().next(), Some((&(String::new(), String::new()), &1)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn reasons_that_are_kept_are_bounded() {
+    let mut harness = running(&[OBJECTS, DB]).await;
+    for n in 0..1100u16 {
+        let [high, low] = n.to_be_bytes();
+        let one = event(DropReason::PolicyIngress, [203, 0, high, low], [10, 244, 1, 7]);
+        harness.state_mut().explain_drops(vec![one], Duration::MAX);
+    }
+    assert_eq!(harness.state().kept_reasons(), 1024);
+    harness.send(lists(objects(&[OBJECTS]))).await;
+    assert_eq!(harness.state().kept_reasons(), 0);
+}
