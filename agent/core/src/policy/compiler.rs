@@ -7,8 +7,9 @@
 //! policies, leases ----------> subjects::Subjects ------------> tables ----+
 //! ```
 //! A change is carried out in up to four steps:
-//! 0. Pods of this node whose namespace changed, and that will have other tables because of it, are
-//!    closed: their present tables would otherwise judge the new classes of other pods.
+//! 0. Pods of this node are closed that change over to new tables while their present ones judge a peer
+//!    otherwise than before: they would judge peers of now by rules of before. Also those whose tables do
+//!    not fit any more.
 //! 1. Terms of new tables become active, and pods that changed move to other classes. No table uses the
 //!    new terms: for each table, the old and the new class of an address that did not change are equal.
 //! 2. Pods of this node change over to new tables, which have rows for all classes.
@@ -33,7 +34,7 @@ use super::term::Terms;
 use super::tracked::Tracked;
 use super::{LocalPod, PolicyRows, Step, open_namespaces};
 use crate::index::{Index, PolicyDirty};
-use crate::model::ClusterNetworkPolicy;
+use crate::model::{ClusterNetworkPolicy, ObjectName};
 
 /// Rows that the compiler uses at most. Half of a map is for rows that are replaced: additions precede
 /// deletions.
@@ -82,8 +83,8 @@ pub struct Policies {
 /// What changed during a step besides rows.
 #[derive(Debug, Default)]
 struct Changed {
-    /// Tables that answer differently for an address.
-    tables: BTreeSet<u32>,
+    /// Tables that answer differently for an address: the pod with it, if all are of one pod.
+    tables: BTreeMap<u32, Option<ObjectName>>,
     /// Classes of ranges changed for other reasons than terms.
     ranges: bool,
 }
@@ -99,7 +100,7 @@ impl Policies {
         // forgotten last, when no table has rules for them any more.
         let needed = index.network_policies().next().is_some()
             || index.cluster_network_policies().next().is_some();
-        let (all, changed_namespaces) = (dirty.all, &dirty.namespaces);
+        let all = dirty.all;
         let everything;
         let dirty = if needed && self.pods.set_needed(true) || dirty.all {
             everything = self.everything(index);
@@ -122,14 +123,19 @@ impl Policies {
         let parts =
             Parts { terms: &mut self.terms, rules: &mut self.rules, tables: &mut self.tables };
         let decisions = self.subjects.update(index, dirty, local, parts);
-        let mut zeroth = Step::default();
-        if self.subjects.close_moving(&decisions, changed_namespaces) {
-            zeroth = self.pods_step(&Changed::default());
-        }
         for table in &decisions.new_tables {
             self.activate(index, *table);
         }
-        let first = self.step(index, changed);
+        self.classify(index, &mut changed);
+        self.fit();
+        self.subjects.close_moving(&decisions, |pod, table| {
+            // What a pod sends to itself does not count.
+            let peer = changed.tables.get(&table);
+            let is_own = peer.is_some_and(|peer| peer.is_some() && *peer == pod.name);
+            changed.ranges || peer.is_some() && !is_own
+        });
+        let mut zeroth = self.closing_step();
+        let first = self.pods_step(&changed);
         let (mut second, mut third) = (Step::default(), Step::default());
         for table in &decisions.new_tables {
             self.tables.add(*table, &self.rules, &self.terms, &self.classes);
@@ -153,8 +159,9 @@ impl Policies {
             third = self.step(index, changed);
         }
 
+        let is_new = |pod: &ObjectName| index.namespace(&pod.namespace).is_none();
         let reopen = all || !dirty.namespaces.is_empty() || !dirty.policies.is_empty();
-        if reopen || !leased.is_empty() {
+        if reopen || leased.iter().any(is_new) {
             self.set_open_namespaces(open_namespaces(index, local));
         }
         let open = self.open_namespaces.take();
@@ -283,17 +290,34 @@ impl Policies {
     /// Brings classes, capacities and rows of pods up to date; returns the changed rows.
     fn step(&mut self, index: &Index, mut changed: Changed) -> Step {
         self.classify(index, &mut changed);
+        self.fit();
+        self.pods_step(&changed)
+    }
+
+    /// Closes the tables that do not fit, or depend on what does not.
+    fn fit(&mut self) {
         let in_range = |address: &Addr| self.networks.in_pod_range((*address).into());
         let gaps = Gaps {
             terms: self.networks.refused().clone(),
             pods: !self.unclassed.iter().all(in_range),
         };
         self.tables.fit(self.limits.peers, self.limits.ports, &gaps, &self.classes);
-        self.pods_step(&changed)
     }
 
-    /// The rows that changed.
-    fn pods_step(&mut self, changed: &Changed) -> Step {
+    /// The step that closes pods, before anything that makes it necessary.
+    fn closing_step(&mut self) -> Step {
+        let wanted = self.wanted_rows(&Changed::default()).0;
+        let known = self.pod_rows.rows().clone();
+        for (index, row) in known {
+            if let Some(closed) = wanted.get(&index).and_then(|wanted| closed_as(&row, wanted)) {
+                self.pod_rows.set(index, Some(closed));
+            }
+        }
+        Step { pods: self.pod_rows.take().puts, ..Step::default() }
+    }
+
+    /// Rows of all pods, and the pods whose flows must be judged again although their rows may stay.
+    fn wanted_rows(&self, changed: &Changed) -> (BTreeMap<u32, PodPolicy>, BTreeSet<u16>) {
         let mut rows: BTreeMap<u32, PodPolicy> = BTreeMap::new();
         let mut rejudge = BTreeSet::new();
         for (lease, standing) in self.subjects.iter() {
@@ -308,10 +332,16 @@ impl Policies {
             let row = PodPolicy { generation: lease.generation, pad: 0, revision: 0, ends };
             rows.insert(lease.index.into(), row);
             let mut tables = standing.tables();
-            if tables.any(|table| changed.ranges || changed.tables.contains(&table)) {
+            if tables.any(|table| changed.ranges || changed.tables.contains_key(&table)) {
                 rejudge.insert(lease.index);
             }
         }
+        (rows, rejudge)
+    }
+
+    /// The rows that changed.
+    fn pods_step(&mut self, changed: &Changed) -> Step {
+        let (rows, mut rejudge) = self.wanted_rows(changed);
         for index in self.pod_rows.rows().keys().copied().collect::<Vec<_>>() {
             if !rows.contains_key(&index) {
                 self.pod_rows.set(index, None);
@@ -339,4 +369,15 @@ impl Policies {
             open_namespaces: Default::default(),
         }
     }
+}
+
+/// A row with those directions closed that another row closes; `None` if it closes none.
+fn closed_as(row: &PodPolicy, other: &PodPolicy) -> Option<PodPolicy> {
+    let mut closed = *row;
+    for (end, other) in closed.ends.iter_mut().zip(&other.ends) {
+        if *other == CLOSED_END {
+            *end = CLOSED_END;
+        }
+    }
+    (closed != *row && row.generation == other.generation).then_some(closed)
 }

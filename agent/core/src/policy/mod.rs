@@ -7,8 +7,7 @@
 //! ```
 //! The rows follow from the objects alone, not from the order of the changes; ids are hashes of
 //! contents. A change becomes up to four steps, and during each of them every pod of this node judges
-//! every address as before or as after the change; or it is closed for it, between the steps of a change
-//! of a namespace.
+//! every address as before or as after the change, or it is closed.
 
 mod classes;
 mod compiler;

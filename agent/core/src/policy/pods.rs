@@ -284,6 +284,11 @@ impl Pods {
         owning.filter_map(|peer| index.pod(&self.name(peer))).collect()
     }
 
+    /// The name of the one pod that owns an address.
+    pub fn owner(&self, index: &Index, address: Addr) -> Option<ObjectName> {
+        if let [owner] = *self.owning(index, address) { Some(self.name(owner)) } else { None }
+    }
+
     /// Namespace and name of a pod.
     fn name(&self, peer: &Peer) -> ObjectName {
         let namespace = &self.groups[peer.group as usize].key.namespace;

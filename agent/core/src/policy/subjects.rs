@@ -25,8 +25,7 @@ pub enum Standing {
     /// Its Pod object, or its namespace if policies depend on it, is not known, and policies may select
     /// it: closed, without a row.
     Pending,
-    /// Its namespace changed, and with it both its tables and the classes of peers: closed between the
-    /// two.
+    /// Its tables change, and at the same time peers as its present tables see them: closed in between.
     Moving,
     /// No policy applies to it.
     Free,
@@ -106,22 +105,21 @@ impl Subjects {
         }
     }
 
-    /// Closes the pods that change over to other tables because of their namespace. Returns whether there
-    /// are any.
-    pub fn close_moving(&mut self, decisions: &Decisions, namespaces: &BTreeSet<Arc<str>>) -> bool {
-        let mut any = false;
+    /// Closes the pods that change over to other tables, and whose present ones are affected by a change
+    /// of peers.
+    pub fn close_moving(
+        &mut self,
+        decisions: &Decisions,
+        is_affected: impl Fn(&LocalPod, u32) -> bool,
+    ) {
         for (at, standing) in &decisions.standings {
             let Some(subject) = self.subjects.get_mut(at) else { continue };
-            let namespace = subject.lease.name.as_ref().map(|name| &name.namespace);
-            if namespace.is_some_and(|name| namespaces.contains(name))
-                && subject.standing != *standing
-                && subject.standing != Standing::Pending
+            if subject.standing != *standing
+                && subject.standing.tables().any(|table| is_affected(&subject.lease, table))
             {
                 subject.standing = Standing::Moving;
-                any = true;
             }
         }
-        any
     }
 
     /// Decides again for the pods that changes of objects and leases affect.

@@ -179,8 +179,11 @@ impl Tables {
             terms: terms(a).symmetric_difference(&terms(b)).copied().collect(),
             named: named(a).symmetric_difference(&named(b)).cloned().collect(),
         };
-        let answer = |table: &Table, class: Option<u32>| {
-            class.and_then(|class| table.rows.get(&class)).unwrap_or(&table.otherwise).0
+        let answer = |table: &Table, class: Option<u32>| match class {
+            Some(class) if classes.registry.collides(class) && table.has_deny_or_pass() => {
+                PolicyPorts::NONE
+            }
+            class => class.and_then(|class| table.rows.get(&class)).unwrap_or(&table.otherwise).0,
         };
         let mut tables = self.candidates(&only);
         tables.retain(|number| {

@@ -1,6 +1,6 @@
 //! Second half of the compiler: the classes of addresses and prefixes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use sluice_abi::Addr;
 
@@ -8,11 +8,12 @@ use super::super::classes::ClassContent;
 use super::super::networks::network_key;
 use super::{Changed, Policies};
 use crate::index::Index;
+use crate::model::ObjectName;
 
 impl Policies {
     /// Moves addresses and prefixes to their classes.
     pub(super) fn classify(&mut self, index: &Index, changed: &mut Changed) {
-        let (mut new, mut former, mut moves) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (mut new, mut former, mut moves) = (Vec::new(), Vec::new(), BTreeMap::new());
         for net in self.networks.take_dirty() {
             let terms = self.networks.terms_of(net).into();
             let content =
@@ -48,14 +49,17 @@ impl Policies {
                     let net = self.networks.longest(address.into())?;
                     *self.prefixes.get(&net)?
                 };
-                moves.insert((before.or_else(range), class.or_else(range)));
+                let owner = self.pods.owner(index, address);
+                merge(&mut moves, (before.or_else(range), class.or_else(range)), owner);
             }
         }
         for class in new {
             self.tables.add_class(class, &self.classes);
         }
-        for (before, after) in moves {
-            changed.tables.extend(self.tables.differing(before, after, &self.classes));
+        for ((before, after), owner) in moves {
+            for table in self.tables.differing(before, after, &self.classes) {
+                merge(&mut changed.tables, table, owner.clone());
+            }
         }
         for class in former {
             if let Some(content) = self.classes.release(class) {
@@ -92,6 +96,14 @@ impl Policies {
         {
             self.set_class_row(address, self.addresses.get(&address).copied());
         }
+    }
+}
+
+/// Adds the pod with an address to what is known for a key: `None` if it is not the only one.
+fn merge<K: Ord>(pods: &mut BTreeMap<K, Option<ObjectName>>, key: K, pod: Option<ObjectName>) {
+    let known = pods.entry(key).or_insert_with(|| pod.clone());
+    if *known != pod {
+        *known = None;
     }
 }
 

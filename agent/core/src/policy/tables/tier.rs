@@ -31,6 +31,8 @@ struct Ordered {
     rule: Arc<Rule>,
     /// Whether a peer depends on what is known of pods.
     by_labels: bool,
+    /// Whether it does not accept and matches pods.
+    denies_pods: bool,
     /// Its terms that match addresses only, unless it accepts.
     address_terms_that_deny: Box<[u32]>,
 }
@@ -55,7 +57,9 @@ impl Tier {
             };
             let distinguishes = |term: &u32| terms.registry.get(*term).distinguishes_pods();
             let by_labels = rule.peers.iter().flatten().any(distinguishes);
-            Ordered { action: *action, rule, by_labels, address_terms_that_deny }
+            let of_pods = |term: &u32| !terms.registry.get(*term).is_of_addresses();
+            let denies_pods = *action != RuleAction::Accept && rule.terms().any(|t| of_pods(&t));
+            Ordered { action: *action, rule, by_labels, denies_pods, address_terms_that_deny }
         };
         Tier { rules: rules.iter().map(ordered).collect() }
     }
@@ -102,8 +106,8 @@ impl Tier {
 
     /// Whether peers are not recognized that a rule must not admit.
     pub fn has_gap(&self, gaps: &Gaps) -> bool {
-        self.rules.iter().any(|Ordered { rule, address_terms_that_deny, .. }| {
-            gaps.pods && rule.unknown.is_some()
+        self.rules.iter().any(|Ordered { denies_pods, address_terms_that_deny, .. }| {
+            gaps.pods && *denies_pods
                 || address_terms_that_deny.iter().any(|term| gaps.terms.contains(term))
         })
     }

@@ -1,6 +1,6 @@
 //! Changes of policies that once had a gap, or would have.
 
-use super::{Closing, Maps, Own, carry_out};
+use super::{Maps, Own, carry_out};
 use crate::cases::policy_notation::{World, cluster, cluster_rule, rule};
 use crate::index::PolicyDirty;
 use crate::model::{Change, Node, Object, PolicyRule, RuleAction, Tier, parse_cidr};
@@ -93,13 +93,12 @@ fn namespace_that_moves_between_policies_is_closed_in_between() {
     index.apply(Change::Apply(namespace.cloned().expect("the namespace")));
     let dirty = index.take_policy_dirty();
     let steps = policies.update(&index, &dirty, &before.local);
-    let (namespaces, rows, was) = (dirty.namespaces, policies.rows(), maps.rows.clone());
-    let closing = Closing { namespaces: &namespaces, before: &was };
+    let (rows, was) = (policies.rows(), maps.rows.clone());
     let mut closed = 0;
     for step in steps {
         let own = Own::new();
         let (local, after) = (&before.local, Some(&rows));
-        closed += usize::from(carry_out(&mut maps, &step, local, after, &own, Some(&closing)));
+        closed += usize::from(carry_out(&mut maps, &step, local, after, &own, Some(&was)));
     }
     // From the step that closes them until the one with the new tables.
     assert!(closed >= 1, "not closed");
