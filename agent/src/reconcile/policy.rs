@@ -120,6 +120,8 @@ impl ReconcilePolicy {
         let (mut found, mut rows) = Found::read(kernel)?;
         let wanted = state.policies().rows();
         let unused = read_back::take_unused(&mut rows, &wanted);
+        let closing = Step::closing(&rows, &wanted);
+        rows.pods.extend(closing.pods.iter().copied());
         let mut step = Step::between(&rows, &wanted);
         let interrupted = self.interrupted || found.is_ahead();
         let epoch = found.epoch;
@@ -127,7 +129,9 @@ impl ReconcilePolicy {
         if interrupted || found.epoch != epoch {
             step.rejudge_isolated(&wanted);
         }
-        let mut writes = [unused, step.writes(found.epoch)].concat();
+        let mut writes = [unused, closing.writes(found.epoch)].concat();
+        found.written(&closing);
+        writes.extend(step.writes(found.epoch));
         found.written(&step);
         if step.pods.is_empty() && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_abi::{Addr, NetworkKey, PodPolicy, PolicyPeerKey, PolicyPortKey, PolicyPorts};
 use zerocopy::FromZeros;
 
+use super::tables::CLOSED_END;
 use crate::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks, PolicyPeers,
     PortSets, Write,
@@ -122,6 +123,29 @@ impl Step {
         };
         if !old.has_tables_of(new) {
             step.rejudge_isolated(new);
+        }
+        step
+    }
+
+    /// The step before the one of [`Step::between`], if peers move to other classes: it closes the pods whose
+    /// tables change. Their present ones have no rows for classes that only the new ones distinguish.
+    pub fn closing(old: &PolicyRows, new: &PolicyRows) -> Step {
+        let mut step = Step::default();
+        if old.classes == new.classes && old.networks == new.networks {
+            return step;
+        }
+        for (index, row) in &old.pods {
+            let next = new.pods.get(index).filter(|next| next.generation == row.generation);
+            let mut closed = *row;
+            for (at, end) in closed.ends.iter_mut().enumerate() {
+                let changes = next.is_none_or(|next| next.ends[at] != *end);
+                if changes && end.table != 0 {
+                    *end = CLOSED_END;
+                }
+            }
+            if closed != *row {
+                step.pods.push((*index, closed));
+            }
         }
         step
     }

@@ -112,7 +112,7 @@ pub struct Probe {
     /// Number of the pod.
     pub pod: u8,
     direction: PolicyDirection,
-    peer: &'static str,
+    pub peer: &'static str,
     protocol: u8,
     port: u16,
 }
