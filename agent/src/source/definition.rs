@@ -144,6 +144,8 @@ mod tests {
         let (sender, exists) = watch::channel(None);
         let state = Watches::default().add("CustomResourceDefinition");
         let mut definition = Definition { exists, state: state.clone(), quick: 0 };
+        let seconds = [WATCHED, UNWATCHED].map(|pause| pause.as_secs());
+        assert_eq!((QUICK, seconds), (8, [600, 30]));
         assert_eq!(definition.pause(), UNWATCHED, "not known yet");
         for exists in [false, true, true, false] {
             see(&sender, exists);

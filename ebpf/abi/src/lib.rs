@@ -43,7 +43,7 @@ pub use network::{Network, NetworkKey, network_kind};
 pub use pod::{LocalPod, PodFlows, PodRef};
 pub use policy::{
     PodPolicy, PolicyDirection, PolicyEnd, PolicyPeerKey, PolicyPortKey, PolicyPorts, hash,
-    namespace_id, ports_kind,
+    namespace_id, pod_policy_flags, ports_kind,
 };
 pub use service::{
     Backend, BackendRow, Frontend, FrontendKey, HostPortKey, ServicePort, SlotRange, WILDCARD_PORT,

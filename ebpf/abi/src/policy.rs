@@ -120,8 +120,8 @@ pub struct PolicyEnd {
 pub struct PodPolicy {
     /// [`crate::LocalPod::generation`]; 0: no row.
     pub generation: u16,
-    /// Zero.
-    pub pad: u16,
+    /// [`pod_policy_flags`].
+    pub flags: u16,
     /// `POLICY_EPOCH` of the last change that affects the pod: flows that were judged before are
     /// judged again. Written before `POLICY_EPOCH` has this number.
     pub revision: u32,
@@ -130,6 +130,12 @@ pub struct PodPolicy {
 }
 
 const _: () = assert!(size_of::<PodPolicy>() == 56);
+
+/// Bits of [`PodPolicy::flags`].
+pub mod pod_policy_flags {
+    /// ClusterNetworkPolicies select the pod: what it sends to itself by a Service is judged.
+    pub const JUDGES_HAIRPIN: u16 = 1;
+}
 
 /// Key of `POLICY_PEERS`.
 #[repr(C)]

@@ -2,7 +2,7 @@
 
 use sluice_abi::{
     Addr, LocalPod, NetworkKey, PodPolicy, PolicyDirection, PolicyEnd, PolicyPeerKey,
-    PolicyPortKey, PolicyPorts, PortBe, map, namespace_id,
+    PolicyPortKey, PolicyPorts, PortBe, map, namespace_id, pod_policy_flags,
 };
 
 use crate::Datapath;
@@ -39,6 +39,12 @@ impl Datapath {
         let mut row = self.policy_row(pod);
         row.ends[direction as usize] = PolicyEnd::default();
         self.put_policy_row(pod, row);
+    }
+
+    /// Writes that ClusterNetworkPolicies select a pod, or that none does.
+    pub fn judge_hairpin(&self, pod: [u8; 4], judges: bool) {
+        let flags = if judges { pod_policy_flags::JUDGES_HAIRPIN } else { 0 };
+        self.put_policy_row(pod, PodPolicy { flags, ..self.policy_row(pod) });
     }
 
     /// Makes a pod's flows be judged again.

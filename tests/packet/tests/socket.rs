@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSo
 use std::time::Duration;
 
 use packet_tests::*;
-use sluice_abi::{Frontend, frontend_flags, program, proto};
+use sluice_abi::{Addr, Frontend, PodNetns, frontend_flags, map, program, proto};
 
 /// Address of the first backend; every address of 127.0.0.0/8 is local.
 const ONE: [u8; 4] = [127, 0, 0, 1];
@@ -257,4 +257,48 @@ fn without_bpf_set_retval_the_refusal_is_left_to_the_packet_programs() {
     // ever (cilium/cilium#45184).
     client.connect(at(VIP, 53)).unwrap();
     assert_eq!(client.peer_addr().unwrap(), at(VIP, 53));
+}
+
+/// Contract 9.7: at the socket, packets of a pod to itself would not leave the pod.
+#[test]
+fn contract_9_7_a_service_does_not_lead_a_judged_pod_to_itself_at_the_socket() {
+    let (datapath, _cgroup) = node_in_cgroup();
+    datapath.local_pod(ONE, 3);
+    let pod = PodNetns { addrs: [v4(ONE), Addr::UNSPECIFIED] };
+    datapath.map(map::POD_NETNS).update(&netns_cookie(), &pod).unwrap();
+    let (own, other) = (udp_server(ONE), udp_server(TWO));
+    datapath.service(7, (VIP, 53, proto::UDP), &[(ONE, port(&own))]);
+    datapath.service(8, (VIP, 54, proto::UDP), &[(TWO, port(&other))]);
+    let socket = || UdpSocket::bind("0.0.0.0:0").unwrap();
+    let unconnected = socket();
+    let is_translated = |client: &UdpSocket| {
+        // Without translation, the address of the Service leads nowhere here.
+        let sent = client.send_to(b"request", at(VIP, 53)).is_ok();
+        own.set_nonblocking(true).unwrap();
+        let received = own.recv_from(&mut [0; 64]).is_ok();
+        own.set_nonblocking(false).unwrap();
+        sent && received
+    };
+    // Loopback delivers within the system call.
+    assert!(is_translated(&unconnected));
+    datapath.judge_hairpin(ONE, true);
+    assert!(!is_translated(&unconnected), "the backend of before is kept");
+    assert!(!is_translated(&socket()));
+    let connected = socket();
+    assert!(
+        connected.connect(at(VIP, 53)).is_err() || connected.send(b"request").is_err() || {
+            own.set_nonblocking(true).unwrap();
+            own.recv_from(&mut [0; 64]).is_err()
+        }
+    );
+    // Other backends are chosen at the socket as before.
+    assert_eq!(source_of_reply(&socket(), at(VIP, 54), &other), at(VIP, 54));
+    datapath.judge_hairpin(ONE, false);
+    assert!(is_translated(&unconnected) && is_translated(&socket()));
+    // Policies that are not known yet.
+    datapath.forget_policy(ONE);
+    datapath.open_namespace(false);
+    assert!(!is_translated(&socket()));
+    datapath.open_namespace(true);
+    assert!(is_translated(&socket()));
 }

@@ -21,7 +21,7 @@ mod terms;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use sluice_abi::{Addr, NetworkKey, PodPolicy, map};
+use sluice_abi::{Addr, NetworkKey, PodPolicy, map, pod_policy_flags};
 use zerocopy::FromZeros;
 
 use super::classes::Classes;
@@ -329,7 +329,11 @@ impl Policies {
                     ends.map(|end| end.map(|table| self.tables.end(table)).unwrap_or_default())
                 }
             };
-            let row = PodPolicy { generation: lease.generation, pad: 0, revision: 0, ends };
+            let mut tables = standing.tables();
+            let has_tiers =
+                standing == Standing::Moving || tables.any(|table| self.tables.has_tiers(table));
+            let flags = if has_tiers { pod_policy_flags::JUDGES_HAIRPIN } else { 0 };
+            let row = PodPolicy { generation: lease.generation, flags, revision: 0, ends };
             rows.insert(lease.index.into(), row);
             let mut tables = standing.tables();
             if tables.any(|table| changed.ranges || changed.tables.contains_key(&table)) {

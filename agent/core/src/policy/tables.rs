@@ -202,6 +202,12 @@ impl Tables {
         }
     }
 
+    /// Whether a table has rules of ClusterNetworkPolicies.
+    pub fn has_tiers(&self, number: u32) -> bool {
+        let rules = self.registry.get(number);
+        !rules.admin.is_empty() || !rules.baseline.is_empty()
+    }
+
     /// Why the pods of a table are closed.
     pub fn closed(&self, number: u32) -> Option<FindingReason> {
         self.live.get(&number)?.closed

@@ -3,7 +3,7 @@
 
 use sluice_abi::{
     Addr, Family, Frontend, PortBe, SocketOrigin, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags,
-    node_port_addr, proto,
+    node_port_addr, pod_policy_flags, proto,
 };
 use sluice_packet::ip;
 
@@ -44,7 +44,8 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
     }
     let mut chosen = Chosen::default();
     let Some(frontend) = frontend(peer, &addr, port, protocol, &mut chosen) else { return PROCEED };
-    if keep && reuse(peer, &addr, port, frontend) {
+    chosen.client = client(peer, &addr);
+    if keep && reuse(peer, &addr, port, frontend, &chosen.client) {
         let request = Request { is_local: true, is_mid_stream: true };
         match backend::choose(frontend, request, &mut chosen) {
             Choice::MidStream | Choice::ClientUnknown => return PROCEED,
@@ -52,10 +53,11 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
             _ => peer.set(&addr, port),
         }
     }
-    chosen.client = client(peer, &addr);
     let request = Request { is_local: true, is_mid_stream: false };
     match backend::choose(frontend, request, &mut chosen) {
-        Choice::Chosen if peer.can_hold(&chosen.backend.addr) => {}
+        Choice::Chosen
+            if peer.can_hold(&chosen.backend.addr)
+                && !is_judged_hairpin(&chosen.client, &chosen.backend.addr) => {}
         Choice::UnknownPort | Choice::NoEndpoint => return reject(peer),
         // Packets to an address of the node itself do not pass the tc programs.
         Choice::SourceNotAllowed if maps::is_this_node(&addr) => return reject(peer),
@@ -133,6 +135,30 @@ fn client(peer: &Peer<'_>, addr: &Addr) -> Addr {
     maps::pod_in_netns(cookie, addr).unwrap_or(Addr::UNSPECIFIED)
 }
 
+/// Whether a pod reaches itself by a Service, and ClusterNetworkPolicies judge that. After a translation at
+/// the socket, its packets would not leave the pod.
+#[inline(always)]
+fn is_judged_hairpin(client: &Addr, backend: &Addr) -> bool {
+    *client == *backend && *client != Addr::UNSPECIFIED && socket_judges_hairpin(client) == 1
+}
+
+/// Returns 1 if the pod of this node with an address is one of [`is_judged_hairpin`], or if that is not
+/// known.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn socket_judges_hairpin(addr: *const Addr) -> u32 {
+    // SAFETY: the caller passes a reference; the verifier requires the check for null. A copy: memory of an
+    // argument cannot be a key before Linux 6.4.
+    let Some(addr) = (unsafe { addr.as_ref() }).copied() else { return 1 };
+    let Some(pod) = maps::local_pod(&addr) else { return 0 };
+    let Some(row) = maps::pod_policy(pod.reference()) else {
+        return u32::from(!maps::is_open_namespace(pod.namespace()));
+    };
+    // SAFETY: an array entry exists as long as the map.
+    let flags = unsafe { (*row).flags };
+    u32::from(flags & pod_policy_flags::JUDGES_HAIRPIN != 0)
+}
+
 /// Fails the system call with ECONNREFUSED. On kernels where a program cannot set the error number,
 /// the call proceeds, and the tc programs reject the packet.
 #[inline(always)]
@@ -147,7 +173,7 @@ fn reject(peer: &Peer<'_>) -> i32 {
 /// Sends to the backend that this socket already uses for this frontend, if the backend exists and
 /// still belongs to the Service of the frontend.
 #[inline(always)]
-fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend) -> bool {
+fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend, client: &Addr) -> bool {
     // SAFETY: the pointer is checked below.
     let ptr = unsafe { SOCKET_ORIGINS.get_ptr_mut(peer.ctx()) };
     // SAFETY: the storage exists as long as the socket, which this call holds.
@@ -159,6 +185,7 @@ fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend) -> bool
             if backend.addr != origin.backend
                 || backend.port != origin.backend_port
                 || (owner != frontend.service && owner != 0)
+                || is_judged_hairpin(client, &backend.addr)
             {
                 return false;
             }

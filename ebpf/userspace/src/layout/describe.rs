@@ -92,7 +92,7 @@ described! {
     }
     PodRef { index, generation }
     LocalPod { namespace, ifindex, pod_mac, host_mac, index, generation, pad }
-    PodPolicy { generation, pad, revision, ends }
+    PodPolicy { generation, flags, revision, ends }
     PolicyEnd { table, otherwise }
     PolicyPorts { id, first, last, proto, kind, pad }
     PolicyPeerKey { table, class }

@@ -10,7 +10,7 @@ use super::super::{Finding, FindingReason};
 use super::word;
 use crate::index::Index;
 use crate::model::{
-    ClusterNetworkPolicy, ClusterRule, Kind, PolicyPeer, PortSpec, RuleAction, Subject,
+    ClusterNetworkPolicy, ClusterRule, Kind, PolicyPeer, PortSpec, Protocol, RuleAction, Subject,
 };
 use sluice_abi::PolicyDirection;
 
@@ -64,7 +64,11 @@ pub fn check(
                         let mut selected = selected().peekable();
                         (selected.peek().is_none() || selected.any(has), "selected pod")
                     }
-                    PolicyDirection::Egress => (pods.groups().any(has), "pod"),
+                    PolicyDirection::Egress => {
+                        let of = |protocol| pods.has_port(&(protocol, Arc::clone(name)));
+                        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+                        (protocols.into_iter().any(of), "pod")
+                    }
                 };
                 if !defined {
                     let problem = format!("no {who} has a port with the name {name}");
