@@ -4,7 +4,6 @@ mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::option;
