@@ -150,7 +150,7 @@ impl Figures {
             text.push_str(&format!("| {} |\n", cells.join(" | ")));
         }
         text.push_str(
-            "\n| Services | network | created in, s (all clusters at once) | served after further, s | \
+            "\n| Services | network | created in, s (one cluster after the other) | served after further, s | \
              largest resident memory, MiB |\n|---|---|---|---|---|\n",
         );
         for row in &self.filled {
