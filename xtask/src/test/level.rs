@@ -173,9 +173,11 @@ fn cluster(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tall
     let spec = Spec::for_sluice();
     let existed = Cluster::find(cache, &spec.name).is_ok();
     let words = ["test", "--no-fail-fast", "--package", "cluster-tests"];
-    let (image, cluster, definition) = runner.prepare(|| {
+    let (image, binary, cluster, definition) = runner.prepare(|| {
         compile(cargo().args(words))?;
-        Ok((image::archive(cache)?, kind::up(cache, &spec)?, conformance::policy::definition()?))
+        let image = image::archive(cache)?;
+        let binary = build::static_program(cache, "sluice-agent", "sluice", "release")?;
+        Ok((image, binary, kind::up(cache, &spec)?, conformance::policy::definition()?))
     })?;
     let tally = install::sluice(cache, &cluster, &image).and_then(|()| {
         let mut tally = Tally::default();
@@ -183,6 +185,7 @@ fn cluster(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tall
             let mut tests = cluster.command("cargo");
             tests.current_dir(checkout()).args(words).arg("--offline");
             tests.env("SLUICE_CLUSTER_NETWORK_POLICY_DEFINITION", &definition);
+            tests.env("SLUICE_BINARY", &binary);
             if number == 0 {
                 tests.arg("--lib");
             }
