@@ -134,8 +134,9 @@ impl Policies {
             let is_own = peer.is_some_and(|peer| peer.is_some() && *peer == pod.name);
             changed.ranges || peer.is_some() && !is_own
         });
-        let mut zeroth = self.closing_step();
-        let first = self.pods_step(&changed);
+        let wanted = self.wanted_rows(&changed);
+        let mut zeroth = self.closing_step(&wanted.0);
+        let first = self.pods_step(wanted);
         let (mut second, mut third) = (Step::default(), Step::default());
         for table in &decisions.new_tables {
             self.tables.add(*table, &self.rules, &self.terms, &self.classes);
@@ -291,7 +292,7 @@ impl Policies {
     fn step(&mut self, index: &Index, mut changed: Changed) -> Step {
         self.classify(index, &mut changed);
         self.fit();
-        self.pods_step(&changed)
+        self.pods_step(self.wanted_rows(&changed))
     }
 
     /// Closes the tables that do not fit, or depend on what does not.
@@ -305,12 +306,11 @@ impl Policies {
     }
 
     /// The step that closes pods, before anything that makes it necessary.
-    fn closing_step(&mut self) -> Step {
-        let wanted = self.wanted_rows(&Changed::default()).0;
-        let known = self.pod_rows.rows().clone();
-        for (index, row) in known {
-            if let Some(closed) = wanted.get(&index).and_then(|wanted| closed_as(&row, wanted)) {
-                self.pod_rows.set(index, Some(closed));
+    fn closing_step(&mut self, wanted: &BTreeMap<u32, PodPolicy>) -> Step {
+        for (index, wanted) in wanted {
+            let closed = self.pod_rows.rows().get(index).and_then(|row| closed_as(row, wanted));
+            if closed.is_some() {
+                self.pod_rows.set(*index, closed);
             }
         }
         Step { pods: self.pod_rows.take().puts, ..Step::default() }
@@ -329,9 +329,8 @@ impl Policies {
                     ends.map(|end| end.map(|table| self.tables.end(table)).unwrap_or_default())
                 }
             };
-            let mut tables = standing.tables();
-            let has_tiers =
-                standing == Standing::Moving || tables.any(|table| self.tables.has_tiers(table));
+            let has_tiers = standing == Standing::Moving
+                || standing.tables().any(|table| self.tables.has_tiers(table));
             let flags = if has_tiers { pod_policy_flags::JUDGES_HAIRPIN } else { 0 };
             let row = PodPolicy { generation: lease.generation, flags, revision: 0, ends };
             rows.insert(lease.index.into(), row);
@@ -343,9 +342,11 @@ impl Policies {
         (rows, rejudge)
     }
 
-    /// The rows that changed.
-    fn pods_step(&mut self, changed: &Changed) -> Step {
-        let (rows, mut rejudge) = self.wanted_rows(changed);
+    /// The rows that changed, given those of [`Policies::wanted_rows`].
+    fn pods_step(
+        &mut self,
+        (rows, mut rejudge): (BTreeMap<u32, PodPolicy>, BTreeSet<u16>),
+    ) -> Step {
         for index in self.pod_rows.rows().keys().copied().collect::<Vec<_>>() {
             if !rows.contains_key(&index) {
                 self.pod_rows.set(index, None);

@@ -44,8 +44,7 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
     }
     let mut chosen = Chosen::default();
     let Some(frontend) = frontend(peer, &addr, port, protocol, &mut chosen) else { return PROCEED };
-    chosen.client = client(peer, &addr);
-    if keep && reuse(peer, &addr, port, frontend, &chosen.client) {
+    if keep && reuse(peer, &addr, port, frontend) {
         let request = Request { is_local: true, is_mid_stream: true };
         match backend::choose(frontend, request, &mut chosen) {
             Choice::MidStream | Choice::ClientUnknown => return PROCEED,
@@ -53,6 +52,7 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
             _ => peer.set(&addr, port),
         }
     }
+    chosen.client = client(peer, &addr);
     let request = Request { is_local: true, is_mid_stream: false };
     match backend::choose(frontend, request, &mut chosen) {
         Choice::Chosen
@@ -173,7 +173,7 @@ fn reject(peer: &Peer<'_>) -> i32 {
 /// Sends to the backend that this socket already uses for this frontend, if the backend exists and
 /// still belongs to the Service of the frontend.
 #[inline(always)]
-fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend, client: &Addr) -> bool {
+fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend) -> bool {
     // SAFETY: the pointer is checked below.
     let ptr = unsafe { SOCKET_ORIGINS.get_ptr_mut(peer.ctx()) };
     // SAFETY: the storage exists as long as the socket, which this call holds.
@@ -185,7 +185,9 @@ fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend, client:
             if backend.addr != origin.backend
                 || backend.port != origin.backend_port
                 || (owner != frontend.service && owner != 0)
-                || is_judged_hairpin(client, &backend.addr)
+                // The client is looked up for the few backends for which it matters.
+                || socket_judges_hairpin(&backend.addr) == 1
+                    && client(peer, addr) == backend.addr
             {
                 return false;
             }
