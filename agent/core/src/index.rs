@@ -19,8 +19,8 @@ use self::pods::Pods;
 pub use self::policies::PolicyDirty;
 use self::policies::{NetworkPolicies, is_same_peer};
 use crate::model::{
-    Change, Endpoint, EndpointSlice, Kind, Namespace, Node, Object, ObjectName, Pod, Service,
-    ServiceCidr,
+    Change, Endpoint, EndpointSlice, Kind, LabelSelector, Namespace, Node, Object, ObjectName, Pod,
+    Service, ServiceCidr,
 };
 
 /// Objects whose rows must be compiled again.
@@ -146,6 +146,11 @@ impl Index {
     /// All nodes by name.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// The nodes that a selector matches.
+    pub fn nodes_with<'a>(&'a self, selector: &'a LabelSelector) -> impl Iterator<Item = &'a Node> {
+        self.nodes().filter(|node| selector.matches(|key| node.labels.get(key)))
     }
 
     /// The Service of this name.

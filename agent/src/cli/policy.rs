@@ -125,8 +125,7 @@ pub fn run(socket: &Path, command: &Command, output: Output) -> anyhow::Result<E
                 namespace: args.namespace.clone(),
                 name: None,
             };
-            let mut rows: Vec<PolicyRow> = ask(socket, &Request::Policies(filter))?;
-            rows.sort_by(|a, b| order(a).cmp(&order(b)));
+            let rows = in_order(ask(socket, &Request::Policies(filter))?);
             print_rows(output, "policies", &rows)?;
         }
         Command::Get { name } => {
@@ -163,9 +162,13 @@ fn get(socket: &Path, name: &str) -> anyhow::Result<Option<PolicyRow>> {
     Ok(None)
 }
 
-/// The order in which policies are evaluated.
-fn order(row: &PolicyRow) -> (Tier, Option<u16>, &str) {
-    (row.tier, row.priority, &row.policy)
+/// Policies in the order in which they are evaluated.
+fn in_order(mut rows: Vec<PolicyRow>) -> Vec<PolicyRow> {
+    fn order(row: &PolicyRow) -> (Tier, Option<u16>, &str) {
+        (row.tier, row.priority, &row.policy)
+    }
+    rows.sort_by(|a, b| order(a).cmp(&order(b)));
+    rows
 }
 
 /// The flow that is asked for.
@@ -205,15 +208,14 @@ mod tests {
             priority,
             ..PolicyRow::default()
         };
-        let mut rows = [
+        let rows = in_order(vec![
             row(Tier::Baseline, Some(0), "a"),
             row(Tier::Admin, Some(100), "a"),
             row(Tier::Admin, Some(20), "b"),
             row(Tier::NetworkPolicy, None, "shop/b"),
             row(Tier::NetworkPolicy, None, "lab/c"),
             row(Tier::Admin, Some(100), "0"),
-        ];
-        rows.sort_by(|a, b| order(a).cmp(&order(b)));
+        ]);
         let names: Vec<&str> = rows.iter().map(|row| &*row.policy).collect();
         assert_eq!(names, ["b", "0", "a", "lab/c", "shop/b", "a"]);
     }

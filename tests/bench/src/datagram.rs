@@ -134,8 +134,8 @@ fn collect(socket: &UdpSocket, until: u64, answered: &mut [bool]) {
     }
 }
 
-/// The first outcome, and each after which at least [`SUSTAINED`] datagrams in a row have another one: a
-/// single lost datagram is no change.
+/// The first outcome, and each later one that at least [`SUSTAINED`] datagrams in a row have. A single lost
+/// datagram does not count.
 fn changes(sent: &[u64], answered: &[bool]) -> Vec<Change> {
     let mut changes: Vec<Change> = Vec::new();
     for (run, at_ns) in answered.windows(SUSTAINED).zip(sent) {

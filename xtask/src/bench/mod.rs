@@ -22,6 +22,7 @@ mod statistics;
 mod udp_flows;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -221,13 +222,21 @@ fn cni_add(cache: &Cache) -> Result<[Vec<f64>; 2]> {
 fn write(figures: &Figures) -> Result<()> {
     let text = figures.markdown();
     println!("\n{text}");
+    let folder = write_report("bench", &figures.json(), &text)?;
+    let plot = folder.join("bench.svg");
+    fs::write(&plot, plot::svg(&figures.series))?;
+    println!("written: {}", plot.display());
+    Ok(())
+}
+
+/// Writes `name.json` and `name.md`; returns their folder.
+fn write_report(name: &str, json: &serde_json::Value, markdown: &str) -> Result<PathBuf> {
     let folder = target().join("bench");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("bench.json"), serde_json::to_vec_pretty(&figures.json())?)?;
-    fs::write(folder.join("bench.md"), text)?;
-    fs::write(folder.join("bench.svg"), plot::svg(&figures.series))?;
-    println!("written: {}/bench.{{json,md,svg}}", folder.display());
-    Ok(())
+    fs::write(folder.join(format!("{name}.json")), serde_json::to_vec_pretty(json)?)?;
+    fs::write(folder.join(format!("{name}.md")), markdown)?;
+    println!("written: {}/{name}.{{json,md}}", folder.display());
+    Ok(folder)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use sluice_abi::PolicyDirection;
+
 use super::{LabelSelector, ObjectName, PolicyPeer, PolicyRule, PortSpec};
 
 /// A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
@@ -76,6 +78,14 @@ impl ClusterNetworkPolicy {
     /// Its name as that of any object.
     pub fn object_name(&self) -> ObjectName {
         ObjectName::cluster(Arc::clone(&self.name))
+    }
+
+    /// Its rules for a direction.
+    pub fn rules(&self, direction: PolicyDirection) -> &[ClusterRule] {
+        match direction {
+            PolicyDirection::Egress => &self.egress,
+            PolicyDirection::Ingress => &self.ingress,
+        }
     }
 
     /// Whether it has rules: without any, it has no effect.

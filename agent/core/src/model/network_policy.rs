@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use sluice_abi::PolicyDirection;
 
 use super::{ObjectName, Port, Protocol};
 
@@ -21,6 +22,16 @@ pub struct NetworkPolicy {
     pub ingress: Option<Box<[PolicyRule]>>,
     /// Rules for what the pods send, as `ingress`.
     pub egress: Option<Box<[PolicyRule]>>,
+}
+
+impl NetworkPolicy {
+    /// Its rules for a direction; `None`: the policy does not isolate it.
+    pub fn rules(&self, direction: PolicyDirection) -> Option<&[PolicyRule]> {
+        match direction {
+            PolicyDirection::Egress => self.egress.as_deref(),
+            PolicyDirection::Ingress => self.ingress.as_deref(),
+        }
+    }
 }
 
 /// A rule: it allows what both lists match.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use sluice_abi::PolicyDirection;
+
 use crate::model::{
     IpBlock, LabelSelector, Operator, PolicyPeer, PolicyPort, PortSpec, Requirement,
 };
@@ -77,6 +79,14 @@ impl fmt::Display for PolicyPort {
             PortSpec::Name(name) => write!(f, "{protocol} {name}"),
             PortSpec::Range(..) | PortSpec::Invalid(_) => f.write_str("no port"),
         }
+    }
+}
+
+/// A direction, as the field of its rules is called.
+pub fn direction(direction: PolicyDirection) -> &'static str {
+    match direction {
+        PolicyDirection::Egress => "egress",
+        PolicyDirection::Ingress => "ingress",
     }
 }
 

@@ -67,13 +67,7 @@ impl Policies {
         let own: Vec<(&NetworkPolicy, &[PolicyRule])> = index
             .network_policies_of(namespace)
             .filter(|policy| policy.pod_selector.matches(|key| pod.labels.get(key)))
-            .filter_map(|policy| {
-                let rules = match question.direction {
-                    PolicyDirection::Egress => &policy.egress,
-                    PolicyDirection::Ingress => &policy.ingress,
-                };
-                Some((policy, &**rules.as_ref()?))
-            })
+            .filter_map(|policy| Some((policy, policy.rules(question.direction)?)))
             .collect();
         let admin = tiers::Tier::of(index, question.direction, pod, Tier::Admin);
         let baseline = match own.is_empty() {
@@ -154,17 +148,12 @@ fn judge(flow: &Flow<'_>, isolating: &[(&NetworkPolicy, &[PolicyRule])]) -> Verd
         rule: rule.map(|(at, ..)| at),
         text: match rule {
             Some((_, rule, nearest, by_ports)) => text(policy, (rule, nearest, by_ports)),
-            None => format!("{} allows no {}", policy.name, word(question.direction)),
+            None => {
+                format!("{} allows no {}", policy.name, describe::direction(question.direction))
+            }
         },
     });
     Verdict::Denied(near.collect())
-}
-
-fn word(direction: PolicyDirection) -> &'static str {
-    match direction {
-        PolicyDirection::Egress => "egress",
-        PolicyDirection::Ingress => "ingress",
-    }
 }
 
 fn admits(port: &PolicyPort, question: &Question, named: &[&Pod]) -> bool {
@@ -224,7 +213,7 @@ fn distance(index: &Index, own: &Arc<str>, peer: &PolicyPeer, other: &Peer<'_>) 
             other.pods.iter().map(of_pod).max().unwrap_or(ADDRESS)
         }
         (PolicyPeer::Nodes(selector), _) => {
-            let mut nodes = index.nodes().filter(|n| selector.matches(|key| n.labels.get(key)));
+            let mut nodes = index.nodes_with(selector);
             let is_of_node = nodes.any(|node| node.addresses().any(|a| a == other.address));
             if is_of_node { 0 } else { ADDRESS }
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sluice_abi::PolicyDirection;
 
 use super::compiler::Policies;
+use super::describe;
 use super::pods::Pods;
 use super::subjects::Standing;
 use super::term::{GroupKey, Term, Terms};
@@ -35,7 +36,7 @@ impl Policies {
                 let Some(reason) = table.and_then(|table| self.tables.closed(table)) else {
                     continue;
                 };
-                let direction = word(direction);
+                let direction = describe::direction(direction);
                 let text = match reason {
                     FindingReason::Collision => format!(
                         "{direction} is closed: rules have the same id as others; change a rule"
@@ -96,13 +97,6 @@ fn finding(policy: &NetworkPolicy, reason: FindingReason, text: String) -> Findi
     Finding { kind: Kind::NetworkPolicy, object: policy.name.clone(), reason, text }
 }
 
-fn word(direction: PolicyDirection) -> &'static str {
-    match direction {
-        PolicyDirection::Egress => "egress",
-        PolicyDirection::Ingress => "ingress",
-    }
-}
-
 /// The rules of a policy with their directions and positions.
 fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (PolicyDirection, usize, &PolicyRule)> {
     let of = |direction| move |(at, rule)| (direction, at, rule);
@@ -127,7 +121,7 @@ fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, warnings: bool) -> 
         );
     }
     for (direction, at, rule) in rules(policy) {
-        let field = || format!("{}[{at}]", word(direction));
+        let field = || format!("{}[{at}]", describe::direction(direction));
         for (at, PolicyPort { protocol, ports }) in rule.ports.iter().enumerate() {
             let field = || format!("{}.ports[{at}]", field());
             match ports {

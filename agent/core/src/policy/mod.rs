@@ -36,7 +36,7 @@ pub use findings::check_all;
 #[cfg(any(test, feature = "generate"))]
 pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
-pub use rules::selects_namespace;
+pub use rules::{selects_namespace, subject_selects};
 use sluice_abi::{PolicyDirection, namespace_id};
 
 use crate::index::Index;

@@ -9,8 +9,8 @@ use super::registry::{Registry, content_id};
 use super::term::{Term, Terms};
 use crate::index::Index;
 use crate::model::{
-    ClusterNetworkPolicy, ClusterRule, ContainerPort, LabelSelector, Namespace, NetworkPolicy, Pod,
-    PolicyPort, PolicyRule, PortSpec, Protocol, RuleAction, Tier,
+    ClusterNetworkPolicy, ClusterRule, ContainerPort, LabelSelector, Labels, Namespace,
+    NetworkPolicy, Pod, PolicyPort, PolicyRule, PortSpec, Protocol, RuleAction, Subject, Tier,
 };
 
 /// Name of container ports, with their protocol.
@@ -279,6 +279,12 @@ pub fn selects_namespace(index: &Index, selector: &LabelSelector, namespace: &st
         selector.matches(|key| namespace.labels.get(key).map(String::as_str))
     };
     selector.is_empty() || index.namespace(namespace).is_some_and(matches)
+}
+
+/// Whether the subject of a ClusterNetworkPolicy selects pods with these labels in a namespace.
+pub fn subject_selects(index: &Index, subject: &Subject, namespace: &str, labels: &Labels) -> bool {
+    selects_namespace(index, &subject.namespaces, namespace)
+        && subject.pods.matches(|key| labels.get(key))
 }
 
 fn release_terms(rule: &Rule, terms: &mut Terms) {

@@ -4,7 +4,7 @@ use sluice_core::Index;
 use sluice_core::model::{
     ClusterNetworkPolicy, ClusterRule, Kind, NetworkPolicy, ObjectName, Pod, PolicyPeer, PolicyRule,
 };
-use sluice_core::policy::selects_namespace;
+use sluice_core::policy::{selects_namespace, subject_selects};
 
 use super::{Direction, Tier};
 
@@ -80,26 +80,24 @@ impl<'a> AnyPolicy<'a> {
 
     /// Whether it selects a pod.
     pub fn selects(self, index: &Index, pod: &Pod) -> bool {
-        let namespace = &pod.name.namespace;
-        let (in_namespace, pods) = match self {
+        let (namespace, labels) = (&pod.name.namespace, &pod.labels);
+        let selects = match self {
             AnyPolicy::Namespaced(policy) => {
-                (*namespace == policy.name.namespace, &policy.pod_selector)
+                *namespace == policy.name.namespace
+                    && policy.pod_selector.matches(|key| labels.get(key))
             }
             AnyPolicy::Cluster(policy) => {
-                let subject = &policy.subject;
-                (selects_namespace(index, &subject.namespaces, namespace), &subject.pods)
+                subject_selects(index, &policy.subject, namespace, labels)
             }
         };
-        in_namespace && !pod.host_network && pods.matches(|key| pod.labels.get(key))
+        selects && !pod.host_network
     }
 
     /// Whether it isolates a direction, or has rules for it.
     pub fn has(self, direction: Direction) -> bool {
-        match (self, direction) {
-            (AnyPolicy::Namespaced(policy), Direction::Ingress) => policy.ingress.is_some(),
-            (AnyPolicy::Namespaced(policy), Direction::Egress) => policy.egress.is_some(),
-            (AnyPolicy::Cluster(policy), Direction::Ingress) => !policy.ingress.is_empty(),
-            (AnyPolicy::Cluster(policy), Direction::Egress) => !policy.egress.is_empty(),
+        match self {
+            AnyPolicy::Namespaced(policy) => policy.rules(direction.into()).is_some(),
+            AnyPolicy::Cluster(policy) => !policy.rules(direction.into()).is_empty(),
         }
     }
 
@@ -107,18 +105,11 @@ impl<'a> AnyPolicy<'a> {
     pub fn rules(self, direction: Direction) -> Vec<AnyRule<'a>> {
         match self {
             AnyPolicy::Namespaced(policy) => {
-                let rules = match direction {
-                    Direction::Ingress => &policy.ingress,
-                    Direction::Egress => &policy.egress,
-                };
-                rules.iter().flatten().map(AnyRule::Allow).collect()
+                let rules = policy.rules(direction.into()).unwrap_or_default();
+                rules.iter().map(AnyRule::Allow).collect()
             }
             AnyPolicy::Cluster(policy) => {
-                let rules = match direction {
-                    Direction::Ingress => &policy.ingress,
-                    Direction::Egress => &policy.egress,
-                };
-                rules.iter().map(AnyRule::Cluster).collect()
+                policy.rules(direction.into()).iter().map(AnyRule::Cluster).collect()
             }
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use sluice_abi::proto;
 use sluice_core::Index;
-use sluice_core::model::{LabelSelector, ObjectName, PolicyPeer};
+use sluice_core::model::{ObjectName, PolicyPeer};
 use sluice_core::policy::{Explanation, Finding, LocalPod, Policies, Question, RuleName, Verdict};
 
 use super::any::{AnyPolicy, AnyRule};
@@ -71,7 +71,7 @@ impl<'a> PolicyView<'a> {
             peer: peer.to_string(),
             pods: policy.matching_pods(self.index, peer),
             nodes: match peer {
-                PolicyPeer::Nodes(selector) => Some(self.matching_nodes(selector)),
+                PolicyPeer::Nodes(selector) => Some(self.index.nodes_with(selector).count()),
                 _ => None,
             },
         };
@@ -89,11 +89,6 @@ impl<'a> PolicyView<'a> {
         }
     }
 
-    fn matching_nodes(self, selector: &LabelSelector) -> usize {
-        let nodes = self.index.nodes();
-        nodes.filter(|node| selector.matches(|key| node.labels.get(key))).count()
-    }
-
     /// What the policies mean for a pod.
     pub fn pod(self, question: &PodQuestion) -> PodPolicyRow {
         let (namespace, name) = question.pod.split_once('/').unwrap_or(("default", &question.pod));
@@ -105,12 +100,9 @@ impl<'a> PolicyView<'a> {
             self.compiled.explain(self.index, &question)
         };
         let none = IpAddr::from([0, 0, 0, 0]);
-        let judging = |direction| {
+        let judging = |direction| -> Vec<AnyPolicy<'_>> {
             let names = explain(direction, none, proto::TCP, 0).isolating;
-            let policies = names.iter().filter_map(|name| AnyPolicy::find(self.index, name));
-            let mut policies: Vec<AnyPolicy<'_>> = policies.collect();
-            policies.sort_by_key(|policy| (policy.order(), policy.name()));
-            policies
+            names.iter().filter_map(|name| AnyPolicy::find(self.index, name)).collect()
         };
         let mut rules = Vec::new();
         let mut names = |direction| -> Vec<String> {

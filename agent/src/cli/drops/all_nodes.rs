@@ -1,7 +1,7 @@
 //! `sluice drops --all-nodes`: the same command in the pods of all agents, through the API server.
 //!
-//! The agents have no port for it: who may ask is decided by the API server (`pods/exec` in the namespace
-//! of the agents).
+//! The agents do not serve drops on the network. The API server authorizes the command: it requires `create`
+//! on `pods/exec` in the namespace of the agents.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -32,8 +32,8 @@ enum Message {
 /// Prints the drops of all nodes.
 ///
 /// # Errors
-/// The API server does not answer or refuses, there is no agent, or, without `--follow`, an agent does
-/// not answer.
+/// The API server does not respond or denies the request, or no agent runs. Without `--follow`, also if an agent
+/// does not respond.
 pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

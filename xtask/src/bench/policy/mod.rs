@@ -16,7 +16,6 @@ mod report;
 mod starts;
 mod subject;
 
-use std::fs;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,7 @@ use self::subject::Subject;
 use super::cluster::{self, BenchCluster};
 use super::report::{Load, Network};
 use super::{objects, packets, quiet};
-use crate::cache::{Cache, target};
+use crate::cache::Cache;
 use crate::{progress, setup};
 
 /// Loads that are measured.
@@ -169,12 +168,7 @@ fn order(round: usize, sizes: &[usize]) -> Vec<Case> {
 
 /// Writes the files of the report.
 fn write(figures: &Figures) -> Result<()> {
-    let folder = target().join("bench");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("policy.json"), serde_json::to_vec_pretty(&figures.json())?)?;
-    fs::write(folder.join("policy.md"), figures.markdown())?;
-    println!("written: {}/policy.{{json,md}}", folder.display());
-    Ok(())
+    super::write_report("policy", &figures.json(), &figures.markdown()).map(drop)
 }
 
 #[cfg(test)]

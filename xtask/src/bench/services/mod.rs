@@ -11,7 +11,6 @@
 mod fill;
 mod report;
 
-use std::fs;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use self::report::{Address, Case, Figures, Filled, GROUPS, Series, cases};
 use super::cluster::{self, BenchCluster, PORT};
 use super::report::{Load, Network};
 use super::{attempts, quiet};
-use crate::cache::{Cache, target};
+use crate::cache::Cache;
 use crate::{progress, setup};
 
 /// Largest number of Services in a cluster with kube-proxy.
@@ -277,12 +276,7 @@ fn node_address(cluster: &BenchCluster, of_client: bool) -> Result<String> {
 
 /// Writes the files of the report.
 fn write(figures: &Figures) -> Result<()> {
-    let folder = target().join("bench");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("services.json"), serde_json::to_vec_pretty(&figures.json())?)?;
-    fs::write(folder.join("services.md"), figures.markdown())?;
-    println!("written: {}/services.{{json,md}}", folder.display());
-    Ok(())
+    super::write_report("services", &figures.json(), &figures.markdown()).map(drop)
 }
 
 #[cfg(test)]

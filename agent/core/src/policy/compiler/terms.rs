@@ -66,8 +66,8 @@ fn blocks(index: &Index, term: &Term) -> Vec<IpBlock> {
     match term {
         Term::Block(block) => vec![block.clone()],
         Term::Nodes(selector) => {
-            let nodes = index.nodes().filter(|n| selector.matches(|key| n.labels.get(key)));
-            let addresses: BTreeSet<IpAddr> = nodes.flat_map(Node::addresses).collect();
+            let addresses: BTreeSet<IpAddr> =
+                index.nodes_with(selector).flat_map(Node::addresses).collect();
             let block = |address| IpBlock { cidr: IpNet::from(address), except: [].into() };
             addresses.into_iter().map(block).collect()
         }

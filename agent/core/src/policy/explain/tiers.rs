@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
-use super::super::rules::selects_namespace;
+use super::super::rules::subject_selects;
 use super::super::{DenyingRule, RuleName, Verdict, describe};
 use super::{Flow, Peer, admits, distance};
 use crate::index::Index;
@@ -34,14 +34,10 @@ impl<'a> Tier<'a> {
         tier: model::Tier,
     ) -> Tier<'a> {
         let selects = |policy: &&ClusterNetworkPolicy| {
-            policy.tier == tier
-                && selects_namespace(index, &policy.subject.namespaces, &pod.name.namespace)
-                && policy.subject.pods.matches(|key| pod.labels.get(key))
+            let (namespace, labels) = (&pod.name.namespace, &pod.labels);
+            policy.tier == tier && subject_selects(index, &policy.subject, namespace, labels)
         };
-        let rules = |policy: &'a ClusterNetworkPolicy| match direction {
-            PolicyDirection::Egress => (policy, &*policy.egress),
-            PolicyDirection::Ingress => (policy, &*policy.ingress),
-        };
+        let rules = |policy: &'a ClusterNetworkPolicy| (policy, policy.rules(direction));
         let policies = index.cluster_network_policies().filter(selects).map(rules);
         let mut policies: Vec<_> = policies.filter(|(_, rules)| !rules.is_empty()).collect();
         policies.sort_by_key(|(policy, _)| (policy.priority, &policy.name));

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::super::describe;
 use super::super::pods::Pods;
-use super::super::rules::selects_namespace;
+use super::super::rules::subject_selects;
 use super::super::term::{GroupKey, Term};
 use super::super::{Finding, FindingReason};
-use super::word;
 use crate::index::Index;
 use crate::model::{
-    ClusterNetworkPolicy, ClusterRule, Kind, PolicyPeer, PortSpec, Protocol, RuleAction, Subject,
+    ClusterNetworkPolicy, ClusterRule, Kind, PolicyPeer, PortSpec, Protocol, RuleAction,
 };
 use sluice_abi::PolicyDirection;
 
@@ -28,27 +28,23 @@ pub fn check(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |reason, text| findings.push(finding(policy, reason, text));
-    let Subject { namespaces, pods: of_pods, invalid } = &policy.subject;
-    if let Some(problem) = invalid {
+    let subject = &policy.subject;
+    if let Some(problem) = &subject.invalid {
         let effect =
             "every pod is selected, Accept rules match nothing, Pass rules deny everything";
         let text = format!("subject: {problem}: {effect}");
         add(FindingReason::InvalidPart, text);
     }
     let selected = || {
-        pods.groups().filter(|group| {
-            selects_namespace(index, namespaces, &group.namespace)
-                && of_pods.matches(|key| group.labels.get(key))
-        })
+        pods.groups()
+            .filter(|group| subject_selects(index, subject, &group.namespace, &group.labels))
     };
     if warnings && selected().next().is_none() {
         add(FindingReason::NoPod, "subject matches no pod: the policy has no effect".to_owned());
     }
-    for (direction, rules) in
-        [(PolicyDirection::Ingress, &policy.ingress), (PolicyDirection::Egress, &policy.egress)]
-    {
-        for (at, rule) in rules.iter().enumerate() {
-            let field = format!("{}[{at}]", word(direction));
+    for direction in [PolicyDirection::Ingress, PolicyDirection::Egress] {
+        for (at, rule) in policy.rules(direction).iter().enumerate() {
+            let field = format!("{}[{at}]", describe::direction(direction));
             if let Some(problem) = &rule.invalid {
                 let effect = match rule.action {
                     RuleAction::Accept => "the rule matches nothing",
