@@ -6,6 +6,7 @@
 //! match any.
 
 mod claims;
+pub mod dirty;
 mod groups;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,6 +18,7 @@ use hashbrown::HashTable;
 use sluice_abi::Addr;
 
 use self::claims::Claims;
+use self::dirty::Dirty;
 use super::LocalPod;
 use super::classes::{ClassContent, NumberedPort};
 use super::numbers::{Numbers, NumbersBy};
@@ -86,7 +88,7 @@ pub struct Pods {
     /// [`Term::Unknown`], while it is active.
     unknown: Option<u32>,
     /// Addresses whose class may be another one.
-    dirty: BTreeSet<Addr>,
+    dirty: Dirty,
 }
 
 /// Whether a Pod object is that of a lease: both have the same UID, or one has none.
@@ -114,7 +116,7 @@ impl Pods {
         let mut changed = BTreeSet::new();
         let old = std::mem::take(&mut self.leases);
         for (address, lease) in old.iter().filter(|(a, lease)| new.get(a) != Some(lease)) {
-            self.dirty.insert(*address);
+            self.dirty.addresses.insert(*address);
             if let Some(name) = &lease.name {
                 changed.insert(name.clone());
                 if let Some(addresses) = self.leased.get_mut(name) {
@@ -126,7 +128,7 @@ impl Pods {
             }
         }
         for (address, lease) in new.iter().filter(|(a, lease)| old.get(a) != Some(lease)) {
-            self.dirty.insert(*address);
+            self.dirty.addresses.insert(*address);
             if let Some(name) = &lease.name {
                 changed.insert(name.clone());
                 self.leased.entry(name.clone()).or_default().insert(*address);
@@ -204,8 +206,7 @@ impl Pods {
         let term = terms.registry.get(number);
         if **term == Term::Unknown {
             self.unknown = active.then_some(number);
-            self.dirty.extend(self.claims.all());
-            self.dirty.extend(self.leases.keys());
+            self.dirty.addresses.extend(self.claims.all().chain(self.leases.keys().copied()));
         }
         let candidates: Vec<u32> = match (term.required_label(), &**term) {
             (Some((key, values)), _) => {
@@ -269,19 +270,18 @@ impl Pods {
     pub fn ranges(&mut self, ranges: &[ipnet::IpNet]) {
         for range in ranges {
             let (first, last) = (Addr::from(range.network()), Addr::from(range.broadcast()));
-            self.dirty.extend(self.claims.range(first, last));
+            self.dirty.addresses.extend(self.claims.range(first, last));
         }
     }
 
     /// The addresses whose class may be another one.
-    pub fn take_dirty(&mut self) -> BTreeSet<Addr> {
+    pub fn take_dirty(&mut self) -> Dirty {
         std::mem::take(&mut self.dirty)
     }
 
     /// The Pod objects that own an address: normally one.
     pub fn owners<'a>(&self, index: &'a Index, address: Addr) -> Vec<&'a Pod> {
-        let owning = self.owning(index, address).into_iter();
-        owning.filter_map(|peer| index.pod(&self.name(peer))).collect()
+        self.owning(index, address).iter().filter_map(|p| index.pod(&self.name(p))).collect()
     }
 
     /// The name of the one pod that owns an address.
@@ -343,14 +343,15 @@ impl Pods {
         let group = peer.group;
         let former = std::mem::replace(&mut self.peers[number as usize], peer);
         if was {
+            let name = self.name(&former);
             for address in former.addresses().map(Addr::from) {
-                self.dirty.insert(address);
+                self.dirty.lost(address, &name);
                 self.claims.remove(address, number);
             }
         }
         if is {
             for address in self.peers[number as usize].addresses().map(Addr::from) {
-                self.dirty.insert(address);
+                self.dirty.addresses.insert(address);
                 self.claims.insert(address, number);
             }
             self.groups[group as usize].members.insert(number);

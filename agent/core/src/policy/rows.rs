@@ -169,7 +169,8 @@ impl Step {
     ///
     /// Rows whose flows are judged again come before the classes move: if the agent ends in between, the
     /// next one sees by their revision that flows were judged by a part of the step. No class moves
-    /// after the epoch, at which a flow counts as judged by all of it.
+    /// after the epoch, at which a flow counts as judged by all of it. An address gets its row before
+    /// the ranges change, and loses it after that: it never has the class of a range in between.
     pub fn writes(&self, epoch: u32) -> Vec<Write> {
         let next = epoch.wrapping_add(1);
         let rejudged = |index: &u32| u16::try_from(*index).is_ok_and(|i| self.rejudge.contains(&i));
@@ -183,10 +184,10 @@ impl Step {
             Write::put::<PortSets>(self.ports.puts.iter().copied()),
             Write::put::<PolicyPeers>(self.peers.puts.iter().copied()),
             Write::put::<PodPolicies>(pods(true)),
-            Write::put::<PolicyNetworks>(self.networks.puts.iter().copied()),
             Write::put::<PolicyClasses>(self.classes.puts.iter().copied()),
-            Write::delete::<PolicyClasses>(self.classes.deletes.iter().copied()),
+            Write::put::<PolicyNetworks>(self.networks.puts.iter().copied()),
             Write::delete::<PolicyNetworks>(self.networks.deletes.iter().copied()),
+            Write::delete::<PolicyClasses>(self.classes.deletes.iter().copied()),
             Write::put::<PodPolicies>(pods(false)),
             Write::put::<PolicyEpochs>(epochs),
             Write::delete::<PolicyPeers>(self.peers.deletes.iter().copied()),

@@ -199,7 +199,8 @@ impl Subjects {
                 touched.insert(*at);
                 continue;
             };
-            if index.namespace(&pod.name.namespace).is_none() {
+            let is_unknown = index.namespace(&pod.name.namespace).is_none();
+            if is_unknown || subject.standing == Standing::Pending {
                 touched.insert(*at);
             }
             let selects = compiled.as_ref().is_some_and(|policy| policy.selects(index, pod));

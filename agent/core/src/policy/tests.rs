@@ -12,6 +12,7 @@ use crate::model::{
     Change, ClusterNetworkPolicy, ClusterRule, IpBlock, LabelSelector, Namespace, NetworkPolicy,
     Object, Pod, PolicyPeer, PolicyRule, Requirement, RuleAction,
 };
+use crate::properties::cases;
 
 fn pod(name: &str, labels: &[(&'static str, &'static str)], address: [u8; 4]) -> Object {
     Object::Pod(Pod {
@@ -148,6 +149,46 @@ fn without_policies_no_pod_is_kept() {
 }
 
 #[test]
+fn pod_is_decided_if_its_namespace_comes_as_the_last_policy_that_selects_namespaces_goes() {
+    let labels = LabelSelector::from_iter([Requirement::equals("app", "web")]);
+    let mut guard = ClusterNetworkPolicy { name: "guard".into(), ..Default::default() };
+    guard.subject.namespaces = labels;
+    let matches = PolicyRule::default();
+    let action = RuleAction::Accept;
+    guard.ingress = [ClusterRule { name: "".into(), action, matches, invalid: None }].into();
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    index.apply(Change::Apply(allow("web", "db")));
+    index.apply(Change::Apply(Object::ClusterNetworkPolicy(guard)));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &local);
+    assert!(policies.rows().pods.is_empty(), "labels of the namespace decide");
+    index.apply(Change::Apply(namespace()));
+    index.apply(Change::Retain(Kind::ClusterNetworkPolicy, vec![]));
+    update(&mut policies, &mut index, &local);
+    assert_eq!(policies.rows().pods.len(), 1);
+}
+
+#[test]
+fn pod_that_loses_an_address_as_it_changes_tables_stays_open() {
+    let mut index = Index::new(THIS_NODE);
+    let (leased, other) = ([10, 2, 0, 1], [10, 2, 0, 9]);
+    index.apply(Change::Apply(pod("db", &[("app", "web")], other)));
+    index.apply(Change::Apply(allow("web", "web")));
+    index.apply(Change::Apply(allow("db", "web")));
+    let local = [lease("db", leased)];
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &local);
+    assert_eq!(policies.rows().classes.len(), 2, "both addresses");
+    index.apply(Change::Apply(pod("db", &[("app", "db")], leased)));
+    let steps = update(&mut policies, &mut index, &local);
+    let rows: Vec<_> = steps.iter().flat_map(|step| &step.pods).collect();
+    assert!(!rows.is_empty());
+    assert!(rows.iter().all(|(_, row)| !row.ends.contains(&tables::CLOSED_END)), "{rows:?}");
+}
+
+#[test]
 fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
     let mut index = Index::new(THIS_NODE);
     index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
@@ -221,7 +262,7 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(96), failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn nothing_is_left_when_all_objects_are_deleted(

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 use sluice_abi::{FrontendKey, proto};
 
-use super::{context, index_of, packets, verdict};
+use super::{cases, context, index_of, packets, verdict};
 use crate::dump;
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
@@ -16,7 +16,7 @@ use crate::oracle::{self, World};
 use crate::tables::{Tables, WithoutLocal};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(256), failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn compiled_rows_do_not_depend_on_the_order_of_changes(
@@ -91,7 +91,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(400), failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn compiled_services_agree_with_oracle(

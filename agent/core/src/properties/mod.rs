@@ -54,3 +54,8 @@ fn packets() -> impl Iterator<Item = Packet> {
         packets.collect::<Vec<_>>()
     })
 }
+
+/// The number of cases in the environment variable `CASES`, or another one.
+pub fn cases(default: u32) -> u32 {
+    std::env::var("CASES").map_or(default, |n| n.parse().expect("CASES is a number"))
+}

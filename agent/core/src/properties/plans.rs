@@ -12,7 +12,7 @@ use sluice_abi::{
 };
 
 use super::kernel::{Fate, Kernel, Row, desired_effect, rows};
-use super::{context, index_of};
+use super::{cases, context, index_of};
 use crate::compile::{PortRow, ServicePortId, Treatment};
 use crate::diff::{Capacity, Plan, RealizedState};
 use crate::generate::{self, THIS_NODE};
@@ -231,7 +231,7 @@ impl Agent {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(256), failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn plan_leads_to_the_desired_rows(steps in steps()) {

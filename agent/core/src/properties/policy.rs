@@ -10,6 +10,7 @@ use proptest::option;
 use proptest::prelude::*;
 use sluice_abi::{PolicyDirection, map};
 
+use super::cases;
 use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
 use crate::model::{Change, Object, ObjectName};
@@ -225,7 +226,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(300), failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn compiled_policies_agree_with_oracle(
@@ -288,7 +289,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(200), failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn changes_of_policies_are_atomic_and_equal_compiling_afresh(
@@ -312,7 +313,7 @@ proptest! {
         }
         index.take_policy_dirty();
         prop_assert_eq!(&maps.rows, &policies.rows());
-        let mut leased = false;
+        let (mut leased, mut shared) = (false, share_addresses(&index));
         for (event, everything, together) in events {
             match event {
                 Event::Change(change) => index.apply(change),
@@ -340,7 +341,11 @@ proptest! {
             // One object is not a pod and its peer at once, unless it is their namespace, or pods share an
             // address.
             let leased = usize::from(std::mem::take(&mut leased));
-            let one = objects + leased + usize::from(dirty.nodes) <= 1 && dirty.namespaces.is_empty() && !share_addresses(&index);
+            let shared_before = std::mem::replace(&mut shared, share_addresses(&index));
+            let one = objects + leased + usize::from(dirty.nodes) <= 1
+                && dirty.namespaces.is_empty()
+                && !shared_before
+                && !shared;
             let several = (!one).then_some(&before);
             let dirty = if everything.is_some() { PolicyDirty::everything() } else { dirty };
             let steps = policies.update(&index, &dirty, &local);

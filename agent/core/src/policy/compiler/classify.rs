@@ -6,9 +6,9 @@ use sluice_abi::Addr;
 
 use super::super::classes::ClassContent;
 use super::super::networks::network_key;
+use super::super::pods::dirty::merge;
 use super::{Changed, Policies};
 use crate::index::Index;
-use crate::model::ObjectName;
 
 impl Policies {
     /// Moves addresses and prefixes to their classes.
@@ -28,7 +28,8 @@ impl Policies {
             former.extend(before.flatten());
             self.network_rows.set(network_key(net), value.map(|class| self.classes.id(class)));
         }
-        for address in self.pods.take_dirty() {
+        let dirty = self.pods.take_dirty();
+        for address in dirty.addresses.iter().copied() {
             let content = self.pods.content(index, address).map(|content| {
                 let blocks = self.networks.blocks_of(address.into());
                 with_blocks(content, &blocks)
@@ -49,7 +50,7 @@ impl Policies {
                     let net = self.networks.longest(address.into())?;
                     *self.prefixes.get(&net)?
                 };
-                let owner = self.pods.owner(index, address);
+                let owner = self.pods.owner(index, address).or_else(|| dirty.former(address));
                 merge(&mut moves, (before.or_else(range), class.or_else(range)), owner);
             }
         }
@@ -96,14 +97,6 @@ impl Policies {
         {
             self.set_class_row(address, self.addresses.get(&address).copied());
         }
-    }
-}
-
-/// Adds the pod with an address to what is known for a key: `None` if it is not the only one.
-fn merge<K: Ord>(pods: &mut BTreeMap<K, Option<ObjectName>>, key: K, pod: Option<ObjectName>) {
-    let known = pods.entry(key).or_insert_with(|| pod.clone());
-    if *known != pod {
-        *known = None;
     }
 }
 

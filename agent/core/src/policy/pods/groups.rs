@@ -109,7 +109,7 @@ impl Pods {
     /// Marks the addresses of the pods of a group.
     pub(super) fn touch(&mut self, group: u32) {
         for member in self.groups[group as usize].members.iter() {
-            self.dirty.extend(self.peers[member as usize].addresses().map(Addr::from));
+            self.dirty.addresses.extend(self.peers[member as usize].addresses().map(Addr::from));
         }
     }
 }

@@ -104,3 +104,32 @@ fn namespace_that_moves_between_policies_is_closed_in_between() {
     assert!(closed >= 1, "not closed");
     assert_eq!(maps.rows, rows);
 }
+
+#[test]
+fn address_whose_range_comes_or_goes_with_its_pod_never_has_the_class_of_a_range() {
+    let deny = cluster_rule(RuleAction::Deny, &["10.244.0.0/16"], &["TCP http"]);
+    let guarded = World::new()
+        .pod("shop/web", "role=web", "10.244.1.2", &[])
+        .cluster_policy(cluster("guard", (Tier::Admin, 0), "@*/*", &[], &[deny]));
+    let local = guarded.local.clone();
+    // An unknown pod may have the port.
+    let without = Object::Node(Node { name: "n1".into(), ..Node::default() });
+    let world = |pod: Option<&str>, in_range: bool| {
+        let mut world = guarded.clone();
+        if let Some(pod) = pod {
+            world = world.pod(pod, "", "10.244.2.2", &[]);
+        }
+        world.local.clone_from(&local);
+        if in_range { world } else { world.with(without.clone()) }
+    };
+    for (from, to) in [
+        ((None, true, false), (Some("unknown/new"), false, false)),
+        ((None, false, true), (Some("shop/new"), true, true)),
+    ] {
+        for (pod, in_range, passes) in [from, to] {
+            world(pod, in_range).expect(passes, &["shop/web > 10.244.2.2: TCP 80"]);
+        }
+        change(&world(from.0, from.1), &world(to.0, to.1));
+        change(&world(to.0, to.1), &world(from.0, from.1));
+    }
+}
