@@ -120,21 +120,20 @@ impl ReconcilePolicy {
         let (mut found, mut rows) = Found::read(kernel)?;
         let wanted = state.policies().rows();
         let unused = read_back::take_unused(&mut rows, &wanted);
-        let closing = Step::closing(&rows, &wanted);
-        rows.pods.extend(closing.pods.iter().copied());
-        let mut step = Step::between(&rows, &wanted);
+        let mut steps = Step::recovery(&rows, &wanted);
         let interrupted = self.interrupted || found.is_ahead();
         let epoch = found.epoch;
         found.catch_up(self.last_epoch);
         if interrupted || found.epoch != epoch {
-            step.rejudge_isolated(&wanted);
+            steps[1].rejudge_isolated(&wanted);
         }
-        let mut writes = [unused, closing.writes(found.epoch)].concat();
-        found.written(&closing);
-        writes.extend(step.writes(found.epoch));
-        found.written(&step);
-        if step.pods.is_empty() && found.epoch != epoch {
+        let mut writes = unused;
+        if steps.iter().all(|step| step.pods.is_empty()) && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));
+        }
+        for step in &steps {
+            writes.extend(step.writes(found.epoch));
+            found.written(step);
         }
         let mut count = 0;
         for write in writes {

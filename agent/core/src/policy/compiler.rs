@@ -6,15 +6,16 @@
 //!                                                                          +--> rows of POLICY_PEERS
 //! policies, leases ----------> subjects::Subjects ------------> tables ----+
 //! ```
-//! A change is carried out in up to four steps:
-//! 0. Pods of this node are closed that change over to new tables while their present ones judge a peer
+//! A change is carried out in steps; most have one or two.
+//! 1. Pods of this node are closed that change over to new tables while their present ones judge a peer
 //!    otherwise than before: they would judge peers of now by rules of before. Also those whose tables do
 //!    not fit any more.
-//! 1. Terms of new tables become active, and pods that changed move to other classes. No table uses the
+//! 2. Terms of new tables become active, and pods that changed move to other classes. No table uses the
 //!    new terms: for each table, the old and the new class of an address that did not change are equal.
-//! 2. Pods of this node change over to new tables, which have rows for all classes.
-//! 3. Terms that no table uses any more become inactive.
+//! 3. to 5. Pods of this node change over to new tables, and tables are rewritten ([`change_over`]).
+//! 6. Terms that no table uses any more become inactive.
 
+mod change_over;
 mod classify;
 mod terms;
 
@@ -27,8 +28,8 @@ use zerocopy::FromZeros;
 use super::classes::Classes;
 use super::networks::Networks;
 use super::pods::Pods;
-use super::rules::{PortName, Rules};
-use super::subjects::{Decisions, Parts, Standing, Subjects};
+use super::rules::Rules;
+use super::subjects::{Parts, Standing, Subjects};
 use super::tables::{CLOSED_END, Gaps, Tables};
 use super::term::Terms;
 use super::tracked::Tracked;
@@ -87,6 +88,8 @@ struct Changed {
     tables: BTreeMap<u32, Option<ObjectName>>,
     /// Classes of ranges changed for other reasons than terms.
     ranges: bool,
+    /// Pods of this node that changed over to other tables, or to other rules of the same ones.
+    pods: BTreeSet<u16>,
 }
 
 impl Policies {
@@ -128,7 +131,7 @@ impl Policies {
         }
         self.classify(index, &mut changed);
         self.fit();
-        self.subjects.close_moving(&decisions, |pod, table| {
+        let plan = self.plan(&decisions, |pod, table| {
             // What a pod sends to itself does not count.
             let peer = changed.tables.get(&table);
             let is_own = peer.is_some_and(|peer| peer.is_some() && *peer == pod.name);
@@ -137,15 +140,8 @@ impl Policies {
         let wanted = self.wanted_rows(&changed);
         let mut zeroth = self.closing_step(&wanted.0);
         let first = self.pods_step(wanted);
-        let (mut second, mut third) = (Step::default(), Step::default());
-        for table in &decisions.new_tables {
-            self.tables.add(*table, &self.rules, &self.terms, &self.classes);
-        }
-        let stays = decisions.standings.is_empty() && decisions.former.is_empty();
-        let dead = self.change_over(decisions);
-        if !stays {
-            second = self.step(index, Changed::default());
-        }
+        let (changeover, dead) = self.change_over(index, decisions, plan);
+        let mut last = Step::default();
         let forgotten = !needed && self.pods.set_needed(false);
         if forgotten || !dead.is_empty() {
             let mut changed = Changed::default();
@@ -157,7 +153,7 @@ impl Policies {
                     self.pods.pod(index, &name, &self.terms);
                 }
             }
-            third = self.step(index, changed);
+            last = self.step(index, changed);
         }
 
         let is_new = |pod: &ObjectName| index.namespace(&pod.namespace).is_none();
@@ -167,8 +163,10 @@ impl Policies {
         }
         let open = self.open_namespaces.take();
         zeroth.open_namespaces.deletes = open.deletes;
-        third.open_namespaces.puts = open.puts;
-        [zeroth, first, second, third].into_iter().filter(|step| !step.is_empty()).collect()
+        last.open_namespaces.puts = open.puts;
+        let [leaving, rewriting, joining] = changeover;
+        let steps = [zeroth, first, leaving, rewriting, joining, last];
+        steps.into_iter().filter(|step| !step.is_empty()).collect()
     }
 
     fn set_open_namespaces(&mut self, open: BTreeMap<u64, u32>) {
@@ -229,65 +227,6 @@ impl Policies {
         }
     }
 
-    /// Makes the terms and port names of a table active.
-    fn activate(&mut self, index: &Index, table: u32) {
-        let (terms, names) = self.tables.uses(table, &self.rules);
-        for term in terms {
-            if self.terms.activate(term) {
-                self.term(index, term, true);
-            }
-        }
-        for name in names {
-            self.pods.port_name(&name, true);
-        }
-    }
-
-    fn deactivate(
-        &mut self,
-        index: &Index,
-        terms: BTreeSet<u32>,
-        names: BTreeSet<PortName>,
-        changed: &mut Changed,
-    ) {
-        for term in terms {
-            if self.terms.deactivate(term) {
-                changed.ranges |= self.term(index, term, false);
-            }
-            self.terms.registry.release(term);
-        }
-        for name in names {
-            self.pods.port_name(&name, false);
-        }
-    }
-
-    /// Pods change over to their new tables. Returns the terms and names of tables that are not used any
-    /// more, with one reference to each term.
-    fn change_over(&mut self, decisions: Decisions) -> Vec<(BTreeSet<u32>, BTreeSet<PortName>)> {
-        for (index, standing) in decisions.standings {
-            self.subjects.set(index, standing);
-        }
-        let mut dead = Vec::new();
-        for table in decisions.former {
-            if self.tables.registry.references(table) > 1 {
-                self.tables.registry.release(table);
-                continue;
-            }
-            let uses = self.tables.uses(table, &self.rules);
-            let Some(rules) = self.tables.registry.release(table) else { continue };
-            self.tables.drop(table, &self.classes);
-            // The terms stay active until the next step.
-            uses.0.iter().for_each(|term| self.terms.registry.retain(*term));
-            for rule in rules.iter() {
-                self.rules.release(rule, &mut self.terms);
-            }
-            dead.push(uses);
-        }
-        for policy in decisions.forgotten {
-            self.rules.forget(policy, &mut self.terms);
-        }
-        dead
-    }
-
     /// Brings classes, capacities and rows of pods up to date; returns the changed rows.
     fn step(&mut self, index: &Index, mut changed: Changed) -> Step {
         self.classify(index, &mut changed);
@@ -335,7 +274,8 @@ impl Policies {
             let row = PodPolicy { generation: lease.generation, flags, revision: 0, ends };
             rows.insert(lease.index.into(), row);
             let mut tables = standing.tables();
-            if tables.any(|table| changed.ranges || changed.tables.contains_key(&table)) {
+            let differs = tables.any(|t| changed.ranges || changed.tables.contains_key(&t));
+            if differs || changed.pods.contains(&lease.index) {
                 rejudge.insert(lease.index);
             }
         }

@@ -6,7 +6,7 @@
 //! leases of the pods of this node -----------+
 //! ```
 //! The rows follow from the objects alone, not from the order of the changes; ids are hashes of
-//! contents. A change becomes up to four steps, and during each of them every pod of this node judges
+//! contents. A change becomes up to five steps, and during each of them every pod of this node judges
 //! every address as before or as after the change, or it is closed.
 
 mod classes;

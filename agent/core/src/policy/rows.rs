@@ -127,18 +127,44 @@ impl Step {
         step
     }
 
-    /// The step before the one of [`Step::between`], if peers move to other classes: it closes the pods whose
-    /// tables change. Their present ones have no rows for classes that only the new ones distinguish.
-    pub fn closing(old: &PolicyRows, new: &PolicyRows) -> Step {
+    /// The steps that lead from the rows of the maps to others, after a start or a failed write, with the
+    /// rows of each: pods are closed, everything else changes, pods are opened and new ones added.
+    pub fn recovery(old: &PolicyRows, new: &PolicyRows) -> [Step; 3] {
+        let changed = changed_tables(old, new);
+        let closing = Step::closing(old, new, &changed);
+        let (mut before, mut after) = (old.clone(), new.clone());
+        before.pods.extend(closing.pods.iter().copied());
+        after.pods.retain(|index, next| {
+            let row = before.pods.get(index).filter(|row| row.generation == next.generation);
+            for (end, now) in next.ends.iter_mut().zip(row.iter().flat_map(|row| &row.ends)) {
+                if *now == CLOSED_END {
+                    *end = CLOSED_END;
+                }
+            }
+            // A new pod would be judged by rows that are still to be removed.
+            row.is_some() || !next.ends.iter().any(|end| changed.contains(&end.table))
+        });
+        let [middle, opening] = [Step::between(&before, &after), Step::between(&after, new)];
+        [closing, middle, opening]
+    }
+
+    /// The step that closes pods before that of [`Step::between`]. If peers move to other classes, those whose
+    /// tables change: their present ones have no rows for classes that only the new ones distinguish, and
+    /// peers that move to a class would be judged by its former row, or by its new one before they move.
+    /// Otherwise those that leave a table or get one whose rows change: they would be judged by rows of others.
+    fn closing(old: &PolicyRows, new: &PolicyRows, changed: &BTreeSet<u64>) -> Step {
         let mut step = Step::default();
-        if old.classes == new.classes && old.networks == new.networks {
-            return step;
-        }
+        let moves = old.classes != new.classes || old.networks != new.networks;
         for (index, row) in &old.pods {
             let next = new.pods.get(index).filter(|next| next.generation == row.generation);
             let mut closed = *row;
             for (at, end) in closed.ends.iter_mut().enumerate() {
-                let changes = next.is_none_or(|next| next.ends[at] != *end);
+                let next = next.map(|next| next.ends[at]);
+                let changes = match next {
+                    _ if moves => next != Some(*end) || changed.contains(&end.table),
+                    Some(next) if next.table == end.table => false,
+                    next => [Some(*end), next].iter().flatten().any(|e| changed.contains(&e.table)),
+                };
                 if changes && end.table != 0 {
                     *end = CLOSED_END;
                 }
@@ -163,12 +189,12 @@ impl Step {
     }
 
     /// The batches in the order in which they are written: what a verdict depends on, then the rows of
-    /// pods, then `POLICY_EPOCH`, then the removal of tables that no pod has. `epoch` is what
+    /// pods, then the removal of rows of tables, then `POLICY_EPOCH`. `epoch` is what
     /// `POLICY_EPOCH` has; it becomes the next number if a row of a pod is written. If a batch fails, the
     /// maps are brought to [`super::Policies::rows`] later.
     ///
-    /// Rows whose flows are judged again come before the classes move: if the agent ends in between, the
-    /// next one sees by their revision that flows were judged by a part of the step. No class moves
+    /// Rows of pods whose flows are judged again come first: if the agent ends in between, the next one sees
+    /// by their revision that flows were judged by a part of the step. No verdict changes
     /// after the epoch, at which a flow counts as judged by all of it. An address gets its row before
     /// the ranges change, and loses it after that: it never has the class of a range in between.
     pub fn writes(&self, epoch: u32) -> Vec<Write> {
@@ -181,16 +207,16 @@ impl Step {
         let epochs = (!self.pods.is_empty()).then_some((0, next));
         [
             Write::delete::<OpenNamespaces>(self.open_namespaces.deletes.iter().copied()),
+            Write::put::<PodPolicies>(pods(true)),
             Write::put::<PortSets>(self.ports.puts.iter().copied()),
             Write::put::<PolicyPeers>(self.peers.puts.iter().copied()),
-            Write::put::<PodPolicies>(pods(true)),
             Write::put::<PolicyClasses>(self.classes.puts.iter().copied()),
             Write::put::<PolicyNetworks>(self.networks.puts.iter().copied()),
             Write::delete::<PolicyNetworks>(self.networks.deletes.iter().copied()),
             Write::delete::<PolicyClasses>(self.classes.deletes.iter().copied()),
             Write::put::<PodPolicies>(pods(false)),
-            Write::put::<PolicyEpochs>(epochs),
             Write::delete::<PolicyPeers>(self.peers.deletes.iter().copied()),
+            Write::put::<PolicyEpochs>(epochs),
             Write::delete::<PortSets>(self.ports.deletes.iter().copied()),
             Write::put::<OpenNamespaces>(self.open_namespaces.puts.iter().copied()),
         ]
@@ -198,6 +224,23 @@ impl Step {
         .flatten()
         .collect()
     }
+}
+
+/// Tables in which a class that is in use before and after has another row.
+fn changed_tables(old: &PolicyRows, new: &PolicyRows) -> BTreeSet<u64> {
+    let used = |rows: &PolicyRows| -> BTreeSet<u64> {
+        rows.classes.values().chain(rows.networks.values()).copied().collect()
+    };
+    let (before, after) = (used(old), used(new));
+    let differing = |rows: &PolicyRows, others: &PolicyRows| -> BTreeSet<u64> {
+        let differs = |(key, ports): &(&PolicyPeerKey, &PolicyPorts)| {
+            before.contains(&key.class)
+                && after.contains(&key.class)
+                && others.peers.get(key) != Some(*ports)
+        };
+        rows.peers.iter().filter(differs).map(|(key, _)| key.table).collect()
+    };
+    &differing(old, new) | &differing(new, old)
 }
 
 /// The row with a revision; a row of zeros is that of no pod.

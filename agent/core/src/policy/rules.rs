@@ -10,7 +10,8 @@ use super::term::{Term, Terms};
 use crate::index::Index;
 use crate::model::{
     ClusterNetworkPolicy, ClusterRule, ContainerPort, LabelSelector, Labels, Namespace,
-    NetworkPolicy, Pod, PolicyPort, PolicyRule, PortSpec, Protocol, RuleAction, Subject, Tier,
+    NetworkPolicy, ObjectName, Pod, PolicyPort, PolicyRule, PortSpec, Protocol, RuleAction,
+    Subject, Tier,
 };
 
 /// Name of container ports, with their protocol.
@@ -70,6 +71,8 @@ pub enum Order {
 /// A policy.
 #[derive(Clone, Debug)]
 pub struct CompiledPolicy {
+    /// Its name.
+    pub name: ObjectName,
     /// When it applies.
     pub order: Order,
     /// The namespaces of the pods that it applies to; `None`: its own one.
@@ -117,6 +120,7 @@ impl Rules {
             end(&policy.ingress, PolicyDirection::Ingress),
         ];
         CompiledPolicy {
+            name: policy.name.clone(),
             order: Order::NetworkPolicy,
             namespaces: None,
             pods: policy.pod_selector.clone(),
@@ -151,6 +155,7 @@ impl Rules {
         ];
         let name = Arc::clone(&policy.name);
         CompiledPolicy {
+            name: policy.object_name(),
             order: match policy.tier {
                 Tier::Admin => Order::Admin(policy.priority, name),
                 Tier::Baseline => Order::Baseline(policy.priority, name),

@@ -36,8 +36,16 @@ pub enum Standing {
 impl Standing {
     /// Its tables.
     pub fn tables(self) -> impl Iterator<Item = u32> {
-        let ends = if let Standing::Judged(ends) = self { ends } else { [None, None] };
-        ends.into_iter().flatten()
+        self.ends().into_iter().flatten().flatten()
+    }
+
+    /// The table of each direction; `None`: closed.
+    pub fn ends(self) -> Option<Ends> {
+        match self {
+            Standing::Judged(ends) => Some(ends),
+            Standing::Free => Some([None, None]),
+            Standing::Pending | Standing::Moving => None,
+        }
     }
 }
 
@@ -56,6 +64,8 @@ pub struct Subjects {
     numbers: BTreeMap<ObjectName, u32>,
     policies: Vec<Option<CompiledPolicy>>,
     free: Vec<u32>,
+    /// Numbers of policies that are gone. Tables may refer to them until the end of the update.
+    gone: Vec<u32>,
     subjects: BTreeMap<u16, Subject>,
     by_name: HashMap<ObjectName, BTreeSet<u16>>,
     by_namespace: HashMap<Arc<str>, BTreeSet<u16>>,
@@ -98,28 +108,15 @@ impl Subjects {
         self.subjects.values().map(|subject| (&subject.lease, subject.standing))
     }
 
-    /// Sets the standing of a pod.
-    pub fn set(&mut self, index: u16, standing: Standing) {
-        if let Some(subject) = self.subjects.get_mut(&index) {
-            subject.standing = standing;
-        }
+    /// Sets the standing of a pod; returns whether it had another one.
+    pub fn set(&mut self, index: u16, standing: Standing) -> bool {
+        let subject = self.subjects.get_mut(&index);
+        subject.is_some_and(|s| std::mem::replace(&mut s.standing, standing) != standing)
     }
 
-    /// Closes the pods that change over to other tables, and whose present ones are affected by a change
-    /// of peers.
-    pub fn close_moving(
-        &mut self,
-        decisions: &Decisions,
-        is_affected: impl Fn(&LocalPod, u32) -> bool,
-    ) {
-        for (at, standing) in &decisions.standings {
-            let Some(subject) = self.subjects.get_mut(at) else { continue };
-            if subject.standing != *standing
-                && subject.standing.tables().any(|table| is_affected(&subject.lease, table))
-            {
-                subject.standing = Standing::Moving;
-            }
-        }
+    /// Lease and standing of a pod.
+    pub fn get(&self, index: u16) -> Option<(&LocalPod, Standing)> {
+        self.subjects.get(&index).map(|subject| (&subject.lease, subject.standing))
     }
 
     /// Decides again for the pods that changes of objects and leases affect.
@@ -132,6 +129,7 @@ impl Subjects {
     ) -> Decisions {
         let mut decisions = Decisions::default();
         let mut touched = BTreeSet::new();
+        self.free.append(&mut self.gone);
         for name in &dirty.policies {
             self.policy(index, name, &mut touched, &mut decisions, &mut parts);
         }
@@ -224,7 +222,7 @@ impl Subjects {
         }
         if compiled.is_none() {
             self.numbers.remove(name);
-            self.free.push(number);
+            self.gone.push(number);
         }
         if let Some(slot) = self.policies.get_mut(number as usize) {
             decisions.forgotten.extend(std::mem::replace(slot, compiled));
@@ -299,19 +297,18 @@ impl Subjects {
         if depends_on_unknown_namespace(index, &name.namespace) {
             return Standing::Pending;
         }
-        let mut policies: Vec<&CompiledPolicy> = subject
-            .selected
-            .iter()
-            .filter_map(|number| self.policies.get(*number as usize)?.as_ref())
-            .collect();
-        policies.sort_by_key(|policy| &policy.order);
-        let by_ports = policies.iter().any(|policy| policy.has_names());
+        let policy = |number: &u32| Some((*number, self.policies.get(*number as usize)?.as_ref()?));
+        let mut policies: Vec<(u32, &CompiledPolicy)> =
+            subject.selected.iter().filter_map(policy).collect();
+        policies.sort_by_key(|(_, policy)| &policy.order);
+        let by_ports = policies.iter().any(|(_, policy)| policy.has_names());
         let ports = by_ports.then(|| Arc::clone(&pod.ports));
         let key = (Arc::clone(&subject.selected), ports);
         let ends = *decided.entry(key).or_insert_with(|| {
             PolicyDirection::ALL.map(|direction| {
-                let of_policy =
-                    |policy: &&'_ CompiledPolicy| policy.ends[direction as usize].is_some();
+                let of_policy = |(_, policy): &(u32, &CompiledPolicy)| {
+                    policy.ends[direction as usize].is_some()
+                };
                 let policies: Vec<_> = policies.iter().copied().filter(of_policy).collect();
                 if policies.is_empty() {
                     return None;

@@ -15,7 +15,7 @@ use sluice_abi::{PolicyEnd, PolicyPorts};
 use self::admitted::Admitted;
 use self::maps::{TableMaps, key};
 use self::table::Table;
-pub use self::table::{Gaps, TableRules};
+pub use self::table::{Gaps, Identity, TableRules};
 use self::tier::Tier;
 use super::FindingReason;
 use super::classes::{ClassContent, Classes, NumberedPort};
@@ -24,7 +24,6 @@ use super::ports::Ports;
 use super::registry::{CLOSED, Registry, content_id};
 use super::rules::{PortName, Rule, Rules};
 use super::term::Terms;
-use crate::model::RuleAction;
 
 /// Ports as in the maps, and the number of their set if they have one.
 type Row = (PolicyPorts, Option<u32>);
@@ -32,11 +31,17 @@ type Row = (PolicyPorts, Option<u32>);
 /// What `POD_POLICY` has for a pod that is closed.
 pub const CLOSED_END: PolicyEnd = PolicyEnd { table: CLOSED, otherwise: PolicyPorts::NONE };
 
+/// Terms, sorted, and port names that a table uses.
+pub type Uses = (Vec<u32>, BTreeSet<PortName>);
+
 /// The tables.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
-    /// Rules of each table; one reference per use by a pod.
+    /// Rules of each table; one reference per use by a pod. The present and the former rules of an
+    /// identity have one id.
     pub registry: Registry<TableRules>,
+    /// What tables belong to; one reference per table.
+    pub identities: Registry<Identity>,
     live: BTreeMap<u32, Table>,
     of_term: NumbersBy<u32>,
     of_name: NumbersBy<PortName>,
@@ -49,30 +54,33 @@ pub struct Tables {
 
 impl Tables {
     /// The number of the table with these rules, with one more reference, and whether it is new. Takes
-    /// over one reference to each rule.
-    pub fn intern(&mut self, rules: TableRules, known: &Rules) -> (u32, bool) {
-        self.registry.intern(rules, |rules| {
-            let ordered = |rules: &[(RuleAction, u32)]| -> Vec<(RuleAction, u64)> {
-                rules.iter().map(|(action, rule)| (*action, known.registry.id(*rule))).collect()
-            };
-            let sorted = |rules: &[u32]| {
-                let mut ids: Vec<u64> = rules.iter().map(|r| known.registry.id(*r)).collect();
-                ids.sort_unstable();
-                ids
-            };
-            let own = rules.network_policies.as_deref().map(sorted);
-            content_id((ordered(&rules.admin), own, ordered(&rules.baseline)))
-        })
+    /// over one reference to its identity and to each rule, if it is new.
+    pub fn intern(&mut self, rules: TableRules) -> (u32, bool) {
+        let identity = rules.identity;
+        let (number, new) = self.registry.intern(rules, |_| self.identities.id(identity));
+        if !new {
+            self.identities.release(identity);
+        }
+        (number, new)
+    }
+
+    /// Removes a reference to a table; returns its rules if it was the last one.
+    pub fn release(&mut self, number: u32) -> Option<Arc<TableRules>> {
+        let rules = self.registry.release(number)?;
+        self.identities.release(rules.identity);
+        Some(rules)
     }
 
     /// The terms and port names of a table that may not be live yet.
-    pub fn uses(&self, table: u32, rules: &Rules) -> (BTreeSet<u32>, BTreeSet<PortName>) {
+    pub fn uses(&self, table: u32, rules: &Rules) -> Uses {
         let rules = self.registry.get(table).iter().map(|rule| rules.registry.get(rule));
-        let (mut terms, mut names) = (BTreeSet::new(), BTreeSet::new());
+        let (mut terms, mut names) = (Vec::new(), BTreeSet::new());
         for rule in rules {
             terms.extend(rule.terms());
             names.extend(rule.named.iter().cloned());
         }
+        terms.sort_unstable();
+        terms.dedup();
         (terms, names)
     }
 
@@ -90,7 +98,7 @@ impl Tables {
             Some((rules.first()?.0, Admitted::of(rules.iter().map(|(_, rule)| *rule))))
         };
         let by_term = by_term.chunk_by(|a, b| a.0 == b.0).filter_map(of_term).collect();
-        let collides = self.registry.collides(number);
+        let collides = self.identities.collides(content.identity);
         let (used, names) = self.uses(number, rules);
         let mut table = Table {
             id: self.registry.id(number),
@@ -99,7 +107,7 @@ impl Tables {
             by_term,
             any_peer,
             baseline: Tier::new(&content.baseline, rules, terms),
-            terms: used.into_iter().collect(),
+            terms: used.into(),
             names,
             otherwise_ports: Ports::default(),
             otherwise: (PolicyPorts::NONE, None),
@@ -142,7 +150,7 @@ impl Tables {
         if table.closed.is_none() {
             self.maps.set_base(&self.sets, &table, false);
         }
-        self.release(table.otherwise);
+        self.release_set(table.otherwise);
     }
 
     /// Adds the rows of a new class.
@@ -190,6 +198,20 @@ impl Tables {
             self.live.get(number).is_some_and(|table| answer(table, a) != answer(table, b))
         });
         tables
+    }
+
+    /// Number of the identity of a table.
+    pub fn identity(&self, number: u32) -> u32 {
+        self.registry.get(number).identity
+    }
+
+    /// The identities of new tables that replace the rules of present ones.
+    pub fn rewritten(&self, new: &[u32]) -> BTreeSet<u32> {
+        if new.is_empty() {
+            return BTreeSet::new();
+        }
+        let live: BTreeSet<u32> = self.live.keys().map(|number| self.identity(*number)).collect();
+        new.iter().map(|number| self.identity(*number)).filter(|i| live.contains(i)).collect()
     }
 
     /// What `POD_POLICY` has for a table.
@@ -284,7 +306,7 @@ impl Tables {
             self.maps.peers.set(key(table, class, classes), None);
             self.maps.let_go(&self.sets, row);
         }
-        self.release(row);
+        self.release_set(row);
     }
 
     /// Closes a table for good if a set of ports that it needs has the id of another set.
@@ -311,7 +333,7 @@ impl Tables {
         (PolicyPorts::set(self.sets.id(set)), Some(set))
     }
 
-    fn release(&mut self, row: Row) {
+    fn release_set(&mut self, row: Row) {
         if let Some(ports) = row.1.and_then(|set| self.sets.release(set)) {
             self.set_rows -= ports.rows(0).len();
         }

@@ -304,7 +304,7 @@ proptest! {
         policies.limits = Limits { peers, ports, networks, classes };
         let mask = |bits: u32| if bits == 0 { u64::MAX } else { (1 << bits) - 1 };
         policies.classes.registry.mask = mask(bits.0);
-        policies.tables.registry.mask = mask(bits.1);
+        policies.tables.identities.mask = mask(bits.1);
         policies.tables.sets.mask = mask(bits.2);
         for change in std::iter::once(None).chain(changes.into_iter().map(Some)) {
             change.into_iter().for_each(|change| index.apply(change));

@@ -161,7 +161,7 @@ fn carry_out(
     // What programs that run between two writes record, with the epoch that they read.
     let mut recorded = vec![(maps.epoch, old.clone())];
     for write in step.writes(maps.epoch) {
-        let referred = [PortSets::SPEC, PolicyPeers::SPEC].contains(&write.table());
+        let referred = write.table() == PortSets::SPEC;
         for at in 0..write.len() {
             maps.apply(&write, at);
             if one.is_none() || referred && at + 1 < write.len() {
@@ -197,8 +197,8 @@ fn carry_out(
         }
     }
     // Content never changes under an id.
-    for (key, ports) in &maps.rows.peers {
-        assert!(begin.peers.get(key).is_none_or(|before| before == ports));
+    for (key, ports) in &maps.rows.ports {
+        assert!(begin.ports.get(key).is_none_or(|before| before == ports));
     }
     // Flows of a pod that are judged otherwise now are judged again.
     let written = |pod: &LocalPod| step.pods.iter().any(|(at, _)| *at == u32::from(pod.index));
@@ -357,5 +357,36 @@ proptest! {
             prop_assert_eq!(&maps.rows, &after);
             prop_assert!(policies.update(&index, &PolicyDirty::everything(), &local).is_empty());
         }
+    }
+
+    #[test]
+    fn recovery_judges_as_before_or_after_or_closes(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        events in vec(prop_oneof![
+            1 => generate::policy_change().prop_map(Event::Change),
+            2 => generate::policy_edit().prop_map(Event::Edit),
+        ], 1..6),
+    ) {
+        let changed = events.iter().filter_map(|event| match event {
+            Event::Change(Change::Apply(object)) => Some(object),
+            _ => None,
+        });
+        let own = own_addresses(objects.iter().chain(changed));
+        let mut index = index_of(&objects);
+        let before = afresh(&index, &local);
+        for event in events {
+            match event {
+                Event::Change(change) => index.apply(change),
+                Event::Edit(edit) => edit.change(&index).into_iter().for_each(|c| index.apply(c)),
+                Event::Leases(_) => {}
+            }
+        }
+        let after = afresh(&index, &local);
+        let mut maps = Maps { rows: before.clone(), ..Maps::default() };
+        for step in Step::recovery(&before, &after) {
+            carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&before));
+        }
+        prop_assert_eq!(maps.rows, after);
     }
 }

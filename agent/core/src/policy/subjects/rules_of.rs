@@ -1,22 +1,27 @@
 //! The rules of the policies that select a pod, as a table.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use sluice_abi::PolicyDirection;
 
-use super::super::rules::{CompiledPolicy, CompiledRule, Matches, Order};
-use super::super::tables::TableRules;
+use super::super::classes::NumberedPort;
+use super::super::registry::content_id;
+use super::super::rules::{CompiledPolicy, CompiledRule, Matches, Order, PortName};
+use super::super::tables::{Identity, TableRules};
 use super::Parts;
-use crate::model::ContainerPort;
+use crate::model::{ContainerPort, ObjectName};
 
-/// The table of policies in one direction, with one more reference, and whether it is new. The policies
-/// are in their order.
+/// The table of policies in one direction, with one more reference, and whether it is new. The policies,
+/// with their numbers, are in their order.
 pub fn table(
-    policies: &[&CompiledPolicy],
+    policies: &[(u32, &CompiledPolicy)],
     direction: PolicyDirection,
     ports: &[ContainerPort],
     parts: &mut Parts<'_>,
 ) -> (u32, bool) {
     let (mut admin, mut own, mut baseline) = (Vec::new(), None, Vec::new());
-    for policy in policies {
+    for (_, policy) in policies {
         let Some(rules) = &policy.ends[direction as usize] else { continue };
         let rules =
             rules.iter().filter_map(|rule| Some((rule.action, number(rule, ports, parts)?)));
@@ -35,15 +40,54 @@ pub fn table(
             parts.rules.release(rule, parts.terms);
         }
     }
-    let rules =
-        TableRules { admin: admin.into(), network_policies: own, baseline: baseline.into() };
-    let (table, new) = parts.tables.intern(rules, parts.rules);
+    let rules = TableRules {
+        identity: identity(policies, direction, ports, parts),
+        admin: admin.into(),
+        network_policies: own,
+        baseline: baseline.into(),
+    };
+    let (table, new) = parts.tables.intern(rules);
     if !new {
         for rule in parts.tables.registry.get(table).iter() {
             parts.rules.release(rule, parts.terms);
         }
     }
     (table, new)
+}
+
+/// The number of the identity of a table, with one more reference.
+fn identity(
+    policies: &[(u32, &CompiledPolicy)],
+    direction: PolicyDirection,
+    ports: &[ContainerPort],
+    parts: &mut Parts<'_>,
+) -> u32 {
+    let mut numbers: Vec<u32> = policies.iter().map(|(number, _)| *number).collect();
+    numbers.sort_unstable();
+    let rules = policies.iter().filter_map(|(_, policy)| policy.ends[direction as usize].as_ref());
+    let names: BTreeSet<&PortName> = rules
+        .flatten()
+        .filter_map(|rule| match &rule.matches {
+            Matches::Named(rule) => Some(&rule.named),
+            Matches::Shared(_) => None,
+        })
+        .flatten()
+        .collect();
+    let used = |port: &&ContainerPort| {
+        names.iter().any(|(protocol, name)| (*protocol, name) == (port.protocol, &port.name))
+    };
+    let named = ports.iter().filter(|port| !names.is_empty() && used(port));
+    let mut named: Vec<NumberedPort> =
+        named.map(|p| (p.protocol, Arc::clone(&p.name), p.port.get())).collect();
+    named.sort_unstable();
+    named.dedup();
+    let identity = Identity { direction, policies: numbers.into(), named: named.into() };
+    let id = |identity: &Identity| {
+        let mut names: Vec<&ObjectName> = policies.iter().map(|(_, policy)| &policy.name).collect();
+        names.sort_unstable();
+        content_id((direction as u8, names, &identity.named))
+    };
+    parts.tables.identities.intern(identity, id).0
 }
 
 /// The number of a rule, with one more reference; `None` if it matches nothing for a pod with these

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sluice_abi::PolicyDirection;
+
 use super::super::FindingReason;
-use super::super::classes::ClassContent;
+use super::super::classes::{ClassContent, NumberedPort};
 use super::super::ports::{Ports, Union};
 use super::super::rules::PortName;
 use super::Row;
@@ -11,9 +13,23 @@ use super::admitted::Admitted;
 use super::tier::Tier;
 use crate::model::RuleAction;
 
+/// What a table belongs to. Its id follows from it, so that a change of a rule leaves the id and all rows
+/// that the rule does not affect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The direction.
+    pub direction: PolicyDirection,
+    /// Numbers of the policies, sorted.
+    pub policies: Box<[u32]>,
+    /// Container ports of the pods whose names the policies use for their own ports, sorted.
+    pub named: Box<[NumberedPort]>,
+}
+
 /// What a table consists of: numbers of rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TableRules {
+    /// Number of its [`Identity`].
+    pub identity: u32,
     /// Before NetworkPolicies, in order.
     pub admin: Box<[(RuleAction, u32)]>,
     /// Of NetworkPolicies, sorted. `None`: none isolates.
