@@ -9,9 +9,9 @@
 //! OPEN_NAMESPACES   id of a namespace   -> 1, if no policy selects pods of it
 //! POLICY_EPOCH      [0]                 -> number of the last change
 //! ```
-//! A class is a set of peers that no rule of this node tells apart. Ids of classes, tables and ports
-//! are hashes of their content: a changed table is another one, and a pod changes over to it by one
-//! write.
+//! A class is a set of peers that no rule of this node tells apart. Ids of classes and of sets of ports
+//! are hashes of their content, the id of a table is one of the policies that it belongs to: its rows
+//! change, and a pod with other policies changes over to another table by one write.
 //!
 //! A flow is judged once. Its entry has the epoch of that time ([`crate::FlowEntry::judged`]), which is
 //! compared with the one that the rows of its pods have ([`PodPolicy::revision`]).

@@ -84,7 +84,7 @@ pub struct Policies {
 /// What changed during a step besides rows.
 #[derive(Debug, Default)]
 struct Changed {
-    /// Tables that answer differently for an address: the pod with it, if all are of one pod.
+    /// Identities of tables that answer differently for an address: the pod with it, if all are of one pod.
     tables: BTreeMap<u32, Option<ObjectName>>,
     /// Classes of ranges changed for other reasons than terms.
     ranges: bool,
@@ -131,9 +131,9 @@ impl Policies {
         }
         self.classify(index, &mut changed);
         self.fit();
-        let plan = self.plan(&decisions, |pod, table| {
+        let plan = self.plan(&decisions, |pod, identity| {
             // What a pod sends to itself does not count.
-            let peer = changed.tables.get(&table);
+            let peer = changed.tables.get(&identity);
             let is_own = peer.is_some_and(|peer| peer.is_some() && *peer == pod.name);
             changed.ranges || peer.is_some() && !is_own
         });
@@ -274,7 +274,8 @@ impl Policies {
             let row = PodPolicy { generation: lease.generation, flags, revision: 0, ends };
             rows.insert(lease.index.into(), row);
             let mut tables = standing.tables();
-            let differs = tables.any(|t| changed.ranges || changed.tables.contains_key(&t));
+            let has_changed = |t| changed.tables.contains_key(&self.tables.identity(t));
+            let differs = tables.any(|t| changed.ranges || has_changed(t));
             if differs || changed.pods.contains(&lease.index) {
                 rejudge.insert(lease.index);
             }

@@ -5,9 +5,9 @@
 //!                                            +--> Policies --> Step, Step.. --> writes
 //! leases of the pods of this node -----------+
 //! ```
-//! The rows follow from the objects alone, not from the order of the changes; ids are hashes of
-//! contents. A change becomes up to five steps, and during each of them every pod of this node judges
-//! every address as before or as after the change, or it is closed.
+//! The rows follow from the objects alone, not from the order of the changes. A change becomes one or more
+//! steps, and during each of them every pod of this node judges every address as before or as after the
+//! change, or it is closed.
 
 mod classes;
 mod compiler;

@@ -42,7 +42,9 @@ pub struct Tables {
     pub registry: Registry<TableRules>,
     /// What tables belong to; one reference per table.
     pub identities: Registry<Identity>,
+    /// By identity.
     live: BTreeMap<u32, Table>,
+    /// Identities of tables.
     of_term: NumbersBy<u32>,
     of_name: NumbersBy<PortName>,
     pub(super) sets: Registry<Ports>,
@@ -86,7 +88,64 @@ impl Tables {
 
     /// Adds a table with its rows.
     pub fn add(&mut self, number: u32, rules: &Rules, terms: &Terms, classes: &Classes) {
-        let content = Arc::clone(self.registry.get(number));
+        let identity = self.identity(number);
+        let mut table = self.table(number, rules, terms);
+        table.otherwise = self.row(&table.otherwise_ports);
+        let of_terms = table.terms.iter().flat_map(|term| classes.of_term(*term));
+        let of_names = table.names.iter().flat_map(|name| classes.of_name(name));
+        let candidates: BTreeSet<u32> = of_terms.chain(of_names).collect();
+        for term in &table.terms {
+            self.of_term.insert(*term, identity);
+        }
+        for name in &table.names {
+            self.of_name.insert(name.clone(), identity);
+        }
+        self.check_set(&mut table, None);
+        if table.closed.is_none() {
+            self.maps.set_base(&self.sets, &table, true);
+        }
+        for class in candidates {
+            self.add_row(&mut table, class, classes);
+        }
+        self.live.insert(identity, table);
+    }
+
+    /// Replaces the rules of a table. The rows that they do not affect stay.
+    pub fn rewrite(&mut self, number: u32, rules: &Rules, terms: &Terms, classes: &Classes) {
+        let identity = self.identity(number);
+        let mut table = self.table(number, rules, terms);
+        let affected = self.live.get(&identity).and_then(|former| former.differing_terms(&table));
+        let Some(affected) = affected else {
+            self.drop(number, classes);
+            self.add(number, rules, terms, classes);
+            return;
+        };
+        let Some(mut former) = self.live.remove(&identity) else { return };
+        table.otherwise = former.otherwise;
+        table.rows = std::mem::take(&mut former.rows);
+        for term in former.terms.iter().filter(|term| table.terms.binary_search(term).is_err()) {
+            self.of_term.remove(term, identity);
+        }
+        for term in table.terms.iter().filter(|term| former.terms.binary_search(term).is_err()) {
+            self.of_term.insert(*term, identity);
+        }
+        for name in former.names.difference(&table.names) {
+            self.of_name.remove(name, identity);
+        }
+        for name in table.names.difference(&former.names) {
+            self.of_name.insert(name.clone(), identity);
+        }
+        let of_terms = affected.iter().flat_map(|term| classes.of_term(*term));
+        for class in of_terms.collect::<BTreeSet<u32>>() {
+            self.drop_row(&mut table, class, classes);
+            self.add_row(&mut table, class, classes);
+        }
+        self.live.insert(identity, table);
+    }
+
+    /// A table without rows.
+    fn table(&self, number: u32, rules: &Rules, terms: &Terms) -> Table {
+        let content = self.registry.get(number);
         let own =
             content.network_policies.iter().flatten().map(|rule| &**rules.registry.get(*rule));
         let any_peer = Admitted::of(own.clone().filter(|rule| rule.peers.is_none()));
@@ -115,34 +174,18 @@ impl Tables {
             closed: collides.then_some(FindingReason::Collision),
         };
         table.otherwise_ports = table.ports(&ClassContent::default());
-        table.otherwise = self.row(&table.otherwise_ports);
-        let of_terms = table.terms.iter().flat_map(|term| classes.of_term(*term));
-        let of_names = table.names.iter().flat_map(|name| classes.of_name(name));
-        let candidates: BTreeSet<u32> = of_terms.chain(of_names).collect();
-        for term in &table.terms {
-            self.of_term.insert(*term, number);
-        }
-        for name in &table.names {
-            self.of_name.insert(name.clone(), number);
-        }
-        self.check_set(&mut table, None);
-        if table.closed.is_none() {
-            self.maps.set_base(&self.sets, &table, true);
-        }
-        for class in candidates {
-            self.add_row(&mut table, class, classes);
-        }
-        self.live.insert(number, table);
+        table
     }
 
     /// Removes a table with its rows.
     pub fn drop(&mut self, number: u32, classes: &Classes) {
-        let Some(mut table) = self.live.remove(&number) else { return };
+        let identity = self.identity(number);
+        let Some(mut table) = self.live.remove(&identity) else { return };
         for term in &table.terms {
-            self.of_term.remove(term, number);
+            self.of_term.remove(term, identity);
         }
         for name in &table.names {
-            self.of_name.remove(name, number);
+            self.of_name.remove(name, identity);
         }
         for class in table.rows.keys().copied().collect::<Vec<_>>() {
             self.drop_row(&mut table, class, classes);
@@ -173,8 +216,8 @@ impl Tables {
         }
     }
 
-    /// The tables that give another answer for one class than for the other. They use a term or a port
-    /// name that one class has only.
+    /// The identities of tables that give another answer for one class than for the other. They use a term
+    /// or a port name that one class has only.
     pub fn differing(&self, a: Option<u32>, b: Option<u32>, classes: &Classes) -> BTreeSet<u32> {
         let content = |class: Option<u32>| class.map(|class| &**classes.registry.get(class));
         let terms = |class| -> BTreeSet<u32> {
@@ -207,16 +250,13 @@ impl Tables {
 
     /// The identities of new tables that replace the rules of present ones.
     pub fn rewritten(&self, new: &[u32]) -> BTreeSet<u32> {
-        if new.is_empty() {
-            return BTreeSet::new();
-        }
-        let live: BTreeSet<u32> = self.live.keys().map(|number| self.identity(*number)).collect();
-        new.iter().map(|number| self.identity(*number)).filter(|i| live.contains(i)).collect()
+        let identities = new.iter().map(|number| self.identity(*number));
+        identities.filter(|identity| self.live.contains_key(identity)).collect()
     }
 
     /// What `POD_POLICY` has for a table.
     pub fn end(&self, number: u32) -> PolicyEnd {
-        match self.live.get(&number) {
+        match self.live.get(&self.identity(number)) {
             Some(Table { closed: None, id, otherwise, .. }) => {
                 PolicyEnd { table: *id, otherwise: otherwise.0 }
             }
@@ -232,7 +272,7 @@ impl Tables {
 
     /// Why the pods of a table are closed.
     pub fn closed(&self, number: u32) -> Option<FindingReason> {
-        self.live.get(&number)?.closed
+        self.live.get(&self.identity(number))?.closed
     }
 
     /// Closes tables until the others fit into the maps, and those that depend on a gap; the same ones

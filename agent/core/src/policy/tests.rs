@@ -10,7 +10,8 @@ use crate::generate::{self, THIS_NODE};
 use crate::index::PolicyDirty;
 use crate::model::{
     Change, ClusterNetworkPolicy, ClusterRule, IpBlock, LabelSelector, Namespace, NetworkPolicy,
-    Object, Pod, PolicyPeer, PolicyRule, Requirement, RuleAction,
+    Object, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Port, PortSpec, Protocol,
+    Requirement, RuleAction,
 };
 use crate::properties::cases;
 
@@ -99,6 +100,45 @@ fn ten_thousand_equal_pods_are_one_class() {
     index.apply(Change::Apply(pod("web-new", &[("app", "web"), ("tier", "y")], [10, 3, 0, 1])));
     let dirty = index.take_policy_dirty();
     assert!(!dirty.is_empty() && policies.update(&index, &dirty, &local).is_empty());
+}
+
+#[test]
+fn change_of_a_rule_writes_the_rows_that_it_affects() {
+    let policy = |n: u8, port: i64| {
+        let app = Requirement {
+            key: "app".into(),
+            operator: Operator::In([n.to_string().into()].into()),
+        };
+        let peer = PolicyPeer::Pods { namespaces: None, pods: LabelSelector::from_iter([app]) };
+        let ports = PortSpec::Number(Port::new(port).unwrap());
+        let ports = [PolicyPort { protocol: Protocol::Tcp, ports }].into();
+        Object::NetworkPolicy(NetworkPolicy {
+            name: ObjectName::new("shop", format!("allow-{n}")),
+            pod_selector: LabelSelector::from_iter([Requirement::equals("app", "db")]),
+            ingress: Some([PolicyRule { peers: [peer].into(), ports }].into()),
+            egress: None,
+        })
+    };
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    for n in 0..100 {
+        let mut web = pod(&format!("web-{n}"), &[], [10, 1, 0, n]);
+        if let Object::Pod(pod) = &mut web {
+            pod.labels = [("app", n.to_string())].into_iter().collect();
+        }
+        index.apply(Change::Apply(web));
+        index.apply(Change::Apply(policy(n, 80)));
+    }
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &local);
+    assert_eq!(policies.rows().peers.len(), 100);
+    index.apply(Change::Apply(policy(7, 81)));
+    let steps = update(&mut policies, &mut index, &local);
+    assert_eq!(steps.len(), 1);
+    assert_eq!((steps[0].peers.puts.len(), steps[0].peers.deletes.len()), (1, 0));
+    assert!(steps[0].classes.is_empty() && steps[0].ports.is_empty());
+    assert_eq!(steps[0].rejudge, [1].into());
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Policies {
                 continue;
             }
             stages[2].insert(*at, *new);
-            if old.tables().any(|table| is_affected(lease, table)) {
+            if old.tables().any(|table| is_affected(lease, self.tables.identity(table))) {
                 closed.push(*at);
                 continue;
             }
@@ -143,13 +143,15 @@ impl Policies {
                 0 | 1 if plan.rewritten.is_empty() => continue,
                 2 if stays => continue,
                 1 => {
-                    self.retire(&replaced, &mut dead);
-                    // After the former ones, whose rows they take over.
                     for table in &rewritten {
-                        self.tables.add(*table, &self.rules, &self.terms, &self.classes);
+                        self.tables.rewrite(*table, &self.rules, &self.terms, &self.classes);
                     }
+                    self.retire(&replaced, &mut dead);
                 }
-                2 => self.retire(&former, &mut dead),
+                2 => {
+                    let gone = self.retire(&former, &mut dead);
+                    gone.into_iter().for_each(|table| self.tables.drop(table, &self.classes));
+                }
                 _ => {}
             }
             *step = self.step(index, Changed { pods, ..Changed::default() });
@@ -160,8 +162,9 @@ impl Policies {
         (steps.map(|(_, step)| step), dead)
     }
 
-    /// Removes references to tables, and those that have none any more.
-    fn retire(&mut self, tables: &[u32], dead: &mut Vec<Uses>) {
+    /// Removes references to tables; returns those that have none any more.
+    fn retire(&mut self, tables: &[u32], dead: &mut Vec<Uses>) -> Vec<u32> {
+        let mut gone = Vec::new();
         for table in tables.iter().copied() {
             if self.tables.registry.references(table) > 1 {
                 self.tables.release(table);
@@ -169,7 +172,7 @@ impl Policies {
             }
             let uses = self.tables.uses(table, &self.rules);
             let Some(rules) = self.tables.release(table) else { continue };
-            self.tables.drop(table, &self.classes);
+            gone.push(table);
             // The terms stay active until the last step.
             uses.0.iter().for_each(|term| self.terms.registry.retain(*term));
             for rule in rules.iter() {
@@ -177,5 +180,6 @@ impl Policies {
             }
             dead.push(uses);
         }
+        gone
     }
 }

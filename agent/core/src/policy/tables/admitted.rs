@@ -5,7 +5,7 @@ use super::super::ports::{Ports, Union};
 use super::super::rules::{PortName, Rule, one_port};
 
 /// What all rules of a table with one term admit together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admitted {
     /// Ports that are the same for every class.
     pub ports: Ports,

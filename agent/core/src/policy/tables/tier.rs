@@ -66,7 +66,7 @@ impl Tier {
 
     /// The ports for a class, given what the next tier admits.
     pub fn ports(&self, class: &ClassContent, next: impl FnOnce() -> Ports) -> Ports {
-        if self.rules.is_empty() {
+        if self.is_empty() {
             return next();
         }
         let mut undecided = Ports::all();
@@ -97,6 +97,11 @@ impl Tier {
         let left = passed.or(&undecided).or(&accepted.and(&conditional));
         let without = accepted.minus(&conditional);
         if left.is_none() { without } else { without.or(&left.and(&next())) }
+    }
+
+    /// Whether it has no rules.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
     }
 
     /// Whether a rule does not admit what it matches.

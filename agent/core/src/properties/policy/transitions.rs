@@ -107,7 +107,7 @@ fn namespace_that_moves_between_policies_is_closed_in_between() {
 
 #[test]
 fn address_whose_range_comes_or_goes_with_its_pod_never_has_the_class_of_a_range() {
-    let deny = cluster_rule(RuleAction::Deny, &["10.244.0.0/16"], &["TCP http"]);
+    let deny = cluster_rule(RuleAction::Deny, &["10.0.0.0/8"], &["TCP http"]);
     let guarded = World::new()
         .pod("shop/web", "role=web", "10.244.1.2", &[])
         .cluster_policy(cluster("guard", (Tier::Admin, 0), "@*/*", &[], &[deny]));
@@ -132,4 +132,18 @@ fn address_whose_range_comes_or_goes_with_its_pod_never_has_the_class_of_a_range
         change(&world(from.0, from.1), &world(to.0, to.1));
         change(&world(to.0, to.1), &world(from.0, from.1));
     }
+}
+
+#[test]
+fn pods_that_leave_or_get_a_policy_as_its_rules_change_see_their_own_rules_only() {
+    let with = |pods: &str, port: &str| {
+        World::new()
+            .pod("shop/web", "role=web", "10.244.1.2", &[])
+            .pod("shop/a", "role=a,app=x", "10.244.1.3", &[])
+            .pod("shop/b", "role=b,app=x", "10.244.1.4", &[])
+            .policy("shop/p", pods, Some(&[rule(&["role=web"], &[port])]), None)
+    };
+    let (both, one) = (with("app=x", "TCP 80"), with("role=a", "TCP 81"));
+    change(&both, &one);
+    change(&one, &both);
 }
