@@ -8,18 +8,29 @@ use crate::policy::Policies;
 
 /// Brings the policies from one state to the next, and checks every write.
 fn change(from: &World, to: &World) {
+    carry_over(from, to, false);
+}
+
+/// The same for a change of several objects, which may drop flows. Returns whether any was dropped.
+fn change_of_several(from: &World, to: &World) -> bool {
+    carry_over(from, to, true)
+}
+
+fn carry_over(from: &World, to: &World, several: bool) -> bool {
     let (mut policies, mut maps) = (Policies::default(), Maps::default());
     let everything = PolicyDirty::everything();
     for step in policies.update(&from.index(), &everything, &from.local) {
         carry_out(&mut maps, &step, &from.local, None, &Own::new(), None);
     }
     let steps = policies.update(&to.index(), &everything, &to.local);
-    let after = policies.rows();
+    let (after, was) = (policies.rows(), several.then(|| maps.rows.clone()));
     assert!(!steps.is_empty());
+    let mut dropped = false;
     for step in steps {
-        carry_out(&mut maps, &step, &to.local, Some(&after), &Own::new(), None);
+        dropped |= carry_out(&mut maps, &step, &to.local, Some(&after), &Own::new(), was.as_ref());
     }
     assert_eq!(maps.rows, after);
+    dropped
 }
 
 #[test]
@@ -146,4 +157,20 @@ fn pods_that_leave_or_get_a_policy_as_its_rules_change_see_their_own_rules_only(
     let (both, one) = (with("app=x", "TCP 80"), with("role=a", "TCP 81"));
     change(&both, &one);
     change(&one, &both);
+}
+
+#[test]
+fn pod_that_leaves_one_changed_policy_for_another_is_closed_in_between() {
+    let with = |moving: &str, one: &str, other: &str| {
+        World::new()
+            .pod("shop/web", "role=web", "10.244.1.2", &[])
+            .pod("shop/a", "app=a", "10.244.1.3", &[])
+            .pod("shop/b", "app=b", "10.244.1.4", &[])
+            .pod("shop/c", moving, "10.244.2.2", &[])
+            .policy("shop/a", "app=a", Some(&[rule(&["role=web"], &[one])]), None)
+            .policy("shop/b", "app=b", Some(&[rule(&["role=web"], &[other])]), None)
+    };
+    let (before, after) = (with("app=a", "TCP 80", "TCP 81"), with("app=b", "TCP 53", "TCP 82"));
+    assert!(change_of_several(&before, &after));
+    assert!(change_of_several(&after, &before));
 }
