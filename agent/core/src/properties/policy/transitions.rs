@@ -1,10 +1,10 @@
 //! Changes of policies that once had a gap, or would have.
 
-use super::{Maps, Own, carry_out};
+use super::{Maps, Own, afresh, carry_out};
 use crate::cases::policy_notation::{World, cluster, cluster_rule, rule};
 use crate::index::PolicyDirty;
 use crate::model::{Change, Node, Object, PolicyRule, RuleAction, Tier, parse_cidr};
-use crate::policy::Policies;
+use crate::policy::{Policies, Step};
 
 /// Brings the policies from one state to the next, and checks every write.
 fn change(from: &World, to: &World) {
@@ -173,4 +173,40 @@ fn pod_that_leaves_one_changed_policy_for_another_is_closed_in_between() {
     let (before, after) = (with("app=a", "TCP 80", "TCP 81"), with("app=b", "TCP 53", "TCP 82"));
     assert!(change_of_several(&before, &after));
     assert!(change_of_several(&after, &before));
+}
+
+#[test]
+fn recovery_adds_new_pods_when_tables_have_no_rows_of_before() {
+    let with = |peer: &str| {
+        World::new()
+            .pod("shop/web", "role=web", "10.244.1.2", &[])
+            .pod("shop/a", "app=a", "10.244.1.3", &[])
+            .pod("shop/b", "app=b", "10.244.1.4", &[])
+            .policy("shop/a", "app=a", Some(&[rule(&[peer], &["TCP 80"])]), None)
+            .policy("shop/b", "app=b", Some(&[rule(&["role=web"], &["TCP 81"])]), None)
+    };
+    let (before, after) =
+        (with("role=web"), with("app=b").pod("shop/c", "app=a", "10.244.2.2", &[]));
+    let rows = |world: &World| afresh(&world.index(), &world.local);
+    let (old, new) = (rows(&before), rows(&after));
+    let mut maps = Maps { rows: old.clone(), ..Maps::default() };
+    for step in Step::recovery(&old, &new) {
+        carry_out(&mut maps, &step, &after.local, Some(&new), &Own::new(), Some(&old));
+    }
+    assert_eq!(maps.rows, new);
+}
+
+#[test]
+fn policy_in_place_of_another_one_has_its_own_tables() {
+    let with = |name: &str| {
+        World::new()
+            .pod("shop/web", "role=web", "10.244.1.2", &[])
+            .pod("shop/db", "role=db", "10.244.1.3", &[])
+            .policy(name, "role=db", Some(&[rule(&["role=web"], &["TCP 80"])]), None)
+    };
+    let (before, after) = (with("shop/a"), with("shop/b"));
+    let mut policies = Policies::default();
+    policies.update(&before.index(), &PolicyDirty::everything(), &before.local);
+    policies.update(&after.index(), &PolicyDirty::everything(), &after.local);
+    assert_eq!(policies.rows(), afresh(&after.index(), &after.local));
 }
