@@ -120,13 +120,11 @@ impl ReconcilePolicy {
         let (mut found, mut rows) = Found::read(kernel)?;
         let wanted = state.policies().rows();
         let unused = read_back::take_unused(&mut rows, &wanted);
-        let mut steps = Step::recovery(&rows, &wanted);
         let interrupted = self.interrupted || found.is_ahead();
         let epoch = found.epoch;
         found.catch_up(self.last_epoch);
-        if interrupted || found.epoch != epoch {
-            steps[1].rejudge_isolated(&wanted);
-        }
+        let rejudge = interrupted || found.epoch != epoch;
+        let steps = Step::recovery(&rows, &wanted, rejudge);
         let mut writes = unused;
         if steps.iter().all(|step| step.pods.is_empty()) && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));

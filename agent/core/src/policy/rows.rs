@@ -128,8 +128,9 @@ impl Step {
     }
 
     /// The steps that lead from the rows of the maps to others, after a start or a failed write, with the
-    /// rows of each: pods are closed, everything else changes, pods are opened and new ones added.
-    pub fn recovery(old: &PolicyRows, new: &PolicyRows) -> [Step; 3] {
+    /// rows of each: pods are closed, everything else changes, pods are opened and new ones added. `rejudge`:
+    /// the flows of all isolated pods are judged again.
+    pub fn recovery(old: &PolicyRows, new: &PolicyRows, rejudge: bool) -> [Step; 3] {
         let changed = changed_tables(old, new);
         let closing = Step::closing(old, new, &changed);
         let (mut before, mut after) = (old.clone(), new.clone());
@@ -144,7 +145,11 @@ impl Step {
             // A new pod would be judged by rows that are still to be removed.
             row.is_some() || !next.ends.iter().any(|end| changed.contains(&end.table))
         });
-        let [middle, opening] = [Step::between(&before, &after), Step::between(&after, new)];
+        let [mut middle, opening] = [Step::between(&before, &after), Step::between(&after, new)];
+        if rejudge {
+            // Not by the new rows: pods that are added last do not have one yet.
+            middle.rejudge_isolated(&after);
+        }
         [closing, middle, opening]
     }
 
@@ -177,7 +182,7 @@ impl Step {
     }
 
     /// Makes the flows of all isolated pods be judged again; `rows` are those after the step.
-    pub fn rejudge_isolated(&mut self, rows: &PolicyRows) {
+    fn rejudge_isolated(&mut self, rows: &PolicyRows) {
         let written: BTreeSet<u32> = self.pods.iter().map(|(index, _)| *index).collect();
         let is_isolated = |row: &PodPolicy| row.ends.iter().any(|end| end.table != 0);
         for (index, row) in &rows.pods {

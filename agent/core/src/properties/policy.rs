@@ -367,6 +367,7 @@ proptest! {
             1 => generate::policy_change().prop_map(Event::Change),
             2 => generate::policy_edit().prop_map(Event::Edit),
         ], 1..6),
+        rejudge in any::<bool>(),
     ) {
         let changed = events.iter().filter_map(|event| match event {
             Event::Change(Change::Apply(object)) => Some(object),
@@ -384,7 +385,7 @@ proptest! {
         }
         let after = afresh(&index, &local);
         let mut maps = Maps { rows: before.clone(), ..Maps::default() };
-        for step in Step::recovery(&before, &after) {
+        for step in Step::recovery(&before, &after, rejudge) {
             carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&before));
         }
         prop_assert_eq!(maps.rows, after);
