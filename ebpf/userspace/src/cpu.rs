@@ -1,17 +1,23 @@
 //! The CPUs for which the kernel keeps values of per-CPU maps.
 
 use std::io;
+use std::sync::OnceLock;
 
 /// Number of CPUs for which the kernel keeps per-CPU values
-/// (`/sys/devices/system/cpu/possible`).
+/// (`/sys/devices/system/cpu/possible`). It is read once: the number stays the same until the next boot.
 ///
 /// # Errors
 /// The file cannot be read, or is not a list of CPU numbers (`InvalidData`).
 pub fn possible_cpus() -> io::Result<usize> {
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    if let Some(cpus) = CPUS.get() {
+        return Ok(*cpus);
+    }
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    parse_cpu_list(&text).ok_or_else(|| {
+    let cpus = parse_cpu_list(&text).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is not a list of CPUs"))
-    })
+    })?;
+    Ok(*CPUS.get_or_init(|| cpus))
 }
 
 /// Highest CPU number of a list such as `0-3,5`, plus one. The kernel lays out per-CPU values by

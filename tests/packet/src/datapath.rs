@@ -215,16 +215,26 @@ impl Datapath {
         ifindex: u32,
         gso_size: u32,
     ) -> std::io::Result<Run> {
+        self.try_runs(name, frame, (ifindex, gso_size), 1)
+    }
+
+    fn try_runs(
+        &self,
+        name: &str,
+        frame: &[u8],
+        (ifindex, gso_size): (u32, u32),
+        times: u32,
+    ) -> std::io::Result<Run> {
         let before = self.counters();
-        let ran = test_run::run(self.fd(name), frame, ifindex, gso_size, 1)?;
+        let ran = test_run::run(self.fd(name), frame, ifindex, gso_size, times)?;
         let added = counters::difference(&before, &self.counters());
         Ok(Run::new(frame.to_vec(), ran, added))
     }
 
-    /// Runs one program several times over the same frame in one call, which leaves it as it is.
-    pub fn run_times(&self, name: &str, frame: &[u8], ifindex: u32, times: u32) {
-        test_run::run(self.fd(name), frame, ifindex, 0, times)
-            .unwrap_or_else(|e| panic!("{name}: {e} for {}", show(frame)));
+    /// Runs one program several times over the same frame, which it leaves as it is, in one call.
+    pub fn run_times(&self, name: &str, frame: &[u8], ifindex: u32, times: u32) -> Run {
+        self.try_runs(name, frame, (ifindex, 0), times)
+            .unwrap_or_else(|e| panic!("{name}: {e} for {}", show(frame)))
     }
 
     /// Median duration of 2,000 runs of `name`, each over a fresh copy of `frame`.

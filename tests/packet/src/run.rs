@@ -39,9 +39,15 @@ impl Run {
     /// Asserts that exactly these counters moved, each by this frame.
     #[track_caller]
     pub fn counted(&self, labels: &[&'static str]) {
+        self.counted_times(labels, 1);
+    }
+
+    #[track_caller]
+    fn counted_times(&self, labels: &[&'static str], times: u32) {
         self.stated.set(true);
-        let once = Counter { packets: 1, bytes: self.frame.len() as u64 };
-        let expected: BTreeMap<_, _> = labels.iter().map(|label| (*label, once)).collect();
+        let bytes = u64::from(times) * self.frame.len() as u64;
+        let counter = Counter { packets: times.into(), bytes };
+        let expected: BTreeMap<_, _> = labels.iter().map(|label| (*label, counter)).collect();
         assert_eq!(self.counters, expected, "counters, action {:?}", self.action);
     }
 
@@ -85,7 +91,13 @@ impl Run {
     /// Asserts that the packet was dropped for this reason.
     #[track_caller]
     pub fn dropped(&self, reason: DropReason) {
-        self.counted(&[reason.label()]);
+        self.dropped_times(reason, 1);
+    }
+
+    /// Asserts that each of several runs dropped the packet for this reason.
+    #[track_caller]
+    pub fn dropped_times(&self, reason: DropReason, times: u32) {
+        self.counted_times(&[reason.label()], times);
         assert_eq!(self.action, Action::Drop);
     }
 

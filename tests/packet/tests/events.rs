@@ -39,8 +39,9 @@ fn spoof(datapath: &Datapath) {
 /// Drops several packets in one call, so that a busy machine does not spread them over windows.
 fn spoof_times(datapath: &Datapath, times: usize) {
     let packet = Packet::udp((SERVER, PORT), (CLIENT, 53), b"x");
-    let frame = packet.bytes_from_pod(CLIENT_IFINDEX);
-    datapath.run_times(program::FROM_POD, &frame, CLIENT_IFINDEX, times as u32);
+    let (frame, times) = (packet.bytes_from_pod(CLIENT_IFINDEX), times as u32);
+    let run = datapath.run_times(program::FROM_POD, &frame, CLIENT_IFINDEX, times);
+    run.dropped_times(DropReason::Spoofed, times);
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Runner {
             skip_file,
             start: Instant::now(),
             preparation: Duration::ZERO,
-            limit: 4 * budget,
+            limit: 3 * budget,
             skipped: BTreeSet::new(),
             level: level.to_owned(),
             outcomes: Outcomes::new(),
