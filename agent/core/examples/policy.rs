@@ -151,7 +151,7 @@ fn rounds(
         let dirty = index.take_policy_dirty();
         let mut steps: Vec<Step> = Vec::new();
         times.push(timed(|| steps = compiled.update(index, &dirty, local)));
-        let writes = steps.iter().flat_map(|step| step.writes(0));
+        let writes = steps.iter().flat_map(|step| step.writes(0, &Default::default()));
         rows += writes.map(|write| write.len()).sum::<usize>();
     }
     times.sort_unstable();

@@ -95,7 +95,7 @@ impl ReconcilePolicy {
         let mut rows = 0;
         for step in steps {
             let Some(realized) = &mut self.realized else { break };
-            for write in step.writes(realized.epoch) {
+            for write in realized.writes(step) {
                 if let Err(e) = kernel.write(&write) {
                     self.require_read_back();
                     self.interrupted = true;
@@ -130,7 +130,7 @@ impl ReconcilePolicy {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));
         }
         for step in &steps {
-            writes.extend(step.writes(found.epoch));
+            writes.extend(found.writes(step));
             found.written(step);
         }
         let mut count = 0;

@@ -10,7 +10,7 @@
 //! POLICY_EPOCH      [0]                 -> number of the last change
 //! ```
 //! A class is a set of peers that no rule of this node tells apart. Ids of classes and of sets of ports
-//! are hashes of their content, the id of a table is one of the policies that it belongs to: its rows
+//! are hashes of their content, the id of a table is a hash of the names of its policies: its rows
 //! change, and a pod with other policies changes over to another table by one write.
 //!
 //! A flow is judged once. Its entry has the epoch of that time ([`crate::FlowEntry::judged`]), which is

@@ -6,7 +6,7 @@ use super::numbers::NumbersBy;
 use super::registry::{Registry, content_id};
 use super::rules::PortName;
 use super::term::Terms;
-use crate::model::Protocol;
+use crate::model::{ContainerPort, Protocol};
 
 /// Class of peers whose own class has the id of another one. Tables with rules that do not admit what
 /// they match have a row for it, which admits nothing.
@@ -14,6 +14,21 @@ pub const COLLIDED_CLASS: u64 = u64::MAX;
 
 /// A container port with its name and number.
 pub type NumberedPort = (Protocol, Arc<str>, u16);
+
+/// The container ports whose names are used, sorted.
+pub fn numbered_ports(
+    ports: &[ContainerPort],
+    is_used: impl Fn(&PortName) -> bool,
+) -> Vec<NumberedPort> {
+    let used = ports.iter().filter_map(|port| {
+        let name = (port.protocol, Arc::clone(&port.name));
+        is_used(&name).then(|| (name.0, name.1, port.port.get()))
+    });
+    let mut numbered: Vec<NumberedPort> = used.collect();
+    numbered.sort_unstable();
+    numbered.dedup();
+    numbered
+}
 
 /// What the peers of a class have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

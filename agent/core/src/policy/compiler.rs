@@ -23,14 +23,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use sluice_abi::{Addr, NetworkKey, PodPolicy, map, pod_policy_flags};
-use zerocopy::FromZeros;
 
 use super::classes::Classes;
 use super::networks::Networks;
 use super::pods::Pods;
 use super::rules::Rules;
 use super::subjects::{Parts, Standing, Subjects};
-use super::tables::{CLOSED_END, Gaps, Tables};
+use super::tables::{CLOSED_END, Gaps, Room, Tables};
 use super::term::Terms;
 use super::tracked::Tracked;
 use super::{LocalPod, PolicyRows, Step, open_namespaces};
@@ -130,7 +129,7 @@ impl Policies {
             self.activate(index, *table);
         }
         self.classify(index, &mut changed);
-        self.fit();
+        self.fit(self.room());
         let plan = self.plan(&decisions, |pod, identity| {
             // What a pod sends to itself does not count.
             let peer = changed.tables.get(&identity);
@@ -153,7 +152,7 @@ impl Policies {
                     self.pods.pod(index, &name, &self.terms);
                 }
             }
-            last = self.step(index, changed);
+            last = self.step(index, changed, self.room());
         }
 
         let is_new = |pod: &ObjectName| index.namespace(&pod.namespace).is_none();
@@ -228,20 +227,24 @@ impl Policies {
     }
 
     /// Brings classes, capacities and rows of pods up to date; returns the changed rows.
-    fn step(&mut self, index: &Index, mut changed: Changed) -> Step {
+    fn step(&mut self, index: &Index, mut changed: Changed, room: Room) -> Step {
         self.classify(index, &mut changed);
-        self.fit();
+        self.fit(room);
         self.pods_step(self.wanted_rows(&changed))
     }
 
+    fn room(&self) -> Room {
+        Room { peers: self.limits.peers, ports: self.limits.ports, opens: true }
+    }
+
     /// Closes the tables that do not fit, or depend on what does not.
-    fn fit(&mut self) {
+    fn fit(&mut self, room: Room) {
         let in_range = |address: &Addr| self.networks.in_pod_range((*address).into());
         let gaps = Gaps {
             terms: self.networks.refused().clone(),
             pods: !self.unclassed.iter().all(in_range),
         };
-        self.tables.fit(self.limits.peers, self.limits.ports, &gaps, &self.classes);
+        self.tables.fit(room, &gaps, &self.classes);
     }
 
     /// The step that closes pods, before anything that makes it necessary.
@@ -296,9 +299,7 @@ impl Policies {
         for (index, row) in &rows {
             self.pod_rows.set(*index, Some(*row));
         }
-        let change = self.pod_rows.take();
-        let zeros = change.deletes.iter().map(|index| (*index, PodPolicy::new_zeroed()));
-        let mut pods: BTreeMap<u32, PodPolicy> = change.puts.iter().copied().chain(zeros).collect();
+        let mut pods: BTreeMap<u32, PodPolicy> = self.pod_rows.take().with_zeros().collect();
         rejudge.retain(|index| !pods.contains_key(&u32::from(*index)));
         for index in &rejudge {
             pods.extend(rows.get_key_value(&u32::from(*index)));
@@ -311,7 +312,6 @@ impl Policies {
             networks,
             classes: self.class_rows.take(),
             pods: pods.into_iter().collect(),
-            rejudge,
             open_namespaces: Default::default(),
         }
     }

@@ -77,6 +77,14 @@ impl<K: Ord + Copy, V: PartialEq + Copy> RowChange<K, V> {
     }
 }
 
+impl RowChange<u32, PodPolicy> {
+    /// Rows to write: a row of `POD_POLICY` is deleted by zeros.
+    pub fn with_zeros(self) -> impl Iterator<Item = (u32, PodPolicy)> {
+        let zeros = self.deletes.into_iter().map(|index| (index, PodPolicy::new_zeroed()));
+        self.puts.into_iter().chain(zeros)
+    }
+}
+
 /// Changes that are carried out together, in the order of [`Step::writes`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
@@ -89,11 +97,9 @@ pub struct Step {
     pub networks: RowChange<NetworkKey, u64>,
     /// `POLICY_CLASSES`.
     pub classes: RowChange<Addr, u64>,
-    /// `POD_POLICY`: rows that change, and those of `rejudge`. A put of zeros is a deletion. The
-    /// revision is 0: it is set by [`Step::writes`].
+    /// `POD_POLICY`: rows that change, and those of pods whose flows must be judged again. A put of zeros is
+    /// a deletion. The revision is 0: it is set by [`Step::writes`].
     pub pods: Vec<(u32, PodPolicy)>,
-    /// Indices of pods whose row stays, but whose flows must be judged again.
-    pub rejudge: BTreeSet<u16>,
     /// `OPEN_NAMESPACES`.
     pub open_namespaces: RowChange<u64, u32>,
 }
@@ -104,60 +110,56 @@ impl Step {
         *self == Step::default()
     }
 
-    /// The changes that lead from some rows to others, for example from those of the maps, with revision
-    /// 0, to [`super::Policies::rows`]. If rows of other maps change, the flows of all isolated pods are
-    /// judged again.
-    pub fn between(old: &PolicyRows, new: &PolicyRows) -> Step {
-        let pods = RowChange::between(&old.pods, &new.pods);
-        let zeros = pods.deletes.into_iter().map(|index| (index, PodPolicy::new_zeroed()));
-        let mut networks = RowChange::between(&old.networks, &new.networks);
-        networks.puts.sort_by_key(|(key, _)| Reverse(*key));
-        let mut step = Step {
-            ports: RowChange::between(&old.ports, &new.ports),
-            peers: RowChange::between(&old.peers, &new.peers),
-            networks,
-            classes: RowChange::between(&old.classes, &new.classes),
-            pods: pods.puts.into_iter().chain(zeros).collect(),
-            rejudge: BTreeSet::new(),
-            open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
-        };
-        if !old.has_tables_of(new) {
-            step.rejudge_isolated(new);
-        }
-        step
+    /// Whether rows change by which flows are judged, besides those of pods.
+    fn changes_tables(&self) -> bool {
+        !(self.ports.is_empty()
+            && self.peers.is_empty()
+            && self.networks.is_empty()
+            && self.classes.is_empty())
     }
 
-    /// The steps that lead from the rows of the maps to others, after a start or a failed write, with the
-    /// rows of each: pods are closed, everything else changes, pods are opened and new ones added. `rejudge`:
-    /// the flows of all isolated pods are judged again.
+    /// The steps that lead from some rows to others, for example from those of the maps, with revision 0, to
+    /// [`super::Policies::rows`]: pods are closed, everything else changes, pods are opened and new ones added.
+    /// If rows of other maps change, or if `rejudge`, the flows of all isolated pods are judged again.
     pub fn recovery(old: &PolicyRows, new: &PolicyRows, rejudge: bool) -> [Step; 3] {
-        let changed = changed_tables(old, new);
+        let changed = ChangedTables::between(old, new);
         let closing = Step::closing(old, new, &changed);
-        let (mut before, mut after) = (old.clone(), new.clone());
-        before.pods.extend(closing.pods.iter().copied());
-        after.pods.retain(|index, next| {
-            let row = before.pods.get(index).filter(|row| row.generation == next.generation);
+        let (mut before, mut after) = (old.pods.clone(), new.pods.clone());
+        before.extend(closing.pods.iter().copied());
+        after.retain(|index, next| {
+            let row = before.get(index).filter(|row| row.generation == next.generation);
             for (end, now) in next.ends.iter_mut().zip(row.iter().flat_map(|row| &row.ends)) {
                 if *now == CLOSED_END {
                     *end = CLOSED_END;
                 }
             }
             // A new pod would be judged by rows that are still to be removed.
-            row.is_some() || !next.ends.iter().any(|end| changed.contains(&end.table))
+            row.is_some() || !next.ends.iter().any(|end| changed.deletes.contains(&end.table))
         });
-        let [mut middle, opening] = [Step::between(&before, &after), Step::between(&after, new)];
-        if rejudge {
+        let mut networks = RowChange::between(&old.networks, &new.networks);
+        networks.puts.sort_by_key(|(key, _)| Reverse(*key));
+        let mut middle = Step {
+            ports: RowChange::between(&old.ports, &new.ports),
+            peers: RowChange::between(&old.peers, &new.peers),
+            networks,
+            classes: RowChange::between(&old.classes, &new.classes),
+            pods: RowChange::between(&before, &after).with_zeros().collect(),
+            open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
+        };
+        if rejudge || !old.has_tables_of(new) {
             // Not by the new rows: pods that are added last do not have one yet.
             middle.rejudge_isolated(&after);
         }
-        [closing, middle, opening]
+        let pods = RowChange::between(&after, &new.pods).with_zeros().collect();
+        [closing, middle, Step { pods, ..Step::default() }]
     }
 
-    /// The step that closes pods before that of [`Step::between`]. If peers move to other classes, those whose
+    /// The step that closes pods before everything else changes. If peers move to other classes, those whose
     /// tables change: their present ones have no rows for classes that only the new ones distinguish, and
     /// peers that move to a class would be judged by its former row, or by its new one before they move.
-    /// Otherwise those that leave a table or get one whose rows change: they would be judged by rows of others.
-    fn closing(old: &PolicyRows, new: &PolicyRows, changed: &BTreeSet<u64>) -> Step {
+    /// Otherwise those that leave a table that gets rows before that, or get one that loses rows after that:
+    /// they would be judged by rows of others.
+    fn closing(old: &PolicyRows, new: &PolicyRows, changed: &ChangedTables) -> Step {
         let mut step = Step::default();
         let moves = old.classes != new.classes || old.networks != new.networks;
         for (index, row) in &old.pods {
@@ -166,9 +168,15 @@ impl Step {
             for (at, end) in closed.ends.iter_mut().enumerate() {
                 let next = next.map(|next| next.ends[at]);
                 let changes = match next {
-                    _ if moves => next != Some(*end) || changed.contains(&end.table),
+                    _ if moves => {
+                        let rows = [&changed.puts, &changed.deletes];
+                        next != Some(*end) || rows.iter().any(|tables| tables.contains(&end.table))
+                    }
                     Some(next) if next.table == end.table => false,
-                    next => [Some(*end), next].iter().flatten().any(|e| changed.contains(&e.table)),
+                    next => {
+                        let joins_late = next.is_some_and(|e| changed.deletes.contains(&e.table));
+                        changed.puts.contains(&end.table) || joins_late
+                    }
                 };
                 if changes && end.table != 0 {
                     *end = CLOSED_END;
@@ -181,45 +189,47 @@ impl Step {
         step
     }
 
-    /// Makes the flows of all isolated pods be judged again; `rows` are those after the step.
-    fn rejudge_isolated(&mut self, rows: &PolicyRows) {
+    /// Makes the flows of all isolated pods be judged again; `pods` are the rows after the step.
+    fn rejudge_isolated(&mut self, pods: &BTreeMap<u32, PodPolicy>) {
         let written: BTreeSet<u32> = self.pods.iter().map(|(index, _)| *index).collect();
         let is_isolated = |row: &PodPolicy| row.ends.iter().any(|end| end.table != 0);
-        for (index, row) in &rows.pods {
+        for (index, row) in pods {
             if is_isolated(row) && !written.contains(index) {
                 self.pods.push((*index, *row));
-                self.rejudge.extend(u16::try_from(*index));
             }
         }
     }
 
     /// The batches in the order in which they are written: what a verdict depends on, then the rows of
     /// pods, then the removal of rows of tables, then `POLICY_EPOCH`. `epoch` is what
-    /// `POLICY_EPOCH` has; it becomes the next number if a row of a pod is written. If a batch fails, the
-    /// maps are brought to [`super::Policies::rows`] later.
+    /// `POLICY_EPOCH` has; it becomes the next number if a row of a pod is written. `present` are the rows of
+    /// pods before the step. If a batch fails, the maps are brought to [`super::Policies::rows`] later.
     ///
-    /// Rows of pods whose flows are judged again come first: if the agent ends in between, the next one sees
-    /// by their revision that flows were judged by a part of the step. No verdict changes
+    /// If other rows change, the rows that pods have get the next revision first: if the agent ends in between,
+    /// the next one sees by it that flows were judged by a part of the step. No verdict changes
     /// after the epoch, at which a flow counts as judged by all of it. An address gets its row before
     /// the ranges change, and loses it after that: it never has the class of a range in between.
-    pub fn writes(&self, epoch: u32) -> Vec<Write> {
+    pub fn writes(&self, epoch: u32, present: &BTreeMap<u32, PodPolicy>) -> Vec<Write> {
         let next = epoch.wrapping_add(1);
-        let rejudged = |index: &u32| u16::try_from(*index).is_ok_and(|i| self.rejudge.contains(&i));
-        let pods = |rejudge: bool| {
-            let rows = self.pods.iter().filter(move |(index, _)| rejudged(index) == rejudge);
-            rows.map(move |(index, row)| (*index, at_revision(*row, next)))
+        let mark = |(index, row): &(u32, PodPolicy)| {
+            let present = present.get(index).filter(|p| p.generation == row.generation)?;
+            Some((*index, at_revision(*present, next)))
         };
+        let marked = self.pods.iter().filter(|_| self.changes_tables()).filter_map(mark);
+        let marked: BTreeMap<u32, PodPolicy> = marked.collect();
+        let pods = self.pods.iter().map(|(index, row)| (*index, at_revision(*row, next)));
+        let pods = pods.filter(|(index, row)| marked.get(index) != Some(row));
         let epochs = (!self.pods.is_empty()).then_some((0, next));
         [
             Write::delete::<OpenNamespaces>(self.open_namespaces.deletes.iter().copied()),
-            Write::put::<PodPolicies>(pods(true)),
+            Write::put::<PodPolicies>(marked.iter().map(|(index, row)| (*index, *row))),
             Write::put::<PortSets>(self.ports.puts.iter().copied()),
             Write::put::<PolicyPeers>(self.peers.puts.iter().copied()),
             Write::put::<PolicyClasses>(self.classes.puts.iter().copied()),
             Write::put::<PolicyNetworks>(self.networks.puts.iter().copied()),
             Write::delete::<PolicyNetworks>(self.networks.deletes.iter().copied()),
             Write::delete::<PolicyClasses>(self.classes.deletes.iter().copied()),
-            Write::put::<PodPolicies>(pods(false)),
+            Write::put::<PodPolicies>(pods),
             Write::delete::<PolicyPeers>(self.peers.deletes.iter().copied()),
             Write::put::<PolicyEpochs>(epochs),
             Write::delete::<PortSets>(self.ports.deletes.iter().copied()),
@@ -231,21 +241,33 @@ impl Step {
     }
 }
 
-/// Tables in which a class that is in use before and after has another row.
-fn changed_tables(old: &PolicyRows, new: &PolicyRows) -> BTreeSet<u64> {
-    let used = |rows: &PolicyRows| -> BTreeSet<u64> {
-        rows.classes.values().chain(rows.networks.values()).copied().collect()
-    };
-    let (before, after) = (used(old), used(new));
-    let differing = |rows: &PolicyRows, others: &PolicyRows| -> BTreeSet<u64> {
-        let differs = |(key, ports): &(&PolicyPeerKey, &PolicyPorts)| {
+/// Tables whose rows change for a class that is in use.
+struct ChangedTables {
+    /// They get rows, or other ones, for a class that is in use before and after.
+    puts: BTreeSet<u64>,
+    /// They lose rows for a class that is in use after.
+    deletes: BTreeSet<u64>,
+}
+
+impl ChangedTables {
+    fn between(old: &PolicyRows, new: &PolicyRows) -> ChangedTables {
+        let used = |rows: &PolicyRows| -> BTreeSet<u64> {
+            rows.classes.values().chain(rows.networks.values()).copied().collect()
+        };
+        let (before, after) = (used(old), used(new));
+        let puts = new.peers.iter().filter(|(key, ports)| {
             before.contains(&key.class)
                 && after.contains(&key.class)
-                && others.peers.get(key) != Some(*ports)
-        };
-        rows.peers.iter().filter(differs).map(|(key, _)| key.table).collect()
-    };
-    &differing(old, new) | &differing(new, old)
+                && old.peers.get(key) != Some(ports)
+        });
+        let deletes = old.peers.keys();
+        let deletes =
+            deletes.filter(|key| after.contains(&key.class) && !new.peers.contains_key(key));
+        ChangedTables {
+            puts: puts.map(|(key, _)| key.table).collect(),
+            deletes: deletes.map(|key| key.table).collect(),
+        }
+    }
 }
 
 /// The row with a revision; a row of zeros is that of no pod.

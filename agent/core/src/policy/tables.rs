@@ -34,6 +34,17 @@ pub const CLOSED_END: PolicyEnd = PolicyEnd { table: CLOSED, otherwise: PolicyPo
 /// Terms, sorted, and port names that a table uses.
 pub type Uses = (Vec<u32>, BTreeSet<PortName>);
 
+/// What tables may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Rows of `POLICY_PEERS`.
+    pub peers: usize,
+    /// Rows of `POLICY_PORTS`.
+    pub ports: usize,
+    /// Whether tables that were closed are opened if they fit.
+    pub opens: bool,
+}
+
 /// The tables.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
@@ -114,15 +125,15 @@ impl Tables {
     pub fn rewrite(&mut self, number: u32, rules: &Rules, terms: &Terms, classes: &Classes) {
         let identity = self.identity(number);
         let mut table = self.table(number, rules, terms);
-        let affected = self.live.get(&identity).and_then(|former| former.differing_terms(&table));
-        let Some(affected) = affected else {
+        let Some(former) = self.live.remove(&identity) else { return };
+        let Some(affected) = former.differing_terms(&table) else {
+            self.live.insert(identity, former);
             self.drop(number, classes);
             self.add(number, rules, terms, classes);
             return;
         };
-        let Some(mut former) = self.live.remove(&identity) else { return };
         table.otherwise = former.otherwise;
-        table.rows = std::mem::take(&mut former.rows);
+        table.rows = former.rows;
         for term in former.terms.iter().filter(|term| table.terms.binary_search(term).is_err()) {
             self.of_term.remove(term, identity);
         }
@@ -276,20 +287,22 @@ impl Tables {
     }
 
     /// Closes tables until the others fit into the maps, and those that depend on a gap; the same ones
-    /// whatever was before.
-    pub fn fit(&mut self, peers: usize, ports: usize, gaps: &Gaps, classes: &Classes) {
-        let rows: usize = self.live.values().map(Table::len).sum();
+    /// whatever was before. Without `opens`, those that are closed already stay so, and take no space.
+    pub fn fit(&mut self, room: Room, gaps: &Gaps, classes: &Classes) {
+        let Room { mut peers, mut ports, opens } = room;
+        let is_closed = |t: &Table| t.closed == Some(FindingReason::Capacity);
+        let rows: usize =
+            self.live.values().filter(|t| opens || !is_closed(t)).map(Table::len).sum();
         if rows <= peers && self.set_rows <= ports && *gaps == Gaps::default() {
-            let closed =
-                self.live.iter().filter(|(_, t)| t.closed == Some(FindingReason::Capacity));
+            let closed = self.live.iter().filter(|(_, t)| opens && is_closed(t));
             for number in closed.map(|(number, _)| *number).collect::<Vec<_>>() {
                 self.set_closed(number, false, classes);
             }
             return;
         }
-        let mut by_id: Vec<(u64, u32)> = self.live.iter().map(|(n, t)| (t.id, *n)).collect();
+        let candidates = self.live.iter().filter(|(_, t)| opens || !is_closed(t));
+        let mut by_id: Vec<(u64, u32)> = candidates.map(|(n, t)| (t.id, *n)).collect();
         by_id.sort_unstable();
-        let (mut peers, mut ports) = (peers, ports);
         for (_, number) in by_id {
             let Some(table) = self.live.get(&number) else { continue };
             let sets: BTreeSet<u32> =

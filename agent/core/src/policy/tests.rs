@@ -1,4 +1,6 @@
-//! Sizes, capacities and collisions.
+//! Sizes, and single changes.
+
+mod capacity;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -95,7 +97,7 @@ fn ten_thousand_equal_pods_are_one_class() {
     let steps = update(&mut policies, &mut index, &local);
     assert_eq!(steps.len(), 1);
     assert_eq!((steps[0].classes.puts.len(), steps[0].peers.puts.len()), (1, 0));
-    assert_eq!(steps[0].rejudge, [1].into());
+    assert_eq!(steps[0].pods, [(1, rows.pods[&1])]);
     // A label that no rule names changes nothing.
     index.apply(Change::Apply(pod("web-new", &[("app", "web"), ("tier", "y")], [10, 3, 0, 1])));
     let dirty = index.take_policy_dirty();
@@ -138,7 +140,7 @@ fn change_of_a_rule_writes_the_rows_that_it_affects() {
     assert_eq!(steps.len(), 1);
     assert_eq!((steps[0].peers.puts.len(), steps[0].peers.deletes.len()), (1, 0));
     assert!(steps[0].classes.is_empty() && steps[0].ports.is_empty());
-    assert_eq!(steps[0].rejudge, [1].into());
+    assert_eq!(steps[0].pods, [(1, policies.rows().pods[&1])]);
 }
 
 #[test]
@@ -153,22 +155,18 @@ fn comparison_that_finds_another_class_judges_flows_of_isolated_pods_again() {
     update(&mut policies, &mut index, &[lease("db", [10, 2, 0, 1]), free]);
     let rows = policies.rows();
     assert_eq!((rows.pods.len(), rows.classes.len()), (2, 1));
-    assert!(Step::between(&rows, &rows).is_empty());
+    assert!(Step::recovery(&rows, &rows, false).iter().all(Step::is_empty));
     let mut found = rows.clone();
     found.classes.clear();
-    let step = Step::between(&found, &rows);
-    assert_eq!((step.classes.puts.len(), &step.rejudge), (1, &[1].into()));
+    let [closing, step, opening] = Step::recovery(&found, &rows, false);
+    assert!(closing.is_empty() && opening.is_empty());
+    assert_eq!(step.classes.puts.len(), 1);
     assert_eq!(step.pods, [(1, rows.pods[&1])]);
     // A changed row is written once.
     found.pods.clear();
-    let step = Step::between(&found, &rows);
-    assert_eq!((step.pods.len(), step.rejudge.len()), (2, 0));
-}
-
-#[test]
-fn limits_are_those_of_the_specification() {
-    let Limits { peers, ports, networks, classes } = Limits::default();
-    assert_eq!([peers, ports, networks, classes], [65_536, 65_536, 65_536, 229_376]);
+    let [closing, step, opening] = Step::recovery(&found, &rows, false);
+    assert!(closing.is_empty() && opening.is_empty());
+    assert_eq!(step.pods.len(), 2);
 }
 
 #[test]
@@ -228,79 +226,6 @@ fn pod_that_loses_an_address_as_it_changes_tables_stays_open() {
     assert!(rows.iter().all(|(_, row)| !row.ends.contains(&tables::CLOSED_END)), "{rows:?}");
 }
 
-#[test]
-fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
-    let mut index = Index::new(THIS_NODE);
-    index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
-    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
-    index.apply(Change::Apply(allow("db", "web")));
-    let local = [lease("db", [10, 2, 0, 1])];
-    let mut policies = Policies::default();
-    policies.limits = Limits { peers: 0, ..Limits::default() };
-    update(&mut policies, &mut index, &local);
-    let judge = |policies: &Policies| {
-        let web = [10, 1, 0, 1].into();
-        policies.rows().judge(&local[0], PolicyDirection::Ingress, web, 6, 80)
-    };
-    assert_eq!(judge(&policies), Judgement::Deny);
-    assert!(policies.rows().peers.is_empty());
-    let findings = policies.findings(&index);
-    let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
-    assert_eq!(named, [(Kind::Pod, "shop/db".to_owned(), FindingReason::Capacity)]);
-    policies.limits = Limits::default();
-    let steps = policies.update(&index, &PolicyDirty::default(), &local);
-    assert_eq!((steps.len(), judge(&policies)), (1, Judgement::Pass));
-    assert!(policies.findings(&index).is_empty());
-}
-
-#[test]
-fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed() {
-    let block = || {
-        PolicyPeer::Block(IpBlock { cidr: "198.51.100.0/24".parse().unwrap(), except: [].into() })
-    };
-    let matches = || PolicyRule { peers: [block()].into(), ports: [].into() };
-    let all = LabelSelector::default;
-    let own = NetworkPolicy {
-        name: ObjectName::new("shop", "own"),
-        pod_selector: all(),
-        ingress: Some([matches()].into()),
-        egress: None,
-    };
-    let rule = ClusterRule {
-        name: "".into(),
-        action: RuleAction::Deny,
-        matches: matches(),
-        invalid: None,
-    };
-    let cluster = ClusterNetworkPolicy {
-        name: "guard".into(),
-        egress: [rule].into(),
-        ..ClusterNetworkPolicy::default()
-    };
-    let mut index = Index::new(THIS_NODE);
-    index.apply(Change::Apply(namespace()));
-    index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
-    index.apply(Change::Apply(Object::NetworkPolicy(own)));
-    index.apply(Change::Apply(Object::ClusterNetworkPolicy(cluster)));
-    let local = [lease("db", [10, 2, 0, 1])];
-    let mut policies = Policies::default();
-    policies.limits = Limits { networks: 0, ..Limits::default() };
-    update(&mut policies, &mut index, &local);
-    let findings = policies.findings(&index);
-    let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
-    let capacity = |kind, name: &str| (kind, name.to_owned(), FindingReason::Capacity);
-    let expected = [
-        capacity(Kind::Pod, "shop/db"),
-        capacity(Kind::NetworkPolicy, "shop/own"),
-        capacity(Kind::ClusterNetworkPolicy, "guard"),
-    ];
-    assert_eq!(named, expected);
-    let egress = |peer: [u8; 4]| {
-        policies.rows().judge(&local[0], PolicyDirection::Egress, peer.into(), 6, 80)
-    };
-    assert_eq!([egress([198, 51, 100, 7]), egress([1, 1, 1, 1])], [Judgement::Deny; 2]);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(96), failure_persistence: None, ..Default::default() })]
 
@@ -327,49 +252,5 @@ proptest! {
         update(&mut policies, &mut index, &[]);
         prop_assert_eq!(policies.rows(), PolicyRows::default());
         prop_assert_eq!(policies.sizes(), [0; 11]);
-    }
-
-    #[test]
-    fn full_maps_and_collisions_close_and_never_open(
-        objects in generate::policy_objects(),
-        local in generate::leases(),
-        changes in vec(generate::policy_change(), 0..8),
-        bits in (0..5u32, 0..5u32, 0..5u32),
-        limits in (0..40usize, 0..40usize, 0..20usize, 0..10usize),
-    ) {
-        let mut index = Index::new(THIS_NODE);
-        objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
-        let mut policies = Policies::default();
-        let (peers, ports, networks, classes) = limits;
-        policies.limits = Limits { peers, ports, networks, classes };
-        let mask = |bits: u32| if bits == 0 { u64::MAX } else { (1 << bits) - 1 };
-        policies.classes.registry.mask = mask(bits.0);
-        policies.tables.identities.mask = mask(bits.1);
-        policies.tables.sets.mask = mask(bits.2);
-        for change in std::iter::once(None).chain(changes.into_iter().map(Some)) {
-            change.into_iter().for_each(|change| index.apply(change));
-            update(&mut policies, &mut index, &local);
-            let mut unlimited = Policies::default();
-            unlimited.update(&index, &PolicyDirty::everything(), &local);
-            let (rows, unlimited) = (policies.rows(), unlimited.rows());
-            prop_assert!(rows.peers.len() <= peers && rows.ports.len() <= ports);
-            prop_assert!(rows.classes.len() <= classes);
-            for pod in &local {
-                for direction in PolicyDirection::ALL {
-                    for peer in generate::policy_peers() {
-                        for (protocol, port) in generate::policy_probes() {
-                            let pass = |rows: &PolicyRows| {
-                                let judged = rows.judge(pod, direction, peer, protocol, port);
-                                judged == Judgement::Pass
-                            };
-                            prop_assert!(
-                                !pass(&rows) || pass(&unlimited),
-                                "{:?} {:?} {} {} {}", pod, direction, peer, protocol, port
-                            );
-                        }
-                    }
-                }
-            }
-        }
     }
 }

@@ -46,13 +46,12 @@ fn own_addresses<'a>(objects: impl Iterator<Item = &'a Object>) -> Own {
     own
 }
 
+/// Of each probe, whether one side of a flow passes.
+type Judged = (LocalPod, PolicyDirection, IpAddr, Vec<bool>);
+
 /// Whether one side of a flow passes, for all pods, directions, peers and probes. What a pod sends to
 /// itself does not count.
-fn judgements(
-    rows: &PolicyRows,
-    local: &[LocalPod],
-    own: &Own,
-) -> Vec<(LocalPod, PolicyDirection, IpAddr, Vec<bool>)> {
+fn judgements(rows: &PolicyRows, local: &[LocalPod], own: &Own) -> Vec<Judged> {
     let mut all = Vec::new();
     for pod in local {
         for direction in PolicyDirection::ALL {
@@ -157,10 +156,10 @@ fn carry_out(
     let was = several.map(|rows| judgements(rows, local, own));
     let old = judgements(&maps.rows, local, own);
     let new = judgements(one.unwrap_or(&maps.rows), local, own);
-    let begin = maps.rows.clone();
+    let (begin, step_epoch) = (maps.rows.clone(), maps.epoch);
     // What programs that run between two writes record, with the epoch that they read.
     let mut recorded = vec![(maps.epoch, old.clone())];
-    for write in step.writes(maps.epoch) {
+    for write in step.writes(maps.epoch, &maps.rows.pods) {
         let referred = write.table() == PortSets::SPEC;
         for at in 0..write.len() {
             maps.apply(&write, at);
@@ -169,6 +168,11 @@ fn carry_out(
                 continue;
             }
             let judged = judgements(&maps.rows, local, own);
+            // An agent that ends here leaves a mark. Pods without a row are judged by nothing that is recorded.
+            let is_marked = maps.revisions.values().any(|revision| *revision > step_epoch);
+            let rows = [&begin, &maps.rows];
+            let differs = |(a, b): (&_, &Judged)| a != b && rows.iter().all(|r| has_row(r, &b.0));
+            assert!(is_marked || !old.iter().zip(&judged).any(differs), "{write:?} left no mark");
             for (at, now) in judged.iter().enumerate() {
                 if *now == old[at] || *now == new[at] {
                     continue;
@@ -307,7 +311,7 @@ proptest! {
         let mut policies = Policies::default();
         let mut maps = Maps::default();
         for step in policies.update(&index, &index.clone().take_policy_dirty(), &local) {
-            for write in step.writes(maps.epoch) {
+            for write in step.writes(maps.epoch, &maps.rows.pods) {
                 (0..write.len()).for_each(|at| maps.apply(&write, at));
             }
         }

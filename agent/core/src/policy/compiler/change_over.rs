@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::rules::PortName;
 use super::super::subjects::{Decisions, Ends, Standing};
-use super::super::tables::Uses;
+use super::super::tables::{Room, Uses};
 use super::super::{LocalPod, Step};
 use super::{Changed, Policies};
 use crate::index::Index;
@@ -54,8 +54,8 @@ impl Policies {
         }
     }
 
-    /// Plans how pods change over, and closes those for which there is no order: whose present tables are
-    /// affected by a change of peers, or that leave one table that is rewritten for another one.
+    /// Plans how pods change over. Closes pods whose present tables are affected by a change of peers, and pods
+    /// that leave a table that is rewritten for another one that is rewritten.
     pub(super) fn plan(
         &mut self,
         decisions: &Decisions,
@@ -154,7 +154,12 @@ impl Policies {
                 }
                 _ => {}
             }
-            *step = self.step(index, Changed { pods, ..Changed::default() });
+            let mut room = self.room();
+            if stage < 2 {
+                // Former and new tables may fill the maps together. What fits in the end is not known yet.
+                room = Room { peers: 2 * room.peers, ports: 2 * room.ports, opens: false };
+            }
+            *step = self.step(index, Changed { pods, ..Changed::default() }, room);
         }
         for policy in decisions.forgotten {
             self.rules.forget(policy, &mut self.terms);

@@ -7,8 +7,7 @@ use sluice_abi::Addr;
 
 use super::{Group, Pods};
 use crate::index::Index;
-use crate::model::ContainerPort;
-use crate::policy::classes::NumberedPort;
+use crate::policy::classes::{NumberedPort, numbered_ports};
 use crate::policy::numbers::Numbers;
 use crate::policy::rules::PortName;
 use crate::policy::term::{GroupKey, Terms};
@@ -95,15 +94,10 @@ impl Pods {
 
     /// The ports of a group whose names are in use.
     pub(super) fn named(&self, key: &GroupKey) -> Arc<[NumberedPort]> {
-        let used = |p: &&ContainerPort| {
-            !self.names.is_empty() && self.names.contains_key(&(p.protocol, Arc::clone(&p.name)))
-        };
-        let ports = key.ports.iter().filter(used);
-        let mut named: Vec<NumberedPort> =
-            ports.map(|p| (p.protocol, Arc::clone(&p.name), p.port.get())).collect();
-        named.sort_unstable();
-        named.dedup();
-        named.into()
+        if self.names.is_empty() {
+            return [].into();
+        }
+        numbered_ports(&key.ports, |name| self.names.contains_key(name)).into()
     }
 
     /// Marks the addresses of the pods of a group.

@@ -1,11 +1,10 @@
 //! The rules of the policies that select a pod, as a table.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
-use super::super::classes::NumberedPort;
+use super::super::classes::numbered_ports;
 use super::super::registry::content_id;
 use super::super::rules::{CompiledPolicy, CompiledRule, Matches, Order, PortName};
 use super::super::tables::{Identity, TableRules};
@@ -73,14 +72,7 @@ fn identity(
         })
         .flatten()
         .collect();
-    let used = |port: &&ContainerPort| {
-        names.iter().any(|(protocol, name)| (*protocol, name) == (port.protocol, &port.name))
-    };
-    let named = ports.iter().filter(|port| !names.is_empty() && used(port));
-    let mut named: Vec<NumberedPort> =
-        named.map(|p| (p.protocol, Arc::clone(&p.name), p.port.get())).collect();
-    named.sort_unstable();
-    named.dedup();
+    let named = numbered_ports(ports, |name| names.contains(name));
     let identity = Identity { direction, policies: numbers.into(), named: named.into() };
     let id = |identity: &Identity| {
         let mut names: Vec<&ObjectName> = policies.iter().map(|(_, policy)| &policy.name).collect();

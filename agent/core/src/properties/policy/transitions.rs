@@ -212,3 +212,20 @@ fn policy_in_place_of_another_one_has_its_own_tables() {
     policies.update(&after.index(), &PolicyDirty::everything(), &after.local);
     assert_eq!(policies.rows(), afresh(&after.index(), &after.local));
 }
+
+#[test]
+fn recovery_to_other_tables_with_the_same_rules_drops_nothing() {
+    let with = |name: &str| {
+        World::new()
+            .pod("shop/web", "role=web", "10.244.1.2", &[])
+            .pod("shop/db", "role=db", "10.244.1.3", &[])
+            .policy(name, "role=db", Some(&[rule(&["role=web"], &["TCP 80"])]), None)
+    };
+    let (before, after) =
+        (with("shop/a"), with("shop/b").pod("shop/db2", "role=db", "10.244.1.4", &[]));
+    let rows = |world: &World| afresh(&world.index(), &world.local);
+    let (old, new) = (rows(&before), rows(&after));
+    assert_ne!(old.pods[&1].ends, new.pods[&1].ends);
+    let [closing, _, opening] = Step::recovery(&old, &new, false);
+    assert!(closing.is_empty() && opening.is_empty(), "{closing:?} {opening:?}");
+}

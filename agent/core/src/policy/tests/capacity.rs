@@ -1,0 +1,164 @@
+//! Capacities and collisions.
+
+use super::*;
+use crate::cases::policy_notation::{World, rule};
+
+#[test]
+fn limits_are_those_of_the_specification() {
+    let Limits { peers, ports, networks, classes } = Limits::default();
+    assert_eq!([peers, ports, networks, classes], [65_536, 65_536, 65_536, 229_376]);
+}
+
+#[test]
+fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    index.apply(Change::Apply(allow("db", "web")));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    policies.limits = Limits { peers: 0, ..Limits::default() };
+    update(&mut policies, &mut index, &local);
+    let judge = |policies: &Policies| {
+        let web = [10, 1, 0, 1].into();
+        policies.rows().judge(&local[0], PolicyDirection::Ingress, web, 6, 80)
+    };
+    assert_eq!(judge(&policies), Judgement::Deny);
+    assert!(policies.rows().peers.is_empty());
+    let findings = policies.findings(&index);
+    let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
+    assert_eq!(named, [(Kind::Pod, "shop/db".to_owned(), FindingReason::Capacity)]);
+    policies.limits = Limits::default();
+    let steps = policies.update(&index, &PolicyDirty::default(), &local);
+    assert_eq!((steps.len(), judge(&policies)), (1, Judgement::Pass));
+    assert!(policies.findings(&index).is_empty());
+}
+
+#[test]
+fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed() {
+    let block = || {
+        PolicyPeer::Block(IpBlock { cidr: "198.51.100.0/24".parse().unwrap(), except: [].into() })
+    };
+    let matches = || PolicyRule { peers: [block()].into(), ports: [].into() };
+    let all = LabelSelector::default;
+    let own = NetworkPolicy {
+        name: ObjectName::new("shop", "own"),
+        pod_selector: all(),
+        ingress: Some([matches()].into()),
+        egress: None,
+    };
+    let rule = ClusterRule {
+        name: "".into(),
+        action: RuleAction::Deny,
+        matches: matches(),
+        invalid: None,
+    };
+    let cluster = ClusterNetworkPolicy {
+        name: "guard".into(),
+        egress: [rule].into(),
+        ..ClusterNetworkPolicy::default()
+    };
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(namespace()));
+    index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
+    index.apply(Change::Apply(Object::NetworkPolicy(own)));
+    index.apply(Change::Apply(Object::ClusterNetworkPolicy(cluster)));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    policies.limits = Limits { networks: 0, ..Limits::default() };
+    update(&mut policies, &mut index, &local);
+    let findings = policies.findings(&index);
+    let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
+    let capacity = |kind, name: &str| (kind, name.to_owned(), FindingReason::Capacity);
+    let expected = [
+        capacity(Kind::Pod, "shop/db"),
+        capacity(Kind::NetworkPolicy, "shop/own"),
+        capacity(Kind::ClusterNetworkPolicy, "guard"),
+    ];
+    assert_eq!(named, expected);
+    let egress = |peer: [u8; 4]| {
+        policies.rows().judge(&local[0], PolicyDirection::Egress, peer.into(), 6, 80)
+    };
+    assert_eq!([egress([198, 51, 100, 7]), egress([1, 1, 1, 1])], [Judgement::Deny; 2]);
+}
+
+#[test]
+fn tables_that_change_over_may_fill_the_maps_together() {
+    let world = World::new()
+        .pod("shop/web", "role=web", "10.244.1.2", &[])
+        .pod("shop/a", "app=a", "10.244.1.3", &[])
+        .pod("shop/b", "app=b", "10.244.1.4", &[]);
+    let allow = |world: World, name: &str, pods: &str, port: &str| {
+        world.policy(name, pods, Some(&[rule(&["role=web"], &[port])]), None)
+    };
+    let with = |port: &str| allow(world.clone(), "shop/a", "app=a", port);
+    let before = allow(with("TCP 80"), "shop/b", "app=b", "TCP 80");
+    let after = allow(with("TCP 81"), "shop/c", "app=b", "TCP 80");
+    let mut policies = Policies::default();
+    policies.limits.peers = 2;
+    let everything = PolicyDirty::everything();
+    policies.update(&before.index(), &everything, &before.local);
+    assert_eq!(policies.rows().peers.len(), 2);
+    let steps = policies.update(&after.index(), &everything, &after.local);
+    let mut fresh = Policies::default();
+    fresh.update(&after.index(), &everything, &after.local);
+    assert_eq!(policies.rows(), fresh.rows());
+    let closed = steps
+        .iter()
+        .flat_map(|step| &step.pods)
+        .filter(|(_, row)| row.ends.contains(&tables::CLOSED_END));
+    assert_eq!(closed.collect::<Vec<_>>(), Vec::<&(u32, _)>::new());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(96), failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn full_maps_and_collisions_close_and_never_open(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        changes in vec(generate::policy_change(), 0..8),
+        bits in (0..5u32, 0..5u32, 0..5u32),
+        limits in (0..40usize, 0..40usize, 0..20usize, 0..10usize),
+    ) {
+        let mut index = Index::new(THIS_NODE);
+        objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
+        let mut policies = Policies::default();
+        let (peers, ports, networks, classes) = limits;
+        policies.limits = Limits { peers, ports, networks, classes };
+        let mask = |bits: u32| if bits == 0 { u64::MAX } else { (1 << bits) - 1 };
+        policies.classes.registry.mask = mask(bits.0);
+        policies.tables.identities.mask = mask(bits.1);
+        policies.tables.sets.mask = mask(bits.2);
+        for change in std::iter::once(None).chain(changes.into_iter().map(Some)) {
+            change.into_iter().for_each(|change| index.apply(change));
+            let mut present = policies.rows().peers;
+            for step in update(&mut policies, &mut index, &local) {
+                present.extend(step.peers.puts.iter().copied());
+                prop_assert!(present.len() <= 2 * peers, "additions precede deletions");
+                step.peers.apply(&mut present);
+            }
+            let mut unlimited = Policies::default();
+            unlimited.update(&index, &PolicyDirty::everything(), &local);
+            let (rows, unlimited) = (policies.rows(), unlimited.rows());
+            prop_assert!(rows.peers.len() <= peers && rows.ports.len() <= ports);
+            prop_assert!(rows.classes.len() <= classes);
+            for pod in &local {
+                for direction in PolicyDirection::ALL {
+                    for peer in generate::policy_peers() {
+                        for (protocol, port) in generate::policy_probes() {
+                            let pass = |rows: &PolicyRows| {
+                                let judged = rows.judge(pod, direction, peer, protocol, port);
+                                judged == Judgement::Pass
+                            };
+                            prop_assert!(
+                                !pass(&rows) || pass(&unlimited),
+                                "{:?} {:?} {} {} {}", pod, direction, peer, protocol, port
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
