@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use sluice_abi::PolicyDirection;
 use sluice_core::model::{
-    Change, ContainerPort, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object,
-    ObjectName, Pod, PolicyPeer, PolicyPort, PolicyRule, Port, PortSpec, Protocol, Requirement,
-    parse_cidr,
+    Change, ContainerPort, IpBlock, Kind, LabelSelector, Labels, Namespace, NetworkPolicy, Node,
+    Object, ObjectName, Pod, PolicyPeer, PolicyPort, PolicyRule, Port, PortSpec, Protocol,
+    Requirement, parse_cidr,
 };
 use sluice_core::policy::{LocalPod, Policies, Question, Step, Verdict};
 use sluice_core::{Index, PolicyDirty};
@@ -100,6 +100,20 @@ fn main() {
     rounds("pod with another label", &mut compiled, &mut index, &local, |round| {
         Object::Pod(pod(1 + round * 7 % pods, (round * 13 + 1) % apps))
     });
+    index.apply(Change::Delete(Kind::NetworkPolicy, ObjectName::new("ns-0", "many")));
+    println!("{rules} policies of one rule on one pod");
+    let one = |n: u32, changed: u32| {
+        let block = PolicyPeer::Block(IpBlock { cidr: host(n, changed), except: [].into() });
+        let ports = port(1024 + n % 1000).into_iter().collect();
+        let rules = Some([PolicyRule { peers: [block].into(), ports }].into());
+        let name = ObjectName::new("ns-0", format!("one-{n}"));
+        let pod_selector = selector("many", "rules".into());
+        let (ingress, egress) = (rules.clone(), rules);
+        Object::NetworkPolicy(NetworkPolicy { name, pod_selector, ingress, egress })
+    };
+    (0..rules).for_each(|n| index.apply(Change::Apply(one(n, 0))));
+    update("all policies", &mut compiled, &mut index, &local);
+    rounds("one policy of them", &mut compiled, &mut index, &local, |round| one(0, round + 1));
     let mut found = 0;
     let took = timed(|| found = compiled.findings(&index).len());
     println!("{:<28}{took:>12.1?}   {found} problems", "findings");

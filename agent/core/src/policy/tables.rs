@@ -4,6 +4,7 @@
 
 mod admitted;
 mod maps;
+mod rewrite;
 mod table;
 mod tier;
 
@@ -14,6 +15,7 @@ use sluice_abi::{PolicyEnd, PolicyPorts};
 
 use self::admitted::Admitted;
 use self::maps::{TableMaps, key};
+use self::rewrite::{admitted, uses};
 use self::table::Table;
 pub use self::table::{Gaps, Identity, TableRules};
 use self::tier::Tier;
@@ -22,7 +24,7 @@ use super::classes::{ClassContent, Classes, NumberedPort};
 use super::numbers::NumbersBy;
 use super::ports::Ports;
 use super::registry::{CLOSED, Registry, content_id};
-use super::rules::{PortName, Rule, Rules};
+use super::rules::{PortName, Rules};
 use super::term::Terms;
 
 /// Ports as in the maps, and the number of their set if they have one.
@@ -84,19 +86,6 @@ impl Tables {
         Some(rules)
     }
 
-    /// The terms and port names of a table that may not be live yet.
-    pub fn uses(&self, table: u32, rules: &Rules) -> Uses {
-        let rules = self.registry.get(table).iter().map(|rule| rules.registry.get(rule));
-        let (mut terms, mut names) = (Vec::new(), BTreeSet::new());
-        for rule in rules {
-            terms.extend(rule.terms());
-            names.extend(rule.named.iter().cloned());
-        }
-        terms.sort_unstable();
-        terms.dedup();
-        (terms, names)
-    }
-
     /// Adds a table with its rows.
     pub fn add(&mut self, number: u32, rules: &Rules, terms: &Terms, classes: &Classes) {
         let identity = self.identity(number);
@@ -121,56 +110,20 @@ impl Tables {
         self.live.insert(identity, table);
     }
 
-    /// Replaces the rules of a table. The rows that they do not affect stay.
-    pub fn rewrite(&mut self, number: u32, rules: &Rules, terms: &Terms, classes: &Classes) {
-        let identity = self.identity(number);
-        let mut table = self.table(number, rules, terms);
-        let Some(former) = self.live.remove(&identity) else { return };
-        let Some(affected) = former.differing_terms(&table) else {
-            self.live.insert(identity, former);
-            self.drop(number, classes);
-            self.add(number, rules, terms, classes);
-            return;
-        };
-        table.otherwise = former.otherwise;
-        table.rows = former.rows;
-        for term in former.terms.iter().filter(|term| table.terms.binary_search(term).is_err()) {
-            self.of_term.remove(term, identity);
-        }
-        for term in table.terms.iter().filter(|term| former.terms.binary_search(term).is_err()) {
-            self.of_term.insert(*term, identity);
-        }
-        for name in former.names.difference(&table.names) {
-            self.of_name.remove(name, identity);
-        }
-        for name in table.names.difference(&former.names) {
-            self.of_name.insert(name.clone(), identity);
-        }
-        let of_terms = affected.iter().flat_map(|term| classes.of_term(*term));
-        for class in of_terms.collect::<BTreeSet<u32>>() {
-            self.drop_row(&mut table, class, classes);
-            self.add_row(&mut table, class, classes);
-        }
-        self.live.insert(identity, table);
-    }
-
     /// A table without rows.
     fn table(&self, number: u32, rules: &Rules, terms: &Terms) -> Table {
         let content = self.registry.get(number);
         let own =
             content.network_policies.iter().flatten().map(|rule| &**rules.registry.get(*rule));
         let any_peer = Admitted::of(own.clone().filter(|rule| rule.peers.is_none()));
-        let mut by_term: Vec<(u32, &Rule)> = own
-            .flat_map(|rule| rule.peers.iter().flatten().map(move |term| (*term, rule)))
-            .collect();
-        by_term.sort_unstable_by_key(|(term, _)| *term);
-        let of_term = |rules: &[(u32, &Rule)]| {
-            Some((rules.first()?.0, Admitted::of(rules.iter().map(|(_, rule)| *rule))))
-        };
-        let by_term = by_term.chunk_by(|a, b| a.0 == b.0).filter_map(of_term).collect();
+        let by_term = admitted(
+            own.flat_map(|rule| rule.peers.iter().flatten().map(move |term| (*term, rule)))
+                .collect(),
+        );
         let collides = self.identities.collides(content.identity);
-        let (used, names) = self.uses(number, rules);
+        let (used, names) = uses(content.iter(), rules);
         let mut table = Table {
+            content: Arc::clone(content),
             id: self.registry.id(number),
             admin: Tier::new(&content.admin, rules, terms),
             is_isolated: content.network_policies.is_some(),

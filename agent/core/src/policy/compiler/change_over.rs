@@ -23,9 +23,9 @@ pub(super) struct ChangeOver {
 }
 
 impl Policies {
-    /// Makes the terms and port names of a table active.
+    /// Makes the terms and port names of a new table active, less those of the table that it replaces.
     pub(super) fn activate(&mut self, index: &Index, table: u32) {
-        let (terms, names) = self.tables.uses(table, &self.rules);
+        let (terms, names) = self.tables.gained_uses(table, &self.rules);
         for term in terms {
             if self.terms.activate(term) {
                 self.term(index, term, true);
@@ -175,7 +175,7 @@ impl Policies {
                 self.tables.release(table);
                 continue;
             }
-            let uses = self.tables.uses(table, &self.rules);
+            let uses = self.tables.lost_uses(table, &self.rules);
             let Some(rules) = self.tables.release(table) else { continue };
             gone.push(table);
             // The terms stay active until the last step.

@@ -1,6 +1,7 @@
 //! One rule table.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
@@ -49,6 +50,8 @@ impl TableRules {
 /// A table that pods use.
 #[derive(Clone, Debug)]
 pub struct Table {
+    /// Its rules.
+    pub content: Arc<TableRules>,
     pub id: u64,
     pub admin: Tier,
     /// Whether NetworkPolicies isolate the pods.
@@ -78,27 +81,6 @@ impl Table {
             false => self.baseline.ports(class, Ports::all),
         };
         self.admin.ports(class, own)
-    }
-
-    /// The terms for which another table of the same identity admits other ports; `None`: others than those
-    /// of terms of NetworkPolicies.
-    pub fn differing_terms(&self, other: &Table) -> Option<Vec<u32>> {
-        let has_tiers = |table: &Table| !table.admin.is_empty() || !table.baseline.is_empty();
-        if self.closed.is_some()
-            || other.closed.is_some()
-            || [self, other].into_iter().any(has_tiers)
-            || self.is_isolated != other.is_isolated
-            || self.any_peer != other.any_peer
-        {
-            return None;
-        }
-        let (mut terms, mut left, mut right) = (Vec::new(), &*self.by_term, &*other.by_term);
-        while let Some(term) = left.first().into_iter().chain(right.first()).map(|of| of.0).min() {
-            if take(&mut left, term) != take(&mut right, term) {
-                terms.push(term);
-            }
-        }
-        Some(terms)
     }
 
     /// The ports that NetworkPolicies admit.
@@ -135,13 +117,6 @@ impl Table {
     pub fn len(&self) -> usize {
         self.rows.len() + usize::from(self.has_deny_or_pass())
     }
-}
-
-/// Takes the first one, if it is that of a term.
-fn take<'a>(by_term: &mut &'a [(u32, Admitted)], term: u32) -> Option<&'a Admitted> {
-    let (first, others) = by_term.split_first().filter(|(first, _)| first.0 == term)?;
-    *by_term = others;
-    Some(&first.1)
 }
 
 /// Peers that the maps cannot distinguish from others, because they are full.

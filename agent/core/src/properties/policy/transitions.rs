@@ -229,3 +229,17 @@ fn recovery_to_other_tables_with_the_same_rules_drops_nothing() {
     let [closing, _, opening] = Step::recovery(&old, &new, false);
     assert!(closing.is_empty() && opening.is_empty(), "{closing:?} {opening:?}");
 }
+
+#[test]
+fn step_in_which_every_pod_changes_its_row_leaves_a_mark() {
+    let with = |rules: &[PolicyRule]| {
+        World::new()
+            .pod("shop/web", "role=web", "10.244.1.2", &[])
+            .pod("shop/db", "role=db", "10.244.1.3", &[])
+            .policy("shop/p", "role=db", Some(rules), None)
+    };
+    let before = with(&[rule(&["role=web"], &["TCP 80"])]);
+    let after = with(&[rule(&["role=web"], &["TCP 81"]), rule(&[], &["TCP 53"])]);
+    change(&before, &after);
+    change(&after, &before);
+}
