@@ -114,6 +114,13 @@ fn main() {
     (0..rules).for_each(|n| index.apply(Change::Apply(one(n, 0))));
     update("all policies", &mut compiled, &mut index, &local);
     rounds("one policy of them", &mut compiled, &mut index, &local, |round| one(0, round + 1));
+    rounds("address of a pod of theirs", &mut compiled, &mut index, &local, |round| {
+        Object::Pod(Pod {
+            ips: [address(0)].into_iter().filter(|_| round % 2 == 0).collect(),
+            labels: [("many", "rules")].into_iter().collect(),
+            ..pod(0, 0)
+        })
+    });
     let mut found = 0;
     let took = timed(|| found = compiled.findings(&index).len());
     println!("{:<28}{took:>12.1?}   {found} problems", "findings");

@@ -117,15 +117,14 @@ impl ReconcilePolicy {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<usize, NotReconciled> {
-        let (mut found, mut rows) = Found::read(kernel)?;
+        let (mut found, rows) = Found::read(kernel)?;
         let wanted = state.policies().rows();
-        let unused = read_back::take_unused(&mut rows, &wanted);
         let interrupted = self.interrupted || found.is_ahead();
         let epoch = found.epoch;
         found.catch_up(self.last_epoch);
         let rejudge = interrupted || found.epoch != epoch;
-        let steps = Step::recovery(&rows, &wanted, rejudge);
-        let mut writes = unused;
+        let steps = Step::recovery(rows, &wanted, rejudge);
+        let mut writes = Vec::new();
         if steps.iter().all(|step| step.pods.is_empty()) && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));
         }

@@ -29,7 +29,7 @@ use super::networks::Networks;
 use super::pods::Pods;
 use super::rules::Rules;
 use super::subjects::{Parts, Standing, Subjects};
-use super::tables::{CLOSED_END, Gaps, Room, Tables};
+use super::tables::{CLOSED_END, Gaps, Tables};
 use super::term::Terms;
 use super::tracked::Tracked;
 use super::{LocalPod, PolicyRows, Step, open_namespaces};
@@ -129,7 +129,7 @@ impl Policies {
             self.activate(index, *table);
         }
         self.classify(index, &mut changed);
-        self.fit(self.room());
+        self.fit();
         let plan = self.plan(&decisions, |pod, identity| {
             // What a pod sends to itself does not count.
             let peer = changed.tables.get(&identity);
@@ -152,7 +152,7 @@ impl Policies {
                     self.pods.pod(index, &name, &self.terms);
                 }
             }
-            last = self.step(index, changed, self.room());
+            last = self.step(index, changed);
         }
 
         let is_new = |pod: &ObjectName| index.namespace(&pod.namespace).is_none();
@@ -227,24 +227,20 @@ impl Policies {
     }
 
     /// Brings classes, capacities and rows of pods up to date; returns the changed rows.
-    fn step(&mut self, index: &Index, mut changed: Changed, room: Room) -> Step {
+    fn step(&mut self, index: &Index, mut changed: Changed) -> Step {
         self.classify(index, &mut changed);
-        self.fit(room);
+        self.fit();
         self.pods_step(self.wanted_rows(&changed))
     }
 
-    fn room(&self) -> Room {
-        Room { peers: self.limits.peers, ports: self.limits.ports, opens: true }
-    }
-
     /// Closes the tables that do not fit, or depend on what does not.
-    fn fit(&mut self, room: Room) {
+    fn fit(&mut self) {
         let in_range = |address: &Addr| self.networks.in_pod_range((*address).into());
         let gaps = Gaps {
             terms: self.networks.refused().clone(),
             pods: !self.unclassed.iter().all(in_range),
         };
-        self.tables.fit(room, &gaps, &self.classes);
+        self.tables.fit(self.limits.peers, self.limits.ports, &gaps, &self.classes);
     }
 
     /// The step that closes pods, before anything that makes it necessary.

@@ -20,6 +20,7 @@ mod networks;
 mod numbers;
 mod pods;
 mod ports;
+mod recovery;
 mod registry;
 mod rows;
 mod rules;
@@ -38,6 +39,8 @@ pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
 pub use rules::{selects_namespace, subject_selects};
 use sluice_abi::{PolicyDirection, namespace_id};
+#[cfg(test)]
+pub(crate) use tables::CLOSED_END;
 
 use crate::index::Index;
 use crate::model::{Kind, ObjectName, Uid};

@@ -1,12 +1,10 @@
 //! Rows of the maps of policies, and the changes of one step.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sluice_abi::{Addr, NetworkKey, PodPolicy, PolicyPeerKey, PolicyPortKey, PolicyPorts};
 use zerocopy::FromZeros;
 
-use super::tables::CLOSED_END;
 use crate::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks, PolicyPeers,
     PortSets, Write,
@@ -27,16 +25,6 @@ pub struct PolicyRows {
     pub ports: BTreeMap<PolicyPortKey, u32>,
     /// `OPEN_NAMESPACES`.
     pub open_namespaces: BTreeMap<u64, u32>,
-}
-
-impl PolicyRows {
-    /// Whether classes, networks, tables and ports are the same.
-    fn has_tables_of(&self, other: &PolicyRows) -> bool {
-        self.classes == other.classes
-            && self.networks == other.networks
-            && self.peers == other.peers
-            && self.ports == other.ports
-    }
 }
 
 /// Changes of the rows of one map, in the order in which they are carried out.
@@ -118,88 +106,6 @@ impl Step {
             && self.classes.is_empty())
     }
 
-    /// The steps that lead from some rows to others, for example from those of the maps, with revision 0, to
-    /// [`super::Policies::rows`]: pods are closed, everything else changes, pods are opened and new ones added.
-    /// If rows of other maps change, or if `rejudge`, the flows of all isolated pods are judged again.
-    pub fn recovery(old: &PolicyRows, new: &PolicyRows, rejudge: bool) -> [Step; 3] {
-        let changed = ChangedTables::between(old, new);
-        let closing = Step::closing(old, new, &changed);
-        let (mut before, mut after) = (old.pods.clone(), new.pods.clone());
-        before.extend(closing.pods.iter().copied());
-        after.retain(|index, next| {
-            let row = before.get(index).filter(|row| row.generation == next.generation);
-            for (end, now) in next.ends.iter_mut().zip(row.iter().flat_map(|row| &row.ends)) {
-                if *now == CLOSED_END {
-                    *end = CLOSED_END;
-                }
-            }
-            // A new pod would be judged by rows that are still to be removed.
-            row.is_some() || !next.ends.iter().any(|end| changed.deletes.contains(&end.table))
-        });
-        let mut networks = RowChange::between(&old.networks, &new.networks);
-        networks.puts.sort_by_key(|(key, _)| Reverse(*key));
-        let mut middle = Step {
-            ports: RowChange::between(&old.ports, &new.ports),
-            peers: RowChange::between(&old.peers, &new.peers),
-            networks,
-            classes: RowChange::between(&old.classes, &new.classes),
-            pods: RowChange::between(&before, &after).with_zeros().collect(),
-            open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
-        };
-        if rejudge || !old.has_tables_of(new) {
-            // Not by the new rows: pods that are added last do not have one yet.
-            middle.rejudge_isolated(&after);
-        }
-        let pods = RowChange::between(&after, &new.pods).with_zeros().collect();
-        [closing, middle, Step { pods, ..Step::default() }]
-    }
-
-    /// The step that closes pods before everything else changes. If peers move to other classes, those whose
-    /// tables change: their present ones have no rows for classes that only the new ones distinguish, and
-    /// peers that move to a class would be judged by its former row, or by its new one before they move.
-    /// Otherwise those that leave a table that gets rows before that, or get one that loses rows after that:
-    /// they would be judged by rows of others.
-    fn closing(old: &PolicyRows, new: &PolicyRows, changed: &ChangedTables) -> Step {
-        let mut step = Step::default();
-        let moves = old.classes != new.classes || old.networks != new.networks;
-        for (index, row) in &old.pods {
-            let next = new.pods.get(index).filter(|next| next.generation == row.generation);
-            let mut closed = *row;
-            for (at, end) in closed.ends.iter_mut().enumerate() {
-                let next = next.map(|next| next.ends[at]);
-                let changes = match next {
-                    _ if moves => {
-                        let rows = [&changed.puts, &changed.deletes];
-                        next != Some(*end) || rows.iter().any(|tables| tables.contains(&end.table))
-                    }
-                    Some(next) if next.table == end.table => false,
-                    next => {
-                        let joins_late = next.is_some_and(|e| changed.deletes.contains(&e.table));
-                        changed.puts.contains(&end.table) || joins_late
-                    }
-                };
-                if changes && end.table != 0 {
-                    *end = CLOSED_END;
-                }
-            }
-            if closed != *row {
-                step.pods.push((*index, closed));
-            }
-        }
-        step
-    }
-
-    /// Makes the flows of all isolated pods be judged again; `pods` are the rows after the step.
-    fn rejudge_isolated(&mut self, pods: &BTreeMap<u32, PodPolicy>) {
-        let written: BTreeSet<u32> = self.pods.iter().map(|(index, _)| *index).collect();
-        let is_isolated = |row: &PodPolicy| row.ends.iter().any(|end| end.table != 0);
-        for (index, row) in pods {
-            if is_isolated(row) && !written.contains(index) {
-                self.pods.push((*index, *row));
-            }
-        }
-    }
-
     /// The batches in the order in which they are written: what a verdict depends on, then the rows of
     /// pods, then the removal of rows of tables, then `POLICY_EPOCH`. `epoch` is what
     /// `POLICY_EPOCH` has; it becomes the next number if a row of a pod is written. `present` are the rows of
@@ -238,35 +144,6 @@ impl Step {
         .into_iter()
         .flatten()
         .collect()
-    }
-}
-
-/// Tables whose rows change for a class that is in use.
-struct ChangedTables {
-    /// They get rows, or other ones, for a class that is in use before and after.
-    puts: BTreeSet<u64>,
-    /// They lose rows for a class that is in use after.
-    deletes: BTreeSet<u64>,
-}
-
-impl ChangedTables {
-    fn between(old: &PolicyRows, new: &PolicyRows) -> ChangedTables {
-        let used = |rows: &PolicyRows| -> BTreeSet<u64> {
-            rows.classes.values().chain(rows.networks.values()).copied().collect()
-        };
-        let (before, after) = (used(old), used(new));
-        let puts = new.peers.iter().filter(|(key, ports)| {
-            before.contains(&key.class)
-                && after.contains(&key.class)
-                && old.peers.get(key) != Some(ports)
-        });
-        let deletes = old.peers.keys();
-        let deletes =
-            deletes.filter(|key| after.contains(&key.class) && !new.peers.contains_key(key));
-        ChangedTables {
-            puts: puts.map(|(key, _)| key.table).collect(),
-            deletes: deletes.map(|key| key.table).collect(),
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::tables::Tables;
 use super::term::Terms;
 use super::{LocalPod, may_select};
 use crate::index::{Index, PolicyDirty};
-use crate::model::{ContainerPort, ObjectName, Pod};
+use crate::model::{ContainerPort, Labels, ObjectName, Pod};
 
 /// The table of each direction; `None`: not isolated.
 pub type Ends = [Option<u32>; 2];
@@ -56,7 +56,12 @@ struct Subject {
     /// Numbers of the policies that select it, in the order of the numbers.
     selected: Arc<[u32]>,
     standing: Standing,
+    /// What it was judged by besides its namespace and the policies.
+    basis: Option<Basis>,
 }
+
+/// Labels and container ports of a pod.
+type Basis = (Labels, Arc<[ContainerPort]>);
 
 /// The policies, and the pods of this node.
 #[derive(Clone, Debug, Default)]
@@ -139,17 +144,33 @@ impl Subjects {
             let namespaces = dirty.namespaces.iter();
             new.extend(namespaces.filter_map(|name| self.by_namespace.get(name)).flatten());
         }
+        // Replicas of a pod that is judged already are judged alike. With 10,000 policies in a namespace, that
+        // spares each of them as many selectors.
+        let stays = dirty.policies.is_empty() && dirty.namespaces.is_empty();
+        let mut alike: BTreeMap<u16, Ends> = BTreeMap::new();
         for at in &new {
-            self.select(index, *at);
+            let replica = self.replica(index, *at).filter(|_| stays);
+            let Some((selected, ends)) = replica else {
+                self.select(index, *at);
+                continue;
+            };
+            alike.insert(*at, ends);
+            self.subjects.entry(*at).and_modify(|subject| subject.selected = selected);
         }
         touched.extend(new);
         let mut decided = Decided::new();
         for at in touched {
             let Some(subject) = self.subjects.get(&at) else { continue };
-            let standing = self.decide(index, subject, &mut decided, &mut decisions, &mut parts);
+            let standing = match alike.get(&at) {
+                Some(ends) => Standing::Judged(*ends),
+                None => self.decide(index, subject, &mut decided, &mut decisions, &mut parts),
+            };
             standing.tables().for_each(|table| parts.tables.registry.retain(table));
             decisions.former.extend(subject.standing.tables());
             decisions.standings.insert(at, standing);
+            let judged = pod_of(index, &subject.lease).filter(|_| standing.ends().is_some());
+            let basis = judged.map(|pod| (pod.labels.clone(), Arc::clone(&pod.ports)));
+            self.subjects.entry(at).and_modify(|subject| subject.basis = basis);
         }
         // The references of the searches above.
         decisions.former.extend(decided.into_values().flatten().flatten());
@@ -254,11 +275,25 @@ impl Subjects {
                 self.by_namespace.entry(Arc::clone(&name.namespace)).or_default().insert(at);
             }
             let selected = [].into();
-            let subject = Subject { lease: lease.clone(), selected, standing: Standing::Pending };
-            self.subjects.insert(at, subject);
+            let (lease, standing) = (lease.clone(), Standing::Pending);
+            self.subjects.insert(at, Subject { lease, selected, standing, basis: None });
             new.insert(at);
         }
         new
+    }
+
+    /// The policies and tables of a pod with the same labels and container ports in the same namespace.
+    fn replica(&self, index: &Index, at: u16) -> Option<(Arc<[u32]>, Ends)> {
+        let pod = pod_of(index, &self.subjects.get(&at)?.lease)?;
+        let basis = (pod.labels.clone(), Arc::clone(&pod.ports));
+        let neighbours = self.by_namespace.get(&pod.name.namespace)?.iter();
+        let alike = |subject: &&Subject| subject.basis.as_ref() == Some(&basis);
+        neighbours.filter_map(|at| self.subjects.get(at)).filter(alike).find_map(|subject| {
+            match subject.standing {
+                Standing::Judged(ends) => Some((Arc::clone(&subject.selected), ends)),
+                _ => None,
+            }
+        })
     }
 
     /// Finds the policies that select a pod.

@@ -36,17 +36,6 @@ pub const CLOSED_END: PolicyEnd = PolicyEnd { table: CLOSED, otherwise: PolicyPo
 /// Terms, sorted, and port names that a table uses.
 pub type Uses = (Vec<u32>, BTreeSet<PortName>);
 
-/// What tables may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// Rows of `POLICY_PEERS`.
-    pub peers: usize,
-    /// Rows of `POLICY_PORTS`.
-    pub ports: usize,
-    /// Whether tables that were closed are opened if they fit.
-    pub opens: bool,
-}
-
 /// The tables.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
@@ -240,22 +229,20 @@ impl Tables {
     }
 
     /// Closes tables until the others fit into the maps, and those that depend on a gap; the same ones
-    /// whatever was before. Without `opens`, those that are closed already stay so, and take no space.
-    pub fn fit(&mut self, room: Room, gaps: &Gaps, classes: &Classes) {
-        let Room { mut peers, mut ports, opens } = room;
-        let is_closed = |t: &Table| t.closed == Some(FindingReason::Capacity);
-        let rows: usize =
-            self.live.values().filter(|t| opens || !is_closed(t)).map(Table::len).sum();
+    /// whatever was before.
+    pub fn fit(&mut self, peers: usize, ports: usize, gaps: &Gaps, classes: &Classes) {
+        let rows: usize = self.live.values().map(Table::len).sum();
         if rows <= peers && self.set_rows <= ports && *gaps == Gaps::default() {
-            let closed = self.live.iter().filter(|(_, t)| opens && is_closed(t));
+            let closed =
+                self.live.iter().filter(|(_, t)| t.closed == Some(FindingReason::Capacity));
             for number in closed.map(|(number, _)| *number).collect::<Vec<_>>() {
                 self.set_closed(number, false, classes);
             }
             return;
         }
-        let candidates = self.live.iter().filter(|(_, t)| opens || !is_closed(t));
-        let mut by_id: Vec<(u64, u32)> = candidates.map(|(n, t)| (t.id, *n)).collect();
+        let mut by_id: Vec<(u64, u32)> = self.live.iter().map(|(n, t)| (t.id, *n)).collect();
         by_id.sort_unstable();
+        let (mut peers, mut ports) = (peers, ports);
         for (_, number) in by_id {
             let Some(table) = self.live.get(&number) else { continue };
             let sets: BTreeSet<u32> =

@@ -1,5 +1,6 @@
 //! Policies: compiled rows agree with the oracle, changes with compiling afresh, and every step is atomic.
 
+mod recovery;
 mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,9 @@ use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
 use crate::model::{Change, Object, ObjectName};
 use crate::oracle::{Cluster, Sandbox, Side, side_allows};
-use crate::policy::{Judgement, LocalPod, Policies, PolicyRows, Question, Step, Verdict};
+use crate::policy::{
+    CLOSED_END, Judgement, LocalPod, Policies, PolicyRows, Question, Step, Verdict,
+};
 use crate::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyNetworks, PolicyPeers, PortSets, Rows, Table,
     Write,
@@ -190,16 +193,7 @@ fn carry_out(
             recorded.push((maps.epoch, judged));
         }
     }
-    // A recorded verdict that is not repeated is the present one.
-    let now = judgements(&maps.rows, local, own);
-    for (epoch, judged) in recorded {
-        for (then, now) in judged.iter().zip(&now) {
-            let index = u32::from(now.0.index);
-            let has_row = has_row(&maps.rows, &now.0);
-            let is_current = has_row && maps.revisions.get(&index).is_none_or(|r| epoch >= *r);
-            assert!(!is_current || then == now, "recorded at {epoch}: {then:?}, now {now:?}");
-        }
-    }
+    check_recorded(maps, &recorded, local, own);
     // Content never changes under an id.
     for (key, ports) in &maps.rows.ports {
         assert!(begin.ports.get(key).is_none_or(|before| before == ports));
@@ -211,6 +205,19 @@ fn carry_out(
         assert!(*old == now || written(&now.0) || !has_row, "{now:?} is not judged again");
     }
     dropped
+}
+
+/// A recorded verdict that is not repeated is the present one.
+fn check_recorded(maps: &Maps, recorded: &[(u32, Vec<Judged>)], local: &[LocalPod], own: &Own) {
+    let now = judgements(&maps.rows, local, own);
+    for (epoch, judged) in recorded {
+        for (then, now) in judged.iter().zip(&now) {
+            let index = u32::from(now.0.index);
+            let has_row = has_row(&maps.rows, &now.0);
+            let is_current = has_row && maps.revisions.get(&index).is_none_or(|r| epoch >= r);
+            assert!(!is_current || then == now, "recorded at {epoch}: {then:?}, now {now:?}");
+        }
+    }
 }
 
 /// A change of objects, or of leases.
@@ -361,37 +368,5 @@ proptest! {
             prop_assert_eq!(&maps.rows, &after);
             prop_assert!(policies.update(&index, &PolicyDirty::everything(), &local).is_empty());
         }
-    }
-
-    #[test]
-    fn recovery_judges_as_before_or_after_or_closes(
-        objects in generate::policy_objects(),
-        local in generate::leases(),
-        events in vec(prop_oneof![
-            1 => generate::policy_change().prop_map(Event::Change),
-            2 => generate::policy_edit().prop_map(Event::Edit),
-        ], 1..6),
-        rejudge in any::<bool>(),
-    ) {
-        let changed = events.iter().filter_map(|event| match event {
-            Event::Change(Change::Apply(object)) => Some(object),
-            _ => None,
-        });
-        let own = own_addresses(objects.iter().chain(changed));
-        let mut index = index_of(&objects);
-        let before = afresh(&index, &local);
-        for event in events {
-            match event {
-                Event::Change(change) => index.apply(change),
-                Event::Edit(edit) => edit.change(&index).into_iter().for_each(|c| index.apply(c)),
-                Event::Leases(_) => {}
-            }
-        }
-        let after = afresh(&index, &local);
-        let mut maps = Maps { rows: before.clone(), ..Maps::default() };
-        for step in Step::recovery(&before, &after, rejudge) {
-            carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&before));
-        }
-        prop_assert_eq!(maps.rows, after);
     }
 }

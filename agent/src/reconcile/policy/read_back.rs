@@ -1,8 +1,8 @@
 //! The rows that the maps have, and what leads from them to the desired ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use sluice_abi::{PodPolicy, PolicyEnd, ports_kind};
+use sluice_abi::PodPolicy;
 use sluice_core::policy::{PolicyRows, Step};
 use sluice_core::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks, PolicyPeers,
@@ -95,87 +95,5 @@ impl Found {
     /// How far a revision is ahead of the epoch.
     fn distance(&self, revision: u32) -> i32 {
         revision.wrapping_sub(self.epoch).cast_signed()
-    }
-}
-
-/// Takes the rows out that judge no flow now and are not wanted, and returns their deletions: what an
-/// interrupted step left must not take the space of rows that are missing, and must not judge a pod or a
-/// peer that gets its table or its class.
-pub fn take_unused(found: &mut PolicyRows, wanted: &PolicyRows) -> Vec<Write> {
-    let ends: Vec<PolicyEnd> = found.pods.values().flat_map(|row| row.ends).collect();
-    let tables: BTreeSet<u64> = ends.iter().map(|end| end.table).collect();
-    let classes: BTreeSet<u64> =
-        found.classes.values().chain(found.networks.values()).copied().collect();
-    let peers = take(&mut found.peers, |key| {
-        tables.contains(&key.table) && classes.contains(&key.class)
-            || wanted.peers.contains_key(key)
-    });
-    let used = found.peers.values().chain(ends.iter().map(|end| &end.otherwise));
-    let sets: BTreeSet<u64> =
-        used.filter(|ports| ports.kind == ports_kind::SET).map(|ports| ports.id).collect();
-    let ports = take(&mut found.ports, |key| {
-        sets.contains(&zerocopy::transmute!(key.id)) || wanted.ports.contains_key(key)
-    });
-    [Write::delete::<PolicyPeers>(peers), Write::delete::<PortSets>(ports)]
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
-/// Removes the rows whose key is not in use; returns their keys.
-fn take<K: Ord + Copy, V>(rows: &mut BTreeMap<K, V>, in_use: impl Fn(&K) -> bool) -> Vec<K> {
-    rows.extract_if(.., |key, _| !in_use(key)).map(|(key, _)| key).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use sluice_abi::{Addr, PolicyPeerKey, PolicyPortKey, PolicyPorts};
-
-    use super::*;
-
-    /// One isolated pod with table 1, and one address of class 1.
-    fn rows() -> PolicyRows {
-        let end = PolicyEnd { table: 1, otherwise: PolicyPorts::NONE };
-        let pod = PodPolicy { generation: 1, ends: [end; 2], ..PodPolicy::default() };
-        let mut rows = PolicyRows::default();
-        rows.pods.insert(7, pod);
-        rows.classes.insert(Addr::from(std::net::Ipv4Addr::new(10, 244, 1, 2)), 1);
-        rows.peers.insert(PolicyPeerKey { table: 1, class: 1 }, PolicyPorts::ALL);
-        rows
-    }
-
-    #[test]
-    fn rows_that_judge_nothing_and_are_not_wanted_are_removed_first() {
-        let mut wanted = rows();
-        for row in wanted.pods.values_mut() {
-            row.ends[1].table = 2;
-        }
-        wanted.peers.insert(PolicyPeerKey { table: 2, class: 1 }, PolicyPorts::ALL);
-        let mut found = rows();
-        // Of the table that the pod gets; of a class that no peer has yet; of neither.
-        let unused = [(2, 3), (1, 2), (3, 3)].map(|(table, class)| PolicyPeerKey { table, class });
-        found.peers.extend(unused.map(|key| (key, PolicyPorts::set(9))));
-        // Rows that will be replaced take no more space.
-        found.peers.insert(PolicyPeerKey { table: 2, class: 1 }, PolicyPorts::NONE);
-        let of_nine =
-            PolicyPortKey { prefix_len: 64, id: zerocopy::transmute!(9u64), ..Default::default() };
-        found.ports.insert(of_nine, 1);
-        let writes = take_unused(&mut found, &wanted);
-        let labels: Vec<_> = writes.iter().map(|w| (w.table().name, w.len())).collect();
-        assert_eq!(labels, [("POLICY_PEERS", 3), ("POLICY_PORTS", 1)]);
-        let kept: Vec<_> = found.peers.keys().map(|key| (key.table, key.class)).collect();
-        assert_eq!((kept, found.ports.len()), (vec![(1, 1), (2, 1)], 0));
-    }
-
-    #[test]
-    fn rows_that_judge_flows_stay_until_pods_change_over() {
-        let mut found = rows();
-        let set =
-            PolicyPortKey { prefix_len: 64, id: zerocopy::transmute!(9u64), ..Default::default() };
-        found.ports.insert(set, 1);
-        found.peers.insert(PolicyPeerKey { table: 1, class: 1 }, PolicyPorts::set(9));
-        let before = found.clone();
-        assert!(take_unused(&mut found, &PolicyRows::default()).is_empty());
-        assert_eq!(found, before);
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::rules::PortName;
 use super::super::subjects::{Decisions, Ends, Standing};
-use super::super::tables::{Room, Uses};
+use super::super::tables::Uses;
 use super::super::{LocalPod, Step};
 use super::{Changed, Policies};
 use crate::index::Index;
@@ -154,12 +154,7 @@ impl Policies {
                 }
                 _ => {}
             }
-            let mut room = self.room();
-            if stage < 2 {
-                // Former and new tables may fill the maps together. What fits in the end is not known yet.
-                room = Room { peers: 2 * room.peers, ports: 2 * room.ports, opens: false };
-            }
-            *step = self.step(index, Changed { pods, ..Changed::default() }, room);
+            *step = self.step(index, Changed { pods, ..Changed::default() });
         }
         for policy in decisions.forgotten {
             self.rules.forget(policy, &mut self.terms);

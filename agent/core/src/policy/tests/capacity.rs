@@ -1,7 +1,6 @@
 //! Capacities and collisions.
 
 use super::*;
-use crate::cases::policy_notation::{World, rule};
 
 #[test]
 fn limits_are_those_of_the_specification() {
@@ -80,34 +79,6 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
         policies.rows().judge(&local[0], PolicyDirection::Egress, peer.into(), 6, 80)
     };
     assert_eq!([egress([198, 51, 100, 7]), egress([1, 1, 1, 1])], [Judgement::Deny; 2]);
-}
-
-#[test]
-fn tables_that_change_over_may_fill_the_maps_together() {
-    let world = World::new()
-        .pod("shop/web", "role=web", "10.244.1.2", &[])
-        .pod("shop/a", "app=a", "10.244.1.3", &[])
-        .pod("shop/b", "app=b", "10.244.1.4", &[]);
-    let allow = |world: World, name: &str, pods: &str, port: &str| {
-        world.policy(name, pods, Some(&[rule(&["role=web"], &[port])]), None)
-    };
-    let with = |port: &str| allow(world.clone(), "shop/a", "app=a", port);
-    let before = allow(with("TCP 80"), "shop/b", "app=b", "TCP 80");
-    let after = allow(with("TCP 81"), "shop/c", "app=b", "TCP 80");
-    let mut policies = Policies::default();
-    policies.limits.peers = 2;
-    let everything = PolicyDirty::everything();
-    policies.update(&before.index(), &everything, &before.local);
-    assert_eq!(policies.rows().peers.len(), 2);
-    let steps = policies.update(&after.index(), &everything, &after.local);
-    let mut fresh = Policies::default();
-    fresh.update(&after.index(), &everything, &after.local);
-    assert_eq!(policies.rows(), fresh.rows());
-    let closed = steps
-        .iter()
-        .flat_map(|step| &step.pods)
-        .filter(|(_, row)| row.ends.contains(&tables::CLOSED_END));
-    assert_eq!(closed.collect::<Vec<_>>(), Vec::<&(u32, _)>::new());
 }
 
 proptest! {

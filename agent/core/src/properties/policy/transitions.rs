@@ -33,6 +33,22 @@ fn carry_over(from: &World, to: &World, several: bool) -> bool {
     dropped
 }
 
+/// From the rows of one state to those of another. Returns whether any flow was dropped that both admit.
+fn recover(from: &World, to: &World) -> bool {
+    let rows = |world: &World| afresh(&world.index(), &world.local);
+    let (old, new) = (rows(from), rows(to));
+    let mut dropped = false;
+    for rejudge in [false, true] {
+        let mut maps = Maps { rows: old.clone(), ..Maps::default() };
+        for step in Step::recovery(old.clone(), &new, rejudge) {
+            let own = Own::new();
+            dropped |= carry_out(&mut maps, &step, &to.local, Some(&new), &own, Some(&old));
+        }
+        assert_eq!(maps.rows, new);
+    }
+    dropped
+}
+
 #[test]
 fn policy_with_new_selectors_and_rules_admits_all_the_time_what_it_admitted() {
     let world = World::new().pod("shop/web", "role=web", "10.244.1.2", &[]).pod(
@@ -187,14 +203,37 @@ fn recovery_adds_new_pods_when_tables_have_no_rows_of_before() {
     };
     let (before, after) =
         (with("role=web"), with("app=b").pod("shop/c", "app=a", "10.244.2.2", &[]));
-    let rows = |world: &World| afresh(&world.index(), &world.local);
-    let (old, new) = (rows(&before), rows(&after));
-    for rejudge in [false, true] {
-        let mut maps = Maps { rows: old.clone(), ..Maps::default() };
-        for step in Step::recovery(&old, &new, rejudge) {
-            carry_out(&mut maps, &step, &after.local, Some(&new), &Own::new(), Some(&old));
-        }
-        assert_eq!(maps.rows, new);
+    recover(&before, &after);
+}
+
+#[test]
+fn recovery_admits_nothing_to_pods_that_change_over_between_tables_that_change() {
+    let with = |moving: &str, one: &[&str], other: &[&str]| {
+        let rules = |peers: &[&str]| {
+            let rule = |peer: &&str| rule(&[peer], &["TCP 80"]);
+            peers.iter().map(rule).collect::<Vec<_>>()
+        };
+        World::new()
+            .pod("shop/web", "role=web", "10.244.1.2", &[])
+            .pod("shop/a", "app=a", "10.244.1.3", &[])
+            .pod("shop/b", "app=b", "10.244.1.4", &[])
+            .pod("shop/c", moving, "10.244.2.2", &[])
+            // The classes of all peers stay.
+            .policy(
+                "shop/all",
+                "app",
+                Some(&rules(&["role=none"])),
+                Some(&rules(&["role=web", "app=x"])),
+            )
+            .policy("shop/a", "app=a", Some(&rules(one)), None)
+            .policy("shop/b", "app=b", Some(&rules(other)), None)
+    };
+    let (none, web): (&[&str], &[&str]) = (&[], &["role=web"]);
+    // The former table gets a row; the next one loses one.
+    for (one, other) in [([none, web], [none, none]), ([none, none], [web, none])] {
+        let before = with("app=a", one[0], other[0]);
+        let after = with("app=b", one[1], other[1]);
+        recover(&before, &after);
     }
 }
 
@@ -226,8 +265,7 @@ fn recovery_to_other_tables_with_the_same_rules_drops_nothing() {
     let rows = |world: &World| afresh(&world.index(), &world.local);
     let (old, new) = (rows(&before), rows(&after));
     assert_ne!(old.pods[&1].ends, new.pods[&1].ends);
-    let [closing, _, opening] = Step::recovery(&old, &new, false);
-    assert!(closing.is_empty() && opening.is_empty(), "{closing:?} {opening:?}");
+    assert!(!recover(&before, &after) && !recover(&after, &before));
 }
 
 #[test]
@@ -242,4 +280,60 @@ fn step_in_which_every_pod_changes_its_row_leaves_a_mark() {
     let after = with(&[rule(&["role=web"], &["TCP 81"]), rule(&[], &["TCP 53"])]);
     change(&before, &after);
     change(&after, &before);
+}
+
+#[test]
+fn recovery_after_a_new_peer_drops_nothing() {
+    let before = World::new()
+        .pod("shop/web", "role=web", "10.244.1.2", &[])
+        .pod("shop/db", "role=db", "10.244.1.3", &[])
+        .policy(
+            "shop/p",
+            "role=db",
+            Some(&[rule(&["role=web"], &["TCP 80"]), rule(&["role=api"], &[])]),
+            None,
+        );
+    let mut after = before.clone().pod("shop/api", "role=api", "10.244.2.2", &[]);
+    after.local.clone_from(&before.local);
+    assert!(!recover(&before, &after) && !recover(&after, &before));
+}
+
+#[test]
+fn recovery_of_a_pod_that_gets_a_policy_as_it_loses_a_rule_drops_nothing() {
+    let with = |subject: &str, peers: &[&str]| {
+        let deny = |peer: &&str| cluster_rule(RuleAction::Deny, &[peer], &[]);
+        let rules: Vec<_> = peers.iter().map(deny).collect();
+        let all = ["@*/role=web", "@*/role=api"]
+            .map(|peer| cluster_rule(RuleAction::Accept, &[peer], &[]));
+        World::new()
+            .pod("shop/web", "role=web", "10.244.1.2", &[])
+            .pod("shop/api", "role=api", "10.244.1.3", &[])
+            .pod("shop/a", "app=a", "10.244.1.4", &[])
+            .pod("shop/b", "app=b", "10.244.1.5", &[])
+            .cluster_policy(cluster("guard", (Tier::Admin, 0), subject, &rules, &[]))
+            // The classes of all peers stay.
+            .cluster_policy(cluster("all", (Tier::Admin, 1), "@*/app=a", &[], &all))
+    };
+    let before = with("@*/app=a", &["@*/role=web", "@*/role=api"]);
+    let after = with("@*/app", &["@*/role=web"]);
+    before.expect(true, &["shop/api > shop/b: TCP 80"]);
+    after.expect(true, &["shop/api > shop/b: TCP 80"]);
+    assert!(!recover(&before, &after));
+}
+
+#[test]
+fn pod_leaves_a_table_before_its_rows_go() {
+    let world = World::new().pod("shop/web", "role=web", "10.244.1.2", &[]).pod(
+        "shop/db",
+        "role=db",
+        "10.244.1.3",
+        &[],
+    );
+    let allow = Some([rule(&["role=web"], &["TCP 80"])]);
+    let with = world.clone().policy("shop/p", "role=db", allow.as_ref().map(|r| &r[..]), None);
+    change(&with, &world);
+    let more =
+        with.clone().policy("shop/q", "role=db", Some(&[rule(&["role=db"], &["TCP 81"])]), None);
+    change(&with, &more);
+    change(&more, &with);
 }

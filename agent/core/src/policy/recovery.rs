@@ -1,0 +1,228 @@
+//! From any rows to others: after a start, after a write that failed, or when another program has written.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{PodPolicy, PolicyEnd, ports_kind};
+
+use super::rows::{PolicyRows, RowChange, Step};
+use super::tables::CLOSED_END;
+
+impl Step {
+    /// The steps that lead from some rows to others, for example from those of the maps, with revision 0, to
+    /// [`super::Policies::rows`]: what judges nothing is removed, pods are closed, everything else changes, pods
+    /// are opened and new ones added. If rows of other maps change, or if `rejudge`, the flows of all isolated
+    /// pods are judged again.
+    pub fn recovery(mut old: PolicyRows, new: &PolicyRows, rejudge: bool) -> [Step; 4] {
+        let removal = old.take_unused(new);
+        let old = &old;
+        let changed = ChangedTables::between(old, new);
+        let closing = Step::closing(old, new, &changed);
+        let (mut before, mut after) = (old.pods.clone(), new.pods.clone());
+        before.extend(closing.pods.iter().copied());
+        after.retain(|index, next| {
+            let row = before.get(index).filter(|row| row.generation == next.generation);
+            for (end, now) in next.ends.iter_mut().zip(row.iter().flat_map(|row| &row.ends)) {
+                // A pod that gets a table would be judged by rows that are still to be removed.
+                let is_early = now.table == 0 && changed.deletes.contains(&end.table);
+                if *now == CLOSED_END || is_early {
+                    *end = *now;
+                }
+            }
+            row.is_some() || !next.ends.iter().any(|end| changed.deletes.contains(&end.table))
+        });
+        let mut networks = RowChange::between(&old.networks, &new.networks);
+        networks.puts.sort_by_key(|(key, _)| Reverse(*key));
+        let mut middle = Step {
+            ports: RowChange::between(&old.ports, &new.ports),
+            peers: RowChange::between(&old.peers, &new.peers),
+            networks,
+            classes: RowChange::between(&old.classes, &new.classes),
+            pods: RowChange::between(&before, &after).with_zeros().collect(),
+            open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
+        };
+        if rejudge || !old.has_tables_of(new) {
+            // Not by the new rows: pods that are added last do not have one yet.
+            middle.rejudge_isolated(&after);
+        }
+        let pods = RowChange::between(&after, &new.pods).with_zeros().collect();
+        [removal, closing, middle, Step { pods, ..Step::default() }]
+    }
+
+    /// The step that closes pods before everything else changes. If peers move to other classes, those whose
+    /// tables change: their present ones have no rows for classes that only the new ones distinguish, and
+    /// peers that move to a class would be judged by its former row, or by its new one before they move.
+    /// Otherwise those that leave a table that gets rows before that, or get one that loses rows after that:
+    /// they would be judged by rows of others.
+    fn closing(old: &PolicyRows, new: &PolicyRows, changed: &ChangedTables) -> Step {
+        let mut step = Step::default();
+        let moves = old.classes != new.classes || old.networks != new.networks;
+        for (index, row) in &old.pods {
+            let next = new.pods.get(index).filter(|next| next.generation == row.generation);
+            let mut closed = *row;
+            for (at, end) in closed.ends.iter_mut().enumerate() {
+                let next = next.map(|next| next.ends[at]);
+                let changes = match next {
+                    _ if moves => {
+                        let rows = [&changed.puts, &changed.deletes];
+                        next != Some(*end) || rows.iter().any(|tables| tables.contains(&end.table))
+                    }
+                    Some(next) if next.table == end.table => false,
+                    next => {
+                        let joins_late = next.is_some_and(|e| changed.deletes.contains(&e.table));
+                        changed.puts.contains(&end.table) || joins_late
+                    }
+                };
+                if changes && end.table != 0 {
+                    *end = CLOSED_END;
+                }
+            }
+            if closed != *row {
+                step.pods.push((*index, closed));
+            }
+        }
+        step
+    }
+
+    /// Makes the flows of all isolated pods be judged again; `pods` are the rows after the step.
+    fn rejudge_isolated(&mut self, pods: &BTreeMap<u32, PodPolicy>) {
+        let written: BTreeSet<u32> = self.pods.iter().map(|(index, _)| *index).collect();
+        let is_isolated = |row: &PodPolicy| row.ends.iter().any(|end| end.table != 0);
+        for (index, row) in pods {
+            if is_isolated(row) && !written.contains(index) {
+                self.pods.push((*index, *row));
+            }
+        }
+    }
+}
+
+impl PolicyRows {
+    /// Whether classes, networks, tables and ports are the same.
+    fn has_tables_of(&self, other: &PolicyRows) -> bool {
+        self.classes == other.classes
+            && self.networks == other.networks
+            && self.peers == other.peers
+            && self.ports == other.ports
+    }
+
+    /// Takes the rows out that judge no flow now and are not wanted, and returns their removal: what an
+    /// interrupted step left must not take the space of rows that are missing, and must not judge a pod or a
+    /// peer that gets its table or its class.
+    fn take_unused(&mut self, wanted: &PolicyRows) -> Step {
+        let ends: Vec<PolicyEnd> = self.pods.values().flat_map(|row| row.ends).collect();
+        let tables: BTreeSet<u64> = ends.iter().map(|end| end.table).collect();
+        let classes = self.classes_in_use();
+        let mut step = Step::default();
+        step.peers.deletes = take(&mut self.peers, |key| {
+            tables.contains(&key.table) && classes.contains(&key.class)
+                || wanted.peers.contains_key(key)
+        });
+        let used = self.peers.values().chain(ends.iter().map(|end| &end.otherwise));
+        let sets: BTreeSet<u64> =
+            used.filter(|ports| ports.kind == ports_kind::SET).map(|ports| ports.id).collect();
+        step.ports.deletes = take(&mut self.ports, |key| {
+            sets.contains(&zerocopy::transmute!(key.id)) || wanted.ports.contains_key(key)
+        });
+        step
+    }
+
+    /// The classes that addresses have.
+    fn classes_in_use(&self) -> BTreeSet<u64> {
+        self.classes.values().chain(self.networks.values()).copied().collect()
+    }
+}
+
+/// Tables whose rows change for a class that is in use.
+struct ChangedTables {
+    /// They get rows, or other ones, for a class that is in use before.
+    puts: BTreeSet<u64>,
+    /// They lose rows for a class that is in use after.
+    deletes: BTreeSet<u64>,
+}
+
+impl ChangedTables {
+    fn between(old: &PolicyRows, new: &PolicyRows) -> ChangedTables {
+        let (before, after) = (old.classes_in_use(), new.classes_in_use());
+        let puts = new.peers.iter().filter(|(key, ports)| {
+            before.contains(&key.class) && old.peers.get(key) != Some(ports)
+        });
+        let deletes = old.peers.keys();
+        let deletes =
+            deletes.filter(|key| after.contains(&key.class) && !new.peers.contains_key(key));
+        ChangedTables {
+            puts: puts.map(|(key, _)| key.table).collect(),
+            deletes: deletes.map(|key| key.table).collect(),
+        }
+    }
+}
+
+/// Removes the rows whose key is not in use; returns their keys.
+fn take<K: Ord + Copy, V>(rows: &mut BTreeMap<K, V>, in_use: impl Fn(&K) -> bool) -> Vec<K> {
+    rows.extract_if(.., |key, _| !in_use(key)).map(|(key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use sluice_abi::{Addr, PolicyPeerKey, PolicyPortKey, PolicyPorts};
+
+    use super::super::networks::network_key;
+    use super::*;
+
+    /// One isolated pod with table 1, and one address of class 1.
+    fn rows() -> PolicyRows {
+        let end = PolicyEnd { table: 1, otherwise: PolicyPorts::NONE };
+        let pod = PodPolicy { generation: 1, ends: [end; 2], ..PodPolicy::default() };
+        let mut rows = PolicyRows::default();
+        rows.pods.insert(7, pod);
+        rows.classes.insert(Addr::from(Ipv4Addr::new(10, 244, 1, 2)), 1);
+        rows.peers.insert(PolicyPeerKey { table: 1, class: 1 }, PolicyPorts::ALL);
+        rows
+    }
+
+    #[test]
+    fn rows_that_judge_nothing_and_are_not_wanted_are_removed_first() {
+        let mut wanted = rows();
+        for row in wanted.pods.values_mut() {
+            row.ends[1].table = 2;
+        }
+        wanted.peers.insert(PolicyPeerKey { table: 2, class: 1 }, PolicyPorts::ALL);
+        let mut found = rows();
+        // Of the table that the pod gets; of a class that no peer has yet; of neither.
+        let unused = [(2, 3), (1, 2), (3, 3)].map(|(table, class)| PolicyPeerKey { table, class });
+        found.peers.extend(unused.map(|key| (key, PolicyPorts::set(9))));
+        // Rows that will be replaced take no more space.
+        found.peers.insert(PolicyPeerKey { table: 2, class: 1 }, PolicyPorts::NONE);
+        let of_nine =
+            PolicyPortKey { prefix_len: 64, id: zerocopy::transmute!(9u64), ..Default::default() };
+        found.ports.insert(of_nine, 1);
+        let removal = found.take_unused(&wanted);
+        let removed: Vec<_> = removal.peers.deletes.iter().map(|k| (k.table, k.class)).collect();
+        assert_eq!((removed, removal.ports.deletes.len()), (vec![(1, 2), (2, 3), (3, 3)], 1));
+        let kept: Vec<_> = found.peers.keys().map(|key| (key.table, key.class)).collect();
+        assert_eq!((kept, found.ports.len()), (vec![(1, 1), (2, 1)], 0));
+    }
+
+    #[test]
+    fn rows_that_judge_flows_stay_until_pods_change_over() {
+        let mut found = rows();
+        let set = |id: u64| PolicyPortKey {
+            prefix_len: 64,
+            id: zerocopy::transmute!(id),
+            ..Default::default()
+        };
+        found.ports.extend([(set(8), 1), (set(9), 1)]);
+        for row in found.pods.values_mut() {
+            row.ends[0].otherwise = PolicyPorts::set(8);
+        }
+        // A denied range.
+        let network = "203.0.113.0/24".parse().unwrap();
+        found.networks.insert(network_key(network), 2);
+        found.peers.insert(PolicyPeerKey { table: 1, class: 1 }, PolicyPorts::set(9));
+        found.peers.insert(PolicyPeerKey { table: 1, class: 2 }, PolicyPorts::NONE);
+        let before = found.clone();
+        assert!(found.take_unused(&PolicyRows::default()).is_empty());
+        assert_eq!(found, before);
+    }
+}

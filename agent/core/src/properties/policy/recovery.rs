@@ -1,0 +1,114 @@
+//! Recovery: from the rows of any state, or of a change that was interrupted, to those of any other state.
+
+use proptest::sample;
+
+use super::*;
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    vec(
+        prop_oneof![
+            1 => generate::policy_change().prop_map(Event::Change),
+            2 => generate::policy_edit().prop_map(Event::Edit),
+        ],
+        1..6,
+    )
+}
+
+fn apply(index: &mut Index, events: &[Event]) {
+    for event in events {
+        match event {
+            Event::Change(change) => index.apply(change.clone()),
+            Event::Edit(edit) => edit.change(index).into_iter().for_each(|c| index.apply(c)),
+            Event::Leases(_) => {}
+        }
+    }
+}
+
+/// Addresses that Pod objects have at any time.
+fn own_of(objects: &[Object], events: &[&[Event]]) -> Own {
+    let changed = events.iter().copied().flatten().filter_map(|event| match event {
+        Event::Change(Change::Apply(object)) => Some(object),
+        _ => None,
+    });
+    own_addresses(objects.iter().chain(changed))
+}
+
+/// Whether a pod is closed in a direction before or after.
+fn has_closed_end(rows: [&PolicyRows; 2]) -> bool {
+    let mut rows = rows.into_iter().flat_map(|rows| rows.pods.values());
+    rows.any(|row| row.ends.contains(&CLOSED_END))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(300), failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn recovery_judges_as_before_or_after_or_closes(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        events in events(),
+        rejudge in any::<bool>(),
+    ) {
+        let own = own_of(&objects, &[&events]);
+        let mut index = index_of(&objects);
+        let before = afresh(&index, &local);
+        apply(&mut index, &events);
+        let after = afresh(&index, &local);
+        let mut maps = Maps { rows: before.clone(), ..Maps::default() };
+        let mut closed = has_closed_end([&before, &after]);
+        for step in Step::recovery(before.clone(), &after, rejudge) {
+            closed |= step.pods.iter().any(|(_, row)| row.ends.contains(&CLOSED_END));
+            let dropped = carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&before));
+            prop_assert!(!dropped || closed, "dropped without closing a pod");
+        }
+        prop_assert_eq!(maps.rows, after);
+    }
+
+    #[test]
+    fn agent_that_ends_within_a_change_leaves_no_verdict_of_its_own(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        interrupted in events(),
+        while_away in option::weighted(0.7, events()),
+        rows in any::<sample::Index>(),
+    ) {
+        let while_away = while_away.unwrap_or_default();
+        let own = own_of(&objects, &[&interrupted, &while_away]);
+        let mut index = index_of(&objects);
+        let mut policies = Policies::default();
+        policies.update(&index, &index.clone().take_policy_dirty(), &local);
+        let mut maps = Maps { rows: policies.rows(), ..Maps::default() };
+        index.take_policy_dirty();
+        apply(&mut index, &interrupted);
+        let steps = policies.update(&index, &index.clone().take_policy_dirty(), &local);
+        // The rows of one step are enough: those before it are a change that was not interrupted.
+        let lengths = steps.iter().map(|step| {
+            step.writes(0, &BTreeMap::new()).iter().map(Write::len).sum::<usize>()
+        });
+        let mut left = rows.index(lengths.sum::<usize>() + 1);
+        let mut recorded = vec![(maps.epoch, judgements(&maps.rows, &local, &own))];
+        'steps: for step in steps {
+            for write in step.writes(maps.epoch, &maps.rows.pods) {
+                for at in 0..write.len() {
+                    if left == 0 {
+                        break 'steps;
+                    }
+                    left -= 1;
+                    maps.apply(&write, at);
+                    recorded.push((maps.epoch, judgements(&maps.rows, &local, &own)));
+                }
+            }
+        }
+        apply(&mut index, &while_away);
+        let after = afresh(&index, &local);
+        let found = maps.rows.clone();
+        let last = maps.revisions.values().copied().max().unwrap_or_default();
+        let is_ahead = last > maps.epoch;
+        maps.epoch = maps.epoch.max(last);
+        for step in Step::recovery(found.clone(), &after, is_ahead) {
+            carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&found));
+        }
+        check_recorded(&maps, &recorded, &local, &own);
+        prop_assert_eq!(maps.rows, after);
+    }
+}
