@@ -53,6 +53,20 @@ pub struct FlowQuestion {
     pub port: u16,
 }
 
+/// A flow, as policies judge it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FlowEnds {
+    /// Source before translation.
+    pub client: IpAddr,
+    /// Destination after translation.
+    pub server: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port after translation.
+    pub port: u16,
+}
+
 /// Direction of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -189,6 +203,42 @@ pub struct VerdictRow {
     pub peers: Vec<String>,
     /// Why: the rule that decides; of a flow that no rule allows, the nearest one first.
     pub reasons: Vec<String>,
+    /// The rule that allows the flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleRef>,
+}
+
+/// A rule by its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleRef {
+    /// `namespace/name` of the policy; the name of a ClusterNetworkPolicy.
+    pub policy: String,
+    /// Position in `ingress` or `egress`, from 0.
+    pub rule: usize,
+}
+
+/// What policies decide about a flow at its ends. An end that is no pod of this node is absent: another
+/// agent judges it, or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowPolicyRow {
+    /// At the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<JudgedEnd>,
+    /// At the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<JudgedEnd>,
+}
+
+/// One end of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JudgedEnd {
+    /// `namespace/name`.
+    pub pod: String,
+    /// The verdict.
+    pub verdict: VerdictRow,
 }
 
 impl From<PolicyDirection> for Direction {

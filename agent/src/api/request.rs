@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::VERSION;
-use super::policy::{PodQuestion, PolicyFilter};
+use super::policy::{FlowEnds, PodQuestion, PolicyFilter};
 use super::response::ServiceRow;
 
 /// Longest request line in bytes, newline excluded.
@@ -31,6 +31,8 @@ pub enum Request {
     },
     /// What policies mean for a pod; the response is one [`super::PodPolicyRow`].
     ExplainPod(PodQuestion),
+    /// What policies decide about a flow; the response is one [`super::FlowPolicyRow`].
+    JudgeFlow(FlowEnds),
 }
 
 /// Conditions on a [`ServiceRow`]; an absent one accepts every row.
@@ -170,6 +172,12 @@ mod tests {
                     port: 5432,
                 }),
             }),
+            Request::JudgeFlow(FlowEnds {
+                client: "10.244.1.8".parse().unwrap(),
+                server: "10.244.1.7".parse().unwrap(),
+                protocol: 6,
+                port: 5432,
+            }),
         ]
     }
 
@@ -195,6 +203,8 @@ mod tests {
                 "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\"}}}\n",
                 "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\",\"flow\":\
                  {\"direction\":\"ingress\",\"peer\":\"10.244.1.8\",\"protocol\":6,\"port\":5432}}}}\n",
+                "{\"version\":1,\"request\":{\"judgeFlow\":{\"client\":\"10.244.1.8\",\"server\":\
+                 \"10.244.1.7\",\"protocol\":6,\"port\":5432}}}\n",
             ]
         );
     }

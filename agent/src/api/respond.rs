@@ -11,7 +11,7 @@ use sluice_core::{ObjectName, dump};
 use tokio::sync::oneshot;
 
 use super::drops::DropRow;
-use super::policy::{AnyPolicy, PodPolicyRow, PolicyFilter, PolicyRow, PolicyView};
+use super::policy::{AnyPolicy, FlowPolicyRow, PodPolicyRow, PolicyFilter, PolicyRow, PolicyView};
 use super::request::{Request, ServiceFilter};
 use super::response::{ServiceAction, ServiceRow, Status};
 
@@ -74,6 +74,8 @@ pub enum Row {
     Drop(Box<DropRow>),
     /// Response to [`Request::ExplainPod`].
     Pod(Box<PodPolicyRow>),
+    /// Response to [`Request::JudgeFlow`].
+    Flow(Box<FlowPolicyRow>),
 }
 
 impl Call {
@@ -106,6 +108,10 @@ pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> 
         Request::ExplainPod(question) => {
             let row = view.policies().pod(question);
             Page { rows: vec![Row::Pod(Box::new(row))], next: None }
+        }
+        Request::JudgeFlow(flow) => {
+            let row = view.policies().flow(flow);
+            Page { rows: vec![Row::Flow(Box::new(row))], next: None }
         }
     }
 }

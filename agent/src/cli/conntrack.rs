@@ -1,15 +1,18 @@
 //! `sluice conntrack`: the flows of pods and of Services.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
-use sluice_abi::{Addr, FlowEntry, FlowKind, proto, tcp_state, tick_seconds};
+use sluice_abi::{Addr, FlowEntry, FlowKind, flow_flags, proto, tcp_state, tick_seconds};
 use sluice_core::dump;
 use sluice_packet::lifetime;
 
-use super::maps;
 use super::output::{Output, TableRow, print_rows};
+use super::{ask, maps};
+use crate::api::{FlowEnds, FlowPolicyRow, JudgedEnd, Request};
 use crate::flows;
 
 /// Flags of `sluice conntrack`.
@@ -18,6 +21,10 @@ pub struct Args {
     /// Show only flows with this address, before or after translation.
     #[arg(long, value_name = "ADDRESS")]
     address: Option<IpAddr>,
+    /// Show also the rule that allows each flow at each end that is a pod of this node, by the present
+    /// policies. Needs the agent.
+    #[arg(long)]
+    policy: bool,
 }
 
 /// A flow in the direction of its first packet.
@@ -90,11 +97,57 @@ impl TableRow for FlowRow {
     }
 }
 
+/// A flow and what policies decide about it.
+#[derive(Debug, Serialize)]
+struct JudgedRow {
+    #[serde(flatten)]
+    flow: FlowRow,
+    /// A process of this node has opened the flow: policies of its pods do not apply.
+    of_node: bool,
+    #[serde(flatten)]
+    policy: FlowPolicyRow,
+}
+
+impl JudgedRow {
+    /// The rule that allows the flow at one end.
+    fn end(&self, end: Option<&JudgedEnd>) -> String {
+        let Some(JudgedEnd { verdict, .. }) = end else {
+            return if self.of_node { "node" } else { "-" }.to_owned();
+        };
+        match &verdict.rule {
+            Some(rule) => format!("{}[{}]", rule.policy, rule.rule),
+            None if verdict.allowed => "not isolated".to_owned(),
+            None => "denied".to_owned(),
+        }
+    }
+}
+
+impl TableRow for JudgedRow {
+    const HEADER: &'static [&'static str] = &[
+        "PROTOCOL",
+        "SOURCE",
+        "DESTINATION",
+        "NEW SOURCE",
+        "NEW DESTINATION",
+        "KIND",
+        "STATE",
+        "IDLE",
+        "EGRESS RULE",
+        "INGRESS RULE",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let ends = [&self.policy.egress, &self.policy.ingress];
+        let ends = ends.map(|end| self.end(end.as_ref()));
+        self.flow.cells().into_iter().chain(ends).collect()
+    }
+}
+
 /// Lists flows.
 ///
 /// # Errors
-/// The maps cannot be read.
-pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
+/// The maps cannot be read, or the agent does not answer.
+pub fn run(args: &Args, socket: &Path, output: Output) -> anyhow::Result<()> {
     let now = flows::now()?;
     let mut entries = Vec::new();
     for table in &maps()?.flows {
@@ -105,29 +158,62 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         };
         table.visit(main).context("cannot read the flows")?;
     }
-    print_rows(output, "flows", &rows(&entries, args.address, now))
+    let entries = select(entries, args.address);
+    if !args.policy {
+        let rows: Vec<_> = entries.iter().map(|entry| FlowRow::new(entry, now)).collect();
+        return print_rows(output, "flows", &rows);
+    }
+    let mut known = BTreeMap::new();
+    let rows = entries.iter().map(|entry| {
+        let of_node = entry.flags & flow_flags::OF_NODE != 0;
+        let policy = match of_node {
+            true => FlowPolicyRow::default(),
+            false => judge(socket, entry, &mut known)?,
+        };
+        Ok(JudgedRow { flow: FlowRow::new(entry, now), of_node, policy })
+    });
+    print_rows(output, "flows", &rows.collect::<anyhow::Result<Vec<_>>>()?)
 }
 
-/// One row per flow.
-fn rows(entries: &[FlowEntry], address: Option<IpAddr>, now: u32) -> Vec<FlowRow> {
+/// Flows that differ by the client's port only have one verdict.
+type Known = BTreeMap<(IpAddr, IpAddr, u8, u16), FlowPolicyRow>;
+
+/// Asks the agent about a flow.
+fn judge(socket: &Path, entry: &FlowEntry, known: &mut Known) -> anyhow::Result<FlowPolicyRow> {
+    let server = dump::socket_address(entry.tuple.dst, entry.tuple.dport);
+    let client = dump::socket_address(entry.other.src, entry.other.sport).ip();
+    let (protocol, port) = (entry.tuple.proto, server.port());
+    let key = (client, server.ip(), protocol, port);
+    if let Some(row) = known.get(&key) {
+        return Ok(row.clone());
+    }
+    let flow = FlowEnds { client, server: server.ip(), protocol, port };
+    let rows: Vec<FlowPolicyRow> = ask(socket, &Request::JudgeFlow(flow))?;
+    let row = rows.into_iter().next().context("the agent sent no row")?;
+    known.insert(key, row.clone());
+    Ok(row)
+}
+
+/// The flows with an address, in order.
+fn select(mut entries: Vec<FlowEntry>, address: Option<IpAddr>) -> Vec<FlowEntry> {
     let address = address.map(Addr::from);
-    let mut rows: Vec<FlowRow> = entries
-        .iter()
-        .filter(|entry| {
-            let ends = [entry.tuple.src, entry.tuple.dst, entry.other.src, entry.other.dst];
-            address.is_none_or(|address| ends.contains(&address))
-        })
-        .map(|entry| FlowRow::new(entry, now))
-        .collect();
-    rows.sort_by_key(|row| (row.source, row.destination));
-    rows
+    entries.retain(|entry| {
+        let ends = [entry.tuple.src, entry.tuple.dst, entry.other.src, entry.other.dst];
+        address.is_none_or(|address| ends.contains(&address))
+    });
+    let socket = dump::socket_address;
+    entries.sort_by_key(|FlowEntry { other, .. }| {
+        (socket(other.src, other.sport), socket(other.dst, other.dport))
+    });
+    entries
 }
 
 #[cfg(test)]
 mod tests {
-    use sluice_abi::{FlowKey, PortBe, flow_flags};
+    use sluice_abi::{FlowKey, PortBe};
 
     use super::*;
+    use crate::api::{RuleRef, VerdictRow};
 
     fn tuple(src: &str, dst: &str) -> FlowKey {
         let (src, dst): (SocketAddr, SocketAddr) = (src.parse().unwrap(), dst.parse().unwrap());
@@ -166,8 +252,8 @@ mod tests {
             ),
             entry(direct, direct, FlowKind::Direct, flow_flags::REPLIED),
         ];
-        let rows = rows(&entries, address.map(|a| a.parse().unwrap()), 15);
-        rows.iter().map(|row| row.cells().join(" ")).collect()
+        let entries = select(entries.to_vec(), address.map(|a| a.parse().unwrap()));
+        entries.iter().map(|entry| FlowRow::new(entry, 15).cells().join(" ")).collect()
     }
 
     #[test]
@@ -181,6 +267,27 @@ mod tests {
                 "TCP 10.244.1.9:1000 1.1.1.1:53 172.18.0.2:61000 1.1.1.1:53 masquerade unreplied 5s",
             ]
         );
+    }
+
+    #[test]
+    fn judged_flow_has_the_rule_of_each_end() {
+        let entry = FlowEntry { tuple: tuple("10.0.0.1:1", "10.0.0.2:2"), ..FlowEntry::default() };
+        let end = |allowed, rule: Option<(&str, usize)>| {
+            let rule = rule.map(|(policy, rule)| RuleRef { policy: policy.to_owned(), rule });
+            let verdict = VerdictRow { allowed, peers: vec![], reasons: vec![], rule };
+            Some(JudgedEnd { pod: "shop/db".to_owned(), verdict })
+        };
+        let cells = |of_node, egress, ingress| {
+            let policy = FlowPolicyRow { egress, ingress };
+            let row = JudgedRow { flow: FlowRow::new(&entry, 15), of_node, policy };
+            let cells = row.cells();
+            assert_eq!(cells.len(), JudgedRow::HEADER.len());
+            cells[8..].join(" | ")
+        };
+        let allowed = end(true, Some(("shop/db", 1)));
+        assert_eq!(cells(false, end(true, None), allowed), "not isolated | shop/db[1]");
+        assert_eq!(cells(false, end(false, None), None), "denied | -");
+        assert_eq!(cells(true, None, None), "node | node");
     }
 
     #[test]

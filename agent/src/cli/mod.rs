@@ -129,7 +129,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Service(args) => service::run(&agent_socket, &args, output)?,
         Command::Endpoint(args) => endpoint::run(&args, output)?,
         Command::Policy(command) => return policy::run(&agent_socket, &command, output),
-        Command::Conntrack(args) => conntrack::run(&args, output)?,
+        Command::Conntrack(args) => conntrack::run(&args, &agent_socket, output)?,
         Command::Counters => counters::run(output)?,
         Command::Drops(args) => drops::run(&agent_socket, &args, output)?,
         Command::Doctor(args) => return doctor::run(&args, output),

@@ -4,8 +4,6 @@
 //! traffic; until the CNI binary is replaced, the old one opens the old pins. The same is true of pins of
 //! this version that were set aside when a map grew.
 
-use std::time::Duration;
-
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
@@ -19,10 +17,6 @@ const AFTER: [Concern; 5] = [
     Concern::Pods,
     Concern::CniFiles,
 ];
-
-/// Time in which every ADD ends that has begun before the CNI binary or the programs were replaced. One
-/// that takes longer and has not opened the pins fails, and the runtime repeats it.
-const ADD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Removes the pins.
 pub struct ReconcileStalePins;
@@ -43,7 +37,7 @@ impl Reconciler for ReconcileStalePins {
         if kernel.stale_pins()?.is_empty() {
             return Ok(());
         }
-        if state.pins_age().is_some_and(|age| age < ADD_LIMIT) {
+        if state.pins_age().is_some_and(|age| age < state.config().add_limit) {
             return Err(NotReconciled::Waiting("an ADD may run that uses the former pins"));
         }
         for version in kernel.remove_stale_pins()? {

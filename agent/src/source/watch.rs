@@ -167,7 +167,7 @@ impl Watch {
             }
             Absence::Undefined(definition) if not_served(error) && !definition.is_broken() => {
                 let pause = definition.pause();
-                if definition.exists() != Some(true) {
+                if definition.exists() == Some(false) || definition.is_unwatched() {
                     self.not_served();
                 }
                 return Failure::Refused(pause);

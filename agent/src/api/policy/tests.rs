@@ -135,6 +135,27 @@ fn pod_is_explained_with_and_without_a_flow() {
 }
 
 #[test]
+fn flow_is_judged_at_each_end_that_is_a_pod_of_this_node() {
+    let fake = fake();
+    let judge = |client: &str, server: &str, port| {
+        let (client, server) = (client.parse().unwrap(), server.parse().unwrap());
+        let row = fake.policies().flow(&FlowEnds { client, server, protocol: proto::TCP, port });
+        let end = |end: Option<JudgedEnd>| {
+            let JudgedEnd { pod, verdict } = end?;
+            assert_eq!(pod, "shop/db-0");
+            let rule = verdict.rule.map(|rule| format!("{}[{}]", rule.policy, rule.rule));
+            Some((verdict.allowed, rule.unwrap_or_default()))
+        };
+        (end(row.egress), end(row.ingress))
+    };
+    let (db, web) = ("10.244.1.7", "10.244.2.8");
+    assert_eq!(judge(web, db, 5432), (None, Some((true, "shop/db[0]".into()))));
+    assert_eq!(judge(web, db, 80), (None, Some((false, String::new()))));
+    assert_eq!(judge(db, web, 5432), (Some((false, String::new())), None));
+    assert_eq!((judge(web, "10.244.2.9", 80), judge(db, db, 80)), ((None, None), (None, None)));
+}
+
+#[test]
 fn cluster_network_policies_are_listed_with_their_order_and_actions() {
     let fake = fake_with(CLUSTER);
     let all = rows_of(&fake, PolicyFilter::default());

@@ -9,7 +9,10 @@ use sluice_core::model::{ObjectName, PolicyPeer};
 use sluice_core::policy::{Explanation, Finding, LocalPod, Policies, Question, RuleName, Verdict};
 
 use super::any::{AnyPolicy, AnyRule};
-use super::{Direction, PeerRow, PodPolicyRow, PodQuestion, PolicyRow, RuleRow, VerdictRow};
+use super::{
+    Direction, FlowEnds, FlowPolicyRow, JudgedEnd, PeerRow, PodPolicyRow, PodQuestion, PolicyRow,
+    RuleRef, RuleRow, VerdictRow,
+};
 
 /// What the rows are made of.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +126,26 @@ impl<'a> PolicyView<'a> {
                 .map(|f| verdict(&explain(f.direction, f.peer, f.protocol, f.port))),
         }
     }
+
+    /// What the policies decide about a flow. What a pod sends to itself is not judged by NetworkPolicies.
+    pub fn flow(self, flow: &FlowEnds) -> FlowPolicyRow {
+        let end = |address, direction: Direction, peer| {
+            let pod = self.local.iter().find(|pod| pod.address == address)?.name.clone()?;
+            let FlowEnds { protocol, port, .. } = *flow;
+            let name = pod.to_string();
+            let question = Question { pod, direction: direction.into(), peer, protocol, port };
+            let verdict = verdict(&self.compiled.explain(self.index, &question));
+            Some(JudgedEnd { pod: name, verdict })
+        };
+        let FlowEnds { client, server, .. } = *flow;
+        if client == server {
+            return FlowPolicyRow::default();
+        }
+        FlowPolicyRow {
+            egress: end(client, Direction::Egress, server),
+            ingress: end(server, Direction::Ingress, client),
+        }
+    }
 }
 
 /// A verdict as text.
@@ -148,5 +171,11 @@ pub fn verdict(Explanation { peers, isolating, verdict }: &Explanation) -> Verdi
         }
         Verdict::Closed(reason) => (false, vec![format!("the pod is closed: {}", reason.name())]),
     };
-    VerdictRow { allowed, peers: peers.iter().map(ToString::to_string).collect(), reasons }
+    let rule = match verdict {
+        Verdict::Allowed(RuleName { policy, rule }) => {
+            Some(RuleRef { policy: policy.to_string(), rule: *rule })
+        }
+        _ => None,
+    };
+    VerdictRow { allowed, peers: peers.iter().map(ToString::to_string).collect(), reasons, rule }
 }

@@ -307,6 +307,7 @@ mod tests {
                 allowed: false,
                 peers: vec!["lab/far".to_owned()],
                 reasons: vec!["because".to_owned()],
+                rule: None,
             }),
         };
         let args = ExplainArgs {

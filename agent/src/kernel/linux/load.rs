@@ -5,10 +5,13 @@
 //! pinned program is kept if its code and its maps are the same; otherwise the new one is pinned
 //! beside it and renamed over it, so that the CNI binary finds a program at any time.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -67,6 +70,9 @@ pub enum LoadError {
     #[error(transparent)]
     Bpf(#[from] bpf::BpfError),
 }
+
+/// Programs that the kernel verifies at a time.
+const VERIFIERS: usize = 2;
 
 /// What [`load`] did.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -135,21 +141,15 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
         loaded.takes_over_from = Some(source.name());
     }
     let pinned_maps = pinned_map_ids(&shapes)?;
+    let mut programs = Vec::new();
+    let mut found: BTreeMap<String, &mut Program> =
+        ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
     for name in program::all() {
-        let loaded_program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
-        let refused = |source| LoadError::Program { name, source: Box::new(source) };
-        match loaded_program {
-            Program::SchedClassifier(p) => p.load().map_err(refused)?,
-            Program::CgroupSockAddr(p) => p.load().map_err(refused)?,
-            Program::Xdp(p) => p.load().map_err(refused)?,
-            other => {
-                return Err(LoadError::Object(format!(
-                    "program {name} has the type {:?}",
-                    other.prog_type()
-                )));
-            }
-        }
-        pin_program(name, loaded_program, &pinned_maps, &mut loaded)?;
+        programs.push((name, found.remove(name).ok_or(LoadError::NoProgram(name))?));
+    }
+    load_programs(&mut programs)?;
+    for (name, program) in programs {
+        pin_program(name, program, &pinned_maps, &mut loaded)?;
     }
     if source.is_none() {
         migration::publish_programs()?;
@@ -158,6 +158,38 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
         }
     }
     Ok(loaded)
+}
+
+/// Loads programs, several at a time: nearly all of the time that an agent takes to start is the verifier's.
+fn load_programs(programs: &mut [(&'static str, &mut Program)]) -> Result<(), LoadError> {
+    let left = Mutex::new(programs.iter_mut());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((name, program)) = next() {
+            load_program(name, program)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..VERIFIERS).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+fn load_program(name: &'static str, program: &mut Program) -> Result<(), LoadError> {
+    let refused = |source| LoadError::Program { name, source: Box::new(source) };
+    match program {
+        Program::SchedClassifier(p) => p.load().map_err(refused),
+        Program::CgroupSockAddr(p) => p.load().map_err(refused),
+        Program::Xdp(p) => p.load().map_err(refused),
+        other => {
+            let kind = other.prog_type();
+            Err(LoadError::Object(format!("program {name} has the type {kind:?}")))
+        }
+    }
 }
 
 /// Creates the maps that are not pinned, and pins them.

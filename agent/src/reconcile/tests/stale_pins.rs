@@ -29,6 +29,14 @@ async fn pins_are_removed_after_programs_and_files_are_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn flag_sets_the_time_in_which_an_add_of_the_former_binary_ends() {
+    let mut harness = Harness::with(&["--add-limit=3"], upgraded());
+    harness.send(lists(vec![])).await;
+    assert_eq!(harness.run_for(Duration::from_secs(2)).await, Vec::<String>::new());
+    assert_eq!(harness.run_for(Duration::from_secs(2)).await, ["remove pins v1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn pins_stay_while_a_pod_or_the_cgroup_root_may_use_them() {
     for label in ["attach pod 107", "attach sockets", "attach uplink"] {
         let mut kernel = upgraded();
