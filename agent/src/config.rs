@@ -22,9 +22,10 @@ use crate::source_ports::{SourcePorts, SourcePortsError};
 /// Valid MTUs in bytes: the smallest datagram that every IPv4 host accepts, the largest packet.
 const MTUS: RangeInclusive<u32> = 576..=65_535;
 
-/// Seconds in which every ADD ends that has begun before the CNI binary or the programs were replaced. One
-/// that takes longer and has not opened the pins fails, and the runtime repeats it.
-const ADD_LIMIT_SECONDS: u32 = 10;
+/// Seconds between the replacement of the CNI binary or the programs and the removal of the former pins. An ADD
+/// that began before has ended by then, or fails because it no longer finds the pins; the runtime then repeats
+/// it.
+const STALE_PIN_GRACE_SECONDS: u32 = 10;
 
 /// Flags of `sluice agent`.
 #[derive(Args, Clone, Debug)]
@@ -118,9 +119,9 @@ pub struct AgentArgs {
     /// First capacity of each map that grows with the Services, for tests of the growth.
     #[arg(long, value_name = "ENTRIES", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub initial_capacity: Option<u32>,
-    /// Seconds in which every ADD of a former binary ends, for tests of upgrades.
-    #[arg(long, value_name = "SECONDS", hide = true, default_value_t = ADD_LIMIT_SECONDS)]
-    pub add_limit: u32,
+    /// Seconds to keep the former pins after an upgrade, for CNI ADDs that still run; for tests.
+    #[arg(long, value_name = "SECONDS", hide = true, default_value_t = STALE_PIN_GRACE_SECONDS)]
+    pub stale_pin_grace_period: u32,
     /// Address and port of /metrics; empty disables it.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
     pub metrics_bind: String,
@@ -207,8 +208,8 @@ pub struct Config {
     pub flows_per_pod: u32,
     /// Bound of the first capacity of maps that grow, if given.
     pub initial_capacity: Option<u32>,
-    /// Time in which every ADD of a former binary ends.
-    pub add_limit: Duration,
+    /// How long former pins are kept after an upgrade.
+    pub stale_pin_grace_period: Duration,
     /// Address of /metrics, if enabled.
     pub metrics_bind: Option<SocketAddr>,
     /// Address of the health endpoints, if enabled.
@@ -274,7 +275,7 @@ impl TryFrom<AgentArgs> for Config {
             flows: args.flows,
             flows_per_pod: args.flows_per_pod.unwrap_or(args.flows / 2),
             initial_capacity: args.initial_capacity,
-            add_limit: Duration::from_secs(args.add_limit.into()),
+            stale_pin_grace_period: Duration::from_secs(args.stale_pin_grace_period.into()),
             metrics_bind: address("--metrics-bind", &args.metrics_bind)?,
             health_bind: address("--health-bind", &args.health_bind)?,
             socket: args.socket,

@@ -208,7 +208,7 @@ pub struct VerdictRow {
     pub rule: Option<RuleRef>,
 }
 
-/// A rule by its place.
+/// Reference to a rule of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleRef {
@@ -218,8 +218,8 @@ pub struct RuleRef {
     pub rule: usize,
 }
 
-/// What policies decide about a flow at its ends. An end that is no pod of this node is absent: another
-/// agent judges it, or none.
+/// Verdicts about a flow at its ends. An end is absent if it is not a pod of this node; the agent of its own
+/// node judges it, if it is a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowPolicyRow {

@@ -21,8 +21,8 @@ pub struct Args {
     /// Show only flows with this address, before or after translation.
     #[arg(long, value_name = "ADDRESS")]
     address: Option<IpAddr>,
-    /// Show also the rule that allows each flow at each end that is a pod of this node, by the present
-    /// policies. Needs the agent.
+    /// Also show, for each end that is a pod of this node, the rule that allows the flow under the current
+    /// policies. Requires a running agent.
     #[arg(long)]
     policy: bool,
 }
@@ -99,6 +99,7 @@ impl TableRow for FlowRow {
 
 /// A flow and what policies decide about it.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct JudgedRow {
     #[serde(flatten)]
     flow: FlowRow,
@@ -146,7 +147,7 @@ impl TableRow for JudgedRow {
 /// Lists flows.
 ///
 /// # Errors
-/// The maps cannot be read, or the agent does not answer.
+/// The maps cannot be read, or the agent does not respond.
 pub fn run(args: &Args, socket: &Path, output: Output) -> anyhow::Result<()> {
     let now = flows::now()?;
     let mut entries = Vec::new();
@@ -163,12 +164,13 @@ pub fn run(args: &Args, socket: &Path, output: Output) -> anyhow::Result<()> {
         let rows: Vec<_> = entries.iter().map(|entry| FlowRow::new(entry, now)).collect();
         return print_rows(output, "flows", &rows);
     }
-    let mut known = BTreeMap::new();
+    let mut verdicts = BTreeMap::new();
     let rows = entries.iter().map(|entry| {
         let of_node = entry.flags & flow_flags::OF_NODE != 0;
-        let policy = match of_node {
-            true => FlowPolicyRow::default(),
-            false => judge(socket, entry, &mut known)?,
+        let has_pod = !entry.client.is_none() || !entry.server.is_none();
+        let policy = match has_pod && !of_node {
+            true => judge(socket, entry, &mut verdicts)?,
+            false => FlowPolicyRow::default(),
         };
         Ok(JudgedRow { flow: FlowRow::new(entry, now), of_node, policy })
     });
@@ -176,21 +178,25 @@ pub fn run(args: &Args, socket: &Path, output: Output) -> anyhow::Result<()> {
 }
 
 /// Flows that differ by the client's port only have one verdict.
-type Known = BTreeMap<(IpAddr, IpAddr, u8, u16), FlowPolicyRow>;
+type Verdicts = BTreeMap<(IpAddr, IpAddr, u8, u16), FlowPolicyRow>;
 
 /// Asks the agent about a flow.
-fn judge(socket: &Path, entry: &FlowEntry, known: &mut Known) -> anyhow::Result<FlowPolicyRow> {
+fn judge(
+    socket: &Path,
+    entry: &FlowEntry,
+    verdicts: &mut Verdicts,
+) -> anyhow::Result<FlowPolicyRow> {
     let server = dump::socket_address(entry.tuple.dst, entry.tuple.dport);
     let client = dump::socket_address(entry.other.src, entry.other.sport).ip();
     let (protocol, port) = (entry.tuple.proto, server.port());
     let key = (client, server.ip(), protocol, port);
-    if let Some(row) = known.get(&key) {
+    if let Some(row) = verdicts.get(&key) {
         return Ok(row.clone());
     }
     let flow = FlowEnds { client, server: server.ip(), protocol, port };
     let rows: Vec<FlowPolicyRow> = ask(socket, &Request::JudgeFlow(flow))?;
     let row = rows.into_iter().next().context("the agent sent no row")?;
-    known.insert(key, row.clone());
+    verdicts.insert(key, row.clone());
     Ok(row)
 }
 

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! leases, changed objects --compile--> steps --write--> kernel
-//! start, failed write, row of another program --> read back: the difference as one step
+//! start, failed write, row of another program --> read back --Step::recovery--> remove unused rows,
+//!     close pods, change, open pods
 //! ```
 //! The rows of a former agent stay in force until all lists have arrived; only the namespaces without
 //! policies are brought up to date before.

@@ -55,10 +55,12 @@ pub fn require_no_flow_elsewhere<F: Outlined>(f: &F, node: Node) -> Result<(), V
     if flags & node_flags::HANDED_OVER != 0 {
         return Err(Verdict::HandOver(HandOver::Answer));
     }
-    if f.take_mark() == handover_mark::UNKNOWN {
-        return Ok(());
+    match f.take_mark() {
+        handover_mark::UNKNOWN => Ok(()),
+        // A version that is being replaced asks while the hooks are switched.
+        handover_mark::ASK => Err(Verdict::HandOver(HandOver::Answer)),
+        _ => Err(Verdict::HandOver(HandOver::Predecessor)),
     }
-    Err(Verdict::HandOver(HandOver::Predecessor))
 }
 
 /// [`enter`] on a device whose packets have no Ethernet header, before one is added. Returns if these

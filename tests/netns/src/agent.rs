@@ -17,6 +17,9 @@ const HEALTH: &str = "127.0.0.1:10256";
 /// Address of the agent's metrics.
 const METRICS: &str = "127.0.0.1:10249";
 
+/// Grace period of former pins in these tests, in seconds; an upgrade waits for it.
+const STALE_PIN_GRACE_SECONDS: &str = "2";
+
 /// A running agent; it is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Agent {
@@ -39,6 +42,7 @@ impl Agent {
             .arg(version.cni())
             .arg("--cgroup-root")
             .arg(node.cgroup_root())
+            .args(["--stale-pin-grace-period", STALE_PIN_GRACE_SECONDS])
             .args(flags)
             .env("NO_COLOR", "1");
         let names_server =

@@ -22,15 +22,27 @@ use crate::{Namespaces, Node, bpf_object, ip_json};
 mod maps;
 
 /// Capacity of the larger maps where a test does not fill them.
-const SMALL: u32 = 64;
+pub const SMALL: u32 = 64;
 
-/// Loads and pins maps and programs as an agent does; the larger maps are small.
+/// The programs that the CNI binary opens.
+const OF_PODS: [&str; 2] = [program::FROM_POD, program::TO_POD];
+
+/// Loads and pins the maps, and the programs that the CNI binary opens; the larger maps are small.
 pub fn load(node: &Node) {
-    load_with_capacity(node, Some(SMALL));
+    load_with_capacity(node, SMALL);
 }
 
-/// Loads and pins maps and programs; `None`: with the capacities of the product.
-pub fn load_with_capacity(node: &Node, entries: Option<u32>) {
+/// Loads and pins the maps with this capacity, and the programs that the CNI binary opens.
+pub fn load_with_capacity(node: &Node, entries: u32) {
+    load_programs(node, &OF_PODS, Some(entries));
+}
+
+/// Loads and pins maps and all programs as an agent does; `None`: with the capacities of the product.
+pub fn load_all(node: &Node, entries: Option<u32>) {
+    load_programs(node, &program::all().collect::<Vec<_>>(), entries);
+}
+
+fn load_programs(node: &Node, programs: &[&str], entries: Option<u32>) {
     let object = fs::read(bpf_object()).unwrap();
     node.namespaces.run(|| {
         for folder in [pin::MAPS, pin::PROGRAMS] {
@@ -38,7 +50,8 @@ pub fn load_with_capacity(node: &Node, entries: Option<u32>) {
         }
         let have_set_retval = 1u8;
         let mut loader = EbpfLoader::new();
-        loader.override_global("HAVE_SET_RETVAL", &have_set_retval, false);
+        // The programs have no relocations against kernel types, so the kernel's BTF is not read.
+        loader.btf(None).override_global("HAVE_SET_RETVAL", &have_set_retval, false);
         if let Some(entries) = entries {
             let tables = [map::FRONTENDS, map::SERVICES, map::SLOTS, map::BACKENDS, map::FRAGMENTS];
             for name in tables.into_iter().chain(map::FLOW_TABLES) {
@@ -49,7 +62,7 @@ pub fn load_with_capacity(node: &Node, entries: Option<u32>) {
             loader.map_pin_path(name, Path::new(pin::MAPS).join(name));
         }
         let mut ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
-        for (name, program) in ebpf.programs_mut() {
+        for (name, program) in ebpf.programs_mut().filter(|(name, _)| programs.contains(name)) {
             match program {
                 Program::SchedClassifier(p) => p.load(),
                 Program::CgroupSockAddr(p) => p.load(),

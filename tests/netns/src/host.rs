@@ -13,6 +13,11 @@ use crate::peer::{Echo, Exchange, RateReport};
 use crate::process::{COMMAND_DEADLINE, run};
 use crate::{Namespaces, Process, Server};
 
+/// Deadline of an ICMP echo reply.
+const ECHO: Duration = Duration::from_secs(2);
+/// Time limit of a response to a client that repeats its request.
+const HOLD: Duration = Duration::from_secs(10);
+
 /// Runs servers and clients in a node, a pod or the host outside the cluster.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -92,7 +97,12 @@ impl Host {
 
     /// Sends an ICMP echo request with `size` bytes of data.
     pub fn ping(&self, address: &str, size: usize) -> Echo {
-        self.run(&["ping", address, &size.to_string()])
+        self.ping_within(address, size, ECHO)
+    }
+
+    /// [`Host::ping`] with another deadline of the reply.
+    pub fn ping_within(&self, address: &str, size: usize, deadline: Duration) -> Echo {
+        self.run(&["ping", address, &size.to_string(), &deadline.as_millis().to_string()])
     }
 
     /// Downloads `bytes` from a server by TCP; how many arrived, or the error.
@@ -110,14 +120,22 @@ impl Host {
     /// connection for each request), `udp` (one unconnected socket) or `udp-connected` (one
     /// socket, replaced only when the kernel aborts it). Returns after the first response.
     pub fn hold(&self, protocol: &str, server: &str) -> Process {
-        let mut process = Process::start(&mut self.command(&["hold", protocol, server]));
+        self.hold_within(protocol, server, HOLD)
+    }
+
+    /// [`Host::hold`] with another time limit of a response on an open connection, and of the response that
+    /// [`Process::finish_after`] waits for.
+    pub fn hold_within(&self, protocol: &str, server: &str, limit: Duration) -> Process {
+        let limit = limit.as_millis().to_string();
+        let mut process = Process::start(&mut self.command(&["hold", protocol, server, &limit]));
         assert_eq!(process.line(), "holding");
         process
     }
 
     /// Sends without waiting for answers until [`Process::finish`], which returns a
     /// [`SprayReport`](crate::peer::SprayReport): datagrams from `port` and from new ports to `udp`, and
-    /// first segments of connections to `tcp`. The host may have no interface yet.
+    /// first segments of connections to `tcp`. The host may have no interface yet. A number as line of input
+    /// ([`Process::write_line`]) asks for the line `sprayed` after more than so many attempts of each kind.
     pub fn spray(&self, port: u16, udp: &str, tcp: &str) -> Process {
         let arguments = ["spray", &port.to_string(), udp, tcp];
         let mut process = Process::start(&mut self.command(&arguments));

@@ -49,7 +49,7 @@ pub use foreign_xdp::attach_foreign_xdp;
 pub use host::Host;
 pub use ip::{command, command_within, ip, ip_json, output_within};
 pub use namespaces::Namespaces;
-pub use node::{BIN_FILE, CONF_FILE, Node, sysctl};
+pub use node::{BIN_FILE, CONF_FILE, Node, agents, sysctl};
 pub use pod::{Pod, Sandbox};
 pub use process::{Process, Server};
 pub use skip::{skip, skip_case};

@@ -237,6 +237,14 @@ impl Node {
     }
 }
 
+/// Starts these agents at the same time, each with its flags, and waits until all are ready.
+#[track_caller]
+pub fn agents<const N: usize>(nodes: [(&Node, &[&str]); N]) -> [Agent; N] {
+    let mut agents = nodes.map(|(node, flags)| node.agent_not_ready(flags));
+    agents.iter_mut().for_each(Agent::wait_ready);
+    agents
+}
+
 /// Sets a sysctl of a network namespace.
 pub fn sysctl(namespaces: &Namespaces, name: &str, value: &str) {
     namespaces.run(|| {

@@ -1,6 +1,7 @@
 //! Results that `src/bin/netns-peer` writes and [`crate::Host`] reads.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,9 @@ pub enum Echo {
 
 /// ICMP host unreachable, which is also what a route of type `unreachable` gives local sockets.
 pub const HOST_UNREACHABLE: Echo = Echo::Error(3, 1);
+
+/// How long a test waits for an ICMP echo reply that must not arrive.
+pub const UNANSWERED: Duration = Duration::from_millis(500);
 
 /// Report of a client that repeated its request for a while.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

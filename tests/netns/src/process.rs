@@ -153,8 +153,14 @@ impl Process {
     /// responded or its own deadline has passed, and reads its report.
     #[track_caller]
     pub fn finish_after<T: DeserializeOwned>(mut self, server: &str) -> T {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{server}").unwrap();
+        self.write_line(server);
         self.report()
+    }
+
+    /// Writes a line to the program's input.
+    #[track_caller]
+    pub fn write_line(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     #[track_caller]

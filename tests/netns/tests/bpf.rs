@@ -22,7 +22,7 @@ fn pinned(name: &str) -> String {
 fn on_node(test: impl FnOnce() + Send) {
     let topology = Topology::new();
     let node = topology.node(1);
-    dataplane::load_with_capacity(&node, Some(20_000));
+    dataplane::load_with_capacity(&node, 20_000);
     ip(&node.namespaces, "link add left type veth peer name right");
     node.namespaces.run(test);
 }

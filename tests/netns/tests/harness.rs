@@ -69,7 +69,8 @@ fn held_client_reports_servers_and_errors() {
         assert_eq!(report.servers, ["outside"]);
     }
     // A connected UDP socket is not replaced after a time-out or an ICMP error.
-    let held = node.hold("udp-connected", &format!("{OUTSIDE}:53"));
+    let limit = Duration::from_secs(2);
+    let held = node.hold_within("udp-connected", &format!("{OUTSIDE}:53"), limit);
     drop(server);
     let report: HoldReport = held.finish_after("other");
     assert!(!report.errors.is_empty(), "{report:?}");
@@ -82,7 +83,7 @@ fn each_node_has_its_own_pins_and_nothing_remains() {
     let before = pins();
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    dataplane::load(&a);
+    dataplane::load_all(&a, Some(dataplane::SMALL));
     assert_eq!(dataplane::local_pods(&a), 0);
     let programs = |node: &Node| {
         node.namespaces.run(|| fs::read_dir(sluice_abi::pin::PROGRAMS).map_or(0, Iterator::count))

@@ -89,7 +89,8 @@ impl Datapath {
         let mut object = object();
         let set_retval = u8::from(options.set_retval);
         let mut loader = EbpfLoader::new();
-        loader.override_global("HAVE_SET_RETVAL", &set_retval, false);
+        // The programs have no relocations against kernel types, so the kernel's BTF is not read.
+        loader.btf(None).override_global("HAVE_SET_RETVAL", &set_retval, false);
         if let Some(entries) = options.new_flows_hash {
             new_flows_as_hash(&mut object);
             loader.map_max_entries(map::FLOWS_NEW_POD, entries);

@@ -17,7 +17,6 @@ use sluice_abi::{
     DropReason, FlowEntry, Frontend, Outcome, flow_flags, frontend_flags, program, proto,
 };
 use sluice_bpf::test_run::XdpAction;
-use sluice_packet::lifetime::STREAM_AFTER;
 
 /// Frames of an ordinary run.
 const FRAMES: usize = 1_500;
@@ -147,14 +146,12 @@ impl Pair {
     }
 }
 
-/// The flows, without times. The nodes get a packet one after the other, so that their times differ by up to
-/// one tick, and the same packet can make a flow a stream on one of them only.
+/// The flows without times and without `STREAM`, which depends on them: the two nodes process a packet one
+/// after the other, and a tick can end in between.
 fn flows(datapath: &Datapath) -> Vec<FlowEntry> {
     let mut flows = datapath.flows();
     for flow in &mut flows {
-        if (flow.seen as u16).wrapping_sub(flow.since) <= STREAM_AFTER + 2 {
-            flow.flags &= !flow_flags::STREAM;
-        }
+        flow.flags &= !flow_flags::STREAM;
         (flow.seen, flow.since) = (0, 0);
     }
     flows.sort_by_key(|flow| flow.tuple);

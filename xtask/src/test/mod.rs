@@ -1,9 +1,9 @@
 //! `cargo xtask test`: the tests of every level, or of one.
 //!
 //! Each level ends with a line for CI, `<level>: N passed, N failed[, N skipped]`. A level in
-//! which no test ran has failed. A level has a time budget, see [`Level::budget`]: exceeding it
-//! prints a warning, exceeding it twice is a failure, and at three times the budget its processes
-//! are killed.
+//! which no test ran has failed. A level has a time budget, see [`Level::budget`]: a level
+//! over its budget prints a warning, over twice its budget it fails, and at three times its budget
+//! its processes are killed.
 //!
 //! Contract with the tests, by environment variables:
 //! - `SLUICE_SKIP_FILE`: a test that cannot run on this machine appends one line, `name: reason`,
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_twice_the_budget_is_a_failure() {
+    fn more_than_twice_the_budget_is_a_failure() {
         let budget = Duration::from_secs(60);
         for (seconds, expected) in
             [(60, Tally::default()), (120, Tally::default()), (121, Tally::FAILURE)]

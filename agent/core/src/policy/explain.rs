@@ -50,8 +50,11 @@ impl Policies {
         let peers = peer.pods.iter().map(|pod| pod.name.clone()).collect();
         let explained = |isolating, verdict| Explanation { peers, isolating, verdict };
         let namespace = &question.pod.namespace;
+        // The lease of a deleted pod may still exist beside that of a pod with its name.
+        let leases =
+            || self.subjects.iter().filter(|(pod, _)| pod.name.as_ref() == Some(&question.pod));
         let subject =
-            self.subjects.iter().find(|(pod, _)| pod.name.as_ref() == Some(&question.pod));
+            leases().find(|(pod, _)| pod_of(index, pod).is_some()).or_else(|| leases().next());
         let pod = match subject {
             Some((lease, _)) => pod_of(index, lease),
             None => index.pod(&question.pod),

@@ -1,19 +1,20 @@
-//! From any rows to others: after a start, after a write that failed, or when another program has written.
+//! Recovery: the steps from the rows that the maps have to the desired ones, after a start, after a failed write,
+//! or after another program changed rows. Depends on these two sets of rows only; does no I/O.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{PodPolicy, PolicyEnd, ports_kind};
+use sluice_abi::{PodPolicy, PolicyEnd, PolicyPortKey, ports_kind};
 
 use super::rows::{PolicyRows, RowChange, Step};
 use super::tables::CLOSED_END;
 
 impl Step {
-    /// The steps that lead from some rows to others, for example from those of the maps, with revision 0, to
-    /// [`super::Policies::rows`]: what judges nothing is removed, pods are closed, everything else changes, pods
-    /// are opened and new ones added. If rows of other maps change, or if `rejudge`, the flows of all isolated
-    /// pods are judged again.
+    /// The steps from `old`, for example the rows of the maps with revision 0, to `new`: (1) remove rows that no
+    /// verdict depends on, (2) close pods, (3) change all other rows, (4) open closed pods and add new ones. Flows
+    /// of all isolated pods are judged again if rows of other maps than `POD_POLICY` change, or if `rejudge`.
     pub fn recovery(mut old: PolicyRows, new: &PolicyRows, rejudge: bool) -> [Step; 4] {
+        let differs = !old.has_tables_of(new);
         let removal = old.take_unused(new);
         let old = &old;
         let changed = ChangedTables::between(old, new);
@@ -24,8 +25,8 @@ impl Step {
             let row = before.get(index).filter(|row| row.generation == next.generation);
             for (end, now) in next.ends.iter_mut().zip(row.iter().flat_map(|row| &row.ends)) {
                 // A pod that gets a table would be judged by rows that are still to be removed.
-                let is_early = now.table == 0 && changed.deletes.contains(&end.table);
-                if *now == CLOSED_END || is_early {
+                let must_wait = now.table == 0 && changed.deletes.contains(&end.table);
+                if *now == CLOSED_END || must_wait {
                     *end = *now;
                 }
             }
@@ -41,7 +42,7 @@ impl Step {
             pods: RowChange::between(&before, &after).with_zeros().collect(),
             open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
         };
-        if rejudge || !old.has_tables_of(new) {
+        if rejudge || differs {
             // Not by the new rows: pods that are added last do not have one yet.
             middle.rejudge_isolated(&after);
         }
@@ -49,11 +50,10 @@ impl Step {
         [removal, closing, middle, Step { pods, ..Step::default() }]
     }
 
-    /// The step that closes pods before everything else changes. If peers move to other classes, those whose
-    /// tables change: their present ones have no rows for classes that only the new ones distinguish, and
-    /// peers that move to a class would be judged by its former row, or by its new one before they move.
-    /// Otherwise those that leave a table that gets rows before that, or get one that loses rows after that:
-    /// they would be judged by rows of others.
+    /// Closes pods before the other rows change. If addresses move to other classes: pods whose table, or whose
+    /// table's rows, change, because neither the former nor the new rows are valid for both sets of classes.
+    /// Otherwise: pods that leave a table that gains rows, which are added before the pod's row changes, and pods
+    /// that get a table that loses rows, which are removed after it. In between, rows for other pods would decide.
     fn closing(old: &PolicyRows, new: &PolicyRows, changed: &ChangedTables) -> Step {
         let mut step = Step::default();
         let moves = old.classes != new.classes || old.networks != new.networks;
@@ -105,9 +105,8 @@ impl PolicyRows {
             && self.ports == other.ports
     }
 
-    /// Takes the rows out that judge no flow now and are not wanted, and returns their removal: what an
-    /// interrupted step left must not take the space of rows that are missing, and must not judge a pod or a
-    /// peer that gets its table or its class.
+    /// Removes and returns the rows that no verdict depends on and that are not wanted. Rows that an interrupted
+    /// step left must not use capacity, nor apply to a pod or a peer that gets their table or class.
     fn take_unused(&mut self, wanted: &PolicyRows) -> Step {
         let ends: Vec<PolicyEnd> = self.pods.values().flat_map(|row| row.ends).collect();
         let tables: BTreeSet<u64> = ends.iter().map(|end| end.table).collect();
@@ -120,8 +119,12 @@ impl PolicyRows {
         let used = self.peers.values().chain(ends.iter().map(|end| &end.otherwise));
         let sets: BTreeSet<u64> =
             used.filter(|ports| ports.kind == ports_kind::SET).map(|ports| ports.id).collect();
+        // A set that is wanted has no other rows: another program has added them.
+        let id = |key: &PolicyPortKey| -> u64 { zerocopy::transmute!(key.id) };
+        let complete: BTreeSet<u64> = wanted.ports.keys().map(id).collect();
         step.ports.deletes = take(&mut self.ports, |key| {
-            sets.contains(&zerocopy::transmute!(key.id)) || wanted.ports.contains_key(key)
+            wanted.ports.contains_key(key)
+                || sets.contains(&id(key)) && !complete.contains(&id(key))
         });
         step
     }
@@ -134,9 +137,9 @@ impl PolicyRows {
 
 /// Tables whose rows change for a class that is in use.
 struct ChangedTables {
-    /// They get rows, or other ones, for a class that is in use before.
+    /// Tables that gain or change a row for a class that is in use before the change.
     puts: BTreeSet<u64>,
-    /// They lose rows for a class that is in use after.
+    /// Tables that lose a row for a class that is in use after the change.
     deletes: BTreeSet<u64>,
 }
 
@@ -165,7 +168,7 @@ fn take<K: Ord + Copy, V>(rows: &mut BTreeMap<K, V>, in_use: impl Fn(&K) -> bool
 mod tests {
     use std::net::Ipv4Addr;
 
-    use sluice_abi::{Addr, PolicyPeerKey, PolicyPortKey, PolicyPorts};
+    use sluice_abi::{Addr, PolicyPeerKey, PolicyPorts, PortBe};
 
     use super::super::networks::network_key;
     use super::*;
@@ -202,6 +205,25 @@ mod tests {
         assert_eq!((removed, removal.ports.deletes.len()), (vec![(1, 2), (2, 3), (3, 3)], 1));
         let kept: Vec<_> = found.peers.keys().map(|key| (key.table, key.class)).collect();
         assert_eq!((kept, found.ports.len()), (vec![(1, 1), (2, 1)], 0));
+    }
+
+    #[test]
+    fn foreign_rows_of_a_set_that_stays_are_removed_first_and_flows_judged_again() {
+        let set = |port| PolicyPortKey {
+            prefix_len: 96,
+            id: zerocopy::transmute!(9u64),
+            proto: 6,
+            port: PortBe::new(port),
+            ..Default::default()
+        };
+        let mut wanted = rows();
+        wanted.peers.insert(PolicyPeerKey { table: 1, class: 1 }, PolicyPorts::set(9));
+        wanted.ports.insert(set(80), 1);
+        let mut found = wanted.clone();
+        found.ports.insert(set(22), 1);
+        let [removal, closing, middle, _] = Step::recovery(found, &wanted, false);
+        assert_eq!((removal.ports.deletes, closing.pods.len()), (vec![set(22)], 0));
+        assert_eq!((middle.ports.is_empty(), middle.pods.len()), (true, 1));
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Step {
         *self == Step::default()
     }
 
-    /// Whether rows change by which flows are judged, besides those of pods.
+    /// Whether rows of `POLICY_PORTS`, `POLICY_PEERS`, `POLICY_NETWORKS` or `POLICY_CLASSES` change.
     fn changes_tables(&self) -> bool {
         !(self.ports.is_empty()
             && self.peers.is_empty()
@@ -111,8 +111,9 @@ impl Step {
     /// `POLICY_EPOCH` has; it becomes the next number if a row of a pod is written. `present` are the rows of
     /// pods before the step. If a batch fails, the maps are brought to [`super::Policies::rows`] later.
     ///
-    /// If other rows change, the rows that pods have get the next revision first: if the agent ends in between,
-    /// the next one sees by it that flows were judged by a part of the step. No verdict changes
+    /// If classes, networks, tables or sets of ports change, the current rows of the affected pods are first
+    /// written with the next revision. If the agent ends before the epoch is written, the next one detects the
+    /// interrupted step by these revisions. No verdict changes
     /// after the epoch, at which a flow counts as judged by all of it. An address gets its row before
     /// the ranges change, and loses it after that: it never has the class of a range in between.
     pub fn writes(&self, epoch: u32, present: &BTreeMap<u32, PodPolicy>) -> Vec<Write> {

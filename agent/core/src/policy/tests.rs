@@ -170,6 +170,31 @@ fn comparison_that_finds_another_class_judges_flows_of_isolated_pods_again() {
 }
 
 #[test]
+fn pods_that_swap_their_labels_swap_their_policies() {
+    let mut index = Index::new(THIS_NODE);
+    let (a, b) = ([10, 2, 0, 1], [10, 2, 0, 2]);
+    let labelled = |index: &mut Index, of_a: &'static str, of_b: &'static str| {
+        index.apply(Change::Apply(pod("a", &[("app", of_a)], a)));
+        index.apply(Change::Apply(pod("b", &[("app", of_b)], b)));
+    };
+    labelled(&mut index, "db", "web");
+    index.apply(Change::Apply(allow("db", "web")));
+    index.apply(Change::Apply(allow("web", "db")));
+    let local = [lease("a", a), LocalPod { index: 2, ..lease("b", b) }];
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &local);
+    labelled(&mut index, "web", "db");
+    update(&mut policies, &mut index, &local);
+    for policy in [allow("db", "none"), allow("web", "none")] {
+        index.apply(Change::Apply(policy));
+        update(&mut policies, &mut index, &local);
+        let mut afresh = Policies::default();
+        afresh.update(&index, &PolicyDirty::everything(), &local);
+        assert_eq!(policies.rows(), afresh.rows());
+    }
+}
+
+#[test]
 fn without_policies_no_pod_is_kept() {
     let mut index = Index::new(THIS_NODE);
     index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));

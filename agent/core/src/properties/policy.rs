@@ -366,7 +366,8 @@ proptest! {
                 carry_out(&mut maps, step, &local, Some(&after), &own, several);
             }
             prop_assert_eq!(&maps.rows, &after);
-            prop_assert!(policies.update(&index, &PolicyDirty::everything(), &local).is_empty());
+            let mut again = policies.clone();
+            prop_assert!(again.update(&index, &PolicyDirty::everything(), &local).is_empty());
         }
     }
 }

@@ -127,7 +127,8 @@ impl<'a> PolicyView<'a> {
         }
     }
 
-    /// What the policies decide about a flow. What a pod sends to itself is not judged by NetworkPolicies.
+    /// What the policies decide about a flow. A flow of a pod to itself through a Service is judged like any
+    /// other.
     pub fn flow(self, flow: &FlowEnds) -> FlowPolicyRow {
         let end = |address, direction: Direction, peer| {
             let pod = self.local.iter().find(|pod| pod.address == address)?.name.clone()?;
@@ -138,9 +139,6 @@ impl<'a> PolicyView<'a> {
             Some(JudgedEnd { pod: name, verdict })
         };
         let FlowEnds { client, server, .. } = *flow;
-        if client == server {
-            return FlowPolicyRow::default();
-        }
         FlowPolicyRow {
             egress: end(client, Direction::Egress, server),
             ingress: end(server, Direction::Ingress, client),

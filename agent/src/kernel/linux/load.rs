@@ -71,8 +71,8 @@ pub enum LoadError {
     Bpf(#[from] bpf::BpfError),
 }
 
-/// Programs that the kernel verifies at a time.
-const VERIFIERS: usize = 2;
+/// Number of programs that are loaded in parallel. More would take more of the node's CPUs while its pods run.
+const PARALLEL_LOADS: usize = 2;
 
 /// What [`load`] did.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -160,18 +160,22 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
-/// Loads programs, several at a time: nearly all of the time that an agent takes to start is the verifier's.
+/// Loads programs in parallel: verification takes most of the agent's start-up time.
 fn load_programs(programs: &mut [(&'static str, &mut Program)]) -> Result<(), LoadError> {
     let left = Mutex::new(programs.iter_mut());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
         while let Some((name, program)) = next() {
-            load_program(name, program)?;
+            if let Err(e) = load_program(name, program) {
+                // The others have nothing left to do.
+                left.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
+                return Err(e);
+            }
         }
         Ok(())
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..VERIFIERS).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..PARALLEL_LOADS).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| match worker.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),

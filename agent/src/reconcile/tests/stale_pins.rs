@@ -29,8 +29,8 @@ async fn pins_are_removed_after_programs_and_files_are_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn flag_sets_the_time_in_which_an_add_of_the_former_binary_ends() {
-    let mut harness = Harness::with(&["--add-limit=3"], upgraded());
+async fn flag_sets_the_grace_period() {
+    let mut harness = Harness::with(&["--stale-pin-grace-period=3"], upgraded());
     harness.send(lists(vec![])).await;
     assert_eq!(harness.run_for(Duration::from_secs(2)).await, Vec::<String>::new());
     assert_eq!(harness.run_for(Duration::from_secs(2)).await, ["remove pins v1"]);

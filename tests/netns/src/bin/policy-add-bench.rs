@@ -126,7 +126,7 @@ impl Bench {
         let kubeconfig = topology.capture_file("kubeconfig");
         fs::write(&kubeconfig, manifest::kubeconfig(&server.url())).unwrap();
         let flags = ["--kubeconfig", kubeconfig.to_str().unwrap()];
-        let agents = [near.agent_with(&flags), far.agent_with(&flags)];
+        let agents = netns_tests::agents([(&near, &flags), (&far, &flags)]);
         let mut bench = Bench {
             targets: [SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)); 2],
             server,

@@ -21,10 +21,11 @@ fn del_succeeds_whatever_is_missing() {
             node.namespaces.run(|| fs::remove_dir_all("/run/sluice/cni").unwrap());
         }),
         ("the lease's content", |node, _| crate::damage_leases(node, "{")),
+        // The last one: no pod can be added after it.
         ("the pins", |node, _| dataplane::unload(node)),
     ];
+    let (_topology, node) = node();
     for (loss, lose) in losses {
-        let (_topology, node) = node();
         let pod = node.pod("default/web");
         let known = dataplane::entries::<u64, PodNetns>(&node, map::POD_NETNS);
         assert_eq!(

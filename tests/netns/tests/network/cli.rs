@@ -2,7 +2,8 @@
 
 use netns_tests::manifest::service_with;
 use netns_tests::{
-    BIN_FILE, CONF_FILE, Node, Topology, dataplane, eventually, eventually_equals, ip, ip_json,
+    BIN_FILE, CONF_FILE, Node, Topology, agents, dataplane, eventually, eventually_equals, ip,
+    ip_json,
 };
 use serde_json::Value;
 
@@ -82,8 +83,7 @@ fn cleanup_flags(cgroup_root: &str) -> Vec<String> {
 fn cleanup_removes_programs_pins_routes_and_files() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let _other = b.agent();
-    let agent = a.agent();
+    let [agent, _other] = agents([(&a, &[]), (&b, &[])]);
     let pod = a.pod("default/web");
     eventually_equals("routes", 3, || {
         traces(&a).iter().filter(|trace| trace.starts_with("route")).count()

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netns_tests::manifest::{service, slice_of};
 use netns_tests::peer::Echo;
-use netns_tests::{Host, Node, OUTSIDE, SECOND_OUTSIDE, Topology, eventually, ip, sysctl};
+use netns_tests::{Host, Node, OUTSIDE, SECOND_OUTSIDE, Topology, agents, eventually, ip, sysctl};
 
 const ETH1: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
 const VIP: &str = "10.96.9.9";
@@ -36,7 +36,7 @@ fn flows_have_the_address_of_the_device_that_they_leave_by() {
     let topology = Topology::new();
     let (a, second) = default_route_by_eth1(&topology);
     let b = topology.node(2);
-    let _agents = [a.agent(), b.agent()];
+    let _agents = agents([(&a, &[]), (&b, &[])]);
     let (pod, far) = (a.pod("default/client"), b.pod("default/far"));
     let _servers = [
         topology.outside.serve("outside", &["tcp:80", "udp:53"]),

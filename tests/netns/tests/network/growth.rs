@@ -2,15 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use netns_tests::manifest::service_with;
-use netns_tests::{Host, Node, Pod, Topology, Version, dataplane, eventually};
+use netns_tests::{Host, Node, Pod, Topology, Version, agents, dataplane, eventually};
 use sluice_abi::{Frontend, FrontendKey, PortBe, map, pin, proto};
 use sluice_bpf::Map;
 
-use crate::traffic::{Traffic, churn, drops, vip, wait_alone};
+use crate::traffic::{Churn, Traffic, drops, short_pod, vip, wait_alone};
 
 /// Maps that are full after a few Services.
 const SMALL: &str = "--initial-capacity=16";
@@ -68,18 +66,14 @@ fn entries(node: &Node) -> [u32; 3] {
 fn maps_grow_with_the_services_and_lose_nothing() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let mut agent = a.agent_with(&[SMALL]);
-    let _other = b.agent();
+    let [mut agent, _other] = agents([(&a, &[SMALL]), (&b, &[])]);
     let traffic = Traffic::start(&topology, &a, &b);
     assert_eq!(entries(&a), [16; 3]);
     let shared = [map::FLOWS, map::PODS, map::LOCAL_PODS, map::NETWORKS, map::COUNTERS];
     let ids =
         || a.namespaces.run(|| shared.map(|name| dataplane::object_id(&dataplane::map_path(name))));
     let before = ids();
-    let end = AtomicBool::new(false);
-    let far = traffic.far.at(8080);
-    thread::scope(|scope| {
-        let pods = scope.spawn(|| churn(&a, &far, &end));
+    let pods = Churn::while_running(&a, &traffic.far.at(8080), |_| {
         // The maps are too small after each of these; the second follows while pins of the first
         // growth are left.
         let mut known = 0;
@@ -89,9 +83,8 @@ fn maps_grow_with_the_services_and_lose_nothing() {
             println!("    {services} Services: {:?} entries", entries(&a));
             known = services;
         }
-        end.store(true, Ordering::Relaxed);
-        println!("    {} pods were added and deleted", pods.join().unwrap());
     });
+    println!("    {pods} pods were added and deleted");
     let hosts = [("socket programs", &*traffic.client), ("tc programs", &traffic.packets)];
     request_each(hosts, 100);
     assert_eq!(ids(), before, "maps that do not change stay");
@@ -137,8 +130,7 @@ fn first_list_that_does_not_fit_is_served_by_larger_maps() {
 fn failed_growth_keeps_what_fits_and_is_repeated() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let mut agent = a.agent_with(&[SMALL]);
-    let _other = b.agent();
+    let [mut agent, _other] = agents([(&a, &[SMALL]), (&b, &[])]);
     let traffic = Traffic::start(&topology, &a, &b);
     // A program cannot be pinned: a directory has its name.
     let obstacle = Path::new(pin::PROGRAMS).join("to_pod_new");
@@ -158,8 +150,7 @@ fn failed_growth_keeps_what_fits_and_is_repeated() {
         assert!(host.connect("tcp", &vip(80)).is_ok(), "{what}");
     }
     // Pods can be added meanwhile.
-    let end = AtomicBool::new(true);
-    churn(&a, &traffic.far.at(8080), &end);
+    short_pod(&a, &traffic.far.at(8080), 0);
     a.namespaces.run(|| fs::remove_dir(&obstacle).unwrap());
     wait_programmed(&a, 12);
     request_each([("socket programs", &*traffic.client), ("tc programs", &traffic.packets)], 12);
@@ -174,8 +165,7 @@ fn failed_growth_keeps_what_fits_and_is_repeated() {
 fn agents_killed_during_a_growth_lose_nothing() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let agent = a.agent_with(&[SMALL]);
-    let _other = b.agent();
+    let [agent, _other] = agents([(&a, &[SMALL]), (&b, &[])]);
     let traffic = Traffic::start(&topology, &a, &b);
     agent.kill();
     let mut known = 0;

@@ -86,7 +86,9 @@ fn masqueraded_flows_to_one_peer_are_limited_by_the_snat_ports() {
 
     let no_port = || dataplane::dropped(&node, DropReason::NoSnatPort);
     let before = no_port();
-    assert_eq!(connect("udp", 53, "5005"), Err("TimedOut".to_owned()));
+    let options = ["--from", "5005", "--deadline-ms", "500"];
+    let fifth = pod.connect_with("udp", &format!("{OUTSIDE}:53"), &options).remove(0);
+    assert_eq!(fifth, Err("TimedOut".to_owned()));
     assert!(no_port() > before);
     // Another peer port or protocol has all ports to itself, and known flows continue.
     let before = no_port();

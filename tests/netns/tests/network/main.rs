@@ -16,6 +16,7 @@ mod packets;
 mod pods;
 mod policies;
 mod policy_upgrades;
+mod reach;
 mod readiness;
 mod repairs;
 mod restarts;
@@ -26,7 +27,7 @@ mod unreachable;
 mod upgrades;
 mod xdp;
 
-use netns_tests::{Agent, Node, Topology, TopologyOptions};
+use netns_tests::{Agent, Node, Topology, TopologyOptions, agents};
 
 /// A topology with two nodes whose agents are ready.
 struct TwoNodes {
@@ -38,7 +39,7 @@ struct TwoNodes {
 
 fn two_nodes_in(topology: Topology) -> TwoNodes {
     let (a, b) = (topology.node(1), topology.node(2));
-    let agents = [a.agent(), b.agent()];
+    let agents = agents([(&a, &[]), (&b, &[])]);
     TwoNodes { a, b, _agents: agents, topology }
 }
 

@@ -2,12 +2,14 @@
 //! open connections when something changes.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use netns_tests::manifest::{namespace, pod_with_labels, service_with};
 use netns_tests::peer::HoldReport;
 use netns_tests::{Host, Node, OUTSIDE, Pod, Topology, TopologyOptions, dataplane, eventually};
 use sluice_abi::DropReason;
 
+use crate::reach::{Check, all_reach, ask, reaches};
 use crate::{TwoNodes, two_nodes_with_cluster_routes};
 
 const VIP: &str = "10.96.9.9";
@@ -35,24 +37,6 @@ metadata: {{name: deny-all, namespace: {namespace}}}
 spec: {{podSelector: {{}}, policyTypes: [Ingress, Egress]}}
 "
     )
-}
-
-/// Name of the server that answered a TCP request, or why none did.
-fn ask(client: &Host, to: &str) -> Result<String, String> {
-    let exchange = client.connect_with("tcp", to, &["--deadline-ms", "400"]).remove(0);
-    exchange.map(|(response, _)| response.server)
-}
-
-/// Waits until a client reaches an address, or until it does not.
-#[track_caller]
-pub fn reaches(what: &str, client: &Host, to: &str, expected: bool) {
-    let what = format!("{what} to {to}, {}", if expected { "allowed" } else { "denied" });
-    eventually(&what, || match (ask(client, to), expected) {
-        (Ok(_), true) => Ok(()),
-        // Denied packets are dropped, not refused.
-        (Err(error), false) if error != "ConnectionRefused" => Ok(()),
-        (result, _) => Err(format!("{result:?}")),
-    });
 }
 
 /// A server and its clients on both nodes; `roles` of the clients are in their manifests.
@@ -83,26 +67,29 @@ fn shop() -> Shop {
 fn a_policy_holds_on_every_path_and_follows_labels() {
     let shop = shop();
     let (direct, service) = (shop.server.at(8080), format!("{VIP}:80"));
+    let other_port = shop.server.at(9090);
     let t = &shop.t;
     for (what, client) in [("near", &shop.near), ("far", &shop.far)] {
         reaches(what, client, &service, true);
     }
     t.topology.apply("policy", FROM_WEB);
     let all = |near: bool, far: bool| {
-        for (path, near_client) in shop.near.both_paths() {
-            reaches(&format!("near by {path}"), &near_client, &direct, near);
-            reaches(&format!("near by {path}"), &near_client, &service, near);
-        }
-        for (path, far_client) in shop.far.both_paths() {
-            reaches(&format!("far by {path}"), &far_client, &direct, far);
-            reaches(&format!("far by {path}"), &far_client, &service, far);
-        }
+        let of_pod = |name: &str, pod: &Pod, expected: bool| {
+            pod.both_paths().map(|(path, client)| (format!("{name} by {path}"), client, expected))
+        };
+        let pods = [of_pod("near", &shop.near, near), of_pod("far", &shop.far, far)].concat();
+        let of_pods = pods.iter().flat_map(|(what, client, expected)| {
+            [&direct, &service].map(|to| (what.as_str(), client, to.as_str(), *expected))
+        });
         // Another port, the node of the pod, the other node, the host outside.
-        reaches("near", &shop.near, &shop.server.at(9090), false);
-        reaches("its node", &t.a, &direct, true);
-        reaches("its node", &t.a, &shop.server.at(9090), true);
-        reaches("the other node", &t.b, &direct, false);
-        reaches("outside", &t.topology.outside, &direct, false);
+        let others: [Check<'_>; 5] = [
+            ("near", &shop.near, &other_port, false),
+            ("its node", &t.a, &direct, true),
+            ("its node", &t.a, &other_port, true),
+            ("the other node", &t.b, &direct, false),
+            ("outside", &t.topology.outside, &direct, false),
+        ];
+        all_reach(&of_pods.chain(others).collect::<Vec<_>>());
     };
     all(true, true);
     t.topology.apply("near", &pod_with_labels(&shop.near, &[("role", "batch")]));
@@ -147,10 +134,12 @@ spec:
     let to = shop.server.at(8080);
     let outside = &t.topology.outside;
     let check = |near: bool, lab_pod: bool, node: bool, host: bool| {
-        reaches("near", &shop.near, &to, near);
-        reaches("lab", &lab, &to, lab_pod);
-        reaches("the other node", &t.b, &to, node);
-        reaches("outside", outside, &to, host);
+        all_reach(&[
+            ("near", &shop.near, &to, near),
+            ("lab", &lab, &to, lab_pod),
+            ("the other node", &t.b, &to, node),
+            ("outside", outside, &to, host),
+        ]);
     };
     policy("[{podSelector: {}}]");
     check(true, false, false, false);
@@ -186,13 +175,14 @@ fn open_connections_follow_the_policies() {
     }
     let kept = [shop.near.hold("tcp", &to), shop.far.hold("tcp", &format!("{VIP}:80"))];
     t.topology.apply("policy", FROM_WEB);
-    reaches("near", &shop.near, &shop.server.at(9090), false);
-    reaches("far", &shop.far, &shop.server.at(9090), false);
+    let other_port = shop.server.at(9090);
+    all_reach(&[("near", &shop.near, &other_port, false), ("far", &shop.far, &other_port, false)]);
     for connection in kept {
         let report: HoldReport = connection.finish();
         assert!(report.errors.is_empty(), "{report:?}");
     }
-    let ended = [shop.near.hold("tcp", &to), shop.far.hold("tcp", &to)];
+    let limit = Duration::from_secs(3);
+    let ended = [&shop.near, &shop.far].map(|client| client.hold_within("tcp", &to, limit));
     // Only labels move: no rule changes.
     t.topology.apply("near", &pod_with_labels(&shop.near, &[]));
     t.topology.apply("far", &pod_with_labels(&shop.far, &[]));
@@ -358,4 +348,41 @@ fn commands_name_what_policies_allow_and_drop() {
     for words in ["default/near", "default/from-web", "role=web", "role=batch"] {
         assert!(dropped.contains(words), "{words}: {dropped}");
     }
+}
+
+/// `sluice conntrack --policy` on each node names what allows its end of a flow.
+#[test]
+fn conntrack_names_the_rule_that_allows_a_flow_at_each_end() {
+    let shop = shop();
+    let t = &shop.t;
+    t.topology.apply("policy", FROM_WEB);
+    reaches("near", &shop.near, &shop.server.at(9090), false);
+    for client in [&shop.near, &shop.far] {
+        reaches("client", &client.without_socket_programs(), &format!("{VIP}:80"), true);
+    }
+    let client = |pod: &Pod| format!("{}:", pod.address);
+    let flow = |node: &Node, pod: &Pod, to: &str| {
+        let text = node.sluice(&["conntrack", "--policy", "-o", "json"]);
+        let flows: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+        let of_client = |flow: &&serde_json::Value| {
+            let [source, destination] = ["source", "destination"].map(|end| flow[end].as_str());
+            source.is_some_and(|source| source.starts_with(&client(pod))) && destination == Some(to)
+        };
+        flows.iter().find(of_client).unwrap_or_else(|| panic!("no flow in {text}")).clone()
+    };
+    let rule = serde_json::json!({"policy": "default/from-web", "rule": 0});
+    let near = flow(&t.a, &shop.near, &format!("{VIP}:80"));
+    assert_eq!(near["ingress"]["verdict"]["rule"], rule, "{near}");
+    assert_eq!(near["egress"]["pod"], "default/near", "{near}");
+    assert_eq!(near["egress"]["verdict"]["allowed"], true, "{near}");
+    // Each agent explains only the pods of its own node. On the server's node the destination of the flow is
+    // already the pod.
+    let (service, direct) = (format!("{VIP}:80"), shop.server.at(8080));
+    let at_client = flow(&t.b, &shop.far, &service);
+    let at_server = flow(&t.a, &shop.far, &direct);
+    let ends = |flow: &serde_json::Value| ["egress", "ingress"].map(|end| flow.get(end).is_some());
+    assert_eq!(ends(&at_client), [true, false], "{at_client}");
+    let text = t.a.sluice(&["conntrack", "--policy", "--address", &shop.near.address.to_string()]);
+    assert!(text.contains("default/from-web[0]") && text.contains("not isolated"), "{text}");
+    assert_eq!(ends(&at_server), [false, true], "{at_server}");
 }

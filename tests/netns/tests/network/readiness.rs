@@ -1,7 +1,7 @@
 //! Nothing of a pod passes before the agent has written the node's tables.
 
 use netns_tests::cni::code;
-use netns_tests::peer::Echo;
+use netns_tests::peer::{Echo, UNANSWERED};
 use netns_tests::{OUTSIDE, Topology, dataplane, eventually_equals, ip};
 use sluice_abi::{DropReason, NodeConfig, map, node_flags};
 
@@ -14,7 +14,7 @@ fn programs_are_ready_only_after_the_tables_are_written() {
     let topology = Topology::new();
     let node = topology.node(1);
     // A map that refuses the agent's writes.
-    dataplane::load_with_capacity(&node, None);
+    dataplane::load_all(&node, None);
     dataplane::freeze(&node, map::NETWORKS);
     let agent = node.agent_not_ready(&[]);
     // The configuration is written, without the flag.
@@ -31,7 +31,7 @@ fn programs_are_ready_only_after_the_tables_are_written() {
     // Before that the programs drop what a pod sends.
     let pod = node.pod("default/web");
     let before = dataplane::dropped(&node, DropReason::NotReady);
-    assert_eq!(pod.ping(&node.address.to_string(), 56), Echo::Timeout);
+    assert_eq!(pod.ping_within(&node.address.to_string(), 56, UNANSWERED), Echo::Timeout);
     assert!(dataplane::dropped(&node, DropReason::NotReady) > before);
 
     // The next agent replaces the map.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use netns_tests::{
-    Agent, Node, OUTSIDE, Pod, Topology, command, dataplane, eventually, eventually_equals, ip,
-    ip_json,
+    Agent, Node, OUTSIDE, Pod, Topology, agents, command, dataplane, eventually, eventually_equals,
+    ip, ip_json,
 };
 use nix::mount::{MsFlags, mount};
 use sluice_abi::{pin, program};
@@ -203,7 +204,7 @@ fn pins(node: &Node) -> Vec<String> {
 fn limit() -> Duration {
     let load = fs::read_to_string("/proc/loadavg").unwrap();
     let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
-    let processors = std::thread::available_parallelism().unwrap().get();
+    let processors = thread::available_parallelism().unwrap().get();
     LIMIT.mul_f64((load / processors as f64).clamp(1.0, 5.0))
 }
 
@@ -218,7 +219,7 @@ fn repairs(agent: &Agent, kind: &str) -> u64 {
 fn changes_by_other_programs_are_repaired_within_a_second() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let (agent, _other) = (a.agent(), b.agent());
+    let [agent, _other] = agents([(&a, &[]), (&b, &[])]);
     let (pod, bystander) = (a.pod("default/web"), a.pod("default/bystander"));
     let far = b.pod("default/far");
     let _servers = [
@@ -329,10 +330,14 @@ fn second_agent_changes_nothing_and_names_the_first() {
     // Stopped: it does not respond, and still holds the lock.
     command(&node.namespaces, "kill", &["-STOP", &id]);
     let other = ["--mtu=1300", "--snat-ports=62000-62010", "--health-bind=", "--metrics-bind="];
-    let error = node.agent_fails(&[&other[..], &["--socket=/run/other.sock"]].concat());
-    let root = node.cgroup_root().display().to_string();
-    let root = format!("--cgroup-root={root}");
-    let (success, cleanup) = node.try_sluice(&["cleanup", &root]);
+    let root = format!("--cgroup-root={}", node.cgroup_root().display());
+    let flags = [&other[..], &["--socket=/run/other.sock"]].concat();
+    // Each waits for the lock for some seconds.
+    let (error, (success, cleanup)) = thread::scope(|scope| {
+        let error = scope.spawn(|| node.agent_fails(&flags));
+        let cleanup = node.try_sluice(&["cleanup", &root]);
+        (error.join().unwrap(), cleanup)
+    });
     command(&node.namespaces, "kill", &["-CONT", &id]);
     assert!(!success, "{cleanup}");
     for text in [error, cleanup] {

@@ -5,7 +5,7 @@ use std::fs;
 
 use netns_tests::manifest::service_with;
 use netns_tests::peer::HoldReport;
-use netns_tests::{Node, OUTSIDE, Pod, Topology, dataplane, eventually, eventually_equals};
+use netns_tests::{Node, OUTSIDE, Pod, Topology, agents, dataplane, eventually, eventually_equals};
 
 const VIP: &str = "10.96.3.3";
 const PORTS: [&str; 2] = ["tcp:80->8080", "udp:53->5353"];
@@ -29,8 +29,8 @@ fn pins(node: &Node) -> BTreeMap<String, u64> {
 fn restarted_agent_loses_no_request() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let mut agent = Some(a.agent());
-    let _other = b.agent();
+    let [agent, _other] = agents([(&a, &[]), (&b, &[])]);
+    let mut agent = Some(agent);
     let (near, far) = (a.pod("default/web-0"), b.pod("default/web-1"));
     let client = a.pod("default/client");
     // Another pod: the tc programs do not track connections that they do not translate, and may
@@ -88,11 +88,10 @@ fn restarted_agent_loses_no_request() {
 fn pods_are_added_and_deleted_while_no_agent_runs() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let _other = b.agent();
+    let [agent, _other] = agents([(&a, &[]), (&b, &[])]);
     let web = b.pod("default/web");
     let _server = web.serve("web", &SERVED);
     topology.apply("web", &service_with("web", VIP, &PORTS, &[&web]));
-    let agent = a.agent();
     let first = a.pod("default/first");
     eventually("the Service", || first.connect("tcp", &format!("{VIP}:80")));
     agent.kill();
@@ -167,7 +166,7 @@ fn upgrade_keeps_pods_and_replaces_maps_of_another_shape() {
     let topology = Topology::new();
     let a = topology.node(1);
     // As left by another version: its programs on the pod, some maps with other capacities.
-    dataplane::load(&a);
+    dataplane::load_all(&a, Some(dataplane::SMALL));
     let pod = a.pod("default/old");
     let before = pins(&a);
     let agent = a.agent();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use netns_tests::manifest::{service, service_with, slice, slice_of};
 use netns_tests::peer::HoldReport;
-use netns_tests::{Agent, Host, Node, Pod, Topology, dataplane, eventually, ip};
+use netns_tests::{Agent, Host, Node, Pod, Topology, agents, dataplane, eventually, ip};
 use sluice_abi::{ServicePort, map};
 
 use crate::traffic::{self, Traffic, drops};
@@ -41,7 +41,7 @@ fn servers_of_clients(clients: &[(&str, &Host)]) -> Vec<String> {
 fn contract_4_5_affinity_is_kept_over_a_restart_of_the_agent() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let (agent, _other) = (a.agent(), b.agent());
+    let [agent, _other] = agents([(&a, &[]), (&b, &[])]);
     let pods: Vec<Pod> = (0..3).map(|n| b.pod(&format!("default/web-{n}"))).collect();
     let _servers: Vec<_> = pods
         .iter()

@@ -1,7 +1,9 @@
 //! Clients that repeat requests on every kind of path while maps or programs are replaced.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use netns_tests::manifest::service_with;
 use netns_tests::{
@@ -105,20 +107,69 @@ pub fn drops(node: &Node) -> Vec<(DropReason, u64)> {
     counts.filter(|(_, count)| *count > 0).collect()
 }
 
-/// Adds and deletes pods by the installed CNI binary until `end`. Each pod has requests answered at
-/// once. Returns the number of pods.
-pub fn churn(node: &Node, far: &str, end: &AtomicBool) -> usize {
-    let mut pods = 0;
-    while !end.load(Ordering::Relaxed) {
-        let sandbox = node.sandbox(&format!("default/short-{pods}"));
-        let pod = node.pod_of(&sandbox, node.installed_cni("ADD", &sandbox).ok());
-        let packets = pod.without_socket_programs();
-        for (host, server) in [(&*pod, vip(80)), (&packets, vip(80)), (&*pod, far.to_owned())] {
-            let response = host.connect("tcp", &server);
-            assert!(response.is_ok(), "pod {pods} to {server}: {response:?}");
-        }
-        node.installed_cni("DEL", &sandbox).ok();
-        pods += 1;
+/// Adds a pod with the installed CNI binary, requires that its first requests are answered, and deletes it.
+pub fn short_pod(node: &Node, far: &str, number: usize) {
+    let sandbox = node.sandbox(&format!("default/short-{number}"));
+    let pod = node.pod_of(&sandbox, node.installed_cni("ADD", &sandbox).ok());
+    let packets = pod.without_socket_programs();
+    for (host, server) in [(&*pod, vip(80)), (&packets, vip(80)), (&*pod, far.to_owned())] {
+        let response = host.connect("tcp", &server);
+        assert!(response.is_ok(), "pod {number} to {server}: {response:?}");
     }
-    pods
+    node.installed_cni("DEL", &sandbox).ok();
+}
+
+/// Pods that are added and deleted one after another.
+#[derive(Default)]
+pub struct Churn {
+    end: AtomicBool,
+    pods: AtomicUsize,
+}
+
+/// Ends the churn, also when the test panics: the scope waits for its thread.
+struct End<'a>(&'a Churn);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Churn {
+    /// Least number of pods that are added and deleted between the start of one change and the start of the
+    /// next.
+    const LEAST: usize = 3;
+
+    /// Makes changes on a node while a thread adds and deletes pods, one after another ([`short_pod`]). Returns
+    /// the number of pods.
+    pub fn while_running(node: &Node, far: &str, changes: impl FnOnce(&Churn)) -> usize {
+        let churn = Churn::default();
+        thread::scope(|scope| {
+            let pods = scope.spawn(|| {
+                while !churn.end.load(Ordering::Relaxed) {
+                    short_pod(node, far, churn.pods());
+                    churn.pods.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let end = End(&churn);
+            changes(&churn);
+            drop(end);
+            pods.join().unwrap_or_else(|panic| resume_unwind(panic));
+        });
+        churn.pods()
+    }
+
+    fn pods(&self) -> usize {
+        self.pods.load(Ordering::Relaxed)
+    }
+
+    /// Makes one change, and waits until some pods have been added and deleted since it began.
+    pub fn during(&self, change: impl FnOnce()) {
+        let least = self.pods() + Churn::LEAST;
+        change();
+        eventually("pods since the change began", || match self.pods() {
+            pods if pods >= least => Ok(()),
+            pods => Err(format!("{pods} of {least}")),
+        });
+    }
 }

@@ -2,8 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use netns_tests::peer::{Echo, HOST_UNREACHABLE};
-use netns_tests::{Host, Node, Topology, TopologyOptions, dataplane, eventually_equals, ip_json};
+use netns_tests::peer::{Echo, HOST_UNREACHABLE, UNANSWERED};
+use netns_tests::{
+    Host, Node, Topology, TopologyOptions, agents, dataplane, eventually_equals, ip_json,
+};
 use serde_json::json;
 use sluice_abi::DropReason;
 
@@ -41,7 +43,7 @@ fn packet_to_a_free_pod_address_does_not_loop() {
         let file = t.topology.capture_file(&format!("router-{}", what.replace(' ', "-")));
         let capture = router.capture("eth0", &file);
         let before = dropped();
-        assert_eq!(host.ping(&address.to_string(), 56), outcome, "{what}");
+        assert_eq!(host.ping_within(&address.to_string(), 56, UNANSWERED), outcome, "{what}");
         let found = (dropped() - before, capture.count_to(address));
         assert_eq!(found, (drops, at_router), "{what}: drops, packets at the router");
     }
@@ -70,7 +72,7 @@ fn node_has_an_unreachable_route_for_its_pod_range() {
 fn packet_to_a_free_service_address_does_not_loop() {
     let topology = Topology::with(TopologyOptions { cluster_routes: true, ..Default::default() });
     let (a, b) = (topology.node(1), topology.node(2));
-    let _agents = [a.agent_with(&["--service-cidrs=10.96.0.0/16"]), b.agent()];
+    let _agents = agents([(&a, &["--service-cidrs=10.96.0.0/16"]), (&b, &[])]);
     free_service_address_does_not_loop(&topology, &a);
 }
 
@@ -79,7 +81,7 @@ fn packet_to_a_free_address_of_a_service_cidr_object_does_not_loop() {
     let topology = Topology::with(TopologyOptions { cluster_routes: true, ..Default::default() });
     let (a, b) = (topology.node(1), topology.node(2));
     topology.apply("service-cidr", SERVICE_CIDR);
-    let _agents = [a.agent(), b.agent()];
+    let _agents = agents([(&a, &[]), (&b, &[])]);
     free_service_address_does_not_loop(&topology, &a);
 }
 
@@ -92,7 +94,7 @@ fn free_service_address_does_not_loop(topology: &Topology, a: &Node) {
         let file = topology.capture_file(&format!("router-service-{}", what.replace(' ', "-")));
         let capture = router.capture("eth0", &file);
         let before = dropped();
-        assert_eq!(host.ping(&free.to_string(), 56), Echo::Timeout, "{what}");
+        assert_eq!(host.ping_within(&free.to_string(), 56, UNANSWERED), Echo::Timeout, "{what}");
         let found = (dropped() - before, capture.count_to(free));
         assert_eq!(found, (1, at_router), "{what}: drops, packets at the router");
     }

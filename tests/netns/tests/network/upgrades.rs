@@ -1,38 +1,30 @@
 //! Upgrades and downgrades between two ABI versions, under traffic.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
-use netns_tests::{Topology, Version, dataplane};
+use netns_tests::{Topology, Version, agents, dataplane};
 use sluice_abi::DropReason;
 
-use crate::traffic::{Traffic, churn, drops, vip, wait_alone};
+use crate::traffic::{Churn, Traffic, drops, vip, wait_alone};
 
 #[test]
 fn upgrades_and_downgrades_lose_nothing() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let mut agent = Some(a.agent());
     // Another version on the other node: a cluster that is upgraded by half.
     let mut other = b.agent_of(Version::Next);
+    let mut agent = Some(a.agent());
     wait_alone(&b, &mut other, Version::Next);
     let traffic = Traffic::start(&topology, &a, &b);
-    let end = AtomicBool::new(false);
-    let far = traffic.far.at(8080);
-    let late = thread::scope(|scope| {
-        let pods = scope.spawn(|| churn(&a, &far, &end));
+    let pods = Churn::while_running(&a, &traffic.far.at(8080), |churn| {
         for version in [Version::Next, Version::This, Version::Next, Version::This] {
-            agent.take().unwrap().kill();
-            let mut next = a.agent_of(version);
-            wait_alone(&a, &mut next, version);
-            agent = Some(next);
+            churn.during(|| {
+                agent.take().unwrap().kill();
+                let mut next = a.agent_of(version);
+                wait_alone(&a, &mut next, version);
+                agent = Some(next);
+            });
         }
-        end.store(true, Ordering::Relaxed);
-        let pods = pods.join().unwrap();
-        println!("    {pods} pods were added and deleted");
-        assert!(pods > 3, "{pods}");
-        pods
     });
+    println!("    {pods} pods were added and deleted");
     for (what, host) in [("socket programs", &*traffic.client), ("tc programs", &traffic.packets)] {
         assert!(host.connect("tcp", &vip(80)).is_ok(), "{what}");
     }
@@ -45,8 +37,8 @@ fn upgrades_and_downgrades_lose_nothing() {
         .partition(|(reason, _)| matches!(reason, DropReason::NoSuchPod | DropReason::Spoofed));
     let lost: u64 = of_late_pods.iter().map(|(_, packets)| *packets).sum();
     assert!(
-        others.is_empty() && lost <= 2 * late as u64,
-        "{of_late_pods:?} {others:?} of {late} pods"
+        others.is_empty() && lost <= 2 * pods as u64,
+        "{of_late_pods:?} {others:?} of {pods} pods"
     );
     assert_eq!(dataplane::local_pods(&a), 3);
 }
@@ -58,8 +50,7 @@ const READY: &str = "ready: CNI ADD can succeed";
 fn agents_killed_during_a_migration_lose_nothing() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let agent = a.agent();
-    let _other = b.agent();
+    let [agent, _other] = agents([(&a, &[]), (&b, &[])]);
     let traffic = Traffic::start(&topology, &a, &b);
     agent.kill();
     // Each agent is killed at this line of its log; the next one has another version, or the same. An
@@ -91,8 +82,7 @@ fn agents_killed_during_a_migration_lose_nothing() {
 fn another_capacity_of_the_table_of_flows_keeps_the_flows() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let mut agent = a.agent();
-    let _other = b.agent();
+    let [mut agent, _other] = agents([(&a, &[]), (&b, &[])]);
     let traffic = Traffic::start(&topology, &a, &b);
     for entries in [400_000, 2048] {
         agent.kill();

@@ -2,7 +2,7 @@
 
 use netns_tests::manifest::slice_of;
 use netns_tests::{
-    Agent, Node, Pod, Topology, attach_foreign_xdp, command, dataplane, eventually, ip_json,
+    Agent, Node, Pod, Topology, agents, attach_foreign_xdp, command, dataplane, eventually, ip_json,
 };
 use sluice_abi::Outcome;
 use sluice_bpf::attach::XdpMode;
@@ -45,7 +45,7 @@ fn cluster(flag: &str) -> Cluster {
 fn cluster_of(topology: Topology, flag: &str, prepare: impl FnOnce(&Topology, &Node)) -> Cluster {
     let (a, b) = (topology.node(1), topology.node(2));
     prepare(&topology, &a);
-    let agents = [a.agent_with(&[flag]), b.agent()];
+    let agents = agents([(&a, &[flag]), (&b, &[])]);
     let far = b.pod("default/far");
     let slice = slice_of("web-a", "web", &["tcp:80->8080"], &[far.address.to_string()]);
     topology.apply("web", &[SERVICE, &slice].join("---"));

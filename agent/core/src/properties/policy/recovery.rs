@@ -65,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn agent_that_ends_within_a_change_leaves_no_verdict_of_its_own(
+    fn verdicts_of_an_interrupted_change_are_judged_again_after_recovery(
         objects in generate::policy_objects(),
         local in generate::leases(),
         interrupted in events(),
@@ -81,9 +81,11 @@ proptest! {
         index.take_policy_dirty();
         apply(&mut index, &interrupted);
         let steps = policies.update(&index, &index.clone().take_policy_dirty(), &local);
-        // The rows of one step are enough: those before it are a change that was not interrupted.
+        // Upper bound: each row of a pod may be preceded by a mark. A number beyond the last row completes the
+        // change.
         let lengths = steps.iter().map(|step| {
-            step.writes(0, &BTreeMap::new()).iter().map(Write::len).sum::<usize>()
+            let writes = step.writes(0, &BTreeMap::new());
+            step.pods.len() + writes.iter().map(Write::len).sum::<usize>()
         });
         let mut left = rows.index(lengths.sum::<usize>() + 1);
         let mut recorded = vec![(maps.epoch, judgements(&maps.rows, &local, &own))];

@@ -299,7 +299,7 @@ fn recovery_after_a_new_peer_drops_nothing() {
 }
 
 #[test]
-fn recovery_of_a_pod_that_gets_a_policy_as_it_loses_a_rule_drops_nothing() {
+fn recovery_drops_nothing_when_a_policy_selects_another_pod_and_loses_a_rule() {
     let with = |subject: &str, peers: &[&str]| {
         let deny = |peer: &&str| cluster_rule(RuleAction::Deny, &[peer], &[]);
         let rules: Vec<_> = peers.iter().map(deny).collect();

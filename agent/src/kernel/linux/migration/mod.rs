@@ -232,8 +232,11 @@ fn copy_flows(from: &PinSet, to: &PinSet) -> Result<Copied, MigrationError> {
 fn switch(from: &PinSet, to: &PinSet) -> Result<(), MigrationError> {
     if to.role()? == Role::HandedOver {
         if is_looking_back(from)? {
-            // The agent of `from` was killed before it had copied the flows of `to`.
+            // The agent of `from` was killed before it had copied the flows of `to`. With LOOK_BACK in both
+            // versions, each would ask the other one about a packet without a flow.
             copy_flows(to, from)?;
+            from.change_flags(0, node_flags::LOOK_BACK)?;
+            std::thread::sleep(RUN);
         }
         // What is left are flows of the time when `to` was active: their ports may be those of other
         // flows by now. Every program passes its packets on, so none uses these maps.

@@ -16,12 +16,8 @@ use crate::{DEADLINE, error_name, is_destroyed, print_line};
 const PAUSE: Duration = Duration::from_millis(2);
 /// A datagram without a response within this time is lost.
 const LOST: Duration = Duration::from_millis(500);
-/// A request on an open connection has a response within this time.
-const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Most errors that a report lists.
 const ERRORS_MAX: usize = 20;
-/// Time that the response of the server named on standard input may take.
-const SERVER_DEADLINE: Duration = Duration::from_secs(10);
 
 enum Client {
     Tcp(BufReader<TcpStream>),
@@ -31,11 +27,11 @@ enum Client {
 }
 
 impl Client {
-    fn open(protocol: &str, server: SocketAddr) -> io::Result<Client> {
+    fn open(protocol: &str, server: SocketAddr, limit: Duration) -> io::Result<Client> {
         Ok(match protocol {
             "tcp" => {
                 let stream = tcp(server, 0, DEADLINE)?;
-                stream.set_read_timeout(Some(RESPONSE_DEADLINE))?;
+                stream.set_read_timeout(Some(limit))?;
                 Client::Tcp(BufReader::new(stream))
             }
             "connect" => Client::Connect(server),
@@ -55,11 +51,13 @@ impl Client {
     }
 }
 
-pub fn hold(protocol: &str, server: &str) -> HoldReport {
+/// Repeats a request. `limit` is the time that a response on an open connection may take, and that of the
+/// server named on standard input.
+pub fn hold(protocol: &str, server: &str, limit: Duration) -> HoldReport {
     let server: SocketAddr = server.parse().unwrap();
     let mut report = HoldReport { responses: 0, longest_ms: 0, servers: vec![], errors: vec![] };
-    let mut client =
-        Client::open(protocol, server).unwrap_or_else(|e| panic!("{protocol} {server}: {e}"));
+    let mut client = Client::open(protocol, server, limit)
+        .unwrap_or_else(|e| panic!("{protocol} {server}: {e}"));
     let end = input();
     let mut end_after: Option<(String, Instant)> = None;
     loop {
@@ -67,9 +65,7 @@ pub fn hold(protocol: &str, server: &str) -> HoldReport {
             end_after = Some((server, Instant::now()));
         }
         if let Some((server, since)) = &end_after
-            && (server.is_empty()
-                || report.servers.contains(server)
-                || since.elapsed() > SERVER_DEADLINE)
+            && (server.is_empty() || report.servers.contains(server) || since.elapsed() > limit)
         {
             return report;
         }
@@ -93,7 +89,7 @@ pub fn hold(protocol: &str, server: &str) -> HoldReport {
                     // The agent destroyed the socket. After any other error, a time-out above
                     // all, the client keeps it: a new one would hide that the agent did not.
                     Client::UdpConnected(_) if is_destroyed(&e) => {
-                        if let Ok(another) = Client::open(protocol, server) {
+                        if let Ok(another) = Client::open(protocol, server, limit) {
                             client = another;
                         }
                     }

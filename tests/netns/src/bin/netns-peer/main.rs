@@ -30,13 +30,17 @@ fn main() {
         ["connect-each", servers @ ..] => report(&connect::connect_each(servers)),
         ["download", server, bytes] => report(&connect::download(server, bytes.parse().unwrap())),
         ["upload", server, bytes] => report(&connect::upload(server, bytes.parse().unwrap())),
-        ["hold", protocol, server] => report(&hold::hold(protocol, server)),
+        ["hold", protocol, server, limit] => {
+            report(&hold::hold(protocol, server, milliseconds(limit)));
+        }
         ["spray", port, udp, tcp] => report(&spray::spray(port.parse().unwrap(), udp, tcp)),
         ["resolve", server, rate, seconds] => {
             let (rate, seconds) = (rate.parse().unwrap(), seconds.parse().unwrap());
             report(&resolve::resolve(server, rate, seconds));
         }
-        ["ping", address, size] => report(&raw::ping(address, size.parse().unwrap())),
+        ["ping", address, size, deadline] => {
+            report(&raw::ping(address, size.parse().unwrap(), milliseconds(deadline)));
+        }
         ["send-from", source, destination] => report(&raw::send_from(source, destination, None)),
         ["send-from", source, destination, route] => {
             report(&raw::send_from(source, destination, Some(route)));
@@ -45,6 +49,10 @@ fn main() {
         ["capture", device, file] => report(&capture::capture(device, file)),
         _ => panic!("{words:?}"),
     }
+}
+
+fn milliseconds(word: &str) -> Duration {
+    Duration::from_millis(word.parse().unwrap())
 }
 
 fn report(result: &impl Serialize) {

@@ -13,8 +13,6 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// Deadline of an echo reply.
-const DEADLINE: Duration = Duration::from_secs(2);
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
@@ -26,7 +24,8 @@ fn raw(protocol: SockProtocol) -> OwnedFd {
     fd
 }
 
-pub fn ping(address: &str, size: usize) -> Echo {
+/// Sends an ICMP echo request and waits for the reply until the deadline.
+pub fn ping(address: &str, size: usize, deadline: Duration) -> Echo {
     let address: Ipv4Addr = address.parse().unwrap();
     let fd = raw(SockProtocol::Icmp);
     let id = u16::try_from(std::process::id() & 0xffff).unwrap();
@@ -47,7 +46,7 @@ pub fn ping(address: &str, size: usize) -> Echo {
     }
     let start = Instant::now();
     let mut buffer = vec![0; 65_536];
-    while start.elapsed() < DEADLINE {
+    while start.elapsed() < deadline {
         let Ok(length) = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
         // A raw socket receives the IP header too, and the ICMP packets of all programs.
         let packet = &buffer[..length];

@@ -44,6 +44,14 @@ impl Expected {
         }
     }
 
+    /// How long the client may wait: cells that wait begin first.
+    pub fn wait(&self) -> Duration {
+        match self {
+            Expected::Failure { within, .. } => *within,
+            Expected::Response { .. } => Duration::ZERO,
+        }
+    }
+
     /// For ICMP echo: `reply`, or the failure.
     pub fn echo(&self) -> String {
         match self {
