@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
-use aya::maps::RingBuf;
+use aya::maps::{ProgramArray, RingBuf};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{DropEvent, FlowEntry, FlowKey, map, program};
@@ -267,6 +267,18 @@ impl Datapath {
             Some(Program::SchedClassifier(program)) => program.fd().unwrap().as_fd(),
             Some(Program::Xdp(program)) => program.fd().unwrap().as_fd(),
             _ => panic!("the object has no tc or XDP program {name}"),
+        }
+    }
+
+    /// Fills a program array, [`map::SUCCESSORS`] or [`map::PREDECESSORS`], with the tc programs of `other`.
+    pub fn set_programs(&mut self, array: &str, other: &Datapath) {
+        let map = self.ebpf.map_mut(array).unwrap_or_else(|| panic!("no map {array}"));
+        let mut array = ProgramArray::try_from(map).unwrap();
+        for (index, name) in (0u32..).zip(program::TC) {
+            let Some(Program::SchedClassifier(program)) = other.ebpf.program(name) else {
+                panic!("the object has no tc program {name}");
+            };
+            array.set(index, program.fd().unwrap(), 0).unwrap();
         }
     }
 

@@ -352,7 +352,7 @@ fn commands_name_what_policies_allow_and_drop() {
 
 /// `sluice conntrack --policy` on each node names what allows its end of a flow.
 #[test]
-fn conntrack_names_the_rule_that_allows_a_flow_at_each_end() {
+fn conntrack_names_the_rule_that_allows_a_flow() {
     let shop = shop();
     let t = &shop.t;
     t.topology.apply("policy", FROM_WEB);
@@ -385,4 +385,5 @@ fn conntrack_names_the_rule_that_allows_a_flow_at_each_end() {
     let text = t.a.sluice(&["conntrack", "--policy", "--address", &shop.near.address.to_string()]);
     assert!(text.contains("default/from-web[0]") && text.contains("not isolated"), "{text}");
     assert_eq!(ends(&at_server), [false, true], "{at_server}");
+    assert_eq!(at_server["ingress"]["verdict"]["rule"], rule, "{at_server}");
 }
