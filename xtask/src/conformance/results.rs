@@ -61,10 +61,17 @@ pub fn lines(path: &Path) -> usize {
     fs::read_to_string(path).unwrap_or_default().lines().count()
 }
 
-/// Number of specifications that ran, from the runner's summary: `Ran 3 of 765 Specs in 1.2 seconds`.
+/// Number of specifications that ran, from the runner's summary: `Ran 3 of 765 Specs in 1.2 seconds`, or, if none
+/// failed, the line of the suite: `[1] Kubernetes e2e suite - 3/765 specs - 2 procs S•S•• SUCCESS! 1.2s`.
 pub fn counts_of_line(line: &str) -> Option<usize> {
-    let (count, rest) = line.trim().strip_prefix("Ran ")?.split_once(" of ")?;
-    if rest.contains(" Specs in ") { count.parse().ok() } else { None }
+    if let Some(ran) = line.trim().strip_prefix("Ran ") {
+        let (count, rest) = ran.split_once(" of ")?;
+        return if rest.contains(" Specs in ") { count.parse().ok() } else { None };
+    }
+    let (before, _) = line.split_once(" SUCCESS! ")?;
+    let (counts, _) = before.split_once(" specs - ")?;
+    let (_, counts) = counts.rsplit_once(" - ")?;
+    counts.split_once('/')?.0.parse().ok()
 }
 
 fn parse(text: &str) -> Vec<Record> {
@@ -188,6 +195,9 @@ mod tests {
     fn summary_of_the_runner_has_the_number_of_specifications() {
         assert_eq!(counts_of_line("Ran 126 of 765 Specs in 0.013 seconds"), Some(126));
         assert_eq!(counts_of_line("Ran out of memory"), None);
+        let suite = "[1795753339] Kubernetes e2e suite - 45/765 specs - 2 procs SS•S••";
+        assert_eq!(counts_of_line(&format!("{suite} SUCCESS! 17m59.7s ")), Some(45));
+        assert_eq!(counts_of_line(suite), None, "it has not ended");
     }
 
     #[test]
