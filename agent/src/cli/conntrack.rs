@@ -27,6 +27,20 @@ pub struct Args {
     policy: bool,
 }
 
+/// Columns of a flow; the last two are those of [`JudgedRow`].
+const COLUMNS: &[&str] = &[
+    "PROTOCOL",
+    "SOURCE",
+    "DESTINATION",
+    "NEW SOURCE",
+    "NEW DESTINATION",
+    "KIND",
+    "STATE",
+    "IDLE",
+    "EGRESS RULE",
+    "INGRESS RULE",
+];
+
 /// A flow in the direction of its first packet.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -72,16 +86,7 @@ fn state(entry: &FlowEntry) -> &'static str {
 }
 
 impl TableRow for FlowRow {
-    const HEADER: &'static [&'static str] = &[
-        "PROTOCOL",
-        "SOURCE",
-        "DESTINATION",
-        "NEW SOURCE",
-        "NEW DESTINATION",
-        "KIND",
-        "STATE",
-        "IDLE",
-    ];
+    const HEADER: &'static [&'static str] = COLUMNS.split_at(8).0;
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -124,18 +129,7 @@ impl JudgedRow {
 }
 
 impl TableRow for JudgedRow {
-    const HEADER: &'static [&'static str] = &[
-        "PROTOCOL",
-        "SOURCE",
-        "DESTINATION",
-        "NEW SOURCE",
-        "NEW DESTINATION",
-        "KIND",
-        "STATE",
-        "IDLE",
-        "EGRESS RULE",
-        "INGRESS RULE",
-    ];
+    const HEADER: &'static [&'static str] = COLUMNS;
 
     fn cells(&self) -> Vec<String> {
         let ends = [&self.policy.egress, &self.policy.ingress];

@@ -10,8 +10,8 @@ use sluice_core::policy::{Explanation, Finding, LocalPod, Policies, Question, Ru
 
 use super::any::{AnyPolicy, AnyRule};
 use super::{
-    Direction, FlowEnds, FlowPolicyRow, JudgedEnd, PeerRow, PodPolicyRow, PodQuestion, PolicyRow,
-    RuleRef, RuleRow, VerdictRow,
+    Direction, FlowEnds, FlowPolicyRow, FlowQuestion, JudgedEnd, PeerRow, PodPolicyRow,
+    PodQuestion, PolicyRow, RuleRef, RuleRow, VerdictRow,
 };
 
 /// What the rows are made of.
@@ -97,14 +97,10 @@ impl<'a> PolicyView<'a> {
         let (namespace, name) = question.pod.split_once('/').unwrap_or(("default", &question.pod));
         let name = ObjectName::new(namespace, name);
         let lease = self.local.iter().find(|pod| pod.name.as_ref() == Some(&name));
-        let explain = |direction: Direction, peer, protocol, port| {
-            let (pod, direction) = (name.clone(), direction.into());
-            let question = Question { pod, direction, peer, protocol, port };
-            self.compiled.explain(self.index, &question)
-        };
         let none = IpAddr::from([0, 0, 0, 0]);
         let judging = |direction| -> Vec<AnyPolicy<'_>> {
-            let names = explain(direction, none, proto::TCP, 0).isolating;
+            let any = FlowQuestion { direction, peer: none, protocol: proto::TCP, port: 0 };
+            let names = self.explain(&name, any).isolating;
             names.iter().filter_map(|name| AnyPolicy::find(self.index, name)).collect()
         };
         let mut rules = Vec::new();
@@ -121,24 +117,27 @@ impl<'a> PolicyView<'a> {
             ingress,
             egress,
             rules,
-            verdict: question
-                .flow
-                .map(|f| verdict(&explain(f.direction, f.peer, f.protocol, f.port))),
+            verdict: question.flow.map(|flow| verdict(&self.explain(&name, flow))),
         }
+    }
+
+    fn explain(self, pod: &ObjectName, flow: FlowQuestion) -> Explanation {
+        let FlowQuestion { direction, peer, protocol, port } = flow;
+        let (pod, direction) = (pod.clone(), direction.into());
+        let question = Question { pod, direction, peer, protocol, port };
+        self.compiled.explain(self.index, &question)
     }
 
     /// What the policies decide about a flow. A flow of a pod to itself through a Service is judged like any
     /// other.
     pub fn flow(self, flow: &FlowEnds) -> FlowPolicyRow {
-        let end = |address, direction: Direction, peer| {
-            let pod = self.local.iter().find(|pod| pod.address == address)?.name.clone()?;
-            let FlowEnds { protocol, port, .. } = *flow;
-            let name = pod.to_string();
-            let question = Question { pod, direction: direction.into(), peer, protocol, port };
-            let verdict = verdict(&self.compiled.explain(self.index, &question));
-            Some(JudgedEnd { pod: name, verdict })
+        let FlowEnds { client, server, protocol, port } = *flow;
+        let end = |address, direction, peer| {
+            let pod = self.local.iter().find(|pod| pod.address == address)?.name.as_ref()?;
+            let question = FlowQuestion { direction, peer, protocol, port };
+            let verdict = verdict(&self.explain(pod, question));
+            Some(JudgedEnd { pod: pod.to_string(), verdict })
         };
-        let FlowEnds { client, server, .. } = *flow;
         FlowPolicyRow {
             egress: end(client, Direction::Egress, server),
             ingress: end(server, Direction::Ingress, client),
