@@ -150,6 +150,7 @@ fn load_programs(sizes: &Sizes) -> anyhow::Result<load::Loaded> {
         maps_created = loaded.maps_created,
         programs_kept = loaded.programs_kept,
         programs_pinned = loaded.programs_pinned,
+        programs_verified = loaded.programs_verified,
         takes_over_from = loaded.takes_over_from.as_deref().unwrap_or("-"),
         duration = ?started.elapsed(),
         "programs loaded"

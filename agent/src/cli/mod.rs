@@ -68,8 +68,8 @@ pub struct Cli {
 enum Command {
     /// Run the agent of this node.
     Agent(Box<AgentArgs>),
-    /// Prepare this node for the agent: mount bpffs, enable IP forwarding, install the CNI binary.
-    PrepareNode(prepare_node::Args),
+    /// Prepare this node for the agent: mount bpffs, enable IP forwarding.
+    PrepareNode,
     /// Show the state of this node: readiness, uplink, table sizes, watches, conditions, packet
     /// counters.
     Status,
@@ -121,9 +121,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             start_logging();
             crate::run::run(Config::try_from(*args)?).context("agent")?;
         }
-        Command::PrepareNode(args) => {
+        Command::PrepareNode => {
             start_logging();
-            prepare_node::run(&args)?;
+            prepare_node::run()?;
         }
         Command::Status => return status::run(&agent_socket, output),
         Command::Service(args) => service::run(&agent_socket, &args, output)?,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/sluice/v4/layouts            description of the maps, for other versions
+//! /sys/fs/bpf/sluice/v4/loaded             record of the last load, for the next start of the agent
 //! /sys/fs/bpf/sluice/v4/maps/LOCAL_PODS
 //! /sys/fs/bpf/sluice/v4/programs/from_pod
 //! ```
@@ -28,6 +29,8 @@ macro_rules! root {
 pub const ROOT: &str = root!();
 /// Name below a version's directory of the pinned array with the description of its maps.
 pub const LAYOUTS: &str = "layouts";
+/// Name below a version's directory of the pinned array with the record of the last load.
+pub const LOADED: &str = "loaded";
 /// Pinned maps, by [`crate::map`] name.
 pub const MAPS: &str = concat!(root!(), "/maps");
 /// Pinned programs, by [`crate::program`] name.

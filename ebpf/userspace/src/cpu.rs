@@ -1,7 +1,27 @@
-//! The CPUs for which the kernel keeps values of per-CPU maps.
+//! The CPUs for which the kernel keeps values of per-CPU maps, and what runs on them.
 
 use std::io;
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+/// `MEMBARRIER_CMD_GLOBAL` of membarrier(2), kernel 4.3.
+const MEMBARRIER_GLOBAL: libc::c_int = 1;
+/// Longer than a run of a program, if its CPU is not taken away from it.
+const RUN: Duration = Duration::from_millis(2);
+
+/// Waits until every run of a program has ended that began before the call: what it has written is
+/// visible then, and what is written before the call is seen by all later runs.
+///
+/// Programs run in read-side critical sections of RCU, and membarrier(2) waits for a grace period: 5 to
+/// 30 ms. Where the kernel has no such call, or some CPUs run without a tick (EINVAL), it waits for 2 ms.
+pub fn wait_for_runs() {
+    // SAFETY: the call takes no pointers.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0) };
+    if done != 0 {
+        thread::sleep(RUN);
+    }
+}
 
 /// Number of CPUs for which the kernel keeps per-CPU values
 /// (`/sys/devices/system/cpu/possible`). It is read once: the number stays the same until the next boot.

@@ -44,7 +44,7 @@ mod raw;
 mod sys;
 pub mod test_run;
 
-pub use cpu::parse_cpu_list;
+pub use cpu::{parse_cpu_list, wait_for_runs};
 pub use error::error_chain;
 pub use map::Map;
 pub use object::{

@@ -18,7 +18,7 @@ const HEALTH: &str = "127.0.0.1:10256";
 const METRICS: &str = "127.0.0.1:10249";
 
 /// Grace period of former pins in these tests, in seconds; an upgrade waits for it.
-const STALE_PIN_GRACE_SECONDS: &str = "2";
+const STALE_PIN_GRACE_SECONDS: &str = "1";
 
 /// A running agent; it is killed when this value is dropped.
 #[derive(Debug)]

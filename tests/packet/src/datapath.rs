@@ -1,9 +1,11 @@
 //! One load of the eBPF object: its programs, and maps of its own.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use aya::maps::{ProgramArray, RingBuf};
+use aya::maps::RingBuf;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{DropEvent, FlowEntry, FlowKey, map, program};
@@ -33,9 +35,11 @@ impl Default for Options {
     }
 }
 
-/// The programs and maps of one test.
+/// The programs and maps of one test. A tc or XDP program is loaded when it is first used: a test
+/// uses a few of them, and verification takes longer than most tests.
 pub struct Datapath {
-    pub(crate) ebpf: Ebpf,
+    ebpf: Mutex<Ebpf>,
+    programs: BTreeMap<&'static str, OnceLock<OwnedFd>>,
     counters: Map<u32, sluice_abi::Counter>,
     /// Mode of XDP in the rows of devices.
     pub(crate) xdp_flags: u32,
@@ -78,12 +82,12 @@ fn new_flows_as_hash(object: &mut [u8]) {
 }
 
 impl Datapath {
-    /// Loads the tc programs with empty maps.
+    /// Loads the object with empty maps.
     pub fn load() -> Datapath {
         Datapath::load_with(Options::default())
     }
 
-    /// Loads the tc programs with empty maps and these options.
+    /// Loads the object with empty maps and these options.
     pub fn load_with(options: Options) -> Datapath {
         topology::create_devices();
         let mut object = object();
@@ -104,26 +108,32 @@ impl Datapath {
                 loader.map_max_entries(name, entries);
             }
         }
-        let mut ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
-        for (name, program) in ebpf.programs_mut() {
-            if let Program::SchedClassifier(program) = program {
-                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
-            }
-        }
+        let ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
         let counters = open(&ebpf, map::COUNTERS);
-        Datapath { ebpf, counters, xdp_flags: 0 }
+        let names = program::TC.into_iter().chain([program::XDP_NETDEV]);
+        let programs = names.map(|name| (name, OnceLock::new())).collect();
+        Datapath { ebpf: Mutex::new(ebpf), programs, counters, xdp_flags: 0 }
+    }
+
+    fn object(&self) -> MutexGuard<'_, Ebpf> {
+        self.ebpf.lock().expect("no test goes on after a panic")
+    }
+
+    /// The loaded object.
+    pub(crate) fn object_mut(&mut self) -> &mut Ebpf {
+        self.ebpf.get_mut().expect("no test goes on after a panic")
     }
 
     /// Loads the socket programs too.
     pub fn load_socket_programs(&mut self) {
-        for (name, program) in self.ebpf.programs_mut() {
+        for (name, program) in self.object_mut().programs_mut() {
             if let Program::CgroupSockAddr(program) = program {
                 program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
             }
         }
     }
 
-    /// Loads the tc programs and fills the maps with the node of `topology.rs`.
+    /// Loads the object and fills the maps with the node of `topology.rs`.
     pub fn node() -> Datapath {
         let datapath = Datapath::load();
         datapath.configure_node();
@@ -136,17 +146,17 @@ impl Datapath {
         K: FromBytes + IntoBytes + Immutable,
         V: FromBytes + IntoBytes + Immutable,
     {
-        open(&self.ebpf, name)
+        open(&self.object(), name)
     }
 
     /// Whether the object declares a map of this name.
     pub fn has_map(&self, name: &str) -> bool {
-        self.ebpf.map(name).is_some()
+        self.object().map(name).is_some()
     }
 
     /// The drop events since the last call.
     pub fn events(&mut self) -> Vec<DropEvent> {
-        let map = self.ebpf.map_mut(map::EVENTS).expect("the object has a ring buffer");
+        let map = self.object_mut().map_mut(map::EVENTS).expect("the object has a ring buffer");
         let mut ring = RingBuf::try_from(map).unwrap();
         let mut events = Vec::new();
         while let Some(record) = ring.next() {
@@ -250,7 +260,11 @@ impl Datapath {
     /// Verified instructions (`None` on kernels that do not report them, before 5.16) and
     /// translated bytes of a program.
     pub fn size(&self, name: &str) -> (Option<u32>, u32) {
-        let program = self.ebpf.program(name).unwrap_or_else(|| panic!("no program {name}"));
+        if self.programs.contains_key(name) {
+            self.fd(name);
+        }
+        let object = self.object();
+        let program = object.program(name).unwrap_or_else(|| panic!("no program {name}"));
         let info = program.info().unwrap();
         let verified = info.verified_instruction_count().filter(|count| *count > 0);
         (verified, info.size_translated().expect("the kernel reports a program's size"))
@@ -258,27 +272,33 @@ impl Datapath {
 
     /// A program by name, to attach it.
     pub fn program_mut(&mut self, name: &str) -> &mut Program {
-        self.ebpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"))
+        let object = self.object_mut();
+        object.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"))
     }
 
     /// A tc or XDP program by name.
     pub fn fd(&self, name: &str) -> BorrowedFd<'_> {
-        match self.ebpf.program(name) {
-            Some(Program::SchedClassifier(program)) => program.fd().unwrap().as_fd(),
-            Some(Program::Xdp(program)) => program.fd().unwrap().as_fd(),
+        let loaded = self.programs.get(name);
+        let loaded = loaded.unwrap_or_else(|| panic!("{name} is not a tc or XDP program"));
+        loaded.get_or_init(|| self.load_program(name)).as_fd()
+    }
+
+    fn load_program(&self, name: &str) -> OwnedFd {
+        let mut object = self.object();
+        let loaded = match object.program_mut(name) {
+            Some(Program::SchedClassifier(program)) => program.load().and_then(|()| program.fd()),
+            Some(Program::Xdp(program)) => program.load().and_then(|()| program.fd()),
             _ => panic!("the object has no tc or XDP program {name}"),
-        }
+        };
+        let fd = loaded.unwrap_or_else(|e| panic!("{name}: {e}"));
+        fd.as_fd().try_clone_to_owned().unwrap()
     }
 
     /// Fills a program array, [`map::SUCCESSORS`] or [`map::PREDECESSORS`], with the tc programs of `other`.
-    pub fn set_programs(&mut self, array: &str, other: &Datapath) {
-        let map = self.ebpf.map_mut(array).unwrap_or_else(|| panic!("no map {array}"));
-        let mut array = ProgramArray::try_from(map).unwrap();
+    pub fn set_programs(&self, array: &str, other: &Datapath) {
+        let programs = self.map::<u32, u32>(array);
         for (index, name) in (0u32..).zip(program::TC) {
-            let Some(Program::SchedClassifier(program)) = other.ebpf.program(name) else {
-                panic!("the object has no tc program {name}");
-            };
-            array.set(index, program.fd().unwrap(), 0).unwrap();
+            programs.update(&index, &(other.fd(name).as_raw_fd() as u32)).unwrap();
         }
     }
 
@@ -300,6 +320,7 @@ where
         | aya::maps::Map::HashMap(m)
         | aya::maps::Map::LruHashMap(m)
         | aya::maps::Map::LpmTrie(m)
+        | aya::maps::Map::ProgramArray(m)
         | aya::maps::Map::RingBuf(m) => m.fd().as_fd().try_clone_to_owned().unwrap(),
         other => panic!("{name} is a {other:?}"),
     };

@@ -5,7 +5,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 
 use aya::maps::{PerCpuArray, PerCpuValues};
-use aya::programs::Program;
 use sluice_abi::{device_flags, program, ticks};
 use sluice_bpf::test_run::{self, XdpAction};
 
@@ -25,14 +24,9 @@ pub struct XdpRun {
 }
 
 impl Datapath {
-    /// Loads the XDP program too, and writes it into the rows of the devices.
-    pub fn load_xdp_program(&mut self) {
+    /// Writes XDP into the rows of the devices.
+    pub fn use_xdp(&mut self) {
         create_receive_queues();
-        for (name, program) in self.ebpf.programs_mut() {
-            if let Program::Xdp(program) = program {
-                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
-            }
-        }
         self.xdp_flags = device_flags::XDP_NATIVE;
         self.devices();
     }
@@ -45,7 +39,7 @@ impl Datapath {
     /// Moves the last packets that XDP has left to the stack for the sake of neighbor entries into the
     /// past, on every CPU.
     pub fn age_neighbor_uses(&mut self, seconds: u32) {
-        let map = self.ebpf.map_mut("NEIGHBOR_USES").expect("the object has the map");
+        let map = self.object_mut().map_mut("NEIGHBOR_USES").expect("the object has the map");
         let mut uses = PerCpuArray::<_, u32>::try_from(map).unwrap();
         for slot in 0..uses.len() {
             let aged: Vec<u32> = uses

@@ -9,7 +9,7 @@ const SYN: u8 = 2;
 
 /// Two versions that know each other as predecessor and successor.
 fn versions() -> (Datapath, Datapath) {
-    let (mut one, mut other) = (Datapath::node(), Datapath::node());
+    let (one, other) = (Datapath::node(), Datapath::node());
     for array in [map::PREDECESSORS, map::SUCCESSORS] {
         one.set_programs(array, &other);
         other.set_programs(array, &one);

@@ -11,7 +11,7 @@ const BUDGET: u32 = 200_000;
 fn every_program_loads_within_its_instruction_budget() {
     let mut datapath = Datapath::load();
     datapath.load_socket_programs();
-    datapath.load_xdp_program();
+    datapath.use_xdp();
     let mut unreported = Vec::new();
     for name in program::TC.iter().chain(&program::SOCKET).chain(&[program::XDP_NETDEV]) {
         let (verified, bytes) = datapath.size(name);

@@ -20,7 +20,7 @@ const NODE_PORT: u16 = 30_080;
 /// The node of `topology.rs` with XDP.
 fn datapath() -> Datapath {
     let mut datapath = Datapath::node();
-    datapath.load_xdp_program();
+    datapath.use_xdp();
     datapath
 }
 

@@ -85,7 +85,7 @@ struct Seen {
 impl Pair {
     fn new() -> Pair {
         let mut both = Datapath::node();
-        both.load_xdp_program();
+        both.use_xdp();
         let tc = Datapath::node();
         fill(&both);
         fill(&tc);

@@ -135,14 +135,15 @@ fn git(folder: &Path) -> Command {
 
 /// The arguments of cargo for a check.
 fn arguments(check: &Check) -> Vec<&str> {
-    let argument = check.argument.as_deref();
-    let words: &[&str] = match check.level {
-        Level::Unit => &["test", "--package"],
-        Level::Packet | Level::Netns => {
-            &["xtask", "test", "--budget-factor", BUDGET_FACTOR, "--level", check.level.name()]
-        }
+    let (words, last): (&[&str], &[&str]) = match check.level {
+        // As many threads as the unit level: tests of outages wait most of their time.
+        Level::Unit => (&["test", "--package"], &["--", "--test-threads=4"]),
+        Level::Packet | Level::Netns => (
+            &["xtask", "test", "--budget-factor", BUDGET_FACTOR, "--level", check.level.name()],
+            &[],
+        ),
     };
-    words.iter().copied().chain(argument).collect()
+    words.iter().copied().chain(check.argument.as_deref()).chain(last.iter().copied()).collect()
 }
 
 fn outcome(success: bool, log: &str) -> Outcome {
@@ -163,7 +164,7 @@ mod tests {
             |level, argument: Option<&str>| Check { level, argument: argument.map(str::to_owned) };
         assert_eq!(
             arguments(&check(Level::Unit, Some("sluice-pod"))),
-            ["test", "--package", "sluice-pod"]
+            ["test", "--package", "sluice-pod", "--", "--test-threads=4"]
         );
         assert_eq!(
             arguments(&check(Level::Netns, Some("reply"))),

@@ -49,6 +49,18 @@ pub const CLUSTER_PHASES: [Phase; 3] = [
     Phase { tests: &["uninstall"], threads: 1 },
 ];
 
+/// Tests of the namespace level that run one at a time, by parts of their names: they count lost
+/// packets while agents start, kill processes at a moment, or measure time. The others run in pairs.
+const ALONE: [&str; 7] = [
+    "command_is_killed",
+    "growth::",
+    "interrupted_test_process",
+    "repairs::",
+    "restarted_agent_loses_no_request",
+    "service_changes::",
+    "upgrades::",
+];
+
 /// Runs one level.
 ///
 /// # Errors
@@ -96,7 +108,8 @@ fn unit(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> 
             continue;
         }
         let mut tests = cargo();
-        tests.args(words).args(["--", "--test-threads=2"]).args(&options.filter);
+        // More than there are CPUs: tests of outages wait most of their time.
+        tests.args(words).args(["--", "--test-threads=4"]).args(&options.filter);
         tally = tally + runner.cargo_test(&mut tests)?;
     }
     Ok(tally)
@@ -123,9 +136,12 @@ fn packet(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally
         setup::tests()?;
         build::bpf_object(cache)
     })?;
-    isolated("packet-tests", options, runner, "--test-threads=2", |command| {
+    let environment = |command: &mut Command| {
         command.env(build::OBJECT_VARIABLE, &object);
-    })
+    };
+    let tests = Isolated { package: "packet-tests", environment: &environment };
+    tests.compile(runner)?;
+    tests.run(runner, ["--test-threads=2"].into_iter().chain(options.filter.as_deref()))
 }
 
 fn netns(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> {
@@ -135,38 +151,58 @@ fn netns(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally>
         let next = build::next_programs(cache)?;
         Ok((next, build::programs(cache)?))
     })?;
-    // One test at a time: some of them measure time.
-    isolated("netns-tests", options, runner, "--test-threads=1", |command| {
+    let environment = |command: &mut Command| {
         command.envs(programs.environment()).envs(next.environment());
-    })
+    };
+    let tests = Isolated { package: "netns-tests", environment: &environment };
+    tests.compile(runner)?;
+    let alone = "--test-threads=1";
+    if let Some(filter) = &options.filter {
+        return tests.run(runner, [alone, filter]);
+    }
+    let skipped = ALONE.iter().flat_map(|name| ["--skip", name]);
+    let pairs = tests.run(runner, ["--test-threads=2"].into_iter().chain(skipped))?;
+    Ok(pairs + tests.run(runner, [alone].into_iter().chain(ALONE))?)
 }
 
-/// Runs a package's tests in a network and a mount namespace, with a bpffs and a /run of their
-/// own. The tests are compiled outside, where the registry is reachable.
-fn isolated(
-    package: &str,
-    options: &Options,
-    runner: &mut Runner,
-    threads: &str,
-    environment: impl Fn(&mut Command),
-) -> Result<Tally> {
-    let words = ["test", "--no-fail-fast", "--package", package];
-    runner.prepare(|| {
-        let mut command = cargo();
-        environment(command.args(words));
-        compile(&mut command)
-    })?;
-    let script = "mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /run && \
-                  ip link set lo up && exec cargo \"$@\"";
-    let mut tests = Command::new("unshare");
-    tests
-        .current_dir(checkout())
-        .args(["--net", "--mount", "--propagation", "private", "sh", "-c", script, "cargo"])
-        .args(words)
-        .args(["--offline", "--", threads])
-        .args(&options.filter);
-    environment(&mut tests);
-    runner.cargo_test(&mut tests)
+/// Tests of a package that run in a network and a mount namespace, with a bpffs and a /run of their
+/// own. They are compiled outside, where the registry is reachable.
+struct Isolated<'a> {
+    package: &'a str,
+    environment: &'a dyn Fn(&mut Command),
+}
+
+impl Isolated<'_> {
+    fn words(&self) -> [&str; 4] {
+        ["test", "--no-fail-fast", "--package", self.package]
+    }
+
+    fn compile(&self, runner: &mut Runner) -> Result<()> {
+        runner.prepare(|| {
+            let mut command = cargo();
+            (self.environment)(command.args(self.words()));
+            compile(&mut command)
+        })
+    }
+
+    /// Runs the tests with these arguments of libtest.
+    fn run<'b>(
+        &self,
+        runner: &mut Runner,
+        arguments: impl IntoIterator<Item = &'b str>,
+    ) -> Result<Tally> {
+        let script = "mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /run && \
+                      ip link set lo up && exec cargo \"$@\"";
+        let mut tests = Command::new("unshare");
+        tests
+            .current_dir(checkout())
+            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", script, "cargo"])
+            .args(self.words())
+            .args(["--offline", "--"])
+            .args(arguments);
+        (self.environment)(&mut tests);
+        runner.cargo_test(&mut tests)
+    }
 }
 
 fn cluster(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tally> {

@@ -70,9 +70,35 @@ impl Installer {
         if self.compared.is_some() && self.compared == identities() {
             return Ok(false);
         }
-        let installed = install_binary(from, dir)?;
+        let staged = stage_binary(from, dir)?;
+        let installed = staged.is_some();
+        staged.map_or(Ok(()), Staged::install)?;
         self.compared = identities();
         Ok(installed)
+    }
+}
+
+/// A file that is complete and on disk, beside the path that it is for. It is removed when this value
+/// is dropped without [`Staged::install`].
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Renames the file to its path.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn install(self) -> Result<(), InstallError> {
+        fs::rename(beside(&self.path), &self.path)
+            .map_err(|source| InstallError { path: self.path.clone(), source })
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(beside(&self.path));
     }
 }
 
@@ -90,19 +116,18 @@ pub fn withdraw_config(dir: &Path) -> Result<bool, InstallError> {
     Ok(remove(&dir.join(CNI_CONF_NAME))? | remove(&dir.join(FORMER_CNI_CONF_NAME))?)
 }
 
-/// Installs the CNI binary if the installed one differs from `from`. Returns whether it did.
+/// Writes the CNI binary beside the installed one, unless that equals `from`.
 ///
 /// # Errors
-/// `from` cannot be read, or the file cannot be written or renamed.
-pub fn install_binary(from: &Path, dir: &Path) -> Result<bool, InstallError> {
+/// `from` cannot be read, or the file cannot be written.
+pub fn stage_binary(from: &Path, dir: &Path) -> Result<Option<Staged>, InstallError> {
     let path = dir.join(CNI_BINARY_NAME);
     if same_content(from, &path) {
-        return Ok(false);
+        return Ok(None);
     }
     let fail = |source| InstallError { path: from.to_owned(), source };
     let mut source = File::open(from).map_err(fail)?;
-    replace(&path, 0o755, |file| io::copy(&mut source, file).map(|_| ()))?;
-    Ok(true)
+    stage(&path, 0o755, |file| io::copy(&mut source, file).map(|_| ())).map(Some)
 }
 
 /// Removes a file that this module wrote. Returns whether it existed.
@@ -130,24 +155,31 @@ fn replace(
     mode: u32,
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), InstallError> {
-    let beside = beside(path);
+    stage(path, mode, write)?.install()
+}
+
+fn stage(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<Staged, InstallError> {
+    let staged = Staged { path: path.to_owned() };
     let written = (|| {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(mode);
+        let mut file = options.open(beside(path))?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         write(&mut file)?;
-        file.sync_all()?;
-        // A binary that is open for writing cannot be executed (ETXTBSY).
-        drop(file);
-        fs::rename(&beside, path)
+        // It is closed on return: a binary that is open for writing cannot be executed (ETXTBSY).
+        file.sync_all()
     })();
-    written.map_err(|source| {
-        let _ = fs::remove_file(&beside);
-        InstallError { path: path.to_owned(), source }
-    })
+    match written {
+        Ok(()) => Ok(staged),
+        Err(source) => Err(InstallError { path: path.to_owned(), source }),
+    }
 }
 
 fn same_content(a: &Path, b: &Path) -> bool {
@@ -233,14 +265,30 @@ mod tests {
         let from = dir.path().join("sluice-cni");
         fs::write(&from, vec![7u8; 20_000]).unwrap();
         let bin = dir.path().join("bin");
-        assert!(install_binary(&from, &bin).unwrap());
-        assert!(!install_binary(&from, &bin).unwrap());
+        let install = || Installer::default().install(&from, &bin);
+        assert!(install().unwrap());
+        assert!(!install().unwrap());
         let mode = fs::metadata(bin.join(CNI_BINARY_NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
         fs::write(&from, vec![8u8; 20_000]).unwrap();
-        assert!(install_binary(&from, &bin).unwrap());
+        assert!(install().unwrap());
         fs::remove_file(&from).unwrap();
-        let e = install_binary(&from, &bin).unwrap_err();
+        let e = install().unwrap_err();
         assert!(e.to_string().contains("sluice-cni"));
+    }
+
+    #[test]
+    fn staged_binary_is_not_installed_before_it_is_asked_for_and_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, bin) = (dir.path().join("sluice-cni"), dir.path().join("bin"));
+        let installed = bin.join(CNI_BINARY_NAME);
+        fs::write(&from, "new").unwrap();
+        let staged = stage_binary(&from, &bin).unwrap().unwrap();
+        assert!(!installed.exists() && beside(&installed).exists());
+        drop(staged);
+        assert!(!beside(&installed).exists());
+        stage_binary(&from, &bin).unwrap().unwrap().install().unwrap();
+        assert!(installed.exists() && !beside(&installed).exists());
+        assert!(stage_binary(&from, &bin).unwrap().is_none(), "nothing differs");
     }
 }

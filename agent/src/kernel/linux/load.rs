@@ -3,7 +3,8 @@
 //! A pinned map is kept with its contents if its description and its shape are exactly those of this
 //! agent (aya checks less); otherwise it is replaced, and [`migration`] takes its entries over. A
 //! pinned program is kept if its code and its maps are the same; otherwise the new one is pinned
-//! beside it and renamed over it, so that the CNI binary finds a program at any time.
+//! beside it and renamed over it, so that the CNI binary finds a program at any time. Programs are
+//! not loaded at all if everything is pinned as the last load left it ([`record`]).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +21,7 @@ use sluice_bpf::layout::{self, Layouts};
 use sluice_bpf::{self as bpf};
 
 use super::migration::{self, MigrationError, PinSet, describe, remove_pin, waiting};
+use super::record;
 use super::shape::{Shape, declared_shapes, pinned_shape};
 use super::sizes::Sizes;
 
@@ -87,6 +89,8 @@ pub struct Loaded {
     pub programs_kept: usize,
     /// Programs that were pinned, some of them over an older one.
     pub programs_pinned: usize,
+    /// Programs that the kernel verified; none if everything is pinned as the last load left it.
+    pub programs_verified: usize,
     /// The version whose programs are active, and from which this one has to take over after the
     /// tables are written.
     pub takes_over_from: Option<String>,
@@ -130,7 +134,7 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
     loaded.maps_kept = shapes.iter().filter(is_pinned).count() - loaded.maps_shared;
     loaded.maps_created = shapes.len() - loaded.maps_kept - loaded.maps_shared;
 
-    let mut ebpf = create_maps(&shapes)?;
+    let object = if record::is_current(&shapes)? { None } else { Some(create_maps(&shapes)?) };
     describe(&layouts)?;
     if let Some(source) = &source {
         let own = PinSet::own()?.ok_or(MigrationError::NotReady)?;
@@ -140,24 +144,37 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
         }
         loaded.takes_over_from = Some(source.name());
     }
-    let pinned_maps = pinned_map_ids(&shapes)?;
-    let mut programs = Vec::new();
-    let mut found: BTreeMap<String, &mut Program> =
-        ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
-    for name in program::all() {
-        programs.push((name, found.remove(name).ok_or(LoadError::NoProgram(name))?));
-    }
-    load_programs(&mut programs)?;
-    for (name, program) in programs {
-        pin_program(name, program, &pinned_maps, &mut loaded)?;
+    match object {
+        None => loaded.programs_kept = program::all().count(),
+        Some(mut object) => {
+            pin_programs(&mut object, &shapes, &mut loaded)?;
+            record::write(&shapes)?;
+        }
     }
     if source.is_none() {
         migration::publish_programs()?;
         if migration::is_interrupted()? {
-            migration::hand_over()?;
+            migration::hand_over(|| Ok(()))?;
         }
     }
     Ok(loaded)
+}
+
+/// Loads all programs, and pins those that are not pinned yet.
+fn pin_programs(object: &mut Ebpf, shapes: &[Shape], loaded: &mut Loaded) -> Result<(), LoadError> {
+    let pinned_maps = pinned_map_ids(shapes)?;
+    let mut programs = Vec::new();
+    let mut found: BTreeMap<String, &mut Program> =
+        object.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
+    for name in program::all() {
+        programs.push((name, found.remove(name).ok_or(LoadError::NoProgram(name))?));
+    }
+    load_programs(&mut programs)?;
+    loaded.programs_verified = programs.len();
+    for (name, program) in programs {
+        pin_program(name, program, &pinned_maps, loaded)?;
+    }
+    Ok(())
 }
 
 /// Loads programs in parallel: verification takes most of the agent's start-up time.

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use netns_tests::manifest::service_with;
+use netns_tests::peer::HoldReport;
 use netns_tests::{Host, Node, Pod, Topology, Version, agents, dataplane, eventually};
 use sluice_abi::{Frontend, FrontendKey, PortBe, map, pin, proto};
-use sluice_bpf::Map;
+use sluice_bpf::{Map, map_info, obj_get};
 
 use crate::traffic::{Churn, Traffic, drops, short_pod, vip, wait_alone};
 
@@ -59,7 +60,17 @@ fn request_each(hosts: [(&str, &Host); 2], services: u32) {
 }
 
 fn entries(node: &Node) -> [u32; 3] {
-    [map::FRONTENDS, map::SLOTS, map::BACKENDS].map(|name| dataplane::capacity(node, name))
+    entries_of(node, Version::This)
+}
+
+fn entries_of(node: &Node, version: Version) -> [u32; 3] {
+    let maps = Path::new(pin::ROOT).with_file_name(version.pins()).join("maps");
+    node.namespaces.run(|| {
+        [map::FRONTENDS, map::SLOTS, map::BACKENDS].map(|name| {
+            let pinned = obj_get(&maps.join(name)).unwrap_or_else(|e| panic!("{version:?}: {e}"));
+            map_info(pinned).unwrap().max_entries
+        })
+    })
 }
 
 #[test]
@@ -103,6 +114,30 @@ fn maps_grow_with_the_services_and_lose_nothing() {
     request_each(hosts, 100);
     traffic.finish();
     assert_eq!(drops(&a), []);
+}
+
+#[test]
+fn maps_that_have_grown_keep_their_capacity_over_an_upgrade_and_a_downgrade() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let mut agent = node.agent_with(&[SMALL]);
+    let (web, client) = (node.pod("default/web"), node.pod("default/client"));
+    let _server = web.serve("web", &["tcp:8080"]);
+    add_services(&topology, 0..40, &web);
+    wait_programmed(&node, 40);
+    let grown = entries(&node);
+    let packets = client.without_socket_programs();
+    let held = packets.hold("tcp", &format!("{}:80", address(0)));
+    for version in [Version::Next, Version::This] {
+        agent.kill();
+        agent = node.agent_of_with(version, &[SMALL]);
+        wait_alone(&node, &mut agent, version);
+        assert_eq!(entries_of(&node, version), grown, "{version:?}");
+        request_each([("socket programs", &*client), ("tc programs", &packets)], 40);
+    }
+    let held: HoldReport = held.finish();
+    assert!(held.errors.is_empty() && held.longest_ms < 900, "{held:?}");
+    assert_eq!(drops(&node), []);
 }
 
 #[test]

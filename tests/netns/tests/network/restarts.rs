@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use netns_tests::manifest::service_with;
 use netns_tests::peer::HoldReport;
 use netns_tests::{Node, OUTSIDE, Pod, Topology, agents, dataplane, eventually, eventually_equals};
+use sluice_abi::program;
+use sluice_bpf::{obj_get, obj_pin, prog_info};
 
 const VIP: &str = "10.96.3.3";
 const PORTS: [&str; 2] = ["tcp:80->8080", "udp:53->5353"];
@@ -70,6 +73,8 @@ fn restarted_agent_loses_no_request() {
         agent.take().unwrap().kill();
         agent = Some(a.agent());
         assert_eq!(pins(&a), before, "maps or programs were replaced");
+        let log = agent.as_ref().unwrap().log_of_this();
+        assert!(log.contains("programs_verified=0 "), "programs were loaded again: {log}");
         assert_eq!(dataplane::programs(&a, client.host_device()), hooks);
         assert_eq!(
             dataplane::programs(&a, "eth0"),
@@ -159,6 +164,36 @@ fn map_entries_of_sandboxes_removed_while_no_agent_runs_are_deleted() {
     let _agent = a.agent();
     eventually_equals("entry of the removed pod", None, || dataplane::local_pod(&a, address));
     assert!(dataplane::local_pod(&a, kept.address).is_some());
+}
+
+#[test]
+fn pins_of_other_programs_are_replaced_at_the_start() {
+    let topology = Topology::new();
+    let a = topology.node(1);
+    let agent = a.agent();
+    let (web, client) = (a.pod("default/web"), a.pod("default/client"));
+    let _server = web.serve("web", &SERVED);
+    agent.kill();
+    let before = dataplane::programs(&a, client.host_device());
+    let path = |name: &str| Path::new(sluice_abi::pin::PROGRAMS).join(name);
+    let (replaced, missing) = (path(program::FROM_POD), path(program::TO_NETDEV));
+    a.namespaces.run(|| {
+        fs::remove_file(&missing).unwrap();
+        fs::remove_file(&replaced).unwrap();
+        obj_pin(&replaced, obj_get(&path(program::TO_POD)).unwrap()).unwrap();
+    });
+    let agent = a.agent();
+    let names = a
+        .namespaces
+        .run(|| [&replaced, &missing].map(|path| prog_info(obj_get(path).unwrap()).unwrap().name));
+    assert_eq!(names, [program::FROM_POD, program::TO_NETDEV]);
+    let log = agent.log_of_this();
+    assert!(!log.contains("programs_verified=0 "), "{log}");
+    let late = a.pod("default/late");
+    for pod in [&client, &late] {
+        assert_eq!(dataplane::programs(&a, pod.host_device()), before);
+        assert!(pod.connect("tcp", &web.at(8080)).is_ok());
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn upgrades_and_downgrades_lose_nothing() {
         .into_iter()
         .partition(|(reason, _)| matches!(reason, DropReason::NoSuchPod | DropReason::Spoofed));
     let lost: u64 = of_late_pods.iter().map(|(_, packets)| *packets).sum();
+    println!("    {lost} packets of them were lost");
     assert!(
         others.is_empty() && lost <= 2 * pods as u64,
         "{of_late_pods:?} {others:?} of {pods} pods"

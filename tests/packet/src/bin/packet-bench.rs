@@ -94,7 +94,7 @@ fn datapath(services: u32) -> Datapath {
     // Known policies: none.
     datapath.rejudge(CLIENT);
     datapath.rejudge(SERVER);
-    datapath.load_xdp_program();
+    datapath.use_xdp();
     datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
     let far = Sets { cluster: vec![(FAR_POD, 8080)], ..Sets::default() };
     datapath.service_port(8, proto::TCP, &far);

@@ -14,7 +14,11 @@ use super::pin_set::{DescribedMap, PinSet};
 
 /// Time in which every ADD ends that has begun before the CNI binary is replaced.
 const WHILE: Duration = Duration::from_secs(10);
-/// Time between two looks. ADD writes the row before the pod's device is up.
+/// Time in which nearly all of them end.
+const AT_FIRST: Duration = Duration::from_millis(500);
+/// Time between two looks at first. ADD writes the row before the pod's device is up.
+const SHORT_INTERVAL: Duration = Duration::from_millis(1);
+/// Time between two looks later.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Keys and values of the rows in use.
@@ -49,9 +53,9 @@ pub fn follow(from: &PinSet, to: &PinSet) -> Result<(), MigrationError> {
         return Ok(());
     }
     let copy = move || {
-        let end = Instant::now() + WHILE;
-        while Instant::now() < end {
-            thread::sleep(INTERVAL);
+        let start = Instant::now();
+        while start.elapsed() < WHILE {
+            thread::sleep(if start.elapsed() < AT_FIRST { SHORT_INTERVAL } else { INTERVAL });
             for map in &mut watched {
                 if let Err(error) = map.copy_new_rows() {
                     // The reconciler of the pods repairs the rows from the leases.

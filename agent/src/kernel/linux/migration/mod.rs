@@ -25,6 +25,8 @@ use sluice_abi::{map, node_flags, program};
 use sluice_bpf::BpfError;
 use sluice_bpf::layout::{ConversionError, LayoutError};
 
+use super::cni_files::InstallError;
+
 pub use self::copy::Copied;
 use self::copy::{Existing, clear, copy};
 pub use self::pin_set::{
@@ -58,9 +60,6 @@ const PODS: [&str; 3] = [map::PODS, map::LOCAL_PODS, map::POD_FLOWS];
 /// is in a table that is read later.
 const FLOWS: [&str; 5] =
     [map::FLOWS_NEW_POD, map::FLOWS_NEW_WIRE, map::FLOWS, map::FLOWS_NEW_POD, map::FLOWS_NEW_WIRE];
-
-/// Longer than a run of a program that has begun before the switch.
-const RUN: Duration = Duration::from_millis(2);
 
 /// Why the state of another version could not be taken over.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +106,9 @@ pub enum MigrationError {
     /// An earlier switch has not ended.
     #[error("the flows of the former maps are not copied yet")]
     FlowsNotCopied,
+    /// The CNI binary could not be replaced.
+    #[error(transparent)]
+    CniBinary(#[from] InstallError),
     /// An object could not be opened, read or written.
     #[error(transparent)]
     Bpf(#[from] BpfError),
@@ -171,12 +173,14 @@ pub fn copy_tables(from: &PinSet, to: &PinSet) -> Result<(), MigrationError> {
     Ok(())
 }
 
-/// Switches all hooks to this version's programs, and copies the flows.
+/// Switches all hooks to this version's programs, calls `install_cni_binary`, and copies the flows.
 ///
 /// # Errors
-/// The programs are not ready; layouts cannot be converted; a map cannot be read or written. Can be
-/// repeated.
-pub fn hand_over() -> Result<HandedOver, MigrationError> {
+/// The programs are not ready; layouts cannot be converted; a map cannot be read or written; the CNI
+/// binary cannot be installed. Can be repeated.
+pub fn hand_over(
+    install_cni_binary: impl FnOnce() -> Result<(), InstallError>,
+) -> Result<HandedOver, MigrationError> {
     let own = PinSet::own()?.ok_or(MigrationError::NotReady)?;
     if own.role()? == Role::NotReady {
         return Err(MigrationError::NotReady);
@@ -199,7 +203,10 @@ pub fn hand_over() -> Result<HandedOver, MigrationError> {
         }
     }
     publish_programs()?;
-    std::thread::sleep(RUN);
+    if result.from.is_some() {
+        install_cni_binary()?;
+    }
+    sluice_bpf::wait_for_runs();
     let has_flows = others.iter().zip(has_flows).filter(|(_, active)| unfinished || *active);
     for (other, _) in has_flows {
         result.flows += copy_flows(other, &own)?;
@@ -208,7 +215,7 @@ pub fn hand_over() -> Result<HandedOver, MigrationError> {
         }
     }
     own.change_flags(0, node_flags::LOOK_BACK)?;
-    std::thread::sleep(RUN);
+    sluice_bpf::wait_for_runs();
     // The array keeps the programs, and with them the maps, of the other version.
     if let Some(predecessors) = own.any_map(map::PREDECESSORS)? {
         let hooks = program::TC.len() as u32;
@@ -236,7 +243,7 @@ fn switch(from: &PinSet, to: &PinSet) -> Result<(), MigrationError> {
             // versions, each would ask the other one about a packet without a flow.
             copy_flows(to, from)?;
             from.change_flags(0, node_flags::LOOK_BACK)?;
-            std::thread::sleep(RUN);
+            sluice_bpf::wait_for_runs();
         }
         // What is left are flows of the time when `to` was active: their ports may be those of other
         // flows by now. Every program passes its packets on, so none uses these maps.

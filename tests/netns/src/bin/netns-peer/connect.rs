@@ -15,8 +15,12 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::{DEADLINE, error_name};
 
+/// Time for the response to a datagram, which is not sent again.
+const DATAGRAM_DEADLINE: Duration = Duration::from_millis(1500);
+
 pub fn connect_times(protocol: &str, server: &str, options: &[&str]) -> Vec<Exchange> {
-    let (mut times, mut from, mut size, mut deadline) = (1, 0u16, 0, DEADLINE);
+    let (mut times, mut from, mut size) = (1, 0u16, 0);
+    let mut deadline = if protocol == "tcp" { DEADLINE } else { DATAGRAM_DEADLINE };
     for option in options.chunks(2) {
         match option {
             ["--times", n] => times = n.parse().unwrap(),
