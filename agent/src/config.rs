@@ -92,6 +92,10 @@ pub struct AgentArgs {
     /// 127.0.0.0/8, which a CIDR has to overlap with otherwise).
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub nodeport_addresses: Vec<String>,
+    /// Serve `externalIPs` of Services. Whoever may create Services can receive packets to any address
+    /// by them (CVE-2020-8554).
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub external_ips: bool,
     /// Pods to watch: of all nodes, or of this node only, which saves memory and traffic in very large
     /// clusters. Endpoints of other Pods follow their EndpointSlices alone, which are later.
     #[arg(long, value_name = "SCOPE", value_enum, default_value_t)]
@@ -194,6 +198,8 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// The addresses of this node that serve NodePorts.
     pub node_ports: NodePortAddresses,
+    /// Whether external IPs of Services are served.
+    pub external_ips: bool,
     /// Pods that are watched.
     pub watch_pods: WatchedPods,
     /// Whether Events on objects are written.
@@ -267,6 +273,7 @@ impl TryFrom<AgentArgs> for Config {
             mtu: args.mtu.map(mtu).transpose()?,
             service_cidrs: args.service_cidrs,
             node_ports: node_port_addresses(&args.nodeport_addresses)?,
+            external_ips: args.external_ips,
             watch_pods: args.watch_pods,
             events: args.events,
             xdp: args.xdp,

@@ -4,6 +4,7 @@
 //! The only output is "something changed": the caller reads the directory again, so a lost or a
 //! repeated notification is harmless.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -11,9 +12,11 @@ use std::time::{Duration, SystemTime};
 use std::{fs, future, io};
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
+
+use crate::paths::STAGED_SUFFIX;
 
 /// Time in which further changes are merged with the first: editors and `kubectl cp` write a file
 /// in several steps.
@@ -154,6 +157,7 @@ async fn next_event(inotify: &AsyncFd<Descriptor>) -> io::Result<()> {
     loop {
         let mut ready = inotify.readable().await?;
         match ready.get_inner().0.read_events() {
+            Ok(events) if events.iter().all(is_own) => {}
             Ok(_) => return Ok(()),
             Err(Errno::EAGAIN) => ready.clear_ready(),
             Err(Errno::EINTR) => {}
@@ -162,10 +166,21 @@ async fn next_event(inotify: &AsyncFd<Descriptor>) -> io::Result<()> {
     }
 }
 
+/// Whether an event is about a file that the agent writes before it renames it: each attempt to write to
+/// a full disk would lead to the next one.
+fn is_own(event: &InotifyEvent) -> bool {
+    event.name.as_deref().is_some_and(is_staged)
+}
+
+fn is_staged(name: &OsStr) -> bool {
+    name.to_string_lossy().ends_with(STAGED_SUFFIX)
+}
+
 /// All files of the directories, sorted. A directory or file that cannot be read is left out.
 fn entries(dirs: &[PathBuf]) -> Vec<Entry> {
     let files = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
     let mut entries: Vec<Entry> = files
+        .filter(|file| !is_staged(&file.file_name()))
         .filter_map(|file| {
             let meta = file.metadata().ok()?;
             Some(Entry { path: file.path(), changed: meta.modified().ok(), length: meta.len() })
@@ -193,6 +208,10 @@ mod tests {
         timeout(WAIT, watcher.changed()).await.expect("a new name");
         fs::remove_file(&b).unwrap();
         timeout(WAIT, watcher.changed()).await.expect("a removed file");
+        // An attempt to replace a file that fails.
+        let staged = dir.join(format!("a{STAGED_SUFFIX}"));
+        fs::write(&staged, "1").unwrap();
+        fs::remove_file(&staged).unwrap();
         let quiet = timeout(POLL_INTERVAL + DEBOUNCE, watcher.changed()).await;
         assert!(quiet.is_err(), "reported without a change");
     }

@@ -24,5 +24,7 @@ pub const CNI_NETWORK: &str = "sluice";
 /// Name of the CNI configuration; the runtime uses the first in alphabetical order. It precedes those
 /// that other networks leave behind, such as 10-kindnet.conflist and 10-flannel.conflist.
 pub const CNI_CONF_NAME: &str = "05-sluice.conflist";
-/// Its name in former versions.
+/// End of the name of a file that the agent writes before it renames it; no runtime reads such files.
+pub const STAGED_SUFFIX: &str = ".sluice-new";
+/// Name of the CNI configuration in former versions.
 pub const FORMER_CNI_CONF_NAME: &str = "10-sluice.conflist";

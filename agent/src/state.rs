@@ -74,6 +74,7 @@ pub struct State {
     tables_written: bool,
     takes_over: bool,
     growth: Growth,
+    started: Instant,
     pins_replaced: Option<Instant>,
     ready: bool,
     /// By id: a failed write and the plan after it report one backend twice.
@@ -119,6 +120,7 @@ impl State {
             tables_written: false,
             takes_over: false,
             growth: Growth::default(),
+            started: now,
             pins_replaced: None,
             ready: false,
             stale_udp: BTreeMap::new(),
@@ -150,6 +152,10 @@ impl State {
     pub fn apply(&mut self, event: Event) {
         match event {
             Event::Objects(change) => {
+                let change = match self.config.external_ips {
+                    true => change,
+                    false => change.without_external_ips(),
+                };
                 if self.affects_this_node(&change) {
                     // InternalIPs select the uplink, pod CIDRs are in the CNI configuration.
                     self.mark([Concern::HostState, Concern::Routes, Concern::CniFiles]);

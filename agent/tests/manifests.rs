@@ -70,7 +70,7 @@ fn only_the_container_that_mounts_bpffs_is_privileged() {
             assert_eq!(security["capabilities"]["drop"], Value::from(vec!["ALL"]));
             assert_eq!(
                 security["capabilities"]["add"],
-                Value::from(vec!["NET_ADMIN", "SYS_ADMIN"])
+                Value::from(vec!["NET_ADMIN", "DAC_OVERRIDE", "SYS_ADMIN"])
             );
         }
     }

@@ -37,7 +37,7 @@ impl Reconciler for ReconcileStalePins {
         if kernel.stale_pins()?.is_empty() {
             return Ok(());
         }
-        if state.pins_age().is_some_and(|age| age < state.config().stale_pin_grace_period) {
+        if state.pins_age() < state.config().stale_pin_grace_period {
             return Err(NotReconciled::Waiting("an ADD may run that uses the former pins"));
         }
         for version in kernel.remove_stale_pins()? {

@@ -34,9 +34,10 @@ impl State {
         self.pins_replaced = Some(self.now());
     }
 
-    /// Time since this agent replaced the CNI binary or the pinned programs.
-    pub fn pins_age(&self) -> Option<Duration> {
-        self.pins_replaced.map(|at| self.now().duration_since(at))
+    /// Time since this agent replaced the CNI binary or the pinned programs, or started: a former one may
+    /// have replaced them right before.
+    pub fn pins_age(&self) -> Duration {
+        self.now().duration_since(self.pins_replaced.unwrap_or(self.started))
     }
 
     /// Counts changes by other programs that were repaired, by kind. Programs that this agent replaced

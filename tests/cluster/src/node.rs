@@ -113,6 +113,11 @@ impl OutsideHost {
         host.address = docker(&["inspect", "-f", format, &name]).unwrap();
         host
     }
+
+    /// Name of the container.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl Drop for OutsideHost {

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::node::{BIN_DIR, CONF_DIR};
-use crate::process::{COMMAND_DEADLINE, Process, run};
-use crate::wait::DEADLINE;
+use crate::process::{Process, command_deadline, run};
+use crate::wait::deadline;
 use crate::{Namespaces, Node, Version, eventually};
 
 /// Address of the agent's health server.
@@ -73,7 +73,7 @@ impl Agent {
     /// Runs an agent that is expected to exit with a failure; returns its standard error.
     #[track_caller]
     pub(crate) fn fail(node: &Node, flags: &[&str]) -> String {
-        let output = run(&mut Agent::command(node, Version::This, flags), COMMAND_DEADLINE)
+        let output = run(&mut Agent::command(node, Version::This, flags), command_deadline())
             .unwrap_or_else(|e| panic!("agent {flags:?}: {e}"));
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "agent {flags:?} succeeded: {text}");
@@ -137,7 +137,7 @@ impl Agent {
             if words.iter().any(|words| log.contains(words)) {
                 return self.kill();
             }
-            assert!(start.elapsed() < DEADLINE, "none of {words:?} in the log: {log}");
+            assert!(start.elapsed() < deadline(), "none of {words:?} in the log: {log}");
             thread::yield_now();
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{COMMAND_DEADLINE, finish};
+use crate::process::{command_deadline, finish};
 use crate::{Namespaces, Sandbox, cni_binary};
 
 /// Error codes of the CNI specification, and those of Sluice from 100.
@@ -141,7 +141,7 @@ impl RunningCall {
     #[track_caller]
     pub fn wait(self) -> CniOutput {
         let RunningCall { child, start } = self;
-        let output = finish(child, COMMAND_DEADLINE).unwrap_or_else(|e| panic!("CNI call: {e}"));
+        let output = finish(child, command_deadline()).unwrap_or_else(|e| panic!("CNI call: {e}"));
         CniOutput {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

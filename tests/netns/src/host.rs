@@ -10,7 +10,7 @@ use crate::binaries::own_program;
 use crate::capture::Capture;
 use crate::cgroup::Cgroup;
 use crate::peer::{Echo, Exchange, RateReport};
-use crate::process::{COMMAND_DEADLINE, run};
+use crate::process::{command_deadline, run};
 use crate::{Namespaces, Process, Server};
 
 /// Deadline of an ICMP echo reply.
@@ -145,7 +145,7 @@ impl Host {
 
     /// Sends `rate` UDP requests a second, each from a new socket, for so many seconds.
     pub fn resolve(&self, server: &str, rate: u32, seconds: u32) -> RateReport {
-        let deadline = COMMAND_DEADLINE + Duration::from_secs(seconds.into());
+        let deadline = command_deadline() + Duration::from_secs(seconds.into());
         let arguments = ["resolve", server, &rate.to_string(), &seconds.to_string()];
         self.run_within(&arguments, deadline)
     }
@@ -187,8 +187,7 @@ impl Host {
     #[track_caller]
     fn run<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
         // A client of many requests may wait for each of them.
-        const DEADLINE: Duration = COMMAND_DEADLINE.saturating_mul(2);
-        self.run_within(arguments, DEADLINE)
+        self.run_within(arguments, command_deadline() * 2)
     }
 
     fn run_within<T: DeserializeOwned>(&self, arguments: &[&str], deadline: Duration) -> T {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::Namespaces;
-use crate::process::{COMMAND_DEADLINE, run};
+use crate::process::{command_deadline, run};
 
 fn output(namespaces: &Namespaces, arguments: &str) -> Output {
-    run(namespaces.command("ip").args(arguments.split_whitespace()), COMMAND_DEADLINE)
+    run(namespaces.command("ip").args(arguments.split_whitespace()), command_deadline())
         .unwrap_or_else(|e| panic!("ip {arguments}: {e} (package iproute2)"))
 }
 
@@ -35,7 +35,7 @@ pub fn ip_json(namespaces: &Namespaces, arguments: &str) -> Vec<Value> {
 /// Runs a program with these arguments inside a namespace; panics if it fails.
 #[track_caller]
 pub fn command(namespaces: &Namespaces, program: &str, arguments: &[&str]) -> String {
-    command_within(COMMAND_DEADLINE, namespaces, program, arguments)
+    command_within(command_deadline(), namespaces, program, arguments)
 }
 
 /// [`command`] with another deadline.

@@ -15,7 +15,7 @@
 //! - [`Pod`] gets its interface from the CNI binary, called as containerd does ([`CniCall`]).
 //! - [`Host`] runs servers and clients in nodes and pods (`src/bin/netns-peer`).
 //!
-//! Run by `cargo xtask test --level netns`, as root, in one thread.
+//! Run by `cargo xtask test --level netns`, as root.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod agent;
@@ -55,4 +55,4 @@ pub use process::{Process, Server};
 pub use skip::{skip, skip_case};
 pub use topology::{NodeOptions, OUTSIDE, SECOND_OUTSIDE, Topology, TopologyOptions};
 pub use tunnel::Tunnel;
-pub use wait::{eventually, eventually_equals};
+pub use wait::{eventually, eventually_equals, scaled};

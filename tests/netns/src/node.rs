@@ -12,7 +12,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
-use crate::process::{COMMAND_DEADLINE, run};
+use crate::process::{command_deadline, run};
 use crate::{
     Agent, CniCall, CniOutput, Host, Namespaces, Pod, Sandbox, Version, agent_binary, pod,
 };
@@ -112,7 +112,7 @@ impl Node {
     #[track_caller]
     pub fn try_sluice(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = self.namespaces.command(agent_binary());
-        let output = run(command.args(arguments), COMMAND_DEADLINE)
+        let output = run(command.args(arguments), command_deadline())
             .unwrap_or_else(|e| panic!("sluice {arguments:?}: {e}"));
         let mut text = String::from_utf8(output.stdout).unwrap();
         if !output.status.success() {

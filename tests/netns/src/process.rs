@@ -14,8 +14,12 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
+use crate::wait::scaled;
+
 /// Deadline of a command that runs to its end.
-pub(crate) const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) fn command_deadline() -> Duration {
+    scaled(Duration::from_secs(30))
+}
 
 /// Deadline of a line of output that a running program is expected to write.
 const LINE_DEADLINE: Duration = Duration::from_secs(30);
@@ -130,7 +134,7 @@ impl Process {
     /// Waits for the next line of output.
     #[track_caller]
     pub fn line(&mut self) -> String {
-        match self.lines.as_ref().unwrap().recv_timeout(LINE_DEADLINE) {
+        match self.lines.as_ref().unwrap().recv_timeout(scaled(LINE_DEADLINE)) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => {
                 panic!("{}: no output within {LINE_DEADLINE:?}", self.name)

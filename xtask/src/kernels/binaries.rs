@@ -17,17 +17,26 @@ use crate::test::Tally;
 /// Last line of every script.
 pub const END: &str = "SLUICE-GUEST-END";
 /// Tests for which an emulated processor is too slow: those of so many packets that each takes ten
-/// minutes, and those of a number of drops within 100 ms.
-const TOO_SLOW: [&str; 6] = [
+/// minutes, those of a number of drops within 100 ms, and those in which a pause of a second is a
+/// failure.
+const TOO_SLOW: [&str; 14] = [
     "a_flood_",
     "a_scan_",
     "random_frames_",
     "a_thousand_udp_",
     "a_window_has_100_events",
     "each_cpu_has_a_window",
+    "growth::",
+    "upgrades::",
+    "within_a_second",
+    "within_15_seconds",
+    "restarted_agent_loses_no_request",
+    "loses_no_connection",
+    "five_thousand_endpoints",
+    "sixty_pods",
 ];
-/// Sets of objects of the oracle tests in an emulator.
-const FEW_CASES: &str = "CASES=500 ";
+/// Number of sets of objects of the oracle tests, and factor of all deadlines, in an emulator.
+const EMULATED: &str = "CASES=500 SLUICE_TIME_FACTOR=10 ";
 const BEGIN: &str = "SLUICE-GUEST-BEGIN";
 
 /// A test binary, with the environment that it needs.
@@ -62,9 +71,12 @@ pub fn build(cache: &Cache, suite: Suite) -> Result<Vec<Binary>> {
     Ok(binaries)
 }
 
-/// Copies a file to the folder, unless that has been done.
+/// Copies a file to the folder, unless that has been done. The programs of both versions have one name.
 fn keep(folder: &Path, file: &Path) -> Result<PathBuf> {
+    let from = file.parent().and_then(Path::file_name).unwrap_or_default();
     let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
+    let folder = folder.join(from);
+    fs::create_dir_all(&folder)?;
     let kept = folder.join(name);
     if !kept.exists() {
         fs::copy(file, &kept).with_context(|| format!("cannot copy {}", file.display()))?;
@@ -79,8 +91,11 @@ fn compile_suite(cache: &Cache, suite: Suite) -> Result<Vec<Binary>> {
         binaries.retain(|b| b.suite <= suite);
         return Ok(binaries);
     }
+    // Cargo places both versions' programs at the same paths; the last one stays.
+    let next = build::next_programs(cache)?;
     let programs = build::programs(cache)?;
-    let environment = programs.environment().map(|(name, path)| (name, path.to_owned()));
+    let both = programs.environment().into_iter().chain(next.environment());
+    let environment: Vec<_> = both.map(|(name, path)| (name, path.to_owned())).collect();
     let mut binaries = compile("packet", "packet-tests", Suite::Packet, &environment)?;
     binaries.extend(compile("netns", "netns-tests", Suite::Netns, &environment)?);
     Ok(binaries)
@@ -126,7 +141,7 @@ fn executables(messages: &str) -> Result<Vec<(String, PathBuf)>> {
 pub fn script(binaries: &[&Binary], jit_hardening: bool, emulated: bool) -> String {
     let mut script = String::new();
     let slow = TOO_SLOW.map(|name| format!(" --skip {name}")).concat();
-    let (cases, skip) = if emulated { (FEW_CASES, slow.as_str()) } else { ("", "") };
+    let (factors, skip) = if emulated { (EMULATED, slow.as_str()) } else { ("", "") };
     if jit_hardening {
         script.push_str("echo 2 > /proc/sys/net/core/bpf_jit_harden\n");
     }
@@ -140,7 +155,7 @@ pub fn script(binaries: &[&Binary], jit_hardening: bool, emulated: bool) -> Stri
         // Writing to a String does not fail.
         let _ = writeln!(
             script,
-            "echo {BEGIN} {name}; cd {folder} && {cases}{environment}{path} --test-threads=1{skip}",
+            "echo {BEGIN} {name}; cd {folder} && {factors}{environment}{path} --test-threads=1{skip}",
             name = binary.name,
             folder = folder.display(),
             path = binary.path.display(),

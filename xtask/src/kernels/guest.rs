@@ -15,7 +15,7 @@ use crate::process;
 /// Modules that the initramfs needs to reach the root file system.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 /// Longest run of one guest.
-const DEADLINE: Duration = Duration::from_secs(45 * 60);
+const DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Processors and memory of a guest.
 const SIZE: [&str; 4] = ["-smp", "2", "-m", "3G"];
 /// Instructions that the test binaries may use, where the emulator replaces the processor.

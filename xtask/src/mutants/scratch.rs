@@ -36,6 +36,7 @@ pub fn folder() -> PathBuf {
 pub struct Scratch {
     path: PathBuf,
     logs: PathBuf,
+    commit: String,
 }
 
 impl Scratch {
@@ -61,12 +62,17 @@ impl Scratch {
         }
         // cargo merges this file with that of the checkout above it, which would double each flag.
         fs::remove_file(path.join(".cargo/config.toml")).context("remove .cargo/config.toml")?;
-        let scratch = Scratch { path, logs: folder().join("logs") };
+        let scratch = Scratch { path, logs: folder().join("logs"), commit };
         scratch.clean()?;
         if !process::output(git(&checkout()).args(["status", "--porcelain"]))?.is_empty() {
             println!("  warning: uncommitted changes are not part of the tested tree");
         }
         Ok(scratch)
+    }
+
+    /// The checked-out commit.
+    pub fn commit(&self) -> &str {
+        &self.commit
     }
 
     /// Reads a file of the tree.

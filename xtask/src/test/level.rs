@@ -43,22 +43,26 @@ pub struct Phase {
 /// that every test binary is in one.
 pub const CLUSTER_PHASES: [Phase; 3] = [
     Phase { tests: &["install", "pod_network", "cases", "policy_matrix", "rollout"], threads: 4 },
-    // Restarts agents and removes nodes, which would disturb the other tests.
-    Phase { tests: &["disruption"], threads: 1 },
+    // Restart agents and remove nodes, which would disturb the other tests.
+    Phase { tests: &["disruption", "xdp"], threads: 1 },
     // Replaces the network of the cluster.
     Phase { tests: &["uninstall"], threads: 1 },
 ];
 
 /// Tests of the namespace level that run one at a time, by parts of their names: they count lost
 /// packets while agents start, kill processes at a moment, or measure time. The others run in pairs.
-const ALONE: [&str; 7] = [
+const ALONE: [&str; 11] = [
     "command_is_killed",
+    "crash::",
     "growth::",
     "interrupted_test_process",
+    "lost_api_server",
+    "race::",
     "repairs::",
     "restarted_agent_loses_no_request",
     "service_changes::",
     "upgrades::",
+    "xdp_is_repaired",
 ];
 
 /// Runs one level.
@@ -242,4 +246,41 @@ fn cluster(cache: &Cache, options: &Options, runner: &mut Runner) -> Result<Tall
 /// Compiles the tests of a `cargo test` command and prints the compiler's messages.
 fn compile(command: &mut Command) -> Result<()> {
     process::run_attached("compiling the tests", command.arg("--no-run"), process::BUILD)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cache::sorted_entries;
+
+    /// Names of tests with those of their modules, as in the sources.
+    fn names() -> String {
+        let folder = checkout().join("tests/netns/tests");
+        let mut names = String::new();
+        let mut folders = vec![folder];
+        while let Some(folder) = folders.pop() {
+            for path in sorted_entries(&folder).expect("a folder") {
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let module = path.file_stem().expect("a name").to_string_lossy().into_owned();
+                let text = fs::read_to_string(&path).expect("a source");
+                for line in text.lines().filter_map(|line| line.strip_prefix("fn ")) {
+                    names += &format!("{module}::{line}\n");
+                }
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn tests_that_run_alone_exist() {
+        let names = names();
+        for part in ALONE {
+            assert!(names.contains(part), "no test is named {part}");
+        }
+    }
 }

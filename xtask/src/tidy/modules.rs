@@ -18,7 +18,7 @@ const MODULES: [Allowed; 23] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
-    ("dir_watcher", &[]),
+    ("dir_watcher", &["paths"]),
     ("findings", &[]),
     ("host", &[]),
     ("devices", &["host"]),

@@ -252,6 +252,22 @@ impl Change {
         let of_kind = |kind| objects.clone().filter(move |o| o.kind() == kind).cloned().collect();
         Kind::ALL.into_iter().map(|kind| Change::Replace(kind, of_kind(kind))).collect()
     }
+
+    /// The change as if no Service had `externalIPs`.
+    #[must_use]
+    pub fn without_external_ips(mut self) -> Change {
+        let objects = match &mut self {
+            Change::Apply(object) => std::slice::from_mut(object),
+            Change::Replace(_, objects) => objects.as_mut_slice(),
+            Change::Delete(..) | Change::Retain(..) => &mut [],
+        };
+        for object in objects {
+            if let Object::Service(Service { external: Some(external), .. }) = object {
+                external.ips = Box::default();
+            }
+        }
+        self
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Start, restart and end of the agent.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use sluice_abi::{BackendRow, network_kind};
 use sluice_core::Change;
-use sluice_core::model::Kind;
+use sluice_core::model::{Kind, Object};
 use sluice_core::table::{Backends, Frontends, Networks};
 
 use super::{only, position, ready_flag};
@@ -179,6 +180,31 @@ async fn stop_ends_the_loop_and_changes_nothing() {
     assert!(harness.ends().await);
     assert_eq!(harness.kernel().take_log(), Vec::<String>::new());
     assert_eq!(harness.kernel().maps, maps);
+}
+
+#[tokio::test(start_paused = true)]
+async fn contract_1_9_external_ips_can_be_switched_off() {
+    let mut objects = web(&["10.244.2.7"]);
+    let Some(Object::Service(service)) = objects.first_mut() else { panic!("no Service") };
+    let external = service.external.get_or_insert_default();
+    external.ips = ["198.51.100.7".parse().unwrap()].into();
+    external.load_balancer_ips = ["198.51.100.8".parse().unwrap()].into();
+    let changed = objects[0].clone();
+    for (flags, served) in [(&[][..], [true, true]), (&["--external-ips=false"], [false, true])] {
+        let mut harness = Harness::with(flags, FakeKernel::new(host()));
+        // In a list, and as a change.
+        for changes in
+            [lists(objects.clone()), vec![Event::Objects(Change::Apply(changed.clone()))]]
+        {
+            harness.send(changes).await;
+            let rows = harness.kernel().rows::<Frontends>();
+            let found = ["198.51.100.7", "198.51.100.8"].map(|ip| {
+                let addr = ip.parse::<IpAddr>().unwrap().into();
+                rows.iter().any(|(key, _)| key.addr == addr && key.port.get() == 80)
+            });
+            assert_eq!(found, served, "{flags:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::paths::{CNI_BINARY_NAME, CNI_CONF_NAME, FORMER_CNI_CONF_NAME};
+use crate::paths::{CNI_BINARY_NAME, CNI_CONF_NAME, FORMER_CNI_CONF_NAME, STAGED_SUFFIX};
 
 /// A file that cannot be installed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +146,7 @@ pub fn remove(path: &Path) -> Result<bool, InstallError> {
 /// file that is moved in from another one, with a suffix that no runtime reads.
 pub fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".sluice-new");
+    name.push(STAGED_SUFFIX);
     path.with_file_name(name)
 }
 

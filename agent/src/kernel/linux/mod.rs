@@ -43,6 +43,7 @@ use sluice_pod::remove_veth;
 use sluice_pod::{HostPath, PathPart, host_path, host_paths, restore};
 
 pub use self::cni_files::InstallError;
+use self::cni_files::Staged;
 pub use self::hooks::{CgroupError, HookError};
 use self::migration::HandedOver;
 use self::sizes::Sizes;
@@ -113,6 +114,25 @@ impl LinuxKernel {
             paths,
         })
     }
+}
+
+impl LinuxKernel {
+    /// Writes the CNI binary to disk, which takes a hundred times as long as the switch of the programs:
+    /// an ADD of the former binary after the switch writes the rows of its pod to the former maps. A
+    /// failure does not delay the switch, which all changes wait for.
+    fn stage_cni_binary(&self) -> Option<Staged> {
+        let dir = self.paths.cni_bin_dir.as_deref()?;
+        let staged = cni_files::stage_binary(&self.paths.cni_binary, dir);
+        staged.inspect_err(warn_not_replaced).ok().flatten()
+    }
+}
+
+fn warn_not_replaced(error: &InstallError) {
+    tracing::warn!(
+        error = %sluice_bpf::error_chain(error),
+        "CNI binary not replaced with the programs: it is repeated, and pods that the former one \
+         connects until then can lose their first packets"
+    );
 }
 
 impl HealthChecks for LinuxKernel {
@@ -236,17 +256,14 @@ impl Hooks for LinuxKernel {
 
     fn hand_over(&mut self) -> Result<HandedOver> {
         self.load_present()?;
-        // On disk before the switch, which takes a hundredth of the time: an ADD of the former binary
-        // after the switch writes the rows of its pod to the former maps.
-        let staged = match &self.paths.cni_bin_dir {
-            Some(dir) => cni_files::stage_binary(&self.paths.cni_binary, dir)?,
+        let staged = match migration::active_other()? {
+            Some(_) => self.stage_cni_binary(),
             None => None,
         };
-        let done = migration::hand_over(|| {
-            let Some(staged) = staged else { return Ok(()) };
-            staged.install()?;
-            tracing::info!("CNI binary installed");
-            Ok(())
+        let done = migration::hand_over(|| match staged.map(Staged::install) {
+            Some(Ok(())) => tracing::info!("CNI binary replaced with the programs"),
+            Some(Err(error)) => warn_not_replaced(&error),
+            None => {}
         });
         // Also after a failure: programs may be pinned that were not before.
         self.pins = pins::Pins::open()?;

@@ -28,6 +28,19 @@ async fn pins_are_removed_after_programs_and_files_are_replaced() {
     assert_eq!(harness.run_for(Duration::from_secs(2)).await, ["remove pins v1"]);
 }
 
+/// The former agent of this version was killed right after it had replaced the CNI binary.
+#[tokio::test(start_paused = true)]
+async fn pins_stay_for_the_grace_period_after_a_restart() {
+    let mut harness = Harness::with(&[], upgraded());
+    harness.send(lists(vec![])).await;
+    let mut harness = harness.restart();
+    let log = harness.send(lists(vec![])).await;
+    assert!(!log.contains(&"install CNI binary".to_owned()), "{log:?}");
+    assert!(!log.contains(&"remove pins v1".to_owned()), "{log:?}");
+    assert_eq!(harness.run_for(Duration::from_secs(9)).await, Vec::<String>::new());
+    assert_eq!(harness.run_for(Duration::from_secs(2)).await, ["remove pins v1"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn flag_sets_the_grace_period() {
     let mut harness = Harness::with(&["--stale-pin-grace-period=3"], upgraded());

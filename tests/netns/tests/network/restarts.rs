@@ -7,7 +7,7 @@ use std::path::Path;
 use netns_tests::manifest::service_with;
 use netns_tests::peer::HoldReport;
 use netns_tests::{Node, OUTSIDE, Pod, Topology, agents, dataplane, eventually, eventually_equals};
-use sluice_abi::program;
+use sluice_abi::{map, pin, program};
 use sluice_bpf::{obj_get, obj_pin, prog_info};
 
 const VIP: &str = "10.96.3.3";
@@ -167,32 +167,41 @@ fn map_entries_of_sandboxes_removed_while_no_agent_runs_are_deleted() {
 }
 
 #[test]
-fn pins_of_other_programs_are_replaced_at_the_start() {
+fn pins_of_other_objects_are_replaced_at_the_start() {
     let topology = Topology::new();
     let a = topology.node(1);
-    let agent = a.agent();
+    let mut agent = a.agent();
     let (web, client) = (a.pod("default/web"), a.pod("default/client"));
     let _server = web.serve("web", &SERVED);
-    agent.kill();
-    let before = dataplane::programs(&a, client.host_device());
-    let path = |name: &str| Path::new(sluice_abi::pin::PROGRAMS).join(name);
-    let (replaced, missing) = (path(program::FROM_POD), path(program::TO_NETDEV));
-    a.namespaces.run(|| {
-        fs::remove_file(&missing).unwrap();
-        fs::remove_file(&replaced).unwrap();
-        obj_pin(&replaced, obj_get(&path(program::TO_POD)).unwrap()).unwrap();
-    });
-    let agent = a.agent();
-    let names = a
-        .namespaces
-        .run(|| [&replaced, &missing].map(|path| prog_info(obj_get(path).unwrap()).unwrap().name));
-    assert_eq!(names, [program::FROM_POD, program::TO_NETDEV]);
-    let log = agent.log_of_this();
-    assert!(!log.contains("programs_verified=0 "), "{log}");
-    let late = a.pod("default/late");
-    for pod in [&client, &late] {
-        assert_eq!(dataplane::programs(&a, pod.host_device()), before);
-        assert!(pod.connect("tcp", &web.at(8080)).is_ok());
+    let attached = dataplane::programs(&a, client.host_device());
+    let program = |name: &str| Path::new(pin::PROGRAMS).join(name);
+    let map = |name: &str| Path::new(pin::MAPS).join(name);
+    // One is missing; two are other objects, of the same kind and shape.
+    let (from_pod, uplink) = (program(program::FROM_POD), program(program::TO_NETDEV));
+    for (path, other) in [
+        (&uplink, None),
+        (&from_pod, Some(program(program::TO_POD))),
+        (&map(map::SUCCESSORS), Some(map(map::PREDECESSORS))),
+    ] {
+        agent.kill();
+        let id = a.namespaces.run(|| {
+            fs::remove_file(path).unwrap();
+            let other = other.map(|other| obj_get(&other).unwrap());
+            other.inspect(|other| obj_pin(path, other).unwrap()).map(|_| dataplane::object_id(path))
+        });
+        agent = a.agent();
+        let log = agent.log_of_this();
+        assert!(!log.contains("programs_verified=0 "), "{}: {log}", path.display());
+        if path.starts_with(pin::PROGRAMS) {
+            let name = a.namespaces.run(|| prog_info(obj_get(path).unwrap()).unwrap().name);
+            assert_eq!(path.file_name().unwrap(), &*name);
+            assert_ne!(id, Some(a.namespaces.run(|| dataplane::object_id(path))));
+        }
+        let late = a.pod("default/late");
+        for pod in [&client, &late] {
+            assert_eq!(dataplane::programs(&a, pod.host_device()), attached);
+            assert!(pod.connect("tcp", &web.at(8080)).is_ok(), "{}", path.display());
+        }
     }
 }
 

@@ -20,6 +20,7 @@ fn upgrades_and_downgrades_lose_nothing() {
                 agent.take().unwrap().kill();
                 let mut next = a.agent_of(version);
                 wait_alone(&a, &mut next, version);
+                in_order(&next.log_of_this(), &SWITCH);
                 agent = Some(next);
             });
         }
@@ -44,6 +45,20 @@ fn upgrades_and_downgrades_lose_nothing() {
     assert_eq!(dataplane::local_pods(&a), 3);
 }
 
+/// The CNI binary is replaced with the programs, before the flows are copied.
+const SWITCH: [&str; 3] = [
+    "programs of this version have taken over",
+    "CNI binary replaced with the programs",
+    "taken over from another version",
+];
+
+#[track_caller]
+fn in_order(log: &str, lines: &[&str]) {
+    let at = |words: &&str| log.find(words).unwrap_or_else(|| panic!("no {words:?} in: {log}"));
+    let places: Vec<usize> = lines.iter().map(at).collect();
+    assert!(places.is_sorted(), "{lines:?} at {places:?} in: {log}");
+}
+
 /// The last step of an agent's start.
 const READY: &str = "ready: CNI ADD can succeed";
 
@@ -66,7 +81,7 @@ fn agents_killed_during_a_migration_lose_nothing() {
         (Version::Next, READY),
         (Version::This, "programs of this version have taken over"),
         (Version::Next, "taken over from another version"),
-        (Version::This, "CNI binary installed"),
+        (Version::This, "CNI binary replaced with the programs"),
     ] {
         let agent = a.agent_of(version);
         println!("    {version:?} until {line:?}");

@@ -6,8 +6,8 @@
 //!            copy the tables, so that ids and slots are kept
 //! reconcile  write the tables, then READY
 //! hand over  copy pods; LOOK_BACK here, HANDED_OVER there: one write switches all hooks
-//!            copy flows without overwriting; end LOOK_BACK
-//! reconcile  attach programs, install the CNI binary, remove the old pins
+//!            replace the CNI binary; copy flows without overwriting; end LOOK_BACK
+//! reconcile  attach programs, remove the old pins
 //! ```
 //! Each step can be repeated: an agent that starts after any of them continues.
 
@@ -24,8 +24,6 @@ use std::time::{Duration, Instant};
 use sluice_abi::{map, node_flags, program};
 use sluice_bpf::BpfError;
 use sluice_bpf::layout::{ConversionError, LayoutError};
-
-use super::cni_files::InstallError;
 
 pub use self::copy::Copied;
 use self::copy::{Existing, clear, copy};
@@ -106,9 +104,6 @@ pub enum MigrationError {
     /// An earlier switch has not ended.
     #[error("the flows of the former maps are not copied yet")]
     FlowsNotCopied,
-    /// The CNI binary could not be replaced.
-    #[error(transparent)]
-    CniBinary(#[from] InstallError),
     /// An object could not be opened, read or written.
     #[error(transparent)]
     Bpf(#[from] BpfError),
@@ -173,14 +168,12 @@ pub fn copy_tables(from: &PinSet, to: &PinSet) -> Result<(), MigrationError> {
     Ok(())
 }
 
-/// Switches all hooks to this version's programs, calls `install_cni_binary`, and copies the flows.
+/// Switches all hooks to this version's programs, calls `replace_cni_binary`, and copies the flows.
 ///
 /// # Errors
-/// The programs are not ready; layouts cannot be converted; a map cannot be read or written; the CNI
-/// binary cannot be installed. Can be repeated.
-pub fn hand_over(
-    install_cni_binary: impl FnOnce() -> Result<(), InstallError>,
-) -> Result<HandedOver, MigrationError> {
+/// The programs are not ready; layouts cannot be converted; a map cannot be read or written. Can be
+/// repeated.
+pub fn hand_over(replace_cni_binary: impl FnOnce()) -> Result<HandedOver, MigrationError> {
     let own = PinSet::own()?.ok_or(MigrationError::NotReady)?;
     if own.role()? == Role::NotReady {
         return Err(MigrationError::NotReady);
@@ -204,7 +197,7 @@ pub fn hand_over(
     }
     publish_programs()?;
     if result.from.is_some() {
-        install_cni_binary()?;
+        replace_cni_binary();
     }
     sluice_bpf::wait_for_runs();
     let has_flows = others.iter().zip(has_flows).filter(|(_, active)| unfinished || *active);

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use netns_tests::peer::{Exchange, Response};
+use netns_tests::scaled;
 use nix::errno::Errno;
 use nix::libc::linger;
 use nix::sys::socket::{
@@ -13,20 +14,23 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::{DEADLINE, error_name};
+use crate::{deadline, error_name};
 
 /// Time for the response to a datagram, which is not sent again.
 const DATAGRAM_DEADLINE: Duration = Duration::from_millis(1500);
 
 pub fn connect_times(protocol: &str, server: &str, options: &[&str]) -> Vec<Exchange> {
     let (mut times, mut from, mut size) = (1, 0u16, 0);
-    let mut deadline = if protocol == "tcp" { DEADLINE } else { DATAGRAM_DEADLINE };
+    let mut deadline =
+        if protocol == "tcp" { crate::deadline() } else { scaled(DATAGRAM_DEADLINE) };
     for option in options.chunks(2) {
         match option {
             ["--times", n] => times = n.parse().unwrap(),
             ["--from", port] => from = port.parse().unwrap(),
             ["--size", bytes] => size = bytes.parse().unwrap(),
-            ["--deadline-ms", ms] => deadline = Duration::from_millis(ms.parse().unwrap()),
+            ["--deadline-ms", ms] => {
+                deadline = scaled(Duration::from_millis(ms.parse().unwrap()));
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -121,7 +125,7 @@ pub fn udp_connected_once(socket: &UdpSocket, size: usize) -> io::Result<(Respon
 /// Sends all requests from one socket before it receives: the source address of a response is
 /// translated when the program receives it, by the translations of the socket at that time.
 pub fn connect_each(servers: &[&str]) -> Vec<(String, String)> {
-    let socket = udp(0, DEADLINE).unwrap();
+    let socket = udp(0, deadline()).unwrap();
     for server in servers {
         let server: SocketAddr = server.parse().unwrap();
         socket.send_to(b"who", server).unwrap();
@@ -137,7 +141,7 @@ pub fn connect_each(servers: &[&str]) -> Vec<(String, String)> {
 
 pub fn download(server: &str, bytes: usize) -> Result<usize, String> {
     let fetch = || {
-        let mut stream = tcp(server.parse().unwrap(), 0, DEADLINE)?;
+        let mut stream = tcp(server.parse().unwrap(), 0, deadline())?;
         writeln!(stream, "get {bytes}")?;
         let mut content = vec![0; bytes];
         stream.read_exact(&mut content)?;
@@ -148,7 +152,7 @@ pub fn download(server: &str, bytes: usize) -> Result<usize, String> {
 
 pub fn upload(server: &str, bytes: usize) -> Result<usize, String> {
     let send = || {
-        let mut stream = tcp(server.parse().unwrap(), 0, DEADLINE)?;
+        let mut stream = tcp(server.parse().unwrap(), 0, deadline())?;
         writeln!(stream, "put {bytes}")?;
         stream.write_all(&vec![b'x'; bytes])?;
         let mut line = String::new();

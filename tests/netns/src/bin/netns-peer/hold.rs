@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use netns_tests::peer::{HoldReport, Response};
 
 use crate::connect::{request, tcp, udp, udp_connected, udp_connected_once, udp_once};
-use crate::{DEADLINE, error_name, is_destroyed, print_line};
+use crate::{deadline, error_name, is_destroyed, print_line};
 
 /// Pause between two requests: short enough to notice a gap of a few milliseconds.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -30,7 +30,7 @@ impl Client {
     fn open(protocol: &str, server: SocketAddr, limit: Duration) -> io::Result<Client> {
         Ok(match protocol {
             "tcp" => {
-                let stream = tcp(server, 0, DEADLINE)?;
+                let stream = tcp(server, 0, deadline())?;
                 stream.set_read_timeout(Some(limit))?;
                 Client::Tcp(BufReader::new(stream))
             }
@@ -44,7 +44,7 @@ impl Client {
     fn request(&mut self) -> io::Result<Response> {
         match self {
             Client::Tcp(stream) => request(stream),
-            Client::Connect(server) => request(&mut BufReader::new(tcp(*server, 0, DEADLINE)?)),
+            Client::Connect(server) => request(&mut BufReader::new(tcp(*server, 0, deadline())?)),
             Client::Udp(socket, server) => udp_once(socket, *server, 0).map(|(r, _)| r),
             Client::UdpConnected(socket) => udp_connected_once(socket, 0).map(|(r, _)| r),
         }

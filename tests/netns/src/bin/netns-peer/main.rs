@@ -13,10 +13,13 @@ mod spray;
 use std::io::Write;
 use std::time::Duration;
 
+use netns_tests::scaled;
 use serde::Serialize;
 
 /// Deadline of one response.
-const DEADLINE: Duration = Duration::from_secs(4);
+fn deadline() -> Duration {
+    scaled(Duration::from_secs(4))
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,7 +42,8 @@ fn main() {
             report(&resolve::resolve(server, rate, seconds));
         }
         ["ping", address, size, deadline] => {
-            report(&raw::ping(address, size.parse().unwrap(), milliseconds(deadline)));
+            let deadline = scaled(milliseconds(deadline));
+            report(&raw::ping(address, size.parse().unwrap(), deadline));
         }
         ["send-from", source, destination] => report(&raw::send_from(source, destination, None)),
         ["send-from", source, destination, route] => {

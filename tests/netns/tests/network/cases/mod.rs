@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netns_tests::Host;
+use netns_tests::{Host, scaled};
 use table::{Case, Expected};
 use testbed::Testbed;
 
@@ -73,7 +73,7 @@ fn check(testbed: &Testbed, case: &Case, address: &str) -> Result<(), String> {
                 return Err(format!("{found} after {took:?}"));
             }
             // A time-out takes all of its deadline and the start of the client.
-            if kind != "timeout" && took > *within {
+            if kind != "timeout" && took > scaled(*within) {
                 return Err(format!("{found} only after {took:?}"));
             }
             Ok(())

@@ -1,0 +1,114 @@
+//! XDP on the nodes of the cluster. The agents restart with another flag, which disturbs other tests:
+//! this file runs alone.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
+
+use std::time::Duration;
+
+use cluster_tests::{
+    Namespace, Node, OutsideHost, docker, eventually, kubectl, kubectl_json, rollout, server_on,
+    sluice, try_kubectl, try_rollout, workers,
+};
+use serde_json::{Value, json};
+
+const DAEMONSET: [&str; 4] = ["-n", "sluice-system", "daemonset", "sluice"];
+/// Requests of the client, each on a connection of its own; one is about ten packets.
+const REQUESTS: usize = 300;
+
+fn patch(command: &Value) -> String {
+    let path = "/spec/template/spec/containers/0/command";
+    json!([{"op": "replace", "path": path, "value": command}]).to_string()
+}
+
+/// Restores the agents' command, also when the test fails.
+struct Restore(Value);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let [flag, namespace, kind, name] = DAEMONSET;
+        let patch = patch(&self.0);
+        let words = [flag, namespace, "patch", kind, name, "--type=json", "-p", &patch];
+        let _ = try_kubectl(&words, "");
+        let _ = try_rollout("sluice-system", "daemonset/sluice");
+    }
+}
+
+/// Starts the agents with one flag more.
+fn agents_with(flag: &str) -> Restore {
+    let [option, namespace, kind, name] = DAEMONSET;
+    let set = kubectl_json(&[option, namespace, "get", kind, name]);
+    let command = &set["spec"]["template"]["spec"]["containers"][0]["command"];
+    let restore = Restore(command.clone());
+    let mut words = command.as_array().unwrap().clone();
+    words.push(json!(flag));
+    let patch = patch(&Value::Array(words));
+    kubectl(&[option, namespace, "patch", kind, name, "--type=json", "-p", &patch]);
+    rollout("sluice-system", "daemonset/sluice");
+    restore
+}
+
+/// A device of a container completes the checksums of what it sends, as hardware does: XDP cannot do
+/// that, and passes packets without them to tc.
+struct Checksums(String);
+
+impl Checksums {
+    fn complete(container: &str) -> Checksums {
+        docker(&["exec", container, "ethtool", "-K", "eth0", "tx", "off"]).unwrap();
+        Checksums(container.to_owned())
+    }
+}
+
+impl Drop for Checksums {
+    fn drop(&mut self) {
+        let _ = docker(&["exec", &self.0, "ethtool", "-K", "eth0", "tx", "on"]);
+    }
+}
+
+/// Packets that a node has sent by XDP, and by tc.
+fn sent(node: &Node) -> [u64; 2] {
+    let status: Value =
+        serde_json::from_str(&sluice(node, &["status", "-o", "json"]).unwrap()).unwrap();
+    let counters = status["counters"].as_array().unwrap();
+    ["to_uplink_by_xdp", "to_uplink"].map(|outcome| {
+        let row = counters.iter().find(|row| row["label"] == outcome);
+        row.map_or(0, |row| row["packets"].as_u64().unwrap())
+    })
+}
+
+#[test]
+fn node_port_packets_to_remote_endpoints_leave_by_xdp() {
+    let workers = workers();
+    let (entry, far) = (&workers[0], &workers[1]);
+    let _restore = agents_with("--xdp=generic");
+    eventually("generic XDP", Duration::from_secs(30), || {
+        let status = sluice(entry, &["status"])?;
+        if status.contains("XDP generic") { Ok(()) } else { Err(status) }
+    });
+    let ns = Namespace::new("xdp");
+    ns.apply(&server_on("web", "web", &far.name));
+    ns.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  type: NodePort\n  \
+         selector: {app: web}\n  ports: [{port: 80, targetPort: 8080}]\n",
+    );
+    ns.ready("web", 1);
+    let port = ns.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
+    let outside = OutsideHost::start();
+    let _client = Checksums::complete(outside.name());
+    let _server = Checksums::complete(&far.name);
+    let url = format!("http://{}:{port}/hostname", entry.address);
+    let request = |script: &str| docker(&["exec", outside.name(), "sh", "-c", script]);
+    eventually("the NodePort", Duration::from_secs(20), || {
+        request(&format!("curl -sf -m 3 {url}"))
+    });
+
+    let before = sent(entry);
+    let script = format!(
+        "for i in $(seq {REQUESTS}); do curl -sf -m 3 {url} && echo; done | sort | uniq -c"
+    );
+    let counted = request(&script).unwrap();
+    assert_eq!(counted.split_whitespace().collect::<Vec<_>>(), [&REQUESTS.to_string(), "web"]);
+    let after = sent(entry);
+    let [by_xdp, by_tc] = [0, 1].map(|n| after[n] - before[n]);
+    println!("{by_xdp} packets by XDP, {by_tc} by tc");
+    // The node's own packets, such as those of the kubelet, are not counted as forwarded.
+    assert!(by_xdp > 2000 && by_tc * 99 <= by_xdp, "{by_xdp} by XDP, {by_tc} by tc");
+}
