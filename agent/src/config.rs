@@ -92,8 +92,8 @@ pub struct AgentArgs {
     /// 127.0.0.0/8, which a CIDR has to overlap with otherwise).
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub nodeport_addresses: Vec<String>,
-    /// Serve `externalIPs` of Services. Whoever may create Services can receive packets to any address
-    /// by them (CVE-2020-8554).
+    /// Serve `externalIPs` of Services. A user who can create Services can intercept traffic to any
+    /// address with them (CVE-2020-8554).
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub external_ips: bool,
     /// Pods to watch: of all nodes, or of this node only, which saves memory and traffic in very large

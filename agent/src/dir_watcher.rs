@@ -212,6 +212,8 @@ mod tests {
         let staged = dir.join(format!("a{STAGED_SUFFIX}"));
         fs::write(&staged, "1").unwrap();
         fs::remove_file(&staged).unwrap();
+        // One that an agent left behind, or is writing.
+        fs::write(dir.join(format!("b{STAGED_SUFFIX}")), "1").unwrap();
         let quiet = timeout(POLL_INTERVAL + DEBOUNCE, watcher.changed()).await;
         assert!(quiet.is_err(), "reported without a change");
     }

@@ -64,6 +64,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     withdraw_cni_config(&config)?;
     let flow_stats = FlowStats::default();
     flow_stats.capacity.set(i64::from(config.flows));
+    flow_stats.limit_of_a_pod.set(i64::from(config.flows_per_pod));
     let sizes = Sizes { flows: config.flows, least: Capacity::initial(config.initial_capacity) };
     let loaded = load_programs(&sizes)?;
 

@@ -59,7 +59,8 @@ fn only_the_container_that_mounts_bpffs_is_privileged() {
             let security = &container["securityContext"];
             if container["name"] == "prepare-node" {
                 assert_eq!(security["privileged"], true);
-                // Nor the CNI binary: that of a new version needs programs that have taken over.
+                // The agent installs the CNI binary: that of a new version requires programs that have
+                // taken over.
                 let mounts = container["volumeMounts"].as_sequence().unwrap();
                 let names: Vec<&Value> = mounts.iter().map(|mount| &mount["name"]).collect();
                 assert_eq!(names, ["bpffs"]);

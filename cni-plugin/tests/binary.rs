@@ -2,10 +2,16 @@
 //! do not reach the kernel's network.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+/// A call takes milliseconds on an idle machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
 
 /// Exit code and stdout of one call.
 fn call(variables: &[(&str, &str)], stdin: &[u8]) -> (Option<i32>, String) {
@@ -17,10 +23,32 @@ fn call(variables: &[(&str, &str)], stdin: &[u8]) -> (Option<i32>, String) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let stdin = stdin.to_owned();
     // A binary that stops reading closes the pipe.
-    let _ = child.stdin.take().unwrap().write_all(stdin);
-    let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    thread::spawn(move || drop(input.write_all(&stdin)));
+    let stdout = thread::spawn(move || {
+        let mut text = String::new();
+        output.read_to_string(&mut text).map(|_| text)
+    });
+    let status = wait(&mut child);
+    (status.code(), stdout.join().unwrap().unwrap())
+}
+
+/// Waits for the exit of the binary, which is killed at the deadline.
+fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() >= DEADLINE {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("sluice-cni: killed after {DEADLINE:?}");
+        }
+        thread::sleep(POLL);
+    }
 }
 
 fn error(variables: &[(&str, &str)], stdin: &[u8]) -> (u64, String, Value) {

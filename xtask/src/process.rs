@@ -23,6 +23,9 @@ pub const STEP: Duration = Duration::from_secs(10 * 60);
 /// Deadline of a short command, such as a kubectl call.
 pub const QUERY: Duration = Duration::from_secs(2 * 60);
 
+/// Deadline of a shell that sends signals, which takes milliseconds. Not longer than the loop of
+/// [`ProcessTree::kill`], which sends them until every process has ended.
+const SIGNAL: Duration = KILL_TIMEOUT;
 const MARK: &str = "SLUICE_XTASK_CHILD";
 const POLL: Duration = Duration::from_millis(50);
 /// How often a log is read for the end of its command.
@@ -63,21 +66,12 @@ impl ProcessTree {
     ///
     /// # Errors
     /// When the child cannot be waited for.
-    fn wait(
-        &mut self,
-        poll: Duration,
-        mut ends: impl FnMut() -> bool,
-    ) -> Result<Option<ExitStatus>> {
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(Some(status));
-            }
-            if ends() {
-                self.kill();
-                return Ok(None);
-            }
-            thread::sleep(poll);
+    fn wait(&mut self, poll: Duration, ends: impl FnMut() -> bool) -> Result<Option<ExitStatus>> {
+        let status = wait_for_child(&mut self.child, poll, ends)?;
+        if status.is_none() {
+            self.kill();
         }
+        Ok(status)
     }
 
     /// Waits for the child until `deadline`.
@@ -123,16 +117,42 @@ impl ProcessTree {
     }
 }
 
+/// Waits for a child and calls `ends` every `poll`. Returns `None` when that returned true.
+fn wait_for_child(
+    child: &mut Child,
+    poll: Duration,
+    mut ends: impl FnMut() -> bool,
+) -> Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if ends() {
+            return Ok(None);
+        }
+        thread::sleep(poll);
+    }
+}
+
 /// Sends a signal, by name, to processes.
 ///
 /// # Errors
-/// When one of the processes does not exist.
+/// When one of the processes does not exist, or the signals are not sent within 5 seconds.
 pub fn signal(name: &str, pids: &[u32]) -> Result<()> {
-    let status = Command::new("sh")
+    let mut command = Command::new("sh");
+    command
         .args(["-c", &format!("kill -{name} \"$@\""), "sh"])
         .args(pids.iter().map(u32::to_string))
-        .stderr(Stdio::null())
-        .status()?;
+        .stderr(Stdio::null());
+    let start = Instant::now();
+    let mut child = ProcessTree::start(&mut command)?.child;
+    let status = wait_for_child(&mut child, POLL / 10, || start.elapsed() >= SIGNAL)?;
+    if status.is_none() {
+        // Not `ProcessTree::kill`, which calls this function. The shell has no children.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let status = status.with_context(|| killed(&command_line(&command), SIGNAL))?;
     ensure!(status.success(), "cannot signal processes {pids:?}");
     Ok(())
 }

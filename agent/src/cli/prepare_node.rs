@@ -1,7 +1,7 @@
 //! `sluice prepare-node`: privileged preparation of a node, run as an init container.
 //!
-//! Its results outlive the container: the bpffs mount and sysctls. The CNI binary is not one of them:
-//! the agent replaces it when its programs take over, which a CNI binary of its version needs.
+//! Its results outlive the container: the bpffs mount and sysctls. The agent installs the CNI binary,
+//! because a new binary requires programs that have taken over.
 
 use std::fs;
 use std::path::Path;

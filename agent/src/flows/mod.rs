@@ -47,6 +47,8 @@ pub struct FlowStats {
     pub unconfirmed: Gauge,
     /// Most entries of one pod after the last round.
     pub most_of_a_pod: Gauge,
+    /// Most entries that a pod may have.
+    pub limit_of_a_pod: Gauge,
     /// Fill of the maps, source ports by destination, flows by pod.
     pub report: SharedReport,
 }

@@ -7,7 +7,7 @@ use sluice_core::ObjectName;
 
 use super::Result;
 
-/// What a load balancer is told about a Service.
+/// The response to a health check of a load balancer, for one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// The Service.

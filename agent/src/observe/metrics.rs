@@ -277,6 +277,11 @@ pub fn registry(
         "Entries of the pod with the most entries in the table of flows",
         flows.most_of_a_pod.clone(),
     );
+    r.register(
+        "sluice_flow_entries_of_a_pod_limit",
+        "Entries that a pod can have in the table of flows (--flows-per-pod)",
+        flows.limit_of_a_pod.clone(),
+    );
     r.register("sluice_flows_removed", "Entries of ended flows removed", flows.removed.clone());
     r.register(
         "sluice_flows_unconfirmed",

@@ -10,7 +10,7 @@
 //! all watches. A cluster of 1,000 nodes therefore sends about 1,000 connection attempts a second to
 //! a server that is absent, spread by jitter, and 4,000 further requests, spread over
 //! [`WAKE_SPREAD`], when it returns. These resume watches at their resource version; they list only
-//! if the server forgot that version.
+//! if the server no longer has that version.
 //!
 //! A server that responds and refuses (403, 429, 410, an object that cannot be parsed, a stream that
 //! breaks at once) is not absent: each watch backs off by itself, also against the successes of
@@ -31,7 +31,7 @@ const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// Watches that are woken start within this time.
 const WAKE_SPREAD: Duration = Duration::from_millis(300);
 /// First and longest pause after a refusal, before jitter.
-const COLLIDED_CLASS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+const REFUSAL_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// A watch that worked this long starts again with the first pause.
 const GOOD: Duration = Duration::from_secs(30);
 
@@ -40,7 +40,7 @@ const GOOD: Duration = Duration::from_secs(30);
 pub enum Failure {
     /// The server did not respond, or only with an error of a server that does not work (5xx, 401).
     Absent,
-    /// The server responded; it wants to be left alone for this time.
+    /// The server responded with an error; the next request follows after this time at the earliest.
     Refused(Duration),
 }
 
@@ -120,9 +120,9 @@ impl Retry {
                 if worked >= GOOD {
                     self.refusals = 0;
                 }
-                let pause = COLLIDED_CLASS.0.saturating_mul(2u32.saturating_pow(self.refusals));
+                let pause = REFUSAL_PAUSES.0.saturating_mul(2u32.saturating_pow(self.refusals));
                 self.refusals = self.refusals.saturating_add(1).min(16);
-                let pause = pause.min(COLLIDED_CLASS.1).max(at_least);
+                let pause = pause.min(REFUSAL_PAUSES.1).max(at_least);
                 sleep(self.shared.jitter(pause)).await;
             }
             Failure::Absent => {

@@ -14,8 +14,8 @@ const RUN: Duration = Duration::from_millis(2);
 /// visible then, and what is written before the call is seen by all later runs.
 ///
 /// Programs run in read-side critical sections of RCU, and membarrier(2) waits for a grace period: 5 to
-/// 30 ms. It does not where some CPUs run without a tick (EINVAL) or the machine has a single CPU; the 2 ms
-/// are for these.
+/// 30 ms. It fails if a CPU runs without a tick (EINVAL) and does not wait on a machine with a single CPU;
+/// the sleep of 2 ms covers both.
 pub fn wait_for_runs() {
     // SAFETY: the call takes no pointers. Its result does not matter, see above.
     unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0) };

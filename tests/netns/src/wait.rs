@@ -11,8 +11,7 @@ const FACTOR: &str = "SLUICE_TIME_FACTOR";
 /// Interval between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// A deadline on this machine: an emulator is ten times slower, and says so by an environment variable
-/// (`cargo xtask kernels`).
+/// A deadline on this machine: `cargo xtask kernels` sets the factor for emulators.
 ///
 /// # Panics
 /// If the variable is not a positive number.

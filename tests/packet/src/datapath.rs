@@ -116,12 +116,12 @@ impl Datapath {
     }
 
     fn object(&self) -> MutexGuard<'_, Ebpf> {
-        self.ebpf.lock().expect("no test goes on after a panic")
+        self.ebpf.lock().expect("the lock is not poisoned")
     }
 
     /// The loaded object.
     pub(crate) fn object_mut(&mut self) -> &mut Ebpf {
-        self.ebpf.get_mut().expect("no test goes on after a panic")
+        self.ebpf.get_mut().expect("the lock is not poisoned")
     }
 
     /// Loads the socket programs too.
@@ -281,6 +281,11 @@ impl Datapath {
         let loaded = self.programs.get(name);
         let loaded = loaded.unwrap_or_else(|| panic!("{name} is not a tc or XDP program"));
         loaded.get_or_init(|| self.load_program(name)).as_fd()
+    }
+
+    /// Loads a tc or XDP program before it is used: the first packet does not wait for the verifier.
+    pub fn prepare(&self, name: &str) {
+        self.fd(name);
     }
 
     fn load_program(&self, name: &str) -> OwnedFd {

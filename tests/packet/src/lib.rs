@@ -7,8 +7,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod accept;
+mod arp;
 mod cgroup;
 pub mod checksum;
+pub mod command;
 pub mod conversation;
 pub mod counters;
 mod datapath;
@@ -26,6 +28,7 @@ pub mod topology;
 mod xdp;
 
 pub use accept::accept;
+pub use arp::arp;
 pub use cgroup::InCgroup;
 pub use counters::Counters;
 pub use datapath::{Datapath, Options, object};

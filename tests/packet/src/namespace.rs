@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sluice_bpf::netlink::Netlink;
 
-/// Deadline of a command in seconds; `timeout` exits with 124 when it passes.
-const DEADLINE: &str = "20";
+use crate::command;
 
 /// A network namespace that is removed with its devices when this value is dropped.
 #[derive(Debug)]
@@ -55,14 +54,12 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("timeout").args([DEADLINE, "ip", "netns", "del", &self.name]).status();
+        command::attempt(Command::new("ip").args(["netns", "del", &self.name]));
     }
 }
 
 fn shell(script: &str) -> String {
-    let output = Command::new("timeout").args([DEADLINE, "sh", "-ec", script]).output().unwrap();
-    assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    command::output(Command::new("sh").args(["-ec", script]))
 }
 
 /// Cookie of this thread's network namespace.

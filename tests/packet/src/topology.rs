@@ -18,6 +18,8 @@ use std::sync::OnceLock;
 
 use sluice_abi::Addr;
 
+use crate::command;
+
 /// A pod on this node.
 pub const CLIENT: [u8; 4] = [10, 244, 1, 10];
 /// Interface index of the host end of [`CLIENT`]'s veth pair.
@@ -140,7 +142,6 @@ pub fn create_devices() {
         if std::fs::exists("/proc/sys/net/ipv4/conf/up0").unwrap() {
             return;
         }
-        let setup = Command::new("sh").args(["-c", SETUP]).output().unwrap();
-        assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
+        command::output(Command::new("sh").args(["-c", SETUP]));
     });
 }

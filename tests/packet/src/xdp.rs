@@ -36,7 +36,7 @@ impl Datapath {
         self.xdp_flags = 0;
     }
 
-    /// Moves the last packets that XDP has left to the stack for the sake of neighbor entries into the
+    /// Moves the last packets that XDP has left to the stack to refresh neighbor entries into the
     /// past, on every CPU.
     pub fn age_neighbor_uses(&mut self, seconds: u32) {
         let map = self.object_mut().map_mut("NEIGHBOR_USES").expect("the object has the map");

@@ -79,6 +79,7 @@ fn a_window_has_100_events_and_the_counter_has_every_drop() {
     // The drops of one window have to fit into it, also on a busy machine: try again if not.
     for _ in 0..20 {
         let mut datapath = Datapath::node();
+        datapath.prepare(program::FROM_POD);
         let start = Instant::now();
         spoof_times(&datapath, EVENTS + 50);
         if start.elapsed() >= WINDOW {
@@ -116,6 +117,7 @@ fn each_cpu_has_a_window_of_its_own() {
     // Both runs have to fit into the window of the first CPU: try again if not.
     for _ in 0..20 {
         let mut datapath = Datapath::node();
+        datapath.prepare(program::FROM_POD);
         let start = Instant::now();
         let mut events = Vec::new();
         for cpu in [first, second] {

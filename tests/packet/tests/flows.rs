@@ -1,11 +1,10 @@
-//! Flows that need loops or statistics: port exhaustion, spread of connections, orphan fragments,
-//! full maps.
+//! Flows that need loops or statistics: port exhaustion, spread of connections, full maps.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+use std::time::Instant;
+
 use packet_tests::*;
-use sluice_abi::{
-    DropReason, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Outcome, PodFlows, map, proto,
-};
+use sluice_abi::{DropReason, FlowEntry, FlowKey, Outcome, PodFlows, map, proto};
 use sluice_packet::budget;
 
 const SYN: u8 = 2;
@@ -87,43 +86,6 @@ fn ports_of_closed_connections_are_kept_while_others_are_free() {
 }
 
 #[test]
-fn orphan_fragments_wait_twice_and_are_dropped() {
-    let datapath = Datapath::node();
-    datapath.service(7, (VIP, 53, proto::UDP), &[(SERVER, 5353)]);
-    let whole = Packet::udp((CLIENT, PORT), (VIP, 53), &[7; 3000]);
-    let later = || datapath.from_pod(CLIENT_IFINDEX, &whole.fragment(1480, 1480));
-    for n in 1..=2 {
-        assert!(later().is_requeued(), "fragment {n}");
-    }
-    later().dropped(DropReason::FragmentUnknown);
-    later().dropped(DropReason::FragmentUnknown);
-    // The first fragment ends the wait.
-    let first = datapath.from_pod(CLIENT_IFINDEX, &whole.fragment(0, 1480));
-    assert_eq!(first.to_pod(&[Outcome::Translated]).dst, SERVER);
-    assert_eq!(later().to_pod(&[Outcome::Translated]).dst, SERVER);
-    // The count restarts when the ports are lost again, and for each datagram.
-    let fragments = datapath.map::<FragmentKey, FragmentPorts>(map::FRAGMENTS);
-    for (key, _) in fragments.entries().unwrap() {
-        fragments.delete(&key).unwrap();
-    }
-    assert!(later().is_requeued());
-    let mut other = whole.clone();
-    other.id = 99;
-    assert!(datapath.from_pod(CLIENT_IFINDEX, &other.fragment(1480, 1480)).is_requeued());
-}
-
-#[test]
-fn orphan_fragments_to_the_node_wait_twice_and_go_to_the_stack() {
-    let datapath = Datapath::node();
-    let whole = Packet::udp((EXTERNAL, 53), (NODE, 5000), &[7; 3000]);
-    let later = || datapath.from_netdev(&whole.fragment(1480, 1480));
-    for n in 1..=2 {
-        assert!(later().is_requeued(), "fragment {n}");
-    }
-    later().passed();
-}
-
-#[test]
 fn orphan_fragments_at_egress_hooks_are_dropped() {
     let datapath = Datapath::node();
     datapath.service(7, (VIP, 53, proto::UDP), &[(SERVER, 5353)]);
@@ -200,17 +162,22 @@ fn assert_open(datapath: &Datapath, port: u16, snat: u16) {
 
 #[test]
 fn a_scan_by_one_pod_leaves_confirmed_flows_and_new_flows_of_other_pods() {
-    for flows in [None, Some(map::FLOWS_MAX / 10)] {
+    let tenth = Some(map::FLOWS_MAX / 10);
+    for (flows, protocol) in [(None, proto::UDP), (tenth, proto::UDP), (tenth, proto::TCP)] {
         let datapath = Datapath::load_with(Options { flows, ..Options::default() });
         datapath.configure_node();
         let snat = connect(&datapath, 1000);
         let scan = |n: u32| {
             let [_, a, b, c] = n.to_be_bytes();
-            let packet = Packet::udp((SERVER, 4000), ([203, a, b, c], 9), b"x");
+            let (from, to) = ((SERVER, 4000), ([203, a, b, c], 9));
+            let packet = match protocol {
+                proto::TCP => Packet::tcp(from, to, SYN, b""),
+                _ => Packet::udp(from, to, b"x"),
+            };
             datapath.from_pod(SERVER_IFINDEX, &packet)
         };
         // More flows than the table of new flows has entries, if the pod had all of it.
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let mut passes = 0;
         for n in 0..20_000 {
             let run = scan(n);
@@ -232,21 +199,24 @@ fn a_scan_by_one_pod_leaves_confirmed_flows_and_new_flows_of_other_pods() {
 
 #[test]
 fn a_flood_from_the_wire_leaves_confirmed_flows_and_new_flows_of_pods() {
-    let datapath = Datapath::node();
-    let snat = connect(&datapath, 1000);
-    for n in 0..20_000u32 {
-        let [_, a, b, c] = n.to_be_bytes();
-        let attack = Packet::tcp(([203, a, b, c], 4000), (SERVER, 80), SYN, b"");
-        datapath.from_netdev(&attack).to_pod(&[]);
-        // The pod answers each SYN, which proves nothing about its sender.
-        let answer = Packet::tcp((SERVER, 80), ([203, a, b, c], 4000), SYN_ACK, b"");
-        datapath.from_pod(SERVER_IFINDEX, &answer).to_uplink(&[]);
+    for flows in [None, Some(map::FLOWS_MAX / 10)] {
+        let datapath = Datapath::load_with(Options { flows, ..Options::default() });
+        datapath.configure_node();
+        let snat = connect(&datapath, 1000);
+        for n in 0..20_000u32 {
+            let [_, a, b, c] = n.to_be_bytes();
+            let attack = Packet::tcp(([203, a, b, c], 4000), (SERVER, 80), SYN, b"");
+            datapath.from_netdev(&attack).to_pod(&[]);
+            // The pod answers each SYN, which proves nothing about its sender.
+            let answer = Packet::tcp((SERVER, 80), ([203, a, b, c], 4000), SYN_ACK, b"");
+            datapath.from_pod(SERVER_IFINDEX, &answer).to_uplink(&[]);
+        }
+        let confirmed = datapath.flows_in(map::FLOWS);
+        assert_eq!(confirmed.len(), 1, "{confirmed:?}");
+        assert_open(&datapath, 1000, snat);
+        let other = connect(&datapath, 1001);
+        assert_open(&datapath, 1001, other);
     }
-    let confirmed = datapath.flows_in(map::FLOWS);
-    assert_eq!(confirmed.len(), 1, "{confirmed:?}");
-    assert_open(&datapath, 1000, snat);
-    let other = connect(&datapath, 1001);
-    assert_open(&datapath, 1001, other);
 }
 
 #[test]

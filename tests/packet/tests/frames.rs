@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use packet_tests::random::Random;
-use packet_tests::topology::{HOST_MAC, NAMES, pod_mac};
+use packet_tests::topology::{NAMES, pod_mac};
 use packet_tests::*;
 use sluice_abi::{Counter, DropReason, Frontend, Outcome, frontend_flags, program, proto};
 
@@ -63,23 +63,6 @@ fn tcp_options_count_for_the_mtu() {
     let run = |gso| datapath.run_gso(program::FROM_POD, &frame, CLIENT_IFINDEX, gso);
     run(1448).to_uplink(&[]);
     run(1449).to_stack(&[]);
-}
-
-/// An ARP message in an Ethernet frame.
-fn arp(
-    frame_mac: [u8; 6],
-    operation: u8,
-    mac: [u8; 6],
-    sender: [u8; 4],
-    target: [u8; 4],
-) -> Vec<u8> {
-    let mut frame = [HOST_MAC, frame_mac].concat();
-    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
-    frame.extend(mac);
-    frame.extend(sender);
-    frame.extend([0; 6]);
-    frame.extend(target);
-    frame
 }
 
 #[test]
@@ -250,8 +233,30 @@ fn random_packet(random: &mut Random) -> Packet {
     packet
 }
 
-/// A random packet, or one with some bytes changed, cut off or added.
+/// A frame without IPv4: ARP between known addresses, IPv6, another protocol.
+fn random_other_frame(random: &mut Random) -> Vec<u8> {
+    let mac = |random: &mut Random| pod_mac(*random.pick(&[CLIENT, CLIENT, SERVER]));
+    let address = |random: &mut Random| *random.pick(&[CLIENT, CLIENT, SERVER, GATEWAY, [0; 4]]);
+    let (source, sender) = (mac(random), mac(random));
+    let operation = 1 + random.below(3) as u8;
+    let mut frame = arp(source, operation, sender, address(random), address(random));
+    match random.below(4) {
+        0 => {
+            // The header of an IPv6 packet, then random bytes.
+            frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+            frame.resize(14 + 40 + random.below(40), random.bits() as u8);
+        }
+        1 => frame[12..14].copy_from_slice(&(random.bits() as u16).to_be_bytes()),
+        _ => {}
+    }
+    frame
+}
+
+/// A random packet, one with some bytes changed, cut off or added, or a frame without IPv4.
 fn random_frame(random: &mut Random, program: &str) -> Vec<u8> {
+    if random.below(10) == 0 {
+        return random_other_frame(random);
+    }
     let packet = random_packet(random);
     let mut frame = match program {
         program::FROM_POD => packet.bytes_from_pod(CLIENT_IFINDEX),
@@ -288,12 +293,16 @@ fn has_valid_lengths(frame: &[u8]) -> bool {
         && 14 + total <= frame.len()
 }
 
-/// Whether a frame is IPv4 from CLIENT's addresses, or ARP about them.
+/// Whether a frame is IPv4 from CLIENT's addresses, or ARP about them: a probe for its own address has no
+/// sender's (RFC 5227).
 fn is_from_client(frame: &[u8]) -> bool {
     let mac = pod_mac(CLIENT);
     let is_own = match frame[12..14] {
         [8, 0] => frame[26..30] == CLIENT,
-        [8, 6] => frame[22..28] == mac && frame[28..32] == CLIENT,
+        [8, 6] => {
+            let (sender, target) = (&frame[28..32], &frame[38..42]);
+            frame[22..28] == mac && (sender == CLIENT || (sender == [0; 4] && target == CLIENT))
+        }
         _ => false,
     };
     is_own && frame[6..12] == mac
@@ -352,12 +361,19 @@ fn random_frames_have_one_outcome_and_reach_pods_intact() {
     let local = Frontend { service: 5, flags: frontend_flags::LOCAL };
     datapath.frontend(([10, 96, 0, 51], 53, proto::UDP), local);
     let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut arp_passed = 0;
     for _ in 0..FRAMES {
         let (name, ifindex) = *random.pick(&HOOKS);
         let frame = random_frame(&mut random, name);
         let gso_size = if random.below(20) == 0 { 8 + random.below(1500) as u32 } else { 0 };
         match datapath.try_run(name, &frame, ifindex, gso_size) {
-            Ok(run) => *outcomes.entry(check(&run, name)).or_default() += 1,
+            Ok(run) => {
+                let outcome = check(&run, name);
+                let is_arp = frame.get(12..14) == Some(&[8, 6]);
+                let of_pod = name == program::FROM_POD && outcome == "passed";
+                arp_passed += usize::from(is_arp && of_pod);
+                *outcomes.entry(outcome).or_default() += 1;
+            }
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) && frame.len() < MIN_LEN => {
                 *outcomes.entry("too short to run").or_default() += 1;
             }
@@ -365,6 +381,7 @@ fn random_frames_have_one_outcome_and_reach_pods_intact() {
         }
     }
     println!("{outcomes:?}");
+    assert!(arp_passed > 0, "no ARP message of the pod passed");
     for outcome in ["to_pod", "to_uplink", "to_stack", "rejected", "requeued", "passed"] {
         assert!(outcomes.contains_key(outcome), "no frame was {outcome}: {outcomes:?}");
     }

@@ -8,8 +8,7 @@ use packet_tests::*;
 use sluice_abi::Outcome;
 
 fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
-    assert!(status.success(), "ip {arguments}");
+    command::output(Command::new("ip").args(arguments.split(' ')));
 }
 
 fn send(datapath: &Datapath, to: [u8; 4], bytes: usize) -> Run {

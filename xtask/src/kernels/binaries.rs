@@ -19,7 +19,7 @@ pub const END: &str = "SLUICE-GUEST-END";
 /// Tests for which an emulated processor is too slow: those of so many packets that each takes ten
 /// minutes, those of a number of drops within 100 ms, and those in which a pause of a second is a
 /// failure.
-const TOO_SLOW: [&str; 14] = [
+pub const TOO_SLOW: [&str; 14] = [
     "a_flood_",
     "a_scan_",
     "random_frames_",

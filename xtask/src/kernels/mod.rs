@@ -101,6 +101,9 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
             }
             let start = Instant::now();
             let script = binaries::script(&selected, jit_hardening, !options.kvm);
+            if !options.kvm {
+                println!("  not run in an emulator: {}", binaries::TOO_SLOW.join(", "));
+            }
             let console = guest::boot(cache, &kernel, &script, options.kvm)?;
             let tally = binaries::tally(&selected, &console);
             failed += tally.failed;

@@ -50,14 +50,12 @@ pub const CLUSTER_PHASES: [Phase; 3] = [
 ];
 
 /// Tests of the namespace level that run one at a time, by parts of their names: they count lost
-/// packets while agents start, kill processes at a moment, or measure time. The others run in pairs.
-const ALONE: [&str; 11] = [
+/// packets while agents start, or measure time. The others run in pairs.
+const ALONE: [&str; 9] = [
     "command_is_killed",
-    "crash::",
     "growth::",
     "interrupted_test_process",
     "lost_api_server",
-    "race::",
     "repairs::",
     "restarted_agent_loses_no_request",
     "service_changes::",
@@ -257,9 +255,9 @@ mod tests {
 
     /// Names of tests with those of their modules, as in the sources.
     fn names() -> String {
-        let folder = checkout().join("tests/netns/tests");
+        let root = checkout().join("tests/netns/tests");
         let mut names = String::new();
-        let mut folders = vec![folder];
+        let mut folders = vec![root.clone()];
         while let Some(folder) = folders.pop() {
             for path in sorted_entries(&folder).expect("a folder") {
                 if path.is_dir() {
@@ -267,9 +265,14 @@ mod tests {
                     continue;
                 }
                 let module = path.file_stem().expect("a name").to_string_lossy().into_owned();
+                let is_crate = path.parent() == Some(root.as_path()) || module == "main";
+                let prefix = if is_crate { String::new() } else { format!("{module}::") };
                 let text = fs::read_to_string(&path).expect("a source");
-                for line in text.lines().filter_map(|line| line.strip_prefix("fn ")) {
-                    names += &format!("{module}::{line}\n");
+                let lines: Vec<&str> = text.lines().collect();
+                for pair in lines.windows(2) {
+                    if let ("#[test]", Some(name)) = (pair[0], pair[1].strip_prefix("fn ")) {
+                        names += &format!("{prefix}{name}\n");
+                    }
                 }
             }
         }

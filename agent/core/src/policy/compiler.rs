@@ -8,7 +8,7 @@
 //! ```
 //! A change is carried out in steps; most have one or two.
 //! 1. Pods of this node are closed that change over to new tables while their present ones judge a peer
-//!    otherwise than before: they would judge peers of now by rules of before. Also those whose tables do
+//!    otherwise than before: they would apply former rules to present peers. Also those whose tables do
 //!    not fit any more.
 //! 2. Terms of new tables become active, and pods that changed move to other classes. No table uses the
 //!    new terms: for each table, the old and the new class of an address that did not change are equal.
@@ -98,8 +98,8 @@ impl Policies {
     /// `local` are all pods of this node. Requires that NetworkPolicies, Namespaces, Pods and Nodes
     /// have been listed; before that, only [`open_namespaces`] may be written.
     pub fn update(&mut self, index: &Index, dirty: &PolicyDirty, local: &[LocalPod]) -> Vec<Step> {
-        // Without policies, no peer matters: a cluster without them pays nothing for its Pods. They are
-        // forgotten last, when no table has rules for them any more.
+        // A cluster without policies keeps no Pods: no rule refers to a peer. They are removed last, when
+        // no table has rules for them any more.
         let needed = index.network_policies().next().is_some()
             || index.cluster_network_policies().next().is_some();
         let all = dirty.all;

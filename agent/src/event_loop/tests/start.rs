@@ -203,6 +203,9 @@ async fn contract_1_9_external_ips_can_be_switched_off() {
                 rows.iter().any(|(key, _)| key.addr == addr && key.port.get() == 80)
             });
             assert_eq!(found, served, "{flags:?}");
+            let ignored = "198.51.100.7".parse::<IpAddr>().unwrap().into();
+            let any = rows.iter().any(|(key, _)| key.addr == ignored);
+            assert_eq!(any, served[0], "row for all ports, {flags:?}");
         }
     }
 }

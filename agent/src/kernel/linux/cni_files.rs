@@ -49,8 +49,8 @@ pub fn preceding_configs(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Installs the CNI binary, and remembers what it compared: while the agent waits, it is called in
-/// each pass.
+/// Installs the CNI binary. It keeps the identities of the files that it compared, because it is called in
+/// each pass while the agent waits.
 #[derive(Debug, Default)]
 pub struct Installer {
     /// Identities of both files after the last comparison or installation.
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn staged_binary_is_not_installed_before_it_is_asked_for_and_leaves_no_file() {
+    fn staged_binary_is_installed_on_request_only_and_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let (from, bin) = (dir.path().join("sluice-cni"), dir.path().join("bin"));
         let installed = bin.join(CNI_BINARY_NAME);

@@ -130,8 +130,8 @@ impl LinuxKernel {
 fn warn_not_replaced(error: &InstallError) {
     tracing::warn!(
         error = %sluice_bpf::error_chain(error),
-        "CNI binary not replaced with the programs: it is repeated, and pods that the former one \
-         connects until then can lose their first packets"
+        "CNI binary not replaced with the programs: the replacement is retried; pods that the former \
+         binary connects until then can lose their first packets"
     );
 }
 

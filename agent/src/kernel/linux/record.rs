@@ -6,9 +6,9 @@
 //! map FLOWS 812                kernel id of each pinned map
 //! program from_pod 94          kernel id of each program that waits for its switch, or else is pinned
 //! ```
-//! The kernel gives ids out in a cycle of 2^31, and pins end with the kernel: equal ids are the same
-//! objects. If one of them is missing or another one, or the record cannot be read, the agent loads
-//! the programs again.
+//! Kernel ids are assigned cyclically up to 2^31 and pins do not survive a reboot, so equal ids identify
+//! the same objects. If an object is missing or has another id, or the record cannot be read, the agent
+//! loads the programs again.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Write as _;

@@ -36,7 +36,7 @@ pub struct Lease {
     pub pod_namespace: Option<String>,
     /// `K8S_POD_NAME`, if the runtime gave one.
     pub pod_name: Option<String>,
-    /// `K8S_POD_UID`, which tells a Pod from one of the same name before it; `None` as for the hostPorts,
+    /// `K8S_POD_UID`, which differs between two Pods of the same name; `None` as for the hostPorts,
     /// and if the runtime gave none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,

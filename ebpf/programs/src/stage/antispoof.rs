@@ -96,7 +96,8 @@ pub fn check_sender<F: Outlined>(
         }
         DestinationClass::RemotePod if !f.is_from_next_hop(packet, headers) => Err(class),
         class => {
-            if let Some(recent) = recent_sender(&packet.tuple.src) {
+            // SAFETY: the only reference of this function, which calls none that has one.
+            if let Some(recent) = unsafe { recent_sender(&packet.tuple.src) } {
                 recent.addr = packet.tuple.src;
                 recent.mac = headers.link.source();
                 recent.ifindex = packet.ifindex;
@@ -123,18 +124,23 @@ struct Sender {
 static SENDERS: PerCpuArray<Sender> = PerCpuArray::with_max_entries(256, 0);
 
 /// This CPU's entry for a source address.
+///
+/// # Safety
+/// The run of the program has no other reference to an entry.
 #[inline(always)]
-fn recent_sender(addr: &Addr) -> Option<&'static mut Sender> {
+unsafe fn recent_sender(addr: &Addr) -> Option<&'static mut Sender> {
     let slot = addr.0[15] ^ addr.0[14].rotate_left(4);
     let sender = SENDERS.get_ptr_mut(u32::from(slot))?;
-    // SAFETY: this CPU's entry, to which only one function at a time has a reference.
+    // SAFETY: this CPU's entry; see above.
     Some(unsafe { &mut *sender })
 }
 
 /// Whether [`check_sender`] has accepted this sender for the source of the packet in this tick.
 #[inline(always)]
 pub fn is_recent_sender(packet: &Packet, headers: &Headers) -> bool {
-    recent_sender(&packet.tuple.src).is_some_and(|recent| {
+    // SAFETY: as in `check_sender`.
+    let recent = unsafe { recent_sender(&packet.tuple.src) };
+    recent.is_some_and(|recent| {
         recent.addr == packet.tuple.src
             && recent.mac == headers.link.source()
             && recent.ifindex == packet.ifindex

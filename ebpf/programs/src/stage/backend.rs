@@ -239,7 +239,7 @@ fn find_slots(chosen: &mut Chosen, frontend: &Frontend, request: u32) -> Choice 
     if is_limited && is_unknown {
         return Choice::ClientUnknown;
     }
-    // Before the endpoints: other clients do not learn whether there are any.
+    // Before the endpoints: the verdict for other clients does not depend on whether there are any.
     if is_limited && !maps::is_in_source_ranges(frontend.service, &chosen.client) {
         return Choice::SourceNotAllowed;
     }

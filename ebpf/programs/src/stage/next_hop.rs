@@ -38,18 +38,19 @@ const NEIGHBOR_TICKS: u32 = 32;
 /// When this CPU has last left a packet to the stack, by the last byte of the next hop's address.
 ///
 /// Packets that leave by XDP do not use the neighbor entry: the kernel would keep the hardware address
-/// of a host that has another one by now. A packet from tc makes it ask again, if the entry is as old
-/// as one that the stack asks about by itself.
+/// of a host that has another one by now. For a packet from tc it sends a new request, if the entry is
+/// as old as one that the stack checks by itself.
 #[map]
 static NEIGHBOR_USES: PerCpuArray<u32> = PerCpuArray::with_max_entries(256, 0);
 
-/// Whether a packet has to be left to the stack for the sake of its next hop's neighbor entry.
+/// Whether the stack has to send a packet, so that the kernel keeps checking the neighbor entry of its next
+/// hop.
 #[inline(always)]
 fn neighbor_is_due(hop: &NextHop, tick: u32) -> bool {
     let Some(used) = NEIGHBOR_USES.get_ptr_mut(u32::from(hop.addr.0[15])) else { return true };
     // SAFETY: this CPU's entry, to which no other reference exists.
     let used = unsafe { &mut *used };
-    // The first packet is as good as one of the stack: the kernel has just looked the address up.
+    // The first packet counts as one of the stack: the kernel has just resolved the address.
     let is_due = *used != 0 && tick.wrapping_sub(*used) >= NEIGHBOR_TICKS;
     if is_due || *used == 0 {
         *used = tick;
@@ -63,7 +64,8 @@ pub fn find<F: Outlined>(f: &F, packet: &Packet, flow: &Flow, hop: &mut NextHop)
     let (src, dst) = (&packet.tuple.src, &flow.translated.dst);
     let proto = u32::from(packet.tuple.proto);
     let tick = kernel::tick();
-    let recent = slot(src, dst);
+    // SAFETY: the only reference of this run.
+    let recent = unsafe { slot(src, dst) };
     if let Some(recent) = &recent
         && recent.tick == tick
         && recent.dst == *dst
@@ -91,11 +93,14 @@ pub fn find<F: Outlined>(f: &F, packet: &Packet, flow: &Flow, hop: &mut NextHop)
 }
 
 /// This CPU's slot of a pair of addresses.
+///
+/// # Safety
+/// The run of the program has no other reference to a slot.
 #[inline(always)]
-fn slot(src: &Addr, dst: &Addr) -> Option<&'static mut Recent> {
+unsafe fn slot(src: &Addr, dst: &Addr) -> Option<&'static mut Recent> {
     let [.., a, b] = dst.0;
     let n = u32::from(b) ^ u32::from(a) << 4 ^ u32::from(src.0[15]) << 1;
     let recent = NEXT_HOPS.get_ptr_mut(n & (SLOTS - 1))?;
-    // SAFETY: this CPU's entry, to which only the caller has a reference.
+    // SAFETY: this CPU's entry; see above.
     Some(unsafe { &mut *recent })
 }

@@ -50,9 +50,12 @@ fn main() {
     println!("{report}");
 }
 
-/// Time on a processor of the agent's one thread, in seconds.
+/// Time on a processor of the agent's threads, in seconds.
 fn cpu(agent: &Agent) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{}/schedstat", agent.pid())).unwrap();
-    let nanoseconds: f64 = stat.split(' ').next().unwrap().parse().unwrap();
-    nanoseconds / 1e9
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap().flatten();
+    let nanoseconds = tasks.filter_map(|task| {
+        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<u64>().ok()
+    });
+    nanoseconds.sum::<u64>() as f64 / 1e9
 }

@@ -1,7 +1,7 @@
 //! Invalid calls: the exact error code, and what the message names.
 
 use netns_tests::cni::code::*;
-use netns_tests::{CniCall, Node, Pod, Sandbox, dataplane};
+use netns_tests::{CniCall, Node, Pod, Sandbox, command, dataplane};
 use serde_json::{Value, json};
 
 use crate::{LEASES, assert_no_pod, damage_leases, devices, leases, node, with};
@@ -165,10 +165,7 @@ fn has_interface(node: &Node, pod: &Pod) -> bool {
 fn add_without_write_access_to_sysctls_is_undone() {
     let (_topology, node) = node();
     node.sysctl("net/ipv4/conf/default/rp_filter", "1");
-    let mount = |arguments: &[&str]| {
-        let status = node.namespaces.command("mount").args(arguments).status().unwrap();
-        assert!(status.success(), "mount {arguments:?}");
-    };
+    let mount = |arguments: &[&str]| command(&node.namespaces, "mount", arguments);
     mount(&["--bind", "/proc/sys", "/proc/sys"]);
     mount(&["-o", "remount,bind,ro", "/proc/sys"]);
     let sandbox = node.sandbox("default/web");

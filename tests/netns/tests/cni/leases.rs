@@ -45,9 +45,9 @@ fn add_in_a_full_range_fails_and_a_released_address_is_reused_after_ten_seconds(
     node.cni_of_network("STATUS", &small_range(&node)).ok();
     assert_eq!(devices(&late.namespaces), ["lo"]);
 
+    let released = Instant::now();
     let del = node.cni_with("DEL", &small_range(&node), &pods[3]);
     del.ok();
-    let released = Instant::now();
     add(&node, &late).error(code::TRY_AGAIN_LATER, &["default/late", "10 s"]);
     age_released(&node, 8);
     let result = eventually("the released address is reused", || {
@@ -55,8 +55,8 @@ fn add_in_a_full_range_fails_and_a_released_address_is_reused_after_ten_seconds(
         if output.code == Some(0) { Ok(output.ok()) } else { Err(output.stdout) }
     });
     assert_eq!(result["ips"][0]["address"], "10.244.1.5/32");
-    // Two of the ten seconds are left, and the clock of the state has whole seconds.
-    assert!(released.elapsed() > Duration::from_millis(900), "{:?}", released.elapsed());
+    // Two of the ten seconds are left; the state has whole seconds, so at least one of them passes.
+    assert!(released.elapsed() > Duration::from_secs(1), "{:?}", released.elapsed());
 }
 
 #[test]

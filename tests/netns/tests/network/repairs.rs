@@ -19,7 +19,7 @@ use sluice_pod::device::link_by_name;
 /// Within this time a change is repaired, on a machine that is not overloaded.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// What another program changes; whether it is as the agent wants it.
+/// What another program changes; whether it is in its desired state.
 struct Case {
     name: &'static str,
     /// Label of the metric.

@@ -167,39 +167,50 @@ fn map_entries_of_sandboxes_removed_while_no_agent_runs_are_deleted() {
 }
 
 #[test]
-fn pins_of_other_objects_are_replaced_at_the_start() {
+fn programs_are_loaded_again_when_a_pin_is_missing_or_another_object() {
     let topology = Topology::new();
     let a = topology.node(1);
     let mut agent = a.agent();
     let (web, client) = (a.pod("default/web"), a.pod("default/client"));
     let _server = web.serve("web", &SERVED);
-    let attached = dataplane::programs(&a, client.host_device());
     let program = |name: &str| Path::new(pin::PROGRAMS).join(name);
     let map = |name: &str| Path::new(pin::MAPS).join(name);
-    // One is missing; two are other objects, of the same kind and shape.
-    let (from_pod, uplink) = (program(program::FROM_POD), program(program::TO_NETDEV));
+    let record = Path::new(pin::ROOT).join(pin::LOADED);
+    let successors = map(map::SUCCESSORS);
+    // The other objects have the same kind and shape, except the one in place of the record.
     for (path, other) in [
-        (&uplink, None),
-        (&from_pod, Some(program(program::TO_POD))),
-        (&map(map::SUCCESSORS), Some(map(map::PREDECESSORS))),
+        (&program(program::TO_NETDEV), None),
+        (&program(program::FROM_POD), Some(program(program::TO_POD))),
+        (&successors, Some(map(map::PREDECESSORS))),
+        (&record, None),
+        (&record, Some(map(map::COUNTERS))),
     ] {
+        let before = pins(&a);
         agent.kill();
-        let id = a.namespaces.run(|| {
+        a.namespaces.run(|| {
             fs::remove_file(path).unwrap();
-            let other = other.map(|other| obj_get(&other).unwrap());
-            other.inspect(|other| obj_pin(path, other).unwrap()).map(|_| dataplane::object_id(path))
+            if let Some(other) = &other {
+                obj_pin(path, obj_get(other).unwrap()).unwrap();
+            }
         });
         agent = a.agent();
         let log = agent.log_of_this();
-        assert!(!log.contains("programs_verified=0 "), "{}: {log}", path.display());
-        if path.starts_with(pin::PROGRAMS) {
-            let name = a.namespaces.run(|| prog_info(obj_get(path).unwrap()).unwrap().name);
-            assert_eq!(path.file_name().unwrap(), &*name);
-            assert_ne!(id, Some(a.namespaces.run(|| dataplane::object_id(path))));
+        let verified = format!("programs_verified={} ", program::all().count());
+        assert!(log.contains(&verified), "{}: {log}", path.display());
+        let pinned = pins(&a);
+        if *path == successors {
+            assert_ne!(pinned["from_pod"], before["from_pod"], "programs use the pinned map");
+        } else {
+            assert_eq!(pinned[program::FROM_NETDEV], before[program::FROM_NETDEV]);
+        }
+        if let Some(name) = path.strip_prefix(pin::PROGRAMS).ok().and_then(Path::to_str) {
+            let found = a.namespaces.run(|| prog_info(obj_get(path).unwrap()).unwrap().name);
+            assert_eq!(found, name);
         }
         let late = a.pod("default/late");
         for pod in [&client, &late] {
-            assert_eq!(dataplane::programs(&a, pod.host_device()), attached);
+            let programs = (vec![pinned["from_pod"]], vec![pinned["to_pod"]]);
+            assert_eq!(dataplane::program_ids(&a, pod.host_device()), programs);
             assert!(pod.connect("tcp", &web.at(8080)).is_ok(), "{}", path.display());
         }
     }

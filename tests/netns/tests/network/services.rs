@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use netns_tests::manifest::{service, service_with, slice_of};
 use netns_tests::peer::{Exchange, HoldReport};
-use netns_tests::{Host, OUTSIDE, Pod, eventually};
+use netns_tests::{Host, OUTSIDE, Pod, command, eventually};
 
 use crate::{TwoNodes, two_nodes};
 
@@ -87,8 +87,7 @@ fn offloaded_packets_of_nodes_and_pods_reach_endpoints_through_a_service() {
     for (name, address, pod) in &endpoints {
         t.topology.apply(name, &service_with(name, address, &["tcp:80->8080"], &[pod]));
     }
-    let shown = t.a.namespaces.command("ethtool").args(["-k", "eth0"]).output().unwrap();
-    let features = String::from_utf8(shown.stdout).unwrap();
+    let features = command(&t.a.namespaces, "ethtool", &["-k", "eth0"]);
     for feature in ["tcp-segmentation-offload: on", "tx-checksumming: on"] {
         assert!(features.contains(feature), "{feature} is missing in {features}");
     }

@@ -38,10 +38,8 @@ fn upgrades_and_downgrades_lose_nothing() {
         .partition(|(reason, _)| matches!(reason, DropReason::NoSuchPod | DropReason::Spoofed));
     let lost: u64 = of_late_pods.iter().map(|(_, packets)| *packets).sum();
     println!("    {lost} packets of them were lost");
-    assert!(
-        others.is_empty() && lost <= 2 * pods as u64,
-        "{of_late_pods:?} {others:?} of {pods} pods"
-    );
+    // At most one pod is being connected at each of the four switches.
+    assert!(others.is_empty() && lost <= 2 * 4, "{of_late_pods:?} {others:?} of {pods} pods");
     assert_eq!(dataplane::local_pods(&a), 3);
 }
 

@@ -14,11 +14,11 @@ use super::pin_set::{DescribedMap, PinSet};
 
 /// Time in which every ADD ends that has begun before the CNI binary is replaced.
 const WHILE: Duration = Duration::from_secs(10);
-/// Time in which nearly all of them end.
+/// Time in which nearly all of these ADDs end, with the shorter interval.
 const AT_FIRST: Duration = Duration::from_millis(500);
-/// Time between two looks at first. ADD writes the row before the pod's device is up.
+/// Interval of polling at first. ADD writes the row before the pod's device is up.
 const SHORT_INTERVAL: Duration = Duration::from_millis(1);
-/// Time between two looks later.
+/// Interval of polling later.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Keys and values of the rows in use.

@@ -13,8 +13,8 @@ use super::pin_set::{Description, PinSet, Role, map_below, remove_pin, version_d
 const PER_VERSION: [&str; 3] = [map::NODE_CONFIG, map::SUCCESSORS, map::PREDECESSORS];
 
 impl PinSet {
-    /// Unpins maps so that others can be pinned in their place, and what depends on them. Programs
-    /// that are attached go on with these maps.
+    /// Unpins maps so that others can be pinned in their place, and what depends on them. Attached
+    /// programs continue to use these maps.
     ///
     /// # Errors
     /// A pin cannot be read, written or removed.
@@ -25,15 +25,15 @@ impl PinSet {
         match self.role()? {
             // The tables and the configuration are copied again.
             Role::NotReady => removed.push(map::NODE_CONFIG),
-            // They go on from a directory of their own, as another version.
+            // They continue as another version, with a directory of their own.
             Role::Active => {
                 let aside = self.set_aside(Description::Copied)?;
-                tracing::info!(pins = %aside.display(), "programs go on with their maps until they are replaced");
+                tracing::info!(pins = %aside.display(), "maps set aside: attached programs use them until the switch");
                 removed.extend(PER_VERSION);
             }
             // They pass their packets on until they are replaced. No map stays pinned: tables and
-            // flows are those of the time when they were active. Flows first: a later start does
-            // not know without `NODE_CONFIG` that they are old.
+            // flows are those of the time when they were active. Flows first: without `NODE_CONFIG`,
+            // a later start cannot detect that they are old.
             Role::HandedOver => {
                 self.set_aside(Description::Omitted)?;
                 removed.extend(map::FLOW_TABLES);

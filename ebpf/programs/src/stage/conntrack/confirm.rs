@@ -30,7 +30,8 @@ extern "C" fn conntrack_confirm(entry: *const FlowEntry) -> u32 {
     let Some(entry) = (unsafe { entry.as_ref() }) else { return FULL };
     let Some(node) = config::node() else { return FULL };
     let entries = entries_of(entry);
-    let mut limits = limits_of(entry.owner());
+    // SAFETY: the only reference of this run.
+    let mut limits = unsafe { limits_of(entry.owner()) };
     if let Some(limits) = &mut limits
         && limits.confirmed.saturating_add(entries) > node.flows_per_pod()
     {
@@ -109,20 +110,24 @@ fn entries_of(entry: &FlowEntry) -> u32 {
 #[inline(always)]
 pub fn uncount(owner: PodRef, entries: u32) {
     if entries > 0
-        && let Some(limits) = limits_of(owner)
+        // SAFETY: the reference ends with this function, whose callers have none.
+        && let Some(limits) = unsafe { limits_of(owner) }
     {
         limits.confirmed = limits.confirmed.saturating_sub(entries);
     }
 }
 
-/// The limits of the pod that is accountable for a flow.
+/// The limits of the pod that is accountable for a flow. Concurrent changes of other CPUs can be lost,
+/// which the agent corrects.
+///
+/// # Safety
+/// The run of the program has no other reference to the limits of a pod.
 #[inline(always)]
-fn limits_of(owner: PodRef) -> Option<&'static mut PodFlows> {
+unsafe fn limits_of(owner: PodRef) -> Option<&'static mut PodFlows> {
     if owner.is_none() {
         return None;
     }
-    // SAFETY: integers that exist as long as the map. Concurrent changes of other CPUs can be lost,
-    // which the agent corrects.
+    // SAFETY: integers that exist as long as the map; see above.
     maps::pod_flows(owner).map(|limits| unsafe { &mut *limits })
 }
 

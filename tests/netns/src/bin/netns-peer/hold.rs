@@ -80,6 +80,11 @@ pub fn hold(protocol: &str, server: &str, limit: Duration) -> HoldReport {
                     print_line("holding");
                 }
             }
+            // getpeername(2) of a socket that was destroyed after its response arrived. The error itself
+            // comes with the next request.
+            Err(e)
+                if matches!(client, Client::UdpConnected(_))
+                    && e.kind() == io::ErrorKind::NotConnected => {}
             Err(e) => {
                 if report.errors.len() < ERRORS_MAX {
                     report.errors.push(error_name(&e));
