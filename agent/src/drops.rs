@@ -8,12 +8,13 @@
 
 use std::io;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
-use crate::event::Event;
+use crate::event::{DroppedPacket, Event};
 use crate::kernel::linux::events::Events;
 
 /// Most events of one batch.
@@ -39,7 +40,12 @@ fn follow(events: &mpsc::Sender<Event>, lost: &Counter) {
                     if let Err(error) = ring.wait(IDLE) {
                         tracing::debug!(%error, "could not wait for events of dropped packets");
                     }
-                    pass_on(std::iter::from_fn(|| ring.next()), events, lost);
+                    let started = clock_started();
+                    let packets = std::iter::from_fn(|| ring.next()).map(|event| DroppedPacket {
+                        at: started + Duration::from_nanos(event.at_ns),
+                        event,
+                    });
+                    pass_on(packets, events, lost);
                     thread::sleep(PAUSE);
                 }
             }
@@ -51,9 +57,15 @@ fn follow(events: &mpsc::Sender<Event>, lost: &Counter) {
     }
 }
 
+/// When the clock of the programs (CLOCK_MONOTONIC) was 0, by the present time.
+fn clock_started() -> SystemTime {
+    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    SystemTime::now().checked_sub(monotonic).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// Passes the first events on and counts the others.
 fn pass_on(
-    found: impl Iterator<Item = sluice_abi::DropEvent>,
+    found: impl Iterator<Item = DroppedPacket>,
     events: &mpsc::Sender<Event>,
     lost: &Counter,
 ) {
@@ -82,7 +94,8 @@ mod tests {
     fn events_beyond_a_batch_and_those_of_a_busy_loop_are_lost_and_counted() {
         let (sender, mut receiver) = mpsc::channel(1);
         let lost = Counter::default();
-        let found = |n| std::iter::repeat_n(DropEvent::default(), n);
+        let packet = DroppedPacket { at: SystemTime::now(), event: DropEvent::default() };
+        let found = |n| std::iter::repeat_n(packet, n);
         pass_on(found(0), &sender, &lost);
         pass_on(found(BATCH + 3), &sender, &lost);
         assert_eq!(lost.get(), 3);
@@ -91,5 +104,13 @@ mod tests {
         let Ok(Event::Drops(batch)) = receiver.try_recv() else { panic!("no batch") };
         assert_eq!(batch.len(), BATCH);
         assert!(receiver.try_recv().is_err());
+    }
+
+    #[test]
+    fn time_of_a_drop_is_that_of_the_programs_clock() {
+        let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into();
+        let difference =
+            SystemTime::now().duration_since(clock_started() + now).unwrap_or_default();
+        assert!(difference < Duration::from_secs(1), "{difference:?}");
     }
 }

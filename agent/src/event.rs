@@ -1,11 +1,12 @@
 //! Everything that can trigger work, in one closed enum.
 //!
 //! Sources, watchers, the clock and the API send events through one channel to the loop, which
-//! applies them to [`crate::state::State`]. This module is a leaf: it depends on the
-//! objects of `sluice-core` and the calls of the API, and on no other part of the agent.
+//! applies them to [`crate::state::State`]. This module depends on the objects of
+//! `sluice-core` and the calls of the API, and on no other part of the agent; none of these depends on it.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::time::SystemTime;
 
 use sluice_abi::DropEvent;
 use sluice_core::Change;
@@ -34,11 +35,20 @@ pub enum Event {
     /// tcx.
     Poll,
     /// Packets were dropped; a sample.
-    Drops(Vec<DropEvent>),
+    Drops(Vec<DroppedPacket>),
     /// A client of the API waits for a page of its response.
     Call(Call),
     /// SIGTERM or SIGINT. Programs, maps, routes and files stay in place.
     Stop,
+}
+
+/// A packet that the programs have dropped.
+#[derive(Clone, Copy, Debug)]
+pub struct DroppedPacket {
+    /// When.
+    pub at: SystemTime,
+    /// What the program reports.
+    pub event: DropEvent,
 }
 
 /// The pods that a change may concern.

@@ -2,7 +2,8 @@
 //! have work to do.
 //!
 //! In: [`Event`]s, and the observations that reconcilers share. Out: desired tables, state of
-//! the node, dirty concerns, conditions. No I/O and no clock: the loop sets [`State::set_now`].
+//! the node, dirty concerns, conditions. No I/O; the loop sets the time, [`State::set_now`].
+//! Only the time for reasons of drops is measured here.
 //!
 //! Results of one reconciler that another depends on are stored here (`tables_written`,
 //! `uplink`, ...); reconcilers never call each other.

@@ -1,5 +1,7 @@
 //! What the API reads of the agent's state.
 
+mod drops;
+
 use std::cell::RefCell;
 
 use sluice_abi::FrontendKey;

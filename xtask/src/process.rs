@@ -78,7 +78,7 @@ impl ProcessTree {
     ///
     /// # Errors
     /// When the deadline passes or the child cannot be waited for.
-    fn wait_within(
+    pub fn wait_within(
         &mut self,
         name: &str,
         deadline: Duration,

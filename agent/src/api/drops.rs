@@ -1,15 +1,11 @@
-//! Dropped packets -> rows of a response.
+//! Rows of dropped packets.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sluice_abi::DropReason;
-use sluice_core::dump;
 
-use super::policy::{Direction, verdict};
-use crate::state::{Dropped, DroppedBy, DroppedPod};
+use super::policy::Direction;
 
 /// A sampled drop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +27,15 @@ pub struct DropRow {
     pub destination: IpAddr,
     /// Destination port.
     pub destination_port: u16,
+    /// The program that dropped it: `from_pod`, `to_pod`, `from_netdev`, `to_netdev`.
+    #[serde(default)]
+    pub program: String,
+    /// The device of the program; `ifindex N` if it does not exist any more.
+    #[serde(default)]
+    pub device: String,
+    /// Bytes, with the headers of all layers.
+    #[serde(default)]
+    pub length: u32,
     /// The node, where several are asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -62,60 +67,4 @@ pub struct EndRow {
     pub pod: String,
     /// Its labels at that time.
     pub labels: BTreeMap<String, String>,
-}
-
-impl From<&DroppedPod> for EndRow {
-    fn from(pod: &DroppedPod) -> EndRow {
-        let labels = pod.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
-        EndRow { pod: pod.name.to_string(), labels: labels.collect() }
-    }
-}
-
-impl From<&Dropped> for DropRow {
-    fn from(drop: &Dropped) -> DropRow {
-        row(drop)
-    }
-}
-
-fn row(drop: &Dropped) -> DropRow {
-    let flow = drop.event.flow;
-    let reason = DropReason::from_number(drop.event.reason).map(|reason| reason.label());
-    let time = Timestamp::try_from(drop.at).unwrap_or_default();
-    let mut row = DropRow {
-        sequence: drop.sequence,
-        at: format!("{time:.3}"),
-        reason: reason.unwrap_or("unknown").to_owned(),
-        protocol: dump::protocol(flow.proto),
-        source: flow.src.into(),
-        source_port: flow.sport.get(),
-        destination: flow.dst.into(),
-        destination_port: flow.dport.get(),
-        node: None,
-        source_pods: drop.sources.iter().map(EndRow::from).collect(),
-        destination_pods: drop.destinations.iter().map(EndRow::from).collect(),
-        pod: None,
-        direction: None,
-        policies: Vec::new(),
-        reasons: Vec::new(),
-    };
-    if let Some(DroppedBy { pod, direction, explanation }) = &drop.policy {
-        row.pod = Some(pod.to_string());
-        row.direction = Some((*direction).into());
-        match explanation {
-            Some(explanation) => {
-                let verdict = verdict(explanation);
-                row.policies = explanation.isolating.iter().map(ToString::to_string).collect();
-                row.reasons = verdict.reasons;
-                if verdict.allowed {
-                    // The objects have changed since.
-                    row.reasons.insert(0, "allowed by now".to_owned());
-                }
-            }
-            None => row.reasons.push(
-                "not explained: too many different drops; ask by `sluice policy explain`"
-                    .to_owned(),
-            ),
-        }
-    }
-    row
 }

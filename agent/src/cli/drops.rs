@@ -84,7 +84,8 @@ fn line(row: &DropRow) -> String {
     let source = end(source_pods, row.source, row.source_port);
     let destination = end(destination_pods, row.destination, row.destination_port);
     let node = node.as_deref().map(|node| format!(" {node}")).unwrap_or_default();
-    let mut text = format!("{at}{node} {reason} {protocol} {source} -> {destination}");
+    let place = format!("{} of {}, {} bytes", row.program, row.device, row.length);
+    let mut text = format!("{at}{node} {reason} {protocol} {source} -> {destination}, {place}");
     if !row.policies.is_empty() {
         text.push_str(&format!(", isolated by {}", row.policies.join(", ")));
     }
@@ -120,6 +121,9 @@ mod tests {
             source_port: 40_000,
             destination: "10.244.1.7".parse().unwrap(),
             destination_port: 5432,
+            program: "to_pod".to_owned(),
+            device: "slc7".to_owned(),
+            length: 74,
             node: Some("n2".to_owned()),
             source_pods: vec![pod("lab/far", &[])],
             destination_pods: vec![pod("shop/db-0", &[("app", "db"), ("tier", "back")])],
@@ -135,7 +139,7 @@ mod tests {
         assert_eq!(
             line(&row()),
             "2026-01-01T00:00:00.000Z n2 policy_ingress TCP lab/far 10.244.2.9:40000 -> \
-             shop/db-0 10.244.1.7:5432, isolated by shop/db\n  shop/db-0 has app=db,tier=back\n  \
+             shop/db-0 10.244.1.7:5432, to_pod of slc7, 74 bytes, isolated by shop/db\n  shop/db-0 has app=db,tier=back\n  \
              because\n"
         );
     }

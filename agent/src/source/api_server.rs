@@ -200,6 +200,38 @@ users:
         kubelet_server(file.path())
     }
 
+    #[tokio::test]
+    async fn changed_client_certificate_makes_connections_obsolete_and_a_changed_token_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let config = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:6443"}}],
+            "users": [{"name": "u", "user": {
+                "client-certificate": path("crt"), "client-key": path("key"),
+                "tokenFile": path("token"),
+            }}],
+        });
+        fs::write(path("kubeconfig"), config.to_string()).unwrap();
+        for name in ["crt", "key", "token"] {
+            fs::write(path(name), "one").unwrap();
+        }
+        let access = ApiAccess {
+            kubeconfig: Some(path("kubeconfig")),
+            kubelet_conf: path("absent"),
+            server: None,
+        };
+        let mut before = Access::load(&access).await.unwrap();
+        for (name, obsolete) in [("crt", true), ("key", true), ("token", false)] {
+            fs::write(path(name), "two").unwrap();
+            let now = Access::load(&access).await.unwrap();
+            assert_eq!(now.peer != before.peer, obsolete, "{name}");
+            assert_ne!(now.all, before.all, "{name}");
+            before = now;
+        }
+    }
+
     #[test]
     fn server_of_the_current_context_is_used() {
         assert_eq!(read(KUBELET_CONF).unwrap().unwrap().to_string(), "https://cp:6443/");

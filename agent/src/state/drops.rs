@@ -15,6 +15,7 @@ use sluice_core::model::Labels;
 use sluice_core::policy::{Explanation, Question, Verdict};
 
 use super::State;
+use crate::event::DroppedPacket;
 
 /// Drops that are kept.
 const KEPT: usize = 1024;
@@ -51,10 +52,12 @@ pub struct DroppedBy {
 pub struct Dropped {
     /// Its number, which grows over restarts of the agent.
     pub sequence: u64,
-    /// When the agent received the event.
+    /// When.
     pub at: SystemTime,
     /// The event.
     pub event: DropEvent,
+    /// Name of the device of the hook, if it exists.
+    pub device: Option<String>,
     /// Pods with the source address: normally one.
     pub sources: Vec<DroppedPod>,
     /// Pods with the destination address.
@@ -75,8 +78,8 @@ pub struct Drops {
 
 impl State {
     /// Takes events in.
-    pub(super) fn add_drops(&mut self, events: Vec<DropEvent>) {
-        self.explain_drops(events, EXPLAINING);
+    pub(super) fn add_drops(&mut self, packets: Vec<DroppedPacket>) {
+        self.explain_drops(packets, EXPLAINING);
     }
 
     /// An object or a lease changed.
@@ -85,13 +88,15 @@ impl State {
     }
 
     /// As [`State::add_drops`], with this time for reasons.
-    pub(crate) fn explain_drops(&mut self, events: Vec<DropEvent>, time: Duration) {
+    pub(crate) fn explain_drops(&mut self, packets: Vec<DroppedPacket>, time: Duration) {
         let start = Instant::now();
-        if self.drops.next == 0 {
-            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        if self.drops.next == 0
+            && let Some(first) = packets.first()
+        {
+            let since = first.at.duration_since(SystemTime::UNIX_EPOCH);
             self.drops.next = since.map_or(1, |since| since.as_millis() as u64);
         }
-        for event in events {
+        for DroppedPacket { at, event } in packets {
             let policy = self.explain_drop(&event, || start.elapsed() < time);
             if let Some(DroppedBy { explanation, .. }) = &policy {
                 self.drops.count(explanation.as_deref());
@@ -102,12 +107,15 @@ impl State {
             };
             let sources = pods(event.flow.src.into());
             let destinations = pods(event.flow.dst.into());
+            let link = self.host.links.iter().find(|link| link.index == event.ifindex);
+            let device = link.map(|link| link.name.clone());
             let Drops { kept, next, .. } = &mut self.drops;
             if kept.len() == KEPT {
                 kept.pop_front();
             }
-            let at = SystemTime::now();
-            kept.push_back(Dropped { sequence: *next, at, event, sources, destinations, policy });
+            let sequence = *next;
+            let drop = Dropped { sequence, at, event, device, sources, destinations, policy };
+            kept.push_back(drop);
             *next += 1;
         }
     }

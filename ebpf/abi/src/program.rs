@@ -39,7 +39,6 @@ pub fn all() -> impl Iterator<Item = &'static str> {
 }
 
 /// The hook that reports an event.
-///
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Hook {
@@ -54,6 +53,22 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// The hook with number `n`, if there is one.
+    pub const fn from_number(n: u8) -> Option<Hook> {
+        match n {
+            1 => Some(Hook::FromPod),
+            2 => Some(Hook::ToPod),
+            3 => Some(Hook::FromNetdev),
+            4 => Some(Hook::ToNetdev),
+            _ => None,
+        }
+    }
+
+    /// Name of its program, for devices with an Ethernet header.
+    pub const fn program(self) -> &'static str {
+        TC[self.index() as usize]
+    }
+
     /// Index of the hook's program in the program arrays of a migration, and in [`TC`].
     #[inline(always)]
     pub const fn index(self) -> u32 {

@@ -12,9 +12,9 @@ pub fn save_if_failing(namespace: &str) {
         return;
     }
     let test = thread::current().name().unwrap_or("unnamed").replace("::", "-");
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../target/test-artefacts/cluster")
-        .join(test);
+    let given = std::env::var_os("SLUICE_TEST_ARTEFACTS").map(PathBuf::from);
+    let target = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/test-artefacts");
+    let dir = given.unwrap_or_else(target).join("cluster").join(test);
     if fs::create_dir_all(&dir).is_err() {
         return;
     }

@@ -48,7 +48,9 @@ impl Recorded {
 
 /// The folder of a test's artefacts.
 pub fn folder_of(test: &str) -> PathBuf {
-    checkout().join("target/test-artefacts/netns").join(test.replace("::", "."))
+    let given = std::env::var_os("SLUICE_TEST_ARTEFACTS").map(PathBuf::from);
+    let folder = given.unwrap_or_else(|| checkout().join("target/test-artefacts"));
+    folder.join("netns").join(test.replace("::", "."))
 }
 
 /// Writes the artefacts of the test on the calling thread and prints their folder.

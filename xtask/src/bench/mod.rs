@@ -241,7 +241,36 @@ fn write_report(name: &str, json: &serde_json::Value, markdown: &str) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::order;
+    use std::cell::Cell;
+
+    use anyhow::ensure;
+
+    use super::*;
+
+    #[test]
+    fn failed_sample_is_repeated_after_the_network_answers() {
+        for (failures, attempts_made) in [(0, 1), (ATTEMPTS - 1, ATTEMPTS), (ATTEMPTS, ATTEMPTS)] {
+            let (samples, recovered) = (Cell::new(0), Cell::new(0));
+            let sample = || {
+                samples.set(samples.get() + 1);
+                ensure!(samples.get() > failures, "connection refused");
+                Ok(samples.get())
+            };
+            let recover = || {
+                recovered.set(recovered.get() + 1);
+                Ok(())
+            };
+            let result = attempts(sample, recover);
+            assert_eq!(result.is_ok(), failures < ATTEMPTS);
+            assert_eq!((samples.get(), recovered.get()), (attempts_made, attempts_made - 1));
+        }
+        let unreachable = attempts(fails, || anyhow::bail!("unreachable"));
+        assert_eq!(unreachable.expect_err("not recovered").to_string(), "unreachable");
+    }
+
+    fn fails() -> Result<()> {
+        anyhow::bail!("connection refused")
+    }
 
     #[test]
     fn every_round_takes_every_sample_once_and_starts_with_another_network() {

@@ -51,11 +51,10 @@ pub const CLUSTER_PHASES: [Phase; 3] = [
 
 /// Tests of the namespace level that run one at a time, by parts of their names: they count lost
 /// packets while agents start, or measure time. The others run in pairs.
-const ALONE: [&str; 9] = [
+const ALONE: [&str; 8] = [
     "command_is_killed",
     "growth::",
     "interrupted_test_process",
-    "lost_api_server",
     "repairs::",
     "restarted_agent_loses_no_request",
     "service_changes::",

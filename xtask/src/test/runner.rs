@@ -22,6 +22,8 @@ use crate::process::{self, ProcessTree};
 use crate::progress::Reporter;
 
 const POLL: Duration = Duration::from_secs(1);
+/// Interval of looks at a process whose output has ended.
+const EXIT_POLL: Duration = Duration::from_millis(20);
 
 /// One level's run.
 pub struct Runner {
@@ -138,7 +140,9 @@ impl Runner {
                 return Ok(tally + Tally::FAILURE);
             }
         }
-        let success = tree.child().wait()?.success();
+        // Its output has ended; a process that does not exit is killed.
+        let status = tree.wait_within("tests", self.remaining(), EXIT_POLL);
+        let success = status.is_ok_and(|status| status.success());
         Ok(if success || tally.failed > 0 { tally } else { tally + Tally::FAILURE })
     }
 
@@ -266,6 +270,16 @@ mod tests {
         let start = Instant::now();
         let tally = runner.cargo_test(&mut shell("echo started; sleep 600"));
         assert_eq!(tally.expect("started"), Tally::FAILURE);
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn process_that_stays_after_its_output_has_ended_is_killed_and_fails() {
+        let mut runner = runner(Duration::from_millis(600));
+        let start = Instant::now();
+        let script = format!("echo '{TWO}'; exec > /dev/null 2>&1; sleep 600");
+        let tally = runner.cargo_test(&mut shell(&script)).expect("started");
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 0 });
         assert!(start.elapsed() < Duration::from_secs(60));
     }
 

@@ -19,27 +19,44 @@ const TOKEN: &str = "Judged";
 struct Restriction {
     /// Last segments of the path. A trailing `*` matches any ending.
     path: &'static [&'static str],
-    /// The file, or folder with a trailing slash, below [`PROGRAMS`] that may use it.
-    place: &'static str,
+    /// The files below [`PROGRAMS`] that may use it.
+    places: &'static [&'static str],
     /// Whether only functions with a parameter of type [`TOKEN`] may use it.
     needs_token: bool,
 }
 
-const RESTRICTIONS: [Restriction; 6] = [
-    Restriction { path: &[TOKEN], place: "stage/policy.rs", needs_token: false },
-    Restriction { path: &["Delivery"], place: "verdict.rs", needs_token: true },
-    Restriction { path: &["Verdict", "Deliver"], place: "verdict.rs", needs_token: true },
-    // Not delivered by Sluice: passed to the next program before or without translation.
-    Restriction { path: &["Verdict", "Bypass"], place: "hook/", needs_token: false },
-    Restriction { path: &["kernel", "redirect_*"], place: "exit.rs", needs_token: false },
-    Restriction { path: &["bpf_redirect*"], place: "kernel.rs", needs_token: false },
+const RESTRICTIONS: [Restriction; 14] = [
+    anywhere_in(&[TOKEN], &["stage/policy.rs"]),
+    Restriction { path: &["Delivery"], places: &["verdict.rs"], needs_token: true },
+    Restriction { path: &["Verdict", "Deliver"], places: &["verdict.rs"], needs_token: true },
+    // Not delivered by Sluice: passed to the next program before or without translation. Each reason
+    // belongs to the hooks at which no policy applies to such packets.
+    anywhere_in(&["Bypass", "Arp"], &["hook/pod.rs"]),
+    anywhere_in(&["Bypass", "Forwarded"], &["hook/pod.rs", "hook/netdev.rs"]),
+    anywhere_in(&["Bypass", "ForTc"], &["hook/xdp.rs"]),
+    anywhere_in(&["Bypass", "NotReady"], &["hook/xdp.rs", "hook/netdev.rs"]),
+    anywhere_in(&["Bypass", "NodeTraffic"], &["hook/egress.rs", "hook/ingress.rs"]),
+    anywhere_in(&["Bypass", "NotForHost"], &["hook/netdev.rs"]),
+    anywhere_in(&["Bypass", "Unparsed"], &["hook/netdev.rs"]),
+    // Before a packet is read.
+    anywhere_in(&["exit", "NEXT"], &["hook/mod.rs"]),
+    anywhere_in(&["exit", "XDP_PASS"], &["hook/xdp.rs"]),
+    anywhere_in(&["kernel", "redirect_*"], &["exit.rs"]),
+    anywhere_in(&["bpf_redirect*"], &["kernel.rs"]),
 ];
 
-/// Every [`Restriction`] holds, and its file or folder exists.
+const fn anywhere_in(
+    path: &'static [&'static str],
+    places: &'static [&'static str],
+) -> Restriction {
+    Restriction { path, places, needs_token: false }
+}
+
+/// Every [`Restriction`] holds, and its files exist.
 pub fn after_policy(tree: &Tree) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for restriction in &RESTRICTIONS {
-        let path = format!("{PROGRAMS}{}", restriction.place);
+    for place in RESTRICTIONS.iter().flat_map(|restriction| restriction.places) {
+        let path = format!("{PROGRAMS}{place}");
         if !tree.exists(&path) {
             findings.push(Finding::new(&path, 0, "does not exist"));
         }
@@ -64,9 +81,7 @@ impl Restriction {
 
     fn allows(&self, file: &str, takes_token: bool) -> bool {
         let below = file.strip_prefix(PROGRAMS).unwrap_or(file);
-        let in_place =
-            below == self.place || (self.place.ends_with('/') && below.starts_with(self.place));
-        in_place && (takes_token || !self.needs_token)
+        self.places.contains(&below) && (takes_token || !self.needs_token)
     }
 }
 
@@ -86,7 +101,7 @@ impl Visitor<'_> {
                 let message = format!(
                     "{} is allowed only in {PROGRAMS}{}{condition}",
                     path.join("::"),
-                    restriction.place
+                    restriction.places.join(" and ")
                 );
                 self.findings.push(Finding::new(self.path, line, message));
             }
@@ -171,7 +186,7 @@ mod tests {
     const EXIT: &str =
         "fn leave(v: Verdict) { match v { Verdict::Deliver(d) => kernel::redirect_out(1),
                         Verdict::Bypass(_) => 0 } }";
-    const HOOK: &str = "fn f() { Verdict::Bypass(1); Verdict::Drop(2); judge(); }";
+    const HOOK: &str = "fn f() { Verdict::Bypass(Bypass::Arp); Verdict::Drop(2); judge(); }";
 
     fn lines(verdict: &str, hook: &str) -> Vec<String> {
         let tree = Tree::of(&[
@@ -180,6 +195,11 @@ mod tests {
             ("ebpf/programs/src/exit.rs", EXIT),
             ("ebpf/programs/src/kernel.rs", "pub fn redirect_out(i: u32) { bpf_redirect(i, 0) }"),
             ("ebpf/programs/src/hook/pod.rs", hook),
+            ("ebpf/programs/src/hook/netdev.rs", ""),
+            ("ebpf/programs/src/hook/ingress.rs", ""),
+            ("ebpf/programs/src/hook/egress.rs", ""),
+            ("ebpf/programs/src/hook/xdp.rs", ""),
+            ("ebpf/programs/src/hook/mod.rs", ""),
         ]);
         after_policy(&tree).expect("checked").iter().map(ToString::to_string).collect()
     }
@@ -197,6 +217,9 @@ mod tests {
             "fn f() { kernel::redirect_into_pod(1) }",
             "fn f() { unsafe { bpf_redirect_peer(1, 0) } }",
             "fn f() { some!(a, Verdict::Deliver(d)) }",
+            // Traffic of a pod is not that of the node.
+            "fn f() { Verdict::Bypass(Bypass::NodeTraffic) }",
+            "fn f() { exit::NEXT }",
         ] {
             let lines = lines(VERDICT, hook);
             assert_eq!(lines.len(), 1, "{hook}: {lines:?}");
@@ -212,7 +235,7 @@ mod tests {
 
     #[test]
     fn missing_place_is_found() {
-        let places = RESTRICTIONS.len();
+        let places: usize = RESTRICTIONS.iter().map(|restriction| restriction.places.len()).sum();
         assert_eq!(after_policy(&Tree::of(&[])).expect("checked").len(), places);
     }
 }

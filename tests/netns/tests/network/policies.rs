@@ -345,7 +345,8 @@ fn commands_name_what_policies_allow_and_drop() {
         let text = t.a.sluice(&["drops", "default/server"]);
         if text.contains("policy_ingress") { Ok(text) } else { Err(text) }
     });
-    for words in ["default/near", "default/from-web", "role=web", "role=batch"] {
+    let place = format!("from_pod of {}, ", shop.near.host_device());
+    for words in ["default/near", "default/from-web", "role=web", "role=batch", &place] {
         assert!(dropped.contains(words), "{words}: {dropped}");
     }
 }

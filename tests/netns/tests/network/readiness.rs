@@ -1,9 +1,11 @@
 //! Nothing of a pod passes before the agent has written the node's tables.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use netns_tests::cni::code;
 use netns_tests::peer::{Echo, UNANSWERED};
 use netns_tests::{OUTSIDE, Topology, dataplane, eventually_equals, ip};
-use sluice_abi::{DropReason, NodeConfig, map, node_flags};
+use sluice_abi::{DropReason, FlowKey, NodeConfig, map, node_flags};
 
 fn is_ready(config: &NodeConfig) -> bool {
     config.flags & node_flags::READY != 0
@@ -72,6 +74,32 @@ fn calls_are_measured_by_the_agent() {
     ] {
         eventually_equals(line, true, || agent.metrics().lines().any(|l| l == line));
     }
+}
+
+#[test]
+fn flows_of_a_removed_pod_are_removed_with_those_of_others_kept() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let agent = node.agent();
+    let (kept, peer) = (node.pod("default/kept"), node.pod("default/peer"));
+    let removed = node.pod("default/removed");
+    let _server = peer.serve("peer", &["udp:5353"]);
+    let address = removed.address;
+    for pod in [&kept, &removed] {
+        pod.connect("udp", &peer.at(5353)).unwrap();
+    }
+    let of = |address: Ipv4Addr| {
+        let is_end =
+            |key: &FlowKey| [key.src, key.dst].map(IpAddr::from).contains(&IpAddr::from(address));
+        dataplane::flows(&node).iter().filter(|(key, _)| is_end(key)).count()
+    };
+    assert_eq!([of(kept.address), of(address)], [1, 1]);
+    node.cni("DEL", &removed.sandbox).ok();
+    eventually_equals("flows of the removed pod", 0, || of(address));
+    assert_eq!(of(kept.address), 1);
+    eventually_equals("sluice_flows_removed_total 1", true, || {
+        agent.metrics().lines().any(|line| line == "sluice_flows_removed_total 1")
+    });
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Drops by policies, explained.
 
+use std::time::{Duration, SystemTime};
+
+use sluice_abi::program::Hook;
 use sluice_abi::{DropEvent, DropReason, FlowKey, PortBe, proto};
 
-use std::time::Duration;
-
 use super::{DB, METADATA, OBJECTS, lists, objects, running};
-use crate::event::Event;
+use crate::event::{DroppedPacket, Event};
 
-fn event(reason: DropReason, src: [u8; 4], dst: [u8; 4]) -> DropEvent {
+fn dropped(reason: DropReason, src: [u8; 4], dst: [u8; 4]) -> DroppedPacket {
     let flow = FlowKey {
         src: sluice_abi::Addr::v4(src),
         dst: sluice_abi::Addr::v4(dst),
@@ -16,7 +17,16 @@ fn event(reason: DropReason, src: [u8; 4], dst: [u8; 4]) -> DropEvent {
         proto: proto::TCP,
         ..FlowKey::default()
     };
-    DropEvent { flow, reason: reason as u8, ..DropEvent::default() }
+    let hook = Hook::ToPod as u8;
+    let event = DropEvent {
+        flow,
+        ifindex: 107,
+        len: 74,
+        reason: reason as u8,
+        hook,
+        ..DropEvent::default()
+    };
+    DroppedPacket { at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500), event }
 }
 
 #[tokio::test(start_paused = true)]
@@ -25,10 +35,10 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
     let pod = [10, 244, 1, 7];
     harness
         .send([Event::Drops(vec![
-            event(DropReason::PolicyIngress, [10, 244, 2, 9], pod),
-            event(DropReason::Malformed, [10, 244, 2, 9], pod),
+            dropped(DropReason::PolicyIngress, [10, 244, 2, 9], pod),
+            dropped(DropReason::Malformed, [10, 244, 2, 9], pod),
             // A pod that was removed.
-            event(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 99]),
+            dropped(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 99]),
         ])])
         .await;
     let drops: Vec<_> = harness.state().drops_from(0).cloned().collect();
@@ -41,6 +51,10 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
     };
     assert_eq!(ends(&row.source_pods), [r#"lab/far {"app": "web"}"#]);
     assert_eq!(ends(&row.destination_pods), [r#"shop/pod-7 {"app": "db"}"#]);
+    assert_eq!((row.at.as_str(), row.sequence), ("1970-01-01T00:00:01.500Z", 1500));
+    assert_eq!((row.program.as_str(), row.length), ("to_pod", 74));
+    let name = harness.state().host().links.iter().find(|link| link.index == 107);
+    assert_eq!(row.device, name.map_or_else(|| "ifindex 107".to_owned(), |link| link.name.clone()));
     assert_eq!(row.policies, ["shop/db"]);
     assert!(row.reasons[0].contains("shop/db") && row.reasons[0].contains("app=web"));
     let counts = harness.state().drops_by_policy();
@@ -50,7 +64,7 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
 
     // The memory is bounded.
     for _ in 0..40 {
-        let one = event(DropReason::PolicyIngress, [10, 244, 2, 9], pod);
+        let one = dropped(DropReason::PolicyIngress, [10, 244, 2, 9], pod);
         harness.send([Event::Drops(vec![one; 32])]).await;
     }
     assert_eq!(harness.state().drops_from(0).count(), 1024);
@@ -60,7 +74,7 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
 async fn drop_by_a_cluster_network_policy_names_it() {
     let mut harness = running(&[OBJECTS, METADATA]).await;
     let metadata = [169, 254, 169, 254];
-    let dropped = event(DropReason::PolicyEgress, [10, 244, 1, 7], metadata);
+    let dropped = dropped(DropReason::PolicyEgress, [10, 244, 1, 7], metadata);
     harness.send([Event::Drops(vec![dropped])]).await;
     let drops: Vec<_> = harness.state().drops_from(0).cloned().collect();
     let row = crate::api::DropRow::from(&drops[0]);
@@ -76,7 +90,7 @@ async fn drop_by_a_cluster_network_policy_names_it() {
 #[tokio::test(start_paused = true)]
 async fn reason_is_that_of_the_present_objects_and_kept_until_they_change() {
     let mut harness = running(&[OBJECTS, DB]).await;
-    let dropped = event(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 7]);
+    let dropped = dropped(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 7]);
     harness.send([Event::Drops(vec![dropped; 2])]).await;
     let explanations = |harness: &crate::harness::Harness| -> Vec<_> {
         let drops = harness.state().drops_from(0);
@@ -97,7 +111,7 @@ async fn reason_is_that_of_the_present_objects_and_kept_until_they_change() {
 #[tokio::test(start_paused = true)]
 async fn drops_beyond_the_time_for_reasons_are_kept_without() {
     let mut harness = running(&[OBJECTS, DB]).await;
-    let dropped = event(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 7]);
+    let dropped = dropped(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 7]);
     harness.state_mut().explain_drops(vec![dropped], Duration::ZERO);
     let row = harness.state().drops_from(0).next().map(crate::api::DropRow::from).unwrap();
     assert_eq!((row.pod.as_deref(), row.source_pods.len()), (Some("shop/pod-7"), 1));
@@ -111,7 +125,7 @@ async fn reasons_that_are_kept_are_bounded() {
     let mut harness = running(&[OBJECTS, DB]).await;
     for n in 0..1100u16 {
         let [high, low] = n.to_be_bytes();
-        let one = event(DropReason::PolicyIngress, [203, 0, high, low], [10, 244, 1, 7]);
+        let one = dropped(DropReason::PolicyIngress, [203, 0, high, low], [10, 244, 1, 7]);
         harness.state_mut().explain_drops(vec![one], Duration::MAX);
     }
     assert_eq!(harness.state().kept_reasons(), 1024);
