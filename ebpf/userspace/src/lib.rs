@@ -48,7 +48,8 @@ pub use cpu::{parse_cpu_list, wait_for_runs};
 pub use error::error_chain;
 pub use map::Map;
 pub use object::{
-    MapInfo, ProgInfo, create_record, map_by_id, map_info, obj_get, obj_pin, prog_by_id, prog_info,
+    MapInfo, ProgInfo, create_record, map_by_id, map_info, obj_find, obj_get, obj_pin, prog_by_id,
+    prog_info,
 };
 pub use program::{AttachTarget, AttachType};
 pub(crate) use program::{prog_attach, prog_detach, prog_query};

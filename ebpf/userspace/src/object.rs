@@ -8,7 +8,7 @@ use std::path::Path;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::sys::{BpfError, Cmd, IdAttr, InfoAttr, MapCreateAttr, ObjAttr, bpf};
+use crate::sys::{BpfError, Cmd, IdAttr, InfoAttr, MapCreateAttr, ObjAttr, bpf, unless_absent};
 
 /// Opens the map, program or link that is pinned at `path`.
 ///
@@ -34,6 +34,14 @@ pub fn obj_pin(path: &Path, object: impl AsFd) -> Result<(), BpfError> {
     let mut attr = ObjAttr { pathname: name.as_ptr() as u64, bpf_fd, ..Default::default() };
     // SAFETY: `name` is NUL-terminated and outlives the call.
     unsafe { bpf(Cmd::ObjPin, &mut attr) }.map(|_| ()).map_err(fail)
+}
+
+/// Opens the object that is pinned at a path, if there is one.
+///
+/// # Errors
+/// Those of [`obj_get`], except ENOENT.
+pub fn obj_find(path: &Path) -> Result<Option<OwnedFd>, BpfError> {
+    unless_absent(obj_get(path))
 }
 
 /// Number of `BPF_MAP_TYPE_ARRAY`.

@@ -184,6 +184,14 @@ pub(crate) fn unsupported(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
 }
 
+/// `None` for ENOENT.
+pub(crate) fn unless_absent<T>(result: Result<T, BpfError>) -> Result<Option<T>, BpfError> {
+    match result {
+        Err(e) if e.errno() == libc::ENOENT => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Calls bpf(2). Non-negative results are returned as they are.
 ///
 /// # Safety

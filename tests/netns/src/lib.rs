@@ -51,7 +51,7 @@ pub use ip::{command, command_within, ip, ip_json, output_within};
 pub use namespaces::Namespaces;
 pub use node::{BIN_FILE, CONF_FILE, Node, agents, sysctl};
 pub use pod::{Pod, Sandbox};
-pub use process::{Process, Server};
+pub use process::{Process, Server, cpu_seconds};
 pub use skip::{skip, skip_case};
 pub use topology::{NodeOptions, OUTSIDE, SECOND_OUTSIDE, Topology, TopologyOptions};
 pub use tunnel::Tunnel;

@@ -1,6 +1,7 @@
 //! Child processes with deadlines: commands that run to their end, and programs that run until
 //! the test drops them.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
@@ -23,6 +24,16 @@ pub(crate) fn command_deadline() -> Duration {
 
 /// Deadline of a line of output that a running program is expected to write.
 const LINE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Seconds on a CPU of all threads that a process has.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let nanoseconds = tasks.filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    nanoseconds.sum::<u64>() as f64 / 1e9
+}
 
 /// Runs a command to its end; kills its process group at the deadline.
 ///

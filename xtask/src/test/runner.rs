@@ -142,7 +142,13 @@ impl Runner {
         }
         // Its output has ended; a process that does not exit is killed.
         let status = tree.wait_within("tests", self.remaining(), EXIT_POLL);
-        let success = status.is_ok_and(|status| status.success());
+        let success = match status {
+            Ok(status) => status.success(),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                false
+            }
+        };
         Ok(if success || tally.failed > 0 { tally } else { tally + Tally::FAILURE })
     }
 

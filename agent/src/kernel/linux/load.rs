@@ -330,21 +330,14 @@ fn pin_program(
     let fresh_fd =
         fresh.fd().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
     let fresh_info = bpf::prog_info(fresh_fd)?;
-    match bpf::obj_get(&path) {
-        Ok(fd) => {
-            let pinned = bpf::prog_info(&fd);
-            if pinned.is_ok_and(|pinned| same(&pinned, &fresh_info, pinned_maps)) {
-                remove_pin(&path.with_file_name(waiting(name)))?;
-                loaded.programs_kept += 1;
-                return Ok(());
-            }
-        }
-        Err(e) if e.errno() == libc::ENOENT => {}
-        Err(e) => return Err(e.into()),
-    }
-    // It replaces the pinned one when this version takes over.
     let beside = path.with_file_name(waiting(name));
     remove_pin(&beside)?;
+    let pinned = bpf::obj_find(&path)?.and_then(|pinned| bpf::prog_info(&pinned).ok());
+    if pinned.is_some_and(|pinned| same(&pinned, &fresh_info, pinned_maps)) {
+        loaded.programs_kept += 1;
+        return Ok(());
+    }
+    // It replaces the pinned one when this version takes over.
     fresh.pin(&beside).map_err(|e| error(io::Error::other(e.to_string())))?;
     loaded.programs_pinned += 1;
     Ok(())

@@ -15,13 +15,15 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::Hasher as _;
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use sluice_abi::{pin, program};
-use sluice_bpf::{self as bpf, BpfError, RawMap, error_chain};
+use sluice_bpf::{self as bpf, BpfError, error_chain};
 
-use super::migration::{MigrationError, remove_pin, waiting};
+use super::migration::{
+    MigrationError, id_below, program_below, read_record, remove_pin, write_record,
+};
 use super::shape::Shape;
 
 /// Why the record could not be read or written.
@@ -45,9 +47,8 @@ pub(super) fn is_current(shapes: &[Shape]) -> bool {
 }
 
 fn compare(shapes: &[Shape]) -> Result<bool, RecordError> {
-    let Some(record) = open(&Path::new(pin::ROOT).join(pin::LOADED))? else { return Ok(false) };
-    let recorded = RawMap::from_any(record)?.lookup(&0u32.to_ne_bytes())?;
-    Ok(recorded.is_some() && recorded == text(shapes)?.map(String::into_bytes))
+    let Some(recorded) = read_record(&path())? else { return Ok(false) };
+    Ok(text(shapes)?.is_some_and(|text| text.into_bytes() == recorded))
 }
 
 /// Records what is pinned. Without a record, the next start takes longer.
@@ -59,49 +60,45 @@ pub(super) fn write(shapes: &[Shape]) {
 }
 
 fn replace(shapes: &[Shape]) -> Result<(), RecordError> {
-    let path = Path::new(pin::ROOT).join(pin::LOADED);
-    remove_pin(&path)?;
-    let Some(text) = text(shapes)? else { return Ok(()) };
-    let record = RawMap::from_any(bpf::create_record(pin::LOADED, text.len())?)?;
-    record.update_batch(&0u32.to_ne_bytes(), text.as_bytes())?;
-    Ok(bpf::obj_pin(&path, &record)?)
+    match text(shapes)? {
+        Some(text) => write_record(&path(), &text)?,
+        None => remove_pin(&path())?,
+    }
+    Ok(())
+}
+
+fn path() -> PathBuf {
+    Path::new(pin::ROOT).join(pin::LOADED)
 }
 
 /// What is pinned; `None` if something is missing.
 fn text(shapes: &[Shape]) -> Result<Option<String>, RecordError> {
-    let agent = hash_of(File::open("/proc/self/exe").map_err(RecordError::Agent)?);
-    let mut text = format!("agent {:016x}\n", agent.map_err(RecordError::Agent)?);
+    let root = Path::new(pin::ROOT);
+    let mut text = format!("agent {:016x}\n", hash_of_agent().map_err(RecordError::Agent)?);
     for Shape { name, .. } in shapes {
-        let Some(map) = open(&Path::new(pin::MAPS).join(name))? else { return Ok(None) };
-        let _ = writeln!(text, "map {name} {}", bpf::map_info(&map)?.id);
+        let Some(id) = id_below(root, name)? else { return Ok(None) };
+        let _ = writeln!(text, "map {name} {id}");
     }
-    let programs = Path::new(pin::PROGRAMS);
     for name in program::all() {
-        let found = match open(&programs.join(waiting(name)))? {
-            None => open(&programs.join(name))?,
-            found => found,
-        };
-        let Some(program) = found else { return Ok(None) };
+        let Some(program) = program_below(root, name)? else { return Ok(None) };
         let _ = writeln!(text, "program {name} {}", bpf::prog_info(&program)?.id);
     }
     Ok(Some(text))
 }
 
-fn hash_of(mut file: File) -> io::Result<u64> {
+/// Hash of this program, which is read once.
+fn hash_of_agent() -> io::Result<u64> {
+    static HASH: OnceLock<u64> = OnceLock::new();
+    if let Some(hash) = HASH.get() {
+        return Ok(*hash);
+    }
+    let mut file = File::open("/proc/self/exe")?;
     let mut hasher = DefaultHasher::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish()),
+            0 => return Ok(*HASH.get_or_init(|| hasher.finish())),
             length => hasher.write(&buffer[..length]),
         }
-    }
-}
-
-fn open(path: &Path) -> Result<Option<OwnedFd>, BpfError> {
-    match bpf::obj_get(path) {
-        Ok(object) => Ok(Some(object)),
-        Err(e) if e.errno() == libc::ENOENT => Ok(None),
-        Err(e) => Err(e),
     }
 }

@@ -18,6 +18,7 @@ pub use cgroup::{attach_cgroup, cgroup_programs, detach_cgroup};
 pub use xdp::{XdpAttachment, XdpMode, attach_xdp, detach_xdp, xdp_program};
 
 use crate::netlink::{Netlink, NetlinkError};
+use crate::sys::unless_absent;
 use crate::{
     AttachTarget, AttachType, BpfError, ProgInfo, map_by_id, map_info, prog_attach, prog_by_id,
     prog_detach, prog_info, prog_query,
@@ -230,14 +231,6 @@ fn own_program(id: u32) -> Result<Option<(OwnedFd, ProgInfo)>, BpfError> {
     let Some(fd) = unless_absent(prog_by_id(id))? else { return Ok(None) };
     let info = prog_info(&fd)?;
     Ok(is_ours(&info)?.then_some((fd, info)))
-}
-
-/// `None` for ENOENT.
-fn unless_absent<T>(result: Result<T, BpfError>) -> Result<Option<T>, BpfError> {
-    match result {
-        Err(e) if e.errno() == libc::ENOENT => Ok(None),
-        other => other.map(Some),
-    }
 }
 
 /// Attaches by bpf(2) to a hook that accepts several programs.

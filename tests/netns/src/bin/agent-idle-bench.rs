@@ -5,11 +5,10 @@
 //! contains one comparison of everything.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench ends where it fails")]
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netns_tests::{Agent, Topology, eventually_equals, ip, ip_json};
+use netns_tests::{Topology, cpu_seconds, eventually_equals, ip, ip_json};
 use serde_json::json;
 
 /// Changes of one pod whose repair is timed.
@@ -26,11 +25,11 @@ fn main() {
     let all: Vec<_> = (0..pods).map(|n| node.pod(&format!("default/pod-{n}"))).collect();
     // The notifications of the last ADD are processed.
     thread::sleep(Duration::from_secs(2));
-    let before = cpu(&agent);
+    let before = cpu_seconds(agent.pid());
     thread::sleep(Duration::from_secs(seconds));
-    let idle = cpu(&agent) - before;
+    let idle = cpu_seconds(agent.pid()) - before;
 
-    let before = cpu(&agent);
+    let before = cpu_seconds(agent.pid());
     let mut slowest = Duration::ZERO;
     for _ in 0..REPAIRS {
         let route = format!("route show {}", all[0].address);
@@ -39,7 +38,7 @@ fn main() {
         eventually_equals("route", 1, || ip_json(&node.namespaces, &route).len());
         slowest = slowest.max(start.elapsed());
     }
-    let repairs = cpu(&agent) - before;
+    let repairs = cpu_seconds(agent.pid()) - before;
     let report = json!({
         "pods": pods,
         "seconds": seconds,
@@ -48,14 +47,4 @@ fn main() {
         "slowest_repair_ms": slowest.as_secs_f64() * 1e3,
     });
     println!("{report}");
-}
-
-/// Time on a processor of the agent's threads, in seconds.
-fn cpu(agent: &Agent) -> f64 {
-    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap().flatten();
-    let nanoseconds = tasks.filter_map(|task| {
-        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        stat.split(' ').next()?.parse::<u64>().ok()
-    });
-    nanoseconds.sum::<u64>() as f64 / 1e9
 }

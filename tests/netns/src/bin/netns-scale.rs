@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use api_server::ApiServer;
-use netns_tests::{Topology, dataplane, manifest};
+use netns_tests::{Topology, cpu_seconds, dataplane, manifest};
 use serde_json::{Value, json};
 use sluice_abi::{Frontend, FrontendKey, PortBe, ServicePort, map, pin, proto};
 use sluice_bpf::Map;
@@ -68,7 +68,7 @@ fn main() {
             (frontends, Map::open_pinned(path(map::SERVICES)).expect("SERVICES"))
         });
     let _awake = Awake::start();
-    let cpu_before = cpu(&process);
+    let cpu_before = cpu_seconds(agent.pid());
     let begin = Instant::now();
     let mut latencies = Vec::new();
     for round in 0..changes {
@@ -85,7 +85,7 @@ fn main() {
         latencies.push(sent.elapsed().as_secs_f64() * 1e3);
         sleep((INTERVAL * (round + 1)).saturating_sub(begin.elapsed()));
     }
-    let share = (cpu(&process) - cpu_before) / begin.elapsed().as_secs_f64();
+    let share = (cpu_seconds(agent.pid()) - cpu_before) / begin.elapsed().as_secs_f64();
     latencies.sort_by(f64::total_cmp);
     let quantile = |q: f64| {
         let at = ((latencies.len() as f64 - 1.0) * q).round() as usize;
@@ -199,14 +199,4 @@ fn status(process: &Path, field: &str) -> u64 {
     let text = fs::read_to_string(process.join("status")).unwrap();
     let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok()).expect(field)
-}
-
-/// Seconds on a CPU, of all threads.
-fn cpu(process: &Path) -> f64 {
-    let tasks = fs::read_dir(process.join("task")).unwrap().flatten();
-    let nanoseconds = tasks.filter_map(|task| {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    nanoseconds.sum::<u64>() as f64 / 1e9
 }

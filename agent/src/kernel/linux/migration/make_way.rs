@@ -1,13 +1,12 @@
 //! Maps of this version that make way for others of the same version.
 
 use std::fs;
-use std::path::Path;
 
 use sluice_abi::map;
-use sluice_bpf::{self as bpf, BpfError};
+use sluice_bpf as bpf;
 
 use super::MigrationError;
-use super::pin_set::{Description, PinSet, Role, map_below, remove_pin, version_dirs};
+use super::pin_set::{Description, PinSet, Role, id_below, map_below, remove_pin, version_dirs};
 
 /// Maps that belong to one set of programs: they are never shared.
 const PER_VERSION: [&str; 3] = [map::NODE_CONFIG, map::SUCCESSORS, map::PREDECESSORS];
@@ -71,8 +70,4 @@ impl PinSet {
         }
         Ok(())
     }
-}
-
-fn id_below(dir: &Path, name: &str) -> Result<Option<u32>, BpfError> {
-    Ok(map_below(dir, name)?.map(|map| map.info().id))
 }

@@ -28,7 +28,8 @@ use sluice_bpf::layout::{ConversionError, LayoutError};
 pub use self::copy::Copied;
 use self::copy::{Existing, clear, copy};
 pub use self::pin_set::{
-    PinSet, Role, describe, publish_programs, remove_pin, version_dirs, waiting,
+    PinSet, Role, describe, id_below, program_below, publish_programs, read_record, remove_pin,
+    version_dirs, waiting, write_record,
 };
 
 /// Maps that the agent compiles. Copied so that ids and slots are kept; written afresh before the

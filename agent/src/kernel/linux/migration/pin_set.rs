@@ -92,11 +92,7 @@ impl PinSet {
     }
 
     fn open(dir: &Path) -> Result<Option<PinSet>, MigrationError> {
-        let record = match bpf::obj_get(&dir.join(pin::LAYOUTS)) {
-            Err(e) if e.errno() == libc::ENOENT => return Ok(None),
-            other => RawMap::from_any(other?)?,
-        };
-        let text = record.lookup(&0u32.to_ne_bytes())?.unwrap_or_default();
+        let Some(text) = read_record(&dir.join(pin::LAYOUTS))? else { return Ok(None) };
         let layouts = Layouts::parse(&text)
             .map_err(|source| MigrationError::Layouts { dir: dir.to_owned(), source })?;
         Ok(Some(PinSet { dir: dir.to_owned(), layouts }))
@@ -194,10 +190,10 @@ impl PinSet {
     /// # Errors
     /// A program is not pinned.
     pub fn programs(&self) -> Result<Vec<OwnedFd>, BpfError> {
-        let programs = self.dir.join("programs");
-        let open = |name: &str| match bpf::obj_get(&programs.join(waiting(name))) {
-            Err(e) if e.errno() == libc::ENOENT => bpf::obj_get(&programs.join(name)),
-            other => other,
+        let open = |name: &str| match program_below(&self.dir, name)? {
+            Some(program) => Ok(program),
+            // The error names the pin.
+            None => bpf::obj_get(&self.dir.join("programs").join(name)),
         };
         program::TC.into_iter().map(open).collect()
     }
@@ -238,10 +234,49 @@ impl PinSet {
 /// # Errors
 /// The pin cannot be opened.
 pub(super) fn map_below(dir: &Path, name: &str) -> Result<Option<RawMap>, BpfError> {
-    match bpf::obj_get(&dir.join("maps").join(name)) {
-        Err(e) if e.errno() == libc::ENOENT => Ok(None),
-        other => Ok(Some(RawMap::from_any(other?)?)),
+    bpf::obj_find(&dir.join("maps").join(name))?.map(RawMap::from_any).transpose()
+}
+
+/// Kernel id of a map that is pinned below the directory of a version.
+///
+/// # Errors
+/// The pin cannot be opened.
+pub fn id_below(dir: &Path, name: &str) -> Result<Option<u32>, BpfError> {
+    Ok(map_below(dir, name)?.map(|map| map.info().id))
+}
+
+/// A program below the directory of a version: the one that waits to replace the pinned one, or else
+/// the pinned one.
+///
+/// # Errors
+/// A pin cannot be opened.
+pub fn program_below(dir: &Path, name: &str) -> Result<Option<OwnedFd>, BpfError> {
+    let programs = dir.join("programs");
+    match bpf::obj_find(&programs.join(waiting(name)))? {
+        None => bpf::obj_find(&programs.join(name)),
+        found => Ok(found),
     }
+}
+
+/// The text of a pinned record, if there is one.
+///
+/// # Errors
+/// The pin cannot be opened, or is not a record.
+pub fn read_record(path: &Path) -> Result<Option<Vec<u8>>, BpfError> {
+    let Some(record) = bpf::obj_find(path)? else { return Ok(None) };
+    Ok(Some(RawMap::from_any(record)?.lookup(&0u32.to_ne_bytes())?.unwrap_or_default()))
+}
+
+/// Pins a record with this text in place of the present one.
+///
+/// # Errors
+/// It cannot be created or pinned.
+pub fn write_record(path: &Path, text: &str) -> Result<(), MigrationError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let record = RawMap::from_any(bpf::create_record(&name, text.len())?)?;
+    record.update_batch(&0u32.to_ne_bytes(), text.as_bytes())?;
+    remove_pin(path)?;
+    Ok(bpf::obj_pin(path, &record)?)
 }
 
 /// Pins the description of this version's maps, unless the same is pinned.
@@ -249,15 +284,10 @@ pub(super) fn map_below(dir: &Path, name: &str) -> Result<Option<RawMap>, BpfErr
 /// # Errors
 /// It cannot be pinned.
 pub fn describe(layouts: &Layouts) -> Result<(), MigrationError> {
-    let path = Path::new(pin::ROOT).join(pin::LAYOUTS);
     if PinSet::own().ok().flatten().is_some_and(|own| own.layouts == *layouts) {
         return Ok(());
     }
-    let text = layouts.to_string();
-    let record = RawMap::from_any(bpf::create_record(pin::LAYOUTS, text.len())?)?;
-    record.update_batch(&0u32.to_ne_bytes(), text.as_bytes())?;
-    remove_pin(&path)?;
-    Ok(bpf::obj_pin(&path, &record)?)
+    write_record(&Path::new(pin::ROOT).join(pin::LAYOUTS), &layouts.to_string())
 }
 
 /// Name of the pin of a program that waits until its version takes over.
