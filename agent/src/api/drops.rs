@@ -36,6 +36,9 @@ pub struct DropRow {
     /// Bytes, with the headers of all layers.
     #[serde(default)]
     pub length: u32,
+    /// Whether a policy dropped a reply, which has the reverse direction of source and destination.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reply: bool,
     /// The node, where several are asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,

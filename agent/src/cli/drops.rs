@@ -84,7 +84,8 @@ fn line(row: &DropRow) -> String {
     let source = end(source_pods, row.source, row.source_port);
     let destination = end(destination_pods, row.destination, row.destination_port);
     let node = node.as_deref().map(|node| format!(" {node}")).unwrap_or_default();
-    let place = format!("{} of {}, {} bytes", row.program, row.device, row.length);
+    let packet = if row.reply { "reply, " } else { "" };
+    let place = format!("{} of {}, {packet}{} bytes", row.program, row.device, row.length);
     let mut text = format!("{at}{node} {reason} {protocol} {source} -> {destination}, {place}");
     if !row.policies.is_empty() {
         text.push_str(&format!(", isolated by {}", row.policies.join(", ")));
@@ -124,6 +125,7 @@ mod tests {
             program: "to_pod".to_owned(),
             device: "slc7".to_owned(),
             length: 74,
+            reply: false,
             node: Some("n2".to_owned()),
             source_pods: vec![pod("lab/far", &[])],
             destination_pods: vec![pod("shop/db-0", &[("app", "db"), ("tier", "back")])],
@@ -141,6 +143,16 @@ mod tests {
             "2026-01-01T00:00:00.000Z n2 policy_ingress TCP lab/far 10.244.2.9:40000 -> \
              shop/db-0 10.244.1.7:5432, to_pod of slc7, 74 bytes, isolated by shop/db\n  shop/db-0 has app=db,tier=back\n  \
              because\n"
+        );
+    }
+
+    #[test]
+    fn dropped_reply_is_named_as_such() {
+        let row = DropRow { reply: true, program: "from_pod".to_owned(), ..row() };
+        let text = line(&row);
+        assert!(
+            text.contains(" -> shop/db-0 10.244.1.7:5432, from_pod of slc7, reply, 74 bytes"),
+            "{text}"
         );
     }
 }

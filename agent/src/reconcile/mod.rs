@@ -120,7 +120,13 @@ struct Scheduled {
 }
 
 /// All reconcilers in their order.
-pub struct Reconcilers(Vec<Scheduled>);
+pub struct Reconcilers {
+    all: Vec<Scheduled>,
+    clock: Clock,
+}
+
+/// Measures how long an attempt takes: the time of the state is that at which the pass began.
+type Clock = Box<dyn Fn() -> Instant + Send>;
 
 impl Reconcilers {
     /// Every reconciler. A reconciler precedes those that depend on its result.
@@ -156,17 +162,18 @@ impl Reconcilers {
     fn new(reconcilers: Vec<Box<dyn Reconciler>>) -> Reconcilers {
         let schedule =
             |reconciler| Scheduled { reconciler, backoff: Backoff::default(), waiting: false };
-        Reconcilers(reconcilers.into_iter().map(schedule).collect())
+        let all = reconcilers.into_iter().map(schedule).collect();
+        Reconcilers { all, clock: Box::new(Instant::now) }
     }
 
     /// Runs every reconciler that is due, until no concern is dirty.
     pub fn run(&mut self, state: &mut State, kernel: &mut dyn Kernel) {
         if state.take_resync() {
-            state.mark(self.0.iter().map(|s| s.reconciler.concern()));
+            state.mark(self.all.iter().map(|s| s.reconciler.concern()));
         }
         for _ in 0..PASSES {
-            for scheduled in &mut self.0 {
-                scheduled.run_if_due(state, kernel);
+            for scheduled in &mut self.all {
+                scheduled.run_if_due(state, kernel, &self.clock);
             }
             if !state.is_dirty() {
                 return;
@@ -176,22 +183,24 @@ impl Reconcilers {
 
     /// When the first retry is due, if any reconciler failed.
     pub fn next_retry(&self) -> Option<Instant> {
-        self.0.iter().filter_map(|s| s.backoff.retry_at()).min()
+        self.all.iter().filter_map(|s| s.backoff.retry_at()).min()
     }
 }
 
 impl Scheduled {
-    fn run_if_due(&mut self, state: &mut State, kernel: &mut dyn Kernel) {
+    fn run_if_due(&mut self, state: &mut State, kernel: &mut dyn Kernel, clock: &Clock) {
         let now = state.now();
         let concern = self.reconciler.concern();
         let dirty = state.take_dirty(concern);
         if !dirty && !self.waiting && !self.backoff.is_due(now) {
             return;
         }
+        let started = clock();
         let result = self.reconciler.reconcile(state, kernel);
+        let took = clock().saturating_duration_since(started);
         self.waiting = matches!(result, Err(NotReconciled::Waiting(_)));
         if matches!(result, Err(NotReconciled::Failed(_))) {
-            self.backoff.failed(now);
+            self.backoff.failed(now, took);
         } else {
             self.backoff.succeeded();
         }

@@ -39,6 +39,7 @@ fn row(drop: &Dropped) -> DropRow {
         program: hook.map_or("unknown", Hook::program).to_owned(),
         device: drop.device.clone().unwrap_or_else(|| format!("ifindex {}", drop.event.ifindex)),
         length: drop.event.len,
+        reply: drop.event.is_reply == 1,
         node: None,
         source_pods: drop.sources.iter().map(EndRow::from).collect(),
         destination_pods: drop.destinations.iter().map(EndRow::from).collect(),

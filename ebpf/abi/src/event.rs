@@ -23,8 +23,10 @@ pub struct DropEvent {
     pub reason: u8,
     /// A [`crate::program::Hook`]'s number.
     pub hook: u8,
+    /// 1 if a policy is the reason and the packet is a reply: its direction is the reverse of `flow`.
+    pub is_reply: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
 
 const _: () = assert!(size_of::<DropEvent>() == 64);

@@ -175,13 +175,13 @@ fn not_ready(s: &Scratch, hook: Hook) -> i32 {
 #[inline(always)]
 fn drop(s: &Scratch, hook: Hook, reason: DropReason) -> i32 {
     counters::dropped(reason, s.packet.len);
-    let tuple = match reason {
+    let (tuple, is_reply) = match reason {
         DropReason::PolicyEgress | DropReason::PolicyIngress | DropReason::PolicyPending => {
-            &s.question.tuple
+            (&s.question.tuple, s.flow.is_reply())
         }
-        _ => &s.packet.tuple,
+        _ => (&s.packet.tuple, false),
     };
-    exit_report(&s.packet, tuple, hook as u32, reason as u32);
+    exit_report(&s.packet, tuple, hook as u32, reason as u32, u32::from(is_reply));
     SHOT
 }
 
@@ -193,6 +193,7 @@ extern "C" fn exit_report(
     tuple: *const FlowKey,
     hook: u32,
     reason: u32,
+    is_reply: u32,
 ) -> u32 {
     // SAFETY: the caller passes a reference; the verifier requires the check for null.
     let (Some(packet), Some(tuple)) = (unsafe { (packet.as_ref(), tuple.as_ref()) }) else {
@@ -217,7 +218,8 @@ extern "C" fn exit_report(
         len: packet.len,
         reason: reason as u8,
         hook: hook as u8,
-        pad: [0; 6],
+        is_reply: is_reply as u8,
+        pad: [0; 5],
     };
     // The write fails if the reader is slow and the buffer full; counters include the drop.
     u32::from(EVENTS.output::<DropEvent>(&event, 0).is_ok())

@@ -59,7 +59,8 @@ fn a_drop_event_has_tuple_reason_hook_device_and_length() {
         len: packet.bytes().len() as u32,
         reason: DropReason::Spoofed as u8,
         hook: program::Hook::FromPod as u8,
-        pad: [0; 6],
+        is_reply: 0,
+        pad: [0; 5],
     };
     assert_eq!(events, [expected]);
 

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::conditions::{Concern, Status};
@@ -18,12 +20,14 @@ type Calls = Rc<RefCell<Vec<Concern>>>;
 /// A concern, the one that it marks, and its results in turn.
 type Script = (Concern, Option<Concern>, Vec<Result<(), NotReconciled>>);
 
-/// Returns prepared results and records its calls.
+/// Returns prepared results and records its calls, each of which takes `takes`.
 struct Scripted {
     concern: Concern,
     marks: Option<Concern>,
     results: Results,
     calls: Calls,
+    takes: Arc<AtomicU64>,
+    clock: Arc<AtomicU64>,
 }
 
 impl Reconciler for Scripted {
@@ -33,6 +37,7 @@ impl Reconciler for Scripted {
 
     fn reconcile(&mut self, state: &mut State, _: &mut dyn Kernel) -> Result<(), NotReconciled> {
         self.calls.borrow_mut().push(self.concern);
+        self.clock.fetch_add(self.takes.load(Relaxed), Relaxed);
         state.mark(self.marks);
         self.results.borrow_mut().pop_front().unwrap_or(Ok(()))
     }
@@ -44,20 +49,26 @@ struct Schedule {
     reconcilers: Reconcilers,
     calls: Calls,
     now: Instant,
+    /// Milliseconds that each call takes.
+    takes: Arc<AtomicU64>,
 }
 
 impl Schedule {
     fn new(reconcilers: Vec<Script>) -> Schedule {
         let calls = Calls::default();
         let state = Harness::idle_state();
+        let (takes, clock) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let scripted = reconcilers.into_iter().map(|(concern, marks, results)| {
             let results = Rc::new(RefCell::new(results.into()));
             let calls = Rc::clone(&calls);
-            Box::new(Scripted { concern, marks, results, calls }) as Box<dyn Reconciler>
+            let (takes, clock) = (Arc::clone(&takes), Arc::clone(&clock));
+            Box::new(Scripted { concern, marks, results, calls, takes, clock })
+                as Box<dyn Reconciler>
         });
-        let reconcilers = Reconcilers::new(scripted.collect());
+        let mut reconcilers = Reconcilers::new(scripted.collect());
         let now = state.now();
-        Schedule { state, kernel: FakeKernel::new(host()), reconcilers, calls, now }
+        reconcilers.clock = Box::new(move || now + Duration::from_millis(clock.load(Relaxed)));
+        Schedule { state, kernel: FakeKernel::new(host()), reconcilers, calls, now, takes }
     }
 
     /// The reconcilers that run at this time after the start.
@@ -115,6 +126,18 @@ async fn failure_is_retried_on_its_own_schedule() {
     assert_eq!(schedule.run_at(600), [Routes]);
     assert_eq!(retry(&schedule), None);
     assert_eq!(schedule.state.conditions.iter().count(), 0);
+}
+
+#[tokio::test]
+async fn slow_failures_leave_time_for_events() {
+    let mut schedule = Schedule::new(vec![(Concern::Growth, None, vec![failed(), failed()])]);
+    schedule.takes.store(3_000, Relaxed);
+    schedule.state.mark([Concern::Growth]);
+    assert_eq!(schedule.run_at(0), [Concern::Growth]);
+    assert_eq!(schedule.run_at(3_199), []);
+    assert_eq!(schedule.run_at(3_200), [Concern::Growth]);
+    assert_eq!(schedule.run_at(3_200 + 3_399), []);
+    assert_eq!(schedule.run_at(3_200 + 3_400), [Concern::Growth]);
 }
 
 #[tokio::test]

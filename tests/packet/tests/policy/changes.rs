@@ -167,7 +167,24 @@ fn the_event_of_a_denied_packet_has_the_judged_tuple() {
     let events = datapath.events();
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].flow, tuple(proto::TCP, (CLIENT, PORT), (SERVER, 8080)));
-    assert_eq!(events[0].reason, DropReason::PolicyIngress as u8);
+    assert_eq!((events[0].reason, events[0].is_reply), (DropReason::PolicyIngress as u8, 0));
+}
+
+#[test]
+fn the_event_of_a_denied_reply_has_the_judged_tuple_and_says_so() {
+    let mut datapath = node();
+    open(&datapath, PORT);
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    let reply = ack((SERVER, 80), (CLIENT, PORT));
+    datapath.from_pod(SERVER_IFINDEX, &reply).dropped(DropReason::PolicyIngress);
+    let event = datapath.events()[0];
+    assert_eq!(event.flow, tuple(proto::TCP, (CLIENT, PORT), (SERVER, 80)));
+    assert_eq!((event.ifindex, event.is_reply), (SERVER_IFINDEX, 1));
+    // A reply that no policy drops has its own tuple.
+    let spoofed = ack((SERVER, 80), (CLIENT, PORT));
+    datapath.from_pod(CLIENT_IFINDEX, &spoofed).dropped(DropReason::Spoofed);
+    let event = datapath.events()[0];
+    assert_eq!((event.flow, event.is_reply), (tuple(proto::TCP, (SERVER, 80), (CLIENT, PORT)), 0));
 }
 
 #[test]

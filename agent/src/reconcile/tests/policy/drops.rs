@@ -24,6 +24,7 @@ fn dropped(reason: DropReason, src: [u8; 4], dst: [u8; 4]) -> DroppedPacket {
         len: 74,
         reason: reason as u8,
         hook,
+        is_reply: u8::from(src == [10, 244, 2, 9]),
         ..DropEvent::default()
     };
     DroppedPacket { at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500), event }
@@ -52,7 +53,7 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
     assert_eq!(ends(&row.source_pods), [r#"lab/far {"app": "web"}"#]);
     assert_eq!(ends(&row.destination_pods), [r#"shop/pod-7 {"app": "db"}"#]);
     assert_eq!((row.at.as_str(), row.sequence), ("1970-01-01T00:00:01.500Z", 1500));
-    assert_eq!((row.program.as_str(), row.length), ("to_pod", 74));
+    assert_eq!((row.program.as_str(), row.length, row.reply), ("to_pod", 74, true));
     assert_eq!(row.device, "slc02d366cf925");
     assert_eq!(row.policies, ["shop/db"]);
     assert!(row.reasons[0].contains("shop/db") && row.reasons[0].contains("app=web"));
