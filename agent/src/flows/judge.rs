@@ -77,7 +77,8 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use sluice_abi::{FlowKey, FlowKind, PortBe, flow_flags, tcp_state::OPEN, ticks};
+    use sluice_abi::tcp_state::OPEN;
+    use sluice_abi::{FlowKey, FlowKind, PortBe, flow_flags, ticks};
 
     use super::*;
 

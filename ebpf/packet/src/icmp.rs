@@ -2,7 +2,8 @@
 
 use sluice_abi::Addr;
 
-use crate::{checksum::finish, ip};
+use crate::checksum::finish;
+use crate::ip;
 
 /// Type of an echo reply.
 pub const ECHO_REPLY: u8 = 0;

@@ -2,10 +2,8 @@
 
 use sluice_abi::{Addr, proto};
 
-use crate::{
-    checksum::{finish, pseudo_header_sum},
-    tcp_state::flag,
-};
+use crate::checksum::{finish, pseudo_header_sum};
+use crate::tcp_state::flag;
 
 /// Length in bytes of a TCP header without options, and so of a reset.
 pub const LEN: usize = 20;

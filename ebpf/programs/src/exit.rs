@@ -1,19 +1,18 @@
 //! The verdict exit: counts each verdict, reports drops, returns the action of tc or XDP.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
-use sluice_abi::{DropEvent, DropReason, FlowKey, Outcome, program::Hook};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use sluice_abi::program::Hook;
+use sluice_abi::{DropEvent, DropReason, FlowKey, Outcome};
 use sluice_packet::icmp;
 
-use crate::{
-    counters,
-    frame::{Frame, Skb},
-    handover, kernel, log,
-    maps::EVENTS,
-    packet::Packet,
-    scratch::Scratch,
-    stage::reject,
-    verdict::{Delivery, Target, Verdict},
-};
+use crate::frame::{Frame, Skb};
+use crate::maps::EVENTS;
+use crate::packet::Packet;
+use crate::scratch::Scratch;
+use crate::stage::reject;
+use crate::verdict::{Delivery, Target, Verdict};
+use crate::{counters, handover, kernel, log};
 
 /// `TC_ACT_UNSPEC`, the same number as `TCX_NEXT`: continue with the next program. `TC_ACT_OK`
 /// would skip the programs after this one.

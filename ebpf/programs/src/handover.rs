@@ -11,15 +11,14 @@
 //! marks of this file are the same in every version.
 
 use aya_ebpf::programs::TcContext;
-use sluice_abi::{node_flags, program::Hook, program::handover_mark};
+use sluice_abi::node_flags;
+use sluice_abi::program::{Hook, handover_mark};
 
-use crate::{
-    config::{self, Node},
-    frame::Skb,
-    maps::{PREDECESSORS, SUCCESSORS},
-    stage::outline::Outlined,
-    verdict::{HandOver, Verdict},
-};
+use crate::config::{self, Node};
+use crate::frame::Skb;
+use crate::maps::{PREDECESSORS, SUCCESSORS};
+use crate::stage::outline::Outlined;
+use crate::verdict::{HandOver, Verdict};
 
 /// The node's configuration, if these programs handle the packet.
 ///

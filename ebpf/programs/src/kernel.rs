@@ -2,16 +2,14 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::{
-        bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_sock_tuple,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-    },
-    helpers::generated::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns,
-        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_fullsock, bpf_sk_lookup_udp,
-        bpf_sk_release, bpf_skc_lookup_tcp,
-    },
+use aya_ebpf::bindings::{
+    bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_sock_tuple,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns,
+    bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_fullsock, bpf_sk_lookup_udp,
+    bpf_sk_release, bpf_skc_lookup_tcp,
 };
 use sluice_abi::{Addr, Family, FlowKey, PortBe, proto, tick as tick_of};
 use sluice_packet::affinity;

@@ -3,7 +3,8 @@
 
 use sluice_abi::program::Hook;
 
-use crate::{packet::Packet, verdict::Verdict};
+use crate::packet::Packet;
+use crate::verdict::Verdict;
 
 /// Logs a verdict.
 #[cfg(not(feature = "log"))]

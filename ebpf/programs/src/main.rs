@@ -11,10 +11,8 @@
     reason = "map keys by value are copied to the stack, which is limited to 512 bytes"
 )]
 
-use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier, xdp},
-    programs::{SockAddrContext, TcContext, XdpContext},
-};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 
 mod config;
 mod counters;

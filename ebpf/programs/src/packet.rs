@@ -1,7 +1,8 @@
 //! The result of parsing.
 
 use sluice_abi::{Family, FlowKey, FragmentKey, proto};
-use sluice_packet::{l4::Kind, tcp_state};
+use sluice_packet::l4::Kind;
+use sluice_packet::tcp_state;
 
 /// Fragment state: whether the ports of a packet, which only the first fragment has, are available.
 #[derive(Clone, Copy, PartialEq, Eq)]

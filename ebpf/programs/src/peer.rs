@@ -1,10 +1,8 @@
 //! Access to the peer address of a socket system call.
 
-use aya_ebpf::{
-    bindings::bpf_sock_addr,
-    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
-    programs::SockAddrContext,
-};
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
+use aya_ebpf::programs::SockAddrContext;
 use sluice_abi::{Addr, PortBe};
 
 /// The peer address of a socket system call.

@@ -4,16 +4,17 @@
 //! entry of a per-CPU map. [`hook::run`](crate::hook) takes it once; stages receive references to
 //! the parts that they use, and global functions receive pointers to them.
 
-use aya_ebpf::{EbpfContext, macros::map, maps::PerCpuArray};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::{FlowEntry, FlowKey, FlowKind};
 use sluice_packet::{Headers, ip};
 
-use crate::{
-    flow::{Destination, Flow},
-    kernel::NextHop,
-    packet::Packet,
-    stage::{backend::Chosen, policy::Question},
-};
+use crate::flow::{Destination, Flow};
+use crate::kernel::NextHop;
+use crate::packet::Packet;
+use crate::stage::backend::Chosen;
+use crate::stage::policy::Question;
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

@@ -14,7 +14,7 @@ const PACKET_PATH: &str = "ebpf/README.md";
 const AGENT: &str = "agent/README.md";
 const METRICS: &str = "agent/src/observe/";
 const METRIC_PREFIX: &str = "sluice_";
-const PROGRAM_MAPS: &str = "ebpf/programs/src/maps.rs";
+const PROGRAM_MAPS: &str = "ebpf/programs/src/maps/mod.rs";
 
 /// Per-CPU memory of one program run, which contains no state.
 const SCRATCH_MAPS: [&str; 2] = ["PACKET", "SCRATCH"];

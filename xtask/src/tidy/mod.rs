@@ -13,6 +13,7 @@ mod crates;
 mod delivery;
 mod docs;
 mod files;
+mod imports;
 mod layout;
 mod links;
 mod modules;
@@ -77,7 +78,7 @@ const fn rule(name: &'static str, check: fn(&Tree) -> Result<Vec<Finding>>) -> R
 }
 
 /// Every rule.
-const RULES: [Rule; 18] = [
+const RULES: [Rule; 19] = [
     rule("crate-dependencies", crates::dependencies),
     rule("agent-modules", modules::agent),
     rule("reconcilers", modules::reconcilers),
@@ -92,6 +93,7 @@ const RULES: [Rule; 18] = [
     rule("orphans", files::orphans),
     rule("cluster-phases", files::phases),
     rule("cluster-cases", files::cases),
+    rule("imports", imports::order),
     rule("prose", prose::words),
     rule("links", links::relative),
     rule("specification", specification::tests),

@@ -349,12 +349,12 @@ mod tests {
     fn external_crate_outside_its_module_is_found() {
         let files = [
             ("agent/src/source/kube.rs", "use kube::Client;"),
-            ("agent/src/state.rs", "fn f(s: &k8s_openapi::api::core::v1::Service) {}"),
+            ("agent/src/state/mod.rs", "fn f(s: &k8s_openapi::api::core::v1::Service) {}"),
         ];
         assert_eq!(
             messages(external_crates(&Tree::of(&files))),
             [
-                "agent/src/state.rs:1: k8s_openapi::api::core::v1::Service is used outside agent/src/source/"
+                "agent/src/state/mod.rs:1: k8s_openapi::api::core::v1::Service is used outside agent/src/source/"
             ]
         );
     }
@@ -368,7 +368,7 @@ mod tests {
         }
         let text = "use std::net::IpAddr; use crate::model::Service; fn f() { Answer::Drop }";
         assert_eq!(
-            messages(oracle(&Tree::of(&[("agent/core/src/oracle/service.rs", text)]))),
+            messages(oracle(&Tree::of(&[("agent/core/src/oracle/service/mod.rs", text)]))),
             Vec::<String>::new()
         );
         assert_eq!(messages(oracle(&Tree::of(&[]))).len(), 1, "a missing oracle is found");

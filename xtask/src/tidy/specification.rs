@@ -99,7 +99,7 @@ mod tests {
             ("tests/packet/cases/fragments.conv", "# A case\ncase: 1\n"),
             ("tests/cluster/cases/pod-ping/steps.yaml", ""),
             (
-                "agent/core/src/index.rs",
+                "agent/core/src/index/mod.rs",
                 "#[test] fn slices_add_up() { let x = 1; }\n\
                  /// Not a test.\nfn helper() {}\n\
                  #[tokio::test(start_paused = true)]\nasync fn loop_ends() {}",

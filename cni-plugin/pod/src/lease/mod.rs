@@ -33,8 +33,6 @@ pub use subnet::{Subnet, SubnetError};
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixture;
 #[cfg(test)]
-#[path = "model_tests.rs"]
 mod model_tests;
 #[cfg(test)]
-#[path = "store_tests.rs"]
 mod store_tests;

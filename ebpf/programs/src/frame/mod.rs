@@ -2,7 +2,8 @@
 
 use core::ffi::c_void;
 
-use sluice_packet::{checksum::Delta, l4::Kind};
+use sluice_packet::checksum::Delta;
+use sluice_packet::l4::Kind;
 
 mod skb;
 mod xdp;

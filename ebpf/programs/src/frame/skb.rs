@@ -5,15 +5,15 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
-    },
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{
+    bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use sluice_abi::program::handover_mark;
-use sluice_packet::{checksum::Delta, eth, ip, l4::Kind};
+use sluice_packet::checksum::Delta;
+use sluice_packet::l4::Kind;
+use sluice_packet::{eth, ip};
 
 use super::{Changed, Frame};
 use crate::scratch::QUOTE_LEN;

@@ -3,7 +3,8 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::xdp_md;
-use sluice_packet::{checksum::Delta, l4::Kind};
+use sluice_packet::checksum::Delta;
+use sluice_packet::l4::Kind;
 
 use super::{Changed, Frame};
 

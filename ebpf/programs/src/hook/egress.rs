@@ -3,23 +3,17 @@
 use sluice_abi::{DropReason, FlowKind, PodRef};
 use sluice_packet::l4::Kind;
 
-use crate::{
-    config::Node,
-    flow::{FlowState, Origin},
-    handover,
-    hook::is_forwarded,
-    scratch::Scratch,
-    stage::{
-        antispoof,
-        class::{self, DestinationClass},
-        conntrack::{self, Lookup},
-        icmp, masquerade,
-        outline::Outlined,
-        policy::{self, Ends},
-        service,
-    },
-    verdict::{Bypass, Verdict},
-};
+use crate::config::Node;
+use crate::flow::{FlowState, Origin};
+use crate::handover;
+use crate::hook::is_forwarded;
+use crate::scratch::Scratch;
+use crate::stage::class::{self, DestinationClass};
+use crate::stage::conntrack::{self, Lookup};
+use crate::stage::outline::Outlined;
+use crate::stage::policy::{self, Ends};
+use crate::stage::{antispoof, icmp, masquerade, service};
+use crate::verdict::{Bypass, Verdict};
 
 /// Finds the flow of a packet from a pod of this node; returns its destination class. With
 /// [`Origin::Pod`], the packet comes from the device of the hook, and its source is checked.

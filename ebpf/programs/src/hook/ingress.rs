@@ -3,21 +3,15 @@
 use sluice_abi::{DropReason, FlowKind};
 use sluice_packet::l4::Kind;
 
-use crate::{
-    config::Node,
-    flow::{FlowState, Origin},
-    handover,
-    scratch::Scratch,
-    stage::{
-        antispoof,
-        class::{self, DestinationClass},
-        conntrack::{self, Lookup},
-        fragment, icmp, masquerade,
-        outline::Outlined,
-        service,
-    },
-    verdict::{Bypass, Verdict},
-};
+use crate::config::Node;
+use crate::flow::{FlowState, Origin};
+use crate::handover;
+use crate::scratch::Scratch;
+use crate::stage::class::{self, DestinationClass};
+use crate::stage::conntrack::{self, Lookup};
+use crate::stage::outline::Outlined;
+use crate::stage::{antispoof, fragment, icmp, masquerade, service};
+use crate::verdict::{Bypass, Verdict};
 
 /// Finds the flow of a packet from the uplink; returns its destination class.
 #[inline(always)]

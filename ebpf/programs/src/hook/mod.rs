@@ -3,10 +3,13 @@
 use aya_ebpf::programs::TcContext;
 use sluice_abi::program::Hook;
 
-use crate::{
-    config::Node, exit, frame::Skb, handover, maps, packet::Packet, scratch::Scratch,
-    stage::outline::Outlined, verdict::Verdict,
-};
+use crate::config::Node;
+use crate::frame::Skb;
+use crate::packet::Packet;
+use crate::scratch::Scratch;
+use crate::stage::outline::Outlined;
+use crate::verdict::Verdict;
+use crate::{exit, handover, maps};
 
 mod egress;
 mod ingress;

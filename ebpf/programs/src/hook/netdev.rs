@@ -1,22 +1,18 @@
 //! Both directions of the uplink.
 
-use sluice_abi::{PodRef, program::Hook};
+use sluice_abi::PodRef;
+use sluice_abi::program::Hook;
 
-use crate::{
-    flow::{Flow, Origin},
-    frame::Skb,
-    handover,
-    hook::{Stages, egress, ingress},
-    maps,
-    packet::Packet,
-    scratch::Scratch,
-    stage::{
-        class::DestinationClass,
-        conntrack, forward, fragment, parse,
-        policy::{self, Ends},
-    },
-    verdict::{Bypass, Verdict},
-};
+use crate::flow::{Flow, Origin};
+use crate::frame::Skb;
+use crate::hook::{Stages, egress, ingress};
+use crate::packet::Packet;
+use crate::scratch::Scratch;
+use crate::stage::class::DestinationClass;
+use crate::stage::policy::{self, Ends};
+use crate::stage::{conntrack, forward, fragment, parse};
+use crate::verdict::{Bypass, Verdict};
+use crate::{handover, maps};
 
 /// Packets from the uplink.
 pub struct FromNetdev;

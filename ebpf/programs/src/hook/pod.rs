@@ -3,28 +3,23 @@
 //! Only IPv4 and ARP pass: a frame of another protocol, VLAN-tagged ones included, would reach the
 //! node's stack without the checks of these programs.
 
-use sluice_abi::{DropReason, FlowKind, PodRef, program::Hook};
+use sluice_abi::program::Hook;
+use sluice_abi::{DropReason, FlowKind, PodRef};
 use sluice_packet::l4::Kind;
 
-use crate::{
-    config::Node,
-    flow::{Flow, FlowState, Origin},
-    frame::Skb,
-    handover,
-    hook::{Stages, egress, is_forwarded},
-    maps,
-    packet::Packet,
-    scratch::Scratch,
-    stage::{
-        antispoof,
-        class::{self, DestinationClass},
-        conntrack::{self, Lookup},
-        forward, fragment, icmp, nat,
-        parse::{self, Unparsed},
-        policy::{self, Ends},
-    },
-    verdict::{Bypass, Verdict},
-};
+use crate::config::Node;
+use crate::flow::{Flow, FlowState, Origin};
+use crate::frame::Skb;
+use crate::hook::{Stages, egress, is_forwarded};
+use crate::packet::Packet;
+use crate::scratch::Scratch;
+use crate::stage::class::{self, DestinationClass};
+use crate::stage::conntrack::{self, Lookup};
+use crate::stage::parse::{self, Unparsed};
+use crate::stage::policy::{self, Ends};
+use crate::stage::{antispoof, forward, fragment, icmp, nat};
+use crate::verdict::{Bypass, Verdict};
+use crate::{handover, maps};
 
 /// Packets from a pod.
 pub struct FromPod;

@@ -7,15 +7,11 @@ use sluice_abi::{
 };
 use sluice_packet::ip;
 
-use crate::{
-    config,
-    maps::{self, SOCKET_ORIGINS},
-    peer::Peer,
-    stage::{
-        backend::{self, Choice, Chosen, Request},
-        class::{self, DestinationClass},
-    },
-};
+use crate::config;
+use crate::maps::{self, SOCKET_ORIGINS};
+use crate::peer::Peer;
+use crate::stage::backend::{self, Choice, Chosen, Request};
+use crate::stage::class::{self, DestinationClass};
 
 /// Continue with the system call.
 const PROCEED: i32 = 1;

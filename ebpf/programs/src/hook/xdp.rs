@@ -13,20 +13,14 @@ use aya_ebpf::programs::XdpContext;
 use sluice_abi::PodRef;
 use sluice_packet::l4::Kind;
 
-use crate::{
-    exit,
-    frame::Xdp,
-    handover,
-    hook::ingress,
-    maps,
-    packet::{FragmentState, Packet},
-    scratch::Scratch,
-    stage::{
-        conntrack, forward, nat, parse,
-        policy::{self, Ends},
-    },
-    verdict::{Bypass, Verdict},
-};
+use crate::frame::Xdp;
+use crate::hook::ingress;
+use crate::packet::{FragmentState, Packet};
+use crate::scratch::Scratch;
+use crate::stage::policy::{self, Ends};
+use crate::stage::{conntrack, forward, nat, parse};
+use crate::verdict::{Bypass, Verdict};
+use crate::{exit, handover, maps};
 
 /// The packet is left to tc.
 const FOR_TC: Verdict = Verdict::Bypass(Bypass::ForTc);

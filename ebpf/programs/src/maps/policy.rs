@@ -1,10 +1,9 @@
 //! The maps of policies.
 
-use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    macros::map,
-    maps::{Array, HashMap, LpmTrie, lpm_trie::Key},
-};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie};
 use sluice_abi::{Addr, PodPolicy, PodRef, PolicyPeerKey, PolicyPortKey, PolicyPorts, PortBe, map};
 
 /// The policies of the pods of this node, by index.

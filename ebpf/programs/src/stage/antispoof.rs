@@ -1,20 +1,17 @@
 //! Source address checks.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::{Addr, DropReason, PodRef};
 use sluice_packet::{Headers, arp, eth};
 
-use crate::{
-    config::Node,
-    frame::Frame,
-    kernel, maps,
-    packet::Packet,
-    stage::{
-        class::{self, DestinationClass},
-        outline::Outlined,
-    },
-    verdict::Verdict,
-};
+use crate::config::Node;
+use crate::frame::Frame;
+use crate::packet::Packet;
+use crate::stage::class::{self, DestinationClass};
+use crate::stage::outline::Outlined;
+use crate::verdict::Verdict;
+use crate::{kernel, maps};
 
 /// Drops packets whose source is not the pod behind the interface of the hook; returns that pod.
 #[inline(always)]

@@ -4,15 +4,11 @@ use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, Frontend, FrontendKey, PortBe, SlotRange, frontend_flags,
     network_kind, node_port_addr,
 };
-use sluice_packet::{
-    affinity, ip,
-    select::{self, NoBackend},
-};
+use sluice_packet::select::{self, NoBackend};
+use sluice_packet::{affinity, ip};
 
-use crate::{
-    kernel,
-    maps::{self, AFFINITY, SLOTS},
-};
+use crate::kernel;
+use crate::maps::{self, AFFINITY, SLOTS};
 
 /// A request for a backend, and what was chosen for it.
 #[repr(C)]

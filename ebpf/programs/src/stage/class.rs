@@ -3,7 +3,9 @@
 use sluice_abi::{Addr, DropReason, PodRef, network_kind};
 use sluice_packet::ip;
 
-use crate::{config, flow::Destination, maps, verdict::Verdict};
+use crate::flow::Destination;
+use crate::verdict::Verdict;
+use crate::{config, maps};
 
 /// Class of a destination address. It decides how a packet is delivered. Flow entries contain the
 /// numbers.

@@ -4,16 +4,17 @@ use sluice_abi::DropReason;
 use sluice_packet::Headers;
 use zerocopy::transmute_ref;
 
-use crate::{
-    flow::{Flow, Origin},
-    frame::Frame,
-    kernel::Route,
-    maps,
-    packet::Packet,
-    scratch::Scratch,
-    stage::{class::DestinationClass, nat, next_hop, outline::Outlined, policy::Judged},
-    verdict::Verdict,
-};
+use crate::flow::{Flow, Origin};
+use crate::frame::Frame;
+use crate::kernel::Route;
+use crate::maps;
+use crate::packet::Packet;
+use crate::scratch::Scratch;
+use crate::stage::class::DestinationClass;
+use crate::stage::outline::Outlined;
+use crate::stage::policy::Judged;
+use crate::stage::{nat, next_hop};
+use crate::verdict::Verdict;
 
 /// Translates a packet and delivers it by the class of its destination. Packets that the stack has
 /// to answer (too long, no route) are passed to it before translation, so that its ICMP error

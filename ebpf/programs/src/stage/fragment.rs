@@ -1,17 +1,13 @@
 //! Fragments: later fragments get the ports of the first.
 
-use aya_ebpf::{
-    macros::map,
-    maps::{LruHashMap, PerCpuArray},
-};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{LruHashMap, PerCpuArray};
 use sluice_abi::{DropReason, FragmentKey, FragmentPorts, map};
 
-use crate::{
-    kernel,
-    maps::FRAGMENTS,
-    packet::{FragmentState, Packet},
-    verdict::Verdict,
-};
+use crate::kernel;
+use crate::maps::FRAGMENTS;
+use crate::packet::{FragmentState, Packet};
+use crate::verdict::Verdict;
 
 /// Limit of waits of one datagram's fragments: the queue is run to its end before a fragment returns,
 /// so that a first fragment that arrived together with it has passed.

@@ -2,25 +2,18 @@
 //! quoted, not the translated one.
 
 use sluice_abi::{FlowEntry, FlowKey, Outcome};
-use sluice_packet::{
-    Headers,
-    checksum::Delta,
-    ip::Fragment,
-    l4::{self, Kind},
-};
+use sluice_packet::Headers;
+use sluice_packet::checksum::Delta;
+use sluice_packet::ip::Fragment;
+use sluice_packet::l4::{self, Kind};
 
-use crate::{
-    counters,
-    flow::FlowState,
-    frame::{Changed, Frame},
-    maps,
-    packet::{FragmentState, Packet},
-    scratch::{Quoted, Scratch},
-    stage::{
-        conntrack::work::{self, Key},
-        outline::Outlined,
-    },
-};
+use crate::flow::FlowState;
+use crate::frame::{Changed, Frame};
+use crate::packet::{FragmentState, Packet};
+use crate::scratch::{Quoted, Scratch};
+use crate::stage::conntrack::work::{self, Key};
+use crate::stage::outline::Outlined;
+use crate::{counters, maps};
 
 /// Offset of TCP's checksum.
 const TCP_CHECKSUM: u32 = 16;

@@ -5,15 +5,15 @@
 use sluice_abi::{Addr, DropReason, device_flags};
 use sluice_packet::l4::Kind;
 
-use crate::{
-    config::{self, Node},
-    flow::{Flow, Origin},
-    kernel::{NextHop, Route},
-    maps,
-    packet::Packet,
-    stage::{class::DestinationClass, fragment, outline::Outlined},
-    verdict::Verdict,
-};
+use crate::config::{self, Node};
+use crate::flow::{Flow, Origin};
+use crate::kernel::{NextHop, Route};
+use crate::maps;
+use crate::packet::Packet;
+use crate::stage::class::DestinationClass;
+use crate::stage::fragment;
+use crate::stage::outline::Outlined;
+use crate::verdict::Verdict;
 
 /// Sets the source of a flow after translation to the address of the device that it leaves by, or to
 /// the node's address if it does not leave the node. The source port is chosen later. False: the

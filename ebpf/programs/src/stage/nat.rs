@@ -1,21 +1,16 @@
 //! Translation of headers.
 
 use sluice_abi::{Direction, DropReason, FlowKey, Outcome};
-use sluice_packet::{
-    Headers,
-    checksum::{self, Delta},
-    crc32c,
-    l4::{self, Kind},
-};
+use sluice_packet::checksum::{self, Delta};
+use sluice_packet::l4::{self, Kind};
+use sluice_packet::{Headers, crc32c};
 
-use crate::{
-    counters,
-    flow::{Flow, FlowState},
-    frame::{Changed, Frame},
-    packet::{FragmentState, Packet},
-    stage::outline::Outlined,
-    verdict::Verdict,
-};
+use crate::counters;
+use crate::flow::{Flow, FlowState};
+use crate::frame::{Changed, Frame};
+use crate::packet::{FragmentState, Packet};
+use crate::stage::outline::Outlined;
+use crate::verdict::Verdict;
 
 /// Translates a packet: addresses in `headers`, which the caller stores, and the layer 4 header in
 /// the packet. `Ok(false)`: nothing has changed.

@@ -4,15 +4,14 @@
 //! its last lookups for the rest of a tick: a changed route is used after 1.07 s at the latest,
 //! without notifications of the kernel.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::Addr;
 
-use crate::{
-    flow::Flow,
-    kernel::{self, NextHop, Route},
-    packet::Packet,
-    stage::outline::Outlined,
-};
+use crate::flow::Flow;
+use crate::kernel::{self, NextHop, Route};
+use crate::packet::Packet;
+use crate::stage::outline::Outlined;
 
 /// Lookups that a CPU keeps; a power of two.
 const SLOTS: u32 = 512;

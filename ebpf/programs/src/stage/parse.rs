@@ -2,17 +2,13 @@
 //! here.
 
 use sluice_abi::{DropReason, Family, FlowKey, PortBe, proto};
-use sluice_packet::{
-    Headers, eth,
-    ip::{Fields, Fragment},
-    l4::{self, Kind},
-};
+use sluice_packet::ip::{Fields, Fragment};
+use sluice_packet::l4::{self, Kind};
+use sluice_packet::{Headers, eth};
 use zerocopy::transmute_mut;
 
-use crate::{
-    frame::Frame,
-    packet::{FragmentState, Packet},
-};
+use crate::frame::Frame;
+use crate::packet::{FragmentState, Packet};
 
 /// Segment length of a packet whose segments have different lengths (include/linux/skbuff.h).
 const GSO_BY_FRAGS: u32 = 0xffff;

@@ -17,20 +17,13 @@ use sluice_abi::{
     PolicyPeerKey, PolicyPorts, flow_flags, ports_kind,
 };
 
-use super::{
-    conntrack::{
-        self,
-        work::{self, Key},
-    },
-    fragment,
-};
-use crate::{
-    flow::{Flow, FlowState},
-    maps,
-    packet::Packet,
-    scratch::Scratch,
-    verdict::Verdict,
-};
+use super::conntrack::work::{self, Key};
+use super::{conntrack, fragment};
+use crate::flow::{Flow, FlowState};
+use crate::maps;
+use crate::packet::Packet;
+use crate::scratch::Scratch;
+use crate::verdict::Verdict;
 
 /// Proof of a policy verdict that allows the delivery of a packet. Only this module constructs it.
 pub struct Judged(());

@@ -3,19 +3,14 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use sluice_abi::proto;
-use sluice_packet::{
-    Headers, checksum, eth, icmp, ip,
-    l4::{self, Kind},
-    reset,
-    tcp_state::flag,
-};
+use sluice_packet::l4::{self, Kind};
+use sluice_packet::tcp_state::flag;
+use sluice_packet::{Headers, checksum, eth, icmp, ip, reset};
 
-use crate::{
-    frame::{Frame, Skb},
-    packet::{FragmentState, Packet},
-    scratch::QUOTE_LEN,
-    stage::forward,
-};
+use crate::frame::{Frame, Skb};
+use crate::packet::{FragmentState, Packet};
+use crate::scratch::QUOTE_LEN;
+use crate::stage::forward;
 
 /// Longest part of a packet that an error quotes.
 const QUOTE_MAX: u32 = 80;

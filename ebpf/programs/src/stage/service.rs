@@ -12,19 +12,14 @@
 
 use sluice_abi::{Addr, DropReason, Frontend, frontend_flags, proto};
 
-use crate::{
-    config,
-    flow::{Flow, Origin},
-    maps,
-    packet::Packet,
-    stage::{
-        backend::{self, Choice, Chosen, Request},
-        class::DestinationClass,
-        fragment,
-        outline::Outlined,
-    },
-    verdict::Verdict,
-};
+use crate::flow::{Flow, Origin};
+use crate::packet::Packet;
+use crate::stage::backend::{self, Choice, Chosen, Request};
+use crate::stage::class::DestinationClass;
+use crate::stage::fragment;
+use crate::stage::outline::Outlined;
+use crate::verdict::Verdict;
+use crate::{config, maps};
 
 /// Translates the destination of a new flow to a backend, if it is a Service. The class of the
 /// destination is in `flow.class`; that of the backend is set by the caller.

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use netns_tests::manifest::service_with;
+use netns_tests::peer::HoldReport;
 use netns_tests::{
     Agent, Host, Node, OUTSIDE, Pod, Process, Server, Topology, Version, dataplane, eventually,
-    eventually_equals, peer::HoldReport,
+    eventually_equals,
 };
 use sluice_abi::DropReason;
 

@@ -4,10 +4,8 @@
 use sluice_abi::{FlowEntry, FlowKey, PodFlows, PodRef, flow_flags};
 use sluice_packet::budget;
 
-use super::{
-    insert::{ANY, FULL, NOEXIST, OK, TAKEN, Table, insert, remove_confirmed, remove_new},
-    work::{self, Key},
-};
+use super::insert::{ANY, FULL, NOEXIST, OK, TAKEN, Table, insert, remove_confirmed, remove_new};
+use super::work::{self, Key};
 use crate::{config, maps};
 
 /// Moves an answered flow to `FLOWS`. It remains where it is if its pod has reached the limit, or

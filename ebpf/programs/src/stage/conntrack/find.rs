@@ -4,13 +4,12 @@ use sluice_abi::{Direction, FlowEntry, FlowKey, PodRef, flow_flags, proto, tcp_s
 use sluice_packet::{Headers, tcp_state};
 
 use super::{confirm, refresh, unusual};
-use crate::{
-    flow::{Destination, Flow, FlowState, Origin},
-    kernel,
-    maps::{self, FlowRef, same_tuple},
-    packet::{FragmentState, Packet},
-    stage::{class::DestinationClass, policy},
-};
+use crate::flow::{Destination, Flow, FlowState, Origin};
+use crate::kernel;
+use crate::maps::{self, FlowRef, same_tuple};
+use crate::packet::{FragmentState, Packet};
+use crate::stage::class::DestinationClass;
+use crate::stage::policy;
 
 /// Result of [`find`].
 #[derive(Clone, Copy, PartialEq, Eq)]

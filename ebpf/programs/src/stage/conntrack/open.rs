@@ -4,28 +4,22 @@
 //! exist yet, so that two CPUs never use one source port for two flows. An ended flow's entry is
 //! removed by the CPU that has inserted its key into `FLOW_CLAIMS`.
 
-use aya_ebpf::{macros::map, maps::HashMap};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::HashMap;
 use sluice_abi::{Addr, DropReason, FlowEntry, FlowKey, PortBe, flow_flags, proto};
-use sluice_packet::{
-    budget,
-    lifetime::{self, Scarcity},
-    tcp_state,
-};
+use sluice_packet::lifetime::{self, Scarcity};
+use sluice_packet::{budget, tcp_state};
 
-use super::{
-    confirm::{uncount, write_alias, write_main},
-    insert::{FULL, NOEXIST, OK, TAKEN, Table, remove, remove_new},
-    work::{self, Key},
-};
-use crate::{
-    config,
-    flow::{Destination, Flow, FlowState, Origin},
-    kernel,
-    maps::{self, FlowRef, same_tuple},
-    packet::Packet,
-    stage::{class::DestinationClass, outline::Outlined},
-    verdict::Verdict,
-};
+use super::confirm::{uncount, write_alias, write_main};
+use super::insert::{FULL, NOEXIST, OK, TAKEN, Table, remove, remove_new};
+use super::work::{self, Key};
+use crate::flow::{Destination, Flow, FlowState, Origin};
+use crate::maps::{self, FlowRef, same_tuple};
+use crate::packet::Packet;
+use crate::stage::class::DestinationClass;
+use crate::stage::outline::Outlined;
+use crate::verdict::Verdict;
+use crate::{config, kernel};
 
 /// Number of source ports that are tried before a new flow is dropped.
 const ATTEMPTS: u32 = 24;

@@ -3,21 +3,15 @@
 use sluice_abi::{Direction, FlowEntry, FlowKind, FrontendKey, flow_flags, proto};
 use sluice_packet::lifetime;
 
-use super::{
-    confirm::{alias_key, write_alias},
-    insert::Table,
-    work::{self, Key},
-};
-use crate::{
-    flow::{Destination, Flow},
-    kernel,
-    maps::{self, FlowRef},
-    packet::Packet,
-    stage::{
-        backend,
-        class::{self, DestinationClass},
-    },
-};
+use super::confirm::{alias_key, write_alias};
+use super::insert::Table;
+use super::work::{self, Key};
+use crate::flow::{Destination, Flow};
+use crate::kernel;
+use crate::maps::{self, FlowRef};
+use crate::packet::Packet;
+use crate::stage::backend;
+use crate::stage::class::{self, DestinationClass};
 
 /// Result of the global function: the flow goes on.
 const GOES_ON: u32 = 1;

@@ -1,7 +1,8 @@
 //! Per-CPU memory of global functions of this stage and others, whose stack is too small for keys and
 //! entries.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::{FlowEntry, FlowKey, FrontendKey};
 
 #[map]

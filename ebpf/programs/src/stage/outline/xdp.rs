@@ -5,14 +5,12 @@ use sluice_abi::FlowKey;
 use sluice_packet::Headers;
 
 use super::Outlined;
-use crate::{
-    flow::{Destination, Flow},
-    frame::{Frame, Xdp},
-    kernel::{self, NextHop, Route, Sockets},
-    packet::Packet,
-    scratch::Quoted,
-    stage::{conntrack, nat},
-};
+use crate::flow::{Destination, Flow};
+use crate::frame::{Frame, Xdp};
+use crate::kernel::{self, NextHop, Route, Sockets};
+use crate::packet::Packet;
+use crate::scratch::Quoted;
+use crate::stage::{conntrack, nat};
 
 impl Outlined for Xdp {
     /// The program writes the link-layer header itself.

@@ -7,7 +7,6 @@
 //! that of a node.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
-#[path = "policy_matrix/grid.rs"]
 mod grid;
 
 use std::process::Command;

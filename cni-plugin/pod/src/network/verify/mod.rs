@@ -138,5 +138,4 @@ impl Observed {
 }
 
 #[cfg(test)]
-#[path = "verify_tests.rs"]
 mod tests;

@@ -112,5 +112,4 @@ fn extended_message(response: &[u8]) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "response_tests.rs"]
 mod tests;

@@ -144,5 +144,4 @@ fn drafts_from(
 }
 
 #[cfg(test)]
-#[path = "inventory_tests.rs"]
 mod tests;

@@ -394,5 +394,4 @@ pub struct FragmentPorts {
 }
 
 #[cfg(test)]
-#[path = "conntrack_tests.rs"]
 mod tests;

@@ -99,5 +99,4 @@ fn parse_number(text: &str) -> Option<Number> {
 }
 
 #[cfg(test)]
-#[path = "identity_tests.rs"]
 mod tests;

@@ -8,14 +8,12 @@ use aya_ebpf::bindings::__sk_buff;
 use sluice_abi::FlowKey;
 use sluice_packet::Headers;
 
-use crate::{
-    flow::{Destination, Flow},
-    frame::{Frame, Skb},
-    kernel::{self, NextHop, Route, Sockets},
-    packet::Packet,
-    scratch::Quoted,
-    stage::{conntrack, icmp, nat},
-};
+use crate::flow::{Destination, Flow};
+use crate::frame::{Frame, Skb};
+use crate::kernel::{self, NextHop, Route, Sockets};
+use crate::packet::Packet;
+use crate::scratch::Quoted;
+use crate::stage::{conntrack, icmp, nat};
 
 mod xdp;
 

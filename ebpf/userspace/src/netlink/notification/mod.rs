@@ -8,7 +8,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
 
 use super::NetlinkError;
 
@@ -208,5 +209,4 @@ fn address(value: &[u8]) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
-#[path = "notification_tests.rs"]
 mod tests;

@@ -117,5 +117,4 @@ pub(crate) fn read_all<T>(
 }
 
 #[cfg(test)]
-#[path = "resume_tests.rs"]
 mod tests;
