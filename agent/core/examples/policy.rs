@@ -14,7 +14,7 @@ use sluice_core::model::{
     Object, ObjectName, Pod, PolicyPeer, PolicyPort, PolicyRule, Port, PortSpec, Protocol,
     Requirement, parse_cidr,
 };
-use sluice_core::policy::{LocalPod, Policies, Question, Step, Verdict};
+use sluice_core::policy::{LocalPod, Policies, Query, Step, Verdict};
 use sluice_core::{Index, PolicyDirty};
 
 const NAMESPACES: u32 = 50;
@@ -124,7 +124,7 @@ fn main() {
     let mut found = 0;
     let took = timed(|| found = compiled.findings(&index).len());
     println!("{:<28}{took:>12.1?}   {found} problems", "findings");
-    let question = Question {
+    let query = Query {
         pod: ObjectName::new("ns-0", "pod-0"),
         direction: PolicyDirection::Ingress,
         peer: address(1),
@@ -132,7 +132,7 @@ fn main() {
         port: 80,
     };
     let mut explained = None;
-    let took = timed(|| explained = Some(compiled.explain(&index, &question).verdict));
+    let took = timed(|| explained = Some(compiled.explain(&index, &query).verdict));
     let near = match explained {
         Some(Verdict::Denied(near)) => near.into_iter().next().map(|miss| miss.text),
         _ => None,

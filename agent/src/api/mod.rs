@@ -37,8 +37,8 @@ mod tests;
 pub use client::{ClientError, Rows, call};
 pub use drops::{DropRow, EndRow};
 pub use policy::{
-    Action, Direction, FlowEnds, FlowPolicyRow, FlowQuestion, JudgedEnd, PeerRow, PodPolicyRow,
-    PodQuestion, PolicyFilter, PolicyRow, PolicyView, RuleRef, RuleRow, Tier, VerdictRow,
+    Action, Direction, FlowEnds, FlowPolicyRow, FlowQuery, JudgedEnd, PeerRow, PodPolicyRow,
+    PodQuery, PolicyFilter, PolicyRow, PolicyView, RuleRef, RuleRow, Tier, VerdictRow,
 };
 pub use request::{Request, ServiceFilter};
 pub use respond::{Call, StateView};

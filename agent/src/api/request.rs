@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::VERSION;
-use super::policy::{FlowEnds, PodQuestion, PolicyFilter};
+use super::policy::{FlowEnds, PodQuery, PolicyFilter};
 use super::response::ServiceRow;
 
 /// Longest request line in bytes, newline excluded.
@@ -30,7 +30,7 @@ pub enum Request {
         from: u64,
     },
     /// What policies mean for a pod; the response is one [`super::PodPolicyRow`].
-    ExplainPod(PodQuestion),
+    ExplainPod(PodQuery),
     /// What policies decide about a flow; the response is one [`super::FlowPolicyRow`].
     JudgeFlow(FlowEnds),
 }
@@ -148,7 +148,7 @@ pub fn parse(line: &[u8]) -> Result<Request, RequestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Direction, FlowQuestion, ServiceAction};
+    use crate::api::{Direction, FlowQuery, ServiceAction};
 
     fn requests() -> Vec<Request> {
         let filter = ServiceFilter {
@@ -162,10 +162,10 @@ mod tests {
             Request::Services(filter),
             Request::Policies(PolicyFilter { text: Some("db".to_owned()), ..Default::default() }),
             Request::Drops { from: 7 },
-            Request::ExplainPod(PodQuestion { pod: "shop/db-0".to_owned(), flow: None }),
-            Request::ExplainPod(PodQuestion {
+            Request::ExplainPod(PodQuery { pod: "shop/db-0".to_owned(), flow: None }),
+            Request::ExplainPod(PodQuery {
                 pod: "shop/db-0".to_owned(),
-                flow: Some(FlowQuestion {
+                flow: Some(FlowQuery {
                     direction: Direction::Ingress,
                     peer: "10.244.1.8".parse().unwrap(),
                     protocol: 6,

@@ -105,8 +105,8 @@ pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> 
             let rows = view.drops(*from).into_iter().map(|row| Row::Drop(Box::new(row)));
             Page { rows: rows.collect(), next: None }
         }
-        Request::ExplainPod(question) => {
-            let row = view.policies().pod(question);
+        Request::ExplainPod(query) => {
+            let row = view.policies().pod(query);
             Page { rows: vec![Row::Pod(Box::new(row))], next: None }
         }
         Request::JudgeFlow(flow) => {

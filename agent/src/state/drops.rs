@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use sluice_abi::{DropEvent, DropReason, PolicyDirection};
 use sluice_core::ObjectName;
 use sluice_core::model::Labels;
-use sluice_core::policy::{Explanation, Question, Verdict};
+use sluice_core::policy::{Explanation, Query, Verdict};
 
 use super::State;
 use crate::event::DroppedPacket;
@@ -73,7 +73,7 @@ pub struct Drops {
     next: u64,
     by_policy: BTreeMap<(String, String), u64>,
     /// Reasons since the last change of an object.
-    reasons: HashMap<Question, Arc<Explanation>>,
+    reasons: HashMap<Query, Arc<Explanation>>,
 }
 
 impl State {
@@ -169,15 +169,15 @@ impl State {
             _ => return None,
         };
         let (protocol, port) = (flow.proto, flow.dport.get());
-        let question = Question { pod: pod.clone(), direction, peer, protocol, port };
-        let known = self.drops.reasons.get(&question).cloned();
+        let query = Query { pod: pod.clone(), direction, peer, protocol, port };
+        let known = self.drops.reasons.get(&query).cloned();
         let explanation = known.or_else(|| {
-            has_time().then(|| Arc::new(self.policies().explain(self.index(), &question)))
+            has_time().then(|| Arc::new(self.policies().explain(self.index(), &query)))
         });
         if let Some(explanation) = &explanation
             && self.drops.reasons.len() < REASONS
         {
-            self.drops.reasons.insert(question, Arc::clone(explanation));
+            self.drops.reasons.insert(query, Arc::clone(explanation));
         }
         Some(DroppedBy { pod, direction, explanation })
     }

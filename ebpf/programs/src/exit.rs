@@ -120,7 +120,7 @@ fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
         Target::Uplink(_) => {
             counters::outcome(Outcome::ToUplink, len);
             f.set_forwarded(true);
-            kernel::redirect_to_neighbor(&s.next_hop)
+            kernel::redirect_to_neighbour(&s.next_hop)
         }
     }
 }
@@ -176,7 +176,7 @@ fn drop(s: &Scratch, hook: Hook, reason: DropReason) -> i32 {
     counters::dropped(reason, s.packet.len);
     let (tuple, is_reply) = match reason {
         DropReason::PolicyEgress | DropReason::PolicyIngress | DropReason::PolicyPending => {
-            (&s.question.tuple, s.flow.is_reply())
+            (&s.policy_input.tuple, s.flow.is_reply())
         }
         _ => (&s.packet.tuple, false),
     };

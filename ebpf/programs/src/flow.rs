@@ -27,7 +27,7 @@ pub enum Origin {
     /// The node's stack: the source is the node, or was checked where the packet entered the node.
     Stack = 1,
     /// An uplink: the source is not on this node.
-    Wire = 2,
+    Netdev = 2,
 }
 
 /// One direction of a flow.

@@ -74,7 +74,7 @@ pub fn redirect_in(ifindex: u32) -> i32 {
 
 /// Redirects to a next hop, whose hardware address the kernel resolves.
 #[inline(always)]
-pub fn redirect_to_neighbor(next: &NextHop) -> i32 {
+pub fn redirect_to_neighbour(next: &NextHop) -> i32 {
     // SAFETY: all-zero is a valid value of this C struct.
     let mut hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
     match next.addr.family() {
@@ -164,7 +164,7 @@ pub fn route(
     if code == TOO_LONG {
         return Route::TooLong;
     }
-    if code != FOUND && code != NO_NEIGHBOR {
+    if code != FOUND && code != NO_NEIGHBOUR {
         return Route::None;
     }
     hop.ifindex = p.ifindex;
@@ -194,7 +194,7 @@ pub fn is_next_hop_back(context: *mut c_void, ifindex: u32, tuple: &FlowKey, mac
     p.__bindgen_anon_1.tot_len = 1;
     match lookup(context, ifindex, tuple.proto, [&tuple.dst, &tuple.src], &mut p) {
         FOUND => p.ifindex == ifindex && (p.dmac == mac || !maps::has_ethernet(ifindex)),
-        NO_NEIGHBOR => p.ifindex == ifindex,
+        NO_NEIGHBOUR => p.ifindex == ifindex,
         _ => false,
     }
 }
@@ -202,7 +202,7 @@ pub fn is_next_hop_back(context: *mut c_void, ifindex: u32, tuple: &FlowKey, mac
 /// `BPF_FIB_LKUP_RET_SUCCESS`.
 const FOUND: i64 = 0;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`.
-const NO_NEIGHBOR: i64 = 7;
+const NO_NEIGHBOUR: i64 = 7;
 /// `BPF_FIB_LKUP_RET_FRAG_NEEDED`.
 const TOO_LONG: i64 = 8;
 

@@ -14,7 +14,7 @@ use crate::flow::{Destination, Flow};
 use crate::kernel::NextHop;
 use crate::packet::Packet;
 use crate::stage::backend::Chosen;
-use crate::stage::policy::Question;
+use crate::stage::policy::PolicyInput;
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -43,7 +43,7 @@ pub struct Scratch {
     /// The packet that a received ICMP error quotes.
     pub quoted: Quoted,
     /// What the policy stage judges.
-    pub question: Question,
+    pub policy_input: PolicyInput,
     /// The bytes that a generated ICMP error quotes.
     pub quote: [u8; QUOTE_LEN],
 }

@@ -28,7 +28,7 @@ struct Object {
 }
 
 /// Link (address, name, MTU, alias), address (address, local), route (destination, output device,
-/// gateway, table) and neighbor (destination, link-layer address).
+/// gateway, table) and neighbour (destination, link-layer address).
 const OBJECTS: [Object; 4] = [
     Object { fixed: 16, attributes: &[1, 3, 4, 20, UNKNOWN_ATTRIBUTE] },
     Object { fixed: 8, attributes: &[1, 2, UNKNOWN_ATTRIBUTE] },

@@ -11,7 +11,7 @@
 //! The route to LOW_MTU_HOST, behind SECOND_ROUTER too, has an MTU of 1300 bytes.
 //!
 //! The devices are veth pairs in the network namespace of the test process. `bpf_fib_lookup` reads
-//! their routes, neighbors and forwarding flags; no packet is sent through them.
+//! their routes, neighbours and forwarding flags; no packet is sent through them.
 
 use std::process::Command;
 use std::sync::OnceLock;
@@ -66,9 +66,9 @@ pub const PORT: u16 = 40_000;
 pub const SNAT_PORTS: (u16, u16) = (61_000, 65_535);
 /// Hardware address of every device on the host side.
 pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 1, 0xee];
-/// Hardware address of [`ROUTER`] in the neighbor table.
+/// Hardware address of [`ROUTER`] in the neighbour table.
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// Hardware address of [`OTHER_NODE`] in the neighbor table.
+/// Hardware address of [`OTHER_NODE`] in the neighbour table.
 pub const OTHER_NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 
 /// The addresses above by the names that conversations use.

@@ -36,9 +36,9 @@ impl Datapath {
         self.xdp_flags = 0;
     }
 
-    /// Moves the last packets that XDP has left to the stack to refresh neighbor entries into the
+    /// Moves the last packets that XDP has left to the stack to refresh neighbour entries into the
     /// past, on every CPU.
-    pub fn age_neighbor_uses(&mut self, seconds: u32) {
+    pub fn age_neighbour_uses(&mut self, seconds: u32) {
         let map = self.object_mut().map_mut("NEIGHBOR_USES").expect("the object has the map");
         let mut uses = PerCpuArray::<_, u32>::try_from(map).unwrap();
         for slot in 0..uses.len() {

@@ -1,4 +1,4 @@
-//! Sources that a neighbor on the nodes' network forges: of this node, and of pods of other nodes.
+//! Sources that a neighbour on the nodes' network forges: of this node, and of pods of other nodes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use packet_tests::topology::{HOST_MAC, OTHER_NODE_MAC, ROUTER_MAC};

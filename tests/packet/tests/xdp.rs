@@ -294,12 +294,12 @@ fn unknown_hardware_address_of_the_next_hop_is_left_to_tc() {
 }
 
 #[test]
-fn neighbor_entry_of_a_next_hop_is_used_by_the_stack_now_and_then() {
+fn neighbour_entry_of_a_next_hop_is_used_by_the_stack_now_and_then() {
     stay_on_one_cpu();
     let mut datapath = datapath();
     node_port(&datapath, NODE_PORT, proto::TCP, &[(FAR_POD, 8080)]);
     connect(&datapath, 5000);
-    datapath.age_neighbor_uses(40);
+    datapath.age_neighbour_uses(40);
     // Another client, whose next hop this CPU does not keep.
     let syn = Packet::tcp(([198, 51, 100, 8], 5000), (NODE, NODE_PORT), SYN, b"");
     pass(&datapath, &syn.bytes_from_wire());

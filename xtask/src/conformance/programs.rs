@@ -33,7 +33,7 @@ pub struct Programs {
 /// When a build fails.
 pub fn build(cache: &Cache) -> Result<Programs> {
     let module = checkout().join("tests/conformance");
-    let parts = Parts {
+    let parts = ImageParts {
         tools: kind::tools(cache)?,
         agnhost: kind::program(cache, "agnhost")?,
         coredns: kind::program(cache, "coredns")?,
@@ -76,13 +76,13 @@ pub fn go(module: &Path) -> Command {
 }
 
 /// What images contain besides the programs of the suite's module.
-struct Parts {
+struct ImageParts {
     tools: PathBuf,
     agnhost: PathBuf,
     coredns: PathBuf,
 }
 
-fn pack(folder: &Path, module: &Path, parts: &Parts) -> Result<()> {
+fn pack(folder: &Path, module: &Path, parts: &ImageParts) -> Result<()> {
     let tools = parts.tools.as_path();
     let program = folder.join("regression-issue-74839.tar");
     let mut layer = Layer::create(&program)?;

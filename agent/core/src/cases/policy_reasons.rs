@@ -6,7 +6,7 @@ use super::policy_notation::{World, cluster, cluster_rule, name, rule};
 use crate::model::RuleAction::{Accept, Deny, Pass};
 use crate::model::Tier::{Admin, Baseline};
 use crate::model::{ClusterRule, Kind, Object, ObjectName, PolicyPeer, PortSpec};
-use crate::policy::{Explanation, FindingReason, Question, RuleName, Verdict, check_all};
+use crate::policy::{Explanation, FindingReason, Query, RuleName, Verdict, check_all};
 
 fn world() -> World {
     World::new()
@@ -24,8 +24,8 @@ fn explain(
     port: u16,
 ) -> Explanation {
     let peer = world.address(peer);
-    let question = Question { pod: name(pod), direction, peer, protocol: proto::TCP, port };
-    world.policies().explain(&world.index(), &question)
+    let query = Query { pod: name(pod), direction, peer, protocol: proto::TCP, port };
+    world.policies().explain(&world.index(), &query)
 }
 
 /// The texts for a flow to db that is denied.

@@ -112,7 +112,7 @@ impl FindingReason {
 
 /// One side of a flow: what a pod sends or receives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Question {
+pub struct Query {
     /// The pod whose policies judge.
     pub pod: ObjectName,
     /// Whether the pod opens or receives the flow.

@@ -31,18 +31,18 @@ pub struct PolicyFilter {
 /// A pod, and one side of a flow if a verdict is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PodQuestion {
+pub struct PodQuery {
     /// `namespace/name`.
     pub pod: String,
     /// The flow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flow: Option<FlowQuestion>,
+    pub flow: Option<FlowQuery>,
 }
 
 /// One side of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct FlowQuestion {
+pub struct FlowQuery {
     /// Whether the pod opens or receives the flow.
     pub direction: Direction,
     /// The other end: the destination after translation, or the original client.

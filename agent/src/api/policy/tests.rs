@@ -113,7 +113,7 @@ fn list_has_counts_and_a_single_policy_its_rules() {
 #[test]
 fn pod_is_explained_with_and_without_a_flow() {
     let fake = fake();
-    let explain = |pod: &str, flow| fake.policies().pod(&PodQuestion { pod: pod.to_owned(), flow });
+    let explain = |pod: &str, flow| fake.policies().pod(&PodQuery { pod: pod.to_owned(), flow });
     let row = explain("shop/db-0", None);
     assert_eq!((row.ingress, row.egress), (vec!["shop/db".into()], vec!["shop/all".into()]));
     assert_eq!((row.rules.len(), row.known, row.verdict), (1, true, None));
@@ -122,7 +122,7 @@ fn pod_is_explained_with_and_without_a_flow() {
     assert_eq!((row.address, row.ingress.len(), row.egress.len()), (None, 0, 0));
     assert!(!explain("shop/none", None).known);
 
-    let flow = |port| FlowQuestion {
+    let flow = |port| FlowQuery {
         direction: Direction::Ingress,
         peer: "10.244.2.8".parse().unwrap(),
         protocol: proto::TCP,
@@ -190,21 +190,21 @@ fn cluster_network_policies_are_listed_with_their_order_and_actions() {
 #[test]
 fn cluster_network_policies_of_a_pod_are_in_the_order_of_judgement() {
     let fake = fake_with(CLUSTER);
-    let flow = FlowQuestion {
+    let flow = FlowQuery {
         direction: Direction::Egress,
         peer: "10.1.2.3".parse().unwrap(),
         protocol: proto::TCP,
         port: 80,
     };
-    let question = PodQuestion { pod: "shop/db-0".to_owned(), flow: Some(flow) };
-    let row = fake.policies().pod(&question);
+    let query = PodQuery { pod: "shop/db-0".to_owned(), flow: Some(flow) };
+    let row = fake.policies().pod(&query);
     assert_eq!(row.ingress, ["shop/db"]);
     // The Baseline tier is not reached: a NetworkPolicy isolates the pod.
     assert_eq!(row.egress, ["first", "shop/all"]);
     let rules: Vec<_> = row.rules.iter().map(|rule| (&*rule.policy, rule.action)).collect();
     let (pass, deny) = (Some(Action::Pass), Some(Action::Deny));
     assert_eq!(rules, [("shop/db", None), ("first", pass), ("first", deny)]);
-    let lab = PodQuestion { pod: "lab/web-1".to_owned(), flow: None };
+    let lab = PodQuery { pod: "lab/web-1".to_owned(), flow: None };
     let lab = fake.policies().pod(&lab);
     assert_eq!((lab.ingress, lab.egress), (vec![], vec!["alpha".to_owned()]));
     assert_eq!(lab.rules[0].action, Some(Action::Accept));

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use sluice_abi::proto;
 use sluice_core::Index;
 use sluice_core::model::{ObjectName, PolicyPeer};
-use sluice_core::policy::{Explanation, Finding, LocalPod, Policies, Question, RuleName, Verdict};
+use sluice_core::policy::{Explanation, Finding, LocalPod, Policies, Query, RuleName, Verdict};
 
 use super::any::{AnyPolicy, AnyRule};
 use super::{
-    Direction, FlowEnds, FlowPolicyRow, FlowQuestion, JudgedEnd, PeerRow, PodPolicyRow,
-    PodQuestion, PolicyRow, RuleRef, RuleRow, VerdictRow,
+    Direction, FlowEnds, FlowPolicyRow, FlowQuery, JudgedEnd, PeerRow, PodPolicyRow, PodQuery,
+    PolicyRow, RuleRef, RuleRow, VerdictRow,
 };
 
 /// What the rows are made of.
@@ -93,13 +93,13 @@ impl<'a> PolicyView<'a> {
     }
 
     /// What the policies mean for a pod.
-    pub fn pod(self, question: &PodQuestion) -> PodPolicyRow {
-        let (namespace, name) = question.pod.split_once('/').unwrap_or(("default", &question.pod));
+    pub fn pod(self, query: &PodQuery) -> PodPolicyRow {
+        let (namespace, name) = query.pod.split_once('/').unwrap_or(("default", &query.pod));
         let name = ObjectName::new(namespace, name);
         let lease = self.local.iter().find(|pod| pod.name.as_ref() == Some(&name));
         let none = IpAddr::from([0, 0, 0, 0]);
         let judging = |direction| -> Vec<AnyPolicy<'_>> {
-            let any = FlowQuestion { direction, peer: none, protocol: proto::TCP, port: 0 };
+            let any = FlowQuery { direction, peer: none, protocol: proto::TCP, port: 0 };
             let names = self.explain(&name, any).isolating;
             names.iter().filter_map(|name| AnyPolicy::find(self.index, name)).collect()
         };
@@ -117,15 +117,15 @@ impl<'a> PolicyView<'a> {
             ingress,
             egress,
             rules,
-            verdict: question.flow.map(|flow| verdict(&self.explain(&name, flow))),
+            verdict: query.flow.map(|flow| verdict(&self.explain(&name, flow))),
         }
     }
 
-    fn explain(self, pod: &ObjectName, flow: FlowQuestion) -> Explanation {
-        let FlowQuestion { direction, peer, protocol, port } = flow;
+    fn explain(self, pod: &ObjectName, flow: FlowQuery) -> Explanation {
+        let FlowQuery { direction, peer, protocol, port } = flow;
         let (pod, direction) = (pod.clone(), direction.into());
-        let question = Question { pod, direction, peer, protocol, port };
-        self.compiled.explain(self.index, &question)
+        let query = Query { pod, direction, peer, protocol, port };
+        self.compiled.explain(self.index, &query)
     }
 
     /// What the policies decide about a flow. A flow of a pod to itself through a Service is judged like any
@@ -134,8 +134,8 @@ impl<'a> PolicyView<'a> {
         let FlowEnds { client, server, protocol, port } = *flow;
         let end = |address, direction, peer| {
             let pod = self.local.iter().find(|pod| pod.address == address)?.name.as_ref()?;
-            let question = FlowQuestion { direction, peer, protocol, port };
-            let verdict = verdict(&self.explain(pod, question));
+            let query = FlowQuery { direction, peer, protocol, port };
+            let verdict = verdict(&self.explain(pod, query));
             Some(JudgedEnd { pod: pod.to_string(), verdict })
         };
         FlowPolicyRow {

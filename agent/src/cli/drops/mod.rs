@@ -13,7 +13,7 @@ use super::ask;
 use super::output::{Output, print_json, print_text};
 use crate::api::{DropRow, EndRow, Request};
 
-/// Time between two questions with `--follow`.
+/// Time between two requests with `--follow`.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Flags of `sluice drops`.

@@ -15,7 +15,7 @@ use sluice_abi::proto;
 use super::ask;
 use super::output::{Output, print_json, print_rows, print_text};
 use crate::api::{
-    Direction, FlowQuestion, PodPolicyRow, PodQuestion, PolicyFilter, PolicyRow, Request, Tier,
+    Direction, FlowQuery, PodPolicyRow, PodQuery, PolicyFilter, PolicyRow, Request, Tier,
 };
 
 /// Commands of `sluice policy`.
@@ -133,8 +133,8 @@ pub fn run(socket: &Path, command: &Command, output: Output) -> anyhow::Result<E
             print(output, &row, text::policy)?;
         }
         Command::Explain(args) => {
-            let question = PodQuestion { pod: args.pod.clone(), flow: flow(args)? };
-            let rows: Vec<PodPolicyRow> = ask(socket, &Request::ExplainPod(question))?;
+            let query = PodQuery { pod: args.pod.clone(), flow: flow(args)? };
+            let rows: Vec<PodPolicyRow> = ask(socket, &Request::ExplainPod(query))?;
             let row = rows.first().context("the agent sent no row")?;
             if !row.known && row.address.is_none() {
                 bail!("Pod {} does not exist, or the agent does not watch it", args.pod);
@@ -172,7 +172,7 @@ fn in_order(mut rows: Vec<PolicyRow>) -> Vec<PolicyRow> {
 }
 
 /// The flow that is asked for.
-fn flow(args: &ExplainArgs) -> anyhow::Result<Option<FlowQuestion>> {
+fn flow(args: &ExplainArgs) -> anyhow::Result<Option<FlowQuery>> {
     let (direction, peer) = match (args.from, args.to) {
         (Some(from), _) => (Direction::Ingress, from),
         (None, Some(to)) => (Direction::Egress, to),
@@ -182,7 +182,7 @@ fn flow(args: &ExplainArgs) -> anyhow::Result<Option<FlowQuestion>> {
         bail!("--port is required with --from and --to");
     }
     let protocol = args.protocol.number();
-    Ok(Some(FlowQuestion { direction, peer, protocol, port: args.port }))
+    Ok(Some(FlowQuery { direction, peer, protocol, port: args.port }))
 }
 
 fn print<R: serde::Serialize>(

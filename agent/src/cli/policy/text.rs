@@ -294,7 +294,7 @@ mod tests {
         );
     }
 
-    /// A question about TCP 5432 of a pod from `10.244.2.9`, and its answer.
+    /// A query about TCP 5432 of a pod from `10.244.2.9`, and its answer.
     fn explained() -> (PodPolicyRow, ExplainArgs) {
         let row = PodPolicyRow {
             pod: "shop/db-0".to_owned(),

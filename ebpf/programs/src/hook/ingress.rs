@@ -20,7 +20,7 @@ pub fn from_netdev<F: Outlined>(
     s: &mut Scratch,
     node: Node,
 ) -> Result<DestinationClass, Verdict> {
-    s.flow.reset(&s.packet.tuple, Origin::Wire);
+    s.flow.reset(&s.packet.tuple, Origin::Netdev);
     // Before any flow is affected.
     let checked = recently_checked(f, s)?;
     if s.packet.kind == Kind::IcmpError {
@@ -36,7 +36,7 @@ pub fn packet_from_netdev<F: Outlined>(
     s: &mut Scratch,
     node: Node,
 ) -> Result<DestinationClass, Verdict> {
-    s.flow.reset(&s.packet.tuple, Origin::Wire);
+    s.flow.reset(&s.packet.tuple, Origin::Netdev);
     let checked = recently_checked(f, s)?;
     flow_from_netdev(f, s, node, checked)
 }
@@ -67,7 +67,7 @@ fn flow_from_netdev<F: Outlined>(
         Lookup::New | Lookup::Held => {}
     }
     handover::require_no_flow_elsewhere(f, node)?;
-    s.flow.reset(&s.packet.tuple, Origin::Wire);
+    s.flow.reset(&s.packet.tuple, Origin::Netdev);
     antispoof::require_remote_address(&s.packet, node)?;
     s.flow.class = class::of(&s.packet.tuple.dst, &mut s.destination);
     let class = new_from_netdev(f, s, found == Lookup::Held)?;

@@ -44,7 +44,7 @@ pub fn run<S: Stages>(ctx: &TcContext) -> i32 {
     let Some(scratch) = (unsafe { Scratch::take(ctx) }) else { return exit::SHOT };
     // SAFETY: the context of the running program.
     let frame = unsafe { Skb::new(ctx.skb.skb) };
-    finish::<S>(&frame, scratch)
+    run_stages::<S>(&frame, scratch)
 }
 
 /// As [`run`], on a device whose packets have no Ethernet header: IPv4 packets get one of zeros, so
@@ -70,12 +70,12 @@ pub fn run_without_ethernet<S: Stages>(ctx: &TcContext) -> i32 {
     if !frame.push_ethernet_header() {
         return exit::SHOT;
     }
-    let action = finish::<S>(&frame, scratch);
+    let action = run_stages::<S>(&frame, scratch);
     if egress { exit::without_ethernet(&frame, action) } else { action }
 }
 
 #[inline(always)]
-fn finish<S: Stages>(frame: &Skb, scratch: &mut Scratch) -> i32 {
+fn run_stages<S: Stages>(frame: &Skb, scratch: &mut Scratch) -> i32 {
     let verdict = match S::run(frame, scratch) {
         Ok(verdict) | Err(verdict) => verdict,
     };

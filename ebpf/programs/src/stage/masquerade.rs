@@ -47,7 +47,7 @@ extern "C" fn masquerade_set_source(hop: *const NextHop, flow: *mut Flow, leaves
         match maps::device(hop.ifindex) {
             None => Addr::UNSPECIFIED,
             Some(device) if device.flags & device_flags::MANAGED != 0 => device.addr,
-            Some(_) if flow.origin == Origin::Wire => node_addr,
+            Some(_) if flow.origin == Origin::Netdev => node_addr,
             Some(_) => return 0,
         }
     };

@@ -36,16 +36,16 @@ const NEIGHBOR_TICKS: u32 = 32;
 
 /// When this CPU has last left a packet to the stack, by the last byte of the next hop's address.
 ///
-/// Packets that leave by XDP do not use the neighbor entry: the kernel would keep the hardware address
+/// Packets that leave by XDP do not use the neighbour entry: the kernel would keep the hardware address
 /// of a host that has another one by now. For a packet from tc it sends a new request, if the entry is
 /// as old as one that the stack checks by itself.
 #[map]
 static NEIGHBOR_USES: PerCpuArray<u32> = PerCpuArray::with_max_entries(256, 0);
 
-/// Whether the stack has to send a packet, so that the kernel keeps checking the neighbor entry of its next
+/// Whether the stack has to send a packet, so that the kernel keeps checking the neighbour entry of its next
 /// hop.
 #[inline(always)]
-fn neighbor_is_due(hop: &NextHop, tick: u32) -> bool {
+fn neighbour_is_due(hop: &NextHop, tick: u32) -> bool {
     let Some(used) = NEIGHBOR_USES.get_ptr_mut(u32::from(hop.addr.0[15])) else { return true };
     // SAFETY: this CPU's entry, to which no other reference exists.
     let used = unsafe { &mut *used };
@@ -72,13 +72,16 @@ pub fn find<F: Outlined>(f: &F, packet: &Packet, flow: &Flow, hop: &mut NextHop)
         && recent.ifindex == packet.ifindex
         && recent.proto == proto
         && packet.wire_len <= recent.hop.mtu
-        && (!F::NEEDS_NEIGHBOR || recent.hop.is_resolved())
+        && (!F::NEEDS_NEIGHBOUR || recent.hop.is_resolved())
     {
         *hop = recent.hop;
         return Route::Found;
     }
     let route = f.route(packet, &flow.translated, packet.wire_len, hop);
-    if F::NEEDS_NEIGHBOR && route == Route::Found && hop.is_resolved() && neighbor_is_due(hop, tick)
+    if F::NEEDS_NEIGHBOUR
+        && route == Route::Found
+        && hop.is_resolved()
+        && neighbour_is_due(hop, tick)
     {
         return Route::None;
     }

@@ -39,7 +39,7 @@ pub struct Ends {
 
 /// What is judged: a flow in the direction of its first packet.
 #[repr(C)]
-pub struct Question {
+pub struct PolicyInput {
     /// Source before translation, destination after it.
     pub tuple: FlowKey,
     /// The pod of this node that opens the flow.
@@ -65,12 +65,12 @@ const ORPHAN: u32 = DropReason::FragmentUnknown as u32;
 /// the pod that receives it. A new flow gets the epoch of its verdict; that of a known flow is stored.
 #[inline(always)]
 pub fn judge(s: &mut Scratch, ends: Ends) -> Result<Judged, Verdict> {
-    let (flow, question) = (&mut s.flow, &mut s.question);
+    let (flow, input) = (&mut s.flow, &mut s.policy_input);
     let entry = match flow.state {
         FlowState::Related => &mut s.quoted.entry,
         _ => &mut s.entry,
     };
-    (question.client, question.server) = match (flow.state, flow.direction) {
+    (input.client, input.server) = match (flow.state, flow.direction) {
         (FlowState::New | FlowState::Untracked, _) => (ends.source, ends.destination),
         (FlowState::Established, Direction::Forward) => (entry.client, ends.destination),
         (FlowState::Established, Direction::Reply) => (ends.destination, entry.server),
@@ -79,14 +79,12 @@ pub fn judge(s: &mut Scratch, ends: Ends) -> Result<Judged, Verdict> {
     let is_allowed = match flow.state {
         FlowState::Established => flow.is_judged,
         FlowState::Related => is_judged(entry),
-        FlowState::New | FlowState::Untracked => {
-            question.client.is_none() && question.server.is_none()
-        }
+        FlowState::New | FlowState::Untracked => input.client.is_none() && input.server.is_none(),
     };
     if is_allowed {
         return Ok(Judged(()));
     }
-    match policy_judge_flow(&s.packet, flow, entry, question) {
+    match policy_judge_flow(&s.packet, flow, entry, input) {
         ALLOWED => Ok(Judged(())),
         WAITS => Err(Verdict::REQUEUE),
         n => Err(Verdict::Drop(drop_reason(n))),
@@ -100,21 +98,21 @@ extern "C" fn policy_judge_flow(
     packet: *const Packet,
     flow: *mut Flow,
     entry: *mut FlowEntry,
-    question: *mut Question,
+    input: *mut PolicyInput,
 ) -> u32 {
     // SAFETY: the caller passes references; the verifier requires the checks for null.
-    let (Some(packet), Some(flow), Some(entry), Some(question)) =
-        (unsafe { (packet.as_ref(), flow.as_mut(), entry.as_mut(), question.as_mut()) })
+    let (Some(packet), Some(flow), Some(entry), Some(input)) =
+        (unsafe { (packet.as_ref(), flow.as_mut(), entry.as_mut(), input.as_mut()) })
     else {
         return PENDING;
     };
     let is_known = matches!(flow.state, FlowState::Established | FlowState::Related);
     if is_known {
-        ask_about_known(question, entry);
+        input_of_known(input, entry);
     } else {
-        ask_about_new(question, packet, flow);
+        input_of_new(input, packet, flow);
     }
-    let result = policy_judge(question);
+    let result = policy_judge(input);
     if result != ALLOWED {
         // The ports are those of the first fragment, which may follow.
         if packet.is_unresolved() && result != PENDING {
@@ -123,30 +121,30 @@ extern "C" fn policy_judge_flow(
         return result;
     }
     if is_known {
-        policy_record(packet, flow, entry, question.epoch);
+        policy_record(packet, flow, entry, input.epoch);
     } else {
-        flow.judged = question.epoch;
+        flow.judged = input.epoch;
     }
     ALLOWED
 }
 
 #[inline(always)]
-fn ask_about_known(question: &mut Question, entry: &FlowEntry) {
+fn input_of_known(input: &mut PolicyInput, entry: &FlowEntry) {
     // The entry that an ICMP error leads to can be an alias.
     let (before, after) =
         if entry.is_alias() { (&entry.tuple, &entry.other) } else { (&entry.other, &entry.tuple) };
-    question.tuple = *after;
-    question.tuple.src = before.src;
-    question.tuple.sport = before.sport;
-    question.is_of_node = u32::from(entry.flags & flow_flags::OF_NODE != 0);
+    input.tuple = *after;
+    input.tuple.src = before.src;
+    input.tuple.sport = before.sport;
+    input.is_of_node = u32::from(entry.flags & flow_flags::OF_NODE != 0);
 }
 
 #[inline(always)]
-fn ask_about_new(question: &mut Question, packet: &Packet, flow: &Flow) {
-    question.tuple = packet.tuple;
-    question.tuple.dst = flow.translated.dst;
-    question.tuple.dport = flow.translated.dport;
-    question.is_of_node = u32::from(flow.is_of_node);
+fn input_of_new(input: &mut PolicyInput, packet: &Packet, flow: &Flow) {
+    input.tuple = packet.tuple;
+    input.tuple.dst = flow.translated.dst;
+    input.tuple.dport = flow.translated.dport;
+    input.is_of_node = u32::from(flow.is_of_node);
 }
 
 /// The drop reason of a result of [`policy_judge_flow`].
@@ -207,32 +205,32 @@ extern "C" fn policy_is_judged(entry: *const FlowEntry) -> u32 {
 /// Judges a flow. Returns [`ALLOWED`], or the number of a [`DropReason`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn policy_judge(question: *mut Question) -> u32 {
+extern "C" fn policy_judge(input: *mut PolicyInput) -> u32 {
     // SAFETY: the caller passes a reference; the verifier requires the check for null.
-    let Some(question) = (unsafe { question.as_mut() }) else { return PENDING };
+    let Some(input) = (unsafe { input.as_mut() }) else { return PENDING };
     // Before the rows, which the agent writes before it.
-    question.epoch = maps::policy_epoch();
-    if !question.client.is_none() {
-        let result = policy_judge_side(question, PolicyDirection::Egress as u32);
+    input.epoch = maps::policy_epoch();
+    if !input.client.is_none() {
+        let result = policy_judge_side(input, PolicyDirection::Egress as u32);
         if result != ALLOWED {
             return result;
         }
     }
-    if question.server.is_none() || question.is_of_node == 1 {
+    if input.server.is_none() || input.is_of_node == 1 {
         return ALLOWED;
     }
-    policy_judge_side(question, PolicyDirection::Ingress as u32)
+    policy_judge_side(input, PolicyDirection::Ingress as u32)
 }
 
 /// Judges a flow by the policies of one end in one [`PolicyDirection`]. Returns [`ALLOWED`], or the number
 /// of a [`DropReason`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn policy_judge_side(question: *const Question, direction: u32) -> u32 {
+extern "C" fn policy_judge_side(input: *const PolicyInput, direction: u32) -> u32 {
     // SAFETY: as in `policy_judge`.
-    let Some(question) = (unsafe { question.as_ref() }) else { return PENDING };
+    let Some(input) = (unsafe { input.as_ref() }) else { return PENDING };
     let is_egress = direction == PolicyDirection::Egress as u32;
-    let pod = if is_egress { question.client } else { question.server };
+    let pod = if is_egress { input.client } else { input.server };
     let Some(row) = maps::pod_policy(pod) else {
         return if is_open(pod) { ALLOWED } else { PENDING };
     };
@@ -242,7 +240,7 @@ extern "C" fn policy_judge_side(question: *const Question, direction: u32) -> u3
     if end.table == 0 {
         return ALLOWED;
     }
-    let peer = if is_egress { &question.tuple.dst } else { &question.tuple.src };
+    let peer = if is_egress { &input.tuple.dst } else { &input.tuple.src };
     let class = policy_class(peer);
     let mut ports = end.otherwise;
     if class != 0
@@ -250,7 +248,7 @@ extern "C" fn policy_judge_side(question: *const Question, direction: u32) -> u3
     {
         ports = found;
     }
-    match policy_admits(&ports, &question.tuple) {
+    match policy_admits(&ports, &input.tuple) {
         0 if is_egress => DropReason::PolicyEgress as u32,
         0 => DropReason::PolicyIngress as u32,
         _ => ALLOWED,

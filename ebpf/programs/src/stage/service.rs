@@ -51,7 +51,7 @@ pub fn translate<F: Outlined>(
     }
     service_client(packet, &mut chosen.client);
     let request =
-        Request { is_local: flow.origin != Origin::Wire, is_mid_stream: packet.is_mid_stream() };
+        Request { is_local: flow.origin != Origin::Netdev, is_mid_stream: packet.is_mid_stream() };
     match backend::choose(frontend, request, chosen) {
         Choice::Chosen if chosen.backend.addr.family() == packet.family => {}
         Choice::UnknownPort => return Err(Verdict::Reject(DropReason::UnknownServicePort)),
@@ -97,7 +97,7 @@ fn find(packet: &Packet, flow: &Flow, chosen: &mut Chosen) -> Option<Frontend> {
         return None;
     }
     let frontend = Frontend::from_number(service_find(packet, flow.class as u32, chosen))?;
-    let is_none = flow.origin != Origin::Wire && frontend.is_external_wildcard();
+    let is_none = flow.origin != Origin::Netdev && frontend.is_external_wildcard();
     if is_none { None } else { Some(frontend) }
 }
 

@@ -62,7 +62,7 @@ impl NetlinkError {
         self.source.errno()
     }
 
-    /// Whether the object does not exist (device, address, route, neighbor).
+    /// Whether the object does not exist (device, address, route, neighbour).
     pub fn is_absent(&self) -> bool {
         matches!(
             self.errno(),

@@ -21,7 +21,7 @@ fn maps_have_the_documented_capacities() {
         (map::AFFINITY, 32_768),
         (map::FLOWS, 262_144),
         (map::FLOWS_NEW_POD, 32_768),
-        (map::FLOWS_NEW_WIRE, 16_384),
+        (map::FLOWS_NEW_NETDEV, 16_384),
         (map::LOCAL_PODS, 4_096),
     ] {
         assert_eq!(dataplane::capacity(&node, name), entries, "{name}");

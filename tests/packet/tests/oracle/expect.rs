@@ -52,11 +52,11 @@ pub fn world<'a>(objects: &'a [Object], context: &'a NodeContext) -> World<'a> {
 }
 
 /// A packet, as the oracle sees it.
-pub fn question(from: From, dst: [u8; 4], port: u16, protocol: u8) -> Packet {
+pub fn request(from: From, dst: [u8; 4], port: u16, protocol: u8) -> Packet {
     let (client, src) = match from {
         From::Pod => (Client::Pod, PODS[0]),
         From::Node => (Client::Node, NODE),
-        From::Wire(src) => (Client::Other, src),
+        From::Netdev(src) => (Client::Other, src),
     };
     Packet { client, src: src.into(), dst: dst.into(), port, protocol }
 }
@@ -69,7 +69,7 @@ pub enum From {
     /// The node, from its own address.
     Node,
     /// Another host with this address.
-    Wire([u8; 4]),
+    Netdev([u8; 4]),
 }
 
 /// The class of an address: pods and the node's own addresses by `topology.rs`, all others by the
@@ -102,7 +102,7 @@ fn delivery(
     let is_left_to_stack = match from {
         From::Pod => false,
         From::Node => translated.is_none(),
-        From::Wire(_) => {
+        From::Netdev(_) => {
             translated.is_none() && !matches!(class, Class::Pod | Class::FreePod | Class::Services)
         }
     };
@@ -132,7 +132,7 @@ fn delivery(
         // It has an address of the node.
         From::Node => false,
         // The stack accepts no packet from an address of its own.
-        From::Wire(_) => translated == Some(Source::Node) && class != Class::ThisNode,
+        From::Netdev(_) => translated == Some(Source::Node) && class != Class::ThisNode,
     };
     if is_masqueraded {
         counters.insert(Outcome::Masqueraded.label());
@@ -158,7 +158,7 @@ pub fn expected(
     port: u16,
     protocol: u8,
 ) -> Vec<Expected> {
-    let answer = answer(world(objects, &context()), question(from, dst, port, protocol));
+    let answer = answer(world(objects, &context()), request(from, dst, port, protocol));
     // An address of a pod of this node, whatever the ranges of pods are.
     if PODS.contains(&dst) {
         return vec![delivery(objects, from, (dst, port), None)];

@@ -22,7 +22,7 @@ use sluice_core::generate::{self, NODE_PORTS, PORTS};
 use sluice_core::model::Object;
 use sluice_core::oracle::{Answer, answer};
 
-use crate::expect::{From, PODS, context, expected, observed, question, world};
+use crate::expect::{From, PODS, context, expected, observed, request, world};
 use crate::realize::Realized;
 
 /// Packets for each set of objects.
@@ -70,9 +70,9 @@ fn source(random: &mut Random) -> From {
         From::Pod,
         From::Pod,
         From::Node,
-        From::Wire(EXTERNAL),
-        From::Wire(EXTERNAL),
-        From::Wire(OTHER_NODE),
+        From::Netdev(EXTERNAL),
+        From::Netdev(EXTERNAL),
+        From::Netdev(OTHER_NODE),
     ])
 }
 
@@ -111,7 +111,7 @@ fn compare(
             datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX)
         }
         From::Node => datapath.to_netdev(&packet(NODE, to, sport)),
-        From::Wire(src) => datapath.from_netdev(&packet(src, to, sport)),
+        From::Netdev(src) => datapath.from_netdev(&packet(src, to, sport)),
     };
     let observed = observed(&run, to.2 != proto::ICMP);
     let expected = expected(objects, from, to.0, to.1, to.2);
@@ -176,7 +176,7 @@ fn packets_go_where_the_oracle_expects_them() {
         for _ in 0..PACKETS {
             let (from, to) = (source(&mut random), destination(&mut random));
             sport += 1;
-            shares.add(&answer(world(&objects, &context()), question(from, to.0, to.1, to.2)));
+            shares.add(&answer(world(&objects, &context()), request(from, to.0, to.1, to.2)));
             if let Some(difference) = compare(&datapath, &objects, from, to, sport) {
                 failed = Some((from, to, difference));
                 break;
@@ -221,7 +221,7 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             let connected = socket.connect(to).map(|()| socket.peer_addr().unwrap());
             let answer =
-                answer(world(&objects, &context()), question(From::Node, dst, port, proto::UDP));
+                answer(world(&objects, &context()), request(From::Node, dst, port, proto::UDP));
             shares.add(&answer);
             let holds = match (&answer, &connected) {
                 // Packets to an address of the node do not reach the programs that drop them.

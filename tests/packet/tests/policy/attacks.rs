@@ -40,7 +40,7 @@ fn forged_sources_that_a_policy_admits_do_not_pass() {
     };
     let sources = [FAR_POD, EXTERNAL, NODE, GATEWAY, SERVER, VIP];
     sources.into_iter().for_each(forged);
-    // By a neighbor that is not the next hop to that pod, and from the node's own addresses.
+    // By a neighbour that is not the next hop to that pod, and from the node's own addresses.
     for source in [FAR_POD, NODE, GATEWAY, CLIENT, SERVER] {
         from_router(&datapath, &syn((source, PORT), to)).dropped(DropReason::Spoofed);
     }

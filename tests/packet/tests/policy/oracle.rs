@@ -39,7 +39,7 @@ struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum From {
     Pod,
-    Wire,
+    Netdev,
     Node,
 }
 
@@ -91,7 +91,7 @@ impl World {
             (true, _) => From::Pod,
             (false, peer) if self.has(peer) => From::Pod,
             (false, peer) if peer.octets() == NODE => From::Node,
-            (false, _) => From::Wire,
+            (false, _) => From::Netdev,
         };
         let (source, destination) = if is_outgoing { (pod, peer) } else { (peer, pod) };
         // Free addresses of the node's range send nothing; what a pod sends to itself stays in the pod.
@@ -176,7 +176,7 @@ fn is_denied(datapath: &Datapath, probe: &Probe, sport: u16) -> bool {
             let frame = packet.frame(topology::HOST_MAC, topology::pod_mac(from.0));
             datapath.run(sluice_abi::program::FROM_POD, &frame, CLIENT_IFINDEX)
         }
-        From::Wire => datapath.from_netdev(&packet),
+        From::Netdev => datapath.from_netdev(&packet),
         From::Node => datapath.to_pod(CLIENT_IFINDEX, &packet),
     };
     let labels: Vec<_> = run.counters.keys().copied().collect();
@@ -224,7 +224,7 @@ fn verdicts_of_the_programs_are_those_of_the_oracle() {
         }
     }
     if cases >= CASES {
-        for hook in [From::Pod, From::Wire] {
+        for hook in [From::Pod, From::Netdev] {
             for denied in [false, true] {
                 let share = shares.get(&(hook, denied)).copied().unwrap_or_default();
                 assert!(share > cases / 50, "{hook:?}, denied {denied}: {share} of {shares:?}");

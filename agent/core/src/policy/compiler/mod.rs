@@ -28,7 +28,7 @@ use super::classes::Classes;
 use super::networks::Networks;
 use super::pods::Pods;
 use super::rules::Rules;
-use super::subjects::{Parts, Standing, Subjects};
+use super::subjects::{Standing, Stores, Subjects};
 use super::tables::{CLOSED_END, Gaps, Tables};
 use super::term::Terms;
 use super::tracked::Tracked;
@@ -122,9 +122,9 @@ impl Policies {
             changed.ranges = self.networks.set_ranges(index.pod_ranges());
             changed.ranges |= self.nodes_changed(index);
         }
-        let parts =
-            Parts { terms: &mut self.terms, rules: &mut self.rules, tables: &mut self.tables };
-        let decisions = self.subjects.update(index, dirty, local, parts);
+        let stores =
+            Stores { terms: &mut self.terms, rules: &mut self.rules, tables: &mut self.tables };
+        let decisions = self.subjects.update(index, dirty, local, stores);
         for table in &decisions.new_tables {
             self.activate(index, *table);
         }

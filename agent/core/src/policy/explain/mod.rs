@@ -14,7 +14,7 @@ use super::compiler::Policies;
 use super::describe;
 use super::subjects::{Standing, depends_on_unknown_namespace, pod_of};
 use super::term::Term;
-use super::{Explanation, NearMiss, Question, RuleName, Verdict, may_select};
+use super::{Explanation, NearMiss, Query, RuleName, Verdict, may_select};
 use crate::index::Index;
 use crate::model::{
     LabelSelector, NetworkPolicy, Pod, PolicyPeer, PolicyPort, PolicyRule, PortSpec, Tier,
@@ -41,23 +41,23 @@ impl Policies {
 
     /// Why a pod may or may not send or receive something. The peer is a pod if a Pod object or a lease
     /// has its address.
-    pub fn explain(&self, index: &Index, question: &Question) -> Explanation {
+    pub fn explain(&self, index: &Index, query: &Query) -> Explanation {
         let peer = Peer {
-            address: question.peer,
-            pods: self.pods.owners(index, question.peer.into()),
-            in_pod_range: self.networks.in_pod_range(question.peer),
+            address: query.peer,
+            pods: self.pods.owners(index, query.peer.into()),
+            in_pod_range: self.networks.in_pod_range(query.peer),
         };
         let peers = peer.pods.iter().map(|pod| pod.name.clone()).collect();
         let explained = |isolating, verdict| Explanation { peers, isolating, verdict };
-        let namespace = &question.pod.namespace;
+        let namespace = &query.pod.namespace;
         // The lease of a deleted pod may still exist beside that of a pod with its name.
         let leases =
-            || self.subjects.iter().filter(|(pod, _)| pod.name.as_ref() == Some(&question.pod));
+            || self.subjects.iter().filter(|(pod, _)| pod.name.as_ref() == Some(&query.pod));
         let subject =
             leases().find(|(pod, _)| pod_of(index, pod).is_some()).or_else(|| leases().next());
         let pod = match subject {
             Some((lease, _)) => pod_of(index, lease),
-            None => index.pod(&question.pod),
+            None => index.pod(&query.pod),
         };
         let Some(pod) = pod else {
             let open = !may_select(index, namespace);
@@ -70,11 +70,11 @@ impl Policies {
         let own: Vec<(&NetworkPolicy, &[PolicyRule])> = index
             .network_policies_of(namespace)
             .filter(|policy| policy.pod_selector.matches(|key| pod.labels.get(key)))
-            .filter_map(|policy| Some((policy, policy.rules(question.direction)?)))
+            .filter_map(|policy| Some((policy, policy.rules(query.direction)?)))
             .collect();
-        let admin = tiers::Tier::of(index, question.direction, pod, Tier::Admin);
+        let admin = tiers::Tier::of(index, query.direction, pod, Tier::Admin);
         let baseline = match own.is_empty() {
-            true => tiers::Tier::of(index, question.direction, pod, Tier::Baseline),
+            true => tiers::Tier::of(index, query.direction, pod, Tier::Baseline),
             false => tiers::Tier::default(),
         };
         let names = own.iter().map(|(policy, _)| policy.name.clone());
@@ -83,12 +83,12 @@ impl Policies {
             return explained(names, Verdict::NotIsolated);
         }
         if let Some((_, Standing::Judged(ends))) = subject
-            && let Some(table) = ends[question.direction as usize]
+            && let Some(table) = ends[query.direction as usize]
             && let Some(reason) = self.tables.closed(table)
         {
             return explained(names, Verdict::Closed(reason));
         }
-        let flow = Flow { index, question, pod, peer: &peer };
+        let flow = Flow { index, query, pod, peer: &peer };
         let own = || match own.is_empty() {
             true => baseline.verdict(&flow, &|| Verdict::NotIsolated),
             false => judge(&flow, &own),
@@ -100,7 +100,7 @@ impl Policies {
 /// What is explained.
 struct Flow<'a> {
     index: &'a Index,
-    question: &'a Question,
+    query: &'a Query,
     pod: &'a Pod,
     peer: &'a Peer<'a>,
 }
@@ -108,7 +108,7 @@ struct Flow<'a> {
 impl Flow<'_> {
     /// The pods whose port names count.
     fn named(&self) -> Vec<&Pod> {
-        match self.question.direction {
+        match self.query.direction {
             PolicyDirection::Egress => self.peer.pods.clone(),
             PolicyDirection::Ingress => vec![self.pod],
         }
@@ -116,14 +116,14 @@ impl Flow<'_> {
 }
 
 fn judge(flow: &Flow<'_>, isolating: &[(&NetworkPolicy, &[PolicyRule])]) -> Verdict {
-    let Flow { index, question, peer, .. } = *flow;
+    let Flow { index, query, peer, .. } = *flow;
     let named = flow.named();
     // By distance, then by name and position.
     let mut missed = Vec::new();
     for (policy, rules) in isolating {
         for (at, rule) in rules.iter().enumerate() {
             let by_ports = !rule.ports.is_empty()
-                && !rule.ports.iter().any(|port| admits(port, question, &named));
+                && !rule.ports.iter().any(|port| admits(port, query, &named));
             let nearest =
                 rule.peers.iter().map(|p| (distance(index, &policy.name.namespace, p, peer), p));
             let nearest = nearest.min_by_key(|(distance, _)| *distance);
@@ -144,7 +144,7 @@ fn judge(flow: &Flow<'_>, isolating: &[(&NetworkPolicy, &[PolicyRule])]) -> Verd
     }
     missed.sort_by_key(|(distance, ..)| *distance);
     let text = |policy: &NetworkPolicy, (rule, nearest, by_ports)| {
-        describe_miss(index, question, policy, rule, nearest, by_ports, peer)
+        describe_miss(index, query, policy, rule, nearest, by_ports, peer)
     };
     let near = missed.into_iter().take(NEAREST).map(|(_, policy, rule)| NearMiss {
         policy: policy.name.clone(),
@@ -152,25 +152,23 @@ fn judge(flow: &Flow<'_>, isolating: &[(&NetworkPolicy, &[PolicyRule])]) -> Verd
         text: match rule {
             Some((_, rule, nearest, by_ports)) => text(policy, (rule, nearest, by_ports)),
             None => {
-                format!("{} allows no {}", policy.name, describe::direction(question.direction))
+                format!("{} allows no {}", policy.name, describe::direction(query.direction))
             }
         },
     });
     Verdict::Denied(near.collect())
 }
 
-fn admits(port: &PolicyPort, question: &Question, named: &[&Pod]) -> bool {
-    port.protocol.number() == question.protocol
+fn admits(port: &PolicyPort, query: &Query, named: &[&Pod]) -> bool {
+    port.protocol.number() == query.protocol
         && match &port.ports {
             PortSpec::All => true,
-            PortSpec::Number(number) => number.get() == question.port,
-            PortSpec::Range(first, last) => (first.get()..=last.get()).contains(&question.port),
+            PortSpec::Number(number) => number.get() == query.port,
+            PortSpec::Range(first, last) => (first.get()..=last.get()).contains(&query.port),
             PortSpec::Name(name) => {
                 let has = |pod: &&Pod| {
                     pod.ports.iter().any(|p| {
-                        p.name == *name
-                            && p.protocol == port.protocol
-                            && p.port.get() == question.port
+                        p.name == *name && p.protocol == port.protocol && p.port.get() == query.port
                     })
                 };
                 !named.is_empty() && named.iter().all(has)
@@ -247,14 +245,14 @@ fn values<'b>(selector: &LabelSelector, label: impl Fn(&str) -> Option<&'b str>)
 /// "shop/db allows TCP 5432 from role=api; the client has role=web".
 fn describe_miss(
     index: &Index,
-    question: &Question,
+    query: &Query,
     policy: &NetworkPolicy,
     rule: &PolicyRule,
     nearest: Option<&PolicyPeer>,
     by_ports: bool,
     other: &Peer<'_>,
 ) -> String {
-    let (preposition, end) = match question.direction {
+    let (preposition, end) = match query.direction {
         PolicyDirection::Egress => ("to", "server"),
         PolicyDirection::Ingress => ("from", "client"),
     };
@@ -271,7 +269,7 @@ fn describe_miss(
         why.push(format!("the {end} {}", difference(index, &policy.name.namespace, peer, other)));
     }
     if by_ports {
-        why.push(format!("the flow is {}", describe::target(question.protocol, question.port)));
+        why.push(format!("the flow is {}", describe::target(query.protocol, query.port)));
     }
     format!("{} allows {ports} {preposition} {peers}; {}", policy.name, why.join(", "))
 }

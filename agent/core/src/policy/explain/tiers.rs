@@ -109,15 +109,15 @@ impl Flow<'_> {
             }
         };
         let named = self.named();
-        let is_egress = self.question.direction == PolicyDirection::Egress;
+        let is_egress = self.query.direction == PolicyDirection::Egress;
         let of_port = |port: &PolicyPort| {
             let is_name = matches!(port.ports, PortSpec::Name(_));
-            if admits(port, self.question, &named) {
+            if admits(port, self.query, &named) {
                 Match::Yes
             } else if is_uncertain
                 && is_egress
                 && is_name
-                && port.protocol.number() == self.question.protocol
+                && port.protocol.number() == self.query.protocol
             {
                 Match::Maybe
             } else {
@@ -140,7 +140,7 @@ impl Flow<'_> {
         if let Some(problem) = &rule.invalid {
             return format!("{name} denies everything: {problem}");
         }
-        let preposition = match self.question.direction {
+        let preposition = match self.query.direction {
             PolicyDirection::Egress => "to",
             PolicyDirection::Ingress => "from",
         };

@@ -90,8 +90,8 @@ pub struct Decisions {
     pub forgotten: Vec<CompiledPolicy>,
 }
 
-/// The parts that a decision reads and adds to.
-pub struct Parts<'a> {
+/// The stores that a decision reads and adds to.
+pub struct Stores<'a> {
     /// Terms.
     pub terms: &'a mut Terms,
     /// Rules.
@@ -131,13 +131,13 @@ impl Subjects {
         index: &Index,
         dirty: &PolicyDirty,
         local: &[LocalPod],
-        mut parts: Parts<'_>,
+        mut stores: Stores<'_>,
     ) -> Decisions {
         let mut decisions = Decisions::default();
         let mut touched = BTreeSet::new();
         self.free.append(&mut self.gone);
         for name in &dirty.policies {
-            self.policy(index, name, &mut touched, &mut decisions, &mut parts);
+            self.policy(index, name, &mut touched, &mut decisions, &mut stores);
         }
         let mut new: BTreeSet<u16> = self.leases(local, &mut decisions);
         new.extend(dirty.pods.iter().filter_map(|name| self.by_name.get(name)).flatten());
@@ -166,9 +166,9 @@ impl Subjects {
             let Some(subject) = self.subjects.get(&at) else { continue };
             let standing = match replicas.get(&at) {
                 Some((_, ends)) => Standing::Judged(*ends),
-                None => self.decide(index, subject, &mut decided, &mut decisions, &mut parts),
+                None => self.decide(index, subject, &mut decided, &mut decisions, &mut stores),
             };
-            standing.tables().for_each(|table| parts.tables.registry.retain(table));
+            standing.tables().for_each(|table| stores.tables.registry.retain(table));
             decisions.former.extend(subject.standing.tables());
             decisions.standings.insert(at, standing);
             let judged = pod_of(index, &subject.lease).filter(|_| standing.ends().is_some());
@@ -187,13 +187,13 @@ impl Subjects {
         name: &ObjectName,
         touched: &mut BTreeSet<u16>,
         decisions: &mut Decisions,
-        parts: &mut Parts<'_>,
+        stores: &mut Stores<'_>,
     ) {
         let own = index.network_policy(name);
-        let own = own.map(|policy| parts.rules.compile(policy, parts.terms));
+        let own = own.map(|policy| stores.rules.compile(policy, stores.terms));
         let cluster = || {
             let policy = index.cluster_network_policy(name)?;
-            Some(parts.rules.compile_cluster(policy, parts.terms))
+            Some(stores.rules.compile_cluster(policy, stores.terms))
         };
         let compiled = own.or_else(cluster);
         let known = self.numbers.get(name).copied();
@@ -325,7 +325,7 @@ impl Subjects {
         subject: &Subject,
         decided: &mut Decided,
         decisions: &mut Decisions,
-        parts: &mut Parts<'_>,
+        stores: &mut Stores<'_>,
     ) -> Standing {
         let Some(name) = &subject.lease.name else { return Standing::Free };
         let Some(pod) = pod_of(index, &subject.lease) else {
@@ -351,7 +351,7 @@ impl Subjects {
                 if policies.is_empty() {
                     return None;
                 }
-                let (table, new) = table(&policies, direction, &pod.ports, parts);
+                let (table, new) = table(&policies, direction, &pod.ports, stores);
                 if new {
                     decisions.new_tables.push(table);
                 }

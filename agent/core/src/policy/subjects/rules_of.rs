@@ -8,7 +8,7 @@ use super::super::classes::numbered_ports;
 use super::super::registry::content_id;
 use super::super::rules::{CompiledPolicy, CompiledRule, Matches, Order, PortName};
 use super::super::tables::{Identity, TableRules};
-use super::Parts;
+use super::Stores;
 use crate::model::{ContainerPort, ObjectName};
 
 /// The table of policies in one direction, with one more reference, and whether it is new. The policies,
@@ -17,13 +17,13 @@ pub fn table(
     policies: &[(u32, &CompiledPolicy)],
     direction: PolicyDirection,
     ports: &[ContainerPort],
-    parts: &mut Parts<'_>,
+    stores: &mut Stores<'_>,
 ) -> (u32, bool) {
     let (mut admin, mut own, mut baseline) = (Vec::new(), None, Vec::new());
     for (_, policy) in policies {
         let Some(rules) = &policy.ends[direction as usize] else { continue };
         let rules =
-            rules.iter().filter_map(|rule| Some((rule.action, number(rule, ports, parts)?)));
+            rules.iter().filter_map(|rule| Some((rule.action, number(rule, ports, stores)?)));
         match policy.order {
             Order::Admin(..) => admin.extend(rules),
             Order::NetworkPolicy => {
@@ -32,23 +32,23 @@ pub fn table(
             Order::Baseline(..) => baseline.extend(rules),
         }
     }
-    let own = own.map(|rules| unique(rules, parts));
+    let own = own.map(|rules| unique(rules, stores));
     if own.is_some() {
         // Isolated pods never reach it.
         for (_, rule) in baseline.drain(..) {
-            parts.rules.release(rule, parts.terms);
+            stores.rules.release(rule, stores.terms);
         }
     }
     let rules = TableRules {
-        identity: identity(policies, direction, ports, parts),
+        identity: identity(policies, direction, ports, stores),
         admin: admin.into(),
         network_policies: own,
         baseline: baseline.into(),
     };
-    let (table, new) = parts.tables.intern(rules);
+    let (table, new) = stores.tables.intern(rules);
     if !new {
-        for rule in parts.tables.registry.get(table).iter() {
-            parts.rules.release(rule, parts.terms);
+        for rule in stores.tables.registry.get(table).iter() {
+            stores.rules.release(rule, stores.terms);
         }
     }
     (table, new)
@@ -59,7 +59,7 @@ fn identity(
     policies: &[(u32, &CompiledPolicy)],
     direction: PolicyDirection,
     ports: &[ContainerPort],
-    parts: &mut Parts<'_>,
+    stores: &mut Stores<'_>,
 ) -> u32 {
     let mut numbers: Vec<u32> = policies.iter().map(|(number, _)| *number).collect();
     numbers.sort_unstable();
@@ -79,28 +79,28 @@ fn identity(
         names.sort_unstable();
         content_id((direction as u8, names, &identity.named))
     };
-    parts.tables.identities.intern(identity, id).0
+    stores.tables.identities.intern(identity, id).0
 }
 
 /// The number of a rule, with one more reference; `None` if it matches nothing for a pod with these
 /// ports.
-fn number(rule: &CompiledRule, ports: &[ContainerPort], parts: &mut Parts<'_>) -> Option<u32> {
+fn number(rule: &CompiledRule, ports: &[ContainerPort], stores: &mut Stores<'_>) -> Option<u32> {
     match &rule.matches {
         Matches::Shared(rule) => {
-            parts.rules.registry.retain(*rule);
+            stores.rules.registry.retain(*rule);
             Some(*rule)
         }
-        Matches::Named(rule) => parts.rules.resolve(rule, ports, parts.terms),
+        Matches::Named(rule) => stores.rules.resolve(rule, ports, stores.terms),
     }
 }
 
 /// Rules whose order has no meaning, sorted, each once.
-fn unique(mut numbers: Vec<u32>, parts: &mut Parts<'_>) -> Box<[u32]> {
+fn unique(mut numbers: Vec<u32>, stores: &mut Stores<'_>) -> Box<[u32]> {
     numbers.sort_unstable();
     let mut unique: Vec<u32> = Vec::with_capacity(numbers.len());
     for rule in numbers {
         if unique.last() == Some(&rule) {
-            parts.rules.release(rule, parts.terms);
+            stores.rules.release(rule, stores.terms);
         } else {
             unique.push(rule);
         }

@@ -16,9 +16,7 @@ use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
 use crate::model::{Change, Object, ObjectName};
 use crate::oracle::{Cluster, Sandbox, Side, side_allows};
-use crate::policy::{
-    CLOSED_END, Judgement, LocalPod, Policies, PolicyRows, Question, Step, Verdict,
-};
+use crate::policy::{CLOSED_END, Judgement, LocalPod, Policies, PolicyRows, Query, Step, Verdict};
 use crate::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyNetworks, PolicyPeers, PortSets, Rows, Table,
     Write,
@@ -269,10 +267,10 @@ proptest! {
                             "{:?} {:?} {} {} {}: {:?}", pod, direction, peer, protocol, port, judged
                         );
                         let Some(name) = pod.name.clone() else { continue };
-                        let question = Question { pod: name, direction, peer, protocol, port };
-                        let verdict = policies.explain(&index, &question).verdict;
+                        let query = Query { pod: name, direction, peer, protocol, port };
+                        let verdict = policies.explain(&index, &query).verdict;
                         let allowed = matches!(verdict, Verdict::Allowed(_) | Verdict::NotIsolated);
-                        prop_assert_eq!(allowed, expect, "{:?}: {:?}", question, verdict);
+                        prop_assert_eq!(allowed, expect, "{:?}: {:?}", query, verdict);
                     }
                 }
             }

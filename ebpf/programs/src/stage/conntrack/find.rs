@@ -89,16 +89,16 @@ pub fn find(
             && let Some(direction) = relate(packet, entry, flow)
         {
             let effect = track(packet, headers, main, entry, flow, destination, direction);
-            return finish(effect, entry);
+            return apply(effect, entry);
         }
     }
     let effect = unusual::find(packet, headers, entry, flow, destination);
-    finish(effect, entry)
+    apply(effect, entry)
 }
 
 /// Moves an entry between the tables, after the search: the stack does not suffice for both.
 #[inline(always)]
-fn finish(effect: Effect, entry: &FlowEntry) -> Lookup {
+fn apply(effect: Effect, entry: &FlowEntry) -> Lookup {
     match effect {
         Effect::None => Lookup::Known,
         Effect::New => Lookup::New,
@@ -216,8 +216,8 @@ pub fn check_source(
             Some(_) => Err(Effect::Spoofed),
             None => Err(Effect::New),
         },
-        Origin::Wire if !source.is_none() => Err(Effect::Spoofed),
-        Origin::Wire | Origin::Stack => Ok(()),
+        Origin::Netdev if !source.is_none() => Err(Effect::Spoofed),
+        Origin::Netdev | Origin::Stack => Ok(()),
     }
 }
 

@@ -75,7 +75,7 @@ pub fn open_flow<F: Outlined>(
         return TOO_MANY;
     }
     let masqueraded = flow.kind.is_masqueraded();
-    let is_to_node = flow.origin == Origin::Wire
+    let is_to_node = flow.origin == Origin::Netdev
         && flow.class == DestinationClass::Node
         && flow.kind.is_service()
         && !flow.keeps_port;

@@ -20,7 +20,7 @@ mod xdp;
 /// Frames with a set of global functions.
 pub trait Outlined: Frame {
     /// Whether a packet can be forwarded only to a next hop whose hardware address is known.
-    const NEEDS_NEIGHBOR: bool;
+    const NEEDS_NEIGHBOUR: bool;
 
     /// [`nat::rewrite`].
     fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool;
@@ -59,7 +59,7 @@ pub trait Outlined: Frame {
 
 impl Outlined for Skb {
     /// The kernel resolves the address and adds the header.
-    const NEEDS_NEIGHBOR: bool = false;
+    const NEEDS_NEIGHBOUR: bool = false;
 
     #[inline(always)]
     fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool {

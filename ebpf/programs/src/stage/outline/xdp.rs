@@ -14,7 +14,7 @@ use crate::stage::{conntrack, nat};
 
 impl Outlined for Xdp {
     /// The program writes the link-layer header itself.
-    const NEEDS_NEIGHBOR: bool = true;
+    const NEEDS_NEIGHBOUR: bool = true;
 
     #[inline(always)]
     fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool {
