@@ -19,8 +19,6 @@ use std::net::IpAddr;
 
 pub use counters::read as read_counters;
 
-use self::linux::migration::HandedOver;
-use crate::counters::Count;
 pub use error::KernelError;
 pub use health_checks::{HealthCheck, HealthChecks};
 use ipnet::IpNet;
@@ -32,6 +30,8 @@ use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::lease::{BootInstant, Lease};
 use sluice_pod::{HostPath, PathPart};
 
+use self::linux::migration::HandedOver;
+use crate::counters::Count;
 use crate::host::HostState;
 
 /// Result of an operation.

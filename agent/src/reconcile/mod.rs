@@ -163,7 +163,9 @@ impl Reconcilers {
         let schedule =
             |reconciler| Scheduled { reconciler, backoff: Backoff::default(), waiting: false };
         let all = reconcilers.into_iter().map(schedule).collect();
-        Reconcilers { all, clock: Box::new(Instant::now) }
+        // The clock of the event loop, which tests stop.
+        let clock = Box::new(|| tokio::time::Instant::now().into_std());
+        Reconcilers { all, clock }
     }
 
     /// Runs every reconciler that is due, until no concern is dirty.

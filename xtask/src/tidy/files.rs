@@ -149,6 +149,7 @@ fn compare_phases(tree: &Tree, listed: &[&str]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, _) in tree.with_extension(CLUSTER_TESTS, "rs") {
         let name = path.strip_prefix(CLUSTER_TESTS).unwrap_or(path).trim_end_matches(".rs");
+        let name = name.strip_suffix("/main").unwrap_or(name);
         let count = listed.iter().filter(|listed| **listed == name).count();
         if count != 1 && !name.contains('/') {
             let message = format!("is in {count} of CLUSTER_PHASES, xtask/src/test/level.rs");
@@ -157,7 +158,9 @@ fn compare_phases(tree: &Tree, listed: &[&str]) -> Vec<Finding> {
     }
     for name in listed {
         let path = format!("{CLUSTER_TESTS}{name}.rs");
-        if tree.get(&path).is_none() {
+        if tree.get(&path).is_none()
+            && tree.get(&format!("{CLUSTER_TESTS}{name}/main.rs")).is_none()
+        {
             findings.push(Finding::new(&path, 0, "is in CLUSTER_PHASES but does not exist"));
         }
     }
@@ -230,11 +233,15 @@ mod tests {
 
     #[test]
     fn cluster_test_outside_the_phases_is_found() {
-        let tree =
-            Tree::of(&[("tests/cluster/tests/new.rs", ""), ("tests/cluster/tests/old.rs", "")]);
-        assert_eq!(compare_phases(&tree, &["new", "old"]), []);
+        let tree = Tree::of(&[
+            ("tests/cluster/tests/new.rs", ""),
+            ("tests/cluster/tests/old.rs", ""),
+            ("tests/cluster/tests/large/main.rs", ""),
+            ("tests/cluster/tests/large/part.rs", ""),
+        ]);
+        assert_eq!(compare_phases(&tree, &["new", "old", "large"]), []);
         assert_eq!(
-            paths(compare_phases(&tree, &["old", "old", "gone"])),
+            paths(compare_phases(&tree, &["old", "old", "gone", "large"])),
             [
                 "tests/cluster/tests/new.rs",
                 "tests/cluster/tests/old.rs",

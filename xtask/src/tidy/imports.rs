@@ -24,7 +24,7 @@ pub fn order(tree: &Tree) -> Result<Vec<Finding>> {
         let own: Vec<String> = file.items.iter().filter_map(declared).collect();
         let imports = || file.items.iter().filter_map(import);
         let mut last = 0;
-        for import in imports().filter(|import| import.vis == Visibility::Inherited) {
+        for import in imports().filter(|import| matches!(import.vis, Visibility::Inherited)) {
             let group = group(&import.tree, &own);
             if group < last {
                 findings.push(Finding::new(path, import.span().start().line, ORDER));

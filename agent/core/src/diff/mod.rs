@@ -27,9 +27,9 @@ use std::collections::BTreeMap;
 pub use growth::{Capacity, GROWING, Growing};
 pub use plan::{CapacityError, Plan, StaleBackend};
 pub use read_back::ReadBack;
-use services::RealizedServices;
 use sluice_abi::{Network, NetworkKey, network_kind};
 
+use self::services::RealizedServices;
 use crate::table::{self, Networks, Rows, Table, TableSpec};
 use crate::tables::{Changed, Tables};
 

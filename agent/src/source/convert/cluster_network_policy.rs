@@ -12,9 +12,9 @@ use sluice_core::model::{
     PolicyPort, PolicyRule, Port, PortSpec, Protocol, RuleAction, Subject, Tier, parse_cidr,
 };
 
+use super::api_types::{ClusterPeer, ClusterProtocol, DestinationPort, Obj, Part, Unknown};
 use super::network_policy::{is_port_name, selector_of};
 use super::{ConvertError, api_types, cluster_name};
-use api_types::{ClusterPeer, ClusterProtocol, DestinationPort, Obj, Part, Unknown};
 
 /// Highest priority number.
 const PRIORITY_MAX: u16 = 1000;

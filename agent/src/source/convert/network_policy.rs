@@ -10,8 +10,8 @@ use sluice_core::model::{
     PolicyPort, PolicyRule, Port, PortSpec, Protocol, Requirement, parse_cidr,
 };
 
+use super::api_types::{IntOrString, Obj, Part};
 use super::{ConvertError, api_types, namespaced};
-use api_types::{IntOrString, Obj, Part};
 
 /// Rules of a direction; `None`: the policy does not isolate it.
 type Rules = Option<Box<[PolicyRule]>>;

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use sluice_abi::PolicyDirection;
+
 use super::super::describe;
 use super::super::pods::Pods;
 use super::super::rules::subject_selects;
@@ -12,7 +14,6 @@ use crate::index::Index;
 use crate::model::{
     ClusterNetworkPolicy, ClusterRule, Kind, PolicyPeer, PortSpec, Protocol, RuleAction,
 };
-use sluice_abi::PolicyDirection;
 
 /// A problem of a policy.
 pub fn finding(policy: &ClusterNetworkPolicy, reason: FindingReason, text: String) -> Finding {

@@ -89,16 +89,16 @@ pub fn find(
             && let Some(direction) = relate(packet, entry, flow)
         {
             let effect = track(packet, headers, main, entry, flow, destination, direction);
-            return apply(effect, entry);
+            return move_entry(effect, entry);
         }
     }
     let effect = unusual::find(packet, headers, entry, flow, destination);
-    apply(effect, entry)
+    move_entry(effect, entry)
 }
 
 /// Moves an entry between the tables, after the search: the stack does not suffice for both.
 #[inline(always)]
-fn apply(effect: Effect, entry: &FlowEntry) -> Lookup {
+fn move_entry(effect: Effect, entry: &FlowEntry) -> Lookup {
     match effect {
         Effect::None => Lookup::Known,
         Effect::New => Lookup::New,
