@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aya::maps::RingBuf;
 use aya::programs::Program;
@@ -12,6 +12,7 @@ use sluice_abi::{DropEvent, FlowEntry, FlowKey, map, program};
 use sluice_bpf::{Map, test_run};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::artefacts::{RecordedRun, Recording};
 use crate::topology::{self, UPLINK_IFINDEX};
 use crate::{Counters, Packet, Run, counters, show};
 
@@ -41,6 +42,7 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     programs: BTreeMap<&'static str, OnceLock<OwnedFd>>,
     counters: Map<u32, sluice_abi::Counter>,
+    recording: Mutex<Recording>,
     /// Mode of XDP in the rows of devices.
     pub(crate) xdp_flags: u32,
 }
@@ -112,11 +114,17 @@ impl Datapath {
         let counters = open(&ebpf, map::COUNTERS);
         let names = program::TC.into_iter().chain([program::XDP_NETDEV]);
         let programs = names.map(|name| (name, OnceLock::new())).collect();
-        Datapath { ebpf: Mutex::new(ebpf), programs, counters, xdp_flags: 0 }
+        let (ebpf, recording) = (Mutex::new(ebpf), Mutex::default());
+        Datapath { ebpf, programs, counters, recording, xdp_flags: 0 }
     }
 
     fn object(&self) -> MutexGuard<'_, Ebpf> {
-        self.ebpf.lock().expect("the lock is not poisoned")
+        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last runs, for the artefacts of a failed test.
+    pub(crate) fn recording(&self) -> MutexGuard<'_, Recording> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The loaded object.
@@ -212,7 +220,9 @@ impl Datapath {
     pub fn run_received(&self, name: &str, frame: &[u8], ifindex: u32, received_by: u32) -> Run {
         let before = self.counters();
         let ran = test_run::run_received(self.fd(name), frame, ifindex, received_by).unwrap();
-        Run::new(frame.to_vec(), ran, counters::difference(&before, &self.counters()))
+        let run = Run::new(frame.to_vec(), ran, counters::difference(&before, &self.counters()));
+        self.record(name, &run, RecordedRun { ifindex, received_by, ..RecordedRun::default() });
+        run
     }
 
     /// As [`Datapath::run_gso`].
@@ -226,7 +236,20 @@ impl Datapath {
         ifindex: u32,
         gso_size: u32,
     ) -> std::io::Result<Run> {
-        self.try_runs(name, frame, (ifindex, gso_size), 1)
+        let run = self.try_runs(name, frame, (ifindex, gso_size), 1)?;
+        self.record(name, &run, RecordedRun { ifindex, gso_size, ..RecordedRun::default() });
+        Ok(run)
+    }
+
+    fn record(&self, name: &str, run: &Run, context: RecordedRun) {
+        self.recording().push(RecordedRun {
+            program: name.to_owned(),
+            frame: run.frame.clone(),
+            action: format!("{:?}", run.action),
+            data: run.data.clone(),
+            counters: run.counters.clone(),
+            ..context
+        });
     }
 
     fn try_runs(

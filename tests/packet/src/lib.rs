@@ -8,6 +8,7 @@
 
 mod accept;
 mod arp;
+mod artefacts;
 mod cgroup;
 pub mod checksum;
 pub mod command;
@@ -15,6 +16,7 @@ pub mod conversation;
 pub mod counters;
 mod datapath;
 pub mod empty_program;
+pub mod hex;
 pub mod namespace;
 mod packet;
 mod policy;

@@ -8,6 +8,7 @@ use aya::maps::{PerCpuArray, PerCpuValues};
 use sluice_abi::{device_flags, program, ticks};
 use sluice_bpf::test_run::{self, XdpAction};
 
+use crate::artefacts::RecordedRun;
 use crate::counters;
 use crate::topology::{SECOND_IFINDEX, UPLINK_IFINDEX};
 use crate::{Counters, Datapath, empty_program, show};
@@ -65,6 +66,15 @@ impl Datapath {
         let before = self.counters();
         let ran = test_run::run_xdp(self.fd(program::XDP_NETDEV), frame, ifindex, 1)?;
         let counters = counters::difference(&before, &self.counters());
+        self.recording().push(RecordedRun {
+            program: program::XDP_NETDEV.to_owned(),
+            ifindex,
+            frame: frame.to_vec(),
+            action: format!("{:?}", ran.action),
+            data: ran.data.clone(),
+            counters: counters.clone(),
+            ..RecordedRun::default()
+        });
         Ok(XdpRun { action: ran.action, data: ran.data, counters })
     }
 }

@@ -182,7 +182,6 @@ fn packets_go_where_the_oracle_expects_them() {
                 break;
             }
         }
-        drop(realized);
         if let Some((from, to, difference)) = failed {
             let minimal = minimize(&objects, |objects| {
                 let datapath = self::datapath();
@@ -190,6 +189,7 @@ fn packets_go_where_the_oracle_expects_them() {
             });
             panic!("{from:?} to {to:?}: {difference}\n{minimal:#?}");
         }
+        drop(realized);
         // Each packet has a source port of its own, so that it is the first one of its flow.
         if sport > 60_000 {
             (datapath, sport) = (self::datapath(), 1024);

@@ -212,11 +212,15 @@ fn verdicts_of_the_programs_are_those_of_the_oracle() {
             if is_denied(&datapath, &probe, sport) == expected {
                 continue;
             }
-            let minimal = minimize(&world.objects, |objects| {
-                let world = World { objects: objects.to_vec(), leases: world.leases.clone() };
-                write(&datapath, &world);
-                is_denied(&datapath, &probe, 1000) == world.allows(probe.flow)
-            });
+            let minimal = {
+                // `datapath` keeps the state of the failure, for the artefacts.
+                let datapath = Datapath::node();
+                minimize(&world.objects, |objects| {
+                    let world = World { objects: objects.to_vec(), leases: world.leases.clone() };
+                    write(&datapath, &world);
+                    is_denied(&datapath, &probe, 1000) == world.allows(probe.flow)
+                })
+            };
             panic!(
                 "{:?} from {:?}: denied is {}\n{minimal:#?}\n{:#?}",
                 probe.flow, probe.hook, !expected, world.leases
