@@ -8,6 +8,7 @@
 //! Most tests are data: `cases/<name>/manifest.yaml` and `cases/<name>/steps.yaml` (see [`case`]).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
+mod agents;
 pub mod artefacts;
 pub mod case;
 pub mod examples;
@@ -19,6 +20,7 @@ pub mod process;
 mod wait;
 mod workload;
 
+pub use agents::ChangedAgents;
 pub use kubectl::{
     is_ready, kubectl, kubectl_finished, kubectl_json, rollout, try_kubectl, try_rollout,
 };

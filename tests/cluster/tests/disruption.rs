@@ -6,9 +6,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use cluster_tests::{
-    Load, Namespace, client_on, docker, eventually, kubectl, nodes, replicas, rollout, server_on,
-    service, try_kubectl, try_rollout, workers,
+    ChangedAgents, Load, Namespace, client_on, docker, eventually, kubectl, nodes, replicas,
+    rollout, server_on, service, workers,
 };
+use serde_json::json;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -65,9 +66,9 @@ fn pods_are_created_while_no_agent_runs() {
     let workers = workers();
     ns.apply(&server_on("before", "before", &workers[1].name));
     let server = ns.ready("before", 1).remove(0);
-    let patch = r#"{"spec":{"template":{"spec":{"nodeSelector":{"sluice.test/nowhere":"true"}}}}}"#;
-    let _back = Restore;
-    kubectl(&["-n", "sluice-system", "patch", "daemonset", "sluice", "-p", patch]);
+    let _agents = ChangedAgents::new(ChangedAgents::NODE_SELECTOR, |labels| {
+        labels["sluice.test/nowhere"] = json!("true");
+    });
     eventually("removal of all agents", Duration::from_secs(90), || {
         let pods = kubectl(&["-n", "sluice-system", "get", "pods", "-o", "name"]);
         if pods.is_empty() { Ok(()) } else { Err(pods) }
@@ -78,19 +79,6 @@ fn pods_are_created_while_no_agent_runs() {
         ns.sh_eventually("during", &format!("curl -sf -m 3 http://{server}:8080/hostname")),
         "before"
     );
-}
-
-/// Restores the DaemonSet, also when the test fails.
-struct Restore;
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        let patch =
-            r#"{"spec":{"template":{"spec":{"nodeSelector":{"sluice.test/nowhere":null}}}}}"#;
-        let _ =
-            try_kubectl(&["-n", "sluice-system", "patch", "daemonset", "sluice", "-p", patch], "");
-        let _ = try_rollout("sluice-system", "daemonset/sluice");
-    }
 }
 
 #[test]

@@ -5,49 +5,13 @@
 use std::time::Duration;
 
 use cluster_tests::{
-    Namespace, Node, OutsideHost, docker, eventually, kubectl, kubectl_json, rollout, server_on,
-    sluice, try_kubectl, try_rollout, workers,
+    ChangedAgents, Namespace, Node, OutsideHost, docker, eventually, rollout, server_on, sluice,
+    workers,
 };
 use serde_json::{Value, json};
 
-const DAEMONSET: [&str; 4] = ["-n", "sluice-system", "daemonset", "sluice"];
 /// Requests of the client, each on a connection of its own; one is about ten packets.
 const REQUESTS: usize = 300;
-
-fn patch(command: &Value) -> String {
-    let path = "/spec/template/spec/containers/0/command";
-    json!([{"op": "replace", "path": path, "value": command}]).to_string()
-}
-
-/// Restores the agents' command, also when the test fails.
-struct Restore(Value);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        let [flag, namespace, kind, name] = DAEMONSET;
-        let patch = patch(&self.0);
-        let words = [flag, namespace, "patch", kind, name, "--type=json", "-p", &patch];
-        let restored =
-            try_kubectl(&words, "").and_then(|_| try_rollout("sluice-system", "daemonset/sluice"));
-        if let Err(e) = restored {
-            eprintln!("command of the agents not restored: {e}");
-        }
-    }
-}
-
-/// Starts the agents with one flag more.
-fn agents_with(flag: &str) -> Restore {
-    let [option, namespace, kind, name] = DAEMONSET;
-    let set = kubectl_json(&[option, namespace, "get", kind, name]);
-    let command = &set["spec"]["template"]["spec"]["containers"][0]["command"];
-    let restore = Restore(command.clone());
-    let mut words = command.as_array().unwrap().clone();
-    words.push(json!(flag));
-    let patch = patch(&Value::Array(words));
-    kubectl(&[option, namespace, "patch", kind, name, "--type=json", "-p", &patch]);
-    rollout("sluice-system", "daemonset/sluice");
-    restore
-}
 
 /// A device of a container completes the checksums of what it sends, as hardware does: XDP cannot do
 /// that, and passes packets without them to tc.
@@ -83,7 +47,10 @@ fn sent(node: &Node) -> [u64; 2] {
 fn node_port_packets_to_remote_endpoints_leave_by_xdp() {
     let workers = workers();
     let (entry, far) = (&workers[0], &workers[1]);
-    let _restore = agents_with("--xdp=generic");
+    let _agents = ChangedAgents::new(ChangedAgents::COMMAND, |command| {
+        command.as_array_mut().unwrap().push(json!("--xdp=generic"));
+    });
+    rollout("sluice-system", "daemonset/sluice");
     eventually("generic XDP", Duration::from_secs(30), || {
         let status = sluice(entry, &["status"])?;
         if status.contains("XDP generic") { Ok(()) } else { Err(status) }
