@@ -6,6 +6,10 @@ use std::thread;
 
 use crate::{docker, nodes, try_kubectl};
 
+/// Commands of `sluice` whose output is saved for each node.
+const OF_AGENTS: [&str; 7] =
+    ["status", "service", "endpoint", "policy list", "conntrack", "drops", "counters"];
+
 /// Saves agent logs, agent state and the objects of `namespace` if the current test is failing.
 pub fn save_if_failing(namespace: &str) {
     if !thread::panicking() {
@@ -22,7 +26,7 @@ pub fn save_if_failing(namespace: &str) {
         let text = result.unwrap_or_else(|e| e);
         let _ = fs::write(dir.join(name), text + "\n");
     };
-    let objects = "pods,services,endpointslices,events";
+    let objects = "pods,services,endpointslices,networkpolicies,events";
     save("objects.yaml", try_kubectl(&["-n", namespace, "get", objects, "-o", "yaml"], ""));
     let system = ["-n", "sluice-system"];
     save("agents.txt", try_kubectl(&[&system[..], &["get", "pods", "-o", "wide"]].concat(), ""));
@@ -39,9 +43,10 @@ pub fn save_if_failing(namespace: &str) {
             let name = format!("{}-{}.txt", node.name, command.replace(' ', "-"));
             save(&name, docker(&words.concat()));
         }
-        for command in ["status", "service", "endpoint", "conntrack", "counters"] {
-            let name = format!("{}-sluice-{command}.json", node.name);
-            save(&name, crate::sluice(&node, &[command, "-o", "json"]));
+        for command in OF_AGENTS {
+            let words = [&command.split(' ').collect::<Vec<_>>()[..], &["-o", "json"]].concat();
+            let name = format!("{}-sluice-{}.json", node.name, command.replace(' ', "-"));
+            save(&name, crate::sluice(&node, &words));
         }
     }
     println!("artefacts: {}", dir.display());
