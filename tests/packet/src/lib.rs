@@ -13,6 +13,7 @@ mod cgroup;
 pub mod checksum;
 pub mod command;
 pub mod conversation;
+pub mod corpus;
 pub mod counters;
 mod datapath;
 pub mod empty_program;

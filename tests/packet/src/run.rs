@@ -42,6 +42,12 @@ impl Run {
         self.counted_times(labels, 1);
     }
 
+    /// The counters that moved, which the test compares itself.
+    pub fn labels(&self) -> Vec<&'static str> {
+        self.stated.set(true);
+        self.counters.keys().copied().collect()
+    }
+
     #[track_caller]
     fn counted_times(&self, labels: &[&'static str], times: u32) {
         self.stated.set(true);
