@@ -1,6 +1,7 @@
 //! State of the cluster at the moment a test fails, below `target/test-artefacts/cluster/<test>/`.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 
@@ -10,18 +11,25 @@ use crate::{docker, nodes, try_kubectl};
 const OF_AGENTS: [&str; 7] =
     ["status", "service", "endpoint", "policy list", "conntrack", "drops", "counters"];
 
+/// The folder of the current test.
+///
+/// # Errors
+/// It cannot be created.
+pub fn folder() -> io::Result<PathBuf> {
+    let test = thread::current().name().unwrap_or("unnamed").replace("::", "-");
+    let given = std::env::var_os("SLUICE_TEST_ARTEFACTS").map(PathBuf::from);
+    let target = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/test-artefacts");
+    let folder = given.unwrap_or_else(target).join("cluster").join(test);
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
 /// Saves agent logs, agent state and the objects of `namespace` if the current test is failing.
 pub fn save_if_failing(namespace: &str) {
     if !thread::panicking() {
         return;
     }
-    let test = thread::current().name().unwrap_or("unnamed").replace("::", "-");
-    let given = std::env::var_os("SLUICE_TEST_ARTEFACTS").map(PathBuf::from);
-    let target = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/test-artefacts");
-    let dir = given.unwrap_or_else(target).join("cluster").join(test);
-    if fs::create_dir_all(&dir).is_err() {
-        return;
-    }
+    let Ok(dir) = folder() else { return };
     let save = |name: &str, result: Result<String, String>| {
         let text = result.unwrap_or_else(|e| e);
         let _ = fs::write(dir.join(name), text + "\n");

@@ -10,6 +10,7 @@
 
 mod agents;
 pub mod artefacts;
+pub mod capture;
 pub mod case;
 pub mod examples;
 mod kubectl;

@@ -11,14 +11,25 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub fn eventually<T, E: Display>(
     what: &str,
     deadline: Duration,
-    mut condition: impl FnMut() -> Result<T, E>,
+    condition: impl FnMut() -> Result<T, E>,
 ) -> T {
+    within(deadline, condition).unwrap_or_else(|reason| panic!("{what}: {reason}"))
+}
+
+/// Evaluates `condition` until it holds.
+///
+/// # Errors
+/// The last reason, after `deadline`.
+pub fn within<T, E: Display>(
+    deadline: Duration,
+    mut condition: impl FnMut() -> Result<T, E>,
+) -> Result<T, String> {
     let start = Instant::now();
     loop {
         match condition() {
-            Ok(value) => return value,
+            Ok(value) => return Ok(value),
             Err(reason) if start.elapsed() > deadline => {
-                panic!("{what}: not within {deadline:?}: {reason}")
+                return Err(format!("not within {deadline:?}: {reason}"));
             }
             Err(_) => std::thread::sleep(INTERVAL),
         }

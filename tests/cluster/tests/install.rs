@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use cluster_tests::{eventually, kubectl, kubectl_json, nodes};
+use cluster_tests::{capture, docker, eventually, kubectl, kubectl_json, nodes};
 
 #[test]
 fn all_nodes_are_ready_and_sluice_runs_on_each() {
@@ -101,4 +103,30 @@ fn agent_may_only_list_and_watch_what_it_uses_and_write_events() {
         binding["subjects"].as_array().into_iter().flatten().any(|s| s["name"] == "sluice")
     });
     assert_eq!(bound.count(), 1, "bindings of the service account");
+}
+
+/// Without it, the captures of failed cases could be empty. A node image without tcpdump has none.
+#[test]
+fn captures_of_an_attempt_have_the_packets_of_every_node_with_tcpdump() {
+    const DATA: &str = "packet of this test";
+    let nodes = nodes();
+    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    let has_tcpdump = |name: &&String| docker(&["exec", name, "which", "tcpdump"]).is_ok();
+    let folder = std::env::temp_dir().join(format!("sluice-captures-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let (sent, files) = capture::record(&names, &folder, || {
+        let mut others = nodes.iter().cycle().skip(1);
+        nodes.iter().try_for_each(|from| {
+            let to = &others.next().unwrap().address;
+            let send = format!("echo {DATA} >/dev/udp/{to}/9");
+            docker(&["exec", &from.name, "bash", "-c", &send]).map(drop)
+        })
+    });
+    let has_data = |path: &PathBuf| {
+        fs::read(path).unwrap().windows(DATA.len()).any(|bytes| bytes == DATA.as_bytes())
+    };
+    let with_data = files.iter().filter(|path| has_data(path)).count();
+    fs::remove_dir_all(&folder).unwrap();
+    sent.unwrap();
+    assert_eq!(with_data, names.iter().filter(has_tcpdump).count(), "{files:?}");
 }

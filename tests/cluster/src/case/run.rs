@@ -10,7 +10,8 @@ use serde_yaml::Value;
 use super::template::Template;
 use super::{Apply, Case, Command, Example, Kubectl, Ready, Step};
 use crate::process::{self, Finished};
-use crate::{Namespace, eventually, examples};
+use crate::wait::within;
+use crate::{Namespace, capture, examples};
 
 /// Longest time of a command on a node.
 const ON_NODE: Duration = Duration::from_secs(60);
@@ -78,9 +79,13 @@ fn expect(command: &Command, namespace: &Namespace, template: &Template<'_>) {
         *word = template.fill(word);
     }
     let attempt = || execute(&on, &line, namespace).and_then(|finished| expect.check(&finished));
-    match command.within {
-        0 => attempt().unwrap_or_else(|e| panic!("on {on}: {line}: {e}")),
-        seconds => eventually(&format!("on {on}: {line}"), Duration::from_secs(seconds), attempt),
+    let result = match command.within {
+        0 => attempt(),
+        seconds => within(Duration::from_secs(seconds), attempt),
+    };
+    if let Err(e) = result {
+        capture::attempt_again(attempt);
+        panic!("on {on}: {line}: {e}");
     }
 }
 
