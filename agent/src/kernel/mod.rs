@@ -16,9 +16,10 @@ pub mod linux;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::AddAssign;
+use std::time::Duration;
 
 pub use counters::read as read_counters;
-
 pub use error::KernelError;
 pub use health_checks::{HealthCheck, HealthChecks};
 use ipnet::IpNet;
@@ -30,7 +31,6 @@ use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::lease::{BootInstant, Lease};
 use sluice_pod::{HostPath, PathPart};
 
-use self::linux::migration::HandedOver;
 use crate::counters::Count;
 use crate::host::HostState;
 
@@ -107,6 +107,33 @@ pub struct PodPrograms {
     pub changed: bool,
     /// Whether they are attached by tcx, of whose changes the kernel does not notify.
     pub by_tcx: bool,
+}
+
+/// Entries of one version's maps that were copied to another's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Entries that were written.
+    pub written: usize,
+    /// Entries that do not fit into the target: its fields are smaller, or it is full.
+    pub left_out: usize,
+}
+
+impl AddAssign for Copied {
+    fn add_assign(&mut self, other: Copied) {
+        self.written += other.written;
+        self.left_out += other.left_out;
+    }
+}
+
+/// Result of [`Hooks::hand_over`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandedOver {
+    /// The version that was active; `None` if the switch was made by an earlier agent.
+    pub from: Option<String>,
+    /// Flow entries that were copied. Shared maps need no copy.
+    pub flows: Copied,
+    /// Time from the switch to the end of copying.
+    pub took: Duration,
 }
 
 /// Result of [`Hooks::grow`].

@@ -7,8 +7,7 @@ use sluice_core::table::NodeConfigs;
 use sluice_pod::device::LinkLayer;
 
 use super::FakeKernel;
-use crate::kernel::linux::migration::HandedOver;
-use crate::kernel::{Grown, Hooks, PodPrograms, Result};
+use crate::kernel::{Grown, HandedOver, Hooks, PodPrograms, Result};
 
 impl Hooks for FakeKernel {
     fn attach_uplink(&mut self, ifindex: u32, _layer: LinkLayer) -> Result<bool> {

@@ -45,13 +45,12 @@ use sluice_pod::{HostPath, PathPart, host_path, host_paths, restore};
 pub use self::cni_files::InstallError;
 use self::cni_files::Staged;
 pub use self::hooks::{CgroupError, HookError};
-use self::migration::HandedOver;
 use self::sizes::Sizes;
 pub use self::sysctl::SysctlError;
 use super::counters;
 use super::{
-    CniFiles, Count, Grown, HealthCheck, HealthChecks, Hooks, Hop, KernelError, Maps, Network,
-    Peer, PodPrograms, Pods, Result, Routes,
+    CniFiles, Count, Grown, HandedOver, HealthCheck, HealthChecks, Hooks, Hop, KernelError, Maps,
+    Network, Peer, PodPrograms, Pods, Result, Routes,
 };
 use crate::host::HostState;
 

@@ -5,6 +5,7 @@ use sluice_bpf::{BpfError, RawEntries};
 
 use super::MigrationError;
 use super::pin_set::{DescribedMap, PinSet};
+use crate::kernel::Copied;
 
 /// What happens to an entry whose key the target has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,22 +14,6 @@ pub enum Existing {
     Replace,
     /// It stays: it is newer.
     Keep,
-}
-
-/// Result of copying.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copied {
-    /// Entries that were written.
-    pub written: usize,
-    /// Entries that do not fit into the target: its fields are smaller, or it is full.
-    pub left_out: usize,
-}
-
-impl std::ops::AddAssign for Copied {
-    fn add_assign(&mut self, other: Copied) {
-        self.written += other.written;
-        self.left_out += other.left_out;
-    }
 }
 
 /// Number of `BPF_MAP_TYPE_ARRAY`, whose keys always exist.

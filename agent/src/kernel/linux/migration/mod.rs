@@ -19,18 +19,18 @@ mod pin_set;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sluice_abi::{map, node_flags, program};
 use sluice_bpf::BpfError;
 use sluice_bpf::layout::{ConversionError, LayoutError};
 
-pub use self::copy::Copied;
 use self::copy::{Existing, clear, copy};
 pub use self::pin_set::{
     PinSet, Role, describe, id_below, program_below, publish_programs, read_record, remove_pin,
     version_dirs, waiting, write_record,
 };
+use crate::kernel::{Copied, HandedOver};
 
 /// Maps that the agent compiles. Copied so that ids and slots are kept; written afresh before the
 /// programs use them.
@@ -119,17 +119,6 @@ impl MigrationError {
     fn pin(path: &Path, source: io::Error) -> MigrationError {
         MigrationError::Pin { path: path.to_owned(), source }
     }
-}
-
-/// What [`hand_over`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HandedOver {
-    /// The version that was active; `None` if the switch was made by an earlier agent.
-    pub from: Option<String>,
-    /// Flow entries that were copied. Shared maps need no copy.
-    pub flows: Copied,
-    /// Time from the switch to the end of copying.
-    pub took: Duration,
 }
 
 /// The other version whose programs handle packets, if there is one.
