@@ -6,6 +6,7 @@
 //! Nothing waits for the event loop: what it cannot take is counted as lost. The counters of the programs
 //! are exact, whatever is lost here.
 
+use std::fmt;
 use std::io;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
 use crate::event::{DroppedPacket, Event};
-use crate::kernel::linux::events::Events;
+use crate::kernel::DropEvents;
 
 /// Most events of one batch.
 const BATCH: usize = 32;
@@ -24,17 +25,27 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Time after which the pin is compared.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Starts the thread. It ends when the event loop has ended. `lost` counts events that were not passed on.
+/// Starts the thread. It reads the queue that `open` returns, and opens the next one when that is no longer
+/// current. It ends when the event loop has ended. `lost` counts events that were not passed on.
 ///
 /// # Errors
 /// The thread cannot be created.
-pub fn spawn(events: mpsc::Sender<Event>, lost: Counter) -> io::Result<()> {
-    thread::Builder::new().name("drops".to_owned()).spawn(move || follow(&events, &lost)).map(drop)
+pub fn spawn<Q: DropEvents, E: fmt::Display>(
+    open: impl Fn() -> Result<Q, E> + Send + 'static,
+    events: mpsc::Sender<Event>,
+    lost: Counter,
+) -> io::Result<()> {
+    let follow = move || follow(open, &events, &lost);
+    thread::Builder::new().name("drops".to_owned()).spawn(follow).map(drop)
 }
 
-fn follow(events: &mpsc::Sender<Event>, lost: &Counter) {
+fn follow<Q: DropEvents, E: fmt::Display>(
+    open: impl Fn() -> Result<Q, E>,
+    events: &mpsc::Sender<Event>,
+    lost: &Counter,
+) {
     while !events.is_closed() {
-        match Events::open() {
+        match open() {
             Ok(mut ring) => {
                 while !events.is_closed() && ring.is_current() {
                     if let Err(error) = ring.wait(IDLE) {

@@ -19,6 +19,7 @@ use crate::dir_watcher::DirWatcher;
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer, RESYNC};
 use crate::flows::{self, FlowStats};
+use crate::kernel::linux::events::Events;
 use crate::kernel::linux::sizes::{self, Sizes};
 use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, pins, probe};
 use crate::kernel::read_counters;
@@ -78,9 +79,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     api::serve(&config.socket, events.clone(), Event::Call)
         .with_context(|| format!("--socket {}", config.socket.display()))?;
     monitor::spawn(events.clone())?;
-    flows::spawn(flow_stats.clone(), Store::new(&config.cni_state_dir))
+    flows::spawn(maps::PinnedFlows, flow_stats.clone(), Store::new(&config.cni_state_dir))
         .context("cannot start the collection of flows")?;
-    drops::spawn(events.clone(), health.metrics().policy.lost.clone())
+    drops::spawn(Events::open, events.clone(), health.metrics().policy.lost.clone())
         .context("cannot start the reader of dropped packets")?;
     watch_dirs(&config, events.clone());
     notices::spawn(Store::new(&config.cni_state_dir), cni_stats, events.clone())

@@ -17,14 +17,14 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use sluice_abi::{FlowEntry, FlowKey, LocalPod, PodFlows, map, tick};
-use sluice_bpf::{BpfError, Map, error_chain};
+use sluice_abi::{FlowEntry, FlowKey, PodFlows, map, tick};
+use sluice_bpf::{BpfError, error_chain};
 use sluice_pod::lease::{KnownLeases, Store};
 
 use self::judge::{Counts, Fate, fate};
 use self::report::SourcePortCounts;
 pub use self::report::{Report, SharedReport};
-use crate::kernel::linux::maps;
+use crate::kernel::{FlowMaps, FlowTables};
 
 /// Time between two rounds: short compared to every lifetime.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -66,12 +66,12 @@ pub fn now() -> io::Result<u32> {
 ///
 /// # Errors
 /// The thread cannot be created.
-pub fn spawn(stats: FlowStats, store: Store) -> io::Result<()> {
+pub fn spawn(tables: impl FlowTables + 'static, stats: FlowStats, store: Store) -> io::Result<()> {
     let collect = move || {
         let (mut failing, mut leases) = (false, (store, KnownLeases::default()));
         for round in 0u32.. {
             thread::sleep(INTERVAL);
-            let result = round_of(&stats, &mut leases, round % ALIAS_ROUNDS == 0);
+            let result = round_of(&tables, &stats, &mut leases, round % ALIAS_ROUNDS == 0);
             match &result {
                 Err(error) if !failing => tracing::warn!(
                     error = %error_chain(error.as_ref()),
@@ -87,53 +87,28 @@ pub fn spawn(stats: FlowStats, store: Store) -> io::Result<()> {
     thread::Builder::new().name("flows".to_owned()).spawn(collect).map(drop)
 }
 
-/// One round. The maps are opened anew: their pins may have been replaced.
+/// One round.
 fn round_of(
+    tables: &impl FlowTables,
     stats: &FlowStats,
     (store, known): &mut (Store, KnownLeases),
     with_aliases: bool,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let tables = Tables::open()?;
-    let (removed, counts) = tables.collect(stats, now()?, with_aliases)?;
+    let maps = tables.open()?;
+    let (removed, counts) = maps.collect(stats, now()?, with_aliases)?;
     stats.removed.inc_by(removed);
     // Without leases, the flows have no names.
     let leases = store.read_changed(known).map(|read| read.leases).unwrap_or_default();
     let pods = report::by_pod(leases, &counts);
     stats.report.update(|report| report.pods = pods);
     if with_aliases {
-        let maps = count_maps()?;
-        stats.report.update(|report| report.maps = maps);
+        let fill = tables.fill()?;
+        stats.report.update(|report| report.maps = fill);
     }
     Ok(())
 }
 
-/// Entries and capacity of the maps.
-fn count_maps() -> Result<Vec<(&'static str, u32, u32)>, BpfError> {
-    let mut counts = Vec::new();
-    for name in map::ALL {
-        let map = maps::open_raw(name)?;
-        if let Some(entries) = report::count(&map)? {
-            counts.push((name, entries, map.info().max_entries));
-        }
-    }
-    Ok(counts)
-}
-
-struct Tables {
-    flows: Map<FlowKey, FlowEntry>,
-    pods: Map<u32, LocalPod>,
-    pod_flows: Map<u32, PodFlows>,
-}
-
-impl Tables {
-    fn open() -> Result<Tables, BpfError> {
-        Ok(Tables {
-            flows: maps::open(map::FLOWS)?,
-            pods: maps::open(map::PODS)?,
-            pod_flows: maps::open(map::POD_FLOWS)?,
-        })
-    }
-
+impl FlowMaps {
     /// Removes what has ended; returns the number of removed entries, and the others by pod.
     fn collect(
         &self,

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_abi::{Addr, FlowEntry};
-use sluice_bpf::{BpfError, RawMap};
 use sluice_pod::lease::Lease;
 
 use super::judge::Counts;
-use crate::kernel::linux::maps::has_absent_entries;
+use crate::kernel::MapFill;
 
 /// Destinations that are counted at a time.
 const DESTINATIONS: usize = 4096;
@@ -24,8 +23,8 @@ pub type Destination = (u8, Addr, u16);
 /// Counts of the last rounds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Map, entries, capacity.
-    pub maps: Vec<(&'static str, u32, u32)>,
+    /// Fill of the maps whose entries come and go.
+    pub maps: Vec<MapFill>,
     /// Ports that masquerading uses for the destination with the most.
     pub ports_max: u32,
     /// The destinations with the most ports, if they have many.
@@ -99,20 +98,6 @@ pub fn by_pod(leases: Vec<Lease>, counts: &Counts) -> Vec<(String, String, u32)>
         (entries > 0).then_some((namespace, name, entries))
     };
     leases.into_iter().filter_map(named).collect()
-}
-
-/// Counts the entries of a map, in chunks; `None` for a map that has no absent entries.
-///
-/// # Errors
-/// The map cannot be read.
-pub fn count(map: &RawMap) -> Result<Option<u32>, BpfError> {
-    if !has_absent_entries(map) {
-        return Ok(None);
-    }
-    let size = map.info().key_size.max(1) as usize;
-    let mut entries = 0;
-    map.visit(|chunk| entries += chunk.keys.len() / size)?;
-    Ok(Some(u32::try_from(entries).unwrap_or(u32::MAX)))
 }
 
 #[cfg(test)]

@@ -8,9 +8,11 @@
 //! is always safe: what is already as requested is left alone.
 
 mod counters;
+mod drop_events;
 mod error;
 #[cfg(test)]
 pub mod fake;
+mod flow_tables;
 mod health_checks;
 pub mod linux;
 
@@ -20,7 +22,9 @@ use std::ops::AddAssign;
 use std::time::Duration;
 
 pub use counters::read as read_counters;
+pub use drop_events::DropEvents;
 pub use error::KernelError;
+pub use flow_tables::{FlowMaps, FlowTables, MapFill};
 pub use health_checks::{HealthCheck, HealthChecks};
 use ipnet::IpNet;
 use sluice_abi::{Addr, PortBe};

@@ -23,9 +23,9 @@ impl Collector for ReportMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Report { maps, ports_max, destinations, pods } = self.0.get();
         let e = &mut encoder;
-        let entries = maps.iter().map(|(map, entries, _)| ([("map", *map)], *entries));
+        let entries = maps.iter().map(|fill| ([("map", fill.map)], fill.entries));
         gauge(e, "sluice_map_entries", "Entries of a map, counted every minute", entries)?;
-        let capacity = maps.iter().map(|(map, _, capacity)| ([("map", *map)], *capacity));
+        let capacity = maps.iter().map(|fill| ([("map", fill.map)], fill.capacity));
         gauge(e, "sluice_map_capacity", "Most entries that a map can have", capacity)?;
         let none: [(&str, &str); 0] = [];
         let help = "Source ports that masquerading uses for the destination with the most";
@@ -81,13 +81,14 @@ mod tests {
     use sluice_abi::Addr;
 
     use super::*;
+    use crate::kernel::MapFill;
 
     #[test]
     fn each_count_is_a_gauge_with_its_labels() {
         let report = SharedReport::default();
         report.update(|report| {
             *report = Report {
-                maps: vec![("FLOWS", 7, 262_144)],
+                maps: vec![MapFill { map: "FLOWS", entries: 7, capacity: 262_144 }],
                 ports_max: 1500,
                 destinations: vec![((proto::UDP, Addr::v4([8, 8, 8, 8]), 53), 1500)],
                 pods: vec![("default".into(), "web-0".into(), 12)],

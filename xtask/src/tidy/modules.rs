@@ -89,7 +89,7 @@ const CONNECTING: [&str; 5] = ["event_loop", "harness", "lib", "main", "run"];
 
 /// The implementation of the kernel trait, and the modules that may name it.
 const LINUX: [&str; 2] = ["kernel", "linux"];
-const LINUX_USERS: [&str; 5] = ["cli", "drops", "flows", "kernel", "run"];
+const LINUX_USERS: [&str; 3] = ["cli", "kernel", "run"];
 
 /// An external crate, and the only part of the agent that may use it.
 const EXTERNAL: [(&str, &str); 4] = [

@@ -10,6 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sluice_abi::{DropEvent, map, pin};
 use zerocopy::FromBytes;
 
+use crate::kernel::DropEvents;
+
 /// The pinned ring buffer.
 pub struct Events {
     ring: RingBuf<MapData>,
@@ -30,30 +32,26 @@ impl Events {
         let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(path())?))?;
         Ok(Events { ring, id })
     }
+}
 
-    /// Whether the pin is still this ring buffer: programs that replace others have their own.
-    pub fn is_current(&self) -> bool {
+impl DropEvents for Events {
+    fn is_current(&self) -> bool {
         MapInfo::from_pin(path()).is_ok_and(|info| info.id() == self.id)
     }
 
-    /// The next event, if there is one. Those of programs with another layout are skipped.
-    pub fn next(&mut self) -> Option<DropEvent> {
+    fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, timeout)?;
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<DropEvent> {
         while let Some(record) = self.ring.next() {
             if let Ok(event) = DropEvent::read_from_bytes(&record) {
                 return Some(event);
             }
         }
         None
-    }
-
-    /// Waits for events.
-    ///
-    /// # Errors
-    /// The wait failed.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, timeout)?;
-        Ok(())
     }
 }

@@ -11,6 +11,8 @@ use sluice_bpf::{BpfError, Map, RawMap, obj_get};
 use sluice_core::{Rows, TableSpec, Write};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::kernel::{self, FlowMaps, FlowTables, MapFill};
+
 /// Maps by declaration, opened when they are first used.
 #[derive(Debug, Default)]
 pub struct Tables {
@@ -153,8 +155,44 @@ pub fn open_raw(name: &str) -> Result<RawMap, BpfError> {
     RawMap::from_any(obj_get(&path(name))?)
 }
 
+/// The pins that the collection of ended flows works on.
+#[derive(Clone, Copy, Debug)]
+pub struct PinnedFlows;
+
+impl FlowTables for PinnedFlows {
+    fn open(&self) -> kernel::Result<FlowMaps> {
+        Ok(FlowMaps {
+            flows: open(map::FLOWS)?,
+            pods: open(map::PODS)?,
+            pod_flows: open(map::POD_FLOWS)?,
+        })
+    }
+
+    fn fill(&self) -> kernel::Result<Vec<MapFill>> {
+        let mut fill = Vec::new();
+        for name in map::ALL {
+            let map = open_raw(name)?;
+            if let Some(entries) = count(&map)? {
+                fill.push(MapFill { map: name, entries, capacity: map.info().max_entries });
+            }
+        }
+        Ok(fill)
+    }
+}
+
+/// Counts the entries of a map, in chunks; `None` for a map that has no absent entries.
+fn count(map: &RawMap) -> Result<Option<u32>, BpfError> {
+    if !has_absent_entries(map) {
+        return Ok(None);
+    }
+    let size = map.info().key_size.max(1) as usize;
+    let mut entries = 0;
+    map.visit(|chunk| entries += chunk.keys.len() / size)?;
+    Ok(Some(u32::try_from(entries).unwrap_or(u32::MAX)))
+}
+
 /// Whether entries of a map come and go. Arrays are always full.
-pub fn has_absent_entries(map: &RawMap) -> bool {
+fn has_absent_entries(map: &RawMap) -> bool {
     use aya_obj::generated::bpf_map_type as kind;
     let kinds = [kind::BPF_MAP_TYPE_HASH, kind::BPF_MAP_TYPE_LRU_HASH, kind::BPF_MAP_TYPE_LPM_TRIE];
     kinds.iter().any(|kind| *kind as u32 == map.info().map_type)
