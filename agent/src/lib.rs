@@ -24,6 +24,7 @@ mod findings;
 mod flows;
 #[cfg(test)]
 mod harness;
+mod health_checks;
 mod host;
 mod kernel;
 mod lock;

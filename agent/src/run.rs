@@ -25,12 +25,12 @@ use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, p
 use crate::kernel::read_counters;
 use crate::lock::{self, Lock};
 use crate::notices::{self, CniStats};
-use crate::observe::{self, Health, Pending, health_checks, metrics};
+use crate::observe::{self, Health, Pending, metrics};
 use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::{Cause, State};
 use crate::watches::Watches;
-use crate::{api, drops, findings, source};
+use crate::{api, drops, findings, health_checks, source};
 
 /// Capacity of the event channel; senders wait while it is full.
 const QUEUE: usize = 256;

@@ -5,7 +5,6 @@
 //! kube-proxy has them. Nothing here changes the state of the agent.
 
 mod health;
-pub mod health_checks;
 mod http;
 pub mod metrics;
 mod policy_metrics;
@@ -18,11 +17,13 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry;
 
 pub use self::health::{Health, Pending};
-use self::http::{Answer, serve};
+use self::http::serve;
+pub use self::http::{Answer, serve_at};
 
 /// Stack of the servers' thread in bytes.
 const STACK: usize = 256 * 1024;
-const JSON: &str = "application/json";
+/// Content type of responses in JSON.
+pub const JSON: &str = "application/json";
 
 /// Runs `servers` on a thread of their own: they answer while the event loop is stuck.
 ///

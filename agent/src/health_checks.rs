@@ -12,9 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::http::{Answer, serve_at};
-use super::{Health, JSON};
 use crate::kernel::{HealthCheck, HealthChecks, KernelError};
+use crate::observe::{Answer, Health, JSON, serve_at};
 
 type Check = Arc<Mutex<HealthCheck>>;
 
@@ -40,7 +39,7 @@ struct Port {
     _servers: Vec<oneshot::Sender<()>>,
 }
 
-/// The ports, and the servers, which run on the thread of [`super::spawn`].
+/// The ports, and the servers, which run on the thread of [`crate::observe::spawn`].
 pub fn new(health: Arc<Health>) -> (HealthCheckPorts, impl Future<Output = ()> + Send + 'static) {
     let (opened, mut listeners) = mpsc::unbounded_channel::<Opened>();
     let servers = async move {
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn contract_6_4_both_families_respond_until_the_port_is_closed() {
         let (mut ports, servers) = new(Arc::new(Health::default()));
-        super::super::spawn(servers).unwrap();
+        crate::observe::spawn(servers).unwrap();
         let port = free_port();
         ports.serve_health_check(port, &check(1)).unwrap();
         assert_eq!(ports.health_check_ports(), BTreeSet::from([port]));
