@@ -32,6 +32,9 @@ const POLL: Duration = Duration::from_millis(500);
 /// Most events applied in one pass.
 const BATCH: usize = 4096;
 
+/// Longest time in which reasons of one batch of drops are looked for. Batches are 100 ms apart.
+const EXPLAINING: Duration = Duration::from_millis(5);
+
 /// The loop wakes up at least this often, to show that it is not stuck.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -131,22 +134,27 @@ impl<K: Kernel> EventLoop<K> {
         let now = Instant::now();
         if now >= self.next_poll {
             self.next_poll = now + POLL;
-            self.state.apply(Event::Poll);
+            self.apply(Event::Poll);
         }
         if now >= self.next_resync {
             self.next_resync = now + RESYNC;
-            self.state.apply(Event::Resync);
+            self.apply(Event::Resync);
         }
     }
 
     fn apply_all(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
-        self.state.apply(first);
+        self.apply(first);
         for _ in 1..BATCH {
             match events.try_recv() {
-                Ok(event) => self.state.apply(event),
+                Ok(event) => self.apply(event),
                 Err(_) => return,
             }
         }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let started = Instant::now();
+        self.state.apply(event, || started.elapsed() < EXPLAINING);
     }
 
     fn pass(&mut self) {

@@ -1,13 +1,13 @@
 //! The last dropped packets, with the policies that dropped them.
 //!
 //! A reason takes a few microseconds with few rules, but milliseconds with ten thousand. Drops of one flow
-//! have one reason until an object changes, and reasons take at most [`EXPLAINING`] of a batch of drops:
-//! those beyond it are kept without.
+//! have one reason until an object changes, and the loop limits the time that reasons take: drops beyond it
+//! are kept without.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use sluice_abi::{DropEvent, DropReason, PolicyDirection};
 use sluice_core::ObjectName;
@@ -24,8 +24,6 @@ const COUNTED: usize = 200;
 
 /// Reasons that are kept for further drops of the same kind.
 const REASONS: usize = 1024;
-/// Longest time in which reasons are looked for, per batch. Batches are 100 ms apart.
-const EXPLAINING: Duration = Duration::from_millis(5);
 
 /// A pod at an end of a dropped packet.
 #[derive(Clone, Debug)]
@@ -77,19 +75,13 @@ pub struct Drops {
 }
 
 impl State {
-    /// Takes events in.
-    pub(super) fn add_drops(&mut self, packets: Vec<DroppedPacket>) {
-        self.explain_drops(packets, EXPLAINING);
-    }
-
     /// An object or a lease changed.
     pub(super) fn forget_reasons(&mut self) {
         self.drops.reasons.clear();
     }
 
-    /// As [`State::add_drops`], with this time for reasons.
-    pub(crate) fn explain_drops(&mut self, packets: Vec<DroppedPacket>, time: Duration) {
-        let start = Instant::now();
+    /// Takes events in. Reasons that are not known are looked for while `has_time` is true.
+    pub(super) fn add_drops(&mut self, packets: Vec<DroppedPacket>, has_time: impl Fn() -> bool) {
         if self.drops.next == 0
             && let Some(first) = packets.first()
         {
@@ -97,7 +89,7 @@ impl State {
             self.drops.next = since.map_or(1, |since| since.as_millis() as u64);
         }
         for DroppedPacket { at, event } in packets {
-            let policy = self.explain_drop(&event, || start.elapsed() < time);
+            let policy = self.explain_drop(&event, &has_time);
             if let Some(DroppedBy { explanation, .. }) = &policy {
                 self.drops.count(explanation.as_deref());
             }

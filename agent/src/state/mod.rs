@@ -2,8 +2,8 @@
 //! have work to do.
 //!
 //! In: [`Event`]s, and the observations that reconcilers share. Out: desired tables, state of
-//! the node, dirty concerns, conditions. No I/O; the loop sets the time, [`State::set_now`].
-//! Only the time for reasons of drops is measured here.
+//! the node, dirty concerns, conditions. No I/O and no clock: the loop sets the time, [`State::set_now`],
+//! and measures what may take long, [`State::apply`].
 //!
 //! Results of one reconciler that another depends on are stored here (`tables_written`,
 //! `uplink`, ...); reconcilers never call each other.
@@ -149,8 +149,9 @@ impl State {
         self.now
     }
 
-    /// Takes an event in and marks the concerns that it affects.
-    pub fn apply(&mut self, event: Event) {
+    /// Takes an event in and marks the concerns that it affects. `has_time` limits what may take long: drops
+    /// are kept without a reason when it is false.
+    pub fn apply(&mut self, event: Event, has_time: impl Fn() -> bool) {
         match event {
             Event::Objects(change) => {
                 let change = match self.config.external_ips {
@@ -193,7 +194,7 @@ impl State {
                 self.mark(self.polls_policies().then_some(Concern::Policy));
                 self.report_policy_findings();
             }
-            Event::Drops(events) => self.add_drops(events),
+            Event::Drops(packets) => self.add_drops(packets, has_time),
             Event::Call(call) => self.calls.push(call),
             Event::Stop => self.stopped = true,
         }

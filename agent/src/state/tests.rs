@@ -8,7 +8,7 @@ use crate::harness::{Harness, node, service};
 /// The concerns that an event marks.
 fn marked(event: Event) -> Vec<Concern> {
     let mut state = Harness::idle_state();
-    state.apply(event);
+    state.apply(event, || true);
     state.dirty.into_iter().collect()
 }
 
@@ -42,7 +42,7 @@ fn every_tenth_resync_compares_the_tables() {
     let mut state = Harness::idle_state();
     let compared: Vec<u32> = (1..=20)
         .filter(|_| {
-            state.apply(Event::Resync);
+            state.apply(Event::Resync, || true);
             assert!(state.take_resync());
             state.take_comparison()
         })
@@ -53,14 +53,16 @@ fn every_tenth_resync_compares_the_tables() {
 #[test]
 fn nothing_is_compiled_before_every_list_has_arrived() {
     let mut state = Harness::idle_state();
-    state.apply(Event::Objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))));
+    state
+        .apply(Event::Objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))), || true);
     for kind in [Kind::Node, Kind::Service] {
-        state.apply(Event::Objects(Change::Replace(kind, vec![])));
+        state.apply(Event::Objects(Change::Replace(kind, vec![])), || true);
         state.compile();
         assert!(!state.take_dirty(Concern::ServiceMaps));
     }
-    state.apply(Event::Objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))));
-    state.apply(Event::Objects(Change::Replace(Kind::EndpointSlice, vec![])));
+    state
+        .apply(Event::Objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))), || true);
+    state.apply(Event::Objects(Change::Replace(Kind::EndpointSlice, vec![])), || true);
     state.compile();
     assert!(state.take_dirty(Concern::ServiceMaps));
     assert_eq!(state.tables().frontends().count(), 2);

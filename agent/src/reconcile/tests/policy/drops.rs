@@ -112,7 +112,7 @@ async fn reason_is_that_of_the_present_objects_and_kept_until_they_change() {
 async fn drops_beyond_the_time_for_reasons_are_kept_without() {
     let mut harness = running(&[OBJECTS, DB]).await;
     let dropped = dropped(DropReason::PolicyIngress, [10, 244, 2, 9], [10, 244, 1, 7]);
-    harness.state_mut().explain_drops(vec![dropped], Duration::ZERO);
+    harness.state_mut().apply(Event::Drops(vec![dropped]), || false);
     let row = harness.state().drops_from(0).next().map(crate::api::DropRow::from).unwrap();
     assert_eq!((row.pod.as_deref(), row.source_pods.len()), (Some("shop/pod-7"), 1));
     assert!(row.reasons[0].starts_with("not explained"), "{:?}", row.reasons);
@@ -126,7 +126,7 @@ async fn reasons_that_are_kept_are_bounded() {
     for n in 0..1100u16 {
         let [high, low] = n.to_be_bytes();
         let one = dropped(DropReason::PolicyIngress, [203, 0, high, low], [10, 244, 1, 7]);
-        harness.state_mut().explain_drops(vec![one], Duration::MAX);
+        harness.state_mut().apply(Event::Drops(vec![one]), || true);
     }
     assert_eq!(harness.state().kept_reasons(), 1024);
     harness.send(lists(objects(&[OBJECTS]))).await;
