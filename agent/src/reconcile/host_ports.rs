@@ -5,25 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Backend, HostPortKey, map, proto};
-use sluice_core::table::{Table, TableKind, TableSpec};
+use sluice_abi::{Backend, HostPortKey, proto};
+use sluice_core::table::{HostPorts, Table};
 use sluice_pod::lease::Lease;
 
 use super::{NotReconciled, Reconciler, repair_rows};
 use crate::conditions::Concern;
 use crate::kernel::{Kernel, Peer};
 use crate::state::State;
-
-/// `HOST_PORTS`: address, port and protocol of the node -> address and port of a pod.
-#[derive(Clone, Copy, Debug)]
-pub struct HostPorts;
-
-impl Table for HostPorts {
-    type Key = HostPortKey;
-    type Value = Backend;
-    const SPEC: &'static TableSpec =
-        &TableSpec::of::<HostPorts>(map::HOST_PORTS, TableKind::Hash, map::HOST_PORTS_MAX);
-}
 
 type HostPortRows = BTreeMap<HostPortKey, Backend>;
 

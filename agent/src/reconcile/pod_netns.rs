@@ -6,25 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use sluice_abi::{Addr, PodNetns, map};
-use sluice_core::table::{Table, TableKind, TableSpec};
+use sluice_abi::{Addr, PodNetns};
+use sluice_core::table::{PodNetnsRows, Table};
 use sluice_pod::lease::Lease;
 
 use super::{NotReconciled, Reconciler, repair_rows};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
-
-/// `POD_NETNS`: cookie of a network namespace -> addresses of the pod.
-#[derive(Clone, Copy, Debug)]
-pub struct PodNetnsRows;
-
-impl Table for PodNetnsRows {
-    type Key = u64;
-    type Value = PodNetns;
-    const SPEC: &'static TableSpec =
-        &TableSpec::of::<PodNetnsRows>(map::POD_NETNS, TableKind::Hash, map::LOCAL_PODS_MAX);
-}
 
 type Rows = BTreeMap<u64, PodNetns>;
 

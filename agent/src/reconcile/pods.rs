@@ -12,9 +12,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Addr, LocalPod, map};
+use sluice_abi::{Addr, LocalPod};
 use sluice_bpf::error_chain;
-use sluice_core::table::{Table, TableKind, TableSpec, Write};
+use sluice_core::table::{LocalPods, Pods, Table, Write};
 use sluice_pod::inventory::local_pod;
 use sluice_pod::lease::{BootInstant, Lease};
 use sluice_pod::{HostPath, PathPart};
@@ -30,29 +30,6 @@ const ADD_SECONDS: u64 = 10;
 
 /// Most pods that are read one by one.
 const SINGLE_READS: usize = 16;
-
-/// `LOCAL_PODS`: pod address -> device and MACs. Rows are owned by the CNI binary; the agent repairs
-/// them.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalPods;
-
-impl Table for LocalPods {
-    type Key = Addr;
-    type Value = LocalPod;
-    const SPEC: &'static TableSpec =
-        &TableSpec::of::<LocalPods>(map::LOCAL_PODS, TableKind::Hash, map::LOCAL_PODS_MAX);
-}
-
-/// `PODS`: the same rows by index.
-#[derive(Clone, Copy, Debug)]
-pub struct Pods;
-
-impl Table for Pods {
-    type Key = u32;
-    type Value = LocalPod;
-    const SPEC: &'static TableSpec =
-        &TableSpec::of::<Pods>(map::PODS, TableKind::Array, map::LOCAL_PODS_MAX);
-}
 
 type LocalPodRows = BTreeMap<Addr, LocalPod>;
 

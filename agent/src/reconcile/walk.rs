@@ -3,7 +3,8 @@
 //! Each part reads rows in the order of the map. Rows that are missing show in the number of rows, which
 //! is only meaningful if nothing was written meanwhile.
 
-use sluice_core::{Rows, TableSpec};
+use sluice_core::Rows;
+use sluice_core::table::Expected;
 
 use crate::kernel::{Kernel, Result};
 
@@ -45,21 +46,23 @@ impl Walk {
         self.written = true;
     }
 
-    /// Reads the next part. `expected` returns the number of rows that a map should have, or `None` if
-    /// one of these rows is not as expected.
+    /// Reads the next part of these maps. `is_complete` compares what rows refer to.
     ///
     /// # Errors
     /// The rows cannot be read.
     pub fn step(
         &mut self,
-        tables: &[&'static TableSpec],
+        maps: &[Expected<'_>],
         kernel: &mut dyn Kernel,
-        expected: impl Fn(&Rows, &mut dyn Kernel) -> Result<Option<usize>>,
+        is_complete: impl Fn(&Rows, &mut dyn Kernel) -> Result<bool>,
     ) -> Result<Progress> {
         let mut budget = PART;
-        while let Some(table) = tables.get(self.table).copied() {
+        while let Some(expected) = maps.get(self.table) {
+            let (table, count) = (expected.table, expected.count);
             let rows = kernel.read_after(table, self.after.as_deref(), budget)?;
-            let Some(count) = expected(&rows, kernel)? else { return Ok(Progress::Differs) };
+            if !expected.has(&rows) || !is_complete(&rows, kernel)? {
+                return Ok(Progress::Differs);
+            }
             self.rows += rows.len();
             budget = budget.saturating_sub(rows.len());
             // A map that starts over, because the last row was deleted, ends here too.

@@ -30,7 +30,7 @@ pub use read_back::ReadBack;
 use sluice_abi::{Network, NetworkKey, network_kind};
 
 use self::services::RealizedServices;
-use crate::table::{self, Networks, Rows, Table, TableSpec};
+use crate::table::{self, Expected, Networks, Rows};
 use crate::tables::{Changed, Tables};
 
 /// The rows that the kernel holds, if every plan so far was carried out.
@@ -98,18 +98,12 @@ impl RealizedState {
         plan
     }
 
-    /// Whether rows read from `FRONTENDS`, `SERVICES`, `BACKENDS` or `NETWORKS` are as they were written.
-    pub fn holds(&self, rows: &Rows) -> bool {
-        if rows.table == Networks::SPEC {
-            rows.typed::<Networks>().all(|(key, row)| self.networks.get(&key) == Some(&row))
-        } else {
-            self.services.holds(rows)
-        }
-    }
-
-    /// Number of rows of `FRONTENDS`, `SERVICES`, `BACKENDS` or `NETWORKS`.
-    pub fn count(&self, table: &'static TableSpec) -> usize {
-        if table == Networks::SPEC { self.networks.len() } else { self.services.count(table) }
+    /// The rows of the maps as they were written, in the order in which the maps are compared.
+    /// [`RealizedState::slots_of`] has those of `SLOTS`.
+    pub fn expected(&self) -> [Expected<'_>; 5] {
+        let [backends, services, source_ranges, frontends] = self.services.expected();
+        let networks = Expected::rows::<Networks>(&self.networks);
+        [backends, services, source_ranges, frontends, networks]
     }
 
     /// The rows of `SLOTS` that rows of `SERVICES` refer to.

@@ -2,7 +2,8 @@
 //!
 //! A declaration names the map, its key and value types, its kind and its capacity. The planner,
 //! the writer and the read-back handle every map through it, so a new map is one struct, one
-//! `impl` [`Table`] and one entry in [`OWNED`], or in [`POLICY_OWNED`] for policies.
+//! `impl` [`Table`] and one entry in [`OWNED`], in [`POLICY_OWNED`] for policies, or in [`POD_REPAIRED`] for
+//! pods.
 //!
 //! ```text
 //! typed rows --Write::put::<T>--> Write { table, keys, values } --> BPF_MAP_UPDATE_BATCH
@@ -12,12 +13,16 @@
 //! The code that performs the system calls needs no key or value type.
 
 mod diff;
+mod expected;
+mod pods;
 mod policy;
 mod rows;
 
 use std::fmt::Debug;
 
 pub use diff::{Difference, diff, difference};
+pub use expected::Expected;
+pub use pods::{HostPorts, LocalPods, POD_REPAIRED, PodNetnsRows, Pods};
 pub use policy::{
     OpenNamespaces, POLICY_OWNED, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks,
     PolicyPeers, PortSets,

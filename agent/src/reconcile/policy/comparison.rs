@@ -1,17 +1,10 @@
 //! Comparison of the large maps of policies with the desired rows, in parts.
 
-use std::collections::BTreeMap;
-
 use sluice_core::policy::{PolicyRows, Step};
-use sluice_core::table::{PolicyClasses, PolicyNetworks, PolicyPeers, PortSets, Table};
-use sluice_core::{Rows, TableSpec};
+use sluice_core::table::{Expected, PolicyClasses, PolicyNetworks, PolicyPeers, PortSets};
 
 use crate::kernel::{Kernel, Result};
 use crate::reconcile::walk::{Progress, Walk};
-
-/// The maps in the order of comparison.
-const TABLES: [&TableSpec; 4] =
-    [PortSets::SPEC, PolicyPeers::SPEC, PolicyNetworks::SPEC, PolicyClasses::SPEC];
 
 /// A comparison that is under way.
 #[derive(Debug)]
@@ -40,22 +33,13 @@ impl Comparison {
     /// # Errors
     /// The rows cannot be read.
     pub fn step(&mut self, kernel: &mut dyn Kernel) -> Result<Progress> {
-        let expected = &self.expected;
-        self.walk.step(&TABLES, kernel, |rows, _| Ok(count_if_equal(expected, rows)))
-    }
-}
-
-/// The number of expected rows of a map, if these rows of it are among them.
-fn count_if_equal(expected: &PolicyRows, rows: &Rows) -> Option<usize> {
-    fn compare<T: Table>(rows: &Rows, expected: &BTreeMap<T::Key, T::Value>) -> Option<usize> {
-        let is_equal = rows.typed::<T>().all(|(key, value)| expected.get(&key) == Some(&value));
-        is_equal.then_some(expected.len())
-    }
-    let PolicyRows { ports, peers, networks, classes, .. } = expected;
-    match rows.table.name {
-        name if name == PortSets::SPEC.name => compare::<PortSets>(rows, ports),
-        name if name == PolicyPeers::SPEC.name => compare::<PolicyPeers>(rows, peers),
-        name if name == PolicyNetworks::SPEC.name => compare::<PolicyNetworks>(rows, networks),
-        _ => compare::<PolicyClasses>(rows, classes),
+        let PolicyRows { ports, peers, networks, classes, .. } = &self.expected;
+        let maps = [
+            Expected::rows::<PortSets>(ports),
+            Expected::rows::<PolicyPeers>(peers),
+            Expected::rows::<PolicyNetworks>(networks),
+            Expected::rows::<PolicyClasses>(classes),
+        ];
+        self.walk.step(&maps, kernel, |_, _| Ok(true))
     }
 }

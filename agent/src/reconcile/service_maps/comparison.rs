@@ -3,15 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use sluice_core::table::{Backends, Frontends, Networks, Services, Slots, SourceRanges, Table};
-use sluice_core::{RealizedState, Rows, TableSpec};
+use sluice_core::table::{Services, Slots, Table};
+use sluice_core::{RealizedState, Rows};
 
 use crate::kernel::{Kernel, Result};
 use crate::reconcile::walk::{Progress, Walk};
-
-/// The maps in the order of comparison.
-const TABLES: [&TableSpec; 5] =
-    [Backends::SPEC, Services::SPEC, SourceRanges::SPEC, Frontends::SPEC, Networks::SPEC];
 
 /// Compares the next part.
 ///
@@ -22,10 +18,7 @@ pub fn step(
     realized: &RealizedState,
     kernel: &mut dyn Kernel,
 ) -> Result<Progress> {
-    walk.step(&TABLES, kernel, |rows, kernel| {
-        let is_equal = realized.holds(rows) && has_slots(realized, rows, kernel)?;
-        Ok(is_equal.then(|| realized.count(rows.table)))
-    })
+    walk.step(&realized.expected(), kernel, |rows, kernel| has_slots(realized, rows, kernel))
 }
 
 /// Whether the slots of these rows, if they are Service ports, are as they were written.

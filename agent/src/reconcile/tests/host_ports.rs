@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use sluice_core::table::HostPorts;
 use sluice_pod::{HostPort, Protocol};
 
 use super::with_pods;
 use crate::event::Event;
-use crate::reconcile::host_ports::HostPorts;
 
 /// Time until the next resync.
 const RESYNC: Duration = Duration::from_secs(31);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sluice_abi::{Addr, PodNetns};
+use sluice_core::table::PodNetnsRows;
 
 use super::with_pods;
 use crate::event::Event;
-use crate::reconcile::pod_netns::PodNetnsRows;
 
 /// Time until the next resync.
 const RESYNC: Duration = Duration::from_secs(31);

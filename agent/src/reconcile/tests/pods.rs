@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sluice_abi::{Addr, LocalPod};
+use sluice_core::table::{LocalPods, Pods};
 use sluice_pod::PathPart;
 
 use super::{of_others, with_pods};
@@ -10,7 +11,6 @@ use crate::conditions::{Concern, Status};
 use crate::event::{Event, PodScope};
 use crate::harness::{Harness, host, pod};
 use crate::kernel::fake::FakeKernel;
-use crate::reconcile::pods::{LocalPods, Pods};
 
 fn of_pods(log: Vec<String>) -> Vec<String> {
     let of_pods = |l: &String| l.starts_with("attach pod") || l.contains("PODS");

@@ -1,38 +1,23 @@
 //! Comparison of rows that are read back in parts.
 
 use super::RealizedServices;
-use crate::table::{Backends, Frontends, Rows, Services, Slots, SourceRanges, Table, TableSpec};
+use crate::table::{Backends, Expected, Frontends, Rows, Services, Slots, SourceRanges};
 
 impl RealizedServices {
-    /// Whether rows of `FRONTENDS`, `SOURCE_RANGES`, `SERVICES` or `BACKENDS` are as they were written.
-    pub(in crate::diff) fn holds(&self, rows: &Rows) -> bool {
-        if rows.table == Frontends::SPEC {
-            rows.typed::<Frontends>().all(|(key, row)| self.frontends.get(&key) == Some(&row))
-        } else if rows.table == SourceRanges::SPEC {
-            rows.typed::<SourceRanges>().all(|(key, _)| self.ranges.contains(&key))
-        } else if rows.table == Services::SPEC {
-            rows.typed::<Services>()
-                .all(|(id, row)| self.ports.get(&id).is_some_and(|port| port.value() == row))
-        } else {
-            rows.typed::<Backends>().all(|(id, row)| {
-                self.backends.owner(id).is_some_and(|(service, backend)| {
+    /// The rows of `BACKENDS`, `SERVICES`, `SOURCE_RANGES` and `FRONTENDS`, as they were written.
+    pub(in crate::diff) fn expected(&self) -> [Expected<'_>; 4] {
+        [
+            Expected::of::<Backends>(self.backends.len(), |id, row| {
+                self.backends.owner(*id).is_some_and(|(service, backend)| {
                     *backend == row.backend() && [0, *service].contains(&row.service)
                 })
-            })
-        }
-    }
-
-    /// Number of rows of `FRONTENDS`, `SOURCE_RANGES`, `SERVICES` or `BACKENDS`.
-    pub(in crate::diff) fn count(&self, table: &'static TableSpec) -> usize {
-        if table == Frontends::SPEC {
-            self.frontends.len()
-        } else if table == SourceRanges::SPEC {
-            self.ranges.len()
-        } else if table == Services::SPEC {
-            self.ports.len()
-        } else {
-            self.backends.len()
-        }
+            }),
+            Expected::of::<Services>(self.ports.len(), |id, row| {
+                self.ports.get(id).is_some_and(|port| port.value() == *row)
+            }),
+            Expected::of::<SourceRanges>(self.ranges.len(), |key, _| self.ranges.contains(key)),
+            Expected::rows::<Frontends>(&self.frontends),
+        ]
     }
 
     /// The slots of Service ports.
