@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use sluice_abi::{Addr, LocalPod};
+use sluice_pod::device::mac_text;
 
 use super::maps;
 use super::output::{Output, TableRow, print_rows};
@@ -45,7 +46,7 @@ impl PodRow {
             pod: lease.map(|l| l.pod.clone()),
             device: lease.map(|l| l.device.clone()),
             ifindex: entry.ifindex,
-            pod_mac: mac(entry.pod_mac),
+            pod_mac: mac_text(entry.pod_mac),
             container: lease.map(|l| l.container.clone()),
         }
     }
@@ -93,10 +94,6 @@ fn rows(
         .map(|(addr, entry)| PodRow::new(addr, &entry, leases.get(&addr.into())))
         .filter(|row| filter.is_none_or(|text| row.contains(text)))
         .collect()
-}
-
-fn mac(bytes: [u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use serde_json::{Map, Value, json};
-use sluice_pod::device::Mac;
+use sluice_pod::device::{Mac, mac_text};
 
 use super::version::Version;
 
@@ -53,11 +53,6 @@ pub struct CniResult {
     pub ips: Vec<IpConfig>,
     /// Routes inside the pod.
     pub routes: Vec<RouteConfig>,
-}
-
-/// Formats a hardware address as `0a:00:1f:2e:3d:4c`.
-pub(crate) fn mac_text(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 impl CniResult {

@@ -20,6 +20,11 @@ pub(crate) use route::{add_route, route_to, routes};
 /// A hardware address.
 pub type Mac = [u8; 6];
 
+/// The text form of a hardware address: `0a:00:1f:2e:3d:4c`.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Returns the MTU of the device of the best IPv4 default route, or `None` without such a route.
 ///
 /// # Errors
