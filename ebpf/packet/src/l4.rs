@@ -88,13 +88,15 @@ pub const fn ports(kind: Kind, b: &[u8; 8]) -> (PortBe, PortBe) {
 #[inline(always)]
 pub const fn checksum_offset(kind: Kind) -> Option<u32> {
     match kind {
-        Kind::Tcp => Some(16),
+        Kind::Tcp => Some(TCP_CHECKSUM),
         Kind::Udp => Some(6),
         Kind::EchoRequest | Kind::EchoReply | Kind::IcmpError => Some(2),
         Kind::Sctp | Kind::Other => None,
     }
 }
 
+/// Offset of TCP's checksum.
+pub const TCP_CHECKSUM: u32 = 16;
 /// Offset of SCTP's CRC32c.
 pub const SCTP_CHECKSUM: u32 = 8;
 /// Offset of the identifier in an ICMP echo.

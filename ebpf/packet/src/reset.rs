@@ -3,10 +3,13 @@
 use sluice_abi::{Addr, proto};
 
 use crate::checksum::{finish, pseudo_header_sum};
+use crate::l4::TCP_CHECKSUM;
 use crate::tcp_state::flag;
 
 /// Length in bytes of a TCP header without options, and so of a reset.
 pub const LEN: usize = 20;
+
+const CHECKSUM: usize = TCP_CHECKSUM as usize;
 
 /// Replaces the header of a segment with `payload_len` bytes of payload by the reset that answers it,
 /// which is sent from `src` to `dst`. With `completed_by_device`, its checksum field is the sum of the
@@ -53,8 +56,8 @@ pub fn answer(
     b[13] = words[1];
     b[14] = 0;
     b[15] = 0;
-    b[16] = field[0];
-    b[17] = field[1];
+    b[CHECKSUM] = field[0];
+    b[CHECKSUM + 1] = field[1];
 }
 
 /// Header length in words, in the high half of its byte.

@@ -5,7 +5,7 @@ use sluice_abi::{FlowEntry, FlowKey, Outcome};
 use sluice_packet::Headers;
 use sluice_packet::checksum::Delta;
 use sluice_packet::ip::Fragment;
-use sluice_packet::l4::{self, Kind};
+use sluice_packet::l4::{self, Kind, TCP_CHECKSUM};
 
 use crate::flow::FlowState;
 use crate::frame::{Changed, Frame};
@@ -14,9 +14,6 @@ use crate::scratch::{Quoted, Scratch};
 use crate::stage::conntrack::work::{self, Key};
 use crate::stage::outline::Outlined;
 use crate::{counters, maps};
-
-/// Offset of TCP's checksum.
-const TCP_CHECKSUM: u32 = 16;
 
 /// Reverses the translation of the quoted packet, and translates the addresses of the error in the
 /// headers, which the caller stores. False: the error is not about a known flow, or quotes too little
