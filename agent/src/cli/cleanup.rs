@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use anyhow::Context;
+use sluice_bpf::attach::CGROUP_ROOT;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::print_text;
@@ -116,7 +117,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Without the cgroup root the socket programs would stay attached and keep their maps in the kernel.
 fn detach_sockets(args: &Args) -> anyhow::Result<usize> {
-    let default = args.on_host(Path::new("/sys/fs/cgroup"));
+    let default = args.on_host(Path::new(CGROUP_ROOT));
     let given = args.cgroup_root.as_deref().map(|path| args.on_host(path));
     let in_container = args.host_root != Path::new("/");
     let given = given.or_else(|| in_container.then_some(default));

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
+use sluice_bpf::attach::CGROUP_ROOT;
 
 use crate::Datapath;
-
-/// Where cgroup v2 is mounted: alone, or beside version 1.
-const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
 /// Prefix of the names of cgroups; the process id follows.
 const PREFIX: &str = "sluice-packet-tests-";
@@ -28,9 +26,9 @@ impl InCgroup {
     /// Creates the cgroup, attaches these socket programs and moves the process into it.
     pub fn enter(datapath: &mut Datapath, programs: &[&str]) -> InCgroup {
         let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-        let root = MOUNTS
-            .iter()
-            .map(PathBuf::from)
+        let alone = PathBuf::from(CGROUP_ROOT);
+        let root = [alone.join("unified"), alone]
+            .into_iter()
             .find(|mount| mount.join("cgroup.procs").exists() && !mount.join("tasks").exists())
             .expect("cgroup v2 is mounted");
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use sluice_abi::pin;
+use sluice_bpf::attach::CGROUP_ROOT;
 
 /// Oldest supported kernel.
 pub const MIN_KERNEL: (u32, u32) = (5, 15);
@@ -87,7 +88,7 @@ pub fn is_fs(path: &Path, magic: FsType) -> bool {
 fn find_cgroup_root(given: Option<&Path>) -> Option<PathBuf> {
     let bases: Vec<PathBuf> = match given {
         Some(path) => vec![path.to_owned()],
-        None => vec!["/host/sys/fs/cgroup".into(), "/sys/fs/cgroup".into()],
+        None => vec![format!("/host{CGROUP_ROOT}").into(), CGROUP_ROOT.into()],
     };
     bases
         .into_iter()

@@ -5,6 +5,9 @@ use std::os::fd::AsFd;
 use super::{AttachError, AttachOutcome, attach_multi, detach_multi, programs_multi};
 use crate::{AttachTarget, AttachType, ProgInfo};
 
+/// Where cgroup v2 is mounted; beside version 1, in the folder `unified` below.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
 impl AttachType {
     /// Attach type of the socket program with this name (`connect4`, ...): the names are equal.
     pub fn from_program_name(name: &str) -> Option<AttachType> {

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sluice_abi::map;
 
-pub use cgroup::{attach_cgroup, cgroup_programs, detach_cgroup};
+pub use cgroup::{CGROUP_ROOT, attach_cgroup, cgroup_programs, detach_cgroup};
 pub use xdp::{XdpAttachment, XdpMode, attach_xdp, detach_xdp, xdp_program};
 
 use crate::netlink::{Netlink, NetlinkError};
