@@ -17,7 +17,7 @@ use sluice_abi::{
 };
 
 use crate::compile::{FrontendKind, Treatment};
-use crate::model::TrafficPolicy;
+use crate::model::{Protocol, TrafficPolicy};
 use crate::tables::{FrontendView, Tables};
 
 /// All rows, routes and conflicts.
@@ -113,13 +113,15 @@ pub fn socket_address(addr: Addr, port: PortBe) -> SocketAddr {
 
 /// Name of an IP protocol, or its number.
 pub fn protocol(number: u8) -> String {
+    protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
+}
+
+/// Name of an IP protocol that Sluice forwards.
+pub fn protocol_name(number: u8) -> Option<&'static str> {
     match number {
-        proto::TCP => "TCP".into(),
-        proto::UDP => "UDP".into(),
-        proto::SCTP => "SCTP".into(),
-        proto::ICMP => "ICMP".into(),
-        proto::ICMPV6 => "ICMPv6".into(),
-        other => other.to_string(),
+        proto::ICMP => Some("ICMP"),
+        proto::ICMPV6 => Some("ICMPv6"),
+        _ => Protocol::from_number(number).map(Protocol::name),
     }
 }
 

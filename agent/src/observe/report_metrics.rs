@@ -11,7 +11,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
-use sluice_abi::proto;
+use sluice_core::dump::protocol_name;
 
 use crate::flows::{Report, SharedReport};
 
@@ -65,20 +65,15 @@ fn gauge<'a, const N: usize>(
     Ok(())
 }
 
+/// The label of a protocol. Numbers are not used: they would make a series for each.
 fn protocol(number: u8) -> &'static str {
-    match number {
-        proto::TCP => "TCP",
-        proto::UDP => "UDP",
-        proto::SCTP => "SCTP",
-        proto::ICMP => "ICMP",
-        _ => "other",
-    }
+    protocol_name(number).unwrap_or("other")
 }
 
 #[cfg(test)]
 mod tests {
     use prometheus_client::registry::Registry;
-    use sluice_abi::Addr;
+    use sluice_abi::{Addr, proto};
 
     use super::*;
     use crate::kernel::MapFill;

@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use serde::de::IntoDeserializer;
+use serde::de::value::{self, StrDeserializer};
 use serde::{Deserialize, Serialize};
 use sluice_abi::{Addr, Backend, HostPortKey, PortBe, map, proto};
 use sluice_bpf::{BpfError, Map};
@@ -21,7 +23,7 @@ pub struct HostPort {
     pub protocol: Protocol,
 }
 
-/// Protocol of a hostPort.
+/// Protocol of a hostPort; its name is in lower case, in leases and in the CNI configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -34,6 +36,12 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// The protocol with this name.
+    pub fn from_name(name: &str) -> Option<Protocol> {
+        let name: StrDeserializer<'_, value::Error> = name.into_deserializer();
+        Protocol::deserialize(name).ok()
+    }
+
     /// IP protocol number.
     pub const fn number(self) -> u8 {
         match self {
@@ -148,5 +156,7 @@ mod tests {
         let port: HostPort = serde_json::from_str(text).expect("valid");
         assert_eq!(port.protocol.number(), 132);
         assert_eq!(serde_json::to_string(&port).expect("serialized"), text);
+        assert_eq!(Protocol::from_name("sctp"), Some(Protocol::Sctp));
+        assert_eq!(Protocol::from_name("SCTP"), None);
     }
 }

@@ -172,13 +172,11 @@ fn port_mappings(value: &Value) -> Result<Vec<HostPort>, CniError> {
             return Err(invalid(FIELD, format!("hostPort {host_port} has containerPort 0")));
         }
         let protocol = match protocol.to_ascii_lowercase().as_str() {
-            "" | "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            "sctp" => Protocol::Sctp,
-            other => {
-                let why = format!("hostPort {host_port} has the unknown protocol {other:?}");
-                return Err(invalid(FIELD, why));
-            }
+            "" => Protocol::Tcp,
+            name => Protocol::from_name(name).ok_or_else(|| {
+                let why = format!("hostPort {host_port} has the unknown protocol {name:?}");
+                invalid(FIELD, why)
+            })?,
         };
         let host_ip = match host_ip.as_str() {
             "" => Ipv4Addr::UNSPECIFIED,

@@ -115,14 +115,29 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Every protocol.
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+    /// The API value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        }
+    }
+
     /// From the API value; absent means TCP, unknown values yield `None`.
     pub fn from_api(word: Option<&str>) -> Option<Protocol> {
         match word {
-            None | Some("" | "TCP") => Some(Protocol::Tcp),
-            Some("UDP") => Some(Protocol::Udp),
-            Some("SCTP") => Some(Protocol::Sctp),
-            Some(_) => None,
+            None | Some("") => Some(Protocol::default()),
+            Some(word) => Protocol::ALL.into_iter().find(|protocol| protocol.name() == word),
         }
+    }
+
+    /// The protocol with an IANA number.
+    pub fn from_number(number: u8) -> Option<Protocol> {
+        Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)
     }
 
     /// IANA protocol number.
@@ -137,11 +152,7 @@ impl Protocol {
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Tcp => "TCP",
-            Protocol::Udp => "UDP",
-            Protocol::Sctp => "SCTP",
-        })
+        f.write_str(self.name())
     }
 }
 

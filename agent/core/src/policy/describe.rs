@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use sluice_abi::PolicyDirection;
+use sluice_abi::{PolicyDirection, proto};
 
 use crate::model::{
-    IpBlock, LabelSelector, Operator, PolicyPeer, PolicyPort, PortSpec, Requirement,
+    IpBlock, LabelSelector, Operator, PolicyPeer, PolicyPort, PortSpec, Protocol, Requirement,
 };
 
 impl fmt::Display for Requirement {
@@ -82,6 +82,14 @@ impl fmt::Display for PolicyPort {
     }
 }
 
+/// The field with the peers of a rule, and the word before them in a sentence.
+pub fn preposition(direction: PolicyDirection) -> &'static str {
+    match direction {
+        PolicyDirection::Egress => "to",
+        PolicyDirection::Ingress => "from",
+    }
+}
+
 /// A direction, as the field of its rules is called.
 pub fn direction(direction: PolicyDirection) -> &'static str {
     match direction {
@@ -92,13 +100,10 @@ pub fn direction(direction: PolicyDirection) -> &'static str {
 
 /// A protocol and port of a packet.
 pub fn target(protocol: u8, port: u16) -> String {
-    use sluice_abi::proto;
-    match protocol {
-        proto::TCP => format!("TCP {port}"),
-        proto::UDP => format!("UDP {port}"),
-        proto::SCTP => format!("SCTP {port}"),
-        proto::ICMP | proto::ICMPV6 => "ICMP".to_owned(),
-        other => format!("IP protocol {other}"),
+    match (Protocol::from_number(protocol), protocol) {
+        (Some(protocol), _) => format!("{protocol} {port}"),
+        (None, proto::ICMP | proto::ICMPV6) => "ICMP".to_owned(),
+        (None, other) => format!("IP protocol {other}"),
     }
 }
 
@@ -113,7 +118,7 @@ pub fn ports(ports: &[PolicyPort]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Port, Protocol};
+    use crate::model::Port;
 
     #[test]
     fn selectors_are_written_as_kubectl_does() {

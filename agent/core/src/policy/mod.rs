@@ -33,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub use compiler::Policies;
+pub use describe::{direction as direction_name, preposition};
 pub use findings::check_all;
 #[cfg(any(test, feature = "generate"))]
 pub use interpret::Judgement;

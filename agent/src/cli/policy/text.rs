@@ -1,5 +1,8 @@
 //! Policies and what they mean for a pod, as text.
 
+use sluice_core::dump;
+use sluice_core::policy::{direction_name, preposition};
+
 use super::super::output::TableRow;
 use super::{ExplainArgs, Protocol};
 use crate::api::{Action, Direction, PeerRow, PodPolicyRow, PolicyRow, RuleRow, Tier};
@@ -35,10 +38,13 @@ fn selector(text: &str) -> String {
 }
 
 fn word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    }
+    direction_name(direction.into())
+}
+
+/// A word at the start of a sentence.
+fn capitalized(word: &str) -> String {
+    let (first, rest) = word.split_at(1);
+    first.to_ascii_uppercase() + rest
 }
 
 fn directions(directions: &[Direction]) -> String {
@@ -66,11 +72,8 @@ pub fn policy(row: &PolicyRow) -> String {
             text.push_str(&match row.priority {
                 None => format!("Isolates {word}; allows:\n"),
                 Some(_) => {
-                    let direction = match direction {
-                        Direction::Ingress => "Ingress",
-                        Direction::Egress => "Egress",
-                    };
-                    format!("{direction} rules in order; the first match decides:\n")
+                    let word = capitalized(word);
+                    format!("{word} rules in order; the first match decides:\n")
                 }
             });
             text.push_str(&rules(&row.rules, direction, false));
@@ -109,10 +112,7 @@ fn effect(rule: &RuleRow) -> String {
         Some(Action::Deny) => "deny ",
         Some(Action::Pass) => "pass ",
     };
-    let preposition = match rule.direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    };
+    let preposition = preposition(rule.direction.into());
     let ports = if rule.ports.is_empty() { "everything".into() } else { rule.ports.join(", ") };
     let peers = rule.peers.iter().map(peer).collect::<Vec<_>>().join("; ");
     let peers = if peers.is_empty() { "anyone".to_owned() } else { peers };
@@ -151,16 +151,17 @@ pub fn pod(row: &PodPolicyRow, args: &ExplainArgs) -> String {
         text.push_str(&rules(&row.rules, direction, true));
     }
     let Some(verdict) = &row.verdict else { return text };
-    let protocol = format!("{:?}", args.protocol).to_uppercase();
+    let protocol = dump::protocol(args.protocol.number());
     let target = if args.protocol == Protocol::Icmp {
         protocol
     } else {
         format!("{protocol} {}", args.port)
     };
-    let (preposition, peer) = match args.from {
-        Some(from) => ("from", Some(from)),
-        None => ("to", args.to),
+    let (direction, peer) = match args.from {
+        Some(from) => (Direction::Ingress, Some(from)),
+        None => (Direction::Egress, args.to),
     };
+    let preposition = preposition(direction.into());
     let peer = peer.map(|p| p.to_string()).unwrap_or_default();
     let pods = if verdict.peers.is_empty() {
         String::new()

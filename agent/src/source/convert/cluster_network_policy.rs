@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use sluice_abi::PolicyDirection;
 use sluice_core::model::{
     ClusterNetworkPolicy, ClusterRule, IpBlock, Kind, LabelSelector, Object, PolicyPeer,
     PolicyPort, PolicyRule, Port, PortSpec, Protocol, RuleAction, Subject, Tier, parse_cidr,
@@ -18,13 +19,6 @@ use super::{ConvertError, api_types, cluster_name};
 
 /// Highest priority number.
 const PRIORITY_MAX: u16 = 1000;
-
-/// Direction of a list of rules.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Ingress,
-    Egress,
-}
 
 /// Converts a ClusterNetworkPolicy.
 pub fn cluster_network_policy(o: api_types::ClusterNetworkPolicy) -> Result<Object, ConvertError> {
@@ -43,8 +37,8 @@ pub fn cluster_network_policy(o: api_types::ClusterNetworkPolicy) -> Result<Obje
             }));
         }
     };
-    let mut ingress = rules(spec.ingress, Direction::Ingress);
-    let mut egress = rules(spec.egress, Direction::Egress);
+    let mut ingress = rules(spec.ingress, PolicyDirection::Ingress);
+    let mut egress = rules(spec.egress, PolicyDirection::Egress);
     let order = order_of(spec.tier, spec.priority, &spec.unknown);
     let subject = subject_of(spec.subject).map_err(|problem| format!("subject: {problem}"));
     for rule in ingress.iter_mut().chain(&mut egress) {
@@ -137,7 +131,7 @@ fn some_pods(Obj(pods): Obj<api_types::NamespacedPods>) -> Result<Selectors, Str
 
 fn rules(
     rules: Part<Vec<Part<Obj<api_types::ClusterRule>>>>,
-    direction: Direction,
+    direction: PolicyDirection,
 ) -> Vec<ClusterRule> {
     match rules {
         Part(Ok(rules)) => rules.into_iter().map(|rule| rule_of(rule, direction)).collect(),
@@ -145,7 +139,7 @@ fn rules(
     }
 }
 
-fn rule_of(rule: Part<Obj<api_types::ClusterRule>>, direction: Direction) -> ClusterRule {
+fn rule_of(rule: Part<Obj<api_types::ClusterRule>>, direction: PolicyDirection) -> ClusterRule {
     let rule = match rule {
         Part(Ok(Obj(rule))) => rule,
         Part(Err(problem)) => return denies_all(format!("the rule cannot be read ({problem})")),
@@ -162,8 +156,8 @@ fn rule_of(rule: Part<Obj<api_types::ClusterRule>>, direction: Direction) -> Clu
         },
     };
     let (peers, field, other, other_field) = match direction {
-        Direction::Ingress => (from, "from", to, "to"),
-        Direction::Egress => (to, "to", from, "from"),
+        PolicyDirection::Ingress => (from, "from", to, "to"),
+        PolicyDirection::Egress => (to, "to", from, "from"),
     };
     let matches = || {
         no_unknown(&unknown)?;
@@ -195,7 +189,7 @@ fn rule_of(rule: Part<Obj<api_types::ClusterRule>>, direction: Direction) -> Clu
 /// At least one peer. Problems begin with the position.
 fn peers_of(
     peers: Part<Option<Vec<Part<Obj<ClusterPeer>>>>>,
-    direction: Direction,
+    direction: PolicyDirection,
 ) -> Result<Vec<PolicyPeer>, String> {
     let peers = peers.0.map_err(|problem| format!(": {problem}"))?.unwrap_or_default();
     if peers.is_empty() {
@@ -209,7 +203,7 @@ fn peers_of(
     Ok(all)
 }
 
-fn peer_of(peer: ClusterPeer, direction: Direction) -> Result<Vec<PolicyPeer>, String> {
+fn peer_of(peer: ClusterPeer, direction: PolicyDirection) -> Result<Vec<PolicyPeer>, String> {
     let ClusterPeer { namespaces, pods, nodes, networks, domain_names } = peer;
     let fields = [
         ("namespaces", namespaces.is_some()),
@@ -226,7 +220,7 @@ fn peer_of(peer: ClusterPeer, direction: Direction) -> Result<Vec<PolicyPeer>, S
             format!("has {}; write one peer for each", set.join(" and "))
         });
     };
-    if direction == Direction::Ingress && !matches!(field, "namespaces" | "pods") {
+    if direction == PolicyDirection::Ingress && !matches!(field, "namespaces" | "pods") {
         return Err(format!("{field} is for egress only"));
     }
     let pods_of =
@@ -285,7 +279,7 @@ fn protocol_of(protocol: ClusterProtocol) -> Result<Vec<PolicyPort>, String> {
         (None, None, Some(name)) if is_port_name(&name) => {
             let port =
                 |protocol| PolicyPort { protocol, ports: PortSpec::Name(name.as_str().into()) };
-            Ok([Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(port).into())
+            Ok(Protocol::ALL.map(port).into())
         }
         (None, None, Some(name)) => {
             Err(format!("destinationNamedPort: {name:?} is not the name of a port"))

@@ -252,9 +252,10 @@ fn describe_miss(
     by_ports: bool,
     other: &Peer<'_>,
 ) -> String {
-    let (preposition, end) = match query.direction {
-        PolicyDirection::Egress => ("to", "server"),
-        PolicyDirection::Ingress => ("from", "client"),
+    let preposition = describe::preposition(query.direction);
+    let end = match query.direction {
+        PolicyDirection::Egress => "server",
+        PolicyDirection::Ingress => "client",
     };
     let peers = match nearest {
         None => "anyone".to_owned(),

@@ -140,10 +140,7 @@ impl Flow<'_> {
         if let Some(problem) = &rule.invalid {
             return format!("{name} denies everything: {problem}");
         }
-        let preposition = match self.query.direction {
-            PolicyDirection::Egress => "to",
-            PolicyDirection::Ingress => "from",
-        };
+        let preposition = describe::preposition(self.query.direction);
         let peers: Vec<String> = rule.matches.peers.iter().map(ToString::to_string).collect();
         let ports = describe::ports(&rule.matches.ports);
         let title = match &*rule.name {

@@ -76,7 +76,7 @@ pub fn check(
             if !warnings {
                 continue;
             }
-            let list = if direction == PolicyDirection::Ingress { "from" } else { "to" };
+            let list = describe::preposition(direction);
             for (at, peer) in rule.matches.peers.iter().enumerate() {
                 let nothing = match (peer, Term::new(peer, &Arc::default())) {
                     (PolicyPeer::Pods { .. }, Some(term)) => {

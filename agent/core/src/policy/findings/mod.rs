@@ -160,7 +160,7 @@ fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, warnings: bool) -> 
             }
         }
         for (at, peer) in rule.peers.iter().enumerate() {
-            let list = if direction == PolicyDirection::Ingress { "from" } else { "to" };
+            let list = describe::preposition(direction);
             let field = || format!("{}.{list}[{at}]", field());
             match peer {
                 PolicyPeer::Invalid(text) => {
