@@ -67,14 +67,20 @@ impl<'a> Load<'a> {
     /// Ends the requests and fails the test if one of them failed or there were too few.
     #[track_caller]
     pub fn expect_no_failure(self) {
+        let failed = self.finish();
+        assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
+    }
+
+    /// Ends the requests and returns the failed ones. Fails the test if there were too few.
+    #[track_caller]
+    pub fn finish(self) -> Vec<String> {
         let Load { namespace, pod } = self;
         namespace.sh(pod, "touch /tmp/stop").unwrap();
         namespace.sh_eventually(pod, "test -e /tmp/done");
         let log = namespace.sh(pod, "cat /tmp/log").unwrap();
         let (ok, failed): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| *line == "ok");
         assert!(ok.len() > ENOUGH, "{} requests are too few", ok.len());
-        let (shown, all) = (failed.iter().take(5), ok.len() + failed.len());
-        assert!(failed.is_empty(), "{} of {all} failed: {shown:?}", failed.len());
-        println!("{all} requests");
+        println!("{} requests, {} failed", ok.len() + failed.len(), failed.len());
+        failed.into_iter().map(str::to_owned).collect()
     }
 }

@@ -112,21 +112,25 @@ fn captures_of_an_attempt_have_the_packets_of_every_node_with_tcpdump() {
     let nodes = nodes();
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     let has_tcpdump = |name: &&String| docker(&["exec", name, "which", "tcpdump"]).is_ok();
-    let folder = std::env::temp_dir().join(format!("sluice-captures-{}", std::process::id()));
-    fs::create_dir(&folder).unwrap();
-    let (sent, files) = capture::record(&names, &folder, || {
-        let mut others = nodes.iter().cycle().skip(1);
-        nodes.iter().try_for_each(|from| {
-            let to = &others.next().unwrap().address;
-            let send = format!("echo {DATA} >/dev/udp/{to}/9");
-            docker(&["exec", &from.name, "bash", "-c", &send]).map(drop)
-        })
-    });
+    let wanted = names.iter().filter(has_tcpdump).count();
     let has_data = |path: &PathBuf| {
         fs::read(path).unwrap().windows(DATA.len()).any(|bytes| bytes == DATA.as_bytes())
     };
-    let with_data = files.iter().filter(|path| has_data(path)).count();
-    fs::remove_dir_all(&folder).unwrap();
-    sent.unwrap();
-    assert_eq!(with_data, names.iter().filter(has_tcpdump).count(), "{files:?}");
+    // tcpdump can start late on a busy machine.
+    eventually("captures of all nodes", Duration::from_secs(60), || {
+        let folder = std::env::temp_dir().join(format!("sluice-captures-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (sent, files) = capture::record(&names, &folder, || {
+            let mut others = nodes.iter().cycle().skip(1);
+            nodes.iter().try_for_each(|from| {
+                let to = &others.next().unwrap().address;
+                let send = format!("echo {DATA} >/dev/udp/{to}/9");
+                docker(&["exec", &from.name, "bash", "-c", &send]).map(drop)
+            })
+        });
+        let with_data = files.iter().filter(|path| has_data(path)).count();
+        fs::remove_dir_all(&folder).unwrap();
+        sent.unwrap();
+        if with_data == wanted { Ok(()) } else { Err(format!("{with_data} of {wanted}")) }
+    });
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) const PREFIX: &str = "sluice-netns-";
 
 /// Deadline of the removal of a cgroup after its processes were killed.
-const REMOVE_DEADLINE: Duration = Duration::from_secs(2);
+const REMOVE_DEADLINE: Duration = Duration::from_secs(15);
 
 /// A cgroup v2 folder that is removed together with its processes.
 #[derive(Debug)]

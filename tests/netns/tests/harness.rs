@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use netns_tests::manifest::namespace;
 use netns_tests::peer::{Echo, HoldReport};
 use netns_tests::{
     Cgroup, Host, Node, OUTSIDE, Process, Topology, TopologyOptions, artefacts, command_within,
@@ -120,6 +121,8 @@ fn panicking_test_leaves_artefacts() {
     let _ = fs::remove_dir_all(&folder);
     let failed = thread::Builder::new().name(NAME.to_owned()).spawn(|| {
         let topology = Topology::new();
+        // The pod is open from its first packet if the agent knows its namespace.
+        topology.apply("default", &namespace("default", &[]));
         let node = topology.node(1);
         let _agent = node.agent();
         let pod = node.pod("default/web");

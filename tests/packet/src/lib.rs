@@ -15,6 +15,7 @@ pub mod command;
 pub mod conversation;
 pub mod corpus;
 pub mod counters;
+pub mod cpu;
 mod datapath;
 pub mod empty_program;
 pub mod hex;

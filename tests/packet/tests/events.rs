@@ -11,26 +11,6 @@ const EVENTS: usize = 100;
 /// Length of a window.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// The CPUs that this thread may run on.
-fn cpus() -> Vec<usize> {
-    // SAFETY: all-zero is a valid empty set; the calls read and write it only.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        assert_eq!(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set), 0);
-        (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &set)).collect()
-    }
-}
-
-/// Moves this thread to a CPU and keeps it there: windows are counted per CPU.
-fn stay_on(cpu: usize) {
-    // SAFETY: as in `cpus`.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set), 0);
-    }
-}
-
 fn spoof(datapath: &Datapath) {
     let packet = Packet::udp((SERVER, PORT), (CLIENT, 53), b"x");
     datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::Spoofed);
@@ -76,7 +56,7 @@ fn a_drop_event_has_tuple_reason_hook_device_and_length() {
 
 #[test]
 fn a_window_has_100_events_and_the_counter_has_every_drop() {
-    stay_on(cpus()[0]);
+    cpu::stay();
     // The drops of one window have to fit into it, also on a busy machine: try again if not.
     for _ in 0..20 {
         let mut datapath = Datapath::node();
@@ -110,7 +90,7 @@ fn a_window_has_100_events_and_the_counter_has_every_drop() {
 
 #[test]
 fn each_cpu_has_a_window_of_its_own() {
-    let cpus = cpus();
+    let cpus = cpu::usable();
     let [first, second, ..] = cpus[..] else {
         skip("one CPU");
         return;
@@ -122,7 +102,7 @@ fn each_cpu_has_a_window_of_its_own() {
         let start = Instant::now();
         let mut events = Vec::new();
         for cpu in [first, second] {
-            stay_on(cpu);
+            cpu::stay_on(cpu);
             spoof_times(&datapath, EVENTS + 20);
             events.push(datapath.events().len());
         }

@@ -17,9 +17,7 @@ fn send(datapath: &Datapath, to: [u8; 4], bytes: usize) -> Run {
 
 /// The tests of this file stay on one CPU, whose lookups they are about.
 fn node() -> Datapath {
-    let mut cpus = nix::sched::CpuSet::new();
-    cpus.set(nix::sched::sched_getcpu().unwrap()).unwrap();
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).unwrap();
+    cpu::stay();
     Datapath::node()
 }
 

@@ -35,31 +35,6 @@ fn counted(datapath: &Datapath, label: &str) -> u64 {
     datapath.counters().get(label).map_or(0, |counter| counter.packets)
 }
 
-/// Runs this thread on one CPU only.
-fn run_on_cpu(cpu: usize) {
-    // SAFETY: all-zero is a valid value of this C struct; the macro writes into it.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        set
-    };
-    // SAFETY: the set is initialized and has the given size; 0 is this thread.
-    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
-    assert_eq!(result, 0, "CPU {cpu}: {}", std::io::Error::last_os_error());
-}
-
-/// The CPUs that this process may use.
-fn usable_cpus() -> Vec<usize> {
-    // SAFETY: all-zero is a valid value of this C struct, which the call overwrites.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        assert_eq!(libc::sched_getaffinity(0, size_of_val(&set), &raw mut set), 0);
-        set
-    };
-    // SAFETY: the index is below the capacity of the set.
-    (0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
-}
-
 /// Flows that one CPU opens in a round.
 const FLOWS_PER_CPU: u16 = 100;
 const FIRST_PORT: u16 = 50_000;
@@ -67,7 +42,7 @@ const LAST_PORT: u16 = 50_063;
 
 #[test]
 fn two_cpus_never_choose_one_source_port() {
-    let &[first, second, ..] = &usable_cpus()[..] else {
+    let &[first, second, ..] = &cpu::usable()[..] else {
         return skip("the process may use one CPU only");
     };
     let datapath = Datapath::node();
@@ -77,7 +52,7 @@ fn two_cpus_never_choose_one_source_port() {
     for round in 0..20 {
         let start = Barrier::new(2);
         let open = |cpu, (pod, ifindex)| {
-            run_on_cpu(cpu);
+            cpu::stay_on(cpu);
             let from = |n| (pod, 1000 + round * FLOWS_PER_CPU + n);
             let frames: Vec<_> = (0..FLOWS_PER_CPU)
                 .map(|n| (from(n), Packet::tcp(from(n), SERVICE, SYN, b"").bytes_from_pod(ifindex)))

@@ -24,12 +24,6 @@ fn datapath() -> Datapath {
     datapath
 }
 
-fn stay_on_one_cpu() {
-    let mut cpus = nix::sched::CpuSet::new();
-    cpus.set(nix::sched::sched_getcpu().unwrap()).unwrap();
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).unwrap();
-}
-
 /// Makes a NodePort of a Service port with these backends.
 fn node_port(datapath: &Datapath, port: u16, proto: u8, backends: &[Endpoint]) {
     let service = u32::from(port) % 100 + 1;
@@ -295,7 +289,7 @@ fn unknown_hardware_address_of_the_next_hop_is_left_to_tc() {
 
 #[test]
 fn neighbour_entry_of_a_next_hop_is_used_by_the_stack_now_and_then() {
-    stay_on_one_cpu();
+    cpu::stay();
     let mut datapath = datapath();
     node_port(&datapath, NODE_PORT, proto::TCP, &[(FAR_POD, 8080)]);
     connect(&datapath, 5000);

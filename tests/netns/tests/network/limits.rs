@@ -1,7 +1,7 @@
 //! Limits of the specification that a node with an agent shows.
 
 use netns_tests::cni::code;
-use netns_tests::manifest::service_with;
+use netns_tests::manifest::{namespace, service_with};
 use netns_tests::{NodeOptions, OUTSIDE, Topology, dataplane, eventually};
 use sluice_abi::{DropReason, map};
 
@@ -69,6 +69,8 @@ fn pods_of_a_node_are_limited_by_its_pod_cidr() {
 #[test]
 fn masqueraded_flows_to_one_peer_are_limited_by_the_snat_ports() {
     let topology = Topology::new();
+    // Pods are open from their first packet if the agent knows their namespace.
+    topology.apply("default", &namespace("default", &[]));
     let node = topology.node(1);
     let _agent = node.agent_with(&["--snat-ports=61000-61003"]);
     let pod = node.pod("default/client");

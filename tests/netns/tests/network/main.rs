@@ -27,6 +27,7 @@ mod unreachable;
 mod upgrades;
 mod xdp;
 
+use netns_tests::manifest::namespace;
 use netns_tests::{Agent, Node, Topology, TopologyOptions, agents};
 
 /// A topology with two nodes whose agents are ready.
@@ -45,6 +46,13 @@ fn two_nodes_in(topology: Topology) -> TwoNodes {
 
 fn two_nodes() -> TwoNodes {
     two_nodes_in(Topology::new())
+}
+
+/// Two nodes that know the namespace of the pods, so that these are open from their first packet.
+fn two_nodes_with_open_pods() -> TwoNodes {
+    let topology = Topology::new();
+    topology.apply("default", &namespace("default", &[]));
+    two_nodes_in(topology)
 }
 
 /// Two nodes, and routers that send the pod and Service ranges to them.

@@ -7,7 +7,7 @@ use netns_tests::peer::Echo;
 use netns_tests::{OUTSIDE, Topology, TopologyOptions, command, dataplane, eventually, ip};
 use sluice_abi::DropReason;
 
-use crate::{two_nodes, two_nodes_in};
+use crate::{two_nodes, two_nodes_in, two_nodes_with_open_pods};
 
 const VIP: &str = "10.96.9.9";
 
@@ -67,7 +67,7 @@ fn pods_discover_the_path_mtu_of_a_narrow_link() {
 
 #[test]
 fn pod_cannot_send_from_an_address_other_than_its_own() {
-    let t = two_nodes();
+    let t = two_nodes_with_open_pods();
     let (pod, near, far) =
         (t.a.pod("default/web"), t.a.pod("default/near"), t.b.pod("default/far"));
     let spoofed = || dataplane::dropped(&t.a, DropReason::Spoofed);
@@ -117,7 +117,7 @@ fn tagged(macs: (&str, &str), tags: &[u16], source: Ipv4Addr, destination: Ipv4A
 /// The stack removes the tag of VLAN 0 and routes the packet: no check may be skipped for it.
 #[test]
 fn pod_cannot_send_frames_with_a_vlan_tag() {
-    let t = two_nodes();
+    let t = two_nodes_with_open_pods();
     let (pod, near, far) =
         (t.a.pod("default/web"), t.a.pod("default/near"), t.b.pod("default/far"));
     let mac = |end: usize| pod.result["interfaces"][end]["mac"].as_str().unwrap().to_owned();
@@ -186,7 +186,7 @@ fn firewall_that_drops_invalid_conntrack_states_passes_pod_traffic() {
 
 #[test]
 fn fragments_to_the_outside_are_masqueraded_in_both_directions() {
-    let t = two_nodes();
+    let t = two_nodes_with_open_pods();
     let pod = t.a.pod("default/web");
     let _server = t.topology.outside.serve("outside", &["tcp:80", "udp:53"]);
     for (_, host) in pod.both_paths() {

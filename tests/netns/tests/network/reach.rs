@@ -1,12 +1,19 @@
 //! Whether clients reach addresses while policies change.
 
 use std::thread;
+use std::time::Duration;
 
 use netns_tests::{Host, eventually};
 
 /// Name of the server that answered a TCP request, or why none did.
 pub fn ask(client: &Host, to: &str) -> Result<String, String> {
-    let exchange = client.connect_with("tcp", to, &["--deadline-ms", "400"]).remove(0);
+    ask_within(Duration::from_millis(400), client, to)
+}
+
+/// [`ask`] with another limit for the connection, and for the response.
+pub fn ask_within(limit: Duration, client: &Host, to: &str) -> Result<String, String> {
+    let limit = limit.as_millis().to_string();
+    let exchange = client.connect_with("tcp", to, &["--deadline-ms", &limit]).remove(0);
     exchange.map(|(response, _)| response.server)
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netns_tests::cni::code;
+use netns_tests::manifest::namespace;
 use netns_tests::peer::{Echo, UNANSWERED};
 use netns_tests::{OUTSIDE, Topology, dataplane, eventually_equals, ip};
 use sluice_abi::{DropReason, FlowKey, NodeConfig, map, node_flags};
@@ -79,6 +80,8 @@ fn calls_are_measured_by_the_agent() {
 #[test]
 fn flows_of_a_removed_pod_are_removed_with_those_of_others_kept() {
     let topology = Topology::new();
+    // Pods are open from their first packet if the agent knows their namespace.
+    topology.apply("default", &namespace("default", &[]));
     let node = topology.node(1);
     let agent = node.agent();
     let (kept, peer) = (node.pod("default/kept"), node.pod("default/peer"));
@@ -105,6 +108,8 @@ fn flows_of_a_removed_pod_are_removed_with_those_of_others_kept() {
 #[test]
 fn flows_of_a_pod_and_the_fill_of_maps_are_metrics() {
     let topology = Topology::new();
+    // Pods are open from their first packet if the agent knows their namespace.
+    topology.apply("default", &namespace("default", &[]));
     let node = topology.node(1);
     let agent = node.agent();
     let pod = node.pod("default/web");

@@ -113,8 +113,12 @@ pub fn short_pod(node: &Node, far: &str, number: usize) {
     let sandbox = node.sandbox(&format!("default/short-{number}"));
     let pod = node.pod_of(&sandbox, node.installed_cni("ADD", &sandbox).ok());
     let packets = pod.without_socket_programs();
-    for (host, server) in [(&*pod, vip(80)), (&packets, vip(80)), (&*pod, far.to_owned())] {
-        let response = host.connect("tcp", &server);
+    let requests = [(&*pod, vip(80)), (&packets, vip(80)), (&*pod, far.to_owned())];
+    for ((host, server), request) in requests.into_iter().zip(0..) {
+        // From a port of its own, so that it ends with a RST: a server that is slow would send its FIN to the
+        // deleted pod.
+        let from = 20_000 + (number * 3 + request) % 10_000;
+        let response = host.connect_with("tcp", &server, &["--from", &from.to_string()]).remove(0);
         assert!(response.is_ok(), "pod {number} to {server}: {response:?}");
     }
     node.installed_cni("DEL", &sandbox).ok();

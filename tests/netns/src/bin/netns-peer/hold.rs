@@ -59,15 +59,18 @@ pub fn hold(protocol: &str, server: &str, limit: Duration) -> HoldReport {
     let mut client = Client::open(protocol, server, limit)
         .unwrap_or_else(|e| panic!("{protocol} {server}: {e}"));
     let end = input();
-    let mut end_after: Option<(String, Instant)> = None;
+    let mut end_after: Option<(String, Instant, u32)> = None;
     loop {
         if let Ok(server) = end.try_recv() {
-            end_after = Some((server, Instant::now()));
+            end_after = Some((server, Instant::now(), 0));
         }
-        if let Some((server, since)) = &end_after
-            && (server.is_empty() || report.servers.contains(server) || since.elapsed() > limit)
-        {
-            return report;
+        if let Some((server, since, requests)) = &mut end_after {
+            // One more request: what changed before the end is part of the report.
+            let is_enough = server.is_empty() || report.servers.contains(server);
+            if *requests > 0 && (is_enough || since.elapsed() > limit) {
+                return report;
+            }
+            *requests += 1;
         }
         let start = Instant::now();
         match client.request() {

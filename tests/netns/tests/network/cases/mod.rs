@@ -18,6 +18,9 @@ use testbed::Testbed;
 
 /// Cells that run at a time; most of them wait.
 const WORKERS: usize = 12;
+/// Attempts of a cell whose result is late.
+const ATTEMPTS: usize = 3;
+const LATE: &str = " only after ";
 
 #[test]
 fn every_cell_of_the_case_tables_holds() {
@@ -32,7 +35,7 @@ fn every_cell_of_the_case_tables_holds() {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let address = testbed.target(&case.path, &case.target);
-                    if let Err(found) = check(&testbed, case, &address) {
+                    if let Err(found) = check_in_time(&testbed, case, &address) {
                         wrong.lock().unwrap().push(format!("{case}\n      is  {found}"));
                     }
                 }
@@ -43,6 +46,18 @@ fn every_cell_of_the_case_tables_holds() {
     wrong.sort();
     let count = wrong.len();
     assert_eq!(count, 0, "{count} of {} cells:\n{}", cases.len(), wrong.join("\n"));
+}
+
+/// A result that is right and late is repeated: one that is late for a reason is late each time.
+fn check_in_time(testbed: &Testbed, case: &Case, address: &str) -> Result<(), String> {
+    let mut result = check(testbed, case, address);
+    for _ in 1..ATTEMPTS {
+        match result {
+            Err(found) if found.contains(LATE) => result = check(testbed, case, address),
+            other => return other,
+        }
+    }
+    result
 }
 
 fn check(testbed: &Testbed, case: &Case, address: &str) -> Result<(), String> {
@@ -74,7 +89,7 @@ fn check(testbed: &Testbed, case: &Case, address: &str) -> Result<(), String> {
             }
             // A time-out takes all of its deadline and the start of the client.
             if kind != "timeout" && took > scaled(*within) {
-                return Err(format!("{found} only after {took:?}"));
+                return Err(format!("{found}{LATE}{took:?}"));
             }
             Ok(())
         }
