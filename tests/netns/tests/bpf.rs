@@ -91,15 +91,9 @@ fn map_of_another_shape_is_refused() {
     });
 }
 
-/// Kernels without tcx refuse the attach type with EINVAL.
-fn tcx_exists() -> bool {
-    let loopback = 1;
-    tcx::programs(loopback, Direction::Ingress).is_ok()
-}
-
 #[test]
 fn repeated_attachment_changes_nothing_and_another_program_is_replaced() {
-    if !tcx_exists() {
+    if !dataplane::has_tcx() {
         return skip("tcx needs Linux 6.6");
     }
     on_node(|| {

@@ -56,12 +56,17 @@ pub struct Binary {
 /// # Errors
 /// When a build fails.
 pub fn build(cache: &Cache, suite: Suite) -> Result<Vec<Binary>> {
-    let mut binaries = compile_suite(cache, suite)?;
+    let (mut binaries, programs) = compile_suite(cache, suite)?;
     let folder = target().join("kernels/files");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
+    // Tests find them above their own folder, as in that of cargo.
+    for program in &programs {
+        fs::copy(program, folder.join(program.file_name().unwrap_or_default()))
+            .with_context(|| format!("cannot copy {}", program.display()))?;
+    }
     for binary in &mut binaries {
         binary.path = keep(&folder, &binary.path)?;
         for (_, input) in &mut binary.environment {
@@ -84,21 +89,27 @@ fn keep(folder: &Path, file: &Path) -> Result<PathBuf> {
     Ok(kept)
 }
 
-fn compile_suite(cache: &Cache, suite: Suite) -> Result<Vec<Binary>> {
+/// The test binaries, and the programs that they start.
+fn compile_suite(cache: &Cache, suite: Suite) -> Result<(Vec<Binary>, Vec<PathBuf>)> {
     if suite < Suite::Netns {
         let environment = [(build::OBJECT_VARIABLE, build::bpf_object(cache)?)];
-        let mut binaries = compile("packet", "packet-tests", Suite::Packet, &environment)?;
+        let (mut binaries, programs) =
+            compile("packet", "packet-tests", Suite::Packet, &environment)?;
         binaries.retain(|b| b.suite <= suite);
-        return Ok(binaries);
+        return Ok((binaries, programs));
     }
     // Cargo places both versions' programs at the same paths; the last one stays.
     let next = build::next_programs(cache)?;
     let programs = build::programs(cache)?;
     let both = programs.environment().into_iter().chain(next.environment());
     let environment: Vec<_> = both.map(|(name, path)| (name, path.to_owned())).collect();
-    let mut binaries = compile("packet", "packet-tests", Suite::Packet, &environment)?;
-    binaries.extend(compile("netns", "netns-tests", Suite::Netns, &environment)?);
-    Ok(binaries)
+    let (mut binaries, mut programs) =
+        compile("packet", "packet-tests", Suite::Packet, &environment)?;
+    let (of_netns, programs_of_netns) =
+        compile("netns", "netns-tests", Suite::Netns, &environment)?;
+    binaries.extend(of_netns);
+    programs.extend(programs_of_netns);
+    Ok((binaries, programs))
 }
 
 fn compile(
@@ -106,12 +117,12 @@ fn compile(
     package: &str,
     suite: Suite,
     environment: &[(&'static str, PathBuf)],
-) -> Result<Vec<Binary>> {
+) -> Result<(Vec<Binary>, Vec<PathBuf>)> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(checkout()).envs(environment.iter().map(|(k, v)| (k, v)));
     cargo.args(["test", "--no-run", "--message-format=json", "--package", package]);
     let messages = process::output_within(&mut cargo, process::BUILD)?;
-    let binaries = executables(&messages)?;
+    let Executables { tests, programs } = executables(&messages)?;
     let binary = |(name, path): (String, PathBuf)| Binary {
         suite: if name == "load" { Suite::Load } else { suite },
         name,
@@ -119,18 +130,28 @@ fn compile(
         package: folder,
         environment: environment.to_vec(),
     };
-    Ok(binaries.into_iter().map(binary).collect())
+    Ok((tests.into_iter().map(binary).collect(), programs))
 }
 
-/// Name and path of each test binary in cargo's messages.
-fn executables(messages: &str) -> Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Executables {
+    /// Name and path of each test binary.
+    tests: Vec<(String, PathBuf)>,
+    /// The other programs of the package.
+    programs: Vec<PathBuf>,
+}
+
+/// The executables in cargo's messages.
+fn executables(messages: &str) -> Result<Executables> {
+    let mut found = Executables::default();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
         let message: Value = serde_json::from_str(line).context("a message of cargo")?;
-        let is_test = message["profile"]["test"] == true;
-        if let (true, Some(path)) = (is_test, message["executable"].as_str()) {
+        let Some(path) = message["executable"].as_str().map(PathBuf::from) else { continue };
+        if message["profile"]["test"] == true {
             let name = message["target"]["name"].as_str().unwrap_or_default();
-            found.push((name.to_owned(), PathBuf::from(path)));
+            found.tests.push((name.to_owned(), path));
+        } else {
+            found.programs.push(path);
         }
     }
     Ok(found)
@@ -214,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn executables_are_those_of_test_profiles() {
+    fn executables_are_tests_and_the_programs_that_they_start() {
         let messages = concat!(
             r#"{"reason":"compiler-artifact","target":{"name":"load"},"profile":{"test":true},"executable":"/t/load-1"}"#,
             "\n",
@@ -222,7 +243,8 @@ mod tests {
             "\n"
         );
         let found = executables(messages).unwrap();
-        assert_eq!(found, [("load".to_owned(), PathBuf::from("/t/load-1"))]);
+        let tests = vec![("load".to_owned(), PathBuf::from("/t/load-1"))];
+        assert_eq!(found, Executables { tests, programs: vec![PathBuf::from("/t/bin")] });
     }
 
     #[test]

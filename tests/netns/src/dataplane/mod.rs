@@ -11,7 +11,7 @@ use sluice_abi::{
     Addr, Counter, DropReason, FlowEntry, FlowKey, Frontend, FrontendKey, LocalPod, Network,
     NetworkKey, NodeConfig, Outcome, ServicePort, map, pin, program,
 };
-use sluice_bpf::attach::{Direction, cgroup_programs, detach_device, device_programs};
+use sluice_bpf::attach::{Direction, cgroup_programs, detach_device, device_programs, tcx};
 use sluice_bpf::netlink::Netlink;
 use sluice_bpf::{AttachType, BpfError, Map, ProgInfo, map_info, obj_get, prog_info};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -175,6 +175,12 @@ fn counter(node: &Node, index: u32) -> u64 {
 fn packets(counters: &Map<u32, Counter>, index: u32) -> u64 {
     let cpus = counters.lookup_per_cpu(&index).unwrap().unwrap_or_default();
     cpus.iter().map(|c| c.packets).sum()
+}
+
+/// Whether the kernel has tcx, as from Linux 6.6 on. Others refuse the attach type with EINVAL.
+pub fn has_tcx() -> bool {
+    let loopback = 1;
+    tcx::programs(loopback, Direction::Ingress).is_ok()
 }
 
 /// Names of Sluice's programs on a device of the node: ingress, egress.

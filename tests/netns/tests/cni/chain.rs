@@ -1,6 +1,6 @@
 //! Sluice at the head of a plugin chain: the plugins after it use its result.
 
-use netns_tests::{CniCall, Node, Sandbox, plugin};
+use netns_tests::{CniCall, Node, Sandbox, dataplane, plugin};
 use serde_json::{Value, json};
 
 use crate::{assert_no_pod, node, with};
@@ -53,7 +53,7 @@ fn portmap_and_bandwidth_run_after_sluice() {
     assert_no_pod(&node);
 }
 
-/// With `egressRate` the bandwidth plugin needs the ingress qdisc of the veth.
+/// With `egressRate` the bandwidth plugin needs the ingress qdisc of the veth, which clsact has before Linux 6.6.
 #[test]
 fn egress_bandwidth_limit_and_programs_share_a_device() {
     let (_topology, node) = node();
@@ -66,9 +66,18 @@ fn egress_bandwidth_limit_and_programs_share_a_device() {
         "cniVersion": "1.0.0", "name": "sluice", "type": "bandwidth",
         "capabilities": {"bandwidth": true}, "runtimeConfig": rates, "prevResult": first,
     });
+    if !dataplane::has_tcx() {
+        let binary = plugin("bandwidth");
+        let add = CniCall::for_sandbox("ADD", &bandwidth, &sandbox).with_binary(&binary);
+        let output = add.run(&node.namespaces);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(output.stdout.contains("create ingress qdisc: file exists"), "{output:?}");
+        node.cni_with("DEL", &config, &sandbox).ok();
+        return assert_no_pod(&node);
+    }
     next_plugin(&node, "ADD", &bandwidth, &sandbox);
     let pod = node.pod_of(&sandbox, first);
-    let programs = netns_tests::dataplane::programs(&node, pod.host_device());
+    let programs = dataplane::programs(&node, pod.host_device());
     assert_eq!(programs, (vec!["from_pod".to_owned()], vec!["to_pod".to_owned()]));
     next_plugin(&node, "DEL", &bandwidth, &sandbox);
     node.cni_with("DEL", &config, &sandbox).ok();
