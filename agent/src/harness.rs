@@ -105,6 +105,11 @@ impl Harness {
         self.event_loop.state.take_over_later();
     }
 
+    /// Measures the time that reasons of drops take by another clock.
+    pub fn set_clock(&mut self, clock: fn() -> Instant) {
+        self.event_loop.set_clock(clock);
+    }
+
     /// The agent's configuration.
     pub fn config(&self) -> &Config {
         &self.config

@@ -63,6 +63,8 @@ pub struct EventLoop<K> {
     next_resync: Instant,
     next_poll: Instant,
     started: bool,
+    /// For the time that reasons of drops take.
+    clock: fn() -> Instant,
 }
 
 impl<K: Kernel> EventLoop<K> {
@@ -84,7 +86,14 @@ impl<K: Kernel> EventLoop<K> {
             next_resync: Instant::now() + RESYNC,
             next_poll: Instant::now() + POLL,
             started: false,
+            clock: Instant::now,
         }
+    }
+
+    /// Measures the time that reasons of drops take by another clock.
+    #[cfg(test)]
+    pub fn set_clock(&mut self, clock: fn() -> Instant) {
+        self.clock = clock;
     }
 
     /// Shows the state of these watches in the status.
@@ -153,8 +162,8 @@ impl<K: Kernel> EventLoop<K> {
     }
 
     fn apply(&mut self, event: Event) {
-        let started = Instant::now();
-        self.state.apply(event, || started.elapsed() < EXPLAINING);
+        let started = (self.clock)();
+        self.state.apply(event, || (self.clock)() - started < EXPLAINING);
     }
 
     fn pass(&mut self) {

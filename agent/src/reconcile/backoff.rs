@@ -22,12 +22,12 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Records the failure of an attempt that began at `now` and took this long. The delay begins with the
-    /// end of the attempt, so that the loop has time for other events. An attempt before the retry is due,
-    /// triggered by an event, neither postpones the retry nor lengthens the delay.
-    pub fn failed(&mut self, now: Instant, took: Duration) {
-        if self.retry_at.is_none_or(|at| at <= now) {
-            self.retry_at = Some(now + took + self.delay);
+    /// Records the failure of an attempt that ended now. The delay begins with the end, so that the loop has
+    /// time for other events. An attempt that ends before the retry is due, triggered by an event, neither
+    /// postpones the retry nor lengthens the delay.
+    pub fn failed(&mut self, ended: Instant) {
+        if self.retry_at.is_none_or(|at| at <= ended) {
+            self.retry_at = Some(ended + self.delay);
             self.delay = (self.delay * 2).min(LONGEST);
         }
     }
@@ -58,7 +58,7 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut delays = Vec::new();
         for _ in 0..9 {
-            backoff.failed(now, Duration::ZERO);
+            backoff.failed(now);
             let at = backoff.retry_at().unwrap();
             delays.push((at - now).as_millis());
             now = at;
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(delays, [200, 400, 800, 1600, 3200, 6400, 12800, 15000, 15000]);
         backoff.succeeded();
         assert_eq!(backoff.retry_at(), None);
-        backoff.failed(now, Duration::ZERO);
+        backoff.failed(now);
         assert_eq!(backoff.retry_at(), Some(now + FIRST));
     }
 
@@ -74,20 +74,11 @@ mod tests {
     fn failure_before_the_retry_does_not_postpone_it() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
-        backoff.failed(now, Duration::ZERO);
-        backoff.failed(now + Duration::from_millis(100), Duration::ZERO);
+        backoff.failed(now);
+        backoff.failed(now + Duration::from_millis(100));
         assert!(!backoff.is_due(now + Duration::from_millis(199)));
         assert!(backoff.is_due(now + FIRST));
-        backoff.failed(now + FIRST, Duration::ZERO);
+        backoff.failed(now + FIRST);
         assert_eq!(backoff.retry_at(), Some(now + FIRST + 2 * FIRST));
-    }
-
-    #[test]
-    fn delay_begins_with_the_end_of_the_attempt() {
-        let now = Instant::now();
-        let mut backoff = Backoff::default();
-        let took = Duration::from_secs(3);
-        backoff.failed(now, took);
-        assert_eq!(backoff.retry_at(), Some(now + took + FIRST));
     }
 }

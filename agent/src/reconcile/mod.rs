@@ -125,7 +125,7 @@ pub struct Reconcilers {
     clock: Clock,
 }
 
-/// Measures how long an attempt takes: the time of the state is that at which the pass began.
+/// The present time; that of the state is the start of the pass.
 type Clock = Box<dyn Fn() -> Instant + Send>;
 
 impl Reconcilers {
@@ -197,12 +197,10 @@ impl Scheduled {
         if !dirty && !self.waiting && !self.backoff.is_due(now) {
             return;
         }
-        let started = clock();
         let result = self.reconciler.reconcile(state, kernel);
-        let took = clock().saturating_duration_since(started);
         self.waiting = matches!(result, Err(NotReconciled::Waiting(_)));
         if matches!(result, Err(NotReconciled::Failed(_))) {
-            self.backoff.failed(now, took);
+            self.backoff.failed(clock());
         } else {
             self.backoff.succeeded();
         }

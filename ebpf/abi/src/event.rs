@@ -23,7 +23,8 @@ pub struct DropEvent {
     pub reason: u8,
     /// A [`crate::program::Hook`]'s number.
     pub hook: u8,
-    /// 1 if a policy is the reason and the packet is a reply: its direction is the reverse of `flow`.
+    /// 1 if a policy is the reason and the direction of the packet is the reverse of `flow`: a reply, or an
+    /// ICMP error to the client.
     pub is_reply: u8,
     /// Zero.
     pub pad: [u8; 5],

@@ -109,12 +109,12 @@ pub const FLOWS_NEW_POD: &str = "FLOWS_NEW_POD";
 pub const FLOWS_NEW_POD_MAX: u32 = 32_768;
 
 /// LRU hash, as [`FLOWS`]: unanswered and closed flows whose first packet an uplink received.
-pub const FLOWS_NEW_NETDEV: &str = "FLOWS_NEW_NETDEV";
-/// Capacity of [`FLOWS_NEW_NETDEV`].
-pub const FLOWS_NEW_NETDEV_MAX: u32 = 16_384;
+pub const FLOWS_NEW_WIRE: &str = "FLOWS_NEW_WIRE";
+/// Capacity of [`FLOWS_NEW_WIRE`].
+pub const FLOWS_NEW_WIRE_MAX: u32 = 16_384;
 
 /// The tables of flows.
-pub const FLOW_TABLES: [&str; 3] = [FLOWS, FLOWS_NEW_POD, FLOWS_NEW_NETDEV];
+pub const FLOW_TABLES: [&str; 3] = [FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE];
 
 /// LRU hash, [`crate::FragmentKey`] -> [`crate::FragmentPorts`]: ports of fragmented datagrams.
 pub const FRAGMENTS: &str = "FRAGMENTS";
@@ -171,7 +171,7 @@ pub const ALL: [&str; 30] = [
     POLICY_EPOCH,
     FLOWS,
     FLOWS_NEW_POD,
-    FLOWS_NEW_NETDEV,
+    FLOWS_NEW_WIRE,
     FRAGMENTS,
     SOCKET_ORIGINS,
     NODE_CONFIG,

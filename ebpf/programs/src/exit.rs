@@ -3,9 +3,10 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::program::Hook;
-use sluice_abi::{DropEvent, DropReason, FlowKey, Outcome};
+use sluice_abi::{Direction, DropEvent, DropReason, FlowKey, Outcome};
 use sluice_packet::icmp;
 
+use crate::flow::FlowState;
 use crate::frame::{Frame, Skb};
 use crate::maps::EVENTS;
 use crate::packet::Packet;
@@ -176,12 +177,26 @@ fn drop(s: &Scratch, hook: Hook, reason: DropReason) -> i32 {
     counters::dropped(reason, s.packet.len);
     let (tuple, is_reply) = match reason {
         DropReason::PolicyEgress | DropReason::PolicyIngress | DropReason::PolicyPending => {
-            (&s.policy_input.tuple, s.flow.is_reply())
+            (&s.policy_input.tuple, is_reply(s))
         }
         _ => (&s.packet.tuple, false),
     };
     exit_report(&s.packet, tuple, hook as u32, reason as u32, u32::from(is_reply));
     SHOT
+}
+
+/// Whether a packet of a known flow has the reverse direction of the flow that was judged.
+#[inline(always)]
+fn is_reply(s: &Scratch) -> bool {
+    match s.flow.state {
+        FlowState::Established => s.flow.direction == Direction::Reply,
+        // An error is sent to the sender of the quoted packet.
+        FlowState::Related => {
+            let (quoted, judged) = (&s.quoted.original, &s.policy_input.tuple);
+            quoted.src == judged.src && quoted.sport == judged.sport
+        }
+        FlowState::New | FlowState::Untracked => false,
+    }
 }
 
 /// Writes a drop event to the ring buffer, within the rate limit. Returns 1 if it was written.

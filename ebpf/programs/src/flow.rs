@@ -66,14 +66,6 @@ pub struct Flow {
     pub is_judged: bool,
 }
 
-impl Flow {
-    /// Whether the packet belongs to a known flow and has the reverse direction of its first packet.
-    #[inline(always)]
-    pub fn is_reply(&self) -> bool {
-        matches!((self.state, self.direction), (FlowState::Established, Direction::Reply))
-    }
-}
-
 /// The destination of a packet, if it is a pod of this node.
 #[repr(C)]
 pub struct Destination {

@@ -10,9 +10,10 @@ use crate::{artefacts, nodes, try_kubectl};
 
 /// Most bytes of a packet that are kept.
 const SNAP_LEN: &str = "256";
-/// tcpdump ends in the node after this number of seconds, also if this process is killed.
-const SECONDS: &str = "60";
-/// Longest time until a capture has begun.
+/// Runs tcpdump in a node until its own standard input ends, also because this process was killed.
+const SCRIPT: &str = "\
+exec 3<&0; tcpdump --immediate-mode -U -i any -s \"$0\" -w - </dev/null & cat <&3 >/dev/null; kill $!; wait";
+/// Longest time until a capture has begun, and until it has ended.
 const START: Duration = Duration::from_secs(5);
 /// Bytes of the header of a pcap file.
 const HEADER: u64 = 24;
@@ -68,9 +69,8 @@ impl Capture {
         let path = folder.join(format!("{node}.pcap"));
         let file = File::create(&path).ok()?;
         let child = Command::new("docker")
-            .args(["exec", node, "timeout", SECONDS, "tcpdump", "--immediate-mode", "-U", "-i"])
-            .args(["any", "-s", SNAP_LEN, "-w", "-"])
-            .stdin(Stdio::null())
+            .args(["exec", "-i", node, "sh", "-c", SCRIPT, SNAP_LEN])
+            .stdin(Stdio::piped())
             .stdout(file)
             .stderr(Stdio::null())
             .spawn()
@@ -81,6 +81,11 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let start = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < START {
+            thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-/// A connection between two pods of the grid of `tests/policy_matrix.rs`. The examples are applied in the
+/// A connection between two pods of the grid of `tests/policy_matrix/main.rs`. The examples are applied in the
 /// namespace `a`; `b` is the namespace `ingress-nginx`, with the label `purpose=monitoring`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection<'a> {

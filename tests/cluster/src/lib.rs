@@ -1,4 +1,4 @@
-//! Behavior of a real kind cluster, driven by kubectl.
+//! Behaviour of a real kind cluster, driven by kubectl.
 //!
 //! `cargo xtask test --level cluster` creates the cluster, installs Sluice as a user does, and runs
 //! these tests with KUBECONFIG (and DOCKER_HOST, where the engine is not the machine's own) in the
@@ -18,6 +18,7 @@ mod load;
 mod namespace;
 mod node;
 pub mod process;
+mod skip;
 mod wait;
 mod workload;
 
@@ -28,5 +29,6 @@ pub use kubectl::{
 pub use load::Load;
 pub use namespace::Namespace;
 pub use node::{Node, OutsideHost, docker, nodes, sluice, workers};
+pub use skip::skip;
 pub use wait::eventually;
 pub use workload::{AGNHOST, client, client_on, replicas, server_on, service};

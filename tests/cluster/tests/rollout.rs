@@ -59,7 +59,7 @@ fn rolling_restarts_of_pods_that_end_after_a_second_lose_no_request() {
         loads.into_iter().flat_map(Load::finish).collect::<Vec<String>>()
     };
     let mut failed = restart();
-    if !failed.is_empty() && restarts.is_none() {
+    if (1..=2).contains(&failed.len()) && restarts.is_none() {
         // On a busy machine the API server can be more than a second late; a defect shows again.
         println!("repeated: {failed:?}");
         failed = restart();

@@ -73,12 +73,10 @@ fn node_port_packets_to_remote_endpoints_leave_by_xdp() {
     });
 
     // Packets of the node itself are not counted as forwarded; those of its other pods are, by tc.
-    eventually("99 % by XDP", Duration::from_secs(60), || {
-        let [by_xdp, by_tc] = measure(entry, &request, &url);
-        println!("{by_xdp} packets by XDP, {by_tc} by tc");
-        let holds = by_xdp > 2000 && by_tc * 99 <= by_xdp;
-        if holds { Ok(()) } else { Err(format!("{by_xdp} by XDP, {by_tc} by tc")) }
-    });
+    let measured: [[u64; 2]; 3] = std::array::from_fn(|_| measure(entry, &request, &url));
+    println!("packets by XDP and by tc: {measured:?}");
+    let holds = |[by_xdp, by_tc]: &&[u64; 2]| *by_xdp > 2000 && by_tc * 99 <= *by_xdp;
+    assert!(measured.iter().filter(holds).count() >= 2, "packets by XDP and by tc: {measured:?}");
 }
 
 /// Packets that leave the node by XDP and by tc while a client sends its requests.

@@ -121,7 +121,7 @@ fn panicking_test_leaves_artefacts() {
     let _ = fs::remove_dir_all(&folder);
     let failed = thread::Builder::new().name(NAME.to_owned()).spawn(|| {
         let topology = Topology::new();
-        // The pod is open from its first packet if the agent knows its namespace.
+        // The pod is open from its first packet if its Namespace exists before.
         topology.apply("default", &namespace("default", &[]));
         let node = topology.node(1);
         let _agent = node.agent();

@@ -66,7 +66,7 @@ fn new_flows_as_hash(object: &mut [u8]) {
     /// `BPF_MAP_TYPE_LRU_HASH` and `BPF_MAP_TYPE_HASH`.
     const LRU_HASH: u32 = 9;
     const HASH: u32 = 1;
-    for max in [map::FLOWS_NEW_POD_MAX, map::FLOWS_NEW_NETDEV_MAX] {
+    for max in [map::FLOWS_NEW_POD_MAX, map::FLOWS_NEW_WIRE_MAX] {
         let definition = |map_type: u32| {
             let words = [map_type, size_of::<FlowKey>() as u32, size_of::<FlowEntry>() as u32];
             [words.map(u32::to_ne_bytes).concat(), max.to_ne_bytes().to_vec()].concat()
@@ -100,7 +100,7 @@ impl Datapath {
         if let Some(entries) = options.new_flows_hash {
             new_flows_as_hash(&mut object);
             loader.map_max_entries(map::FLOWS_NEW_POD, entries);
-            loader.map_max_entries(map::FLOWS_NEW_NETDEV, entries);
+            loader.map_max_entries(map::FLOWS_NEW_WIRE, entries);
         }
         if let Some(entries) = options.flows {
             loader.map_max_entries(map::FLOWS, entries);

@@ -40,7 +40,7 @@ impl Datapath {
     /// Moves the last packets that XDP has left to the stack to refresh neighbour entries into the
     /// past, on every CPU.
     pub fn age_neighbour_uses(&mut self, seconds: u32) {
-        let map = self.object_mut().map_mut("NEIGHBOR_USES").expect("the object has the map");
+        let map = self.object_mut().map_mut("NEIGHBOUR_USES").expect("the object has the map");
         let mut uses = PerCpuArray::<_, u32>::try_from(map).unwrap();
         for slot in 0..uses.len() {
             let aged: Vec<u32> = uses

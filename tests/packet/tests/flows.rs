@@ -318,7 +318,7 @@ fn unconfirmed_entries_of_one_flow_are_in_one_table() {
     let syn = Packet::tcp((EXTERNAL, 1000), (VIP, 80), SYN, b"");
     datapath.from_netdev(&syn).to_uplink(&[Outcome::Translated, Outcome::Masqueraded]);
     assert_eq!(counts(), [0, 1, 1], "a flow from the wire");
-    let sport = datapath.flows_in(map::FLOWS_NEW_NETDEV)[0].tuple.sport.get();
+    let sport = datapath.flows_in(map::FLOWS_NEW_WIRE)[0].tuple.sport.get();
     let alias = tuple(proto::TCP, (EXTERNAL, 1000), (VIP, 80)).sorted();
     assert!(datapath.remove_entry(&alias));
     datapath.age_flows(3);
@@ -327,5 +327,5 @@ fn unconfirmed_entries_of_one_flow_are_in_one_table() {
     let has_alias =
         |table: &&str| datapath.map::<FlowKey, FlowEntry>(table).lookup(&alias).unwrap().is_some();
     let tables: Vec<&str> = map::FLOW_TABLES.into_iter().filter(has_alias).collect();
-    assert_eq!(tables, [map::FLOWS_NEW_NETDEV]);
+    assert_eq!(tables, [map::FLOWS_NEW_WIRE]);
 }

@@ -33,7 +33,7 @@ const LOAD_GENERATOR: &str = "netbench";
 
 /// Test binaries of the cluster level that run together.
 pub struct Phase {
-    /// Names of files in tests/cluster/tests, without extension.
+    /// Names of test binaries in tests/cluster/tests, without extension.
     pub tests: &'static [&'static str],
     /// Number of tests at a time.
     pub threads: usize,

@@ -14,28 +14,38 @@ const STANDARD: [&str; 3] = ["std", "core", "alloc"];
 const OWN: [&str; 3] = ["crate", "self", "super"];
 
 const ORDER: &str = "imports are in this order: the standard library, other crates, this crate";
-const FORM: &str = "one `use` for each module: no path within braces";
+const FORM: &str = "an import has no path within braces";
 
-/// Private imports at the start of a file are in order, and no import has a path within braces.
+/// Private imports of each module are in order, and no import has a path within braces.
 pub fn order(tree: &Tree) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for (path, text) in tree.with_extension("", "rs") {
-        let file = parse(path, text)?;
-        let own: Vec<String> = file.items.iter().filter_map(declared).collect();
-        let imports = || file.items.iter().filter_map(import);
-        let mut last = 0;
-        for import in imports().filter(|import| matches!(import.vis, Visibility::Inherited)) {
-            let group = group(&import.tree, &own);
-            if group < last {
-                findings.push(Finding::new(path, import.span().start().line, ORDER));
-            }
-            last = last.max(group);
-        }
-        for import in imports().filter(|import| has_nested_path(&import.tree, false)) {
-            findings.push(Finding::new(path, import.span().start().line, FORM));
-        }
+        add_findings(path, &parse(path, text)?.items, &mut findings);
     }
     Ok(findings)
+}
+
+fn add_findings(path: &str, items: &[Item], findings: &mut Vec<Finding>) {
+    let own: Vec<String> = items.iter().filter_map(declared).collect();
+    let imports = || items.iter().filter_map(import);
+    let mut last = 0;
+    for import in imports().filter(|import| matches!(import.vis, Visibility::Inherited)) {
+        let group = group(import, &own);
+        if group < last {
+            findings.push(Finding::new(path, import.span().start().line, ORDER));
+        }
+        last = last.max(group);
+    }
+    for import in imports().filter(|import| has_nested_path(&import.tree, false)) {
+        findings.push(Finding::new(path, import.span().start().line, FORM));
+    }
+    for item in items {
+        if let Item::Mod(module) = item
+            && let Some((_, items)) = &module.content
+        {
+            add_findings(path, items, findings);
+        }
+    }
 }
 
 fn import(item: &Item) -> Option<&ItemUse> {
@@ -54,8 +64,8 @@ fn declared(item: &Item) -> Option<String> {
 }
 
 /// Number of an import's group.
-fn group(tree: &UseTree, own: &[String]) -> u8 {
-    let first = match tree {
+fn group(import: &ItemUse, own: &[String]) -> u8 {
+    let first = match &import.tree {
         UseTree::Path(path) => path.ident.to_string(),
         UseTree::Name(name) => name.ident.to_string(),
         UseTree::Rename(rename) => rename.ident.to_string(),
@@ -63,7 +73,9 @@ fn group(tree: &UseTree, own: &[String]) -> u8 {
     };
     if STANDARD.contains(&first.as_str()) {
         0
-    } else if OWN.contains(&first.as_str()) || own.contains(&first) {
+    } else if OWN.contains(&first.as_str())
+        || import.leading_colon.is_none() && own.contains(&first)
+    {
         2
     } else {
         1
@@ -94,6 +106,8 @@ mod tests {
         check("use anyhow::Result;\nuse std::io;", &[2]);
         check("use crate::x;\nuse anyhow::Result;\nuse std::io;", &[2, 3]);
         check("mod part;\nuse part::X;\nuse anyhow::Result;", &[3]);
+        check("mod part;\nuse super::X;\nuse ::part::Y;", &[3]);
+        check("mod part {\nuse super::X;\nuse std::io;\n}", &[3]);
         // A re-export can be beside its module.
         check("mod part;\npub use part::X;\nuse std::io;", &[]);
     }

@@ -2,8 +2,8 @@
 //!
 //! A declaration names the map, its key and value types, its kind and its capacity. The planner,
 //! the writer and the read-back handle every map through it, so a new map is one struct, one
-//! `impl` [`Table`] and one entry in [`OWNED`], in [`POLICY_OWNED`] for policies, or in [`POD_REPAIRED`] for
-//! pods.
+//! `impl` [`Table`] and one entry in [`OWNED`], or in [`POLICY_OWNED`] for policies. The maps of pods are in no
+//! list: each has a reconciler of its own.
 //!
 //! ```text
 //! typed rows --Write::put::<T>--> Write { table, keys, values } --> BPF_MAP_UPDATE_BATCH
@@ -22,7 +22,7 @@ use std::fmt::Debug;
 
 pub use diff::{Difference, diff, difference};
 pub use expected::Expected;
-pub use pods::{HostPorts, LocalPods, POD_REPAIRED, PodNetnsRows, Pods};
+pub use pods::{HostPorts, LocalPods, PodNetnsRows, Pods};
 pub use policy::{
     OpenNamespaces, POLICY_OWNED, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks,
     PolicyPeers, PortSets,

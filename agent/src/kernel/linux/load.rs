@@ -168,9 +168,8 @@ fn pin_programs(object: &mut Ebpf, shapes: &[Shape], loaded: &mut Loaded) -> Res
         object.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
     for name in program::all() {
         programs.push((name, found.remove(name).ok_or(LoadError::NoProgram(name))?));
-        // Of an earlier load. Before the programs are verified, so that a pin that cannot be removed is an
-        // error at once.
-        remove_pin(&Path::new(pin::PROGRAMS).join(waiting(name)))?;
+        // What is not a pin can neither be opened nor replaced: an error before the programs are verified.
+        bpf::obj_find(&Path::new(pin::PROGRAMS).join(waiting(name)))?;
     }
     load_programs(&mut programs)?;
     loaded.programs_verified = programs.len();
@@ -333,15 +332,15 @@ fn pin_program(
     let fresh_fd =
         fresh.fd().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
     let fresh_info = bpf::prog_info(fresh_fd)?;
+    let beside = path.with_file_name(waiting(name));
+    remove_pin(&beside)?;
     let pinned = bpf::obj_find(&path)?.and_then(|pinned| bpf::prog_info(&pinned).ok());
     if pinned.is_some_and(|pinned| same(&pinned, &fresh_info, pinned_maps)) {
         loaded.programs_kept += 1;
         return Ok(());
     }
     // It replaces the pinned one when this version takes over.
-    fresh
-        .pin(path.with_file_name(waiting(name)))
-        .map_err(|e| error(io::Error::other(e.to_string())))?;
+    fresh.pin(&beside).map_err(|e| error(io::Error::other(e.to_string())))?;
     loaded.programs_pinned += 1;
     Ok(())
 }

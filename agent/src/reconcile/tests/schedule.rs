@@ -52,6 +52,8 @@ struct Schedule {
     now: Instant,
     /// Milliseconds that each call takes.
     takes: Arc<AtomicU64>,
+    /// Milliseconds since the start.
+    clock: Arc<AtomicU64>,
 }
 
 impl Schedule {
@@ -68,12 +70,14 @@ impl Schedule {
         });
         let mut reconcilers = Reconcilers::new(scripted.collect());
         let now = state.now();
-        reconcilers.clock = Box::new(move || now + Duration::from_millis(clock.load(Relaxed)));
-        Schedule { state, kernel: FakeKernel::new(host()), reconcilers, calls, now, takes }
+        let read = Arc::clone(&clock);
+        reconcilers.clock = Box::new(move || now + Duration::from_millis(read.load(Relaxed)));
+        Schedule { state, kernel: FakeKernel::new(host()), reconcilers, calls, now, takes, clock }
     }
 
     /// The reconcilers that run at this time after the start.
     fn run_at(&mut self, milliseconds: u64) -> Vec<Concern> {
+        self.clock.store(milliseconds, Relaxed);
         self.state.set_now(self.now + Duration::from_millis(milliseconds));
         self.reconcilers.run(&mut self.state, &mut self.kernel);
         std::mem::take(&mut self.calls.borrow_mut())
@@ -131,14 +135,24 @@ async fn failure_is_retried_on_its_own_schedule() {
 
 #[tokio::test]
 async fn slow_failures_leave_time_for_events() {
-    let mut schedule = Schedule::new(vec![(Concern::Growth, None, vec![failed(), failed()])]);
+    use Concern::{Growth, Pins};
+    let mut schedule = Schedule::new(vec![
+        (Pins, None, vec![failed()]),
+        (Growth, None, vec![failed(), failed(), failed()]),
+    ]);
     schedule.takes.store(3_000, Relaxed);
-    schedule.state.mark([Concern::Growth]);
-    assert_eq!(schedule.run_at(0), [Concern::Growth]);
-    assert_eq!(schedule.run_at(3_199), []);
-    assert_eq!(schedule.run_at(3_200), [Concern::Growth]);
-    assert_eq!(schedule.run_at(3_200 + 3_399), []);
-    assert_eq!(schedule.run_at(3_200 + 3_400), [Concern::Growth]);
+    // The second attempt begins when the first one has ended.
+    schedule.state.mark([Pins, Growth]);
+    assert_eq!(schedule.run_at(0), [Pins, Growth]);
+    let retry = |s: &Schedule| s.reconcilers.next_retry().map(|at| (at - s.now).as_millis());
+    assert_eq!(retry(&schedule), Some(3_200));
+    assert_eq!(schedule.run_at(6_199), [Pins]);
+    assert_eq!(schedule.run_at(10_000), [Growth]);
+    assert_eq!(retry(&schedule), Some(13_400));
+    // An attempt by an event, before the retry is due, that ends after that time counts as the retry.
+    schedule.state.mark([Growth]);
+    assert_eq!(schedule.run_at(13_000), [Growth]);
+    assert_eq!(retry(&schedule), Some(16_800));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@
 //! translation, both and neither have the same representation.
 //!
 //! ```text
-//! first packet --> FLOWS_NEW_POD or FLOWS_NEW_NETDEV (LRU) --reply--> FLOWS --both sides closed--> LRU
+//! first packet --> FLOWS_NEW_POD or FLOWS_NEW_WIRE (LRU) --reply--> FLOWS --both sides closed--> LRU
 //! ```
 //! `FLOWS` never evicts an entry: a flood of flows without replies evicts only others like it.
 

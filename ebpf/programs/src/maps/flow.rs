@@ -2,7 +2,7 @@
 
 use sluice_abi::{Direction, FlowEntry, FlowKey, PodRef, flow_flags};
 
-use super::{FLOWS, FLOWS_NEW_NETDEV, FLOWS_NEW_POD};
+use super::{FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE};
 
 /// Whether two tuples are equal, apart from the mark of shadowed keys.
 #[inline(always)]
@@ -30,7 +30,7 @@ pub fn new_flow(key: &FlowKey) -> Option<FlowRef> {
     if let Some(entry) = FLOWS_NEW_POD.get_ptr_mut(key) {
         return Some(FlowRef(entry));
     }
-    FLOWS_NEW_NETDEV.get_ptr_mut(key).map(FlowRef)
+    FLOWS_NEW_WIRE.get_ptr_mut(key).map(FlowRef)
 }
 
 /// The entry with this key in any flow table. `FLOWS` comes last: a flow that is confirmed meanwhile

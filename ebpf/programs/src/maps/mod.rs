@@ -99,8 +99,8 @@ pub static FLOWS_NEW_POD: LruHashMap<FlowKey, FlowEntry> =
 
 /// Other flows from the uplinks.
 #[map]
-pub static FLOWS_NEW_NETDEV: LruHashMap<FlowKey, FlowEntry> =
-    LruHashMap::with_max_entries(map::FLOWS_NEW_NETDEV_MAX, 0);
+pub static FLOWS_NEW_WIRE: LruHashMap<FlowKey, FlowEntry> =
+    LruHashMap::with_max_entries(map::FLOWS_NEW_WIRE_MAX, 0);
 
 /// Ports of fragmented datagrams.
 #[map]

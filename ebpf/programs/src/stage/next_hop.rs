@@ -32,7 +32,7 @@ struct Recent {
 static NEXT_HOPS: PerCpuArray<Recent> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// Ticks (34 s) after which a next hop gets a packet from the stack again.
-const NEIGHBOR_TICKS: u32 = 32;
+const NEIGHBOUR_TICKS: u32 = 32;
 
 /// When this CPU has last left a packet to the stack, by the last byte of the next hop's address.
 ///
@@ -40,17 +40,17 @@ const NEIGHBOR_TICKS: u32 = 32;
 /// of a host that has another one by now. For a packet from tc it sends a new request, if the entry is
 /// as old as one that the stack checks by itself.
 #[map]
-static NEIGHBOR_USES: PerCpuArray<u32> = PerCpuArray::with_max_entries(256, 0);
+static NEIGHBOUR_USES: PerCpuArray<u32> = PerCpuArray::with_max_entries(256, 0);
 
 /// Whether the stack has to send a packet, so that the kernel keeps checking the neighbour entry of its next
 /// hop.
 #[inline(always)]
 fn neighbour_is_due(hop: &NextHop, tick: u32) -> bool {
-    let Some(used) = NEIGHBOR_USES.get_ptr_mut(u32::from(hop.addr.0[15])) else { return true };
+    let Some(used) = NEIGHBOUR_USES.get_ptr_mut(u32::from(hop.addr.0[15])) else { return true };
     // SAFETY: this CPU's entry, to which no other reference exists.
     let used = unsafe { &mut *used };
     // The first packet counts as one of the stack: the kernel has just resolved the address.
-    let is_due = *used != 0 && tick.wrapping_sub(*used) >= NEIGHBOR_TICKS;
+    let is_due = *used != 0 && tick.wrapping_sub(*used) >= NEIGHBOUR_TICKS;
     if is_due || *used == 0 {
         *used = tick;
     }

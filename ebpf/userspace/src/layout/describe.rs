@@ -180,7 +180,7 @@ pub fn current() -> Layouts {
         of::<u32, u32>(map::POLICY_EPOCH, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS, 1),
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_POD, 1),
-        of::<FlowKey, FlowEntry>(map::FLOWS_NEW_NETDEV, 1),
+        of::<FlowKey, FlowEntry>(map::FLOWS_NEW_WIRE, 1),
         of::<FragmentKey, FragmentPorts>(map::FRAGMENTS, 1),
         of::<u32, SocketOrigins>(map::SOCKET_ORIGINS, 1),
         of::<u32, NodeConfig>(map::NODE_CONFIG, 1),

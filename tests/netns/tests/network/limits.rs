@@ -21,7 +21,7 @@ fn maps_have_the_documented_capacities() {
         (map::AFFINITY, 32_768),
         (map::FLOWS, 262_144),
         (map::FLOWS_NEW_POD, 32_768),
-        (map::FLOWS_NEW_NETDEV, 16_384),
+        (map::FLOWS_NEW_WIRE, 16_384),
         (map::LOCAL_PODS, 4_096),
     ] {
         assert_eq!(dataplane::capacity(&node, name), entries, "{name}");
@@ -69,7 +69,7 @@ fn pods_of_a_node_are_limited_by_its_pod_cidr() {
 #[test]
 fn masqueraded_flows_to_one_peer_are_limited_by_the_snat_ports() {
     let topology = Topology::new();
-    // Pods are open from their first packet if the agent knows their namespace.
+    // Pods are open from their first packet if their Namespace exists before.
     topology.apply("default", &namespace("default", &[]));
     let node = topology.node(1);
     let _agent = node.agent_with(&["--snat-ports=61000-61003"]);

@@ -48,7 +48,7 @@ fn two_nodes() -> TwoNodes {
     two_nodes_in(Topology::new())
 }
 
-/// Two nodes that know the namespace of the pods, so that these are open from their first packet.
+/// Two nodes and the Namespace of the pods, which are open from their first packet then.
 fn two_nodes_with_open_pods() -> TwoNodes {
     let topology = Topology::new();
     topology.apply("default", &namespace("default", &[]));

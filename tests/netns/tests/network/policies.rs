@@ -12,7 +12,7 @@ use sluice_abi::DropReason;
 use crate::reach::{Check, all_reach, ask, ask_within, reaches};
 use crate::{TwoNodes, two_nodes_with_cluster_routes};
 
-/// Less than the time after which a dropped SYN is repeated.
+/// Less than the time after which a dropped SYN is repeated, except in an emulator, which scales it.
 const FIRST: Duration = Duration::from_millis(900);
 const VIP: &str = "10.96.9.9";
 const PORTS: [&str; 1] = ["tcp:80->8080"];

@@ -80,7 +80,7 @@ fn calls_are_measured_by_the_agent() {
 #[test]
 fn flows_of_a_removed_pod_are_removed_with_those_of_others_kept() {
     let topology = Topology::new();
-    // Pods are open from their first packet if the agent knows their namespace.
+    // Pods are open from their first packet if their Namespace exists before.
     topology.apply("default", &namespace("default", &[]));
     let node = topology.node(1);
     let agent = node.agent();
@@ -108,7 +108,7 @@ fn flows_of_a_removed_pod_are_removed_with_those_of_others_kept() {
 #[test]
 fn flows_of_a_pod_and_the_fill_of_maps_are_metrics() {
     let topology = Topology::new();
-    // Pods are open from their first packet if the agent knows their namespace.
+    // Pods are open from their first packet if their Namespace exists before.
     topology.apply("default", &namespace("default", &[]));
     let node = topology.node(1);
     let agent = node.agent();

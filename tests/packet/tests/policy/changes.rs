@@ -171,7 +171,7 @@ fn the_event_of_a_denied_packet_has_the_judged_tuple() {
 }
 
 #[test]
-fn the_event_of_a_denied_reply_has_the_judged_tuple_and_says_so() {
+fn the_event_of_a_denied_reply_has_the_judged_tuple_and_is_marked() {
     let mut datapath = node();
     open(&datapath, PORT);
     datapath.isolate(SERVER, Ingress, &[], NONE);
@@ -180,6 +180,17 @@ fn the_event_of_a_denied_reply_has_the_judged_tuple_and_says_so() {
     let event = datapath.events()[0];
     assert_eq!(event.flow, tuple(proto::TCP, (CLIENT, PORT), (SERVER, 80)));
     assert_eq!((event.ifindex, event.is_reply), (SERVER_IFINDEX, 1));
+    // ICMP errors about a packet of the client, and about a reply.
+    let request = ack((CLIENT, PORT), (SERVER, 80));
+    for (from, to, quoted, ifindex, is_reply) in
+        [(SERVER, CLIENT, &request, SERVER_IFINDEX, 1), (CLIENT, SERVER, &reply, CLIENT_IFINDEX, 0)]
+    {
+        let error = error(from, to, 4, quoted);
+        datapath.from_pod(ifindex, &error).dropped(DropReason::PolicyIngress);
+        let event = datapath.events()[0];
+        assert_eq!(event.flow, tuple(proto::TCP, (CLIENT, PORT), (SERVER, 80)));
+        assert_eq!((event.ifindex, event.is_reply), (ifindex, is_reply));
+    }
     // A reply that no policy drops has its own tuple.
     let spoofed = ack((SERVER, 80), (CLIENT, PORT));
     datapath.from_pod(CLIENT_IFINDEX, &spoofed).dropped(DropReason::Spoofed);

@@ -57,13 +57,8 @@ const PODS: [&str; 3] = [map::PODS, map::LOCAL_PODS, map::POD_FLOWS];
 
 /// Tables of flows in the order of copying: a flow that is confirmed, or closed, while they are read
 /// is in a table that is read later.
-const FLOWS: [&str; 5] = [
-    map::FLOWS_NEW_POD,
-    map::FLOWS_NEW_NETDEV,
-    map::FLOWS,
-    map::FLOWS_NEW_POD,
-    map::FLOWS_NEW_NETDEV,
-];
+const FLOWS: [&str; 5] =
+    [map::FLOWS_NEW_POD, map::FLOWS_NEW_WIRE, map::FLOWS, map::FLOWS_NEW_POD, map::FLOWS_NEW_WIRE];
 
 /// Why the state of another version could not be taken over.
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,11 @@
 //! Drops by policies, explained.
 
+use std::cell::Cell;
 use std::time::{Duration, SystemTime};
 
 use sluice_abi::program::Hook;
 use sluice_abi::{DropEvent, DropReason, FlowKey, PortBe, proto};
+use tokio::time::Instant;
 
 use super::{DB, METADATA, OBJECTS, lists, objects, running};
 use crate::event::{DroppedPacket, Event};
@@ -118,6 +120,27 @@ async fn drops_beyond_the_time_for_reasons_are_kept_without() {
     assert!(row.reasons[0].starts_with("not explained"), "{:?}", row.reasons);
     let counts = harness.state().drops_by_policy();
     assert_eq!(counts.iter().next(), Some((&(String::new(), String::new()), &1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reasons_of_one_batch_are_looked_for_for_5_ms() {
+    thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
+    let mut harness = running(&[OBJECTS, DB]).await;
+    let start = Instant::now();
+    thread_local!(static START: Cell<Option<Instant>> = const { Cell::new(None) });
+    START.set(Some(start));
+    harness.set_clock(|| {
+        CALLS.set(CALLS.get() + 1);
+        START.get().unwrap() + CALLS.get() * Duration::from_millis(2)
+    });
+    let of = |n| dropped(DropReason::PolicyIngress, [203, 0, 113, n], [10, 244, 1, 7]);
+    harness.send([Event::Drops((0..10).map(of).collect())]).await;
+    let explained = |harness: &crate::harness::Harness| {
+        let drops = harness.state().drops_from(0);
+        drops.filter(|drop| drop.policy.as_ref().is_some_and(|p| p.explanation.is_some())).count()
+    };
+    // 2 and 4 ms after the start of the batch.
+    assert_eq!((harness.state().drops_from(0).count(), explained(&harness)), (10, 2));
 }
 
 #[tokio::test(start_paused = true)]

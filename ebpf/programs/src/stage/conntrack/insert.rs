@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::{FlowEntry, FlowKey};
 
-use crate::maps::{FLOWS, FLOWS_NEW_NETDEV, FLOWS_NEW_POD};
+use crate::maps::{FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE};
 use crate::stage::class::DestinationClass;
 
 /// `BPF_ANY`.
@@ -25,8 +25,8 @@ pub const FULL: u32 = 2;
 pub enum Table {
     /// `FLOWS_NEW_POD`.
     NewPod = 0,
-    /// `FLOWS_NEW_NETDEV`.
-    NewNetdev = 1,
+    /// `FLOWS_NEW_WIRE`.
+    NewWire = 1,
     /// `FLOWS`.
     Confirmed = 2,
 }
@@ -37,7 +37,7 @@ impl Table {
     pub fn from_number(n: u32) -> Table {
         match n {
             0 => Table::NewPod,
-            1 => Table::NewNetdev,
+            1 => Table::NewWire,
             _ => Table::Confirmed,
         }
     }
@@ -47,7 +47,7 @@ impl Table {
     #[inline(always)]
     pub fn of_new(entry: &FlowEntry) -> Table {
         let is_from_node = entry.classes[1] == DestinationClass::Node as u8;
-        if is_from_node || !entry.client.is_none() { Table::NewPod } else { Table::NewNetdev }
+        if is_from_node || !entry.client.is_none() { Table::NewPod } else { Table::NewWire }
     }
 }
 
@@ -74,7 +74,7 @@ pub fn insert(table: Table, flags: u64, fill: impl FnOnce(&mut EntryWrite)) -> u
     fill(write);
     let inserted = match table {
         Table::NewPod => FLOWS_NEW_POD.insert(&write.key, &write.entry, flags),
-        Table::NewNetdev => FLOWS_NEW_NETDEV.insert(&write.key, &write.entry, flags),
+        Table::NewWire => FLOWS_NEW_WIRE.insert(&write.key, &write.entry, flags),
         Table::Confirmed => FLOWS.insert(&write.key, &write.entry, flags),
     };
     match inserted {
@@ -97,7 +97,7 @@ pub fn remove(key: &FlowKey) -> u32 {
 #[inline(always)]
 pub fn remove_new(key: &FlowKey) {
     let _ = FLOWS_NEW_POD.remove(key);
-    let _ = FLOWS_NEW_NETDEV.remove(key);
+    let _ = FLOWS_NEW_WIRE.remove(key);
 }
 
 /// Removes the entry with this key from `FLOWS`. Returns whether it was there.

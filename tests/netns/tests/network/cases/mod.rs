@@ -18,8 +18,8 @@ use testbed::Testbed;
 
 /// Cells that run at a time; most of them wait.
 const WORKERS: usize = 12;
-/// Attempts of a cell whose result is late.
-const ATTEMPTS: usize = 3;
+/// Most cells whose result is late at first.
+const LATE_MAX: usize = 3;
 const LATE: &str = " only after ";
 
 #[test]
@@ -29,13 +29,20 @@ fn every_cell_of_the_case_tables_holds() {
     assert!(cases.len() > 300, "only {} cells", cases.len());
     let (testbed, _running) = Testbed::new();
     let next = AtomicUsize::new(0);
-    let wrong = Mutex::new(Vec::new());
+    let (wrong, late) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let address = testbed.target(&case.path, &case.target);
-                    if let Err(found) = check_in_time(&testbed, case, &address) {
+                    let mut result = check(&testbed, case, &address);
+                    if let Err(found) = &result
+                        && found.contains(LATE)
+                    {
+                        late.lock().unwrap().push(format!("{case}\n      is  {found}"));
+                        result = check(&testbed, case, &address);
+                    }
+                    if let Err(found) = result {
                         wrong.lock().unwrap().push(format!("{case}\n      is  {found}"));
                     }
                 }
@@ -46,18 +53,10 @@ fn every_cell_of_the_case_tables_holds() {
     wrong.sort();
     let count = wrong.len();
     assert_eq!(count, 0, "{count} of {} cells:\n{}", cases.len(), wrong.join("\n"));
-}
-
-/// A result that is right and late is repeated: one that is late for a reason is late each time.
-fn check_in_time(testbed: &Testbed, case: &Case, address: &str) -> Result<(), String> {
-    let mut result = check(testbed, case, address);
-    for _ in 1..ATTEMPTS {
-        match result {
-            Err(found) if found.contains(LATE) => result = check(testbed, case, address),
-            other => return other,
-        }
-    }
-    result
+    // A busy machine delays single cells. A first packet that is lost delays all cells of a kind, and only the
+    // first time.
+    let late = late.into_inner().unwrap();
+    assert!(late.len() <= LATE_MAX, "late:\n{}", late.join("\n"));
 }
 
 fn check(testbed: &Testbed, case: &Case, address: &str) -> Result<(), String> {
