@@ -52,7 +52,7 @@ pub use namespaces::Namespaces;
 pub use node::{BIN_FILE, CONF_FILE, Node, agents, sysctl};
 pub use pod::{Pod, Sandbox};
 pub use process::{Process, Server, cpu_seconds};
-pub use skip::{skip, skip_case};
+pub use skip::{kernel_is_at_least, skip, skip_case};
 pub use topology::{NodeOptions, OUTSIDE, SECOND_OUTSIDE, Topology, TopologyOptions};
 pub use tunnel::Tunnel;
 pub use wait::{eventually, eventually_equals, scaled};

@@ -18,6 +18,13 @@ pub fn skip_case(name: &str, reason: &str) {
     let _ = output.flush();
 }
 
+/// Whether this kernel is of this version or a later one.
+pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+}
+
 /// Name of the test that runs on the calling thread, as libtest names its threads.
 pub(crate) fn current_test() -> String {
     thread::current().name().unwrap_or("unnamed").to_owned()

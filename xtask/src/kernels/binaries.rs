@@ -158,10 +158,16 @@ fn executables(messages: &str) -> Result<Executables> {
 }
 
 /// A shell script that runs the binaries one after the other, one test at a time; in an emulator,
-/// without the tests that are too slow there.
-pub fn script(binaries: &[&Binary], jit_hardening: bool, emulated: bool) -> String {
+/// without the tests that are too slow there. With a filter, only tests whose names contain one of its texts.
+pub fn script(
+    binaries: &[&Binary],
+    jit_hardening: bool,
+    emulated: bool,
+    filter: &[String],
+) -> String {
     let mut script = String::new();
     let slow = TOO_SLOW.map(|name| format!(" --skip {name}")).concat();
+    let filter: String = filter.iter().map(|name| format!(" '{name}'")).collect();
     let (factors, skip) = if emulated { (EMULATED, slow.as_str()) } else { ("", "") };
     if jit_hardening {
         script.push_str("echo 2 > /proc/sys/net/core/bpf_jit_harden\n");
@@ -176,7 +182,7 @@ pub fn script(binaries: &[&Binary], jit_hardening: bool, emulated: bool) -> Stri
         // Writing to a String does not fail.
         let _ = writeln!(
             script,
-            "echo {BEGIN} {name}; cd {folder} && {factors}{environment}{path} --test-threads=1{skip}",
+            "echo {BEGIN} {name}; cd {folder} && {factors}{environment}{path} --test-threads=1{skip}{filter}",
             name = binary.name,
             folder = folder.display(),
             path = binary.path.display(),
@@ -250,14 +256,21 @@ mod tests {
     #[test]
     fn script_sets_jit_hardening_only_if_asked() {
         let load = binary("load");
-        assert!(script(&[&load], true, true).contains("bpf_jit_harden"));
-        assert!(!script(&[&load], false, true).contains("bpf_jit_harden"));
+        assert!(script(&[&load], true, true, &[]).contains("bpf_jit_harden"));
+        assert!(!script(&[&load], false, true, &[]).contains("bpf_jit_harden"));
     }
 
     #[test]
     fn slow_tests_are_skipped_in_an_emulator_only() {
         let load = binary("load");
-        assert!(script(&[&load], false, true).contains("--skip a_flood_"));
-        assert!(!script(&[&load], false, false).contains("--skip"));
+        assert!(script(&[&load], false, true, &[]).contains("--skip a_flood_"));
+        assert!(!script(&[&load], false, false, &[]).contains("--skip"));
+    }
+
+    #[test]
+    fn filter_selects_tests_of_each_binary() {
+        let load = binary("load");
+        let filter = ["one".to_owned(), "two".to_owned()];
+        assert!(script(&[&load], false, false, &filter).contains("--test-threads=1 'one' 'two'\n"));
     }
 }

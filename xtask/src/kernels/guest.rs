@@ -12,8 +12,8 @@ use super::package::Kernel;
 use crate::cache::{Cache, target};
 use crate::process;
 
-/// Modules that the initramfs needs to reach the root file system.
-const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+/// Modules that the initramfs needs to reach the root file system, and that of /dev/net/tun, which nothing else loads.
+const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "tun"];
 /// Longest run of one guest.
 const DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Processors and memory of a guest.

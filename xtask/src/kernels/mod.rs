@@ -38,6 +38,9 @@ pub struct Options {
     /// Only this test binary, such as `cni`; may be repeated
     #[arg(long, value_name = "NAME")]
     tests: Vec<String>,
+    /// Only tests whose names contain this text; may be repeated
+    #[arg(value_name = "FILTER")]
+    filter: Vec<String>,
     /// Only with JIT hardening (net.core.bpf_jit_harden=2); by default the programs are loaded with
     /// and without it
     #[arg(long)]
@@ -100,7 +103,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
                 continue;
             }
             let start = Instant::now();
-            let script = binaries::script(&selected, jit_hardening, !options.kvm);
+            let script = binaries::script(&selected, jit_hardening, !options.kvm, &options.filter);
             if !options.kvm {
                 println!("  not run in an emulator: {}", binaries::TOO_SLOW.join(", "));
             }
