@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 use super::policy_metrics::PolicyMetrics;
 use super::proxy_metrics::ProxyMetrics;
 use super::report_metrics::ReportMetrics;
+use super::timestamp::now;
 use crate::counters::Count;
 use crate::flows::FlowStats;
 use crate::notices::CniStats;
@@ -312,11 +313,6 @@ pub fn encode(registry: &Registry) -> String {
     // Writing to a String does not fail.
     let _ = prometheus_text::encode(&mut text, registry);
     text
-}
-
-/// Seconds since the epoch.
-pub(super) fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]

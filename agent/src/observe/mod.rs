@@ -10,6 +10,7 @@ pub mod metrics;
 mod policy_metrics;
 mod proxy_metrics;
 mod report_metrics;
+mod timestamp;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use sluice_core::Changes;
 use sluice_core::tables::WithoutLocal;
 
-use super::metrics::now;
+use super::timestamp::now;
 use crate::state::Cause;
 
 const FAMILIES: [FamilyLabel; 2] =

@@ -2,8 +2,6 @@
 
 use sluice_abi::{Backend, Direction, FlowKey, FlowKind, LocalPod, PodRef};
 
-use crate::stage::class::DestinationClass;
-
 /// Relation of a packet to the flow tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -64,6 +62,74 @@ pub struct Flow {
     /// Whether the flow has been judged since the last change of its pods, for
     /// [`FlowState::Established`].
     pub is_judged: bool,
+}
+
+/// Class of a destination address. It decides how a packet is delivered. Flow entries contain the
+/// numbers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DestinationClass {
+    /// Outside the cluster.
+    Outside = 0,
+    /// A pod of this node.
+    LocalPod = 1,
+    /// An address of this node's pod range that belongs to no pod.
+    FreePodAddress = 2,
+    /// This node.
+    Node = 3,
+    /// A pod of another node.
+    RemotePod = 4,
+    /// Another node.
+    OtherNode = 5,
+    /// An address of a ServiceCIDR.
+    ServiceRange = 6,
+    /// An address that is never routed: multicast, broadcast.
+    Link = 7,
+}
+
+impl DestinationClass {
+    /// Whether a frontend can have such an address. External IPs that are pod addresses are not
+    /// served.
+    #[inline(always)]
+    pub fn may_be_service(self) -> bool {
+        matches!(
+            self,
+            DestinationClass::ServiceRange
+                | DestinationClass::Outside
+                | DestinationClass::Node
+                | DestinationClass::OtherNode
+        )
+    }
+
+    /// Whether packets to such a destination are sent to another host.
+    #[inline(always)]
+    pub fn leaves_node(self) -> bool {
+        matches!(
+            self,
+            DestinationClass::RemotePod | DestinationClass::OtherNode | DestinationClass::Outside
+        )
+    }
+
+    /// The class with a number, [`DestinationClass::Outside`] for others.
+    #[inline(always)]
+    pub fn from_number(n: u8) -> DestinationClass {
+        match n {
+            1 => DestinationClass::LocalPod,
+            2 => DestinationClass::FreePodAddress,
+            3 => DestinationClass::Node,
+            4 => DestinationClass::RemotePod,
+            5 => DestinationClass::OtherNode,
+            6 => DestinationClass::ServiceRange,
+            7 => DestinationClass::Link,
+            _ => DestinationClass::Outside,
+        }
+    }
+
+    /// The pod that a packet of this class is delivered to, if it is on this node.
+    #[inline(always)]
+    pub fn local_pod(self, destination: &Destination) -> PodRef {
+        if self == DestinationClass::LocalPod { destination.reference } else { PodRef::NONE }
+    }
 }
 
 /// The destination of a packet, if it is a pod of this node.

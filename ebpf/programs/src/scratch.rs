@@ -7,14 +7,13 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use sluice_abi::{FlowEntry, FlowKey, FlowKind};
+use sluice_abi::{FlowEntry, FlowKey, FlowKind, PodRef};
 use sluice_packet::{Headers, ip};
 
 use crate::flow::{Destination, Flow};
 use crate::kernel::NextHop;
 use crate::packet::Packet;
 use crate::stage::backend::Chosen;
-use crate::stage::policy::PolicyInput;
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -61,6 +60,21 @@ pub struct Quoted {
     pub ip: ip::Header,
     /// The first bytes after the IP header.
     pub l4: [u8; 8],
+}
+
+/// What is judged: a flow in the direction of its first packet.
+#[repr(C)]
+pub struct PolicyInput {
+    /// Source before translation, destination after it.
+    pub tuple: FlowKey,
+    /// The pod of this node that opens the flow.
+    pub client: PodRef,
+    /// The pod of this node that receives it.
+    pub server: PodRef,
+    /// `POLICY_EPOCH` before the tables are read.
+    pub epoch: u32,
+    /// 1 if a process of this node opens the flow, which reaches the pods of the node.
+    pub is_of_node: u32,
 }
 
 impl Scratch {

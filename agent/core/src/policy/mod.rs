@@ -24,6 +24,7 @@ mod recovery;
 mod registry;
 mod rows;
 mod rules;
+mod selection;
 mod subjects;
 mod tables;
 mod term;
@@ -38,7 +39,7 @@ pub use findings::check_all;
 #[cfg(any(test, feature = "generate"))]
 pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
-pub use rules::{selects_namespace, subject_selects};
+pub use selection::{selects_namespace, subject_selects};
 use sluice_abi::{PolicyDirection, namespace_id};
 #[cfg(test)]
 pub(crate) use tables::CLOSED_END;
@@ -210,7 +211,7 @@ fn may_select(index: &Index, namespace: &str) -> bool {
 fn cluster_may_select(index: &Index, namespace: &str) -> bool {
     let is_known = index.namespace(namespace).is_some();
     index.cluster_network_policies().filter(|policy| policy.has_rules()).any(|policy| {
-        !is_known || rules::selects_namespace(index, &policy.subject.namespaces, namespace)
+        !is_known || selection::selects_namespace(index, &policy.subject.namespaces, namespace)
     })
 }
 

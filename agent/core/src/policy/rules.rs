@@ -6,12 +6,12 @@ use sluice_abi::PolicyDirection;
 
 use super::ports::{Ports, Range, Union};
 use super::registry::{Registry, content_id};
+use super::selection::selects_namespace;
 use super::term::{Term, Terms};
 use crate::index::Index;
 use crate::model::{
-    ClusterNetworkPolicy, ClusterRule, ContainerPort, LabelSelector, Labels, Namespace,
-    NetworkPolicy, ObjectName, Pod, PolicyPort, PolicyRule, PortSpec, Protocol, RuleAction,
-    Subject, Tier,
+    ClusterNetworkPolicy, ClusterRule, ContainerPort, LabelSelector, NetworkPolicy, ObjectName,
+    Pod, PolicyPort, PolicyRule, PortSpec, Protocol, RuleAction, Tier,
 };
 
 /// Name of container ports, with their protocol.
@@ -276,20 +276,6 @@ impl Rules {
 struct RuleOf {
     action: RuleAction,
     direction: PolicyDirection,
-}
-
-/// Whether a selector matches a namespace. One that is not known is matched by an empty selector only.
-pub fn selects_namespace(index: &Index, selector: &LabelSelector, namespace: &str) -> bool {
-    let matches = |namespace: &Namespace| {
-        selector.matches(|key| namespace.labels.get(key).map(String::as_str))
-    };
-    selector.is_empty() || index.namespace(namespace).is_some_and(matches)
-}
-
-/// Whether the subject of a ClusterNetworkPolicy selects pods with these labels in a namespace.
-pub fn subject_selects(index: &Index, subject: &Subject, namespace: &str, labels: &Labels) -> bool {
-    selects_namespace(index, &subject.namespaces, namespace)
-        && subject.pods.matches(|key| labels.get(key))
 }
 
 fn release_terms(rule: &Rule, terms: &mut Terms) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::registry::{Registry, content_id};
-use super::rules::selects_namespace;
+use super::selection::selects_namespace;
 use crate::index::Index;
 use crate::model::{ContainerPort, IpBlock, LabelSelector, Labels, Operator, PolicyPeer};
 

@@ -26,7 +26,7 @@ use super::shape::{Shape, declared_shapes, pinned_shape};
 use super::sizes::Sizes;
 
 /// The eBPF object; empty if the agent was built without it.
-pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
 
 /// Helper number of `bpf_set_retval`.
 const BPF_FUNC_SET_RETVAL: aya_obj::generated::bpf_func_id =
@@ -116,7 +116,7 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
     let layouts = layout::current();
     let own = own_pins(&layouts)?;
     let entries = sizes.resolve(own.iter().chain(&migration::active_other()?))?;
-    let mut shapes = declared_shapes()?;
+    let mut shapes = declared_shapes(OBJECT).map_err(|e| LoadError::Object(e.to_string()))?;
     for shape in &mut shapes {
         if let Some(entries) = entries.get(shape.name.as_str()) {
             shape.max_entries = *entries;

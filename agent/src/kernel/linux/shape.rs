@@ -5,8 +5,6 @@ use std::path::Path;
 use aya_obj::EbpfSectionKind;
 use sluice_bpf as bpf;
 
-use super::load::{LoadError, OBJECT};
-
 /// The shape of a map, as the object declares it or as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
@@ -18,9 +16,12 @@ pub(super) struct Shape {
     pub flags: u32,
 }
 
-/// The maps of the object.
-pub(super) fn declared_shapes() -> Result<Vec<Shape>, LoadError> {
-    let object = aya_obj::Object::parse(OBJECT).map_err(|e| LoadError::Object(e.to_string()))?;
+/// The maps that an eBPF object declares.
+///
+/// # Errors
+/// The object cannot be parsed.
+pub(super) fn declared_shapes(object: &[u8]) -> Result<Vec<Shape>, aya_obj::ParseError> {
+    let object = aya_obj::Object::parse(object)?;
     let mut shapes: Vec<Shape> = object
         .maps
         .iter()

@@ -4,11 +4,11 @@ use sluice_abi::{DropReason, FlowKind, PodRef};
 use sluice_packet::l4::Kind;
 
 use crate::config::Node;
-use crate::flow::{FlowState, Origin};
+use crate::flow::{DestinationClass, FlowState, Origin};
 use crate::handover;
 use crate::hook::is_forwarded;
 use crate::scratch::Scratch;
-use crate::stage::class::{self, DestinationClass};
+use crate::stage::class;
 use crate::stage::conntrack::{self, Lookup};
 use crate::stage::outline::Outlined;
 use crate::stage::policy::{self, Ends};

@@ -4,10 +4,10 @@ use sluice_abi::{DropReason, FlowKind};
 use sluice_packet::l4::Kind;
 
 use crate::config::Node;
-use crate::flow::{FlowState, Origin};
+use crate::flow::{DestinationClass, FlowState, Origin};
 use crate::handover;
 use crate::scratch::Scratch;
-use crate::stage::class::{self, DestinationClass};
+use crate::stage::class;
 use crate::stage::conntrack::{self, Lookup};
 use crate::stage::outline::Outlined;
 use crate::stage::{antispoof, fragment, icmp, masquerade, service};

@@ -3,12 +3,11 @@
 use sluice_abi::PodRef;
 use sluice_abi::program::Hook;
 
-use crate::flow::{Flow, Origin};
+use crate::flow::{DestinationClass, Flow, Origin};
 use crate::frame::Skb;
 use crate::hook::{Stages, egress, ingress};
 use crate::packet::Packet;
 use crate::scratch::Scratch;
-use crate::stage::class::DestinationClass;
 use crate::stage::policy::{self, Ends};
 use crate::stage::{conntrack, forward, fragment, parse};
 use crate::verdict::{Bypass, Verdict};

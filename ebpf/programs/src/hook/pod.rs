@@ -8,12 +8,12 @@ use sluice_abi::{DropReason, FlowKind, PodRef};
 use sluice_packet::l4::Kind;
 
 use crate::config::Node;
-use crate::flow::{Flow, FlowState, Origin};
+use crate::flow::{DestinationClass, Flow, FlowState, Origin};
 use crate::frame::Skb;
 use crate::hook::{Stages, egress, is_forwarded};
 use crate::packet::Packet;
 use crate::scratch::Scratch;
-use crate::stage::class::{self, DestinationClass};
+use crate::stage::class;
 use crate::stage::conntrack::{self, Lookup};
 use crate::stage::parse::{self, Unparsed};
 use crate::stage::policy::{self, Ends};

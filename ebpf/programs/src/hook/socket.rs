@@ -8,10 +8,11 @@ use sluice_abi::{
 use sluice_packet::ip;
 
 use crate::config;
+use crate::flow::DestinationClass;
 use crate::maps::{self, SOCKET_ORIGINS};
 use crate::peer::Peer;
 use crate::stage::backend::{self, Choice, Chosen, Request};
-use crate::stage::class::{self, DestinationClass};
+use crate::stage::class;
 
 /// Continue with the system call.
 const PROCEED: i32 = 1;

@@ -6,9 +6,10 @@ use sluice_abi::{Addr, DropReason, PodRef};
 use sluice_packet::{Headers, arp, eth};
 
 use crate::config::Node;
+use crate::flow::DestinationClass;
 use crate::frame::Frame;
 use crate::packet::Packet;
-use crate::stage::class::{self, DestinationClass};
+use crate::stage::class;
 use crate::stage::outline::Outlined;
 use crate::verdict::Verdict;
 use crate::{kernel, maps};

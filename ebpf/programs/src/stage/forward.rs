@@ -4,13 +4,12 @@ use sluice_abi::DropReason;
 use sluice_packet::Headers;
 use zerocopy::transmute_ref;
 
-use crate::flow::{Flow, Origin};
+use crate::flow::{DestinationClass, Flow, Origin};
 use crate::frame::Frame;
 use crate::kernel::Route;
 use crate::maps;
 use crate::packet::Packet;
 use crate::scratch::Scratch;
-use crate::stage::class::DestinationClass;
 use crate::stage::outline::Outlined;
 use crate::stage::policy::Judged;
 use crate::stage::{nat, next_hop};

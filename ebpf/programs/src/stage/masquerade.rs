@@ -6,11 +6,10 @@ use sluice_abi::{Addr, DropReason, device_flags};
 use sluice_packet::l4::Kind;
 
 use crate::config::{self, Node};
-use crate::flow::{Flow, Origin};
+use crate::flow::{DestinationClass, Flow, Origin};
 use crate::kernel::{NextHop, Route};
 use crate::maps;
 use crate::packet::Packet;
-use crate::stage::class::DestinationClass;
 use crate::stage::fragment;
 use crate::stage::outline::Outlined;
 use crate::verdict::Verdict;

@@ -22,7 +22,7 @@ use super::{conntrack, fragment};
 use crate::flow::{Flow, FlowState};
 use crate::maps;
 use crate::packet::Packet;
-use crate::scratch::Scratch;
+use crate::scratch::{PolicyInput, Scratch};
 use crate::verdict::Verdict;
 
 /// Proof of a policy verdict that allows the delivery of a packet. Only this module constructs it.
@@ -35,21 +35,6 @@ pub struct Ends {
     pub source: PodRef,
     /// The destination after translation, if it is a pod of this node.
     pub destination: PodRef,
-}
-
-/// What is judged: a flow in the direction of its first packet.
-#[repr(C)]
-pub struct PolicyInput {
-    /// Source before translation, destination after it.
-    pub tuple: FlowKey,
-    /// The pod of this node that opens the flow.
-    pub client: PodRef,
-    /// The pod of this node that receives it.
-    pub server: PodRef,
-    /// `POLICY_EPOCH` before the tables are read.
-    pub epoch: u32,
-    /// 1 if a process of this node opens the flow, which reaches the pods of the node.
-    pub is_of_node: u32,
 }
 
 /// Result of the global functions: the flow is allowed.

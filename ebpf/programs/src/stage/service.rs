@@ -12,10 +12,9 @@
 
 use sluice_abi::{Addr, DropReason, Frontend, frontend_flags, proto};
 
-use crate::flow::{Flow, Origin};
+use crate::flow::{DestinationClass, Flow, Origin};
 use crate::packet::Packet;
 use crate::stage::backend::{self, Choice, Chosen, Request};
-use crate::stage::class::DestinationClass;
 use crate::stage::fragment;
 use crate::stage::outline::Outlined;
 use crate::verdict::Verdict;

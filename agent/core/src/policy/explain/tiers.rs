@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
-use super::super::rules::subject_selects;
+use super::super::selection::subject_selects;
 use super::super::{DenyingRule, RuleName, Verdict, describe};
 use super::{Flow, Peer, admits, distance};
 use crate::index::Index;

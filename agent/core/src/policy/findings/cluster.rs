@@ -7,7 +7,7 @@ use sluice_abi::PolicyDirection;
 
 use super::super::describe;
 use super::super::pods::Pods;
-use super::super::rules::subject_selects;
+use super::super::selection::subject_selects;
 use super::super::term::{GroupKey, Term};
 use super::super::{Finding, FindingReason};
 use crate::index::Index;

@@ -4,8 +4,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::{FlowEntry, FlowKey};
 
+use crate::flow::DestinationClass;
 use crate::maps::{FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE};
-use crate::stage::class::DestinationClass;
 
 /// `BPF_ANY`.
 pub const ANY: u64 = 0;

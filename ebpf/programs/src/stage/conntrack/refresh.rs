@@ -6,12 +6,12 @@ use sluice_packet::lifetime;
 use super::confirm::{alias_key, write_alias};
 use super::insert::Table;
 use super::work::{self, Key};
-use crate::flow::{Destination, Flow};
+use crate::flow::{Destination, DestinationClass, Flow};
 use crate::kernel;
 use crate::maps::{self, FlowRef};
 use crate::packet::Packet;
 use crate::stage::backend;
-use crate::stage::class::{self, DestinationClass};
+use crate::stage::class;
 
 /// Result of the global function: the flow goes on.
 const GOES_ON: u32 = 1;

@@ -3,13 +3,12 @@
 use sluice_abi::{Direction, FlowEntry, flow_flags, proto, tcp_state as state};
 use sluice_packet::{Headers, lifetime, tcp_state};
 
-use super::find::{Effect, check_source, leads_to_main, relate, set_destination, track};
+use super::track::{Effect, check_source, leads_to_main, relate, set_destination, track};
 use super::work::{self, Key};
-use crate::flow::{Destination, Flow, FlowState};
+use crate::flow::{Destination, DestinationClass, Flow, FlowState};
 use crate::kernel;
 use crate::maps::{self, same_tuple};
 use crate::packet::Packet;
-use crate::stage::class::DestinationClass;
 
 /// Looks up the flow of a packet in every table.
 #[inline(always)]
