@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 mod api_server;
+mod bandwidth;
 mod cases;
 mod cli;
 mod default_deny;
