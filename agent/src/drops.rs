@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Time after which the pin is compared.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Starts the thread. It reads the queue that `open` returns, and opens the next one when that is no longer
-/// current. It ends when the event loop has ended. `lost` counts events that were not passed on.
+/// Starts the thread, which reads the queue that `open` returns. It calls `open` again after the queue was
+/// replaced, and ends when the event loop has ended. `lost` counts events that were not passed on.
 ///
 /// # Errors
 /// The thread cannot be created.

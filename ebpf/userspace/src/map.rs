@@ -1,6 +1,5 @@
 //! Typed maps, one entry per call; `batch` adds calls for many entries.
 
-use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -90,46 +89,5 @@ where
     /// Any error of the kernel other than ENOENT.
     pub fn delete(&self, key: &K) -> Result<bool, BpfError> {
         self.raw.remove(key.as_bytes()).map_err(|e| self.raw.fail("delete from", e))
-    }
-}
-
-/// Rejects a map whose keys or values differ in size from the types used for them.
-pub(crate) fn check_sizes(info: &MapInfo, key: usize, value: usize) -> Result<(), BpfError> {
-    if info.key_size as usize == key && info.value_size as usize == value {
-        return Ok(());
-    }
-    let operation = format!(
-        "map {} has {}-byte keys and {}-byte values, expected {key} and {value}",
-        info.name, info.key_size, info.value_size
-    );
-    Err(BpfError::new(operation, io::Error::from(io::ErrorKind::InvalidData)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn info(map_type: u32) -> MapInfo {
-        let name = "LOCAL_PODS".to_owned();
-        MapInfo { map_type, id: 1, key_size: 16, value_size: 16, max_entries: 8, flags: 0, name }
-    }
-
-    #[test]
-    fn a_map_with_other_sizes_is_rejected() {
-        assert!(check_sizes(&info(1), 16, 16).is_ok());
-        for (key, value) in [(4, 16), (16, 4), (4, 4)] {
-            let error = check_sizes(&info(1), key, value).map_err(|e| e.to_string());
-            let expected = format!(
-                "map LOCAL_PODS has 16-byte keys and 16-byte values, expected {key} and {value}"
-            );
-            assert_eq!(error, Err(expected));
-        }
-    }
-
-    #[test]
-    fn per_cpu_types_are_those_of_the_kernel() {
-        // enum bpf_map_type, include/uapi/linux/bpf.h
-        let per_cpu: Vec<u32> = (0..34).filter(|number| info(*number).is_per_cpu()).collect();
-        assert_eq!(per_cpu, [5, 6, 10, 21]);
     }
 }

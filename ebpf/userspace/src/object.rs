@@ -119,6 +119,18 @@ pub struct MapInfo {
 }
 
 impl MapInfo {
+    /// Rejects a map whose keys or values differ in size from the types used for them.
+    pub(crate) fn check_sizes(&self, key: usize, value: usize) -> Result<(), BpfError> {
+        if self.key_size as usize == key && self.value_size as usize == value {
+            return Ok(());
+        }
+        let operation = format!(
+            "map {} has {}-byte keys and {}-byte values, expected {key} and {value}",
+            self.name, self.key_size, self.value_size
+        );
+        Err(BpfError::new(operation, io::Error::from(io::ErrorKind::InvalidData)))
+    }
+
     /// Whether the map holds one value per CPU: PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH,
     /// PERCPU_CGROUP_STORAGE.
     pub fn is_per_cpu(&self) -> bool {
@@ -229,6 +241,30 @@ fn name(raw: &[u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn info(map_type: u32) -> MapInfo {
+        let name = "LOCAL_PODS".to_owned();
+        MapInfo { map_type, id: 1, key_size: 16, value_size: 16, max_entries: 8, flags: 0, name }
+    }
+
+    #[test]
+    fn a_map_with_other_sizes_is_rejected() {
+        assert!(info(1).check_sizes(16, 16).is_ok());
+        for (key, value) in [(4, 16), (16, 4), (4, 4)] {
+            let error = info(1).check_sizes(key, value).map_err(|e| e.to_string());
+            let expected = format!(
+                "map LOCAL_PODS has 16-byte keys and 16-byte values, expected {key} and {value}"
+            );
+            assert_eq!(error, Err(expected));
+        }
+    }
+
+    #[test]
+    fn per_cpu_types_are_those_of_the_kernel() {
+        // enum bpf_map_type, include/uapi/linux/bpf.h
+        let per_cpu: Vec<u32> = (0..34).filter(|number| info(*number).is_per_cpu()).collect();
+        assert_eq!(per_cpu, [5, 6, 10, 21]);
+    }
 
     #[test]
     fn names_end_at_the_first_nul() {

@@ -12,7 +12,6 @@ use std::path::Path;
 
 use crate::batch::resume::{self, Operation};
 use crate::cpu::possible_cpus;
-use crate::map::check_sizes;
 use crate::object::{MapInfo, map_info, obj_get};
 use crate::sys::{BatchAttr, BpfError, Cmd, ElemAttr, bpf};
 
@@ -64,7 +63,7 @@ impl RawMap {
     /// `InvalidData` for other sizes.
     pub fn from_fd(fd: OwnedFd, key_size: usize, value_size: usize) -> Result<RawMap, BpfError> {
         let info = map_info(&fd)?;
-        check_sizes(&info, key_size, value_size)?;
+        info.check_sizes(key_size, value_size)?;
         Ok(RawMap { fd, info })
     }
 

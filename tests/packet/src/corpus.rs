@@ -15,7 +15,7 @@ use std::path::Path;
 
 use crate::hex;
 
-/// Length of an Ethernet header, without which there is no frame.
+/// Length of an Ethernet header: the least length of a frame.
 const ETHERNET: usize = 14;
 
 /// A kept frame.
