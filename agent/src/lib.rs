@@ -21,6 +21,7 @@ mod drops;
 mod event;
 mod event_loop;
 mod findings;
+mod first_lists;
 mod flows;
 #[cfg(test)]
 mod harness;
@@ -39,4 +40,4 @@ mod state;
 mod view;
 mod watches;
 
-pub use kernel::linux::load::trim_heap;
+pub use kernel::linux::heap;

@@ -1,4 +1,4 @@
-//! Start-up of the agent, in order: requirements, programs and maps, servers, watchers, the loop.
+//! Start-up of the agent, in order: requirements, watches, programs and maps, servers, the loop.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::event_loop::{EventLoop, Observer, RESYNC};
 use crate::flows::{self, FlowStats};
 use crate::kernel::linux::events::Events;
 use crate::kernel::linux::sizes::{self, Sizes};
-use crate::kernel::linux::{LinuxKernel, Paths, cni_files, load, maps, monitor, pins, probe};
+use crate::kernel::linux::{LinuxKernel, Paths, cni_files, heap, load, maps, monitor, pins, probe};
 use crate::kernel::read_counters;
 use crate::lock::{self, Lock};
 use crate::notices::{self, CniStats};
@@ -30,7 +30,7 @@ use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::{Cause, State};
 use crate::watches::Watches;
-use crate::{api, drops, findings, health_checks, source};
+use crate::{api, drops, findings, first_lists, health_checks, source};
 
 /// Capacity of the event channel; senders wait while it is full.
 const QUEUE: usize = 256;
@@ -45,8 +45,9 @@ const LIVENESS: [Concern; 3] = [Concern::ServiceMaps, Concern::Policy, Concern::
 /// The node does not meet a requirement, a program is refused, a flag is not valid, or a socket
 /// cannot be opened.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    // One thread, besides that of health and metrics: the work is small, and every further thread
-    // costs memory on every node.
+    heap::share();
+    // The event loop and what it answers. Every further thread costs memory on every node: only what
+    // must go on beside the loop has one.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -66,12 +67,24 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let flow_stats = FlowStats::default();
     flow_stats.capacity.set(i64::from(config.flows));
     flow_stats.limit_of_a_pod.set(i64::from(config.flows_per_pod));
-    let sizes = Sizes { flows: config.flows, least: Capacity::initial(config.initial_capacity) };
+    let (events, mut queue) = mpsc::channel(QUEUE);
+    let watches = Watches::default();
+    let (findings, found) = findings::queue();
+    source::spawn(config.clone(), events.clone(), Event::Objects, watches.clone(), found).await?;
+    watch_signals(&events)?;
+    let mut state = State::new(config.clone(), Instant::now());
+    let mut sizes =
+        Sizes { flows: config.flows, least: Capacity::initial(config.initial_capacity) };
+    if !pins::exist() {
+        first_lists::receive(&mut state, &mut queue).await;
+        if state.stopped() {
+            return Ok(());
+        }
+        sizes.least = first_lists::capacity(&mut state, sizes.least);
+    }
     let loaded = load_programs(&sizes)?;
 
     let health = Arc::new(Health::default());
-    let (events, mut queue) = mpsc::channel(QUEUE);
-    let watches = Watches::default();
     let cni_stats = CniStats::default();
     let (health_checks, health_check_servers) = health_checks::new(Arc::clone(&health));
     let servers = health_check_servers.boxed();
@@ -84,12 +97,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     drops::spawn(Events::open, events.clone(), health.metrics().policy.lost.clone())
         .context("cannot start the reader of dropped packets")?;
     watch_dirs(&config, events.clone());
-    notices::spawn(Store::new(&config.cni_state_dir), cni_stats, events.clone())
+    notices::spawn(Store::new(&config.cni_state_dir), cni_stats, events)
         .context("cannot receive the notices of the CNI binary")?;
-    watch_signals(&events)?;
-    let (findings, found) = findings::queue();
-    source::spawn(&config, events.clone(), Event::Objects, &watches, found).await?;
-    drop(events);
 
     let paths = Paths {
         cni_bin_dir: config.cni_bin_dir.clone(),
@@ -100,7 +109,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         run_dir: PathBuf::from(RUN_DIR),
     };
     let kernel = LinuxKernel::open(paths, sizes, Box::new(health_checks))?;
-    let mut state = State::new(config, Instant::now());
     state.set_capacity(sizes::pinned()?);
     if loaded.takes_over_from.is_some() {
         state.take_over_later();
@@ -145,7 +153,7 @@ fn withdraw_cni_config(config: &Config) -> anyhow::Result<()> {
 fn load_programs(sizes: &Sizes) -> anyhow::Result<load::Loaded> {
     let started = Instant::now();
     let loaded = load::load(sizes)?;
-    load::trim_heap();
+    heap::trim();
     tracing::info!(
         maps_kept = loaded.maps_kept,
         maps_shared = loaded.maps_shared,
@@ -267,7 +275,7 @@ impl Observer for Publisher {
         let settled = [state.tables_written(), state.listed(Kind::Pod)];
         if settled != self.settled {
             self.settled = settled;
-            load::trim_heap();
+            heap::trim();
         }
     }
 }

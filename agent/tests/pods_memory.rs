@@ -81,7 +81,7 @@ fn pods_of_a_large_cluster_take_at_most_45_mib() {
     }
     // The end of a list.
     index.apply(Change::Retain(Kind::Pod, names));
-    sluice_agent::trim_heap();
+    sluice_agent::heap::trim();
     let mib = (resident() - before) / 1024;
     println!("{PODS} Pods: {mib} MiB, {} bytes each", mib * 1024 * 1024 / PODS);
     assert_eq!(index.pods().count(), PODS);

@@ -30,12 +30,23 @@ struct Entry<T> {
 /// `current` refers to it by id. A hash map in each direction takes four times the memory.
 #[derive(Clone, Debug)]
 pub struct Ids<T> {
-    pages: BTreeMap<u32, Box<[Option<Entry<T>>; PAGE as usize]>>,
+    pages: Pages<T>,
     len: usize,
     current: HashTable<u32>,
     hasher: RandomState,
     removed: Quarantine<u32>,
     last: u32,
+}
+
+type Pages<T> = BTreeMap<u32, Box<[Option<Entry<T>>; PAGE as usize]>>;
+
+/// The hash of the owner of an id.
+fn hash_of_owner<T: Hash>(pages: &Pages<T>, hasher: &RandomState) -> impl Fn(&u32) -> u64 {
+    |id| {
+        let page = pages.get(&(id / PAGE));
+        let entry = page.and_then(|page| page[(id % PAGE) as usize].as_ref());
+        entry.map_or(0, |entry| hasher.hash_one(&entry.owner))
+    }
 }
 
 impl<T> Default for Ids<T> {
@@ -95,12 +106,13 @@ impl<T: Clone + Eq + Hash> Ids<T> {
     fn set_current(&mut self, id: u32, owner: &T) {
         let hash = self.hasher.hash_one(owner);
         let Ids { pages, hasher, current, .. } = self;
-        let hash_of = |id: &u32| {
-            let page = pages.get(&(id / PAGE));
-            let entry = page.and_then(|page| page[(id % PAGE) as usize].as_ref());
-            entry.map_or(0, |entry| hasher.hash_one(&entry.owner))
-        };
-        current.insert_unique(hash, id, hash_of);
+        current.insert_unique(hash, id, hash_of_owner(pages, hasher));
+    }
+
+    /// Makes space for this many owners in all, so that the table does not grow again and again.
+    pub fn reserve(&mut self, owners: usize) {
+        let Ids { pages, hasher, current, .. } = self;
+        current.reserve(owners.saturating_sub(current.len()), hash_of_owner(pages, hasher));
     }
 
     /// Continues with ids above this one.
@@ -127,9 +139,15 @@ impl<T: Clone + Eq + Hash> Ids<T> {
 
     /// The owner's id, and whether it was assigned by this call. Counts no reference.
     pub fn get_or_insert(&mut self, owner: &T) -> (u32, bool) {
-        if let Some(id) = self.get(owner) {
-            return (id, false);
+        match self.get(owner) {
+            Some(id) => (id, false),
+            None => (self.add(owner), true),
         }
+    }
+
+    /// Assigns an id to an owner that has none. Counts no reference.
+    pub fn add(&mut self, owner: &T) -> u32 {
+        debug_assert!(self.get(owner).is_none(), "the owner has an id");
         loop {
             self.last = self.last.checked_add(1).unwrap_or(1);
             if self.entry(self.last).is_none() && !self.removed.contains(&self.last) {
@@ -138,7 +156,7 @@ impl<T: Clone + Eq + Hash> Ids<T> {
         }
         self.insert(self.last, owner.clone());
         self.set_current(self.last, owner);
-        (self.last, true)
+        self.last
     }
 
     /// Counts one more reference.

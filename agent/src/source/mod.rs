@@ -12,7 +12,8 @@
 //! `api_server.rs` reads address and credentials, `transport.rs` connects, and `retry.rs` decides
 //! when a watch tries again.
 //! Kubernetes API types are used in this module only. A source runs as long as the agent: an error
-//! is logged once and retried, and the objects received before stay in force.
+//! is logged once and retried, and the objects received before stay in force. It has its own thread, so
+//! that objects are parsed while others are compiled, and watches time out while the event loop is busy.
 
 pub mod agents;
 pub mod convert;
@@ -32,8 +33,11 @@ mod transport;
 mod watch;
 mod watch_error;
 
+use std::io;
+use std::thread;
+
 use sluice_core::model::Change;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 pub use self::api_server::ApiServerError;
 pub use self::folder::FolderError;
@@ -50,6 +54,37 @@ pub enum SourceError {
     /// The directory cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// The thread cannot be started.
+    #[error("cannot start the thread of the watches")]
+    Thread(#[from] io::Error),
+}
+
+/// Starts a thread with the source that the configuration names, as [`start`] does. Both end when the
+/// receiver of the events is dropped.
+///
+/// # Errors
+/// The kubeconfig is not valid, or the directory does not exist: retrying cannot succeed. The thread
+/// cannot be started.
+pub async fn spawn<E: Send + 'static>(
+    config: Config,
+    events: mpsc::Sender<E>,
+    event: fn(Change) -> E,
+    watches: Watches,
+    findings: mpsc::Receiver<Finding>,
+) -> Result<(), SourceError> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // A name is resolved by a blocking thread.
+    let runtime = runtime.enable_all().max_blocking_threads(2).build()?;
+    let (started, result) = oneshot::channel();
+    let run = async move {
+        let result = start(&config, events.clone(), event, &watches, findings).await;
+        if started.send(result).is_ok() {
+            events.closed().await;
+        }
+    };
+    thread::Builder::new().name("watches".to_owned()).spawn(move || runtime.block_on(run))?;
+    let ended = |_| SourceError::Thread(io::Error::other("it has ended"));
+    result.await.map_err(ended)?
 }
 
 /// Starts the source that the configuration names; its changes are sent to `events`, and the state of
@@ -57,7 +92,7 @@ pub enum SourceError {
 ///
 /// # Errors
 /// The kubeconfig is not valid, or the directory does not exist. Retrying cannot succeed.
-pub async fn spawn<E: Send + 'static>(
+async fn start<E: Send + 'static>(
     config: &Config,
     events: mpsc::Sender<E>,
     event: fn(Change) -> E,
@@ -78,4 +113,57 @@ pub async fn spawn<E: Send + 'static>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::{Duration, Instant};
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::AgentArgs;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        args: AgentArgs,
+    }
+
+    fn config(dir: &std::path::Path) -> Config {
+        let source = dir.to_str().unwrap();
+        let words = ["agent", "--node-name", "n1", "--source", source];
+        Config::try_from(Flags::parse_from(words).args).unwrap()
+    }
+
+    /// The test does not await anything after the start: its runtime is as busy as an event loop that
+    /// compiles.
+    #[tokio::test]
+    async fn objects_arrive_while_the_event_loop_is_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.yaml"), "kind: Node\nmetadata: {name: n1}\n").unwrap();
+        let (events, mut queue) = mpsc::channel(64);
+        let (_findings, found) = crate::findings::queue();
+        let change = |change| change;
+        spawn(config(dir.path()), events, change, Watches::default(), found).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let change = loop {
+            match queue.try_recv() {
+                Ok(change) => break change,
+                Err(e) => assert!(Instant::now() < deadline, "{e}"),
+            }
+            thread::yield_now();
+        };
+        assert!(matches!(change, Change::Replace(..)), "{change:?}");
+    }
+
+    #[tokio::test]
+    async fn source_that_cannot_be_used_is_an_error() {
+        let (events, _queue) = mpsc::channel::<Change>(64);
+        let (_findings, found) = crate::findings::queue();
+        let missing = config("/nonexistent".as_ref());
+        let result = spawn(missing, events, |change| change, Watches::default(), found).await;
+        assert!(matches!(result, Err(SourceError::Folder(_))), "{result:?}");
+    }
 }

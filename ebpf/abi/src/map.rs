@@ -1,7 +1,8 @@
 //! Name and capacity of every map. A map is pinned as `<pins>/maps/<NAME>`.
 //!
-//! The maps of Services start with the capacity `_INITIAL`, enough for about 10,000 Services with ten
-//! endpoints each. The agent replaces them by larger ones, up to `_MAX`, when its tables need more.
+//! The maps of Services start with the capacity `_INITIAL`, enough for about 2,500 Services with ten
+//! endpoints each. An agent that finds no maps creates them for its first lists; later, it replaces them by
+//! larger ones, up to `_MAX`, when its tables need more.
 
 /// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node by address.
 pub const LOCAL_PODS: &str = "LOCAL_PODS";
@@ -22,28 +23,28 @@ pub const NETWORKS_MAX: u32 = 65_536;
 /// Hash, [`crate::FrontendKey`] -> [`crate::Frontend`].
 pub const FRONTENDS: &str = "FRONTENDS";
 /// First capacity of [`FRONTENDS`].
-pub const FRONTENDS_INITIAL: u32 = 32_768;
+pub const FRONTENDS_INITIAL: u32 = 8192;
 /// Largest capacity of [`FRONTENDS`].
 pub const FRONTENDS_MAX: u32 = 262_144;
 
 /// Hash, u32 id -> [`crate::ServicePort`]; id 0 is never used.
 pub const SERVICES: &str = "SERVICES";
 /// First capacity of [`SERVICES`].
-pub const SERVICES_INITIAL: u32 = 16_384;
+pub const SERVICES_INITIAL: u32 = 4096;
 /// Largest capacity of [`SERVICES`].
 pub const SERVICES_MAX: u32 = 131_072;
 
 /// Array of u32: slot -> backend id.
 pub const SLOTS: &str = "SLOTS";
 /// First capacity of [`SLOTS`].
-pub const SLOTS_INITIAL: u32 = 131_072;
+pub const SLOTS_INITIAL: u32 = 32_768;
 /// Largest capacity of [`SLOTS`].
 pub const SLOTS_MAX: u32 = 2_097_152;
 
 /// Hash, u32 backend id -> [`crate::Backend`]; id 0 is never used.
 pub const BACKENDS: &str = "BACKENDS";
 /// First capacity of [`BACKENDS`].
-pub const BACKENDS_INITIAL: u32 = 131_072;
+pub const BACKENDS_INITIAL: u32 = 32_768;
 /// Largest capacity of [`BACKENDS`].
 pub const BACKENDS_MAX: u32 = 524_288;
 

@@ -119,7 +119,8 @@ enum Built {
     Policy(policy::Programs),
 }
 
-/// Outcomes of specifications by name, from the newest file of results of each suite.
+/// The last outcome of each specification by name, from the results of all images: specifications that take
+/// long run by hand, not with each image.
 ///
 /// # Errors
 /// When the folder of results cannot be read.
@@ -128,9 +129,7 @@ pub fn outcomes(target: &Path) -> Result<BTreeMap<String, String>> {
     let mut files = if folder.is_dir() { sorted_entries(&folder)? } else { Vec::new() };
     files.retain(|file| is_result_of_sluice(file));
     files.sort_by_key(|file| fs::metadata(file).and_then(|data| data.modified()).ok());
-    let is_policy = |file: &&PathBuf| file.to_string_lossy().ends_with(POLICY_RESULTS);
-    let newest = [files.iter().rfind(is_policy), files.iter().rfind(|file| !is_policy(file))];
-    let records = newest.into_iter().flatten().flat_map(|file| results::read(file));
+    let records = files.iter().flat_map(|file| results::read(file));
     Ok(records
         .map(|record| {
             let outcome = if record.passed() { "passed" } else { "failed" };
@@ -239,5 +238,31 @@ mod tests {
         ] {
             assert_eq!(is_result_of_sluice(&Path::new("results").join(name)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn last_result_of_each_specification_counts() {
+        let target =
+            std::env::temp_dir().join(format!("sluice-conformance-{}", std::process::id()));
+        let folder = target.join("conformance");
+        fs::create_dir_all(&folder).unwrap();
+        let line =
+            |name, state| format!("{{\"name\":\"{name}\",\"state\":\"{state}\",\"seconds\":1}}\n");
+        let files = [
+            ("new.jsonl", 2, line("a", "passed")),
+            ("baseline.jsonl", 3, line("a", "failed")),
+            ("old.jsonl", 1, line("a", "failed") + &line("b", "passed")),
+        ];
+        for (name, age, text) in files {
+            let path = folder.join(name);
+            fs::write(&path, text).unwrap();
+            let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(age);
+            fs::File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
+        }
+        let expected = [("a", "passed"), ("b", "passed")];
+        let expected = expected.map(|(name, outcome)| (name.to_owned(), outcome.to_owned()));
+        let found = outcomes(&target).unwrap();
+        fs::remove_dir_all(&target).unwrap();
+        assert_eq!(found, BTreeMap::from(expected));
     }
 }

@@ -26,6 +26,15 @@ fn digest(uid: Uid) -> u32 {
     (hasher.finish() >> 32) as u32
 }
 
+/// The digests of the UIDs that a slice refers to, sorted, each once.
+fn digests(slice: Option<&EndpointSlice>) -> Vec<u32> {
+    let endpoints = slice.into_iter().flat_map(|slice| &slice.endpoints);
+    let mut digests: Vec<u32> = endpoints.filter_map(|e| e.target).map(digest).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}
+
 /// Why the endpoints of a Pod end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -84,19 +93,11 @@ impl Ending {
         new: Option<&EndpointSlice>,
     ) -> u32 {
         let number = number.unwrap_or_else(|| self.number(new));
-        let digests = |slice: Option<&EndpointSlice>| -> BTreeSet<u32> {
-            slice
-                .into_iter()
-                .flat_map(|s| &s.endpoints)
-                .filter_map(|e| e.target)
-                .map(digest)
-                .collect()
-        };
         let (before, after) = (digests(former), digests(new));
-        for digest in after.difference(&before) {
+        for digest in after.iter().filter(|digest| before.binary_search(digest).is_err()) {
             self.referring.insert((*digest, number));
         }
-        for digest in before.difference(&after) {
+        for digest in before.iter().filter(|digest| after.binary_search(digest).is_err()) {
             self.referring.remove(&(*digest, number));
             if self.referring(*digest).next().is_none() {
                 self.forget(*digest);

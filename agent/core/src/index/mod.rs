@@ -4,7 +4,6 @@
 //! refers to. Out: the Services whose rows may have changed ([`Index::take_dirty`]). The index
 //! holds no rows.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
@@ -12,15 +11,16 @@ mod ending;
 mod interner;
 mod pods;
 mod policies;
+mod services;
 
 use self::ending::Ending;
 use self::interner::Interner;
 use self::pods::Pods;
 pub use self::policies::PolicyDirty;
 use self::policies::{NetworkPolicies, is_same_peer};
+use self::services::NumberedSlice;
 use crate::model::{
-    Change, Endpoint, EndpointSlice, Kind, LabelSelector, Namespace, Node, Object, ObjectName, Pod,
-    Service, ServiceCidr,
+    Change, Kind, LabelSelector, Namespace, Node, Object, ObjectName, Pod, Service, ServiceCidr,
 };
 
 /// Objects whose rows must be compiled again.
@@ -48,13 +48,6 @@ pub struct Changes {
     pub endpoint_slices: u64,
 }
 
-/// A slice, and its number in [`Ending`].
-#[derive(Clone, Debug)]
-struct NumberedSlice {
-    slice: EndpointSlice,
-    number: u32,
-}
-
 /// The objects and their joins.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
@@ -69,8 +62,8 @@ pub struct Index {
     policies: NetworkPolicies,
     /// Names of the slices of each Service, sorted. Nearly every Service has one.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
-    /// One copy of each node name in slices.
-    node_names: Interner<str>,
+    /// One copy of each name that many Services and slices have: of namespaces, ports and nodes.
+    texts: Interner<str>,
     listed: BTreeSet<Kind>,
     changes: Changes,
     dirty: Dirty,
@@ -163,42 +156,6 @@ impl Index {
         self.services.values()
     }
 
-    /// The slices of a Service, in the order of their names, including hidden ones. Endpoints whose
-    /// Pods end have the conditions of terminating endpoints.
-    pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = Cow<'_, EndpointSlice>> {
-        let as_received = self.services.get(service).is_some_and(|s| s.publish_not_ready);
-        let names = self.slices_of.get(service).into_iter().flatten();
-        names.filter_map(move |name| {
-            let slice = &self.slices.get(name)?.slice;
-            Some(if as_received { Cow::Borrowed(slice) } else { self.ending.applied(slice) })
-        })
-    }
-
-    /// Number of distinct addresses of the ready endpoints of a Service on this node, over all its ports.
-    /// Terminating endpoints do not count, although they may serve.
-    pub fn local_ready_endpoints(&self, service: &ObjectName) -> usize {
-        let mut addresses = BTreeSet::new();
-        for slice in self.slices_of(service).filter(|slice| !slice.hidden) {
-            if slice.ports.iter().any(|port| port.port.is_some()) {
-                let counts = |e: &&Endpoint| {
-                    let local = e.node_name.as_deref() == Some(&*self.node_name);
-                    e.ready && local && slice.address_type.holds(e.address)
-                };
-                addresses.extend(slice.endpoints.iter().filter(counts).map(|e| e.address));
-            }
-        }
-        addresses.len()
-    }
-
-    /// All slices by name, as [`Index::slices_of`] has them.
-    #[cfg(test)]
-    pub fn slices(&self) -> impl Iterator<Item = EndpointSlice> {
-        let of_service = self.slices_of.keys().flat_map(|service| self.slices_of(service));
-        let others = self.slices.values().map(|numbered| &numbered.slice);
-        let others = others.filter(|slice| slice.service_name().is_none()).map(Cow::Borrowed);
-        of_service.chain(others).map(Cow::into_owned)
-    }
-
     /// All known Pods, in any order.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.iter()
@@ -244,36 +201,8 @@ impl Index {
                 let old = self.nodes.insert(name.clone(), node);
                 self.node_changed(&name, old.and_then(|n| n.zone), zone);
             }
-            Object::Service(service) => {
-                let name = service.name.clone();
-                if self.services.get(&name) != Some(&service) {
-                    self.changes.services += 1;
-                    self.services.insert(name.clone(), service);
-                    self.dirty.services.insert(name);
-                }
-            }
-            Object::EndpointSlice(mut slice) => {
-                let former = self.slices.get(&slice.name);
-                if former.is_some_and(|former| former.slice == slice) {
-                    return;
-                }
-                self.changes.endpoint_slices += 1;
-                let (number, former) = (former.map(|f| f.number), former.map(|f| &f.slice));
-                let number = self.ending.slice(number, former, Some(&slice));
-                self.unlink_slice(&slice.name);
-                if let Some(service) = slice.service_name() {
-                    let slices = self.slices_of.entry(service.clone()).or_default();
-                    if let Err(at) = slices.binary_search(&slice.name) {
-                        slices.reserve_exact(1);
-                        slices.insert(at, slice.name.clone());
-                    }
-                    self.dirty.services.insert(service);
-                }
-                for name in slice.endpoints.iter_mut().filter_map(|e| e.node_name.as_mut()) {
-                    self.node_names.share(name);
-                }
-                self.slices.insert(slice.name.clone(), NumberedSlice { slice, number });
-            }
+            Object::Service(service) => self.put_service(service),
+            Object::EndpointSlice(slice) => self.put_slice(slice),
             Object::Pod(pod) => self.put_pod(pod),
             Object::Namespace(namespace) => {
                 if self.namespaces.get(&namespace.name) != Some(&namespace) {
@@ -300,18 +229,8 @@ impl Index {
                     self.node_changed(&name.name, old.zone, None);
                 }
             }
-            Kind::Service => {
-                if self.services.remove(name).is_some() {
-                    self.changes.services += 1;
-                    self.dirty.services.insert(name.clone());
-                }
-            }
-            Kind::EndpointSlice => {
-                if let Some(NumberedSlice { slice, number }) = self.unlink_slice(name) {
-                    self.changes.endpoint_slices += 1;
-                    self.ending.slice(Some(number), Some(&slice), None);
-                }
-            }
+            Kind::Service => self.remove_service(name),
+            Kind::EndpointSlice => self.remove_slice(name),
             Kind::Pod => {
                 let former = self.pods.remove(name);
                 if former.is_some() {
@@ -350,27 +269,6 @@ impl Index {
         let former = self.pods.put(pod);
         let slices = self.ending.pod(former.as_deref(), self.pods.get(&name));
         self.conditions_changed(slices);
-    }
-
-    /// Marks the Services of slices whose endpoints have other conditions because of a Pod.
-    fn conditions_changed(&mut self, slices: BTreeSet<ObjectName>) {
-        for slice in slices {
-            let slice = self.slices.get(&slice).map(|numbered| &numbered.slice);
-            self.dirty.services.extend(slice.and_then(EndpointSlice::service_name));
-        }
-    }
-
-    fn unlink_slice(&mut self, name: &ObjectName) -> Option<NumberedSlice> {
-        let former = self.slices.remove(name)?;
-        let Some(service) = former.slice.service_name() else { return Some(former) };
-        if let Some(slices) = self.slices_of.get_mut(&service) {
-            slices.retain(|slice| slice != name);
-            if slices.is_empty() {
-                self.slices_of.remove(&service);
-            }
-        }
-        self.dirty.services.insert(service);
-        Some(former)
     }
 
     fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = ObjectName> + '_> {

@@ -1,7 +1,9 @@
 //! Changes of objects, and the Services that they make dirty.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::model::{EndpointPort, Port, Protocol, Uid};
+use crate::model::{Endpoint, EndpointPort, EndpointSlice, Port, Protocol, ServicePort, Uid};
 
 fn slice(name: &str, service: &str) -> Object {
     Object::EndpointSlice(EndpointSlice {
@@ -48,6 +50,43 @@ fn slice_that_moves_to_another_service_makes_both_dirty() {
     assert!(index.take_dirty().is_empty());
     index.apply(Change::Delete(Kind::EndpointSlice, ObjectName::new("shop", "s")));
     assert_eq!(index.changes(), Changes { services: 0, endpoint_slices: 3 });
+}
+
+#[test]
+fn services_and_slices_share_their_names() {
+    let with_port = |object| match object {
+        Object::Service(service) => Object::Service(Service {
+            ports: Box::new([ServicePort {
+                name: "http".into(),
+                protocol: Protocol::Tcp,
+                port: Port::new(80).unwrap(),
+                node_port: None,
+            }]),
+            ..service
+        }),
+        Object::EndpointSlice(slice) => Object::EndpointSlice(EndpointSlice {
+            ports: Box::new([EndpointPort {
+                name: "http".into(),
+                protocol: Protocol::Tcp,
+                port: Port::new(80),
+            }]),
+            ..slice
+        }),
+        other => other,
+    };
+    let objects = || [service("a"), slice("s", "a")].map(with_port);
+    let mut reversed = objects();
+    reversed.reverse();
+    for objects in [objects(), reversed] {
+        let mut index = Index::new("n1");
+        objects.into_iter().for_each(|object| index.apply(Change::Apply(object)));
+        let service = index.services().next().unwrap();
+        let slices: Vec<_> = index.slices_of(&service.name).collect();
+        let slice = &*slices[0];
+        assert!(Arc::ptr_eq(&service.name.namespace, &slice.name.namespace));
+        assert!(Arc::ptr_eq(&service.name.name, slice.service.as_ref().unwrap()));
+        assert!(Arc::ptr_eq(&service.ports[0].name, &slice.ports[0].name));
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod pod;
 mod service;
 mod service_cidr;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -49,8 +50,8 @@ pub fn hidden_by_label<'a>(keys: impl IntoIterator<Item = &'a str>) -> bool {
 }
 
 /// Namespace and name of an object; the namespace of a cluster-scoped object is empty. A copy shares
-/// both texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// both texts. Ordered by namespace, then by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ObjectName {
     /// Namespace, or empty.
     pub namespace: Arc<str>,
@@ -67,6 +68,22 @@ impl ObjectName {
     /// Name of a cluster-scoped object.
     pub fn cluster(name: impl Into<Arc<str>>) -> ObjectName {
         ObjectName { namespace: Arc::default(), name: name.into() }
+    }
+}
+
+impl Ord for ObjectName {
+    fn cmp(&self, other: &ObjectName) -> Ordering {
+        // Names of one index mostly share the text of their namespace.
+        let texts = |a: &Arc<str>, b: &Arc<str>| {
+            if Arc::ptr_eq(a, b) { Ordering::Equal } else { a.cmp(b) }
+        };
+        texts(&self.namespace, &other.namespace).then_with(|| texts(&self.name, &other.name))
+    }
+}
+
+impl PartialOrd for ObjectName {
+    fn partial_cmp(&self, other: &ObjectName) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

@@ -53,12 +53,21 @@ impl Changed {
 
     /// Adds the differences of a later update.
     pub fn merge(&mut self, later: Changed) {
-        self.frontends.extend(later.frontends);
-        self.ports.extend(later.ports);
+        unite(&mut self.frontends, later.frontends);
+        unite(&mut self.ports, later.ports);
         self.networks |= later.networks;
         self.routes |= later.routes;
-        self.conflicts.extend(later.conflicts);
+        unite(&mut self.conflicts, later.conflicts);
         self.overlaps |= later.overlaps;
+    }
+}
+
+/// Adds `more` to `all`. The first difference of a large cluster is moved, not inserted.
+fn unite<T: Ord>(all: &mut BTreeSet<T>, more: BTreeSet<T>) {
+    if all.is_empty() {
+        *all = more;
+    } else {
+        all.extend(more);
     }
 }
 

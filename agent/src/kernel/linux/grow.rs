@@ -7,7 +7,7 @@ use sluice_core::diff::Capacity;
 
 use super::migration::{self, MigrationError};
 use super::sizes::{self, Sizes};
-use super::{LinuxKernel, load, maps, pins};
+use super::{LinuxKernel, heap, load, maps, pins};
 use crate::kernel::{Grown, KernelError, Result};
 
 impl LinuxKernel {
@@ -41,7 +41,7 @@ impl LinuxKernel {
 
     fn load(&mut self, least: Capacity) -> Result<Grown> {
         let loaded = load::load(&Sizes { least, ..self.sizes })?;
-        load::trim_heap();
+        heap::trim();
         self.tables = maps::Tables::default();
         self.pins = pins::Pins::open()?;
         self.pins_are_valid = true;

@@ -235,15 +235,6 @@ fn create_maps(shapes: &[Shape]) -> Result<Ebpf, LoadError> {
     loader.load(OBJECT).map_err(|e| LoadError::Maps(Box::new(e)))
 }
 
-/// Returns memory that loading used to the system; parsed type information is large.
-pub fn trim_heap() {
-    // SAFETY: malloc_trim takes no pointers and may be called at any time.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// The pins of this version, if an agent has loaded it before.
 fn own_pins(layouts: &Layouts) -> Result<Option<PinSet>, LoadError> {
     let is_pinned = Path::new(pin::MAPS).join(map::NODE_CONFIG).exists();

@@ -7,6 +7,7 @@
 pub mod cni_files;
 pub mod events;
 mod grow;
+pub mod heap;
 pub mod hooks;
 pub mod load;
 pub mod maps;

@@ -5,21 +5,26 @@
 //! These types are private to [`super`].
 
 mod cluster_network_policy;
+mod endpoint_slice;
 mod network_policy;
 mod pod;
 mod service_cidr;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
+use sluice_core::model::{HEADLESS_LABEL, SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL};
 
 pub use self::cluster_network_policy::{
     ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, CustomResourceDefinition,
     DestinationPort, NamespacedPods, Subject, Unknown,
 };
+pub use self::endpoint_slice::{Endpoint, EndpointSlice, Named};
 pub use self::network_policy::{
     IntOrString, IpBlock, LabelSelector, NetworkPolicy, NetworkPolicySpec, Obj, Part, Peer,
     PolicyPort,
@@ -30,14 +35,14 @@ pub use self::service_cidr::ServiceCIDR;
 /// The metadata fields in use; the others of `ObjectMeta` stay empty.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
+struct Metadata<L> {
     name: Option<String>,
     namespace: Option<String>,
     uid: Option<String>,
     resource_version: Option<String>,
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
-    labels: Option<BTreeMap<String, String>>,
+    labels: Option<L>,
     annotations: Option<Annotations>,
 }
 
@@ -51,8 +56,45 @@ struct Annotations {
     trigger: Option<String>,
 }
 
+/// The labels in use of Services and EndpointSlices, of which a cluster has many.
+#[derive(Deserialize)]
+struct ServiceLabels {
+    #[serde(rename = "kubernetes.io/service-name")]
+    name: Option<String>,
+    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
+    proxy_name: Option<String>,
+    #[serde(rename = "service.kubernetes.io/headless")]
+    headless: Option<String>,
+}
+
+impl From<ServiceLabels> for BTreeMap<String, String> {
+    fn from(labels: ServiceLabels) -> BTreeMap<String, String> {
+        let ServiceLabels { name, proxy_name, headless } = labels;
+        let of = |key: &str, value: Option<String>| Some((key.to_owned(), value?));
+        let all = [
+            of(SERVICE_NAME_LABEL, name),
+            of(SERVICE_PROXY_NAME_LABEL, proxy_name),
+            of(HEADLESS_LABEL, headless),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
 fn metadata<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectMeta, D::Error> {
-    let m = Metadata::deserialize(d)?;
+    metadata_with::<BTreeMap<_, _>, D>(d)
+}
+
+/// Metadata with [`ServiceLabels`] only.
+fn metadata_of_service<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectMeta, D::Error> {
+    metadata_with::<ServiceLabels, D>(d)
+}
+
+fn metadata_with<'de, L, D>(d: D) -> Result<ObjectMeta, D::Error>
+where
+    L: Deserialize<'de> + Into<BTreeMap<String, String>>,
+    D: Deserializer<'de>,
+{
+    let m = Metadata::<L>::deserialize(d)?;
     Ok(ObjectMeta {
         name: m.name,
         namespace: m.namespace,
@@ -60,7 +102,7 @@ fn metadata<'de, D: Deserializer<'de>>(d: D) -> Result<ObjectMeta, D::Error> {
         resource_version: m.resource_version,
         creation_timestamp: m.creation_timestamp,
         deletion_timestamp: m.deletion_timestamp,
-        labels: m.labels,
+        labels: m.labels.map(Into::into),
         annotations: m
             .annotations
             .and_then(|a| Some(BTreeMap::from([(TRIGGER.to_owned(), a.trigger?)]))),
@@ -73,6 +115,21 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     d: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+/// Converts a text while it is parsed, without a copy.
+fn text<'de, D: Deserializer<'de>, T>(d: D, convert: fn(&str) -> T) -> Result<T, D::Error> {
+    struct Text<T>(fn(&str) -> T);
+    impl<T> Visitor<'_> for Text<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+        fn visit_str<E>(self, text: &str) -> Result<T, E> {
+            Ok((self.0)(text))
+        }
+    }
+    d.deserialize_str(Text(convert))
 }
 
 macro_rules! resource {
@@ -108,7 +165,6 @@ resource!(Node, "", "v1", "nodes", ClusterResourceScope);
 resource!(Namespace, "", "v1", "namespaces", ClusterResourceScope);
 resource!(Pod, "", "v1", "pods", NamespaceResourceScope);
 resource!(Service, "", "v1", "services", NamespaceResourceScope);
-resource!(EndpointSlice, "discovery.k8s.io", "v1", "endpointslices", NamespaceResourceScope);
 resource!(NetworkPolicy, "networking.k8s.io", "v1", "networkpolicies", NamespaceResourceScope);
 resource!(ServiceCIDR, "networking.k8s.io", "v1", "servicecidrs", ClusterResourceScope);
 
@@ -178,8 +234,8 @@ pub struct Namespace {
 /// core/v1 Service.
 #[derive(Deserialize, Clone, Debug, Default)]
 pub struct Service {
-    /// Name, namespace, labels, creation time.
-    #[serde(default, deserialize_with = "metadata")]
+    /// Name, namespace, labels that hide it, creation time.
+    #[serde(default, deserialize_with = "metadata_of_service")]
     pub metadata: ObjectMeta,
     /// Addresses, ports, policies.
     #[serde(default)]
@@ -281,93 +337,4 @@ pub struct SessionAffinityConfig {
 pub struct ClientIpConfig {
     /// Seconds, 1 to 86400.
     pub timeout_seconds: Option<i64>,
-}
-
-/// discovery.k8s.io/v1 EndpointSlice.
-#[derive(Deserialize, Clone, Debug, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct EndpointSlice {
-    /// Name, namespace, labels, one of which names the Service.
-    #[serde(default, deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
-    /// `IPv4`, `IPv6`, `FQDN`.
-    #[serde(default)]
-    pub address_type: String,
-    /// Endpoints.
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub endpoints: Vec<Endpoint>,
-    /// Ports of every endpoint.
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub ports: Vec<EndpointPort>,
-}
-
-/// discovery.k8s.io/v1 Endpoint.
-#[derive(Deserialize, Clone, Debug, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct Endpoint {
-    /// Addresses; only the first one is used.
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub addresses: Vec<String>,
-    /// Ready, serving, terminating.
-    #[serde(default)]
-    pub conditions: Option<Conditions>,
-    /// Node of the endpoint.
-    pub node_name: Option<String>,
-    /// Zones and nodes that should use the endpoint.
-    pub hints: Option<Hints>,
-    /// The Pod behind it.
-    pub target_ref: Option<TargetRef>,
-}
-
-/// core/v1 ObjectReference.
-#[derive(Deserialize, Clone, Debug, Default)]
-pub struct TargetRef {
-    /// Kind.
-    #[serde(default)]
-    pub kind: String,
-    /// UID.
-    #[serde(default)]
-    pub uid: String,
-}
-
-/// discovery.k8s.io/v1 EndpointConditions.
-#[derive(Deserialize, Clone, Copy, Debug, Default)]
-pub struct Conditions {
-    /// Absent means true.
-    pub ready: Option<bool>,
-    /// Absent means true.
-    pub serving: Option<bool>,
-    /// Absent means false.
-    pub terminating: Option<bool>,
-}
-
-/// discovery.k8s.io/v1 EndpointHints.
-#[derive(Deserialize, Clone, Debug, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct Hints {
-    /// Zones that should use it.
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub for_zones: Vec<Named>,
-    /// Nodes that should use it.
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub for_nodes: Vec<Named>,
-}
-
-/// A name of a zone or a node.
-#[derive(Deserialize, Clone, Debug, Default)]
-pub struct Named {
-    /// The name.
-    #[serde(default)]
-    pub name: String,
-}
-
-/// discovery.k8s.io/v1 EndpointPort.
-#[derive(Deserialize, Clone, Debug, Default)]
-pub struct EndpointPort {
-    /// Name, equal to the Service port's.
-    pub name: Option<String>,
-    /// `TCP` (also when absent), `UDP`, `SCTP`.
-    pub protocol: Option<String>,
-    /// Target port; a port without it is skipped.
-    pub port: Option<i64>,
 }

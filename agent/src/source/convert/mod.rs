@@ -220,7 +220,7 @@ pub(super) fn endpoint_slice(o: api_types::EndpointSlice) -> Result<Object, Conv
             })
         })
         .collect();
-    let mut addresses = o.endpoints.iter().filter_map(|e| parse_ip(e.addresses.first()?));
+    let mut addresses = o.endpoints.iter().filter_map(|e| e.address.0);
     let invalid = addresses.find(|address| !is_routable(address)).map(Box::new);
     let endpoints = o.endpoints.into_iter().filter_map(endpoint).collect();
     Ok(Object::EndpointSlice(EndpointSlice {
@@ -254,7 +254,7 @@ fn is_routable(address: &IpAddr) -> bool {
 /// Converts an endpoint; `None` without an IP address, as in slices of type FQDN, or with one that is
 /// not routable.
 fn endpoint(e: api_types::Endpoint) -> Option<Endpoint> {
-    let address = parse_ip(e.addresses.first()?).filter(is_routable)?;
+    let address = e.address.0.filter(is_routable)?;
     let c = e.conditions.unwrap_or_default();
     let names = |list: Vec<api_types::Named>| list.into_iter().map(|n| n.name).collect();
     Some(Endpoint {
@@ -262,16 +262,13 @@ fn endpoint(e: api_types::Endpoint) -> Option<Endpoint> {
         ready: c.ready.unwrap_or(true),
         serving: c.serving.unwrap_or(true),
         terminating: c.terminating.unwrap_or(false),
-        node_name: e.node_name.filter(|n| !n.is_empty()).map(Into::into),
+        node_name: e.node_name,
         hints: e
             .hints
             .map(|h| Hints { zones: names(h.for_zones), nodes: names(h.for_nodes) })
             .filter(|h| !h.zones.is_empty() || !h.nodes.is_empty())
             .map(Box::new),
-        target: e
-            .target_ref
-            .filter(|target| target.kind == "Pod")
-            .and_then(|target| Uid::from_api(&target.uid)),
+        target: e.target_ref.filter(|target| target.is_pod).and_then(|target| target.uid),
     })
 }
 

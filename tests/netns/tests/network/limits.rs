@@ -15,10 +15,10 @@ fn maps_have_the_documented_capacities() {
     let node = topology.node(1);
     let _agent = node.agent();
     for (name, entries) in [
-        (map::FRONTENDS, 32_768),
-        (map::SERVICES, 16_384),
-        (map::SLOTS, 131_072),
-        (map::BACKENDS, 131_072),
+        (map::FRONTENDS, 8_192),
+        (map::SERVICES, 4_096),
+        (map::SLOTS, 32_768),
+        (map::BACKENDS, 32_768),
         (map::SOURCE_RANGES, 262_144),
         (map::AFFINITY, 32_768),
         (map::FLOWS, 262_144),

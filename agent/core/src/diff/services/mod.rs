@@ -76,6 +76,7 @@ impl RealizedServices {
             orphaned: Vec::new(),
             capacity,
         };
+        realized.backends.reserve(read_back.backends.len());
         read_back.source_ranges.iter().for_each(|key| realized.ranges.insert(*key));
         let mut unclaimed: BTreeMap<u32, BackendRow> = read_back.backends.iter().copied().collect();
         realized.orphaned.extend(unclaimed.remove(&0).map(|_| 0));
@@ -178,6 +179,9 @@ impl RealizedServices {
             }
             None => {
                 self.adopt_service_ids(tables);
+                let rows = Capacity::for_tables(tables);
+                self.services.reserve(rows.services.min(self.capacity.services) as usize);
+                self.backends.reserve(rows.backends.min(self.capacity.backends) as usize);
                 for row in tables.ports() {
                     self.reconcile_port(row, &mut draft);
                 }

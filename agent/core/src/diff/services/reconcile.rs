@@ -112,10 +112,13 @@ impl RealizedServices {
     ) -> Result<[RealizedSet; 2], CapacityError> {
         // Rows that are deleted still count.
         let used = self.used_backends();
-        let needed = self.without_id(service, wanted.into_iter().flatten()).len();
         let max = self.capacity.backends;
-        if used + needed > max as usize {
-            return Err(CapacityError::Backends { service: id.clone(), needed, used, max });
+        let exceeds = |needed| used + needed > max as usize;
+        if exceeds(wanted[0].len() + wanted[1].len()) {
+            let needed = self.without_id(service, wanted.into_iter().flatten()).len();
+            if exceeds(needed) {
+                return Err(CapacityError::Backends { service: id.clone(), needed, used, max });
+            }
         }
         let first = self.allocate_slots(wanted[0], id)?;
         let second = self.allocate_slots(wanted[1], id).inspect_err(|_| self.slots.free(first))?;
@@ -124,7 +127,7 @@ impl RealizedServices {
                 .iter()
                 .map(|backend| {
                     self.backend_id(service, *backend, draft).unwrap_or_else(|| {
-                        let (id, _) = self.backends.get_or_insert(&(service, *backend));
+                        let id = self.backends.add(&(service, *backend));
                         draft.put_backends.push((id, BackendRow::new(service, *backend)));
                         id
                     })
