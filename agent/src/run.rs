@@ -1,4 +1,5 @@
-//! Start-up of the agent, in order: requirements, watches, programs and maps, servers, the loop.
+//! Start-up of the agent, in order: requirements, lock, watches, first lists of a node without maps,
+//! programs and maps, servers, the loop.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ const LIVENESS: [Concern; 3] = [Concern::ServiceMaps, Concern::Policy, Concern::
 /// The node does not meet a requirement, a program is refused, a flag is not valid, or a socket
 /// cannot be opened.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    heap::share();
+    heap::use_one_arena();
     // The event loop and what it answers. Every further thread costs memory on every node: only what
     // must go on beside the loop has one.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -78,6 +79,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if !pins::exist() {
         first_lists::receive(&mut state, &mut queue).await;
         if state.stopped() {
+            tracing::info!("sluice agent stopped before anything was loaded");
             return Ok(());
         }
         sizes.least = first_lists::capacity(&mut state, sizes.least);

@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use crate::event::Event;
@@ -128,6 +129,9 @@ impl<K: Kernel> EventLoop<K> {
             }
             self.apply_due();
             self.pass();
+            // Signals, calls and notifications are received by other tasks of this thread, which do not run
+            // by themselves while the queue is filled as fast as it is read.
+            yield_now().await;
         }
     }
 

@@ -34,6 +34,7 @@ pub async fn receive(state: &mut State, events: &mut mpsc::Receiver<Event>) {
 
 /// Capacities, at least `least`, with which the maps hold the tables of these lists.
 pub fn capacity(state: &mut State, least: Capacity) -> Capacity {
+    state.set_now(Instant::now().into_std());
     state.compile();
     let needed = Capacity::for_tables(state.tables());
     least.grown(&needed, &Capacity::default()).unwrap_or(least)

@@ -97,9 +97,12 @@ impl Index {
         }
     }
 
-    /// Makes the names in a Service copies of those that are known: they are a third of its memory.
+    /// Replaces the names in a Service by the known copies, which are shared: they are a third of its
+    /// memory.
     fn share_names(&mut self, service: &mut Service) {
-        if let Some((known, _)) = self.slices_of.get_key_value(&service.name) {
+        let of_service = self.services.get_key_value(&service.name).map(|(known, _)| known);
+        let of_slices = || self.slices_of.get_key_value(&service.name).map(|(known, _)| known);
+        if let Some(known) = of_service.or_else(of_slices) {
             service.name = known.clone();
         }
         self.texts.share(&mut service.name.namespace);

@@ -2,6 +2,7 @@
 
 mod changes;
 mod failures;
+mod fairness;
 mod findings;
 mod growth;
 mod heartbeat;

@@ -1,9 +1,9 @@
 //! Memory of the allocator.
 
 /// Makes all threads take memory from one arena: objects are parsed by one thread and kept by another, and
-/// the space that texts leave between them would be lost to the second one. To be called before threads are
+/// memory that one frees could not be used by the other. To be called before threads are
 /// started.
-pub(crate) fn share() {
+pub(crate) fn use_one_arena() {
     // SAFETY: mallopt takes no pointers; the agent calls it before it starts threads.
     #[cfg(target_env = "gnu")]
     unsafe {

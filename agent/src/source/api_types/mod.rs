@@ -59,12 +59,21 @@ struct Annotations {
 /// The labels in use of Services and EndpointSlices, of which a cluster has many.
 #[derive(Deserialize)]
 struct ServiceLabels {
-    #[serde(rename = "kubernetes.io/service-name")]
+    #[serde(rename = "kubernetes.io/service-name", default, deserialize_with = "present")]
     name: Option<String>,
-    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
+    #[serde(
+        rename = "service.kubernetes.io/service-proxy-name",
+        default,
+        deserialize_with = "present"
+    )]
     proxy_name: Option<String>,
-    #[serde(rename = "service.kubernetes.io/headless")]
+    #[serde(rename = "service.kubernetes.io/headless", default, deserialize_with = "present")]
     headless: Option<String>,
+}
+
+/// A label is present whatever its value is; the API server takes `null` as the empty text.
+fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    null_is_default(d).map(Some)
 }
 
 impl From<ServiceLabels> for BTreeMap<String, String> {

@@ -103,6 +103,18 @@ fn rows_that_fit_exactly_are_written() {
     assert_eq!(kernel.effect(), desired_effect(&agent.tables));
 }
 
+/// A Cluster and a Local set with the same endpoints need slots twice and ids once.
+#[test]
+fn sets_with_the_same_endpoints_fit_exactly() {
+    let mut kernel = Kernel::new(Capacity { slots: 4, ..EXACT });
+    let mut agent = Agent::start(&kernel);
+    let service = "service shop/web 10.96.0.7 /UDP:53 policy=Local";
+    let plan = apply(&mut kernel, &mut agent, &[service, TWO_ENDPOINTS]);
+    assert_eq!(plan.over_capacity, []);
+    assert_eq!(kernel.backends.len(), 2);
+    assert_eq!(kernel.effect(), desired_effect(&agent.tables));
+}
+
 #[test]
 fn error_names_the_map_that_is_full() {
     let error = |capacity: Capacity| {

@@ -159,9 +159,14 @@ endpoints:
   conditions: {ready: true, serving: true, terminating: false}
   nodeName: worker
   hints: {forZones: [{name: a}], forNodes: [{name: worker}]}
+  targetRef: {kind: Pod, uid: 6f1c2a34-0000-4000-8000-00000000000a}
 - addresses: [10.244.2.7]
   conditions: {ready: false, terminating: true}
+  nodeName: ''
+  targetRef: {kind: Node, uid: 6f1c2a34-0000-4000-8000-00000000000b}
 - addresses: [10.244.2.8]
+  nodeName: null
+  targetRef: {kind: Pod, uid: other}
 - addresses: []
 - addresses: [host.example]
 ";
@@ -185,6 +190,31 @@ endpoints:
     );
     assert_eq!(s.endpoints[0].zone_hints(), ["a"]);
     assert_eq!(s.endpoints[0].node_hints(), ["worker"]);
+    let nodes: Vec<_> = s.endpoints.iter().map(|e| e.node_name.as_deref()).collect();
+    assert_eq!(nodes, [Some("worker"), None, None]);
+    let targets: Vec<_> = s.endpoints.iter().map(|e| e.target).collect();
+    assert_eq!(targets, [Uid::from_api("6f1c2a34-0000-4000-8000-00000000000a"), None, None]);
+}
+
+#[test]
+fn label_that_hides_an_object_counts_whatever_its_value_is() {
+    for (labels, hidden) in [
+        ("{service.kubernetes.io/headless: null}", true),
+        ("{service.kubernetes.io/headless: ''}", true),
+        ("{service.kubernetes.io/service-proxy-name: other}", true),
+        ("{service.kubernetes.io/name: other}", false),
+        ("null", false),
+    ] {
+        let yaml = format!("metadata: {{name: a, namespace: b, labels: {labels}}}");
+        match read(Kind::Service, &yaml).unwrap() {
+            Object::Service(service) => assert_eq!(service.hidden, hidden, "{labels}"),
+            other => panic!("{other:?}"),
+        }
+        match read(Kind::EndpointSlice, &yaml).unwrap() {
+            Object::EndpointSlice(slice) => assert_eq!(slice.hidden, hidden, "{labels}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
