@@ -32,6 +32,9 @@ use crate::{progress, setup};
 
 pub use self::level::CLUSTER_PHASES;
 
+/// Time of a level with `--cases`.
+const WITH_CASES: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub struct Options {
@@ -44,6 +47,9 @@ pub struct Options {
     /// Multiply the time budgets, for slow machines
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, env = "SLUICE_BUDGET_FACTOR")]
     budget_factor: f64,
+    /// Random cases of each property and oracle, in place of their defaults; without time budgets
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    cases: Option<u32>,
     /// Run only tests whose name contains this
     filter: Option<String>,
 }
@@ -103,8 +109,11 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     let mut closing = Vec::new();
     for level in levels {
         println!("\n=== {}", level.name());
-        let budget = level.budget().mul_f64(options.budget_factor);
-        let mut runner = Runner::new(&artefacts, level.name(), budget)?;
+        let budget = match options.cases {
+            None => level.budget().mul_f64(options.budget_factor),
+            Some(_) => WITH_CASES,
+        };
+        let mut runner = Runner::new(&artefacts, level.name(), budget, options.cases)?;
         let tally = level::run(cache, level, options, &mut runner).unwrap_or_else(|error| {
             eprintln!("{}: {error:#}", level.name());
             Tally::FAILURE

@@ -34,15 +34,21 @@ pub struct Runner {
     limit: Duration,
     skipped: BTreeSet<String>,
     level: String,
+    cases: Option<u32>,
     outcomes: Outcomes,
 }
 
 impl Runner {
-    /// Starts the level's clock.
+    /// Starts the level's clock. `cases` replaces the numbers of random cases of its tests.
     ///
     /// # Errors
     /// When the file for skipped tests cannot be emptied.
-    pub fn new(artefacts: &Artefacts, level: &str, budget: Duration) -> Result<Self> {
+    pub fn new(
+        artefacts: &Artefacts,
+        level: &str,
+        budget: Duration,
+        cases: Option<u32>,
+    ) -> Result<Self> {
         let skip_file = target().join(format!("skipped-{level}.txt"));
         fs::write(&skip_file, "")
             .with_context(|| format!("cannot write {}", skip_file.display()))?;
@@ -54,6 +60,7 @@ impl Runner {
             limit: 3 * budget,
             skipped: BTreeSet::new(),
             level: level.to_owned(),
+            cases,
             outcomes: Outcomes::new(),
         })
     }
@@ -104,6 +111,7 @@ impl Runner {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        command.envs(self.cases.map(|cases| ("CASES", cases.to_string())));
         let mut tree = ProcessTree::start(command)?;
         let (sender, lines) = mpsc::channel();
         let (stdout, stderr) = (tree.child().stdout.take(), tree.child().stderr.take());
@@ -232,6 +240,7 @@ mod tests {
             limit,
             skipped: BTreeSet::new(),
             level: "unit".to_owned(),
+            cases: None,
             outcomes: Outcomes::new(),
         }
     }
@@ -260,6 +269,17 @@ mod tests {
             assert_eq!(tally, Tally { passed: 2, failed: 0, skipped: 0 });
             let tally = runner.without_skipped(tally).expect("the skip file is readable");
             assert_eq!(tally, Tally { passed: 1, failed: 0, skipped: 1 }, "{line}");
+        }
+    }
+
+    #[test]
+    fn number_of_cases_is_passed_to_the_tests() {
+        for (number, cases, status) in [(0, Some(7), 0), (1, Some(8), 1), (2, None, 1)] {
+            let mut runner = runner(Duration::from_secs(110 + number));
+            runner.cases = cases;
+            let mut command = shell("test \"$CASES\" = 7");
+            let tally = runner.cargo_test(command.env_remove("CASES")).expect("started");
+            assert_eq!(tally.failed, status, "{cases:?}");
         }
     }
 
