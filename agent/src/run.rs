@@ -47,8 +47,8 @@ const LIVENESS: [Concern; 3] = [Concern::ServiceMaps, Concern::Policy, Concern::
 /// cannot be opened.
 pub fn run(config: Config) -> anyhow::Result<()> {
     heap::use_one_arena();
-    // The event loop and what it answers. Every further thread costs memory on every node: only what
-    // must go on beside the loop has one.
+    // One thread for the event loop and the command line's socket. Each further one costs memory on every
+    // node: only work that must go on while the loop is busy has one.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)

@@ -120,8 +120,8 @@ pub struct AgentArgs {
     /// its capacity). Flows beyond it work, and can be evicted.
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(2..))]
     pub flows_per_pod: Option<u32>,
-    /// Least capacity of each map that grows with the Services, for tests of the growth; the first lists of a
-    /// node without maps may need more.
+    /// Upper bound of the initial capacity of each map that grows with the Services, for tests of the growth;
+    /// the first lists of a node without maps can need more.
     #[arg(long, value_name = "ENTRIES", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub initial_capacity: Option<u32>,
     /// Seconds to keep the former pins after an upgrade, for CNI ADDs that still run; for tests.
@@ -213,7 +213,7 @@ pub struct Config {
     pub flows: u32,
     /// Limit of entries in `FLOWS` per pod.
     pub flows_per_pod: u32,
-    /// Least capacity of maps that grow, if given.
+    /// Upper bound of the initial capacities of maps that grow, if given.
     pub initial_capacity: Option<u32>,
     /// How long former pins are kept after an upgrade.
     pub stale_pin_grace_period: Duration,

@@ -70,7 +70,8 @@ pub struct EventLoop<K> {
 
 impl<K: Kernel> EventLoop<K> {
     /// A loop that has not run yet. Its first pass does not wait for an event: programs
-    /// and rows of running pods are updated before the first object arrives.
+    /// and rows of running pods are updated before the first object arrives. On a node without maps, the first
+    /// lists have been applied before.
     pub fn new(
         state: State,
         kernel: K,
@@ -129,8 +130,8 @@ impl<K: Kernel> EventLoop<K> {
             }
             self.apply_due();
             self.pass();
-            // Signals, calls and notifications are received by other tasks of this thread, which do not run
-            // by themselves while the queue is filled as fast as it is read.
+            // Signals, calls and notifications are received by other tasks of this thread. Without the yield
+            // they do not run while the queue is filled as fast as it is read.
             yield_now().await;
         }
     }

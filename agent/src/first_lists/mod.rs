@@ -1,9 +1,8 @@
 //! The first lists of a node without maps.
 //!
-//! The programs refer to their maps, so that larger maps need all programs verified again
-//! ([`crate::reconcile::growth`]). On a node that has none yet, nothing is lost while the lists arrive:
-//! the maps are created for what they hold. Without an API server, or with a slow one, the maps get
-//! their initial sizes.
+//! Larger maps require that all programs are verified again ([`crate::reconcile::growth`]). A node without
+//! maps has no traffic to interrupt, so the agent waits for the lists and creates maps that hold them. If the
+//! API server is slow or unreachable, the maps get their initial capacities.
 
 use std::time::Duration;
 
@@ -14,9 +13,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::event::Event;
 use crate::state::State;
 
-/// Longest time without an event.
+/// Longest wait for the next event.
 const QUIET: Duration = Duration::from_secs(1);
-/// Longest time in all.
+/// Longest wait in total.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Applies events until the lists that the tables depend on are complete, or the agent is to stop, or

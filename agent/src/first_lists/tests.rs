@@ -73,10 +73,18 @@ fn capacity_holds_the_listed_objects_and_is_not_below_the_least() {
         capacity(&mut state, least)
     };
     assert_eq!(listed(1), least);
-    // Each has a frontend and a wildcard row; a quarter stays free.
+    // Each has a frontend and a wildcard row; each map has space for a quarter more.
     let larger = listed(100);
     assert_eq!((larger.frontends, larger.services), (256, 128));
     assert_eq!(larger.backends, least.backends);
-    // Before the lists are complete, nothing is known.
-    assert_eq!(capacity(&mut Harness::idle_state(), least), least);
+}
+
+#[test]
+fn incomplete_lists_do_not_decide_the_capacity() {
+    let least = Capacity::NONE.with(|_| 2);
+    let mut state = Harness::idle_state();
+    let named = |n| service(&format!("s{n}"), Protocol::Tcp, &format!("10.96.1.{n}"), 1);
+    let services = (1..=100).map(named).collect();
+    state.apply(Event::Objects(Change::Replace(Kind::Service, services)), || true);
+    assert_eq!(capacity(&mut state, least), least);
 }

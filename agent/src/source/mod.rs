@@ -13,7 +13,7 @@
 //! when a watch tries again.
 //! Kubernetes API types are used in this module only. A source runs as long as the agent: an error
 //! is logged once and retried, and the objects received before stay in force. It has its own thread, so
-//! that objects are parsed while others are compiled, and watches time out while the event loop is busy.
+//! that objects are parsed and timeouts of watches expire while the event loop is busy.
 
 pub mod agents;
 pub mod convert;
@@ -54,7 +54,7 @@ pub enum SourceError {
     /// The directory cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The thread cannot be started.
+    /// The thread or its runtime cannot be started.
     #[error("cannot start the thread of the watches")]
     Thread(#[from] io::Error),
 }
@@ -83,7 +83,7 @@ pub async fn spawn<E: Send + 'static>(
         }
     };
     thread::Builder::new().name("watches".to_owned()).spawn(move || runtime.block_on(run))?;
-    let ended = |_| SourceError::Thread(io::Error::other("it has ended"));
+    let ended = |_| SourceError::Thread(io::Error::other("the thread ended during its start"));
     result.await.map_err(ended)?
 }
 
@@ -137,8 +137,7 @@ mod tests {
         Config::try_from(Flags::parse_from(words).args).unwrap()
     }
 
-    /// The test does not await anything after the start: its runtime is as busy as an event loop that
-    /// compiles.
+    /// Nothing is awaited after the start: the test's runtime is blocked, as by an event loop that compiles.
     #[tokio::test]
     async fn objects_arrive_while_the_event_loop_is_busy() {
         let dir = tempfile::tempdir().unwrap();

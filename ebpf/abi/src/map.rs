@@ -22,28 +22,28 @@ pub const NETWORKS_MAX: u32 = 65_536;
 
 /// Hash, [`crate::FrontendKey`] -> [`crate::Frontend`].
 pub const FRONTENDS: &str = "FRONTENDS";
-/// First capacity of [`FRONTENDS`].
+/// Initial capacity, without larger first lists, of [`FRONTENDS`].
 pub const FRONTENDS_INITIAL: u32 = 8192;
 /// Largest capacity of [`FRONTENDS`].
 pub const FRONTENDS_MAX: u32 = 262_144;
 
 /// Hash, u32 id -> [`crate::ServicePort`]; id 0 is never used.
 pub const SERVICES: &str = "SERVICES";
-/// First capacity of [`SERVICES`].
+/// Initial capacity, without larger first lists, of [`SERVICES`].
 pub const SERVICES_INITIAL: u32 = 4096;
 /// Largest capacity of [`SERVICES`].
 pub const SERVICES_MAX: u32 = 131_072;
 
 /// Array of u32: slot -> backend id.
 pub const SLOTS: &str = "SLOTS";
-/// First capacity of [`SLOTS`].
+/// Initial capacity, without larger first lists, of [`SLOTS`].
 pub const SLOTS_INITIAL: u32 = 32_768;
 /// Largest capacity of [`SLOTS`].
 pub const SLOTS_MAX: u32 = 2_097_152;
 
 /// Hash, u32 backend id -> [`crate::Backend`]; id 0 is never used.
 pub const BACKENDS: &str = "BACKENDS";
-/// First capacity of [`BACKENDS`].
+/// Initial capacity, without larger first lists, of [`BACKENDS`].
 pub const BACKENDS_INITIAL: u32 = 32_768;
 /// Largest capacity of [`BACKENDS`].
 pub const BACKENDS_MAX: u32 = 524_288;

@@ -119,8 +119,8 @@ enum Built {
     Policy(policy::Programs),
 }
 
-/// The last outcome of each specification by name. Files of newer results precede: specifications are run by
-/// hand, and not all of them with each image.
+/// The last outcome of each specification, by name: results of newer files replace those of older ones,
+/// because specifications are run by hand, and not all of them with each image.
 ///
 /// # Errors
 /// When the folder of results cannot be read.
@@ -153,7 +153,7 @@ fn spec(baseline: bool) -> Spec {
     }
 }
 
-/// The file of results: one per image. A specification that has passed is repeated with another one.
+/// The file of results: one per image. With another image, every specification runs again.
 fn results_file(image: Option<&Path>, suite: Suite) -> Result<PathBuf> {
     let key = match image {
         Some(image) => Inputs::default().path(image)?.key(),

@@ -32,7 +32,7 @@ use crate::{progress, setup};
 
 pub use self::level::CLUSTER_PHASES;
 
-/// Time of a level with `--cases`.
+/// Time budget of a level with `--cases`: long enough to have no effect.
 const WITH_CASES: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Options of `cargo xtask test`.

@@ -82,7 +82,7 @@ impl Capacity {
         networks: Networks::SPEC.capacity,
     };
 
-    /// The first capacities, none above `limit`.
+    /// The initial capacities, none above `limit`.
     pub fn initial(limit: Option<u32>) -> Capacity {
         let limit = limit.unwrap_or(u32::MAX);
         Capacity::NONE.with(|growing| growing.initial.min(limit))

@@ -62,7 +62,7 @@ pub struct Index {
     policies: NetworkPolicies,
     /// Names of the slices of each Service, sorted. Nearly every Service has one.
     slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
-    /// One copy of each name that many Services and slices have: of namespaces, ports and nodes.
+    /// One shared copy of each name of a namespace, port or node.
     texts: Interner<str>,
     listed: BTreeSet<Kind>,
     changes: Changes,

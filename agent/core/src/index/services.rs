@@ -97,8 +97,7 @@ impl Index {
         }
     }
 
-    /// Replaces the names in a Service by the known copies, which are shared: they are a third of its
-    /// memory.
+    /// Replaces the names in a Service by shared copies: names are a third of its memory.
     fn share_names(&mut self, service: &mut Service) {
         let of_service = self.services.get_key_value(&service.name).map(|(known, _)| known);
         let of_slices = || self.slices_of.get_key_value(&service.name).map(|(known, _)| known);
@@ -109,7 +108,7 @@ impl Index {
         service.ports.iter_mut().for_each(|port| self.texts.share(&mut port.name));
     }
 
-    /// The same for a slice.
+    /// Replaces the names in a slice by shared copies.
     fn share_names_of_slice(&mut self, slice: &mut EndpointSlice) {
         self.texts.share(&mut slice.name.namespace);
         if let Some(name) = slice.service_name()

@@ -62,7 +62,7 @@ impl Changed {
     }
 }
 
-/// Adds `more` to `all`. The first difference of a large cluster is moved, not inserted.
+/// Adds `more` to `all`. The first set, which is large at the start, is moved, not inserted.
 fn unite<T: Ord>(all: &mut BTreeSet<T>, more: BTreeSet<T>) {
     if all.is_empty() {
         *all = more;

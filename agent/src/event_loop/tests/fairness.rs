@@ -13,7 +13,7 @@ use crate::kernel::fake::FakeKernel;
 use crate::reconcile::Reconcilers;
 use crate::state::State;
 
-/// Passes until the queue is not filled any more.
+/// Passes after which the queue gets [`Event::Stop`].
 const PASSES: usize = 1000;
 
 /// Fills the queue in each pass: as fast as it is read.
@@ -31,7 +31,7 @@ impl Observer for Flood {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_tasks_run_while_the_queue_is_always_full() {
+async fn other_tasks_run_while_the_queue_is_never_empty() {
     let (queue, mut events) = mpsc::channel(8);
     let passes = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&passes);

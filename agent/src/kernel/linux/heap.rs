@@ -1,8 +1,8 @@
 //! Memory of the allocator.
 
-/// Makes all threads take memory from one arena: objects are parsed by one thread and kept by another, and
-/// memory that one frees could not be used by the other. To be called before threads are
-/// started.
+/// Limits the allocator to one arena. Objects are parsed by one thread and kept by another: with an arena
+/// for each, memory that is freed in one is not reused by the other. To be called before the first thread
+/// starts.
 pub(crate) fn use_one_arena() {
     // SAFETY: mallopt takes no pointers; the agent calls it before it starts threads.
     #[cfg(target_env = "gnu")]
@@ -11,7 +11,7 @@ pub(crate) fn use_one_arena() {
     }
 }
 
-/// Returns memory that is not used any more to the system: type information of the programs, lists, plans.
+/// Returns unused memory to the system, such as that of type information, lists and plans.
 pub fn trim() {
     // SAFETY: malloc_trim takes no pointers and may be called at any time.
     #[cfg(target_env = "gnu")]

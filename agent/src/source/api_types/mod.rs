@@ -71,7 +71,7 @@ struct ServiceLabels {
     headless: Option<String>,
 }
 
-/// A label is present whatever its value is; the API server takes `null` as the empty text.
+/// A label is present whatever its value is; the API server treats `null` as an empty string.
 fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
     null_is_default(d).map(Some)
 }

@@ -168,7 +168,7 @@ fn first_lists_decide_the_capacity_of_the_first_maps() {
     add_services(&topology, 0..40, &web);
     let agent = node.agent_with(&[SMALL]);
     assert_eq!(entries(&node), [128, 64, 64]);
-    for line in ["taken over from another version", "replaced"] {
+    for line in ["taken over from another version", "maps replaced by larger ones"] {
         assert!(!agent.log().contains(line), "{}", agent.log());
     }
     let packets = client.without_socket_programs();

@@ -1,7 +1,7 @@
 //! The oracle of `sluice_core` against the real programs: random objects, compiled and written into
 //! the maps, and random packets from a pod, from the node, from other hosts and from sockets.
 //!
-//! `CASES=n` (`cargo xtask test --cases n`) runs n sets of objects instead of 2,000; `SEED=n` repeats a run. A failure prints the
+//! `CASES=n` (`cargo xtask test --cases n`) runs n sets of objects (sockets: n / 4) instead of 2,000; `SEED=n` repeats a run. A failure prints the
 //! objects, without those that it does not need.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 

@@ -114,6 +114,7 @@ impl RealizedServices {
         let used = self.used_backends();
         let max = self.capacity.backends;
         let exceeds = |needed| used + needed > max as usize;
+        // An upper bound first: ids are looked up only when it does not fit.
         if exceeds(wanted[0].len() + wanted[1].len()) {
             let needed = self.without_id(service, wanted.into_iter().flatten()).len();
             if exceeds(needed) {
