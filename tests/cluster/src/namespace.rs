@@ -36,6 +36,14 @@ impl Namespace {
     }
 
     /// kubectl in this namespace.
+    ///
+    /// # Errors
+    /// The output, if the exit code is not 0.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        try_kubectl(&[&["-n", &self.name], arguments].concat(), "")
+    }
+
+    /// kubectl in this namespace; fails the test if that fails.
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> String {
         kubectl(&[&["-n", &self.name], arguments].concat())

@@ -80,6 +80,9 @@ pub struct Command {
 pub struct Kubectl {
     /// Arguments, separated by white space.
     pub kubectl: String,
+    /// Seconds in which the call may be repeated until it succeeds; 0: it must succeed at once.
+    #[serde(default)]
+    pub within: u64,
 }
 
 /// A further manifest.

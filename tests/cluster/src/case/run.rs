@@ -32,9 +32,12 @@ pub fn run(name: &str) {
         println!("{name}, step {}", number + 1);
         match step {
             Step::Run(command) => expect(command, &namespace, &template),
-            Step::Kubectl(Kubectl { kubectl }) => {
+            Step::Kubectl(Kubectl { kubectl, within: seconds }) => {
                 let line = template.fill(kubectl);
-                namespace.kubectl(&line.split_whitespace().collect::<Vec<_>>());
+                let words: Vec<_> = line.split_whitespace().collect();
+                let attempt = || namespace.try_kubectl(&words).map(|_| ());
+                within(Duration::from_secs(*seconds), attempt)
+                    .unwrap_or_else(|e| panic!("step {}: {e}", number + 1));
             }
             Step::Apply(Apply { apply: file }) => apply(&folder.join(file), &namespace, &template),
             Step::Example(Example { example }) => namespace.apply(&examples::manifest(example)),
