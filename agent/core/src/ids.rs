@@ -40,13 +40,13 @@ pub struct Ids<T> {
 
 type Pages<T> = BTreeMap<u32, Box<[Option<Entry<T>>; PAGE as usize]>>;
 
+fn entry_in<T>(pages: &Pages<T>, id: u32) -> Option<&Entry<T>> {
+    pages.get(&(id / PAGE))?[(id % PAGE) as usize].as_ref()
+}
+
 /// The hash of the owner of an id.
 fn hash_of_owner<T: Hash>(pages: &Pages<T>, hasher: &RandomState) -> impl Fn(&u32) -> u64 {
-    |id| {
-        let page = pages.get(&(id / PAGE));
-        let entry = page.and_then(|page| page[(id % PAGE) as usize].as_ref());
-        entry.map_or(0, |entry| hasher.hash_one(&entry.owner))
-    }
+    |id| entry_in(pages, *id).map_or(0, |entry| hasher.hash_one(&entry.owner))
 }
 
 impl<T> Default for Ids<T> {
@@ -64,7 +64,7 @@ impl<T> Default for Ids<T> {
 
 impl<T> Ids<T> {
     fn entry(&self, id: u32) -> Option<&Entry<T>> {
-        self.pages.get(&(id / PAGE))?[(id % PAGE) as usize].as_ref()
+        entry_in(&self.pages, id)
     }
 
     fn entry_mut(&mut self, id: u32) -> Option<&mut Entry<T>> {

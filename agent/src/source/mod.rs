@@ -120,21 +120,13 @@ mod tests {
     use std::fs;
     use std::time::{Duration, Instant};
 
-    use clap::Parser;
-
     use super::*;
-    use crate::config::AgentArgs;
-
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        args: AgentArgs,
-    }
+    use crate::harness::{Harness, host};
+    use crate::kernel::fake::FakeKernel;
 
     fn config(dir: &std::path::Path) -> Config {
-        let source = dir.to_str().unwrap();
-        let words = ["agent", "--node-name", "n1", "--source", source];
-        Config::try_from(Flags::parse_from(words).args).unwrap()
+        let flags = ["--source", dir.to_str().unwrap()];
+        Harness::with(&flags, FakeKernel::new(host())).config().clone()
     }
 
     /// Nothing is awaited after the start: the test's runtime is blocked, as by an event loop that compiles.

@@ -46,7 +46,7 @@ impl Namespace {
     /// kubectl in this namespace; fails the test if that fails.
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        kubectl(&[&["-n", &self.name], arguments].concat())
+        self.try_kubectl(arguments).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Waits until exactly `count` pods with label `app=<app>` are Ready and none terminates, and
