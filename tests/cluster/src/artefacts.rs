@@ -58,4 +58,7 @@ pub fn save_if_failing(namespace: &str) {
         }
     }
     println!("artefacts: {}", dir.display());
+    // A pod that does not start says why here only.
+    let warnings = ["-n", namespace, "get", "events", "--field-selector=type=Warning"];
+    println!("{}", try_kubectl(&warnings, "").unwrap_or_else(|e| e));
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::engine::Engine;
 use super::node_image::{self, NodeImage};
-use super::{Cni, Proxy};
+use super::{Cni, Proxy, space};
 use crate::cache::{Cache, checkout};
 use crate::process::{self, STEP};
 use crate::{progress, setup};
@@ -95,9 +95,10 @@ impl Cluster {
     /// Creates the cluster. Its nodes are not Ready before a CNI plugin is configured.
     ///
     /// # Errors
-    /// When the node image cannot be made or kind fails; a cluster that failed is removed.
+    /// When the node image cannot be made, space is short or kind fails; a cluster that failed is removed.
     pub(super) fn create(&self, cache: &Cache, spec: &Spec) -> Result<()> {
         let image = node_image::ensure(cache, &self.engine)?;
+        space::require(&self.engine, spec.nodes)?;
         let base = fs::read_to_string(checkout().join("deploy/kind/cluster.yaml"))?;
         let config = cache.folder("kube")?.join(format!("{}.kind.yaml", self.name));
         fs::write(&config, configuration(&base, spec, &image)?)?;

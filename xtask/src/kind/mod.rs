@@ -3,7 +3,7 @@
 //! ```text
 //! kubernetes (Go programs) ──> kubernetes_images ──┐
 //!      └───────────────────────────────────────────┼──> node_image ──> cluster ──> baseline
-//! rootfs (Debian packages) ────────────────────────┘        engine ──────┘
+//! rootfs (Debian packages) ────────────────────────┘ engine ──> space ──┘
 //! ```
 //! A module uses only those to its left. Where Docker and a registry answer, the published node
 //! image is used and nothing is built. Commands call [`up`], [`Cluster`] and [`Engine`].
@@ -15,6 +15,7 @@ mod kubernetes;
 mod kubernetes_images;
 mod node_image;
 mod rootfs;
+mod space;
 
 use std::path::PathBuf;
 
