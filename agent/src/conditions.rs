@@ -71,6 +71,12 @@ impl fmt::Display for Concern {
     }
 }
 
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
 /// Why a concern is not in its desired state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {

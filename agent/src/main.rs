@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use sluice_agent::cli::{self, Cli};
+use sluice_agent::cli::{self, Cli, UsageError};
 
 fn main() -> ExitCode {
     match cli::run(Cli::parse()) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("sluice: {e:#}");
-            ExitCode::FAILURE
+            if e.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

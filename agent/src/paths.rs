@@ -8,7 +8,7 @@ pub const CNI_CONF_DIR: &str = "/etc/cni/net.d";
 pub const CNI_BINARY: &str = "/opt/sluice/sluice-cni";
 /// Where the CNI binary stores its leases.
 pub const CNI_STATE_DIR: &str = sluice_pod::DEFAULT_STATE_DIR;
-/// What Sluice keeps on the node beyond a boot, the leases included.
+/// What former versions kept on the node beyond a boot, the leases included.
 pub const STATE_DIR: &str = "/var/lib/sluice";
 /// The kubelet's kubeconfig.
 pub const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";

@@ -271,6 +271,7 @@ impl Observer for Publisher {
             state.policy_findings().iter(),
         );
         self.health.metrics().policy.dropped(state.drops_by_policy());
+        self.health.metrics().conditions.set(&state.conditions);
         self.health.repaired(state.repairs());
         self.health.set_ready(state.ready());
         self.health.set_node_eligible(state.node_eligible());

@@ -78,10 +78,11 @@ func skipPassed(path string) error {
 	return nil
 }
 
-// writeResult appends the result of a specification. Every parallel process appends; a line is one
-// write, so lines do not mix.
+// writeResult appends the result of a specification that was selected; one that skips itself says why.
+// Every parallel process appends; a line is one write, so lines do not mix.
 func writeResult(report types.SpecReport) {
-	if *results == "" || report.State == types.SpecStateSkipped || report.State == types.SpecStatePending {
+	isSelected := report.State != types.SpecStateSkipped || report.FailureMessage() != ""
+	if *results == "" || !isSelected || report.State == types.SpecStatePending {
 		return
 	}
 	line, err := json.Marshal(result{

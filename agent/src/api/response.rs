@@ -98,9 +98,16 @@ pub struct DeviceRow {
 /// A part of the node's state that differs from the desired one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
-    /// The part, for example `Tables`.
+    /// The part, for example `Routes`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// `Waiting` for a precondition, `Failed` and retried, or `Degraded`: objects or configuration have to
+    /// change. Empty from former agents.
+    #[serde(default)]
+    pub status: String,
+    /// Seconds since the part has this status.
+    #[serde(default)]
+    pub seconds: u64,
     /// The error.
     pub message: String,
 }

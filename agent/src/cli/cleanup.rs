@@ -26,7 +26,8 @@ pub struct Args {
     /// Directory of the CNI configuration; empty keeps the configuration.
     #[arg(long, value_name = "DIR", default_value = paths::CNI_CONF_DIR, value_parser = may_be_empty())]
     cni_conf_dir: PathBuf,
-    /// Directory of the leases; empty keeps them.
+    /// Directory of the leases of former versions; empty keeps it. The leases in /run/sluice are removed
+    /// always.
     #[arg(long, value_name = "DIR", default_value = paths::STATE_DIR, value_parser = may_be_empty())]
     state_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy (default: detected).
@@ -100,9 +101,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let pins = args.on_host(pins::base());
     steps.record("directory of pinned maps and programs", remove_dir(&pins));
     if !args.state_dir.as_os_str().is_empty() {
-        steps.record("directory of leases", remove_dir(&args.on_host(&args.state_dir)));
+        steps.record(
+            "directory of leases of former versions",
+            remove_dir(&args.on_host(&args.state_dir)),
+        );
     }
-    steps.record("directory of lock and socket", remove_dir(&run_dir));
+    steps.record("directory of leases, lock and socket", remove_dir(&run_dir));
+    // The DaemonSet's mount creates it where the kubelet has none, and kubeadm refuses to join such a node.
+    let kubelet_conf = args.on_host(Path::new(paths::KUBELET_CONF));
+    steps.record("empty kubelet.conf", remove_empty(&kubelet_conf));
     drop(lock);
     for removed in &steps.removed {
         print_text(&format!("removed {removed}\n"))?;
@@ -151,6 +158,15 @@ fn remove_file(dir: &Path, name: &str, args: &Args) -> anyhow::Result<usize> {
     Ok(usize::from(cni_files::remove(&path)?))
 }
 
+/// Removes a file without contents.
+fn remove_empty(path: &Path) -> anyhow::Result<usize> {
+    let is_empty = |m: fs::Metadata| m.is_file() && m.len() == 0;
+    if !fs::symlink_metadata(path).is_ok_and(is_empty) {
+        return Ok(0);
+    }
+    Ok(usize::from(cni_files::remove(path)?))
+}
+
 fn remove_dir(dir: &Path) -> anyhow::Result<usize> {
     match fs::remove_dir_all(dir) {
         Ok(()) => Ok(1),
@@ -186,6 +202,12 @@ mod tests {
         assert_eq!(remove_file(Path::new(""), "bridge", &args).unwrap(), 0);
         let left: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["bridge"]);
+        let conf = root.path().join("kubelet.conf");
+        fs::write(&conf, "server:").unwrap();
+        assert_eq!(remove_empty(&conf).unwrap(), 0);
+        fs::write(&conf, "").unwrap();
+        assert_eq!(remove_empty(&conf).unwrap(), 1);
+        assert_eq!(remove_empty(&conf).unwrap(), 0);
         let sub = root.path().join("pins");
         fs::create_dir_all(sub.join("maps")).unwrap();
         assert_eq!(remove_dir(&sub).unwrap(), 1);

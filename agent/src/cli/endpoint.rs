@@ -32,10 +32,13 @@ pub struct Args {
 #[serde(rename_all = "camelCase")]
 struct PodRow {
     address: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<String>,
     ifindex: u32,
     pod_mac: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<String>,
 }
 

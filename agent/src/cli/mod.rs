@@ -18,6 +18,7 @@ mod prepare_node;
 mod service;
 mod status;
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_abi::pin;
+use sluice_bpf::error_chain;
 use tracing_subscriber::EnvFilter;
 
 use self::output::{Output, is_broken_pipe, print_json, print_text};
@@ -52,7 +54,7 @@ Exit codes:
 
 /// Pod network and Services of a Kubernetes node, in eBPF.
 #[derive(Parser, Debug)]
-#[command(name = "sluice", version, about, after_help = EXIT_CODES)]
+#[command(name = "sluice", version, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -82,7 +84,7 @@ enum Command {
     /// Show NetworkPolicies and what they mean for a pod; check manifests.
     #[command(subcommand, visible_alias = "policies")]
     Policy(policy::Command),
-    /// List translated connections.
+    /// List flows of pods and Services, before and after translation.
     Conntrack(conntrack::Args),
     /// Show packet and byte counters by drop reason and outcome.
     Counters,
@@ -95,6 +97,18 @@ enum Command {
     Cleanup(cleanup::Args),
     /// Print the version of this binary.
     Version,
+}
+
+/// A value of a flag that is not valid, or flags that are not valid together: exit code 2, as for the
+/// errors of clap.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+impl UsageError {
+    fn new(message: impl fmt::Display) -> UsageError {
+        UsageError(message.to_string())
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -119,7 +133,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Agent(args) => {
             start_logging();
-            crate::run::run(Config::try_from(*args)?).context("agent")?;
+            let config = Config::try_from(*args).map_err(|e| UsageError::new(error_chain(&e)))?;
+            crate::run::run(config).context("agent")?;
         }
         Command::PrepareNode => {
             start_logging();

@@ -72,10 +72,19 @@ impl Report {
             line(&format!("Watch {}", watch.kind), watch_text(watch));
         }
         for condition in &s.conditions {
-            line(&format!("Condition {}", condition.kind), condition.message.clone());
+            line(&format!("Condition {}", condition.kind), condition_text(condition));
         }
         align(&lines)
     }
+}
+
+/// Status, age and message of a condition.
+fn condition_text(condition: &Condition) -> String {
+    let Condition { status, seconds, message, .. } = condition;
+    if status.is_empty() {
+        return message.clone();
+    }
+    format!("{} for {seconds} s: {message}", status.to_lowercase())
 }
 
 /// Programs, address and MTU of a device.
@@ -143,6 +152,8 @@ fn without_agent(config: &NodeConfig) -> Status {
         mtu: (config.mtu != 0).then_some(config.mtu),
         conditions: vec![Condition {
             kind: "Agent".to_owned(),
+            status: String::new(),
+            seconds: 0,
             message: "not running; the maps that it wrote last stay in force".to_owned(),
         }],
         ..Status::default()

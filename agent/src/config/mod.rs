@@ -100,8 +100,8 @@ pub struct AgentArgs {
     /// clusters. Endpoints of other Pods follow their EndpointSlices alone, which are later.
     #[arg(long, value_name = "SCOPE", value_enum, default_value_t)]
     pub watch_pods: WatchedPods,
-    /// Write an Event on a Service or EndpointSlice that cannot be programmed as requested; otherwise the
-    /// log alone names it.
+    /// Write an Event on a Service, EndpointSlice, Pod or policy that cannot be programmed as requested;
+    /// otherwise the log alone names it.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub events: bool,
     /// Masquerade: translate the source of packets that leave the cluster to the node's address.

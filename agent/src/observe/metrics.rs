@@ -19,6 +19,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::condition_metrics::ConditionMetrics;
 use super::policy_metrics::PolicyMetrics;
 use super::proxy_metrics::ProxyMetrics;
 use super::report_metrics::ReportMetrics;
@@ -81,6 +82,8 @@ pub struct SyncMetrics {
     pub proxy: Arc<ProxyMetrics>,
     /// Of NetworkPolicies.
     pub policy: PolicyMetrics,
+    /// Of conditions.
+    pub conditions: ConditionMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -119,6 +122,7 @@ impl Default for SyncMetrics {
             repairs: Family::default(),
             proxy: Arc::default(),
             policy: PolicyMetrics::default(),
+            conditions: ConditionMetrics::default(),
         };
         metrics.last.set(now());
         metrics
@@ -251,6 +255,7 @@ pub fn registry(
     r.register_collector(Box::new(ReportMetrics(flows.report.clone())));
     sync.proxy.register(r);
     sync.policy.register(r);
+    r.register_collector(Box::new(sync.conditions.clone()));
     r.register("sluice_syncs", "Syncs of the kernel with the desired state", sync.syncs.clone());
     r.register("sluice_sync_errors", "Syncs that failed and were retried", sync.errors.clone());
     r.register("sluice_sync_seconds", "Time spent in syncs", sync.seconds.clone());

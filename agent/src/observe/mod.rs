@@ -4,6 +4,7 @@
 //! `/livez` and `/readyz` on one address, `/metrics` and `/proxyMode` on another, both as
 //! kube-proxy has them. Nothing here changes the state of the agent.
 
+mod condition_metrics;
 mod health;
 mod http;
 pub mod metrics;

@@ -52,6 +52,8 @@ impl<K: Maps> StateView for View<'_, K> {
         let uplink = state.uplink();
         let condition = |c: &crate::conditions::Condition| api::Condition {
             kind: c.concern.to_string(),
+            status: c.status.to_string(),
+            seconds: c.since.elapsed().as_secs(),
             message: c.message.clone(),
         };
         api::Status {

@@ -34,6 +34,9 @@ const FOCUS: &str = r"\[sig-network\]";
 const POLICY_RESULTS: &str = "-policy.jsonl";
 /// What belongs to other features, needs a cloud provider, or runs alone.
 const SKIP: &str = r"\[Feature:|\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]|Netpol|LoadBalancers";
+/// The label with the zone of a node, and the zones.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const ZONES: [&str; 3] = ["zone-a", "zone-b", "zone-c"];
 /// All specifications take about 20 minutes with two processes.
 const DEADLINE: Duration = Duration::from_secs(3 * 60 * 60);
 
@@ -61,6 +64,10 @@ pub struct Options {
     /// Number of specifications of Kubernetes that run at the same time
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     procs: u16,
+    /// Nodes of the cluster, including the control plane; the others are spread over three zones. Specifications
+    /// of traffic distribution need seven
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..))]
+    nodes: u8,
     /// Run also the specifications that have passed with this image
     #[arg(long)]
     fresh: bool,
@@ -95,7 +102,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
         Suite::Kubernetes => Built::Kubernetes(programs::build(cache)?),
         Suite::ClusterNetworkPolicy => Built::Policy(policy::build(cache)?),
     };
-    let spec = spec(options.baseline);
+    let spec = spec(options.baseline, options.nodes);
     let existed = Cluster::find(cache, &spec.name).is_ok();
     let cluster = kind::up(cache, &spec)?;
     let ran = prepare(cache, &cluster, image.as_deref()).and_then(|()| match &programs {
@@ -131,6 +138,7 @@ pub fn outcomes(target: &Path) -> Result<BTreeMap<String, String>> {
     files.sort_by_key(|file| fs::metadata(file).and_then(|data| data.modified()).ok());
     let records = files.iter().flat_map(|file| results::read(file));
     Ok(records
+        .filter(|record| !record.skipped())
         .map(|record| {
             let outcome = if record.passed() { "passed" } else { "failed" };
             (record.name, outcome.to_owned())
@@ -144,12 +152,12 @@ fn is_result_of_sluice(file: &Path) -> bool {
     name.ends_with(".jsonl") && !name.starts_with("baseline")
 }
 
-fn spec(baseline: bool) -> Spec {
-    let name = "conformance".to_owned();
+fn spec(baseline: bool, nodes: u8) -> Spec {
+    let (name, nodes) = ("conformance".to_owned(), usize::from(nodes));
     if baseline {
-        Spec { name, nodes: 3, proxy: Proxy::Nftables, cni: Cni::Bridge }
+        Spec { name, nodes, proxy: Proxy::Nftables, cni: Cni::Bridge }
     } else {
-        Spec { name, ..Spec::for_sluice() }
+        Spec { name, nodes, ..Spec::for_sluice() }
     }
 }
 
@@ -167,9 +175,24 @@ fn results_file(image: Option<&Path>, suite: Suite) -> Result<PathBuf> {
     }))
 }
 
+/// The zone of each worker, in turn.
+fn zones(nodes: &[String]) -> impl Iterator<Item = (&str, &'static str)> {
+    let workers = nodes.iter().filter(|node| !node.ends_with("-control-plane"));
+    workers.map(String::as_str).zip(ZONES.into_iter().cycle())
+}
+
 fn prepare(cache: &Cache, cluster: &Cluster, image: Option<&Path>) -> Result<()> {
     if let Some(image) = image {
         install::sluice(cache, cluster, image)?;
+    }
+    for (node, zone) in zones(&cluster.nodes()?) {
+        cluster.kubectl(&[
+            "label",
+            "--overwrite",
+            "node",
+            node,
+            &format!("{ZONE_LABEL}={zone}"),
+        ])?;
     }
     install::wait_rollout(cluster, "kube-system", "deployment/coredns")
 }
@@ -198,6 +221,9 @@ fn suite(
         .args(["--no-color", "--timeout=3h", "--output-interceptor-mode=none", "--succinct"])
         .arg(&programs.suite)
         .args(["--", "--provider=skeleton", "--disable-log-dump"])
+        // Only the first of the parallel processes counts them; in the others, specifications that need two
+        // nodes skip themselves.
+        .arg(format!("--num-nodes={}", zones(&cluster.nodes()?).count()))
         .arg(format!("--kubeconfig={}", cluster.kubeconfig.display()))
         .arg(format!("--results={}", file.display()))
         .arg(format!("--passed={}", passed.display()));
@@ -228,6 +254,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn seven_nodes_are_two_workers_in_each_zone() {
+        let nodes = ["k-control-plane", "k-w1", "k-w2", "k-w3", "k-w4", "k-w5", "k-w6"];
+        let nodes = nodes.map(str::to_owned);
+        let zones: Vec<_> = zones(&nodes).collect();
+        assert_eq!(zones.len(), 6);
+        for zone in ZONES {
+            assert_eq!(zones.iter().filter(|(_, of_node)| *of_node == zone).count(), 2, "{zone}");
+        }
+    }
+
+    #[test]
     fn results_of_the_baseline_are_not_those_of_sluice() {
         for (name, expected) in [
             ("0123.jsonl", true),
@@ -252,6 +289,7 @@ mod tests {
             ("new.jsonl", 2, line("a", "passed")),
             ("baseline.jsonl", 3, line("a", "failed")),
             ("old.jsonl", 1, line("a", "failed") + &line("b", "passed")),
+            ("one-zone.jsonl", 4, line("b", "skipped")),
         ];
         for (name, age, text) in files {
             let path = folder.join(name);

@@ -13,11 +13,11 @@ use serde_json::Value;
 pub struct Record {
     /// Full name.
     pub name: String,
-    /// ginkgo's word for the outcome: passed, failed, timedout, panicked, interrupted.
+    /// ginkgo's word for the outcome: passed, failed, timedout, panicked, interrupted, skipped.
     pub state: String,
     /// Time that it took.
     pub seconds: f64,
-    /// First line of the failure, if any, and the line of source that reports it.
+    /// First line of the failure or of the reason to skip it, if any, and the line of source that reports it.
     pub failure: String,
 }
 
@@ -25,6 +25,11 @@ impl Record {
     /// Whether the specification has passed.
     pub fn passed(&self) -> bool {
         self.state == "passed"
+    }
+
+    /// Whether the specification has skipped itself.
+    pub fn skipped(&self) -> bool {
+        self.state == "skipped"
     }
 
     fn from_line(line: &str) -> Option<Record> {
@@ -50,7 +55,7 @@ impl Record {
 /// Name of what the suite does before and after the specifications, which has none.
 const PREPARATION: &str = "preparation of the suite";
 
-/// Reads a file of results: the last result of each specification, by name. The preparation of the suite
+/// Reads a file of results: the last result of each specification, by name, or that it was skipped each time. The preparation of the suite
 /// is one of them if its last result is a failure.
 pub fn read(path: &Path) -> Vec<Record> {
     parse(&fs::read_to_string(path).unwrap_or_default())
@@ -75,11 +80,13 @@ pub fn counts_of_line(line: &str) -> Option<usize> {
 }
 
 fn parse(text: &str) -> Vec<Record> {
-    let records: BTreeMap<String, Record> = text
-        .lines()
-        .filter_map(Record::from_line)
-        .map(|record| (record.name.clone(), record))
-        .collect();
+    let mut records: BTreeMap<String, Record> = BTreeMap::new();
+    for record in text.lines().filter_map(Record::from_line) {
+        // On another cluster it ran.
+        if !record.skipped() || !records.contains_key(&record.name) {
+            records.insert(record.name.clone(), record);
+        }
+    }
     records.into_values().filter(|record| record.name != PREPARATION || !record.passed()).collect()
 }
 
@@ -128,19 +135,22 @@ impl Exceptions {
 }
 
 /// What a set of results says.
+#[derive(Default)]
 pub struct Summary<'a> {
     passed: usize,
     unexpected: Vec<&'a Record>,
     excepted: Vec<(&'a Record, &'a str)>,
+    skipped: Vec<&'a Record>,
 }
 
 impl<'a> Summary<'a> {
     /// Sorts results.
     pub fn of(records: &'a [Record], exceptions: &'a Exceptions) -> Self {
-        let mut summary = Summary { passed: 0, unexpected: Vec::new(), excepted: Vec::new() };
+        let mut summary = Summary::default();
         for record in records {
             match exceptions.reason(&record.name) {
                 _ if record.passed() => summary.passed += 1,
+                _ if record.skipped() => summary.skipped.push(record),
                 Some(reason) => summary.excepted.push((record, reason)),
                 None => summary.unexpected.push(record),
             }
@@ -163,8 +173,15 @@ impl<'a> Summary<'a> {
         for (record, reason) in &self.excepted {
             let _ = writeln!(text, "  excepted {}\n           {reason}", record.name);
         }
+        for record in &self.skipped {
+            let _ = writeln!(text, "  skipped  {}\n           {}", record.name, record.failure);
+        }
         let (failed, excepted) = (self.unexpected.len(), self.excepted.len());
-        let _ = writeln!(text, "  {} passed, {failed} failed, {excepted} excepted", self.passed);
+        let (passed, skipped) = (self.passed, self.skipped.len());
+        let _ = writeln!(
+            text,
+            "  {passed} passed, {failed} failed, {excepted} excepted, {skipped} skipped themselves"
+        );
         text
     }
 }
@@ -212,6 +229,25 @@ mod tests {
         let none = Exceptions::parse("").expect("valid");
         let summary = Summary::of(&records, &none);
         assert_eq!(summary.unexpected(), 1);
-        assert!(summary.table().ends_with("  1 passed, 1 failed, 0 excepted\n"));
+        let line = "  1 passed, 1 failed, 0 excepted, 0 skipped themselves\n";
+        assert!(summary.table().ends_with(line));
+    }
+
+    #[test]
+    fn specification_that_skips_itself_is_listed_with_its_reason_until_it_runs() {
+        let skipped = r#"{"name":"c","state":"skipped","seconds":0,"failure":"one zone","at":"x/hints.go:3"}"#;
+        let none = Exceptions::parse("").expect("valid");
+        let records = parse(skipped);
+        let table = Summary::of(&records, &none).table();
+        assert!(table.contains("skipped  c\n           one zone (hints.go:3)\n"), "{table}");
+        assert!(
+            table.ends_with("  0 passed, 0 failed, 0 excepted, 1 skipped themselves\n"),
+            "{table}"
+        );
+        assert_eq!(Summary::of(&records, &none).unexpected(), 0);
+        for text in [format!("{TWO}\n{skipped}"), format!("{skipped}\n{TWO}")] {
+            let records = parse(&text);
+            assert!(records.iter().any(|record| record.name == "c" && record.passed()), "{text}");
+        }
     }
 }

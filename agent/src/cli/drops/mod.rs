@@ -66,6 +66,10 @@ fn print(mut rows: Vec<DropRow>, args: &Args, output: Output) -> anyhow::Result<
             }
             Ok(())
         }
+        Output::Text if rows.is_empty() && !args.follow => {
+            eprintln!("No dropped packets found.");
+            Ok(())
+        }
         Output::Text => print_text(&rows.iter().map(line).collect::<String>()),
     }
 }

@@ -12,8 +12,8 @@ use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
 use sluice_abi::proto;
 
-use super::ask;
 use super::output::{Output, print_json, print_rows, print_text};
+use super::{UsageError, ask};
 use crate::api::{
     Direction, FlowQuery, PodPolicyRow, PodQuery, PolicyFilter, PolicyRow, Request, Tier,
 };
@@ -68,8 +68,8 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ADDRESS")]
     to: Option<IpAddr>,
     /// Destination port, at the endpoint.
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
-    port: u16,
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
     /// Protocol.
     #[arg(long, value_name = "PROTOCOL", value_enum, default_value_t = Protocol::Tcp)]
     protocol: Protocol,
@@ -178,11 +178,14 @@ fn flow(args: &ExplainArgs) -> anyhow::Result<Option<FlowQuery>> {
         (None, Some(to)) => (Direction::Egress, to),
         (None, None) => return Ok(None),
     };
-    if args.port == 0 && args.protocol != Protocol::Icmp {
-        bail!("--port is required with --from and --to");
-    }
+    let port = match args.port {
+        None | Some(0) if args.protocol != Protocol::Icmp => {
+            return Err(UsageError::new("--port is required with --from and --to").into());
+        }
+        port => port.unwrap_or(0),
+    };
     let protocol = args.protocol.number();
-    Ok(Some(FlowQuery { direction, peer, protocol, port: args.port }))
+    Ok(Some(FlowQuery { direction, peer, protocol, port }))
 }
 
 fn print<R: serde::Serialize>(

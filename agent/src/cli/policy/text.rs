@@ -155,7 +155,7 @@ pub fn pod(row: &PodPolicyRow, args: &ExplainArgs) -> String {
     let target = if args.protocol == Protocol::Icmp {
         protocol
     } else {
-        format!("{protocol} {}", args.port)
+        format!("{protocol} {}", args.port.unwrap_or(0))
     };
     let (direction, peer) = match args.from {
         Some(from) => (Direction::Ingress, Some(from)),
@@ -315,7 +315,7 @@ mod tests {
             pod: row.pod.clone(),
             from: Some("10.244.2.9".parse().unwrap()),
             to: None,
-            port: 5432,
+            port: Some(5432),
             protocol: Protocol::Tcp,
         };
         (row, args)
@@ -331,7 +331,7 @@ mod tests {
              TCP 5432 from 10.244.2.9 (lab/far): denied\n  because\n"
         );
         assert!(
-            super::super::flow(&ExplainArgs { port: 0, ..args }).is_err(),
+            super::super::flow(&ExplainArgs { port: Some(0), ..args }).is_err(),
             "a port is required"
         );
     }

@@ -49,8 +49,8 @@ pub fn problems(conf_dir: Option<&Path>) -> Vec<String> {
     let proxy = proxy_rules().unwrap_or_default();
     if let Some(rule) = proxy {
         problems.push(format!(
-            "kube-proxy has rules on this node ({rule}): remove kube-proxy, then run \
-             `kube-proxy --cleanup`"
+            "kube-proxy has rules on this node ({rule}): remove kube-proxy, then reboot the node, or \
+             run `kube-proxy --cleanup` in kube-proxy's image"
         ));
     }
     for file in conf_dir.map(cni_files::preceding_configs).unwrap_or_default() {
