@@ -140,6 +140,12 @@ impl Conditions {
         concerns.iter().any(|concern| self.get(*concern).is_some())
     }
 
+    /// Whether one of these concerns waits or failed. One that is degraded is in the kernel as far as it can be.
+    pub fn any_pending(&self, concerns: &[Concern]) -> bool {
+        let mut set = concerns.iter().filter_map(|concern| self.get(*concern));
+        set.any(|condition| condition.status != Status::Degraded)
+    }
+
     /// The condition of a concern if an operation failed and was not repeated successfully since.
     pub fn failed(&self, concern: Concern) -> Option<&Condition> {
         self.get(concern).filter(|c| c.status == Status::Failed)

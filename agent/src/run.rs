@@ -38,7 +38,8 @@ const QUEUE: usize = 256;
 
 /// Concerns whose failure keeps changes from reaching the programs. Only these make the agent
 /// unhealthy: a restart does not help against a route that the kernel refuses.
-const LIVENESS: [Concern; 3] = [Concern::ServiceMaps, Concern::Policy, Concern::NodeConfig];
+const LIVENESS: [Concern; 4] =
+    [Concern::ServiceMaps, Concern::Policy, Concern::NodeConfig, Concern::Migration];
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///

@@ -47,6 +47,7 @@ impl StateView for Fake {
             compiled: &self.policies,
             local: &self.local,
             findings: &self.findings,
+            node: self.index.this_node(),
         }
     }
 

@@ -8,7 +8,8 @@ use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
 
-/// What has to be in its desired state before.
+/// What has to be written before, as far as it can be: a node without ports for masquerading, for example, gets
+/// its changes of Services all the same.
 const AFTER: [Concern; 3] = [Concern::ServiceMaps, Concern::DeviceMap, Concern::NodeConfig];
 
 /// Why programs wait that drop what pods send until their policies are known.
@@ -32,7 +33,7 @@ impl Reconciler for ReconcileMigration {
         if state.may_attach() {
             return Ok(());
         }
-        if !state.tables_written() || state.conditions.any(&AFTER) {
+        if !state.tables_written() || state.conditions.any_pending(&AFTER) {
             return Err(TABLES_EMPTY);
         }
         if !state.policies_written() || state.conditions.failed(Concern::Policy).is_some() {

@@ -147,6 +147,7 @@ impl State {
     ) -> Option<DroppedBy> {
         let flow = event.flow;
         let (src, dst): (IpAddr, IpAddr) = (flow.src.into(), flow.dst.into());
+        let (protocol, port) = (flow.proto, flow.dport.get());
         let of = |address| {
             let pod = self.policy_pods().iter().find(|pod| pod.address == address)?;
             pod.name.clone()
@@ -154,13 +155,30 @@ impl State {
         let (pod, direction, peer) = match DropReason::from_number(event.reason)? {
             DropReason::PolicyEgress => (of(src)?, PolicyDirection::Egress, dst),
             DropReason::PolicyIngress => (of(dst)?, PolicyDirection::Ingress, src),
-            DropReason::PolicyPending => match of(src) {
-                Some(pod) => (pod, PolicyDirection::Egress, dst),
-                None => (of(dst)?, PolicyDirection::Ingress, src),
-            },
+            DropReason::PolicyPending => {
+                // The programs do not say which end is not known. The agent does, if it is still so.
+                let ends = [
+                    (of(src), PolicyDirection::Egress, dst),
+                    (of(dst), PolicyDirection::Ingress, src),
+                ];
+                let ends = ends
+                    .into_iter()
+                    .filter_map(|(pod, direction, peer)| Some((pod?, direction, peer)));
+                let is_pending = |(pod, direction, peer): &(ObjectName, _, _)| {
+                    let query = Query {
+                        pod: pod.clone(),
+                        direction: *direction,
+                        peer: *peer,
+                        protocol,
+                        port,
+                    };
+                    has_time()
+                        && self.policies().explain(self.index(), &query).verdict == Verdict::Pending
+                };
+                ends.clone().find(is_pending).or_else(|| ends.clone().next())?
+            }
             _ => return None,
         };
-        let (protocol, port) = (flow.proto, flow.dport.get());
         let query = Query { pod: pod.clone(), direction, peer, protocol, port };
         let known = self.drops.reasons.get(&query).cloned();
         let explanation = known.or_else(|| {
@@ -180,10 +198,11 @@ impl Drops {
         let nearest = explanation.and_then(|explanation| match &explanation.verdict {
             Verdict::Denied(near) => near.first().map(|miss| &miss.policy),
             Verdict::DeniedBy(refusal) => Some(&refusal.rule.policy),
+            Verdict::Closed(_) => explanation.isolating.first(),
+            // No policy denies it, at least by now.
             _ => None,
         });
-        let name = nearest.or(explanation.and_then(|explanation| explanation.isolating.first()));
-        let name = name.map(|name| (name.namespace.to_string(), name.name.to_string()));
+        let name = nearest.map(|name| (name.namespace.to_string(), name.name.to_string()));
         let known =
             name.filter(|name| self.by_policy.len() < COUNTED || self.by_policy.contains_key(name));
         *self.by_policy.entry(known.unwrap_or_default()).or_default() += 1;

@@ -25,9 +25,12 @@ pub(super) fn cause(change: &Change) -> Option<Cause> {
 }
 
 impl State {
-    /// The causes of the changes since the last call, once they are in the kernel.
+    /// The causes of the changes since the last call, once they are in the maps that attached programs read.
     pub fn take_programmed(&mut self) -> Vec<Cause> {
-        if self.tables_written && self.conditions.get(Concern::ServiceMaps).is_none() {
+        if self.tables_written
+            && self.may_attach()
+            && self.conditions.get(Concern::ServiceMaps).is_none()
+        {
             std::mem::take(&mut self.causes)
         } else {
             Vec::new()

@@ -89,6 +89,7 @@ impl<K: Maps> StateView for View<'_, K> {
             compiled: self.state.policies(),
             local: self.state.policy_pods(),
             findings: self.state.policy_findings(),
+            node: self.state.this_node(),
         }
     }
 }

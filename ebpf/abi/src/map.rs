@@ -117,6 +117,10 @@ pub const FLOWS_NEW_WIRE_MAX: u32 = 16_384;
 /// The tables of flows.
 pub const FLOW_TABLES: [&str; 3] = [FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE];
 
+/// The tables of Services. Their rows refer to each other by slots and ids, so programs use those of one version
+/// only.
+pub const SERVICE_TABLES: [&str; 5] = [FRONTENDS, SERVICES, SLOTS, BACKENDS, SOURCE_RANGES];
+
 /// LRU hash, [`crate::FragmentKey`] -> [`crate::FragmentPorts`]: ports of fragmented datagrams.
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Capacity of [`FRAGMENTS`].

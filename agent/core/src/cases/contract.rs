@@ -267,7 +267,7 @@ const TWO: &str = "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2";
 fn contract_5_1_flows_leave_a_udp_backend_that_is_not_serving_any_more() {
     for second in [
         "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1",
-        "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2?unready",
+        "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2?unready?unserving",
         "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2?unready?unserving?terminating",
     ] {
         assert_eq!(stale(&[DNS, TWO], &[second]), ["10.0.0.2:53"], "{second}");
@@ -289,6 +289,7 @@ fn contract_5_4_policy_hints_and_termination_keep_flows() {
         "service shop/dns 10.96.0.10 /UDP:53@30053 lb=203.0.113.1 policy=Local external-policy=Local",
         "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1?node=n1 10.0.0.2@n2?node=n2",
         "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2?unready?terminating",
+        "slice shop/s of=dns ports=/UDP:53 10.0.0.1@n1 10.0.0.2@n2?unready",
         "service shop/dns 10.96.0.10 /UDP:53",
     ] {
         assert_eq!(stale(&[DNS, TWO], &[second]), [""; 0], "{second}");

@@ -21,7 +21,7 @@ use super::{
     FrontendKind, FrontendRow, LocalPolicies, NodeAddresses, PortRow, ServicePortId, ServiceRows,
 };
 use crate::model::{Endpoint, EndpointSlice, Port, Protocol, Service, ServicePort, TrafficPolicy};
-use crate::select::{self, Locality, is_fallback};
+use crate::select::{self, Locality};
 
 /// Everything that the rows of a Service depend on.
 #[derive(Clone, Debug)]
@@ -155,7 +155,7 @@ impl Access {
         let uses_local_set = local_policies.internal || local_policies.external;
         let local = uses_local_set.then(|| choose(select::local_set(view.locality, &refs)));
         let rest = refs.iter().zip(&all).zip(&chosen).filter(|((endpoint, _), chosen)| {
-            id.protocol == Protocol::Udp && !**chosen && (endpoint.ready || is_fallback(endpoint))
+            id.protocol == Protocol::Udp && !**chosen && (endpoint.ready || endpoint.serving)
         });
         let unselected = rest.map(|((_, backend), _)| *backend).collect();
         let affinity_seconds = view.service.session_affinity.unwrap_or(0);

@@ -146,6 +146,8 @@ pub enum Verdict {
     Pending,
     /// No policy isolates the pod in this direction, and no ClusterNetworkPolicy decides.
     NotIsolated,
+    /// The pod uses the network of its node: no policy applies to it.
+    HostNetwork,
     /// This rule allows it; of NetworkPolicies, the first one of the first policy.
     Allowed(RuleName),
     /// This rule of a ClusterNetworkPolicy denies it.

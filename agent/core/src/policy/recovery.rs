@@ -4,21 +4,43 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{PodPolicy, PolicyEnd, PolicyPortKey, ports_kind};
+use sluice_abi::{PodPolicy, PolicyEnd, PolicyPortKey, map, ports_kind};
 
 use super::rows::{PolicyRows, RowChange, Step};
 use super::tables::CLOSED_END;
 
 impl Step {
     /// The steps from `old`, for example the rows of the maps with revision 0, to `new`: (1) remove rows that no
-    /// verdict depends on, (2) close pods, (3) change all other rows, (4) open closed pods and add new ones. Flows
+    /// verdict depends on, (2) close pods, (3) remove classes that are not wanted if old and new ones do not fit
+    /// together, (4) change all other rows, (5) open closed pods and add new ones. Flows
     /// of all isolated pods are judged again if rows of other maps than `POD_POLICY` change, or if `rejudge`.
-    pub fn recovery(mut old: PolicyRows, new: &PolicyRows, rejudge: bool) -> [Step; 4] {
+    pub fn recovery(old: PolicyRows, new: &PolicyRows, rejudge: bool) -> [Step; 5] {
+        Step::recovery_within(map::POLICY_CLASSES_MAX as usize, old, new, rejudge)
+    }
+
+    /// As [`Step::recovery`], with another capacity of `POLICY_CLASSES`.
+    fn recovery_within(
+        capacity: usize,
+        mut old: PolicyRows,
+        new: &PolicyRows,
+        rejudge: bool,
+    ) -> [Step; 5] {
         let differs = !old.has_tables_of(new);
         let removal = old.take_unused(new);
+        let changed = ChangedTables::between(&old, new);
+        let unwanted = old.classes.keys().filter(|address| !new.classes.contains_key(address));
+        let is_full = new.classes.len() + unwanted.count() > capacity;
+        let closing = match is_full {
+            // Addresses have no class for a moment.
+            true => Step::closing_all(&old),
+            false => Step::closing(&old, new, &changed),
+        };
+        let mut eviction = Step::default();
+        if is_full {
+            let deletes = take(&mut old.classes, |address| new.classes.contains_key(address));
+            eviction.classes.deletes = deletes;
+        }
         let old = &old;
-        let changed = ChangedTables::between(old, new);
-        let closing = Step::closing(old, new, &changed);
         let (mut before, mut after) = (old.pods.clone(), new.pods.clone());
         before.extend(closing.pods.iter().copied());
         after.retain(|index, next| {
@@ -47,7 +69,7 @@ impl Step {
             middle.rejudge_isolated(&after);
         }
         let pods = RowChange::between(&after, &new.pods).with_zeros().collect();
-        [removal, closing, middle, Step { pods, ..Step::default() }]
+        [removal, closing, eviction, middle, Step { pods, ..Step::default() }]
     }
 
     /// Closes pods before the other rows change. If addresses move to other classes: pods whose table, or whose
@@ -76,6 +98,21 @@ impl Step {
                 if changes && end.table != 0 {
                     *end = CLOSED_END;
                 }
+            }
+            if closed != *row {
+                step.pods.push((*index, closed));
+            }
+        }
+        step
+    }
+
+    /// Closes every direction of a pod that is isolated.
+    fn closing_all(old: &PolicyRows) -> Step {
+        let mut step = Step::default();
+        for (index, row) in &old.pods {
+            let mut closed = *row;
+            for end in closed.ends.iter_mut().filter(|end| end.table != 0) {
+                *end = CLOSED_END;
             }
             if closed != *row {
                 step.pods.push((*index, closed));
@@ -221,9 +258,36 @@ mod tests {
         wanted.ports.insert(set(80), 1);
         let mut found = wanted.clone();
         found.ports.insert(set(22), 1);
-        let [removal, closing, middle, _] = Step::recovery(found, &wanted, false);
+        let [removal, closing, _, middle, _] = Step::recovery(found, &wanted, false);
         assert_eq!((removal.ports.deletes, closing.pods.len()), (vec![set(22)], 0));
         assert_eq!((middle.ports.is_empty(), middle.pods.len()), (true, 1));
+    }
+
+    /// While no agent runs, many addresses can be replaced by others.
+    #[test]
+    fn classes_that_do_not_fit_beside_the_former_ones_replace_them_while_pods_are_closed() {
+        let address = |n: u8| Addr::from(Ipv4Addr::new(10, 244, 1, n));
+        let with = |numbers: std::ops::Range<u8>| {
+            let mut rows = rows();
+            rows.classes = numbers.map(|n| (address(n), 1)).collect();
+            rows
+        };
+        let (found, wanted) = (with(0..7), with(5..12));
+        for (capacity, evicted) in [(12, 0), (11, 5), (8, 5)] {
+            let steps = Step::recovery_within(capacity, found.clone(), &wanted, false);
+            let mut rows = found.clone();
+            for (at, step) in steps.iter().enumerate() {
+                let closed = rows.pods.values().all(|pod| pod.ends == [CLOSED_END; 2]);
+                assert!(step.classes.deletes.is_empty() || evicted == 0 || closed, "step {at}");
+                // Puts precede deletions in a step.
+                rows.classes.extend(step.classes.puts.iter().copied());
+                assert!(rows.classes.len() <= capacity, "step {at} of {capacity}");
+                step.classes.apply(&mut rows.classes);
+                rows.pods.extend(step.pods.iter().copied());
+            }
+            assert_eq!(steps[2].classes.deletes.len(), evicted, "{capacity}");
+            assert_eq!((rows.classes, rows.pods), (wanted.classes.clone(), wanted.pods.clone()));
+        }
     }
 
     #[test]

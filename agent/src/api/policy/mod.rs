@@ -179,6 +179,9 @@ pub struct PodPolicyRow {
     pub pod: String,
     /// Whether a Pod of this name is known.
     pub known: bool,
+    /// Whether it uses the network of its node: no policy applies to it.
+    #[serde(default)]
+    pub host_network: bool,
     /// Address of the pod on this node; absent for a pod of another node, whose agent isolates it.
     pub address: Option<IpAddr>,
     /// NetworkPolicies that isolate what it receives, and ClusterNetworkPolicies with rules for it, in the
@@ -186,6 +189,12 @@ pub struct PodPolicyRow {
     pub ingress: Vec<String>,
     /// As `ingress`, for what it sends.
     pub egress: Vec<String>,
+    /// Why it receives nothing, whatever the rules: the agent does not know it yet, or rows do not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_closed: Option<String>,
+    /// As `ingress_closed`, for what it sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_closed: Option<String>,
     /// Their rules, in the order in which they are judged.
     pub rules: Vec<RuleRow>,
     /// The verdict on the flow.

@@ -1,7 +1,7 @@
 //! Rows of policies and pods.
 
 use sluice_abi::proto;
-use sluice_core::model::Change;
+use sluice_core::model::{Change, Kind};
 use sluice_core::policy::LocalPod;
 use sluice_core::{Index, PolicyDirty};
 
@@ -132,6 +132,55 @@ fn pod_is_explained_with_and_without_a_flow() {
     assert!(verdict.allowed && verdict.peers == ["shop/web-0"], "{verdict:?}");
     let verdict = explain("shop/db-0", Some(flow(80))).verdict.unwrap();
     assert!(!verdict.allowed && verdict.reasons[0].contains("TCP 5432"), "{verdict:?}");
+}
+
+/// Its Namespace is not known, and a ClusterNetworkPolicy may select it by that.
+#[test]
+fn pod_that_is_not_known_is_closed() {
+    let by_labels = CLUSTER.replace("namespaces: {}", "namespaces: {matchLabels: {team: a}}");
+    let mut fake = fake_with(&by_labels);
+    let name = ObjectName::cluster("shop");
+    fake.index.apply(Change::Delete(Kind::Namespace, name));
+    fake.policies.update(&fake.index, &PolicyDirty::everything(), &fake.local);
+    let row = fake.policies().pod(&PodQuery { pod: "shop/db-0".to_owned(), flow: None });
+    for closed in [row.ingress_closed, row.egress_closed] {
+        assert!(closed.is_some_and(|reason| reason.contains("Namespace is not known")));
+    }
+}
+
+#[test]
+fn pod_of_the_host_network_is_not_isolated() {
+    let host = "
+- {kind: Pod, metadata: {name: host, namespace: shop, labels: {app: db}}, spec: {hostNetwork: true},
+   status: {podIP: 172.18.0.2}}
+";
+    let fake = fake_with(&[CLUSTER, host].concat());
+    let direction = Direction::Ingress;
+    let peer = "10.9.9.9".parse().unwrap();
+    let flow = Some(FlowQuery { direction, peer, protocol: proto::TCP, port: 80 });
+    let row = fake.policies().pod(&PodQuery { pod: "shop/host".to_owned(), flow });
+    assert!(row.host_network && row.ingress.is_empty() && row.egress.is_empty(), "{row:?}");
+    let verdict = row.verdict.unwrap();
+    assert!(verdict.allowed && verdict.reasons[0].contains("network of its node"), "{verdict:?}");
+}
+
+/// As the programs judge: probes of the kubelet pass.
+#[test]
+fn process_of_the_own_node_reaches_its_pods() {
+    let nodes = "
+- {kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 172.18.0.2}]}}
+- {kind: Node, metadata: {name: n2}, status: {addresses: [{type: InternalIP, address: 172.18.0.3}]}}
+";
+    let fake = fake_with(nodes);
+    let allowed = |direction, peer: &str| {
+        let peer = peer.parse().unwrap();
+        let flow = Some(FlowQuery { direction, peer, protocol: proto::TCP, port: 80 });
+        let row = fake.policies().pod(&PodQuery { pod: "shop/db-0".to_owned(), flow });
+        row.verdict.unwrap().allowed
+    };
+    assert!(allowed(Direction::Ingress, "172.18.0.2"));
+    assert!(!allowed(Direction::Ingress, "172.18.0.3"));
+    assert!(!allowed(Direction::Egress, "172.18.0.2"));
 }
 
 #[test]

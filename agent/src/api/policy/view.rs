@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use sluice_abi::proto;
 use sluice_core::Index;
-use sluice_core::model::{ObjectName, PolicyPeer};
+use sluice_core::model::{Node, ObjectName, PolicyPeer};
 use sluice_core::policy::{Explanation, Finding, LocalPod, Policies, Query, RuleName, Verdict};
 
 use super::any::{AnyPolicy, AnyRule};
@@ -25,6 +25,8 @@ pub struct PolicyView<'a> {
     pub local: &'a [LocalPod],
     /// Problems.
     pub findings: &'a BTreeSet<Finding>,
+    /// The node of the agent, if it is known.
+    pub node: Option<&'a Node>,
 }
 
 impl<'a> PolicyView<'a> {
@@ -98,26 +100,41 @@ impl<'a> PolicyView<'a> {
         let name = ObjectName::new(namespace, name);
         let lease = self.local.iter().find(|pod| pod.name.as_ref() == Some(&name));
         let none = IpAddr::from([0, 0, 0, 0]);
-        let judging = |direction| -> Vec<AnyPolicy<'_>> {
-            let any = FlowQuery { direction, peer: none, protocol: proto::TCP, port: 0 };
-            let names = self.explain(&name, any).isolating;
-            names.iter().filter_map(|name| AnyPolicy::find(self.index, name)).collect()
-        };
         let mut rules = Vec::new();
-        let mut names = |direction| -> Vec<String> {
-            let policies = judging(direction);
+        let mut judged = |direction| -> (Vec<String>, Option<String>) {
+            let any = FlowQuery { direction, peer: none, protocol: proto::TCP, port: 0 };
+            let Explanation { isolating, verdict, .. } = self.explain(&name, any);
+            let policies = isolating.iter().filter_map(|name| AnyPolicy::find(self.index, name));
+            let policies: Vec<AnyPolicy<'_>> = policies.collect();
             rules.extend(policies.iter().flat_map(|policy| self.rules(*policy, direction)));
-            policies.iter().map(|policy| policy.name().to_string()).collect()
+            (policies.iter().map(|policy| policy.name().to_string()).collect(), closed(&verdict))
         };
-        let (ingress, egress) = (names(Direction::Ingress), names(Direction::Egress));
+        let (ingress, ingress_closed) = judged(Direction::Ingress);
+        let (egress, egress_closed) = judged(Direction::Egress);
+        let pod = self.index.pod(&name);
+        let verdict = query.flow.map(|flow| {
+            let mut verdict = verdict(&self.explain(&name, flow));
+            let mut addresses = self.node.into_iter().flat_map(Node::addresses);
+            let is_of_node = flow.direction == Direction::Ingress
+                && lease.is_some()
+                && addresses.any(|address| address == flow.peer);
+            if is_of_node {
+                verdict.allowed = true;
+                verdict.reasons.insert(0, OF_NODE.to_owned());
+            }
+            verdict
+        });
         PodPolicyRow {
             pod: name.to_string(),
-            known: self.index.pod(&name).is_some(),
+            known: pod.is_some(),
+            host_network: lease.is_none() && pod.is_some_and(|pod| pod.host_network),
             address: lease.map(|pod| pod.address),
             ingress,
             egress,
+            ingress_closed,
+            egress_closed,
             rules,
-            verdict: query.flow.map(|flow| verdict(&self.explain(&name, flow))),
+            verdict,
         }
     }
 
@@ -145,6 +162,21 @@ impl<'a> PolicyView<'a> {
     }
 }
 
+/// For a client with an address of the pod's node.
+const OF_NODE: &str = "processes of the pod's own node always reach it; of what the node forwards with its own \
+                       address:";
+const NOT_KNOWN: &str =
+    "the Pod or its Namespace is not known yet, and a policy may select the Pod: nothing passes";
+
+/// Why nothing passes, whatever the rules.
+fn closed(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Pending => Some(NOT_KNOWN.to_owned()),
+        Verdict::Closed(reason) => Some(format!("the pod is closed: {}", reason.name())),
+        _ => None,
+    }
+}
+
 /// A verdict as text.
 pub fn verdict(Explanation { peers, isolating, verdict }: &Explanation) -> VerdictRow {
     let (allowed, reasons) = match verdict {
@@ -161,12 +193,11 @@ pub fn verdict(Explanation { peers, isolating, verdict }: &Explanation) -> Verdi
         }
         Verdict::DeniedBy(refusal) => (false, vec![refusal.text.clone()]),
         Verdict::Denied(near) => (false, near.iter().map(|miss| miss.text.clone()).collect()),
-        Verdict::Pending => {
-            let text = "the Pod or its Namespace is not known yet, and a policy may select the Pod: \
-                        nothing passes";
-            (false, vec![text.to_owned()])
+        Verdict::HostNetwork => {
+            let text = "the pod uses the network of its node: policies do not apply to it";
+            (true, vec![text.to_owned()])
         }
-        Verdict::Closed(reason) => (false, vec![format!("the pod is closed: {}", reason.name())]),
+        Verdict::Pending | Verdict::Closed(_) => (false, closed(verdict).into_iter().collect()),
     };
     let rule = match verdict {
         Verdict::Allowed(RuleName { policy, rule }) => {

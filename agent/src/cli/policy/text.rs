@@ -133,18 +133,28 @@ fn peer(PeerRow { peer, pods, nodes }: &PeerRow) -> String {
 pub fn pod(row: &PodPolicyRow, args: &ExplainArgs) -> String {
     let place = match row.address {
         Some(address) => address.to_string(),
+        None if row.host_network => {
+            "uses the network of its node: policies do not apply to it".to_owned()
+        }
         None => "not on this node: its own node isolates it".to_owned(),
     };
     let mut text = format!("Pod {} ({place})\n", row.pod);
     if !row.known {
         text.push_str("The Pod object is not known yet.\n");
     }
-    for (direction, policies) in
-        [(Direction::Ingress, &row.ingress), (Direction::Egress, &row.egress)]
-    {
+    for (direction, policies, closed) in [
+        (Direction::Ingress, &row.ingress, &row.ingress_closed),
+        (Direction::Egress, &row.egress, &row.egress_closed),
+    ] {
         let word = word(direction);
+        match closed {
+            Some(reason) => text.push_str(&format!("Its {word} is closed: {reason}.\n")),
+            None if policies.is_empty() => {
+                text.push_str(&format!("No policy isolates its {word}.\n"));
+            }
+            None => {}
+        }
         if policies.is_empty() {
-            text.push_str(&format!("No policy isolates its {word}.\n"));
             continue;
         }
         text.push_str(&judged(row, direction, policies));
@@ -300,9 +310,12 @@ mod tests {
         let row = PodPolicyRow {
             pod: "shop/db-0".to_owned(),
             known: true,
+            host_network: false,
             address: Some("10.244.1.7".parse().unwrap()),
             ingress: vec!["shop/db".to_owned()],
             egress: vec![],
+            ingress_closed: None,
+            egress_closed: None,
             rules: vec![rule(Direction::Ingress, &[], &[])],
             verdict: Some(VerdictRow {
                 allowed: false,
@@ -334,6 +347,23 @@ mod tests {
             super::super::flow(&ExplainArgs { port: Some(0), ..args }).is_err(),
             "a port is required"
         );
+    }
+
+    #[test]
+    fn closed_direction_is_not_shown_as_open_and_host_network_not_as_isolated() {
+        let (row, args) = explained();
+        let closed = PodPolicyRow {
+            ingress_closed: Some("full".to_owned()),
+            egress_closed: Some("not known".to_owned()),
+            ..row.clone()
+        };
+        let text = pod(&closed, &args);
+        for line in ["Its ingress is closed: full.", "Its egress is closed: not known."] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+        assert!(!text.contains("No policy isolates"), "{text}");
+        let host = PodPolicyRow { host_network: true, address: None, ..row };
+        assert!(pod(&host, &args).starts_with("Pod shop/db-0 (uses the network of its node"));
     }
 
     #[test]

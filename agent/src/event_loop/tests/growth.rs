@@ -206,3 +206,38 @@ async fn maps_grow_up_to_the_largest_capacity_and_say_what_does_not_fit() {
     assert_eq!(only(&log, "grow"), Vec::<&str>::new());
     assert_eq!(harness.kernel().rows::<Backends>().len(), 10, "Service ports fit");
 }
+
+/// What is wrong with the configuration of the node must not freeze its Services.
+#[tokio::test(start_paused = true)]
+async fn degraded_configuration_does_not_keep_larger_maps_from_being_used() {
+    let mut harness = running().await;
+    harness.kernel().host.ephemeral_ports = (1024, 65_535);
+    harness.run_for(Duration::from_secs(31)).await;
+    assert_eq!(harness.status(Concern::NodeConfig).0, Status::Degraded);
+    let log = harness.send(applied(services(4..=10))).await;
+    assert_eq!(only(&log, "hand over").len(), 1, "{log:?}");
+    assert_eq!(frontends(&mut harness), 20);
+    assert_eq!(harness.status(Concern::NodeConfig).0, Status::Degraded);
+}
+
+/// Attached programs read the former maps until then.
+#[tokio::test(start_paused = true)]
+async fn changes_are_programmed_when_the_hooks_are_switched() {
+    let mut harness = running().await;
+    harness.kernel().fail("hand over", usize::MAX, libc::ENOMEM);
+    let mut objects = services(4..=10);
+    for object in &mut objects {
+        if let Object::EndpointSlice(slice) = object {
+            slice.trigger = Some(1);
+        }
+    }
+    harness.programmed();
+    harness.send(applied(objects)).await;
+    harness.run_for(Duration::from_secs(5)).await;
+    assert_eq!(harness.status(Concern::Migration).0, Status::Failed);
+    assert_eq!(harness.programmed().len(), 0);
+    harness.kernel().heal();
+    harness.run_for(Duration::from_secs(10)).await;
+    assert!(harness.condition(Concern::Migration).is_none());
+    assert_eq!(harness.programmed().len(), 7);
+}

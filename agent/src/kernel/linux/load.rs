@@ -268,23 +268,40 @@ fn replace_changed(own: &PinSet, shapes: &[Shape], layouts: &Layouts) -> Result<
 }
 
 /// Pins maps of another version whose description and shape are those of this one, so that the
-/// programs of both use the same map.
+/// programs of both use the same map. The tables of Services are shared together or not at all.
 fn share(
     shapes: &[Shape],
     layouts: &Layouts,
     source: &PinSet,
     loaded: &mut Loaded,
 ) -> Result<(), LoadError> {
-    for wanted in shapes {
-        let path = Path::new(pin::MAPS).join(&wanted.name);
+    let path = |wanted: &Shape| Path::new(pin::MAPS).join(&wanted.name);
+    let theirs = |wanted: &Shape| source.dir().join("maps").join(&wanted.name);
+    let can_be_shared = |wanted: &Shape| {
         let name = wanted.name.as_str();
         let described = layouts.0.get(name).filter(|_| name != map::NODE_CONFIG);
-        if described.is_none() || source.layout(name) != described || path.exists() {
-            continue;
-        }
-        let theirs = source.dir().join("maps").join(name);
-        if pinned_shape(name, &theirs).as_ref() == Some(wanted) {
-            bpf::obj_pin(&path, bpf::obj_get(&theirs)?)?;
+        described.is_some()
+            && source.layout(name) == described
+            && pinned_shape(name, &theirs(wanted)).as_ref() == Some(wanted)
+    };
+    let is_shared = |wanted: &Shape| -> Result<bool, LoadError> {
+        let own = bpf::obj_find(&path(wanted))?.map(bpf::map_info).transpose()?;
+        let other = bpf::obj_find(&theirs(wanted))?.map(bpf::map_info).transpose()?;
+        Ok(own.is_some_and(|own| other.is_some_and(|other| own.id == other.id)))
+    };
+    let is_of_services = |wanted: &&Shape| map::SERVICE_TABLES.contains(&wanted.name.as_str());
+    let mut together = true;
+    for wanted in shapes.iter().filter(is_of_services) {
+        together &= can_be_shared(wanted) && (!path(wanted).exists() || is_shared(wanted)?);
+    }
+    for wanted in shapes {
+        if is_of_services(&wanted) && !together {
+            if is_shared(wanted)? {
+                tracing::info!(map = %wanted.name, "replaced with the other tables of Services");
+                remove_pin(&path(wanted))?;
+            }
+        } else if can_be_shared(wanted) && !path(wanted).exists() {
+            bpf::obj_pin(&path(wanted), bpf::obj_get(&theirs(wanted))?)?;
             loaded.maps_shared += 1;
         }
     }

@@ -245,10 +245,16 @@ fn trigger(meta: &ObjectMeta) -> Option<i64> {
 /// endpoint or an external IP, but a manifest may have one.
 fn is_routable(address: &IpAddr) -> bool {
     let link_local = match address {
-        IpAddr::V4(a) => a.is_link_local() || a.is_broadcast(),
+        IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),
     };
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local)
+    is_unicast(address) && !link_local
+}
+
+/// Whether an address is that of one host other than this one.
+fn is_unicast(address: &IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(a) if a.is_broadcast());
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast)
 }
 
 /// Converts an endpoint; `None` without an IP address, as in slices of type FQDN, or with one that is

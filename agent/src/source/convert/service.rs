@@ -7,7 +7,7 @@ use sluice_core::model::{
     parse_ip,
 };
 
-use super::{ConvertError, api_types, hidden, is_routable, list_or_single, namespaced};
+use super::{ConvertError, api_types, hidden, is_routable, is_unicast, list_or_single, namespaced};
 
 /// Default of the API for the timeout of session affinity.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
@@ -65,10 +65,12 @@ fn external(
     status: &api_types::ServiceStatus,
 ) -> Option<ExternalAccess> {
     let address = |text: &str| parse_ip(text).filter(is_routable);
+    // The API checks those of the status for their syntax only.
+    let of_status = |text: &str| parse_ip(text).filter(is_unicast);
     let ips: Box<[IpAddr]> = spec.external_ips.iter().filter_map(|ip| address(ip)).collect();
     let ingress = status.load_balancer.ingress.iter();
     let vips = ingress.filter(|i| matches!(i.ip_mode.as_deref(), None | Some("" | "VIP")));
-    let load_balancer_ips = vips.filter_map(|i| address(i.ip.as_deref()?)).collect();
+    let load_balancer_ips = vips.filter_map(|i| of_status(i.ip.as_deref()?)).collect();
     let is_load_balancer = spec.kind.as_deref() == Some("LoadBalancer");
     let is_accessible =
         is_load_balancer || spec.kind.as_deref() == Some("NodePort") || !ips.is_empty();

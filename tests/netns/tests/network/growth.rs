@@ -116,6 +116,52 @@ fn maps_grow_with_the_services_and_lose_nothing() {
     assert_eq!(drops(&a), []);
 }
 
+/// A Service with that many endpoints, which nothing serves.
+fn wide(endpoints: u32) -> String {
+    let endpoints = (1..=endpoints).map(|n| format!("{{addresses: [10.244.9.{n}]}}"));
+    let endpoints = endpoints.collect::<Vec<_>>().join(", ");
+    format!(
+        "kind: Service\nmetadata: {{name: wide, namespace: default}}\n\
+         spec: {{clusterIP: 10.96.99.1, ports: [{{port: 80}}]}}\n---\n\
+         kind: EndpointSlice\nmetadata: {{name: wide, namespace: default, \
+         labels: {{kubernetes.io/service-name: wide}}}}\naddressType: IPv4\n\
+         ports: [{{port: 8080}}]\nendpoints: [{endpoints}]\n"
+    )
+}
+
+/// Rows of one table are positions in another: attached programs must not combine new rows of SERVICES with the
+/// former SLOTS.
+#[test]
+fn tables_of_services_are_replaced_together_though_two_of_them_are_full() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let mut agent = node.agent_with(&[SMALL]);
+    let (web, client) = (node.pod("default/web"), node.pod("default/client"));
+    let _server = web.serve("web", &["tcp:8080"]);
+    add_services(&topology, 0..1, &web);
+    topology.apply("wide", &wide(4));
+    wait_programmed(&node, 1);
+    wait_alone(&node, &mut agent, Version::This);
+    let ids = |names: &[&str]| -> Vec<u64> {
+        let id = |name: &&str| dataplane::object_id(&dataplane::map_path(name));
+        node.namespaces.run(|| names.iter().map(id).collect())
+    };
+    let others = [map::FLOWS, map::PODS, map::LOCAL_PODS, map::NETWORKS];
+    let (tables, kept) = (ids(&map::SERVICE_TABLES), ids(&others));
+    let before = entries(&node);
+    topology.apply("wide", &wide(40));
+    eventually("larger maps", || match entries(&node) {
+        [_, slots, backends] if slots >= 64 && backends >= 64 => Ok(()),
+        now => Err(format!("{now:?}")),
+    });
+    wait_alone(&node, &mut agent, Version::This);
+    assert_eq!(entries(&node)[0], before[0], "FRONTENDS has space");
+    let now = ids(&map::SERVICE_TABLES);
+    assert!(tables.iter().zip(&now).all(|(before, now)| before != now), "{tables:?} {now:?}");
+    assert_eq!(ids(&others), kept);
+    request_each([("socket programs", &*client), ("tc", &client.without_socket_programs())], 1);
+}
+
 #[test]
 fn maps_that_have_grown_keep_their_capacity_over_an_upgrade_and_a_downgrade() {
     let topology = Topology::new();

@@ -186,14 +186,14 @@ fn pick(targets: &[Target<'_>], wanted: &dyn Fn(&Endpoint) -> bool) -> BTreeSet<
     targets.iter().filter(|(_, _, e)| wanted(e)).map(|(a, p, _)| (*a, *p)).collect()
 }
 
-/// The endpoints that are usable on some node. An existing UDP flow keeps its endpoint while that
-/// endpoint is in this set, even if hints or the traffic policy exclude it for new flows.
+/// The endpoints that are ready or serving. An existing UDP flow keeps its endpoint while that
+/// endpoint is in this set, even if hints, readiness or the traffic policy exclude it for new flows.
 pub fn usable_endpoints(world: World<'_>, packet: Packet) -> BTreeSet<(IpAddr, u16)> {
     let objects = &*caught_up(world.objects);
     let world = World { objects, ..world };
     match find(world, packet) {
         Found::Frontend(service, port, _) => {
-            pick(&targets(world.objects, service, port, packet.dst), &is_usable)
+            pick(&targets(world.objects, service, port, packet.dst), &|e| e.ready || e.serving)
         }
         Found::Nothing | Found::UnknownPort => BTreeSet::new(),
     }

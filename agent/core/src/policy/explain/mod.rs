@@ -64,6 +64,9 @@ impl Policies {
             let verdict = if open { Verdict::NotIsolated } else { Verdict::Pending };
             return explained(Vec::new(), verdict);
         };
+        if pod.host_network && subject.is_none() {
+            return explained(Vec::new(), Verdict::HostNetwork);
+        }
         if depends_on_unknown_namespace(index, namespace) {
             return explained(Vec::new(), Verdict::Pending);
         }

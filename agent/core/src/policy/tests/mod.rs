@@ -158,13 +158,13 @@ fn comparison_that_finds_another_class_judges_flows_of_isolated_pods_again() {
     assert!(Step::recovery(rows.clone(), &rows, false).iter().all(Step::is_empty));
     let mut found = rows.clone();
     found.classes.clear();
-    let [_, closing, step, opening] = Step::recovery(found.clone(), &rows, false);
+    let [_, closing, _, step, opening] = Step::recovery(found.clone(), &rows, false);
     assert!(closing.is_empty() && opening.is_empty());
     assert_eq!(step.classes.puts.len(), 1);
     assert_eq!(step.pods, [(1, rows.pods[&1])]);
     // A changed row is written once.
     found.pods.clear();
-    let [_, closing, step, opening] = Step::recovery(found.clone(), &rows, false);
+    let [_, closing, _, step, opening] = Step::recovery(found.clone(), &rows, false);
     assert!(closing.is_empty() && opening.is_empty());
     assert_eq!(step.pods.len(), 2);
 }

@@ -89,6 +89,31 @@ async fn drop_by_a_cluster_network_policy_names_it() {
     assert_eq!(counts.iter().next(), Some((&(String::new(), "no-metadata".into()), &1)));
 }
 
+/// The usual case is a client beside a server that starts. The programs do not say which of them is not known.
+#[tokio::test(start_paused = true)]
+async fn pending_drop_is_of_the_end_that_is_not_known() {
+    let server = |known: bool| {
+        let pod = "{kind: Pod, metadata: {name: pod-7, namespace: shop, labels: {app: db}}";
+        OBJECTS.replace(
+            pod,
+            if known { pod } else { "{kind: Pod, metadata: {name: other, namespace: shop}" },
+        )
+    };
+    let isolated = DB.replace("app: db", "app: web");
+    let dropped = dropped(DropReason::PolicyPending, [10, 244, 1, 8], [10, 244, 1, 7]);
+    for (known, pod) in [(false, "shop/pod-7"), (true, "shop/pod-8")] {
+        let mut harness = running(&[&server(true), &isolated]).await;
+        harness.send(lists(objects(&[&server(known), &isolated]))).await;
+        harness.send([Event::Drops(vec![dropped])]).await;
+        let row = harness.state().drops_from(0).last().map(crate::api::DropRow::from).unwrap();
+        assert_eq!(row.pod.as_deref(), Some(pod), "{row:?}");
+        assert_eq!(row.reasons[0].contains("not known yet"), !known, "{row:?}");
+        // No policy denied it.
+        let none = (String::new(), String::new());
+        assert_eq!(harness.state().drops_by_policy().keys().collect::<Vec<_>>(), [&none]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn reason_is_that_of_the_present_objects_and_kept_until_they_change() {
     let mut harness = running(&[OBJECTS, DB]).await;
