@@ -73,6 +73,7 @@ impl Reconciler for ReconcileCniFiles {
         let (subnet, mtu) = (subnet?, state.pod_mtu().ok_or(NO_UPLINK)?);
         let text = conflist(&subnet, mtu, &state.config().cni_state_dir, &state.config().chain);
         let written = kernel.write_cni_config(&text)?;
+        state.set_configured_mtu(mtu);
         if std::mem::replace(&mut self.config, text.clone()) == text {
             state.repaired("cni_config", usize::from(written));
         }

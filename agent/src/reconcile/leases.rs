@@ -1,9 +1,9 @@
 //! Leases of sandboxes that ended without CNI DEL: a reboot, a crash in the middle of ADD; and whether
 //! an address is left.
 //!
-//! The veth pair ends with the sandbox's network namespace, so a lease without a device is left
-//! over. The lease of an ADD that still runs has no device yet and counts as live by its age
-//! ([`HostLinks::is_live`]).
+//! The veth pair ends with the sandbox's network namespace, so a lease with neither is left over. A pod may
+//! have lost its device alone. The lease of an ADD that still runs has no device yet and counts as live by its
+//! age ([`HostLinks::is_live`]).
 
 use sluice_pod::inventory::HostLinks;
 use sluice_pod::lease::{Lease, Subnet};

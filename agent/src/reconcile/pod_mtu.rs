@@ -57,8 +57,9 @@ impl Reconciler for ReconcilePodMtu {
             tracing::info!(mtu, pods = changed, "MTU of pods changed");
         }
         all_or_failed(&failures)?;
-        state.clear_old_mtus();
-        kernel.store_old_mtus(state.old_mtus())?;
+        if state.forget_old_mtus(mtu) {
+            kernel.store_old_mtus(state.old_mtus())?;
+        }
         Ok(())
     }
 }

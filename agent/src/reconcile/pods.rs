@@ -178,13 +178,15 @@ impl ReconcilePods {
         if by_index != row || rows.get(&address) != Some(&row) {
             repairs.add("pod_row");
         }
+        // A part that cannot be restored does not keep the others from it.
+        let mut failure = None;
         for part in self.parts_to_restore(lease, path, now) {
-            if let Err(e) = kernel.restore_path(lease, link, part) {
-                return fail(lease, &error_chain(&e), kernel, repairs);
+            match kernel.restore_path(lease, link, part) {
+                Ok(()) => repairs.add(kind(part)),
+                Err(e) => failure = failure.or_else(|| Some(error_chain(&e))),
             }
-            repairs.add(kind(part));
         }
-        Ok(())
+        failure.map_or(Ok(()), |failure| fail(lease, &failure, kernel, repairs))
     }
 
     /// The missing parts, without those that a running ADD has yet to create.

@@ -14,6 +14,7 @@ mod drops;
 mod findings;
 mod growth;
 mod health_checks;
+mod pod_mtu;
 mod pods;
 mod policies;
 mod programming;
@@ -42,6 +43,7 @@ use self::drops::Drops;
 pub use self::drops::{Dropped, DroppedBy, DroppedPod};
 use self::growth::Growth;
 pub use self::health_checks::HealthCheckPort;
+use self::pod_mtu::PodMtus;
 pub use self::pods::PodSelection;
 use self::policies::PolicyState;
 use self::programming::CAUSES;
@@ -80,7 +82,7 @@ pub struct State {
     ready: bool,
     /// By id: a failed write and the plan after it report one backend twice.
     stale_udp: BTreeMap<u32, StaleBackend>,
-    old_mtus: BTreeSet<u32>,
+    pod_mtus: PodMtus,
     health_checks: BTreeMap<ObjectName, HealthCheckPort>,
     /// Which pods are compared when.
     pub pods: PodSelection,
@@ -125,7 +127,7 @@ impl State {
             pins_replaced: None,
             ready: false,
             stale_udp: BTreeMap::new(),
-            old_mtus: BTreeSet::new(),
+            pod_mtus: PodMtus::default(),
             health_checks: BTreeMap::new(),
             pods: PodSelection::default(),
             repairs: BTreeMap::new(),
@@ -177,6 +179,7 @@ impl State {
             Event::Forwarding => self.mark([Concern::Forwarding]),
             Event::Leases => {
                 self.mark([Concern::Policy, Concern::Pods, Concern::PodNetns, Concern::HostPorts]);
+                self.mark((!self.old_mtus().is_empty()).then_some(Concern::PodMtu));
             }
             Event::CniFiles => self.mark([Concern::CniFiles, Concern::OtherNetworks]),
             Event::Resync => {
@@ -367,22 +370,6 @@ impl State {
     /// Whether CNI ADD can succeed: it could once, and finds the pins.
     pub fn ready(&self) -> bool {
         self.ready && self.conditions.get(Concern::Pins).is_none()
-    }
-
-    /// Records that pods with this MTU have to follow the uplink.
-    pub fn add_old_mtu(&mut self, mtu: u32) {
-        self.old_mtus.insert(mtu);
-        self.mark([Concern::PodMtu]);
-    }
-
-    /// MTUs of pods that have to follow the uplink.
-    pub fn old_mtus(&self) -> &BTreeSet<u32> {
-        &self.old_mtus
-    }
-
-    /// Records that all pods have the present MTU.
-    pub fn clear_old_mtus(&mut self) {
-        self.old_mtus.clear();
     }
 
     /// Calls of the API that wait for a response.

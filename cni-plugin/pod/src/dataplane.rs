@@ -93,31 +93,132 @@ impl PodRows {
         }
     }
 
-    /// Removes the row of a network namespace from `POD_NETNS`; without its cookie, those of the address,
-    /// for which all rows are read.
+    /// Removes the row of an address in a network namespace from `POD_NETNS`; without the cookie of the
+    /// namespace, all rows are read.
     pub fn remove_netns(&self, cookie: Option<u64>, address: Addr) {
         let Some(map) = &self.by_netns else { return };
-        if let Some(cookie) = cookie {
-            let _ = map.delete(&cookie);
-            return;
-        }
-        let rows = map.entries().unwrap_or_default();
+        let rows = match cookie {
+            Some(cookie) => {
+                map.lookup(&cookie).ok().flatten().map(|row| (cookie, row)).into_iter().collect()
+            }
+            None => map.entries().unwrap_or_default(),
+        };
         for (cookie, _) in rows.iter().filter(|(_, pod)| pod.addrs.contains(&address)) {
             let _ = map.delete(cookie);
         }
     }
 
-    /// Removes the row of an address. A row of another pod with the same index stays.
+    /// Removes the rows of the pod that has this address and index: the row of the address, and that of
+    /// the index also if the address has none. A row of another pod with the same index stays.
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn remove(&self, address: Addr) -> Result<(), BpfError> {
-        let Some(row) = self.by_address.lookup(&address)? else { return Ok(()) };
-        self.by_address.delete(&address)?;
-        let index = u32::from(row.index);
-        if self.by_index.lookup(&index)? == Some(row) {
+    pub fn remove(&self, address: Addr, number: RowNumber) -> Result<(), BpfError> {
+        let row = self.by_address.lookup(&address)?;
+        if row.is_some() {
+            self.by_address.delete(&address)?;
+        }
+        for index in number.ended(row, |index| self.by_index.lookup(&index))? {
             self.by_index.update(&index, &LocalPod::default())?;
         }
         Ok(())
+    }
+
+    /// Removes the rows with this number. Those of another pod that has the address stay.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn remove_numbered(&self, address: Addr, number: RowNumber) -> Result<(), BpfError> {
+        if self.by_address.lookup(&address)?.is_some_and(|row| number.is_of(&row)) {
+            self.by_address.delete(&address)?;
+        }
+        if self.by_index.lookup(&number.index)?.is_some_and(|row| number.is_of(&row)) {
+            self.by_index.update(&number.index, &LocalPod::default())?;
+        }
+        Ok(())
+    }
+}
+
+/// Index and generation of a pod's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowNumber {
+    /// [`Lease::index`](crate::lease::Lease::index).
+    pub index: u32,
+    /// [`Lease::row_generation`](crate::lease::Lease::row_generation); `None` if it is not known: every
+    /// row of the index, which no other lease has.
+    pub generation: Option<u16>,
+}
+
+impl RowNumber {
+    /// The indices of the rows in `PODS` that end with the pod whose row by address is `row`: that with
+    /// this number, and that equal to `row`, which a former version can have written with another
+    /// index.
+    fn ended<E>(
+        self,
+        row: Option<LocalPod>,
+        by_index: impl Fn(u32) -> Result<Option<LocalPod>, E>,
+    ) -> Result<Vec<u32>, E> {
+        let other = row.map(|row| u32::from(row.index)).filter(|index| *index != self.index);
+        let mut ended = Vec::new();
+        for index in other.into_iter().chain([self.index]) {
+            if by_index(index)?.is_some_and(|found| Some(found) == row || self.is_of(&found)) {
+                ended.push(index);
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Whether a row has this number. The generation of an empty row is 0.
+    fn is_of(self, row: &LocalPod) -> bool {
+        row.generation != 0
+            && u32::from(row.index) == self.index
+            && self.generation.is_none_or(|generation| generation == row.generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(index: u16, generation: u16) -> LocalPod {
+        LocalPod { index, generation, ifindex: 12, ..LocalPod::default() }
+    }
+
+    #[test]
+    fn row_of_an_index_ends_also_without_a_row_of_the_address() {
+        let number = RowNumber { index: 7, generation: Some(9) };
+        let (pod, of_former, other) = (row(7, 9), row(3, 5), row(3, 6));
+        for (by_address, by_index, ended) in [
+            (Some(pod), vec![pod], vec![7]),
+            (None, vec![pod], vec![7]),
+            (Some(of_former), vec![of_former, pod], vec![3, 7]),
+            // The index has another pod by now.
+            (Some(of_former), vec![other, pod], vec![7]),
+            (Some(pod), vec![row(7, 8)], vec![]),
+            (None, vec![row(7, 8)], vec![]),
+            (None, vec![], vec![]),
+        ] {
+            let row_of = |index: u32| {
+                let found = by_index.iter().find(|row| u32::from(row.index) == index);
+                Ok::<_, ()>(Some(found.copied().unwrap_or_default()))
+            };
+            assert_eq!(number.ended(by_address, row_of), Ok(ended), "{by_address:?} {by_index:?}");
+        }
+    }
+
+    #[test]
+    fn row_of_an_index_ends_with_its_generation() {
+        let number = RowNumber { index: 7, generation: Some(9) };
+        let any = RowNumber { generation: None, ..number };
+        for (row, is_of, is_of_any) in [
+            (row(7, 9), true, true),
+            (row(7, 8), false, true),
+            (row(8, 9), false, false),
+            (LocalPod::default(), false, false),
+        ] {
+            assert_eq!((number.is_of(&row), any.is_of(&row)), (is_of, is_of_any), "{row:?}");
+        }
+        let first = RowNumber { index: 0, generation: None };
+        assert!(!first.is_of(&LocalPod::default()), "no pod has the index");
     }
 }

@@ -66,7 +66,8 @@ impl HostPort {
     }
 }
 
-/// Writes the rows of a pod's hostPorts; those of another pod with the same port are replaced.
+/// Writes the rows of a pod's hostPorts; those of another pod with the same port are replaced. The caller
+/// holds the lock of the leases.
 ///
 /// # Errors
 /// The map does not exist, or cannot be written.
@@ -100,7 +101,8 @@ pub(crate) fn first_different(
 }
 
 /// Deletes the rows of a pod: those of `ports`, or, if its hostPorts are not known, every row with its
-/// address. Does nothing without the map.
+/// address. Does nothing without the map. The caller holds the lock of the leases: a row that another pod
+/// writes between look-up and deletion would be lost.
 ///
 /// # Errors
 /// The map cannot be read or written.

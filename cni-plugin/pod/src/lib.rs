@@ -29,11 +29,12 @@ mod network;
 mod notice;
 pub mod random;
 
-pub use dataplane::Dataplane;
+pub use dataplane::{Dataplane, RowNumber};
 pub use host_port::{HostPort, Protocol};
 pub use network::{
-    CreateError, HostPath, NetworkError, PathPart, PodNetwork, VethOptions, VethPair, host_path,
-    host_paths, is_complete, pod_routes, remove_local_pod, remove_veth, restore,
+    CreateError, HostPath, NetworkError, PathPart, PodNetwork, RowKeys, VethOptions, VethPair,
+    host_path, host_paths, is_complete, pod_routes, remove_local_pod, remove_rows_of_released,
+    remove_veth, restore,
 };
 pub use notice::{NOTICE_MAX, Notice, NoticeVerb, notice_socket};
 

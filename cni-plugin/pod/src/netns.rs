@@ -1,5 +1,6 @@
 //! A pod's network namespace, from outside.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -84,5 +85,92 @@ impl NetNs {
         inside.unwrap_or_else(|_| {
             Err(io::Error::other("the thread inside the namespace panicked").into())
         })
+    }
+
+    /// Whether the file is a network namespace. Entering it is not needed.
+    fn is_network(&self) -> bool {
+        /// `NS_GET_NSTYPE` (include/uapi/linux/nsfs.h).
+        const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+        // SAFETY: the descriptor is open, and the request has no argument.
+        unsafe { libc::ioctl(self.file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET }
+    }
+}
+
+/// Whether the network namespace of a pod exists: `path` leads to one, and to the one with this cookie.
+/// Without a cookie, or if the namespace cannot be entered, every network namespace at `path` counts:
+/// the caller would release the address of a running pod otherwise.
+pub fn exists(path: &Path, cookie: Option<u64>) -> bool {
+    let netns = match NetNs::open(&visible(path)) {
+        Ok(netns) => netns,
+        Err(NetNsError::Missing | NetNsError::Own) => return false,
+        Err(NetNsError::Io(e)) => return e.kind() != io::ErrorKind::NotADirectory,
+        Err(_) => return true,
+    };
+    if !netns.is_network() {
+        return false;
+    }
+    let Some(cookie) = cookie else { return true };
+    let found = netns.netlink().ok().and_then(|inside| inside.netns_cookie());
+    found.is_none_or(|found| found == cookie)
+}
+
+/// The same path below /run, if it does not exist below /var/run, which is not a link to /run in the
+/// agent's image.
+fn visible(path: &Path) -> Cow<'_, Path> {
+    match path.strip_prefix("/var/run/netns") {
+        Ok(name) if !path.exists() => Path::new("/run/netns").join(name).into(),
+        _ => path.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    /// A namespace of another kind, a file that remains after its mount, and the node's own namespace
+    /// are not the network namespace of a pod.
+    #[test]
+    fn only_a_network_namespace_other_than_the_nodes_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("cni-1");
+        std::fs::write(&file, "").unwrap();
+        let below = file.join("net");
+        for path in [
+            Path::new(""),
+            Path::new("/nonexistent/net"),
+            Path::new("/proc/self/ns/net"),
+            Path::new("/proc/self/ns/mnt"),
+            dir.path(),
+            &file,
+            &below,
+        ] {
+            for cookie in [None, Some(7)] {
+                assert!(!exists(path, cookie), "{}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn kind_of_a_namespace_is_known_without_entering_it() {
+        let is_network = |path: &str| NetNs { file: File::open(path).unwrap() }.is_network();
+        assert!(is_network("/proc/self/ns/net"));
+        for other in ["/proc/self/ns/mnt", "/proc/self/ns/uts", "/proc/self/status", "/"] {
+            assert!(!is_network(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn path_below_var_run_is_found_below_run() {
+        for (path, visible_path) in [
+            ("/var/run/netns/absent-1", "/run/netns/absent-1"),
+            ("/run/netns/absent-1", "/run/netns/absent-1"),
+            ("/var/run/other/absent-1", "/var/run/other/absent-1"),
+            ("", ""),
+        ] {
+            assert_eq!(visible(Path::new(path)), Path::new(visible_path));
+        }
     }
 }

@@ -1,18 +1,23 @@
 //! ADD: leases an address and creates the pod's network; removes everything if a step fails.
 
+use std::error::Error;
 use std::path::Path;
 
 use sluice_bpf::attach::Mechanism;
 use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
-use sluice_pod::lease::{AllocError, Entry, Lease, LeaseKey, Number, Request, Store, Subnet};
+use sluice_pod::lease::{
+    AllocError, BootInstant, Entry, Lease, LeaseKey, Number, Request, Store, Subnet,
+};
 use sluice_pod::netns::{NetNs, NetNsError};
 use sluice_pod::{
-    CreateError, Dataplane, GATEWAY, PodNetwork, VethOptions, VethPair, device, identity,
-    is_complete, pod_routes, remove_local_pod, remove_veth,
+    CreateError, Dataplane, GATEWAY, NetworkError, PodNetwork, VethOptions, VethPair, device,
+    identity, is_complete, pod_routes, remove_local_pod, remove_rows_of_released, remove_veth,
 };
 
-use super::{dataplane_missing, key, lock, mend, now, open_host, read_links, store_failed, warn};
+use super::{
+    dataplane_missing, key, lock, mend, now, open_host, read_links, remove_rows, store_failed, warn,
+};
 use crate::spec::{
     CniError, CniResult, Environment, Interface, IpConfig, NetConf, RouteConfig, code,
 };
@@ -47,7 +52,7 @@ pub(super) fn add(
     let _attachment = store.lock_attachment(&key(environment)).map_err(store_failed)?;
     let lease = lease_address(&store, conf, subnet, environment, &mut host, &mut pod)?;
     let create = |host: &mut Netlink, pod: &mut Netlink| {
-        PodNetwork { host, lease: &lease }.create(&netns, pod, options, &dataplane)
+        PodNetwork { host, lease: &lease }.create(&netns, pod, options, &dataplane, &store)
     };
     let mut created = create(&mut host, &mut pod);
     if created.as_ref().is_err_and(CreateError::is_name_in_use) {
@@ -58,13 +63,12 @@ pub(super) fn add(
     }
     let pair = created.map_err(|e| {
         undo(&store, conf, &mut host, &lease, e.has_device);
-        CniError::caused(code::IO, "the pod's network cannot be created", &e.source)
+        create_failed(&e.source)
     })?;
-    // A lease without a device is released when it is older than any ADD can run.
+    // A lease without device and network namespace is released when it is older than any ADD can run.
     if !store.holds(&lease).map_err(store_failed)? {
         undo(&store, conf, &mut host, &lease, true);
-        let msg = "the address was released while ADD ran; the runtime tries again";
-        return Err(CniError::new(code::TRY_AGAIN, msg));
+        return Err(create_failed(&NetworkError::Released));
     }
     let number = Number { index: lease.index, generation: lease.generation };
     Ok((result(&lease, pair, options.mtu), number))
@@ -77,6 +81,16 @@ fn mtu(conf: &NetConf, host: &mut Netlink) -> Result<u32, CniError> {
     let uplink = device::uplink_mtu(host)
         .map_err(|e| CniError::caused(code::IO, "cannot read the MTU of the uplink", &e))?;
     Ok(uplink.unwrap_or(MTU_WITHOUT_UPLINK))
+}
+
+fn create_failed(e: &NetworkError) -> CniError {
+    match e {
+        NetworkError::Released => {
+            let msg = "the address was released while ADD ran; the runtime tries again";
+            CniError::new(code::TRY_AGAIN, msg)
+        }
+        e => CniError::caused(code::IO, "the pod's network cannot be created", e),
+    }
 }
 
 fn netns_failed(path: &Path, e: &NetNsError) -> CniError {
@@ -127,7 +141,9 @@ fn lease_address(
             mend(&locked, &damaged, conf, host, &now)?;
             let links = read_links(host)?;
             // The reuse delay begins now, also if this ADD has to be repeated.
-            locked.reclaim(&now, |lease| links.is_live(lease, &now)).map_err(store_failed)?;
+            let live = |lease: &Lease| links.is_live(lease, &now);
+            let remove_rows = |lease: &Lease| remove_rows(conf, lease.into());
+            locked.reclaim(&now, live, remove_rows).map_err(store_failed)?;
             allocate(&store.entries().map_err(store_failed)?)?
         }
         other => other,
@@ -174,7 +190,7 @@ fn remove_interrupted(
         remove_veth(host, &name).map_err(failed)?;
     }
     if let Some(lease) = lease {
-        remove_local_pod(&conf.pins, lease.address, None, None).map_err(|e| {
+        remove_local_pod(&conf.pins, lease.into()).map_err(|e| {
             let msg = format!("cannot delete the row of {} of an earlier ADD", lease.address);
             CniError::caused(code::IO, msg, &e)
         })?;
@@ -189,23 +205,37 @@ fn remove_interrupted(
 /// Undoes a failed ADD: removes what this ADD made, in reverse order, and warns about what cannot be
 /// removed. An address whose device or row remains is not released: it could reach another pod.
 fn undo(store: &Store, conf: &NetConf, host: &mut Netlink, lease: &Lease, has_device: bool) {
-    let mut network = PodNetwork { host, lease };
-    let removed = match has_device {
-        true => network.remove(&conf.pins),
+    let failed = |what: &str, e: &(dyn Error + 'static)| {
+        warn(format_args!("pod {}: {what}: {}", lease.owner(), error_chain(e)));
+    };
+    let veth = match has_device {
+        true => remove_veth(host, &lease.host_ifname),
         false => Ok(()),
     };
-    if let Err(e) = removed {
-        warn(format_args!("pod {}: failed ADD not undone: {}", lease.owner(), error_chain(&e)));
-        return;
+    if let Err(e) = &veth {
+        failed("failed ADD not undone", e);
     }
-    let released = store.lock("ADD that failed", &lease.since).and_then(|locked| {
-        match store.holds(lease)? {
-            true => locked.release([&Entry::of(lease)], &lease.since),
-            false => Ok(()),
-        }
-    });
-    if let Err(e) = released {
-        warn(format_args!("pod {}: address not released: {}", lease.owner(), error_chain(&e)));
+    let now = BootInstant::now().unwrap_or_else(|_| lease.since.clone());
+    let locked = store.lock(&format!("failed ADD of {}", lease.owner()), &now);
+    let (locked, holds) = match locked.and_then(|locked| Ok((locked, store.holds(lease)?))) {
+        Ok(locked) => locked,
+        Err(e) => return failed("address not released", &e),
+    };
+    // ADD writes rows after it has created the device.
+    let rows = match (has_device, holds) {
+        (false, _) => Ok(()),
+        (true, true) => remove_local_pod(&conf.pins, lease.into()),
+        (true, false) => remove_rows_of_released(&conf.pins, lease),
+    };
+    if let Err(e) = &rows {
+        failed("failed ADD not undone", e);
+    }
+    if veth.is_ok()
+        && rows.is_ok()
+        && holds
+        && let Err(e) = locked.release([&Entry::of(lease)], &now)
+    {
+        failed("address not released", &e);
     }
 }
 
@@ -245,6 +275,15 @@ mod tests {
         let error = no_address(&AllocError::ReuseDelay { subnet, seconds: 3 });
         assert_eq!(error.code, code::TRY_AGAIN);
         assert!(error.msg.contains("free in 3 s"), "{}", error.msg);
+    }
+
+    /// The runtime repeats the ADD, which gets another address.
+    #[test]
+    fn an_address_that_was_released_while_add_ran_has_the_code_for_another_attempt() {
+        assert_eq!(create_failed(&NetworkError::Released).code, code::TRY_AGAIN);
+        let other = create_failed(&NetworkError::DeviceMissing("slc0".into()));
+        assert_eq!(other.code, code::IO);
+        assert!(other.msg.contains("slc0"), "{}", other.msg);
     }
 
     #[test]

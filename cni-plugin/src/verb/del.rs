@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
 use sluice_pod::lease::{LeaseKey, Store};
-use sluice_pod::{identity, remove_local_pod, remove_veth};
+use sluice_pod::{RowKeys, identity, remove_local_pod, remove_veth};
 
 use super::{key, lock, now, open_host, store_failed, warn};
 use crate::spec::{CniError, Environment, NetConf, code};
@@ -29,7 +29,8 @@ pub(super) fn detach(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Resu
             None
         }
     };
-    // A lease that cannot be released now is reclaimed once its device does not exist: continue.
+    // A lease that cannot be released now is reclaimed once its network namespace does not exist:
+    // continue.
     if let Err(e) = release_address(conf, host, key) {
         warn(format_args!("container {}: address not released: {}", key.container_id, e.msg));
     }
@@ -46,9 +47,8 @@ fn release_address(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result
     let Some(entry) = store.find_entry(key).map_err(store_failed)? else { return Ok(()) };
     // Until the lease ends, no other pod can have the address, nor its row.
     let lease = store.find(key).ok().flatten();
-    let ports = lease.as_ref().and_then(|lease| lease.host_ports.as_deref());
-    let cookie = lease.as_ref().and_then(|lease| lease.netns_cookie);
-    if let Err(e) = remove_local_pod(&conf.pins, entry.address, ports, cookie) {
+    let keys = lease.as_ref().map_or_else(|| RowKeys::from(&entry), RowKeys::from);
+    if let Err(e) = remove_local_pod(&conf.pins, keys) {
         warn(format_args!(
             "container {}: row of {} not deleted: {}",
             key.container_id,

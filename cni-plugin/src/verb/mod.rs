@@ -11,11 +11,11 @@ use std::fmt;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use sluice_bpf::BpfError;
 use sluice_bpf::netlink::Netlink;
+use sluice_bpf::{BpfError, error_chain};
 use sluice_pod::inventory::{self, HostLinks, OpenError};
 use sluice_pod::lease::{BootInstant, Entry, LeaseKey, LockedStore, Number, Store, StoreError};
-use sluice_pod::{Notice, NoticeVerb};
+use sluice_pod::{Notice, NoticeVerb, RowKeys, remove_local_pod};
 
 use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
 
@@ -187,7 +187,23 @@ fn mend(
     for entry in damaged {
         warn(format_args!("lease of {} was corrupt and is rebuilt", entry.address));
     }
-    locked.mend(damaged, &drafts, now).map_err(store_failed)
+    let removable = |entry: &&Entry| {
+        let is_lost = !drafts.iter().any(|draft| draft.is_of(entry));
+        !is_lost || remove_rows(conf, RowKeys::from(*entry))
+    };
+    let damaged: Vec<Entry> = damaged.iter().filter(removable).cloned().collect();
+    locked.mend(&damaged, &drafts, now).map_err(store_failed)
+}
+
+/// Removes the rows of a lease that ends; the lock is held. Returns false if a row remains: the address
+/// must not be released then, because the row would lead to another pod.
+fn remove_rows(conf: &NetConf, keys: RowKeys<'_>) -> bool {
+    let removed = remove_local_pod(&conf.pins, keys);
+    if let Err(e) = &removed {
+        let address = keys.address;
+        warn(format_args!("lease of {address} not released: row not deleted: {}", error_chain(e)));
+    }
+    removed.is_ok()
 }
 
 /// Writes a warning to stderr, which container runtimes log.

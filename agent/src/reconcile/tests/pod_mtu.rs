@@ -53,7 +53,32 @@ async fn former_mtu_survives_a_restart() {
     let mut harness = harness.restart();
     let log = harness.send(lists(vec![])).await;
     assert!(log.contains(&set_mtu(7, 1400)), "{log:?}");
+    harness.run_for(Duration::from_secs(91)).await;
     assert!(harness.kernel().old_mtus.is_empty());
+}
+
+/// An ADD may have read the former CNI configuration.
+#[tokio::test(start_paused = true)]
+async fn pod_that_is_added_during_the_change_follows_too() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    harness.kernel().fail("write CNI config", 1, libc::ENOSPC);
+    let mtu = harness.kernel().host.links[1].mtu;
+    set_uplink_mtu(&mut harness, 1400);
+    let log = harness.send([Event::HostNetwork]).await;
+    assert!(log.contains(&set_mtu(7, 1400)), "{log:?}");
+    harness.run_for(Duration::from_secs(40)).await;
+    let (lease, mut link) = pod(8);
+    link.mtu = mtu;
+    harness.kernel().leases.push(lease);
+    harness.kernel().host.links.push(link);
+    let log = harness.send([Event::Leases]).await;
+    assert!(log.contains(&set_mtu(8, 1400)), "{log:?}");
+    // Another plugin's MTU, long after.
+    harness.run_for(Duration::from_secs(91)).await;
+    assert!(harness.kernel().old_mtus.is_empty());
+    harness.kernel().host.links.last_mut().unwrap().mtu = mtu;
+    let log = harness.send([Event::Leases]).await;
+    assert!(!log.contains(&set_mtu(8, 1400)), "{log:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -265,6 +265,18 @@ async fn failed_restoration_is_repeated_without_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn part_that_cannot_be_restored_does_not_keep_the_others_from_it() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    remove_parts(&mut harness, 7, &[PathPart::Sysctls, PathPart::Route]);
+    harness.kernel().fail("restore sysctls", usize::MAX, libc::EROFS);
+    let log = harness.send([address(7)]).await;
+    assert!(log.contains(&"restore route 10.244.1.7".to_owned()), "{log:?}");
+    let (status, message) = harness.status(Concern::Pods);
+    assert_eq!(status, Status::Failed);
+    assert!(message.contains("restore sysctls"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn interrupted_dump_is_repeated_for_all_pods() {
     let (mut harness, _) = with_pods(&[7, 8]).await;
     remove_parts(&mut harness, 8, &[PathPart::Route]);

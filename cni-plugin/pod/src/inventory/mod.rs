@@ -2,6 +2,7 @@
 //! themselves if their files are lost.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use sluice_abi::{Addr, LocalPod, namespace_id};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
@@ -10,6 +11,7 @@ use crate::ROUTE_PROTOCOL;
 use crate::device::{self, Link, Route};
 use crate::identity::{self, Alias};
 use crate::lease::{BootInstant, Draft, Lease, LockedStore, Opened, StoreError};
+use crate::netns;
 
 /// Age up to which a lease without a device belongs to an ADD that still runs. Container runtimes
 /// end an ADD earlier.
@@ -41,10 +43,21 @@ impl HostLinks {
         self.by_name.get(&lease.host_ifname)
     }
 
-    /// Whether the pod of a lease can exist. A veth pair ends with the pod's network namespace, so a
-    /// lease without one is left over, unless its ADD can still be running.
+    /// Whether the pod of a lease can exist: it has its veth pair, its ADD can still be running, or its
+    /// network namespace exists. A pod can delete its interface, and other programs the host's end,
+    /// while its processes use the address. No network namespace outlives a boot.
     pub fn is_live(&self, lease: &Lease, now: &BootInstant) -> bool {
-        self.of(lease).is_some() || lease.since.age(now).is_some_and(|age| age < ADD_LIMIT_SECONDS)
+        self.is_live_with(lease, now, || netns::exists(Path::new(&lease.netns), lease.netns_cookie))
+    }
+
+    fn is_live_with(
+        &self,
+        lease: &Lease,
+        now: &BootInstant,
+        netns_exists: impl FnOnce() -> bool,
+    ) -> bool {
+        self.of(lease).is_some()
+            || lease.since.age(now).is_some_and(|age| age < ADD_LIMIT_SECONDS || netns_exists())
     }
 
     /// The rows of `LOCAL_PODS` for these leases; a lease without a device has none.

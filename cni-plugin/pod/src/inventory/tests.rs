@@ -53,6 +53,22 @@ fn a_lease_without_a_device_is_live_while_its_add_can_run() {
 }
 
 #[test]
+fn a_lease_without_a_device_is_live_while_its_network_namespace_exists() {
+    let none = HostLinks::from_links(Vec::new());
+    let lease = lease("c1", at(1000));
+    for now in [at(1000 + ADD_LIMIT_SECONDS), at(1_000_000)] {
+        assert!(none.is_live_with(&lease, &now, || true), "{now:?}");
+        assert!(!none.is_live_with(&lease, &now, || false), "{now:?}");
+    }
+    // The path can lead to another namespace after a reboot.
+    let rebooted = BootInstant { boot_id: "two".into(), seconds: 1001 };
+    assert!(!none.is_live_with(&lease, &rebooted, || true));
+    // Namespaces of pods with a device are not opened.
+    let links = HostLinks::from_links(vec![link(12, &lease)]);
+    assert!(links.is_live_with(&lease, &at(1_000_000), || unreachable!("opened")));
+}
+
+#[test]
 fn a_lease_with_a_device_is_live_at_any_age() {
     let lease = lease("c1", at(1000));
     let links = HostLinks::from_links(vec![link(12, &lease)]);

@@ -111,9 +111,7 @@ impl<'a> LockedStore<'a> {
         let mut drafts = drafts;
         let mut used = BTreeSet::new();
         for entry in self.store.entries()? {
-            let same = |d: &Draft| {
-                (d.lease.address, &d.lease.host_ifname) == (entry.address, &entry.host_ifname)
-            };
+            let same = |d: &Draft| d.is_of(&entry);
             let conflicts = |d: &Draft| {
                 d.lease.address == entry.address || d.lease.host_ifname == entry.host_ifname
             };
@@ -212,7 +210,9 @@ impl<'a> LockedStore<'a> {
         Ok(())
     }
 
-    /// Ends every lease that is not live; returns them. Damaged leases stay.
+    /// Ends every lease that is not live; returns them. Before, `remove_rows` removes what leads to the
+    /// pod of a lease; a lease for which it returns false stays, because its address would lead to
+    /// another pod. Damaged leases stay.
     ///
     /// # Errors
     /// A file cannot be read, written or deleted.
@@ -220,16 +220,17 @@ impl<'a> LockedStore<'a> {
         &self,
         now: &BootInstant,
         live: impl Fn(&Lease) -> bool,
+        mut remove_rows: impl FnMut(&Lease) -> bool,
     ) -> Result<Vec<Lease>, StoreError> {
         let mut dead = self.store.read()?.leases;
-        dead.retain(|lease| !live(lease));
+        dead.retain(|lease| !live(lease) && remove_rows(lease));
         let entries: Vec<Entry> = dead.iter().map(Entry::of).collect();
         self.release(&entries, now)?;
         Ok(dead)
     }
 
     /// Rewrites damaged leases from `drafts`, what the devices show, and releases those without a
-    /// device. The damaged files are kept.
+    /// device, whose rows the caller removes. The damaged files are kept.
     ///
     /// # Errors
     /// A file cannot be read, moved or written.
@@ -242,9 +243,7 @@ impl<'a> LockedStore<'a> {
         for entry in damaged {
             let path = self.store.path(entry);
             keep_copy(&path, &self.store.dir.join(entry.file_name()))?;
-            let draft = drafts.iter().find(|d| {
-                (d.lease.address, &d.lease.host_ifname) == (entry.address, &entry.host_ifname)
-            });
+            let draft = drafts.iter().find(|draft| draft.is_of(entry));
             let Some(Draft { lease, number }) = draft else {
                 self.release([entry], now)?;
                 continue;

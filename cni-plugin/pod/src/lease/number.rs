@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::allocation::lowest_free_index;
-use super::{INDEX_MAX, Lease};
+use super::{Entry, INDEX_MAX, Lease};
 use crate::random;
 
 /// A lease's number among the pods of this node.
@@ -31,6 +31,13 @@ pub struct Draft {
     pub lease: Lease,
     /// The number that the lease had.
     pub number: Option<Number>,
+}
+
+impl Draft {
+    /// Whether the file of this lease has the name `entry`, whatever its index.
+    pub fn is_of(&self, entry: &Entry) -> bool {
+        (self.lease.address, &self.lease.host_ifname) == (entry.address, &entry.host_ifname)
+    }
 }
 
 /// Gives each draft its number: the one that it had, unless it is invalid or in use, else the lowest

@@ -280,9 +280,27 @@ fn reclaim_ends_the_leases_that_are_not_live() {
     let (locked, _) = open(&store, vec![]);
     let [a, b, c] = ["a", "b", "c"].map(|id| allocate(&locked, &store, id));
     fs::write(path_of(&store, &c), "").unwrap();
-    let dead = locked.reclaim(&at(1), |lease| lease.key == b.key).unwrap();
+    let dead = locked.reclaim(&at(1), |lease| lease.key == b.key, |_| true).unwrap();
     assert_eq!(dead, [a]);
     assert_eq!(store.read().unwrap(), Leases { leases: vec![b], damaged: vec![Entry::of(&c)] });
+}
+
+#[test]
+fn rows_of_a_reclaimed_lease_are_removed_while_it_exists() {
+    let (_dir, store) = store();
+    let (locked, _) = open(&store, vec![]);
+    let [a, b, live] = ["a", "b", "live"].map(|id| allocate(&locked, &store, id));
+    let mut removed = Vec::new();
+    let remove_rows = |lease: &Lease| {
+        assert!(store.holds(lease).unwrap(), "another pod can have the address");
+        removed.push(lease.clone());
+        // The rows of b cannot be removed: its address would lead to another pod.
+        lease.key == a.key
+    };
+    let dead = locked.reclaim(&at(1), |lease| lease.key == live.key, remove_rows).unwrap();
+    assert_eq!(dead, std::slice::from_ref(&a));
+    assert_eq!(removed, [a, b.clone()]);
+    assert_eq!(store.read().unwrap().leases, [b, live]);
 }
 
 #[test]

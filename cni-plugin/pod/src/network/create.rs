@@ -11,6 +11,7 @@ use super::repair::{IPV4_SETTINGS, NO_IPV6};
 use super::{NetworkError, PodNetwork, find, host_route, pod_routes, write_sysctl};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Veth};
+use crate::lease::{BootInstant, Store};
 use crate::netns::NetNs;
 use crate::{GATEWAY, PROC_SYS, host_port, identity, inventory};
 
@@ -50,21 +51,24 @@ impl CreateError {
 }
 
 impl PodNetwork<'_> {
-    /// Creates the network of the pod in `netns`, in which `pod` is a socket.
+    /// Creates the network of the pod in `netns`, in which `pod` is a socket. The lease is one of
+    /// `store`, whose lock the caller does not hold.
     ///
     /// # Errors
-    /// A netlink request, an attachment, the `LOCAL_PODS` row or a sysctl fails. What exists by then
-    /// stays: the caller removes it, the device only if it was created.
+    /// A netlink request, an attachment, the `LOCAL_PODS` row or a sysctl fails; the lease of a pod with
+    /// hostPorts was released. What exists by then stays: the caller removes it, the device only if it
+    /// was created.
     pub fn create(
         &mut self,
         netns: &NetNs,
         pod: &mut Netlink,
         options: VethOptions,
         dataplane: &Dataplane,
+        store: &Store,
     ) -> Result<VethPair, CreateError> {
         self.create_veth(netns, options.mtu)
             .map_err(|source| CreateError { has_device: false, source })?;
-        self.configure(pod, options, dataplane)
+        self.configure(pod, options, dataplane, store)
             .map_err(|source| CreateError { has_device: true, source })
     }
 
@@ -73,6 +77,7 @@ impl PodNetwork<'_> {
         pod: &mut Netlink,
         options: VethOptions,
         dataplane: &Dataplane,
+        store: &Store,
     ) -> Result<VethPair, NetworkError> {
         let pair = VethPair {
             host: find(self.host, &self.lease.host_ifname)?,
@@ -82,8 +87,7 @@ impl PodNetwork<'_> {
         dataplane.pods.put_netns(self.lease.netns_cookie, self.lease.address.into());
         self.configure_host_end(&pair.host)?;
         self.configure_pod_end(&pair.pod, pod)?;
-        let ports = self.lease.host_ports.as_deref().unwrap_or_default();
-        host_port::put(&dataplane.pins, self.lease.address, ports)?;
+        self.put_host_ports(&dataplane.pins, store)?;
         device::add_route(self.host, &host_route(self.lease.address, pair.host.index))?;
         Ok(pair)
     }
@@ -128,5 +132,21 @@ impl PodNetwork<'_> {
             device::add_route(pod, &route)?;
         }
         Ok(())
+    }
+
+    /// Writes the rows of the hostPorts under the lock: the DEL of another pod with one of the ports
+    /// could delete the row that it found before. Pods without hostPorts do not wait for the lock.
+    fn put_host_ports(&self, pins: &Path, store: &Store) -> Result<(), NetworkError> {
+        let lease = self.lease;
+        let ports = lease.host_ports.as_deref().unwrap_or_default();
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let now = BootInstant::now().unwrap_or_else(|_| lease.since.clone());
+        let _locked = store.lock(&format!("ADD of {}", lease.owner()), &now)?;
+        if !store.holds(lease)? {
+            return Err(NetworkError::Released);
+        }
+        Ok(host_port::put(pins, lease.address, ports)?)
     }
 }

@@ -22,11 +22,11 @@ use sluice_bpf::attach::AttachError;
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 use crate::device::{self, Link, Route};
-use crate::lease::Lease;
+use crate::lease::{Lease, StoreError};
 use crate::{GATEWAY, ROUTE_PROTOCOL};
 
 pub use create::{CreateError, VethOptions, VethPair};
-pub use remove::{remove_local_pod, remove_veth};
+pub use remove::{RowKeys, remove_local_pod, remove_rows_of_released, remove_veth};
 use repair::Sysctl;
 pub use repair::{HostPath, PathPart, host_path, host_paths, restore};
 
@@ -67,6 +67,12 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// The leases cannot be locked or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The lease was released meanwhile: another pod can have its address.
+    #[error("the address was released")]
+    Released,
     /// A network device does not exist.
     #[error("network device {0} does not exist")]
     DeviceMissing(String),

@@ -1,5 +1,8 @@
 //! Removal. What does not exist is not an error: a pod whose network is half created, or already
 //! removed, must be deletable.
+//!
+//! Rows are removed under the lock of the leases: between the look-up of a row and its deletion, an ADD
+//! could write the row of another pod.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -8,24 +11,39 @@ use sluice_abi::Addr;
 use sluice_bpf::BpfError;
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
-use super::{NetworkError, PodNetwork};
-use crate::dataplane::PodRows;
+use crate::dataplane::{PodRows, RowNumber};
+use crate::lease::{Entry, Lease};
 use crate::{HostPort, device, host_port};
 
-impl PodNetwork<'_> {
-    /// Removes the veth pair, then the rows below the pins in `pins`. The lease must
-    /// still be held: a released address can belong to another pod.
-    ///
-    /// # Errors
-    /// The device or the row exists and cannot be deleted. A failure of the first step does not
-    /// prevent the second.
-    pub fn remove(&mut self, pins: &Path) -> Result<(), NetworkError> {
-        let veth = remove_veth(self.host, &self.lease.host_ifname);
-        let ports = self.lease.host_ports.as_deref();
-        let cookie = self.lease.netns_cookie;
-        let row = remove_local_pod(pins, self.lease.address, ports, cookie);
-        veth?;
-        Ok(row?)
+/// What the rows of a lease are found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowKeys<'a> {
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// Its index and generation.
+    pub number: RowNumber,
+    /// Its hostPorts; `None` if they are not known.
+    pub host_ports: Option<&'a [HostPort]>,
+    /// Cookie of its network namespace; `None` if it is not known.
+    pub netns_cookie: Option<u64>,
+}
+
+impl<'a> From<&'a Lease> for RowKeys<'a> {
+    fn from(lease: &'a Lease) -> RowKeys<'a> {
+        RowKeys {
+            address: lease.address,
+            number: RowNumber { index: lease.index, generation: Some(lease.row_generation()) },
+            host_ports: lease.host_ports.as_deref(),
+            netns_cookie: lease.netns_cookie,
+        }
+    }
+}
+
+/// Of a damaged lease: all rows of its address and index.
+impl From<&Entry> for RowKeys<'_> {
+    fn from(entry: &Entry) -> Self {
+        let number = RowNumber { index: entry.index, generation: None };
+        RowKeys { address: entry.address, number, host_ports: None, netns_cookie: None }
     }
 }
 
@@ -38,19 +56,57 @@ pub fn remove_veth(host: &mut Netlink, host_ifname: &str) -> Result<(), NetlinkE
     device::delete_link(host, host_ifname).map(|_| ())
 }
 
-/// Deletes a pod's rows: its hostPorts (`None`: not known), that of its network namespace (`None`: not
-/// known), then those in `LOCAL_PODS` and `PODS`; does nothing if no dataplane is loaded.
+/// Deletes the rows of a lease: in `HOST_PORTS`, `POD_NETNS`, `LOCAL_PODS` and `PODS`; does nothing if
+/// no dataplane is loaded. The caller holds the lock, and the lease exists: no other pod has its
+/// address or index.
 ///
 /// # Errors
-/// The row exists and cannot be deleted.
-pub fn remove_local_pod(
-    pins: &Path,
-    address: Ipv4Addr,
-    host_ports: Option<&[HostPort]>,
-    netns_cookie: Option<u64>,
-) -> Result<(), BpfError> {
-    host_port::remove(pins, address, host_ports)?;
+/// A row exists and cannot be deleted. The others are deleted.
+pub fn remove_local_pod(pins: &Path, keys: RowKeys<'_>) -> Result<(), BpfError> {
+    let host_ports = host_port::remove(pins, keys.address, keys.host_ports);
+    let Ok(rows) = PodRows::open(pins) else { return host_ports };
+    let address = Addr::from(keys.address);
+    rows.remove_netns(keys.netns_cookie, address);
+    rows.remove(address, keys.number)?;
+    host_ports
+}
+
+/// Deletes the rows that only this lease can have written, after it was released: another pod can have
+/// its address or index. Its hostPorts have no rows: they are written under the lock.
+///
+/// # Errors
+/// As for [`remove_local_pod`].
+pub fn remove_rows_of_released(pins: &Path, lease: &Lease) -> Result<(), BpfError> {
     let Ok(rows) = PodRows::open(pins) else { return Ok(()) };
-    rows.remove_netns(netns_cookie, Addr::from(address));
-    rows.remove(Addr::from(address))
+    let address = Addr::from(lease.address);
+    if lease.netns_cookie.is_some() {
+        rows.remove_netns(lease.netns_cookie, address);
+    }
+    rows.remove_numbered(address, RowKeys::from(lease).number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::fixture;
+
+    #[test]
+    fn rows_are_found_by_the_lease_and_without_its_content_by_address_and_index() {
+        let lease = Lease { netns_cookie: Some(4711), ..fixture::lease("c1") };
+        let generation = Some(lease.row_generation());
+        let keys = RowKeys {
+            address: lease.address,
+            number: RowNumber { index: lease.index, generation },
+            host_ports: Some(&[]),
+            netns_cookie: Some(4711),
+        };
+        assert_eq!(RowKeys::from(&lease), keys);
+        let damaged = RowKeys {
+            number: RowNumber { generation: None, ..keys.number },
+            host_ports: None,
+            netns_cookie: None,
+            ..keys
+        };
+        assert_eq!(RowKeys::from(&Entry::of(&lease)), damaged);
+    }
 }

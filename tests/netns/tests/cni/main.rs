@@ -4,9 +4,11 @@
 mod chain;
 mod concurrency;
 mod crash;
+mod dead_leases;
 mod del;
 mod errors;
 mod gc_status;
+mod host_port_lock;
 mod interface;
 mod ipv6;
 mod leases;
@@ -18,7 +20,7 @@ use std::fs;
 
 use netns_tests::{Namespaces, Node, Topology, dataplane, ip_json};
 use serde_json::{Value, json};
-use sluice_abi::{PodNetns, map};
+use sluice_abi::{Backend, HostPortKey, LocalPod, PodNetns, map};
 use sluice_pod::lease::{Lease, Store};
 
 /// The folder of the leases.
@@ -81,11 +83,25 @@ fn damage_leases(node: &Node, content: &str) {
     });
 }
 
+/// The rows of `PODS` that belong to a pod, with their indices.
+fn pods_by_index(node: &Node) -> Vec<(u32, LocalPod)> {
+    let mut rows = dataplane::entries::<u32, LocalPod>(node, map::PODS);
+    rows.retain(|(_, row)| *row != LocalPod::default());
+    rows
+}
+
+/// The rows of `HOST_PORTS`.
+fn host_ports(node: &Node) -> Vec<(HostPortKey, Backend)> {
+    dataplane::entries(node, map::HOST_PORTS)
+}
+
 /// Asserts that the node has no device, route, lease or map entry of a pod.
 #[track_caller]
 fn assert_no_pod(node: &Node) {
     assert_eq!(pod_devices_and_routes(node), (vec![], 0));
     assert_eq!(leases(node), []);
     assert_eq!(dataplane::local_pods(node), 0);
+    assert_eq!(pods_by_index(node), []);
     assert_eq!(dataplane::entries::<u64, PodNetns>(node, map::POD_NETNS), []);
+    assert_eq!(host_ports(node), []);
 }

@@ -11,6 +11,7 @@ mod external;
 mod growth;
 mod health_checks;
 mod host_ports;
+mod leases;
 mod limits;
 mod node_changes;
 mod packets;

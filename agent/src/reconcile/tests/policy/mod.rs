@@ -356,10 +356,17 @@ async fn programs_and_configuration_wait_for_the_policies() {
         assert!(!log.iter().any(|l| l == "hand over" || l == "write CNI config"), "{log:?}");
         assert!(!super::ready_flag(&mut harness));
         let log = harness.run_for(Duration::from_secs(2)).await;
-        let position = |label: &str| log.iter().position(|l| l.starts_with(label));
+        let position = |label: &str| {
+            let found = log.iter().position(|l| l.starts_with(label));
+            found.unwrap_or_else(|| panic!("no {label} in {log:?}"))
+        };
         assert!(position("put POLICY_EPOCH") < position("put NODE_CONFIG"), "{log:?}");
-        assert_eq!(position("hand over").is_some(), takes_over, "{log:?}");
+        assert_eq!(log.iter().any(|l| l == "hand over"), takes_over, "{log:?}");
+        if takes_over {
+            assert!(position("put POLICY_EPOCH") < position("hand over"), "{log:?}");
+        }
         assert!(position("put NODE_CONFIG") < position("write CNI config"), "{log:?}");
+        assert_eq!(receives(&mut harness, 7, "203.0.113.1"), Judgement::Deny);
         assert!(super::ready_flag(&mut harness) && harness.state().ready());
     }
 }
