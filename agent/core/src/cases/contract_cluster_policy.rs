@@ -133,6 +133,7 @@ fn contract_9_5_peers_are_pods_namespaces_networks_and_nodes() {
                 name: name.into(),
                 pod_cidrs: parse_cidr("10.244.0.0/16").into_iter().collect(),
                 internal_ips: parse_ip(ip).into_iter().collect(),
+                external_ips: parse_ip(&ip.replace("172.18", "203.0")).into_iter().collect(),
                 labels: labels.iter().copied().collect(),
                 ..Node::default()
             })
@@ -152,6 +153,8 @@ fn contract_9_5_peers_are_pods_namespaces_networks_and_nodes() {
     let nodes = with(&["nodes role=edge"], &["TCP 6443"]);
     nodes.expect(false, &["shop/db > 172.18.0.2: TCP 6443"]);
     nodes.expect(true, &["shop/db > 172.18.0.2: TCP 1", "shop/db > 172.18.0.3: TCP 6443"]);
+    nodes.expect(false, &["shop/db > 203.0.0.2: TCP 6443"]);
+    nodes.expect(true, &["shop/db > 203.0.0.3: TCP 6443"]);
     with(&["nodes *"], &[]).expect(false, &["shop/db > 172.18.0.3: TCP 1"]);
     // Names are those of the destination; an address outside has none.
     let named = with(&["@*/*"], &["TCP http", "UDP http", "SCTP http"]);

@@ -15,6 +15,8 @@
 //!   - apply: later.yaml                           # another manifest of the folder
 //!   - example: allow-dns                          # docs/examples/policies/allow-dns.yaml
 //!   - ready: {app: web, count: 2}
+//! finally:                                        # also after a failure: what the case changed outside its
+//!   - kubectl: delete clusternetworkpolicy --all  # namespace
 //! ```
 //!
 //! Placeholders in manifests and steps: `{{worker0}}`, `{{worker1}}`, `{{control-plane}}` (node names),
@@ -39,6 +41,9 @@ pub struct Case {
     pub summary: String,
     /// Executed in order.
     pub steps: Vec<Step>,
+    /// Executed at the end, also when a step fails; `run` and `kubectl` only. Errors are printed.
+    #[serde(default)]
+    pub finally: Vec<Step>,
 }
 
 /// One step.

@@ -27,6 +27,7 @@ pub fn run(name: &str) {
     assert!(!case.steps.is_empty(), "{name} has no steps");
     let namespace = Namespace::new(name);
     let template = Template::new(&namespace);
+    let _finally = Finally { steps: &case.finally, namespace: &namespace, template: &template };
     apply(&folder.join("manifest.yaml"), &namespace, &template);
     for (number, step) in case.steps.iter().enumerate() {
         println!("{name}, step {}", number + 1);
@@ -43,6 +44,36 @@ pub fn run(name: &str) {
             Step::Example(Example { example }) => namespace.apply(&examples::manifest(example)),
             Step::Ready(Ready { ready }) => {
                 namespace.ready(&ready.app, ready.count);
+            }
+        }
+    }
+}
+
+/// Runs steps when it is dropped.
+struct Finally<'a> {
+    steps: &'a [Step],
+    namespace: &'a Namespace,
+    template: &'a Template<'a>,
+}
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        for step in self.steps {
+            let result = match step {
+                Step::Kubectl(Kubectl { kubectl, .. }) => {
+                    let line = self.template.fill(kubectl);
+                    let words: Vec<_> = line.split_whitespace().collect();
+                    self.namespace.try_kubectl(&words)
+                }
+                Step::Run(command) => {
+                    let (on, line) =
+                        (self.template.fill(&command.on), self.template.fill(&command.run));
+                    execute(&on, &line, self.namespace).map(|finished| finished.stdout)
+                }
+                other => Err(format!("{other:?} is not for `finally`")),
+            };
+            if let Err(e) = result {
+                eprintln!("finally: {e}");
             }
         }
     }

@@ -53,8 +53,9 @@ fn ingress_controller() -> Namespace {
     eventually("the namespace", Duration::from_secs(60), || {
         try_kubectl(&["create", "namespace", name], "")
     });
+    let namespace = Namespace { name: name.to_owned() };
     kubectl(&["label", "namespace", name, "purpose=monitoring"]);
-    Namespace { name: name.to_owned() }
+    namespace
 }
 
 #[test]

@@ -230,12 +230,14 @@ fn namespace() -> impl Strategy<Value = Namespace> {
 }
 
 fn policy_node() -> impl Strategy<Value = Node> {
-    let ips = vec(select(&NODE_IPS[..]).prop_filter_map("an address", parse_ip), 0..3);
+    let ip = || select(&NODE_IPS[..]).prop_filter_map("an address", parse_ip);
+    let ips = (vec(ip(), 0..3), vec(ip(), 0..2));
     (select(&[THIS_NODE, "n2"][..]), vec(net(&RANGES), 0..3), labels(), ips).prop_map(
-        |(name, pod_cidrs, labels, internal_ips)| Node {
+        |(name, pod_cidrs, labels, (internal_ips, external_ips))| Node {
             name: name.into(),
             pod_cidrs,
             internal_ips,
+            external_ips,
             labels: labels.into_iter().collect(),
             ..Node::default()
         },

@@ -2,8 +2,7 @@
 
 use super::{Cluster, Flow, Side, is_port};
 use crate::model::{
-    ClusterNetworkPolicy, ClusterRule, Node, Object, ObjectName, PolicyPeer, PortSpec, RuleAction,
-    Tier,
+    ClusterNetworkPolicy, ClusterRule, Object, ObjectName, PolicyPeer, PortSpec, RuleAction, Tier,
 };
 
 /// Whether a rule matches a flow.
@@ -109,7 +108,8 @@ impl<'a> Cluster<'a> {
             PolicyPeer::Nodes(selector) => certain(self.objects.iter().any(|o| match o {
                 Object::Node(node) => {
                     selector.matches(|key| node.labels.get(key))
-                        && Node::addresses(node).any(|address| address == flow.peer)
+                        && (node.internal_ips.contains(&flow.peer)
+                            || node.external_ips.contains(&flow.peer))
                 }
                 _ => false,
             })),
