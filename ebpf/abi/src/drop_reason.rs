@@ -36,7 +36,7 @@ numbered! {
     DropReason {
         /// The source address does not belong to the pod that sent it.
         Spoofed = 1 "spoofed_source",
-        /// The packet is truncated, or its headers contradict each other.
+        /// The packet is truncated, its headers contradict each other, or a pod sent it to a loopback address.
         Malformed = 2 "malformed",
         /// The agent has not written the node's tables yet.
         NotReady = 3 "not_ready",

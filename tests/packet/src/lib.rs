@@ -29,6 +29,7 @@ mod skip;
 pub mod stack;
 mod tables;
 pub mod topology;
+pub mod tunnel;
 mod xdp;
 
 pub use accept::accept;
@@ -47,4 +48,5 @@ pub use topology::{
     CLIENT, CLIENT_IFINDEX, EXTERNAL, FAR_POD, GATEWAY, NODE, OTHER_NODE, PORT, ROUTER, SERVER,
     SERVER_IFINDEX, UPLINK_IFINDEX, VIP, v4,
 };
+pub use tunnel::Tunnel;
 pub use xdp::XdpRun;

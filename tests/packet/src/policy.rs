@@ -100,6 +100,11 @@ impl Datapath {
         self.map::<u32, u32>(map::POLICY_EPOCH).lookup(&0).unwrap().unwrap_or_default()
     }
 
+    /// Sets `POLICY_EPOCH`: the next change of a row has the number after it.
+    pub fn set_policy_epoch(&self, epoch: u32) {
+        self.map(map::POLICY_EPOCH).update(&0u32, &epoch).unwrap();
+    }
+
     fn policy_row(&self, pod: [u8; 4]) -> PodPolicy {
         let row = self.map::<u32, PodPolicy>(map::POD_POLICY).lookup(&u32::from(pod[3])).unwrap();
         row.unwrap_or_default()
@@ -108,10 +113,10 @@ impl Datapath {
     fn put_policy_row(&self, pod: [u8; 4], mut row: PodPolicy) {
         let index = u32::from(pod[3]);
         let known = self.map::<u32, LocalPod>(map::PODS).lookup(&index).unwrap();
-        let epoch = self.policy_epoch() + 1;
+        let epoch = self.policy_epoch().wrapping_add(1);
         row.generation = known.expect("an array has every index").generation;
         row.revision = epoch;
         self.map(map::POD_POLICY).update(&index, &row).unwrap();
-        self.map(map::POLICY_EPOCH).update(&0u32, &epoch).unwrap();
+        self.set_policy_epoch(epoch);
     }
 }

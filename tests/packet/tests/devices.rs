@@ -7,7 +7,8 @@ use packet_tests::topology::{
     SECOND_NODE, SECOND_ROUTER_MAC,
 };
 use packet_tests::*;
-use sluice_abi::{DropReason, Outcome, program, proto};
+use sluice_abi::PolicyDirection::{Egress, Ingress};
+use sluice_abi::{DropReason, Outcome, PolicyPorts, program, proto};
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -217,4 +218,51 @@ fn packet_that_the_stack_forwards_beyond_the_mtu_of_the_route_is_masqueraded() {
     let forwarded = run.to_stack(&[Outcome::Masqueraded]);
     assert_eq!((forwarded.src, forwarded.sport()), (sent.src, sent.sport()));
     assert_ne!(forwarded.src, CLIENT);
+}
+
+#[test]
+fn a_device_without_an_ethernet_header_accepts_senders_by_their_route() {
+    let datapath = Datapath::node();
+    let device = Tunnel::create(&datapath);
+    let packet = |source| Packet::tcp((source, PORT), (SERVER, 80), SYN, b"");
+    let spoofed = [DropReason::Spoofed.label()];
+    for source in [FAR_POD, CLIENT, NODE, GATEWAY, tunnel::ADDRESS] {
+        device.receives(&packet(source), &spoofed);
+    }
+    assert!(datapath.flows().is_empty());
+    for source in [tunnel::REMOTE_POD, EXTERNAL] {
+        device.receives(&packet(source), &[Outcome::ToPod.label()]);
+    }
+    assert_eq!(datapath.flows().len(), 2);
+    // A flow that is open by the device of the route.
+    datapath.from_netdev(&packet(FAR_POD)).to_pod(&[]);
+    device.receives(&packet(FAR_POD), &spoofed);
+}
+
+#[test]
+fn policies_hold_on_a_device_without_an_ethernet_header() {
+    const CLASS: u64 = 5;
+    let datapath = Datapath::node();
+    let device = Tunnel::create(&datapath);
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 80)]);
+    datapath.network_class(EXTERNAL, 32, CLASS);
+    let ingress = [DropReason::PolicyIngress.label()];
+    let to_service = [Outcome::Translated.label(), Outcome::ToPod.label()];
+    let direct = Packet::tcp((EXTERNAL, PORT), (SERVER, 80), SYN, b"");
+    let forwarded = Packet::tcp((EXTERNAL, PORT + 1), (VIP, 80), SYN, b"");
+    datapath.isolate(SERVER, Ingress, &[], PolicyPorts::NONE);
+    device.receives(&direct, &ingress);
+    device.sends(&forwarded, &ingress);
+    let of_node = Packet::tcp((NODE, PORT), (VIP, 80), SYN, b"");
+    device.sends(&of_node, &to_service);
+    let web = PolicyPorts::range(proto::TCP, 80, 80);
+    datapath.isolate(SERVER, Ingress, &[(CLASS, web)], PolicyPorts::NONE);
+    device.receives(&direct, &[Outcome::ToPod.label()]);
+    device.sends(&forwarded, &to_service);
+    // What a pod has sent to the stack.
+    let of_pod = Packet::tcp((CLIENT, PORT), (tunnel::REMOTE_HOST, 80), SYN, b"");
+    datapath.isolate(CLIENT, Egress, &[], PolicyPorts::NONE);
+    device.sends(&of_pod, &[DropReason::PolicyEgress.label()]);
+    datapath.release(CLIENT, Egress);
+    device.sends(&of_pod, &[Outcome::Masqueraded.label(), Outcome::ToUplink.label()]);
 }

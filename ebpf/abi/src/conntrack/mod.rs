@@ -225,6 +225,8 @@ pub mod flow_flags {
     pub const STREAM: u8 = 4;
     /// A process of the node has opened the flow.
     pub const OF_NODE: u8 = 8;
+    /// The flow is answered, could not be confirmed, and is counted as such.
+    pub const UNCONFIRMED: u8 = 16;
 }
 
 impl FlowEntry {

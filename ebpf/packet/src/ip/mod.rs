@@ -119,6 +119,25 @@ pub const fn stays_on_link(a: &Addr) -> bool {
     }
 }
 
+/// Whether an address is a loopback address, which no packet outside a host has (RFC 1122 section 3.2.1.3,
+/// RFC 4291 section 2.5.3).
+#[inline(always)]
+pub const fn is_loopback(a: &Addr) -> bool {
+    let b = &a.0;
+    if a.is_v4() {
+        b[12] == 127
+    } else {
+        let mut i = 0;
+        while i < 15 {
+            if b[i] != 0 {
+                return false;
+            }
+            i += 1;
+        }
+        b[15] == 1
+    }
+}
+
 /// Whether an IPv6 address has link-local scope: fe80::/10, or multicast of link-local scope.
 #[inline(always)]
 pub const fn is_link_local(a: &Addr) -> bool {
@@ -163,6 +182,22 @@ mod tests {
         }
         assert!(!stays_on_link(&v6(&[0x20, 0x01])));
         assert!(!stays_on_link(&v6(&[0xfe, 0xc0])));
+    }
+
+    #[test]
+    fn loopback_addresses_are_127_and_one() {
+        for a in [[127, 0, 0, 1], [127, 255, 255, 255]] {
+            assert!(is_loopback(&Addr::v4(a)), "{a:?}");
+        }
+        for a in [[126, 255, 255, 255], [128, 0, 0, 1], [10, 0, 0, 127]] {
+            assert!(!is_loopback(&Addr::v4(a)), "{a:?}");
+        }
+        let mut one = Addr::UNSPECIFIED;
+        assert!(!is_loopback(&one));
+        one.0[15] = 1;
+        assert!(is_loopback(&one));
+        one.0[0] = 0xfe;
+        assert!(!is_loopback(&one));
     }
 
     #[test]

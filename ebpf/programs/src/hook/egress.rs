@@ -116,7 +116,7 @@ pub fn from_node<F: Outlined>(
         conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination);
     if found == Lookup::Known {
         return if s.flow.kind.is_service() || s.flow.translated != s.packet.tuple {
-            Ok(s.flow.class)
+            require_other_host(s)
         } else {
             Err(Verdict::Bypass(Bypass::NodeTraffic))
         };
@@ -130,7 +130,18 @@ pub fn from_node<F: Outlined>(
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
     }
     s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);
+    require_other_host(s)?;
     masquerade::from_node(f, &s.packet, &mut s.flow, &mut s.next_hop);
+    Ok(s.flow.class)
+}
+
+/// Rejects packets that the stack sends to another host and whose backend is on the node itself: they
+/// cannot return to the stack, and would leave the node with an address of it as destination.
+#[inline(always)]
+fn require_other_host(s: &Scratch) -> Result<DestinationClass, Verdict> {
+    if s.flow.class == DestinationClass::Node && s.flow.translated.dst != s.packet.tuple.dst {
+        return Err(Verdict::Reject(DropReason::NoEndpoint));
+    }
     Ok(s.flow.class)
 }
 

@@ -5,6 +5,7 @@
 
 use sluice_abi::program::Hook;
 use sluice_abi::{DropReason, FlowKind, PodRef};
+use sluice_packet::ip;
 use sluice_packet::l4::Kind;
 
 use crate::config::Node;
@@ -45,6 +46,11 @@ fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         Err(unparsed) => return Err(Verdict::Drop(unparsed.reason())),
     }
     let node = handover::enter(f, Verdict::Drop(DropReason::NotReady))?;
+    // Where `route_localnet` is set, the stack would deliver it to services that only the node may use
+    // (CVE-2020-8558).
+    if ip::is_loopback(&s.packet.tuple.dst) {
+        return Err(Verdict::Drop(DropReason::Malformed));
+    }
     if s.packet.hop_limit <= 1 && !is_to_node(&s.packet) {
         // The stack answers with "time exceeded".
         let pod = antispoof::require_own_address(&s.packet, &s.headers)?;

@@ -12,7 +12,7 @@ use crate::packet::Packet;
 use crate::scratch::Scratch;
 use crate::stage::outline::Outlined;
 use crate::stage::policy::Judged;
-use crate::stage::{nat, next_hop};
+use crate::stage::{class, nat, next_hop};
 use crate::verdict::Verdict;
 
 /// Translates a packet and delivers it by the class of its destination. Packets that the stack has
@@ -97,11 +97,14 @@ pub fn out_of_xdp<F: Outlined>(
 
 /// Whether a packet that is too long for its route is answered by the programs: the stack does not
 /// know the route of a translated destination. It fragments what may be fragmented, and the
-/// fragments are translated on their way out.
+/// fragments are translated on their way out. A packet to an address of this node, NodePorts and replies
+/// to masqueraded flows among them, would end at the node's own sockets.
 #[inline(always)]
 fn is_answered_here(packet: &Packet, flow: &Flow, headers: &Headers) -> bool {
     flow.translated.dst != packet.tuple.dst
-        && (headers.ip.dont_fragment() || flow.origin == Origin::Stack)
+        && (headers.ip.dont_fragment()
+            || flow.origin == Origin::Stack
+            || class::of_other(&packet.tuple.dst) == DestinationClass::Node)
 }
 
 /// Whether the hop limit of a packet that leaves the node ends here. The stack cannot answer it: it does

@@ -10,7 +10,9 @@ use packet_tests::random::Random;
 use packet_tests::topology::pod_mac;
 use packet_tests::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
-use sluice_abi::{DropReason, Frontend, Outcome, frontend_flags, program, proto};
+use sluice_abi::{
+    Addr, DropReason, Frontend, LocalPod, Outcome, frontend_flags, map, program, proto,
+};
 
 use crate::mutation::mutations;
 use crate::property::{HOOKS, Property};
@@ -196,6 +198,22 @@ fn a_pod_sends_from_its_own_hardware_address_only() {
         datapath
             .run(program::FROM_POD, &packet.bytes_from_pod(CLIENT_IFINDEX), SERVER_IFINDEX)
             .dropped(DropReason::Spoofed);
+    }
+}
+
+#[test]
+fn a_pods_device_takes_packets_to_its_own_address_only() {
+    let datapath = Datapath::node();
+    let packet = Packet::tcp((NODE, PORT), (SERVER, 80), SYN, b"");
+    // The second packet has a flow.
+    for _ in 0..2 {
+        datapath.to_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::NoSuchPod);
+        datapath.to_pod(SERVER_IFINDEX, &packet).passed();
+    }
+    // The pod was removed.
+    assert!(datapath.map::<Addr, LocalPod>(map::LOCAL_PODS).delete(&v4(SERVER)).unwrap());
+    for ifindex in [SERVER_IFINDEX, CLIENT_IFINDEX] {
+        datapath.to_pod(ifindex, &packet).dropped(DropReason::NoSuchPod);
     }
 }
 

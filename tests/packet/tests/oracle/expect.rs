@@ -118,6 +118,10 @@ fn delivery(
     if let Some(reason) = reason {
         return drop_with(reason);
     }
+    if from == From::Node && class == Class::ThisNode {
+        // The packet has left the stack, and cannot return to it.
+        return rejection(DropReason::NoEndpoint);
+    }
     let (action, outcome) = match class {
         Class::Pod => (Action::Redirect, Outcome::ToPod),
         Class::ThisNode => (Action::Next, Outcome::ToStack),

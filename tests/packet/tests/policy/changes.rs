@@ -1,10 +1,13 @@
 //! What becomes of open flows, and of pods whose policies are not known.
 
 use packet_tests::*;
-use sluice_abi::PolicyDirection::Ingress;
+use sluice_abi::PolicyDirection::{Egress, Ingress};
 use sluice_abi::{DropReason, map, proto};
 
-use super::{NONE, SYN_ACK, WEB, ack, error, open, syn, web_port};
+use super::{ACK, NONE, SYN_ACK, WEB, ack, error, open, syn, web_port};
+
+/// The address of a pod of the other node, and later of a pod of this node.
+const MOVED: [u8; 4] = [10, 244, 2, 33];
 
 /// A node whose pods are not isolated, and whose policies are known.
 fn node() -> Datapath {
@@ -206,4 +209,79 @@ fn a_released_pod_is_open() {
     datapath.from_pod(CLIENT_IFINDEX, &packet).dropped(DropReason::PolicyIngress);
     datapath.release(SERVER, Ingress);
     datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[]);
+}
+
+#[test]
+fn open_flows_are_judged_again_when_the_epoch_wraps() {
+    // Changes of other pods between the verdict and the change of its pod.
+    for others in 0..3 {
+        let datapath = Datapath::node();
+        datapath.class(CLIENT, Some(WEB));
+        datapath.set_policy_epoch(u32::MAX - 4);
+        datapath.rejudge(CLIENT);
+        datapath.rejudge(SERVER);
+        datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+        open(&datapath, PORT);
+        let judged = || datapath.flows().iter().map(|flow| flow.judged).collect::<Vec<_>>();
+        assert_eq!(judged(), [u32::MAX - 1]);
+        let forward = || datapath.from_pod(CLIENT_IFINDEX, &ack((CLIENT, PORT), (SERVER, 80)));
+        let reply = || datapath.from_pod(SERVER_IFINDEX, &ack((SERVER, 80), (CLIENT, PORT)));
+        for _ in 0..others {
+            datapath.isolate([10, 244, 1, 99], Ingress, &[], NONE);
+        }
+        forward().to_pod(&[]);
+        assert_eq!(judged(), [u32::MAX - 1], "{others} changes of other pods");
+        for _ in 0..3 {
+            datapath.isolate(SERVER, Ingress, &[], NONE);
+            forward().dropped(DropReason::PolicyIngress);
+            reply().dropped(DropReason::PolicyIngress);
+            datapath.isolate(SERVER, Ingress, &[(WEB, web_port())], NONE);
+            forward().to_pod(&[]);
+            assert_eq!(judged(), [datapath.policy_epoch()]);
+            reply().to_pod(&[]);
+        }
+        assert!(datapath.policy_epoch() < 10, "the epoch has wrapped");
+    }
+}
+
+#[test]
+fn a_server_that_becomes_a_pod_of_this_node_has_its_policies_on_open_flows() {
+    let datapath = node();
+    datapath.class(CLIENT, Some(WEB));
+    let (client, server) = ((CLIENT, PORT), (MOVED, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &syn(client, server)).to_uplink(&[]);
+    datapath.from_netdev(&Packet::tcp(server, client, SYN_ACK, b"")).to_pod(&[]);
+    let forward = || datapath.from_pod(CLIENT_IFINDEX, &ack(client, server));
+    forward().to_uplink(&[]);
+    datapath.local_pod(MOVED, SERVER_IFINDEX);
+    datapath.isolate(MOVED, Ingress, &[], NONE);
+    // The destination of a flow is determined once per tick.
+    datapath.age_flows(2);
+    for _ in 0..3 {
+        forward().dropped(DropReason::PolicyIngress);
+    }
+    datapath.isolate(MOVED, Ingress, &[(WEB, web_port())], NONE);
+    forward().to_pod(&[]);
+}
+
+#[test]
+fn a_client_that_becomes_a_pod_of_this_node_has_its_policies_on_replies() {
+    let datapath = node();
+    datapath.class(SERVER, Some(WEB));
+    let (client, server) = ((MOVED, PORT), (SERVER, 80));
+    datapath.from_netdev(&syn(client, server)).to_pod(&[]);
+    let reply = |flags| {
+        let segment = Packet::tcp(server, client, flags, b"");
+        datapath.from_pod(SERVER_IFINDEX, &segment)
+    };
+    reply(SYN_ACK).to_uplink(&[]);
+    datapath.from_netdev(&ack(client, server)).to_pod(&[]);
+    datapath.local_pod(MOVED, CLIENT_IFINDEX);
+    datapath.isolate(MOVED, Egress, &[], NONE);
+    datapath.age_flows(2);
+    for _ in 0..3 {
+        reply(ACK).dropped(DropReason::PolicyEgress);
+    }
+    datapath.isolate(MOVED, Egress, &[(WEB, web_port())], NONE);
+    reply(ACK).to_pod(&[]);
 }

@@ -4,6 +4,7 @@
 mod attacks;
 mod changes;
 mod oracle;
+mod translated;
 
 use packet_tests::*;
 use sluice_abi::PolicyDirection::{Egress, Ingress};

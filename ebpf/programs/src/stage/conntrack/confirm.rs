@@ -33,7 +33,7 @@ extern "C" fn conntrack_confirm(entry: *const FlowEntry) -> u32 {
     if let Some(limits) = &mut limits
         && limits.confirmed.saturating_add(entries) > node.flows_per_pod()
     {
-        limits.unconfirmed = limits.unconfirmed.wrapping_add(1);
+        count_unconfirmed(limits, entry);
         return FULL;
     }
     let inserted = write_main(Table::Confirmed, NOEXIST, entry);
@@ -41,13 +41,14 @@ extern "C" fn conntrack_confirm(entry: *const FlowEntry) -> u32 {
     // while they hold it.
     let Some(key) = (unsafe { work::key(Key::Main) }) else { return FULL };
     key.sort(&entry.tuple);
+    let mut is_full = inserted == FULL;
     if inserted == OK && entry.is_translated() && write_alias(Table::Confirmed, entry) != OK {
         remove_confirmed(key);
-        return FULL;
+        is_full = true;
     }
-    if inserted == FULL {
+    if is_full {
         if let Some(limits) = &mut limits {
-            limits.unconfirmed = limits.unconfirmed.wrapping_add(1);
+            count_unconfirmed(limits, entry);
         }
         return FULL;
     }
@@ -63,9 +64,30 @@ extern "C" fn conntrack_confirm(entry: *const FlowEntry) -> u32 {
     }
     if let Some(limits) = limits {
         limits.confirmed = limits.confirmed.saturating_add(entries);
-        budget::give_back(limits);
+        // A flow that no pod of this node has opened has taken no token.
+        if !entry.client.is_none() {
+            budget::give_back(limits);
+        }
     }
     OK
+}
+
+/// Counts a flow that cannot be confirmed, with the first of its packets that would confirm it.
+#[inline(always)]
+fn count_unconfirmed(limits: &mut PodFlows, entry: &FlowEntry) {
+    if entry.flags & flow_flags::UNCONFIRMED != 0 {
+        return;
+    }
+    // SAFETY: the caller does not use the key any more.
+    let Some(key) = (unsafe { work::key(Key::Main) }) else { return };
+    key.sort(&entry.tuple);
+    if let Some(main) = maps::new_flow(key)
+        && !main.is_alias()
+        && main.has_tuple(&entry.tuple)
+    {
+        main.set_flags(entry.flags | flow_flags::UNCONFIRMED);
+        limits.unconfirmed = limits.unconfirmed.wrapping_add(1);
+    }
 }
 
 #[unsafe(no_mangle)]

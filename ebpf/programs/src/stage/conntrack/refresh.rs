@@ -19,7 +19,7 @@ const GOES_ON: u32 = 1;
 const ENDED: u32 = 0;
 
 /// Updates time and destination class of an entry, and writes a missing alias. False: the flow is
-/// expired, or its destination leads to another Service.
+/// expired, its destination leads to another Service, or its translated source is not this node's.
 #[inline(always)]
 pub fn refresh(
     packet: &Packet,
@@ -50,7 +50,10 @@ extern "C" fn conntrack_refresh(
         return ENDED;
     };
     let now = kernel::tick();
-    if lifetime::is_expired(entry, now) || leads_elsewhere(packet, entry, flow) {
+    if lifetime::is_expired(entry, now)
+        || leads_elsewhere(packet, entry, flow)
+        || has_lost_source(entry, flow)
+    {
         return ENDED;
     }
     // Packets that policies may drop do not keep a flow alive.
@@ -119,6 +122,16 @@ fn leads_elsewhere(packet: &Packet, entry: &FlowEntry, flow: &Flow) -> bool {
         Some(owner) => owner != service && owner != 0,
         None => service != 0,
     }
+}
+
+/// Whether the source of a masqueraded flow is no address of this node any more, so that no reply returns. A
+/// connection cannot continue from another address; it is left to its ends.
+#[inline(always)]
+fn has_lost_source(entry: &FlowEntry, flow: &Flow) -> bool {
+    flow.direction == Direction::Forward
+        && !matches!(entry.tuple.proto, proto::TCP | proto::SCTP)
+        && entry.kind().is_some_and(FlowKind::is_masqueraded)
+        && class::of_other(&entry.tuple.src) != DestinationClass::Node
 }
 
 /// Writes the alias of a translated flow if it is missing.

@@ -1,7 +1,7 @@
 //! What a packet means for the entry of its flow.
 
 use sluice_abi::{Direction, FlowEntry, PodRef, flow_flags, proto, tcp_state as state};
-use sluice_packet::{Headers, tcp_state};
+use sluice_packet::{Headers, lifetime, tcp_state};
 
 use super::refresh;
 use crate::flow::{Destination, DestinationClass, Flow, FlowState, Origin};
@@ -95,10 +95,14 @@ pub fn track(
     if packet.is_syn() && tcp_state::closed(entry.tcp[0], entry.tcp[1]) {
         return Effect::New;
     }
-    if direction == Direction::Forward && lost_backend(packet, entry) {
+    let now = kernel::tick();
+    let lost_backend = direction == Direction::Forward && lost_backend(packet, entry);
+    if lost_backend && is_movable(packet, entry, now) {
         return Effect::New;
     }
-    if kernel::tick() != entry.seen
+    // A SYN that is repeated until the flow is idle must not renew its time.
+    if !lost_backend
+        && now != entry.seen
         && !refresh::refresh(packet, main, entry, flow, destination, direction)
     {
         return Effect::New;
@@ -168,20 +172,26 @@ pub fn set_destination(
     true
 }
 
-/// Whether the backend of a flow that can move to another one was removed from its Service:
-/// datagrams and connection attempts without an answer.
+/// Whether the backend of a flow was removed from its Service, for packets that can move to another one:
+/// datagrams and connection attempts.
 #[inline(always)]
 fn lost_backend(packet: &Packet, entry: &FlowEntry) -> bool {
-    if entry.backend == 0 {
+    if entry.backend == 0 || (packet.tuple.proto != proto::UDP && !packet.is_syn()) {
         return false;
     }
-    let movable = packet.tuple.proto == proto::UDP
-        || (packet.is_syn() && entry.tcp[Direction::Forward as usize] == state::SYN);
-    movable
-        && match maps::backend(entry.backend) {
-            Some(backend) => backend.addr != entry.tuple.dst || backend.port != entry.tuple.dport,
-            None => true,
-        }
+    match maps::backend(entry.backend) {
+        Some(backend) => backend.addr != entry.tuple.dst || backend.port != entry.tuple.dport,
+        None => true,
+    }
+}
+
+/// Whether a packet whose flow has [lost its backend](lost_backend) moves to another one. A SYN of an
+/// established connection can be a late duplicate, unless the connection is idle: the port is used again.
+#[inline(always)]
+fn is_movable(packet: &Packet, entry: &FlowEntry, now: u32) -> bool {
+    packet.tuple.proto == proto::UDP
+        || entry.tcp[Direction::Forward as usize] == state::SYN
+        || lifetime::idle(entry, now) > lifetime::SYN_MOVES
 }
 
 /// Updates the state of one side of a TCP connection. Returns whether the packet closes it.
