@@ -99,7 +99,6 @@ fn agent_is_the_default_container_and_is_updated_node_by_node() {
     assert_eq!(strategy["rollingUpdate"]["maxUnavailable"], 1);
 }
 
-/// 75 MiB of maps and 12 MiB of the process on an idle node.
 #[test]
 fn drops_of_all_nodes_are_asked_in_the_agents_container() {
     let set = daemonset(&read("sluice.yaml"));
