@@ -6,10 +6,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 
+use super::report_metrics::gauge;
 use crate::conditions::{Concern, Conditions, Status};
 
 /// The conditions of the last pass; clones share them.
@@ -29,13 +28,13 @@ impl Collector for ConditionMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let help = "1 for each condition that is set, as in sluice status";
-        let mut family =
-            encoder.encode_descriptor("sluice_condition", help, None, MetricType::Gauge)?;
-        for (concern, status) in shown {
-            let labels = [("type", concern.to_string()), ("status", status.to_string())];
-            ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+        let shown =
+            shown.into_iter().map(|(concern, status)| (concern.to_string(), status.to_string()));
+        let shown: Vec<(String, String)> = shown.collect();
+        let samples = shown.iter().map(|(concern, status)| {
+            ([("type", concern.as_str()), ("status", status.as_str())], 1)
+        });
+        gauge(&mut encoder, "sluice_condition", help, samples)
     }
 }
 

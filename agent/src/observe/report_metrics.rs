@@ -51,7 +51,8 @@ impl Collector for ReportMetrics {
     }
 }
 
-fn gauge<'a, const N: usize>(
+/// Writes a gauge with a sample for each set of labels.
+pub(super) fn gauge<'a, const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

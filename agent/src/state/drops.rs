@@ -157,14 +157,10 @@ impl State {
             DropReason::PolicyIngress => (of(dst)?, PolicyDirection::Ingress, src),
             DropReason::PolicyPending => {
                 // The programs do not say which end is not known. The agent does, if it is still so.
-                let ends = [
-                    (of(src), PolicyDirection::Egress, dst),
-                    (of(dst), PolicyDirection::Ingress, src),
-                ];
-                let ends = ends
-                    .into_iter()
-                    .filter_map(|(pod, direction, peer)| Some((pod?, direction, peer)));
-                let is_pending = |(pod, direction, peer): &(ObjectName, _, _)| {
+                let source = of(src).map(|pod| (pod, PolicyDirection::Egress, dst));
+                let destination = of(dst).map(|pod| (pod, PolicyDirection::Ingress, src));
+                let ends: Vec<_> = source.into_iter().chain(destination).collect();
+                let is_pending = |(pod, direction, peer): &&(ObjectName, _, _)| {
                     let query = Query {
                         pod: pod.clone(),
                         direction: *direction,
@@ -172,24 +168,28 @@ impl State {
                         protocol,
                         port,
                     };
-                    has_time()
-                        && self.policies().explain(self.index(), &query).verdict == Verdict::Pending
+                    let reason = self.reason(query, &has_time);
+                    reason.is_some_and(|reason| reason.verdict == Verdict::Pending)
                 };
-                ends.clone().find(is_pending).or_else(|| ends.clone().next())?
+                ends.iter().find(is_pending).or(ends.first()).cloned()?
             }
             _ => return None,
         };
         let query = Query { pod: pod.clone(), direction, peer, protocol, port };
-        let known = self.drops.reasons.get(&query).cloned();
-        let explanation = known.or_else(|| {
-            has_time().then(|| Arc::new(self.policies().explain(self.index(), &query)))
-        });
-        if let Some(explanation) = &explanation
-            && self.drops.reasons.len() < REASONS
-        {
-            self.drops.reasons.insert(query, Arc::clone(explanation));
-        }
+        let explanation = self.reason(query, &has_time);
         Some(DroppedBy { pod, direction, explanation })
+    }
+
+    /// The reason that is kept, or, while `has_time` is true, a new one.
+    fn reason(&mut self, query: Query, has_time: impl Fn() -> bool) -> Option<Arc<Explanation>> {
+        if let Some(known) = self.drops.reasons.get(&query) {
+            return Some(Arc::clone(known));
+        }
+        let found = has_time().then(|| Arc::new(self.policies().explain(self.index(), &query)))?;
+        if self.drops.reasons.len() < REASONS {
+            self.drops.reasons.insert(query, Arc::clone(&found));
+        }
+        Some(found)
     }
 }
 

@@ -117,7 +117,7 @@ pub fn exists(path: &Path, cookie: Option<u64>) -> bool {
 
 /// The same path below /run, if it does not exist below /var/run, which is not a link to /run in the
 /// agent's image.
-fn visible(path: &Path) -> Cow<'_, Path> {
+pub fn visible(path: &Path) -> Cow<'_, Path> {
     match path.strip_prefix("/var/run/netns") {
         Ok(name) if !path.exists() => Path::new("/run/netns").join(name).into(),
         _ => path.into(),

@@ -30,11 +30,7 @@ impl Step {
         let changed = ChangedTables::between(&old, new);
         let unwanted = old.classes.keys().filter(|address| !new.classes.contains_key(address));
         let is_full = new.classes.len() + unwanted.count() > capacity;
-        let closing = match is_full {
-            // Addresses have no class for a moment.
-            true => Step::closing_all(&old),
-            false => Step::closing(&old, new, &changed),
-        };
+        let closing = Step::closing(&old, new, &changed, is_full);
         let mut eviction = Step::default();
         if is_full {
             let deletes = take(&mut old.classes, |address| new.classes.contains_key(address));
@@ -72,11 +68,12 @@ impl Step {
         [removal, closing, eviction, middle, Step { pods, ..Step::default() }]
     }
 
-    /// Closes pods before the other rows change. If addresses move to other classes: pods whose table, or whose
+    /// Closes pods before the other rows change: `all` isolated ones if addresses have no class for a moment. If
+    /// addresses move to other classes: pods whose table, or whose
     /// table's rows, change, because neither the former nor the new rows are valid for both sets of classes.
     /// Otherwise: pods that leave a table that gains rows, which are added before the pod's row changes, and pods
     /// that get a table that loses rows, which are removed after it. In between, rows for other pods would decide.
-    fn closing(old: &PolicyRows, new: &PolicyRows, changed: &ChangedTables) -> Step {
+    fn closing(old: &PolicyRows, new: &PolicyRows, changed: &ChangedTables, all: bool) -> Step {
         let mut step = Step::default();
         let moves = old.classes != new.classes || old.networks != new.networks;
         for (index, row) in &old.pods {
@@ -85,6 +82,7 @@ impl Step {
             for (at, end) in closed.ends.iter_mut().enumerate() {
                 let next = next.map(|next| next.ends[at]);
                 let changes = match next {
+                    _ if all => true,
                     _ if moves => {
                         let rows = [&changed.puts, &changed.deletes];
                         next != Some(*end) || rows.iter().any(|tables| tables.contains(&end.table))
@@ -98,21 +96,6 @@ impl Step {
                 if changes && end.table != 0 {
                     *end = CLOSED_END;
                 }
-            }
-            if closed != *row {
-                step.pods.push((*index, closed));
-            }
-        }
-        step
-    }
-
-    /// Closes every direction of a pod that is isolated.
-    fn closing_all(old: &PolicyRows) -> Step {
-        let mut step = Step::default();
-        for (index, row) in &old.pods {
-            let mut closed = *row;
-            for end in closed.ends.iter_mut().filter(|end| end.table != 0) {
-                *end = CLOSED_END;
             }
             if closed != *row {
                 step.pods.push((*index, closed));

@@ -20,7 +20,7 @@ use sluice_abi::{map, pin, program};
 use sluice_bpf::layout::{self, Layouts};
 use sluice_bpf::{self as bpf};
 
-use super::migration::{self, MigrationError, PinSet, describe, remove_pin, waiting};
+use super::migration::{self, MigrationError, PinSet, describe, id_below, remove_pin, waiting};
 use super::record;
 use super::shape::{Shape, declared_shapes, pinned_shape};
 use super::sizes::Sizes;
@@ -285,9 +285,8 @@ fn share(
             && pinned_shape(name, &theirs(wanted)).as_ref() == Some(wanted)
     };
     let is_shared = |wanted: &Shape| -> Result<bool, LoadError> {
-        let own = bpf::obj_find(&path(wanted))?.map(bpf::map_info).transpose()?;
-        let other = bpf::obj_find(&theirs(wanted))?.map(bpf::map_info).transpose()?;
-        Ok(own.is_some_and(|own| other.is_some_and(|other| own.id == other.id)))
+        let own = id_below(Path::new(pin::ROOT), &wanted.name)?;
+        Ok(own.is_some() && own == id_below(source.dir(), &wanted.name)?)
     };
     let is_of_services = |wanted: &&Shape| map::SERVICE_TABLES.contains(&wanted.name.as_str());
     let mut together = true;

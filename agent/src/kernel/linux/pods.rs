@@ -10,7 +10,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 use sluice_pod::inventory::{self, OpenError};
 use sluice_pod::lease::{BootInstant, Entry, KnownLeases, Lease, Leases, Store, StoreError};
-use sluice_pod::netns::{NetNs, NetNsError};
+use sluice_pod::netns::{self, NetNs, NetNsError};
 
 use crate::kernel::KernelError;
 use crate::paths::CNI_NETWORK;
@@ -48,11 +48,7 @@ pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
     if lease.netns.is_empty() {
         return None;
     }
-    let path = PathBuf::from(&lease.netns);
-    match path.strip_prefix("/var/run/netns") {
-        Ok(rest) if !path.exists() => Some(Path::new("/run/netns").join(rest)),
-        _ => Some(path),
-    }
+    Some(netns::visible(Path::new(&lease.netns)).into_owned())
 }
 
 /// Reads all leases; files that did not change are not read again. Leases of a former version are taken over, and those whose files are damaged

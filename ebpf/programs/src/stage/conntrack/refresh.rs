@@ -124,8 +124,8 @@ fn leads_elsewhere(packet: &Packet, entry: &FlowEntry, flow: &Flow) -> bool {
     }
 }
 
-/// Whether the source of a masqueraded flow is no address of this node any more, so that no reply returns. A
-/// connection cannot continue from another address; it is left to its ends.
+/// Whether this node has lost the address that is the source of a masqueraded flow, so that no reply arrives.
+/// A connection cannot continue from another address: its ends close it.
 #[inline(always)]
 fn has_lost_source(entry: &FlowEntry, flow: &Flow) -> bool {
     flow.direction == Direction::Forward
