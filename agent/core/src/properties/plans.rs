@@ -182,22 +182,23 @@ fn assert_ids_of_one_service_port(kernel: &Kernel, tables: &Tables) {
     assert_eq!(kernel.services.len(), services.len(), "a Service port without frontend is left");
 }
 
-/// The backends that existing flows of each frontend have: of these, the ones that are still usable,
-/// and the selected ones.
-fn flows_after(
-    mut flows: BTreeMap<FrontendKey, BTreeSet<Backend>>,
-    tables: &Tables,
-) -> BTreeMap<FrontendKey, BTreeSet<Backend>> {
+/// The backends that existing flows have, by frontend and the Service port that it belongs to.
+type Flows = BTreeMap<(FrontendKey, ServicePortId), BTreeSet<Backend>>;
+
+/// The backends of `flows` that are still usable, and the selected ones. A flow whose frontend now belongs
+/// to another Service port does not keep its backend: that is a backend of the former one.
+fn flows_after(mut flows: Flows, tables: &Tables) -> Flows {
     let after = tables.frontends().filter_map(|(key, frontend)| {
         let port = frontend.port?;
-        let mut backends = flows.remove(key).unwrap_or_default();
+        let flow = (*key, port.id.clone());
+        let mut backends = flows.remove(&flow).unwrap_or_default();
         backends.retain(|b| port.usable().any(|usable| usable == b));
         for here in [true, false] {
             if let Treatment::Forward(selected) = frontend.treatment(here) {
                 backends.extend(selected);
             }
         }
-        Some((*key, backends))
+        Some((flow, backends))
     });
     after.collect()
 }
@@ -237,7 +238,7 @@ proptest! {
     fn plan_leads_to_the_desired_rows(steps in steps()) {
         let mut kernel = Kernel::new(CAPACITY);
         let mut agent = Agent::start(&kernel);
-        let mut flows = BTreeMap::new();
+        let mut flows = Flows::new();
         for changes in steps {
             let held = kernel.backends.clone();
             let plan = agent.apply_and_plan(&changes);
