@@ -38,8 +38,8 @@ pub struct BenchCluster {
     near: Target,
     /// Server on the other node.
     far: Target,
-    /// The CPU of client and servers; `None`: any.
-    cpu: Option<String>,
+    /// The CPU of client and servers.
+    cpu: String,
 }
 
 /// Addresses of a server.
@@ -111,6 +111,9 @@ pub fn load_image(program: &std::path::Path) -> Result<PathBuf> {
 impl BenchCluster {
     /// Creates the cluster and starts client and servers.
     ///
+    /// Client and servers stay on one CPU: the scheduler's choice between one and two makes rates differ by
+    /// half. A rate then says how much CPU time an operation takes.
+    ///
     /// # Errors
     /// When the cluster does not start or its pods are not Ready in time.
     pub fn up(cache: &Cache, network: Network, load_image: &std::path::Path) -> Result<Self> {
@@ -143,22 +146,11 @@ impl BenchCluster {
         })?;
         let (near, far) = (Target::read(&cluster, "near")?, Target::read(&cluster, "far")?);
         let (near_node, far_node) = (near_node.clone(), far_node.clone());
-        Ok(Self { network, cluster, near_node, far_node, near, far, cpu: None })
-    }
-
-    /// Keeps client and servers on one CPU: the scheduler's choice between one and two makes rates differ
-    /// by half. A rate then says how much CPU time an operation takes.
-    ///
-    /// # Errors
-    /// When a server does not exist.
-    pub fn share_cpu(&mut self) -> Result<()> {
-        let last = std::thread::available_parallelism()?.get() - 1;
-        let cpu = last.to_string();
+        let cpu = (std::thread::available_parallelism()?.get() - 1).to_string();
         for server in ["near", "far"] {
-            self.cluster.kubectl(&["exec", server, "--", "/netbench", "pin", "--cpu", &cpu])?;
+            cluster.kubectl(&["exec", server, "--", "/netbench", "pin", "--cpu", &cpu])?;
         }
-        self.cpu = Some(cpu);
-        Ok(())
+        Ok(Self { network, cluster, near_node, far_node, near, far, cpu })
     }
 
     /// The addresses of the server on the client's node, or of that on the other node.
@@ -237,9 +229,8 @@ impl BenchCluster {
     /// When the client cannot connect or a connection breaks.
     pub fn sample_at(&self, load: Load, target: &str, duration: Duration) -> Result<f64> {
         let seconds = duration.as_secs_f64().to_string();
-        let mut words =
-            vec!["client", "--mode", load.mode(), "--target", target, "--seconds", &seconds];
-        words.extend(self.cpu.iter().flat_map(|cpu| ["--cpu", cpu.as_str()]));
+        let mode = ["client", "--mode", load.mode(), "--target", target];
+        let words = [&mode[..], &["--seconds", &seconds, "--cpu", &self.cpu]].concat();
         let report = self.in_client(&words, QUERY)?;
         let rate = report["per_second"].as_f64();
         rate.with_context(|| format!("unexpected report of netbench: {report}"))

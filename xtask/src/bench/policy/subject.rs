@@ -28,11 +28,11 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Gives the pods of a new cluster their roles, and places them on one CPU.
+    /// Gives the pods of a new cluster their roles.
     ///
     /// # Errors
     /// When kubectl fails, or the cluster has policies of a run that was interrupted.
-    pub fn new(mut cluster: BenchCluster) -> Result<Subject> {
+    pub fn new(cluster: BenchCluster) -> Result<Subject> {
         let policies = cluster.kubectl(&["get", "networkpolicies", "-A", "-o", "name"])?;
         ensure!(
             policies.is_empty(),
@@ -42,7 +42,6 @@ impl Subject {
             let labels = [format!("{ROLE}={role}"), format!("{SELECTED}=0")];
             cluster.kubectl(&["label", "pod", pod, &labels[0], &labels[1]])?;
         }
-        cluster.share_cpu()?;
         let agent = |of_client: bool| -> Result<String> {
             let node = format!("spec.nodeName={}", cluster.node(of_client));
             let get = ["-n", SYSTEM, "get", "pods", "--field-selector", &node, "-o", "name"];
