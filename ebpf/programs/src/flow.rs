@@ -62,6 +62,9 @@ pub struct Flow {
     /// Whether the flow has been judged since the last change of its pods, for
     /// [`FlowState::Established`].
     pub is_judged: bool,
+    /// Whether the packet is the first of this tick that finds the alias of its flow. Packets of the other
+    /// direction, which do not check where the frontend leads, may have refreshed the main entry.
+    pub is_behind: bool,
 }
 
 /// Class of a destination address. It decides how a packet is delivered. Flow entries contain the
@@ -160,6 +163,7 @@ impl Flow {
             keeps_source: false,
             is_of_node: false,
             is_judged: false,
+            is_behind: false,
         };
     }
 

@@ -63,6 +63,7 @@ conversations! {
     pod_to_node,
     pod_to_pod,
     pod_to_remote_pod,
+    replies_before_a_frontend_moves,
     reset_ends_flow,
     service_backend_id_reused,
     service_backend_removed,

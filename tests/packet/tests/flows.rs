@@ -329,3 +329,26 @@ fn unconfirmed_entries_of_one_flow_are_in_one_table() {
     let tables: Vec<&str> = map::FLOW_TABLES.into_iter().filter(has_alias).collect();
     assert_eq!(tables, [map::FLOWS_NEW_WIRE]);
 }
+
+#[test]
+fn a_client_keeps_both_entries_of_its_flow_alive() {
+    let datapath = Datapath::node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
+    let to_service = |flags| {
+        let packet = Packet::tcp((CLIENT, 2000), (VIP, 80), flags, b"");
+        datapath.from_pod(CLIENT_IFINDEX, &packet).to_pod(&[Outcome::Translated]);
+    };
+    let reply = Packet::tcp((SERVER, 8080), (CLIENT, 2000), SYN_ACK, b"");
+    to_service(SYN);
+    datapath.from_pod(SERVER_IFINDEX, &reply).to_pod(&[Outcome::Restored]);
+    to_service(ACK);
+    let main = tuple(proto::TCP, (CLIENT, 2000), (SERVER, 8080)).sorted();
+    let alias = tuple(proto::TCP, (CLIENT, 2000), (VIP, 80)).sorted();
+    let seen = || [main, alias].map(|key| datapath.entry(&key).expect("an entry").seen);
+    datapath.age_flows(50_000);
+    let aged = seen();
+    to_service(ACK);
+    for (seen, aged) in seen().into_iter().zip(aged) {
+        assert!(seen.wrapping_sub(aged) > 40_000, "{seen} {aged}");
+    }
+}

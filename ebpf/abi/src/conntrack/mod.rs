@@ -174,7 +174,7 @@ const fn halves(a: &Addr) -> [u64; 2] {
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct FlowEntry {
-    /// [`tick`] of the last packet, at most one tick late.
+    /// [`tick`] of the last packet, at most one tick late. Alias: of the last one before translation.
     #[cfg(feature = "abi-next")]
     pub seen: u32,
     /// Zero.
@@ -185,7 +185,7 @@ pub struct FlowEntry {
     /// Main entry: the tuple before translation; equal to `tuple` if nothing is translated. Alias:
     /// the tuple after translation.
     pub other: FlowKey,
-    /// [`tick`] of the last packet, at most one tick late.
+    /// [`tick`] of the last packet, at most one tick late. Alias: of the last one before translation.
     #[cfg(not(feature = "abi-next"))]
     pub seen: u32,
     /// Backend id of a Service flow, 0 otherwise.

@@ -119,6 +119,13 @@ impl FlowRef {
         }
     }
 
+    /// Sets [`FlowEntry::seen`]. Of two concurrent writes, either may win.
+    #[inline(always)]
+    pub fn set_seen(self, tick: u32) {
+        // SAFETY: see `copy`.
+        unsafe { (*self.0).seen = tick }
+    }
+
     /// Sets [`FlowEntry::judged`]. Of two concurrent writes, either may win.
     #[inline(always)]
     pub fn set_judged(self, epoch: u32) {

@@ -4,8 +4,9 @@ use sluice_abi::{FlowEntry, FlowKey};
 use sluice_packet::Headers;
 
 use super::track::{Effect, leads_to_main, relate, track};
-use super::{confirm, unusual};
+use super::{confirm, refresh, unusual};
 use crate::flow::{Destination, Flow};
+use crate::kernel;
 use crate::maps;
 use crate::packet::Packet;
 
@@ -40,7 +41,9 @@ pub fn find(
     key.sort(&packet.tuple);
     if let Some(found) = maps::confirmed_flow(&key) {
         found.copy(entry);
+        flow.is_behind = false;
         let main = if leads_to_main(packet, entry) {
+            flow.is_behind = entry.seen != kernel::tick();
             key.sort(&entry.other);
             let main = maps::confirmed_flow(&key);
             if let Some(main) = main {
@@ -54,6 +57,9 @@ pub fn find(
             && let Some(direction) = relate(packet, entry, flow)
         {
             let effect = track(packet, headers, main, entry, flow, destination, direction);
+            if flow.is_behind && effect == Effect::None && flow.is_judged {
+                refresh::renew_alias(packet);
+            }
             return move_entry(effect, entry);
         }
     }

@@ -134,6 +134,29 @@ fn has_lost_source(entry: &FlowEntry, flow: &Flow) -> bool {
         && class::of_other(&entry.tuple.src) != DestinationClass::Node
 }
 
+/// Records in the alias of a flow that a packet before translation was tracked in this tick.
+#[inline(always)]
+pub fn renew_alias(packet: &Packet) {
+    conntrack_renew_alias(packet);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_renew_alias(packet: *const Packet) -> u32 {
+    // SAFETY: see `conntrack_refresh`.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    // SAFETY: used in this function only, which calls no other one.
+    let Some(key) = (unsafe { work::key(Key::Alias) }) else { return 0 };
+    key.sort(&packet.tuple);
+    if let Some(alias) = maps::confirmed_flow(key)
+        && alias.is_alias()
+        && alias.has_tuple(&packet.tuple)
+    {
+        alias.set_seen(kernel::tick());
+    }
+    0
+}
+
 /// Writes the alias of a translated flow if it is missing.
 #[inline(always)]
 fn keep_alias(entry: &FlowEntry) {

@@ -102,7 +102,7 @@ pub fn track(
     }
     // A SYN that is repeated until the flow is idle must not renew its time.
     if !lost_backend
-        && now != entry.seen
+        && (now != entry.seen || flow.is_behind)
         && !refresh::refresh(packet, main, entry, flow, destination, direction)
     {
         return Effect::New;

@@ -88,6 +88,7 @@ fn search(
         main.copy(entry);
     }
     let Some(direction) = relate(packet, entry, flow) else { return new };
+    flow.is_behind = false;
     match track(packet, headers, main, entry, flow, destination, direction) {
         Effect::None if flow.is_judged && is_answered(packet, entry, direction) => Effect::Answered,
         Effect::New => new,
