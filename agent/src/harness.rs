@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use clap::Parser;
 use sluice_core::Change;
 use sluice_core::diff::Capacity;
 use sluice_core::model::{
@@ -21,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::conditions::{Concern, Condition, Status};
-use crate::config::{AgentArgs, Config};
+use crate::config::{self, Config};
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer};
 use crate::findings::{self, Finding};
@@ -54,12 +53,6 @@ impl Observer for Recorder {
     fn observe(&mut self, _: &State, _: Duration) {}
 }
 
-#[derive(Parser)]
-struct Flags {
-    #[command(flatten)]
-    args: AgentArgs,
-}
-
 impl Harness {
     /// A node on which the agent never ran.
     pub fn new() -> Harness {
@@ -70,9 +63,8 @@ impl Harness {
     pub fn with(flags: &[&str], kernel: FakeKernel) -> Harness {
         let without_xdp =
             (!flags.iter().any(|flag| flag.starts_with("--xdp"))).then_some(&"--xdp=off");
-        let all = ["sluice", "--node-name=n1"].iter().chain(without_xdp).chain(flags);
-        let config = Config::try_from(Flags::parse_from(all).args).unwrap();
-        Harness::start(config, kernel)
+        let all: Vec<&str> = without_xdp.into_iter().chain(flags).copied().collect();
+        Harness::start(config::of_flags(&all).unwrap(), kernel)
     }
 
     /// A node on which the agent never ran, with maps of these capacities, which cannot grow beyond

@@ -361,5 +361,23 @@ fn source_ports(text: Option<&str>) -> Result<SourcePorts, ConfigError> {
     text.parse().map_err(|e: SourcePortsError| ConfigError::new("--snat-ports", e.to_string()))
 }
 
+/// The configuration that these flags give to the node `n1`, or to the one that they name, for tests.
+///
+/// # Errors
+/// Flags or their values are not valid.
+#[cfg(test)]
+pub fn of_flags(flags: &[&str]) -> Result<Config, String> {
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        args: AgentArgs,
+    }
+    let named = flags.iter().any(|flag| flag.starts_with("--node-name"));
+    let name = (!named).then_some(&"--node-name=n1");
+    let all = ["agent"].iter().chain(name).chain(flags);
+    let flags = <Flags as clap::Parser>::try_parse_from(all).map_err(|e| e.to_string())?;
+    Config::try_from(flags.args).map_err(|e| e.to_string())
+}
+
 #[cfg(test)]
 mod tests;

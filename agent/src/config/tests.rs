@@ -1,22 +1,7 @@
 //! Flags, their defaults and their errors.
 
-use clap::Parser;
-
+use super::of_flags as config;
 use super::*;
-
-#[derive(Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: AgentArgs,
-}
-
-fn config(flags: &[&str]) -> Result<Config, String> {
-    let named = flags.iter().any(|f| f.starts_with("--node-name"));
-    let name = (!named).then_some("--node-name=n1");
-    let all = ["sluice"].into_iter().chain(name).chain(flags.iter().copied());
-    let cli = Cli::try_parse_from(all).map_err(|e| e.to_string())?;
-    Config::try_from(cli.args).map_err(|e| e.to_string())
-}
 
 #[test]
 fn node_name_alone_is_a_complete_configuration() {
