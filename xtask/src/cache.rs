@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn artifact_is_made_once_per_set_of_inputs() {
-        let root = std::env::temp_dir().join(format!("sluice-cache-{}", std::process::id()));
-        let cache = Cache { root: root.clone() };
+        let root = tempfile::tempdir().expect("a folder");
+        let cache = Cache { root: root.path().to_owned() };
         let make = |inputs: &Inputs, text: &str| {
             cache
                 .artifact("thing", inputs, |folder| Ok(fs::write(folder.join("file"), text)?))
@@ -177,9 +177,8 @@ mod tests {
 
         let failed = cache.artifact("thing", &Inputs::default(), |_| anyhow::bail!("broken"));
         assert!(failed.is_err());
-        let left = fs::read_dir(root.join("artefacts")).expect("the folder exists").count();
+        let left = fs::read_dir(root.path().join("artefacts")).expect("the folder exists").count();
         assert_eq!(left, 2, "a failed build leaves nothing");
-        fs::remove_dir_all(root).expect("removed");
     }
 
     #[test]

@@ -112,18 +112,16 @@ mod tests {
 
     #[test]
     fn a_patch_is_sent_and_an_error_is_reported() {
-        let folder = std::env::temp_dir().join(format!("netbench-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let (socket, thread) = server(&folder, "HTTP/1.1 200 OK\r\n\r\n{}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let (socket, thread) = server(folder.path(), "HTTP/1.1 200 OK\r\n\r\n{}");
         let written = write(&socket, "/api/v1/pods/a", "{}").expect("answered");
         assert!(written.answered_ns >= written.sent_ns);
         let request = thread.join().expect("a request");
         assert!(request.starts_with("PATCH /api/v1/pods/a HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("\r\nContent-Length: 2\r\n"), "{request}");
-        let (socket, thread) = server(&folder, "HTTP/1.1 403 Forbidden\r\n\r\nno");
+        let (socket, thread) = server(folder.path(), "HTTP/1.1 403 Forbidden\r\n\r\nno");
         let error = write(&socket, "/api/v1/pods/a", "{}").err().expect("refused");
         assert!(error.to_string().contains("403 Forbidden"), "{error}");
         thread.join().expect("a request");
-        std::fs::remove_dir_all(&folder).expect("removed");
     }
 }

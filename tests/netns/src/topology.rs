@@ -181,6 +181,14 @@ impl Topology {
         self.folder.path().join(format!("{name}.pcap"))
     }
 
+    /// A new folder on disk. It is removed with the topology, or, if this process is aborted, by the next
+    /// one.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
     fn manifests(&self) -> PathBuf {
         self.folder.path().join("manifests")
     }

@@ -279,10 +279,9 @@ mod tests {
 
     #[test]
     fn last_result_of_each_specification_counts() {
-        let target =
-            std::env::temp_dir().join(format!("sluice-conformance-{}", std::process::id()));
-        let folder = target.join("conformance");
-        fs::create_dir_all(&folder).unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let folder = target.path().join("conformance");
+        fs::create_dir(&folder).unwrap();
         let line =
             |name, state| format!("{{\"name\":\"{name}\",\"state\":\"{state}\",\"seconds\":1}}\n");
         let files = [
@@ -299,8 +298,6 @@ mod tests {
         }
         let expected = [("a", "passed"), ("b", "passed")];
         let expected = expected.map(|(name, outcome)| (name.to_owned(), outcome.to_owned()));
-        let found = outcomes(&target).unwrap();
-        fs::remove_dir_all(&target).unwrap();
-        assert_eq!(found, BTreeMap::from(expected));
+        assert_eq!(outcomes(target.path()).unwrap(), BTreeMap::from(expected));
     }
 }

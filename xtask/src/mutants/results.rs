@@ -233,9 +233,8 @@ mod tests {
 
     #[test]
     fn last_complete_record_of_a_mutation_counts() {
-        let folder = std::env::temp_dir().join(format!("sluice-mutants-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("create folder");
-        let path = folder.join("results.jsonl");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("results.jsonl");
         let record = |outcome| Record {
             id: "id".to_owned(),
             hash: "hash".to_owned(),
@@ -250,7 +249,6 @@ mod tests {
         text += "{\"id\": \"id\", \"ha";
         fs::write(&path, text).expect("write");
         let found = read(&path);
-        fs::remove_dir_all(&folder).expect("remove folder");
         assert_eq!(found.into_values().collect::<Vec<_>>(), [record(Outcome::DidNotBuild)]);
     }
 }

@@ -225,15 +225,18 @@ fn forward(pipe: Option<impl Read + Send + 'static>, lines: Sender<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    fn runner(limit: Duration) -> Runner {
-        let folder = std::env::temp_dir().join(format!("sluice-runner-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("folder");
-        let skip_file = folder.join(format!("{}.txt", limit.as_millis()));
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// A runner that writes to this folder, and stops commands after `limit`.
+    fn runner(folder: &Path, limit: Duration) -> Runner {
+        let skip_file = folder.join("skipped.txt");
         fs::write(&skip_file, "").expect("skip file");
         Runner {
-            artefacts: folder,
+            artefacts: folder.to_owned(),
             skip_file,
             start: Instant::now(),
             preparation: Duration::ZERO,
@@ -255,15 +258,13 @@ mod tests {
 
     #[test]
     fn test_that_writes_to_the_skip_file_is_skipped_and_not_passed() {
-        for (number, line) in [
+        let folder = tempfile::tempdir().expect("folder");
+        for line in [
             "echo 'sctp: no module' >> $SLUICE_SKIP_FILE",
             "echo 'SKIPPED sctp: no module'",
             "echo 'SKIPPED sctp: no module'; echo 'sctp: no module' >> $SLUICE_SKIP_FILE",
-        ]
-        .iter()
-        .enumerate()
-        {
-            let mut runner = runner(Duration::from_secs(100 + number as u64));
+        ] {
+            let mut runner = runner(folder.path(), LIMIT);
             let script = format!("{line}; echo '{TWO}'");
             let tally = runner.cargo_test(&mut shell(&script)).expect("started");
             assert_eq!(tally, Tally { passed: 2, failed: 0, skipped: 0 });
@@ -274,8 +275,9 @@ mod tests {
 
     #[test]
     fn number_of_cases_is_passed_to_the_tests() {
-        for (number, cases, status) in [(0, Some(7), 0), (1, Some(8), 1), (2, None, 1)] {
-            let mut runner = runner(Duration::from_secs(110 + number));
+        let folder = tempfile::tempdir().expect("folder");
+        for (cases, status) in [(Some(7), 0), (Some(8), 1), (None, 1)] {
+            let mut runner = runner(folder.path(), LIMIT);
             runner.cases = cases;
             let mut command = shell("test \"$CASES\" = 7");
             let tally = runner.cargo_test(command.env_remove("CASES")).expect("started");
@@ -285,14 +287,16 @@ mod tests {
 
     #[test]
     fn command_that_crashes_without_a_failed_test_is_a_failure() {
-        let mut runner = runner(Duration::from_secs(61));
+        let folder = tempfile::tempdir().expect("folder");
+        let mut runner = runner(folder.path(), LIMIT);
         let tally = runner.cargo_test(&mut shell(&format!("echo '{TWO}'; exit 101")));
         assert_eq!(tally.expect("started"), Tally { passed: 2, failed: 1, skipped: 0 });
     }
 
     #[test]
     fn tests_that_exceed_the_deadline_are_killed_and_fail() {
-        let mut runner = runner(Duration::from_millis(500));
+        let folder = tempfile::tempdir().expect("folder");
+        let mut runner = runner(folder.path(), Duration::from_millis(500));
         let start = Instant::now();
         let tally = runner.cargo_test(&mut shell("echo started; sleep 600"));
         assert_eq!(tally.expect("started"), Tally::FAILURE);
@@ -301,7 +305,8 @@ mod tests {
 
     #[test]
     fn process_that_stays_after_its_output_has_ended_is_killed_and_fails() {
-        let mut runner = runner(Duration::from_millis(600));
+        let folder = tempfile::tempdir().expect("folder");
+        let mut runner = runner(folder.path(), Duration::from_millis(600));
         let start = Instant::now();
         let script = format!("echo '{TWO}'; exec > /dev/null 2>&1; sleep 600");
         let tally = runner.cargo_test(&mut shell(&script)).expect("started");

@@ -18,10 +18,10 @@ pub fn run(rounds: usize) -> Value {
     let node = topology.node(1);
     dataplane::load(&node);
     // Both keep their state on the same disk.
-    let state = tempfile::tempdir().unwrap();
+    let state = topology.folder("state");
     let ours = json!({
         "cniVersion": "1.0.0", "name": "sluice", "type": "sluice",
-        "subnet": "10.244.1.0/24", "stateDir": state.path().join("sluice"),
+        "subnet": "10.244.1.0/24", "stateDir": state.join("sluice"),
     });
     // The default is a tmpfs.
     let mut in_memory = ours.clone();
@@ -29,7 +29,7 @@ pub fn run(rounds: usize) -> Value {
     let theirs = json!({
         "cniVersion": "1.0.0", "name": "ptp", "type": "ptp", "ipMasq": false,
         "ipam": {
-            "type": "host-local", "dataDir": state.path().join("host-local"),
+            "type": "host-local", "dataDir": state.join("host-local"),
             "ranges": [[{"subnet": "10.244.2.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
         },
     });
