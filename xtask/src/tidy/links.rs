@@ -1,9 +1,13 @@
-//! Relative links in Markdown files.
+//! Relative links and paths in Markdown files.
 
 use anyhow::Result;
 
 use super::Finding;
 use super::tree::Tree;
+
+/// Folders of the repository, and of a crate, with which a path in a text begins.
+const FOLDERS: [&str; 8] =
+    ["agent", "cni-plugin", "deploy", "docs", "ebpf", "src", "tests", "xtask"];
 
 /// Every relative link leads to a file or folder, and to a heading if it names one.
 pub fn relative(tree: &Tree) -> Result<Vec<Finding>> {
@@ -27,21 +31,53 @@ pub fn relative(tree: &Tree) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+/// Every path in backticks exists, from the root of the repository or from the folder of the text. Of
+/// a path with a placeholder, `*` or `<name>`, this is the part before it.
+pub fn paths(tree: &Tree) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for (file, text) in tree.with_extension("", "md") {
+        for (line, word) in code_words(text) {
+            let path = word.split(['*', '<']).next().unwrap_or(word);
+            let path = if path == word { path } else { path.rsplit_once('/').map_or("", |p| p.0) };
+            if !tree.exists(path) && !tree.exists(&resolve(file, path)) {
+                findings.push(Finding::new(file, line, format!("{word} does not exist")));
+            }
+        }
+    }
+    Ok(findings)
+}
+
+/// Words in backticks that begin with one of [`FOLDERS`], with line numbers.
+fn code_words(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    for (number, line) in prose(text) {
+        let words = line.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
+        let words = words.map(|word| word.trim_matches([',', ';', ':', '(', ')']));
+        let is_path = |word: &&str| word.split_once('/').is_some_and(|(f, _)| FOLDERS.contains(&f));
+        found.extend(words.filter(is_path).map(|word| (number, word)));
+    }
+    found
+}
+
 /// Targets of `[text](target)` outside code blocks, with line numbers.
 fn links(text: &str) -> Vec<(usize, &str)> {
     let mut links = Vec::new();
+    for (number, line) in prose(text) {
+        let targets = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        links.extend(targets.map(|(target, _)| (number, target)));
+    }
+    links
+}
+
+/// Lines outside code blocks, with their numbers.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut code = false;
-    for (number, line) in text.lines().enumerate() {
+    text.lines().enumerate().filter_map(move |(index, line)| {
         if line.trim_start().starts_with("```") {
             code = !code;
         }
-        if code {
-            continue;
-        }
-        let targets = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
-        links.extend(targets.map(|(target, _)| (number + 1, target)));
-    }
-    links
+        (!code).then_some((index + 1, line))
+    })
 }
 
 /// The path of a link in the file `from`.
@@ -91,5 +127,24 @@ mod tests {
                 "docs/C.md:1: A.md#second-part: no such heading"
             ]
         );
+    }
+    #[test]
+    fn path_that_does_not_exist_is_found() {
+        let tree = Tree::of(&[
+            ("agent/README.md", "`src/main.rs`, `src/gone.rs`, src/prose.rs\n```\n`src/code`\n```"),
+            ("agent/src/main.rs", ""),
+            ("tests/fuzz/src/lib.rs", ""),
+            ("README.md", "`tests/fuzz/src/<target>.rs`, `tests/*`, `run agent/src/old.rs`, `a/b`"),
+            ("docs/A.md", "`tests/gone/<name>/` `/agent/x` `src/main.rs`"),
+        ]);
+        let found: Vec<String> =
+            paths(&tree).expect("checked").iter().map(ToString::to_string).collect();
+        let expected = [
+            "README.md:1: agent/src/old.rs does not exist",
+            "agent/README.md:1: src/gone.rs does not exist",
+            "docs/A.md:1: tests/gone/<name>/ does not exist",
+            "docs/A.md:1: src/main.rs does not exist",
+        ];
+        assert_eq!(found, expected);
     }
 }

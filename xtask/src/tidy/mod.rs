@@ -78,7 +78,7 @@ const fn rule(name: &'static str, check: fn(&Tree) -> Result<Vec<Finding>>) -> R
 }
 
 /// Every rule.
-const RULES: [Rule; 19] = [
+const RULES: [Rule; 20] = [
     rule("crate-dependencies", crates::dependencies),
     rule("agent-modules", modules::agent),
     rule("reconcilers", modules::reconcilers),
@@ -96,6 +96,7 @@ const RULES: [Rule; 19] = [
     rule("imports", imports::order),
     rule("prose", prose::words),
     rule("links", links::relative),
+    rule("paths", links::paths),
     rule("specification", specification::tests),
     rule("helm-chart", chart::template),
 ];

@@ -1,4 +1,4 @@
-//! docs/SPECIFICATION.md and docs/CONTRACT.md name tests that exist.
+//! docs/SPECIFICATION.md, docs/THREAT_MODEL.md and docs/CONTRACT.md name tests that exist.
 
 use anyhow::Result;
 
@@ -7,7 +7,8 @@ use super::tree::Tree;
 use crate::contract;
 
 /// The pages, and the cell of a row with its tests, from the last one.
-const PAGES: [(&str, usize); 2] = [("docs/SPECIFICATION.md", 0), (contract::PAGE, 1)];
+const PAGES: [(&str, usize); 3] =
+    [("docs/SPECIFICATION.md", 0), ("docs/THREAT_MODEL.md", 0), (contract::PAGE, 1)];
 
 /// A level, and the folder of its tests. Unit tests are beside the code.
 const LEVELS: [(&str, &str); 4] = [
