@@ -1,7 +1,8 @@
 //! `cargo xtask build`: the eBPF object, the agent, the CNI binary.
 //!
 //! The object comes first: the build of the agent embeds `target/bpf/sluice.o`. Both programs are
-//! linked statically against the GNU C library, so they run in an empty image and on any node.
+//! linked statically against the GNU C library, so they run in an empty image and on any node of their
+//! architecture. The object is that of every architecture.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::cache::{Cache, checkout, target};
-use crate::process;
 use crate::setup::{self, BpfToolchain};
+use crate::{process, revision};
 
 /// The runtime reads the CNI binary from disk for every pod that starts.
 const CNI_SIZE_LIMIT: u64 = 3 << 20;
@@ -67,14 +69,15 @@ pub fn next_programs(cache: &Cache) -> Result<NextPrograms> {
     let folder = target().join("next");
     fs::create_dir_all(&folder)?;
     let build = |package: &str, bin: &str, profile: &str| -> Result<PathBuf> {
-        let mut command = static_build(package, bin, profile);
-        command.args(features).env(OBJECT_VARIABLE, &object);
+        let mut command = static_build(package, bin, profile, Arch::HOST);
+        // Without the revision, a commit does not compile them again.
+        command.args(features).env(OBJECT_VARIABLE, &object).env_remove(revision::VARIABLE);
         for member in ["sluice-agent", "sluice-core"] {
             command.arg("--config").arg(format!("profile.release.package.{member}.opt-level=1"));
         }
         let title = format!("building {bin} of the next ABI");
         process::run(&title, &mut command, &cache.logs(), process::BUILD)?;
-        let built = target().join(triple()).join(profile).join(bin);
+        let built = built(bin, profile, Arch::HOST);
         let path = folder.join(bin);
         fs::copy(&built, &path).with_context(|| format!("cannot copy {}", built.display()))?;
         Ok(path)
@@ -117,10 +120,10 @@ pub fn bpf_object(cache: &Cache) -> Result<PathBuf> {
 fn debug_agent(cache: &Cache) -> Result<()> {
     let object = object(cache, "ebpf-debug", &["--features", "log"], "sluice-debug.o")?;
     print_size(&object)?;
-    let mut command = static_build("sluice-agent", "sluice", "dev");
+    let mut command = static_build("sluice-agent", "sluice", "dev", Arch::HOST);
     command.args(["--features", "program-log"]).env(OBJECT_VARIABLE, &object);
     process::run("building sluice for debugging", &mut command, &cache.logs(), process::BUILD)?;
-    print_size(&target().join(triple()).join("debug/sluice"))
+    print_size(&built("sluice", "debug", Arch::HOST))
 }
 
 /// Builds the eBPF object in a target directory of its own and copies it to `target/bpf/<name>`.
@@ -155,14 +158,23 @@ fn object(cache: &Cache, target_dir: &str, features: &[&str], name: &str) -> Res
     Ok(object)
 }
 
-/// Builds the object, then the agent and the CNI binary.
+/// Builds the object, then the agent and the CNI binary for this machine.
 ///
 /// # Errors
 /// When the tool chain cannot be installed, a build fails or the CNI binary exceeds its size limit.
 pub fn programs(cache: &Cache) -> Result<Programs> {
+    programs_for(cache, Arch::HOST)
+}
+
+/// As [`programs`], for machines of an architecture.
+///
+/// # Errors
+/// As [`programs`].
+pub fn programs_for(cache: &Cache, arch: Arch) -> Result<Programs> {
+    setup::cross(cache, arch)?;
     let object = bpf_object(cache)?;
-    let agent = static_program(cache, "sluice-agent", "sluice", "release")?;
-    let cni = static_program(cache, "sluice-cni", "sluice-cni", "cni")?;
+    let agent = program(cache, "sluice-agent", "sluice", "release", arch)?;
+    let cni = program(cache, "sluice-cni", "sluice-cni", "cni", arch)?;
     let size = fs::metadata(&cni)?.len();
     if size > CNI_SIZE_LIMIT {
         bail!("the CNI binary has {size} bytes; the limit is {CNI_SIZE_LIMIT}");
@@ -170,32 +182,45 @@ pub fn programs(cache: &Cache) -> Result<Programs> {
     Ok(Programs { object, agent, cni })
 }
 
-/// Builds one statically linked program and prints its size.
+/// Builds one statically linked program for this machine and prints its size.
 ///
 /// # Errors
 /// When the build fails.
 pub fn static_program(cache: &Cache, package: &str, bin: &str, profile: &str) -> Result<PathBuf> {
-    let mut command = static_build(package, bin, profile);
-    process::run(&format!("building {bin}"), &mut command, &cache.logs(), process::BUILD)?;
-    let path = target().join(triple()).join(profile).join(bin);
+    program(cache, package, bin, profile, Arch::HOST)
+}
+
+fn program(cache: &Cache, package: &str, bin: &str, profile: &str, arch: Arch) -> Result<PathBuf> {
+    let mut command = static_build(package, bin, profile, arch);
+    let of_arch = if arch == Arch::HOST { "" } else { arch.name() };
+    let title = format!("building {bin} {of_arch}");
+    process::run(title.trim_end(), &mut command, &cache.logs(), process::BUILD)?;
+    let path = built(bin, profile, arch);
     print_size(&path)?;
     Ok(path)
 }
 
+/// Where cargo places a program.
+fn built(bin: &str, profile: &str, arch: Arch) -> PathBuf {
+    target().join(arch.triple()).join(profile).join(bin)
+}
+
 /// The command that builds one statically linked program.
-fn static_build(package: &str, bin: &str, profile: &str) -> Command {
+fn static_build(package: &str, bin: &str, profile: &str, arch: Arch) -> Command {
+    let triple = arch.triple();
     let mut command = Command::new("cargo");
+    if arch != Arch::HOST {
+        let variable = triple.replace('-', "_").to_uppercase();
+        command.env(format!("CARGO_TARGET_{variable}_LINKER"), arch.cross_compiler());
+    }
     command
         .current_dir(checkout())
         .args(["build", "--locked", "--package", package, "--bin", bin, "--profile", profile])
-        .args(["--target", &triple()])
+        .args(["--target", &triple])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env(OBJECT_VARIABLE, target().join("bpf/sluice.o"));
+        .env(OBJECT_VARIABLE, target().join("bpf/sluice.o"))
+        .env(revision::VARIABLE, revision::of_sources());
     command
-}
-
-fn triple() -> String {
-    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }
 
 fn print_size(path: &Path) -> Result<()> {

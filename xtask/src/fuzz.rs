@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::arch::Arch;
 use crate::cache::{Cache, checkout, sorted_entries, target};
 use crate::{process, progress};
 
@@ -67,7 +68,7 @@ fn targets(corpus: &Path) -> Result<Vec<String>> {
 fn build(cache: &Cache) -> Result<PathBuf> {
     let folder = target().join("fuzz");
     // With a target triple, the flags do not apply to build scripts and procedural macros.
-    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let triple = Arch::HOST.triple();
     let mut command = Command::new("cargo");
     command
         .current_dir(checkout())

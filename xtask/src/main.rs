@@ -6,11 +6,13 @@
 //! kind/         what a cluster is made of: engine, node image, Kubernetes
 //! progress      output of long steps        process  child processes with deadlines
 //! cache         slow results, by the hash of their inputs      oci  images without Docker
+//! revision      what programs show as their sources
 //! ```
-//! Commands use `kind`, and everything uses the last two lines. xtask calls other programs, which
+//! Commands use `kind`, and everything uses the last three lines. xtask calls other programs, which
 //! the product never does. It depends on no other crate of the workspace, so it builds when they
 //! do not.
 
+mod arch;
 mod bench;
 mod build;
 mod cache;
@@ -27,6 +29,7 @@ mod mutants;
 mod oci;
 mod process;
 mod progress;
+mod revision;
 mod setup;
 mod test;
 mod tidy;
@@ -78,7 +81,7 @@ enum Command {
     /// Build the eBPF programs, the agent and the CNI binary
     Build(build::Options),
     /// Pack the programs into an OCI image, target/image/sluice.tar
-    Image,
+    Image(image::Options),
     /// Create, remove, fill and show kind clusters
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -121,7 +124,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match command {
         Command::Setup => setup::run(&cache)?,
         Command::Build(options) => build::run(&cache, &options)?,
-        Command::Image => drop(image::archive(&cache)?),
+        Command::Image(options) => image::run(&cache, &options)?,
         Command::Cluster(command) => cluster::run(&cache, command)?,
         Command::Demo(options) => demo::run(&cache, &options)?,
         Command::Test(options) => return test::run(&cache, &options),

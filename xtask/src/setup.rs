@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache::Cache;
+use crate::arch::Arch;
+use crate::cache::{Cache, checkout};
 use crate::process;
 
 /// Version of the linker for eBPF objects.
@@ -113,6 +114,31 @@ pub fn bpf(cache: &Cache) -> Result<BpfToolchain> {
     };
     bpf_linker(cache)?;
     Ok(toolchain)
+}
+
+/// Installs what builds programs for machines of another architecture: its C compiler and library
+/// from Debian, Rust's standard library by rustup.
+///
+/// # Errors
+/// When an installation fails, or rustup is not installed or cannot download.
+pub fn cross(cache: &Cache, arch: Arch) -> Result<()> {
+    if arch == Arch::HOST {
+        return Ok(());
+    }
+    let (triple, compiler) = (arch.triple(), arch.cross_compiler());
+    if !on_path(&compiler) {
+        apt(&arch.cross_packages())?;
+    }
+    let sysroot = process::output(
+        Command::new("rustc").args(["--print", "sysroot"]).current_dir(checkout()),
+    )?;
+    if Path::new(&sysroot).join("lib/rustlib").join(&triple).join("lib").exists() {
+        return Ok(());
+    }
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", &triple]).current_dir(checkout());
+    process::run(&format!("installing {triple}"), &mut rustup, &cache.logs(), process::STEP)
+        .with_context(|| format!("the compiler has no standard library for {triple}"))
 }
 
 fn has_nightly_source() -> bool {

@@ -109,13 +109,7 @@ fn pack(folder: &Path, module: &Path, parts: &ImageParts) -> Result<()> {
     // Shell, nslookup, dig and nc: what the specifications use of these images.
     let mut shell = Image::new(&test("jessie-dnsutils:1.7"), &[tools], "");
     shell.names.extend(["busybox:1.36.1-1", "busybox:1.37.0-1"].map(test));
-    let sleeping = Image {
-        names: vec![test("nginx:1.14-4")],
-        layers: vec![tools.to_path_buf()],
-        entrypoint: ["sleep", "86400"].map(str::to_owned).to_vec(),
-        arguments: Vec::new(),
-        environment: Vec::new(),
-    };
+    let sleeping = Image::new(&test("nginx:1.14-4"), &[tools], "sleep 86400");
     let invalid_state =
         Image::new(&test("regression-issue-74839:1.2"), &[&program], "/regression-issue-74839");
     let mut servers = Image::new(kind::AGNHOST, &[tools, &agnhost], "/agnhost");

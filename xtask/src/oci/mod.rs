@@ -1,116 +1,28 @@
 //! OCI image layouts as tarballs, written without an engine.
 //!
-//! Input: layers (files and links, or a finished tar), names, an entry point. Output: one tar that
+//! Input: layers (files and links, or a finished tar), names, an entry point. Output: one tar, of images or
+//! of one image for several architectures, that
 //! `docker load`, `ctr images import`, `kind load image-archive` and `skopeo` read. The same input
 //! gives the same bytes: times are zero, the owner is root, entries keep the order given.
 //! Source: OCI image-spec 1.1 (image layout, manifest, configuration). `docker load` before
 //! Docker 25 reads `manifest.json` of Docker's image specification 1.2 instead of `index.json`;
 //! the archive contains both.
 
-use std::collections::BTreeSet;
+mod layer;
+
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+pub use self::layer::Layer;
+use crate::arch::Arch;
+
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// The tar of one layer, written entry by entry. Parent directories are added with mode 0755.
-pub struct Layer {
-    tar: tar::Builder<BufWriter<File>>,
-    directories: BTreeSet<String>,
-}
-
-impl Layer {
-    /// Creates the file `path`.
-    ///
-    /// # Errors
-    /// When the file cannot be created.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file =
-            File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { tar: tar::Builder::new(BufWriter::new(file)), directories: BTreeSet::new() })
-    }
-
-    /// Adds a directory; `path` ends in a slash.
-    ///
-    /// # Errors
-    /// When the tar cannot be written.
-    pub fn directory(&mut self, path: &str, mode: u32) -> Result<()> {
-        self.parents(path.trim_end_matches('/'))?;
-        self.directories.insert(path.to_owned());
-        let mut header = header(tar::EntryType::Directory, mode, 0);
-        Ok(self.tar.append_data(&mut header, path, std::io::empty())?)
-    }
-
-    /// Adds an executable file with the contents of `source`.
-    ///
-    /// # Errors
-    /// When `source` cannot be read or the tar cannot be written.
-    pub fn program(&mut self, path: &str, source: &Path) -> Result<()> {
-        self.parents(path)?;
-        let file =
-            File::open(source).with_context(|| format!("cannot read {}", source.display()))?;
-        let mut header = header(tar::EntryType::Regular, 0o755, file.metadata()?.len());
-        Ok(self.tar.append_data(&mut header, path, BufReader::new(file))?)
-    }
-
-    /// Adds a file with mode 0644.
-    ///
-    /// # Errors
-    /// When the tar cannot be written.
-    pub fn file(&mut self, path: &str, contents: &[u8]) -> Result<()> {
-        self.parents(path)?;
-        let mut header = header(tar::EntryType::Regular, 0o644, contents.len() as u64);
-        Ok(self.tar.append_data(&mut header, path, contents)?)
-    }
-
-    /// Adds a symbolic link.
-    ///
-    /// # Errors
-    /// When the tar cannot be written.
-    pub fn link(&mut self, path: &str, target: &str) -> Result<()> {
-        self.parents(path)?;
-        let mut header = header(tar::EntryType::Symlink, 0o777, 0);
-        Ok(self.tar.append_link(&mut header, path, target)?)
-    }
-
-    /// Writes the end of the tar.
-    ///
-    /// # Errors
-    /// When the tar cannot be written.
-    pub fn finish(self) -> Result<()> {
-        self.tar.into_inner()?.flush()?;
-        Ok(())
-    }
-
-    /// Engines choose the mode of directories that a layer does not contain.
-    fn parents(&mut self, path: &str) -> Result<()> {
-        for (end, _) in path.match_indices('/') {
-            let parent = path.get(..=end).unwrap_or_default();
-            if !self.directories.contains(parent) {
-                self.directories.insert(parent.to_owned());
-                let mut header = header(tar::EntryType::Directory, 0o755, 0);
-                self.tar.append_data(&mut header, parent, std::io::empty())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
-}
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// An image to be written.
 pub struct Image {
@@ -124,6 +36,10 @@ pub struct Image {
     pub arguments: Vec<String>,
     /// Environment variables besides PATH, as `NAME=value`.
     pub environment: Vec<String>,
+    /// Labels, by keys of the OCI image-spec without their prefix `org.opencontainers.image.`.
+    pub labels: Vec<(&'static str, String)>,
+    /// Architecture of the programs.
+    pub arch: Arch,
 }
 
 impl Image {
@@ -135,6 +51,8 @@ impl Image {
             entrypoint: entrypoint.split_whitespace().map(str::to_owned).collect(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            labels: Vec::new(),
+            arch: Arch::HOST,
         }
     }
 }
@@ -157,6 +75,7 @@ impl Blob {
 /// The parts of an image besides its layers.
 struct Described {
     names: Vec<String>,
+    arch: Arch,
     manifest: Vec<u8>,
     config: Vec<u8>,
     /// Paths of the layers in the archive.
@@ -168,48 +87,96 @@ struct Described {
 /// # Errors
 /// When a layer cannot be read or the archive cannot be written.
 pub fn write(images: &[Image], path: &Path) -> Result<()> {
-    let mut layers: Vec<(&Path, Blob)> = Vec::new();
-    let mut described: Vec<Described> = Vec::new();
-    for image in images {
-        for layer in &image.layers {
-            if !layers.iter().any(|(known, _)| known == layer) {
-                layers.push((layer, blob_of_file(layer)?));
+    let parts = Parts::of(images)?;
+    let entries = parts.images.iter().flat_map(Described::index_entries).collect();
+    let docker = parts.images.iter().map(Described::docker_entry).collect::<Vec<_>>();
+    parts.write(path, &index(entries)?, &[("manifest.json", serde_json::to_vec(&docker)?)])
+}
+
+/// Writes one image for several architectures, each of which has its own [`Image`]. The name is that
+/// of the first. Docker's `manifest.json` cannot describe it.
+///
+/// # Errors
+/// When a layer cannot be read or the archive cannot be written.
+pub fn write_multi_arch(images: &[Image], path: &Path) -> Result<()> {
+    let parts = Parts::of(images)?;
+    let of_arch = |image: &Described| {
+        let mut entry = blob_of_bytes(&image.manifest).descriptor(MANIFEST);
+        entry["platform"] = json!({ "architecture": image.arch.oci(), "os": "linux" });
+        entry
+    };
+    let all = index(parts.images.iter().map(of_arch).collect())?;
+    let blob = blob_of_bytes(&all);
+    let names = images.first().map_or(&[][..], |image| image.names.as_slice());
+    let entries = names.iter().map(|name| named(blob.descriptor(INDEX), name)).collect();
+    parts.write(path, &index(entries)?, &[(blob.path().as_str(), all)])
+}
+
+fn index(manifests: Vec<Value>) -> Result<Vec<u8>> {
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+    Ok(serde_json::to_vec(&index)?)
+}
+
+/// A descriptor with the annotations that engines take the name of an image from.
+fn named(mut descriptor: Value, name: &str) -> Value {
+    descriptor["annotations"] = json!({
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name.rsplit_once(':').map_or("", |n| n.1),
+    });
+    descriptor
+}
+
+/// Images, and the layers of all of them.
+struct Parts<'a> {
+    images: Vec<Described>,
+    layers: Vec<(&'a Path, Blob)>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(images: &'a [Image]) -> Result<Self> {
+        let mut layers: Vec<(&Path, Blob)> = Vec::new();
+        let mut described: Vec<Described> = Vec::new();
+        for image in images {
+            for layer in &image.layers {
+                if !layers.iter().any(|(known, _)| known == layer) {
+                    layers.push((layer, blob_of_file(layer)?));
+                }
+            }
+            let of_image: Vec<&Blob> = image
+                .layers
+                .iter()
+                .filter_map(|layer| layers.iter().find(|(known, _)| known == layer))
+                .map(|(_, blob)| blob)
+                .collect();
+            described.push(image.describe(&of_image)?);
+        }
+        Ok(Self { images: described, layers })
+    }
+
+    /// Writes the archive with the index and further files.
+    fn write(&self, path: &Path, index: &[u8], files: &[(&str, Vec<u8>)]) -> Result<()> {
+        let mut tar = Layer::create(path)?;
+        tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        tar.file("index.json", index)?;
+        for (name, bytes) in files {
+            tar.file(name, bytes)?;
+        }
+        let mut written: Vec<String> = Vec::new();
+        for bytes in self.images.iter().flat_map(|image| [&image.manifest, &image.config]) {
+            let blob = blob_of_bytes(bytes);
+            if !written.contains(&blob.digest) {
+                tar.file(&blob.path(), bytes)?;
+                written.push(blob.digest);
             }
         }
-        let of_image: Vec<&Blob> = image
-            .layers
-            .iter()
-            .filter_map(|layer| layers.iter().find(|(known, _)| known == layer))
-            .map(|(_, blob)| blob)
-            .collect();
-        described.push(image.describe(&of_image)?);
-    }
-    let index = serde_json::to_vec(&json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": described.iter().flat_map(Described::index_entries).collect::<Vec<_>>(),
-    }))?;
-    let docker = described.iter().map(Described::docker_entry).collect::<Vec<_>>();
-
-    let mut tar = Layer::create(path)?;
-    tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    tar.file("index.json", &index)?;
-    tar.file("manifest.json", &serde_json::to_vec(&docker)?)?;
-    let mut written: Vec<String> = Vec::new();
-    for bytes in described.iter().flat_map(|image| [&image.manifest, &image.config]) {
-        let blob = blob_of_bytes(bytes);
-        if !written.contains(&blob.digest) {
-            tar.file(&blob.path(), bytes)?;
-            written.push(blob.digest);
+        for (file, blob) in &self.layers {
+            if !written.contains(&blob.digest) {
+                tar.program(&blob.path(), file)?;
+                written.push(blob.digest.clone());
+            }
         }
+        tar.finish()
     }
-    for (file, blob) in &layers {
-        if !written.contains(&blob.digest) {
-            tar.program(&blob.path(), file)?;
-            written.push(blob.digest.clone());
-        }
-    }
-    tar.finish()
 }
 
 impl Image {
@@ -217,13 +184,19 @@ impl Image {
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         let environment: Vec<&str> =
             [path].into_iter().chain(self.environment.iter().map(String::as_str)).collect();
+        let labels: Map<String, Value> = self
+            .labels
+            .iter()
+            .map(|(key, text)| (format!("org.opencontainers.image.{key}"), json!(text)))
+            .collect();
         let config = serde_json::to_vec(&json!({
-            "architecture": architecture(),
+            "architecture": self.arch.oci(),
             "os": "linux",
             "config": {
                 "Entrypoint": self.entrypoint,
                 "Cmd": self.arguments,
                 "Env": environment,
+                "Labels": labels,
             },
             "rootfs": {
                 "type": "layers",
@@ -240,21 +213,14 @@ impl Image {
                 .collect::<Vec<_>>(),
         }))?;
         let layers = layers.iter().map(|blob| blob.path()).collect();
-        Ok(Described { names: self.names.clone(), manifest, config, layers })
+        Ok(Described { names: self.names.clone(), arch: self.arch, manifest, config, layers })
     }
 }
 
 impl Described {
     fn index_entries(&self) -> Vec<Value> {
-        let entry = |name: &String| {
-            let mut entry = blob_of_bytes(&self.manifest).descriptor(MANIFEST);
-            entry["annotations"] = json!({
-                "io.containerd.image.name": name,
-                "org.opencontainers.image.ref.name": name.rsplit_once(':').map_or("", |n| n.1),
-            });
-            entry
-        };
-        self.names.iter().map(entry).collect()
+        let manifest = || blob_of_bytes(&self.manifest).descriptor(MANIFEST);
+        self.names.iter().map(|name| named(manifest(), name)).collect()
     }
 
     /// The entry in Docker's `manifest.json`.
@@ -264,15 +230,6 @@ impl Described {
             "RepoTags": self.names,
             "Layers": self.layers,
         })
-    }
-}
-
-/// The OCI name of this machine's architecture.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }
 
@@ -314,9 +271,14 @@ mod tests {
         let mut tar = Layer::create(&top).expect("layer");
         tar.link("usr/bin/greet", "hello").expect("link");
         tar.finish().expect("layer ends");
-        let image = Image::new("localhost/hello:dev", &[&base, &top], "/usr/bin/hello --loud");
+        let mut image = Image::new("localhost/hello:dev", &[&base, &top], "/usr/bin/hello --loud");
+        image.labels = vec![("revision", "1f2e".to_owned())];
         write(&[image], &directory.join("image.tar")).expect("image");
-        let bytes = std::fs::read(directory.join("image.tar")).expect("image exists");
+        read(&directory.join("image.tar"))
+    }
+
+    fn read(archive: &Path) -> Vec<(String, Vec<u8>)> {
+        let bytes = std::fs::read(archive).expect("image exists");
         tar::Archive::new(bytes.as_slice())
             .entries()
             .expect("a tar")
@@ -332,11 +294,9 @@ mod tests {
 
     #[test]
     fn archive_is_reproducible_and_every_reference_names_a_blob() {
-        let directory = std::env::temp_dir().join(format!("sluice-oci-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("directory");
-        let archive = entries(&directory);
-        assert_eq!(archive, entries(&directory));
-        std::fs::remove_dir_all(&directory).expect("removed");
+        let directory = tempfile::tempdir().expect("directory");
+        let archive = entries(directory.path());
+        assert_eq!(archive, entries(directory.path()));
 
         let find = |path: &str| {
             let entry = archive.iter().find(|(name, _)| name == path);
@@ -357,6 +317,8 @@ mod tests {
             serde_json::from_slice(find(docker[0]["Config"].as_str().expect("path")))
                 .expect("JSON");
         assert_eq!(config["config"]["Entrypoint"], json!(["/usr/bin/hello", "--loud"]));
+        let labels = json!({ "org.opencontainers.image.revision": "1f2e" });
+        assert_eq!(config["config"]["Labels"], labels);
         let layers = docker[0]["Layers"].as_array().expect("layers");
         let digests: Vec<String> = layers
             .iter()
@@ -378,5 +340,41 @@ mod tests {
         let expected =
             [("tmp/", 0o1777), ("usr/", 0o755), ("usr/bin/", 0o755), ("usr/bin/hello", 0o644)];
         assert_eq!(modes, expected.map(|(path, mode)| (path.to_owned(), mode)));
+    }
+    #[test]
+    fn index_of_a_multi_arch_image_leads_to_the_programs_of_each_architecture() {
+        let directory = tempfile::tempdir().expect("directory");
+        let images = [Arch::X86_64, Arch::Aarch64].map(|arch| {
+            let path = directory.path().join(arch.name());
+            let mut layer = Layer::create(&path).expect("layer");
+            layer.file("arch", arch.name().as_bytes()).expect("file");
+            layer.finish().expect("layer ends");
+            Image { arch, ..Image::new("localhost/hello:dev", &[&path], "/arch") }
+        });
+        let path = directory.path().join("image.tar");
+        write_multi_arch(&images, &path).expect("image");
+        let archive = read(&path);
+        let find = |descriptor: &Value| -> &[u8] {
+            let digest = descriptor["digest"].as_str().expect("digest").replace(':', "/");
+            let entry = archive.iter().find(|(path, _)| *path == format!("blobs/{digest}"));
+            entry.map(|(_, bytes)| bytes.as_slice()).unwrap_or_else(|| panic!("no {descriptor}"))
+        };
+        let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON");
+
+        let (_, top) = archive.iter().find(|(path, _)| path == "index.json").expect("an index");
+        let top = json(top)["manifests"].clone();
+        assert_eq!(top.as_array().map(Vec::len), Some(1));
+        assert_eq!((&top[0]["mediaType"], &top[0]["platform"]), (&json!(INDEX), &Value::Null));
+        assert_eq!(top[0]["annotations"]["io.containerd.image.name"], "localhost/hello:dev");
+        let manifests = json(find(&top[0]))["manifests"].clone();
+        for (entry, arch) in [("amd64", "x86_64"), ("arm64", "aarch64")].into_iter().enumerate() {
+            let descriptor = &manifests[entry];
+            let (oci, name) = arch;
+            assert_eq!(descriptor["platform"], json!({ "architecture": oci, "os": "linux" }));
+            let manifest = json(find(descriptor));
+            assert_eq!(json(find(&manifest["config"]))["architecture"], oci);
+            let layer = find(&manifest["layers"][0]);
+            assert!(layer.windows(name.len()).any(|bytes| bytes == name.as_bytes()), "{oci}");
+        }
     }
 }
