@@ -37,6 +37,7 @@ mod run;
 pub mod source;
 mod source_ports;
 mod state;
+mod version;
 mod view;
 mod watches;
 

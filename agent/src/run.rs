@@ -31,7 +31,7 @@ use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
 use crate::state::{Cause, State};
 use crate::watches::Watches;
-use crate::{api, drops, findings, first_lists, health_checks, source};
+use crate::{api, drops, findings, first_lists, health_checks, source, version};
 
 /// Capacity of the event channel; senders wait while it is full.
 const QUEUE: usize = 256;
@@ -59,7 +59,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = version::VERSION,
+        revision = version::REVISION,
         node = %config.node_name,
         "sluice agent started"
     );

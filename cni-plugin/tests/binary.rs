@@ -70,6 +70,16 @@ fn version_is_answered_on_stdout() {
 }
 
 #[test]
+fn binary_prints_what_it_was_built_from() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice-cni")).arg("--version").output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let revision = option_env!("SLUICE_REVISION").unwrap_or("unknown");
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = format!("sluice-cni {version} (revision {revision}, ABI ");
+    assert!(output.status.success() && printed.starts_with(&expected), "{printed}");
+}
+
+#[test]
 fn errors_have_the_version_of_the_configuration() {
     let (code, message, version) = error(&[], br#"{"cniVersion": "0.4.0"}"#);
     assert_eq!((code, version), (4, json!("0.4.0")));

@@ -44,6 +44,9 @@ pub enum Line<R> {
 pub struct Status {
     /// Version of the agent; empty when it does not run.
     pub version: String,
+    /// Git revision of the agent's sources, or `unknown`; empty when it does not run.
+    #[serde(default)]
+    pub revision: String,
     /// Name of the node.
     pub node: String,
     /// Source of objects.

@@ -36,7 +36,7 @@ use self::output::{Output, is_broken_pipe, print_json, print_text};
 use crate::api::{self, ClientError, Request};
 use crate::config::{AgentArgs, Config};
 use crate::kernel::linux::maps::Maps;
-use crate::paths;
+use crate::{paths, version};
 
 /// Time until a response of the agent is complete; longer than the agent's own deadlines, so that
 /// its error is printed.
@@ -54,7 +54,7 @@ Exit codes:
 
 /// Pod network and Services of a Kubernetes node, in eBPF.
 #[derive(Parser, Debug)]
-#[command(name = "sluice", version, after_help = EXIT_CODES)]
+#[command(name = "sluice", version = version::text(), after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -95,7 +95,7 @@ enum Command {
     /// Remove Sluice from this node: programs, maps, routes, CNI files. Pods on it lose
     /// connectivity.
     Cleanup(cleanup::Args),
-    /// Print the version of this binary.
+    /// Print version, git revision and ABI version of this binary.
     Version,
 }
 
@@ -114,6 +114,7 @@ impl UsageError {
 #[derive(Debug, Serialize)]
 struct Version {
     version: &'static str,
+    revision: &'static str,
     abi: u32,
 }
 
@@ -149,17 +150,19 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drops(args) => drops::run(&agent_socket, &args, output)?,
         Command::Doctor(args) => return doctor::run(&args, output),
         Command::Cleanup(args) => cleanup::run(&args)?,
-        Command::Version => version(output)?,
+        Command::Version => print_version(output)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn version(output: Output) -> anyhow::Result<()> {
-    let Version { version, abi } =
-        Version { version: env!("CARGO_PKG_VERSION"), abi: sluice_abi::ABI_VERSION };
+fn print_version(output: Output) -> anyhow::Result<()> {
     match output {
-        Output::Text => print_text(&format!("sluice {version} (ABI {abi})\n")),
-        Output::Json => print_json(&Version { version, abi }),
+        Output::Text => print_text(&format!("sluice {}\n", version::text())),
+        Output::Json => print_json(&Version {
+            version: version::VERSION,
+            revision: version::REVISION,
+            abi: sluice_abi::ABI_VERSION,
+        }),
     }
 }
 
@@ -219,6 +222,17 @@ mod tests {
     #[test]
     fn command_line_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn version_has_the_git_revision() {
+        let printed = Cli::try_parse_from(["sluice", "--version"]).unwrap_err().to_string();
+        assert_eq!(printed, format!("sluice {}\n", version::text()));
+        let (version, built_from) = printed.trim_end().split_once(" (").unwrap();
+        assert_eq!(version, concat!("sluice ", env!("CARGO_PKG_VERSION")));
+        let expected = option_env!("SLUICE_REVISION").unwrap_or("unknown");
+        let abi = sluice_abi::ABI_VERSION;
+        assert_eq!(built_from, format!("revision {expected}, ABI {abi})"));
     }
 
     #[test]

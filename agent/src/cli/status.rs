@@ -40,7 +40,7 @@ impl Report {
         line(
             "Agent",
             if self.agent {
-                format!("running, version {}", s.version)
+                format!("running, version {} (revision {})", s.version, s.revision)
             } else {
                 "not running".into()
             },
@@ -178,6 +178,7 @@ mod tests {
             agent: true,
             status: Status {
                 version: "0.1.0".to_owned(),
+                revision: "1f2e3d4c5b6a".to_owned(),
                 node: "worker".to_owned(),
                 source: "API server".to_owned(),
                 ready: true,
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(
             report().text(),
             "\
-Agent:                         running, version 0.1.0
+Agent:                         running, version 0.1.0 (revision 1f2e3d4c5b6a)
 Node:                          worker
 Ready:                         yes
 Source:                        API server
@@ -258,6 +259,7 @@ Watch ServiceCIDR:             not served by the API server
     fn json_has_the_same_facts() {
         let json = serde_json::to_value(report()).unwrap();
         assert_eq!(json["agent"], true);
+        assert_eq!(json["revision"], "1f2e3d4c5b6a");
         assert_eq!(json["address"], "172.18.0.3");
         assert_eq!(json["tables"]["frontends"], 3);
         assert_eq!(json["capacity"]["FRONTENDS"], 32_768);

@@ -27,6 +27,7 @@ use super::timestamp::now;
 use crate::counters::Count;
 use crate::flows::FlowStats;
 use crate::notices::CniStats;
+use crate::version::{REVISION, VERSION};
 use crate::watches::{Watch, Watches};
 
 /// Content type of [`encode`].
@@ -305,10 +306,10 @@ pub fn registry(
         "Datagrams on the socket of the CNI binary that were ignored",
         cni.ignored.clone(),
     );
-    let version = [("version", env!("CARGO_PKG_VERSION"))];
-    let build = Family::<[(&str, &str); 1], Gauge>::default();
-    build.get_or_create(&version).set(1);
-    r.register("sluice_build_info", "Version of the agent", build);
+    let sources = [("version", VERSION), ("revision", REVISION)];
+    let build = Family::<[(&str, &str); 2], Gauge>::default();
+    build.get_or_create(&sources).set(1);
+    r.register("sluice_build_info", "Version of the agent and git revision of its sources", build);
     registry
 }
 
@@ -369,7 +370,7 @@ mod tests {
             "sluice_watch_idle_seconds{kind=\"Service\"} 0",
             "sluice_watch_failing_seconds{kind=\"Service\"} 0",
             "sluice_watch_failures_total{kind=\"Service\"} 1",
-            concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            &format!("sluice_build_info{{version=\"{VERSION}\",revision=\"{REVISION}\"}} 1"),
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }

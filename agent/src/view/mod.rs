@@ -13,6 +13,7 @@ use crate::devices::Role;
 use crate::devices::xdp::XdpState;
 use crate::kernel::Maps;
 use crate::state::State;
+use crate::version;
 use crate::watches::Watches;
 
 /// The devices that routes use.
@@ -57,7 +58,8 @@ impl<K: Maps> StateView for View<'_, K> {
             message: c.message.clone(),
         };
         api::Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: version::VERSION.to_owned(),
+            revision: version::REVISION.to_owned(),
             node: state.config().node_name.clone(),
             source: state.config().source.to_string(),
             ready: state.ready(),

@@ -15,7 +15,7 @@ type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `view` and `observe` read, and `api`
 /// has the rows. It has no cycle.
-const MODULES: [Allowed; 25] = [
+const MODULES: [Allowed; 26] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
@@ -25,6 +25,7 @@ const MODULES: [Allowed; 25] = [
     ("devices", &["host"]),
     ("lock", &[]),
     ("paths", &[]),
+    ("version", &[]),
     ("watches", &[]),
     ("config", &["devices", "host", "paths", "source_ports"]),
     ("source_ports", &[]),
@@ -51,7 +52,7 @@ const MODULES: [Allowed; 25] = [
         ],
     ),
     ("notices", &["event"]),
-    ("observe", &["conditions", "counters", "flows", "notices", "state", "watches"]),
+    ("observe", &["conditions", "counters", "flows", "notices", "state", "version", "watches"]),
     (
         "health_checks",
         &["kernel::HealthCheck", "kernel::HealthChecks", "kernel::KernelError", "observe"],
@@ -70,10 +71,11 @@ const MODULES: [Allowed; 25] = [
             "source::agents",
             "source::convert",
             "source::folder",
+            "version",
             "watches",
         ],
     ),
-    ("view", &["api", "conditions", "devices", "kernel", "state", "watches"]),
+    ("view", &["api", "conditions", "devices", "kernel", "state", "version", "watches"]),
 ];
 
 /// Modules that connect the others and may use all of them.
