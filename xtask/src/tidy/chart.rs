@@ -22,24 +22,93 @@ struct Replacement {
     to: &'static str,
 }
 
-const REPLACEMENTS: [Replacement; 3] = [
+const fn once(from: &'static str, to: &'static str) -> Replacement {
+    Replacement { from, count: 1, to }
+}
+
+const REPLACEMENTS: [Replacement; 9] = [
     Replacement {
-        from: "image: localhost/sluice:dev\n",
+        from: "        image: localhost/sluice:dev\n",
         count: 2,
-        to: "image: {{ .Values.image }}\n",
+        to: "        image: {{ .Values.image }}\n",
     },
-    Replacement {
-        from: "            memory: 128Mi\n",
-        count: 1,
-        to: "            memory: {{ .Values.memory }}\n",
-    },
-    Replacement {
-        from: "        - --kubelet-conf=/host/kubelet.conf\n",
-        count: 1,
-        to: "        - --kubelet-conf=/host/kubelet.conf\n        {{- range .Values.nodePortAddresses }}\n\
-             \x20       - --nodeport-addresses={{ . }}\n        {{- end }}\n        {{- range \
-             .Values.extraArgs }}\n        - {{ . }}\n        {{- end }}\n",
-    },
+    once(
+        "        kubectl.kubernetes.io/default-container: agent\n",
+        "        kubectl.kubernetes.io/default-container: agent
+        {{- with .Values.podAnnotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+",
+    ),
+    once(
+        "        app.kubernetes.io/name: sluice\n    spec:\n",
+        "        app.kubernetes.io/name: sluice
+        {{- with .Values.podLabels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    spec:
+      {{- with .Values.affinity }}
+      affinity:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.imagePullSecrets }}
+      imagePullSecrets:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+",
+    ),
+    once(
+        "        - --kubelet-conf=/host/kubelet.conf\n",
+        "        - --kubelet-conf=/host/kubelet.conf
+        {{- range .Values.nodePortAddresses }}
+        - --nodeport-addresses={{ . }}
+        {{- end }}
+        {{- if .Values.exposeMetrics }}
+        - --metrics-bind=0.0.0.0:10249
+        {{- end }}
+        {{- with .Values.extraArgs }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+",
+    ),
+    once(
+        "          name: health\n          protocol: TCP\n",
+        "          name: health
+          protocol: TCP
+        {{- if .Values.exposeMetrics }}
+        - containerPort: 10249
+          hostPort: 10249
+          name: metrics
+          protocol: TCP
+        {{- end }}
+",
+    ),
+    once(
+        "          requests:\n            cpu: 50m\n            memory: 128Mi\n",
+        "          {{- toYaml .Values.resources | nindent 10 }}\n",
+    ),
+    once(
+        "      nodeSelector:
+        kubernetes.io/os: linux
+      priorityClassName: system-node-critical
+",
+        "      nodeSelector:
+        {{- toYaml .Values.nodeSelector | nindent 8 }}
+      priorityClassName: {{ .Values.priorityClassName }}
+",
+    ),
+    once(
+        "      tolerations:\n      - operator: Exists\n",
+        "      tolerations:\n        {{- toYaml .Values.tolerations | nindent 8 }}\n",
+    ),
+    once(
+        "  updateStrategy:
+    rollingUpdate:
+      maxUnavailable: 1
+    type: RollingUpdate
+",
+        "  updateStrategy:\n    {{- toYaml .Values.updateStrategy | nindent 4 }}\n",
+    ),
 ];
 
 /// The template equals what is generated.
@@ -73,29 +142,29 @@ pub fn generate(tree: &Tree) -> Result<String> {
 mod tests {
     use super::*;
 
-    const MANIFEST: &str = "# comment
-        - --kubelet-conf=/host/kubelet.conf
-        image: localhost/sluice:dev
-            memory: 128Mi
-        image: localhost/sluice:dev
-";
+    /// Every text that is replaced, as often as it has to occur.
+    fn manifest() -> String {
+        let texts = REPLACEMENTS.iter().flat_map(|r| vec![r.from; r.count]);
+        std::iter::once("# comment\n").chain(texts).collect()
+    }
 
     #[test]
     fn template_that_differs_is_found_and_a_generated_one_is_not() {
-        let tree = Tree::of(&[(SOURCE, MANIFEST), (TEMPLATE, "old")]);
+        let manifest = manifest();
+        let tree = Tree::of(&[(SOURCE, &manifest), (TEMPLATE, "old")]);
         assert_eq!(template(&tree).expect("checked").len(), 1);
         let text = generate(&tree).expect("generated");
         assert!(
             text.contains("image: {{ .Values.image }}\n") && !text.contains("localhost"),
             "{text}"
         );
-        let tree = Tree::of(&[(SOURCE, MANIFEST), (TEMPLATE, &text)]);
+        let tree = Tree::of(&[(SOURCE, &manifest), (TEMPLATE, &text)]);
         assert_eq!(template(&tree).expect("checked"), Vec::new());
     }
 
     #[test]
     fn manifest_without_a_replaced_text_is_an_error() {
-        let manifest = MANIFEST.replace("128Mi", "64Mi");
+        let manifest = manifest().replace("128Mi", "64Mi");
         let error = generate(&Tree::of(&[(SOURCE, &manifest)])).expect_err("refused");
         assert!(error.to_string().contains("memory"), "{error}");
     }

@@ -1,6 +1,9 @@
 //! The manifests below deploy/: what a node needs to run the agent, and that the Helm chart renders
-//! the objects of kustomize.
+//! the objects of kustomize ([`chart`]).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
+
+mod chart;
+mod template;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -170,62 +173,4 @@ fn uninstaller_cleans_the_host_before_it_is_ready() {
     assert!(command(&spec["containers"][0]).contains(&"--hold".to_owned()));
     assert_eq!(spec["volumes"][0]["hostPath"]["path"], "/");
     assert_eq!(spec["automountServiceAccountToken"], false);
-}
-
-/// Renders the part of the template language that the chart uses: `{{ .Values.NAME }}` and a range
-/// over a list of strings. It is not Helm: a chart that uses more fails here.
-fn render(template: &str, values: &Value) -> String {
-    let mut out = String::new();
-    let mut lines = template.lines();
-    while let Some(line) = lines.next() {
-        if let Some(rest) = line.trim().strip_prefix("{{- range .Values.") {
-            let list = values[rest.strip_suffix(" }}").unwrap()].as_sequence().unwrap();
-            let body: Vec<&str> = lines.by_ref().take_while(|l| l.trim() != "{{- end }}").collect();
-            for item in list {
-                for line in &body {
-                    out += &line.replace("{{ . }}", item.as_str().unwrap());
-                    out.push('\n');
-                }
-            }
-            continue;
-        }
-        let mut line = line.to_owned();
-        while let Some(start) = line.find("{{ .Values.") {
-            let end = start + line[start..].find(" }}").unwrap();
-            let value =
-                values[&line[start + "{{ .Values.".len()..end]].as_str().unwrap().to_owned();
-            line.replace_range(start..end + " }}".len(), &value);
-        }
-        assert!(!line.contains("{{"), "not supported: {line}");
-        out += &line;
-        out.push('\n');
-    }
-    out
-}
-
-#[test]
-fn helm_chart_renders_the_objects_of_kustomize() {
-    let values: Value = serde_yaml::from_str(&read("helm/values.yaml")).unwrap();
-    let template = read("helm/templates/sluice.yaml");
-    let rendered = objects(&render(&template, &values));
-    assert_eq!(rendered.len(), 5);
-    assert_eq!(rendered, objects(&read("sluice.yaml")));
-}
-
-#[test]
-fn values_of_the_helm_chart_reach_the_daemonset() {
-    let values = "{image: 'registry/sluice@sha256:00', memory: 64Mi, extraArgs: [--mtu=1400], \
-                  nodePortAddresses: [127.0.0.0/8, 10.0.0.0/8]}";
-    let values: Value = serde_yaml::from_str(values).unwrap();
-    let set = daemonset(&render(&read("helm/templates/sluice.yaml"), &values));
-    let spec = &set["spec"]["template"]["spec"];
-    assert_eq!(spec["initContainers"][0]["image"], "registry/sluice@sha256:00");
-    let agent = agent(spec);
-    assert_eq!(agent["image"], "registry/sluice@sha256:00");
-    assert_eq!(mebibytes(&agent["resources"]["requests"]["memory"]), 64);
-    let command = agent["command"].as_sequence().unwrap();
-    let last: Vec<&str> = command.iter().rev().take(3).map(|arg| arg.as_str().unwrap()).collect();
-    let expected =
-        ["--mtu=1400", "--nodeport-addresses=10.0.0.0/8", "--nodeport-addresses=127.0.0.0/8"];
-    assert_eq!(last, expected);
 }
