@@ -36,8 +36,9 @@ pub fn of_sources() -> String {
 fn of_git(folder: &Path) -> Result<Option<String>> {
     let git = |words: &[&str]| {
         let mut command = Command::new("git");
-        command.arg("-C").arg(folder).args(words).arg("--").args(SOURCES);
-        process::output(&mut command)
+        // A build does not keep a commit at the same time from locking the index.
+        command.arg("--no-optional-locks").arg("-C").arg(folder).args(words);
+        process::output(command.arg("--").args(SOURCES))
     };
     let commit = git(&["log", "-1", "--format=%H"])?;
     let Some(short) = commit.get(..DIGITS) else { return Ok(None) };
