@@ -198,7 +198,9 @@ impl Drops {
         let nearest = explanation.and_then(|explanation| match &explanation.verdict {
             Verdict::Denied(near) => near.first().map(|miss| &miss.policy),
             Verdict::DeniedBy(refusal) => Some(&refusal.rule.policy),
-            Verdict::Closed(_) => explanation.isolating.first(),
+            Verdict::Closed(closing) => {
+                closing.policy.as_ref().or_else(|| explanation.isolating.first())
+            }
             // No policy denies it, at least by now.
             _ => None,
         });

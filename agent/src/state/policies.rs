@@ -5,7 +5,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use sluice_core::model::Kind;
-use sluice_core::policy::{self, LocalPod, Policies, Step};
+use sluice_core::policy::{self, KnownPods, LocalPod, Policies, Step};
 use sluice_core::{Index, PolicyDirty};
 
 use super::State;
@@ -166,9 +166,15 @@ impl State {
 
     /// Whether policies exist whose selectors may mean Pods that are not watched.
     pub fn lacks_pods_for_policies(&self) -> bool {
-        let is_limited = matches!(self.config.source, Source::Api(_))
-            && self.config.watch_pods == WatchedPods::Node;
-        is_limited && self.policy_counts() != [0, 0]
+        self.known_pods() == KnownPods::OfNode && self.policy_counts() != [0, 0]
+    }
+
+    /// The Pods that are watched; a folder has all of them.
+    fn known_pods(&self) -> KnownPods {
+        match (&self.config.source, self.config.watch_pods) {
+            (Source::Api(_), WatchedPods::Node) => KnownPods::OfNode,
+            _ => KnownPods::OfCluster,
+        }
     }
 
     /// Sets the condition to the present problems, and reports the new ones, if something changed and
@@ -181,7 +187,7 @@ impl State {
         self.policy.findings_pending = false;
         self.policy.findings_at = Some(self.now);
         let found: BTreeSet<policy::Finding> =
-            self.policy.compiler.findings(&self.index).into_iter().collect();
+            self.policy.compiler.findings(&self.index, self.known_pods()).into_iter().collect();
         if found == self.policy.findings {
             return;
         }

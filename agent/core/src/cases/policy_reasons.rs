@@ -6,7 +6,7 @@ use super::policy_notation::{World, cluster, cluster_rule, name, rule};
 use crate::model::RuleAction::{Accept, Deny, Pass};
 use crate::model::Tier::{Admin, Baseline};
 use crate::model::{ClusterRule, Kind, Object, ObjectName, PolicyPeer, PortSpec};
-use crate::policy::{Explanation, FindingReason, Query, RuleName, Verdict, check_all};
+use crate::policy::{Explanation, FindingReason, KnownPods, Query, RuleName, Verdict, check_all};
 
 fn world() -> World {
     World::new()
@@ -160,7 +160,7 @@ fn problems_of_a_policy_are_found() {
     );
     // The agent reports the problems, not the warnings.
     let policies = world.policies();
-    let reported = policies.findings(&world.index());
+    let reported = policies.findings(&world.index(), KnownPods::OfCluster);
     assert_eq!(reported.len(), 5);
     assert!(reported.iter().all(|finding| !finding.reason.is_warning()));
 }

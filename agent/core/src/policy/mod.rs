@@ -62,6 +62,15 @@ pub struct LocalPod {
     pub uid: Option<Uid>,
 }
 
+/// Which Pods of the cluster the agent watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownPods {
+    /// All of them.
+    OfCluster,
+    /// Those of this node. Whether any pod has a port with some name is then not known.
+    OfNode,
+}
+
 /// A problem of a policy or of this node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -155,7 +164,18 @@ pub enum Verdict {
     /// No rule allows it; up to eight rules, the nearest one first.
     Denied(Vec<NearMiss>),
     /// Nothing passes, whatever the rules: they are not in the maps.
-    Closed(FindingReason),
+    Closed(Closing),
+}
+
+/// Why a direction of a pod is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// [`FindingReason::Capacity`] or [`FindingReason::Collision`].
+    pub reason: FindingReason,
+    /// The policy with a part that does not fit, if that is the cause.
+    pub policy: Option<ObjectName>,
+    /// "block 10.0.0.0/8 of guard does not fit into the map, and rules must not accept it".
+    pub text: String,
 }
 
 /// A rule of a policy.

@@ -66,6 +66,11 @@ impl<T: Hash + Eq> Registry<T> {
         (number, true)
     }
 
+    /// The number of a content, if it has one.
+    pub fn find(&self, content: &T) -> Option<u32> {
+        self.by_content.get(content).copied()
+    }
+
     /// Adds a reference.
     pub fn retain(&mut self, number: u32) {
         self.entries[number as usize].references += 1;

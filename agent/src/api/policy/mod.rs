@@ -169,6 +169,9 @@ pub struct PeerRow {
     /// Nodes that the selector matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<usize>,
+    /// Whether its addresses do not fit into the map of this node, so that it matches nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub does_not_fit: bool,
 }
 
 /// What policies mean for a pod.

@@ -1,7 +1,8 @@
 //! Rows of policies and pods.
 
+use ipnet::IpNet;
 use sluice_abi::proto;
-use sluice_core::model::{Change, Kind};
+use sluice_core::model::{Change, IpBlock, Kind, Object, PolicyPeer, PolicyRule};
 use sluice_core::policy::LocalPod;
 use sluice_core::{Index, PolicyDirty};
 
@@ -162,6 +163,32 @@ fn pod_of_the_host_network_is_not_isolated() {
     assert!(row.host_network && row.ingress.is_empty() && row.egress.is_empty(), "{row:?}");
     let verdict = row.verdict.unwrap();
     assert!(verdict.allowed && verdict.reasons[0].contains("network of its node"), "{verdict:?}");
+}
+
+/// More exceptions than the map has networks.
+#[test]
+fn block_that_does_not_fit_is_marked_and_is_the_reason_of_a_verdict() {
+    let mut fake = fake_with(CLUSTER);
+    let except =
+        (0..1 << 16).map(|n: u32| IpNet::from(IpAddr::from((0x0a00_0000 + n).to_be_bytes())));
+    let block = IpBlock { cidr: "10.0.0.0/8".parse().unwrap(), except: except.collect() };
+    let peer = PolicyPeer::Block(block);
+    let mut policy = fake.index.network_policy(&ObjectName::new("shop", "db")).unwrap().clone();
+    policy.ingress = Some([PolicyRule { peers: [peer].into(), ports: [].into() }].into());
+    fake.index.apply(Change::Apply(Object::NetworkPolicy(policy)));
+    fake.policies.update(&fake.index, &PolicyDirty::everything(), &fake.local);
+    let peer = "10.200.0.1".parse().unwrap();
+    let flow = FlowQuery { direction: Direction::Ingress, peer, protocol: proto::TCP, port: 80 };
+    let row = fake.policies().pod(&PodQuery { pod: "shop/db-0".to_owned(), flow: Some(flow) });
+    let marks: Vec<_> = row
+        .rules
+        .iter()
+        .map(|rule| (&*rule.policy, rule.peers.iter().any(|peer| peer.does_not_fit)))
+        .collect();
+    assert_eq!(marks, [("shop/db", true), ("first", false), ("first", false)]);
+    let verdict = row.verdict.unwrap();
+    let reason = "the block 10.0.0.0/8 does not fit into the map of networks";
+    assert!(!verdict.allowed && verdict.reasons[0].ends_with(reason), "{:?}", verdict.allowed);
 }
 
 /// As the programs judge: probes of the kubelet pass.

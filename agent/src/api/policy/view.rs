@@ -79,6 +79,7 @@ impl<'a> PolicyView<'a> {
                 PolicyPeer::Nodes(selector) => Some(self.index.nodes_with(selector).count()),
                 _ => None,
             },
+            does_not_fit: !self.compiled.has_addresses_of(peer),
         };
         let (matches, cluster) = (rule.matches(), rule.cluster());
         let name = cluster.map(|rule| rule.name.to_string()).filter(|name| !name.is_empty());
@@ -166,13 +167,13 @@ impl<'a> PolicyView<'a> {
 const OF_NODE: &str = "processes of the pod's own node always reach it; of what the node forwards with its own \
                        address:";
 const NOT_KNOWN: &str =
-    "the Pod or its Namespace is not known yet, and a policy may select the Pod: nothing passes";
+    "the Pod or its Namespace is not known yet, and a policy may select the Pod";
 
 /// Why nothing passes, whatever the rules.
 fn closed(verdict: &Verdict) -> Option<String> {
     match verdict {
         Verdict::Pending => Some(NOT_KNOWN.to_owned()),
-        Verdict::Closed(reason) => Some(format!("the pod is closed: {}", reason.name())),
+        Verdict::Closed(closing) => Some(format!("{} ({})", closing.text, closing.reason.name())),
         _ => None,
     }
 }
@@ -197,7 +198,10 @@ pub fn verdict(Explanation { peers, isolating, verdict }: &Explanation) -> Verdi
             let text = "the pod uses the network of its node: policies do not apply to it";
             (true, vec![text.to_owned()])
         }
-        Verdict::Pending | Verdict::Closed(_) => (false, closed(verdict).into_iter().collect()),
+        Verdict::Pending | Verdict::Closed(_) => {
+            let reason = closed(verdict).map(|reason| format!("nothing passes: {reason}"));
+            (false, reason.into_iter().collect())
+        }
     };
     let rule = match verdict {
         Verdict::Allowed(RuleName { policy, rule }) => {

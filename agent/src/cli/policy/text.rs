@@ -119,14 +119,17 @@ fn effect(rule: &RuleRow) -> String {
     format!("{action}{ports} {preposition} {peers}")
 }
 
-fn peer(PeerRow { peer, pods, nodes }: &PeerRow) -> String {
-    match (pods, nodes) {
-        (Some(1), _) => format!("{peer} (1 pod)"),
-        (Some(count), _) => format!("{peer} ({count} pods)"),
-        (None, Some(1)) => format!("{peer} (1 node)"),
-        (None, Some(count)) => format!("{peer} ({count} nodes)"),
-        (None, None) => peer.clone(),
-    }
+fn peer(PeerRow { peer, pods, nodes, does_not_fit }: &PeerRow) -> String {
+    let count = match (pods, nodes) {
+        (Some(1), _) => Some("1 pod".to_owned()),
+        (Some(count), _) => Some(format!("{count} pods")),
+        (None, Some(1)) => Some("1 node".to_owned()),
+        (None, Some(count)) => Some(format!("{count} nodes")),
+        (None, None) => None,
+    };
+    let problem = does_not_fit.then(|| "does not fit into the map".to_owned());
+    let notes: Vec<String> = count.into_iter().chain(problem).collect();
+    if notes.is_empty() { peer.clone() } else { format!("{peer} ({})", notes.join(", ")) }
 }
 
 /// What policies mean for a pod.
@@ -212,6 +215,7 @@ mod tests {
             peer: (*peer).to_owned(),
             pods: *pods,
             nodes: None,
+            does_not_fit: false,
         };
         RuleRow {
             policy: "shop/db".to_owned(),
@@ -265,7 +269,12 @@ mod tests {
     fn cluster_network_policy_is_shown_with_tier_and_actions() {
         let named = RuleRow {
             name: Some("control plane".to_owned()),
-            peers: vec![PeerRow { peer: "nodes".to_owned(), pods: None, nodes: Some(2) }],
+            peers: vec![PeerRow {
+                peer: "nodes".to_owned(),
+                pods: None,
+                nodes: Some(2),
+                does_not_fit: true,
+            }],
             ..cluster_rule(Action::Pass, 1, &[])
         };
         let invalid = |action, at| RuleRow {
@@ -295,7 +304,7 @@ mod tests {
              Pods: all pods of all namespaces (3 in the cluster, 1 on this node)\n\
              Egress rules in order; the first match decides:\n  \
              egress[0]: deny everything to 169.254.169.254/32\n  \
-             egress[1] control plane: pass everything to nodes (2 nodes)\n  \
+             egress[1] control plane: pass everything to nodes (2 nodes, does not fit into the map)\n  \
              egress[2]: accept nothing (not valid: to: has no entry)\n  \
              egress[3]: deny everything (not valid: to: has no entry)\n"
         );

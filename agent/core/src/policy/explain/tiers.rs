@@ -6,7 +6,7 @@ use sluice_abi::PolicyDirection;
 
 use super::super::selection::subject_selects;
 use super::super::{DenyingRule, RuleName, Verdict, describe};
-use super::{Flow, Peer, admits, distance};
+use super::{Flow, Peer};
 use crate::index::Index;
 use crate::model::{
     self, ClusterNetworkPolicy, ClusterRule, ObjectName, Pod, PolicyPeer, PolicyPort, PortSpec,
@@ -47,6 +47,15 @@ impl<'a> Tier<'a> {
     /// Names of the policies.
     pub fn names(&self) -> impl Iterator<Item = ObjectName> {
         self.0.iter().map(|(policy, _)| policy.object_name())
+    }
+
+    /// The peers of valid rules that do not accept, with their policies.
+    pub fn not_accepted(&self) -> impl Iterator<Item = (&'a ClusterNetworkPolicy, &'a PolicyPeer)> {
+        self.0.iter().flat_map(|(policy, rules)| {
+            let rules = rules.iter().filter(|rule| rule.is_valid());
+            let rules = rules.filter(|rule| rule.action != RuleAction::Accept);
+            rules.flat_map(|rule| &rule.matches.peers).map(|peer| (*policy, peer))
+        })
     }
 
     /// What the tier decides, or the next one.
@@ -100,7 +109,7 @@ impl Flow<'_> {
         let is_uncertain = self.peer.is_uncertain(self.index);
         let own = Arc::default();
         let of_peer = |peer: &PolicyPeer| {
-            if distance(self.index, &own, peer, self.peer) == 0 {
+            if self.distance(&own, peer) == 0 {
                 Match::Yes
             } else if is_uncertain && matches!(peer, PolicyPeer::Pods { .. }) {
                 Match::Maybe
@@ -112,7 +121,7 @@ impl Flow<'_> {
         let is_egress = self.query.direction == PolicyDirection::Egress;
         let of_port = |port: &PolicyPort| {
             let is_name = matches!(port.ports, PortSpec::Name(_));
-            if admits(port, self.query, &named) {
+            if self.admits(port, &named) {
                 Match::Yes
             } else if is_uncertain
                 && is_egress

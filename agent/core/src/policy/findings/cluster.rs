@@ -10,6 +10,7 @@ use super::super::pods::Pods;
 use super::super::selection::subject_selects;
 use super::super::term::{GroupKey, Term};
 use super::super::{Finding, FindingReason};
+use super::Checks;
 use crate::index::Index;
 use crate::model::{
     ClusterNetworkPolicy, ClusterRule, Kind, PolicyPeer, PortSpec, Protocol, RuleAction,
@@ -20,12 +21,12 @@ pub fn finding(policy: &ClusterNetworkPolicy, reason: FindingReason, text: Strin
     Finding { kind: Kind::ClusterNetworkPolicy, object: policy.object_name(), reason, text }
 }
 
-/// Problems of one policy, given the pods that exist; with or without warnings.
+/// Problems of one policy, given the pods that exist.
 pub fn check(
     index: &Index,
     pods: &Pods,
     policy: &ClusterNetworkPolicy,
-    warnings: bool,
+    Checks { warnings, port_names }: Checks,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |reason, text| findings.push(finding(policy, reason, text));
@@ -54,7 +55,7 @@ pub fn check(
                 add(FindingReason::InvalidPart, format!("{field}: {problem}: {effect}"));
                 continue;
             }
-            for name in names(rule) {
+            for name in names(rule).into_iter().filter(|_| port_names) {
                 let has = |group: &GroupKey| group.ports.iter().any(|port| port.name == *name);
                 let (defined, who) = match direction {
                     PolicyDirection::Ingress => {

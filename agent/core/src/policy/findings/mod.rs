@@ -10,9 +10,9 @@ use sluice_abi::PolicyDirection;
 use super::compiler::Policies;
 use super::describe;
 use super::pods::Pods;
-use super::subjects::Standing;
+use super::subjects::{Standing, pod_of};
 use super::term::{GroupKey, Term, Terms};
-use super::{Finding, FindingReason};
+use super::{Closing, Finding, FindingReason, KnownPods};
 use crate::index::Index;
 use crate::model::{
     Change, Kind, NetworkPolicy, Object, ObjectName, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
@@ -20,32 +20,30 @@ use crate::model::{
 
 impl Policies {
     /// Problems of all policies, and pods of this node that are closed because rows do not fit. Sorted;
-    /// the same until something changes. Warnings ([`FindingReason::is_warning`]) are left out.
-    pub fn findings(&self, index: &Index) -> Vec<Finding> {
+    /// the same until something changes. Warnings ([`FindingReason::is_warning`]) are left out, and what
+    /// depends on pods that are not known.
+    pub fn findings(&self, index: &Index, known: KnownPods) -> Vec<Finding> {
         let mut findings = BTreeSet::new();
+        let checks = Checks { warnings: false, port_names: known == KnownPods::OfCluster };
         for policy in index.network_policies() {
-            findings.extend(check(index, &self.pods, policy, false));
+            findings.extend(check(index, &self.pods, policy, checks));
         }
         for policy in index.cluster_network_policies() {
-            findings.extend(cluster::check(index, &self.pods, policy, false));
+            findings.extend(cluster::check(index, &self.pods, policy, checks));
         }
         for (lease, standing) in self.subjects.iter() {
-            let (Some(name), Standing::Judged(ends)) = (&lease.name, standing) else { continue };
+            let (Some(pod), Standing::Judged(ends)) = (pod_of(index, lease), standing) else {
+                continue;
+            };
             for direction in PolicyDirection::ALL {
-                let table = ends[direction as usize];
-                let Some(reason) = table.and_then(|table| self.tables.closed(table)) else {
+                let closing = |table| self.closing_of(index, pod, direction, table);
+                let Some(Closing { reason, text, .. }) = ends[direction as usize].and_then(closing)
+                else {
                     continue;
                 };
-                let direction = describe::direction(direction);
-                let text = match reason {
-                    FindingReason::Collision => format!(
-                        "{direction} is closed: rules have the same id as others; change a rule"
-                    ),
-                    _ => format!(
-                        "{direction} is closed: the rows of its policies do not fit into the maps"
-                    ),
-                };
-                findings.insert(Finding { kind: Kind::Pod, object: name.clone(), reason, text });
+                let text = format!("{} is closed: {text}", describe::direction(direction));
+                let object = pod.name.clone();
+                findings.insert(Finding { kind: Kind::Pod, object, reason, text });
             }
         }
         for term in self.networks.refused() {
@@ -105,8 +103,18 @@ fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (PolicyDirection, usize
     ingress.chain(egress)
 }
 
-/// Problems of one policy, given the pods that exist; with or without warnings.
-fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, warnings: bool) -> Vec<Finding> {
+/// What is checked besides parts that cannot match anything.
+#[derive(Clone, Copy)]
+struct Checks {
+    /// Selectors that match no pod.
+    warnings: bool,
+    /// Whether pods have the named ports. Requires that all pods of the cluster are known.
+    port_names: bool,
+}
+
+/// Problems of one policy, given the pods that exist.
+fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, checks: Checks) -> Vec<Finding> {
+    let Checks { warnings, port_names } = checks;
     let mut findings = Vec::new();
     let mut add = |reason, text| findings.push(finding(policy, reason, text));
     let namespace = &policy.name.namespace;
@@ -136,7 +144,7 @@ fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, warnings: bool) -> 
                     FindingReason::InvalidPart,
                     format!("{}: {text}: it matches nothing", field()),
                 ),
-                PortSpec::Name(name) => {
+                PortSpec::Name(name) if port_names => {
                     let name = (*protocol, Arc::clone(name));
                     let has = |group: &GroupKey| {
                         group.ports.iter().any(|p| (p.protocol, &p.name) == (name.0, &name.1))
@@ -195,8 +203,9 @@ pub fn check_all(objects: &[Object]) -> Vec<Finding> {
     for pod in index.pods() {
         pods.pod(&index, &pod.name, &Terms::default());
     }
-    let own = index.network_policies().flat_map(|policy| check(&index, &pods, policy, true));
+    let checks = Checks { warnings: true, port_names: true };
+    let own = index.network_policies().flat_map(|policy| check(&index, &pods, policy, checks));
     let cluster = index.cluster_network_policies();
-    let cluster = cluster.flat_map(|policy| cluster::check(&index, &pods, policy, true));
+    let cluster = cluster.flat_map(|policy| cluster::check(&index, &pods, policy, checks));
     own.chain(cluster).collect()
 }

@@ -24,13 +24,13 @@ fn table_that_does_not_fit_closes_its_pods_until_it_fits() {
     };
     assert_eq!(judge(&policies), Judgement::Deny);
     assert!(policies.rows().peers.is_empty());
-    let findings = policies.findings(&index);
+    let findings = policies.findings(&index, KnownPods::OfCluster);
     let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
     assert_eq!(named, [(Kind::Pod, "shop/db".to_owned(), FindingReason::Capacity)]);
     policies.limits = Limits::default();
     let steps = policies.update(&index, &PolicyDirty::default(), &local);
     assert_eq!((steps.len(), judge(&policies)), (1, Judgement::Pass));
-    assert!(policies.findings(&index).is_empty());
+    assert!(policies.findings(&index, KnownPods::OfCluster).is_empty());
 }
 
 #[test]
@@ -60,13 +60,14 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
     let mut index = Index::new(THIS_NODE);
     index.apply(Change::Apply(namespace()));
     index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
+    index.apply(Change::Apply(pod("far", &[], [10, 3, 0, 1])));
     index.apply(Change::Apply(Object::NetworkPolicy(own)));
     index.apply(Change::Apply(Object::ClusterNetworkPolicy(cluster)));
     let local = [lease("db", [10, 2, 0, 1])];
     let mut policies = Policies::default();
     policies.limits = Limits { networks: 0, ..Limits::default() };
     update(&mut policies, &mut index, &local);
-    let findings = policies.findings(&index);
+    let findings = policies.findings(&index, KnownPods::OfCluster);
     let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
     let capacity = |kind, name: &str| (kind, name.to_owned(), FindingReason::Capacity);
     let expected = [
@@ -79,6 +80,91 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
         policies.rows().judge(&local[0], PolicyDirection::Egress, peer.into(), 6, 80)
     };
     assert_eq!([egress([198, 51, 100, 7]), egress([1, 1, 1, 1])], [Judgement::Deny; 2]);
+    // As explained: the rule that does not fit, and what is closed by it.
+    let explain = |policies: &Policies, direction, pod: &str| {
+        let (pod, peer) = (ObjectName::new("shop", pod), [198, 51, 100, 7].into());
+        policies.explain(&index, &Query { pod, direction, peer, protocol: 6, port: 80 }).verdict
+    };
+    let own = "shop/own allows all ports from 198.51.100.0/24; the client has 198.51.100.7, but the \
+               block 198.51.100.0/24 does not fit into the map of networks";
+    let Verdict::Denied(near) = explain(&policies, PolicyDirection::Ingress, "db") else {
+        panic!("not denied")
+    };
+    assert_eq!(near.iter().map(|miss| &*miss.text).collect::<Vec<_>>(), [own]);
+    let closing = Closing {
+        reason: FindingReason::Capacity,
+        policy: Some(ObjectName::cluster("guard")),
+        text: "block 198.51.100.0/24 of guard does not fit into the map, and rules must not \
+               accept it"
+            .to_owned(),
+    };
+    let egress = || explain(&policies, PolicyDirection::Egress, "db");
+    assert_eq!(egress(), Verdict::Closed(closing.clone()));
+    let pod = &findings[0].text;
+    assert_eq!(*pod, format!("egress is closed: {}", closing.text));
+    assert!(!policies.has_addresses_of(&block()));
+    // The maps of this node are not those of another one.
+    let of_other = explain(&policies, PolicyDirection::Ingress, "far");
+    assert!(matches!(of_other, Verdict::Allowed(_)), "{of_other:?}");
+}
+
+#[test]
+fn peer_that_does_not_fit_is_not_explained_as_recognized() {
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(pod("web", &[("app", "web")], [10, 1, 0, 1])));
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    index.apply(Change::Apply(allow("db", "web")));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    policies.limits = Limits { classes: 0, ..Limits::default() };
+    update(&mut policies, &mut index, &local);
+    let query = Query {
+        pod: ObjectName::new("shop", "db"),
+        direction: PolicyDirection::Ingress,
+        peer: [10, 1, 0, 1].into(),
+        protocol: 6,
+        port: 80,
+    };
+    let Explanation { peers, verdict, .. } = policies.explain(&index, &query);
+    let Verdict::Denied(near) = verdict else { panic!("{verdict:?}") };
+    let text = "shop/db allows all ports from app=web; the client 10.1.0.1 is a pod that does not \
+                fit into the map of peers";
+    assert_eq!((peers.len(), &*near[0].text), (1, text));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(96), failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn explanations_of_full_maps_agree_with_the_rows(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        limits in (0..40usize, 0..40usize, 0..20usize, 0..10usize),
+    ) {
+        let mut index = Index::new(THIS_NODE);
+        objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
+        let mut policies = Policies::default();
+        let (peers, ports, networks, classes) = limits;
+        policies.limits = Limits { peers, ports, networks, classes };
+        update(&mut policies, &mut index, &local);
+        let rows = policies.rows();
+        for pod in &local {
+            let Some(name) = &pod.name else { continue };
+            for direction in PolicyDirection::ALL {
+                for peer in generate::policy_peers() {
+                    for (protocol, port) in generate::policy_probes() {
+                        let query = Query { pod: name.clone(), direction, peer, protocol, port };
+                        let verdict = policies.explain(&index, &query).verdict;
+                        let allowed = matches!(verdict, Verdict::Allowed(_) | Verdict::NotIsolated);
+                        let judged = rows.judge(pod, direction, peer, protocol, port);
+                        prop_assert_eq!(
+                            allowed, judged == Judgement::Pass, "{:?}: {:?}", query, verdict
+                        );
+                    }
+                }
+            }
+        }
+    }
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! The maps of policies: order of writes, failures, restarts, repairs.
 
 mod drops;
+mod findings;
 mod maps;
 mod writes;
 
@@ -369,23 +370,4 @@ async fn programs_and_configuration_wait_for_the_policies() {
         assert_eq!(receives(&mut harness, 7, "203.0.113.1"), Judgement::Deny);
         assert!(super::ready_flag(&mut harness) && harness.state().ready());
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn policy_that_cannot_work_as_written_is_named_and_closes() {
-    let mut harness = running(&[OBJECTS]).await;
-    let policy = DB.replace("port: 5432", "port: 5432, endPort: 80");
-    harness.send(lists(objects(&[OBJECTS, &policy]))).await;
-    harness.run_for(RESYNC).await;
-    let found = harness.findings();
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("shop/db EmptyPortRange: "), "{found:?}");
-    let (status, message) = harness.status(Concern::PolicyFindings);
-    assert_eq!(status, Status::Degraded);
-    assert!(message.starts_with("NetworkPolicy shop/db: "), "{message}");
-    assert_eq!(receives(&mut harness, 7, "10.244.1.8"), Judgement::Deny);
-    harness.send(lists(objects(&[OBJECTS, DB]))).await;
-    harness.run_for(RESYNC).await;
-    assert_eq!(harness.condition(Concern::PolicyFindings), None);
-    assert_eq!(harness.findings(), Vec::<String>::new());
 }
