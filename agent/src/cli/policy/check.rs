@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_yaml::{Mapping, Value};
 use sluice_core::model::{Kind, Namespace, Object};
 use sluice_core::policy::{FindingReason, check_all};
@@ -82,7 +82,7 @@ fn check(files: &[(String, Vec<u8>)]) -> Vec<ProblemRow> {
     let mut problems = Vec::new();
     let mut objects = Vec::new();
     for (file, text) in files {
-        match folder::parse(text) {
+        match folder::parse_with(text, pod_of_workload) {
             Ok(found) => objects.extend(found),
             Err(e) => problems.push(ProblemRow {
                 object: file.clone(),
@@ -91,7 +91,6 @@ fn check(files: &[(String, Vec<u8>)]) -> Vec<ProblemRow> {
                 problem: sluice_bpf::error_chain(&e),
             }),
         }
-        objects.extend(pods_of_workloads(text));
     }
     add_namespaces(&mut objects);
     let has_pods = objects.iter().any(|object| object.kind() == Kind::Pod);
@@ -109,27 +108,10 @@ fn check(files: &[(String, Vec<u8>)]) -> Vec<ProblemRow> {
     problems
 }
 
-/// A Pod for each workload, with the name of the workload.
-fn pods_of_workloads(text: &[u8]) -> Vec<Object> {
-    let documents = serde_yaml::Deserializer::from_slice(text);
-    // An error is repeated without end.
-    let values = documents.map_while(|document| Value::deserialize(document).ok());
-    let mut pods = Vec::new();
-    for value in values {
-        collect(&value, &mut pods);
-    }
-    pods
-}
-
-fn collect(value: &Value, pods: &mut Vec<Object>) {
-    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
-    if let Some(items) = value.get("items").and_then(Value::as_sequence) {
-        items.iter().for_each(|item| collect(item, pods));
-        return;
-    }
-    let Some((_, path)) = TEMPLATES.iter().find(|(name, _)| *name == kind) else { return };
-    let template = path.iter().try_fold(value, |value, field| value.get(field));
-    let Some(template) = template else { return };
+/// A Pod of a workload, with the name of the workload.
+fn pod_of_workload(kind: &str, value: Value) -> Option<Object> {
+    let (_, path) = TEMPLATES.iter().find(|(name, _)| *name == kind)?;
+    let template = path.iter().try_fold(&value, |value, field| value.get(field))?;
     let mut metadata = Mapping::new();
     let fields = [
         ("name", value.pointer(["metadata", "name"])),
@@ -144,7 +126,7 @@ fn collect(value: &Value, pods: &mut Vec<Object>) {
     let mut pod = Mapping::new();
     pod.insert("metadata".into(), metadata.into());
     pod.insert("spec".into(), template.get("spec").cloned().unwrap_or_default());
-    pods.extend(convert::object(Kind::Pod, Value::from(pod)));
+    convert::object(Kind::Pod, Value::from(pod)).ok()
 }
 
 /// A field below others.
@@ -246,7 +228,8 @@ spec:
                 yaml = format!("{{{field}: {yaml}}}");
             }
             let yaml = format!("{{kind: {kind}, metadata: {{name: x}}, {}", &yaml[1..]);
-            let pods = pods_of_workloads(format!("kind: List\nitems: [{yaml}]").as_bytes());
+            let list = format!("kind: List\nitems: [{yaml}]");
+            let pods = folder::parse_with(list.as_bytes(), pod_of_workload).unwrap();
             let [Object::Pod(pod)] = &pods[..] else { panic!("{kind}: {pods:?}") };
             assert_eq!(pod.labels.get("app"), Some("db"));
             assert_eq!(pod.name.to_string(), "default/x");
