@@ -39,6 +39,8 @@ pub enum Reason {
     FailedToStartServiceHealthcheck,
     /// An endpoint has an address that cannot be routed to.
     InvalidEndpointAddress,
+    /// A node has no port for source translation.
+    NoSnatPort,
     /// A problem of a NetworkPolicy or ClusterNetworkPolicy.
     Policy(FindingReason),
 }

@@ -34,6 +34,7 @@ mod observe;
 mod paths;
 mod reconcile;
 mod run;
+mod signals;
 pub mod source;
 mod source_ports;
 mod state;

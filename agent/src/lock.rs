@@ -59,6 +59,18 @@ impl Lock {
     /// # Errors
     /// Another process holds it, or the file is not accessible.
     pub fn take(dir: &Path, wait: Duration) -> Result<Lock, LockError> {
+        Lock::take_unless(dir, wait, || false)
+    }
+
+    /// As [`Lock::take`], and ends the wait when this process is to stop.
+    ///
+    /// # Errors
+    /// Another process holds it, or the file is not accessible.
+    pub fn take_unless(
+        dir: &Path,
+        wait: Duration,
+        is_stopping: impl Fn() -> bool,
+    ) -> Result<Lock, LockError> {
         let path = dir.join(FILE);
         let fail = |source| LockError::Io { path: path.clone(), source };
         fs::create_dir_all(dir).map_err(fail)?;
@@ -75,7 +87,7 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::Error(e)) => return Err(fail(e)),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline && !is_stopping() => {
                     thread::sleep(INTERVAL);
                 }
                 Err(TryLockError::WouldBlock) => {
@@ -141,6 +153,16 @@ mod tests {
             second.join().unwrap()
         });
         assert!(second.is_ok());
+    }
+
+    #[test]
+    fn process_that_is_to_stop_does_not_wait_for_the_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = Lock::take(dir.path(), Duration::ZERO).unwrap();
+        let started = Instant::now();
+        let second = Lock::take_unless(dir.path(), 10 * WAIT, || true);
+        assert!(matches!(second, Err(LockError::Held { .. })), "{second:?}");
+        assert!(started.elapsed() < WAIT);
     }
 
     #[test]

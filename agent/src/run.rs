@@ -11,7 +11,6 @@ use futures::future::{BoxFuture, join_all};
 use sluice_core::diff::Capacity;
 use sluice_core::model::Kind;
 use sluice_pod::lease::Store;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::conditions::Concern;
@@ -29,6 +28,7 @@ use crate::notices::{self, CniStats};
 use crate::observe::{self, Health, Pending, metrics};
 use crate::paths::RUN_DIR;
 use crate::reconcile::Reconcilers;
+use crate::signals::{Signals, Stop};
 use crate::state::{Cause, State};
 use crate::watches::Watches;
 use crate::{api, drops, findings, first_lists, health_checks, source, version};
@@ -48,45 +48,48 @@ const LIVENESS: [Concern; 4] =
 /// cannot be opened.
 pub fn run(config: Config) -> anyhow::Result<()> {
     heap::use_one_arena();
+    let signals = Signals::block().context("block signals")?;
     // One thread for the event loop and the command line's socket. Each further one costs memory on every
     // node: only work that must go on while the loop is busy has one.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, signals))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
     tracing::info!(
         version = version::VERSION,
         revision = version::REVISION,
         node = %config.node_name,
         "sluice agent started"
     );
+    let (events, mut queue) = mpsc::channel(QUEUE);
+    let to_loop = events.clone();
+    let stop = signals
+        .receive(move || drop(to_loop.blocking_send(Event::Stop)))
+        .context("start the thread of signals")?;
     let cgroup_root = check_requirements(&config)?;
-    let _lock = Lock::take(Path::new(RUN_DIR), lock::WAIT)?;
+    let _lock = Lock::take_unless(Path::new(RUN_DIR), lock::WAIT, || stop.is_set())?;
     withdraw_cni_config(&config)?;
     let flow_stats = FlowStats::default();
     flow_stats.capacity.set(i64::from(config.flows));
     flow_stats.limit_of_a_pod.set(i64::from(config.flows_per_pod));
-    let (events, mut queue) = mpsc::channel(QUEUE);
     let watches = Watches::default();
     let (findings, found) = findings::queue();
     source::spawn(config.clone(), events.clone(), Event::Objects, watches.clone(), found).await?;
-    watch_signals(&events)?;
     let mut state = State::new(config.clone(), Instant::now());
     let mut sizes =
         Sizes { flows: config.flows, least: Capacity::initial(config.initial_capacity) };
     if !pins::exist() {
         first_lists::receive(&mut state, &mut queue).await;
-        if state.stopped() {
-            tracing::info!("sluice agent stopped before anything was loaded");
-            return Ok(());
-        }
         sizes.least = first_lists::capacity(&mut state, sizes.least);
     }
-    let loaded = load_programs(&sizes)?;
+    let Some(loaded) = load_programs(&sizes, &stop)? else {
+        tracing::info!("sluice agent stopped before the programs were loaded");
+        return Ok(());
+    };
 
     let health = Arc::new(Health::default());
     let cni_stats = CniStats::default();
@@ -112,7 +115,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         cgroup_root,
         run_dir: PathBuf::from(RUN_DIR),
     };
-    let kernel = LinuxKernel::open(paths, sizes, Box::new(health_checks))?;
+    let kernel = LinuxKernel::open(paths, sizes, stop, Box::new(health_checks))?;
     state.set_capacity(sizes::pinned()?);
     if loaded.takes_over_from.is_some() {
         state.take_over_later();
@@ -154,9 +157,16 @@ fn withdraw_cni_config(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_programs(sizes: &Sizes) -> anyhow::Result<load::Loaded> {
+/// Loads the programs, unless the agent is to stop.
+fn load_programs(sizes: &Sizes, stop: &Stop) -> anyhow::Result<Option<load::Loaded>> {
     let started = Instant::now();
-    let loaded = load::load(sizes)?;
+    if stop.is_set() {
+        return Ok(None);
+    }
+    let loaded = match load::load(sizes, stop) {
+        Err(load::LoadError::Stopping) => return Ok(None),
+        result => result?,
+    };
     heap::trim();
     tracing::info!(
         maps_kept = loaded.maps_kept,
@@ -171,7 +181,7 @@ fn load_programs(sizes: &Sizes) -> anyhow::Result<load::Loaded> {
     );
     #[cfg(feature = "program-log")]
     crate::kernel::linux::program_log::spawn()?;
-    Ok(loaded)
+    Ok(Some(loaded))
 }
 
 /// Health, metrics and `servers`, on their own thread.
@@ -227,18 +237,6 @@ fn watch_dirs(config: &Config, events: mpsc::Sender<Event>) {
             }
         }
     });
-}
-
-fn watch_signals(events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind)?;
-        let events = events.clone();
-        tokio::spawn(async move {
-            signals.recv().await;
-            let _ = events.send(Event::Stop).await;
-        });
-    }
-    Ok(())
 }
 
 /// Copies a snapshot of the state to the health and metrics servers.

@@ -1,7 +1,8 @@
 //! The CNI binary and the CNI configuration, which make the container runtime use Sluice.
 //!
 //! The configuration makes a node Ready, so it is written last: the tables are written, the uplink
-//! has its programs, the programs have their configuration.
+//! has its programs, the programs have their configuration. A part that is degraded does not keep a node from
+//! being Ready: its pods have their network and their policies, and a condition says what they lack.
 
 use std::path::Path;
 
@@ -22,7 +23,7 @@ const CNI_VERSION: &str = "1.0.0";
 /// GC and STATUS, which answers without the agent.
 const CNI_VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
-/// What has to be in its desired state before the configuration is written.
+/// What has to be in the kernel before the configuration is written, as far as it can be.
 const AFTER: [Concern; 6] = [
     Concern::Pins,
     Concern::HostState,
@@ -66,7 +67,7 @@ impl Reconciler for ReconcileCniFiles {
         let subnet = subnet(state);
         // Named first: everything else waits for it.
         let is_missing = state.listed(Kind::Node) && state.this_node().is_none();
-        let connects = state.policies_written() && !state.conditions.any(&AFTER);
+        let connects = state.policies_written() && !state.conditions.any_pending(&AFTER);
         if !is_missing && !connects {
             return Err(NotReconciled::Waiting("pods cannot be connected yet"));
         }

@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 
 use sluice_abi::{Addr, Family, NodeConfig, PortRange, node_flags};
+use sluice_core::ObjectName;
+use sluice_core::model::Kind;
 use sluice_core::table::{NodeConfigs, Table, Write};
 use sluice_pod::GATEWAY;
 
 use super::{NO_UPLINK, NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::config::Config;
+use crate::findings::{Finding, Reason};
 use crate::host::{HostState, Uplink};
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -53,11 +56,13 @@ impl Reconciler for ReconcileNodeConfig {
             kernel.write(&write)?;
         }
         if desired.snat_ports.iter().all(PortRange::is_empty) {
-            let (low, high) = ephemeral;
-            let message = format!(
-                "no port is left for masquerading: net.ipv4.ip_local_port_range is {low}-{high}; \
-                 reduce it, or set --snat-ports"
-            );
+            let message = no_ports(ephemeral);
+            state.report(Finding {
+                kind: Kind::Node,
+                object: ObjectName::cluster(state.config().node_name.as_str()),
+                reason: Reason::NoSnatPort,
+                message: message.clone(),
+            });
             return Err(NotReconciled::Degraded(message));
         }
         lost.map_or(Ok(()), |message| Err(NotReconciled::Degraded(message)))
@@ -95,6 +100,13 @@ fn keep_address(desired: &mut NodeConfig, actual: &NodeConfig) -> bool {
         desired.addrs[v4] = actual.addrs[v4];
     }
     lost
+}
+
+fn no_ports((low, high): (u16, u16)) -> String {
+    format!(
+        "no port is left for masquerading: net.ipv4.ip_local_port_range is {low}-{high}. Packets that need \
+         one are dropped (no_snat_port); reduce the range, or set --snat-ports"
+    )
 }
 
 fn lost_address(uplink: &Uplink, actual: &NodeConfig) -> String {

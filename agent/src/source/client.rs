@@ -19,7 +19,7 @@ use futures::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Uri};
 use kube::client::{Body, ClientBuilder};
 use sluice_bpf::error_chain;
 use tokio::sync::{Mutex, watch};
@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::api_server::{Access, ApiServerError, Fallback};
+use super::restored::{self, Silence};
 use super::retry::Retries;
 use super::transport::{self, Transport};
 use crate::config::ApiAccess;
@@ -56,6 +57,7 @@ struct Shared {
     /// Hash of address and certificates.
     peer: watch::Sender<u64>,
     retries: Retries,
+    silent_after: Duration,
 }
 
 /// What the current transport was built from.
@@ -77,6 +79,7 @@ impl From<&Access> for Loaded {
 struct Requests {
     connection: Connection,
     state: WatchState,
+    silence: Silence,
 }
 
 impl Connection {
@@ -84,7 +87,11 @@ impl Connection {
     ///
     /// # Errors
     /// They are missing or not valid.
-    pub async fn open(access: ApiAccess, retries: Retries) -> Result<Connection, ApiServerError> {
+    pub async fn open(
+        access: ApiAccess,
+        retries: Retries,
+        silent_after: Duration,
+    ) -> Result<Connection, ApiServerError> {
         let loaded = Access::load(&access).await?;
         let current = RwLock::new(transport::new(&loaded.config)?);
         let file = access.kubelet_conf.display();
@@ -104,6 +111,7 @@ impl Connection {
             loaded: Mutex::new(Loaded::from(&loaded)),
             peer: watch::Sender::new(loaded.peer),
             retries,
+            silent_after,
         }));
         tokio::spawn(connection.clone().follow_files());
         Ok(connection)
@@ -111,7 +119,8 @@ impl Connection {
 
     /// A client whose requests are those of one watch.
     pub fn client(&self, state: WatchState) -> kube::Client {
-        let requests = Requests { connection: self.clone(), state };
+        let silence = Silence::new(self.0.silent_after);
+        let requests = Requests { connection: self.clone(), state, silence };
         ClientBuilder::new(requests, "default").build()
     }
 
@@ -172,11 +181,14 @@ impl Connection {
         &self,
         request: Request<Body>,
         state: &WatchState,
+        silence: Silence,
     ) -> Result<Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError> {
         let watch = is_watch(&request);
+        if watch && silence.is_set() && self.is_ahead(request.uri(), state, &silence).await {
+            return Ok(restored::expired());
+        }
         let peer = self.0.peer.subscribe();
-        let transport = self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let response = match timeout(HEADER_TIMEOUT, transport.oneshot(request)).await {
+        let response = match timeout(HEADER_TIMEOUT, self.transport().oneshot(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 self.reload(false).await;
@@ -196,9 +208,42 @@ impl Connection {
             }
             _ => {}
         }
-        let idle = if watch { WATCH_IDLE } else { LIST_IDLE };
-        let (state, peer) = (state.clone(), peer);
-        Ok(response.map(|body| observed(body, watch, idle, state, peer)))
+        let silence = (watch && response.status().is_success()).then_some(silence);
+        Ok(response.map(|body| observed(body, watch, silence, state.clone(), peer)))
+    }
+
+    fn transport(&self) -> Transport {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the watch that a request resumes knows a later version than the server has.
+    async fn is_ahead(&self, watch: &Uri, state: &WatchState, silence: &Silence) -> bool {
+        let Some(known) = restored::resumed_at(watch) else { return false };
+        // Without a response, the versions are compared when the watch resumes the next time.
+        let Ok(Ok(server)) = timeout(HEADER_TIMEOUT, self.version(watch)).await else {
+            return false;
+        };
+        silence.clear();
+        let is_ahead = server.is_some_and(|server| server < known);
+        if is_ahead {
+            let (kind, server) = (state.kind(), server.unwrap_or_default());
+            tracing::warn!(
+                kind,
+                known,
+                server,
+                "the API server has an older state than this watch, as after a restore of etcd; listing again"
+            );
+        }
+        is_ahead
+    }
+
+    /// The present version of the server, of the objects that a request watches.
+    async fn version(&self, watch: &Uri) -> Result<Option<u64>, BoxError> {
+        let response = self.transport().oneshot(restored::version_request(watch)?).await?;
+        if !response.status().is_success() {
+            return Err(response.status().to_string().into());
+        }
+        Ok(restored::version(&response.into_body().collect().await?.to_bytes()))
     }
 }
 
@@ -207,18 +252,20 @@ fn is_watch(request: &Request<Body>) -> bool {
     request.uri().query().is_some_and(|query| query.split('&').any(requests_watch))
 }
 
-/// The body of a response. Records that data arrives; ends when the peer is obsolete or silent.
+/// The body of a response. Records that data arrives, or that a watch was silent; ends when the peer is obsolete
+/// or does not respond.
 fn observed(
     body: UnsyncBoxBody<Bytes, BoxError>,
     watch: bool,
-    idle: Duration,
+    silence: Option<Silence>,
     state: WatchState,
     peer: watch::Receiver<u64>,
 ) -> UnsyncBoxBody<Bytes, BoxError> {
     let started = Instant::now();
+    let idle = if watch { WATCH_IDLE } else { LIST_IDLE };
     let frames = stream::unfold(
-        (body, state, peer, false),
-        move |(mut body, state, mut peer, ended)| async move {
+        (body, state, peer, silence, false, false),
+        move |(mut body, state, mut peer, silence, has_data, ended)| async move {
             if ended {
                 return None;
             }
@@ -233,6 +280,10 @@ fn observed(
                     Ok(()) = peer.changed() => (!watch).then(|| Err("address or credentials changed".into())),
                 }
             };
+            let is_end = frame.as_ref().is_none_or(Result::is_err);
+            if is_end && let Some(silence) = &silence {
+                silence.ended(started.elapsed(), has_data);
+            }
             if watch && frame.is_none() && !peer.has_changed().unwrap_or(true) {
                 // kube asks again at once.
                 sleep_until(started + SHORTEST_WATCH).await;
@@ -241,8 +292,8 @@ fn observed(
             if frame.is_ok() {
                 state.received();
             }
-            let failed = frame.is_err();
-            Some((frame, (body, state, peer, failed)))
+            let has_data = has_data || !is_end;
+            Some((frame, (body, state, peer, silence, has_data, is_end)))
         },
     );
     StreamBody::new(frames).boxed_unsync()
@@ -258,7 +309,7 @@ impl Service<Request<Body>> for Requests {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Requests { connection, state } = self.clone();
-        Box::pin(async move { connection.send(request, &state).await })
+        let Requests { connection, state, silence } = self.clone();
+        Box::pin(async move { connection.send(request, &state, silence).await })
     }
 }

@@ -9,8 +9,8 @@
 //! ```
 //! `agents.rs` is for the command line on an operator's machine.
 //! `definition.rs` watches whether the cluster has ClusterNetworkPolicies.
-//! `api_server.rs` reads address and credentials, `transport.rs` connects, and `retry.rs` decides
-//! when a watch tries again.
+//! `api_server.rs` reads address and credentials, `transport.rs` connects, `retry.rs` decides
+//! when a watch tries again, and `restored.rs` whether it is ahead of the server.
 //! Kubernetes API types are used in this module only. A source runs as long as the agent: an error
 //! is logged once and retried, and the objects received before stay in force. It has its own thread, so
 //! that objects are parsed and timeouts of watches expire while the event loop is busy.
@@ -28,6 +28,7 @@ mod definition;
 mod object_events;
 #[cfg(test)]
 mod outages;
+mod restored;
 mod retry;
 mod transport;
 mod watch;
@@ -41,6 +42,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::api_server::ApiServerError;
 pub use self::folder::FolderError;
+use self::restored::SILENT_AFTER;
 use crate::config::{Config, Source};
 use crate::findings::{self, Finding};
 use crate::watches::Watches;
@@ -105,9 +107,9 @@ async fn start<E: Send + 'static>(
             tokio::spawn(findings::report(findings, |_| std::future::ready(())));
         }
         Source::Api(access) => {
+            let (node, pods) = (&config.node_name, config.watch_pods);
             let connection =
-                watch::spawn(access, &config.node_name, config.watch_pods, &events, event, watches)
-                    .await?;
+                watch::spawn(access, node, pods, &events, event, watches, SILENT_AFTER).await?;
             // Ends with the loop.
             let _task = object_events::spawn(&connection, config.events, findings);
         }

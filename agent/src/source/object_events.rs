@@ -103,7 +103,7 @@ async fn try_write(client: &kube::Client, finding: &Finding) -> Result<(), Write
 /// `apiVersion` and path of a kind that has Events.
 fn api(kind: Kind) -> Option<(&'static str, &'static str)> {
     match kind {
-        Kind::Service | Kind::Pod => Some(("v1", "api/v1")),
+        Kind::Service | Kind::Pod | Kind::Node => Some(("v1", "api/v1")),
         Kind::EndpointSlice => Some(("discovery.k8s.io/v1", "apis/discovery.k8s.io/v1")),
         Kind::NetworkPolicy => Some(("networking.k8s.io/v1", "apis/networking.k8s.io/v1")),
         Kind::ClusterNetworkPolicy => {
@@ -170,18 +170,20 @@ mod tests {
     use sluice_core::ObjectName;
     use sluice_core::policy::FindingReason;
 
+    use super::super::restored::SILENT_AFTER;
     use super::super::retry::Retries;
     use super::*;
     use crate::config::ApiAccess;
     use crate::findings::Reason;
 
-    /// A server with a Service and a ClusterNetworkPolicy, and how a node reaches it.
+    /// A server with a Service, a ClusterNetworkPolicy and a Node, and how a node reaches it.
     fn cluster() -> (ApiServer, ApiAccess, tempfile::TempDir) {
         let server = ApiServer::start();
         let metadata = json!({"namespace": "shop", "name": "web", "uid": "u1"});
         server.apply(json!({"kind": "Service", "apiVersion": "v1", "metadata": metadata}));
         let metadata = json!({"name": "no-metadata", "uid": "u2"});
         server.apply(json!({"kind": "ClusterNetworkPolicy", "metadata": metadata}));
+        server.apply(json!({"kind": "Node", "metadata": {"name": "n1", "uid": "u3"}}));
         let dir = tempfile::tempdir().unwrap();
         let kubeconfig = dir.path().join("kubeconfig");
         let config = json!({
@@ -201,7 +203,8 @@ mod tests {
 
     /// Reports findings as a node does.
     async fn report(access: &ApiAccess, enabled: bool, sent: Vec<Finding>) {
-        let connection = Connection::open(access.clone(), Retries::new(|| 0.5)).await.unwrap();
+        let connection =
+            Connection::open(access.clone(), Retries::new(|| 0.5), SILENT_AFTER).await.unwrap();
         let (findings, found) = findings::queue();
         findings.send(sent);
         drop(findings);
@@ -233,19 +236,33 @@ mod tests {
     #[tokio::test]
     async fn event_on_a_cluster_wide_object_is_in_the_default_namespace() {
         let (server, access, _dir) = cluster();
-        let finding = Finding {
-            kind: Kind::ClusterNetworkPolicy,
-            object: ObjectName::cluster("no-metadata"),
-            reason: Reason::Policy(FindingReason::InvalidPart),
+        let finding = |kind, name, reason| Finding {
+            kind,
+            object: ObjectName::cluster(name),
+            reason,
             message: "egress[0]".to_owned(),
         };
-        report(&access, true, vec![finding]).await;
-        let event = server.get("Event", "default", "no-metadata.sluice-invalidpart").unwrap();
-        let expected = json!({
-            "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
-            "name": "no-metadata", "uid": "u2",
-        });
-        assert_eq!(event["involvedObject"], expected);
+        let invalid = Reason::Policy(FindingReason::InvalidPart);
+        let findings = vec![
+            finding(Kind::ClusterNetworkPolicy, "no-metadata", invalid),
+            finding(Kind::Node, "n1", Reason::NoSnatPort),
+        ];
+        report(&access, true, findings).await;
+        for (event, api_version, kind, name, uid) in [
+            (
+                "no-metadata.sluice-invalidpart",
+                "policy.networking.k8s.io/v1alpha2",
+                "ClusterNetworkPolicy",
+                "no-metadata",
+                "u2",
+            ),
+            ("n1.sluice-nosnatport", "v1", "Node", "n1", "u3"),
+        ] {
+            let event = server.get("Event", "default", event).unwrap();
+            let expected =
+                json!({"apiVersion": api_version, "kind": kind, "name": name, "uid": uid});
+            assert_eq!(event["involvedObject"], expected);
+        }
     }
 
     #[test]

@@ -203,7 +203,8 @@ fn with_timeout(config: watcher::Config) -> watcher::Config {
     config.timeout(least + (random() * f64::from(more)) as u32)
 }
 
-/// Starts all watches. Returns the connection that they share.
+/// Starts all watches. Returns the connection that they share. A watch without data is compared with the server
+/// after the time `silent_after`.
 ///
 /// # Errors
 /// Address or credentials are missing or not valid.
@@ -214,9 +215,10 @@ pub async fn spawn<E: Send + 'static>(
     events: &mpsc::Sender<E>,
     event: fn(Change) -> E,
     watches: &Watches,
+    silent_after: Duration,
 ) -> Result<Connection, ApiServerError> {
     let retries = Retries::new(random);
-    let connection = Connection::open(access.clone(), retries.clone()).await?;
+    let connection = Connection::open(access.clone(), retries.clone(), silent_after).await?;
     let sink = Sink { events: events.clone(), event };
     let common = Common { connection: connection.clone(), retries, watches: watches.clone(), sink };
     let all = watcher::Config::default();

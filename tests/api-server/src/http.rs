@@ -193,6 +193,7 @@ struct Watch {
     next_bookmark: Option<Clock>,
     first: Option<String>,
     ended: bool,
+    generation: u64,
     _counted: Counted,
 }
 
@@ -206,6 +207,7 @@ fn watch_response(shared: &Arc<Shared>, scope: Scope, parameters: &Parameters) -
         next_bookmark: bookmarks.then(|| Clock::now() + shared.bookmarks),
         first: None,
         ended: false,
+        generation: shared.store.generation(),
         _counted: Counted::new(shared),
         shared: Arc::clone(shared),
         scope,
@@ -239,7 +241,8 @@ impl Watch {
         let mut version = self.shared.store.subscribe();
         let mut fault = self.shared.fault.subscribe();
         loop {
-            if self.ended || matches!(*fault.borrow_and_update(), Fault::Status(_)) {
+            let is_old = self.generation != self.shared.store.generation();
+            if self.ended || is_old || matches!(*fault.borrow_and_update(), Fault::Status(_)) {
                 return None;
             }
             version.borrow_and_update();
@@ -265,7 +268,9 @@ impl Watch {
                 () = tokio::time::sleep_until(self.deadline) => return None,
                 () = tokio::time::sleep_until(bookmark_at) => {
                     self.next_bookmark = Some(Clock::now() + self.shared.bookmarks);
-                    return Some(bookmark(self.since, false));
+                    if self.shared.store.has_reached(self.since) {
+                        return Some(bookmark(self.since, false));
+                    }
                 }
             }
         }

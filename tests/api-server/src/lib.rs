@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub use self::store::Backup;
 use self::store::Store;
 pub use self::tls::Authority;
 
@@ -224,6 +225,22 @@ impl ApiServer {
     /// running watch too.
     pub fn compact(&self) {
         self.shared.store.compact();
+    }
+
+    /// The objects and the version, for [`ApiServer::restore`].
+    pub fn backup(&self) -> Backup {
+        self.shared.store.backup()
+    }
+
+    /// Returns to the state of a backup, as servers do whose etcd was restored. Running watches end. One that
+    /// resumes at a later version gets neither events nor bookmarks until that version is reached.
+    pub fn restore(&self, backup: &Backup) {
+        self.shared.store.restore(backup);
+    }
+
+    /// Ends all watches that run, as at their timeout.
+    pub fn end_watches(&self) {
+        self.shared.store.end_watches();
     }
 
     /// Starts or ends a fault.

@@ -76,6 +76,13 @@ pub(crate) struct Page {
     pub(crate) last: Option<Key>,
 }
 
+/// Objects with their version.
+#[derive(Debug)]
+pub struct Backup {
+    objects: BTreeMap<String, BTreeMap<Key, Arc<Object>>>,
+    version: u64,
+}
+
 /// The requested changes are not kept any more.
 pub(crate) struct Gone;
 
@@ -84,6 +91,8 @@ struct Inner {
     objects: BTreeMap<String, BTreeMap<Key, Arc<Object>>>,
     changes: VecDeque<Change>,
     version: u64,
+    /// Incremented when all watches end.
+    generation: u64,
 }
 
 impl Inner {
@@ -193,6 +202,36 @@ impl Store {
         self.version.send_replace(inner.version);
     }
 
+    pub(crate) fn backup(&self) -> Backup {
+        let inner = self.inner();
+        Backup { objects: inner.objects.clone(), version: inner.version }
+    }
+
+    pub(crate) fn restore(&self, backup: &Backup) {
+        let mut inner = self.inner();
+        inner.objects = backup.objects.clone();
+        inner.changes.clear();
+        inner.version = backup.version;
+        inner.generation += 1;
+        self.version.send_replace(inner.version);
+    }
+
+    pub(crate) fn end_watches(&self) {
+        let mut inner = self.inner();
+        inner.generation += 1;
+        self.version.send_replace(inner.version);
+    }
+
+    /// Watches of an earlier generation end.
+    pub(crate) fn generation(&self) -> u64 {
+        self.inner().generation
+    }
+
+    /// Whether the changes until a version have happened.
+    pub(crate) fn has_reached(&self, version: u64) -> bool {
+        version <= self.inner().version
+    }
+
     pub(crate) fn get(&self, resource: &str, key: &Key) -> Option<Arc<Object>> {
         self.inner().objects.get(resource)?.get(key).cloned()
     }
@@ -218,9 +257,13 @@ impl Store {
         page
     }
 
-    /// Events of a watch after version `since`, as lines of JSON, and the version that they reach.
+    /// Events of a watch after version `since`, as lines of JSON, and the version that they reach. A watch from a
+    /// version that does not exist yet has none.
     pub(crate) fn events(&self, scope: &Scope, since: u64) -> Result<(String, u64), Gone> {
         let inner = self.inner();
+        if since > inner.version {
+            return Ok((String::new(), since));
+        }
         let missing = usize::try_from(inner.version.saturating_sub(since)).unwrap_or(usize::MAX);
         let skip = inner.changes.len().checked_sub(missing).ok_or(Gone)?;
         let mut lines = String::new();

@@ -102,6 +102,28 @@ fn watch_from_forgotten_changes_is_gone() {
 }
 
 #[test]
+fn restored_server_sends_nothing_to_watches_that_are_ahead_and_ends_those_that_run() {
+    let server = ApiServer::builder().bookmarks(Duration::from_millis(20)).start();
+    server.apply(service("kept", json!({})));
+    let backup = server.backup();
+    let lost: Vec<_> =
+        (0..9).map(|n| server.apply(service(&format!("lost-{n}"), json!({})))).collect();
+    let ahead = lost[8];
+    let watch = |since: u64| {
+        let path = "/api/v1/services?watch=true&allowWatchBookmarks=true&timeoutSeconds=1";
+        open(&server, &format!("{path}&resourceVersion={since}"))
+    };
+    let mut running = events(watch(ahead));
+    assert_eq!(running.next().unwrap()["type"], "BOOKMARK");
+    server.restore(&backup);
+    // What was on its way are bookmarks.
+    assert!(running.all(|event| event["type"] == "BOOKMARK"));
+    server.apply(service("new", json!({})));
+    assert_eq!(events(watch(ahead)).next(), None);
+    assert_eq!(names(&get(&server, "/api/v1/services").1), ["kept", "new"]);
+}
+
+#[test]
 fn faults_begin_and_end() {
     let server = ApiServer::start();
     let mut watch = open(&server, "/api/v1/services?watch=1&resourceVersion=1");

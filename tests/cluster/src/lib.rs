@@ -12,6 +12,7 @@ mod agents;
 pub mod artefacts;
 pub mod capture;
 pub mod case;
+mod deletions;
 pub mod examples;
 mod kubectl;
 mod load;
@@ -23,12 +24,13 @@ mod wait;
 mod workload;
 
 pub use agents::ChangedAgents;
+pub use deletions::Deletions;
 pub use kubectl::{
     is_ready, kubectl, kubectl_finished, kubectl_json, rollout, try_kubectl, try_rollout,
 };
-pub use load::Load;
+pub use load::{Failure, Load};
 pub use namespace::Namespace;
 pub use node::{Node, OutsideHost, docker, nodes, sluice, workers};
 pub use skip::skip;
 pub use wait::eventually;
-pub use workload::{AGNHOST, client, client_on, replicas, server_on, service};
+pub use workload::{AGNHOST, client, client_on, host_server_on, replicas, server_on, service};

@@ -1,5 +1,7 @@
 //! Requests without pause, while a test changes the cluster.
 
+use std::time::{Duration, SystemTime};
+
 use crate::Namespace;
 
 /// Number of requests below which a load shows nothing.
@@ -11,12 +13,31 @@ pub struct Load<'a> {
     pod: &'a str,
 }
 
+/// A request that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// When it began.
+    pub began: SystemTime,
+    /// The error, or the start of the response.
+    pub error: String,
+}
+
+impl Failure {
+    /// A line of the log: `FAILED <seconds since 1970> <error>`.
+    fn parse(line: &str) -> Option<Failure> {
+        let (seconds, error) = line.strip_prefix("FAILED ")?.split_once(' ')?;
+        let since = Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?;
+        Some(Failure { began: SystemTime::UNIX_EPOCH + since, error: error.to_owned() })
+    }
+}
+
 /// Sends requests at a fixed rate, each on a new connection and independent of the others; arguments:
 /// address, requests per second.
 const AT_RATE: &str = "\
 import os, socket, sys, threading, time
 results = []
 def request():
+    began = time.time()
     try:
         s = socket.create_connection((sys.argv[1], 80), 3)
         s.settimeout(3)
@@ -24,9 +45,9 @@ def request():
         answer = b''
         while part := s.recv(4096):
             answer += part
-        results.append('ok' if b' 200 ' in answer[:20] else 'FAILED %r' % answer[:20])
+        results.append('ok' if b' 200 ' in answer[:20] else 'FAILED %.3f %r' % (began, answer[:20]))
     except OSError as error:
-        results.append('FAILED %.3f %r' % (time.time(), error))
+        results.append('FAILED %.3f %r' % (began, error))
 start, threads = time.monotonic(), []
 while not os.path.exists('/tmp/stop'):
     threads.append(threading.Thread(target=request))
@@ -71,6 +92,15 @@ impl<'a> Load<'a> {
         assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
     }
 
+    /// As [`Load::finish`], of requests of [`Load::at_rate`], with their times.
+    #[track_caller]
+    pub fn failures(self) -> Vec<Failure> {
+        self.finish()
+            .iter()
+            .map(|line| Failure::parse(line).unwrap_or_else(|| panic!("{line}")))
+            .collect()
+    }
+
     /// Ends the requests and returns the failed ones. Fails the test if there were too few.
     #[track_caller]
     pub fn finish(self) -> Vec<String> {
@@ -82,5 +112,18 @@ impl<'a> Load<'a> {
         assert!(ok.len() > ENOUGH, "{} requests are too few", ok.len());
         println!("{} requests, {} failed", ok.len() + failed.len(), failed.len());
         failed.into_iter().map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_has_the_time_at_which_the_request_began() {
+        let failure = Failure::parse("FAILED 12.250 ConnectionRefusedError(111)").unwrap();
+        assert_eq!(failure.began, SystemTime::UNIX_EPOCH + Duration::from_millis(12_250));
+        assert_eq!(failure.error, "ConnectionRefusedError(111)");
+        assert_eq!(Failure::parse("Traceback"), None);
     }
 }

@@ -40,6 +40,12 @@ pub fn server_on(name: &str, app: &str, node: &str) -> String {
     pod(name, app, Some(node), false, "[/agnhost, netexec, --http-port=8080, --udp-port=8080]")
 }
 
+/// As [`server_on`], on the host network and another TCP port.
+pub fn host_server_on(name: &str, app: &str, node: &str, port: u16) -> String {
+    let command = format!("[/agnhost, netexec, --http-port={port}, --udp-port={port}]");
+    pod(name, app, Some(node), true, &command)
+}
+
 /// A Deployment of netexec servers with a readiness probe.
 pub fn replicas(app: &str, count: usize) -> String {
     format!(

@@ -1,7 +1,11 @@
 //! Requests during a rolling update.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
-use cluster_tests::{Load, Namespace, client, client_on, replicas, rollout, service, workers};
+use std::time::Duration;
+
+use cluster_tests::{
+    Deletions, Load, Namespace, client, client_on, replicas, rollout, service, workers,
+};
 
 /// A new Pod before each removal, and a preStop hook longer than endpoint changes take.
 const PATCH: &str = r#"{"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
@@ -30,9 +34,15 @@ fn rolling_update_loses_no_request() {
 /// Restarts in an ordinary run; `SLUICE_RESTARTS=10` shows the aim, 0 of 15,000.
 const RESTARTS: u32 = 2;
 const RATE: u32 = 100;
+/// Half the time that the pods go on: an agent that learns of a deletion programs it within this time, also on
+/// a busy machine.
+const PROGRAMMING: Duration = Duration::from_millis(500);
 
 /// The pods end one second after their deletion, without a preStop hook. The EndpointSlice arrives
 /// after kubelet has begun to stop them, the Pod's deletionTimestamp before.
+///
+/// An API server that is more than half a second late is not a failure of the agents: a request may fail if
+/// another watch, beside theirs, had not received the deletion of a pod when it began.
 #[test]
 fn rolling_restarts_of_pods_that_end_after_a_second_lose_no_request() {
     let ns = Namespace::new("restarts");
@@ -49,20 +59,23 @@ fn rolling_restarts_of_pods_that_end_after_a_second_lose_no_request() {
     clients.iter().for_each(|client| drop(ns.ready(client, 1)));
     let address = ns.cluster_ip("web");
     let restarts = std::env::var("SLUICE_RESTARTS").ok().and_then(|n| n.parse().ok());
-    let restart = || {
-        // A client on each node: together they have the rate.
-        let loads = clients.map(|client| Load::at_rate(&ns, client, &address, RATE / 2));
-        for _ in 0..restarts.unwrap_or(RESTARTS) {
-            ns.kubectl(&["rollout", "restart", "deployment/web"]);
-            rollout(&ns.name, "deployment/web");
-        }
-        loads.into_iter().flat_map(Load::finish).collect::<Vec<String>>()
-    };
-    let mut failed = restart();
-    if (1..=2).contains(&failed.len()) && restarts.is_none() {
-        // On a busy machine the API server can be more than a second late; a defect shows again.
-        println!("repeated: {failed:?}");
-        failed = restart();
+    let restarts = restarts.unwrap_or(RESTARTS);
+    let deletions = Deletions::watch(&ns);
+    // A client on each node: together they have the rate.
+    let loads = clients.map(|client| Load::at_rate(&ns, client, &address, RATE / 2));
+    for _ in 0..restarts {
+        ns.kubectl(&["rollout", "restart", "deployment/web"]);
+        rollout(&ns.name, "deployment/web");
     }
+    let mut failed: Vec<_> = loads.into_iter().flat_map(Load::failures).collect();
+    // Without its reports, no failure would be excused, and the reason would be missing.
+    assert!(deletions.count() >= 2 * restarts as usize, "{} deletions", deletions.count());
+    failed.retain(|failure| match deletions.unknown_at(failure.began, PROGRAMMING) {
+        Some(pod) => {
+            println!("the deletion of {pod} was reported too late for {failure:?}");
+            false
+        }
+        None => true,
+    });
     assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
 }

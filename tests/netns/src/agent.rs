@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::node::{BIN_DIR, CONF_DIR};
 use crate::process::{Process, command_deadline, run};
-use crate::wait::deadline;
+use crate::wait::{deadline, scaled};
 use crate::{Namespaces, Node, Version, eventually};
 
 /// Address of the agent's health server.
@@ -131,11 +131,27 @@ impl Agent {
     /// pause between looks, so that it goes on for less than a millisecond.
     #[track_caller]
     pub fn kill_at(self, words: &[&str]) {
+        self.wait_line(words);
+        self.kill();
+    }
+
+    /// Sends SIGTERM as soon as this agent has logged one of these, as [`Agent::kill_at`] does; it must exit
+    /// with success within this time. Returns its log.
+    #[track_caller]
+    pub fn terminate_at(mut self, words: &[&str], within: Duration) -> String {
+        self.wait_line(words);
+        let (status, took) = self.process.terminate();
+        let log = self.log_of_this();
+        assert!(status.success() && took < scaled(within), "{status} after {took:?}: {log}");
+        log
+    }
+
+    fn wait_line(&self, words: &[&str]) {
         let start = Instant::now();
         loop {
             let log = self.log_of_this();
             if words.iter().any(|words| log.contains(words)) {
-                return self.kill();
+                return;
             }
             assert!(start.elapsed() < deadline(), "none of {words:?} in the log: {log}");
             thread::yield_now();

@@ -4,13 +4,13 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -187,6 +187,23 @@ impl Process {
     /// Whether the program is still running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends SIGTERM and waits for the exit; returns the status and the time that it took.
+    #[track_caller]
+    pub(crate) fn terminate(&mut self) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return (status, start.elapsed()),
+                None if start.elapsed() > command_deadline() => {
+                    panic!("{} goes on after SIGTERM", self.name)
+                }
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
     /// Sends SIGKILL and waits for the exit.

@@ -15,7 +15,7 @@ type Allowed = (&'static str, &'static [&'static str]);
 
 /// The data flow: `source -> event -> state -> reconcile -> kernel`; `view` and `observe` read, and `api`
 /// has the rows. It has no cycle.
-const MODULES: [Allowed; 26] = [
+const MODULES: [Allowed; 27] = [
     // Values and small services without dependencies.
     ("conditions", &[]),
     ("counters", &[]),
@@ -26,6 +26,7 @@ const MODULES: [Allowed; 26] = [
     ("lock", &[]),
     ("paths", &[]),
     ("version", &[]),
+    ("signals", &[]),
     ("watches", &[]),
     ("config", &["devices", "host", "paths", "source_ports"]),
     ("source_ports", &[]),
@@ -36,7 +37,7 @@ const MODULES: [Allowed; 26] = [
     ("source", &["config", "dir_watcher", "event", "findings", "paths", "watches"]),
     ("state", &["api::Call", "conditions", "config", "devices", "event", "findings", "host"]),
     ("first_lists", &["event", "state"]),
-    ("kernel", &["config", "counters", "event", "host", "paths"]),
+    ("kernel", &["config", "counters", "event", "host", "paths", "signals"]),
     (
         "reconcile",
         &[

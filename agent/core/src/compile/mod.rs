@@ -97,6 +97,11 @@ impl PortRow {
         self.local.as_ref().is_some_and(|local| local.is_empty()) && !self.cluster.is_empty()
     }
 
+    /// Number of backends in its sets; those of both occur twice.
+    pub fn backend_count(&self) -> usize {
+        self.cluster.len() + self.local.as_ref().map_or(0, |local| local.len())
+    }
+
     /// The backends that existing UDP flows keep; those of both sets occur twice.
     pub fn usable(&self) -> impl Iterator<Item = &Backend> {
         let local = self.local.iter().flatten();

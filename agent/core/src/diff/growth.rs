@@ -7,7 +7,6 @@
 use sluice_abi::map;
 
 use super::CapacityError;
-use crate::compile::PortRow;
 use crate::table::{
     Backends, Frontends, Networks, Services, Slots, SourceRanges, Table, TableSpec,
 };
@@ -109,8 +108,7 @@ impl Capacity {
     /// The entries that the tables need in empty maps, or more: a backend in both sets of a Service
     /// port counts twice.
     pub fn for_tables(tables: &Tables) -> Capacity {
-        let of = |row: &PortRow| row.cluster.len() + row.local.as_ref().map_or(0, |set| set.len());
-        let backends = entries(tables.ports().map(of).sum());
+        let backends = entries(tables.backend_count());
         Capacity {
             frontends: entries(tables.frontend_count()),
             services: entries(tables.port_count()),

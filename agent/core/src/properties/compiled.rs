@@ -8,6 +8,7 @@ use proptest::sample::Index as Pick;
 use sluice_abi::{FrontendKey, proto};
 
 use super::{cases, context, index_of, packets, verdict};
+use crate::compile::PortRow;
 use crate::dump;
 use crate::generate::{self, THIS_NODE};
 use crate::index::Index;
@@ -71,6 +72,8 @@ proptest! {
                 }
             }
             prop_assert_eq!(tables.ports().count(), tables.port_count());
+            let backends: usize = tables.ports().map(PortRow::backend_count).sum();
+            prop_assert_eq!(tables.backend_count(), backends);
             let mut without_local = WithoutLocal::default();
             tables.ports().for_each(|row| without_local.add(row));
             prop_assert_eq!(tables.without_local(), without_local);

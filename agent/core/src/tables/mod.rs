@@ -203,6 +203,11 @@ impl Tables {
         self.ports.served_count()
     }
 
+    /// Number of backends in the sets of these Service ports.
+    pub fn backend_count(&self) -> usize {
+        self.ports.backend_count()
+    }
+
     /// Service ports with a traffic policy Local and without endpoints on this node, if there are others.
     pub fn without_local(&self) -> WithoutLocal {
         self.ports.without_local()

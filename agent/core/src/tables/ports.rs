@@ -24,8 +24,29 @@ struct Port {
 pub struct Ports {
     entries: Vec<Option<Box<Port>>>,
     free: Vec<PortIndex>,
-    served: usize,
+    served: Served,
+}
+
+/// Counts of the Service ports that frontends are served by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Served {
+    ports: usize,
+    backends: usize,
     without_local: WithoutLocal,
+}
+
+impl Served {
+    fn add(&mut self, row: &PortRow) {
+        self.ports += 1;
+        self.backends += row.backend_count();
+        self.without_local.add(row);
+    }
+
+    fn remove(&mut self, row: &PortRow) {
+        self.ports -= 1;
+        self.backends -= row.backend_count();
+        self.without_local.remove(row);
+    }
 }
 
 /// Number of Service ports without endpoints on this node although a traffic policy is Local, if there
@@ -83,7 +104,12 @@ impl Ports {
 
     /// Number of Service ports that frontends are served by.
     pub fn served_count(&self) -> usize {
-        self.served
+        self.served.ports
+    }
+
+    /// Number of backends in the sets of these Service ports.
+    pub fn backend_count(&self) -> usize {
+        self.served.backends
     }
 
     /// Adds a Service port.
@@ -106,8 +132,8 @@ impl Ports {
         let former = std::mem::replace(&mut port.row, row);
         let is_served = port.frontends > 0;
         if is_served {
-            self.without_local.remove(&former);
-            self.without_local.add(&port.row);
+            self.served.remove(&former);
+            self.served.add(&port.row);
         }
         is_served
     }
@@ -127,8 +153,7 @@ impl Ports {
         port.frontends += 1;
         let first = port.frontends == 1;
         if first {
-            self.served += 1;
-            self.count(index, WithoutLocal::add);
+            self.count(index, Served::add);
         }
         first
     }
@@ -140,22 +165,21 @@ impl Ports {
         let last = port.frontends == 1;
         port.frontends = port.frontends.saturating_sub(1);
         if last {
-            self.served -= 1;
-            self.count(index, WithoutLocal::remove);
+            self.count(index, Served::remove);
         }
         last
     }
 
     /// Service ports without endpoints on this node.
     pub fn without_local(&self) -> WithoutLocal {
-        self.without_local
+        self.served.without_local
     }
 
-    fn count(&mut self, index: PortIndex, change: fn(&mut WithoutLocal, &PortRow)) {
-        let mut counts = self.without_local;
+    fn count(&mut self, index: PortIndex, change: fn(&mut Served, &PortRow)) {
+        let mut served = self.served;
         if let Some(port) = self.entry(index) {
-            change(&mut counts, &port.row);
+            change(&mut served, &port.row);
         }
-        self.without_local = counts;
+        self.served = served;
     }
 }

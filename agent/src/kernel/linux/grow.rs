@@ -11,8 +11,8 @@ use super::{LinuxKernel, heap, load, maps, pins};
 use crate::kernel::{Grown, KernelError, Result};
 
 impl LinuxKernel {
-    /// Loads maps with these capacities, or larger ones if such are pinned. After a failure, the
-    /// present maps and programs are pinned as before.
+    /// Loads maps with these capacities, or larger ones if such are pinned. After a failure, and when the
+    /// agent is to stop, the present maps and programs are pinned as before.
     pub(super) fn load_larger(&mut self, least: Capacity) -> Result<Grown> {
         if migration::is_interrupted()? {
             return Err(KernelError::Migration(MigrationError::FlowsNotCopied));
@@ -40,7 +40,7 @@ impl LinuxKernel {
     }
 
     fn load(&mut self, least: Capacity) -> Result<Grown> {
-        let loaded = load::load(&Sizes { least, ..self.sizes })?;
+        let loaded = load::load(&Sizes { least, ..self.sizes }, &self.stop)?;
         heap::trim();
         self.tables = maps::Tables::default();
         self.pins = pins::Pins::open()?;

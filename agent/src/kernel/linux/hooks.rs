@@ -49,7 +49,7 @@ pub enum HookError {
     Detach {
         /// Name of the program.
         program: &'static str,
-        /// Device.
+        /// Device or cgroup.
         target: String,
         /// The cause.
         #[source]
@@ -198,14 +198,19 @@ pub fn attach_sockets(root: &Path) -> Result<usize, KernelError> {
 /// Detaches the socket programs from a cgroup. Returns the number of detached programs.
 ///
 /// # Errors
-/// The cgroup cannot be opened.
-pub fn detach_sockets(root: &Path) -> Result<usize, CgroupError> {
+/// The cgroup cannot be opened, or a program cannot be detached.
+pub fn detach_sockets(root: &Path) -> Result<usize, KernelError> {
     let cgroup = open_cgroup(root)?;
-    let detach = |name: &&str| {
-        let hook = AttachType::from_program_name(name)?;
-        detach_cgroup(&cgroup, hook, name).ok()
-    };
-    Ok(program::SOCKET.iter().filter_map(detach).sum())
+    let mut detached = 0;
+    for program in program::SOCKET {
+        let Some(hook) = AttachType::from_program_name(program) else { continue };
+        detached += detach_cgroup(&cgroup, hook, program).map_err(|source| HookError::Detach {
+            program,
+            target: root.display().to_string(),
+            source,
+        })?;
+    }
+    Ok(detached)
 }
 
 fn open_cgroup(root: &Path) -> Result<File, CgroupError> {

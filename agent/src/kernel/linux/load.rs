@@ -11,8 +11,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -21,9 +19,11 @@ use sluice_bpf::layout::{self, Layouts};
 use sluice_bpf::{self as bpf};
 
 use super::migration::{self, MigrationError, PinSet, describe, id_below, remove_pin, waiting};
+use super::parallel::in_parallel;
 use super::record;
 use super::shape::{Shape, declared_shapes, pinned_shape};
 use super::sizes::Sizes;
+use crate::signals::Stop;
 
 /// The eBPF object; empty if the agent was built without it.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
@@ -44,6 +44,9 @@ pub enum LoadError {
     /// Creating or reusing maps failed.
     #[error("create maps")]
     Maps(#[source] Box<aya::EbpfError>),
+    /// The agent is to stop. What is pinned stays as it was, apart from maps that no program uses yet.
+    #[error("the agent is stopping")]
+    Stopping,
     /// The kernel refused a program.
     #[error("load program {name}")]
     Program {
@@ -73,9 +76,6 @@ pub enum LoadError {
     Bpf(#[from] bpf::BpfError),
 }
 
-/// Number of programs that are loaded in parallel. More would take more of the node's CPUs while its pods run.
-const PARALLEL_LOADS: usize = 2;
-
 /// What [`load`] did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
@@ -96,11 +96,12 @@ pub struct Loaded {
     pub takes_over_from: Option<String>,
 }
 
-/// Loads and pins everything below [`pin::ROOT`]. A map whose capacity is another one is migrated.
+/// Loads and pins everything below [`pin::ROOT`]. A map whose capacity is another one is migrated. Verification
+/// takes seconds; it ends after the present programs when the agent is to stop.
 ///
 /// # Errors
 /// The first step that failed. Objects pinned before it stay pinned.
-pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
+pub fn load(sizes: &Sizes, stop: &Stop) -> Result<Loaded, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
@@ -147,7 +148,7 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
     match object {
         None => loaded.programs_kept = program::all().count(),
         Some(mut object) => {
-            pin_programs(&mut object, &shapes, &mut loaded)?;
+            pin_programs(&mut object, &shapes, stop, &mut loaded)?;
             record::write(&shapes);
         }
     }
@@ -161,7 +162,12 @@ pub fn load(sizes: &Sizes) -> Result<Loaded, LoadError> {
 }
 
 /// Loads all programs, and pins those that are not pinned yet.
-fn pin_programs(object: &mut Ebpf, shapes: &[Shape], loaded: &mut Loaded) -> Result<(), LoadError> {
+fn pin_programs(
+    object: &mut Ebpf,
+    shapes: &[Shape],
+    stop: &Stop,
+    loaded: &mut Loaded,
+) -> Result<(), LoadError> {
     let pinned_maps = pinned_map_ids(shapes)?;
     let mut programs = Vec::new();
     let mut found: BTreeMap<String, &mut Program> =
@@ -171,35 +177,13 @@ fn pin_programs(object: &mut Ebpf, shapes: &[Shape], loaded: &mut Loaded) -> Res
         // What is not a pin can neither be opened nor replaced: an error before the programs are verified.
         bpf::obj_find(&Path::new(pin::PROGRAMS).join(waiting(name)))?;
     }
-    load_programs(&mut programs)?;
+    tracing::info!(programs = programs.len(), "programs are being verified");
+    in_parallel(programs.iter_mut(), stop, |(name, program)| load_program(name, program))?;
     loaded.programs_verified = programs.len();
     for (name, program) in programs {
         pin_program(name, program, &pinned_maps, loaded)?;
     }
     Ok(())
-}
-
-/// Loads programs in parallel: verification takes most of the agent's start-up time.
-fn load_programs(programs: &mut [(&'static str, &mut Program)]) -> Result<(), LoadError> {
-    let left = Mutex::new(programs.iter_mut());
-    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || {
-        while let Some((name, program)) = next() {
-            if let Err(e) = load_program(name, program) {
-                // The others have nothing left to do.
-                left.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
-                return Err(e);
-            }
-        }
-        Ok(())
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..PARALLEL_LOADS).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })
 }
 
 fn load_program(name: &'static str, program: &mut Program) -> Result<(), LoadError> {

@@ -15,6 +15,7 @@ pub mod migration;
 pub mod monitor;
 pub mod network;
 pub mod other_networks;
+mod parallel;
 pub mod pins;
 pub mod pods;
 pub mod probe;
@@ -54,6 +55,7 @@ use super::{
     Network, Peer, PodPrograms, Pods, Result, Routes,
 };
 use crate::host::HostState;
+use crate::signals::Stop;
 
 /// Files and directories that the agent works on.
 #[derive(Clone, Debug)]
@@ -86,18 +88,22 @@ pub struct LinuxKernel {
     sizes: Sizes,
     /// Whether loading has ended, so that the pins belong together.
     pins_are_valid: bool,
+    /// Ends loading.
+    stop: Stop,
     cni_binary: cni_files::Installer,
     health_checks: Box<dyn HealthChecks>,
 }
 
 impl LinuxKernel {
-    /// Opens a netlink socket, the counters and all pins, which were loaded with these sizes.
+    /// Opens a netlink socket, the counters and all pins, which were loaded with these sizes. Maps that
+    /// grow are loaded until the agent is to stop.
     ///
     /// # Errors
     /// No netlink socket is available, or a pin cannot be opened.
     pub fn open(
         paths: Paths,
         sizes: Sizes,
+        stop: Stop,
         health_checks: Box<dyn HealthChecks>,
     ) -> Result<LinuxKernel> {
         Ok(LinuxKernel {
@@ -109,6 +115,7 @@ impl LinuxKernel {
             pins: pins::Pins::open()?,
             sizes,
             pins_are_valid: true,
+            stop,
             cni_binary: cni_files::Installer::default(),
             health_checks,
             paths,

@@ -6,7 +6,7 @@ use sluice_core::model::{Kind, Node, Object};
 
 use crate::conditions::{Concern, Status};
 use crate::event::Event;
-use crate::harness::{Harness, delete, host, lists, node};
+use crate::harness::{Harness, delete, host, lists, node, web};
 use crate::kernel::fake::FakeKernel;
 
 #[tokio::test(start_paused = true)]
@@ -56,6 +56,23 @@ async fn removed_files_are_installed_again() {
     harness.kernel().cni_config = None;
     let log = harness.send([Event::CniFiles]).await;
     assert_eq!(log, ["install CNI binary", "write CNI config"]);
+}
+
+/// What makes pods unsafe or unreachable.
+#[tokio::test(start_paused = true)]
+async fn config_is_not_written_while_a_part_of_the_dataplane_is_missing() {
+    for operation in
+        ["attach uplink", "attach sockets", "put FRONTENDS", "put NODE_CONFIG", "read POD_POLICY"]
+    {
+        let mut kernel = FakeKernel::new(host());
+        kernel.fail(operation, 1, libc::EIO);
+        let mut harness = Harness::with(&[], kernel);
+        harness.send(lists(web(&["10.244.2.7"]))).await;
+        let config = harness.kernel().cni_config.clone();
+        assert!(!harness.state().ready() && config.is_none(), "{operation}");
+        harness.run_for(Duration::from_secs(1)).await;
+        assert!(harness.state().ready(), "{operation}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -112,8 +112,19 @@ async fn source_ports_exclude_the_ephemeral_ports_and_none_is_reported() {
     let node = HostState { ephemeral_ports: (1024, 65_535), ..host() };
     let mut harness = Harness::with(&[], FakeKernel::new(node));
     harness.send(lists(vec![])).await;
-    let (_, message) = harness.status(Concern::NodeConfig);
-    assert!(message.contains("ip_local_port_range is 1024-65535"), "{message}");
+    let (status, message) = harness.status(Concern::NodeConfig);
+    assert_eq!(status, Status::Degraded);
+    let words = "ip_local_port_range is 1024-65535";
+    assert!(message.contains(words), "{message}");
+    let findings = harness.findings();
+    assert!(findings[0].starts_with("n1 NoSnatPort: ") && findings[0].contains(words));
+    assert_eq!(findings.len(), 1);
+    // Pods are connected, and everything else works.
+    assert!(harness.state().ready() && harness.kernel().cni_config.is_some());
+    assert_eq!(
+        harness.kernel().rows::<NodeConfigs>()[0].1.flags & node_flags::READY,
+        node_flags::READY
+    );
     harness.kernel().host.ephemeral_ports = (40_000, 65_535);
     harness.send([Event::HostNetwork]).await;
     assert!(harness.condition(Concern::NodeConfig).is_none());

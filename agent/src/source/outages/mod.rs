@@ -1,6 +1,7 @@
 //! The watches against an API server in memory with faults.
 
 mod definition;
+mod restored;
 
 use std::fs;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::restored::SILENT_AFTER;
 use super::transport::DEAD_AFTER;
 use super::watch::spawn;
 use crate::config::{ApiAccess, WatchedPods};
@@ -38,6 +40,20 @@ impl Node {
     }
 
     async fn watch_pods(server: &ApiServer, ca_pem: &str, pods: WatchedPods) -> Node {
+        Node::watch_with(server, ca_pem, pods, SILENT_AFTER).await
+    }
+
+    /// Watches that are silent after this time without data.
+    async fn watch_silent(server: &ApiServer, silent_after: Duration) -> Node {
+        Node::watch_with(server, "", WatchedPods::All, silent_after).await
+    }
+
+    async fn watch_with(
+        server: &ApiServer,
+        ca_pem: &str,
+        pods: WatchedPods,
+        silent_after: Duration,
+    ) -> Node {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("token"), "t1").unwrap();
         fs::write(dir.path().join("ca.crt"), ca_pem).unwrap();
@@ -49,7 +65,8 @@ impl Node {
             kubelet_conf: "/does/not/exist".into(),
             server: None,
         };
-        spawn(&access, "n1", pods, &sender, |change| change, &watches).await.unwrap();
+        let change = |change| change;
+        spawn(&access, "n1", pods, &sender, change, &watches, silent_after).await.unwrap();
         Node { dir, changes, watches }
     }
 

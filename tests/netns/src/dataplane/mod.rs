@@ -1,5 +1,6 @@
 //! Programs and maps of a node: loaded and pinned without an agent, and read for assertions.
 
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::net::IpAddr;
@@ -79,6 +80,20 @@ fn load_programs(node: &Node, programs: &[&str], entries: Option<u32>) {
 /// Removes every pin.
 pub fn unload(node: &Node) {
     node.namespaces.run(|| fs::remove_dir_all("/sys/fs/bpf/sluice").unwrap());
+}
+
+/// Kernel ids of pinned maps and programs, by name.
+pub fn pins(node: &Node) -> BTreeMap<String, u64> {
+    node.namespaces.run(|| {
+        let mut pins = BTreeMap::new();
+        for folder in [pin::MAPS, pin::PROGRAMS] {
+            for entry in fs::read_dir(folder).unwrap().flatten() {
+                let name = entry.file_name().into_string().unwrap();
+                pins.insert(name, object_id(&entry.path()));
+            }
+        }
+        pins
+    })
 }
 
 /// Path of a pinned map.

@@ -4,9 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use api_server::ApiServer;
-use netns_tests::{Agent, Node, OUTSIDE, Topology, eventually, eventually_equals, ip};
+use api_server::{ApiServer, Fault};
+use netns_tests::peer::HoldReport;
+use netns_tests::{
+    Agent, BIN_FILE, CONF_FILE, Node, OUTSIDE, Topology, dataplane, eventually, eventually_equals,
+    ip,
+};
 use serde_json::{Value, json};
+use sluice_abi::{Frontend, FrontendKey, map};
 
 /// The service account of a pod, below the node's own /run.
 const SERVICE_ACCOUNT: &str = "/run/secrets/kubernetes.io/serviceaccount";
@@ -50,8 +55,14 @@ fn service(server: &ApiServer, name: &str, address: &str) {
     }));
 }
 
-/// The agent of a node without kubelet.conf.
+/// The agent of a node without kubelet.conf, when it is ready.
 fn agent(node: &Node) -> Agent {
+    let mut agent = start(node);
+    agent.wait_ready();
+    agent
+}
+
+fn start(node: &Node) -> Agent {
     node.namespaces.run(|| {
         fs::create_dir_all(SERVICE_ACCOUNT).unwrap();
         for (file, content) in [("token", "t"), ("ca.crt", ""), ("namespace", "sluice-system")] {
@@ -59,7 +70,7 @@ fn agent(node: &Node) -> Agent {
         }
     });
     let server = format!("--api-server=http://{OUTSIDE}:{PORT}");
-    node.agent_with(&[&server, "--kubelet-conf=/does/not/exist"])
+    node.agent_not_ready(&[&server, "--kubelet-conf=/does/not/exist"])
 }
 
 /// The watches of `sluice status`.
@@ -148,5 +159,84 @@ fn healthz_follows_the_node_object() {
         assert_eq!(code("/livez"), (200, false), "{what}");
         server.apply(node_object(&node, json!([])));
         eventually_equals("health of the node", (200, true), || code("/healthz"));
+    }
+}
+
+/// The lists of an agent that starts beside pins decide nothing that is in force already.
+#[test]
+fn restarted_agent_goes_on_with_the_pinned_state_while_the_api_server_does_not_answer() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let server = outside(&topology, &node);
+    server.apply(json!({
+        "kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "default"},
+    }));
+    let mut agent = Some(self::agent(&node));
+    let (web, client) = (node.pod("default/web"), node.pod("default/client"));
+    let damaged = node.pod("default/damaged");
+    let _web = web.serve("web", &["tcp:8080"]);
+    service(&server, "web", "10.96.8.8");
+    server.apply(json!({
+        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "IPv4",
+        "metadata": {"namespace": "default", "name": "web",
+            "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [web.address], "conditions": {"ready": true}}],
+    }));
+    let vip = "10.96.8.8:80";
+    let packets = client.without_socket_programs();
+    for host in [&*client, &packets] {
+        eventually("the Service", || host.connect("tcp", vip));
+    }
+    let frontends = || {
+        let mut rows = dataplane::entries::<FrontendKey, Frontend>(&node, map::FRONTENDS);
+        rows.sort_by_key(|(key, _)| *key);
+        rows
+    };
+    let before = (dataplane::node_config(&node), frontends());
+    for (number, fault) in [Fault::Silent, Fault::Down].into_iter().enumerate() {
+        let held =
+            [("socket programs", client.hold("connect", vip)), ("tc", packets.hold("tcp", vip))];
+        agent.take().unwrap().kill();
+        server.set_fault(fault);
+        // What other programs may do while no agent runs, and while one does not know its Node.
+        dataplane::detach(&node, damaged.host_device());
+        dataplane::delete_local_pod(&node, damaged.address);
+        node.namespaces.run(|| fs::remove_file(BIN_FILE).unwrap());
+        let restarted = start(&node);
+        let has_programs = || dataplane::programs(&node, damaged.host_device()).0 == ["from_pod"];
+        eventually_equals("programs of the pod", true, has_programs);
+        eventually_equals("row of the pod", true, || {
+            dataplane::local_pod(&node, damaged.address).is_some()
+        });
+        eventually_equals("CNI binary", true, || node.exists(BIN_FILE));
+        dataplane::detach(&node, damaged.host_device());
+        eventually_equals("programs of the pod, again", true, has_programs);
+
+        let late = node.pod(&format!("default/late-{number}"));
+        let hosts = [late.both_paths(), damaged.both_paths(), client.both_paths()];
+        for (what, host) in hosts.into_iter().flatten() {
+            assert!(host.connect("tcp", vip).is_ok(), "{what}, {fault:?}");
+        }
+        node.cni("DEL", &late.sandbox).ok();
+        assert_eq!((dataplane::node_config(&node), frontends()), before, "{fault:?}");
+        assert!(node.exists(CONF_FILE));
+        // It is not ready: it does not know what has changed.
+        let response = restarted.get("/readyz").unwrap();
+        assert!(response.starts_with("HTTP/1.1 503"), "{fault:?}: {response}");
+        let (success, status) = node.try_sluice(&["status"]);
+        assert!(
+            !success && status.contains("not every kind of object has been listed"),
+            "{status}"
+        );
+        for (what, client) in held {
+            let held: HoldReport = client.finish();
+            assert!(held.errors.is_empty() && held.longest_ms < 900, "{what}: {held:?}");
+        }
+
+        restarted.kill();
+        server.set_fault(Fault::None);
+        agent = Some(self::agent(&node));
+        assert_eq!((dataplane::node_config(&node), frontends()), before, "{fault:?}");
     }
 }

@@ -6,6 +6,8 @@ use netns_tests::{
     ip_json,
 };
 use serde_json::Value;
+use sluice_abi::program;
+use sluice_bpf::prog_by_id;
 
 const VIP: &str = "10.96.4.4";
 
@@ -61,6 +63,9 @@ fn traces(node: &Node) -> Vec<String> {
         }
         let (ingress, egress) = dataplane::programs(node, device);
         traces.extend(ingress.into_iter().chain(egress).map(|name| format!("{name} on {device}")));
+        if !link["xdp"].is_null() {
+            traces.push(format!("XDP program on {device}"));
+        }
     }
     for route in ip_json(&node.namespaces, "route show table all proto 83") {
         traces.push(format!("route {} {}", route["type"], route["dst"]));
@@ -83,15 +88,20 @@ fn cleanup_flags(cgroup_root: &str) -> Vec<String> {
 fn cleanup_removes_programs_pins_routes_and_files() {
     let topology = Topology::new();
     let (a, b) = (topology.node(1), topology.node(2));
-    let [agent, _other] = agents([(&a, &[]), (&b, &[])]);
+    let [agent, _other] = agents([(&a, &["--xdp=generic"]), (&b, &[])]);
     let pod = a.pod("default/web");
     eventually_equals("routes", 3, || {
         traces(&a).iter().filter(|trace| trace.starts_with("route")).count()
     });
     let before = traces(&a);
-    // 8 socket programs, 2 tc programs on the uplink and 2 on the pod, the pod's device, 3 routes,
-    // pins, 2 files, the directory of leases, lock and socket.
-    assert_eq!(before.len(), 20, "{before:?}");
+    // 8 socket programs, an XDP program and 2 tc programs on the uplink and 2 on the pod, the pod's device,
+    // 3 routes, pins, 2 files, the directory of leases, lock and socket.
+    assert_eq!(before.len(), 21, "{before:?}");
+    assert!(before.contains(&"XDP program on eth0".to_owned()), "{before:?}");
+    let programs: Vec<u32> =
+        program::all().map(|name| dataplane::pins(&a)[name].try_into().unwrap()).collect();
+    let loaded = || programs.iter().filter(|id| prog_by_id(**id).is_ok()).count();
+    assert_eq!(loaded(), program::all().count());
     // Not Sluice's.
     ip(&a.namespaces, "route add 10.200.0.0/16 via 172.30.0.1");
     let other_conf = "/run/cni/net.d/99-other.conflist";
@@ -103,6 +113,8 @@ fn cleanup_removes_programs_pins_routes_and_files() {
     for _ in 0..2 {
         a.sluice(&flags);
         assert_eq!(traces(&a), [] as [String; 0]);
+        // Nothing refers to them: no pin, no device, no cgroup.
+        eventually_equals("programs in the kernel", 0, loaded);
     }
     assert_eq!(ip_json(&a.namespaces, "route show 10.200.0.0/16").len(), 1);
     assert!(a.exists(other_conf));

@@ -9,6 +9,7 @@ use netns_tests::{Host, Node, Pod, Topology, Version, agents, dataplane, eventua
 use sluice_abi::{Frontend, FrontendKey, PortBe, map, pin, proto};
 use sluice_bpf::{Map, map_info, obj_get};
 
+use crate::stops::{ENDS_WITHIN, VERIFYING};
 use crate::traffic::{Churn, Traffic, drops, short_pod, vip, wait_alone};
 
 /// Maps that are full after a few Services.
@@ -288,6 +289,28 @@ fn agents_killed_during_a_growth_lose_nothing() {
     wait_programmed(&a, known);
     wait_alone(&a, &mut agent, Version::This);
     request_each([("socket programs", &*traffic.client), ("tc programs", &traffic.packets)], known);
+    traffic.finish();
+    assert_eq!(drops(&a), []);
+}
+
+#[test]
+fn agent_that_is_stopped_during_a_growth_pins_the_present_maps_and_the_next_one_grows() {
+    let topology = Topology::new();
+    let (a, b) = (topology.node(1), topology.node(2));
+    let [agent, _other] = agents([(&a, &[SMALL]), (&b, &[])]);
+    let traffic = Traffic::start(&topology, &a, &b);
+    agent.kill();
+    let before = dataplane::pins(&a);
+    add_services(&topology, 0..12, &traffic.near);
+    // It starts with pinned programs, so that those of the larger maps are the first to be verified.
+    let log = a.agent_not_ready(&[SMALL]).terminate_at(&[VERIFYING], ENDS_WITHIN);
+    assert!(log.contains("maps set aside"), "{log}");
+    assert_eq!(dataplane::pins(&a), before);
+    short_pod(&a, &traffic.far.at(8080), 0);
+    let mut agent = a.agent_with(&[SMALL]);
+    wait_programmed(&a, 12);
+    wait_alone(&a, &mut agent, Version::This);
+    request_each([("socket programs", &*traffic.client), ("tc programs", &traffic.packets)], 12);
     traffic.finish();
     assert_eq!(drops(&a), []);
 }

@@ -24,6 +24,7 @@ mod repairs;
 mod restarts;
 mod service_changes;
 mod services;
+mod stops;
 mod traffic;
 mod unreachable;
 mod upgrades;

@@ -1,32 +1,18 @@
 //! Restarts and upgrades of the agent.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use netns_tests::dataplane::pins;
 use netns_tests::manifest::service_with;
 use netns_tests::peer::HoldReport;
-use netns_tests::{Node, OUTSIDE, Pod, Topology, agents, dataplane, eventually, eventually_equals};
+use netns_tests::{OUTSIDE, Pod, Topology, agents, dataplane, eventually, eventually_equals};
 use sluice_abi::{map, pin, program};
 use sluice_bpf::{obj_get, obj_pin, prog_info};
 
 const VIP: &str = "10.96.3.3";
 const PORTS: [&str; 2] = ["tcp:80->8080", "udp:53->5353"];
 const SERVED: [&str; 2] = ["tcp:8080", "udp:5353"];
-
-/// Kernel ids of pinned maps and programs, by name.
-fn pins(node: &Node) -> BTreeMap<String, u64> {
-    node.namespaces.run(|| {
-        let mut pins = BTreeMap::new();
-        for folder in [sluice_abi::pin::MAPS, sluice_abi::pin::PROGRAMS] {
-            for entry in fs::read_dir(folder).unwrap().flatten() {
-                let name = entry.file_name().into_string().unwrap();
-                pins.insert(name, dataplane::object_id(&entry.path()));
-            }
-        }
-        pins
-    })
-}
 
 #[test]
 fn restarted_agent_loses_no_request() {

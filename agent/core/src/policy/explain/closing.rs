@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use sluice_abi::PolicyDirection;
+
 use super::super::compiler::Policies;
 use super::super::{Closing, FindingReason};
 use super::Judging;
 use crate::index::Index;
 use crate::model::{Pod, PolicyPeer};
-use sluice_abi::PolicyDirection;
 
 impl Policies {
     /// Why a table of a pod in a direction is closed; `None`: it is not.
