@@ -2,7 +2,7 @@
 
 mod cluster;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
@@ -31,18 +31,20 @@ impl Policies {
         for policy in index.cluster_network_policies() {
             findings.extend(cluster::check(index, &self.pods, policy, checks));
         }
+        // The pods of a table have the same policies.
+        let mut closings = BTreeMap::new();
         for (lease, standing) in self.subjects.iter() {
             let (Some(pod), Standing::Judged(ends)) = (pod_of(index, lease), standing) else {
                 continue;
             };
             for direction in PolicyDirection::ALL {
-                let closing = |table| self.closing_of(index, pod, direction, table);
-                let Some(Closing { reason, text, .. }) = ends[direction as usize].and_then(closing)
-                else {
-                    continue;
-                };
+                let Some(table) = ends[direction as usize] else { continue };
+                let closing = closings
+                    .entry((direction as usize, table))
+                    .or_insert_with(|| self.closing_of(index, pod, direction, table));
+                let Some(Closing { reason, text, .. }) = closing else { continue };
                 let text = format!("{} is closed: {text}", describe::direction(direction));
-                let object = pod.name.clone();
+                let (object, reason) = (pod.name.clone(), *reason);
                 findings.insert(Finding { kind: Kind::Pod, object, reason, text });
             }
         }

@@ -108,6 +108,46 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
     assert!(matches!(of_other, Verdict::Allowed(_)), "{of_other:?}");
 }
 
+/// Two pods of one table; which pods of the cluster do not fit changes with every other pod.
+#[test]
+fn reason_of_a_pod_that_denies_pods_which_do_not_fit_names_none_of_them() {
+    let all = LabelSelector::default;
+    let peer = || PolicyPeer::Pods { namespaces: Some(all()), pods: all() };
+    let findings = |far: u8| {
+        let rule = ClusterRule {
+            name: "".into(),
+            action: RuleAction::Deny,
+            matches: PolicyRule { peers: [peer()].into(), ports: [].into() },
+            invalid: None,
+        };
+        let cluster = ClusterNetworkPolicy {
+            name: "guard".into(),
+            egress: [rule].into(),
+            ..ClusterNetworkPolicy::default()
+        };
+        let mut index = Index::new(THIS_NODE);
+        index.apply(Change::Apply(namespace()));
+        index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
+        index.apply(Change::Apply(pod("web", &[], [10, 2, 0, 2])));
+        index.apply(Change::Apply(pod("far", &[], [10, 1, 0, far])));
+        index.apply(Change::Apply(Object::ClusterNetworkPolicy(cluster)));
+        let local =
+            [lease("db", [10, 2, 0, 1]), LocalPod { index: 2, ..lease("web", [10, 2, 0, 2]) }];
+        let mut policies = Policies::default();
+        policies.limits = Limits { classes: 0, ..Limits::default() };
+        update(&mut policies, &mut index, &local);
+        let mut findings = policies.findings(&index, KnownPods::OfCluster);
+        findings.retain(|finding| finding.kind == Kind::Pod);
+        findings
+    };
+    let text = "egress is closed: the address of a possible peer of guard does not fit into the map, \
+                and rules must not accept it";
+    let found = findings(1);
+    let named: Vec<_> = found.iter().map(|f| (f.object.to_string(), &*f.text)).collect();
+    assert_eq!(named, [("shop/db".to_owned(), text), ("shop/web".to_owned(), text)]);
+    assert_eq!(findings(9), found);
+}
+
 #[test]
 fn peer_that_does_not_fit_is_not_explained_as_recognized() {
     let mut index = Index::new(THIS_NODE);
