@@ -32,8 +32,8 @@ use sluice_bpf::attach::{XdpAttachment, XdpMode};
 use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{Link, LinkLayer};
-use sluice_pod::lease::{BootInstant, Lease};
-use sluice_pod::{HostPath, PathPart};
+use sluice_pod::lease::{BootInstant, HeldLock, Lease};
+use sluice_pod::{HostPath, PathPart, Reclaimed};
 
 use crate::counters::Count;
 use crate::host::HostState;
@@ -189,13 +189,45 @@ pub trait Hooks {
 /// Address and port of a socket's peer.
 pub type Peer = (Addr, PortBe);
 
+/// The lock of the leases, while this value exists; nothing in a node in memory. Rows that lead to a pod
+/// are written and deleted under it: the CNI binary does, and without it a row could be that of an
+/// earlier or a later pod.
+#[derive(Debug, Default)]
+pub struct LeaseLock {
+    _held: Option<HeldLock>,
+}
+
+impl From<HeldLock> for LeaseLock {
+    fn from(lock: HeldLock) -> LeaseLock {
+        LeaseLock { _held: Some(lock) }
+    }
+}
+
+/// All leases, which nobody else changes while this value exists.
+#[derive(Debug)]
+pub struct LockedLeases {
+    /// The leases.
+    pub leases: Vec<Lease>,
+    _lock: LeaseLock,
+}
+
 /// The pods of this node and their leases.
 pub trait Pods {
     /// All leases of the CNI binary.
     fn leases(&mut self) -> Result<Vec<Lease>>;
 
-    /// Releases leases that still read as given; others are left alone.
-    fn release_leases(&mut self, leases: &[Lease]) -> Result<()>;
+    /// Locks the leases; fails if another process holds the lock for longer than the agent can wait.
+    fn lock_leases(&mut self) -> Result<LockedLeases>;
+
+    /// As [`Pods::lock_leases`], but reads one lease only: `None` if it has ended or changed.
+    fn lock_lease(&mut self, lease: &Lease) -> Result<Option<LeaseLock>>;
+
+    /// Releases leases that still read as given and are not live, which is judged again under the lock;
+    /// before, deletes the rows that lead to their pods.
+    fn release_leases(&mut self, leases: &[Lease]) -> Result<Reclaimed>;
+
+    /// Whether the network namespace of a pod may exist: the agent does not see all of them.
+    fn netns_may_exist(&mut self, lease: &Lease) -> bool;
 
     /// The present time on the clock of the leases.
     fn boot_instant(&mut self) -> Result<BootInstant>;

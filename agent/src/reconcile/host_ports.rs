@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::{Backend, HostPortKey, proto};
-use sluice_core::table::{HostPorts, Table};
+use sluice_core::table::HostPorts;
 use sluice_pod::lease::Lease;
 
-use super::{NotReconciled, Reconciler, repair_rows};
+use super::lease_rows::{Repaired, repair};
+use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::{Kernel, Peer};
 use crate::state::State;
@@ -36,12 +37,8 @@ impl Reconciler for ReconcileHostPorts {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        // Rows first: ADD writes its lease before its rows, so that the row of a running ADD has a lease.
-        let rows: HostPortRows = kernel.read(HostPorts::SPEC)?.typed::<HostPorts>().collect();
-        let leases = kernel.leases()?;
-        let wanted = wanted(&leases, &rows);
-        self.note_stale(&rows, &wanted);
-        let count = repair_rows::<HostPorts>(&rows, &wanted, kernel)?;
+        let Repaired { found, wanted, leases, count } = repair::<HostPorts>(kernel, wanted)?;
+        self.note_stale(&found, &wanted);
         if count > 0 {
             tracing::info!(rows = count, "hostPorts repaired");
             state.repaired("host_port", count);

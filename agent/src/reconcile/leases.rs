@@ -3,12 +3,14 @@
 //!
 //! The veth pair ends with the sandbox's network namespace, so a lease with neither is left over. A pod may
 //! have lost its device alone. The lease of an ADD that still runs has no device yet and counts as live by its
-//! age ([`HostLinks::is_live`]).
+//! age ([`HostLinks::is_live`]). What is left over is judged again under the lock of the leases.
 
+use sluice_bpf::error_chain;
+use sluice_pod::Reclaimed;
 use sluice_pod::inventory::HostLinks;
 use sluice_pod::lease::{Lease, Subnet};
 
-use super::{NotReconciled, Reconciler};
+use super::{NotReconciled, Reconciler, all_or_failed};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -26,13 +28,14 @@ impl Reconciler for ReconcileLeases {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        // The clock first: a lease that is older than every running ADD by then has its device when
-        // the devices are listed, however long the agent is stopped in between.
+        // The clock first: the ADD of a lease that is old by then has its device when the devices are
+        // listed, however long the agent is stopped in between.
         let now = kernel.boot_instant()?;
         let leases = kernel.leases()?;
         let links = HostLinks::from_links(kernel.links()?);
-        let (live, left_over): (Vec<_>, Vec<_>) =
-            leases.into_iter().partition(|lease| links.is_live(lease, &now));
+        let (live, left_over): (Vec<_>, Vec<_>) = leases
+            .into_iter()
+            .partition(|lease| links.is_live(lease, &now, |lease| kernel.netns_may_exist(lease)));
         if !left_over.is_empty() {
             release(&left_over, kernel)?;
         }
@@ -41,15 +44,16 @@ impl Reconciler for ReconcileLeases {
 }
 
 fn release(left_over: &[Lease], kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
-    kernel.release_leases(left_over)?;
-    for lease in left_over {
+    let Reclaimed { released, kept } = kernel.release_leases(left_over)?;
+    for lease in released {
         tracing::info!(
             pod = %lease.owner(),
             address = %lease.address,
             "lease of a removed sandbox released"
         );
     }
-    Ok(())
+    let failures: Vec<String> = kept.iter().map(|lease| error_chain(lease)).collect();
+    all_or_failed(&failures)
 }
 
 /// STATUS of the CNI binary does not report a full range: the node would become not Ready.

@@ -18,6 +18,7 @@ mod growth;
 mod health_check_ports;
 mod host_ports;
 mod host_state;
+mod lease_rows;
 mod leases;
 mod migration;
 mod node_config;

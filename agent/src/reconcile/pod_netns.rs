@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use sluice_abi::{Addr, PodNetns};
-use sluice_core::table::{PodNetnsRows, Table};
+use sluice_core::table::PodNetnsRows;
 use sluice_pod::lease::Lease;
 
-use super::{NotReconciled, Reconciler, repair_rows};
+use super::lease_rows::repair;
+use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
@@ -30,10 +31,7 @@ impl Reconciler for ReconcilePodNetns {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        // Rows first: ADD writes its lease before its row, so that the row of a running ADD has a lease.
-        let rows: Rows = kernel.read(PodNetnsRows::SPEC)?.typed::<PodNetnsRows>().collect();
-        let wanted = wanted(&kernel.leases()?, &rows);
-        let count = repair_rows::<PodNetnsRows>(&rows, &wanted, kernel)?;
+        let count = repair::<PodNetnsRows>(kernel, wanted)?.count;
         if count == 0 {
             return Ok(());
         }

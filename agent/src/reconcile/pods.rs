@@ -19,14 +19,12 @@ use sluice_pod::inventory::local_pod;
 use sluice_pod::lease::{BootInstant, Lease};
 use sluice_pod::{HostPath, PathPart};
 
+use super::lease_rows::add_may_run;
 use super::{NotReconciled, Reconciler, TABLES_EMPTY, all_or_failed};
 use crate::conditions::Concern;
 use crate::event::PodScope;
 use crate::kernel::Kernel;
 use crate::state::State;
-
-/// Age from which a pod without a route is not one whose ADD still runs: ADD creates the route last.
-const ADD_SECONDS: u64 = 10;
 
 /// Most pods that are read one by one.
 const SINGLE_READS: usize = 16;
@@ -164,18 +162,12 @@ impl ReconcilePods {
             }
             Err(e) => return fail(lease, &error_chain(&e), kernel, repairs),
         }
-        let (address, row) = (Addr::from(lease.address), local_pod(lease, link));
-        let index = u32::from(row.index);
-        let by_index = row_of_index(index, kernel)?;
-        if by_index != row {
-            put_row(index, row, kernel)?;
-        }
-        if rows.get(&address) != Some(&row)
-            && let Some(write) = Write::put::<LocalPods>([(address, row)])
-        {
-            kernel.write(&write)?;
-        }
-        if by_index != row || rows.get(&address) != Some(&row) {
+        let row = local_pod(lease, link);
+        let by_address = rows.get(&lease.address.into());
+        if by_address != Some(&row) || row_of_index(row.index.into(), kernel)? != row {
+            // Address and index may have another pod by now.
+            let Some(_locked) = kernel.lock_lease(lease)? else { return Ok(()) };
+            put_rows(lease, row, by_address, kernel)?;
             repairs.add("pod_row");
         }
         // A part that cannot be restored does not keep the others from it.
@@ -200,8 +192,8 @@ impl ReconcilePods {
         if path.is_complete() && !self.complete.contains(device) {
             self.complete.insert(device.clone());
         }
-        let ended = self.complete.contains(device)
-            || lease.since.age(now).is_none_or(|age| age >= ADD_SECONDS);
+        // ADD creates the route last.
+        let ended = self.complete.contains(device) || !add_may_run(lease, now);
         if ended || path.missing.is_empty() {
             self.incomplete.remove(device);
         } else {
@@ -275,6 +267,25 @@ fn row_of_index(index: u32, kernel: &mut dyn Kernel) -> Result<LocalPod, NotReco
     Ok(rows.typed::<Pods>().next().map(|(_, row)| row).unwrap_or_default())
 }
 
+/// Writes the rows of a pod that differ; the lease is locked. By index first, as ADD does.
+fn put_rows(
+    lease: &Lease,
+    row: LocalPod,
+    by_address: Option<&LocalPod>,
+    kernel: &mut dyn Kernel,
+) -> Result<(), NotReconciled> {
+    let index = u32::from(row.index);
+    if row_of_index(index, kernel)? != row {
+        put_row(index, row, kernel)?;
+    }
+    if by_address != Some(&row)
+        && let Some(write) = Write::put::<LocalPods>([(lease.address.into(), row)])
+    {
+        kernel.write(&write)?;
+    }
+    Ok(())
+}
+
 fn put_row(index: u32, row: LocalPod, kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
     if let Some(write) = Write::put::<Pods>([(index, row)]) {
         kernel.write(&write)?;
@@ -303,8 +314,18 @@ fn delete_rows(
     }
     let present: BTreeSet<u32> = kernel.links()?.iter().map(|link| link.index).collect();
     let stale = unwanted.iter().filter(|(_, row)| !present.contains(&row.ifindex));
-    let stale: Vec<(Addr, LocalPod)> = stale.map(|(address, row)| (**address, **row)).collect();
-    for (_, row) in &stale {
+    let mut stale: BTreeMap<Addr, LocalPod> =
+        stale.map(|(address, row)| (**address, **row)).collect();
+    if stale.is_empty() {
+        return Ok(());
+    }
+    // An ADD may have written the row of the next pod with the address.
+    let _locked = kernel.lock_leases()?;
+    let keys: Vec<u8> = stale.keys().flat_map(|address| address.0).collect();
+    let rows: LocalPodRows =
+        kernel.read_keys(LocalPods::SPEC, &keys)?.typed::<LocalPods>().collect();
+    stale.retain(|address, row| rows.get(address) == Some(row));
+    for row in stale.values() {
         repairs.add("pod_row");
         let index = u32::from(row.index);
         // Another pod may have the index by now.
@@ -312,8 +333,7 @@ fn delete_rows(
             put_row(index, LocalPod::default(), kernel)?;
         }
     }
-    let stale: Vec<Addr> = stale.into_iter().map(|(address, _)| address).collect();
-    if let Some(write) = Write::delete::<LocalPods>(stale) {
+    if let Some(write) = Write::delete::<LocalPods>(stale.into_keys()) {
         kernel.write(&write)?;
     }
     Ok(())

@@ -6,6 +6,7 @@
 //! lease      address leases: a pure choice, and one file per lease under a lock
 //! identity   names and hardware addresses derived from container id and interface name
 //! inventory  what the host's devices show: live leases, LOCAL_PODS rows, rebuilt leases
+//! reclaim    the end of leases without a DEL: rows, then lease
 //! device     links, addresses, routes and neighbours, one netlink request each
 //! netns      a pod's network namespace from outside
 //! host_port  hostPorts: the HOST_PORTS rows
@@ -28,6 +29,7 @@ pub mod netns;
 mod network;
 mod notice;
 pub mod random;
+mod reclaim;
 
 pub use dataplane::{Dataplane, RowNumber};
 pub use host_port::{HostPort, Protocol};
@@ -37,6 +39,7 @@ pub use network::{
     remove_veth, restore,
 };
 pub use notice::{NOTICE_MAX, Notice, NoticeVerb, notice_socket};
+pub use reclaim::{Kept, Reclaim, Reclaimed};
 
 /// The default gateway of every pod. It is link-local and configured on no interface; a permanent
 /// neighbour entry in the pod resolves it to the host end of the veth pair.

@@ -1,14 +1,20 @@
 //! A pod's network namespace, from outside.
 
 use std::borrow::Cow;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::thread;
 
 use sluice_bpf::netlink::{Netlink, NetlinkError};
+
+/// Where container runtimes bind the network namespaces of pods.
+const RUN_NETNS: &str = "/run/netns";
+
+/// The same folder on the node.
+const VAR_RUN_NETNS: &str = "/var/run/netns";
 
 /// An open network namespace.
 #[derive(Debug)]
@@ -53,7 +59,7 @@ impl NetNs {
             io::ErrorKind::NotFound => NetNsError::Missing,
             _ => NetNsError::Io(e),
         })?;
-        let (given, own) = (file.metadata()?, std::fs::metadata("/proc/self/ns/net")?);
+        let (given, own) = (file.metadata()?, fs::metadata("/proc/self/ns/net")?);
         if (given.dev(), given.ino()) == (own.dev(), own.ino()) {
             return Err(NetNsError::Own);
         }
@@ -115,11 +121,39 @@ pub fn exists(path: &Path, cookie: Option<u64>) -> bool {
     found.is_none_or(|found| found == cookie)
 }
 
+/// Whether the network namespace of a pod can exist, for a process in a container that has the node's
+/// `/run/netns` and no other folder of network namespaces: the agent. A path elsewhere, as
+/// `/proc/<pid>/ns/net` or `/run/docker/netns/<id>`, shows nothing there, nor does the empty path of a rebuilt
+/// lease, or a file on which the mount of the namespace is not visible: the namespace counts as one that
+/// exists.
+pub fn may_exist(path: &Path, cookie: Option<u64>) -> bool {
+    may_exist_in(Path::new(RUN_NETNS), path, cookie)
+}
+
+/// `folder` is what the process has as `/run/netns`.
+fn may_exist_in(folder: &Path, path: &Path, cookie: Option<u64>) -> bool {
+    let below = path.strip_prefix(VAR_RUN_NETNS).or_else(|_| path.strip_prefix(RUN_NETNS));
+    let Ok(name) = below else { return true };
+    let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+    if !name.components().all(is_plain) || !folder.is_dir() {
+        return true;
+    }
+    let path = folder.join(name);
+    match fs::symlink_metadata(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(_) => true,
+        Ok(_) => match NetNs::open(&path) {
+            Ok(netns) if netns.is_network() => exists(&path, cookie),
+            _ => true,
+        },
+    }
+}
+
 /// The same path below /run, if it does not exist below /var/run, which is not a link to /run in the
 /// agent's image.
 pub fn visible(path: &Path) -> Cow<'_, Path> {
-    match path.strip_prefix("/var/run/netns") {
-        Ok(name) if !path.exists() => Path::new("/run/netns").join(name).into(),
+    match path.strip_prefix(VAR_RUN_NETNS) {
+        Ok(name) if !path.exists() => Path::new(RUN_NETNS).join(name).into(),
         _ => path.into(),
     }
 }
@@ -149,6 +183,34 @@ mod tests {
         ] {
             for cookie in [None, Some(7)] {
                 assert!(!exists(path, cookie), "{}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_name_that_is_missing_in_the_folder_shows_that_a_namespace_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, absent) = (dir.path().join("netns"), dir.path().join("absent"));
+        fs::create_dir(&folder).unwrap();
+        // Its mount is not visible, or was removed.
+        fs::write(folder.join("file"), "").unwrap();
+        for (path, exists) in [
+            ("/run/netns/cni-1", false),
+            ("/var/run/netns/cni-1", false),
+            ("", true),
+            ("/run/netns/file", true),
+            ("/run/netns/file/below", true),
+            ("/run/netns/../netns/cni-1", true),
+            ("/run/docker/netns/1", true),
+            ("/var/run/docker/netns/1", true),
+            // Another process of the container, or none.
+            ("/proc/1/ns/net", true),
+            ("/proc/4194305/ns/net", true),
+        ] {
+            for cookie in [None, Some(7)] {
+                let path = Path::new(path);
+                assert_eq!(may_exist_in(&folder, path, cookie), exists, "{}", path.display());
+                assert!(may_exist_in(&absent, path, cookie), "{}", path.display());
             }
         }
     }

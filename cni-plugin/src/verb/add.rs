@@ -7,16 +7,18 @@ use sluice_bpf::attach::Mechanism;
 use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
 use sluice_pod::lease::{
-    AllocError, BootInstant, Entry, Lease, LeaseKey, Number, Request, Store, Subnet,
+    AllocError, BootInstant, Entry, InUse, Lease, LeaseKey, Number, Request, Store, Subnet,
 };
 use sluice_pod::netns::{NetNs, NetNsError};
 use sluice_pod::{
-    CreateError, Dataplane, GATEWAY, NetworkError, PodNetwork, VethOptions, VethPair, device,
-    identity, is_complete, pod_routes, remove_local_pod, remove_rows_of_released, remove_veth,
+    CreateError, Dataplane, GATEWAY, NetworkError, PodNetwork, Reclaim, VethOptions, VethPair,
+    device, identity, is_complete, pod_routes, remove_local_pod, remove_rows_of_released,
+    remove_veth,
 };
 
 use super::{
-    dataplane_missing, key, lock, mend, now, open_host, read_links, remove_rows, store_failed, warn,
+    dataplane_missing, key, lock, mend, netns_exists, now, open_host, read_links, store_failed,
+    warn, warn_of_kept,
 };
 use crate::spec::{
     CniError, CniResult, Environment, Interface, IpConfig, NetConf, RouteConfig, code,
@@ -65,7 +67,7 @@ pub(super) fn add(
         undo(&store, conf, &mut host, &lease, e.has_device);
         create_failed(&e.source)
     })?;
-    // A lease without device and network namespace is released when it is older than any ADD can run.
+    // The device keeps the lease; other programs may have deleted it.
     if !store.holds(&lease).map_err(store_failed)? {
         undo(&store, conf, &mut host, &lease, true);
         return Err(create_failed(&NetworkError::Released));
@@ -115,12 +117,13 @@ fn lease_address(
     let host_ports = conf.host_ports()?;
     let now = now()?;
     let locked = lock(store, conf, &format!("ADD of {}", environment.owner()), host, &now)?;
-    let mut entries = store.entries().map_err(store_failed)?;
-
     let name = identity::host_ifname(&key);
-    if let Some(at) = entries.iter().position(|entry| entry.host_ifname == name) {
-        remove_interrupted(conf, host, pod, Some(&entries[at]), &key)?;
-        locked.release([&entries.remove(at)], &now).map_err(store_failed)?;
+    let in_use = || store.in_use(&name).map_err(store_failed);
+    let mut present = in_use()?;
+    if let Some(earlier) = present.own().cloned() {
+        remove_interrupted(conf, host, pod, Some(&earlier), &key)?;
+        locked.release([&earlier], &now).map_err(store_failed)?;
+        present = in_use()?;
     }
     let request = Request {
         key,
@@ -132,19 +135,21 @@ fn lease_address(
         host_ports,
         netns_cookie: pod.netns_cookie(),
     };
-    let allocate = |entries: &[Entry]| {
-        locked.allocate(entries, subnet, request.clone(), &now).map_err(store_failed)
+    let allocate = |present: &InUse| {
+        locked.allocate(present, subnet, request.clone(), &now).map_err(store_failed)
     };
-    let lease = match allocate(&entries)? {
+    let lease = match allocate(&present)? {
         Err(AllocError::Exhausted { .. } | AllocError::TooManyPods) => {
             let damaged = store.read().map_err(store_failed)?.damaged;
             mend(&locked, &damaged, conf, host, &now)?;
-            let links = read_links(host)?;
+            // Before the devices, and again: the lock was waited for.
+            let now = super::now()?;
+            let (links, leases) = (read_links(host)?, store.read().map_err(store_failed)?.leases);
             // The reuse delay begins now, also if this ADD has to be repeated.
-            let live = |lease: &Lease| links.is_live(lease, &now);
-            let remove_rows = |lease: &Lease| remove_rows(conf, lease.into());
-            locked.reclaim(&now, live, remove_rows).map_err(store_failed)?;
-            allocate(&store.entries().map_err(store_failed)?)?
+            let reclaim = Reclaim { locked: &locked, pins: &conf.pins, now: &now };
+            let reclaimed = reclaim.dead(leases, &links, netns_exists).map_err(store_failed)?;
+            warn_of_kept(&reclaimed.kept);
+            allocate(&in_use()?)?
         }
         other => other,
     };

@@ -46,15 +46,11 @@ fn release_address(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result
     let locked = lock(&store, conf, &format!("DEL of container {}", key.container_id), host, &now)?;
     let Some(entry) = store.find_entry(key).map_err(store_failed)? else { return Ok(()) };
     // Until the lease ends, no other pod can have the address, nor its row.
-    let lease = store.find(key).ok().flatten();
+    let lease = store.lease_of(&entry);
     let keys = lease.as_ref().map_or_else(|| RowKeys::from(&entry), RowKeys::from);
-    if let Err(e) = remove_local_pod(&conf.pins, keys) {
-        warn(format_args!(
-            "container {}: row of {} not deleted: {}",
-            key.container_id,
-            entry.address,
-            error_chain(&e)
-        ));
-    }
+    // An address whose row remains would lead to another pod. Reclaiming the lease removes it.
+    remove_local_pod(&conf.pins, keys).map_err(|e| {
+        CniError::caused(code::IO, format!("row of {} not deleted", entry.address), &e)
+    })?;
     locked.release([&entry], &now).map_err(store_failed)
 }

@@ -8,14 +8,17 @@ mod gc;
 mod status;
 
 use std::fmt;
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use sluice_bpf::netlink::Netlink;
 use sluice_bpf::{BpfError, error_chain};
 use sluice_pod::inventory::{self, HostLinks, OpenError};
-use sluice_pod::lease::{BootInstant, Entry, LeaseKey, LockedStore, Number, Store, StoreError};
-use sluice_pod::{Notice, NoticeVerb, RowKeys, remove_local_pod};
+use sluice_pod::lease::{
+    BootInstant, Entry, Lease, LeaseKey, LockedStore, Number, Store, StoreError,
+};
+use sluice_pod::{Kept, Notice, NoticeVerb, Reclaim, netns};
 
 use crate::spec::{CniError, Environment, NetConf, Verb, Version, code};
 
@@ -187,23 +190,21 @@ fn mend(
     for entry in damaged {
         warn(format_args!("lease of {} was corrupt and is rebuilt", entry.address));
     }
-    let removable = |entry: &&Entry| {
-        let is_lost = !drafts.iter().any(|draft| draft.is_of(entry));
-        !is_lost || remove_rows(conf, RowKeys::from(*entry))
-    };
-    let damaged: Vec<Entry> = damaged.iter().filter(removable).cloned().collect();
-    locked.mend(&damaged, &drafts, now).map_err(store_failed)
+    let reclaim = Reclaim { locked, pins: &conf.pins, now };
+    let kept = reclaim.damaged(damaged, &drafts).map_err(store_failed)?;
+    warn_of_kept(&kept);
+    Ok(())
 }
 
-/// Removes the rows of a lease that ends; the lock is held. Returns false if a row remains: the address
-/// must not be released then, because the row would lead to another pod.
-fn remove_rows(conf: &NetConf, keys: RowKeys<'_>) -> bool {
-    let removed = remove_local_pod(&conf.pins, keys);
-    if let Err(e) = &removed {
-        let address = keys.address;
-        warn(format_args!("lease of {address} not released: row not deleted: {}", error_chain(e)));
+/// Whether the network namespace of a lease exists; the container runtime's paths are this process's.
+fn netns_exists(lease: &Lease) -> bool {
+    netns::exists(Path::new(&lease.netns), lease.netns_cookie)
+}
+
+fn warn_of_kept(kept: &[Kept]) {
+    for lease in kept {
+        warn(error_chain(lease));
     }
-    removed.is_ok()
 }
 
 /// Writes a warning to stderr, which container runtimes log.

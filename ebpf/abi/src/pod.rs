@@ -35,7 +35,7 @@ pub struct LocalPod {
     /// Index in `PODS`.
     #[cfg(not(feature = "abi-next"))]
     pub index: u16,
-    /// Random number of this use of the index, never 0: flows of an earlier pod with the same index
+    /// Number of this use of the index, never 0: flows of an earlier pod with the same index
     /// and address do not match.
     #[cfg(not(feature = "abi-next"))]
     pub generation: u16,

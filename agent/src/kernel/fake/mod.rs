@@ -75,6 +75,8 @@ pub struct FakeKernel {
     pub forwarding: BTreeSet<String>,
     /// Leases.
     pub leases: Vec<Lease>,
+    /// Paths of network namespaces that exist.
+    pub netns: BTreeSet<String>,
     /// Clock of the leases.
     pub boot_instant: BootInstant,
     /// The installed CNI configuration.
@@ -116,6 +118,7 @@ impl FakeKernel {
             socket_programs: false,
             forwarding: BTreeSet::new(),
             leases: Vec::new(),
+            netns: BTreeSet::new(),
             boot_instant: BootInstant { boot_id: "boot".to_owned(), seconds: 1000 },
             cni_config: None,
             cni_binary: false,

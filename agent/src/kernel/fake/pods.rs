@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use sluice_pod::device::Link;
+use sluice_pod::inventory::HostLinks;
 use sluice_pod::lease::{BootInstant, Lease};
-use sluice_pod::{HostPath, PathPart};
+use sluice_pod::{HostPath, PathPart, Reclaimed};
 
 use super::FakeKernel;
-use crate::kernel::{Peer, Pods, Result};
+use crate::kernel::{LeaseLock, LockedLeases, Peer, Pods, Result};
 
 impl Pods for FakeKernel {
     fn leases(&mut self) -> Result<Vec<Lease>> {
@@ -15,12 +16,34 @@ impl Pods for FakeKernel {
         Ok(self.leases.clone())
     }
 
-    fn release_leases(&mut self, leases: &[Lease]) -> Result<()> {
-        for lease in leases {
+    fn lock_leases(&mut self) -> Result<LockedLeases> {
+        self.check("lock leases")?;
+        self.interrupt("lock leases");
+        Ok(LockedLeases { leases: self.leases.clone(), _lock: LeaseLock::default() })
+    }
+
+    fn lock_lease(&mut self, lease: &Lease) -> Result<Option<LeaseLock>> {
+        let locked = self.lock_leases()?;
+        Ok(locked.leases.contains(lease).then(LeaseLock::default))
+    }
+
+    fn release_leases(&mut self, leases: &[Lease]) -> Result<Reclaimed> {
+        let present = self.lock_leases()?.leases;
+        let links = HostLinks::from_links(self.host.links.clone());
+        let mut released = Vec::new();
+        for lease in leases.iter().filter(|lease| present.contains(lease)) {
+            if links.is_live(lease, &self.boot_instant, |lease| self.netns.contains(&lease.netns)) {
+                continue;
+            }
             self.change(format!("release lease {}", lease.address))?;
+            released.push(lease.clone());
         }
-        self.leases.retain(|lease| !leases.contains(lease));
-        Ok(())
+        self.leases.retain(|lease| !released.contains(lease));
+        Ok(Reclaimed { released, kept: Vec::new() })
+    }
+
+    fn netns_may_exist(&mut self, lease: &Lease) -> bool {
+        self.netns.contains(&lease.netns)
     }
 
     fn boot_instant(&mut self) -> Result<BootInstant> {

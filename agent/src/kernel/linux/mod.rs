@@ -41,8 +41,7 @@ use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{self, Link, LinkLayer};
 use sluice_pod::identity;
 use sluice_pod::lease::{BootInstant, KnownLeases, Lease, Store};
-use sluice_pod::remove_veth;
-use sluice_pod::{HostPath, PathPart, host_path, host_paths, restore};
+use sluice_pod::{HostPath, PathPart, Reclaimed, host_path, host_paths, remove_veth, restore};
 
 pub use self::cni_files::InstallError;
 use self::cni_files::Staged;
@@ -51,8 +50,8 @@ use self::sizes::Sizes;
 pub use self::sysctl::SysctlError;
 use super::counters;
 use super::{
-    CniFiles, Count, Grown, HandedOver, HealthCheck, HealthChecks, Hooks, Hop, KernelError, Maps,
-    Network, Peer, PodPrograms, Pods, Result, Routes,
+    CniFiles, Count, Grown, HandedOver, HealthCheck, HealthChecks, Hooks, Hop, KernelError,
+    LeaseLock, LockedLeases, Maps, Network, Peer, PodPrograms, Pods, Result, Routes,
 };
 use crate::host::HostState;
 use crate::signals::Stop;
@@ -298,16 +297,27 @@ impl Hooks for LinuxKernel {
 
 impl Pods for LinuxKernel {
     fn leases(&mut self) -> Result<Vec<Lease>> {
-        Ok(pods::leases(&self.leases, &mut self.known_leases, &mut self.netlink)?)
+        pods::leases(&self.leases, &mut self.known_leases, &mut self.netlink)
     }
 
-    fn release_leases(&mut self, leases: &[Lease]) -> Result<()> {
-        let now = self.boot_instant()?;
-        Ok(pods::release(&self.leases, &now, leases)?)
+    fn lock_leases(&mut self) -> Result<LockedLeases> {
+        pods::lock_leases(&self.leases, &mut self.known_leases, &mut self.netlink)
+    }
+
+    fn lock_lease(&mut self, lease: &Lease) -> Result<Option<LeaseLock>> {
+        pods::lock_lease(&self.leases, lease)
+    }
+
+    fn release_leases(&mut self, leases: &[Lease]) -> Result<Reclaimed> {
+        pods::release(&self.leases, &mut self.netlink, leases)
+    }
+
+    fn netns_may_exist(&mut self, lease: &Lease) -> bool {
+        pods::netns_may_exist(lease)
     }
 
     fn boot_instant(&mut self) -> Result<BootInstant> {
-        BootInstant::now().map_err(|e| KernelError::io("read the time since boot", e))
+        pods::now()
     }
 
     fn host_paths(&mut self, leases: &[&Lease]) -> Result<Vec<Option<HostPath>>> {

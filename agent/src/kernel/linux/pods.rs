@@ -7,13 +7,19 @@ use std::{fs, io};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use sluice_bpf::netlink::{Netlink, NetlinkError};
-use sluice_pod::inventory::{self, OpenError};
-use sluice_pod::lease::{BootInstant, Entry, KnownLeases, Lease, Leases, Store, StoreError};
+use sluice_abi::pin;
+use sluice_bpf::error_chain;
+use sluice_bpf::netlink::Netlink;
+use sluice_pod::inventory::{self, HostLinks};
+use sluice_pod::lease::{BootInstant, KnownLeases, Lease, Leases, LockedStore, Store};
 use sluice_pod::netns::{self, NetNs, NetNsError};
+use sluice_pod::{Reclaim, Reclaimed};
 
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, LeaseLock, LockedLeases, Result};
 use crate::paths::CNI_NETWORK;
+
+/// How the agent names itself to calls that wait for the lock of the leases.
+const HOLDER: &str = "agent";
 
 /// A lease as the command line shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,53 +57,91 @@ pub fn namespace_path(lease: &Lease) -> Option<PathBuf> {
     Some(netns::visible(Path::new(&lease.netns)).into_owned())
 }
 
-/// Reads all leases; files that did not change are not read again. Leases of a former version are taken over, and those whose files are damaged
-/// rebuilt from their devices, under the lock.
+/// Whether the network namespace of a lease may exist.
+pub fn netns_may_exist(lease: &Lease) -> bool {
+    netns::may_exist(Path::new(&lease.netns), lease.netns_cookie)
+}
+
+/// Reads all leases; files that did not change are not read again. Leases of a former version are taken
+/// over, and those whose files are damaged rebuilt from their devices, under the lock.
 ///
 /// # Errors
 /// The leases cannot be locked, read or written; the devices cannot be listed.
-pub fn leases(
-    store: &Store,
-    known: &mut KnownLeases,
-    netlink: &mut Netlink,
-) -> Result<Vec<Lease>, OpenError> {
+pub fn leases(store: &Store, known: &mut KnownLeases, netlink: &mut Netlink) -> Result<Vec<Lease>> {
     let Leases { leases, damaged } = store.read_changed(known)?;
     if damaged.is_empty() && store.is_open() {
         return Ok(leases);
     }
-    let now = BootInstant::now().map_err(|source| StoreError {
-        operation: "read the time of",
-        path: store.leases_dir(),
-        source,
-    })?;
-    let locked = store.lock("agent", &now)?;
-    let opened = inventory::open_leases(&locked, netlink, CNI_NETWORK, &now)?;
-    let damaged = store.read()?.damaged;
-    if !damaged.is_empty() {
-        let drafts = inventory::rebuild_leases(netlink, CNI_NETWORK, &now)?;
-        locked.mend(&damaged, &drafts, &now)?;
-    }
-    tracing::info!(
-        migrated = opened.migrated,
-        rebuilt = opened.rebuilt + damaged.len(),
-        "leases taken over or rebuilt"
-    );
-    Ok(store.read()?.leases)
+    Ok(lock_leases(store, known, netlink)?.leases)
 }
 
-/// Releases leases that still read as given.
+/// Reads all leases as [`leases`] does, and keeps others from changing them.
 ///
 /// # Errors
-/// The store cannot be locked, read or written.
-pub fn release(store: &Store, now: &BootInstant, leases: &[Lease]) -> Result<(), StoreError> {
-    let locked = store.lock("agent", now)?;
-    let mut unchanged = Vec::new();
-    for lease in leases {
-        if store.holds(lease)? {
-            unchanged.push(Entry::of(lease));
+/// As for [`leases`].
+pub fn lock_leases(
+    store: &Store,
+    known: &mut KnownLeases,
+    netlink: &mut Netlink,
+) -> Result<LockedLeases> {
+    let now = now()?;
+    let locked = store.lock_briefly(HOLDER, &now)?;
+    prepare(store, &locked, netlink, &now)?;
+    let leases = store.read_changed(known)?.leases;
+    Ok(LockedLeases { leases, _lock: locked.into_lock().into() })
+}
+
+/// Takes leases of a former version over and rebuilds those that are lost or damaged.
+fn prepare(
+    store: &Store,
+    locked: &LockedStore<'_>,
+    netlink: &mut Netlink,
+    now: &BootInstant,
+) -> Result<()> {
+    let opened = inventory::open_leases(locked, netlink, CNI_NETWORK, now)?;
+    let damaged = store.read()?.damaged;
+    let (migrated, rebuilt) = (opened.migrated, opened.rebuilt + damaged.len());
+    if !damaged.is_empty() {
+        let drafts = inventory::rebuild_leases(netlink, CNI_NETWORK, now)?;
+        let reclaim = Reclaim { locked, pins: Path::new(pin::ROOT), now };
+        for kept in reclaim.damaged(&damaged, &drafts)? {
+            tracing::warn!(error = %error_chain(&kept), "damaged lease kept");
         }
     }
-    locked.release(&unchanged, now)
+    if migrated + rebuilt > 0 {
+        tracing::info!(migrated, rebuilt, "leases taken over or rebuilt");
+    }
+    Ok(())
+}
+
+/// Locks the leases if this one exists as it is.
+///
+/// # Errors
+/// The store cannot be locked or read.
+pub fn lock_lease(store: &Store, lease: &Lease) -> Result<Option<LeaseLock>> {
+    Ok(store.lock_lease_briefly(lease, HOLDER, &now()?)?.map(LeaseLock::from))
+}
+
+/// Releases leases that still read as given and are not live, which is judged again under the lock, after
+/// their rows.
+///
+/// # Errors
+/// The store cannot be locked, read or written; the devices cannot be listed.
+pub fn release(store: &Store, netlink: &mut Netlink, leases: &[Lease]) -> Result<Reclaimed> {
+    let locked = store.lock_briefly(HOLDER, &now()?)?;
+    // Before the devices, after the lock.
+    let now = now()?;
+    let links = HostLinks::read(netlink)?;
+    let reclaim = Reclaim { locked: &locked, pins: Path::new(pin::ROOT), now: &now };
+    Ok(reclaim.dead(leases.iter().cloned(), &links, netns_may_exist)?)
+}
+
+/// The present time on the clock of the leases.
+///
+/// # Errors
+/// It cannot be read.
+pub fn now() -> Result<BootInstant> {
+    BootInstant::now().map_err(|e| KernelError::io("read the time since boot", e))
 }
 
 /// Sets the MTU of both ends of a pod's veth pair. Returns false if the pod's network namespace
@@ -105,7 +149,7 @@ pub fn release(store: &Store, now: &BootInstant, leases: &[Lease]) -> Result<(),
 ///
 /// # Errors
 /// The namespace cannot be entered, or a device refuses the MTU.
-pub fn set_mtu(netlink: &mut Netlink, lease: &Lease, mtu: u32) -> Result<bool, KernelError> {
+pub fn set_mtu(netlink: &mut Netlink, lease: &Lease, mtu: u32) -> Result<bool> {
     let Some(path) = namespace_path(lease) else { return Ok(false) };
     let mut inside = match NetNs::open(&path) {
         Err(NetNsError::Missing) => return Ok(false),
@@ -125,7 +169,7 @@ fn old_mtus_file(run_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn old_mtus(run_dir: &Path) -> Result<BTreeSet<u32>, KernelError> {
+pub fn old_mtus(run_dir: &Path) -> Result<BTreeSet<u32>> {
     let path = old_mtus_file(run_dir);
     match fs::read_to_string(&path) {
         Ok(text) => Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect()),
@@ -138,7 +182,7 @@ pub fn old_mtus(run_dir: &Path) -> Result<BTreeSet<u32>, KernelError> {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn store_old_mtus(run_dir: &Path, mtus: &BTreeSet<u32>) -> Result<(), KernelError> {
+pub fn store_old_mtus(run_dir: &Path, mtus: &BTreeSet<u32>) -> Result<()> {
     let path = old_mtus_file(run_dir);
     let lines: String = mtus.iter().map(|mtu| format!("{mtu}\n")).collect();
     let write = || {
@@ -148,11 +192,11 @@ pub fn store_old_mtus(run_dir: &Path, mtus: &BTreeSet<u32>) -> Result<(), Kernel
     write().map_err(|e| KernelError::io(format!("write {}", path.display()), e))
 }
 
-fn set_device_mtu(netlink: &mut Netlink, device: &str, mtu: u32) -> Result<(), NetlinkError> {
+fn set_device_mtu(netlink: &mut Netlink, device: &str, mtu: u32) -> Result<()> {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(device.to_owned()), LinkAttribute::Mtu(mtu)];
     let operation = format!("set the MTU of {device} to {mtu}");
-    netlink.change(RouteNetlinkMessage::SetLink(message), 0, &operation)
+    Ok(netlink.change(RouteNetlinkMessage::SetLink(message), 0, &operation)?)
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use std::time::Duration;
 use sluice_core::table::HostPorts;
 use sluice_pod::{HostPort, Protocol};
 
-use super::with_pods;
+use super::{of_others, with_pods};
+use crate::conditions::Concern;
 use crate::event::Event;
+use crate::harness::pod;
 
 /// Time until the next resync.
 const RESYNC: Duration = Duration::from_secs(31);
@@ -59,6 +61,64 @@ async fn rows_of_a_lease_without_a_record_are_kept_as_long_as_the_lease() {
     assert_eq!(harness.send([Event::Leases]).await, ["delete HOST_PORTS 1"]);
     let kept = (port(7).key(), port(7).backend([10, 244, 1, 7].into()));
     assert_eq!(harness.kernel().rows::<HostPorts>(), [kept]);
+}
+
+/// DEL and ADD write the rows under the lock that the agent waits for.
+#[tokio::test(start_paused = true)]
+async fn rows_are_compared_again_under_the_lock_of_the_leases() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    let to = |n: u8| port(8080).backend([10, 244, 1, n].into());
+    // The pod of a row that is missing ends.
+    harness.kernel().leases[0].host_ports = Some(vec![port(8080)]);
+    harness.kernel().after("lock leases", |kernel| {
+        kernel.leases[0].host_ports = Some(Vec::new());
+    });
+    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
+    assert_eq!(harness.kernel().rows::<HostPorts>(), []);
+    // The row of a pod that has ended becomes that of the next one with the port.
+    harness.kernel().overwrite::<HostPorts>(port(8080).key(), to(9));
+    harness.kernel().after("lock leases", move |kernel| {
+        kernel.leases[1].host_ports = Some(vec![port(8080)]);
+        kernel.overwrite::<HostPorts>(port(8080).key(), to(8));
+    });
+    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
+    assert_eq!(harness.kernel().rows::<HostPorts>(), [(port(8080).key(), to(8))]);
+    // Another process holds the lock.
+    harness.kernel().leases[1].host_ports = Some(Vec::new());
+    harness.kernel().fail("lock leases", 1, libc::ETIMEDOUT);
+    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
+    assert_eq!(harness.run_for(Duration::from_millis(250)).await, ["delete HOST_PORTS 1"]);
+    // Equal rows need no lock.
+    harness.kernel().fail("lock leases", usize::MAX, libc::ETIMEDOUT);
+    assert_eq!(harness.run_for(RESYNC).await, Vec::<String>::new());
+    assert!(harness.condition(Concern::HostPorts).is_none());
+}
+
+/// The agent would wait for the lock of every ADD of a burst.
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_running_add_are_left_to_it_without_the_lock() {
+    let (mut harness, _) = with_pods(&[]).await;
+    let (mut lease, link) = pod(7);
+    lease.since = harness.kernel().boot_instant.clone();
+    lease.host_ports = Some(vec![port(8080)]);
+    harness.kernel().leases.push(lease);
+    harness.kernel().fail("lock leases", usize::MAX, libc::ETIMEDOUT);
+    assert_eq!(of_others(harness.send([Event::Leases]).await), Vec::<String>::new());
+    assert!(harness.condition(Concern::HostPorts).is_none());
+    harness.kernel().heal();
+    // With its row in LOCAL_PODS it has written all of them; this one was lost.
+    harness.kernel().host.links.push(link);
+    let log = harness.send([Event::Leases]).await;
+    assert!(log.contains(&"put LOCAL_PODS 1".to_owned()), "{log:?}");
+    assert_eq!(log.last().unwrap(), "put HOST_PORTS 1");
+    // An ADD that was killed before its rows.
+    let (mut killed, _) = pod(8);
+    killed.since = harness.kernel().boot_instant.clone();
+    killed.host_ports = Some(vec![port(8081)]);
+    harness.kernel().leases.push(killed);
+    assert_eq!(of_others(harness.send([Event::Leases]).await), Vec::<String>::new());
+    harness.kernel().boot_instant.seconds += 10;
+    assert_eq!(harness.run_for(RESYNC).await, ["put HOST_PORTS 1"]);
 }
 
 #[tokio::test(start_paused = true)]

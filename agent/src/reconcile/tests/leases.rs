@@ -57,6 +57,30 @@ fn lease_of_an_add_that_ends_while_the_agent_is_stopped_is_kept() {
     assert_eq!(kernel.boot_instant, at("boot", 1200), "the agent was stopped");
 }
 
+/// An ADD that takes longer than its lease is protected creates its device before the agent has the lock.
+#[test]
+fn lease_whose_device_appears_before_the_lock_is_kept() {
+    let mut kernel = FakeKernel::new(harness::host());
+    let (lease, link) = pod(7);
+    kernel.leases.push(lease);
+    kernel.after("lock leases", move |kernel| kernel.host.links.push(link));
+    ReconcileLeases.reconcile(&mut Harness::idle_state(), &mut kernel).unwrap();
+    assert_eq!(kernel.take_log(), Vec::<String>::new());
+    assert_eq!(kernel.leases.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_without_a_device_is_kept_while_its_network_namespace_may_exist() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    let path = harness.kernel().leases[0].netns.clone();
+    harness.kernel().netns.insert(path.clone());
+    harness.kernel().host.links.retain(|link| link.index != 107);
+    let log = harness.run_for(RESYNC).await;
+    assert!(!log.iter().any(|line| line.starts_with("release")), "{log:?}");
+    harness.kernel().netns.remove(&path);
+    assert_eq!(harness.run_for(RESYNC).await, ["release lease 10.244.1.7"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn lease_from_before_a_reboot_is_released_at_start() {
     let mut kernel = FakeKernel::new(harness::host());

@@ -88,6 +88,37 @@ async fn row_of_another_pod_with_the_same_index_is_kept() {
     assert_eq!(harness.kernel().rows::<Pods>(), [(index, other)]);
 }
 
+/// DEL and ADD of other pods run before the agent has the lock.
+#[tokio::test(start_paused = true)]
+async fn rows_of_the_next_pod_with_an_address_and_an_index_are_kept() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    let (address, row) = harness.kernel().rows::<LocalPods>()[0];
+    let index = u32::from(row.index);
+    let next = LocalPod { ifindex: 500, generation: row.generation ^ 1, ..row };
+    // A row that is missing, of a pod that ends.
+    harness.kernel().overwrite::<Pods>(index, LocalPod::default());
+    harness.kernel().after("lock leases", move |kernel| {
+        kernel.leases[0].generation ^= 1;
+        kernel.overwrite::<Pods>(index, next);
+        kernel.overwrite::<LocalPods>(address, next);
+    });
+    let all = || Event::PodNetwork(PodScope::all());
+    assert_eq!(of_others(harness.send([all()]).await), Vec::<String>::new());
+    assert_eq!(harness.kernel().rows::<Pods>(), [(index, next)]);
+    // A row that is left over.
+    harness.kernel().overwrite::<Pods>(index, row);
+    harness.kernel().overwrite::<LocalPods>(address, row);
+    harness.kernel().leases.clear();
+    harness.kernel().host.links.retain(|link| link.index != 107);
+    harness.kernel().after("lock leases", move |kernel| {
+        kernel.overwrite::<Pods>(index, next);
+        kernel.overwrite::<LocalPods>(address, next);
+    });
+    assert_eq!(of_others(harness.send([all()]).await), Vec::<String>::new());
+    assert_eq!(harness.kernel().rows::<Pods>(), [(index, next)]);
+    assert_eq!(harness.kernel().rows::<LocalPods>(), [(address, next)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn pod_that_add_has_not_finished_is_left_alone() {
     let (mut harness, _) = with_pods(&[]).await;

@@ -2,7 +2,6 @@
 //! themselves if their files are lost.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use sluice_abi::{Addr, LocalPod, namespace_id};
 use sluice_bpf::netlink::{Netlink, NetlinkError};
@@ -11,10 +10,9 @@ use crate::ROUTE_PROTOCOL;
 use crate::device::{self, Link, Route};
 use crate::identity::{self, Alias};
 use crate::lease::{BootInstant, Draft, Lease, LockedStore, Opened, StoreError};
-use crate::netns;
 
-/// Age up to which a lease without a device belongs to an ADD that still runs. Container runtimes
-/// end an ADD earlier.
+/// Age up to which a lease without a device belongs to an ADD that still runs. Most container runtimes end
+/// an ADD earlier; one that takes longer fails if its lease has been released by then.
 const ADD_LIMIT_SECONDS: u64 = 120;
 
 /// The host's ends of the pods' veth pairs at one moment.
@@ -44,20 +42,16 @@ impl HostLinks {
     }
 
     /// Whether the pod of a lease can exist: it has its veth pair, its ADD can still be running, or its
-    /// network namespace exists. A pod can delete its interface, and other programs the host's end,
-    /// while its processes use the address. No network namespace outlives a boot.
-    pub fn is_live(&self, lease: &Lease, now: &BootInstant) -> bool {
-        self.is_live_with(lease, now, || netns::exists(Path::new(&lease.netns), lease.netns_cookie))
-    }
-
-    fn is_live_with(
+    /// network namespace exists, which is asked last. A pod can delete its interface, and other programs
+    /// the host's end, while its processes use the address. No network namespace outlives a boot.
+    pub fn is_live(
         &self,
         lease: &Lease,
         now: &BootInstant,
-        netns_exists: impl FnOnce() -> bool,
+        netns_exists: impl FnOnce(&Lease) -> bool,
     ) -> bool {
-        self.of(lease).is_some()
-            || lease.since.age(now).is_some_and(|age| age < ADD_LIMIT_SECONDS || netns_exists())
+        let in_time = |age| age < ADD_LIMIT_SECONDS || netns_exists(lease);
+        self.of(lease).is_some() || lease.since.age(now).is_some_and(in_time)
     }
 
     /// The rows of `LOCAL_PODS` for these leases; a lease without a device has none.

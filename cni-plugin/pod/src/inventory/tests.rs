@@ -46,9 +46,9 @@ fn a_lease_without_a_device_is_live_while_its_add_can_run() {
         (BootInstant { boot_id: "two".into(), seconds: 1001 }, false),
         (BootInstant { boot_id: "two".into(), seconds: 5 }, false),
     ] {
-        assert_eq!(none.is_live(&lease, &now), live, "{now:?}");
+        assert_eq!(none.is_live(&lease, &now, |_| false), live, "{now:?}");
     }
-    // Runtimes give up an ADD after minutes at most.
+    // Runtimes give up an ADD after minutes; nothing depends on it.
     assert!((60..=600).contains(&ADD_LIMIT_SECONDS));
 }
 
@@ -57,15 +57,15 @@ fn a_lease_without_a_device_is_live_while_its_network_namespace_exists() {
     let none = HostLinks::from_links(Vec::new());
     let lease = lease("c1", at(1000));
     for now in [at(1000 + ADD_LIMIT_SECONDS), at(1_000_000)] {
-        assert!(none.is_live_with(&lease, &now, || true), "{now:?}");
-        assert!(!none.is_live_with(&lease, &now, || false), "{now:?}");
+        assert!(none.is_live(&lease, &now, |_| true), "{now:?}");
+        assert!(!none.is_live(&lease, &now, |_| false), "{now:?}");
     }
     // The path can lead to another namespace after a reboot.
     let rebooted = BootInstant { boot_id: "two".into(), seconds: 1001 };
-    assert!(!none.is_live_with(&lease, &rebooted, || true));
+    assert!(!none.is_live(&lease, &rebooted, |_| true));
     // Namespaces of pods with a device are not opened.
     let links = HostLinks::from_links(vec![link(12, &lease)]);
-    assert!(links.is_live_with(&lease, &at(1_000_000), || unreachable!("opened")));
+    assert!(links.is_live(&lease, &at(1_000_000), |_| unreachable!("opened")));
 }
 
 #[test]
@@ -73,10 +73,10 @@ fn a_lease_with_a_device_is_live_at_any_age() {
     let lease = lease("c1", at(1000));
     let links = HostLinks::from_links(vec![link(12, &lease)]);
     for now in [at(1000), at(100_000), BootInstant { boot_id: "two".into(), seconds: 5 }] {
-        assert!(links.is_live(&lease, &now), "{now:?}");
+        assert!(links.is_live(&lease, &now, |_| false), "{now:?}");
     }
     let other = self::lease("c2", at(1000));
-    assert!(!links.is_live(&other, &at(100_000)), "the device of another attachment");
+    assert!(!links.is_live(&other, &at(100_000), |_| false), "the device of another attachment");
     let mut foreign = link(12, &lease);
     foreign.name = "eth0".into();
     let mut renamed = lease.clone();

@@ -27,6 +27,26 @@ impl Entry {
 
     /// Parses a file name; `None` for files that are not leases.
     pub fn parse(name: &str) -> Option<Entry> {
+        Name::parse(name).map(Entry::from)
+    }
+
+    /// The file name.
+    pub fn file_name(&self) -> String {
+        format!("{}+{}+{}", self.address, self.index, self.host_ifname)
+    }
+}
+
+/// A file name in its parts, without a copy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Name<'a> {
+    pub(super) address: Ipv4Addr,
+    pub(super) index: u32,
+    pub(super) host_ifname: &'a str,
+}
+
+impl Name<'_> {
+    /// As [`Entry::parse`].
+    pub(super) fn parse(name: &str) -> Option<Name<'_>> {
         let mut parts = name.splitn(3, '+');
         let (address, index, host_ifname) = (parts.next()?, parts.next()?, parts.next()?);
         // One name per entry: no signs or leading zeros, which the address cannot have either, and no
@@ -36,16 +56,14 @@ impl Entry {
             !host_ifname.is_empty() && host_ifname.bytes().all(|b| b.is_ascii_alphanumeric());
         let index = index.parse().ok().filter(|index| *index < INDEX_MAX)?;
         let address = address.parse().ok()?;
-        (canonical && is_name).then(|| Entry {
-            address,
-            index,
-            host_ifname: host_ifname.to_owned(),
-        })
+        (canonical && is_name).then_some(Name { address, index, host_ifname })
     }
+}
 
-    /// The file name.
-    pub fn file_name(&self) -> String {
-        format!("{}+{}+{}", self.address, self.index, self.host_ifname)
+impl From<Name<'_>> for Entry {
+    fn from(name: Name<'_>) -> Entry {
+        let Name { address, index, host_ifname } = name;
+        Entry { address, index, host_ifname: host_ifname.to_owned() }
     }
 }
 

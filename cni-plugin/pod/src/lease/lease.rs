@@ -25,7 +25,7 @@ pub struct Lease {
     pub address: Ipv4Addr,
     /// Number of the pod on this node, below [`INDEX_MAX`](super::INDEX_MAX). No other lease has it.
     pub index: u32,
-    /// Random and not zero. Two leases that have one index after each other differ in it.
+    /// Not zero. The leases that have one index after each other count in it.
     pub generation: u32,
     /// The attachment.
     #[serde(flatten)]
@@ -56,7 +56,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The generation in the rows of maps: 16 bits, of which 0 means "no pod".
+    /// The generation in the rows of maps: 16 bits, of which 0 means "no pod". It repeats after 65,535
+    /// leases of one index.
     pub fn row_generation(&self) -> u16 {
         (self.generation % u32::from(u16::MAX)) as u16 + 1
     }

@@ -7,12 +7,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::BootInstant;
 
 /// Longest content of a lock file that is read.
 const HOLDER_MAX: u64 = 512;
+
+/// Time between two attempts of [`poll`].
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How a lock that is not free is waited for; fails with `TimedOut` after a time.
+pub(super) type Wait = fn(&File, Duration) -> io::Result<()>;
 
 /// Locks the file at `path`, which is created if it does not exist, and writes who holds it. The
 /// lock ends with the returned file, or with the process.
@@ -25,6 +31,7 @@ pub(super) fn lock(
     holder: &str,
     now: &BootInstant,
     patience: Duration,
+    wait: Wait,
 ) -> io::Result<File> {
     let file = OpenOptions::new()
         .create(true)
@@ -47,8 +54,8 @@ pub(super) fn lock(
 }
 
 /// Waits in a thread of its own: flock(2) has no timeout. After a timeout the thread stays until the
-/// lock is free, and releases it at once.
-fn wait(file: &File, patience: Duration) -> io::Result<()> {
+/// lock is free, and releases it at once: for processes that end then.
+pub(super) fn wait(file: &File, patience: Duration) -> io::Result<()> {
     // The same open file description: the lock of the copy is the lock of the file.
     let copy = file.try_clone()?;
     let (done, result) = mpsc::sync_channel(0);
@@ -59,6 +66,20 @@ fn wait(file: &File, patience: Duration) -> io::Result<()> {
         }
     });
     result.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Tries again and again, which leaves no thread behind: for processes that go on.
+pub(super) fn poll(file: &File, patience: Duration) -> io::Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        thread::sleep(POLL_INTERVAL);
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// Locks one byte of the file at `path`: calls for one attachment run after each other, those for
@@ -154,18 +175,20 @@ mod tests {
         let now = BootInstant::now().unwrap();
         // A longer text of an earlier holder leaves no remains.
         let long = "ADD of a pod with a very long name".repeat(4);
-        drop(lock(&path, &long, &now, LONG).unwrap());
+        drop(lock(&path, &long, &now, LONG, wait).unwrap());
         let earlier = BootInstant { seconds: now.seconds.saturating_sub(31), ..now.clone() };
-        let held = lock(&path, "ADD of pod shop/web-0", &earlier, LONG).unwrap();
-        let error = lock(&path, "DEL", &now, Duration::from_millis(1)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        let text = error.to_string();
-        let expected =
-            format!("ADD of pod shop/web-0 (pid {}) has held it for 3", std::process::id());
-        assert!(text.contains(&expected) && text.ends_with(" s"), "{text}");
+        let held = lock(&path, "ADD of pod shop/web-0", &earlier, LONG, wait).unwrap();
+        for wait in [wait as Wait, poll] {
+            let error = lock(&path, "DEL", &now, Duration::from_millis(1), wait).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            let text = error.to_string();
+            let expected =
+                format!("ADD of pod shop/web-0 (pid {}) has held it for 3", std::process::id());
+            assert!(text.contains(&expected) && text.ends_with(" s"), "{text}");
+        }
         // The waiter that gave up does not keep the lock.
         drop(held);
-        drop(lock(&path, "DEL", &now, LONG).unwrap());
+        drop(lock(&path, "DEL", &now, LONG, wait).unwrap());
     }
 
     #[test]
@@ -185,17 +208,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let now = BootInstant::now().unwrap();
-        let held = lock(&path, "first", &now, LONG).unwrap();
-        let ready = Barrier::new(2);
-        thread::scope(|scope| {
-            let second = scope.spawn(|| {
+        for wait in [wait as Wait, poll] {
+            let held = lock(&path, "first", &now, LONG, wait).unwrap();
+            let ready = Barrier::new(2);
+            thread::scope(|scope| {
+                let second = scope.spawn(|| {
+                    ready.wait();
+                    lock(&path, "second", &now, LONG, wait)
+                });
                 ready.wait();
-                lock(&path, "second", &now, LONG)
+                drop(held);
+                second.join().unwrap().unwrap();
             });
-            ready.wait();
-            drop(held);
-            second.join().unwrap().unwrap();
-        });
-        assert!(std::fs::read_to_string(&path).unwrap().ends_with(" second\n"));
+            assert!(std::fs::read_to_string(&path).unwrap().ends_with(" second\n"));
+        }
     }
 }

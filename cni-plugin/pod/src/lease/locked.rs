@@ -1,19 +1,20 @@
 //! Changes of the leases, under the lock.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::allocation::{Allocation, lowest_free_index};
-use super::number::{self, number};
+use super::generation::Generations;
+use super::number::number;
 use super::store::{create_dir, failed};
 use super::{
-    AllocError, BootInstant, Draft, Entry, FormerState, Lease, LeaseKey, Store, StoreError, Subnet,
+    AllocError, BootInstant, Draft, Entry, FormerState, InUse, Lease, LeaseKey, Store, StoreError,
+    Subnet,
 };
 use crate::{HostPort, identity};
 
@@ -53,12 +54,28 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct LockedStore<'a> {
     store: &'a Store,
-    _lock: File,
+    lock: File,
+}
+
+/// The lock of a store, while this value exists.
+#[derive(Debug)]
+pub struct HeldLock {
+    _file: File,
 }
 
 impl<'a> LockedStore<'a> {
     pub(super) fn new(store: &'a Store, lock: File) -> LockedStore<'a> {
-        LockedStore { store, _lock: lock }
+        LockedStore { store, lock }
+    }
+
+    /// Keeps the lock if this lease exists as it is.
+    pub(super) fn if_holds(self, lease: &Lease) -> Result<Option<HeldLock>, StoreError> {
+        Ok(self.store.holds(lease)?.then(|| self.into_lock()))
+    }
+
+    /// Keeps the lock without the store.
+    pub fn into_lock(self) -> HeldLock {
+        HeldLock { _file: self.lock }
     }
 
     /// Prepares the folder: takes over the leases of a former version, or, if there are no leases
@@ -124,9 +141,11 @@ impl<'a> LockedStore<'a> {
             }
             used.insert(entry.index);
         }
-        let leases = number(drafts, &mut used, number::random_generation)
+        let generations = self.generations()?;
+        let leases = number(drafts, &mut used, |index| generations.next(index))
             .map_err(failed("number the leases of", &self.store.dir))?;
         for lease in &leases {
+            self.count_from(&generations, lease)?;
             self.write(&target.join(Entry::of(lease).file_name()), lease)?;
         }
         if let Some(allocation) = allocation {
@@ -138,22 +157,21 @@ impl<'a> LockedStore<'a> {
         Ok(leases.len())
     }
 
-    /// Allocates an address, an index and a generation, and writes the lease. `entries` is the
+    /// Allocates an address, an index and a generation, and writes the lease. `in_use` is the
     /// present content of the store. The inner error leaves everything as it was.
     ///
     /// # Errors
     /// A file cannot be read or written.
     pub fn allocate(
         &self,
-        entries: &[Entry],
+        in_use: &InUse,
         subnet: Subnet,
         request: Request,
         now: &BootInstant,
     ) -> Result<Result<Lease, AllocError>, StoreError> {
-        let leased: HashSet<Ipv4Addr> = entries.iter().map(|entry| entry.address).collect();
         let mut allocation = self.allocation()?;
-        let index = lowest_free_index(entries.iter().map(|entry| entry.index));
-        let leased = |address| leased.contains(&address);
+        let index = lowest_free_index(in_use.indexes());
+        let leased = |address| in_use.has(address);
         let (address, index) = match (allocation.choose(subnet, leased, now), index) {
             (Ok(address), Ok(index)) => (address, index),
             (Err(e), _) | (_, Err(e)) => return Ok(Err(e)),
@@ -163,8 +181,7 @@ impl<'a> LockedStore<'a> {
         let lease = Lease {
             address,
             index,
-            generation: number::random_generation()
-                .map_err(failed("number a lease of", &self.store.dir))?,
+            generation: self.next_generation(&self.generations()?, index)?,
             host_ifname: identity::host_ifname(&key),
             key,
             network,
@@ -210,20 +227,25 @@ impl<'a> LockedStore<'a> {
         Ok(())
     }
 
-    /// Ends every lease that is not live; returns them. Before, `remove_rows` removes what leads to the
-    /// pod of a lease; a lease for which it returns false stays, because its address would lead to
-    /// another pod. Damaged leases stay.
+    /// Ends those of `leases` that still exist as they are and are not live; returns them. Before,
+    /// `remove_rows` removes what leads to the pod of a lease; a lease for which it returns false stays,
+    /// because its address would lead to another pod.
     ///
     /// # Errors
     /// A file cannot be read, written or deleted.
     pub fn reclaim(
         &self,
+        leases: impl IntoIterator<Item = Lease>,
         now: &BootInstant,
         live: impl Fn(&Lease) -> bool,
         mut remove_rows: impl FnMut(&Lease) -> bool,
     ) -> Result<Vec<Lease>, StoreError> {
-        let mut dead = self.store.read()?.leases;
-        dead.retain(|lease| !live(lease) && remove_rows(lease));
+        let mut dead = Vec::new();
+        for lease in leases {
+            if !live(&lease) && self.store.holds(&lease)? && remove_rows(&lease) {
+                dead.push(lease);
+            }
+        }
         let entries: Vec<Entry> = dead.iter().map(Entry::of).collect();
         self.release(&entries, now)?;
         Ok(dead)
@@ -248,14 +270,16 @@ impl<'a> LockedStore<'a> {
                 self.release([entry], now)?;
                 continue;
             };
+            let generations = self.generations()?;
             let generation = match number {
                 Some(number) if number.is_valid() && number.index == entry.index => {
                     number.generation
                 }
-                _ => number::random_generation()
-                    .map_err(failed("number a lease of", &self.store.dir))?,
+                _ => self.next_generation(&generations, entry.index)?,
             };
-            self.write(&path, &Lease { index: entry.index, generation, ..lease.clone() })?;
+            let lease = Lease { index: entry.index, generation, ..lease.clone() };
+            self.count_from(&generations, &lease)?;
+            self.write(&path, &lease)?;
         }
         Ok(())
     }
@@ -269,6 +293,21 @@ impl<'a> LockedStore<'a> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Allocation::default()),
             Err(e) => Err(failed("read", &path)(e)),
         }
+    }
+
+    fn generations(&self) -> Result<Generations, StoreError> {
+        Generations::open(&self.store.dir)
+            .map_err(failed("open the generations in", &self.store.dir))
+    }
+
+    fn next_generation(&self, generations: &Generations, index: u32) -> Result<u32, StoreError> {
+        generations.next(index).map_err(failed("number a lease of", &self.store.dir))
+    }
+
+    /// Continues the count of an index after a lease that keeps its number.
+    fn count_from(&self, generations: &Generations, lease: &Lease) -> Result<(), StoreError> {
+        let counted = generations.set(lease.index, lease.generation);
+        counted.map_err(failed("number a lease of", &self.store.dir))
     }
 
     fn save_allocation(&self, allocation: &Allocation) -> Result<(), StoreError> {

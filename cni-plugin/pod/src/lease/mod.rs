@@ -3,6 +3,7 @@
 //! ```text
 //! <stateDir>/lock                             one writer; its content names the holder
 //! <stateDir>/allocation.json                  range, cursor, released addresses
+//! <stateDir>/generations                      the last generation of each index
 //! <stateDir>/leases/10.244.1.7+12+slc012...   one lease: JSON
 //! ```
 //! Nothing outlives a boot, so nothing is synced to a disk. Every file is replaced by a rename: a
@@ -12,6 +13,8 @@ mod allocation;
 mod boot_instant;
 mod entry;
 mod former;
+mod generation;
+mod in_use;
 #[expect(clippy::module_inception, reason = "one lease")]
 mod lease;
 mod lock;
@@ -24,14 +27,17 @@ pub use allocation::{AllocError, Allocation, INDEX_MAX, REUSE_DELAY_SECONDS, Rel
 pub use boot_instant::{BootInstant, parse_uptime};
 pub use entry::Entry;
 pub use former::FormerState;
+pub use in_use::InUse;
 pub use lease::{Lease, LeaseKey};
-pub use locked::{LockedStore, Opened, Request};
+pub use locked::{HeldLock, LockedStore, Opened, Request};
 pub use number::{Draft, Number};
 pub use store::{AttachmentLock, KnownLeases, Leases, Stamp, Store, StoreError};
 pub use subnet::{Subnet, SubnetError};
 
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixture;
+#[cfg(test)]
+mod locked_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::io;
 
 use super::allocation::lowest_free_index;
 use super::{Entry, INDEX_MAX, Lease};
-use crate::random;
 
 /// A lease's number among the pods of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +40,14 @@ impl Draft {
 }
 
 /// Gives each draft its number: the one that it had, unless it is invalid or in use, else the lowest
-/// free index and a new generation. Drafts for which no index is left are omitted.
+/// free index and the `generation` that follows for it. Drafts for which no index is left are omitted.
 ///
 /// # Errors
 /// `generation` fails.
 pub(super) fn number(
     drafts: Vec<Draft>,
     used: &mut BTreeSet<u32>,
-    mut generation: impl FnMut() -> io::Result<u32>,
+    mut generation: impl FnMut(u32) -> io::Result<u32>,
 ) -> io::Result<Vec<Lease>> {
     let (mut leases, mut others) = (Vec::new(), Vec::new());
     for Draft { lease, number } in drafts {
@@ -60,17 +59,9 @@ pub(super) fn number(
     for lease in others {
         let Ok(index) = lowest_free_index(used.iter().copied()) else { break };
         used.insert(index);
-        leases.push(Lease { index, generation: generation()?, ..lease });
+        leases.push(Lease { index, generation: generation(index)?, ..lease });
     }
     Ok(leases)
-}
-
-/// A random generation.
-///
-/// # Errors
-/// /dev/urandom cannot be read.
-pub(super) fn random_generation() -> io::Result<u32> {
-    Ok(u32::from_ne_bytes(random::nonzero()?))
 }
 
 #[cfg(test)]
@@ -97,7 +88,7 @@ mod tests {
         ];
         let mut used = BTreeSet::from([0]);
         let mut next = 100;
-        let leases = number(drafts, &mut used, || {
+        let leases = number(drafts, &mut used, |_| {
             next += 1;
             Ok(next)
         });
@@ -117,12 +108,6 @@ mod tests {
         ];
         assert_eq!(numbers, expected.map(|(id, index, g)| (id.to_owned(), index, g)));
         let mut full: BTreeSet<u32> = (0..INDEX_MAX).collect();
-        assert_eq!(number(vec![draft("none", None)], &mut full, || Ok(1)).unwrap(), []);
-    }
-
-    #[test]
-    fn generations_are_random_and_not_zero() {
-        let all: BTreeSet<u32> = (0..100).map(|_| random_generation().unwrap()).collect();
-        assert!(all.len() > 90 && !all.contains(&0));
+        assert_eq!(number(vec![draft("none", None)], &mut full, |_| Ok(1)).unwrap(), []);
     }
 }

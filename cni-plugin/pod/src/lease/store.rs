@@ -8,15 +8,21 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{BootInstant, Entry, Lease, LeaseKey, LockedStore, lock};
+use super::lock::{self, Wait};
+use super::{BootInstant, Entry, HeldLock, InUse, Lease, LeaseKey, LockedStore};
 use crate::{DEFAULT_STATE_DIR, FORMER_STATE_DIR, identity};
 
 /// Time for which a call waits for the lock. Container runtimes end a call later, without a reason.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Time for which a process waits for the lock that has other work: the agent's event loop. Calls hold the
+/// lock for milliseconds.
+const BRIEF_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A failed access to the leases.
 #[derive(Debug, thiserror::Error)]
@@ -116,19 +122,46 @@ impl Store {
     /// # Errors
     /// The folder cannot be listed.
     pub fn entries(&self) -> Result<Vec<Entry>, StoreError> {
+        let mut entries = Vec::new();
+        self.list(|name| {
+            entries.extend(Entry::parse(name));
+            ControlFlow::Continue(())
+        })?;
+        entries.sort_unstable_by_key(|entry| u32::from(entry.address));
+        Ok(entries)
+    }
+
+    /// What is in use, and the entry of the attachment whose host's end has the name `own`.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn in_use(&self, own: &str) -> Result<InUse, StoreError> {
+        let mut in_use = InUse::default();
+        self.list(|name| {
+            in_use.add_name(name, own);
+            ControlFlow::Continue(())
+        })?;
+        Ok(in_use.complete())
+    }
+
+    /// Calls `each` with the names of the files, until it breaks.
+    fn list(&self, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<(), StoreError> {
         let path = self.leases_dir();
         let dir = match fs::read_dir(&path) {
             Ok(dir) => dir,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(failed("list", &path)(e)),
         };
-        let mut entries = Vec::new();
         for file in dir {
-            let name = file.map_err(failed("list", &path))?.file_name();
-            entries.extend(name.to_str().and_then(Entry::parse));
+            let name = match file {
+                Ok(file) => file.file_name(),
+                Err(e) => return Err(failed("list", &path)(e)),
+            };
+            if name.to_str().is_some_and(|name| each(name).is_break()) {
+                break;
+            }
         }
-        entries.sort_unstable_by_key(|entry| u32::from(entry.address));
-        Ok(entries)
+        Ok(())
     }
 
     /// Like [`Store::read`], but reads only files that differ from those of the last call.
@@ -195,7 +228,19 @@ impl Store {
     /// The folder cannot be listed.
     pub fn find_entry(&self, key: &LeaseKey) -> Result<Option<Entry>, StoreError> {
         let host_ifname = identity::host_ifname(key);
-        Ok(self.entries()?.into_iter().find(|entry| entry.host_ifname == host_ifname))
+        let mut found = None;
+        self.list(|name| {
+            if name.ends_with(&host_ifname) {
+                found = Entry::parse(name).filter(|entry| entry.host_ifname == host_ifname);
+            }
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(found)
+    }
+
+    /// The lease of an entry, without a lock; `None` if it is damaged, cannot be read or does not exist.
+    pub fn lease_of(&self, entry: &Entry) -> Option<Lease> {
+        self.get(entry).ok().flatten().flatten()
     }
 
     /// Whether this lease still exists as it is.
@@ -244,9 +289,59 @@ impl Store {
     /// The lock file cannot be created, or is locked for longer than a call can wait: the error
     /// names the holder.
     pub fn lock(&self, holder: &str, now: &BootInstant) -> Result<LockedStore<'_>, StoreError> {
+        self.lock_within(holder, now, LOCK_PATIENCE, lock::wait)
+    }
+
+    /// Like [`Store::lock`], for a process that must not wait for long: a second at most.
+    ///
+    /// # Errors
+    /// Those of [`Store::lock`].
+    pub fn lock_briefly(
+        &self,
+        holder: &str,
+        now: &BootInstant,
+    ) -> Result<LockedStore<'_>, StoreError> {
+        self.lock_within(holder, now, BRIEF_PATIENCE, lock::poll)
+    }
+
+    /// Locks the store if this lease exists as it is. Rows that lead to its pod are written under such a
+    /// lock: they cannot be those of another pod that has the address by then, and cannot stay when the
+    /// lease ends, because whoever ends it removes them.
+    ///
+    /// # Errors
+    /// Those of [`Store::lock`]; the lease cannot be read.
+    pub fn lock_lease(
+        &self,
+        lease: &Lease,
+        holder: &str,
+        now: &BootInstant,
+    ) -> Result<Option<HeldLock>, StoreError> {
+        self.lock(holder, now)?.if_holds(lease)
+    }
+
+    /// Like [`Store::lock_lease`], for a process that must not wait for long.
+    ///
+    /// # Errors
+    /// Those of [`Store::lock_lease`].
+    pub fn lock_lease_briefly(
+        &self,
+        lease: &Lease,
+        holder: &str,
+        now: &BootInstant,
+    ) -> Result<Option<HeldLock>, StoreError> {
+        self.lock_briefly(holder, now)?.if_holds(lease)
+    }
+
+    fn lock_within(
+        &self,
+        holder: &str,
+        now: &BootInstant,
+        patience: Duration,
+        wait: Wait,
+    ) -> Result<LockedStore<'_>, StoreError> {
         create_dir(&self.dir)?;
         let path = self.dir.join("lock");
-        let file = lock::lock(&path, holder, now, LOCK_PATIENCE).map_err(failed("lock", &path))?;
+        let file = lock::lock(&path, holder, now, patience, wait).map_err(failed("lock", &path))?;
         Ok(LockedStore::new(self, file))
     }
 }

@@ -13,21 +13,21 @@ use super::fixture::{at, lease};
 use super::*;
 use crate::identity;
 
-const SUBNET: &str = "10.244.1.0/24";
+pub(super) const SUBNET: &str = "10.244.1.0/24";
 
-fn store() -> (TempDir, Store) {
+pub(super) fn store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     (dir, store)
 }
 
-fn open(store: &Store, drafts: Vec<Draft>) -> (LockedStore<'_>, Opened) {
+pub(super) fn open(store: &Store, drafts: Vec<Draft>) -> (LockedStore<'_>, Opened) {
     let locked = store.lock("test", &at(1)).unwrap();
     let opened = locked.open(|| Ok::<_, StoreError>(drafts)).unwrap();
     (locked, opened)
 }
 
-fn request(container_id: &str) -> Request {
+pub(super) fn request(container_id: &str) -> Request {
     Request {
         key: lease(container_id).key,
         network: "sluice".into(),
@@ -40,13 +40,13 @@ fn request(container_id: &str) -> Request {
     }
 }
 
-fn allocate(locked: &LockedStore<'_>, store: &Store, container_id: &str) -> Lease {
-    let entries = store.entries().unwrap();
+pub(super) fn allocate(locked: &LockedStore<'_>, store: &Store, container_id: &str) -> Lease {
+    let in_use = store.in_use("").unwrap();
     let subnet = SUBNET.parse().unwrap();
-    locked.allocate(&entries, subnet, request(container_id), &at(1)).unwrap().unwrap()
+    locked.allocate(&in_use, subnet, request(container_id), &at(1)).unwrap().unwrap()
 }
 
-fn path_of(store: &Store, lease: &Lease) -> std::path::PathBuf {
+pub(super) fn path_of(store: &Store, lease: &Lease) -> std::path::PathBuf {
     store.leases_dir().join(Entry::of(lease).file_name())
 }
 
@@ -64,7 +64,7 @@ fn uid_of_the_pod_is_in_its_lease_and_absent_in_one_of_a_former_version() {
 }
 
 /// A lease of the fixture's kind with its own attachment and address.
-fn numbered(n: u8) -> Lease {
+pub(super) fn numbered(n: u8) -> Lease {
     Lease { address: [10, 244, 1, n].into(), index: n.into(), ..lease(&format!("c{n}")) }
 }
 
@@ -87,42 +87,6 @@ fn former(leases: &[Lease]) -> serde_json::Value {
             { "address": "10.244.1.3", "at": { "bootId": "one", "seconds": 3 } },
         ],
     })
-}
-
-#[test]
-fn index_is_the_lowest_free_one_and_the_generation_is_new() {
-    let (_dir, store) = store();
-    let (locked, _) = open(&store, vec![]);
-    let first: Vec<Lease> =
-        ["a", "b", "c"].map(|id| allocate(&locked, &store, id)).into_iter().collect();
-    assert_eq!(first.iter().map(|l| l.index).collect::<Vec<_>>(), [0, 1, 2]);
-    locked.release([&Entry::of(&first[1])], &at(1)).unwrap();
-    let again = allocate(&locked, &store, "d");
-    assert_eq!(again.index, 1);
-    assert_ne!(again.address, first[1].address);
-    assert_ne!(again.generation, first[1].generation);
-    assert!(first.iter().chain([&again]).all(|lease| lease.generation != 0));
-    assert_eq!(store.find(&again.key).unwrap(), Some(again.clone()));
-    assert!(store.holds(&again).unwrap() && !store.holds(&first[1]).unwrap());
-    assert_eq!(store.find(&first[1].key).unwrap(), None);
-}
-
-#[test]
-fn no_index_is_given_beyond_the_last_one() {
-    let (_dir, store) = store();
-    let (locked, _) = open(&store, vec![]);
-    let entry = |index: u32| Entry {
-        address: (0x0b00_0000 + index).into(),
-        index,
-        host_ifname: "x".into(),
-    };
-    let full: Vec<Entry> = (0..INDEX_MAX).map(entry).collect();
-    let subnet = SUBNET.parse().unwrap();
-    let allocate = |entries: &[Entry]| {
-        locked.allocate(entries, subnet, request("c"), &at(1)).unwrap().map(|lease| lease.index)
-    };
-    assert_eq!(allocate(&full), Err(AllocError::TooManyPods));
-    assert_eq!(allocate(&full[..full.len() - 1]), Ok(INDEX_MAX - 1));
 }
 
 #[test]
@@ -280,7 +244,11 @@ fn reclaim_ends_the_leases_that_are_not_live() {
     let (locked, _) = open(&store, vec![]);
     let [a, b, c] = ["a", "b", "c"].map(|id| allocate(&locked, &store, id));
     fs::write(path_of(&store, &c), "").unwrap();
-    let dead = locked.reclaim(&at(1), |lease| lease.key == b.key, |_| true).unwrap();
+    // What has changed since it was read is left alone.
+    let read = [Lease { generation: 1, ..a.clone() }, b.clone()];
+    assert_eq!(locked.reclaim(read, &at(1), |lease| lease.key == b.key, |_| true).unwrap(), []);
+    let leases = store.read().unwrap().leases;
+    let dead = locked.reclaim(leases, &at(1), |lease| lease.key == b.key, |_| true).unwrap();
     assert_eq!(dead, [a]);
     assert_eq!(store.read().unwrap(), Leases { leases: vec![b], damaged: vec![Entry::of(&c)] });
 }
@@ -297,7 +265,8 @@ fn rows_of_a_reclaimed_lease_are_removed_while_it_exists() {
         // The rows of b cannot be removed: its address would lead to another pod.
         lease.key == a.key
     };
-    let dead = locked.reclaim(&at(1), |lease| lease.key == live.key, remove_rows).unwrap();
+    let leases = store.read().unwrap().leases;
+    let dead = locked.reclaim(leases, &at(1), |lease| lease.key == live.key, remove_rows).unwrap();
     assert_eq!(dead, std::slice::from_ref(&a));
     assert_eq!(removed, [a, b.clone()]);
     assert_eq!(store.read().unwrap().leases, [b, live]);

@@ -11,7 +11,7 @@ use super::repair::{IPV4_SETTINGS, NO_IPV6};
 use super::{NetworkError, PodNetwork, find, host_route, pod_routes, write_sysctl};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Veth};
-use crate::lease::{BootInstant, Store};
+use crate::lease::{BootInstant, Lease, Store};
 use crate::netns::NetNs;
 use crate::{GATEWAY, PROC_SYS, host_port, identity, inventory};
 
@@ -55,8 +55,7 @@ impl PodNetwork<'_> {
     /// `store`, whose lock the caller does not hold.
     ///
     /// # Errors
-    /// A netlink request, an attachment, the `LOCAL_PODS` row or a sysctl fails; the lease of a pod with
-    /// hostPorts was released. What exists by then stays: the caller removes it, the device only if it
+    /// A netlink request, an attachment, a row or a sysctl fails; the lease was released. What exists by then stays: the caller removes it, the device only if it
     /// was created.
     pub fn create(
         &mut self,
@@ -84,10 +83,9 @@ impl PodNetwork<'_> {
             pod: find(pod, &self.lease.key.ifname)?,
         };
         self.attach(&pair.host, options.mechanism, dataplane)?;
-        dataplane.pods.put_netns(self.lease.netns_cookie, self.lease.address.into());
+        while_held(store, self.lease, || self.put_rows(&pair.host, dataplane))?;
         self.configure_host_end(&pair.host)?;
         self.configure_pod_end(&pair.pod, pod)?;
-        self.put_host_ports(&dataplane.pins, store)?;
         device::add_route(self.host, &host_route(self.lease.address, pair.host.index))?;
         Ok(pair)
     }
@@ -100,7 +98,7 @@ impl PodNetwork<'_> {
         Ok(device::create_veth(self.host, &veth)?)
     }
 
-    /// Attaches the programs and writes the row, while both ends are down.
+    /// Attaches the programs, while both ends are down.
     fn attach(
         &mut self,
         host_end: &Link,
@@ -109,9 +107,17 @@ impl PodNetwork<'_> {
     ) -> Result<(), NetworkError> {
         let hooks = dataplane.hooks().map(|(direction, prog)| (direction, prog.as_fd()));
         attach_new_device(self.host, host_end.index, &hooks, mechanism)
-            .map_err(|source| NetworkError::Attach { device: host_end.name.clone(), source })?;
+            .map_err(|source| NetworkError::Attach { device: host_end.name.clone(), source })
+    }
+
+    /// Writes all rows of the pod, while both ends are down; the lock is held.
+    fn put_rows(&self, host_end: &Link, dataplane: &Dataplane) -> Result<(), NetworkError> {
+        let Lease { address, host_ports, netns_cookie, .. } = self.lease;
         let row = inventory::local_pod(self.lease, host_end);
-        Ok(dataplane.pods.put(self.lease.address.into(), &row)?)
+        dataplane.pods.put((*address).into(), &row)?;
+        dataplane.pods.put_netns(*netns_cookie, (*address).into());
+        let ports = host_ports.as_deref().unwrap_or_default();
+        Ok(host_port::put(&dataplane.pins, *address, ports)?)
     }
 
     fn configure_host_end(&mut self, host_end: &Link) -> Result<(), NetworkError> {
@@ -133,20 +139,102 @@ impl PodNetwork<'_> {
         }
         Ok(())
     }
+}
 
-    /// Writes the rows of the hostPorts under the lock: the DEL of another pod with one of the ports
-    /// could delete the row that it found before. Pods without hostPorts do not wait for the lock.
-    fn put_host_ports(&self, pins: &Path, store: &Store) -> Result<(), NetworkError> {
-        let lease = self.lease;
-        let ports = lease.host_ports.as_deref().unwrap_or_default();
-        if ports.is_empty() {
-            return Ok(());
+/// Runs `write` under the lock, if the lease still exists. An ADD that took longer than its lease is
+/// protected would write over the rows of a pod that has the address by then; and the DEL of another pod
+/// with one of the hostPorts could delete the row that it found before.
+fn while_held(
+    store: &Store,
+    lease: &Lease,
+    write: impl FnOnce() -> Result<(), NetworkError>,
+) -> Result<(), NetworkError> {
+    let now = BootInstant::now().unwrap_or_else(|_| lease.since.clone());
+    match store.lock_lease(lease, &format!("ADD of {}", lease.owner()), &now)? {
+        Some(_locked) => write(),
+        None => Err(NetworkError::Released),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::lease::fixture::{self, at};
+    use crate::lease::{LockedStore, Request, StoreError};
+
+    /// Two addresses at a time would not be the same one.
+    const ONE_ADDRESS: &str = "10.244.1.0/30";
+
+    fn allocate(locked: &LockedStore<'_>, store: &Store, id: &str, second: u64) -> Lease {
+        let request = Request {
+            key: fixture::lease(id).key,
+            network: "sluice".into(),
+            pod_namespace: None,
+            pod_name: None,
+            pod_uid: None,
+            netns: String::new(),
+            host_ports: Vec::new(),
+            netns_cookie: None,
+        };
+        let in_use = store.in_use("").unwrap();
+        let subnet = ONE_ADDRESS.parse().unwrap();
+        locked.allocate(&in_use, subnet, request, &at(second)).unwrap().unwrap()
+    }
+
+    /// The first ADD takes minutes between lease and rows; meanwhile its lease ends, and a second ADD
+    /// gets address and index.
+    #[test]
+    fn add_that_outlives_its_lease_writes_no_row_over_those_of_the_next_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        // Rows by address: generation.
+        let rows = RefCell::new(BTreeMap::<Ipv4Addr, u16>::new());
+        let put = |lease: &Lease| {
+            while_held(&store, lease, || {
+                rows.borrow_mut().insert(lease.address, lease.row_generation());
+                Ok(())
+            })
+        };
+        let locked = store.lock("test", &at(1)).unwrap();
+        locked.open(|| Ok::<_, StoreError>(Vec::new())).unwrap();
+        let first = allocate(&locked, &store, "first", 1);
+        let dead = locked.reclaim([first.clone()], &at(200), |_| false, |_| true).unwrap();
+        assert_eq!(dead, std::slice::from_ref(&first));
+        let second = allocate(&locked, &store, "second", 300);
+        drop(locked);
+        assert_eq!((second.address, second.index), (first.address, first.index));
+
+        for before in [false, true] {
+            if before {
+                put(&second).unwrap();
+            }
+            let expected = rows.borrow().clone();
+            assert!(matches!(put(&first), Err(NetworkError::Released)));
+            assert_eq!(*rows.borrow(), expected);
         }
-        let now = BootInstant::now().unwrap_or_else(|_| lease.since.clone());
-        let _locked = store.lock(&format!("ADD of {}", lease.owner()), &now)?;
-        if !store.holds(lease)? {
-            return Err(NetworkError::Released);
-        }
-        Ok(host_port::put(pins, lease.address, ports)?)
+        assert_eq!(rows.borrow()[&second.address], second.row_generation());
+        assert_ne!(first.row_generation(), second.row_generation());
+    }
+
+    #[test]
+    fn lease_does_not_end_while_its_rows_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let locked = store.lock("test", &at(1)).unwrap();
+        locked.open(|| Ok::<_, StoreError>(Vec::new())).unwrap();
+        let lease = allocate(&locked, &store, "c1", 1);
+        drop(locked);
+        while_held(&store, &lease, || {
+            assert!(store.lock_briefly("the agent", &at(200)).is_err(), "it could end now");
+            Ok(())
+        })
+        .unwrap();
+        assert!(store.lock_briefly("the agent", &at(200)).is_ok());
     }
 }

@@ -72,7 +72,8 @@ pub fn remove_local_pod(pins: &Path, keys: RowKeys<'_>) -> Result<(), BpfError> 
 }
 
 /// Deletes the rows that only this lease can have written, after it was released: another pod can have
-/// its address or index. Its hostPorts have no rows: they are written under the lock.
+/// its address or index. Who released it has deleted them; its hostPorts cannot be told from those of
+/// another pod.
 ///
 /// # Errors
 /// As for [`remove_local_pod`].

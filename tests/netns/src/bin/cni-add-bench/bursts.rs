@@ -13,7 +13,7 @@ use netns_tests::{CniCall, Node, NodeOptions, Sandbox, Topology, dataplane, plug
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde_json::{Value, json};
-use sluice_pod::lease::{BootInstant, LeaseKey, Request, Store, Subnet};
+use sluice_pod::lease::{BootInstant, InUse, LeaseKey, Request, Store, Subnet};
 
 use crate::{milliseconds, percentile, with_plugin};
 
@@ -80,7 +80,7 @@ impl Subject {
             let now = BootInstant::now().unwrap();
             let locked = store.lock("bench", &now).unwrap();
             locked.open(|| Ok::<_, sluice_pod::lease::StoreError>(Vec::new())).unwrap();
-            let mut entries = Vec::new();
+            let mut in_use = InUse::default();
             for n in 0..count {
                 let request = Request {
                     key: LeaseKey { container_id: format!("{n:064x}"), ifname: "eth0".into() },
@@ -92,8 +92,7 @@ impl Subject {
                     host_ports: Vec::new(),
                     netns_cookie: None,
                 };
-                let lease = locked.allocate(&entries, subnet, request, &now).unwrap().unwrap();
-                entries.push(sluice_pod::lease::Entry::of(&lease));
+                in_use.add(&locked.allocate(&in_use, subnet, request, &now).unwrap().unwrap());
             }
         });
         self

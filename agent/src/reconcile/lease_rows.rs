@@ -1,0 +1,87 @@
+//! Rows that lead to the pods of leases, in maps that CNI ADD and DEL write too.
+//!
+//! ```text
+//! rows, leases --> equal                        nothing to do, no lock
+//!              --> different --> lock of the leases --> rows, leases, again --> difference written
+//! ```
+//! An ADD or a DEL that runs between the two reads, or before the write, leaves a difference that is none:
+//! the row of a pod that has ended, or of the next one with its port. Both write under the same lock.
+
+use std::collections::BTreeMap;
+
+use sluice_core::table::{LocalPods, Table};
+use sluice_pod::lease::{BootInstant, Lease};
+
+use super::{NotReconciled, repair_rows};
+use crate::kernel::Kernel;
+
+/// Age from which a pod without a part of its network is not one whose ADD still runs.
+const ADD_SECONDS: u64 = 10;
+
+/// Rows by key.
+pub type RowsOf<T> = BTreeMap<<T as Table>::Key, <T as Table>::Value>;
+
+/// What [`repair`] found and wrote.
+pub struct Repaired<T: Table> {
+    /// The rows before.
+    pub found: RowsOf<T>,
+    /// The rows now.
+    pub wanted: RowsOf<T>,
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// Number of rows that were written or deleted.
+    pub count: usize,
+}
+
+/// Whether the ADD of a lease may still run.
+pub fn add_may_run(lease: &Lease, now: &BootInstant) -> bool {
+    lease.since.age(now).is_some_and(|age| age < ADD_SECONDS)
+}
+
+/// Repairs the rows of a map. `wanted` are the rows of these leases; those that do not record what the rows
+/// are made of keep what they have.
+///
+/// # Errors
+/// Rows or leases cannot be read, locked or written.
+pub fn repair<T: Table>(
+    kernel: &mut dyn Kernel,
+    wanted: impl Fn(&[Lease], &RowsOf<T>) -> RowsOf<T>,
+) -> Result<Repaired<T>, NotReconciled> {
+    // Rows first: ADD writes its lease before its rows, so that the row of a running ADD has a lease.
+    let found: RowsOf<T> = read::<T>(kernel)?;
+    let leases = kernel.leases()?;
+    let rows = wanted(&leases, &found);
+    if rows == found || wanted(&without_running_adds(&leases, kernel)?, &found) == found {
+        return Ok(Repaired { wanted: found.clone(), found, leases, count: 0 });
+    }
+    let locked = kernel.lock_leases()?;
+    let found: RowsOf<T> = read::<T>(kernel)?;
+    let rows = wanted(&without_running_adds(&locked.leases, kernel)?, &found);
+    let count = repair_rows::<T>(&found, &rows, kernel)?;
+    Ok(Repaired { found, wanted: rows, leases: locked.leases.clone(), count })
+}
+
+fn read<T: Table>(kernel: &mut dyn Kernel) -> Result<RowsOf<T>, NotReconciled> {
+    Ok(kernel.read(T::SPEC)?.typed::<T>().collect())
+}
+
+/// The leases, without the records of those whose ADD has not written its rows: it writes all of them under
+/// the lock, that of `LOCAL_PODS` first.
+fn without_running_adds(
+    leases: &[Lease],
+    kernel: &mut dyn Kernel,
+) -> Result<Vec<Lease>, NotReconciled> {
+    let now = kernel.boot_instant()?;
+    let mut leases = leases.to_vec();
+    if !leases.iter().any(|lease| add_may_run(lease, &now)) {
+        return Ok(leases);
+    }
+    let rows: RowsOf<LocalPods> = read::<LocalPods>(kernel)?;
+    for lease in leases.iter_mut().filter(|lease| add_may_run(lease, &now)) {
+        let row = rows.get(&lease.address.into());
+        if row.is_none_or(|row| row.generation != lease.row_generation()) {
+            (lease.host_ports, lease.netns_cookie) = (None, None);
+        }
+    }
+    Ok(leases)
+}
