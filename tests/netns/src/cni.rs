@@ -104,7 +104,11 @@ impl CniCall {
         self
     }
 
-    fn command(&self, namespaces: &Namespaces) -> Command {
+    pub(crate) fn config(&self) -> &str {
+        &self.config
+    }
+
+    pub(crate) fn command(&self, namespaces: &Namespaces) -> Command {
         let mut command = namespaces.command(&self.binary);
         command
             .env_clear()

@@ -35,6 +35,7 @@ pub mod peer;
 mod pod;
 mod process;
 mod skip;
+mod steps;
 mod topology;
 mod tunnel;
 mod wait;

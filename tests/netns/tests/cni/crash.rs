@@ -1,12 +1,17 @@
-//! SIGKILL of ADD and DEL at instants spread over their whole run.
+//! SIGKILL of ADD and DEL: between any two of their steps, and at instants spread over their whole run. A
+//! signal such as SIGTERM, which they do not handle, ends them in the same places.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use netns_tests::cni::code;
 use netns_tests::{CniCall, Node, Sandbox};
+use serde_json::{Value, json};
 
-use crate::{assert_no_pod, devices, leases, node};
+use crate::{assert_no_pod, devices, leases, node, with};
+
+/// Fewer would mean that the steps are not found.
+const FEWEST_STEPS: usize = 20;
 
 /// Instants per verb.
 const INSTANTS: u32 = 60;
@@ -95,4 +100,80 @@ fn killed_del_is_completed_by_the_next_del() {
         node.drop_sandbox(&pod.sandbox.path);
     }
     assert!(killed > INSTANTS / 8, "only {killed} of {INSTANTS} were killed in time");
+}
+
+/// The configuration of a pod with a hostPort.
+fn with_host_port(node: &Node) -> Value {
+    let mappings = json!([{ "hostPort": 9080, "containerPort": 8080 }]);
+    with(&node.config(), "runtimeConfig", json!({ "portMappings": mappings }))
+}
+
+/// Kills ADD before each of its steps in turn, and lets `clean` remove what is left.
+#[track_caller]
+fn kill_add_at_each_step(clean: impl Fn(&Node, &Sandbox)) {
+    let (_topology, node) = node();
+    let mut steps = 0;
+    loop {
+        let sandbox = node.sandbox("default/web");
+        let add = CniCall::for_sandbox("ADD", &with_host_port(&node), &sandbox);
+        let killed = add.kill_before(&node.namespaces, steps);
+        clean(&node, &sandbox);
+        assert_no_pod(&node);
+        assert_eq!(devices(&sandbox.namespaces), ["lo"], "step {steps}");
+        node.drop_sandbox(&sandbox.path);
+        if !killed {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps >= FEWEST_STEPS, "{steps} steps");
+}
+
+#[test]
+fn del_removes_what_an_add_left_that_was_killed_at_any_step() {
+    kill_add_at_each_step(|node, sandbox| {
+        node.cni("DEL", sandbox).ok();
+    });
+}
+
+#[test]
+fn next_add_replaces_what_an_add_left_that_was_killed_at_any_step() {
+    kill_add_at_each_step(|node, sandbox| {
+        let output = node.cni_with("ADD", &with_host_port(node), sandbox);
+        if output.code == Some(0) {
+            assert_eq!(leases(node).len(), 1);
+        } else {
+            // It was killed after its last step: the interface is complete.
+            output.error(code::INTERFACE_EXISTS, &["exists"]);
+        }
+        node.cni("DEL", sandbox).ok();
+    });
+}
+
+#[test]
+fn gc_removes_what_an_add_left_that_was_killed_at_any_step() {
+    kill_add_at_each_step(|node, _| {
+        let empty = with(&node.config(), "cni.dev/valid-attachments", json!([]));
+        node.cni_of_network("GC", &empty).ok();
+    });
+}
+
+#[test]
+fn next_del_completes_a_del_that_was_killed_at_any_step() {
+    let (_topology, node) = node();
+    let mut steps = 0;
+    loop {
+        let sandbox = node.sandbox("default/web");
+        node.cni_with("ADD", &with_host_port(&node), &sandbox).ok();
+        let del = CniCall::for_sandbox("DEL", &node.config(), &sandbox);
+        let killed = del.kill_before(&node.namespaces, steps);
+        node.cni("DEL", &sandbox).ok();
+        assert_no_pod(&node);
+        node.drop_sandbox(&sandbox.path);
+        if !killed {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps >= FEWEST_STEPS / 2, "{steps} steps");
 }

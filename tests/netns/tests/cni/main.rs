@@ -8,12 +8,12 @@ mod dead_leases;
 mod del;
 mod errors;
 mod gc_status;
-mod host_port_lock;
 mod interface;
 mod ipv6;
 mod leases;
 mod limits;
 mod race;
+mod row_lock;
 mod versions;
 
 use std::fs;

@@ -1,5 +1,6 @@
-//! Rows of hostPorts are written and removed under the lock of the leases: between the look-up of a row
-//! and its deletion, a DEL could delete the row that an ADD wrote meanwhile.
+//! Rows of pods are written and removed under the lock of the leases: between the look-up of a row and its
+//! deletion, a DEL could delete the row that an ADD wrote meanwhile, and an ADD that outlives its lease could
+//! write over the rows of the next pod.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use netns_tests::cni::{RunningCall, code};
 use netns_tests::{CniCall, Node, Sandbox, dataplane, eventually, scaled};
 use serde_json::{Value, json};
-use sluice_abi::{Addr, map};
+use sluice_abi::{Addr, LocalPod, map};
 use sluice_pod::lease::{BootInstant, Entry, LockedStore, Store};
 
 use crate::{
@@ -31,13 +32,18 @@ fn lock<'a>(node: &Node, store: &'a Store) -> LockedStore<'a> {
     node.namespaces.run(|| store.lock("test", &BootInstant::now().unwrap()).unwrap())
 }
 
-/// Takes the lock when a sandbox has its lease, and waits until its ADD waits for the lock. `None` if
-/// the ADD ended before or needed no lock.
-fn second_lock<'a>(node: &Node, store: &'a Store, sandbox: &Sandbox) -> Option<LockedStore<'a>> {
+/// Takes the lock when a sandbox has its lease and the node is `ready`, and waits until its ADD waits for the
+/// lock. `None` if the ADD ended before or needed no lock.
+fn second_lock<'a>(
+    node: &Node,
+    store: &'a Store,
+    sandbox: &Sandbox,
+    ready: impl Fn(&Node) -> bool,
+) -> Option<LockedStore<'a>> {
     let start = Instant::now();
     let locked = loop {
         let locked = lock(node, store);
-        if leases(node).iter().any(|(id, _)| *id == sandbox.id) {
+        if leases(node).iter().any(|(id, _)| *id == sandbox.id) && ready(node) {
             break locked;
         }
         drop(locked);
@@ -74,12 +80,13 @@ fn add_that_waits<'a>(
     node: &Node,
     store: &'a Store,
     what: &str,
+    ready: impl Fn(&Node) -> bool,
 ) -> (Sandbox, RunningCall, LockedStore<'a>) {
     for _ in 0..ATTEMPTS {
         let sandbox = node.sandbox("default/web");
         let add = CniCall::for_sandbox("ADD", &with_host_port(node), &sandbox);
         let add = add.spawn(&node.namespaces);
-        if let Some(locked) = second_lock(node, store, &sandbox) {
+        if let Some(locked) = second_lock(node, store, &sandbox, &ready) {
             return (sandbox, add, locked);
         }
         add.wait();
@@ -89,11 +96,12 @@ fn add_that_waits<'a>(
 }
 
 #[test]
-fn rows_of_host_ports_are_written_under_the_lock() {
+fn rows_of_a_pod_are_written_under_the_lock() {
     let (_topology, node) = node();
     let store = Store::new(STATE);
-    let (sandbox, add, locked) = add_that_waits(&node, &store, "rows are written");
+    let (sandbox, add, locked) = add_that_waits(&node, &store, "rows are written", |_| true);
     assert_eq!(host_ports(&node), [], "written without the lock");
+    assert_eq!((dataplane::local_pods(&node), pods_by_index(&node)), (0, vec![]));
     drop(locked);
     let pod = node.pod_of(&sandbox, add.wait().ok());
     let rows: Vec<Addr> = host_ports(&node).iter().map(|(_, backend)| backend.addr).collect();
@@ -102,18 +110,28 @@ fn rows_of_host_ports_are_written_under_the_lock() {
     assert_no_pod(&node);
 }
 
-/// Its address can belong to another pod by then.
+/// Address and index belong to another pod by then.
 #[test]
-fn add_whose_lease_was_released_writes_no_row_of_a_host_port() {
+fn add_whose_lease_was_released_leaves_the_rows_of_the_next_pod_alone() {
     let (_topology, node) = node();
     let store = Store::new(STATE);
-    let (_sandbox, add, locked) = add_that_waits(&node, &store, "rows are written");
-    let released: Vec<Entry> = read_leases(&node).iter().map(Entry::of).collect();
+    let (_sandbox, add, locked) = add_that_waits(&node, &store, "rows are written", |_| true);
+    let lease = read_leases(&node).remove(0);
+    let (address, index) = (Addr::from(lease.address), lease.index as u16);
+    let generation = lease.row_generation() ^ 1;
+    let next = LocalPod { index, generation, ifindex: 1, ..LocalPod::default() };
     let now = BootInstant::now().unwrap();
-    node.namespaces.run(|| locked.release(&released, &now).unwrap());
+    node.namespaces.run(|| {
+        locked.release([&Entry::of(&lease)], &now).unwrap();
+        dataplane::open(map::LOCAL_PODS).update(&address, &next).unwrap();
+        dataplane::open(map::PODS).update(&lease.index, &next).unwrap();
+    });
     drop(locked);
     add.wait().error(code::TRY_AGAIN_LATER, &["default/web", "released"]);
-    assert_no_pod(&node);
+    assert_eq!(dataplane::local_pod(&node, lease.address), Some(next));
+    assert_eq!(pods_by_index(&node), [(lease.index, next)]);
+    assert_eq!((host_ports(&node), leases(&node)), (vec![], vec![]));
+    assert_eq!(pod_devices_and_routes(&node), (vec![], 0));
 }
 
 #[test]
@@ -122,7 +140,8 @@ fn rows_of_a_failed_add_are_removed_under_the_lock() {
     // ADD writes the row of the index, and fails at that of the address.
     dataplane::freeze(&node, map::LOCAL_PODS);
     let store = Store::new(STATE);
-    let (_sandbox, add, locked) = add_that_waits(&node, &store, "a failed ADD is undone");
+    let failed = |node: &Node| pods_by_index(node).len() == 1;
+    let (_sandbox, add, locked) = add_that_waits(&node, &store, "a failed ADD is undone", failed);
     assert_eq!(pod_devices_and_routes(&node), (vec![], 0));
     assert_eq!(pods_by_index(&node).len(), 1, "removed without the lock");
     drop(locked);
