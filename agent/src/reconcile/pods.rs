@@ -23,11 +23,14 @@ use super::lease_rows::add_may_run;
 use super::{NotReconciled, Reconciler, TABLES_EMPTY, all_or_failed};
 use crate::conditions::Concern;
 use crate::event::PodScope;
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::state::State;
 
 /// Most pods that are read one by one.
 const SINGLE_READS: usize = 16;
+
+/// Why rows are not repaired after the first failure.
+const LOCK_FAILED: &str = "rows not repaired: the lock of the leases was not free";
 
 type LocalPodRows = BTreeMap<Addr, LocalPod>;
 
@@ -54,11 +57,24 @@ struct Observed<'a> {
 struct Repairs {
     by_kind: BTreeMap<&'static str, usize>,
     failures: Vec<String>,
+    /// Whether the lock of the leases could not be taken. The event loop waits for it once in a pass.
+    lock_failed: bool,
 }
 
 impl Repairs {
     fn add(&mut self, kind: &'static str) {
         *self.by_kind.entry(kind).or_default() += 1;
+    }
+
+    /// Takes the lock of the leases, unless that failed before.
+    fn lock<T>(&mut self, lock: impl FnOnce() -> kernel::Result<T>) -> Result<T, String> {
+        if self.lock_failed {
+            return Err(LOCK_FAILED.to_owned());
+        }
+        lock().map_err(|e| {
+            self.lock_failed = true;
+            error_chain(&e)
+        })
     }
 }
 
@@ -164,14 +180,19 @@ impl ReconcilePods {
         }
         let row = local_pod(lease, link);
         let by_address = rows.get(&lease.address.into());
-        if by_address != Some(&row) || row_of_index(row.index.into(), kernel)? != row {
-            // Address and index may have another pod by now.
-            let Some(_locked) = kernel.lock_lease(lease)? else { return Ok(()) };
-            put_rows(lease, row, by_address, kernel)?;
-            repairs.add("pod_row");
-        }
-        // A part that cannot be restored does not keep the others from it.
+        // Rows that have to wait, and a part that cannot be restored, do not keep the others from it.
         let mut failure = None;
+        if by_address != Some(&row) || row_of_index(row.index.into(), kernel)? != row {
+            match repairs.lock(|| kernel.lock_lease(lease)) {
+                Ok(Some(_locked)) => {
+                    put_rows(lease, row, by_address, kernel)?;
+                    repairs.add("pod_row");
+                }
+                // Address and index may have another pod by now.
+                Ok(None) => return Ok(()),
+                Err(error) => failure = Some(error),
+            }
+        }
         for part in self.parts_to_restore(lease, path, now) {
             match kernel.restore_path(lease, link, part) {
                 Ok(()) => repairs.add(kind(part)),
@@ -320,7 +341,13 @@ fn delete_rows(
         return Ok(());
     }
     // An ADD may have written the row of the next pod with the address.
-    let _locked = kernel.lock_leases()?;
+    let _locked = match repairs.lock(|| kernel.lock_leases()) {
+        Ok(locked) => locked,
+        Err(error) => {
+            repairs.failures.push(format!("rows of removed pods: {error}"));
+            return Ok(());
+        }
+    };
     let keys: Vec<u8> = stale.keys().flat_map(|address| address.0).collect();
     let rows: LocalPodRows =
         kernel.read_keys(LocalPods::SPEC, &keys)?.typed::<LocalPods>().collect();

@@ -307,6 +307,26 @@ async fn part_that_cannot_be_restored_does_not_keep_the_others_from_it() {
     assert!(message.contains("restore sysctls"), "{message}");
 }
 
+/// Another process holds the lock of the leases for longer than the agent waits.
+#[tokio::test(start_paused = true)]
+async fn without_the_lock_programs_and_paths_are_repaired_and_the_rows_follow() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    for (_, row) in harness.kernel().rows::<LocalPods>() {
+        harness.kernel().overwrite::<Pods>(u32::from(row.index), LocalPod::default());
+    }
+    harness.kernel().pod_hooks.clear();
+    remove_parts(&mut harness, 8, &[PathPart::Route]);
+    // The second attempt would succeed: the agent does not wait twice in a pass.
+    harness.kernel().fail("lock leases", 1, libc::ETIMEDOUT);
+    let log = harness.send([Event::PodNetwork(PodScope::all())]).await;
+    assert_eq!(log, ["attach pod 107", "attach pod 108", "restore route 10.244.1.8"]);
+    let condition = harness.condition(Concern::Pods).unwrap();
+    assert_eq!(condition.message.matches("pod shop/").count(), 2, "{condition:?}");
+    let log = harness.run_for(Duration::from_millis(250)).await;
+    assert_eq!(log, ["put PODS 1", "put PODS 1"]);
+    assert!(harness.condition(Concern::Pods).is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn interrupted_dump_is_repeated_for_all_pods() {
     let (mut harness, _) = with_pods(&[7, 8]).await;
