@@ -17,6 +17,7 @@ mod health_checks;
 pub mod linux;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use sluice_bpf::attach::{XdpAttachment, XdpMode};
 use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{Link, LinkLayer};
-use sluice_pod::lease::{BootInstant, HeldLock, Lease};
+use sluice_pod::lease::{BootInstant, Lease};
 use sluice_pod::{HostPath, PathPart, Reclaimed};
 
 use crate::counters::Count;
@@ -189,17 +190,17 @@ pub trait Hooks {
 /// Address and port of a socket's peer.
 pub type Peer = (Addr, PortBe);
 
-/// The lock of the leases, while this value exists; nothing in a node in memory. Rows that lead to a pod
-/// are written and deleted under it: the CNI binary does, and without it a row could be that of an
-/// earlier or a later pod.
-#[derive(Debug, Default)]
+/// The lock of the leases, while this value exists. Rows that lead to a pod are written and deleted under
+/// it: the CNI binary does, and without it a row could be that of an earlier or a later pod.
+#[derive(Debug)]
 pub struct LeaseLock {
-    _held: Option<HeldLock>,
+    _held: Box<dyn Debug>,
 }
 
-impl From<HeldLock> for LeaseLock {
-    fn from(lock: HeldLock) -> LeaseLock {
-        LeaseLock { _held: Some(lock) }
+impl LeaseLock {
+    /// The lock that `held` keeps.
+    pub fn new(held: impl Debug + 'static) -> LeaseLock {
+        LeaseLock { _held: Box::new(held) }
     }
 }
 

@@ -8,11 +8,12 @@ mod hooks;
 mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::{fmt, io};
 
 use ipnet::IpNet;
 use sluice_bpf::attach::{XdpAttachment, XdpMode};
-use sluice_core::table::{Rows, Table, TableSpec, Write};
+use sluice_core::table::{HostPorts, LocalPods, PodNetnsRows, Pods, Rows, Table, TableSpec, Write};
 use sluice_pod::PathPart;
 use sluice_pod::device::Link;
 use sluice_pod::lease::{BootInstant, Lease};
@@ -40,6 +41,10 @@ impl fmt::Debug for Interruption {
         write!(f, "after {}", self.label)
     }
 }
+
+/// Maps that CNI ADD and DEL write too: their rows change under the lock of the leases.
+const NEED_LOCK: [&str; 4] =
+    [LocalPods::SPEC.name, Pods::SPEC.name, PodNetnsRows::SPEC.name, HostPorts::SPEC.name];
 
 /// Rows by map.
 pub type FakeMaps = BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>>;
@@ -95,6 +100,8 @@ pub struct FakeKernel {
     pub paths_read: usize,
     /// The maps after each row that was written, if they are recorded.
     pub history: Option<Vec<FakeMaps>>,
+    /// Shared with the locks of the leases that exist.
+    lease_lock: Rc<()>,
     log: Vec<String>,
     faults: Vec<Fault>,
     interruptions: Vec<Interruption>,
@@ -128,6 +135,7 @@ impl FakeKernel {
             health_checks: BTreeMap::new(),
             paths_read: 0,
             history: None,
+            lease_lock: Rc::default(),
             log: Vec::new(),
             faults: Vec::new(),
             interruptions: Vec::new(),
@@ -251,6 +259,10 @@ impl Maps for FakeKernel {
         let verb = if write.is_delete() { "delete" } else { "put" };
         let name = write.table().name;
         let label = format!("{verb} {name} {}", write.len());
+        assert!(
+            self.is_locked() || !NEED_LOCK.contains(&name),
+            "{label} without the lock of the leases"
+        );
         let result = self.check(&label);
         // A batch that fails is written up to its last row.
         let rows = if result.is_ok() { write.len() } else { write.len() - 1 };

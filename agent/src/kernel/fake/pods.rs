@@ -1,6 +1,8 @@
 //! Leases and paths of the pods.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::rc::Rc;
 
 use sluice_pod::device::Link;
 use sluice_pod::inventory::HostLinks;
@@ -8,7 +10,7 @@ use sluice_pod::lease::{BootInstant, Lease};
 use sluice_pod::{HostPath, PathPart, Reclaimed};
 
 use super::FakeKernel;
-use crate::kernel::{LeaseLock, LockedLeases, Peer, Pods, Result};
+use crate::kernel::{KernelError, LeaseLock, LockedLeases, Peer, Pods, Result};
 
 impl Pods for FakeKernel {
     fn leases(&mut self) -> Result<Vec<Lease>> {
@@ -18,17 +20,23 @@ impl Pods for FakeKernel {
 
     fn lock_leases(&mut self) -> Result<LockedLeases> {
         self.check("lock leases")?;
+        if self.is_locked() {
+            let source = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+            return Err(KernelError::io("lock leases", source));
+        }
         self.interrupt("lock leases");
-        Ok(LockedLeases { leases: self.leases.clone(), _lock: LeaseLock::default() })
+        let lock = LeaseLock::new(Rc::clone(&self.lease_lock));
+        Ok(LockedLeases { leases: self.leases.clone(), _lock: lock })
     }
 
     fn lock_lease(&mut self, lease: &Lease) -> Result<Option<LeaseLock>> {
         let locked = self.lock_leases()?;
-        Ok(locked.leases.contains(lease).then(LeaseLock::default))
+        Ok(locked.leases.contains(lease).then_some(locked._lock))
     }
 
     fn release_leases(&mut self, leases: &[Lease]) -> Result<Reclaimed> {
-        let present = self.lock_leases()?.leases;
+        let locked = self.lock_leases()?;
+        let present = &locked.leases;
         let links = HostLinks::from_links(self.host.links.clone());
         let mut released = Vec::new();
         for lease in leases.iter().filter(|lease| present.contains(lease)) {
@@ -98,6 +106,11 @@ impl Pods for FakeKernel {
 }
 
 impl FakeKernel {
+    /// Whether a lock of the leases exists. As a lock of a file, it also excludes its own process.
+    pub(super) fn is_locked(&self) -> bool {
+        Rc::strong_count(&self.lease_lock) > 1
+    }
+
     fn path_of(&self, lease: &Lease) -> Option<HostPath> {
         let link = self.host.links.iter().find(|link| link.name == lease.host_ifname)?.clone();
         let mut missing = self.missing.get(&link.name).cloned().unwrap_or_default();

@@ -88,7 +88,7 @@ pub fn lock_leases(
     let locked = store.lock_briefly(HOLDER, &now)?;
     prepare(store, &locked, netlink, &now)?;
     let leases = store.read_changed(known)?.leases;
-    Ok(LockedLeases { leases, _lock: locked.into_lock().into() })
+    Ok(LockedLeases { leases, _lock: LeaseLock::new(locked.into_lock()) })
 }
 
 /// Takes leases of a former version over and rebuilds those that are lost or damaged.
@@ -119,7 +119,7 @@ fn prepare(
 /// # Errors
 /// The store cannot be locked or read.
 pub fn lock_lease(store: &Store, lease: &Lease) -> Result<Option<LeaseLock>> {
-    Ok(store.lock_lease_briefly(lease, HOLDER, &now()?)?.map(LeaseLock::from))
+    Ok(store.lock_lease_briefly(lease, HOLDER, &now()?)?.map(LeaseLock::new))
 }
 
 /// Releases leases that still read as given and are not live, which is judged again under the lock, after
