@@ -162,6 +162,7 @@ mod tests {
 
     use std::cell::RefCell;
     use std::collections::BTreeMap;
+    use std::io;
     use std::net::Ipv4Addr;
 
     use super::*;
@@ -231,7 +232,9 @@ mod tests {
         let lease = allocate(&locked, &store, "c1", 1);
         drop(locked);
         while_held(&store, &lease, || {
-            assert!(store.lock_briefly("the agent", &at(200)).is_err(), "it could end now");
+            // It could end now.
+            let error = store.lock_briefly("the agent", &at(200)).unwrap_err();
+            assert_eq!(error.source.kind(), io::ErrorKind::TimedOut, "{error:?}");
             Ok(())
         })
         .unwrap();
