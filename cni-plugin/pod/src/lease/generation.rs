@@ -48,11 +48,20 @@ impl Generations {
         Ok(next)
     }
 
-    /// Continues after the generation of a lease that was rebuilt.
+    /// Continues after the generation of a lease that was rebuilt, if the counter has not passed it: the
+    /// leases of an index can be rebuilt in any order, and a generation is not used twice.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub(super) fn set(&self, index: u32, generation: u32) -> io::Result<()> {
+    /// The file cannot be read or written.
+    pub(super) fn pass(&self, index: u32, generation: u32) -> io::Result<()> {
+        match self.last(index)? {
+            // Of two numbers that wrap, the later one is less than half of all numbers ahead.
+            last if last != 0 && generation.wrapping_sub(last).cast_signed() <= 0 => Ok(()),
+            _ => self.set(index, generation),
+        }
+    }
+
+    fn set(&self, index: u32, generation: u32) -> io::Result<()> {
         self.0.write_all_at(&generation.to_ne_bytes(), offset(index))
     }
 
@@ -98,6 +107,27 @@ mod tests {
             assert!(seen.insert(row_generation(generation)), "{generation:#x}");
         }
         assert_eq!(counters.next(6).unwrap(), other.wrapping_add(1).max(1), "its own counter");
+    }
+
+    #[test]
+    fn counter_passes_the_generations_of_rebuilt_leases_and_never_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let counters = Generations::open(dir.path()).unwrap();
+        for (rebuilt, next) in [
+            // The first one of the counter, then one that it has passed, the same and a later one.
+            (1000, 1001),
+            (900, 1002),
+            (1002, 1003),
+            (2000, 2001),
+            (2001 + i32::MAX.cast_unsigned(), 2002 + i32::MAX.cast_unsigned()),
+            // Across the end of the numbers, and back.
+            (u32::MAX - 1, u32::MAX),
+            (5, 6),
+            (u32::MAX, 7),
+        ] {
+            counters.pass(7, rebuilt).unwrap();
+            assert_eq!(counters.next(7).unwrap(), next, "after {rebuilt}");
+        }
     }
 
     #[test]

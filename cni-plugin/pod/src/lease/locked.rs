@@ -304,9 +304,9 @@ impl<'a> LockedStore<'a> {
         generations.next(index).map_err(failed("number a lease of", &self.store.dir))
     }
 
-    /// Continues the count of an index after a lease that keeps its number.
+    /// Continues the count of an index after a lease that keeps its number, if it is not beyond it.
     fn count_from(&self, generations: &Generations, lease: &Lease) -> Result<(), StoreError> {
-        let counted = generations.set(lease.index, lease.generation);
+        let counted = generations.pass(lease.index, lease.generation);
         counted.map_err(failed("number a lease of", &self.store.dir))
     }
 
