@@ -55,14 +55,22 @@ impl PodRows {
     /// Opens the pins below `root`.
     ///
     /// # Errors
-    /// A pin does not exist, or its keys or values have another size.
+    /// A pin does not exist or cannot be opened, or its keys or values have another size.
     pub fn open(root: &Path) -> Result<PodRows, BpfError> {
         let maps = root.join("maps");
         Ok(PodRows {
             by_address: Map::open_pinned(maps.join(map::LOCAL_PODS))?,
             by_index: Map::open_pinned(maps.join(map::PODS))?,
-            by_netns: Map::open_pinned(maps.join(map::POD_NETNS)).ok(),
+            by_netns: unless_absent(Map::open_pinned(maps.join(map::POD_NETNS)))?,
         })
+    }
+
+    /// As [`PodRows::open`]; `None` if a pin does not exist: no dataplane is loaded.
+    ///
+    /// # Errors
+    /// A pin exists and cannot be opened, or its keys or values have another size.
+    pub fn open_if_pinned(root: &Path) -> Result<Option<PodRows>, BpfError> {
+        unless_absent(PodRows::open(root))
     }
 
     /// The row of an address, if both maps have it.
@@ -136,6 +144,14 @@ impl PodRows {
             self.by_index.update(&number.index, &LocalPod::default())?;
         }
         Ok(())
+    }
+}
+
+/// `None` if nothing is pinned at the path. A pin that cannot be opened may have rows.
+pub(crate) fn unless_absent<T>(opened: Result<T, BpfError>) -> Result<Option<T>, BpfError> {
+    match opened {
+        Err(e) if e.errno() == libc::ENOENT => Ok(None),
+        other => other.map(Some),
     }
 }
 

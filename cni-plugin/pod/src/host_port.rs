@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use sluice_abi::{Addr, Backend, HostPortKey, PortBe, map, proto};
 use sluice_bpf::{BpfError, Map};
 
+use crate::dataplane::unless_absent;
+
 /// A port of the node that leads to a port of the pod (`runtimeConfig.portMappings` of CNI).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,7 +107,7 @@ pub(crate) fn first_different(
 /// writes between look-up and deletion would be lost.
 ///
 /// # Errors
-/// The map cannot be read or written.
+/// The map exists and cannot be opened, read or written.
 pub(crate) fn remove(
     pins: &Path,
     address: Ipv4Addr,
@@ -114,7 +116,7 @@ pub(crate) fn remove(
     if ports.is_some_and(<[HostPort]>::is_empty) {
         return Ok(());
     }
-    let Ok(map) = open(pins) else { return Ok(()) };
+    let Some(map) = unless_absent(open(pins))? else { return Ok(()) };
     let pod = Addr::from(address);
     let keys = match ports {
         Some(ports) => ports.iter().map(HostPort::key).collect(),

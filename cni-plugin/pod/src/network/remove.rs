@@ -61,10 +61,10 @@ pub fn remove_veth(host: &mut Netlink, host_ifname: &str) -> Result<(), NetlinkE
 /// address or index.
 ///
 /// # Errors
-/// A row exists and cannot be deleted. The others are deleted.
+/// A map exists and cannot be opened, or a row exists and cannot be deleted. The others are deleted.
 pub fn remove_local_pod(pins: &Path, keys: RowKeys<'_>) -> Result<(), BpfError> {
     let host_ports = host_port::remove(pins, keys.address, keys.host_ports);
-    let Ok(rows) = PodRows::open(pins) else { return host_ports };
+    let Some(rows) = PodRows::open_if_pinned(pins)? else { return host_ports };
     let address = Addr::from(keys.address);
     rows.remove_netns(keys.netns_cookie, address);
     rows.remove(address, keys.number)?;
@@ -78,7 +78,7 @@ pub fn remove_local_pod(pins: &Path, keys: RowKeys<'_>) -> Result<(), BpfError> 
 /// # Errors
 /// As for [`remove_local_pod`].
 pub fn remove_rows_of_released(pins: &Path, lease: &Lease) -> Result<(), BpfError> {
-    let Ok(rows) = PodRows::open(pins) else { return Ok(()) };
+    let Some(rows) = PodRows::open_if_pinned(pins)? else { return Ok(()) };
     let address = Addr::from(lease.address);
     if lease.netns_cookie.is_some() {
         rows.remove_netns(lease.netns_cookie, address);
@@ -88,8 +88,41 @@ pub fn remove_rows_of_released(pins: &Path, lease: &Lease) -> Result<(), BpfErro
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+
+    use sluice_abi::map;
+
     use super::*;
+    use crate::Protocol;
     use crate::lease::fixture;
+
+    /// The address of a lease would be released, and its row lead to the next pod.
+    #[test]
+    fn a_map_that_exists_and_cannot_be_opened_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = HostPort {
+            host_ip: Ipv4Addr::UNSPECIFIED,
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let lease = Lease { host_ports: Some(vec![port]), ..fixture::lease("c1") };
+        let remove = || remove_local_pod(dir.path(), (&lease).into()).map_err(|e| e.operation);
+        assert_eq!(remove(), Ok(()), "no dataplane is loaded");
+        let maps = dir.path().join("maps");
+        fs::create_dir(&maps).unwrap();
+        for name in [map::HOST_PORTS, map::LOCAL_PODS] {
+            // Not a pin.
+            fs::write(maps.join(name), "").unwrap();
+            let error = remove().unwrap_err();
+            assert!(error.contains(name), "{error}");
+            let released = remove_rows_of_released(dir.path(), &lease);
+            assert_eq!(released.is_err(), name == map::LOCAL_PODS, "{released:?}");
+            fs::remove_file(maps.join(name)).unwrap();
+        }
+    }
 
     #[test]
     fn rows_are_found_by_the_lease_and_without_its_content_by_address_and_index() {
