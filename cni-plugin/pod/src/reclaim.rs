@@ -33,19 +33,34 @@ pub struct Reclaim<'a> {
 pub struct Reclaimed {
     /// Those that ended.
     pub released: Vec<Lease>,
-    /// Those that have a row that cannot be deleted.
+    /// Those that could not.
     pub kept: Vec<Kept>,
 }
 
-/// A lease that stays, because one of its rows cannot be deleted: its address would lead to another pod.
+/// A lease that stays.
 #[derive(Debug, thiserror::Error)]
-#[error("lease of {address} not released: row not deleted")]
-pub struct Kept {
-    /// The address of the lease.
-    pub address: Ipv4Addr,
-    /// The cause.
-    #[source]
-    pub source: BpfError,
+pub enum Kept {
+    /// One of its rows cannot be deleted: its address would lead to another pod.
+    #[error("lease of {address} not released: row not deleted")]
+    HasRow {
+        /// The address of the lease.
+        address: Ipv4Addr,
+        /// The cause.
+        #[source]
+        source: BpfError,
+    },
+    /// Its file is damaged, and the pod's device exists but does not show what was in it: its alias or
+    /// its route is missing.
+    #[error(
+        "damaged lease of {address} not rebuilt: device {host_ifname} has no alias or no route; delete \
+         its pod"
+    )]
+    HasDevice {
+        /// The address of the lease.
+        address: Ipv4Addr,
+        /// Host's end of the veth pair.
+        host_ifname: String,
+    },
 }
 
 impl Reclaim<'_> {
@@ -67,17 +82,26 @@ impl Reclaim<'_> {
         Ok(Reclaimed { released, kept })
     }
 
-    /// Rebuilds damaged leases from `drafts`, what the devices show, and ends those without a device.
-    /// Returns those that stay damaged.
+    /// Rebuilds damaged leases from `drafts`, what devices and routes show, and ends those without a
+    /// device in `links`, which were read under the lock. Returns those that stay damaged: the pod of a
+    /// device that shows no lease runs, and has the address.
     ///
     /// # Errors
     /// A file cannot be read, moved or written.
-    pub fn damaged(&self, damaged: &[Entry], drafts: &[Draft]) -> Result<Vec<Kept>, StoreError> {
+    pub fn damaged(
+        &self,
+        damaged: &[Entry],
+        links: &HostLinks,
+        drafts: &[Draft],
+    ) -> Result<Vec<Kept>, StoreError> {
         let mut kept = Vec::new();
         let mut mendable = Vec::new();
         for entry in damaged {
             let is_rebuilt = drafts.iter().any(|draft| draft.is_of(entry));
-            if is_rebuilt || self.remove_rows(entry.into(), &mut kept) {
+            if !is_rebuilt && links.has(&entry.host_ifname) {
+                let Entry { address, host_ifname, .. } = entry.clone();
+                kept.push(Kept::HasDevice { address, host_ifname });
+            } else if is_rebuilt || self.remove_rows(entry.into(), &mut kept) {
                 mendable.push(entry.clone());
             }
         }
@@ -89,7 +113,71 @@ impl Reclaim<'_> {
         let address = keys.address;
         let removed = remove_local_pod(self.pins, keys);
         let is_removed = removed.is_ok();
-        kept.extend(removed.err().map(|source| Kept { address, source }));
+        kept.extend(removed.err().map(|source| Kept::HasRow { address, source }));
         is_removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+
+    use sluice_abi::map;
+
+    use super::*;
+    use crate::device::{Link, LinkLayer};
+    use crate::lease::Store;
+    use crate::lease::fixture::{self, at};
+
+    fn device(name: &str) -> Link {
+        Link {
+            index: 12,
+            name: name.to_owned(),
+            mac: None,
+            alias: None,
+            mtu: 1500,
+            up: true,
+            layer: LinkLayer::Ethernet,
+            loopback: false,
+            master: None,
+            veth: true,
+            vlan_of: None,
+        }
+    }
+
+    #[test]
+    fn a_damaged_lease_ends_only_without_a_device_and_after_its_rows() {
+        let (dir, pins) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::new(dir.path());
+        let now = at(1);
+        let locked = store.lock("test", &now).unwrap();
+        locked.open(|| Ok::<_, StoreError>(Vec::new())).unwrap();
+        let entry = Entry::of(&fixture::lease("c1"));
+        fs::write(store.leases_dir().join(entry.file_name()), "{").unwrap();
+        let reclaim = Reclaim { locked: &locked, pins: pins.path(), now: &now };
+        let damaged = std::slice::from_ref(&entry);
+        let kept = |links| {
+            let links = HostLinks::from_links(links);
+            let kept = reclaim.damaged(damaged, &links, &[]).unwrap();
+            (kept, store.entries().unwrap())
+        };
+
+        // The device of a pod whose route or alias another program has deleted.
+        let (reasons, entries) = kept(vec![device(&entry.host_ifname)]);
+        assert!(matches!(reasons[..], [Kept::HasDevice { .. }]), "{reasons:?}");
+        assert_eq!(entries, damaged);
+        // A map that cannot be opened.
+        let map = pins.path().join("maps").join(map::LOCAL_PODS);
+        fs::create_dir(pins.path().join("maps")).unwrap();
+        fs::write(&map, "").unwrap();
+        let (reasons, entries) = kept(Vec::new());
+        assert!(matches!(reasons[..], [Kept::HasRow { .. }]), "{reasons:?}");
+        assert_eq!(entries, damaged);
+        fs::remove_file(&map).unwrap();
+        let (reasons, entries) = kept(vec![device("slc0000000000a")]);
+        assert!(reasons.is_empty(), "{reasons:?}");
+        assert_eq!(entries, []);
     }
 }

@@ -188,10 +188,14 @@ fn mend(
     let drafts = inventory::rebuild_leases(host, &conf.name, now)
         .map_err(|e| open_failed(OpenError::Rebuild(e)))?;
     for entry in damaged {
-        warn(format_args!("lease of {} was corrupt and is rebuilt", entry.address));
+        warn(format_args!(
+            "lease of {} was corrupt and is rebuilt if its pod exists",
+            entry.address
+        ));
     }
+    let links = read_links(host)?;
     let reclaim = Reclaim { locked, pins: &conf.pins, now };
-    let kept = reclaim.damaged(damaged, &drafts).map_err(store_failed)?;
+    let kept = reclaim.damaged(damaged, &links, &drafts).map_err(store_failed)?;
     warn_of_kept(&kept);
     Ok(())
 }

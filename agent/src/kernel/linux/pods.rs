@@ -104,7 +104,8 @@ fn prepare(
     if !damaged.is_empty() {
         let drafts = inventory::rebuild_leases(netlink, CNI_NETWORK, now)?;
         let reclaim = Reclaim { locked, pins: Path::new(pin::ROOT), now };
-        for kept in reclaim.damaged(&damaged, &drafts)? {
+        let links = HostLinks::read(netlink)?;
+        for kept in reclaim.damaged(&damaged, &links, &drafts)? {
             tracing::warn!(error = %error_chain(&kept), "damaged lease kept");
         }
     }

@@ -41,6 +41,11 @@ impl HostLinks {
         self.by_name.get(&lease.host_ifname)
     }
 
+    /// Whether a host's end with this name exists.
+    pub fn has(&self, host_ifname: &str) -> bool {
+        self.by_name.contains_key(host_ifname)
+    }
+
     /// Whether the pod of a lease can exist: it has its veth pair, its ADD can still be running, or its
     /// network namespace exists, which is asked last. A pod can delete its interface, and other programs
     /// the host's end, while its processes use the address. No network namespace outlives a boot.
