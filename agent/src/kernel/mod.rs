@@ -34,7 +34,7 @@ use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{Link, LinkLayer};
 use sluice_pod::lease::{BootInstant, Lease};
-use sluice_pod::{HostPath, PathPart, Reclaimed};
+use sluice_pod::{HostPath, Kept, PathPart, Reclaimed};
 
 use crate::counters::Count;
 use crate::host::HostState;
@@ -214,7 +214,8 @@ pub struct LockedLeases {
 
 /// The pods of this node and their leases.
 pub trait Pods {
-    /// All leases of the CNI binary.
+    /// All leases of the CNI binary. Those that are damaged are rebuilt or ended first; if that fails, they
+    /// are left out, and tried again by [`Pods::mend_leases`] only.
     fn leases(&mut self) -> Result<Vec<Lease>>;
 
     /// Locks the leases; fails if another process holds the lock for longer than the agent can wait.
@@ -222,6 +223,9 @@ pub trait Pods {
 
     /// As [`Pods::lock_leases`], but reads one lease only: `None` if it has ended or changed.
     fn lock_lease(&mut self, lease: &Lease) -> Result<Option<LeaseLock>>;
+
+    /// Tries to rebuild or to end all damaged leases; returns those that stay.
+    fn mend_leases(&mut self) -> Result<Vec<Kept>>;
 
     /// Releases leases that still read as given and are not live, which is judged again under the lock;
     /// before, deletes the rows that lead to their pods.

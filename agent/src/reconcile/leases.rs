@@ -4,6 +4,9 @@
 //! The veth pair ends with the sandbox's network namespace, so a lease with neither is left over. A pod may
 //! have lost its device alone. The lease of an ADD that still runs has no device yet and counts as live by its
 //! age ([`HostLinks::is_live`]). What is left over is judged again under the lock of the leases.
+//!
+//! A damaged lease that can be neither rebuilt nor ended is tried again here, and nowhere else: every other
+//! reader of the leases goes on with those that can be read.
 
 use sluice_bpf::error_chain;
 use sluice_pod::Reclaimed;
@@ -28,6 +31,8 @@ impl Reconciler for ReconcileLeases {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
+        let mut failures: Vec<String> =
+            kernel.mend_leases()?.iter().map(|lease| error_chain(lease)).collect();
         // The clock first: the ADD of a lease that is old by then has its device when the devices are
         // listed, however long the agent is stopped in between.
         let now = kernel.boot_instant()?;
@@ -37,13 +42,15 @@ impl Reconciler for ReconcileLeases {
             .into_iter()
             .partition(|lease| links.is_live(lease, &now, |lease| kernel.netns_may_exist(lease)));
         if !left_over.is_empty() {
-            release(&left_over, kernel)?;
+            failures.extend(release(&left_over, kernel)?);
         }
+        all_or_failed(&failures)?;
         has_addresses(state, &live)
     }
 }
 
-fn release(left_over: &[Lease], kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
+/// Returns why leases stay.
+fn release(left_over: &[Lease], kernel: &mut dyn Kernel) -> Result<Vec<String>, NotReconciled> {
     let Reclaimed { released, kept } = kernel.release_leases(left_over)?;
     for lease in released {
         tracing::info!(
@@ -52,8 +59,7 @@ fn release(left_over: &[Lease], kernel: &mut dyn Kernel) -> Result<(), NotReconc
             "lease of a removed sandbox released"
         );
     }
-    let failures: Vec<String> = kept.iter().map(|lease| error_chain(lease)).collect();
-    all_or_failed(&failures)
+    Ok(kept.iter().map(|lease| error_chain(lease)).collect())
 }
 
 /// STATUS of the CNI binary does not report a full range: the node would become not Ready.

@@ -16,7 +16,7 @@ use sluice_bpf::attach::{XdpAttachment, XdpMode};
 use sluice_core::table::{HostPorts, LocalPods, PodNetnsRows, Pods, Rows, Table, TableSpec, Write};
 use sluice_pod::PathPart;
 use sluice_pod::device::Link;
-use sluice_pod::lease::{BootInstant, Lease};
+use sluice_pod::lease::{BootInstant, Entry, Lease};
 
 use super::{CniFiles, Count, HealthCheck, Hop, KernelError, Maps, Network, Result, Routes};
 use crate::host::HostState;
@@ -80,6 +80,8 @@ pub struct FakeKernel {
     pub forwarding: BTreeSet<String>,
     /// Leases.
     pub leases: Vec<Lease>,
+    /// Damaged leases, whose pods have a device that shows nothing.
+    pub damaged: Vec<Entry>,
     /// Paths of network namespaces that exist.
     pub netns: BTreeSet<String>,
     /// Clock of the leases.
@@ -125,6 +127,7 @@ impl FakeKernel {
             socket_programs: false,
             forwarding: BTreeSet::new(),
             leases: Vec::new(),
+            damaged: Vec::new(),
             netns: BTreeSet::new(),
             boot_instant: BootInstant { boot_id: "boot".to_owned(), seconds: 1000 },
             cni_config: None,

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use sluice_pod::device::Link;
 use sluice_pod::inventory::HostLinks;
-use sluice_pod::lease::{BootInstant, Lease};
-use sluice_pod::{HostPath, PathPart, Reclaimed};
+use sluice_pod::lease::{BootInstant, Entry, Lease};
+use sluice_pod::{HostPath, Kept, PathPart, Reclaimed};
 
 use super::FakeKernel;
 use crate::kernel::{KernelError, LeaseLock, LockedLeases, Peer, Pods, Result};
@@ -32,6 +32,15 @@ impl Pods for FakeKernel {
     fn lock_lease(&mut self, lease: &Lease) -> Result<Option<LeaseLock>> {
         let locked = self.lock_leases()?;
         Ok(locked.leases.contains(lease).then_some(locked._lock))
+    }
+
+    fn mend_leases(&mut self) -> Result<Vec<Kept>> {
+        self.check("mend leases")?;
+        let kept = |entry: &Entry| {
+            let Entry { address, host_ifname, .. } = entry.clone();
+            Kept::HasDevice { address, host_ifname }
+        };
+        Ok(self.damaged.iter().map(kept).collect())
     }
 
     fn release_leases(&mut self, leases: &[Lease]) -> Result<Reclaimed> {

@@ -40,8 +40,10 @@ use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
 use sluice_pod::device::{self, Link, LinkLayer};
 use sluice_pod::identity;
-use sluice_pod::lease::{BootInstant, KnownLeases, Lease, Store};
-use sluice_pod::{HostPath, PathPart, Reclaimed, host_path, host_paths, remove_veth, restore};
+use sluice_pod::lease::{BootInstant, Lease, Store};
+use sluice_pod::{
+    HostPath, Kept, PathPart, Reclaimed, host_path, host_paths, remove_veth, restore,
+};
 
 pub use self::cni_files::InstallError;
 use self::cni_files::Staged;
@@ -81,7 +83,7 @@ pub struct LinuxKernel {
     tables: maps::Tables,
     counters: Map<u32, Counter>,
     leases: Store,
-    known_leases: KnownLeases,
+    known_leases: pods::Known,
     pins: pins::Pins,
     /// With which the maps were loaded.
     sizes: Sizes,
@@ -110,7 +112,7 @@ impl LinuxKernel {
             tables: maps::Tables::default(),
             counters: maps::counters()?,
             leases: Store::new(&paths.cni_state_dir),
-            known_leases: KnownLeases::default(),
+            known_leases: pods::Known::default(),
             pins: pins::Pins::open()?,
             sizes,
             pins_are_valid: true,
@@ -306,6 +308,10 @@ impl Pods for LinuxKernel {
 
     fn lock_lease(&mut self, lease: &Lease) -> Result<Option<LeaseLock>> {
         pods::lock_lease(&self.leases, lease)
+    }
+
+    fn mend_leases(&mut self) -> Result<Vec<Kept>> {
+        pods::mend_leases(&self.leases, &mut self.known_leases, &mut self.netlink)
     }
 
     fn release_leases(&mut self, leases: &[Lease]) -> Result<Reclaimed> {

@@ -11,9 +11,9 @@ use sluice_abi::pin;
 use sluice_bpf::error_chain;
 use sluice_bpf::netlink::Netlink;
 use sluice_pod::inventory::{self, HostLinks};
-use sluice_pod::lease::{BootInstant, KnownLeases, Lease, Leases, LockedStore, Store};
+use sluice_pod::lease::{BootInstant, Entry, KnownLeases, Lease, Leases, LockedStore, Store};
 use sluice_pod::netns::{self, NetNs, NetNsError};
-use sluice_pod::{Reclaim, Reclaimed};
+use sluice_pod::{Kept, Reclaim, Reclaimed};
 
 use crate::kernel::{KernelError, LeaseLock, LockedLeases, Result};
 use crate::paths::CNI_NETWORK;
@@ -62,17 +62,35 @@ pub fn netns_may_exist(lease: &Lease) -> bool {
     netns::may_exist(Path::new(&lease.netns), lease.netns_cookie)
 }
 
+/// Leases that were read before.
+#[derive(Debug, Default)]
+pub struct Known {
+    leases: KnownLeases,
+    /// Damaged ones that the last attempt could neither rebuild nor end.
+    kept: BTreeSet<Entry>,
+}
+
+impl Known {
+    /// Reads what has changed. Returns the leases, and whether there is something to prepare that was not
+    /// tried before.
+    fn read(&mut self, store: &Store) -> Result<(Vec<Lease>, bool)> {
+        let Leases { leases, damaged } = store.read_changed(&mut self.leases)?;
+        let is_new = damaged.iter().any(|entry| !self.kept.contains(entry));
+        Ok((leases, is_new || !store.is_open()))
+    }
+}
+
 /// Reads all leases; files that did not change are not read again. Leases of a former version are taken
-/// over, and those whose files are damaged rebuilt from their devices, under the lock.
+/// over, and those whose files are damaged rebuilt from their devices, under the lock. Damaged ones that
+/// stay are tried again by [`mend_leases`] only.
 ///
 /// # Errors
 /// The leases cannot be locked, read or written; the devices cannot be listed.
-pub fn leases(store: &Store, known: &mut KnownLeases, netlink: &mut Netlink) -> Result<Vec<Lease>> {
-    let Leases { leases, damaged } = store.read_changed(known)?;
-    if damaged.is_empty() && store.is_open() {
-        return Ok(leases);
+pub fn leases(store: &Store, known: &mut Known, netlink: &mut Netlink) -> Result<Vec<Lease>> {
+    match known.read(store)? {
+        (leases, false) => Ok(leases),
+        (_, true) => Ok(lock_leases(store, known, netlink)?.leases),
     }
-    Ok(lock_leases(store, known, netlink)?.leases)
 }
 
 /// Reads all leases as [`leases`] does, and keeps others from changing them.
@@ -81,38 +99,61 @@ pub fn leases(store: &Store, known: &mut KnownLeases, netlink: &mut Netlink) -> 
 /// As for [`leases`].
 pub fn lock_leases(
     store: &Store,
-    known: &mut KnownLeases,
+    known: &mut Known,
     netlink: &mut Netlink,
 ) -> Result<LockedLeases> {
     let now = now()?;
     let locked = store.lock_briefly(HOLDER, &now)?;
-    prepare(store, &locked, netlink, &now)?;
-    let leases = store.read_changed(known)?.leases;
+    let (mut leases, unprepared) = known.read(store)?;
+    if unprepared {
+        for kept in prepare(store, &locked, known, netlink, &now)? {
+            tracing::warn!(error = %error_chain(&kept), "damaged lease kept");
+        }
+        leases = known.read(store)?.0;
+    }
     Ok(LockedLeases { leases, _lock: LeaseLock::new(locked.into_lock()) })
 }
 
-/// Takes leases of a former version over and rebuilds those that are lost or damaged.
+/// Tries to rebuild or to end all damaged leases; returns those that stay. Without one, the lock is not
+/// taken.
+///
+/// # Errors
+/// As for [`leases`].
+pub fn mend_leases(store: &Store, known: &mut Known, netlink: &mut Netlink) -> Result<Vec<Kept>> {
+    if store.is_open() && store.read_changed(&mut known.leases)?.damaged.is_empty() {
+        known.kept.clear();
+        return Ok(Vec::new());
+    }
+    let now = now()?;
+    let locked = store.lock_briefly(HOLDER, &now)?;
+    prepare(store, &locked, known, netlink, &now)
+}
+
+/// Takes leases of a former version over and rebuilds those that are lost or damaged. Returns those that
+/// stay damaged.
 fn prepare(
     store: &Store,
     locked: &LockedStore<'_>,
+    known: &mut Known,
     netlink: &mut Netlink,
     now: &BootInstant,
-) -> Result<()> {
+) -> Result<Vec<Kept>> {
     let opened = inventory::open_leases(locked, netlink, CNI_NETWORK, now)?;
-    let damaged = store.read()?.damaged;
-    let (migrated, rebuilt) = (opened.migrated, opened.rebuilt + damaged.len());
+    let damaged = store.read_changed(&mut known.leases)?.damaged;
+    let mut kept = Vec::new();
     if !damaged.is_empty() {
         let drafts = inventory::rebuild_leases(netlink, CNI_NETWORK, now)?;
-        let reclaim = Reclaim { locked, pins: Path::new(pin::ROOT), now };
         let links = HostLinks::read(netlink)?;
-        for kept in reclaim.damaged(&damaged, &links, &drafts)? {
-            tracing::warn!(error = %error_chain(&kept), "damaged lease kept");
-        }
+        let reclaim = Reclaim { locked, pins: Path::new(pin::ROOT), now };
+        kept = reclaim.damaged(&damaged, &links, &drafts)?;
     }
-    if migrated + rebuilt > 0 {
-        tracing::info!(migrated, rebuilt, "leases taken over or rebuilt");
+    known.kept = store.read_changed(&mut known.leases)?.damaged.into_iter().collect();
+    let mended = damaged.len().saturating_sub(known.kept.len());
+    let (migrated, rebuilt) = (opened.migrated, opened.rebuilt);
+    if migrated + rebuilt + mended > 0 {
+        tracing::info!(migrated, rebuilt, mended, "leases taken over, rebuilt or mended");
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// Locks the leases if this one exists as it is.

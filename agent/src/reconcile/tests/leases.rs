@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_pod::lease::BootInstant;
+use sluice_pod::lease::{BootInstant, Entry};
 
 use super::{of_others, with_pods};
 use crate::conditions::Concern;
@@ -89,6 +89,21 @@ async fn lease_from_before_a_reboot_is_released_at_start() {
     kernel.leases.push(lease);
     let mut harness = Harness::with(&[], kernel);
     assert!(harness.run_until_idle().await.contains(&"release lease 10.244.1.7".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_lease_that_stays_is_a_condition_and_keeps_no_other_from_its_end() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    let damaged = Entry::of(&harness.kernel().leases.remove(1));
+    harness.kernel().damaged.push(damaged);
+    harness.kernel().host.links.retain(|link| link.index != 107);
+    let log = harness.run_for(RESYNC).await;
+    assert!(log.contains(&"release lease 10.244.1.7".to_owned()), "{log:?}");
+    let condition = harness.condition(Concern::Leases).unwrap();
+    assert!(condition.message.contains("damaged lease of 10.244.1.8"), "{condition:?}");
+    harness.kernel().damaged.clear();
+    harness.run_for(RESYNC).await;
+    assert!(harness.condition(Concern::Leases).is_none());
 }
 
 #[tokio::test(start_paused = true)]
