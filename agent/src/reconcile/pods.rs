@@ -29,6 +29,9 @@ use crate::state::State;
 /// Most pods that are read one by one.
 const SINGLE_READS: usize = 16;
 
+/// Kind of repair: rows of a pod written or deleted.
+const POD_ROW: &str = "pod_row";
+
 /// Why rows are not repaired after the first failure.
 const LOCK_FAILED: &str = "rows not repaired: the lock of the leases was not free";
 
@@ -121,6 +124,10 @@ impl ReconcilePods {
         }
         delete_rows(scope.all, &leases, &observed, &rows, kernel, &mut repairs)?;
         self.remember(state, &leases, &rows, &observed);
+        if repairs.by_kind.contains_key(POD_ROW) {
+            // They leave out a young pod without this row: its ADD may not have written the others yet.
+            state.mark([Concern::PodNetns, Concern::HostPorts]);
+        }
         if !repairs.by_kind.is_empty() {
             tracing::info!(pods = observed.len(), repairs = ?repairs.by_kind, "pods repaired");
         }
@@ -186,7 +193,7 @@ impl ReconcilePods {
             match repairs.lock(|| kernel.lock_lease(lease)) {
                 Ok(Some(_locked)) => {
                     put_rows(lease, row, by_address, kernel)?;
-                    repairs.add("pod_row");
+                    repairs.add(POD_ROW);
                 }
                 // Address and index may have another pod by now.
                 Ok(None) => return Ok(()),
@@ -353,7 +360,7 @@ fn delete_rows(
         kernel.read_keys(LocalPods::SPEC, &keys)?.typed::<LocalPods>().collect();
     stale.retain(|address, row| rows.get(address) == Some(row));
     for row in stale.values() {
-        repairs.add("pod_row");
+        repairs.add(POD_ROW);
         let index = u32::from(row.index);
         // Another pod may have the index by now.
         if row_of_index(index, kernel)? == *row {

@@ -7,6 +7,7 @@ use sluice_core::table::PodNetnsRows;
 
 use super::with_pods;
 use crate::event::Event;
+use crate::harness;
 
 /// Time until the next resync.
 const RESYNC: Duration = Duration::from_secs(31);
@@ -39,4 +40,18 @@ async fn rows_of_network_namespaces_are_those_of_the_leases() {
     let log = harness.send([Event::Leases]).await;
     assert!(log.contains(&"delete POD_NETNS 1".to_owned()), "{log:?}");
     assert_eq!(harness.kernel().rows::<PodNetnsRows>(), [(108, pod(8))]);
+}
+
+/// All rows of a pod whose ADD has just ended were lost.
+#[tokio::test(start_paused = true)]
+async fn row_of_a_young_pod_follows_its_row_in_local_pods_at_once() {
+    let (mut harness, _) = with_pods(&[]).await;
+    let (mut lease, link) = harness::pod(7);
+    lease.since = harness.kernel().boot_instant.clone();
+    lease.netns_cookie = Some(107);
+    harness.kernel().leases.push(lease);
+    harness.kernel().host.links.push(link);
+    let log = harness.send([Event::Leases]).await;
+    assert!(log.contains(&"put LOCAL_PODS 1".to_owned()), "{log:?}");
+    assert_eq!(harness.kernel().rows::<PodNetnsRows>(), [(107, pod(7))]);
 }
