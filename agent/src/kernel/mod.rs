@@ -234,6 +234,9 @@ pub trait Pods {
     /// Whether the network namespace of a pod may exist: the agent does not see all of them.
     fn netns_may_exist(&mut self, lease: &Lease) -> bool;
 
+    /// Whether the agent sees the network namespace of a pod.
+    fn netns_exists(&mut self, lease: &Lease) -> bool;
+
     /// The present time on the clock of the leases.
     fn boot_instant(&mut self) -> Result<BootInstant>;
 

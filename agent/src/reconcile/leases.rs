@@ -8,6 +8,8 @@
 //! A damaged lease that can be neither rebuilt nor ended is tried again here, and nowhere else: every other
 //! reader of the leases goes on with those that can be read.
 
+use std::net::Ipv4Addr;
+
 use sluice_bpf::error_chain;
 use sluice_pod::Reclaimed;
 use sluice_pod::inventory::HostLinks;
@@ -45,7 +47,12 @@ impl Reconciler for ReconcileLeases {
             failures.extend(release(&left_over, kernel)?);
         }
         all_or_failed(&failures)?;
-        has_addresses(state, &live)
+        // ADD in a full range sees all namespaces, and releases what only the agent has to keep.
+        let certain = live
+            .iter()
+            .filter(|lease| links.is_live(lease, &now, |lease| kernel.netns_exists(lease)))
+            .map(|lease| lease.address);
+        has_addresses(state, certain)
     }
 }
 
@@ -62,12 +69,13 @@ fn release(left_over: &[Lease], kernel: &mut dyn Kernel) -> Result<Vec<String>, 
     Ok(kept.iter().map(|lease| error_chain(lease)).collect())
 }
 
-/// STATUS of the CNI binary does not report a full range: the node would become not Ready.
-fn has_addresses(state: &State, live: &[Lease]) -> Result<(), NotReconciled> {
+/// STATUS of the CNI binary does not report a full range: the node would become not Ready. `live` are the
+/// addresses that an ADD cannot get.
+fn has_addresses(state: &State, live: impl Iterator<Item = Ipv4Addr>) -> Result<(), NotReconciled> {
     let of_node = state.pod_cidrs().into_iter().find(|net| net.addr().is_ipv4());
     let subnet: Option<Subnet> = of_node.and_then(|net| net.to_string().parse().ok());
     let Some(subnet) = subnet else { return Ok(()) };
-    let leased = live.iter().filter(|lease| subnet.contains(lease.address)).count();
+    let leased = live.filter(|address| subnet.contains(*address)).count();
     if leased < subnet.capacity() {
         return Ok(());
     }

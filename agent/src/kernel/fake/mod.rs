@@ -84,6 +84,8 @@ pub struct FakeKernel {
     pub damaged: Vec<Entry>,
     /// Paths of network namespaces that exist.
     pub netns: BTreeSet<String>,
+    /// Paths of which the agent does not know whether a network namespace exists.
+    pub hidden_netns: BTreeSet<String>,
     /// Clock of the leases.
     pub boot_instant: BootInstant,
     /// The installed CNI configuration.
@@ -129,6 +131,7 @@ impl FakeKernel {
             leases: Vec::new(),
             damaged: Vec::new(),
             netns: BTreeSet::new(),
+            hidden_netns: BTreeSet::new(),
             boot_instant: BootInstant { boot_id: "boot".to_owned(), seconds: 1000 },
             cni_config: None,
             cni_binary: false,

@@ -49,7 +49,7 @@ impl Pods for FakeKernel {
         let links = HostLinks::from_links(self.host.links.clone());
         let mut released = Vec::new();
         for lease in leases.iter().filter(|lease| present.contains(lease)) {
-            if links.is_live(lease, &self.boot_instant, |lease| self.netns.contains(&lease.netns)) {
+            if links.is_live(lease, &self.boot_instant, |lease| self.may_exist(lease)) {
                 continue;
             }
             self.change(format!("release lease {}", lease.address))?;
@@ -60,6 +60,10 @@ impl Pods for FakeKernel {
     }
 
     fn netns_may_exist(&mut self, lease: &Lease) -> bool {
+        self.may_exist(lease)
+    }
+
+    fn netns_exists(&mut self, lease: &Lease) -> bool {
         self.netns.contains(&lease.netns)
     }
 
@@ -118,6 +122,10 @@ impl FakeKernel {
     /// Whether a lock of the leases exists. As a lock of a file, it also excludes its own process.
     pub(super) fn is_locked(&self) -> bool {
         Rc::strong_count(&self.lease_lock) > 1
+    }
+
+    fn may_exist(&self, lease: &Lease) -> bool {
+        self.netns.contains(&lease.netns) || self.hidden_netns.contains(&lease.netns)
     }
 
     fn path_of(&self, lease: &Lease) -> Option<HostPath> {

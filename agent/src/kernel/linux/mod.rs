@@ -322,6 +322,10 @@ impl Pods for LinuxKernel {
         pods::netns_may_exist(lease)
     }
 
+    fn netns_exists(&mut self, lease: &Lease) -> bool {
+        pods::netns_exists(lease)
+    }
+
     fn boot_instant(&mut self) -> Result<BootInstant> {
         pods::now()
     }

@@ -62,6 +62,11 @@ pub fn netns_may_exist(lease: &Lease) -> bool {
     netns::may_exist(Path::new(&lease.netns), lease.netns_cookie)
 }
 
+/// Whether the network namespace of a lease is visible here.
+pub fn netns_exists(lease: &Lease) -> bool {
+    netns::exists(Path::new(&lease.netns), lease.netns_cookie)
+}
+
 /// Leases that were read before.
 #[derive(Debug, Default)]
 pub struct Known {

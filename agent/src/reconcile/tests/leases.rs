@@ -122,6 +122,22 @@ async fn a_full_range_is_a_condition_until_an_address_is_free() {
     harness.run_for(RESYNC).await;
     let condition = harness.condition(Concern::Leases).unwrap();
     assert!(condition.message.contains("all 253 pod addresses of 10.244.1.0/24"), "{condition:?}");
+    // A pod without a device, whose namespace the agent sees, and one whose namespace only ADD would see.
+    let lease = harness.kernel().leases.last().unwrap().clone();
+    harness.kernel().host.links.retain(|link| link.name != lease.host_ifname);
+    harness.kernel().netns.insert(lease.netns.clone());
+    harness.run_for(RESYNC).await;
+    assert!(harness.condition(Concern::Leases).is_some());
+    harness.kernel().netns.clear();
+    harness.kernel().hidden_netns.insert(lease.netns);
+    harness.run_for(RESYNC).await;
+    assert!(harness.condition(Concern::Leases).is_none());
+    assert_eq!(harness.kernel().leases.len(), 253, "kept");
+    // An address that is free.
+    let (_, link) = pod(254);
+    harness.kernel().host.links.push(link);
+    harness.run_for(RESYNC).await;
+    assert!(harness.condition(Concern::Leases).is_some());
     harness.kernel().leases.pop();
     harness.run_for(RESYNC).await;
     assert!(harness.condition(Concern::Leases).is_none());
