@@ -251,6 +251,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_damaged_lease_that_stays_needs_the_lock_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let entry = Entry::parse("10.244.1.7+12+slc0123456789a").unwrap();
+        fs::create_dir_all(store.leases_dir()).unwrap();
+        fs::write(store.leases_dir().join(entry.file_name()), "{").unwrap();
+        let mut known = Known::default();
+        assert_eq!(known.read(&store).unwrap(), (Vec::new(), true));
+        known.kept.insert(entry);
+        let _held = store.lock_briefly("ADD", &now().unwrap()).unwrap();
+        let mut netlink = Netlink::open().unwrap();
+        assert_eq!(leases(&store, &mut known, &mut netlink).unwrap(), []);
+        assert!(mend_leases(&store, &mut known, &mut netlink).is_err(), "the lock is held");
+        // A lease that was damaged since.
+        fs::write(store.leases_dir().join("10.244.1.8+13+slc0123456789b"), "{").unwrap();
+        assert!(leases(&store, &mut known, &mut netlink).is_err(), "the lock is held");
+    }
+
+    #[test]
     fn former_mtus_read_back_as_stored() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("sluice");
