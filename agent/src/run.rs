@@ -76,6 +76,7 @@ async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
     let flow_stats = FlowStats::default();
     flow_stats.capacity.set(i64::from(config.flows));
     flow_stats.limit_of_a_pod.set(i64::from(config.flows_per_pod));
+    flow_stats.limit_without_pod.set(i64::from(config.flows_without_pod));
     let watches = Watches::default();
     let (findings, found) = findings::queue();
     source::spawn(config.clone(), events.clone(), Event::Objects, watches.clone(), found).await?;

@@ -213,6 +213,8 @@ pub struct Config {
     pub flows: u32,
     /// Limit of entries in `FLOWS` per pod.
     pub flows_per_pod: u32,
+    /// Limit of entries in `FLOWS` of all flows without a pod of this node, except TCP: half of its capacity.
+    pub flows_without_pod: u32,
     /// Upper bound of the initial capacities of maps that grow, if given.
     pub initial_capacity: Option<u32>,
     /// How long former pins are kept after an upgrade.
@@ -282,6 +284,7 @@ impl TryFrom<AgentArgs> for Config {
             snat_ports: source_ports(args.snat_ports.as_deref())?,
             flows: args.flows,
             flows_per_pod: args.flows_per_pod.unwrap_or(args.flows / 2),
+            flows_without_pod: args.flows / 2,
             initial_capacity: args.initial_capacity,
             stale_pin_grace_period: Duration::from_secs(args.stale_pin_grace_period.into()),
             metrics_bind: address("--metrics-bind", &args.metrics_bind)?,

@@ -59,7 +59,7 @@ fn flags_reach_the_configuration() {
     let ranges = ["192.168.0.0/16", "127.0.0.0/8"].map(|net| net.parse().unwrap());
     assert_eq!(c.node_ports, NodePortAddresses::Ranges(ranges.into()));
     assert_eq!(c.snat_ports, "1024-32767".parse().unwrap());
-    assert_eq!((c.flows, c.flows_per_pod), (50_000, 1000));
+    assert_eq!((c.flows, c.flows_per_pod, c.flows_without_pod), (50_000, 1000, 25_000));
     let c = config(&["--nodeport-addresses=primary"]).unwrap();
     assert_eq!(c.node_ports, NodePortAddresses::Primary);
     let c = config(&["--kubeconfig=/k", "--mtu=65535"]).unwrap();

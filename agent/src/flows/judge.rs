@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use sluice_abi::map::FLOWS_WITHOUT_POD;
 use sluice_abi::{FlowEntry, PodRef, proto};
 use sluice_packet::lifetime;
 
 /// Seconds for which the source port of a removed pod's TCP connection is kept: TIME_WAIT of the
 /// peer, which would reject a new connection from the same port.
 const TIME_WAIT: u32 = lifetime::TCP_CLOSED;
+
+/// Difference from which a count is corrected. Smaller ones are flows that were confirmed or removed while
+/// the table was read.
+const COUNT_TOLERANCE: u32 = 64;
 
 /// What happens to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +46,10 @@ fn keeps_port(entry: &FlowEntry) -> bool {
     entry.tuple.proto == proto::TCP && entry.kind().is_some_and(|kind| kind.is_masqueraded())
 }
 
-/// Entries per pod.
+/// Entries by index of `POD_FLOWS`: those of each pod, and those of flows without one, except TCP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    by_index: BTreeMap<u16, u32>,
+    by_index: BTreeMap<u32, u32>,
     entries: u64,
 }
 
@@ -53,9 +58,9 @@ impl Counts {
     pub fn add(&mut self, entry: &FlowEntry) {
         let entries = if entry.is_translated() { 2 } else { 1 };
         self.entries += u64::from(entries);
-        let owner = entry.owner();
-        if !owner.is_none() {
-            *self.by_index.entry(owner.index).or_default() += entries;
+        let account = entry.account();
+        if account != FlowEntry::NOT_COUNTED {
+            *self.by_index.entry(account).or_default() += entries;
         }
     }
 
@@ -64,14 +69,32 @@ impl Counts {
         self.entries
     }
 
-    /// Entries of the pod with this index.
+    /// Entries that count for this index of `POD_FLOWS`.
     pub fn of(&self, index: u32) -> u32 {
-        u16::try_from(index).ok().and_then(|index| self.by_index.get(&index)).copied().unwrap_or(0)
+        self.by_index.get(&index).copied().unwrap_or(0)
     }
 
     /// Entries of the pod that has the most.
-    pub fn most(&self) -> u32 {
-        self.by_index.values().copied().max().unwrap_or(0)
+    pub fn most_of_a_pod(&self) -> u32 {
+        self.by_index.range(..FLOWS_WITHOUT_POD).map(|(_, entries)| *entries).max().unwrap_or(0)
+    }
+}
+
+/// The new count of a row of `POD_FLOWS`, if it has to be corrected: `counted` are its entries in `FLOWS`,
+/// `before` and `after` the programs' counts before and after the table was read.
+///
+/// The flows by which the count has risen meanwhile may not be among those counted. It is not lowered by them,
+/// or the limit would admit as many again.
+pub fn correction(counted: u32, before: u32, after: u32) -> Option<u32> {
+    let is_exact = counted == 0 || after == 0;
+    let tolerance = if is_exact { 0 } else { COUNT_TOLERANCE };
+    let most = counted.saturating_add(after.saturating_sub(before));
+    if after > most.saturating_add(tolerance) {
+        Some(most)
+    } else if counted > after.saturating_add(tolerance) {
+        Some(counted)
+    } else {
+        None
     }
 }
 
@@ -138,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_counted_for_the_client_or_else_the_server() {
+    fn entries_are_counted_for_the_client_or_else_the_server_or_else_those_without_pod() {
         let mut counts = Counts::default();
         counts.add(&flow(proto::UDP, FlowKind::Direct, 0));
         let mut translated = flow(proto::TCP, FlowKind::Service, 0);
@@ -147,8 +170,42 @@ mod tests {
         counts.add(&translated);
         let incoming = FlowEntry { client: PodRef::NONE, ..translated };
         counts.add(&incoming);
-        counts.add(&FlowEntry { server: PodRef::NONE, ..incoming });
-        assert_eq!((counts.of(1), counts.of(2), counts.of(3)), (3, 2, 0));
-        assert_eq!((counts.entries(), counts.most()), (7, 3));
+        let connection = FlowEntry { server: PodRef::NONE, ..incoming };
+        counts.add(&connection);
+        let mut datagrams = connection;
+        (datagrams.tuple.proto, datagrams.other.proto) = (proto::UDP, proto::UDP);
+        for _ in 0..2 {
+            counts.add(&datagrams);
+        }
+        assert_eq!((counts.of(0), counts.of(1), counts.of(2), counts.of(3)), (0, 3, 2, 0));
+        assert_eq!((counts.of(FLOWS_WITHOUT_POD), counts.entries()), (4, 11));
+        assert_eq!(counts.most_of_a_pod(), 3, "flows without a pod are those of none");
+    }
+
+    #[test]
+    fn counts_are_corrected_but_not_lowered_by_flows_that_are_added_meanwhile() {
+        for (counted, before, after, expected) in [
+            // Flows that the agent has removed, and those that a program's count has lost.
+            (100, 500, 500, Some(100)),
+            (500, 100, 100, Some(500)),
+            (500, 100, 200, Some(500)),
+            (100, 500, 400, Some(100)),
+            // Flows that were confirmed while the table was read, which may be counted or not.
+            (100, 100, 500, None),
+            (500, 100, 500, None),
+            (100, 450, 500, Some(150)),
+            (400, 450, 500, None),
+            // Differences within the tolerance, unless there are no flows.
+            (436, 500, 500, None),
+            (435, 500, 500, Some(435)),
+            (564, 500, 500, None),
+            (0, 1, 1, Some(0)),
+            (1, 0, 0, Some(1)),
+            (0, 0, 1, None),
+            (0, 0, 0, None),
+        ] {
+            let found = correction(counted, before, after);
+            assert_eq!(found, expected, "{counted} counted, {before} before, {after} after");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Collection of ended flows.
 //!
 //! ```text
-//! every 5 s, in a thread of its own:  FLOWS in chunks --judge--> keep: count per pod | remove
+//! every 5 s, in a thread of its own:  FLOWS in chunks --judge--> keep: count by pod | remove
 //! ```
 //! The programs treat an expired entry as absent and reuse it; this removes what no flow reuses. The
 //! tables of new flows evict by themselves and are not read. The thread is the only part of the
@@ -17,11 +17,12 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use sluice_abi::{FlowEntry, FlowKey, PodFlows, map, tick};
 use sluice_bpf::{BpfError, error_chain};
 use sluice_pod::lease::{KnownLeases, Store};
 
-use self::judge::{Counts, Fate, fate};
+use self::judge::{Counts, Fate, correction, fate};
 use self::report::SourcePortCounts;
 pub use self::report::{Report, SharedReport};
 use crate::kernel::{FlowMaps, FlowTables};
@@ -30,9 +31,6 @@ use crate::kernel::{FlowMaps, FlowTables};
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Rounds after which the aliases are compared with their main entries.
 const ALIAS_ROUNDS: u32 = 12;
-/// Difference from which a pod's count is corrected. Smaller ones are flows that were confirmed or
-/// removed while the table was read.
-const COUNT_TOLERANCE: u32 = 64;
 
 /// Results of the rounds; clones share their values.
 #[derive(Clone, Debug, Default)]
@@ -49,8 +47,54 @@ pub struct FlowStats {
     pub most_of_a_pod: Gauge,
     /// Most entries that a pod may have.
     pub limit_of_a_pod: Gauge,
+    /// Entries of flows without a pod of this node, except TCP, after the last round.
+    pub without_pod: Gauge,
+    /// Most entries that flows without a pod of this node, except TCP, may have.
+    pub limit_without_pod: Gauge,
     /// Fill of the maps, source ports by destination, flows by pod.
     pub report: SharedReport,
+}
+
+impl FlowStats {
+    /// Registers the gauges and counters; the report has a collector of its own.
+    pub fn register(&self, registry: &mut Registry) {
+        for (name, help, gauge) in [
+            ("sluice_flow_entries", "Entries of the table of flows", &self.entries),
+            ("sluice_flow_entries_limit", "Capacity of the table of flows", &self.capacity),
+            (
+                "sluice_flow_entries_of_a_pod_max",
+                "Entries of the pod with the most entries in the table of flows",
+                &self.most_of_a_pod,
+            ),
+            (
+                "sluice_flow_entries_of_a_pod_limit",
+                "Entries that a pod can have in the table of flows (--flows-per-pod)",
+                &self.limit_of_a_pod,
+            ),
+            (
+                "sluice_flow_entries_without_pod",
+                "Entries of flows without a pod of this node, except TCP, in the table of flows",
+                &self.without_pod,
+            ),
+            (
+                "sluice_flow_entries_without_pod_limit",
+                "Entries that flows without a pod of this node, except TCP, can have in the table of flows",
+                &self.limit_without_pod,
+            ),
+            (
+                "sluice_flows_unconfirmed",
+                "Answered flows beyond the limit of their pod, of flows without a pod, or of the table",
+                &self.unconfirmed,
+            ),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register(
+            "sluice_flows_removed",
+            "Entries of ended flows removed",
+            self.removed.clone(),
+        );
+    }
 }
 
 /// The present tick, by the clock of the programs.
@@ -122,6 +166,12 @@ impl FlowMaps {
                 *generation = pod.generation;
             }
         })?;
+        let mut before = vec![0; map::LOCAL_PODS_MAX as usize];
+        self.pod_flows.visit(|index, flows| {
+            if let Some(confirmed) = before.get_mut(index as usize) {
+                *confirmed = flows.confirmed;
+            }
+        })?;
         let mut counts = Counts::default();
         let mut ports = SourcePortCounts::default();
         let mut ended = Vec::new();
@@ -145,10 +195,11 @@ impl FlowMaps {
                 removed += u64::from(self.flows.delete(key)?);
             }
         }
-        self.correct(&counts)?;
+        self.correct(&counts, &before)?;
         stats.capacity.set(i64::from(self.flows.info().max_entries));
         stats.entries.set(i64::try_from(counts.entries()).unwrap_or(i64::MAX));
-        stats.most_of_a_pod.set(i64::from(counts.most()));
+        stats.most_of_a_pod.set(i64::from(counts.most_of_a_pod()));
+        stats.without_pod.set(i64::from(counts.of(map::FLOWS_WITHOUT_POD)));
         let mut unconfirmed = 0;
         self.pod_flows.visit(|_, flows| unconfirmed += i64::from(flows.unconfirmed))?;
         stats.unconfirmed.set(unconfirmed);
@@ -183,15 +234,14 @@ impl FlowMaps {
         Ok(removed)
     }
 
-    /// Corrects counts that differ from what was counted: those of removed flows, above all.
-    fn correct(&self, counts: &Counts) -> Result<(), BpfError> {
+    /// Corrects counts that differ from what was counted: those of removed flows, above all. `before` are the
+    /// counts by index before the table was read.
+    fn correct(&self, counts: &Counts, before: &[u32]) -> Result<(), BpfError> {
         let mut wrong = Vec::new();
         self.pod_flows.visit(|index, flows| {
-            let counted = counts.of(index);
-            let exact = counted == 0 || flows.confirmed == 0;
-            let tolerance = if exact { 0 } else { COUNT_TOLERANCE };
-            if flows.confirmed.abs_diff(counted) > tolerance {
-                wrong.push((index, PodFlows { confirmed: counted, ..flows }));
+            let before = before.get(index as usize).copied().unwrap_or_default();
+            if let Some(confirmed) = correction(counts.of(index), before, flows.confirmed) {
+                wrong.push((index, PodFlows { confirmed, ..flows }));
             }
         })?;
         for (index, flows) in wrong {

@@ -273,28 +273,7 @@ pub fn registry(
         "Changes by other programs that were repaired, by kind",
         sync.repairs.clone(),
     );
-    r.register("sluice_flow_entries", "Entries of the table of flows", flows.entries.clone());
-    r.register(
-        "sluice_flow_entries_limit",
-        "Capacity of the table of flows",
-        flows.capacity.clone(),
-    );
-    r.register(
-        "sluice_flow_entries_of_a_pod_max",
-        "Entries of the pod with the most entries in the table of flows",
-        flows.most_of_a_pod.clone(),
-    );
-    r.register(
-        "sluice_flow_entries_of_a_pod_limit",
-        "Entries that a pod can have in the table of flows (--flows-per-pod)",
-        flows.limit_of_a_pod.clone(),
-    );
-    r.register("sluice_flows_removed", "Entries of ended flows removed", flows.removed.clone());
-    r.register(
-        "sluice_flows_unconfirmed",
-        "Answered flows that the table of flows or the budget of their pod had no space for",
-        flows.unconfirmed.clone(),
-    );
+    flows.register(r);
     r.register(
         "sluice_cni_duration_seconds",
         "Duration of calls of the CNI binary, by verb",

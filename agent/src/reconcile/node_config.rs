@@ -86,8 +86,8 @@ fn desired(
         snat_ports: config.snat_ports.without(host.ephemeral_ports),
         netns_cookie: host.netns_cookie,
         flows_per_pod: config.flows_per_pod,
+        flows_without_pod: config.flows_without_pod,
         mtu: uplink.link.mtu,
-        pad: 0,
     }
 }
 

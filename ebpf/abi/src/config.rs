@@ -38,8 +38,8 @@ pub struct NodeConfig {
     pub netns_cookie: u64,
     /// Limit of entries in `FLOWS` per pod.
     pub flows_per_pod: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Limit of entries in `FLOWS` of all flows without a pod of this node, except TCP.
+    pub flows_without_pod: u32,
 }
 
 const _: () = assert!(size_of::<NodeConfig>() == 120);

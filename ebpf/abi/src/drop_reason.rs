@@ -36,7 +36,7 @@ numbered! {
     DropReason {
         /// The source address does not belong to the pod that sent it.
         Spoofed = 1 "spoofed_source",
-        /// The packet is truncated, its headers contradict each other, or a pod sent it to a loopback address.
+        /// The packet is truncated, its headers contradict each other, or it was sent to a loopback address.
         Malformed = 2 "malformed",
         /// The agent has not written the node's tables yet.
         NotReady = 3 "not_ready",
@@ -78,6 +78,8 @@ numbered! {
         PolicyIngress = 21 "policy_ingress",
         /// The agent has not written the policies of a pod yet, and its namespace may have some.
         PolicyPending = 22 "policy_pending",
+        /// A translated packet without a route, to an address of the node, whose sockets would get it untranslated.
+        NoRoute = 23 "no_route",
     }
 }
 

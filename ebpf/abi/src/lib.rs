@@ -20,6 +20,7 @@ mod conntrack;
 mod device;
 mod drop_reason;
 mod event;
+mod fragment;
 pub mod map;
 mod network;
 pub mod pin;
@@ -33,12 +34,12 @@ pub use addr::{Addr, Family, PortBe, proto};
 pub use client::{Affinity, AffinityKey, PodNetns, SourceRangeKey};
 pub use config::{NodeConfig, PortRange, node_flags};
 pub use conntrack::{
-    Direction, FlowEntry, FlowKey, FlowKind, FragmentKey, FragmentPorts, flow_flags, tcp_state,
-    tick, tick_seconds, ticks,
+    Direction, FlowEntry, FlowKey, FlowKind, flow_flags, tcp_state, tick, tick_seconds, ticks,
 };
 pub use device::{Device, device_flags};
 pub use drop_reason::{Counter, DropReason, Outcome};
 pub use event::DropEvent;
+pub use fragment::{FragmentKey, FragmentPorts};
 pub use network::{Network, NetworkKey, network_kind};
 pub use pod::{LocalPod, PodFlows, PodRef};
 pub use policy::{

@@ -6,7 +6,8 @@
 
 /// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node by address.
 pub const LOCAL_PODS: &str = "LOCAL_PODS";
-/// Capacity of [`LOCAL_PODS`], [`PODS`], [`POD_FLOWS`], [`POD_POLICY`] and [`POD_NETNS`].
+/// Capacity of [`LOCAL_PODS`], [`PODS`], [`POD_FLOWS`], [`POD_POLICY`] and [`POD_NETNS`]. A pod has an index below
+/// [`FLOWS_WITHOUT_POD`].
 pub const LOCAL_PODS_MAX: u32 = 4096;
 
 /// Array of [`crate::LocalPod`]: the pods of this node by index.
@@ -14,6 +15,9 @@ pub const PODS: &str = "PODS";
 
 /// Array of [`crate::PodFlows`], with the index of [`PODS`].
 pub const POD_FLOWS: &str = "POD_FLOWS";
+/// Index in [`POD_FLOWS`] of the flows without a pod of this node, such as those to a NodePort whose endpoint is on
+/// another node, except TCP ([`crate::FlowEntry::account`]). No pod has it.
+pub const FLOWS_WITHOUT_POD: u32 = LOCAL_PODS_MAX - 1;
 
 /// LPM trie, [`crate::NetworkKey`] -> [`crate::Network`]: the networks of the cluster.
 pub const NETWORKS: &str = "NETWORKS";

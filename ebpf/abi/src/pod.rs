@@ -3,7 +3,7 @@
 //! ```text
 //! LOCAL_PODS  address -> LocalPod     the first packet of a flow
 //! PODS        [index] -> LocalPod     every packet: a flow holds a PodRef to each of its pods
-//! POD_FLOWS   [index] -> PodFlows     what the pod may add to the flow tables
+//! POD_FLOWS   [index] -> PodFlows     what the pod, or all senders without one, may add to the flow tables
 //! ```
 //! CNI ADD writes the row to both maps before the pod's device is up; DEL removes both; the agent
 //! repairs them.
@@ -79,7 +79,8 @@ impl PodRef {
     }
 }
 
-/// Value of `POD_FLOWS`, index as in `PODS`: limits of what one pod adds to the flow tables.
+/// Value of `POD_FLOWS`, index as in `PODS`: limits of what one pod adds to the flow tables. The flows without a pod
+/// of this node, except TCP, share the row [`crate::map::FLOWS_WITHOUT_POD`], and use no tokens.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,

@@ -95,4 +95,11 @@ impl Node {
         // SAFETY: see `flags`.
         unsafe { (*self.0).flows_per_pod }
     }
+
+    /// Limit of the entries in `FLOWS` of all flows without a pod of this node, except TCP.
+    #[inline(always)]
+    pub fn flows_without_pod(self) -> u32 {
+        // SAFETY: see `flags`.
+        unsafe { (*self.0).flows_without_pod }
+    }
 }

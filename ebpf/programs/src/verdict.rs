@@ -55,7 +55,7 @@ pub enum Bypass {
     Arp,
     /// The agent has not written the node's configuration.
     NotReady,
-    /// Addressed to another host.
+    /// The frame is addressed to another host, to all, or to a group.
     NotForHost,
     /// Neither from nor to a pod of this node.
     NodeTraffic,

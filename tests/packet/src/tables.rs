@@ -28,8 +28,8 @@ pub fn node_config() -> NodeConfig {
         snat_ports: port_ranges(&[SNAT_PORTS]),
         netns_cookie: 0,
         flows_per_pod: map::FLOWS_MAX / 2,
+        flows_without_pod: map::FLOWS_MAX / 2,
         mtu: 1500,
-        pad: 0,
     }
 }
 

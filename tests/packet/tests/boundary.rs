@@ -1,4 +1,5 @@
-//! Sources that a neighbour on the nodes' network forges: of this node, and of pods of other nodes.
+//! Addresses that a neighbour on the nodes' network forges: of this node, of pods of other nodes, and loopback
+//! addresses.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use packet_tests::topology::{HOST_MAC, OTHER_NODE_MAC, ROUTER_MAC};
@@ -148,4 +149,23 @@ fn a_pod_address_by_another_next_hop_is_left_to_the_stack_if_the_node_is_the_des
     for mac in [OTHER_NODE_MAC, ROUTER_MAC] {
         from_wire(&datapath, &packet, mac).passed();
     }
+}
+
+/// The stack also receives packets to one of its addresses in a frame to all hosts or a group of them.
+#[test]
+fn loopback_addresses_are_dropped_in_frames_to_all_or_a_group_of_hosts() {
+    let datapath = node();
+    let loopback = [127, 0, 0, 1];
+    let receive = |mac, from: [u8; 4], to: [u8; 4]| {
+        let frame = Packet::udp((from, 1000), (to, 10_249), b"x").frame(mac, ROUTER_MAC);
+        datapath.run(program::FROM_NETDEV, &frame, UPLINK_IFINDEX)
+    };
+    for mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], HOST_MAC] {
+        receive(mac, EXTERNAL, loopback).dropped(DropReason::Malformed);
+        receive(mac, loopback, NODE).dropped(DropReason::Spoofed);
+        receive(mac, EXTERNAL, NODE).passed();
+    }
+    // The stack drops frames to another host.
+    receive([2, 0, 0, 0, 9, 9], EXTERNAL, loopback).passed();
+    assert!(datapath.flows().is_empty());
 }

@@ -20,9 +20,9 @@ fn index(pod: [u8; 4]) -> u32 {
     u32::from(pod[3])
 }
 
-/// Entries in `FLOWS` that are counted for a pod.
-fn confirmed_of(datapath: &Datapath, pod: [u8; 4]) -> u32 {
-    datapath.map::<u32, PodFlows>(map::POD_FLOWS).lookup(&index(pod)).unwrap().unwrap().confirmed
+/// Entries in `FLOWS` that are counted for an index.
+fn confirmed_of(datapath: &Datapath, index: u32) -> u32 {
+    datapath.map::<u32, PodFlows>(map::POD_FLOWS).lookup(&index).unwrap().unwrap().confirmed
 }
 
 /// A conversation between two ends.
@@ -95,8 +95,9 @@ fn node() -> Datapath {
     datapath
 }
 
-/// The kinds of flows: between local pods, to a Service, to the outside, and from there.
-const ROUTES: [([u8; 4], [u8; 4], u16); 8] = [
+/// The kinds of flows: between local pods, to a Service, to the outside, and from there; the last one is
+/// between other hosts.
+const ROUTES: [([u8; 4], [u8; 4], u16); 9] = [
     (CLIENT, SERVER, 8080),
     (CLIENT, VIP, 80),
     (CLIENT, VIP, 81),
@@ -105,6 +106,7 @@ const ROUTES: [([u8; 4], [u8; 4], u16); 8] = [
     (FAR_POD, SERVER, 8080),
     (EXTERNAL, SERVER, 8080),
     (EXTERNAL, VIP, 80),
+    (EXTERNAL, VIP, 81),
 ];
 
 fn tcp(route: usize, port: u16) -> Conversation {
@@ -123,7 +125,12 @@ fn tcp_is_confirmed_after_the_handshake_until_it_is_closed() {
     for route in 0..ROUTES.len() {
         for (port, ends) in [(1000, &[RST][..]), (1001, &[FIN | ACK, FIN | ACK])] {
             let flow = tcp(route, port);
-            let owner = if flow.client.0 == CLIENT { CLIENT } else { SERVER };
+            // Connections without a pod are not counted.
+            let (owner, is_counted) = match flow.client.0 {
+                CLIENT => (index(CLIENT), true),
+                _ if flow.dialled.1 == 81 => (map::FLOWS_WITHOUT_POD, false),
+                _ => (index(SERVER), true),
+            };
             assert!(forward(&datapath, &flow, SYN));
             assert!(!is_confirmed(&datapath, &flow));
             assert!(reply(&datapath, &flow, SYN | ACK));
@@ -132,7 +139,8 @@ fn tcp_is_confirmed_after_the_handshake_until_it_is_closed() {
             assert!(forward(&datapath, &flow, ACK));
             assert!(is_confirmed(&datapath, &flow), "{flow:?}");
             let entries = datapath.map::<FlowKey, FlowEntry>(map::FLOWS).entries().unwrap().len();
-            assert_eq!(confirmed_of(&datapath, owner) as usize, entries);
+            let counted = if is_counted { entries } else { 0 };
+            assert_eq!(confirmed_of(&datapath, owner) as usize, counted, "{flow:?}");
             for (n, &flags) in ends.iter().enumerate() {
                 assert!(is_confirmed(&datapath, &flow), "{flow:?}: before its end");
                 let sent = if n == 0 {
@@ -161,6 +169,7 @@ fn udp_is_confirmed_by_the_reply() {
         (CLIENT, (EXTERNAL, 53)),
         (EXTERNAL, (SERVER, 9)),
         (EXTERNAL, (VIP, 53)),
+        (EXTERNAL, (VIP, 54)),
     ] {
         let flow = Conversation { proto: proto::UDP, client: (client, 1000), dialled };
         for _ in 0..3 {
@@ -237,8 +246,9 @@ fn check(datapath: &Datapath, flows: &[(Conversation, Option<Model>)], step: usi
     let mut counts: BTreeMap<PodRef2, u32> = BTreeMap::new();
     for table in map::FLOW_TABLES {
         for (key, entry) in datapath.map::<FlowKey, FlowEntry>(table).entries().unwrap() {
-            if table == map::FLOWS {
-                *counts.entry(entry.owner().into()).or_default() += 1;
+            let owner = entry.owner();
+            if table == map::FLOWS && (!owner.is_none() || entry.tuple.proto != proto::TCP) {
+                *counts.entry(owner.into()).or_default() += 1;
             }
             if entry.is_alias() {
                 aliases.push((table, key, entry));
@@ -274,10 +284,10 @@ fn check(datapath: &Datapath, flows: &[(Conversation, Option<Model>)], step: usi
     let found: BTreeMap<FlowKey, bool> =
         by_original.iter().map(|(tuple, table)| (*tuple, *table == map::FLOWS)).collect();
     assert_eq!(found, expected, "step {step}: whether each flow is confirmed");
-    for pod in [CLIENT, SERVER] {
-        let reference = PodRef { index: index(pod) as u16, generation: 1 };
-        let count = counts.get(&reference.into()).copied().unwrap_or_default();
-        assert_eq!(confirmed_of(datapath, pod), count, "step {step}: entries of {pod:?}");
+    let of_pod = |pod| (index(pod), PodRef { index: index(pod) as u16, generation: 1 });
+    for (index, owner) in [of_pod(CLIENT), of_pod(SERVER), (map::FLOWS_WITHOUT_POD, PodRef::NONE)] {
+        let count = counts.get(&owner.into()).copied().unwrap_or_default();
+        assert_eq!(confirmed_of(datapath, index), count, "step {step}: entries of {owner:?}");
     }
 }
 
@@ -307,6 +317,7 @@ fn random_packets_leave_each_flow_in_the_table_of_the_model() {
             (CLIENT, (VIP, 54)),
             (CLIENT, (EXTERNAL, 53)),
             (EXTERNAL, (SERVER, 5353)),
+            (EXTERNAL, (VIP, 54)),
         ] {
             let flow = Conversation { proto: proto::UDP, client: (client, port), dialled };
             flows.push((flow, None));

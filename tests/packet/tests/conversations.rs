@@ -95,6 +95,7 @@ conversations! {
     table_incomplete,
     ttl_expires,
     unknown_reply,
+    uplink_to_loopback,
     via_stack,
 }
 

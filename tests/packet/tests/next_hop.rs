@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use packet_tests::*;
-use sluice_abi::Outcome;
+use sluice_abi::{DropReason, Frontend, Outcome, frontend_flags, proto};
 
 fn ip(arguments: &str) {
     command::output(Command::new("ip").args(arguments.split(' ')));
@@ -100,4 +100,39 @@ fn a_kept_route_has_its_mtu() {
     send(&datapath, to, 1).to_uplink(&[Outcome::Masqueraded]);
     send(&datapath, to, 1300 - 28).to_uplink(&[Outcome::Masqueraded]);
     send(&datapath, to, 1301 - 28).to_stack(&[]);
+}
+
+fn node_port(datapath: &Datapath, service: u32, port: u16) {
+    let frontend = Frontend { service, flags: frontend_flags::EXTERNAL };
+    datapath.frontend(([0; 4], port, proto::UDP), frontend);
+}
+
+/// Untranslated, packets to an address of the node would end at its own sockets.
+#[test]
+fn packets_that_leave_an_address_of_the_node_without_a_route_are_dropped() {
+    let datapath = node();
+    ip("route replace unreachable 203.0.119.0/24");
+    let (nowhere, remote) = ([203, 0, 119, 7], [203, 0, 120, 7]);
+    datapath.service(7, (VIP, 53, proto::UDP), &[(nowhere, 53)]);
+    node_port(&datapath, 7, 30_053);
+    let request = |from| Packet::udp((from, 1000), (NODE, 30_053), b"x");
+    for _ in 0..2 {
+        datapath.from_netdev(&request(EXTERNAL)).dropped(DropReason::NoRoute);
+        datapath.from_pod(CLIENT_IFINDEX, &request(CLIENT)).dropped(DropReason::NoRoute);
+    }
+    // The address of a Service is none of the node: the stack routes and answers.
+    let to_service = Packet::udp((CLIENT, 1001), (VIP, 53), b"x");
+    datapath.from_pod(CLIENT_IFINDEX, &to_service).to_stack(&[]);
+    // A reply to a client whose route is gone.
+    datapath.service(8, (VIP, 54, proto::UDP), &[(FAR_POD, 53)]);
+    node_port(&datapath, 8, 30_054);
+    let request = Packet::udp((remote, 1000), (NODE, 30_054), b"x");
+    let to_backend = &[Outcome::Translated, Outcome::Masqueraded];
+    let sport = datapath.from_netdev(&request).to_uplink(to_backend).sport();
+    ip("route replace unreachable 203.0.120.0/24");
+    let reply = Packet::udp((FAR_POD, 53), (NODE, sport), b"x");
+    datapath.from_netdev(&reply).dropped(DropReason::NoRoute);
+    ip("route del 203.0.120.0/24");
+    datapath.from_netdev(&reply).to_uplink(&[Outcome::Restored]);
+    ip("route del 203.0.119.0/24");
 }

@@ -29,7 +29,7 @@ async fn every_field_has_its_source() {
             snat_ports: "61001-61500".parse::<SourcePorts>().unwrap().without((1, 1)),
             netns_cookie: 4711,
             flows_per_pod: 1000,
-            pad: 0,
+            flows_without_pod: sluice_abi::map::FLOWS_MAX / 2,
         }
     );
     assert_eq!(config(&["--masquerade=false"]).await.flags, node_flags::READY);

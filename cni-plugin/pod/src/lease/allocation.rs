@@ -21,8 +21,9 @@ pub const REUSE_DELAY_SECONDS: u64 = 10;
 /// unused. Each call reads and writes the list under the lock.
 const RELEASED_MAX: usize = 256;
 
-/// Number of pods that a node can have, and upper limit of [`Lease::index`](super::Lease::index).
-pub const INDEX_MAX: u32 = map::LOCAL_PODS_MAX;
+/// Number of pods that a node can have, and upper limit of [`Lease::index`](super::Lease::index). The index after
+/// the last pod counts the flows without one.
+pub const INDEX_MAX: u32 = map::FLOWS_WITHOUT_POD;
 
 /// A node that cannot take another pod.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

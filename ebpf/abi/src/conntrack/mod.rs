@@ -15,7 +15,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Addr, PodRef, PortBe};
+use crate::{Addr, PodRef, PortBe, map, proto};
 
 /// Nanoseconds of a tick, the unit of time in flow entries, as a power of two: 1.07 s.
 const TICK_SHIFT: u32 = 30;
@@ -230,6 +230,9 @@ pub mod flow_flags {
 }
 
 impl FlowEntry {
+    /// Result of [`FlowEntry::account`] for flows that are not counted: `POD_FLOWS` has no such index.
+    pub const NOT_COUNTED: u32 = u32::MAX;
+
     /// The kind of the flow, or `None` for a number that this version does not define.
     #[inline(always)]
     pub const fn kind(&self) -> Option<FlowKind> {
@@ -258,6 +261,21 @@ impl FlowEntry {
     #[inline(always)]
     pub const fn owner(&self) -> PodRef {
         if self.client.is_none() { self.server } else { self.client }
+    }
+
+    /// The index in `POD_FLOWS` that the flow counts for: that of its [owner](FlowEntry::owner), or
+    /// [`FLOWS_WITHOUT_POD`](map::FLOWS_WITHOUT_POD); [`FlowEntry::NOT_COUNTED`] for TCP without an owner. Forged
+    /// senders confirm flows of datagrams, but no connection: a wrong ACK is answered with a RST, which ends it.
+    #[inline(always)]
+    pub const fn account(&self) -> u32 {
+        let owner = self.owner();
+        if !owner.is_none() {
+            owner.index as u32
+        } else if self.tuple.proto == proto::TCP {
+            FlowEntry::NOT_COUNTED
+        } else {
+            map::FLOWS_WITHOUT_POD
+        }
     }
 }
 
@@ -360,39 +378,6 @@ pub mod tcp_state {
     pub const FIN: u8 = 3;
     /// A RST.
     pub const RESET: u8 = 4;
-}
-
-/// Key of `FRAGMENTS`: identifies the fragments of one datagram (RFC 791 section 3.2, RFC 8200
-/// section 4.5).
-#[repr(C, align(8))]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
-pub struct FragmentKey {
-    /// Source address.
-    pub src: Addr,
-    /// Destination address.
-    pub dst: Addr,
-    /// Identification (IPv4: 16 bits, IPv6: 32 bits), in the byte order of the packet.
-    pub id: u32,
-    /// IP protocol number.
-    pub proto: u8,
-    /// Zero.
-    pub pad: [u8; 3],
-}
-
-const _: () = assert!(size_of::<FragmentKey>() == 40);
-
-/// Value of `FRAGMENTS`: the ports, which only the first fragment carries.
-#[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
-pub struct FragmentPorts {
-    /// Source port.
-    pub sport: PortBe,
-    /// Destination port.
-    pub dport: PortBe,
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ use crate::scratch::QUOTE_LEN;
 
 /// `PACKET_HOST`: addressed to this interface.
 const PACKET_HOST: u32 = 0;
+/// `PACKET_OTHERHOST`: addressed to another interface; the stack drops it.
+const PACKET_OTHERHOST: u32 = 3;
 /// `BPF_F_PSEUDO_HDR`.
 const PSEUDO_HEADER: u64 = 0x10;
 /// `BPF_F_MARK_MANGLED_0`: a UDP checksum of 0 means "none" and remains 0.
@@ -56,6 +58,14 @@ impl Skb {
     pub fn is_for_host(&self) -> bool {
         // SAFETY: see `new`, as for all accesses to the context below.
         unsafe { (*self.skb).pkt_type == PACKET_HOST }
+    }
+
+    /// Whether the frame is addressed to another interface. One that is addressed to all or a group of them is
+    /// neither this nor [`Skb::is_for_host`].
+    #[inline(always)]
+    pub fn is_for_other_host(&self) -> bool {
+        // SAFETY: see `is_for_host`.
+        unsafe { (*self.skb).pkt_type == PACKET_OTHERHOST }
     }
 
     /// Marks the packet, for `to_netdev` and `to_pod`, as forwarded by Sluice or not.

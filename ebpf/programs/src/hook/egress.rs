@@ -12,7 +12,7 @@ use crate::stage::class;
 use crate::stage::conntrack::{self, Lookup};
 use crate::stage::outline::Outlined;
 use crate::stage::policy::{self, Ends};
-use crate::stage::{antispoof, icmp, masquerade, service};
+use crate::stage::{antispoof, fragment, icmp, masquerade, service};
 use crate::verdict::{Bypass, Verdict};
 
 /// Finds the flow of a packet from a pod of this node; returns its destination class. With
@@ -59,6 +59,8 @@ fn new_from_pod<F: Outlined>(
     flow.class = class::of(&packet.tuple.dst, destination);
     if service::translate(f, packet, flow, &mut s.chosen)? {
         flow.class = class::of(&flow.translated.dst, destination);
+    } else if fragment::may_be_translated(packet, &destination.reference) {
+        return Err(fragment::wait(packet));
     }
     masquerade::from_pod(f, packet, flow, flow.class, node, &mut s.next_hop)?;
     if flow.state == FlowState::Untracked

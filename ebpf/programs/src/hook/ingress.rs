@@ -1,11 +1,13 @@
 //! Flow and destination of packets from the uplink.
 
 use sluice_abi::{DropReason, FlowKind};
+use sluice_packet::ip;
 use sluice_packet::l4::Kind;
 
 use crate::config::Node;
 use crate::flow::{DestinationClass, FlowState, Origin};
 use crate::handover;
+use crate::packet::Packet;
 use crate::scratch::Scratch;
 use crate::stage::class;
 use crate::stage::conntrack::{self, Lookup};
@@ -41,10 +43,24 @@ pub fn packet_from_netdev<F: Outlined>(
     flow_from_netdev(f, s, node, checked)
 }
 
-/// Checks the sender, unless it was accepted in this tick. Returns the class of the source if it was
-/// determined.
+/// Drops packets with a loopback address, which the stack would accept where `route_localnet` is set
+/// (CVE-2020-8558).
+#[inline(always)]
+pub fn require_no_loopback(packet: &Packet) -> Result<(), Verdict> {
+    if ip::is_loopback(&packet.tuple.dst) {
+        return Err(Verdict::Drop(DropReason::Malformed));
+    }
+    if ip::is_loopback(&packet.tuple.src) {
+        return Err(Verdict::Drop(DropReason::Spoofed));
+    }
+    Ok(())
+}
+
+/// Checks the addresses: that none is a loopback address, and the sender, unless it was accepted in this tick.
+/// Returns the class of the source if it was determined.
 #[inline(always)]
 fn recently_checked<F: Outlined>(f: &F, s: &Scratch) -> Result<Option<DestinationClass>, Verdict> {
+    require_no_loopback(&s.packet)?;
     if antispoof::is_recent_sender(&s.packet, &s.headers) {
         Ok(None)
     } else {
@@ -142,6 +158,11 @@ fn new_from_netdev<F: Outlined>(
         return Ok(flow.class);
     }
     match flow.class {
+        DestinationClass::LocalPod
+            if fragment::may_be_translated(packet, &s.destination.reference) =>
+        {
+            Err(fragment::wait(packet))
+        }
         DestinationClass::LocalPod => {
             if !packet.is_unresolved() {
                 flow.track(FlowKind::ExternalClient);

@@ -29,11 +29,16 @@ impl Stages for FromNetdev {
 fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     f.set_forwarded(false);
     let node = handover::enter(f, Verdict::Bypass(Bypass::NotReady))?;
-    if !f.is_for_host() {
+    if f.is_for_other_host() {
         return Ok(Verdict::Bypass(Bypass::NotForHost));
     }
     if parse::frame(f, &mut s.packet, &mut s.headers).is_err() {
         return Ok(Verdict::Bypass(Bypass::Unparsed));
+    }
+    if !f.is_for_host() {
+        // To all hosts or a group of them: left to the stack, which also receives unicast packets by such frames.
+        ingress::require_no_loopback(&s.packet)?;
+        return Ok(Verdict::Bypass(Bypass::NotForHost));
     }
     fragment::resolve_ports(&mut s.packet);
     let class = ingress::from_netdev(f, s, node)?;

@@ -1,6 +1,6 @@
 //! Access to entries of the flow tables.
 
-use sluice_abi::{Direction, FlowEntry, FlowKey, PodRef, flow_flags};
+use sluice_abi::{Direction, FlowEntry, FlowKey, flow_flags};
 
 use super::{FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE};
 
@@ -80,11 +80,11 @@ impl FlowRef {
         unsafe { key.sort(&(*self.0).other) }
     }
 
-    /// [`FlowEntry::owner`].
+    /// [`FlowEntry::account`].
     #[inline(always)]
-    pub fn owner(self) -> PodRef {
+    pub fn account(self) -> u32 {
         // SAFETY: see `copy`.
-        unsafe { (*self.0).owner() }
+        unsafe { (*self.0).account() }
     }
 
     /// [`FlowEntry::tcp`].

@@ -13,7 +13,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramAr
 use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, FlowEntry, FlowKey,
     FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NodeConfig,
-    PodFlows, PodNetns, PodRef, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO,
+    PodFlows, PodNetns, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO,
     device_flags, map, network_kind, program,
 };
 
@@ -31,7 +31,7 @@ pub static LOCAL_PODS: HashMap<Addr, LocalPod> = HashMap::with_max_entries(map::
 #[map]
 pub static PODS: Array<LocalPod> = Array::with_max_entries(map::LOCAL_PODS_MAX, 0);
 
-/// What the pods of this node may add to the flow tables.
+/// What each pod of this node, and all other senders, may add to the flow tables.
 #[map]
 pub static POD_FLOWS: Array<PodFlows> = Array::with_max_entries(map::LOCAL_PODS_MAX, 0);
 
@@ -136,11 +136,11 @@ pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(map::C
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(map::EVENTS_BYTES, 0);
 
-/// Limits of the pod that a flow refers to. Other CPUs access the entry at the same time, so that a
-/// number can be wrong by the number of CPUs.
+/// Limits of a pod, by its index, or of flows without one ([`FlowEntry::account`]). Other CPUs access the entry
+/// at the same time, so that a number can be wrong by the number of CPUs.
 #[inline(always)]
-pub fn pod_flows(reference: PodRef) -> Option<*mut PodFlows> {
-    POD_FLOWS.get_ptr_mut(u32::from(reference.index))
+pub fn pod_flows(index: u32) -> Option<*mut PodFlows> {
+    POD_FLOWS.get_ptr_mut(index)
 }
 
 /// The device with this index.

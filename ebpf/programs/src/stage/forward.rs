@@ -17,7 +17,7 @@ use crate::verdict::Verdict;
 
 /// Translates a packet and delivers it by the class of its destination. Packets that the stack has
 /// to answer (too long, no route) are passed to it before translation, so that its ICMP error
-/// matches the flow as the sender has it.
+/// matches the flow as the sender has it, unless it would take them for its own.
 #[inline(always)]
 pub fn deliver<F: Outlined>(
     f: &F,
@@ -61,6 +61,9 @@ pub fn deliver<F: Outlined>(
                     }
                     return Ok(Verdict::to_stack(judged));
                 }
+                Route::None if would_end_at_node(packet, flow) => {
+                    return Err(Verdict::Drop(DropReason::NoRoute));
+                }
                 Route::TooLong | Route::None => return Ok(Verdict::to_stack(judged)),
             }
             nat::apply(f, packet, flow, headers)?;
@@ -97,14 +100,21 @@ pub fn out_of_xdp<F: Outlined>(
 
 /// Whether a packet that is too long for its route is answered by the programs: the stack does not
 /// know the route of a translated destination. It fragments what may be fragmented, and the
-/// fragments are translated on their way out. A packet to an address of this node, NodePorts and replies
-/// to masqueraded flows among them, would end at the node's own sockets.
+/// fragments are translated on their way out, unless they [would end at the node](would_end_at_node).
 #[inline(always)]
 fn is_answered_here(packet: &Packet, flow: &Flow, headers: &Headers) -> bool {
     flow.translated.dst != packet.tuple.dst
         && (headers.ip.dont_fragment()
             || flow.origin == Origin::Stack
-            || class::of_other(&packet.tuple.dst) == DestinationClass::Node)
+            || would_end_at_node(packet, flow))
+}
+
+/// Whether the node's own sockets would receive a packet that leaves the node by its translation, if the stack
+/// got it untranslated: NodePorts and replies to masqueraded flows among them.
+#[inline(always)]
+fn would_end_at_node(packet: &Packet, flow: &Flow) -> bool {
+    flow.translated.dst != packet.tuple.dst
+        && class::of_other(&packet.tuple.dst) == DestinationClass::Node
 }
 
 /// Whether the hop limit of a packet that leaves the node ends here. The stack cannot answer it: it does

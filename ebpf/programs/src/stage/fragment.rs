@@ -1,8 +1,9 @@
 //! Fragments: later fragments get the ports of the first.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{LruHashMap, PerCpuArray};
-use sluice_abi::{DropReason, FragmentKey, FragmentPorts, map};
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray};
+use sluice_abi::{DropReason, FlowEntry, FlowKind, FragmentKey, FragmentPorts, PodRef, map, ticks};
+use sluice_packet::lifetime;
 
 use crate::kernel;
 use crate::maps::FRAGMENTS;
@@ -31,6 +32,51 @@ static FRAGMENT_WINDOW: PerCpuArray<WaitWindow> = PerCpuArray::with_max_entries(
 #[map]
 static FRAGMENT_WAITS: LruHashMap<FragmentKey, u32> =
     LruHashMap::with_max_entries(map::FRAGMENTS_MAX, 0);
+
+/// Ticks after the last packet of a Service flow for which its client is one: no flow to a Service lives longer
+/// without packets, except TCP, whose senders avoid fragments.
+const SERVICE_TICKS: u32 = ticks(lifetime::SCTP);
+
+/// The last packet, at most one tick late, of a pod's flows to Services that keep their source, by index of the
+/// pod: the pod's generation in the upper half, the tick in the lower one; 0: none. Replies to such a flow have the
+/// pod's address before translation as well, and a later fragment does not show whether it is one.
+#[map]
+static SERVICE_CLIENTS: Array<u64> = Array::with_max_entries(map::LOCAL_PODS_MAX, 0);
+
+/// Records that a pod of this node is the client of a flow, for [`may_be_translated`].
+#[inline(always)]
+pub fn record_client(entry: &FlowEntry) {
+    if entry.kind == FlowKind::Service as u8 && !entry.client.is_none() {
+        fragment_record_client(entry);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fragment_record_client(entry: *const FlowEntry) -> u32 {
+    // SAFETY: as in `fragment_resolve_ports`.
+    let Some(entry) = (unsafe { entry.as_ref() }) else { return 0 };
+    let client = entry.client;
+    let Some(last) = SERVICE_CLIENTS.get_ptr_mut(u32::from(client.index)) else { return 0 };
+    // SAFETY: one integer, to which every CPU writes the same pod and time.
+    unsafe { *last = (u64::from(client.generation) << 32) | u64::from(kernel::tick()) };
+    1
+}
+
+/// Whether a later fragment to a pod of this node, whose first one has not arrived, may belong to a reply that is
+/// translated: the pod is the client of a Service.
+#[inline(always)]
+pub fn may_be_translated(packet: &Packet, destination: &PodRef) -> bool {
+    if !packet.is_unresolved() || destination.is_none() {
+        return false;
+    }
+    let Some(last) = SERVICE_CLIENTS.get_ptr(u32::from(destination.index)) else { return false };
+    // SAFETY: one integer.
+    let last = unsafe { *last };
+    // An earlier pod with this index may have been one.
+    last >> 32 == u64::from(destination.generation)
+        && kernel::tick().wrapping_sub(last as u32) <= SERVICE_TICKS
+}
 
 /// Records the ports of a first fragment and sets those of a later one. A later fragment whose
 /// first one has not arrived remains [`FragmentState::Unresolved`].

@@ -98,7 +98,7 @@ described! {
     PolicyPeerKey { table, class }
     PolicyPortKey { prefix_len, id, pad, proto, port }
     PodFlows { confirmed, unconfirmed, tokens_used, returned_at }
-    NodeConfig { addrs, gateways, flags, mtu, snat_key, snat_ports, netns_cookie, flows_per_pod, pad }
+    NodeConfig { addrs, gateways, flags, mtu, snat_key, snat_ports, netns_cookie, flows_per_pod, flows_without_pod }
     PortRange { first, last }
     NetworkKey { prefix_len, addr }
     Network { kind }

@@ -7,7 +7,7 @@ use sluice_abi::{Addr, LocalPod, map};
 
 use crate::{assert_no_pod, devices, node, pod_devices_and_routes, with};
 
-/// Pods of one node, as documented.
+/// Rows of the map of pods: one more than a node can have pods.
 const PODS_PER_NODE: u32 = 4096;
 
 #[test]

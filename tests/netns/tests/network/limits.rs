@@ -32,7 +32,7 @@ fn maps_have_the_documented_capacities() {
     // Without NodePorts and the default of net.ipv4.ip_local_port_range.
     let ports = config.snat_ports.map(|range| (range.first, range.last));
     assert_eq!(ports, [(1024, 29_999), (61_000, 65_535), (0, 0), (0, 0)]);
-    assert_eq!(config.flows_per_pod, 131_072);
+    assert_eq!((config.flows_per_pod, config.flows_without_pod), (131_072, 131_072));
     assert_ne!(config.snat_key, [0, 0]);
 }
 

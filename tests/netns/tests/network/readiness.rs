@@ -127,6 +127,7 @@ fn flows_of_a_pod_and_the_fill_of_maps_are_metrics() {
         ("sluice_map_capacity{map=\"NETWORKS\"}", 65_536),
         ("sluice_snat_ports_used_max", 1),
         ("sluice_flow_entries_of_a_pod_limit", 131_072),
+        ("sluice_flow_entries_without_pod_limit", 131_072),
         ("sluice_pod_flow_entries{namespace=\"default\",pod=\"web\"}", 1),
     ] {
         eventually_equals(name, true, || value(name).is_some_and(|value| value >= least));

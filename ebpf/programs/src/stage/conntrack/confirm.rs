@@ -1,15 +1,15 @@
 //! Moves flows between `FLOWS`, which never evicts, and the tables of flows without reply, which
 //! evict the least recently used.
 
-use sluice_abi::{FlowEntry, FlowKey, PodFlows, PodRef, flow_flags};
+use sluice_abi::{FlowEntry, FlowKey, PodFlows, flow_flags, map};
 use sluice_packet::budget;
 
 use super::insert::{ANY, FULL, NOEXIST, OK, TAKEN, Table, insert, remove_confirmed, remove_new};
 use super::work::{self, Key};
 use crate::{config, maps};
 
-/// Moves an answered flow to `FLOWS`. It remains where it is if its pod has reached the limit, or
-/// `FLOWS` is full.
+/// Moves an answered flow to `FLOWS`. It remains where it is if the limit is reached that it
+/// [counts for](FlowEntry::account), or `FLOWS` is full.
 #[inline(always)]
 pub fn confirm(entry: &FlowEntry) {
     conntrack_confirm(entry);
@@ -28,10 +28,16 @@ extern "C" fn conntrack_confirm(entry: *const FlowEntry) -> u32 {
     let Some(entry) = (unsafe { entry.as_ref() }) else { return FULL };
     let Some(node) = config::node() else { return FULL };
     let entries = entries_of(entry);
+    let account = entry.account();
+    let limit = if account == map::FLOWS_WITHOUT_POD {
+        node.flows_without_pod()
+    } else {
+        node.flows_per_pod()
+    };
     // SAFETY: the only reference of this run.
-    let mut limits = unsafe { limits_of(entry.owner()) };
+    let mut limits = unsafe { limits_of(account) };
     if let Some(limits) = &mut limits
-        && limits.confirmed.saturating_add(entries) > node.flows_per_pod()
+        && limits.confirmed.saturating_add(entries) > limit
     {
         count_unconfirmed(limits, entry);
         return FULL;
@@ -116,7 +122,7 @@ extern "C" fn conntrack_retire(entry: *const FlowEntry) -> u32 {
         }
     }
     if remove_confirmed(key) {
-        uncount(entry.owner(), entries_of(entry));
+        uncount(entry.account(), entries_of(entry));
     }
     OK
 }
@@ -126,29 +132,27 @@ fn entries_of(entry: &FlowEntry) -> u32 {
     if entry.is_translated() { 2 } else { 1 }
 }
 
-/// Subtracts entries that were removed from `FLOWS`.
+/// Subtracts entries that were removed from `FLOWS` from the row that they counted for.
 #[inline(always)]
-pub fn uncount(owner: PodRef, entries: u32) {
+pub fn uncount(account: u32, entries: u32) {
     if entries > 0
         // SAFETY: the reference ends with this function, whose callers have none.
-        && let Some(limits) = unsafe { limits_of(owner) }
+        && let Some(limits) = unsafe { limits_of(account) }
     {
         limits.confirmed = limits.confirmed.saturating_sub(entries);
     }
 }
 
-/// The limits of the pod that is accountable for a flow. Concurrent changes of other CPUs can be lost,
-/// which the agent corrects.
+/// The limits that a flow counts for; `None` if it is not counted. Concurrent changes of other CPUs can be lost,
+/// and a flow whose address a pod gets later is removed under another owner than it was added; the agent corrects
+/// both.
 ///
 /// # Safety
-/// The run of the program has no other reference to the limits of a pod.
+/// The run of the program has no other reference to limits.
 #[inline(always)]
-unsafe fn limits_of(owner: PodRef) -> Option<&'static mut PodFlows> {
-    if owner.is_none() {
-        return None;
-    }
+unsafe fn limits_of(account: u32) -> Option<&'static mut PodFlows> {
     // SAFETY: integers that exist as long as the map; see above.
-    maps::pod_flows(owner).map(|limits| unsafe { &mut *limits })
+    maps::pod_flows(account).map(|limits| unsafe { &mut *limits })
 }
 
 /// Writes the main entry of a flow.

@@ -16,6 +16,7 @@ use super::work::{self, Key};
 use crate::flow::{Destination, DestinationClass, Flow, FlowState, Origin};
 use crate::maps::{self, FlowRef, same_tuple};
 use crate::packet::Packet;
+use crate::stage::fragment;
 use crate::stage::outline::Outlined;
 use crate::verdict::Verdict;
 use crate::{config, kernel};
@@ -127,7 +128,7 @@ extern "C" fn conntrack_source_port(hash: u32, attempt: u32) -> u32 {
 
 #[inline(always)]
 fn take_token(flow: &Flow) -> bool {
-    match maps::pod_flows(flow.client) {
+    match maps::pod_flows(u32::from(flow.client.index)) {
         // SAFETY: see `confirm::limits_of`.
         Some(limits) => budget::take(unsafe { &mut *limits }, kernel::tick()),
         None => false,
@@ -157,14 +158,14 @@ extern "C" fn conntrack_forget(packet: *const Packet) -> u32 {
             && !main.is_alias()
             && main.has_other(tuple)
         {
-            uncount(main.owner(), remove(main_key));
+            uncount(main.account(), remove(main_key));
         }
-        uncount(found.owner(), remove(key));
+        uncount(found.account(), remove(key));
         return OK;
     }
     // The same flow without translation, or, if it is closed, one that the other side had opened.
     if !found.is_translated() && (found.has_tuple(tuple) || found.is_closed()) {
-        uncount(found.owner(), remove(key));
+        uncount(found.account(), remove(key));
     }
     OK
 }
@@ -212,6 +213,7 @@ extern "C" fn conntrack_claim(
         return TAKEN;
     }
     if same_tuple(&flow.translated, &packet.tuple) || write_alias(table, entry) == OK {
+        fragment::record_client(entry);
         return OK;
     }
     remove_new(key);
@@ -240,10 +242,10 @@ fn remove_ended(packet: &Packet, key: &FlowKey, scarcity: Scarcity) -> bool {
             && found.is_alias()
             && found.has_other(&entry.tuple)
         {
-            uncount(entry.owner(), remove(alias));
+            uncount(entry.account(), remove(alias));
         }
     }
-    uncount(entry.owner(), remove(key));
+    uncount(entry.account(), remove(key));
     true
 }
 

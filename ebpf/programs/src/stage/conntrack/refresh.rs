@@ -12,6 +12,7 @@ use crate::maps::{self, FlowRef};
 use crate::packet::Packet;
 use crate::stage::backend;
 use crate::stage::class;
+use crate::stage::fragment;
 
 /// Result of the global function: the flow goes on.
 const GOES_ON: u32 = 1;
@@ -88,6 +89,7 @@ extern "C" fn conntrack_refresh(
         }
     }
     if entry.is_translated() {
+        fragment::record_client(entry);
         keep_alias(entry);
     }
     GOES_ON
