@@ -204,7 +204,7 @@ impl LeaseLock {
     }
 }
 
-/// All leases, which nobody else changes while this value exists.
+/// All leases, which no other process changes while this value exists.
 #[derive(Debug)]
 pub struct LockedLeases {
     /// The leases.

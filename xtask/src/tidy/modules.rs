@@ -95,7 +95,7 @@ const EXTERNAL: [(&str, &str); 4] = [
 ];
 
 /// Modules below `reconcile` that all reconcilers may use.
-const SHARED_BY_RECONCILERS: [&str; 2] = ["backoff", "walk"];
+const SHARED_BY_RECONCILERS: [&str; 3] = ["backoff", "lease_rows", "walk"];
 
 /// Files of an oracle, and the modules of its crate that it may use besides its own.
 const ORACLE: &str = "oracle";
