@@ -92,14 +92,16 @@ fn orphan_reply_fragments_to_a_client_of_a_service_wait_twice_and_are_dropped() 
     datapath.service(8, (VIP, 54, proto::UDP), &[(SERVER, 5353)]);
     let from_wire = |packet: &Packet| datapath.from_netdev(packet);
     let from_server = |packet: &Packet| datapath.from_pod(SERVER_IFINDEX, packet);
-    let hooks: [(u16, [u8; 4], &dyn Fn(&Packet) -> Run); 2] =
-        [(53, FAR_POD, &from_wire), (54, SERVER, &from_server)];
-    for (port, backend, send) in hooks {
+    let send_as = |backend, packet: &Packet| {
+        if backend == SERVER { from_server(packet) } else { from_wire(packet) }
+    };
+    for (port, backend) in [(53, FAR_POD), (54, SERVER)] {
         let request = Packet::udp((CLIENT, PORT), (VIP, port), b"x");
         let run = datapath.from_pod(CLIENT_IFINDEX, &request);
         let delivered = if backend == SERVER { Outcome::ToPod } else { Outcome::ToUplink };
         run.counted(&[Outcome::Translated.label(), delivered.label()]);
         let reply = Packet::udp((backend, 5353), (CLIENT, PORT), &[7; 3000]);
+        let send = |packet: &Packet| send_as(backend, packet);
         let later = || send(&reply.fragment(1480, 1480));
         for n in 1..=2 {
             assert!(later().is_requeued(), "fragment {n} of {backend:?}");

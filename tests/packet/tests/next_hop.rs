@@ -123,7 +123,7 @@ fn packets_that_leave_an_address_of_the_node_without_a_route_are_dropped() {
     // The address of a Service is none of the node: the stack routes and answers.
     let to_service = Packet::udp((CLIENT, 1001), (VIP, 53), b"x");
     datapath.from_pod(CLIENT_IFINDEX, &to_service).to_stack(&[]);
-    // A reply to a client whose route is gone.
+    // A reply to a client whose route was removed.
     datapath.service(8, (VIP, 54, proto::UDP), &[(FAR_POD, 53)]);
     node_port(&datapath, 8, 30_054);
     let request = Packet::udp((remote, 1000), (NODE, 30_054), b"x");
