@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
 mod agents;
+mod arrivals;
 pub mod artefacts;
 pub mod capture;
 pub mod case;
@@ -23,14 +24,15 @@ mod skip;
 mod wait;
 mod workload;
 
-pub use agents::ChangedAgents;
+pub use agents::{ChangedAgents, KilledAgents};
+pub use arrivals::Arrivals;
 pub use deletions::Deletions;
 pub use kubectl::{
     is_ready, kubectl, kubectl_finished, kubectl_json, rollout, try_kubectl, try_rollout,
 };
 pub use load::{Failure, Load};
 pub use namespace::Namespace;
-pub use node::{Node, OutsideHost, docker, nodes, sluice, workers};
+pub use node::{Node, OutsideHost, docker, dropped, nodes, sluice, workers};
 pub use skip::skip;
 pub use wait::eventually;
 pub use workload::{AGNHOST, client, client_on, host_server_on, replicas, server_on, service};

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::Value;
 
 use crate::process;
 use crate::{is_ready, kubectl_json};
@@ -85,6 +86,14 @@ pub fn sluice(node: &Node, arguments: &[&str]) -> Result<String, String> {
     }
     let exec = ["-n", "sluice-system", "exec", &pod, "-c", "agent", "--", "sluice"];
     crate::try_kubectl(&[&exec[..], arguments].concat(), "")
+}
+
+/// Packets that a node has dropped for one reason.
+pub fn dropped(node: &Node, reason: &str) -> u64 {
+    let text = sluice(node, &["counters", "-o", "json"]).unwrap();
+    let counters: Value = serde_json::from_str(&text).unwrap();
+    let counter = counters.as_array().unwrap().iter().find(|c| c["label"] == reason);
+    counter.unwrap_or_else(|| panic!("no counter {reason} in {text}"))["packets"].as_u64().unwrap()
 }
 
 /// A container on the nodes' network that is not a node. It answers TCP connections and UDP

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cluster_tests::{Namespace, Node, client_on, eventually, kubectl, server_on, sluice, workers};
+use cluster_tests::{Namespace, client_on, dropped, eventually, kubectl, server_on, workers};
 
 /// Prints the source address of every datagram that arrives on port 9999.
 const UDP_SINK: &str = "\
@@ -13,14 +13,6 @@ s.bind(('', 9999))
 while True:
     print(s.recvfrom(100)[1][0], flush=True)
 ";
-
-/// Packets that a node dropped for one reason.
-fn dropped(node: &Node, reason: &str) -> u64 {
-    let text = sluice(node, &["counters", "-o", "json"]).unwrap();
-    let counters: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let counter = counters.as_array().unwrap().iter().find(|c| c["label"] == reason);
-    counter.unwrap_or_else(|| panic!("no counter {reason} in {text}"))["packets"].as_u64().unwrap()
-}
 
 /// Runs a Python program in the background of a pod; its output goes to /tmp/out.
 fn start_python(ns: &Namespace, pod: &str, program: &str) {
