@@ -62,7 +62,7 @@ impl Lock {
         Lock::take_unless(dir, wait, || false)
     }
 
-    /// As [`Lock::take`], and ends the wait when this process is to stop.
+    /// As [`Lock::take`], but ends the wait when `is_stopping` returns true.
     ///
     /// # Errors
     /// Another process holds it, or the file is not accessible.

@@ -1,8 +1,8 @@
 //! SIGTERM and SIGINT, which end the agent.
 //!
-//! A thread of its own receives them: that of the event loop is busy for seconds while the kernel verifies
-//! programs. They are blocked in all other threads, so that one that arrives during the start is kept. The
-//! first process of a container would ignore it otherwise.
+//! A thread of its own receives them: the thread of the event loop is busy for seconds while the kernel verifies
+//! programs. All other threads block them, so that a signal during the start stays pending. Otherwise the kernel
+//! would discard it, as for every first process of a PID namespace without a handler.
 
 use std::io;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// Whether the agent is to stop. What takes long before the event loop runs, or within one of its passes,
-/// reads it.
+/// Whether the agent is to stop. Long operations before the event loop runs, or within one of its passes,
+/// read it.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
@@ -22,7 +22,7 @@ impl Stop {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Makes everything that reads it stop.
+    /// Requests the stop.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

@@ -36,7 +36,7 @@ pub fn of_sources() -> String {
 fn of_git(folder: &Path) -> Result<Option<String>> {
     let git = |words: &[&str]| {
         let mut command = Command::new("git");
-        // A build does not keep a commit at the same time from locking the index.
+        // A build must not hold the lock of the index, which a concurrent commit needs.
         command.arg("--no-optional-locks").arg("-C").arg(folder).args(words);
         process::output(command.arg("--").args(SOURCES))
     };

@@ -83,8 +83,8 @@ impl Counts {
 /// The new count of a row of `POD_FLOWS`, if it has to be corrected: `counted` are its entries in `FLOWS`,
 /// `before` and `after` the programs' counts before and after the table was read.
 ///
-/// The flows by which the count has risen meanwhile may not be among those counted. It is not lowered by them,
-/// or the limit would admit as many again.
+/// Flows that were confirmed during the read may be missing in `counted`. The count is not lowered by them:
+/// otherwise the limit would admit as many again.
 pub fn correction(counted: u32, before: u32, after: u32) -> Option<u32> {
     let is_exact = counted == 0 || after == 0;
     let tolerance = if is_exact { 0 } else { COUNT_TOLERANCE };

@@ -4,8 +4,8 @@
 //! rows, leases --> equal                        nothing to do, no lock
 //!              --> different --> lock of the leases --> rows, leases, again --> difference written
 //! ```
-//! An ADD or a DEL that runs between the two reads, or before the write, leaves a difference that is none:
-//! the row of a pod that has ended, or of the next one with its port. Both write under the same lock.
+//! An ADD or a DEL that runs between the two reads, or before the write, causes an apparent difference:
+//! the row of a pod that has ended, or of the next one with its port. ADD and DEL write under the same lock.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use sluice_pod::lease::{BootInstant, Lease};
 use super::{NotReconciled, repair_rows};
 use crate::kernel::Kernel;
 
-/// Age from which a pod without a part of its network is not one whose ADD still runs.
+/// Age of a lease from which missing parts of the pod's network are repaired: its ADD does not run any more.
 const ADD_SECONDS: u64 = 10;
 
 /// Rows by key.

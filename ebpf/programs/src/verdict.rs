@@ -55,7 +55,7 @@ pub enum Bypass {
     Arp,
     /// The agent has not written the node's configuration.
     NotReady,
-    /// The frame is addressed to another host, to all, or to a group.
+    /// The frame is addressed to another host, or is a broadcast or multicast frame.
     NotForHost,
     /// Neither from nor to a pod of this node.
     NodeTraffic,

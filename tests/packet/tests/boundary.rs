@@ -151,7 +151,7 @@ fn a_pod_address_by_another_next_hop_is_left_to_the_stack_if_the_node_is_the_des
     }
 }
 
-/// The stack also receives packets to one of its addresses in a frame to all hosts or a group of them.
+/// The stack also accepts packets to its addresses in broadcast and multicast frames.
 #[test]
 fn loopback_addresses_are_dropped_in_frames_to_all_or_a_group_of_hosts() {
     let datapath = node();

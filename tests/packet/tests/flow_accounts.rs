@@ -200,7 +200,7 @@ fn senders_without_a_pod_take_the_entries_that_were_removed_and_no_more() {
     }
 }
 
-/// Who forges the source of a SYN cannot send the ACK that confirms the connection.
+/// A client with a forged source cannot keep a connection confirmed: its ACK is wrong, and answered with a RST.
 #[test]
 fn connections_without_a_pod_are_not_limited() {
     let datapath = node_with_remote_backend(200, 2);

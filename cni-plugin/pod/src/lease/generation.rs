@@ -1,13 +1,13 @@
 //! Generations of leases: a counter for each index.
 //!
-//! Rows have 16 bits of a generation ([`Lease::row_generation`](super::Lease::row_generation)). Of a counter,
-//! they repeat after 65,535 ADDs of one index and never earlier; random ones could repeat in the next ADD.
+//! Rows have 16 bits of a generation ([`Lease::row_generation`](super::Lease::row_generation)). Those of a counter
+//! repeat after 65,535 ADDs of one index, not earlier; random ones could repeat in the next ADD.
 //!
 //! ```text
 //! <stateDir>/generations   4 bytes for each index, in the byte order of the node; 0: none so far
 //! ```
-//! A counter begins with a random number, also when the file was lost. Versions without the file count in
-//! none; a generation of theirs can be equal by chance.
+//! A counter begins with a random number, also after the file was lost. Versions of Sluice without this file use
+//! random generations, which can be equal by chance.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -55,8 +55,8 @@ impl PodNetwork<'_> {
     /// `store`, whose lock the caller does not hold.
     ///
     /// # Errors
-    /// A netlink request, an attachment, a row or a sysctl fails; the lease was released. What exists by then stays: the caller removes it, the device only if it
-    /// was created.
+    /// A netlink request, an attachment, a row or a sysctl fails; the lease was released. What exists by
+    /// then stays: the caller removes it, the device only if it was created.
     pub fn create(
         &mut self,
         netns: &NetNs,

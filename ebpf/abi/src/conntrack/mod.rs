@@ -265,7 +265,7 @@ impl FlowEntry {
 
     /// The index in `POD_FLOWS` that the flow counts for: that of its [owner](FlowEntry::owner), or
     /// [`FLOWS_WITHOUT_POD`](map::FLOWS_WITHOUT_POD); [`FlowEntry::NOT_COUNTED`] for TCP without an owner. Forged
-    /// senders confirm flows of datagrams, but no connection: a wrong ACK is answered with a RST, which ends it.
+    /// senders keep no connection confirmed: a wrong ACK is answered with a RST, which ends it.
     #[inline(always)]
     pub const fn account(&self) -> u32 {
         let owner = self.owner();

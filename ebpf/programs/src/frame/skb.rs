@@ -60,8 +60,8 @@ impl Skb {
         unsafe { (*self.skb).pkt_type == PACKET_HOST }
     }
 
-    /// Whether the frame is addressed to another interface. One that is addressed to all or a group of them is
-    /// neither this nor [`Skb::is_for_host`].
+    /// Whether the frame is addressed to another interface. A broadcast or multicast frame is neither
+    /// this nor [`Skb::is_for_host`].
     #[inline(always)]
     pub fn is_for_other_host(&self) -> bool {
         // SAFETY: see `is_for_host`.

@@ -36,7 +36,7 @@ fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         return Ok(Verdict::Bypass(Bypass::Unparsed));
     }
     if !f.is_for_host() {
-        // To all hosts or a group of them: left to the stack, which also receives unicast packets by such frames.
+        // Broadcast or multicast: left to the stack, which also accepts unicast packets in such frames.
         ingress::require_no_loopback(&s.packet)?;
         return Ok(Verdict::Bypass(Bypass::NotForHost));
     }

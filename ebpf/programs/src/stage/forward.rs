@@ -109,8 +109,8 @@ fn is_answered_here(packet: &Packet, flow: &Flow, headers: &Headers) -> bool {
             || would_end_at_node(packet, flow))
 }
 
-/// Whether the node's own sockets would receive a packet that leaves the node by its translation, if the stack
-/// got it untranslated: NodePorts and replies to masqueraded flows among them.
+/// Whether the node's own sockets would receive a packet that leaves the node by its translation, if it were
+/// passed to the stack untranslated. Examples are packets to NodePorts and replies to masqueraded flows.
 #[inline(always)]
 fn would_end_at_node(packet: &Packet, flow: &Flow) -> bool {
     flow.translated.dst != packet.tuple.dst

@@ -33,8 +33,8 @@ static FRAGMENT_WINDOW: PerCpuArray<WaitWindow> = PerCpuArray::with_max_entries(
 static FRAGMENT_WAITS: LruHashMap<FragmentKey, u32> =
     LruHashMap::with_max_entries(map::FRAGMENTS_MAX, 0);
 
-/// Ticks after the last packet of a Service flow for which its client is one: no flow to a Service lives longer
-/// without packets, except TCP, whose senders avoid fragments.
+/// Ticks after the last packet of a flow to a Service for which its pod counts as a client of Services: no such flow
+/// lives longer without packets, except TCP, whose senders avoid fragments.
 const SERVICE_TICKS: u32 = ticks(lifetime::SCTP);
 
 /// The last packet, at most one tick late, of a pod's flows to Services that keep their source, by index of the
@@ -73,7 +73,7 @@ pub fn may_be_translated(packet: &Packet, destination: &PodRef) -> bool {
     let Some(last) = SERVICE_CLIENTS.get_ptr(u32::from(destination.index)) else { return false };
     // SAFETY: one integer.
     let last = unsafe { *last };
-    // An earlier pod with this index may have been one.
+    // The row may be that of an earlier pod with this index.
     last >> 32 == u64::from(destination.generation)
         && kernel::tick().wrapping_sub(last as u32) <= SERVICE_TICKS
 }

@@ -1,6 +1,6 @@
-//! Rows of pods are written and removed under the lock of the leases: between the look-up of a row and its
-//! deletion, a DEL could delete the row that an ADD wrote meanwhile, and an ADD that outlives its lease could
-//! write over the rows of the next pod.
+//! Rows of pods are written and removed under the lock of the leases. Without it, a DEL could delete the row that
+//! an ADD wrote after the DEL had looked it up, and an ADD that outlives its lease could write
+//! over the rows of the next pod.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
