@@ -71,7 +71,13 @@ async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
         .receive(move || drop(to_loop.blocking_send(Event::Stop)))
         .context("start the thread of signals")?;
     let cgroup_root = check_requirements(&config)?;
-    let _lock = Lock::take_unless(Path::new(RUN_DIR), lock::WAIT, || stop.is_set())?;
+    let _lock = match Lock::take_unless(Path::new(RUN_DIR), lock::WAIT, || stop.is_set()) {
+        Err(_) if stop.is_set() => {
+            tracing::info!("sluice agent stopped while another one held the lock");
+            return Ok(());
+        }
+        result => result?,
+    };
     withdraw_cni_config(&config)?;
     let flow_stats = FlowStats::default();
     flow_stats.capacity.set(i64::from(config.flows));

@@ -77,7 +77,7 @@ pub fn run(cache: &Cache) -> Result<()> {
 /// When the platform is not supported.
 pub fn require_platform() -> Result<()> {
     if !cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))) {
-        bail!("unsupported platform: Sluice is built and tested on Linux, x86_64 and aarch64");
+        bail!("unsupported platform: Sluice is built on Linux, x86_64 and aarch64");
     }
     Ok(())
 }

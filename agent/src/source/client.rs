@@ -292,7 +292,7 @@ fn observed(
             if frame.is_ok() {
                 state.received();
             }
-            let has_data = has_data || !is_end;
+            let has_data = has_data || frame.as_ref().is_ok_and(restored::has_bytes);
             Some((frame, (body, state, peer, silence, has_data, is_end)))
         },
     );

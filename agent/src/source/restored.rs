@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Frame};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::http::uri::{InvalidUri, PathAndQuery};
 use hyper::http::{self, Uri};
@@ -104,9 +104,21 @@ pub fn expired() -> Response<UnsyncBoxBody<Bytes, BoxError>> {
     response
 }
 
+/// Whether a frame brings data. HTTP/2 servers in Go end a response with an empty one.
+pub fn has_bytes(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_some_and(|data| !data.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_empty_frame_at_the_end_of_a_response_is_no_data() {
+        assert!(has_bytes(&Frame::data(Bytes::from_static(b"{"))));
+        assert!(!has_bytes(&Frame::data(Bytes::new())));
+        assert!(!has_bytes(&Frame::trailers(http::HeaderMap::new())));
+    }
 
     #[test]
     fn watches_resume_at_a_version() {

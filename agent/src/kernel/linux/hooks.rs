@@ -198,19 +198,23 @@ pub fn attach_sockets(root: &Path) -> Result<usize, KernelError> {
 /// Detaches the socket programs from a cgroup. Returns the number of detached programs.
 ///
 /// # Errors
-/// The cgroup cannot be opened, or a program cannot be detached.
+/// The cgroup cannot be opened, or a program cannot be detached: the first of these errors, after all
+/// programs were tried.
 pub fn detach_sockets(root: &Path) -> Result<usize, KernelError> {
     let cgroup = open_cgroup(root)?;
-    let mut detached = 0;
+    let mut result = Ok(0);
     for program in program::SOCKET {
         let Some(hook) = AttachType::from_program_name(program) else { continue };
-        detached += detach_cgroup(&cgroup, hook, program).map_err(|source| HookError::Detach {
-            program,
-            target: root.display().to_string(),
-            source,
-        })?;
+        let detached = detach_cgroup(&cgroup, hook, program);
+        result = result.and_then(|sum| match detached {
+            Ok(detached) => Ok(sum + detached),
+            Err(source) => {
+                let target = root.display().to_string();
+                Err(HookError::Detach { program, target, source }.into())
+            }
+        });
     }
-    Ok(detached)
+    result
 }
 
 fn open_cgroup(root: &Path) -> Result<File, CgroupError> {
