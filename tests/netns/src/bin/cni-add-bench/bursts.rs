@@ -29,7 +29,7 @@ const INTERVAL: Duration = Duration::from_millis(320);
 const PODS: usize = 250;
 
 /// Most leases that a node can have.
-const LEASES: usize = 4_096;
+const LEASES: usize = 4_095;
 
 /// Where leases are that belong to no device.
 const STATE: &str = "/run/sluice/cni";
@@ -176,7 +176,7 @@ pub fn run(rounds: usize) -> Value {
     let during = (rounds + 1) * BURST;
     let mut subjects = [
         Subject::new(&topology, 1, "sluice, 250 pods", "10.16.0.0/18").with_pods(PODS),
-        Subject::new(&topology, 2, "sluice, 4,096 leases", "10.17.0.0/18")
+        Subject::new(&topology, 2, "sluice, 4,095 leases", "10.17.0.0/18")
             .with_leases(LEASES - during),
         Subject::new(&topology, 3, "ptp + host-local, 250 pods", "10.18.0.0/18")
             .reference()

@@ -4,7 +4,7 @@
 //! ```text
 //! cni-add-bench [ROUNDS]           one pod after another, alternating in every round
 //! cni-add-bench bursts [ROUNDS]    16 ADDs at once, 50 a second, on a node with 250 pods; and with
-//!                                  4,096 leases
+//!                                  4,095 leases
 //! ```
 //! As root, after `cargo xtask build`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench ends where it fails")]
