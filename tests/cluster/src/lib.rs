@@ -19,6 +19,7 @@ mod kubectl;
 mod load;
 mod namespace;
 mod node;
+pub mod objects;
 pub mod process;
 mod skip;
 mod wait;

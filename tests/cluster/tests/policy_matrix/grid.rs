@@ -7,11 +7,9 @@ use std::path::Path;
 use std::thread;
 
 use cluster_tests::{
-    AGNHOST, Namespace, Node, eventually, kubectl, kubectl_json, try_kubectl, workers,
+    AGNHOST, Namespace, Node, eventually, kubectl, kubectl_json, objects, try_kubectl, workers,
 };
-use serde_json::Value;
-use sluice_agent::source::convert;
-use sluice_core::model::{Kind, Object};
+use sluice_core::model::Object;
 use sluice_core::oracle::{Cluster, NewFlow, Sandbox, Side, allows, side_allows};
 
 use crate::PROGRAMMED;
@@ -200,15 +198,11 @@ impl Grid {
         let mut objects = Vec::new();
         for namespace in &self.namespaces {
             let name = &namespace.name;
-            let lists = [
-                (Kind::Pod, kubectl_json(&["-n", name, "get", "pods"])),
-                (Kind::NetworkPolicy, kubectl_json(&["-n", name, "get", "networkpolicies"])),
-            ];
-            for (kind, list) in lists {
-                let items = list["items"].as_array().cloned().unwrap_or_default();
-                objects.extend(items.iter().map(|item| object(kind, item)));
+            for kind in ["pods", "networkpolicies"] {
+                let list = kubectl_json(&["-n", name, "get", kind]);
+                objects.extend(list["items"].as_array().into_iter().flatten().map(objects::object));
             }
-            objects.push(object(Kind::Namespace, &kubectl_json(&["get", "namespace", name])));
+            objects.push(objects::object(&kubectl_json(&["get", "namespace", name])));
         }
         objects
     }
@@ -349,8 +343,4 @@ impl Grid {
         }
         text
     }
-}
-
-fn object(kind: Kind, json: &Value) -> Object {
-    convert::from_json(kind, json.to_string().as_bytes()).unwrap()
 }
