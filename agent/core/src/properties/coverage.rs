@@ -18,10 +18,10 @@ use crate::oracle::{self, Answer, World};
 use crate::table::Write;
 
 /// Number of generated values.
-const SAMPLES: usize = 400;
+pub const SAMPLES: usize = 400;
 
 /// Values of a strategy, the same in every run.
-fn samples<S: Strategy>(strategy: S) -> impl Iterator<Item = S::Value> {
+pub fn samples<S: Strategy>(strategy: S) -> impl Iterator<Item = S::Value> {
     let mut runner = TestRunner::deterministic();
     (0..SAMPLES).map(move |_| strategy.new_tree(&mut runner).expect("a value").current())
 }

@@ -1,5 +1,6 @@
 //! Policies: compiled rows agree with the oracle, changes with compiling afresh, and every step is atomic.
 
+mod coverage;
 mod recovery;
 mod transitions;
 

@@ -1,0 +1,83 @@
+//! The generators produce every field of NetworkPolicies and ClusterNetworkPolicies, in clusters in which the
+//! field decides: a property of cases that never occur holds for wrong code.
+
+mod features;
+mod remove;
+
+use std::collections::BTreeMap;
+
+use self::features::{CLUSTER_NETWORK_POLICY, Feature, NETWORK_POLICY, OTHERS};
+use crate::generate;
+use crate::model::Object;
+use crate::oracle::{Cluster, Sandbox, Side, side_allows};
+use crate::policy::LocalPod;
+use crate::properties::coverage::{SAMPLES, samples};
+
+/// Verdicts of a side for a peer: every fifth probe, others for each peer.
+const PROBES: usize = 5;
+
+/// Whether flows pass: a part of the probes for each pod of the node, direction and peer.
+fn verdicts(objects: &[Object], leases: &[LocalPod]) -> Vec<bool> {
+    let sandbox =
+        |pod: &LocalPod| Sandbox { address: pod.address, name: pod.name.clone(), uid: pod.uid };
+    let sandboxes: Vec<Sandbox> = leases.iter().map(sandbox).collect();
+    let cluster = Cluster { objects, sandboxes: &sandboxes };
+    let probes = generate::policy_probes();
+    let mut verdicts = Vec::new();
+    for sandbox in &sandboxes {
+        for side in [Side::Egress, Side::Ingress] {
+            for (n, peer) in generate::policy_peers().into_iter().enumerate() {
+                for (protocol, port) in probes.iter().skip(n % PROBES).step_by(PROBES) {
+                    verdicts.push(side_allows(cluster, sandbox, side, peer, *protocol, *port));
+                }
+            }
+        }
+    }
+    verdicts
+}
+
+/// In how many clusters a feature decides, and the verdicts there.
+#[derive(Debug, Default)]
+struct Found {
+    clusters: usize,
+    denied: usize,
+    allowed: usize,
+}
+
+#[test]
+fn every_field_of_policies_decides_flows_that_pass_and_that_do_not() {
+    let features: Vec<(String, Feature)> = [
+        ("", &NETWORK_POLICY[..]),
+        ("ClusterNetworkPolicy: ", &CLUSTER_NETWORK_POLICY[..]),
+        ("", &OTHERS[..]),
+    ]
+    .into_iter()
+    .flat_map(|(kind, features)| features.iter().map(move |f| (format!("{kind}{}", f.0), *f)))
+    .collect();
+    let mut found: BTreeMap<&str, Found> = BTreeMap::new();
+    for (objects, leases) in samples((generate::policy_objects(), generate::leases())) {
+        let whole = verdicts(&objects, &leases);
+        for (name, (_, _, remove)) in &features {
+            let mut rest = objects.clone();
+            remove(&mut rest);
+            if rest == objects || verdicts(&rest, &leases) == whole {
+                continue;
+            }
+            let found = found.entry(name).or_default();
+            found.clusters += 1;
+            found.allowed += whole.iter().filter(|allowed| **allowed).count();
+            found.denied += whole.iter().filter(|allowed| !**allowed).count();
+        }
+    }
+    let mut wrong = Vec::new();
+    for (name, (_, least, _)) in &features {
+        let Found { clusters, denied, allowed } = found.remove(&**name).unwrap_or_default();
+        let least_verdicts = (denied + allowed) / 20;
+        let text = format!("{name}: {clusters} of {SAMPLES}, {denied} denied, {allowed} allowed");
+        println!("{text}");
+        if clusters < *least || denied < least_verdicts || allowed < least_verdicts {
+            wrong.push(format!("{text}, expected {least}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

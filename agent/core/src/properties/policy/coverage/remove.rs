@@ -1,0 +1,166 @@
+//! Objects without some of their parts.
+
+use std::mem;
+
+use crate::model::{
+    ClusterNetworkPolicy, ClusterRule, LabelSelector, NetworkPolicy, Object, Operator, Pod,
+    PolicyPeer, PolicyPort, PolicyRule, PortSpec, RuleAction,
+};
+
+pub fn own(objects: &mut [Object], change: impl Fn(&mut NetworkPolicy)) {
+    for object in objects {
+        if let Object::NetworkPolicy(policy) = object {
+            change(policy);
+        }
+    }
+}
+
+pub fn cluster(objects: &mut [Object], change: impl Fn(&mut ClusterNetworkPolicy)) {
+    for object in objects {
+        if let Object::ClusterNetworkPolicy(policy) = object {
+            change(policy);
+        }
+    }
+}
+
+pub fn pods(objects: &mut [Object], change: impl Fn(&mut Pod)) {
+    for object in objects {
+        if let Object::Pod(pod) = object {
+            change(pod);
+        }
+    }
+}
+
+pub fn own_rules(objects: &mut [Object], change: impl Fn(&mut PolicyRule)) {
+    own(objects, |policy| {
+        let ends = [&mut policy.ingress, &mut policy.egress];
+        ends.into_iter().flatten().flatten().for_each(&change);
+    });
+}
+
+/// Removes the rules for which `stays` is false.
+pub fn cluster_rules(objects: &mut [Object], stays: impl Fn(&mut ClusterRule) -> bool) {
+    cluster(objects, |policy| {
+        for end in [&mut policy.ingress, &mut policy.egress] {
+            let mut rules = mem::take(end).into_vec();
+            rules.retain_mut(&stays);
+            *end = rules.into();
+        }
+    });
+}
+
+/// Peers of NetworkPolicies that are removed match nothing: without any, a rule would match everything.
+pub fn own_peers(objects: &mut [Object], is: impl Fn(&PolicyPeer) -> bool) {
+    own_rules(objects, |rule| {
+        let removed = rule.peers.iter_mut().filter(|peer| is(peer));
+        removed.for_each(|peer| *peer = PolicyPeer::Invalid("".into()));
+    });
+}
+
+pub fn own_ports(objects: &mut [Object], is: impl Fn(&PolicyPort) -> bool) {
+    own_rules(objects, |rule| {
+        let removed = rule.ports.iter_mut().filter(|port| is(port));
+        removed.for_each(|port| port.ports = PortSpec::Invalid("".into()));
+    });
+}
+
+/// Removes peers, and the rules that have no other.
+pub fn cluster_peers(objects: &mut [Object], is: impl Fn(&PolicyPeer) -> bool) {
+    cluster_rules(objects, |rule| {
+        let peers = mem::take(&mut rule.matches.peers).into_vec();
+        let before = peers.len();
+        let left: Vec<PolicyPeer> = peers.into_iter().filter(|peer| !is(peer)).collect();
+        let stays = before == 0 || !left.is_empty();
+        rule.matches.peers = left.into();
+        stays
+    });
+}
+
+/// Removes ports, and the rules that have no other.
+pub fn cluster_ports(objects: &mut [Object], is: impl Fn(&PolicyPort) -> bool) {
+    cluster_rules(objects, |rule| {
+        let ports = mem::take(&mut rule.matches.ports).into_vec();
+        let before = ports.len();
+        let left: Vec<PolicyPort> = ports.into_iter().filter(|port| !is(port)).collect();
+        let stays = before == 0 || !left.is_empty();
+        rule.matches.ports = left.into();
+        stays
+    });
+}
+
+pub fn selectors_of(peer: &mut PolicyPeer) -> Vec<&mut LabelSelector> {
+    match peer {
+        PolicyPeer::Pods { namespaces, pods } => {
+            namespaces.as_mut().into_iter().chain([pods]).collect()
+        }
+        PolicyPeer::Nodes(nodes) => vec![nodes],
+        PolicyPeer::Block(_) | PolicyPeer::Invalid(_) => Vec::new(),
+    }
+}
+
+/// Removes requirements from all selectors of NetworkPolicies.
+pub fn own_requirements(objects: &mut [Object], is: fn(&Operator) -> bool) {
+    own(objects, |policy| without(&mut policy.pod_selector, is));
+    own_rules(objects, |rule| {
+        rule.peers.iter_mut().flat_map(selectors_of).for_each(|selector| without(selector, is));
+    });
+}
+
+/// Removes requirements from all selectors of ClusterNetworkPolicies.
+pub fn cluster_requirements(objects: &mut [Object], is: fn(&Operator) -> bool) {
+    cluster(objects, |policy| {
+        without(&mut policy.subject.namespaces, is);
+        without(&mut policy.subject.pods, is);
+        let rules = policy.ingress.iter_mut().chain(&mut policy.egress);
+        let peers = rules.flat_map(|rule| &mut rule.matches.peers);
+        peers.flat_map(selectors_of).for_each(|selector| without(selector, is));
+    });
+}
+
+pub fn without(selector: &mut LabelSelector, is: fn(&Operator) -> bool) {
+    let requirements = selector.requirements().iter();
+    *selector = requirements.filter(|requirement| !is(&requirement.operator)).cloned().collect();
+}
+
+pub fn is_in(operator: &Operator) -> bool {
+    matches!(operator, Operator::In(_))
+}
+
+pub fn is_not_in(operator: &Operator) -> bool {
+    matches!(operator, Operator::NotIn(_))
+}
+
+pub fn exists(operator: &Operator) -> bool {
+    matches!(operator, Operator::Exists)
+}
+
+pub fn does_not_exist(operator: &Operator) -> bool {
+    matches!(operator, Operator::DoesNotExist)
+}
+
+/// The selectors of namespaces and of pods of a peer.
+pub fn selectors(peer: &PolicyPeer) -> Option<(Option<&LabelSelector>, &LabelSelector)> {
+    match peer {
+        PolicyPeer::Pods { namespaces, pods } => Some((namespaces.as_ref(), pods)),
+        _ => None,
+    }
+}
+
+pub fn is_block_of(peer: &PolicyPeer, v6: bool) -> bool {
+    matches!(peer, PolicyPeer::Block(block) if block.cidr.addr().is_ipv6() == v6)
+}
+
+/// Blocks of NetworkPolicies lose their exceptions.
+pub fn no_exceptions(objects: &mut [Object]) {
+    own_rules(objects, |rule| {
+        for peer in &mut rule.peers {
+            if let PolicyPeer::Block(block) = peer {
+                block.except = [].into();
+            }
+        }
+    });
+}
+
+pub fn no_action(objects: &mut [Object], action: RuleAction) {
+    cluster_rules(objects, |rule| !rule.is_valid() || rule.action != action);
+}
