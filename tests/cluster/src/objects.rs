@@ -4,6 +4,7 @@
 //! Only what the API server accepts is read, with the defaults of the API; anything else fails the test.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -140,7 +141,7 @@ fn pod(json: &Value) -> Pod {
         labels: labels(json).collect(),
         ports: list(&spec["containers"]).flat_map(|c| list(&c["ports"])).filter_map(port).collect(),
         ips: list(&status["podIPs"])
-            .map(|ip| text(&ip["ip"]).parse().expect("an address"))
+            .map(|ip| text(&ip["ip"]).parse::<IpAddr>().expect("an address"))
             .collect(),
         phase: PodPhase::from_api(status["phase"].as_str()),
         host_network: spec["hostNetwork"] == true,
