@@ -266,7 +266,7 @@ mod tests {
     - ipBlock: {cidr: 10.1.2.3/8}
     - ipBlock: {cidr: 'fd00::/8', except: ['fd00:1::/32']}
     ports: [{port: 1, endPort: 65535}, {port: 7, endPort: 7, protocol: SCTP}]
-- podSelector: null
+- podSelector: {}
   policyTypes: null
   ingress: [{from: null, ports: null}]
   egress: null
