@@ -14,10 +14,18 @@ pub type Feature = (&'static str, usize, fn(&mut Vec<Object>));
 pub const NETWORK_POLICY: [Feature; 33] = [
     ("podSelector", 21, |o| own(o, |p| p.pod_selector = LabelSelector::default())),
     ("Ingress alone", 6, |o| {
-        own(o, |p| drop(p.ingress.is_some().then(|| p.egress.get_or_insert_default())));
+        own(o, |p| {
+            if p.ingress.is_some() {
+                p.egress.get_or_insert_default();
+            }
+        });
     }),
     ("Egress alone", 7, |o| {
-        own(o, |p| drop(p.egress.is_some().then(|| p.ingress.get_or_insert_default())));
+        own(o, |p| {
+            if p.egress.is_some() {
+                p.ingress.get_or_insert_default();
+            }
+        });
     }),
     ("Ingress and Egress", 17, |o| {
         own(o, |p| p.egress = p.egress.take().filter(|_| p.ingress.is_none()))
