@@ -1,4 +1,5 @@
-//! What this program was built from. There is no time of the build: equal sources give equal programs.
+//! Version and revision of this program. The time of the build is not included, so that equal sources give
+//! equal programs.
 
 use std::sync::LazyLock;
 

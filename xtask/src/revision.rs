@@ -32,7 +32,7 @@ pub fn of_sources() -> String {
 /// `None` without a commit that has one of the sources.
 ///
 /// # Errors
-/// When there is no git, or the folder is not a checkout.
+/// When git is not installed, or the folder is not a Git repository.
 fn of_git(folder: &Path) -> Result<Option<String>> {
     let git = |words: &[&str]| {
         let mut command = Command::new("git");

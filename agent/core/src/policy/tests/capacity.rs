@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// A ClusterNetworkPolicy that denies every pod to send what `matches` matches.
+fn guard(matches: PolicyRule) -> Object {
+    let rule = ClusterRule { name: "".into(), action: RuleAction::Deny, matches, invalid: None };
+    Object::ClusterNetworkPolicy(ClusterNetworkPolicy {
+        name: "guard".into(),
+        egress: [rule].into(),
+        ..ClusterNetworkPolicy::default()
+    })
+}
+
 #[test]
 fn limits_are_those_of_the_specification() {
     let Limits { peers, ports, networks, classes } = Limits::default();
@@ -46,23 +56,12 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
         ingress: Some([matches()].into()),
         egress: None,
     };
-    let rule = ClusterRule {
-        name: "".into(),
-        action: RuleAction::Deny,
-        matches: matches(),
-        invalid: None,
-    };
-    let cluster = ClusterNetworkPolicy {
-        name: "guard".into(),
-        egress: [rule].into(),
-        ..ClusterNetworkPolicy::default()
-    };
     let mut index = Index::new(THIS_NODE);
     index.apply(Change::Apply(namespace()));
     index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
     index.apply(Change::Apply(pod("far", &[], [10, 3, 0, 1])));
     index.apply(Change::Apply(Object::NetworkPolicy(own)));
-    index.apply(Change::Apply(Object::ClusterNetworkPolicy(cluster)));
+    index.apply(Change::Apply(guard(matches())));
     let local = [lease("db", [10, 2, 0, 1])];
     let mut policies = Policies::default();
     policies.limits = Limits { networks: 0, ..Limits::default() };
@@ -114,23 +113,13 @@ fn reason_of_a_pod_that_denies_pods_which_do_not_fit_names_none_of_them() {
     let all = LabelSelector::default;
     let peer = || PolicyPeer::Pods { namespaces: Some(all()), pods: all() };
     let findings = |far: u8| {
-        let rule = ClusterRule {
-            name: "".into(),
-            action: RuleAction::Deny,
-            matches: PolicyRule { peers: [peer()].into(), ports: [].into() },
-            invalid: None,
-        };
-        let cluster = ClusterNetworkPolicy {
-            name: "guard".into(),
-            egress: [rule].into(),
-            ..ClusterNetworkPolicy::default()
-        };
         let mut index = Index::new(THIS_NODE);
         index.apply(Change::Apply(namespace()));
         index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
         index.apply(Change::Apply(pod("web", &[], [10, 2, 0, 2])));
         index.apply(Change::Apply(pod("far", &[], [10, 1, 0, far])));
-        index.apply(Change::Apply(Object::ClusterNetworkPolicy(cluster)));
+        let matches = PolicyRule { peers: [peer()].into(), ports: [].into() };
+        index.apply(Change::Apply(guard(matches)));
         let local =
             [lease("db", [10, 2, 0, 1]), LocalPod { index: 2, ..lease("web", [10, 2, 0, 2]) }];
         let mut policies = Policies::default();

@@ -64,28 +64,24 @@ pub fn own_ports(objects: &mut [Object], is: impl Fn(&PolicyPort) -> bool) {
     });
 }
 
+/// Removes items of a rule. False: it has no other, so that it is removed too; without any, it would match everything.
+fn remove<T>(items: &mut Box<[T]>, is: impl Fn(&T) -> bool) -> bool {
+    let mut left = mem::take(items).into_vec();
+    let before = left.len();
+    left.retain(|item| !is(item));
+    let stays = before == 0 || !left.is_empty();
+    *items = left.into();
+    stays
+}
+
 /// Removes peers, and the rules that have no other.
 pub fn cluster_peers(objects: &mut [Object], is: impl Fn(&PolicyPeer) -> bool) {
-    cluster_rules(objects, |rule| {
-        let peers = mem::take(&mut rule.matches.peers).into_vec();
-        let before = peers.len();
-        let left: Vec<PolicyPeer> = peers.into_iter().filter(|peer| !is(peer)).collect();
-        let stays = before == 0 || !left.is_empty();
-        rule.matches.peers = left.into();
-        stays
-    });
+    cluster_rules(objects, |rule| remove(&mut rule.matches.peers, &is));
 }
 
 /// Removes ports, and the rules that have no other.
 pub fn cluster_ports(objects: &mut [Object], is: impl Fn(&PolicyPort) -> bool) {
-    cluster_rules(objects, |rule| {
-        let ports = mem::take(&mut rule.matches.ports).into_vec();
-        let before = ports.len();
-        let left: Vec<PolicyPort> = ports.into_iter().filter(|port| !is(port)).collect();
-        let stays = before == 0 || !left.is_empty();
-        rule.matches.ports = left.into();
-        stays
-    });
+    cluster_rules(objects, |rule| remove(&mut rule.matches.ports, &is));
 }
 
 pub fn selectors_of(peer: &mut PolicyPeer) -> Vec<&mut LabelSelector> {
