@@ -184,6 +184,17 @@ impl BenchCluster {
         self.cluster.on_node(node, words)
     }
 
+    /// Returns what a command prints on the node of the control plane, with a file as its input.
+    ///
+    /// # Errors
+    /// When the command fails or exceeds its deadline.
+    pub fn on_control_plane(&self, words: &[&str], input: fs::File) -> Result<String> {
+        let mut command = self.cluster.command("docker");
+        command.args(["exec", "--interactive", &self.far_node]).args(words).stdin(input);
+        // `output` would replace the input.
+        process::output_within(&mut command, QUERY)
+    }
+
     /// Creates the objects of a file, in minutes if the API server is slow.
     ///
     /// # Errors

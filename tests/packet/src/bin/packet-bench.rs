@@ -56,6 +56,9 @@ fn main() {
     cases.push((&isolated, first_to_pod("the same, isolated, by a block", OUTSIDE)));
     let name = "pod to pod on the node, both isolated";
     cases.push((&isolated, established(name, connect(&isolated, 40_001, (SERVER, 8080)))));
+    if let Some(only) = std::env::args().nth(2) {
+        cases.retain(|(_, case)| case.name.contains(&only));
+    }
     let empty = empty_program::load().unwrap();
     let empty_xdp = empty_program::load_xdp().unwrap();
     let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];

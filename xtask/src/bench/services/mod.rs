@@ -8,6 +8,7 @@
 //! removed. Output: the report on the terminal, and `services.json` and `services.md` in
 //! target/bench.
 
+mod etcd;
 mod fill;
 mod report;
 
@@ -95,8 +96,12 @@ fn measure(
     figures: &mut Figures,
 ) -> Result<()> {
     let archive = cluster::load_image(&cluster::load_program(cache)?)?;
-    let mut subjects: Vec<Subject> =
-        networks.iter().map(|n| Subject::up(cache, *n, &archive)).collect::<Result<_>>()?;
+    let with_baselines = sizes.first().is_some_and(|size| *size <= BASELINE_MAX);
+    let mut subjects: Vec<Subject> = networks
+        .iter()
+        .filter(|network| with_baselines || **network == Network::Sluice)
+        .map(|network| Subject::up(cache, *network, &archive))
+        .collect::<Result<_>>()?;
     let mut known = 0;
     for &services in sizes {
         if services > BASELINE_MAX {
