@@ -139,6 +139,7 @@ fn every_value_is_in_the_schema_and_in_a_test_and_differs_from_its_default() {
     assert_eq!(schema["additionalProperties"], false);
     let mut described = keys(&schema["properties"]);
     assert!(described.remove("global"), "Helm adds it to the values of a chart in another one");
+    assert!(described.remove("enabled"), "the usual name of a condition of a chart in another one");
     assert_eq!(described, keys(&defaults));
     for (key, value) in [&defaults, &other].iter().flat_map(|v| v.as_mapping().unwrap()) {
         let kind = match value {
@@ -149,6 +150,20 @@ fn every_value_is_in_the_schema_and_in_a_test_and_differs_from_its_default() {
             _ => panic!("{key:?} is {value:?}"),
         };
         assert_eq!(schema["properties"][key]["type"], kind, "{key:?}");
+    }
+}
+
+#[test]
+fn labels_and_annotations_of_the_chart_are_refused_as_values() {
+    let set = rendered("{}").into_iter().find(|o| o["kind"] == "DaemonSet").unwrap();
+    let metadata = &set["spec"]["template"]["metadata"];
+    let schema = yaml(&read("helm/values.schema.json"));
+    for (value, own) in [("podLabels", "labels"), ("podAnnotations", "annotations")] {
+        let own: Vec<_> = keys(&metadata[own]).into_iter().collect();
+        assert_eq!(
+            own,
+            [schema["properties"][value]["propertyNames"]["not"]["const"].as_str().unwrap()]
+        );
     }
 }
 

@@ -119,6 +119,13 @@ impl FlowRef {
         }
     }
 
+    /// [`FlowEntry::seen`].
+    #[inline(always)]
+    pub fn seen(self) -> u32 {
+        // SAFETY: see `copy`.
+        unsafe { (*self.0).seen }
+    }
+
     /// Sets [`FlowEntry::seen`]. Of two concurrent writes, either may win.
     #[inline(always)]
     pub fn set_seen(self, tick: u32) {

@@ -3,7 +3,7 @@
 use sluice_abi::{FlowEntry, FlowKey};
 use sluice_packet::Headers;
 
-use super::track::{Effect, leads_to_main, relate, track};
+use super::track::{Effect, relate, track};
 use super::{confirm, refresh, unusual};
 use crate::flow::{Destination, Flow};
 use crate::kernel;
@@ -40,27 +40,24 @@ pub fn find(
     let mut key = FlowKey::default();
     key.sort(&packet.tuple);
     if let Some(found) = maps::confirmed_flow(&key) {
-        found.copy(entry);
         flow.is_behind = false;
-        let main = if leads_to_main(packet, entry) {
-            flow.is_behind = entry.seen != kernel::tick();
-            key.sort(&entry.other);
-            let main = maps::confirmed_flow(&key);
-            if let Some(main) = main {
-                main.copy(entry);
-            }
-            main
+        // Of an alias only the fields that are needed are read: copying it takes longer than the look-up.
+        let main = if found.is_alias() && found.has_tuple(&packet.tuple) {
+            flow.is_behind = found.seen() != kernel::tick();
+            found.sort_other(&mut key);
+            maps::confirmed_flow(&key)
         } else {
             Some(found)
         };
-        if let Some(main) = main
-            && let Some(direction) = relate(packet, entry, flow)
-        {
-            let effect = track(packet, headers, main, entry, flow, destination, direction);
-            if flow.is_behind && effect == Effect::None && flow.is_judged {
-                refresh::renew_alias(packet);
+        if let Some(main) = main {
+            main.copy(entry);
+            if let Some(direction) = relate(packet, entry, flow) {
+                let effect = track(packet, headers, main, entry, flow, destination, direction);
+                if flow.is_behind && effect == Effect::None && flow.is_judged {
+                    refresh::renew_alias(packet);
+                }
+                return move_entry(effect, entry);
             }
-            return move_entry(effect, entry);
         }
     }
     let effect = unusual::find(packet, headers, entry, flow, destination);
