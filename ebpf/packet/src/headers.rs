@@ -4,7 +4,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{eth, ip};
 
-/// Link-layer and network-layer header of a frame, as loaded, modified and stored at once.
+/// Bytes of the layer 4 header in [`Headers`]: up to the flags of TCP.
+pub const L4_LEN: usize = 14;
+
+/// The first headers of a frame, as loaded, modified and stored at once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Headers {
@@ -12,9 +15,22 @@ pub struct Headers {
     pub link: eth::Header,
     /// The IP header without options.
     pub ip: ip::Header,
+    /// What follows: of a packet without IP options, the first bytes of the layer 4 header.
+    pub next: [u8; L4_LEN],
 }
 
 impl Headers {
-    /// Length in bytes.
-    pub const LEN: usize = size_of::<Headers>();
+    /// Length of the link-layer and network-layer header in bytes.
+    pub const LEN: usize = size_of::<Headers>() - L4_LEN;
+    /// Length with what follows, in bytes.
+    pub const FULL_LEN: usize = size_of::<Headers>();
+    /// Length of link-layer header, network-layer header without options, and ports, in bytes.
+    pub const LEN_WITH_PORTS: usize = Headers::LEN + 4;
+
+    /// Sets source and destination port of a packet without IP options.
+    #[inline(always)]
+    pub fn set_ports(&mut self, ports: [u8; 4]) {
+        (self.next[0], self.next[1]) = (ports[0], ports[1]);
+        (self.next[2], self.next[3]) = (ports[2], ports[3]);
+    }
 }

@@ -23,4 +23,4 @@ pub mod select;
 pub mod siphash;
 pub mod tcp_state;
 
-pub use headers::Headers;
+pub use headers::{Headers, L4_LEN};

@@ -18,7 +18,7 @@ use crate::stage::class;
 use crate::stage::conntrack::{self, Lookup};
 use crate::stage::parse::{self, Unparsed};
 use crate::stage::policy::{self, Ends};
-use crate::stage::{antispoof, forward, fragment, icmp, nat};
+use crate::stage::{antispoof, forward, fragment, icmp};
 use crate::verdict::{Bypass, Verdict};
 use crate::{handover, maps};
 
@@ -110,10 +110,9 @@ fn to_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     let ends = Ends { source, destination: s.destination.reference };
     let judged = policy::judge(s, ends)?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
-    if !nat::apply(f, &s.packet, &s.flow, &mut s.headers)? {
+    if !forward::translate(f, &s.packet, &s.flow, &mut s.headers)? {
         return Ok(Verdict::unchanged(judged));
     }
-    forward::store(f, &s.headers)?;
     Ok(Verdict::to_stack(judged))
 }
 

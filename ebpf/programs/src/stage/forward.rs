@@ -10,6 +10,7 @@ use crate::kernel::Route;
 use crate::maps;
 use crate::packet::Packet;
 use crate::scratch::Scratch;
+use crate::stage::nat::Change;
 use crate::stage::outline::Outlined;
 use crate::stage::policy::Judged;
 use crate::stage::{class, nat, next_hop};
@@ -29,10 +30,10 @@ pub fn deliver<F: Outlined>(
     match class {
         DestinationClass::LocalPod => {
             let pod = &s.destination.pod;
-            nat::apply(f, packet, flow, headers)?;
+            let change = nat::apply(f, packet, flow, headers)?;
             decrement_hop_limit(packet, headers);
             headers.link.set_addresses(pod.pod_mac, pod.host_mac);
-            store(f, headers)?;
+            store(f, headers, change)?;
             Ok(Verdict::to_pod(judged, pod.ifindex))
         }
         DestinationClass::FreePodAddress | DestinationClass::ServiceRange => {
@@ -40,9 +41,7 @@ pub fn deliver<F: Outlined>(
             Err(Verdict::Drop(DropReason::TableIncomplete))
         }
         DestinationClass::Node | DestinationClass::Link => {
-            if nat::apply(f, packet, flow, headers)? {
-                store(f, headers)?;
-            }
+            translate(f, packet, flow, headers)?;
             Ok(Verdict::to_stack(judged))
         }
         DestinationClass::RemotePod | DestinationClass::OtherNode | DestinationClass::Outside => {
@@ -56,9 +55,7 @@ pub fn deliver<F: Outlined>(
                 }
                 // The stack has judged the length, and has a route: only the translation is missing.
                 Route::TooLong | Route::None if flow.origin == Origin::Stack => {
-                    if nat::apply(f, packet, flow, headers)? {
-                        store(f, headers)?;
-                    }
+                    translate(f, packet, flow, headers)?;
                     return Ok(Verdict::to_stack(judged));
                 }
                 Route::None if would_end_at_node(packet, flow) => {
@@ -66,9 +63,9 @@ pub fn deliver<F: Outlined>(
                 }
                 Route::TooLong | Route::None => return Ok(Verdict::to_stack(judged)),
             }
-            nat::apply(f, packet, flow, headers)?;
+            let change = nat::apply(f, packet, flow, headers)?;
             decrement_hop_limit(packet, headers);
-            store(f, headers)?;
+            store(f, headers, change)?;
             Ok(Verdict::to_uplink(judged))
         }
     }
@@ -89,12 +86,13 @@ pub fn out_of_xdp<F: Outlined>(
     if hop.ifindex != packet.ifindex && !maps::are_redirectable(packet.ifindex, hop.ifindex) {
         return Ok(None);
     }
-    if !nat::apply(f, packet, flow, headers)? {
+    let change = nat::apply(f, packet, flow, headers)?;
+    if change == Change::None {
         return Ok(None);
     }
     decrement_hop_limit(packet, headers);
     headers.link.set_addresses(hop.mac, hop.own_mac);
-    store(f, headers)?;
+    store(f, headers, change)?;
     Ok(Some(Verdict::to_uplink(judged)))
 }
 
@@ -133,9 +131,30 @@ fn decrement_hop_limit(packet: &Packet, headers: &mut Headers) {
     }
 }
 
-/// Writes the headers into the packet.
+/// Translates a packet that keeps its link-layer header and hop limit. Returns whether it has changed.
 #[inline(always)]
-pub fn store<F: Frame>(f: &F, headers: &Headers) -> Result<(), Verdict> {
-    let bytes: &[u8; Headers::LEN] = transmute_ref!(headers);
-    if f.store(0, bytes) { Ok(()) } else { Err(Verdict::Drop(DropReason::NatFailed)) }
+pub fn translate<F: Outlined>(
+    f: &F,
+    packet: &Packet,
+    flow: &Flow,
+    headers: &mut Headers,
+) -> Result<bool, Verdict> {
+    let change = nat::apply(f, packet, flow, headers)?;
+    if change == Change::None {
+        return Ok(false);
+    }
+    store(f, headers, change)?;
+    Ok(true)
+}
+
+/// Writes the headers into the packet, with the ports if they have changed.
+#[inline(always)]
+pub fn store<F: Frame>(f: &F, headers: &Headers, change: Change) -> Result<(), Verdict> {
+    let bytes: &[u8; Headers::FULL_LEN] = transmute_ref!(headers);
+    let stored = if change == Change::HeadersAndPorts {
+        bytes.first_chunk::<{ Headers::LEN_WITH_PORTS }>().is_some_and(|bytes| f.store(0, bytes))
+    } else {
+        bytes.first_chunk::<{ Headers::LEN }>().is_some_and(|bytes| f.store(0, bytes))
+    };
+    if stored { Ok(()) } else { Err(Verdict::Drop(DropReason::NatFailed)) }
 }

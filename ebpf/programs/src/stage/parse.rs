@@ -2,9 +2,9 @@
 //! here.
 
 use sluice_abi::{DropReason, Family, FlowKey, PortBe, proto};
-use sluice_packet::ip::{Fields, Fragment};
+use sluice_packet::ip::{self, Fields, Fragment};
 use sluice_packet::l4::{self, Kind};
-use sluice_packet::{Headers, eth};
+use sluice_packet::{Headers, L4_LEN, eth};
 use zerocopy::transmute_mut;
 
 use crate::frame::Frame;
@@ -43,8 +43,9 @@ pub fn frame<F: Frame>(f: &F, packet: &mut Packet, headers: &mut Headers) -> Res
     packet.tcp_flags = 0;
     packet.len = f.len();
     packet.ifindex = f.ifindex();
-    match network_header(f, headers) {
-        Ok(fields) => network(f, packet, &fields),
+    let is_full = packet.len >= Headers::FULL_LEN as u32 && load_full(f, headers);
+    match network_header(f, headers, is_full) {
+        Ok(fields) => network(f, packet, headers, &fields, is_full),
         Err(unparsed) => {
             packet.tuple = FlowKey::default();
             Err(unparsed)
@@ -52,13 +53,26 @@ pub fn frame<F: Frame>(f: &F, packet: &mut Packet, headers: &mut Headers) -> Res
     }
 }
 
+/// Reads the headers of most packets at once. Shorter ones have several reads.
 #[inline(always)]
-fn network_header<F: Frame>(f: &F, headers: &mut Headers) -> Result<Fields, Unparsed> {
+fn load_full<F: Frame>(f: &F, headers: &mut Headers) -> bool {
+    let bytes: &mut [u8; Headers::FULL_LEN] = transmute_mut!(headers);
+    f.load(0, bytes)
+}
+
+#[inline(always)]
+fn network_header<F: Frame>(
+    f: &F,
+    headers: &mut Headers,
+    is_full: bool,
+) -> Result<Fields, Unparsed> {
     if f.has_vlan_tag() {
         return Err(Unparsed::OtherProtocol);
     }
-    let bytes: &mut [u8; Headers::LEN] = transmute_mut!(headers);
-    let complete = f.load(0, bytes);
+    let complete = is_full || {
+        let bytes: &mut [u8; Headers::FULL_LEN] = transmute_mut!(headers);
+        bytes.first_chunk_mut::<{ Headers::LEN }>().is_some_and(|bytes| f.load(0, bytes))
+    };
     if !complete && !f.load(0, &mut headers.link.0) {
         return Err(Unparsed::OtherProtocol);
     }
@@ -72,7 +86,13 @@ fn network_header<F: Frame>(f: &F, headers: &mut Headers) -> Result<Fields, Unpa
 }
 
 #[inline(always)]
-fn network<F: Frame>(f: &F, packet: &mut Packet, fields: &Fields) -> Result<(), Unparsed> {
+fn network<F: Frame>(
+    f: &F,
+    packet: &mut Packet,
+    headers: &Headers,
+    fields: &Fields,
+    is_full: bool,
+) -> Result<(), Unparsed> {
     packet.tuple.src = fields.src;
     packet.tuple.dst = fields.dst;
     packet.tuple.sport = PortBe::new(0);
@@ -98,7 +118,8 @@ fn network<F: Frame>(f: &F, packet: &mut Packet, fields: &Fields) -> Result<(), 
         packet.kind = l4::kind_of_later_fragment(fields.proto);
         0
     } else {
-        transport(f, packet)?
+        let is_loaded = is_full && usize::from(fields.header_len) == ip::LEN;
+        transport(f, packet, is_loaded.then_some(&headers.next))?
     };
     packet.wire_len = match f.segment_len() {
         0 => packet.l3_len,
@@ -109,9 +130,14 @@ fn network<F: Frame>(f: &F, packet: &mut Packet, fields: &Fields) -> Result<(), 
     Ok(())
 }
 
-/// Parses the layer 4 header; returns its length, 0 for protocols without ports.
+/// Parses the layer 4 header, whose first bytes may be `loaded`; returns its length, 0 for protocols without
+/// ports.
 #[inline(always)]
-fn transport<F: Frame>(f: &F, packet: &mut Packet) -> Result<u32, Unparsed> {
+fn transport<F: Frame>(
+    f: &F,
+    packet: &mut Packet,
+    loaded: Option<&[u8; L4_LEN]>,
+) -> Result<u32, Unparsed> {
     let need = l4::min_len(packet.tuple.proto);
     if packet.l3_len < u32::from(packet.header_len) + u32::from(need) {
         return Err(Unparsed::Malformed);
@@ -121,14 +147,22 @@ fn transport<F: Frame>(f: &F, packet: &mut Packet) -> Result<u32, Unparsed> {
         return Ok(0);
     }
     // Up to TCP's flags; the other protocols have their ports in the first 8 bytes.
-    let mut b = [0u8; 14];
-    let loaded = match b.first_chunk_mut::<8>() {
-        Some(first) if packet.tuple.proto != proto::TCP => f.load(packet.l4_offset, first),
-        _ => f.load(packet.l4_offset, &mut b),
+    let mut bytes = [0u8; L4_LEN];
+    let b = match (loaded, bytes.first_chunk_mut::<8>()) {
+        (Some(loaded), _) => loaded,
+        (None, Some(first)) if packet.tuple.proto != proto::TCP => {
+            if !f.load(packet.l4_offset, first) {
+                return Err(Unparsed::Malformed);
+            }
+            &bytes
+        }
+        _ => {
+            if !f.load(packet.l4_offset, &mut bytes) {
+                return Err(Unparsed::Malformed);
+            }
+            &bytes
+        }
     };
-    if !loaded {
-        return Err(Unparsed::Malformed);
-    }
     let kind = l4::kind(packet.tuple.proto, b[0]);
     let first = [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]];
     let (sport, dport): (PortBe, PortBe) = l4::ports(kind, &first);

@@ -175,16 +175,7 @@ extern "C" fn policy_is_open(index: u32, generation: u32) -> u32 {
 /// Whether a known flow has been judged since the last change that affects its pods.
 #[inline(always)]
 pub fn is_judged(entry: &FlowEntry) -> bool {
-    policy_is_judged(entry) == 1
-}
-
-/// The body of [`is_judged`]. Returns 1 or 0.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn policy_is_judged(entry: *const FlowEntry) -> u32 {
-    // SAFETY: as in `policy_judge_flow`.
-    let Some(entry) = (unsafe { entry.as_ref() }) else { return 0 };
-    u32::from(is_current(entry.judged, entry.client) && is_current(entry.judged, entry.server))
+    is_current(entry.judged, entry.client) && is_current(entry.judged, entry.server)
 }
 
 /// Judges a flow. Returns [`ALLOWED`], or the number of a [`DropReason`].

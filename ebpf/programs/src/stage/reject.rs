@@ -11,6 +11,7 @@ use crate::frame::{Frame, Skb};
 use crate::packet::{FragmentState, Packet};
 use crate::scratch::QUOTE_LEN;
 use crate::stage::forward;
+use crate::stage::nat::Change;
 
 /// Longest part of a packet that an error quotes.
 const QUOTE_MAX: u32 = 80;
@@ -124,7 +125,7 @@ extern "C" fn skb_reset(
     headers.ip = ip::Header::of_reset(&tuple.dst, &tuple.src, reset::LEN as u16);
     // The offsets of a checksum that a device completes remain the same.
     let done = f.truncate((Headers::LEN + reset::LEN) as u32)
-        && forward::store(&f, headers).is_ok()
+        && forward::store(&f, headers, Change::Headers).is_ok()
         && f.store(Headers::LEN as u32, segment);
     u32::from(done)
 }

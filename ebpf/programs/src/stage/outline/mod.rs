@@ -15,6 +15,7 @@ use crate::frame::Frame;
 use crate::kernel::{NextHop, Route};
 use crate::packet::Packet;
 use crate::scratch::Quoted;
+use crate::stage::nat::Change;
 
 /// Frames with a set of global functions.
 pub trait Outlined: Frame {
@@ -22,7 +23,7 @@ pub trait Outlined: Frame {
     const NEEDS_NEIGHBOUR: bool;
 
     /// [`crate::stage::nat::rewrite`].
-    fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool;
+    fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> Change;
 
     /// [`crate::kernel::route`] of a packet with `len` bytes, from the interface of the hook to the
     /// translated destination. As in the stack, the source is that before translation.

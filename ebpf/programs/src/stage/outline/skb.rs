@@ -10,15 +10,16 @@ use crate::frame::{Frame, Skb};
 use crate::kernel::{self, NextHop, Route, Sockets};
 use crate::packet::Packet;
 use crate::scratch::Quoted;
-use crate::stage::{conntrack, icmp, nat};
+use crate::stage::nat::{self, Change};
+use crate::stage::{conntrack, icmp};
 
 impl Outlined for Skb {
     /// The kernel resolves the address and adds the header.
     const NEEDS_NEIGHBOUR: bool = false;
 
     #[inline(always)]
-    fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool {
-        skb_rewrite(self.as_ptr(), packet, translated, headers) == 1
+    fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> Change {
+        Change::from_number(skb_rewrite(self.as_ptr(), packet, translated, headers))
     }
 
     #[inline(always)]
@@ -83,9 +84,9 @@ extern "C" fn skb_rewrite(
     let (Some(packet), Some(translated), Some(headers)) =
         (unsafe { (packet.as_ref(), translated.as_ref(), headers.as_mut()) })
     else {
-        return 0;
+        return Change::Failed as u32;
     };
-    u32::from(nat::rewrite(&f, packet, translated, headers))
+    nat::rewrite(&f, packet, translated, headers) as u32
 }
 
 #[unsafe(no_mangle)]

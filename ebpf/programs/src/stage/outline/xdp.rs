@@ -10,15 +10,16 @@ use crate::frame::{Frame, Xdp};
 use crate::kernel::{self, NextHop, Route, Sockets};
 use crate::packet::Packet;
 use crate::scratch::Quoted;
-use crate::stage::{conntrack, nat};
+use crate::stage::conntrack;
+use crate::stage::nat::{self, Change};
 
 impl Outlined for Xdp {
     /// The program writes the link-layer header itself.
     const NEEDS_NEIGHBOUR: bool = true;
 
     #[inline(always)]
-    fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> bool {
-        xdp_rewrite(self.as_ptr(), packet, translated, headers) == 1
+    fn rewrite(&self, packet: &Packet, translated: &FlowKey, headers: &mut Headers) -> Change {
+        Change::from_number(xdp_rewrite(self.as_ptr(), packet, translated, headers))
     }
 
     #[inline(always)]
@@ -79,9 +80,9 @@ extern "C" fn xdp_rewrite(
     let (Some(packet), Some(translated), Some(headers)) =
         (unsafe { (packet.as_ref(), translated.as_ref(), headers.as_mut()) })
     else {
-        return 0;
+        return Change::Failed as u32;
     };
-    u32::from(nat::rewrite(&f, packet, translated, headers))
+    nat::rewrite(&f, packet, translated, headers) as u32
 }
 
 #[unsafe(no_mangle)]
