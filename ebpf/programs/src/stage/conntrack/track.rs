@@ -5,7 +5,6 @@ use sluice_packet::{Headers, lifetime, tcp_state};
 
 use super::refresh;
 use crate::flow::{Destination, DestinationClass, Flow, FlowState, Origin};
-use crate::kernel;
 use crate::maps::{self, FlowRef, same_tuple};
 use crate::packet::{FragmentState, Packet};
 use crate::stage::policy;
@@ -67,8 +66,9 @@ pub fn relate(packet: &Packet, entry: &FlowEntry, flow: &mut Flow) -> Option<Dir
     None
 }
 
-/// Applies a packet to the main entry of its flow.
+/// Applies a packet to the main entry of its flow. `now` is the present tick.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "values of one run, kept in registers")]
 pub fn track(
     packet: &Packet,
     headers: &Headers,
@@ -77,6 +77,7 @@ pub fn track(
     flow: &mut Flow,
     destination: &mut Destination,
     direction: Direction,
+    now: u32,
 ) -> Effect {
     flow.is_judged = policy::is_judged(entry);
     let Some(kind) = entry.kind() else { return Effect::New };
@@ -95,7 +96,6 @@ pub fn track(
     if packet.is_syn() && tcp_state::closed(entry.tcp[0], entry.tcp[1]) {
         return Effect::New;
     }
-    let now = kernel::tick();
     let lost_backend = direction == Direction::Forward && lost_backend(packet, entry);
     if lost_backend && is_movable(packet, entry, now) {
         return Effect::New;

@@ -89,7 +89,7 @@ fn search(
     }
     let Some(direction) = relate(packet, entry, flow) else { return new };
     flow.is_behind = false;
-    match track(packet, headers, main, entry, flow, destination, direction) {
+    match track(packet, headers, main, entry, flow, destination, direction, kernel::tick()) {
         Effect::None if flow.is_judged && is_answered(packet, entry, direction) => Effect::Answered,
         Effect::New => new,
         found => found,
