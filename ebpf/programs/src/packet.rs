@@ -36,6 +36,8 @@ pub struct Packet {
     /// Length from the IP header of the longest packet on the wire: of one segment, if the kernel
     /// segments this one.
     pub wire_len: u32,
+    /// [`sluice_abi::tick`] of the run: one read of the clock serves all stages.
+    pub tick: u32,
     /// Address family.
     pub family: Family,
     /// Layer 4 class.
@@ -49,7 +51,7 @@ pub struct Packet {
     /// Length of the IP header, options included.
     pub header_len: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: [u8; 6],
 }
 
 impl Packet {

@@ -8,11 +8,11 @@ use sluice_packet::{Headers, arp, eth};
 use crate::config::Node;
 use crate::flow::DestinationClass;
 use crate::frame::Frame;
+use crate::maps;
 use crate::packet::Packet;
 use crate::stage::class;
 use crate::stage::outline::Outlined;
 use crate::verdict::Verdict;
-use crate::{kernel, maps};
 
 /// Drops packets whose source is not the pod behind the interface of the hook; returns that pod.
 #[inline(always)]
@@ -99,7 +99,7 @@ pub fn check_sender<F: Outlined>(
                 recent.addr = packet.tuple.src;
                 recent.mac = headers.link.source();
                 recent.ifindex = packet.ifindex;
-                recent.tick = kernel::tick();
+                recent.tick = packet.tick;
             }
             Ok(class)
         }
@@ -142,6 +142,6 @@ pub fn is_recent_sender(packet: &Packet, headers: &Headers) -> bool {
         recent.addr == packet.tuple.src
             && recent.mac == headers.link.source()
             && recent.ifindex == packet.ifindex
-            && recent.tick == kernel::tick()
+            && recent.tick == packet.tick
     })
 }

@@ -9,7 +9,7 @@ use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::Addr;
 
 use crate::flow::Flow;
-use crate::kernel::{self, NextHop, Route};
+use crate::kernel::{NextHop, Route};
 use crate::packet::Packet;
 use crate::stage::outline::Outlined;
 
@@ -62,7 +62,7 @@ fn neighbour_is_due(hop: &NextHop, tick: u32) -> bool {
 pub fn find<F: Outlined>(f: &F, packet: &Packet, flow: &Flow, hop: &mut NextHop) -> Route {
     let (src, dst) = (&packet.tuple.src, &flow.translated.dst);
     let proto = u32::from(packet.tuple.proto);
-    let tick = kernel::tick();
+    let tick = packet.tick;
     // SAFETY: the only reference of this run.
     let recent = unsafe { slot(src, dst) };
     if let Some(recent) = &recent

@@ -8,6 +8,7 @@ use sluice_packet::{Headers, L4_LEN, eth};
 use zerocopy::transmute_mut;
 
 use crate::frame::Frame;
+use crate::kernel;
 use crate::packet::{FragmentState, Packet};
 
 /// Segment length of a packet whose segments have different lengths (include/linux/skbuff.h).
@@ -43,6 +44,7 @@ pub fn frame<F: Frame>(f: &F, packet: &mut Packet, headers: &mut Headers) -> Res
     packet.tcp_flags = 0;
     packet.len = f.len();
     packet.ifindex = f.ifindex();
+    packet.tick = kernel::tick();
     let is_full = packet.len >= Headers::FULL_LEN as u32 && load_full(f, headers);
     match network_header(f, headers, is_full) {
         Ok(fields) => network(f, packet, headers, &fields, is_full),

@@ -6,7 +6,6 @@ use sluice_packet::Headers;
 use super::track::{Effect, relate, track};
 use super::{confirm, refresh, unusual};
 use crate::flow::{Destination, Flow};
-use crate::kernel;
 use crate::maps;
 use crate::packet::Packet;
 
@@ -40,11 +39,10 @@ pub fn find(
     let mut key = FlowKey::default();
     key.sort(&packet.tuple);
     if let Some(found) = maps::confirmed_flow(&key) {
-        let now = kernel::tick();
         flow.is_behind = false;
         // Of an alias only the fields that are needed are read: copying it takes longer than the look-up.
         let main = if found.is_alias() && found.has_tuple(&packet.tuple) {
-            flow.is_behind = found.seen() != now;
+            flow.is_behind = found.seen() != packet.tick;
             found.sort_other(&mut key);
             maps::confirmed_flow(&key)
         } else {
@@ -53,7 +51,7 @@ pub fn find(
         if let Some(main) = main {
             main.copy(entry);
             if let Some(direction) = relate(packet, entry, flow) {
-                let effect = track(packet, headers, main, entry, flow, destination, direction, now);
+                let effect = track(packet, headers, main, entry, flow, destination, direction);
                 if flow.is_behind && effect == Effect::None && flow.is_judged {
                     refresh::renew_alias(packet);
                 }

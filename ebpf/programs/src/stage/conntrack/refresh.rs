@@ -7,7 +7,6 @@ use super::confirm::{alias_key, write_alias};
 use super::insert::Table;
 use super::work::{self, Key};
 use crate::flow::{Destination, DestinationClass, Flow};
-use crate::kernel;
 use crate::maps::{self, FlowRef};
 use crate::packet::Packet;
 use crate::stage::backend;
@@ -50,7 +49,7 @@ extern "C" fn conntrack_refresh(
     }) else {
         return ENDED;
     };
-    let now = kernel::tick();
+    let now = packet.tick;
     if lifetime::is_expired(entry, now)
         || leads_elsewhere(packet, entry, flow)
         || has_lost_source(entry, flow)
@@ -154,7 +153,7 @@ extern "C" fn conntrack_renew_alias(packet: *const Packet) -> u32 {
         && alias.is_alias()
         && alias.has_tuple(&packet.tuple)
     {
-        alias.set_seen(kernel::tick());
+        alias.set_seen(packet.tick);
     }
     0
 }

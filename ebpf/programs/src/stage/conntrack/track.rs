@@ -66,9 +66,8 @@ pub fn relate(packet: &Packet, entry: &FlowEntry, flow: &mut Flow) -> Option<Dir
     None
 }
 
-/// Applies a packet to the main entry of its flow. `now` is the present tick.
+/// Applies a packet to the main entry of its flow.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "values of one run, kept in registers")]
 pub fn track(
     packet: &Packet,
     headers: &Headers,
@@ -77,7 +76,6 @@ pub fn track(
     flow: &mut Flow,
     destination: &mut Destination,
     direction: Direction,
-    now: u32,
 ) -> Effect {
     flow.is_judged = policy::is_judged(entry);
     let Some(kind) = entry.kind() else { return Effect::New };
@@ -97,12 +95,12 @@ pub fn track(
         return Effect::New;
     }
     let lost_backend = direction == Direction::Forward && lost_backend(packet, entry);
-    if lost_backend && is_movable(packet, entry, now) {
+    if lost_backend && is_movable(packet, entry) {
         return Effect::New;
     }
     // A SYN that is repeated until the flow is idle must not renew its time.
     if !lost_backend
-        && (now != entry.seen || flow.is_behind)
+        && (packet.tick != entry.seen || flow.is_behind)
         && !refresh::refresh(packet, main, entry, flow, destination, direction)
     {
         return Effect::New;
@@ -188,10 +186,10 @@ fn lost_backend(packet: &Packet, entry: &FlowEntry) -> bool {
 /// Whether a packet whose flow has [lost its backend](lost_backend) moves to another one. A SYN of an
 /// established connection can be a late duplicate, unless the connection is idle: the port is used again.
 #[inline(always)]
-fn is_movable(packet: &Packet, entry: &FlowEntry, now: u32) -> bool {
+fn is_movable(packet: &Packet, entry: &FlowEntry) -> bool {
     packet.tuple.proto == proto::UDP
         || entry.tcp[Direction::Forward as usize] == state::SYN
-        || lifetime::idle(entry, now) > lifetime::SYN_MOVES
+        || lifetime::idle(entry, packet.tick) > lifetime::SYN_MOVES
 }
 
 /// Updates the state of one side of a TCP connection. Returns whether the packet closes it.

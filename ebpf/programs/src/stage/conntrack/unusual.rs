@@ -6,7 +6,6 @@ use sluice_packet::{Headers, lifetime, tcp_state};
 use super::track::{Effect, check_source, leads_to_main, relate, set_destination, track};
 use super::work::{self, Key};
 use crate::flow::{Destination, DestinationClass, Flow, FlowState};
-use crate::kernel;
 use crate::maps::{self, same_tuple};
 use crate::packet::Packet;
 
@@ -61,7 +60,7 @@ fn search(
         {
             // The tuple is that of another flow after translation.
             found = None;
-            if !lifetime::is_expired(entry, kernel::tick()) {
+            if !lifetime::is_expired(entry, packet.tick) {
                 new = Effect::Held;
             }
         }
@@ -89,7 +88,7 @@ fn search(
     }
     let Some(direction) = relate(packet, entry, flow) else { return new };
     flow.is_behind = false;
-    match track(packet, headers, main, entry, flow, destination, direction, kernel::tick()) {
+    match track(packet, headers, main, entry, flow, destination, direction) {
         Effect::None if flow.is_judged && is_answered(packet, entry, direction) => Effect::Answered,
         Effect::New => new,
         found => found,
