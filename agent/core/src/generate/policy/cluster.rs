@@ -13,7 +13,13 @@ use crate::model::{
     Protocol, RuleAction, Subject, Tier,
 };
 
-fn cluster_peer() -> impl Strategy<Value = PolicyPeer> {
+/// Names of ClusterNetworkPolicies.
+pub const NAMES: [&str; 4] = ["c1", "c2", "c3", "c4"];
+/// Priorities.
+pub const PRIORITIES: [u16; 3] = [7, 0, 1000];
+
+/// A peer.
+pub fn cluster_peer() -> impl Strategy<Value = PolicyPeer> {
     let pods = (selector(), selector());
     let block = net(&BLOCKS).prop_map(|cidr| IpBlock { cidr, except: [].into() });
     prop_oneof![
@@ -24,7 +30,7 @@ fn cluster_peer() -> impl Strategy<Value = PolicyPeer> {
 }
 
 /// Entries of `protocols`; a name is one of each protocol.
-fn cluster_ports() -> impl Strategy<Value = Vec<PolicyPort>> {
+pub fn cluster_ports() -> impl Strategy<Value = Vec<PolicyPort>> {
     let one =
         |ports| (protocol(), ports).prop_map(|(p, ports)| vec![PolicyPort { protocol: p, ports }]);
     let named = text(&PORT_NAMES).prop_map(|name| {
@@ -57,15 +63,15 @@ pub fn cluster_rule() -> impl Strategy<Value = ClusterRule> {
 pub fn cluster_network_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
     let tier = select(&[Tier::Admin, Tier::Baseline][..]);
     let rules = || vec(cluster_rule(), 0..4).prop_map(Box::from);
-    let names = text(&["c1", "c2", "c3"]);
-    (names, tier, select(&[0u16, 7, 1000][..]), selector(), selector(), rules(), rules()).prop_map(
-        |(name, tier, priority, namespaces, pods, ingress, egress)| ClusterNetworkPolicy {
-            name,
-            tier,
-            priority,
-            subject: Subject { namespaces, pods, invalid: None },
-            ingress,
-            egress,
-        },
-    )
+    (text(&NAMES), tier, select(&PRIORITIES[..]), selector(), selector(), rules(), rules())
+        .prop_map(|(name, tier, priority, namespaces, pods, ingress, egress)| {
+            ClusterNetworkPolicy {
+                name,
+                tier,
+                priority,
+                subject: Subject { namespaces, pods, invalid: None },
+                ingress,
+                egress,
+            }
+        })
 }

@@ -1,7 +1,9 @@
-//! Random clusters with NetworkPolicies and ClusterNetworkPolicies. Every field is drawn; names, labels and addresses come from
-//! small sets, so that selectors match some pods and addresses are used again.
+//! Random clusters with NetworkPolicies and ClusterNetworkPolicies. Every field is drawn; names, labels and
+//! addresses come from small sets, so that selectors match some pods and addresses are used again.
 
 mod cluster;
+mod edit;
+mod overlapping;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,15 +13,15 @@ use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::{Index as Pick, select, subsequence};
+use proptest::sample::{select, subsequence};
 
-pub use self::cluster::{cluster_network_policy, cluster_rule};
+use self::cluster::cluster_network_policy;
+pub use self::edit::{PolicyEdit, policy_edit};
 use super::{THIS_NODE, distinct, protocol, rarely};
-use crate::index::Index;
 use crate::model::{
-    Change, ClusterRule, ContainerPort, IpBlock, Kind, LabelSelector, Labels, Namespace,
-    NetworkPolicy, Node, Object, ObjectName, Operator, Pod, PodPhase, PolicyPeer, PolicyPort,
-    PolicyRule, Port, PortSpec, Protocol, Requirement, Uid, parse_ip,
+    Change, ContainerPort, IpBlock, Kind, LabelSelector, Labels, Namespace, NetworkPolicy, Node,
+    Object, ObjectName, Operator, Pod, PodPhase, PolicyPeer, PolicyPort, PolicyRule, Port,
+    PortSpec, Protocol, Requirement, Uid, parse_ip,
 };
 use crate::policy::LocalPod;
 
@@ -180,8 +182,12 @@ fn pod_name() -> impl Strategy<Value = ObjectName> {
     name(&["p1", "p2", "p3"])
 }
 
+fn uid_of(number: u16) -> Option<Uid> {
+    Uid::from_api(&format!("{number:032x}"))
+}
+
 fn uid() -> impl Strategy<Value = Option<Uid>> {
-    let uid = select(&[1u16, 1, 1, 2][..]).prop_map(|n| Uid::from_api(&format!("{n:032x}")));
+    let uid = select(&[1u16, 1, 1, 2][..]).prop_map(uid_of);
     prop_oneof![4 => uid, 1 => Just(None)]
 }
 
@@ -254,9 +260,11 @@ fn policy_object() -> impl Strategy<Value = Object> {
     ]
 }
 
-/// Objects that policies depend on; names are unique per kind.
+/// Objects that policies depend on; names are unique per kind. In two of three clusters,
+/// policies overlap.
 pub fn policy_objects() -> impl Strategy<Value = Vec<Object>> {
-    vec(policy_object(), 0..28).prop_map(distinct)
+    let scattered = vec(policy_object(), 0..28).prop_map(distinct);
+    prop_oneof![1 => scattered, 2 => overlapping::objects()]
 }
 
 /// A change of an object that policies depend on.
@@ -264,102 +272,19 @@ pub fn policy_change() -> impl Strategy<Value = Change> {
     let kinds =
         [Kind::NetworkPolicy, Kind::ClusterNetworkPolicy, Kind::Pod, Kind::Namespace, Kind::Node];
     prop_oneof![
-        8 => policy_object().prop_map(Change::Apply),
+        5 => policy_object().prop_map(Change::Apply),
+        3 => overlapping::object().prop_map(Change::Apply),
         3 => policy_object().prop_map(|o| Change::Delete(o.kind(), o.name())),
         1 => select(kinds.to_vec()).prop_map(|kind| Change::Retain(kind, vec![])),
     ]
 }
 
-/// A small change of an object that exists.
-#[derive(Clone, Debug)]
-pub enum PolicyEdit {
-    /// Another rule of a policy; egress or ingress.
-    AddRule(Pick, bool, PolicyRule),
-    /// A rule of a policy less.
-    RemoveRule(Pick, bool, Pick),
-    /// Other labels of a pod.
-    Relabel(Pick, Labels),
-    /// Other pod ranges of a node.
-    Ranges(Pick, Vec<IpNet>),
-    /// Other rules of a ClusterNetworkPolicy; egress or ingress.
-    ClusterRules(Pick, bool, Vec<ClusterRule>),
-    /// Other labels of a namespace.
-    RelabelNamespace(Pick, Vec<(Arc<str>, Arc<str>)>),
-}
-
-impl PolicyEdit {
-    /// The change of one of the objects in an index, if there is one of the kind.
-    pub fn change(&self, index: &Index) -> Option<Change> {
-        fn pick<T: Clone>(pick: &Pick, of: Vec<&T>) -> Option<T> {
-            (!of.is_empty()).then(|| (*pick.get(&of)).clone())
-        }
-        let policy = |at| pick(at, index.network_policies().collect());
-        let rules =
-            |policy: &mut NetworkPolicy, egress: bool, edit: &dyn Fn(&mut Vec<PolicyRule>)| {
-                let end = if egress { &mut policy.egress } else { &mut policy.ingress };
-                let mut rules = end.take().unwrap_or_default().into_vec();
-                edit(&mut rules);
-                *end = Some(rules.into());
-            };
-        let object = match self {
-            PolicyEdit::AddRule(at, egress, rule) => {
-                let mut policy = policy(at)?;
-                rules(&mut policy, *egress, &|rules| rules.push(rule.clone()));
-                Object::NetworkPolicy(policy)
-            }
-            PolicyEdit::RemoveRule(at, egress, rule) => {
-                let mut policy = policy(at)?;
-                rules(&mut policy, *egress, &|rules| {
-                    if !rules.is_empty() {
-                        rules.remove(rule.index(rules.len()));
-                    }
-                });
-                Object::NetworkPolicy(policy)
-            }
-            PolicyEdit::Relabel(at, labels) => {
-                let mut pods: Vec<&Pod> = index.pods().collect();
-                pods.sort_by_key(|pod| &pod.name);
-                Object::Pod(Pod { labels: labels.clone(), ..pick(at, pods)? })
-            }
-            PolicyEdit::Ranges(at, ranges) => {
-                let node = pick(at, index.nodes().collect())?;
-                Object::Node(Node { pod_cidrs: ranges.clone(), ..node })
-            }
-            PolicyEdit::ClusterRules(at, egress, rules) => {
-                let mut policy = pick(at, index.cluster_network_policies().collect())?;
-                let end = if *egress { &mut policy.egress } else { &mut policy.ingress };
-                *end = rules.clone().into();
-                Object::ClusterNetworkPolicy(policy)
-            }
-            PolicyEdit::RelabelNamespace(at, labels) => {
-                let namespace = pick(at, index.namespaces().collect())?;
-                let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-                Object::Namespace(Namespace { labels, ..namespace })
-            }
-        };
-        Some(Change::Apply(object))
-    }
-}
-
-/// A small change of an object that exists.
-pub fn policy_edit() -> impl Strategy<Value = PolicyEdit> {
-    let (at, egress) = (any::<Pick>, any::<bool>);
-    let pairs = labels;
-    let labels = labels().prop_map(Labels::from_iter);
-    prop_oneof![
-        4 => (at(), egress(), rule()).prop_map(|(at, egress, r)| PolicyEdit::AddRule(at, egress, r)),
-        2 => (at(), egress(), at()).prop_map(|(at, egress, r)| PolicyEdit::RemoveRule(at, egress, r)),
-        2 => (at(), labels).prop_map(|(at, labels)| PolicyEdit::Relabel(at, labels)),
-        1 => (at(), vec(net(&RANGES), 0..4)).prop_map(|(at, nets)| PolicyEdit::Ranges(at, nets)),
-        2 => (at(), egress(), vec(cluster_rule(), 0..4))
-            .prop_map(|(at, egress, rules)| PolicyEdit::ClusterRules(at, egress, rules)),
-        2 => (at(), pairs()).prop_map(|(at, pairs)| PolicyEdit::RelabelNamespace(at, pairs)),
-    ]
-}
-
 /// Leases of pods of this node with different indices, addresses and names.
 pub fn leases() -> impl Strategy<Value = Vec<LocalPod>> {
-    let addresses = subsequence(POD_IPS[..6].to_vec(), 0..=6);
+    let addresses = prop_oneof![
+        1 => subsequence(POD_IPS[..6].to_vec(), 0..=6),
+        1 => subsequence(POD_IPS[..6].to_vec(), 4..=5),
+    ];
     let pods = vec((1..4u16, option::weighted(0.9, pod_name()), uid()), 6);
     (addresses, pods).prop_map(|(addresses, pods)| {
         let mut leases: Vec<LocalPod> = Vec::new();

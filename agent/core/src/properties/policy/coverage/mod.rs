@@ -13,27 +13,30 @@ use crate::oracle::{Cluster, Sandbox, Side, side_allows};
 use crate::policy::LocalPod;
 use crate::properties::coverage::{SAMPLES, samples};
 
-/// Verdicts of a side for a peer: every fifth probe, others for each peer.
-const PROBES: usize = 5;
+/// Verdicts of a side for a peer: every third probe, others for each peer.
+const PROBES: usize = 3;
 
 /// Whether flows pass: a part of the probes for each pod of the node, direction and peer.
-fn verdicts(objects: &[Object], leases: &[LocalPod]) -> Vec<bool> {
+fn verdicts<'a>(
+    objects: &'a [Object],
+    sandboxes: &'a [Sandbox],
+) -> impl Iterator<Item = bool> + 'a {
+    let cluster = Cluster { objects, sandboxes };
+    let probes = generate::policy_probes();
+    let peers = || generate::policy_peers().into_iter().enumerate();
+    let sides = sandboxes.iter().flat_map(|pod| [(pod, Side::Egress), (pod, Side::Ingress)]);
+    let ends = sides.flat_map(move |(pod, side)| peers().map(move |peer| (pod, side, peer)));
+    ends.flat_map(move |(pod, side, (n, peer))| {
+        let probes = probes.clone().into_iter().skip(n % PROBES).step_by(PROBES);
+        probes.map(move |(protocol, port)| side_allows(cluster, pod, side, peer, protocol, port))
+    })
+}
+
+/// The pods of the node.
+fn sandboxes(leases: &[LocalPod]) -> Vec<Sandbox> {
     let sandbox =
         |pod: &LocalPod| Sandbox { address: pod.address, name: pod.name.clone(), uid: pod.uid };
-    let sandboxes: Vec<Sandbox> = leases.iter().map(sandbox).collect();
-    let cluster = Cluster { objects, sandboxes: &sandboxes };
-    let probes = generate::policy_probes();
-    let mut verdicts = Vec::new();
-    for sandbox in &sandboxes {
-        for side in [Side::Egress, Side::Ingress] {
-            for (n, peer) in generate::policy_peers().into_iter().enumerate() {
-                for (protocol, port) in probes.iter().skip(n % PROBES).step_by(PROBES) {
-                    verdicts.push(side_allows(cluster, sandbox, side, peer, *protocol, *port));
-                }
-            }
-        }
-    }
-    verdicts
+    leases.iter().map(sandbox).collect()
 }
 
 /// In how many clusters a feature decides, and the verdicts there.
@@ -56,11 +59,12 @@ fn every_field_of_policies_decides_flows_that_pass_and_that_do_not() {
     .collect();
     let mut found: BTreeMap<&str, Found> = BTreeMap::new();
     for (objects, leases) in samples((generate::policy_objects(), generate::leases())) {
-        let whole = verdicts(&objects, &leases);
+        let sandboxes = sandboxes(&leases);
+        let whole: Vec<bool> = verdicts(&objects, &sandboxes).collect();
         for (name, (_, _, remove)) in &features {
             let mut rest = objects.clone();
             remove(&mut rest);
-            if rest == objects || verdicts(&rest, &leases) == whole {
+            if rest == objects || verdicts(&rest, &sandboxes).eq(whole.iter().copied()) {
                 continue;
             }
             let found = found.entry(name).or_default();

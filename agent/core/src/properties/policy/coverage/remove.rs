@@ -1,11 +1,16 @@
 //! Objects without some of their parts.
 
 use std::mem;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::model::{
-    ClusterNetworkPolicy, ClusterRule, LabelSelector, NetworkPolicy, Object, Operator, Pod,
-    PolicyPeer, PolicyPort, PolicyRule, PortSpec, RuleAction,
+    ClusterNetworkPolicy, ClusterRule, IpBlock, LabelSelector, NetworkPolicy, Node, Object,
+    Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Port, PortSpec, Protocol, RuleAction, Tier,
 };
+
+pub const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 pub fn own(objects: &mut [Object], change: impl Fn(&mut NetworkPolicy)) {
     for object in objects {
@@ -148,12 +153,134 @@ pub fn is_block_of(peer: &PolicyPeer, v6: bool) -> bool {
 
 /// Blocks of NetworkPolicies lose their exceptions.
 pub fn no_exceptions(objects: &mut [Object]) {
+    own_blocks(objects, |block| block.except = [].into());
+}
+
+pub fn block_of(peer: &PolicyPeer) -> Option<&IpBlock> {
+    if let PolicyPeer::Block(block) = peer { Some(block) } else { None }
+}
+
+pub fn block_of_mut(peer: &mut PolicyPeer) -> Option<&mut IpBlock> {
+    if let PolicyPeer::Block(block) = peer { Some(block) } else { None }
+}
+
+/// Changes the blocks of NetworkPolicies.
+pub fn own_blocks(objects: &mut [Object], change: impl Fn(&mut IpBlock)) {
+    own_rules(objects, |rule| rule.peers.iter_mut().filter_map(block_of_mut).for_each(&change));
+}
+
+/// Blocks of NetworkPolicies lose addresses.
+pub fn blocks_without(objects: &mut [Object], addresses: Vec<IpAddr>) {
+    own_blocks(objects, |block| {
+        let except = addresses.iter().map(|address| IpNet::from(*address));
+        block.except = block.except.iter().copied().chain(except).collect();
+    });
+}
+
+/// Other ends of a range; nothing if it has no port then.
+fn change_range(ports: &mut PortSpec, change: impl Fn(u16, u16) -> (u16, u16)) {
+    if let PortSpec::Range(first, last) = ports {
+        let (first, last) = change(first.get(), last.get());
+        let range = Port::new(first).zip(Port::new(last));
+        *ports = match range.filter(|(first, last)| first <= last) {
+            Some((first, last)) => PortSpec::Range(first, last),
+            None => PortSpec::Name("".into()),
+        };
+    }
+}
+
+/// Other ends of the ranges of NetworkPolicies.
+pub fn own_ranges(objects: &mut [Object], change: impl Fn(u16, u16) -> (u16, u16)) {
+    own_rules(objects, |rule| {
+        rule.ports.iter_mut().for_each(|port| change_range(&mut port.ports, &change));
+    });
+}
+
+/// Other ends of the ranges of ClusterNetworkPolicies.
+pub fn cluster_ranges(objects: &mut [Object], change: impl Fn(u16, u16) -> (u16, u16)) {
+    cluster_matches(objects, |rule| {
+        rule.ports.iter_mut().for_each(|port| change_range(&mut port.ports, &change));
+    });
+}
+
+/// The last ports of the ranges of a rule.
+pub fn ends_of_ranges(rule: &PolicyRule) -> Vec<(Protocol, u16)> {
+    let end = |port: &PolicyPort| match port.ports {
+        PortSpec::Range(first, last) if first <= last => Some((port.protocol, last.get())),
+        _ => None,
+    };
+    rule.ports.iter().filter_map(end).collect()
+}
+
+/// Names of ports match nothing.
+pub fn without_names(rules: &mut Option<Box<[PolicyRule]>>) {
+    for port in rules.iter_mut().flatten().flat_map(|rule| &mut rule.ports) {
+        if matches!(port.ports, PortSpec::Name(_)) {
+            port.ports = PortSpec::Invalid("".into());
+        }
+    }
+}
+
+/// Names of ports are names that no pod has.
+pub fn no_names(rules: &mut [ClusterRule]) {
+    for port in rules.iter_mut().flat_map(|rule| &mut rule.matches.ports) {
+        if matches!(port.ports, PortSpec::Name(_)) {
+            port.ports = PortSpec::Name("".into());
+        }
+    }
+}
+
+/// Removes requirements from the peers of NetworkPolicies that have both selectors.
+pub fn both_requirements(objects: &mut [Object], is: fn(&Operator) -> bool) {
     own_rules(objects, |rule| {
         for peer in &mut rule.peers {
-            if let PolicyPeer::Block(block) = peer {
-                block.except = [].into();
+            if let PolicyPeer::Pods { namespaces: Some(namespaces), pods } = peer
+                && !namespaces.is_empty()
+                && !pods.is_empty()
+            {
+                without(namespaces, is);
+                without(pods, is);
             }
         }
+    });
+}
+
+pub fn nodes(objects: &mut [Object], change: impl Fn(&mut Node)) {
+    for object in objects {
+        if let Object::Node(node) = object {
+            change(node);
+        }
+    }
+}
+
+/// Changes what rules of ClusterNetworkPolicies match.
+pub fn cluster_matches(objects: &mut [Object], change: impl Fn(&mut PolicyRule)) {
+    cluster_rules(objects, |rule| {
+        change(&mut rule.matches);
+        true
+    });
+}
+
+pub fn is_of_tier(object: &Object, tier: Tier) -> bool {
+    matches!(object, Object::ClusterNetworkPolicy(policy) if policy.tier == tier)
+}
+
+/// Removes the rules of a tier for which `stays` is false.
+pub fn of_tier(objects: &mut [Object], tier: Tier, stays: impl Fn(&ClusterRule) -> bool) {
+    for object in objects {
+        if is_of_tier(object, tier) {
+            cluster_rules(std::slice::from_mut(object), |rule| !rule.is_valid() || stays(rule));
+        }
+    }
+}
+
+/// Valid rules that pass accept.
+pub fn pass_accepts(objects: &mut [Object]) {
+    cluster_rules(objects, |rule| {
+        if rule.is_valid() && rule.action == RuleAction::Pass {
+            rule.action = RuleAction::Accept;
+        }
+        true
     });
 }
 
