@@ -15,7 +15,8 @@ pub struct Headers {
     pub link: eth::Header,
     /// The IP header without options.
     pub ip: ip::Header,
-    /// What follows: of a packet without IP options, the first bytes of the layer 4 header.
+    /// What follows: of a packet without IP options, the first bytes of the layer 4 header. Undefined for a frame
+    /// of less than [`Headers::FULL_LEN`] bytes, except the ports that [`Headers::set_ports`] has written.
     pub next: [u8; L4_LEN],
 }
 

@@ -36,7 +36,7 @@ pub struct Packet {
     /// Length from the IP header of the longest packet on the wire: of one segment, if the kernel
     /// segments this one.
     pub wire_len: u32,
-    /// [`sluice_abi::tick`] of the run: one read of the clock serves all stages.
+    /// [`sluice_abi::tick`] when the packet was parsed: one read of the clock for packets of known flows.
     pub tick: u32,
     /// Address family.
     pub family: Family,

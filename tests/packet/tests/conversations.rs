@@ -86,6 +86,7 @@ conversations! {
     service_without_endpoint,
     shadow_direct_first,
     shadow_service_first,
+    short_datagrams,
     snat_port_tcp_lifetime,
     snat_port_udp_lifetime,
     snat_port_unanswered_tcp_lifetime,

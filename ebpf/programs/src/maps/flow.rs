@@ -48,7 +48,7 @@ impl FlowRef {
     #[inline(always)]
     pub fn copy(self, to: &mut FlowEntry) {
         // SAFETY: the memory of a removed entry remains a valid `FlowEntry` until the program ends,
-        // as in all accesses below; the caller compares the tuple.
+        // as in all accesses below. Another flow may have it by then: the caller compares the tuple of the copy.
         *to = unsafe { *self.0 };
     }
 

@@ -55,7 +55,8 @@ pub fn frame<F: Frame>(f: &F, packet: &mut Packet, headers: &mut Headers) -> Res
     }
 }
 
-/// Reads the headers of most packets at once. Shorter ones have several reads.
+/// Reads the headers of most packets at once. Shorter ones, and the layer 4 header behind IP options, take
+/// further reads.
 #[inline(always)]
 fn load_full<F: Frame>(f: &F, headers: &mut Headers) -> bool {
     let bytes: &mut [u8; Headers::FULL_LEN] = transmute_mut!(headers);

@@ -29,7 +29,7 @@ const NAMESPACE: &str = "fill";
 const NODE_PORTS: usize = 2_500;
 /// Objects of a Service in etcd.
 const OBJECTS: usize = 3;
-/// First addresses of the Service range, which the API server keeps for requests that name one.
+/// First addresses of the Service range, which the API server keeps for requests that name one: at most so many.
 const STATIC: u32 = 256;
 /// Time in which the API server has received what was written to etcd.
 const LISTED: Duration = Duration::from_secs(60);

@@ -40,7 +40,8 @@ pub fn find(
     key.sort(&packet.tuple);
     if let Some(found) = maps::confirmed_flow(&key) {
         flow.is_behind = false;
-        // Of an alias only the fields that are needed are read: copying it takes longer than the look-up.
+        // Of an alias only the fields that are needed are read. Another flow may have its memory by now: what
+        // counts is the tuple in the copy of the main entry.
         let main = if found.is_alias() && found.has_tuple(&packet.tuple) {
             flow.is_behind = found.seen() != packet.tick;
             found.sort_other(&mut key);

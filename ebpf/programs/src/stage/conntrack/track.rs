@@ -42,7 +42,7 @@ impl Effect {
     }
 }
 
-/// Whether an entry is the alias of the packet's flow.
+/// Whether an entry is the alias of the packet's flow. [`super::find`] asks the entry in the map the same.
 #[inline(always)]
 pub fn leads_to_main(packet: &Packet, entry: &FlowEntry) -> bool {
     entry.is_alias() && same_tuple(&entry.tuple, &packet.tuple)
