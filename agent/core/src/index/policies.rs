@@ -142,7 +142,10 @@ impl Index {
     ) -> impl Iterator<Item = &'a NetworkPolicy> {
         let from = Bound::Included(ObjectName::new(namespace, ""));
         let policies = self.policies.by_name.range((from, Bound::Unbounded));
-        policies.map(|(_, p)| p).take_while(move |p| *p.name.namespace == *namespace).inspect(|_| visit())
+        policies
+            .map(|(_, p)| p)
+            .take_while(move |p| *p.name.namespace == *namespace)
+            .inspect(|_| visit())
     }
 
     /// The ClusterNetworkPolicy of this name.

@@ -46,8 +46,8 @@ impl Selectors {
     pub fn candidates(&self, index: &Index, namespace: &Arc<str>, labels: &Labels) -> Vec<u32> {
         let known = index.namespace(namespace);
         let labelled = known.into_iter().flat_map(|namespace| &namespace.labels);
-        let labelled =
-            labelled.map(|(key, value)| Place::Labelled(key.as_str().into(), value.as_str().into()));
+        let labelled = labelled
+            .map(|(key, value)| Place::Labelled(key.as_str().into(), value.as_str().into()));
         let places = [Place::Any, Place::Namespace(Arc::clone(namespace))];
         let mut found = Vec::new();
         for of_place in places.into_iter().chain(labelled).filter_map(|place| self.0.get(&place)) {

@@ -271,7 +271,8 @@ impl Policies {
 
     /// The step that closes pods, before anything that makes it necessary.
     fn closing_step(&mut self, wanted: &WantedRows) -> Step {
-        for (index, wanted) in wanted.iter().filter_map(|(index, row)| Some((index, row.as_ref()?))) {
+        for (index, wanted) in wanted.iter().filter_map(|(index, row)| Some((index, row.as_ref()?)))
+        {
             let closed = self.pod_rows.rows().get(index).and_then(|row| closed_as(row, wanted));
             if closed.is_some() {
                 self.pod_rows.set(*index, closed);

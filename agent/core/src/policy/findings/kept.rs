@@ -55,7 +55,8 @@ impl Kept {
         for group in &pods.groups {
             self.dirty.extend(subjects.with_port_names(index, group));
         }
-        self.dirty.extend(pods.ports.iter().filter_map(|port| self.by_port.get(port)).flatten().cloned());
+        self.dirty
+            .extend(pods.ports.iter().filter_map(|port| self.by_port.get(port)).flatten().cloned());
         if !pods.ports.is_empty() || !dirty.namespaces.is_empty() {
             self.dirty.extend(index.cluster_network_policies().map(|policy| policy.object_name()));
         }

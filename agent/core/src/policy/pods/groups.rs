@@ -57,13 +57,13 @@ impl Pods {
             |labels: &[Label]| labels.iter().map(|label| self.by_label.count(label)).sum::<usize>();
         let candidates: Vec<u32> = match (labels, &**term) {
             (labels, Term::Pods { scope: Scope::Namespace(own), .. })
-                if labels.as_deref().is_none_or(|l| self.by_namespace.count(own) < with_label(l)) =>
+                if labels
+                    .as_deref()
+                    .is_none_or(|l| self.by_namespace.count(own) < with_label(l)) =>
             {
                 self.by_namespace.of(own).collect()
             }
-            (Some(labels), _) => {
-                labels.iter().flat_map(|label| self.by_label.of(label)).collect()
-            }
+            (Some(labels), _) => labels.iter().flat_map(|label| self.by_label.of(label)).collect(),
             (None, Term::Pods { scope: Scope::Selected(namespaces), .. }) => {
                 let in_scope = |name: &&Arc<str>| selects_namespace(index, namespaces, name);
                 let names = self.by_namespace.keys().filter(in_scope);

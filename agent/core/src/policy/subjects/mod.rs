@@ -221,7 +221,9 @@ impl Subjects {
             }
             let identity = Arc::clone(stores.tables.identities.get(table));
             let change = rules_of::change(&self.policies, changed, &identity, stores);
-            if let Some(change) = stores.tables.differing_change(table, change, stores.rules, stores.terms) {
+            if let Some(change) =
+                stores.tables.differing_change(table, change, stores.rules, stores.terms)
+            {
                 decisions.changes.insert(table, change);
             }
         }
@@ -263,8 +265,9 @@ impl Subjects {
             touched.extend(self.policies.get(selector).into_iter().flat_map(|of| &of.pods));
         }
         let of_namespace = self.by_namespace.get(&name.namespace);
-        let concerns =
-            |at: &&u16| name.namespace.is_empty() || of_namespace.is_some_and(|of| of.contains(*at));
+        let concerns = |at: &&u16| {
+            name.namespace.is_empty() || of_namespace.is_some_and(|of| of.contains(*at))
+        };
         touched.extend(self.unsettled.iter().filter(concerns));
     }
 
@@ -323,7 +326,8 @@ impl Subjects {
     fn select(&mut self, index: &Index, at: u16) {
         let Some(subject) = self.subjects.get_mut(&at) else { return };
         let pod = pod_of(index, &subject.lease);
-        let selected = pod.map(|pod| self.policies.selecting(index, &pod.name.namespace, &pod.labels));
+        let selected =
+            pod.map(|pod| self.policies.selecting(index, &pod.name.namespace, &pod.labels));
         let selected = selected.unwrap_or_default();
         let former = std::mem::replace(&mut subject.selected, selected);
         former.iter().for_each(|selector| self.policies.set_pod(*selector, at, false));
@@ -354,7 +358,8 @@ impl Subjects {
             return Standing::Pending;
         }
         Standing::Judged(PolicyDirection::ALL.map(|direction| {
-            let identity = rules_of::identity(&self.policies, subject, direction, &pod.ports, stores);
+            let identity =
+                rules_of::identity(&self.policies, subject, direction, &pod.ports, stores);
             let (table, new) = identity?;
             if new {
                 decisions.new_tables.insert(table, TableRules::default());

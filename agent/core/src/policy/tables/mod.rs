@@ -14,9 +14,7 @@ use std::sync::Arc;
 use sluice_abi::{PolicyEnd, PolicyPorts};
 
 use self::maps::{TableMaps, key};
-pub use self::table::{
-    Gaps, Identity, TableChange, TableRules, TierChange, TierRules, uses,
-};
+pub use self::table::{Gaps, Identity, TableChange, TableRules, TierChange, TierRules, uses};
 use self::table::{Table, Users};
 use super::FindingReason;
 use super::classes::{ClassContent, Classes, NumberedPort};

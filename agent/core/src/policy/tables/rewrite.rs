@@ -64,7 +64,8 @@ impl Tables {
         let Some(mut table) = self.take(number) else { return Uses::default() };
         let before = table.tiers.iter().collect::<Vec<_>>();
         let changed = change.lost.iter().chain(&change.gained).copied();
-        let of_tiers = change.tiers.iter().flat_map(|of| before.iter().copied().chain(of.tiers.iter()));
+        let of_tiers =
+            change.tiers.iter().flat_map(|of| before.iter().copied().chain(of.tiers.iter()));
         let visited: Vec<Arc<Rule>> =
             changed.chain(of_tiers).map(|rule| Arc::clone(rules.registry.get(rule))).collect();
         let former = table.users.among(visited.iter());
