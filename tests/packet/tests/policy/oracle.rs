@@ -120,7 +120,8 @@ impl World {
         let cluster = Cluster { objects: &self.objects, sandboxes: &sandboxes };
         let NewFlow { source, destination, protocol, port, own_node } = flow;
         let cause = |address, side, peer| {
-            let (sandbox, lease) = sandboxes.iter().zip(&self.leases).find(|s| s.0.address == address)?;
+            let (sandbox, lease) =
+                sandboxes.iter().zip(&self.leases).find(|s| s.0.address == address)?;
             if side_allows(cluster, sandbox, side, peer, protocol, port) {
                 return None;
             }
@@ -284,7 +285,8 @@ fn verdicts_of_the_programs_are_those_of_the_oracle() {
             judged += 1;
             *shares.entry(share_of(probe.hook, reason)).or_default() += 1;
             let as_another_host = NewFlow { own_node: false, ..probe.flow };
-            exempt += usize::from(probe.flow.own_node && world.denied(as_another_host).ingress.is_some());
+            exempt +=
+                usize::from(probe.flow.own_node && world.denied(as_another_host).ingress.is_some());
             if denied.reason() == reason {
                 continue;
             }
