@@ -48,7 +48,7 @@ impl Namespaces {
         self.by_name.keys()
     }
 
-    /// Number of rows, and the rows.
+    /// The rows.
     pub fn rows(&self) -> &BTreeMap<u64, u32> {
         self.rows.rows()
     }
