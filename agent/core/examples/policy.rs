@@ -62,18 +62,17 @@ fn main() {
     println!("{:<28}{took:>12.1?}   all objects, no change", "everything again");
 
     rounds("pod with another label", &mut compiled, &mut index, &local, |round| {
-        Object::Pod(pod(round * 7 % pods, (round * 13 + 1) % apps))
+        Change::Apply(Object::Pod(pod(round * 7 % pods, (round * 13 + 1) % apps)))
     });
     rounds("policy with another rule", &mut compiled, &mut index, &local, |round| {
         let n = round * 11 % policies.max(1);
-        Object::NetworkPolicy(NetworkPolicy {
-            name: policy(n, apps).name,
-            ..policy(n + round, apps)
-        })
+        let name = policy(n, apps).name;
+        Change::Apply(Object::NetworkPolicy(NetworkPolicy { name, ..policy(n + round, apps) }))
     });
     rounds("namespace with another label", &mut compiled, &mut index, &local, |round| {
         let labels = BTreeMap::from([("team".to_owned(), format!("t{}", round % 11))]);
-        Object::Namespace(Namespace { name: format!("ns-{}", round % NAMESPACES), labels })
+        let name = format!("ns-{}", round % NAMESPACES);
+        Change::Apply(Object::Namespace(Namespace { name, labels }))
     });
 
     println!("{rules} rules on one pod");
@@ -96,9 +95,11 @@ fn main() {
     };
     index.apply(Change::Apply(many(0)));
     update("all rules", &mut compiled, &mut index, &local);
-    rounds("one rule of them", &mut compiled, &mut index, &local, |round| many(round + 1));
+    rounds("one rule of them", &mut compiled, &mut index, &local, |round| {
+        Change::Apply(many(round + 1))
+    });
     rounds("pod with another label", &mut compiled, &mut index, &local, |round| {
-        Object::Pod(pod(1 + round * 7 % pods, (round * 13 + 1) % apps))
+        Change::Apply(Object::Pod(pod(1 + round * 7 % pods, (round * 13 + 1) % apps)))
     });
     index.apply(Change::Delete(Kind::NetworkPolicy, ObjectName::new("ns-0", "many")));
     println!("{rules} policies of one rule on one pod");
@@ -113,17 +114,26 @@ fn main() {
     };
     (0..rules).for_each(|n| index.apply(Change::Apply(one(n, 0))));
     update("all policies", &mut compiled, &mut index, &local);
-    rounds("one policy of them", &mut compiled, &mut index, &local, |round| one(0, round + 1));
+    rounds("one policy of them", &mut compiled, &mut index, &local, |round| {
+        Change::Apply(one(0, round + 1))
+    });
+    rounds("one policy less or more", &mut compiled, &mut index, &local, |round| match round % 2 {
+        0 => Change::Delete(Kind::NetworkPolicy, ObjectName::new("ns-0", "one-1")),
+        _ => Change::Apply(one(1, 0)),
+    });
     rounds("address of a pod of theirs", &mut compiled, &mut index, &local, |round| {
-        Object::Pod(Pod {
-            ips: [address(0)].into_iter().filter(|_| round % 2 == 0).collect(),
-            labels: [("many", "rules")].into_iter().collect(),
-            ..pod(0, 0)
-        })
+        let ips = [address(0)].into_iter().filter(|_| round % 2 == 0).collect();
+        let labels = [("many", "rules")].into_iter().collect();
+        Change::Apply(Object::Pod(Pod { ips, labels, ..pod(0, 0) }))
     });
     let mut found = 0;
-    let took = timed(|| found = compiled.findings(&index, KnownPods::OfCluster).len());
-    println!("{:<28}{took:>12.1?}   {found} problems", "findings");
+    for what in ["findings", "findings after one policy"] {
+        let took = timed(|| found = compiled.findings(&index, KnownPods::OfCluster).len());
+        println!("{what:<28}{took:>12.1?}   {found} problems");
+        index.apply(Change::Apply(one(0, 0)));
+        let dirty = index.take_policy_dirty();
+        compiled.update(&index, &dirty, &local);
+    }
     let query = Query {
         pod: ObjectName::new("ns-0", "pod-0"),
         direction: PolicyDirection::Ingress,
@@ -163,12 +173,12 @@ fn rounds(
     compiled: &mut Policies,
     index: &mut Index,
     local: &[LocalPod],
-    change: impl Fn(u32) -> Object,
+    change: impl Fn(u32) -> Change,
 ) {
     const ROUNDS: u32 = 200;
     let (mut times, mut rows) = (Vec::new(), 0);
     for round in 0..ROUNDS {
-        index.apply(Change::Apply(change(round)));
+        index.apply(change(round));
         let dirty = index.take_policy_dirty();
         let mut steps: Vec<Step> = Vec::new();
         times.push(timed(|| steps = compiled.update(index, &dirty, local)));

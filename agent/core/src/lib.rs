@@ -39,6 +39,7 @@ pub mod tables;
 mod cases;
 #[cfg(test)]
 mod properties;
+mod visits;
 
 pub use diff::{CapacityError, Plan, ReadBack, RealizedState};
 pub use index::{Changes, Dirty, Index, PolicyDirty};

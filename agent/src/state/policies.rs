@@ -133,7 +133,7 @@ impl State {
 
     /// Numbers of NetworkPolicies and of ClusterNetworkPolicies.
     pub fn policy_counts(&self) -> [usize; 2] {
-        [self.index.network_policies().count(), self.index.cluster_network_policies().count()]
+        self.index.policy_counts()
     }
 
     /// Problems of policies that concern this node.

@@ -10,8 +10,8 @@
 //! POLICY_EPOCH      [0]                 -> number of the last change
 //! ```
 //! A class is a set of peers that no rule of this node tells apart. Ids of classes and of sets of ports
-//! are hashes of their content, the id of a table is a hash of the names of its policies: its rows
-//! change, and a pod with other policies changes over to another table by one write.
+//! are hashes of their content, the id of a table is a hash of the selectors of its policies: its rows
+//! change, and a pod that other selectors select changes over to another table by one write.
 //!
 //! A flow is judged once. Its entry has the epoch of that time ([`crate::FlowEntry::judged`]), which is
 //! compared with the one that the rows of its pods have ([`PodPolicy::revision`]).

@@ -159,7 +159,7 @@ fn problems_of_a_policy_are_found() {
         ]
     );
     // The agent reports the problems, not the warnings.
-    let policies = world.policies();
+    let mut policies = world.policies();
     let reported = policies.findings(&world.index(), KnownPods::OfCluster);
     assert_eq!(reported.len(), 5);
     assert!(reported.iter().all(|finding| !finding.reason.is_warning()));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Index;
 use crate::model::{ClusterNetworkPolicy, NetworkPolicy, Node, ObjectName};
+use crate::visits::visit;
 
 /// Objects that changed, as far as policies depend on them; existing or deleted ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,7 +132,7 @@ impl Index {
 
     /// All NetworkPolicies by name.
     pub fn network_policies(&self) -> impl Iterator<Item = &NetworkPolicy> {
-        self.policies.iter()
+        self.policies.iter().inspect(|_| visit())
     }
 
     /// The NetworkPolicies of a namespace by name.
@@ -141,7 +142,10 @@ impl Index {
     ) -> impl Iterator<Item = &'a NetworkPolicy> {
         let from = Bound::Included(ObjectName::new(namespace, ""));
         let policies = self.policies.by_name.range((from, Bound::Unbounded));
-        policies.map(|(_, p)| p).take_while(move |p| *p.name.namespace == *namespace)
+        policies
+            .map(|(_, p)| p)
+            .take_while(move |p| *p.name.namespace == *namespace)
+            .inspect(|_| visit())
     }
 
     /// The ClusterNetworkPolicy of this name.
@@ -151,7 +155,12 @@ impl Index {
 
     /// All ClusterNetworkPolicies by name.
     pub fn cluster_network_policies(&self) -> impl Iterator<Item = &ClusterNetworkPolicy> {
-        self.policies.cluster.values()
+        self.policies.cluster.values().inspect(|_| visit())
+    }
+
+    /// Numbers of NetworkPolicies and of ClusterNetworkPolicies.
+    pub fn policy_counts(&self) -> [usize; 2] {
+        [self.policies.by_name.len(), self.policies.cluster.len()]
     }
 
     /// The pod ranges of all nodes.

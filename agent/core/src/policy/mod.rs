@@ -16,6 +16,7 @@ mod explain;
 mod findings;
 #[cfg(any(test, feature = "generate"))]
 mod interpret;
+mod namespaces;
 mod networks;
 mod numbers;
 mod pods;
@@ -25,6 +26,7 @@ mod registry;
 mod rows;
 mod rules;
 mod selection;
+mod selectors;
 mod subjects;
 mod tables;
 mod term;

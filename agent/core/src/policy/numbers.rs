@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use crate::visits::visit;
+
 /// Numbers, sorted. Most sets have one or a few, for which a tree would take several times the memory.
 #[derive(Clone, Debug, Default)]
 pub struct Numbers(Vec<u32>);
@@ -33,7 +35,7 @@ impl Numbers {
 
     /// The numbers.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
-        self.0.iter().copied()
+        self.0.iter().copied().inspect(|_| visit())
     }
 }
 
@@ -72,6 +74,27 @@ impl<K: Hash + Eq> NumbersBy<K> {
         K: Borrow<Q>,
     {
         self.0.get(key).into_iter().flat_map(Numbers::iter)
+    }
+
+    /// Size of the set of a key.
+    pub fn count<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> usize
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).map_or(0, |numbers| numbers.0.len())
+    }
+
+    /// Whether a key has a set.
+    pub fn contains<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.0.contains_key(key)
+    }
+
+    /// Whether no key has a set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The keys.

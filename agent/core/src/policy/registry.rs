@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use crate::visits::visit;
+
 /// Table of pods that are closed because their tables do not fit.
 pub const CLOSED: u64 = u64::MAX;
 
@@ -49,6 +51,7 @@ impl<T: Hash + Eq> Registry<T> {
     /// The number of a content, with one more reference, and whether it is new. `id` computes the id of a
     /// new one.
     pub fn intern(&mut self, content: T, id: impl FnOnce(&T) -> u64) -> (u32, bool) {
+        visit();
         if let Some(number) = self.by_content.get(&content) {
             self.entries[*number as usize].references += 1;
             return (*number, false);
@@ -73,11 +76,13 @@ impl<T: Hash + Eq> Registry<T> {
 
     /// Adds a reference.
     pub fn retain(&mut self, number: u32) {
+        visit();
         self.entries[number as usize].references += 1;
     }
 
     /// Removes a reference; returns the content if it was the last one.
     pub fn release(&mut self, number: u32) -> Option<Arc<T>> {
+        visit();
         let entry = &mut self.entries[number as usize];
         entry.references -= 1;
         if entry.references > 0 {
@@ -94,22 +99,19 @@ impl<T: Hash + Eq> Registry<T> {
 
     /// A content.
     pub fn get(&self, number: u32) -> &Arc<T> {
+        visit();
         &self.entries[number as usize].content
     }
 
     /// The id of a content.
     pub fn id(&self, number: u32) -> u64 {
+        visit();
         self.entries[number as usize].id
     }
 
     /// Whether another content had the id before.
     pub fn collides(&self, number: u32) -> bool {
         self.entries[number as usize].collides
-    }
-
-    /// Number of references to a content.
-    pub fn references(&self, number: u32) -> u32 {
-        self.entries[number as usize].references
     }
 
     /// Number of contents.

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
+use super::classes::NumberedPort;
 use super::ports::{Ports, Range, Union};
 use super::registry::{Registry, content_id};
-use super::selection::selects_namespace;
-use super::term::{Term, Terms};
-use crate::index::Index;
+use super::term::{Scope, Term, Terms};
 use crate::model::{
-    ClusterNetworkPolicy, ClusterRule, ContainerPort, LabelSelector, NetworkPolicy, ObjectName,
-    Pod, PolicyPort, PolicyRule, PortSpec, Protocol, RuleAction, Tier,
+    ClusterNetworkPolicy, ClusterRule, NetworkPolicy, PolicyPort, PolicyRule, PortSpec, Protocol,
+    RuleAction, Tier,
 };
 
 /// Name of container ports, with their protocol.
@@ -71,30 +70,24 @@ pub enum Order {
 /// A policy.
 #[derive(Clone, Debug)]
 pub struct CompiledPolicy {
-    /// Its name.
-    pub name: ObjectName,
     /// When it applies.
     pub order: Order,
-    /// The namespaces of the pods that it applies to; `None`: its own one.
-    pub namespaces: Option<LabelSelector>,
-    /// The labels of the pods that it applies to.
-    pub pods: LabelSelector,
+    /// The pods that it applies to, as [`Term::Pods`].
+    pub subject: Term,
+    /// Whether a rule for ingress names ports, also one that matches nothing.
+    pub has_port_names: bool,
     /// Rules by [`PolicyDirection`]; `None`: the policy does not affect the direction.
     pub ends: [Option<Vec<CompiledRule>>; 2],
 }
 
 impl CompiledPolicy {
-    /// Whether a rule depends on the names of the container ports of the pod.
-    pub fn has_names(&self) -> bool {
-        let mut rules = self.ends.iter().flatten().flatten();
-        rules.any(|rule| matches!(rule.matches, Matches::Named(_)))
-    }
-
-    /// Whether it applies to a pod. The labels of an unknown namespace are not known.
-    pub fn selects(&self, index: &Index, pod: &Pod) -> bool {
-        let in_namespace = |selector| selects_namespace(index, selector, &pod.name.namespace);
-        self.namespaces.as_ref().is_none_or(in_namespace)
-            && self.pods.matches(|key| pod.labels.get(key))
+    /// The names of the container ports of the selected pods that its rules have, with repetitions.
+    pub fn names(&self) -> impl Iterator<Item = &PortName> {
+        let rules = self.ends[PolicyDirection::Ingress as usize].iter().flatten();
+        rules.flat_map(|rule| match &rule.matches {
+            Matches::Named(rule) => &*rule.named,
+            Matches::Shared(_) => &[],
+        })
     }
 }
 
@@ -120,10 +113,12 @@ impl Rules {
             end(&policy.ingress, PolicyDirection::Ingress),
         ];
         CompiledPolicy {
-            name: policy.name.clone(),
             order: Order::NetworkPolicy,
-            namespaces: None,
-            pods: policy.pod_selector.clone(),
+            subject: Term::Pods {
+                scope: Scope::Namespace(Arc::clone(&policy.name.namespace)),
+                pods: policy.pod_selector.clone(),
+            },
+            has_port_names: policy.ingress.iter().flatten().any(has_port_names),
             ends,
         }
     }
@@ -155,13 +150,15 @@ impl Rules {
         ];
         let name = Arc::clone(&policy.name);
         CompiledPolicy {
-            name: policy.object_name(),
             order: match policy.tier {
                 Tier::Admin => Order::Admin(policy.priority, name),
                 Tier::Baseline => Order::Baseline(policy.priority, name),
             },
-            namespaces: Some(policy.subject.namespaces.clone()),
-            pods: policy.subject.pods.clone(),
+            subject: Term::Pods {
+                scope: Scope::Selected(policy.subject.namespaces.clone()),
+                pods: policy.subject.pods.clone(),
+            },
+            has_port_names: policy.ingress.iter().any(|rule| has_port_names(&rule.matches)),
             ends,
         }
     }
@@ -181,14 +178,14 @@ impl Rules {
     pub fn resolve(
         &mut self,
         rule: &Rule,
-        ports: &[ContainerPort],
+        ports: &[NumberedPort],
         terms: &mut Terms,
     ) -> Option<u32> {
         let mut union = Union::default();
         union.add(&rule.ports);
         for (protocol, name) in &rule.named {
-            let named = ports.iter().filter(|p| p.protocol == *protocol && p.name == *name);
-            named.for_each(|p| union.add_range(one_port(*protocol, p.port.get())));
+            let named = ports.iter().filter(|(p, n, _)| p == protocol && n == name);
+            named.for_each(|(.., port)| union.add_range(one_port(*protocol, *port)));
         }
         let ports = union.finish();
         if ports.is_none() {
@@ -269,6 +266,10 @@ impl Rules {
         }
         number
     }
+}
+
+fn has_port_names(rule: &PolicyRule) -> bool {
+    rule.ports.iter().any(|port| matches!(port.ports, PortSpec::Name(_)))
 }
 
 /// What a rule belongs to.

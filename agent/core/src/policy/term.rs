@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use super::registry::{Registry, content_id};
 use super::selection::selects_namespace;
+use super::selectors::Selectors;
 use crate::index::Index;
 use crate::model::{ContainerPort, IpBlock, LabelSelector, Labels, Operator, PolicyPeer};
+use crate::visits::visit;
 
 /// Which namespaces.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,6 +105,7 @@ impl Term {
 
     /// Whether it selects a pod by its labels. An unknown namespace has no labels that are known.
     pub fn selects(&self, index: &Index, namespace: &str, labels: &Labels) -> bool {
+        visit();
         let (scope, pods) = match self {
             Term::Pods { scope, pods } => (scope, pods),
             Term::Unknown => return index.namespace(namespace).is_none(),
@@ -118,22 +121,17 @@ impl Term {
     /// A label that every selected pod has, with its possible values.
     pub fn required_label(&self) -> Option<(&Arc<str>, &[Arc<str>])> {
         let Term::Pods { pods, .. } = self else { return None };
-        pods.requirements().iter().find_map(|r| match &r.operator {
-            Operator::In(values) => Some((&r.key, &**values)),
-            _ => None,
-        })
-    }
-
-    fn namespace(&self) -> Option<Arc<str>> {
-        match self {
-            Term::Pods { scope: Scope::Namespace(own), .. } => Some(Arc::clone(own)),
-            _ => None,
-        }
+        required_label(pods)
     }
 }
 
-/// Namespace and label that a term requires, if it does.
-type Bucket = (Option<Arc<str>>, Option<(Arc<str>, Arc<str>)>);
+/// A label that a selector requires, with its possible values.
+pub fn required_label(selector: &LabelSelector) -> Option<(&Arc<str>, &[Arc<str>])> {
+    selector.requirements().iter().find_map(|r| match &r.operator {
+        Operator::In(values) => Some((&r.key, &**values)),
+        _ => None,
+    })
+}
 
 /// All terms of the policies, and which of them are active.
 #[derive(Clone, Debug, Default)]
@@ -142,7 +140,7 @@ pub struct Terms {
     pub registry: Registry<Term>,
     /// Number of tables that use each term.
     tables: HashMap<u32, u32>,
-    selectors: HashMap<Bucket, Vec<u32>>,
+    selectors: Selectors,
 }
 
 impl Terms {
@@ -153,7 +151,7 @@ impl Terms {
 
     /// The active terms.
     pub fn active(&self) -> impl Iterator<Item = u32> {
-        self.tables.keys().copied()
+        self.tables.keys().copied().inspect(|_| visit())
     }
 
     /// A table uses a term; returns whether it was not active.
@@ -162,9 +160,7 @@ impl Terms {
         *tables += 1;
         let new = *tables == 1;
         if new {
-            for bucket in self.buckets(term) {
-                self.selectors.entry(bucket).or_default().push(term);
-            }
+            self.selectors.insert(self.registry.get(term), term);
         }
         new
     }
@@ -177,47 +173,17 @@ impl Terms {
             return false;
         }
         self.tables.remove(&term);
-        for bucket in self.buckets(term) {
-            if let Some(terms) = self.selectors.get_mut(&bucket) {
-                terms.retain(|t| *t != term);
-                if terms.is_empty() {
-                    self.selectors.remove(&bucket);
-                }
-            }
-        }
+        self.selectors.remove(self.registry.get(term), term);
         true
     }
 
     /// The active selectors that select pods of a group, sorted.
     pub fn selecting(&self, index: &Index, group: &GroupKey) -> Vec<u32> {
-        let mut found = Vec::new();
-        for namespace in [None, Some(Arc::clone(&group.namespace))] {
-            let mut in_bucket = |label: Option<(Arc<str>, Arc<str>)>| {
-                let terms = self.selectors.get(&(namespace.clone(), label)).into_iter().flatten();
-                found.extend(terms.copied().filter(|term| {
-                    self.registry.get(*term).selects(index, &group.namespace, &group.labels)
-                }));
-            };
-            in_bucket(None);
-            for label in group.labels.0.iter() {
-                in_bucket(Some((Arc::clone(&label.key), Arc::clone(&label.value))));
-            }
-        }
+        let mut found = self.selectors.candidates(index, &group.namespace, &group.labels);
+        found.retain(|term| {
+            self.registry.get(*term).selects(index, &group.namespace, &group.labels)
+        });
         found.sort_unstable();
         found
-    }
-
-    fn buckets(&self, term: u32) -> Vec<Bucket> {
-        let term = self.registry.get(term);
-        if term.is_of_addresses() {
-            return Vec::new();
-        }
-        match term.required_label() {
-            None => vec![(term.namespace(), None)],
-            Some((key, values)) => {
-                let label = |value| Some((Arc::clone(key), Arc::clone(value)));
-                values.iter().map(|value| (term.namespace(), label(value))).collect()
-            }
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::RowChange;
+use crate::visits::visit;
 
 /// Rows with the former values of those that changed.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ impl<K, V> Default for Tracked<K, V> {
 impl<K: Ord + Copy, V: Copy + PartialEq> Tracked<K, V> {
     /// Adds, replaces or removes a row.
     pub fn set(&mut self, key: K, value: Option<V>) {
+        visit();
         let former = match value {
             Some(value) => self.rows.insert(key, value),
             None => self.rows.remove(&key),

@@ -8,13 +8,13 @@ use packet_tests::*;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sluice_abi::{
-    Addr, FlowEntry, FlowKey, LocalPod, NetworkKey, PodFlows, PolicyPeerKey, PolicyPortKey,
-    PolicyPorts, map, namespace_id, proto,
+    Addr, DropReason, FlowEntry, FlowKey, LocalPod, NetworkKey, PodFlows, PolicyPeerKey,
+    PolicyPortKey, PolicyPorts, map, namespace_id, proto,
 };
 use sluice_core::Index;
 use sluice_core::generate;
 use sluice_core::model::{Change, Object};
-use sluice_core::oracle::{Cluster, NewFlow, Sandbox, allows};
+use sluice_core::oracle::{Cluster, NewFlow, Sandbox, Side, allows, side_allows};
 use sluice_core::policy::{self, Policies, PolicyRows};
 
 use super::SYN;
@@ -28,6 +28,7 @@ const FLOWS: usize = 50;
 struct World {
     objects: Vec<Object>,
     leases: Vec<policy::LocalPod>,
+    rows: PolicyRows,
 }
 
 /// A packet, the hook that it arrives at, and the flow that it opens.
@@ -43,17 +44,65 @@ enum From {
     Node,
 }
 
+/// Why an end of a flow denies it.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// By the rules of its policies.
+    Rules,
+    /// Its policies are not known: it has no row.
+    Pending,
+}
+
+/// The ends of a flow that deny it, as the oracle says.
+#[derive(Clone, Copy, Debug)]
+struct Denied {
+    egress: Option<Cause>,
+    ingress: Option<Cause>,
+}
+
+impl Denied {
+    /// The reason for which the programs drop a packet. The client is judged first.
+    fn reason(self) -> Option<DropReason> {
+        match (self.egress, self.ingress) {
+            (Some(Cause::Pending), _) | (None, Some(Cause::Pending)) => {
+                Some(DropReason::PolicyPending)
+            }
+            (Some(Cause::Rules), _) => Some(DropReason::PolicyEgress),
+            (None, Some(Cause::Rules)) => Some(DropReason::PolicyIngress),
+            (None, None) => None,
+        }
+    }
+}
+
+/// The reasons of policies to drop a packet.
+const REASONS: [DropReason; 3] =
+    [DropReason::PolicyEgress, DropReason::PolicyIngress, DropReason::PolicyPending];
+
+/// What has to occur, in a thousandth of the flows: agreement on what never occurs shows nothing.
+const SHARES: [(From, Option<DropReason>, usize); 8] = [
+    (From::Pod, None, 20),
+    (From::Pod, Some(DropReason::PolicyEgress), 20),
+    (From::Pod, Some(DropReason::PolicyIngress), 3),
+    (From::Pod, Some(DropReason::PolicyPending), 10),
+    (From::Netdev, None, 20),
+    (From::Netdev, Some(DropReason::PolicyIngress), 10),
+    (From::Netdev, Some(DropReason::PolicyPending), 10),
+    (From::Node, None, 10),
+];
+/// As [`SHARES`]: flows of the node to its pods that pass, but would not from another host.
+const OF_NODE_ONLY: usize = 2;
+
 impl World {
-    fn rows(&self) -> PolicyRows {
+    fn new(objects: Vec<Object>, leases: Vec<policy::LocalPod>) -> World {
         let mut index = Index::new(generate::THIS_NODE);
-        for change in Change::lists(self.objects.iter()) {
+        for change in Change::lists(objects.iter()) {
             index.apply(change);
         }
         let mut policies = Policies::default();
         let mut dirty = index.take_policy_dirty();
         dirty.all = true;
-        policies.update(&index, &dirty, &self.leases);
-        policies.rows()
+        policies.update(&index, &dirty, &leases);
+        World { objects, leases, rows: policies.rows() }
     }
 
     fn sandboxes(&self) -> Vec<Sandbox> {
@@ -65,8 +114,27 @@ impl World {
         self.leases.iter().map(sandbox).collect()
     }
 
-    fn allows(&self, flow: NewFlow) -> bool {
-        allows(Cluster { objects: &self.objects, sandboxes: &self.sandboxes() }, flow)
+    /// The ends that deny a flow. The rows decide only whether an end that denies it is not known yet.
+    fn denied(&self, flow: NewFlow) -> Denied {
+        let sandboxes = self.sandboxes();
+        let cluster = Cluster { objects: &self.objects, sandboxes: &sandboxes };
+        let NewFlow { source, destination, protocol, port, own_node } = flow;
+        let cause = |address, side, peer| {
+            let (sandbox, lease) =
+                sandboxes.iter().zip(&self.leases).find(|s| s.0.address == address)?;
+            if side_allows(cluster, sandbox, side, peer, protocol, port) {
+                return None;
+            }
+            let row = self.rows.pods.get(&u32::from(lease.index));
+            let has_row = row.is_some_and(|row| row.generation == lease.generation);
+            Some(if has_row { Cause::Rules } else { Cause::Pending })
+        };
+        let denied = Denied {
+            egress: cause(source, Side::Egress, destination),
+            ingress: if own_node { None } else { cause(destination, Side::Ingress, source) },
+        };
+        assert_eq!(allows(cluster, flow), denied.reason().is_none(), "{flow:?}");
+        denied
     }
 
     fn has(&self, address: Ipv4Addr) -> bool {
@@ -125,7 +193,7 @@ fn write(datapath: &Datapath, world: &World) {
             table.update(&key, &value).unwrap();
         }
     }
-    let rows = world.rows();
+    let rows = world.rows.clone();
     replace(datapath, map::POLICY_CLASSES, rows.classes);
     replace::<NetworkKey, u64>(datapath, map::POLICY_NETWORKS, rows.networks);
     replace::<PolicyPeerKey, PolicyPorts>(datapath, map::POLICY_PEERS, rows.peers);
@@ -158,8 +226,8 @@ fn write(datapath: &Datapath, world: &World) {
     }
 }
 
-/// Whether the packet of a probe is dropped by policies.
-fn is_denied(datapath: &Datapath, probe: &Probe, sport: u16) -> bool {
+/// The reason of policies for which the packet of a probe is dropped.
+fn reason(datapath: &Datapath, probe: &Probe, sport: u16) -> Option<DropReason> {
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (probe.flow.source, probe.flow.destination)
     else {
         panic!("{:?}", probe.flow)
@@ -181,10 +249,13 @@ fn is_denied(datapath: &Datapath, probe: &Probe, sport: u16) -> bool {
     };
     let labels: Vec<_> = run.counters.keys().copied().collect();
     run.counted(&labels);
-    let denied = labels.iter().any(|label| label.starts_with("policy_"));
+    let mut reasons = REASONS.into_iter().filter(|reason| labels.contains(&reason.label()));
+    let reason = reasons.next();
+    assert_eq!(reasons.next(), None, "{labels:?}");
     // Whatever else drops it is not the subject, but a free address of the node's range is the only one.
-    assert!(run.action != Action::Drop || denied || labels == ["no_such_pod"], "{labels:?}");
-    denied
+    let is_explained = reason.is_some() || labels == ["no_such_pod"];
+    assert!(run.action != Action::Drop || is_explained, "{labels:?}");
+    reason
 }
 
 #[test]
@@ -196,43 +267,51 @@ fn verdicts_of_the_programs_are_those_of_the_oracle() {
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let worlds = (generate::policy_objects(), generate::leases());
     let datapath = Datapath::node();
-    let mut shares: BTreeMap<(From, bool), usize> = BTreeMap::new();
+    let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+    let share_of = |hook: From, reason: Option<DropReason>| format!("{hook:?}: {reason:?}");
+    // Flows of the node that would be dropped if another host opened them.
+    let mut exempt = 0;
     let mut judged = 0;
     let mut sport = 1024;
     while judged < cases {
         let (objects, leases) = worlds.new_tree(&mut runner).unwrap().current();
-        let world = World { objects, leases };
+        let world = World::new(objects, leases);
         write(&datapath, &world);
         for _ in 0..FLOWS {
             let Some(probe) = world.probe(&mut random) else { continue };
             sport = if sport == 60_000 { 1024 } else { sport + 1 };
-            let expected = !world.allows(probe.flow);
+            let denied = world.denied(probe.flow);
+            let reason = reason(&datapath, &probe, sport);
             judged += 1;
-            *shares.entry((probe.hook, expected)).or_default() += 1;
-            if is_denied(&datapath, &probe, sport) == expected {
+            *shares.entry(share_of(probe.hook, reason)).or_default() += 1;
+            let as_another_host = NewFlow { own_node: false, ..probe.flow };
+            exempt +=
+                usize::from(probe.flow.own_node && world.denied(as_another_host).ingress.is_some());
+            if denied.reason() == reason {
                 continue;
             }
             let minimal = {
                 // `datapath` keeps the state of the failure, for the artefacts.
                 let datapath = Datapath::node();
                 minimize(&world.objects, |objects| {
-                    let world = World { objects: objects.to_vec(), leases: world.leases.clone() };
+                    let world = World::new(objects.to_vec(), world.leases.clone());
                     write(&datapath, &world);
-                    is_denied(&datapath, &probe, 1000) == world.allows(probe.flow)
+                    let reason = self::reason(&datapath, &probe, 1000);
+                    world.denied(probe.flow).reason() != reason
                 })
             };
             panic!(
-                "{:?} from {:?}: denied is {}\n{minimal:#?}\n{:#?}",
-                probe.flow, probe.hook, !expected, world.leases
+                "{:?} from {:?}: {reason:?}, {denied:?}\n{minimal:#?}\n{:#?}",
+                probe.flow, probe.hook, world.leases
             );
         }
     }
     if cases >= CASES {
-        for hook in [From::Pod, From::Netdev] {
-            for denied in [false, true] {
-                let share = shares.get(&(hook, denied)).copied().unwrap_or_default();
-                assert!(share > cases / 50, "{hook:?}, denied {denied}: {share} of {shares:?}");
-            }
+        println!("{shares:#?}, of the node only: {exempt}");
+        for (hook, reason, least) in SHARES {
+            let share = shares.get(&share_of(hook, reason)).copied().unwrap_or_default();
+            assert!(share * 1000 > cases * least, "{hook:?}, {reason:?}: {share} of {shares:?}");
         }
+        assert!(exempt * 1000 > cases * OF_NODE_ONLY, "{exempt} of the node only");
     }
 }

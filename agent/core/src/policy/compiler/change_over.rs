@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::rules::PortName;
 use super::super::subjects::{Decisions, Ends, Standing};
-use super::super::tables::Uses;
+use super::super::tables::{Uses, uses};
 use super::super::{LocalPod, Step};
 use super::{Changed, Policies};
 use crate::index::Index;
@@ -16,31 +15,38 @@ use crate::index::Index;
 /// How pods change over.
 #[derive(Default)]
 pub(super) struct ChangeOver {
-    /// Identities of the tables whose rules change.
-    rewritten: BTreeSet<u32>,
     /// The standings of pods: before tables are rewritten, when they are, and after that.
     stages: [BTreeMap<u16, Standing>; 3],
+    /// Pods whose flows are judged again when tables are rewritten, because one is theirs.
+    rewritten: BTreeSet<u16>,
 }
 
 impl Policies {
-    /// Makes the terms and port names of a new table active, less those of the table that it replaces.
-    pub(super) fn activate(&mut self, index: &Index, table: u32) {
-        let (terms, names) = self.tables.gained_uses(table, &self.rules);
-        for term in terms {
-            if self.terms.activate(term) {
-                self.term(index, term, true);
+    /// Makes the terms and port names active that new tables, and new rules of others, have.
+    pub(super) fn activate(&mut self, index: &Index, decisions: &Decisions) {
+        let new = decisions.new_tables.values().map(|content| {
+            let numbers = content.own.iter().flatten().copied().chain(content.tiers.iter());
+            uses(numbers.map(|rule| self.rules.registry.get(rule)))
+        });
+        let changes = decisions.changes.iter();
+        let gained =
+            changes.map(|(table, change)| self.tables.gained_uses(*table, change, &self.rules));
+        for (terms, names) in new.chain(gained).collect::<Vec<Uses>>() {
+            for term in terms {
+                if self.terms.activate(term) {
+                    self.term(index, term, true);
+                }
             }
-        }
-        for name in names {
-            self.pods.port_name(&name, true);
+            for name in names {
+                self.pods.port_name(&name, true);
+            }
         }
     }
 
     pub(super) fn deactivate(
         &mut self,
         index: &Index,
-        terms: Vec<u32>,
-        names: BTreeSet<PortName>,
+        (terms, names): Uses,
         changed: &mut Changed,
     ) {
         for term in terms {
@@ -61,26 +67,24 @@ impl Policies {
         decisions: &Decisions,
         is_affected: impl Fn(&LocalPod, u32) -> bool,
     ) -> ChangeOver {
-        let rewritten = self.tables.rewritten(&decisions.new_tables);
-        let identity = |end: Option<u32>| end.map(|table| self.tables.identity(table));
         let is_rewritten =
-            |end: Option<u32>| identity(end).is_some_and(|identity| rewritten.contains(&identity));
+            |end: Option<u32>| end.is_some_and(|table| decisions.changes.contains_key(&table));
         let stage =
             |old: Option<u32>, new: Option<u32>| match (is_rewritten(old), is_rewritten(new)) {
-                _ if identity(old) == identity(new) => Some(1),
+                _ if old == new => Some(1),
                 (true, true) => None,
                 (true, false) => Some(0),
                 (false, _) => Some(2),
             };
         let mut stages: [BTreeMap<u16, Standing>; 3] = Default::default();
-        let mut closed = Vec::new();
+        let (mut rewritten, mut closed) = (BTreeSet::new(), Vec::new());
         for (at, new) in &decisions.standings {
             let Some((lease, old)) = self.subjects.get(*at) else { continue };
-            if old == *new {
+            if old == *new && !old.tables().any(|table| is_rewritten(Some(table))) {
                 continue;
             }
             stages[2].insert(*at, *new);
-            if old.tables().any(|table| is_affected(lease, self.tables.identity(table))) {
+            if old.tables().any(|table| is_affected(lease, table)) {
                 closed.push(*at);
                 continue;
             }
@@ -97,6 +101,9 @@ impl Policies {
                 closed.push(*at);
                 continue;
             };
+            if from.iter().zip(&to).any(|(from, to)| from == to && is_rewritten(*to)) {
+                rewritten.insert(*at);
+            }
             for (number, standings) in stages.iter_mut().enumerate().take(2) {
                 let end = |at: usize, stage: usize| if stage <= number { to[at] } else { from[at] };
                 let ends: Ends = [end(0, egress), end(1, ingress)];
@@ -108,7 +115,7 @@ impl Policies {
         for at in closed {
             self.subjects.set(at, Standing::Moving);
         }
-        ChangeOver { rewritten, stages }
+        ChangeOver { stages, rewritten }
     }
 
     /// Carries the plan out. Returns the steps, and what tables used that are not used any more, with one
@@ -120,66 +127,45 @@ impl Policies {
         plan: ChangeOver,
     ) -> ([Step; 3], Vec<Uses>) {
         let mut dead = Vec::new();
-        let stays = decisions.standings.is_empty() && decisions.former.is_empty();
-        let rewrites = |tables: &Policies, table: &u32| {
-            plan.rewritten.contains(&tables.tables.identity(*table))
-        };
-        let (rewritten, new): (Vec<u32>, Vec<u32>) =
-            decisions.new_tables.iter().partition(|table| rewrites(self, table));
-        let (replaced, former): (Vec<u32>, Vec<u32>) =
-            decisions.former.iter().partition(|table| rewrites(self, table));
-        let mut steps = plan.stages.map(|standings| (standings, Step::default()));
-        for table in new {
-            self.tables.add(table, &self.rules, &self.terms, &self.classes);
+        let Decisions { standings, new_tables, changes, former, forgotten } = decisions;
+        let (stays, rewrites) = (standings.is_empty() && former.is_empty(), !changes.is_empty());
+        let (mut changes, mut former) = (Some(changes), Some(former));
+        for (table, content) in new_tables {
+            self.tables.add(table, content, &self.rules, &self.terms, &self.classes);
         }
-        for (stage, (standings, step)) in steps.iter_mut().enumerate() {
+        let mut steps: [Step; 3] = Default::default();
+        for (stage, (standings, step)) in plan.stages.into_iter().zip(&mut steps).enumerate() {
             let mut pods = BTreeSet::new();
-            for (at, standing) in std::mem::take(standings) {
+            for (at, standing) in standings {
                 if self.subjects.set(at, standing) {
                     pods.insert(at);
                 }
             }
             match stage {
-                0 | 1 if plan.rewritten.is_empty() => continue,
+                0 | 1 if !rewrites => continue,
                 2 if stays => continue,
                 1 => {
-                    for table in &rewritten {
-                        self.tables.rewrite(*table, &self.rules, &self.terms, &self.classes);
+                    pods.extend(&plan.rewritten);
+                    for (table, change) in changes.take().into_iter().flatten() {
+                        let stores = (&mut self.rules, &mut self.terms);
+                        dead.push(self.tables.rewrite(table, change, stores, &self.classes));
                     }
-                    self.retire(&replaced, &mut dead);
                 }
                 2 => {
-                    let gone = self.retire(&former, &mut dead);
-                    gone.into_iter().for_each(|table| self.tables.drop(table, &self.classes));
+                    for table in former.take().into_iter().flatten() {
+                        if self.tables.identities.release(table).is_some() {
+                            let stores = (&mut self.rules, &mut self.terms);
+                            dead.push(self.tables.drop(table, stores, &self.classes));
+                        }
+                    }
                 }
                 _ => {}
             }
             *step = self.step(index, Changed { pods, ..Changed::default() });
         }
-        for policy in decisions.forgotten {
+        for policy in forgotten {
             self.rules.forget(policy, &mut self.terms);
         }
-        (steps.map(|(_, step)| step), dead)
-    }
-
-    /// Removes references to tables; returns those that have none any more.
-    fn retire(&mut self, tables: &[u32], dead: &mut Vec<Uses>) -> Vec<u32> {
-        let mut gone = Vec::new();
-        for table in tables.iter().copied() {
-            if self.tables.registry.references(table) > 1 {
-                self.tables.release(table);
-                continue;
-            }
-            let uses = self.tables.lost_uses(table, &self.rules);
-            let Some(rules) = self.tables.release(table) else { continue };
-            gone.push(table);
-            // The terms stay active until the last step.
-            uses.0.iter().for_each(|term| self.terms.registry.retain(*term));
-            for rule in rules.iter() {
-                self.rules.release(rule, &mut self.terms);
-            }
-            dead.push(uses);
-        }
-        gone
+        (steps, dead)
     }
 }

@@ -20,11 +20,14 @@ mod classify;
 mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sluice_abi::{Addr, NetworkKey, PodPolicy, map, pod_policy_flags};
 
 use super::classes::Classes;
+use super::findings::Kept;
+use super::namespaces::Namespaces;
 use super::networks::Networks;
 use super::pods::Pods;
 use super::rules::Rules;
@@ -32,7 +35,7 @@ use super::subjects::{Standing, Stores, Subjects};
 use super::tables::{CLOSED_END, Gaps, Tables};
 use super::term::Terms;
 use super::tracked::Tracked;
-use super::{LocalPod, PolicyRows, Step, open_namespaces};
+use super::{LocalPod, PolicyRows, Step};
 use crate::index::{Index, PolicyDirty};
 use crate::model::{ClusterNetworkPolicy, ObjectName};
 
@@ -77,8 +80,14 @@ pub struct Policies {
     pod_rows: Tracked<u32, PodPolicy>,
     class_rows: Tracked<Addr, u64>,
     network_rows: Tracked<NetworkKey, u64>,
-    open_namespaces: Tracked<u64, u32>,
+    namespaces: Namespaces,
+    pub(super) kept: Kept,
+    /// The leases of the last update.
+    local: Vec<LocalPod>,
 }
+
+/// Rows of `POD_POLICY` by index; `None`: without a row.
+type WantedRows = BTreeMap<u32, Option<PodPolicy>>;
 
 /// What changed during a step besides rows.
 #[derive(Debug, Default)]
@@ -96,22 +105,23 @@ impl Policies {
     /// if no row changes.
     ///
     /// `local` are all pods of this node. Requires that NetworkPolicies, Namespaces, Pods and Nodes
-    /// have been listed; before that, only [`open_namespaces`] may be written.
+    /// have been listed; before that, only [`super::open_namespaces`] may be written.
     pub fn update(&mut self, index: &Index, dirty: &PolicyDirty, local: &[LocalPod]) -> Vec<Step> {
         // A cluster without policies keeps no Pods: no rule refers to a peer. They are removed last, when
         // no table has rules for them any more.
         let needed = index.network_policies().next().is_some()
             || index.cluster_network_policies().next().is_some();
-        let all = dirty.all;
         let everything;
-        let dirty = if needed && self.pods.set_needed(true) || dirty.all {
+        let is_all = needed && self.pods.set_needed(true) || dirty.all;
+        let dirty = if is_all {
             everything = self.everything(index);
             &everything
         } else {
             dirty
         };
         let mut changed = Changed::default();
-        let leased = self.pods.set_leases(local);
+        let leases = (self.local != local).then_some(local);
+        let leased = leases.map(|local| self.pods.set_leases(local)).unwrap_or_default();
         for namespace in &dirty.namespaces {
             self.pods.namespace(index, namespace, &self.terms);
         }
@@ -124,10 +134,8 @@ impl Policies {
         }
         let stores =
             Stores { terms: &mut self.terms, rules: &mut self.rules, tables: &mut self.tables };
-        let decisions = self.subjects.update(index, dirty, local, stores);
-        for table in &decisions.new_tables {
-            self.activate(index, *table);
-        }
+        let decisions = self.subjects.update(index, dirty, leases, stores);
+        self.activate(index, &decisions);
         self.classify(index, &mut changed);
         self.fit();
         let plan = self.plan(&decisions, |pod, identity| {
@@ -144,8 +152,8 @@ impl Policies {
         let forgotten = !needed && self.pods.set_needed(false);
         if forgotten || !dead.is_empty() {
             let mut changed = Changed::default();
-            for (terms, names) in dead {
-                self.deactivate(index, terms, names, &mut changed);
+            for uses in dead {
+                self.deactivate(index, uses, &mut changed);
             }
             if forgotten {
                 for name in self.pods.names().collect::<Vec<_>>() {
@@ -155,27 +163,38 @@ impl Policies {
             last = self.step(index, changed);
         }
 
-        let is_new = |pod: &ObjectName| index.namespace(&pod.namespace).is_none();
-        let reopen = all || !dirty.namespaces.is_empty() || !dirty.policies.is_empty();
-        if reopen || leased.iter().any(is_new) {
-            self.set_open_namespaces(open_namespaces(index, local));
-        }
-        let open = self.open_namespaces.take();
+        self.update_namespaces(index, dirty, &leased);
+        let pods = self.pods.take_changed();
+        self.kept.changed(index, (dirty, is_all), &self.subjects, pods);
+        let open = self.namespaces.take();
         zeroth.open_namespaces.deletes = open.deletes;
         last.open_namespaces.puts = open.puts;
+        if leases.is_some() {
+            self.local = local.to_vec();
+        }
         let [leaving, rewriting, joining] = changeover;
         let steps = [zeroth, first, leaving, rewriting, joining, last];
         steps.into_iter().filter(|step| !step.is_empty()).collect()
     }
 
-    fn set_open_namespaces(&mut self, open: BTreeMap<u64, u32>) {
-        for namespace in self.open_namespaces.rows().keys().copied().collect::<Vec<_>>() {
-            if !open.contains_key(&namespace) {
-                self.open_namespaces.set(namespace, None);
-            }
+    fn update_namespaces(
+        &mut self,
+        index: &Index,
+        dirty: &PolicyDirty,
+        leased: &BTreeSet<ObjectName>,
+    ) {
+        let of_policies: BTreeSet<&Arc<str>> =
+            dirty.policies.iter().map(|policy| &policy.namespace).collect();
+        let mut changed: BTreeSet<Arc<str>> = dirty.namespaces.clone();
+        changed.extend(leased.iter().map(|pod| Arc::clone(&pod.namespace)));
+        if of_policies.iter().any(|namespace| namespace.is_empty()) {
+            changed.extend(self.namespaces.names().cloned());
         }
-        for (namespace, value) in open.into_iter().take(map::OPEN_NAMESPACES_MAX as usize) {
-            self.open_namespaces.set(namespace, Some(value));
+        for name in &changed {
+            self.namespaces.namespace(index, name, self.subjects.has_namespace(name));
+        }
+        for name in of_policies.into_iter().filter(|name| !name.is_empty()) {
+            self.namespaces.policies(index, name, self.subjects.has_namespace(name));
         }
     }
 
@@ -188,7 +207,7 @@ impl Policies {
             networks: self.network_rows.rows().clone(),
             peers: self.tables.maps.peers.rows().clone(),
             ports: self.tables.maps.ports.rows().clone(),
-            open_namespaces: self.open_namespaces.rows().clone(),
+            open_namespaces: self.namespaces.rows().clone(),
         }
     }
 
@@ -200,7 +219,7 @@ impl Policies {
             ("policy_networks", self.network_rows.rows().len()),
             ("policy_peers", self.tables.maps.peers.rows().len()),
             ("policy_ports", self.tables.maps.ports.rows().len()),
-            ("open_namespaces", self.open_namespaces.rows().len()),
+            ("open_namespaces", self.namespaces.rows().len()),
         ]
     }
 
@@ -214,7 +233,13 @@ impl Policies {
         PolicyDirty {
             all: false,
             pods: pods.chain(subjects).cloned().chain(self.pods.names()).collect(),
-            namespaces: self.pods.namespaces().into_iter().chain(new).collect(),
+            namespaces: self
+                .pods
+                .namespaces()
+                .into_iter()
+                .chain(self.namespaces.names().cloned())
+                .chain(new)
+                .collect(),
             policies: self
                 .subjects
                 .policy_names()
@@ -230,7 +255,8 @@ impl Policies {
     fn step(&mut self, index: &Index, mut changed: Changed) -> Step {
         self.classify(index, &mut changed);
         self.fit();
-        self.pods_step(self.wanted_rows(&changed))
+        let wanted = self.wanted_rows(&changed);
+        self.pods_step(wanted)
     }
 
     /// Closes the tables that do not fit, or depend on what does not.
@@ -244,8 +270,9 @@ impl Policies {
     }
 
     /// The step that closes pods, before anything that makes it necessary.
-    fn closing_step(&mut self, wanted: &BTreeMap<u32, PodPolicy>) -> Step {
-        for (index, wanted) in wanted {
+    fn closing_step(&mut self, wanted: &WantedRows) -> Step {
+        for (index, wanted) in wanted.iter().filter_map(|(index, row)| Some((index, row.as_ref()?)))
+        {
             let closed = self.pod_rows.rows().get(index).and_then(|row| closed_as(row, wanted));
             if closed.is_some() {
                 self.pod_rows.set(*index, closed);
@@ -254,51 +281,52 @@ impl Policies {
         Step { pods: self.pod_rows.take().puts, ..Step::default() }
     }
 
-    /// Rows of all pods, and the pods whose flows must be judged again although their rows may stay.
-    fn wanted_rows(&self, changed: &Changed) -> (BTreeMap<u32, PodPolicy>, BTreeSet<u16>) {
-        let mut rows: BTreeMap<u32, PodPolicy> = BTreeMap::new();
-        let mut rejudge = BTreeSet::new();
-        for (lease, standing) in self.subjects.iter() {
-            let ends = match standing {
-                Standing::Pending => continue,
-                Standing::Free => Default::default(),
-                Standing::Moving => [CLOSED_END; 2],
-                Standing::Judged(ends) => {
-                    ends.map(|end| end.map(|table| self.tables.end(table)).unwrap_or_default())
-                }
-            };
-            let has_tiers = standing == Standing::Moving
-                || standing.tables().any(|table| self.tables.has_tiers(table));
-            let flags = if has_tiers { pod_policy_flags::JUDGES_HAIRPIN } else { 0 };
-            let row = PodPolicy { generation: lease.generation, flags, revision: 0, ends };
-            rows.insert(lease.index.into(), row);
-            let mut tables = standing.tables();
-            let has_changed = |t| changed.tables.contains_key(&self.tables.identity(t));
-            let differs = tables.any(|t| changed.ranges || has_changed(t));
-            if differs || changed.pods.contains(&lease.index) {
-                rejudge.insert(lease.index);
-            }
+    /// Rows of the pods that may have others than before, `None` for an index without a row, and the pods whose
+    /// flows must be judged again although their rows may stay.
+    fn wanted_rows(&mut self, changed: &Changed) -> (WantedRows, BTreeSet<u16>) {
+        let mut affected = self.subjects.take_moved();
+        for table in self.tables.take_changed() {
+            affected.extend(self.subjects.of_table(table));
         }
+        let mut rejudge = changed.pods.clone();
+        if changed.ranges {
+            let has_table = |(_, standing): &(_, Standing)| standing.tables().next().is_some();
+            let isolated = self.subjects.iter().filter(has_table);
+            rejudge.extend(isolated.map(|(lease, _)| lease.index));
+        }
+        rejudge.extend(changed.tables.keys().flat_map(|table| self.subjects.of_table(*table)));
+        affected.extend(&rejudge);
+        let rows = affected.into_iter().map(|at| (at.into(), self.row_of(at))).collect();
         (rows, rejudge)
     }
 
-    /// The rows that changed, given those of [`Policies::wanted_rows`].
-    fn pods_step(
-        &mut self,
-        (rows, mut rejudge): (BTreeMap<u32, PodPolicy>, BTreeSet<u16>),
-    ) -> Step {
-        for index in self.pod_rows.rows().keys().copied().collect::<Vec<_>>() {
-            if !rows.contains_key(&index) {
-                self.pod_rows.set(index, None);
+    /// What `POD_POLICY` has for a pod.
+    fn row_of(&self, index: u16) -> Option<PodPolicy> {
+        let (lease, standing) = self.subjects.get(index)?;
+        let ends = match standing {
+            Standing::Pending => return None,
+            Standing::Free => Default::default(),
+            Standing::Moving => [CLOSED_END; 2],
+            Standing::Judged(ends) => {
+                ends.map(|end| end.map(|table| self.tables.end(table)).unwrap_or_default())
             }
-        }
+        };
+        let has_tiers = standing == Standing::Moving
+            || standing.tables().any(|table| self.tables.has_tiers(table));
+        let flags = if has_tiers { pod_policy_flags::JUDGES_HAIRPIN } else { 0 };
+        Some(PodPolicy { generation: lease.generation, flags, revision: 0, ends })
+    }
+
+    /// The rows that changed, given those of [`Policies::wanted_rows`].
+    fn pods_step(&mut self, (rows, rejudge): (WantedRows, BTreeSet<u16>)) -> Step {
         for (index, row) in &rows {
-            self.pod_rows.set(*index, Some(*row));
+            self.pod_rows.set(*index, *row);
         }
         let mut pods: BTreeMap<u32, PodPolicy> = self.pod_rows.take().with_zeros().collect();
-        rejudge.retain(|index| !pods.contains_key(&u32::from(*index)));
-        for index in &rejudge {
-            pods.extend(rows.get_key_value(&u32::from(*index)));
+        for index in rejudge.into_iter().map(u32::from) {
+            if let Some(Some(row)) = rows.get(&index) {
+                pods.entry(index).or_insert(*row);
+            }
         }
         let mut networks = self.network_rows.take();
         networks.puts.reverse();

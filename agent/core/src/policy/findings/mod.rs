@@ -1,12 +1,14 @@
 //! Problems of policies, and of the maps.
 
 mod cluster;
+mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
+pub use self::kept::{ChangedPods, Kept};
 use super::compiler::Policies;
 use super::describe;
 use super::pods::Pods;
@@ -22,15 +24,9 @@ impl Policies {
     /// Problems of all policies, and pods of this node that are closed because rows do not fit. Sorted;
     /// the same until something changes. Warnings ([`FindingReason::is_warning`]) are left out, and what
     /// depends on pods that are not known.
-    pub fn findings(&self, index: &Index, known: KnownPods) -> Vec<Finding> {
-        let mut findings = BTreeSet::new();
-        let checks = Checks { warnings: false, port_names: known == KnownPods::OfCluster };
-        for policy in index.network_policies() {
-            findings.extend(check(index, &self.pods, policy, checks));
-        }
-        for policy in index.cluster_network_policies() {
-            findings.extend(cluster::check(index, &self.pods, policy, checks));
-        }
+    pub fn findings(&mut self, index: &Index, known: KnownPods) -> Vec<Finding> {
+        let kept = self.kept.findings(index, &self.pods, known);
+        let mut findings: BTreeSet<Finding> = kept.cloned().collect();
         // The pods of a table have the same policies.
         let mut closings = BTreeMap::new();
         for (lease, standing) in self.subjects.iter() {

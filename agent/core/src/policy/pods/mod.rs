@@ -21,9 +21,10 @@ use self::claims::Claims;
 use self::dirty::Dirty;
 use super::LocalPod;
 use super::classes::{ClassContent, NumberedPort};
+use super::findings::ChangedPods;
 use super::numbers::{Numbers, NumbersBy};
 use super::rules::PortName;
-use super::term::{GroupKey, Scope, Term, Terms};
+use super::term::{GroupKey, Terms};
 use crate::index::Index;
 use crate::model::{Label, ObjectName, Pod, PodIps, Uid};
 
@@ -81,14 +82,16 @@ pub struct Pods {
     leases: BTreeMap<Addr, Lease>,
     /// Addresses of the leases of each pod.
     leased: HashMap<ObjectName, BTreeSet<Addr>>,
-    /// Names of ports that pods have, with the number of groups.
-    ports: HashMap<PortName, u32>,
+    /// By the names of the ports that the pods have.
+    by_port: NumbersBy<PortName>,
     /// Names of ports that egress rules use, with the number of tables.
     names: BTreeMap<PortName, u32>,
     /// [`Term::Unknown`], while it is active.
     unknown: Option<u32>,
     /// Addresses whose class may be another one.
     dirty: Dirty,
+    /// Groups and ports that came or went.
+    changed: ChangedPods,
 }
 
 /// Whether a Pod object is that of a lease: both have the same UID, or one has none.
@@ -201,65 +204,6 @@ impl Pods {
         }
     }
 
-    /// A selector became active or inactive.
-    pub fn term(&mut self, index: &Index, number: u32, terms: &Terms, active: bool) {
-        let term = terms.registry.get(number);
-        if **term == Term::Unknown {
-            self.unknown = active.then_some(number);
-            self.dirty.addresses.extend(self.claims.all().chain(self.leases.keys().copied()));
-        }
-        let candidates: Vec<u32> = match (term.required_label(), &**term) {
-            (Some((key, values)), _) => {
-                let label =
-                    |value: &Arc<str>| Label { key: Arc::clone(key), value: Arc::clone(value) };
-                values.iter().flat_map(|value| self.by_label.of(&label(value))).collect()
-            }
-            (None, Term::Pods { scope: Scope::Namespace(own), .. }) => {
-                self.by_namespace.of(own).collect()
-            }
-            _ => self.by_key.values().copied().collect(),
-        };
-        for at in candidates {
-            let group = &mut self.groups[at as usize];
-            match (group.terms.binary_search(&number), active) {
-                (Err(place), true)
-                    if term.selects(index, &group.key.namespace, &group.key.labels) =>
-                {
-                    group.terms.insert(place, number);
-                }
-                (Ok(place), false) => {
-                    group.terms.remove(place);
-                }
-                _ => continue,
-            }
-            self.touch(at);
-        }
-    }
-
-    /// A table uses the name of a port, or does not use it any more.
-    pub fn port_name(&mut self, name: &PortName, used: bool) {
-        let tables = self.names.entry(name.clone()).or_default();
-        let before = *tables;
-        *tables = if used { before + 1 } else { before.saturating_sub(1) };
-        let now = *tables;
-        if now == 0 {
-            self.names.remove(name);
-        }
-        if (before == 0) == (now == 0) {
-            return;
-        }
-        let has =
-            |key: &GroupKey| key.ports.iter().any(|p| (p.protocol, &p.name) == (name.0, &name.1));
-        for at in self.by_key.values().copied().collect::<Vec<_>>() {
-            let group = &self.groups[at as usize];
-            if has(&group.key) {
-                let named = self.named(&group.key);
-                self.groups[at as usize].named = named;
-                self.touch(at);
-            }
-        }
-    }
-
     /// Whether addresses of known pods must have classes, because unknown ones are matched by
     /// [`Term::Unknown`].
     pub fn distinguishes_unknown(&self) -> bool {
@@ -277,6 +221,11 @@ impl Pods {
     /// The addresses whose class may be another one.
     pub fn take_dirty(&mut self) -> Dirty {
         std::mem::take(&mut self.dirty)
+    }
+
+    /// The groups and ports that came or went since the last call.
+    pub fn take_changed(&mut self) -> ChangedPods {
+        std::mem::take(&mut self.changed)
     }
 
     /// The Pod objects that own an address: normally one.

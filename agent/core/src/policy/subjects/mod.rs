@@ -1,20 +1,24 @@
 //! Pods of this node as subjects: the policies that select them, and their rule tables.
 
+mod policies;
 mod rules_of;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
-use self::rules_of::table;
+use self::policies::{BySelector, OfSelector};
+use self::rules_of::ChangedPolicies;
 use super::pods::same_pod;
 use super::rules::{CompiledPolicy, Rules};
-use super::tables::Tables;
-use super::term::Terms;
+use super::tables::{TableChange, TableRules, Tables};
+use super::term::{GroupKey, Terms};
 use super::{LocalPod, may_select};
 use crate::index::{Index, PolicyDirty};
-use crate::model::{ContainerPort, Labels, ObjectName, Pod};
+use crate::model::{ObjectName, Pod};
+use crate::visits::visit;
 
 /// The table of each direction; `None`: not isolated.
 pub type Ends = [Option<u32>; 2];
@@ -53,28 +57,24 @@ impl Standing {
 #[derive(Clone, Debug)]
 struct Subject {
     lease: LocalPod,
-    /// Numbers of the policies that select it, in the order of the numbers.
-    selected: Arc<[u32]>,
+    /// Numbers of the selectors of policies that select it, sorted.
+    selected: Vec<u32>,
     standing: Standing,
-    /// Labels and container ports that its tables were computed from. Pods of a namespace with equal ones get
-    /// the same tables.
-    judged_as: Option<ReplicaKey>,
 }
-
-/// Labels and container ports of a pod.
-type ReplicaKey = (Labels, Arc<[ContainerPort]>);
 
 /// The policies, and the pods of this node.
 #[derive(Clone, Debug, Default)]
 pub struct Subjects {
-    numbers: BTreeMap<ObjectName, u32>,
-    policies: Vec<Option<CompiledPolicy>>,
-    free: Vec<u32>,
-    /// Numbers of policies that are gone. Tables may refer to them until the end of the update.
-    gone: Vec<u32>,
+    policies: BySelector,
     subjects: BTreeMap<u16, Subject>,
     by_name: HashMap<ObjectName, BTreeSet<u16>>,
     by_namespace: HashMap<Arc<str>, BTreeSet<u16>>,
+    /// Pods by the identities of their tables.
+    by_table: HashMap<u32, BTreeSet<u16>>,
+    /// Pods whose Pod object or namespace is not known: every policy may concern them.
+    unsettled: BTreeSet<u16>,
+    /// Pods whose standing changed, and indices that have no pod any more.
+    moved: BTreeSet<u16>,
 }
 
 /// What an update of subjects results in.
@@ -83,7 +83,9 @@ pub struct Decisions {
     /// The new standing of pods, by index; one reference to each table.
     pub standings: BTreeMap<u16, Standing>,
     /// Tables that are not live yet.
-    pub new_tables: Vec<u32>,
+    pub new_tables: BTreeMap<u32, TableRules>,
+    /// Tables that stay, and whose rules change.
+    pub changes: BTreeMap<u32, TableChange>,
     /// Tables that pods do not use any more, with one reference for each use.
     pub former: Vec<u32>,
     /// Policies that were changed or deleted.
@@ -100,84 +102,131 @@ pub struct Stores<'a> {
     pub tables: &'a mut Tables,
 }
 
-/// Policies that select a pod, and its ports if they matter.
-type Decided = HashMap<(Arc<[u32]>, Option<Arc<[ContainerPort]>>), Ends>;
-
 impl Subjects {
     /// Names of all policies.
     pub fn policy_names(&self) -> impl Iterator<Item = &ObjectName> {
-        self.numbers.keys()
+        self.policies.names()
     }
 
     /// Lease and standing of each pod.
     pub fn iter(&self) -> impl Iterator<Item = (&LocalPod, Standing)> {
-        self.subjects.values().map(|subject| (&subject.lease, subject.standing))
-    }
-
-    /// Sets the standing of a pod; returns whether it had another one.
-    pub fn set(&mut self, index: u16, standing: Standing) -> bool {
-        let subject = self.subjects.get_mut(&index);
-        subject.is_some_and(|s| std::mem::replace(&mut s.standing, standing) != standing)
+        let subjects = self.subjects.values().inspect(|_| visit());
+        subjects.map(|subject| (&subject.lease, subject.standing))
     }
 
     /// Lease and standing of a pod.
     pub fn get(&self, index: u16) -> Option<(&LocalPod, Standing)> {
+        visit();
         self.subjects.get(&index).map(|subject| (&subject.lease, subject.standing))
     }
 
-    /// Decides again for the pods that changes of objects and leases affect.
+    /// Indices of the pods with a table.
+    pub fn of_table(&self, table: u32) -> impl Iterator<Item = u16> {
+        self.by_table.get(&table).into_iter().flatten().copied()
+    }
+
+    /// Whether a pod is in a namespace.
+    pub fn has_namespace(&self, name: &str) -> bool {
+        self.by_namespace.contains_key(name)
+    }
+
+    /// The indices whose pods changed their standing, came or went since the last call.
+    pub fn take_moved(&mut self) -> BTreeSet<u16> {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Names of the policies with names of the ports of pods of a group.
+    pub fn with_port_names(&self, index: &Index, group: &GroupKey) -> Vec<ObjectName> {
+        if !self.policies.has_port_names() {
+            return Vec::new();
+        }
+        let selectors = self.policies.selecting(index, &group.namespace, &group.labels);
+        let of = selectors.into_iter().filter_map(|selector| self.policies.get(selector));
+        of.flat_map(OfSelector::with_port_names).cloned().collect()
+    }
+
+    /// Sets the standing of a pod; returns whether it had another one.
+    pub fn set(&mut self, index: u16, standing: Standing) -> bool {
+        let Some(subject) = self.subjects.get_mut(&index) else { return false };
+        let former = std::mem::replace(&mut subject.standing, standing);
+        if former == standing {
+            return false;
+        }
+        self.moved.insert(index);
+        for table in former.tables() {
+            remove(&mut self.by_table, &table, index);
+        }
+        for table in standing.tables() {
+            self.by_table.entry(table).or_default().insert(index);
+        }
+        true
+    }
+
+    /// Decides again for the pods that changes of objects and leases affect. `local` are the leases, if
+    /// they changed.
     pub fn update(
         &mut self,
         index: &Index,
         dirty: &PolicyDirty,
-        local: &[LocalPod],
+        local: Option<&[LocalPod]>,
         mut stores: Stores<'_>,
     ) -> Decisions {
         let mut decisions = Decisions::default();
-        let mut touched = BTreeSet::new();
-        self.free.append(&mut self.gone);
+        let (mut touched, mut changed) = (BTreeSet::new(), ChangedPolicies::default());
+        for (selector, pods) in self.policies.release_gone() {
+            for at in pods {
+                let subject = self.subjects.entry(at);
+                subject.and_modify(|subject| subject.selected.retain(|other| *other != selector));
+            }
+        }
         for name in &dirty.policies {
-            self.policy(index, name, &mut touched, &mut decisions, &mut stores);
+            self.policy(index, name, &mut touched, &mut changed, &mut stores);
         }
-        let mut new: BTreeSet<u16> = self.leases(local, &mut decisions);
+        let mut new: BTreeSet<u16> =
+            local.map(|local| self.leases(local, &mut decisions)).unwrap_or_default();
         new.extend(dirty.pods.iter().filter_map(|name| self.by_name.get(name)).flatten());
-        if index.cluster_network_policies().next().is_some() {
-            let namespaces = dirty.namespaces.iter();
-            new.extend(namespaces.filter_map(|name| self.by_namespace.get(name)).flatten());
-        }
-        // A replica of a judged pod (same namespace, labels and container ports) gets the same tables. In a
-        // namespace with 10,000 policies this avoids evaluating 10,000 selectors for each replica.
-        let policies_unchanged = dirty.policies.is_empty() && dirty.namespaces.is_empty();
-        let replicas = new.iter().filter(|_| policies_unchanged);
-        let replicas = replicas.filter_map(|at| Some((*at, self.replica(index, *at)?)));
-        // All of them before any subject changes.
-        let replicas: BTreeMap<u16, (Arc<[u32]>, Ends)> = replicas.collect();
-        for at in &new {
-            let Some((selected, _)) = replicas.get(at) else {
-                self.select(index, *at);
-                continue;
-            };
-            let selected = Arc::clone(selected);
-            self.subjects.entry(*at).and_modify(|subject| subject.selected = selected);
-        }
+        let namespaces = dirty.namespaces.iter();
+        new.extend(namespaces.filter_map(|name| self.by_namespace.get(name)).flatten());
+        new.iter().for_each(|at| self.select(index, *at));
         touched.extend(new);
-        let mut decided = Decided::new();
         for at in touched {
             let Some(subject) = self.subjects.get(&at) else { continue };
-            let standing = match replicas.get(&at) {
-                Some((_, ends)) => Standing::Judged(*ends),
-                None => self.decide(index, subject, &mut decided, &mut decisions, &mut stores),
-            };
-            standing.tables().for_each(|table| stores.tables.registry.retain(table));
+            let standing = self.decide(index, subject, &mut decisions, &mut stores);
             decisions.former.extend(subject.standing.tables());
             decisions.standings.insert(at, standing);
-            let judged = pod_of(index, &subject.lease).filter(|_| standing.ends().is_some());
-            let judged_as = judged.map(|pod| (pod.labels.clone(), Arc::clone(&pod.ports)));
-            self.subjects.entry(at).and_modify(|subject| subject.judged_as = judged_as);
         }
-        // The references of the searches above.
-        decisions.former.extend(decided.into_values().flatten().flatten());
+        self.changes(&changed, &mut decisions, &mut stores);
+        decisions.forgotten = changed.into_former();
         decisions
+    }
+
+    /// The rules of new tables, and what changes in those of others.
+    fn changes(
+        &self,
+        changed: &ChangedPolicies,
+        decisions: &mut Decisions,
+        stores: &mut Stores<'_>,
+    ) {
+        for (table, content) in &mut decisions.new_tables {
+            let identity = Arc::clone(stores.tables.identities.get(*table));
+            *content = rules_of::rules(&self.policies, &identity, stores);
+        }
+        if changed.is_empty() {
+            return;
+        }
+        let kept = decisions.standings.values().copied().flat_map(Standing::tables);
+        for table in kept.collect::<BTreeSet<u32>>() {
+            if decisions.new_tables.contains_key(&table) {
+                continue;
+            }
+            let identity = Arc::clone(stores.tables.identities.get(table));
+            let change = rules_of::change(&self.policies, changed, &identity, stores);
+            if let Some(change) =
+                stores.tables.differing_change(table, change, stores.rules, stores.terms)
+            {
+                decisions.changes.insert(table, change);
+            }
+        }
     }
 
     /// Compiles a policy again; adds the pods that it selected or selects.
@@ -186,7 +235,7 @@ impl Subjects {
         index: &Index,
         name: &ObjectName,
         touched: &mut BTreeSet<u16>,
-        decisions: &mut Decisions,
+        changed: &mut ChangedPolicies,
         stores: &mut Stores<'_>,
     ) {
         let own = index.network_policy(name);
@@ -196,60 +245,43 @@ impl Subjects {
             Some(stores.rules.compile_cluster(policy, stores.terms))
         };
         let compiled = own.or_else(cluster);
-        let known = self.numbers.get(name).copied();
-        let number = match (known, &compiled) {
-            (Some(number), _) => number,
-            (None, None) => return,
-            (None, Some(_)) => {
-                let number = self.free.pop().unwrap_or(self.policies.len() as u32);
-                if number as usize == self.policies.len() {
-                    self.policies.push(None);
-                }
-                self.numbers.insert(name.clone(), number);
-                number
+        if let Some((selector, former)) = self.policies.remove(name) {
+            touched.extend(self.policies.get(selector).into_iter().flat_map(|of| &of.pods));
+            changed.former(selector, former);
+        } else if compiled.is_none() {
+            return;
+        }
+        let of_namespace = self.by_namespace.get(&name.namespace);
+        if let Some(compiled) = compiled {
+            let (selector, new) = self.policies.insert(name, compiled);
+            if new {
+                let candidates: Vec<u16> = match name.namespace.is_empty() {
+                    true => self.subjects.keys().copied().collect(),
+                    false => of_namespace.into_iter().flatten().copied().collect(),
+                };
+                self.selector(index, selector, &candidates);
             }
+            changed.present(selector, name);
+            touched.extend(self.policies.get(selector).into_iter().flat_map(|of| &of.pods));
+        }
+        let of_namespace = self.by_namespace.get(&name.namespace);
+        let concerns = |at: &&u16| {
+            name.namespace.is_empty() || of_namespace.is_some_and(|of| of.contains(*at))
         };
-        let candidates: Vec<u16> = match name.namespace.is_empty() {
-            true => self.subjects.keys().copied().collect(),
-            false => {
-                self.by_namespace.get(&name.namespace).into_iter().flatten().copied().collect()
-            }
-        };
-        for at in &candidates {
+        touched.extend(self.unsettled.iter().filter(concerns));
+    }
+
+    /// Finds the pods that a new selector selects.
+    fn selector(&mut self, index: &Index, selector: u32, candidates: &[u16]) {
+        for at in candidates {
             let Some(subject) = self.subjects.get_mut(at) else { continue };
-            let Some(pod) = pod_of(index, &subject.lease) else {
-                touched.insert(*at);
-                continue;
-            };
-            let is_unknown = index.namespace(&pod.name.namespace).is_none();
-            if is_unknown || subject.standing == Standing::Pending {
-                touched.insert(*at);
+            let Some(pod) = pod_of(index, &subject.lease) else { continue };
+            if self.policies.selects(index, selector, pod)
+                && let Err(place) = subject.selected.binary_search(&selector)
+            {
+                subject.selected.insert(place, selector);
+                self.policies.set_pod(selector, *at, true);
             }
-            let selects = compiled.as_ref().is_some_and(|policy| policy.selects(index, pod));
-            let place = subject.selected.binary_search(&number);
-            if selects || place.is_ok() {
-                touched.insert(*at);
-            }
-            match place {
-                Ok(place) if !selects => {
-                    let mut selected = subject.selected.to_vec();
-                    selected.remove(place);
-                    subject.selected = selected.into();
-                }
-                Err(place) if selects => {
-                    let mut selected = subject.selected.to_vec();
-                    selected.insert(place, number);
-                    subject.selected = selected.into();
-                }
-                _ => {}
-            }
-        }
-        if compiled.is_none() {
-            self.numbers.remove(name);
-            self.gone.push(number);
-        }
-        if let Some(slot) = self.policies.get_mut(number as usize) {
-            decisions.forgotten.extend(std::mem::replace(slot, compiled));
         }
     }
 
@@ -257,15 +289,20 @@ impl Subjects {
     fn leases(&mut self, local: &[LocalPod], decisions: &mut Decisions) -> BTreeSet<u16> {
         let current: BTreeMap<u16, &LocalPod> = local.iter().map(|pod| (pod.index, pod)).collect();
         let stale = |subject: &&Subject| current.get(&subject.lease.index) != Some(&&subject.lease);
-        let stale: Vec<LocalPod> =
-            self.subjects.values().filter(stale).map(|subject| subject.lease.clone()).collect();
-        for lease in stale {
-            if let Some(subject) = self.subjects.remove(&lease.index) {
-                decisions.former.extend(subject.standing.tables());
+        let stale: Vec<u16> =
+            self.subjects.values().filter(stale).map(|subject| subject.lease.index).collect();
+        for at in stale {
+            if let Some((_, standing)) = self.get(at) {
+                decisions.former.extend(standing.tables());
             }
+            self.set(at, Standing::Pending);
+            self.moved.insert(at);
+            self.unsettled.remove(&at);
+            let Some(Subject { lease, selected, .. }) = self.subjects.remove(&at) else { continue };
+            selected.iter().for_each(|selector| self.policies.set_pod(*selector, at, false));
             if let Some(name) = &lease.name {
-                remove(&mut self.by_name, name, lease.index);
-                remove(&mut self.by_namespace, &name.namespace, lease.index);
+                remove(&mut self.by_name, name, at);
+                remove(&mut self.by_namespace, &name.namespace, at);
             }
         }
         let mut new = BTreeSet::new();
@@ -277,53 +314,38 @@ impl Subjects {
                 self.by_name.entry(name.clone()).or_default().insert(at);
                 self.by_namespace.entry(Arc::clone(&name.namespace)).or_default().insert(at);
             }
-            let selected = [].into();
             let (lease, standing) = (lease.clone(), Standing::Pending);
-            self.subjects.insert(at, Subject { lease, selected, standing, judged_as: None });
+            self.subjects.insert(at, Subject { lease, selected: Vec::new(), standing });
+            self.moved.insert(at);
             new.insert(at);
         }
         new
     }
 
-    /// The policies and tables of a pod with the same labels and container ports in the same namespace.
-    fn replica(&self, index: &Index, at: u16) -> Option<(Arc<[u32]>, Ends)> {
-        let pod = pod_of(index, &self.subjects.get(&at)?.lease)?;
-        let key = (pod.labels.clone(), Arc::clone(&pod.ports));
-        let others = self.by_namespace.get(&pod.name.namespace)?.iter();
-        let alike = |subject: &&Subject| subject.judged_as.as_ref() == Some(&key);
-        others.filter_map(|at| self.subjects.get(at)).filter(alike).find_map(
-            |subject| match subject.standing {
-                Standing::Judged(ends) => Some((Arc::clone(&subject.selected), ends)),
-                _ => None,
-            },
-        )
-    }
-
-    /// Finds the policies that select a pod.
+    /// Finds the selectors that select a pod.
     fn select(&mut self, index: &Index, at: u16) {
         let Some(subject) = self.subjects.get_mut(&at) else { return };
-        let mut selected = Vec::new();
-        if let Some(pod) = pod_of(index, &subject.lease) {
-            for namespace in [&Arc::default(), &pod.name.namespace] {
-                let first = ObjectName::new(Arc::clone(namespace), "");
-                let policies = self.numbers.range(first..);
-                for (_, number) in policies.take_while(|(name, _)| name.namespace == *namespace) {
-                    let policy = self.policies.get(*number as usize).and_then(Option::as_ref);
-                    if policy.is_some_and(|policy| policy.selects(index, pod)) {
-                        selected.push(*number);
-                    }
-                }
-            }
+        let pod = pod_of(index, &subject.lease);
+        let selected =
+            pod.map(|pod| self.policies.selecting(index, &pod.name.namespace, &pod.labels));
+        let selected = selected.unwrap_or_default();
+        let former = std::mem::replace(&mut subject.selected, selected);
+        former.iter().for_each(|selector| self.policies.set_pod(*selector, at, false));
+        subject.selected.iter().for_each(|selector| self.policies.set_pod(*selector, at, true));
+        let name = subject.lease.name.as_ref();
+        let is_unsettled =
+            name.is_some_and(|name| pod.is_none() || index.namespace(&name.namespace).is_none());
+        if is_unsettled {
+            self.unsettled.insert(at);
+        } else {
+            self.unsettled.remove(&at);
         }
-        selected.sort_unstable();
-        subject.selected = selected.into();
     }
 
     fn decide(
         &self,
         index: &Index,
         subject: &Subject,
-        decided: &mut Decided,
         decisions: &mut Decisions,
         stores: &mut Stores<'_>,
     ) -> Standing {
@@ -335,30 +357,15 @@ impl Subjects {
         if depends_on_unknown_namespace(index, &name.namespace) {
             return Standing::Pending;
         }
-        let policy = |number: &u32| Some((*number, self.policies.get(*number as usize)?.as_ref()?));
-        let mut policies: Vec<(u32, &CompiledPolicy)> =
-            subject.selected.iter().filter_map(policy).collect();
-        policies.sort_by_key(|(_, policy)| &policy.order);
-        let by_ports = policies.iter().any(|(_, policy)| policy.has_names());
-        let ports = by_ports.then(|| Arc::clone(&pod.ports));
-        let key = (Arc::clone(&subject.selected), ports);
-        let ends = *decided.entry(key).or_insert_with(|| {
-            PolicyDirection::ALL.map(|direction| {
-                let of_policy = |(_, policy): &(u32, &CompiledPolicy)| {
-                    policy.ends[direction as usize].is_some()
-                };
-                let policies: Vec<_> = policies.iter().copied().filter(of_policy).collect();
-                if policies.is_empty() {
-                    return None;
-                }
-                let (table, new) = table(&policies, direction, &pod.ports, stores);
-                if new {
-                    decisions.new_tables.push(table);
-                }
-                Some(table)
-            })
-        });
-        Standing::Judged(ends)
+        Standing::Judged(PolicyDirection::ALL.map(|direction| {
+            let identity =
+                rules_of::identity(&self.policies, subject, direction, &pod.ports, stores);
+            let (table, new) = identity?;
+            if new {
+                decisions.new_tables.insert(table, TableRules::default());
+            }
+            Some(table)
+        }))
     }
 }
 
@@ -374,7 +381,7 @@ pub fn pod_of<'a>(index: &'a Index, lease: &LocalPod) -> Option<&'a Pod> {
     index.pod(lease.name.as_ref()?).filter(|pod| same_pod(pod, lease.uid))
 }
 
-fn remove<K: std::hash::Hash + Eq>(sets: &mut HashMap<K, BTreeSet<u16>>, key: &K, member: u16) {
+fn remove<K: Hash + Eq>(sets: &mut HashMap<K, BTreeSet<u16>>, key: &K, member: u16) {
     if let Some(set) = sets.get_mut(key) {
         set.remove(&member);
         if set.is_empty() {

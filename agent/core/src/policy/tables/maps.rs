@@ -39,11 +39,14 @@ impl TableMaps {
 
     /// Adds or removes what a table has without classes.
     pub fn set_base(&mut self, sets: &Registry<Ports>, table: &Table, on: bool) {
-        if table.has_deny_or_pass() {
-            let key = PolicyPeerKey { table: table.id, class: COLLIDED_CLASS };
-            self.peers.set(key, on.then_some(PolicyPorts::NONE));
-        }
+        self.set_collided(table, on);
         self.set_held(sets, table.otherwise, on);
+    }
+
+    /// Adds or removes the row for classes with the id of another one.
+    pub fn set_collided(&mut self, table: &Table, on: bool) {
+        let key = PolicyPeerKey { table: table.id, class: COLLIDED_CLASS };
+        self.peers.set(key, (on && table.has_deny_or_pass()).then_some(PolicyPorts::NONE));
     }
 
     fn set_held(&mut self, sets: &Registry<Ports>, row: Row, on: bool) {

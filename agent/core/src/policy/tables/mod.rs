@@ -13,12 +13,9 @@ use std::sync::Arc;
 
 use sluice_abi::{PolicyEnd, PolicyPorts};
 
-use self::admitted::Admitted;
 use self::maps::{TableMaps, key};
-use self::rewrite::{admitted, uses};
-use self::table::Table;
-pub use self::table::{Gaps, Identity, TableRules};
-use self::tier::Tier;
+pub use self::table::{Gaps, Identity, TableChange, TableRules, TierChange, TierRules, uses};
+use self::table::{Table, Users};
 use super::FindingReason;
 use super::classes::{ClassContent, Classes, NumberedPort};
 use super::numbers::NumbersBy;
@@ -33,118 +30,123 @@ type Row = (PolicyPorts, Option<u32>);
 /// What `POD_POLICY` has for a pod that is closed.
 pub const CLOSED_END: PolicyEnd = PolicyEnd { table: CLOSED, otherwise: PolicyPorts::NONE };
 
-/// Terms, sorted, and port names that a table uses.
-pub type Uses = (Vec<u32>, BTreeSet<PortName>);
+/// Terms and port names.
+pub type Uses = (BTreeSet<u32>, BTreeSet<PortName>);
 
-/// The tables.
+/// The tables, by the numbers of their identities.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
-    /// Rules of each table; one reference per use by a pod. The present and the former rules of an
-    /// identity have one id.
-    pub registry: Registry<TableRules>,
-    /// What tables belong to; one reference per table.
+    /// What tables belong to; one reference per use by a pod.
     pub identities: Registry<Identity>,
-    /// By identity.
     live: BTreeMap<u32, Table>,
-    /// Identities of tables.
     of_term: NumbersBy<u32>,
     of_name: NumbersBy<PortName>,
     pub(super) sets: Registry<Ports>,
+    /// Rows that all tables take in `POLICY_PEERS`.
+    rows: usize,
     /// Rows that all sets take in `POLICY_PORTS`.
     set_rows: usize,
+    /// Number of tables that are closed because rows do not fit.
+    not_fitting: usize,
+    /// Tables that may have another [`Tables::end`] than before.
+    changed: BTreeSet<u32>,
     /// The rows.
     pub maps: TableMaps,
 }
 
 impl Tables {
-    /// The number of the table with these rules, with one more reference, and whether it is new. Takes
-    /// over one reference to its identity and to each rule, if it is new.
-    pub fn intern(&mut self, rules: TableRules) -> (u32, bool) {
-        let identity = rules.identity;
-        let (number, new) = self.registry.intern(rules, |_| self.identities.id(identity));
-        if !new {
-            self.identities.release(identity);
-        }
-        (number, new)
+    /// Takes a table out, to change it.
+    fn take(&mut self, number: u32) -> Option<Table> {
+        let table = self.live.remove(&number)?;
+        self.rows -= table.len();
+        self.not_fitting -= usize::from(table.closed == Some(FindingReason::Capacity));
+        Some(table)
     }
 
-    /// Removes a reference to a table; returns its rules if it was the last one.
-    pub fn release(&mut self, number: u32) -> Option<Arc<TableRules>> {
-        let rules = self.registry.release(number)?;
-        self.identities.release(rules.identity);
-        Some(rules)
+    /// Puts a table in its place.
+    fn put(&mut self, table: Table) {
+        self.rows += table.len();
+        self.not_fitting += usize::from(table.closed == Some(FindingReason::Capacity));
+        self.live.insert(table.identity, table);
+    }
+
+    /// The tables that may have another [`Tables::end`] than at the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.changed)
     }
 
     /// Adds a table with its rows.
-    pub fn add(&mut self, number: u32, rules: &Rules, terms: &Terms, classes: &Classes) {
-        let identity = self.identity(number);
-        let mut table = self.table(number, rules, terms);
-        table.otherwise = self.row(&table.otherwise_ports);
-        let of_terms = table.terms.iter().flat_map(|term| classes.of_term(*term));
-        let of_names = table.names.iter().flat_map(|name| classes.of_name(name));
-        let candidates: BTreeSet<u32> = of_terms.chain(of_names).collect();
-        for term in &table.terms {
-            self.of_term.insert(*term, identity);
+    pub fn add(
+        &mut self,
+        number: u32,
+        TableRules { own, tiers }: TableRules,
+        rules: &Rules,
+        terms: &Terms,
+        classes: &Classes,
+    ) {
+        let mut table = Table::new(number, self.identities.id(number));
+        table.is_isolated = own.is_some();
+        for rule in own.into_iter().flatten() {
+            table.add_own(rule, rules.registry.get(rule));
         }
-        for name in &table.names {
-            self.of_name.insert(name.clone(), identity);
+        table.any_peer = table.admitted(None, rules).unwrap_or_default();
+        table.set_tiers(tiers, rules, terms);
+        let admitted = |term: &u32| Some((*term, table.admitted(Some(*term), rules)?));
+        table.by_term = table.users.terms.keys().filter_map(admitted).collect();
+        for term in table.users.terms.keys() {
+            self.of_term.insert(*term, number);
         }
-        self.check_set(&mut table, None);
-        if table.closed.is_none() {
-            self.maps.set_base(&self.sets, &table, true);
+        for name in table.users.names.keys() {
+            self.of_name.insert(name.clone(), number);
         }
-        for class in candidates {
-            self.add_row(&mut table, class, classes);
-        }
-        self.live.insert(identity, table);
+        self.fill(&mut table, classes);
+        self.put(table);
     }
 
-    /// A table without rows.
-    fn table(&self, number: u32, rules: &Rules, terms: &Terms) -> Table {
-        let content = self.registry.get(number);
-        let own =
-            content.network_policies.iter().flatten().map(|rule| &**rules.registry.get(*rule));
-        let any_peer = Admitted::of(own.clone().filter(|rule| rule.peers.is_none()));
-        let by_term = admitted(
-            own.flat_map(|rule| rule.peers.iter().flatten().map(move |term| (*term, rule)))
-                .collect(),
-        );
-        let collides = self.identities.collides(content.identity);
-        let (used, names) = uses(content.iter(), rules);
-        let mut table = Table {
-            content: Arc::clone(content),
-            id: self.registry.id(number),
-            admin: Tier::new(&content.admin, rules, terms),
-            is_isolated: content.network_policies.is_some(),
-            by_term,
-            any_peer,
-            baseline: Tier::new(&content.baseline, rules, terms),
-            terms: used.into(),
-            names,
-            otherwise_ports: Ports::default(),
-            otherwise: (PolicyPorts::NONE, None),
-            rows: BTreeMap::new(),
-            closed: collides.then_some(FindingReason::Collision),
-        };
+    /// Removes a table with its rows and its references to rules. Returns what it used, with one reference to
+    /// each term.
+    pub fn drop(
+        &mut self,
+        number: u32,
+        (rules, terms): (&mut Rules, &mut Terms),
+        classes: &Classes,
+    ) -> Uses {
+        let Some(mut table) = self.take(number) else { return Uses::default() };
+        let uses = table.users.all();
+        uses.0.iter().for_each(|term| self.of_term.remove(term, number));
+        uses.1.iter().for_each(|name| self.of_name.remove(name, number));
+        self.clear(&mut table, classes);
+        uses.0.iter().for_each(|term| terms.registry.retain(*term));
+        table.rules(rules).into_iter().for_each(|rule| rules.release(rule, terms));
+        uses
+    }
+
+    /// Computes all rows of a table that has none.
+    fn fill(&mut self, table: &mut Table, classes: &Classes) {
+        let collides = self.identities.collides(table.identity);
+        table.closed = collides.then_some(FindingReason::Collision);
         table.otherwise_ports = table.ports(&ClassContent::default());
-        table
+        table.otherwise = self.row(&table.otherwise_ports);
+        self.changed.insert(table.identity);
+        self.check_set(table, None);
+        if table.closed.is_none() {
+            self.maps.set_base(&self.sets, table, true);
+        }
+        let Users { terms, names } = &table.users;
+        let of_terms = terms.keys().flat_map(|term| classes.of_term(*term));
+        let of_names = names.keys().flat_map(|name| classes.of_name(name));
+        for class in of_terms.chain(of_names).collect::<BTreeSet<u32>>() {
+            self.add_row(table, class, classes);
+        }
     }
 
-    /// Removes a table with its rows.
-    pub fn drop(&mut self, number: u32, classes: &Classes) {
-        let identity = self.identity(number);
-        let Some(mut table) = self.live.remove(&identity) else { return };
-        for term in &table.terms {
-            self.of_term.remove(term, identity);
-        }
-        for name in &table.names {
-            self.of_name.remove(name, identity);
-        }
+    /// Removes all rows of a table.
+    fn clear(&mut self, table: &mut Table, classes: &Classes) {
         for class in table.rows.keys().copied().collect::<Vec<_>>() {
-            self.drop_row(&mut table, class, classes);
+            self.drop_row(table, class, classes);
         }
         if table.closed.is_none() {
-            self.maps.set_base(&self.sets, &table, false);
+            self.maps.set_base(&self.sets, table, false);
         }
         self.release_set(table.otherwise);
     }
@@ -152,9 +154,9 @@ impl Tables {
     /// Adds the rows of a new class.
     pub fn add_class(&mut self, class: u32, classes: &Classes) {
         for number in self.candidates(classes.registry.get(class)) {
-            if let Some(mut table) = self.live.remove(&number) {
+            if let Some(mut table) = self.take(number) {
                 self.add_row(&mut table, class, classes);
-                self.live.insert(number, table);
+                self.put(table);
             }
         }
     }
@@ -162,9 +164,9 @@ impl Tables {
     /// Removes the rows of a class whose content had the last reference.
     pub fn drop_class(&mut self, class: u32, content: &ClassContent, classes: &Classes) {
         for number in self.candidates(content) {
-            if let Some(mut table) = self.live.remove(&number) {
+            if let Some(mut table) = self.take(number) {
                 self.drop_row(&mut table, class, classes);
-                self.live.insert(number, table);
+                self.put(table);
             }
         }
     }
@@ -196,20 +198,9 @@ impl Tables {
         tables
     }
 
-    /// Number of the identity of a table.
-    pub fn identity(&self, number: u32) -> u32 {
-        self.registry.get(number).identity
-    }
-
-    /// The identities of new tables that replace the rules of present ones.
-    pub fn rewritten(&self, new: &[u32]) -> BTreeSet<u32> {
-        let identities = new.iter().map(|number| self.identity(*number));
-        identities.filter(|identity| self.live.contains_key(identity)).collect()
-    }
-
     /// What `POD_POLICY` has for a table.
     pub fn end(&self, number: u32) -> PolicyEnd {
-        match self.live.get(&self.identity(number)) {
+        match self.live.get(&number) {
             Some(Table { closed: None, id, otherwise, .. }) => {
                 PolicyEnd { table: *id, otherwise: otherwise.0 }
             }
@@ -219,20 +210,21 @@ impl Tables {
 
     /// Whether a table has rules of ClusterNetworkPolicies.
     pub fn has_tiers(&self, number: u32) -> bool {
-        let rules = self.registry.get(number);
-        !rules.admin.is_empty() || !rules.baseline.is_empty()
+        self.live.get(&number).is_some_and(|t| !t.admin.is_empty() || !t.baseline.is_empty())
     }
 
     /// Why the pods of a table are closed.
     pub fn closed(&self, number: u32) -> Option<FindingReason> {
-        self.live.get(&self.identity(number))?.closed
+        self.live.get(&number)?.closed
     }
 
     /// Closes tables until the others fit into the maps, and those that depend on a gap; the same ones
     /// whatever was before.
     pub fn fit(&mut self, peers: usize, ports: usize, gaps: &Gaps, classes: &Classes) {
-        let rows: usize = self.live.values().map(Table::len).sum();
-        if rows <= peers && self.set_rows <= ports && *gaps == Gaps::default() {
+        if self.rows <= peers && self.set_rows <= ports && *gaps == Gaps::default() {
+            if self.not_fitting == 0 {
+                return;
+            }
             let closed =
                 self.live.iter().filter(|(_, t)| t.closed == Some(FindingReason::Capacity));
             for number in closed.map(|(number, _)| *number).collect::<Vec<_>>() {
@@ -261,7 +253,8 @@ impl Tables {
     }
 
     fn set_closed(&mut self, number: u32, close: bool, classes: &Classes) {
-        let Some(mut table) = self.live.remove(&number) else { return };
+        let Some(mut table) = self.take(number) else { return };
+        let former = table.closed;
         if close && table.closed.is_none() {
             self.maps.set_all(&self.sets, &table, classes, false);
             table.closed = Some(FindingReason::Capacity);
@@ -269,7 +262,10 @@ impl Tables {
             self.maps.set_all(&self.sets, &table, classes, true);
             table.closed = None;
         }
-        self.live.insert(number, table);
+        if table.closed != former {
+            self.changed.insert(number);
+        }
+        self.put(table);
     }
 
     fn candidates(&self, class: &ClassContent) -> BTreeSet<u32> {
@@ -312,6 +308,7 @@ impl Tables {
             self.maps.set_all(&self.sets, table, classes, false);
         }
         table.closed = Some(FindingReason::Collision);
+        self.changed.insert(table.identity);
     }
 
     /// The value for ports, with one reference to its set.

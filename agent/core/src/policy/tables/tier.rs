@@ -20,9 +20,10 @@ use super::admitted::add_named;
 use crate::model::RuleAction;
 
 /// The rules of a tier in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Tier {
     rules: Box<[Ordered]>,
+    has_deny_or_pass: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +62,8 @@ impl Tier {
             let denies_pods = *action != RuleAction::Accept && rule.terms().any(|t| of_pods(&t));
             Ordered { action: *action, rule, by_labels, denies_pods, address_terms_that_deny }
         };
-        Tier { rules: rules.iter().map(ordered).collect() }
+        let has_deny_or_pass = rules.iter().any(|(action, _)| *action != RuleAction::Accept);
+        Tier { rules: rules.iter().map(ordered).collect(), has_deny_or_pass }
     }
 
     /// The ports for a class, given what the next tier admits.
@@ -106,7 +108,7 @@ impl Tier {
 
     /// Whether a rule does not admit what it matches.
     pub fn has_deny_or_pass(&self) -> bool {
-        self.rules.iter().any(|rule| rule.action != RuleAction::Accept)
+        self.has_deny_or_pass
     }
 
     /// Whether peers are not recognized that a rule must not admit.

@@ -1,6 +1,7 @@
 //! Sizes, and single changes.
 
 mod capacity;
+mod cost;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -60,7 +61,7 @@ impl Policies {
         [
             self.terms.registry.len(),
             self.rules.registry.len(),
-            self.tables.registry.len(),
+            self.tables.identities.len(),
             self.tables.sets.len(),
             self.classes.registry.len(),
             self.unclassed.len(),

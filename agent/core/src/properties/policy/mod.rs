@@ -17,7 +17,10 @@ use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
 use crate::model::{Change, Object, ObjectName};
 use crate::oracle::{Cluster, Sandbox, Side, side_allows};
-use crate::policy::{CLOSED_END, Judgement, LocalPod, Policies, PolicyRows, Query, Step, Verdict};
+use crate::policy::{
+    CLOSED_END, Judgement, KnownPods, LocalPod, Policies, PolicyRows, Query, Step, Verdict,
+    open_namespaces,
+};
 use crate::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyNetworks, PolicyPeers, PortSets, Rows, Table,
     Write,
@@ -360,7 +363,14 @@ proptest! {
             let dirty = if everything.is_some() { PolicyDirty::everything() } else { dirty };
             let steps = policies.update(&index, &dirty, &local);
             let after = policies.rows();
-            prop_assert_eq!(&after, &afresh(&index, &local));
+            let mut fresh = Policies::default();
+            fresh.update(&index, &PolicyDirty::everything(), &local);
+            prop_assert_eq!(&after, &fresh.rows());
+            prop_assert_eq!(&after.open_namespaces, &open_namespaces(&index, &local));
+            for known in [KnownPods::OfCluster, KnownPods::OfNode] {
+                let findings = policies.findings(&index, known);
+                prop_assert_eq!(findings, fresh.findings(&index, known));
+            }
             for step in &steps {
                 carry_out(&mut maps, step, &local, Some(&after), &own, several);
             }

@@ -238,14 +238,14 @@ fn recovery_admits_nothing_to_pods_that_change_over_between_tables_that_change()
 }
 
 #[test]
-fn policy_in_place_of_another_one_has_its_own_tables() {
-    let with = |name: &str| {
+fn policy_in_place_of_another_one_has_its_own_rules() {
+    let with = |name: &str, port: &str| {
         World::new()
             .pod("shop/web", "role=web", "10.244.1.2", &[])
             .pod("shop/db", "role=db", "10.244.1.3", &[])
-            .policy(name, "role=db", Some(&[rule(&["role=web"], &["TCP 80"])]), None)
+            .policy(name, "role=db", Some(&[rule(&["role=web"], &[port])]), None)
     };
-    let (before, after) = (with("shop/a"), with("shop/b"));
+    let (before, after) = (with("shop/a", "TCP 80"), with("shop/b", "TCP 81"));
     let mut policies = Policies::default();
     policies.update(&before.index(), &PolicyDirty::everything(), &before.local);
     policies.update(&after.index(), &PolicyDirty::everything(), &after.local);
@@ -254,14 +254,14 @@ fn policy_in_place_of_another_one_has_its_own_tables() {
 
 #[test]
 fn recovery_to_other_tables_with_the_same_rules_drops_nothing() {
-    let with = |name: &str| {
+    let with = |pods: &str| {
         World::new()
             .pod("shop/web", "role=web", "10.244.1.2", &[])
-            .pod("shop/db", "role=db", "10.244.1.3", &[])
-            .policy(name, "role=db", Some(&[rule(&["role=web"], &["TCP 80"])]), None)
+            .pod("shop/db", "role=db,app=db", "10.244.1.3", &[])
+            .policy("shop/p", pods, Some(&[rule(&["role=web"], &["TCP 80"])]), None)
     };
     let (before, after) =
-        (with("shop/a"), with("shop/b").pod("shop/db2", "role=db", "10.244.1.4", &[]));
+        (with("role=db"), with("app=db").pod("shop/db2", "role=db,app=db", "10.244.1.4", &[]));
     let rows = |world: &World| afresh(&world.index(), &world.local);
     let (old, new) = (rows(&before), rows(&after));
     assert_ne!(old.pods[&1].ends, new.pods[&1].ends);
