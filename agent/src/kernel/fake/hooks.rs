@@ -89,6 +89,10 @@ impl Hooks for FakeKernel {
             }
         }
         self.capacity = *least;
+        // Those that no program has used get the tables of the attached programs again.
+        for (name, rows) in &self.former {
+            self.maps.entry(name).or_default().extend(rows.clone());
+        }
         if active {
             self.change_flags(node_flags::HANDED_OVER, node_flags::READY);
             self.stale_pins.push("v4-1".to_owned());

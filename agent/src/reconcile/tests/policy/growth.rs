@@ -244,6 +244,25 @@ async fn policies_that_change_before_the_switch_act_with_it_and_flows_are_judged
     assert_no_mixture(&mut harness, &before);
 }
 
+/// The larger maps get the rows of the attached programs once more.
+#[tokio::test(start_paused = true)]
+async fn rows_are_read_after_a_second_growth_before_the_switch() {
+    let mut harness = small(2).await;
+    let before = used(&mut harness);
+    harness.kernel().fail("hand over", usize::MAX, libc::ENOMEM);
+    harness.send(changed(&[&policy(1..=FITS + 2)])).await;
+    harness.send(changed(&[&policy(2..=FITS + 2)])).await;
+    let services =
+        (1..=40).map(|n| service(&format!("s{n}"), Protocol::Tcp, &format!("10.96.0.{n}"), n));
+    let log = harness.send(services.map(|o| Event::Objects(Change::Apply(o)))).await;
+    assert_eq!(only(&log, "grow"), ["grow 128 64 64 64 16 16"]);
+    harness.kernel().heal();
+    harness.run_for(Duration::from_secs(10)).await;
+    let after = used(&mut harness);
+    assert_eq!(admitted(&after), Vec::from_iter(2..=FITS + 2));
+    assert!(after.judges_again(7, before.epoch));
+}
+
 /// A pod that is connected while rows wait has none: it is closed unless its namespace is open.
 #[tokio::test(start_paused = true)]
 async fn namespace_closes_before_its_policies_wait_for_larger_maps() {
