@@ -71,9 +71,15 @@ impl Harness {
     /// the largest ones.
     pub fn with_capacity(capacity: Capacity, largest: Capacity) -> Harness {
         let mut harness = Harness::new();
-        harness.event_loop.state.set_capacity(capacity);
-        harness.event_loop.state.set_largest_capacity(largest);
+        harness.set_capacity(capacity, largest);
         harness
+    }
+
+    /// The maps have these capacities, and cannot grow beyond the largest ones.
+    pub fn set_capacity(&mut self, capacity: Capacity, largest: Capacity) {
+        self.event_loop.state.set_capacity(capacity);
+        self.event_loop.state.set_largest_capacity(largest);
+        self.event_loop.kernel.capacity = capacity;
     }
 
     fn start(config: Config, kernel: FakeKernel) -> Harness {

@@ -120,7 +120,7 @@ pub struct AgentArgs {
     /// its capacity). Flows beyond it work, and can be evicted.
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(2..))]
     pub flows_per_pod: Option<u32>,
-    /// Upper bound of the initial capacity of each map that grows with the Services, for tests of the growth;
+    /// Upper bound of the initial capacity of each map that grows, for tests of the growth;
     /// the first lists of a node without maps can need more.
     #[arg(long, value_name = "ENTRIES", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub initial_capacity: Option<u32>,

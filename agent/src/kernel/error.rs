@@ -73,6 +73,11 @@ impl From<OpenError> for KernelError {
 }
 
 impl KernelError {
+    /// Whether the agent is to stop: the operation did not fail.
+    pub fn is_stopping(&self) -> bool {
+        matches!(self, KernelError::Load(LoadError::Stopping))
+    }
+
     /// An error of an operation that has no type of its own.
     pub fn io(operation: impl Into<String>, source: io::Error) -> KernelError {
         KernelError::Io { operation: operation.into(), source }

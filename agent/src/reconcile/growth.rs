@@ -1,8 +1,9 @@
 //! Larger maps for tables that do not fit into the present ones.
 //!
-//! The reconciler of the Service maps says how many entries are needed. The programs go on with the
-//! former maps until the larger ones are written and the reconciler of the migration has switched the
-//! hooks. If loading fails, what fits stays served, and it is tried again.
+//! The reconcilers of the Service maps and of policies say how many entries are needed. The programs go on
+//! with the former maps until the larger ones are written and the reconciler of the migration has switched
+//! the hooks. If loading fails, what fits stays served, policies that do not fit close their pods, and it is
+//! tried again.
 
 use sluice_bpf::error_chain;
 use sluice_core::diff::Capacity;
@@ -34,7 +35,11 @@ impl Reconciler for ReconcileGrowth {
                 Ok(())
             }
             Err(error) => {
-                state.set_growth_failed();
+                if error.is_stopping() {
+                    state.set_growth_stopped();
+                } else {
+                    state.set_growth_failed();
+                }
                 Err(NotReconciled::Failed(format!(
                     "cannot replace the maps by larger ones ({}): {}",
                     text(&wanted),

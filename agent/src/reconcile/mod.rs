@@ -139,9 +139,9 @@ impl Reconcilers {
             Box::new(socket_programs::ReconcileSocketPrograms::default()),
             Box::new(forwarding::ReconcileForwarding::default()),
             Box::new(service_maps::ReconcileServiceMaps::default()),
-            Box::new(growth::ReconcileGrowth),
             // Before the programs that use them.
             Box::new(policy::ReconcilePolicy::default()),
+            Box::new(growth::ReconcileGrowth),
             Box::new(routes::ReconcileRoutes::default()),
             Box::new(devices::ReconcileDeviceMap),
             Box::new(node_config::ReconcileNodeConfig),

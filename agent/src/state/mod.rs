@@ -42,6 +42,7 @@ use crate::host::{HostState, Uplink};
 use self::drops::Drops;
 pub use self::drops::{Dropped, DroppedBy, DroppedPod};
 use self::growth::Growth;
+pub use self::growth::Rows;
 pub use self::health_checks::HealthCheckPort;
 use self::pod_mtu::PodMtus;
 pub use self::pods::PodSelection;

@@ -97,6 +97,20 @@ impl State {
         KINDS.iter().all(|kind| self.listed(*kind))
     }
 
+    /// Whether it is known what the rows depend on: without policies, only that there are none.
+    pub fn policies_known(&self) -> bool {
+        self.policies_listed() || self.has_policy_lists() && self.policy_counts() == [0, 0]
+    }
+
+    /// Whether there are policies, and it is not known yet what their rows depend on.
+    pub fn lists_of_policies_are_missing(&self) -> bool {
+        !self.policies_listed() && self.policy_counts() != [0, 0]
+    }
+
+    fn has_policy_lists(&self) -> bool {
+        [Kind::NetworkPolicy, Kind::ClusterNetworkPolicy].iter().all(|kind| self.listed(*kind))
+    }
+
     /// The namespaces without policies, once policies and Namespaces have been listed.
     pub fn open_namespaces(&self, local: &[LocalPod]) -> Option<BTreeMap<u64, u32>> {
         let listed = KINDS_OF_NAMESPACES.iter().all(|kind| self.listed(*kind));
@@ -106,7 +120,9 @@ impl State {
     /// Compiles what changed. Returns the steps that lead from the former rows to the present ones.
     pub fn update_policies(&mut self, local: Vec<LocalPod>) -> Vec<Step> {
         let dirty = mem::take(&mut self.policy.dirty);
-        if dirty.is_empty() && self.policy.local == local {
+        let capacity = self.policy_capacity();
+        let resized = self.policy.compiler.set_capacity(&capacity);
+        if dirty.is_empty() && !resized && self.policy.local == local {
             return Vec::new();
         }
         let steps = self.policy.compiler.update(&self.index, &dirty, &local);
@@ -148,8 +164,13 @@ impl State {
         }
     }
 
-    /// Whether the rows of policies were written since the agent started. Before that, no program that
-    /// uses them may take over, and no pod be connected: it would be closed.
+    /// Records that larger maps have replaced those in which the rows were.
+    pub(super) fn set_policies_unwritten(&mut self) {
+        self.policy.written = false;
+    }
+
+    /// Whether the rows of policies were written into the present maps since the agent started. Before that,
+    /// no program that uses them may take over, and no pod be connected: it would be closed.
     pub fn policies_written(&self) -> bool {
         self.policy.written
     }

@@ -1,8 +1,8 @@
 //! Name and capacity of every map. A map is pinned as `<pins>/maps/<NAME>`.
 //!
-//! The maps of Services start with the capacity `_INITIAL`, enough for about 2,500 Services with ten
-//! endpoints each. An agent that finds no maps creates them for its first lists; later, it replaces them by
-//! larger ones, up to `_MAX`, when its tables need more.
+//! Maps that grow start with the capacity `_INITIAL`: those of Services with space for about 2,500 of them
+//! with ten endpoints each. An agent that finds no maps creates them for its first lists; later, it replaces
+//! them by larger ones, up to `_MAX`, when its tables need more.
 
 /// Hash, [`crate::Addr`] -> [`crate::LocalPod`]: the pods of this node by address.
 pub const LOCAL_PODS: &str = "LOCAL_PODS";
@@ -77,7 +77,9 @@ pub const POD_POLICY: &str = "POD_POLICY";
 
 /// Hash, [`crate::Addr`] -> u64 class: pods of the cluster as peers of policies.
 pub const POLICY_CLASSES: &str = "POLICY_CLASSES";
-/// Capacity of [`POLICY_CLASSES`].
+/// Initial capacity, without larger first lists, of [`POLICY_CLASSES`].
+pub const POLICY_CLASSES_INITIAL: u32 = 16_384;
+/// Largest capacity of [`POLICY_CLASSES`].
 pub const POLICY_CLASSES_MAX: u32 = 262_144;
 
 /// LPM trie, [`crate::NetworkKey`] -> u64 class: other peers of policies.
@@ -87,7 +89,9 @@ pub const POLICY_NETWORKS_MAX: u32 = 131_072;
 
 /// Hash, [`crate::PolicyPeerKey`] -> [`crate::PolicyPorts`].
 pub const POLICY_PEERS: &str = "POLICY_PEERS";
-/// Capacity of [`POLICY_PEERS`].
+/// Initial capacity, without larger first lists, of [`POLICY_PEERS`].
+pub const POLICY_PEERS_INITIAL: u32 = 16_384;
+/// Largest capacity of [`POLICY_PEERS`].
 pub const POLICY_PEERS_MAX: u32 = 131_072;
 
 /// LPM trie, [`crate::PolicyPortKey`] -> 1: sets of ports.
@@ -124,6 +128,11 @@ pub const FLOW_TABLES: [&str; 3] = [FLOWS, FLOWS_NEW_POD, FLOWS_NEW_WIRE];
 /// The tables of Services. Their rows refer to each other by slots and ids, so programs use those of one version
 /// only.
 pub const SERVICE_TABLES: [&str; 5] = [FRONTENDS, SERVICES, SLOTS, BACKENDS, SOURCE_RANGES];
+
+/// The tables of policies. Their rows refer to each other by tables, classes, sets of ports and epochs, so
+/// programs use those of one version only. [`OPEN_NAMESPACES`] refers to none of them.
+pub const POLICY_TABLES: [&str; 6] =
+    [POD_POLICY, POLICY_CLASSES, POLICY_NETWORKS, POLICY_PEERS, POLICY_PORTS, POLICY_EPOCH];
 
 /// LRU hash, [`crate::FragmentKey`] -> [`crate::FragmentPorts`]: ports of fragmented datagrams.
 pub const FRAGMENTS: &str = "FRAGMENTS";

@@ -8,7 +8,8 @@ use sluice_abi::map;
 
 use super::CapacityError;
 use crate::table::{
-    Backends, Frontends, Networks, Services, Slots, SourceRanges, Table, TableSpec,
+    Backends, Frontends, Networks, PolicyClasses, PolicyPeers, Services, Slots, SourceRanges,
+    Table, TableSpec,
 };
 use crate::tables::Tables;
 
@@ -23,13 +24,17 @@ pub struct Capacity {
     pub slots: u32,
     /// Entries of `BACKENDS`.
     pub backends: u32,
+    /// Entries of `POLICY_CLASSES`.
+    pub policy_classes: u32,
+    /// Entries of `POLICY_PEERS`.
+    pub policy_peers: u32,
     /// Entries of `SOURCE_RANGES`.
     pub source_ranges: u32,
     /// Entries of `NETWORKS`.
     pub networks: u32,
 }
 
-/// A map that grows with the Services.
+/// A map that grows with the Services or the policies.
 #[derive(Clone, Copy, Debug)]
 pub struct Growing {
     /// The map; its capacity is the largest one.
@@ -39,8 +44,8 @@ pub struct Growing {
     entries: fn(&mut Capacity) -> &mut u32,
 }
 
-/// The maps that grow with the Services.
-pub const GROWING: [Growing; 4] = [
+/// The maps that grow.
+pub const GROWING: [Growing; 6] = [
     Growing {
         table: Frontends::SPEC,
         initial: map::FRONTENDS_INITIAL,
@@ -61,6 +66,16 @@ pub const GROWING: [Growing; 4] = [
         initial: map::BACKENDS_INITIAL,
         entries: |capacity| &mut capacity.backends,
     },
+    Growing {
+        table: PolicyClasses::SPEC,
+        initial: map::POLICY_CLASSES_INITIAL,
+        entries: |capacity| &mut capacity.policy_classes,
+    },
+    Growing {
+        table: PolicyPeers::SPEC,
+        initial: map::POLICY_PEERS_INITIAL,
+        entries: |capacity| &mut capacity.policy_peers,
+    },
 ];
 
 impl Default for Capacity {
@@ -77,6 +92,8 @@ impl Capacity {
         services: 0,
         slots: 0,
         backends: 0,
+        policy_classes: 0,
+        policy_peers: 0,
         source_ranges: SourceRanges::SPEC.capacity,
         networks: Networks::SPEC.capacity,
     };
@@ -105,7 +122,7 @@ impl Capacity {
         GROWING.iter().map(move |growing| (growing.table.name, self.of(growing)))
     }
 
-    /// The entries that the tables need in empty maps, or more: a backend in both sets of a Service
+    /// The entries that the tables of Services need in empty maps, or more: a backend in both sets of a Service
     /// port counts twice.
     pub fn for_tables(tables: &Tables) -> Capacity {
         let backends = entries(tables.backend_count());
@@ -116,6 +133,16 @@ impl Capacity {
             backends,
             ..Capacity::NONE
         }
+    }
+
+    /// The larger number, in the maps that grow.
+    pub fn max(self, other: &Capacity) -> Capacity {
+        self.with(|growing| self.of(growing).max(other.of(growing)))
+    }
+
+    /// Whether every map that grows has as many entries as needed.
+    pub fn holds(self, needed: &Capacity) -> bool {
+        GROWING.iter().all(|growing| needed.of(growing) <= self.of(growing))
     }
 
     /// The sum, in the maps that grow.
@@ -204,6 +231,8 @@ mod tests {
             ("SERVICES", 131_072),
             ("SLOTS", 2_097_152),
             ("BACKENDS", 524_288),
+            ("POLICY_CLASSES", 262_144),
+            ("POLICY_PEERS", 131_072),
         ];
         assert_eq!(largest, expected);
     }

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{PodPolicy, PolicyEnd, PolicyPortKey, map, ports_kind};
+use sluice_abi::{PodPolicy, PolicyEnd, PolicyPortKey, ports_kind};
 
 use super::rows::{PolicyRows, RowChange, Step};
 use super::tables::CLOSED_END;
@@ -14,13 +14,9 @@ impl Step {
     /// verdict depends on, (2) close pods, (3) remove classes that are not wanted if old and new ones do not fit
     /// together, (4) change all other rows, (5) open closed pods and add new ones. Flows
     /// of all isolated pods are judged again if rows of other maps than `POD_POLICY` change, or if `rejudge`.
-    pub fn recovery(old: PolicyRows, new: &PolicyRows, rejudge: bool) -> [Step; 5] {
-        Step::recovery_within(map::POLICY_CLASSES_MAX as usize, old, new, rejudge)
-    }
-
-    /// As [`Step::recovery`], with another capacity of `POLICY_CLASSES`.
-    fn recovery_within(
-        capacity: usize,
+    /// `capacity` is that of `POLICY_CLASSES`.
+    pub fn recovery(
+        capacity: u32,
         mut old: PolicyRows,
         new: &PolicyRows,
         rejudge: bool,
@@ -29,7 +25,7 @@ impl Step {
         let removal = old.take_unused(new);
         let changed = ChangedTables::between(&old, new);
         let unwanted = old.classes.keys().filter(|address| !new.classes.contains_key(address));
-        let is_full = new.classes.len() + unwanted.count() > capacity;
+        let is_full = new.classes.len() + unwanted.count() > capacity as usize;
         let closing = Step::closing(&old, new, &changed, is_full);
         let mut eviction = Step::default();
         if is_full {
@@ -188,6 +184,7 @@ fn take<K: Ord + Copy, V>(rows: &mut BTreeMap<K, V>, in_use: impl Fn(&K) -> bool
 mod tests {
     use std::net::Ipv4Addr;
 
+    use sluice_abi::map::POLICY_CLASSES_MAX as LARGEST;
     use sluice_abi::{Addr, PolicyPeerKey, PolicyPorts, PortBe};
 
     use super::super::networks::network_key;
@@ -241,7 +238,7 @@ mod tests {
         wanted.ports.insert(set(80), 1);
         let mut found = wanted.clone();
         found.ports.insert(set(22), 1);
-        let [removal, closing, _, middle, _] = Step::recovery(found, &wanted, false);
+        let [removal, closing, _, middle, _] = Step::recovery(LARGEST, found, &wanted, false);
         assert_eq!((removal.ports.deletes, closing.pods.len()), (vec![set(22)], 0));
         assert_eq!((middle.ports.is_empty(), middle.pods.len()), (true, 1));
     }
@@ -257,14 +254,14 @@ mod tests {
         };
         let (found, wanted) = (with(0..7), with(5..12));
         for (capacity, evicted) in [(12, 0), (11, 5), (8, 5)] {
-            let steps = Step::recovery_within(capacity, found.clone(), &wanted, false);
+            let steps = Step::recovery(capacity, found.clone(), &wanted, false);
             let mut rows = found.clone();
             for (at, step) in steps.iter().enumerate() {
                 let closed = rows.pods.values().all(|pod| pod.ends == [CLOSED_END; 2]);
                 assert!(step.classes.deletes.is_empty() || evicted == 0 || closed, "step {at}");
                 // Puts precede deletions in a step.
                 rows.classes.extend(step.classes.puts.iter().copied());
-                assert!(rows.classes.len() <= capacity, "step {at} of {capacity}");
+                assert!(rows.classes.len() <= capacity as usize, "step {at} of {capacity}");
                 step.classes.apply(&mut rows.classes);
                 rows.pods.extend(step.pods.iter().copied());
             }

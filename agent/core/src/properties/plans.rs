@@ -27,6 +27,7 @@ pub const CAPACITY: Capacity = Capacity {
     slots: 4000,
     backends: 1000,
     networks: 1000,
+    ..Capacity::NONE
 };
 
 /// Many objects at once, then a few changes at a time: of any object, or of the traffic policy of a
@@ -350,7 +351,9 @@ proptest! {
         (frontends, slots, backends, networks) in (0..12u32, 0..16u32, 0..8u32, 0..6u32),
         (services, source_ranges) in (0..6u32, 0..4u32),
     ) {
-        let mut kernel = Kernel::new(Capacity { frontends, services, source_ranges, slots, backends, networks });
+        let mut kernel = Kernel::new(Capacity {
+            frontends, services, source_ranges, slots, backends, networks, ..Capacity::NONE
+        });
         let mut agent = Agent::start(&kernel);
         let mut history: BTreeMap<FrontendKey, Vec<[Fate; 2]>> = BTreeMap::new();
         let mut sets: Vec<Fate> = Vec::new();

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sluice_core::Change;
-use sluice_core::diff::{Capacity, GROWING};
+use sluice_core::diff::Capacity;
 use sluice_core::model::{Kind, Object, Protocol};
-use sluice_core::table::{Backends, Frontends, Table};
+use sluice_core::table::{Backends, Frontends};
 
 use super::{only, position, ready_flag};
 use crate::conditions::{Concern, Status};
@@ -64,10 +64,8 @@ async fn first_lists_that_do_not_fit_are_written_once_into_larger_maps() {
     let mut harness = small();
     harness.run_until_idle().await;
     let log = harness.send(lists(services(1..=10))).await;
-    let grow: Vec<u32> =
-        GROWING.map(|map| if map.table == Frontends::SPEC { 32 } else { 16 }).into();
-    let grow = grow.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-    assert_eq!(only(&log, "grow"), [format!("grow {grow}")]);
+    // There are no policies.
+    assert_eq!(only(&log, "grow"), ["grow 32 16 16 16 8 8"]);
     assert_eq!(only(&log, "put FRONTENDS"), ["put FRONTENDS 20"]);
     assert_eq!(only(&log, "put BACKENDS"), ["put BACKENDS 10"]);
     let at = |label| position(&log, label);

@@ -1,12 +1,13 @@
 //! Programs and pins of the node in memory.
 
-use sluice_abi::node_flags;
+use sluice_abi::{map, node_flags};
 use sluice_bpf::attach::{AttachOutcome, XdpAttachment, XdpMode};
 use sluice_core::diff::Capacity;
 use sluice_core::table::NodeConfigs;
 use sluice_pod::device::LinkLayer;
 
 use super::FakeKernel;
+use crate::kernel::linux::load::LoadError;
 use crate::kernel::{Grown, HandedOver, Hooks, PodPrograms, Result};
 
 impl Hooks for FakeKernel {
@@ -66,15 +67,32 @@ impl Hooks for FakeKernel {
 
     fn hand_over(&mut self) -> Result<HandedOver> {
         self.change("hand over".to_owned())?;
+        self.former.clear();
         self.change_flags(0, node_flags::HANDED_OVER);
         Ok(HandedOver::default())
     }
 
     fn grow(&mut self, least: &Capacity) -> Result<Grown> {
         let sizes: Vec<String> = least.growing().map(|(_, entries)| entries.to_string()).collect();
+        if self.stopping {
+            return Err(LoadError::Stopping.into());
+        }
         self.change(format!("grow {}", sizes.join(" ")))?;
         let active = self.flags() & node_flags::READY != 0;
         let takes_over = active || self.flags() & node_flags::HANDED_OVER != 0;
+        let policies = |capacity: &Capacity| [capacity.policy_classes, capacity.policy_peers];
+        if takes_over && policies(least) != policies(&self.capacity) {
+            for name in map::POLICY_TABLES {
+                // Attached programs keep those that they have.
+                let rows = self.maps.get(name).cloned().unwrap_or_default();
+                self.former.entry(name).or_insert(rows);
+            }
+        }
+        self.capacity = *least;
+        // Those that no program has used get the tables of the attached programs again.
+        for (name, rows) in &self.former {
+            self.maps.entry(name).or_default().extend(rows.clone());
+        }
         if active {
             self.change_flags(node_flags::HANDED_OVER, node_flags::READY);
             self.stale_pins.push("v4-1".to_owned());

@@ -13,6 +13,7 @@ use std::{fmt, io};
 
 use ipnet::IpNet;
 use sluice_bpf::attach::{XdpAttachment, XdpMode};
+use sluice_core::diff::Capacity;
 use sluice_core::table::{HostPorts, LocalPods, PodNetnsRows, Pods, Rows, Table, TableSpec, Write};
 use sluice_pod::PathPart;
 use sluice_pod::device::Link;
@@ -102,8 +103,14 @@ pub struct FakeKernel {
     pub health_checks: BTreeMap<u16, HealthCheck>,
     /// Paths of single pods that were read.
     pub paths_read: usize,
-    /// The maps after each row that was written, if they are recorded.
+    /// What programs read after each row that was written, if it is recorded.
     pub history: Option<Vec<FakeMaps>>,
+    /// Capacities of the maps that grow.
+    pub capacity: Capacity,
+    /// Whether loading of larger maps ends because the agent is to stop.
+    pub stopping: bool,
+    /// Maps that were replaced by larger ones, until the hooks are switched.
+    former: FakeMaps,
     /// Shared with the locks of the leases that exist.
     lease_lock: Rc<()>,
     log: Vec<String>,
@@ -141,6 +148,9 @@ impl FakeKernel {
             health_checks: BTreeMap::new(),
             paths_read: 0,
             history: None,
+            capacity: Capacity::default(),
+            stopping: false,
+            former: FakeMaps::new(),
             lease_lock: Rc::default(),
             log: Vec::new(),
             faults: Vec::new(),
@@ -188,6 +198,13 @@ impl FakeKernel {
     pub fn overwrite<T: Table>(&mut self, key: T::Key, value: T::Value) {
         let rows = Rows::of::<T>([(key, value)]);
         self.maps.entry(T::SPEC.name).or_default().insert(rows.keys, rows.values);
+    }
+
+    /// The maps that the attached programs read.
+    pub fn used_maps(&self) -> FakeMaps {
+        let mut used = self.maps.clone();
+        used.extend(self.former.clone());
+        used
     }
 
     fn packed(&self, table: &'static TableSpec, mut pick: impl FnMut(&[u8]) -> bool) -> Rows {
@@ -278,8 +295,12 @@ impl Maps for FakeKernel {
                 Some(value) => map.insert(key.to_vec(), value.to_vec()),
                 None => map.remove(key),
             };
-            if let Some(history) = &mut self.history {
-                history.push(self.maps.clone());
+            let entries = map.len();
+            let capacity = self.capacity.growing().find(|(growing, _)| *growing == name);
+            assert!(capacity.is_none_or(|(_, most)| entries <= most as usize), "{label}: full");
+            if self.history.is_some() {
+                let used = self.used_maps();
+                self.history.get_or_insert_default().push(used);
             }
         }
         self.log.push(if result.is_ok() { label } else { format!("failed: {label}") });

@@ -252,7 +252,8 @@ fn replace_changed(own: &PinSet, shapes: &[Shape], layouts: &Layouts) -> Result<
 }
 
 /// Pins maps of another version whose description and shape are those of this one, so that the
-/// programs of both use the same map. The tables of Services are shared together or not at all.
+/// programs of both use the same map. The tables of Services are shared together or not at all, as are those of
+/// policies.
 fn share(
     shapes: &[Shape],
     layouts: &Layouts,
@@ -272,15 +273,20 @@ fn share(
         let own = id_below(Path::new(pin::ROOT), &wanted.name)?;
         Ok(own.is_some() && own == id_below(source.dir(), &wanted.name)?)
     };
-    let is_of_services = |wanted: &&Shape| map::SERVICE_TABLES.contains(&wanted.name.as_str());
-    let mut together = true;
-    for wanted in shapes.iter().filter(is_of_services) {
-        together &= can_be_shared(wanted) && (!path(wanted).exists() || is_shared(wanted)?);
+    let mut apart: Vec<&str> = Vec::new();
+    for group in [&map::SERVICE_TABLES[..], &map::POLICY_TABLES] {
+        let mut together = true;
+        for wanted in shapes.iter().filter(|shape| group.contains(&shape.name.as_str())) {
+            together &= can_be_shared(wanted) && (!path(wanted).exists() || is_shared(wanted)?);
+        }
+        if !together {
+            apart.extend(group);
+        }
     }
     for wanted in shapes {
-        if is_of_services(&wanted) && !together {
+        if apart.contains(&wanted.name.as_str()) {
             if is_shared(wanted)? {
-                tracing::info!(map = %wanted.name, "replaced with the other tables of Services");
+                tracing::info!(map = %wanted.name, "replaced with the tables that it belongs to");
                 remove_pin(&path(wanted))?;
             }
         } else if can_be_shared(wanted) && !path(wanted).exists() {

@@ -3,9 +3,12 @@
 //!
 //! ```text
 //! leases, changed objects --compile--> steps --write--> kernel
-//! start, failed write, row of another program --> read back --Step::recovery--> remove unused rows,
-//!     close pods, change, open pods
+//! start, failed write, row of another program, larger maps --> read back --Step::recovery-->
+//!     remove unused rows, close pods, change, open pods
 //! ```
+//! What does not fit into the present maps is written into larger ones; until then, the former rows stay in
+//! force. If the maps cannot be replaced, what fits is written and the rest closed.
+//!
 //! The rows of a former agent stay in force until all lists have arrived; only the namespaces without
 //! policies are brought up to date before.
 
@@ -36,6 +39,8 @@ const UUID_LENGTH: usize = 36;
 pub struct ReconcilePolicy {
     /// The rows of pods and namespaces as they were written; `None` if they have to be read (again).
     realized: Option<Found>,
+    /// [`State::maps_replaced`] when the rows were read.
+    replaced: u32,
     /// The epoch when the rows had to be read again.
     last_epoch: Option<u32>,
     /// A step was not carried out completely: flows may have been judged by a part of it.
@@ -63,8 +68,17 @@ impl Reconciler for ReconcilePolicy {
             open_namespaces(&local, state, kernel)?;
             return Err(NotReconciled::Waiting("not every kind of object has been listed"));
         }
+        if std::mem::replace(&mut self.replaced, state.maps_replaced()) != state.maps_replaced() {
+            self.require_read_back();
+        }
         let started = Instant::now();
         let steps = state.update_policies(local);
+        if state.require_policy_entries() {
+            // These steps are made up for by those of a recovery.
+            self.require_read_back();
+            open_namespaces(state.policy_pods(), state, kernel)?;
+            return Err(NotReconciled::Waiting("the maps are replaced by larger ones"));
+        }
         let rows = if self.realized.is_some() {
             self.write_steps(&steps, kernel)?
         } else {
@@ -124,7 +138,8 @@ impl ReconcilePolicy {
         let epoch = found.epoch;
         found.catch_up(self.last_epoch);
         let rejudge = interrupted || found.epoch != epoch;
-        let steps = Step::recovery(rows, &wanted, rejudge);
+        let capacity = state.capacity().policy_classes;
+        let steps = Step::recovery(capacity, rows, &wanted, rejudge);
         let mut writes = Vec::new();
         if steps.iter().all(|step| step.pods.is_empty()) && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));

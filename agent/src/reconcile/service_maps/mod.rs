@@ -21,8 +21,8 @@ use super::{NotReconciled, Reconciler};
 use crate::conditions::{Concern, Status};
 use crate::findings::{Finding, Reason};
 use crate::kernel::Kernel;
-use crate::state::State;
 use crate::state::conflict::bounded;
+use crate::state::{Rows, State};
 
 /// Most plans in one call. A row that did not fit is planned again after the deletions of a plan.
 /// Quarantined slots become free two plans later: in a later call, when no program that runs now can
@@ -80,7 +80,7 @@ impl Reconciler for ReconcileServiceMaps {
         }
         self.unwritten.merge(state.take_changed());
         if !std::mem::replace(&mut self.sized, true)
-            && state.require_entries(Some(&Capacity::for_tables(state.tables())))
+            && state.require_entries(Rows::Services, Some(&Capacity::for_tables(state.tables())))
         {
             // Before the rows are written that would be copied.
             return Err(NotReconciled::Waiting("the maps are replaced by larger ones"));
@@ -90,7 +90,7 @@ impl Reconciler for ReconcileServiceMaps {
             let plan = self.plan_and_write(state, kernel)?;
             let again = plan.worth_retrying() && attempt < PLANS;
             self.space_pending = plan.worth_retrying();
-            if !again && !state.require_entries(plan.needed.as_ref()) {
+            if !again && !state.require_entries(Rows::Services, plan.needed.as_ref()) {
                 report_capacity(state, &plan);
             }
             state.add_stale_udp(plan.stale_udp);

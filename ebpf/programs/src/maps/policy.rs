@@ -13,7 +13,7 @@ static POD_POLICY: Array<PodPolicy> = Array::with_max_entries(map::LOCAL_PODS_MA
 /// Pods of the cluster as peers of policies.
 #[map]
 static POLICY_CLASSES: HashMap<Addr, u64> =
-    HashMap::with_max_entries(map::POLICY_CLASSES_MAX, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(map::POLICY_CLASSES_INITIAL, BPF_F_NO_PREALLOC);
 
 /// Other peers of policies.
 #[map]
@@ -23,7 +23,7 @@ static POLICY_NETWORKS: LpmTrie<Addr, u64> =
 /// Ports by rule table and class of the peer.
 #[map]
 static POLICY_PEERS: HashMap<PolicyPeerKey, PolicyPorts> =
-    HashMap::with_max_entries(map::POLICY_PEERS_MAX, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(map::POLICY_PEERS_INITIAL, BPF_F_NO_PREALLOC);
 
 /// Sets of ports.
 #[map]

@@ -57,8 +57,15 @@ fn services(kernel: &Kernel) -> Vec<u32> {
 const SERVICE: &str = "service shop/web 10.96.0.7 /UDP:53";
 const TWO_ENDPOINTS: &str = "slice shop/web of=web ports=/UDP:53 10.244.1.2@n1 10.244.1.3@n1";
 /// What the Service above, its wildcard row and the context of the properties need.
-const EXACT: Capacity =
-    Capacity { frontends: 2, services: 1, source_ranges: 0, slots: 2, backends: 2, networks: 2 };
+const EXACT: Capacity = Capacity {
+    frontends: 2,
+    services: 1,
+    source_ranges: 0,
+    slots: 2,
+    backends: 2,
+    networks: 2,
+    ..Capacity::NONE
+};
 
 #[test]
 fn no_objects_and_empty_maps_need_no_writes() {

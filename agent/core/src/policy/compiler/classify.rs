@@ -67,7 +67,7 @@ impl Policies {
                 self.tables.drop_class(class, &content, &self.classes);
             }
         }
-        self.retry_unclassed();
+        self.fit_classes(changed);
     }
 
     /// The class with a content, with one more reference.
@@ -79,7 +79,7 @@ impl Policies {
         class
     }
 
-    fn set_class_row(&mut self, address: Addr, class: Option<u32>) {
+    pub(super) fn set_class_row(&mut self, address: Addr, class: Option<u32>) {
         let id = Some(self.classes.id(class)).filter(|id| *id != 0);
         let rows = self.class_rows.rows();
         self.unclassed.remove(&address);
@@ -89,14 +89,6 @@ impl Policies {
             return;
         }
         self.class_rows.set(address, id);
-    }
-
-    fn retry_unclassed(&mut self) {
-        while self.class_rows.rows().len() < self.limits.classes
-            && let Some(address) = self.unclassed.first().copied()
-        {
-            self.set_class_row(address, self.addresses.get(&address).copied());
-        }
     }
 }
 

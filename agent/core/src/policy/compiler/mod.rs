@@ -15,6 +15,7 @@
 //! 3. to 5. Pods of this node change over to new tables, and tables are rewritten ([`change_over`]).
 //! 6. Terms that no table uses any more become inactive.
 
+mod capacity;
 mod change_over;
 mod classify;
 mod terms;
@@ -23,8 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sluice_abi::{Addr, NetworkKey, PodPolicy, map, pod_policy_flags};
+use sluice_abi::{Addr, NetworkKey, PodPolicy, pod_policy_flags};
 
+pub(super) use self::capacity::Limits;
+use self::capacity::Wanted;
 use super::classes::Classes;
 use super::findings::Kept;
 use super::namespaces::Namespaces;
@@ -32,38 +35,21 @@ use super::networks::Networks;
 use super::pods::Pods;
 use super::rules::Rules;
 use super::subjects::{Standing, Stores, Subjects};
-use super::tables::{CLOSED_END, Gaps, Tables};
+use super::tables::{CLOSED_END, Tables};
 use super::term::Terms;
 use super::tracked::Tracked;
 use super::{LocalPod, PolicyRows, Step};
 use crate::index::{Index, PolicyDirty};
 use crate::model::{ClusterNetworkPolicy, ObjectName};
 
-/// Rows that the compiler uses at most. Half of a map is for rows that are replaced: additions precede
-/// deletions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub peers: usize,
-    pub ports: usize,
-    pub networks: usize,
-    pub classes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            peers: map::POLICY_PEERS_MAX as usize / 2,
-            ports: map::POLICY_PORTS_MAX as usize / 2,
-            networks: map::POLICY_NETWORKS_MAX as usize / 2,
-            classes: map::POLICY_CLASSES_MAX as usize / 8 * 7,
-        }
-    }
-}
-
 /// The rows of the policies, brought up to date by the changes of objects.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
     pub(super) limits: Limits,
+    /// After the last update.
+    wanted: Wanted,
+    /// Most at a time in the last update.
+    most_wanted: Wanted,
     pub(super) terms: Terms,
     pub(super) rules: Rules,
     pub(super) classes: Classes,
@@ -111,6 +97,7 @@ impl Policies {
         // no table has rules for them any more.
         let needed = index.network_policies().next().is_some()
             || index.cluster_network_policies().next().is_some();
+        self.most_wanted = Wanted::default();
         let everything;
         let is_all = needed && self.pods.set_needed(true) || dirty.all;
         let dirty = if is_all {
@@ -257,16 +244,6 @@ impl Policies {
         self.fit();
         let wanted = self.wanted_rows(&changed);
         self.pods_step(wanted)
-    }
-
-    /// Closes the tables that do not fit, or depend on what does not.
-    fn fit(&mut self) {
-        let in_range = |address: &Addr| self.networks.in_pod_range((*address).into());
-        let gaps = Gaps {
-            terms: self.networks.refused().clone(),
-            pods: !self.unclassed.iter().all(in_range),
-        };
-        self.tables.fit(self.limits.peers, self.limits.ports, &gaps, &self.classes);
     }
 
     /// The step that closes pods, before anything that makes it necessary.

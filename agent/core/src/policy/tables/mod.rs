@@ -219,18 +219,19 @@ impl Tables {
     }
 
     /// Closes tables until the others fit into the maps, and those that depend on a gap; the same ones
-    /// whatever was before.
-    pub fn fit(&mut self, peers: usize, ports: usize, gaps: &Gaps, classes: &Classes) {
-        if self.rows <= peers && self.set_rows <= ports && *gaps == Gaps::default() {
+    /// whatever was before. Returns the rows of all, closed ones included.
+    pub fn fit(&mut self, peers: usize, ports: usize, gaps: &Gaps, classes: &Classes) -> usize {
+        let rows = self.rows;
+        if rows <= peers && self.set_rows <= ports && *gaps == Gaps::default() {
             if self.not_fitting == 0 {
-                return;
+                return rows;
             }
             let closed =
                 self.live.iter().filter(|(_, t)| t.closed == Some(FindingReason::Capacity));
             for number in closed.map(|(number, _)| *number).collect::<Vec<_>>() {
                 self.set_closed(number, false, classes);
             }
-            return;
+            return rows;
         }
         let mut by_id: Vec<(u64, u32)> = self.live.iter().map(|(n, t)| (t.id, *n)).collect();
         by_id.sort_unstable();
@@ -250,6 +251,7 @@ impl Tables {
             };
             self.set_closed(number, !fits, classes);
         }
+        rows
     }
 
     fn set_closed(&mut self, number: u32, close: bool, classes: &Classes) {

@@ -1,6 +1,7 @@
 //! Capacities and collisions.
 
 use super::*;
+use crate::diff::Capacity;
 
 /// A ClusterNetworkPolicy that denies every pod to send what `matches` matches.
 fn guard(matches: PolicyRule) -> Object {
@@ -105,6 +106,69 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
     // The maps of this node are not those of another one.
     let of_other = explain(&policies, PolicyDirection::Ingress, "far");
     assert!(matches!(of_other, Verdict::Allowed(_)), "{of_other:?}");
+}
+
+/// A pod of this node that receives from `peers` others, by a label of each.
+fn many(peers: u8) -> (Index, [LocalPod; 1]) {
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(namespace()));
+    let Object::Pod(db) = pod("db", &[], [10, 2, 0, 1]) else { panic!("a pod") };
+    index.apply(Change::Apply(Object::Pod(Pod { node: Some(THIS_NODE.into()), ..db })));
+    let mut rules = Vec::new();
+    for n in 1..=peers {
+        let Object::Pod(mut peer) = pod(&format!("w{n}"), &[], [10, 3, 0, n]) else { continue };
+        peer.labels = [("app", n.to_string())].into_iter().collect();
+        index.apply(Change::Apply(Object::Pod(peer)));
+        let app = LabelSelector::from_iter([Requirement::equals("app", n.to_string())]);
+        let ports = [PolicyPort {
+            protocol: Protocol::Tcp,
+            ports: PortSpec::Number(Port::new(n).unwrap()),
+        }];
+        let peers = [PolicyPeer::Pods { namespaces: None, pods: app }];
+        rules.push(PolicyRule { peers: peers.into(), ports: ports.into() });
+    }
+    index.apply(Change::Apply(Object::NetworkPolicy(NetworkPolicy {
+        name: ObjectName::new("shop", "db"),
+        pod_selector: LabelSelector::default(),
+        ingress: Some(rules.into()),
+        egress: None,
+    })));
+    (index, [lease("db", [10, 2, 0, 1])])
+}
+
+#[test]
+fn needed_capacities_leave_space_for_rows_that_are_replaced() {
+    let (mut index, local) = many(10);
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &local);
+    assert_eq!((policies.rows().peers.len(), policies.rows().classes.len()), (10, 10));
+    let needed = policies.needed();
+    assert_eq!((needed.policy_peers, needed.policy_classes), (20, 16));
+    assert_eq!(Policies::needed_for(&index), needed);
+    // They are known whatever fits.
+    let small = Capacity { policy_peers: 2, policy_classes: 8, ..Capacity::NONE };
+    assert!(policies.set_capacity(&small) && !policies.set_capacity(&small));
+    policies.update(&index, &PolicyDirty::default(), &local);
+    assert_eq!(policies.needed(), needed);
+    assert_eq!((policies.rows().peers.len(), policies.rows().classes.len()), (0, 7));
+    assert!(policies.set_capacity(&needed));
+    policies.update(&index, &PolicyDirty::default(), &local);
+    let mut afresh = Policies::default();
+    afresh.update(&index, &PolicyDirty::everything(), &local);
+    assert_eq!(policies.rows(), afresh.rows());
+}
+
+/// Without a class, the address is one that no rule admits.
+#[test]
+fn flows_of_addresses_that_lose_their_class_are_judged_again() {
+    let (mut index, local) = many(8);
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &local);
+    let capacity = Capacity { policy_classes: 8, policy_peers: 64, ..Capacity::NONE };
+    policies.set_capacity(&capacity);
+    let steps = policies.update(&index, &PolicyDirty::default(), &local);
+    let [step] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((step.classes.deletes.len(), step.pods.len()), (1, 1));
 }
 
 /// Two pods of one table; which pods of the cluster do not fit changes with every other pod.
@@ -246,5 +310,44 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(96), failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn maps_of_the_needed_capacities_hold_every_step(
+        objects in generate::policy_objects(),
+        local in generate::leases(),
+        changes in vec(generate::policy_change(), 0..8),
+        small in (0..40u32, 0..40u32),
+    ) {
+        let mut index = Index::new(THIS_NODE);
+        objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
+        let mut policies = Policies::default();
+        let (mut capacity, mut rows) = (Capacity::NONE, PolicyRows::default());
+        for change in std::iter::once(None).chain(changes.into_iter().map(Some)) {
+            change.into_iter().for_each(|change| index.apply(change));
+            let steps = update(&mut policies, &mut index, &local);
+            capacity = capacity.max(&policies.needed_by_steps());
+            for step in steps {
+                let mut peers = rows.peers.clone();
+                peers.extend(step.peers.puts.iter().copied());
+                prop_assert!(peers.len() <= capacity.policy_peers as usize);
+                step.peers.apply(&mut rows.peers);
+                step.classes.apply(&mut rows.classes);
+            }
+            prop_assert!(rows.classes.len() <= capacity.policy_classes as usize);
+        }
+        // Capacities that are smaller for a time leave nothing behind.
+        let (wanted, needed) = (policies.rows(), policies.needed());
+        policies.set_capacity(&Capacity { policy_peers: small.0, policy_classes: small.1, ..capacity });
+        policies.update(&index, &PolicyDirty::default(), &local);
+        prop_assert!(policies.rows().peers.len() <= small.0 as usize / 2);
+        prop_assert!(policies.rows().classes.len() <= small.1 as usize);
+        policies.set_capacity(&capacity.max(&needed));
+        policies.update(&index, &PolicyDirty::default(), &local);
+        prop_assert_eq!(policies.rows(), wanted);
     }
 }

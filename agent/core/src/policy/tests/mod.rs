@@ -5,7 +5,7 @@ mod cost;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sluice_abi::PolicyDirection;
+use sluice_abi::{PolicyDirection, map};
 
 use super::compiler::Limits;
 use super::*;
@@ -156,16 +156,22 @@ fn comparison_that_finds_another_class_judges_flows_of_isolated_pods_again() {
     update(&mut policies, &mut index, &[lease("db", [10, 2, 0, 1]), free]);
     let rows = policies.rows();
     assert_eq!((rows.pods.len(), rows.classes.len()), (2, 1));
-    assert!(Step::recovery(rows.clone(), &rows, false).iter().all(Step::is_empty));
+    assert!(
+        Step::recovery(map::POLICY_CLASSES_MAX, rows.clone(), &rows, false)
+            .iter()
+            .all(Step::is_empty)
+    );
     let mut found = rows.clone();
     found.classes.clear();
-    let [_, closing, _, step, opening] = Step::recovery(found.clone(), &rows, false);
+    let [_, closing, _, step, opening] =
+        Step::recovery(map::POLICY_CLASSES_MAX, found.clone(), &rows, false);
     assert!(closing.is_empty() && opening.is_empty());
     assert_eq!(step.classes.puts.len(), 1);
     assert_eq!(step.pods, [(1, rows.pods[&1])]);
     // A changed row is written once.
     found.pods.clear();
-    let [_, closing, _, step, opening] = Step::recovery(found.clone(), &rows, false);
+    let [_, closing, _, step, opening] =
+        Step::recovery(map::POLICY_CLASSES_MAX, found.clone(), &rows, false);
     assert!(closing.is_empty() && opening.is_empty());
     assert_eq!(step.pods.len(), 2);
 }

@@ -56,7 +56,7 @@ proptest! {
         let after = afresh(&index, &local);
         let mut maps = Maps { rows: before.clone(), ..Maps::default() };
         let mut closed = has_closed_end([&before, &after]);
-        for step in Step::recovery(before.clone(), &after, rejudge) {
+        for step in Step::recovery(map::POLICY_CLASSES_MAX, before.clone(), &after, rejudge) {
             closed |= step.pods.iter().any(|(_, row)| row.ends.contains(&CLOSED_END));
             let dropped = carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&before));
             prop_assert!(!dropped || closed, "dropped without closing a pod");
@@ -107,7 +107,7 @@ proptest! {
         let last = maps.revisions.values().copied().max().unwrap_or_default();
         let is_ahead = last > maps.epoch;
         maps.epoch = maps.epoch.max(last);
-        for step in Step::recovery(found.clone(), &after, is_ahead) {
+        for step in Step::recovery(map::POLICY_CLASSES_MAX, found.clone(), &after, is_ahead) {
             carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&found));
         }
         check_recorded(&maps, &recorded, &local, &own);

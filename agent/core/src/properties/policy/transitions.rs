@@ -1,5 +1,7 @@
 //! Changes of policies that once had a gap, or would have.
 
+use sluice_abi::map;
+
 use super::{Maps, Own, afresh, carry_out};
 use crate::cases::policy_notation::{World, cluster, cluster_rule, rule};
 use crate::index::PolicyDirty;
@@ -40,7 +42,7 @@ fn recover(from: &World, to: &World) -> bool {
     let mut dropped = false;
     for rejudge in [false, true] {
         let mut maps = Maps { rows: old.clone(), ..Maps::default() };
-        for step in Step::recovery(old.clone(), &new, rejudge) {
+        for step in Step::recovery(map::POLICY_CLASSES_MAX, old.clone(), &new, rejudge) {
             let own = Own::new();
             dropped |= carry_out(&mut maps, &step, &to.local, Some(&new), &own, Some(&old));
         }

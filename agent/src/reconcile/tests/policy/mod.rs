@@ -2,6 +2,7 @@
 
 mod drops;
 mod findings;
+mod growth;
 mod maps;
 mod writes;
 
