@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// or time is up.
 pub async fn receive(state: &mut State, events: &mut mpsc::Receiver<Event>) {
     let end = Instant::now() + LONGEST;
-    while !(state.synced() && state.policies_known()) && !state.stopped() {
+    while !(state.stopped() || state.synced() && state.policies_known()) {
         let quiet = Instant::now() + QUIET;
         let until = if state.lists_of_policies_are_missing() { end } else { end.min(quiet) };
         match timeout_at(until, events.recv()).await {
