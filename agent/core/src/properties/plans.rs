@@ -76,7 +76,7 @@ fn objects_of(index: &Index) -> Vec<Object> {
 
 /// Carries out the first rows of a plan. After each row, every frontend has its old or its new
 /// effect. A frontend that the plan changes or deletes may have the new sets of its Service port
-/// before; one that was rejected and leaves the policy Local may be dropped, and stays so.
+/// before, for each kind of client; one that was rejected and leaves the policy Local may be dropped.
 pub fn carry_out(kernel: &mut Kernel, rows: &[Row<'_>], done: usize, desired: &Tables) {
     let (before, after) = (kernel.effect(), desired_effect(desired));
     let frontends = kernel.frontends.clone();
@@ -98,9 +98,8 @@ pub fn carry_out(kernel: &mut Kernel, rows: &[Row<'_>], done: usize, desired: &T
             let old = frontends.get(key);
             let was = |at: usize| before.get(key).map(|fates| &fates[at]);
             let known = |(at, fate): (usize, &Fate)| {
-                // A plan after one that was interrupted finds the second.
-                let dropped = matches!(was(at), Some(Fate::Reject | Fate::Drop));
-                *fate == Fate::Drop && dropped || sets.contains(fate)
+                let appeared = *fate == Fate::Drop && was(at) == Some(&Fate::Reject);
+                appeared || was(at) == Some(fate) || sets.contains(fate)
             };
             let is_old = kernel.frontends.get(key) == old && end.frontends.get(key) != old;
             assert!(
