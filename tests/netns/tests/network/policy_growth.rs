@@ -226,10 +226,11 @@ fn policies_hold_while_their_maps_grow_and_nothing_is_lost() {
     // Those of `near` and `far`.
     assert_eq!(classes, 60 + 2);
     assert!(!agent.log().contains("condition: failed"), "{}", agent.log());
-    shop.finish(capture, allowed);
     end(sprays);
     traffic.finish();
     assert_eq!(other_drops(&a), []);
+    // Removes the topology.
+    shop.finish(capture, allowed);
 }
 
 #[test]
