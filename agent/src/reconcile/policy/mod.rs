@@ -45,6 +45,8 @@ pub struct ReconcilePolicy {
     last_epoch: Option<u32>,
     /// A step was not carried out completely: flows may have been judged by a part of it.
     interrupted: bool,
+    /// The rows were written since the agent started.
+    recovered: bool,
     /// A row differs that no write of this agent explains.
     foreign: bool,
     /// The comparison that is under way.
@@ -139,7 +141,9 @@ impl ReconcilePolicy {
         found.catch_up(self.last_epoch);
         let rejudge = interrupted || found.epoch != epoch;
         let capacity = state.capacity().policy_classes;
-        let steps = Step::recovery(capacity, rows, &wanted, rejudge);
+        // Flows may have been judged by other tables: those of the version that is active.
+        let takes_over = !self.recovered && !state.may_attach();
+        let steps = Step::recovery(capacity, rows, &wanted, rejudge || takes_over);
         let mut writes = Vec::new();
         if steps.iter().all(|step| step.pods.is_empty()) && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));
@@ -167,6 +171,7 @@ impl ReconcilePolicy {
             state.repaired("policy_rows", count);
         }
         self.interrupted = false;
+        self.recovered = true;
         self.realized = Some(found);
         Ok(count)
     }
