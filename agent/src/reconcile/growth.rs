@@ -34,6 +34,10 @@ impl Reconciler for ReconcileGrowth {
                 state.set_maps_replaced(grown.capacity, grown.takes_over);
                 Ok(())
             }
+            // Policies wait with it: what fits would close the others.
+            Err(error) if error.is_unfinished_switch() => {
+                Err(NotReconciled::Waiting("the flows of the former maps are not copied yet"))
+            }
             Err(error) => {
                 if error.is_stopping() {
                     state.set_growth_stopped();

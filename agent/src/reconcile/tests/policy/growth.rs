@@ -289,6 +289,29 @@ async fn agent_that_stops_during_a_growth_closes_nothing() {
     assert_eq!(harness.status(Concern::Growth).0, Status::Failed);
 }
 
+/// An earlier switch, after which flows are still to be copied.
+#[tokio::test(start_paused = true)]
+async fn growth_waits_for_the_end_of_a_switch_and_closes_nothing() {
+    let mut harness = small(2).await;
+    let before = used(&mut harness);
+    harness.kernel().fail("copy flows", usize::MAX, libc::ENOMEM);
+    harness.send(changed(&[&policy(1..=FITS + 2)])).await;
+    assert_eq!(harness.status(Concern::Migration).0, Status::Failed);
+    assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=FITS + 2));
+    let log = harness.send(changed(&[&policy(1..=9)])).await;
+    assert_eq!(only(&log, "grow"), [] as [&str; 0]);
+    harness.run_for(Duration::from_secs(5)).await;
+    for concern in [Concern::Growth, Concern::Policy] {
+        assert_eq!(harness.status(concern).0, Status::Waiting, "{concern}");
+    }
+    assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=FITS + 2));
+    harness.kernel().heal();
+    let log = harness.run_for(Duration::from_secs(60)).await;
+    assert_eq!(only(&log, "grow").len(), 1, "{log:?}");
+    assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=9));
+    assert_no_mixture(&mut harness, &before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn restart_before_the_switch_writes_the_larger_maps_and_switches() {
     let mut harness = small(2).await;
