@@ -15,13 +15,12 @@
 mod comparison;
 mod read_back;
 
-use std::time::Instant;
-
 use sluice_core::ObjectName;
 use sluice_core::model::Uid;
 use sluice_core::policy::{LocalPod, RowChange, Step};
 use sluice_core::table::{OpenNamespaces, PolicyEpochs, Table, Write};
 use sluice_pod::lease::Lease;
+use tokio::time::Instant;
 
 use self::comparison::Comparison;
 use self::read_back::Found;
@@ -51,6 +50,8 @@ pub struct ReconcilePolicy {
     foreign: bool,
     /// The comparison that is under way.
     comparison: Option<Comparison>,
+    /// When the first change was compiled whose rows are not written yet: they may wait for larger maps.
+    started: Option<Instant>,
     /// Comparisons in a row during which rows were written.
     uncounted: u32,
 }
@@ -73,7 +74,7 @@ impl Reconciler for ReconcilePolicy {
         if std::mem::replace(&mut self.replaced, state.maps_replaced()) != state.maps_replaced() {
             self.require_read_back();
         }
-        let started = Instant::now();
+        let started = *self.started.get_or_insert_with(Instant::now);
         let steps = state.update_policies(local);
         if state.require_policy_entries() {
             // These steps are made up for by those of a recovery.
@@ -90,6 +91,7 @@ impl Reconciler for ReconcilePolicy {
             state.set_policies_programmed(started.elapsed());
             tracing::debug!(rows, duration = ?started.elapsed(), "policies written");
         }
+        self.started = None;
         state.set_policies_written();
         self.check(state, kernel)?;
         if state.lacks_pods_for_policies() {

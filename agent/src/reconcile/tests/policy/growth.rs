@@ -351,6 +351,8 @@ async fn growth_waits_for_the_end_of_a_switch_and_closes_nothing() {
     assert_eq!(only(&log, "grow").len(), 1, "{log:?}");
     assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=9));
     assert_no_mixture(&mut harness, &before);
+    let took = harness.state().policies_programmed_in().unwrap();
+    assert!(took >= Duration::from_secs(5), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
