@@ -95,9 +95,14 @@ impl Hooks for FakeKernel {
             }
         }
         self.capacity = *least;
-        // Those that no program has used get the tables of the attached programs again.
+        // Those that no program has used get the tables of the attached programs again: once the configuration
+        // was ready, in new maps.
         for (name, rows) in &self.former {
-            self.maps.entry(name).or_default().extend(rows.clone());
+            let larger = self.maps.entry(name).or_default();
+            if active {
+                larger.clear();
+            }
+            larger.extend(rows.clone());
         }
         if active {
             self.change_flags(node_flags::HANDED_OVER, node_flags::READY);
