@@ -78,6 +78,11 @@ impl KernelError {
         matches!(self, KernelError::Load(LoadError::Stopping))
     }
 
+    /// Whether the operation is possible when an earlier switch has ended.
+    pub fn is_unfinished_switch(&self) -> bool {
+        matches!(self, KernelError::Migration(MigrationError::FlowsNotCopied))
+    }
+
     /// An error of an operation that has no type of its own.
     pub fn io(operation: impl Into<String>, source: io::Error) -> KernelError {
         KernelError::Io { operation: operation.into(), source }

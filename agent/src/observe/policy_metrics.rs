@@ -79,7 +79,8 @@ impl PolicyMetrics {
         );
         r.register(
             "sluice_policy_programming_seconds",
-            "Time from the compilation of the last change of policies until its last row was written",
+            "Time from the compilation of the last change of policies until its last row was written, \
+             in larger maps if it waited for such",
             self.programmed.clone(),
         );
         r.register(

@@ -2,8 +2,8 @@
 //!
 //! The reconcilers of the Service maps and of policies say how many entries are needed. The programs go on
 //! with the former maps until the larger ones are written and the reconciler of the migration has switched
-//! the hooks. If loading fails, what fits stays served, policies that do not fit close their pods, and it is
-//! tried again.
+//! the hooks. If loading fails for all of them, it is tried for policies alone, and then for Services alone. If
+//! that fails too, what fits stays served, policies that do not fit close their pods, and it is tried again.
 
 use sluice_bpf::error_chain;
 use sluice_core::diff::Capacity;
@@ -26,26 +26,42 @@ impl Reconciler for ReconcileGrowth {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let Some(wanted) = state.wanted_capacity() else { return Ok(()) };
-        match kernel.grow(&wanted) {
-            Ok(grown) => {
-                let (from, to) = (text(&state.capacity()), text(&grown.capacity));
-                tracing::info!(%from, %to, "maps replaced by larger ones");
-                state.set_maps_replaced(grown.capacity, grown.takes_over);
-                Ok(())
-            }
-            Err(error) => {
-                if error.is_stopping() {
-                    state.set_growth_stopped();
-                } else {
-                    state.set_growth_failed();
+        let mut failure = None;
+        for wanted in state.growth_attempts() {
+            match kernel.grow(&wanted) {
+                Ok(grown) => {
+                    let (from, to) = (text(&state.capacity()), text(&grown.capacity));
+                    tracing::info!(%from, %to, "maps replaced by larger ones");
+                    state.set_maps_replaced(grown.capacity, grown.takes_over);
+                    break;
                 }
-                Err(NotReconciled::Failed(format!(
-                    "cannot replace the maps by larger ones ({}): {}",
-                    text(&wanted),
-                    error_chain(&error)
-                )))
+                // Policies wait with it: what fits would close the others.
+                Err(error) if error.is_unfinished_switch() => {
+                    return Err(NotReconciled::Waiting(
+                        "the flows of the former maps are not copied yet",
+                    ));
+                }
+                Err(error) => {
+                    let message = format!(
+                        "cannot replace the maps by larger ones ({}): {}",
+                        text(&wanted),
+                        error_chain(&error)
+                    );
+                    if error.is_stopping() {
+                        state.set_growth_stopped();
+                        return Err(NotReconciled::Failed(message));
+                    }
+                    // The first one names what everything needs.
+                    failure.get_or_insert(message);
+                }
             }
+        }
+        match failure {
+            Some(message) if !state.growth_attempts().is_empty() => {
+                state.set_growth_failed();
+                Err(NotReconciled::Failed(message))
+            }
+            _ => Ok(()),
         }
     }
 }

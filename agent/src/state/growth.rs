@@ -7,7 +7,7 @@ use super::State;
 use crate::conditions::Concern;
 use crate::event::PodScope;
 
-/// Maps of policies are replaced when one in this many of the entries that they need is missing.
+/// Beside the entries that policies need, one in this many is kept in reserve; maps without it are replaced.
 const RESERVE: u32 = 8;
 
 /// Whose rows need entries.
@@ -19,20 +19,43 @@ pub enum Rows {
     Policies,
 }
 
+/// What is tried until it succeeds: everything, then parts. Policies come first, because their pods are closed.
+const ATTEMPTS: [&[Rows]; 3] =
+    [&[Rows::Services, Rows::Policies], &[Rows::Policies], &[Rows::Services]];
+
 /// Capacities of the maps that grow.
 #[derive(Debug, Default)]
 pub struct Growth {
     present: Capacity,
     largest: Capacity,
-    /// By [`Rows`]: all maps are replaced together.
+    /// By [`Rows`].
     needed: [Option<Capacity>; 2],
-    wanted: Option<Capacity>,
     /// How many times larger maps have replaced the present ones.
     replaced: u32,
-    /// The last attempt failed; the reconciler repeats it when it is due.
-    failed: bool,
+    /// By [`Rows`]: the last attempt for them failed; the reconciler repeats it when it is due.
+    failed: [bool; 2],
     /// The agent is to stop: the next one replaces the maps.
     stopped: bool,
+}
+
+impl Growth {
+    /// The capacities of larger maps for these rows; `None` if the present ones suffice or cannot grow.
+    fn grown(&self, rows: &[Rows]) -> Option<Capacity> {
+        let needed = rows.iter().filter_map(|rows| self.needed[*rows as usize]);
+        let needed = needed.reduce(|a, b| a.max(&b))?;
+        self.present.grown(&needed, &self.largest)
+    }
+
+    /// As [`State::growth_attempts`].
+    fn attempts(&self) -> Vec<Capacity> {
+        let mut attempts = Vec::new();
+        for capacity in ATTEMPTS.iter().filter_map(|rows| self.grown(rows)) {
+            if !attempts.contains(&capacity) {
+                attempts.push(capacity);
+            }
+        }
+        attempts
+    }
 }
 
 impl State {
@@ -68,29 +91,23 @@ impl State {
     /// Returns whether they are replaced for these rows in this pass: not if they cannot grow, or while a
     /// failed attempt waits for its repetition.
     pub fn require_entries(&mut self, rows: Rows, needed: Option<&Capacity>) -> bool {
-        let Growth { present, largest, .. } = self.growth;
-        let grown = |needed: &Capacity| present.grown(needed, &largest);
-        let grows = needed.and_then(grown).is_some();
-        self.growth.needed[rows as usize] = needed.copied();
-        let all = self.growth.needed.into_iter().flatten().reduce(|a, b| a.max(&b));
-        let wanted = all.as_ref().and_then(grown);
-        let withdrawn = wanted.is_none() && self.growth.wanted.is_some();
-        self.growth.wanted = wanted;
-        if withdrawn {
-            // Its condition ends.
-            self.growth.failed = false;
-            self.mark([Concern::Growth]);
-        }
-        let now = wanted.is_some() && !self.growth.failed && !self.growth.stopped;
-        self.mark(now.then_some(Concern::Growth));
-        now && grows
+        let growth = &mut self.growth;
+        let wanted = !growth.attempts().is_empty();
+        growth.needed[rows as usize] = needed.copied();
+        let grows = growth.grown(&[rows]).is_some();
+        growth.failed[rows as usize] &= grows;
+        let now = grows && !growth.failed[rows as usize] && !growth.stopped;
+        // Its condition ends.
+        let withdrawn = wanted && growth.attempts().is_empty();
+        self.mark((now || withdrawn).then_some(Concern::Growth));
+        now
     }
 
     /// Asks for maps that hold the compiled policies, before they are full: a change that does not fit has to
     /// wait for larger maps. Returns whether that is so: a part of it must not be written, because what it
     /// allows would be dropped meanwhile.
     pub fn require_policy_entries(&mut self) -> bool {
-        let needed = match self.growth.failed {
+        let needed = match self.growth.failed[Rows::Policies as usize] {
             // In each step, what does not fit is closed.
             true => self.policies().needed(),
             false => self.policies().needed_by_steps(),
@@ -110,18 +127,23 @@ impl State {
     /// The capacities for which policies are compiled. What does not fit into the largest maps is left out,
     /// as is what does not fit into the present ones while these cannot be replaced.
     pub(super) fn policy_capacity(&self) -> Capacity {
-        let Growth { present, largest, failed, .. } = self.growth;
+        let Growth { present, largest, .. } = self.growth;
+        let failed = self.growth.failed[Rows::Policies as usize];
         if failed { present } else { present.max(&largest) }
     }
 
-    /// The capacities of larger maps, if such are needed.
-    pub fn wanted_capacity(&self) -> Option<Capacity> {
-        self.growth.wanted
+    /// The capacities of larger maps, if such are needed: with the first ones, everything fits, with each of
+    /// the others a part. They are tried in this order until one succeeds.
+    pub fn growth_attempts(&self) -> Vec<Capacity> {
+        self.growth.attempts()
     }
 
-    /// Records that the maps could not be replaced: what fits into the present ones is written.
+    /// Records that the maps could not be replaced, or not for all rows: of the others, what fits into the
+    /// present ones is written.
     pub fn set_growth_failed(&mut self) {
-        self.growth.failed = true;
+        for rows in [Rows::Services, Rows::Policies] {
+            self.growth.failed[rows as usize] = self.growth.grown(&[rows]).is_some();
+        }
         self.mark([Concern::ServiceMaps, Concern::Policy]);
     }
 
@@ -140,8 +162,7 @@ impl State {
     /// uses them yet. `takes_over`: programs go on with the former maps until the hooks are switched.
     pub fn set_maps_replaced(&mut self, capacity: Capacity, takes_over: bool) {
         self.growth.present = capacity;
-        self.growth.wanted = None;
-        self.growth.failed = false;
+        self.growth.failed = [false; 2];
         self.growth.replaced += 1;
         self.tables_written = false;
         self.set_policies_unwritten();

@@ -22,7 +22,8 @@ const KINDS: [Kind; 5] =
 const KINDS_OF_NAMESPACES: [Kind; 3] =
     [Kind::Namespace, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
 
-/// Shortest time between two collections of problems, which read all policies.
+/// Shortest time between two collections of problems: policies are checked when they change, but all problems are
+/// put together.
 const FINDINGS: Duration = Duration::from_secs(5);
 
 /// Problems that the condition names.

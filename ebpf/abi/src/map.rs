@@ -78,7 +78,7 @@ pub const POD_POLICY: &str = "POD_POLICY";
 /// Hash, [`crate::Addr`] -> u64 class: pods of the cluster as peers of policies.
 pub const POLICY_CLASSES: &str = "POLICY_CLASSES";
 /// Initial capacity, without larger first lists, of [`POLICY_CLASSES`].
-pub const POLICY_CLASSES_INITIAL: u32 = 16_384;
+pub const POLICY_CLASSES_INITIAL: u32 = 65_536;
 /// Largest capacity of [`POLICY_CLASSES`].
 pub const POLICY_CLASSES_MAX: u32 = 262_144;
 

@@ -1,7 +1,7 @@
 //! Capacities of the maps, and the larger ones that the tables need.
 //!
 //! Maps that grow are those of [`GROWING`]: another one is a line there and a field of [`Capacity`].
-//! A map is replaced by one with the next power of two that leaves a quarter free, up to the capacity
+//! A map is replaced by one with the next power of two with a quarter more than is needed, up to the capacity
 //! of its [`TableSpec`]. Maps never shrink.
 
 use sluice_abi::map;
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn capacity_is_the_power_of_two_that_leaves_a_quarter_free() {
+    fn capacity_is_the_power_of_two_with_a_quarter_more_than_is_needed() {
         let small = capacity(16, 16, 16);
         for (needed, expected) in [
             (capacity(17, 0, 0), capacity(32, 16, 16)),

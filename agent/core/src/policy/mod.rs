@@ -5,7 +5,8 @@
 //!                                            +--> Policies --> Step, Step.. --> writes
 //! leases of the pods of this node -----------+
 //! ```
-//! The rows follow from the objects alone, not from the order of the changes. A change becomes one or more
+//! The rows follow from the objects alone, not from the order of the changes, as long as the maps hold them: which
+//! addresses get no class in a full map depends on what was there before. A change becomes one or more
 //! steps, and during each of them every pod of this node judges every address as before or as after the
 //! change, or it is closed.
 

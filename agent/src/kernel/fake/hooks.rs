@@ -8,6 +8,7 @@ use sluice_pod::device::LinkLayer;
 
 use super::FakeKernel;
 use crate::kernel::linux::load::LoadError;
+use crate::kernel::linux::migration::MigrationError;
 use crate::kernel::{Grown, HandedOver, Hooks, PodPrograms, Result};
 
 impl Hooks for FakeKernel {
@@ -68,7 +69,9 @@ impl Hooks for FakeKernel {
     fn hand_over(&mut self) -> Result<HandedOver> {
         self.change("hand over".to_owned())?;
         self.former.clear();
-        self.change_flags(0, node_flags::HANDED_OVER);
+        self.change_flags(node_flags::LOOK_BACK, node_flags::HANDED_OVER);
+        self.check("copy flows")?;
+        self.change_flags(0, node_flags::LOOK_BACK);
         Ok(HandedOver::default())
     }
 
@@ -76,6 +79,9 @@ impl Hooks for FakeKernel {
         let sizes: Vec<String> = least.growing().map(|(_, entries)| entries.to_string()).collect();
         if self.stopping {
             return Err(LoadError::Stopping.into());
+        }
+        if self.flags() & node_flags::LOOK_BACK != 0 {
+            return Err(MigrationError::FlowsNotCopied.into());
         }
         self.change(format!("grow {}", sizes.join(" ")))?;
         let active = self.flags() & node_flags::READY != 0;
@@ -89,9 +95,14 @@ impl Hooks for FakeKernel {
             }
         }
         self.capacity = *least;
-        // Those that no program has used get the tables of the attached programs again.
+        // Those that no program has used get the tables of the attached programs again: once the configuration
+        // was ready, in new maps.
         for (name, rows) in &self.former {
-            self.maps.entry(name).or_default().extend(rows.clone());
+            let larger = self.maps.entry(name).or_default();
+            if active {
+                larger.clear();
+            }
+            larger.extend(rows.clone());
         }
         if active {
             self.change_flags(node_flags::HANDED_OVER, node_flags::READY);

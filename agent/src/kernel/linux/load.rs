@@ -143,6 +143,8 @@ pub fn load(sizes: &Sizes, stop: &Stop) -> Result<Loaded, LoadError> {
         if own.flags()? == Some(0) {
             migration::copy_tables(source, &own)?;
         }
+        // The agent judges flows again: the tables of this version may be older than their verdicts.
+        migration::raise_epoch(source, &own)?;
         loaded.takes_over_from = Some(source.name());
     }
     match object {

@@ -15,13 +15,12 @@
 mod comparison;
 mod read_back;
 
-use std::time::Instant;
-
 use sluice_core::ObjectName;
 use sluice_core::model::Uid;
 use sluice_core::policy::{LocalPod, RowChange, Step};
 use sluice_core::table::{OpenNamespaces, PolicyEpochs, Table, Write};
 use sluice_pod::lease::Lease;
+use tokio::time::Instant;
 
 use self::comparison::Comparison;
 use self::read_back::Found;
@@ -45,10 +44,14 @@ pub struct ReconcilePolicy {
     last_epoch: Option<u32>,
     /// A step was not carried out completely: flows may have been judged by a part of it.
     interrupted: bool,
+    /// The rows were written since the agent started.
+    recovered: bool,
     /// A row differs that no write of this agent explains.
     foreign: bool,
     /// The comparison that is under way.
     comparison: Option<Comparison>,
+    /// When the first change was compiled whose rows are not written yet: they may wait for larger maps.
+    started: Option<Instant>,
     /// Comparisons in a row during which rows were written.
     uncounted: u32,
 }
@@ -71,7 +74,7 @@ impl Reconciler for ReconcilePolicy {
         if std::mem::replace(&mut self.replaced, state.maps_replaced()) != state.maps_replaced() {
             self.require_read_back();
         }
-        let started = Instant::now();
+        let started = *self.started.get_or_insert_with(Instant::now);
         let steps = state.update_policies(local);
         if state.require_policy_entries() {
             // These steps are made up for by those of a recovery.
@@ -88,6 +91,7 @@ impl Reconciler for ReconcilePolicy {
             state.set_policies_programmed(started.elapsed());
             tracing::debug!(rows, duration = ?started.elapsed(), "policies written");
         }
+        self.started = None;
         state.set_policies_written();
         self.check(state, kernel)?;
         if state.lacks_pods_for_policies() {
@@ -139,7 +143,9 @@ impl ReconcilePolicy {
         found.catch_up(self.last_epoch);
         let rejudge = interrupted || found.epoch != epoch;
         let capacity = state.capacity().policy_classes;
-        let steps = Step::recovery(capacity, rows, &wanted, rejudge);
+        // Flows may have been judged by other tables: those of the version that is active.
+        let takes_over = !self.recovered && !state.may_attach();
+        let steps = Step::recovery(capacity, rows, &wanted, rejudge || takes_over);
         let mut writes = Vec::new();
         if steps.iter().all(|step| step.pods.is_empty()) && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));
@@ -167,6 +173,7 @@ impl ReconcilePolicy {
             state.repaired("policy_rows", count);
         }
         self.interrupted = false;
+        self.recovered = true;
         self.realized = Some(found);
         Ok(count)
     }

@@ -20,7 +20,7 @@ fn maps_have_the_documented_capacities() {
         (map::SLOTS, 32_768),
         (map::BACKENDS, 32_768),
         (map::SOURCE_RANGES, 262_144),
-        (map::POLICY_CLASSES, 16_384),
+        (map::POLICY_CLASSES, 65_536),
         (map::POLICY_PEERS, 16_384),
         (map::AFFINITY, 32_768),
         (map::FLOWS, 262_144),

@@ -8,7 +8,7 @@ use netns_tests::capture::Capture;
 use netns_tests::manifest::{namespace, pod_with_labels};
 use netns_tests::peer::{HoldReport, SprayReport};
 use netns_tests::{Node, Pod, Process, Server, Topology, Version, agents, dataplane, eventually};
-use sluice_abi::{Addr, DropReason, PolicyPeerKey, PolicyPorts, map, pin};
+use sluice_abi::{Addr, DropReason, PolicyPeerKey, PolicyPorts, map, node_flags, pin};
 use sluice_bpf::{map_info, obj_get};
 
 use crate::reach::{all_reach, reaches};
@@ -275,8 +275,13 @@ fn policy_that_changes_during_a_growth_ends_open_flows_with_the_switch() {
     shop.isolate();
     let allowed = shop.allowed();
     agent.kill();
-    shop.topology.apply("policy", &policy(20));
-    a.agent_not_ready(&[SMALL]).kill_at(&["maps replaced by larger ones"]);
+    let interrupted = [20, 60, 120].into_iter().any(|rules| {
+        shop.topology.apply("policy", &policy(rules));
+        a.agent_not_ready(&[SMALL]).kill_at(&["maps replaced by larger ones"]);
+        // The switch follows within milliseconds.
+        dataplane::node_config(&a).flags & node_flags::HANDED_OVER != 0
+    });
+    assert!(interrupted, "each agent had switched the hooks before it was killed");
     shop.topology.apply("near", &pod_with_labels(&shop.near, &[("role", "batch")]));
     shop.topology.apply("far", &pod_with_labels(&shop.far, &[("role", "batch")]));
     let mut agent = a.agent_with(&[SMALL]);

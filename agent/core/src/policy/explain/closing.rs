@@ -27,8 +27,12 @@ impl Policies {
     pub(super) fn closing(&self, judging: &Judging<'_>, table: u32) -> Option<Closing> {
         let reason = self.tables.closed(table)?;
         if reason == FindingReason::Collision {
-            let text = "rules have the same id as others; change a rule".to_owned();
-            return Some(Closing { reason, policy: None, text });
+            // The identity of a table has no rules, a set of ports no selectors.
+            let text = match self.tables.identities.collides(table) {
+                true => "its policies have the same id as others; change the podSelector of one",
+                false => "rules have the same id as others; change the ports of a rule",
+            };
+            return Some(Closing { reason, policy: None, text: text.to_owned() });
         }
         let tiers = [&judging.admin, &judging.baseline];
         let mut peers = tiers.into_iter().flat_map(|tier| tier.not_accepted());

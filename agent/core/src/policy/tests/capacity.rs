@@ -171,6 +171,24 @@ fn flows_of_addresses_that_lose_their_class_are_judged_again() {
     assert_eq!((step.classes.deletes.len(), step.pods.len()), (1, 1));
 }
 
+#[test]
+fn reason_of_a_pod_whose_table_has_the_id_of_another_one_names_the_selector() {
+    let mut index = Index::new(THIS_NODE);
+    let addresses = [[10, 2, 0, 1], [10, 2, 0, 2]];
+    for (name, address) in ["api", "db"].into_iter().zip(addresses) {
+        index.apply(Change::Apply(pod(name, &[("app", name)], address)));
+        index.apply(Change::Apply(allow(name, "web")));
+    }
+    let local = [lease("api", addresses[0]), LocalPod { index: 2, ..lease("db", addresses[1]) }];
+    let mut policies = Policies::default();
+    policies.tables.identities.mask = 0;
+    update(&mut policies, &mut index, &local);
+    let mut findings = policies.findings(&index, KnownPods::OfCluster);
+    findings.retain(|finding| finding.reason == FindingReason::Collision);
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    assert!(finding.text.contains("change the podSelector"), "{finding:?}");
+}
+
 /// Two pods of one table; which pods of the cluster do not fit changes with every other pod.
 #[test]
 fn reason_of_a_pod_that_denies_pods_which_do_not_fit_names_none_of_them() {

@@ -1,5 +1,6 @@
 //! Copies entries from one version's map to another's.
 
+use sluice_abi::map;
 use sluice_bpf::layout::Conversion;
 use sluice_bpf::{BpfError, RawEntries};
 
@@ -70,6 +71,35 @@ pub fn conversion(
     )
 }
 
+/// Raises `POLICY_EPOCH` of `to` to that of `from`, at which flows may have been judged: the tables of `to` can be
+/// those of an earlier time. Does nothing if both versions share it, or `to` is not behind.
+///
+/// # Errors
+/// The layouts cannot be converted; a map cannot be read or written.
+pub fn raise_epoch(from: &PinSet, to: &PinSet) -> Result<(), MigrationError> {
+    let name = map::POLICY_EPOCH;
+    let (Some(source), Some(target)) = (from.map(name)?, to.map(name)?) else { return Ok(()) };
+    if source.is(&target) {
+        return Ok(());
+    }
+    let key = 0u32.to_ne_bytes();
+    let number = |bytes: Vec<u8>| <[u8; 4]>::try_from(bytes).map_or(0, u32::from_ne_bytes);
+    let theirs = source.map.lookup(&key)?.unwrap_or_default();
+    let (_, theirs, _) = conversion(name, (from, &source), (to, &target))?.convert(&key, &theirs);
+    let theirs = number(theirs);
+    let own = number(target.map.lookup(&key)?.unwrap_or_default());
+    if later(own, theirs) != own {
+        tracing::info!(from = own, to = theirs, "epoch of the policies raised");
+        target.map.update_batch(&key, &theirs.to_ne_bytes())?;
+    }
+    Ok(())
+}
+
+/// The later of two numbers that wrap around.
+fn later(a: u32, b: u32) -> u32 {
+    if b.wrapping_sub(a).cast_signed() > 0 { b } else { a }
+}
+
 /// Empties a map.
 ///
 /// # Errors
@@ -119,4 +149,17 @@ fn fill_row(target: &DescribedMap, key: &[u8], value: &[u8]) -> Result<bool, Bpf
         return Ok(false);
     }
     target.map.update_batch(key, value).map(|()| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_epoch_is_kept_also_when_the_numbers_wrap_around() {
+        for (earlier, late) in [(0, 0), (7, 8), (7, 17), (u32::MAX, 0), (u32::MAX - 3, 5)] {
+            assert_eq!(later(earlier, late), late, "{earlier} {late}");
+            assert_eq!(later(late, earlier), late, "{late} {earlier}");
+        }
+    }
 }

@@ -25,6 +25,7 @@ use sluice_abi::{map, node_flags, program};
 use sluice_bpf::BpfError;
 use sluice_bpf::layout::{ConversionError, LayoutError};
 
+pub use self::copy::raise_epoch;
 use self::copy::{Existing, clear, copy};
 pub use self::pin_set::{
     PinSet, Role, describe, id_below, program_below, publish_programs, read_record, remove_pin,

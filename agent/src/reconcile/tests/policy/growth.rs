@@ -50,6 +50,13 @@ fn changed(items: &[&str]) -> Vec<Event> {
     objects(items).into_iter().map(|object| Event::Objects(Change::Apply(object))).collect()
 }
 
+/// Services with 80 frontends, which do not fit.
+fn services() -> Vec<Event> {
+    let services =
+        (1..=40).map(|n| service(&format!("s{n}"), Protocol::Tcp, &format!("10.96.0.{n}"), n));
+    services.map(|service| Event::Objects(Change::Apply(service))).collect()
+}
+
 /// The agent on a node with small maps of policies, and rules for this many peers.
 async fn small(rules: u16) -> Harness {
     let mut harness = Harness::with(&[], node(&[7, 8]));
@@ -208,14 +215,50 @@ async fn maps_of_services_and_policies_are_replaced_at_once() {
     assert_no_mixture(&mut harness, &before);
 }
 
+/// Services whose maps cannot be replaced.
+#[tokio::test(start_paused = true)]
+async fn policies_get_larger_maps_alone_while_those_of_services_cannot_be_replaced() {
+    let mut harness = small(2).await;
+    let before = used(&mut harness);
+    harness.kernel().fail("grow 128", usize::MAX, libc::ENOMEM);
+    let log = harness.send(services().into_iter().chain(changed(&[&policy(1..=FITS + 2)]))).await;
+    assert_eq!(only(&log, "grow"), ["grow 64 64 64 64 16 16"]);
+    assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=FITS + 2));
+    let (status, message) = harness.status(Concern::Growth);
+    assert_eq!(status, Status::Failed);
+    assert!(message.contains("FRONTENDS 128"), "{message}");
+    // Policies that come later do not wait for the repetition.
+    let log = harness.send(changed(&[&policy(1..=9)])).await;
+    assert_eq!(only(&log, "grow"), ["grow 64 64 64 64 32 32"]);
+    assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=9));
+    assert!(harness.kernel().rows::<Frontends>().len() < 80);
+    harness.kernel().heal();
+    let log = harness.run_for(Duration::from_secs(60)).await;
+    assert_eq!(only(&log, "grow"), ["grow 128 64 64 64 32 32"]);
+    assert_eq!(harness.kernel().rows::<Frontends>().len(), 80);
+    assert!(harness.condition(Concern::Growth).is_none());
+    assert_no_mixture(&mut harness, &before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_get_larger_maps_alone_while_those_of_policies_cannot_be_replaced() {
+    let mut harness = small(2).await;
+    for label in ["grow 128 64 64 64 16 16", "grow 64 64 64 64 16 16"] {
+        harness.kernel().fail(label, usize::MAX, libc::ENOMEM);
+    }
+    let log = harness.send(services().into_iter().chain(changed(&[&policy(1..=FITS + 2)]))).await;
+    assert_eq!(only(&log, "grow"), ["grow 128 64 64 64 16 8"]);
+    assert_eq!(harness.kernel().rows::<Frontends>().len(), 80);
+    assert_eq!(admitted(&used(&mut harness)), [] as [u16; 0]);
+    assert_eq!(harness.status(Concern::Growth).0, Status::Failed);
+}
+
 /// The maps of policies stay: what is written is in force at once.
 #[tokio::test(start_paused = true)]
 async fn growth_of_services_alone_does_not_delay_policies() {
     let mut harness = small(2).await;
     harness.kernel().fail("hand over", usize::MAX, libc::ENOMEM);
-    let services =
-        (1..=40).map(|n| service(&format!("s{n}"), Protocol::Tcp, &format!("10.96.0.{n}"), n));
-    let log = harness.send(services.map(|o| Event::Objects(Change::Apply(o)))).await;
+    let log = harness.send(services()).await;
     assert_eq!(only(&log, "grow"), ["grow 128 64 64 64 16 8"]);
     assert_eq!(harness.status(Concern::Migration).0, Status::Failed);
     harness.send(changed(&[&policy(1..=1)])).await;
@@ -252,15 +295,14 @@ async fn rows_are_read_after_a_second_growth_before_the_switch() {
     harness.kernel().fail("hand over", usize::MAX, libc::ENOMEM);
     harness.send(changed(&[&policy(1..=FITS + 2)])).await;
     harness.send(changed(&[&policy(2..=FITS + 2)])).await;
-    let services =
-        (1..=40).map(|n| service(&format!("s{n}"), Protocol::Tcp, &format!("10.96.0.{n}"), n));
-    let log = harness.send(services.map(|o| Event::Objects(Change::Apply(o)))).await;
+    let unused = View::of(&harness.kernel().maps).epoch;
+    let log = harness.send(services()).await;
     assert_eq!(only(&log, "grow"), ["grow 128 64 64 64 16 16"]);
     harness.kernel().heal();
     harness.run_for(Duration::from_secs(10)).await;
     let after = used(&mut harness);
     assert_eq!(admitted(&after), Vec::from_iter(2..=FITS + 2));
-    assert!(after.judges_again(7, before.epoch));
+    assert!(after.judges_again(7, before.epoch) && after.judges_again(7, unused), "{unused}");
 }
 
 /// A pod that is connected while rows wait has none: it is closed unless its namespace is open.
@@ -287,6 +329,31 @@ async fn agent_that_stops_during_a_growth_closes_nothing() {
         .collect();
     assert_eq!(changed, [] as [&&str; 0]);
     assert_eq!(harness.status(Concern::Growth).0, Status::Failed);
+}
+
+/// An earlier switch, after which flows are still to be copied.
+#[tokio::test(start_paused = true)]
+async fn growth_waits_for_the_end_of_a_switch_and_closes_nothing() {
+    let mut harness = small(2).await;
+    let before = used(&mut harness);
+    harness.kernel().fail("copy flows", usize::MAX, libc::ENOMEM);
+    harness.send(changed(&[&policy(1..=FITS + 2)])).await;
+    assert_eq!(harness.status(Concern::Migration).0, Status::Failed);
+    assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=FITS + 2));
+    let log = harness.send(changed(&[&policy(1..=9)])).await;
+    assert_eq!(only(&log, "grow"), [] as [&str; 0]);
+    harness.run_for(Duration::from_secs(5)).await;
+    for concern in [Concern::Growth, Concern::Policy] {
+        assert_eq!(harness.status(concern).0, Status::Waiting, "{concern}");
+    }
+    assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=FITS + 2));
+    harness.kernel().heal();
+    let log = harness.run_for(Duration::from_secs(60)).await;
+    assert_eq!(only(&log, "grow").len(), 1, "{log:?}");
+    assert_eq!(admitted(&used(&mut harness)), Vec::from_iter(1..=9));
+    assert_no_mixture(&mut harness, &before);
+    let took = harness.state().policies_programmed_in().unwrap();
+    assert!(took >= Duration::from_secs(5), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

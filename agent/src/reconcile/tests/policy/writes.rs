@@ -6,10 +6,25 @@ use std::time::Duration;
 use sluice_core::policy::Judgement;
 
 use super::maps::View;
-use super::{DB, OBJECTS, node, objects, of_policies};
+use super::{COMPARISON, DB, OBJECTS, node, objects, of_policies, running};
 use crate::conditions::Concern;
 use crate::event::Event;
 use crate::harness::{Harness, lists};
+
+/// The tables of the active version can be others, and its epoch may be the same.
+#[tokio::test(start_paused = true)]
+async fn agent_that_takes_over_judges_all_flows_again() {
+    let mut harness = running(&[OBJECTS, DB]).await;
+    let judged = View::of(&harness.kernel().maps).epoch;
+    let mut harness = harness.restart();
+    harness.take_over_later();
+    let log = harness.send(lists(objects(&[OBJECTS, DB]))).await;
+    assert_eq!(of_policies(&log), ["put POD_POLICY 1", "put POLICY_EPOCH 1"]);
+    assert!(View::of(&harness.kernel().maps).judges_again(7, judged));
+    // Once.
+    let log = harness.run_for(COMPARISON).await;
+    assert_eq!(of_policies(&log), Vec::<&str>::new());
+}
 
 /// Long enough for retries.
 const RETRIES: Duration = Duration::from_secs(20);
