@@ -259,9 +259,9 @@ fn agents_killed_during_a_growth_of_policies_keep_them_in_force() {
     wait_rules(&a, 120);
     wait_alone(&a, &mut agent, Version::This);
     assert_eq!(capacities(&a, Version::This)[1], 512);
-    shop.finish(capture, allowed);
     end(sprays);
     assert_eq!(other_drops(&a), []);
+    shop.finish(capture, allowed);
 }
 
 /// The agent ends between the replacement and the switch, and what was allowed is denied by the time the next one
@@ -355,6 +355,6 @@ fn maps_of_policies_that_have_grown_keep_their_rows_over_an_upgrade_and_a_downgr
         assert_eq!(capacities(&a, version), grown, "{version:?}");
     }
     wait_rules(&a, 20);
-    shop.finish(capture, allowed);
     end(sprays);
+    shop.finish(capture, allowed);
 }
