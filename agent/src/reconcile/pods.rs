@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use sluice_abi::{Addr, LocalPod};
 use sluice_bpf::error_chain;
@@ -115,6 +116,7 @@ impl ReconcilePods {
         let rows: LocalPodRows = kernel.read(LocalPods::SPEC)?.typed::<LocalPods>().collect();
         let now = kernel.boot_instant()?;
         let selected = self.select(scope, &leases, &rows);
+        let compared: BTreeSet<Ipv4Addr> = selected.iter().map(|lease| lease.address).collect();
         let observed = observe(scope.all, selected, kernel)?;
         let mut repairs = Repairs::default();
         let routed = leases.iter().filter(|lease| scope.routed.contains(&lease.address));
@@ -122,7 +124,7 @@ impl ReconcilePods {
         for pod in &observed {
             self.repair(pod, &rows, &now, kernel, &mut repairs)?;
         }
-        delete_rows(scope.all, &leases, &observed, &rows, kernel, &mut repairs)?;
+        delete_rows(&leases, &compared, &observed, &rows, kernel, &mut repairs)?;
         self.remember(state, &leases, &rows, &observed);
         if repairs.by_kind.contains_key(POD_ROW) {
             // They leave out a young pod without this row: its ADD may not have written the others yet.
@@ -324,18 +326,17 @@ fn put_row(index: u32, row: LocalPod, kernel: &mut dyn Kernel) -> Result<(), Not
 /// Deletes rows whose device does not exist. ADD writes the row before the lease's device is up, so a
 /// row whose device exists may be in use.
 fn delete_rows(
-    all: bool,
     leases: &[Lease],
+    compared: &BTreeSet<Ipv4Addr>,
     observed: &[Observed<'_>],
     rows: &LocalPodRows,
     kernel: &mut dyn Kernel,
     repairs: &mut Repairs,
 ) -> Result<(), NotReconciled> {
-    let wanted: BTreeSet<Addr> = if all {
-        observed.iter().map(|pod| pod.lease.address.into()).collect()
-    } else {
-        leases.iter().map(|lease| lease.address.into()).collect()
-    };
+    let others = leases.iter().filter(|lease| !compared.contains(&lease.address));
+    let with_device = observed.iter().map(|pod| pod.lease);
+    let wanted: BTreeSet<Addr> =
+        others.chain(with_device).map(|lease| lease.address.into()).collect();
     let unwanted: Vec<_> = rows.iter().filter(|(address, _)| !wanted.contains(address)).collect();
     if unwanted.is_empty() {
         return Ok(());

@@ -83,7 +83,7 @@ impl Level {
         let minutes = match self {
             Level::Unit => 4,
             Level::Packet => 2,
-            Level::Netns => 5,
+            Level::Netns => 6,
             Level::Cluster => 10,
         };
         Duration::from_secs(minutes * 60)

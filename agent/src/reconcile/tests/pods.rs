@@ -145,6 +145,15 @@ async fn row_without_lease_is_deleted_once_its_device_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn row_of_a_lease_is_deleted_when_its_device_goes() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    harness.kernel().host.links.retain(|link| link.index != 107);
+    let log = of_others(harness.send([device(7)]).await);
+    assert_eq!(log, ["put PODS 1", "delete LOCAL_PODS 1"]);
+    assert_eq!(harness.kernel().rows::<LocalPods>().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn failed_pod_gets_no_row_and_does_not_stop_the_others() {
     let (mut harness, _) = with_pods(&[]).await;
     for (lease, link) in [pod(7), pod(8)] {
