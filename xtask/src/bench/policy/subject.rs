@@ -101,12 +101,15 @@ impl Subject {
         format!("{}:{PORT}", self.cluster.server(same_node).pod)
     }
 
-    /// Rows of policies in the maps of the client's node, by table.
+    /// Rows of policies in the maps of the client's node, by table, once the agent has no problem: while the
+    /// maps of policies are replaced by larger ones, it has one.
     ///
     /// # Errors
-    /// When the agent does not answer.
+    /// When the agent does not answer, or goes on having a problem.
     pub fn rows(&self) -> Result<Vec<(String, u64)>> {
-        let status = self.sluice(&self.agents[0], &["status", "-o", "json"])?;
+        let status = progress::wait("agent without problems", PROGRAMMED, || {
+            self.sluice(&self.agents[0], &["status", "-o", "json"]).map_err(|e| format!("{e:#}"))
+        })?;
         Ok(policy_rows(&status["tables"]))
     }
 
