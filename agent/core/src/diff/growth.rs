@@ -46,37 +46,27 @@ pub struct Growing {
 
 /// The maps that grow.
 pub const GROWING: [Growing; 6] = [
-    Growing {
-        table: Frontends::SPEC,
-        initial: map::FRONTENDS_INITIAL,
-        entries: |capacity| &mut capacity.frontends,
-    },
-    Growing {
-        table: Services::SPEC,
-        initial: map::SERVICES_INITIAL,
-        entries: |capacity| &mut capacity.services,
-    },
-    Growing {
-        table: Slots::SPEC,
-        initial: map::SLOTS_INITIAL,
-        entries: |capacity| &mut capacity.slots,
-    },
-    Growing {
-        table: Backends::SPEC,
-        initial: map::BACKENDS_INITIAL,
-        entries: |capacity| &mut capacity.backends,
-    },
-    Growing {
-        table: PolicyClasses::SPEC,
-        initial: map::POLICY_CLASSES_INITIAL,
-        entries: |capacity| &mut capacity.policy_classes,
-    },
-    Growing {
-        table: PolicyPeers::SPEC,
-        initial: map::POLICY_PEERS_INITIAL,
-        entries: |capacity| &mut capacity.policy_peers,
-    },
+    Growing::new(Frontends::SPEC, map::FRONTENDS_INITIAL, |capacity| &mut capacity.frontends),
+    Growing::new(Services::SPEC, map::SERVICES_INITIAL, |capacity| &mut capacity.services),
+    Growing::new(Slots::SPEC, map::SLOTS_INITIAL, |capacity| &mut capacity.slots),
+    Growing::new(Backends::SPEC, map::BACKENDS_INITIAL, |capacity| &mut capacity.backends),
+    Growing::new(PolicyClasses::SPEC, map::POLICY_CLASSES_INITIAL, |capacity| {
+        &mut capacity.policy_classes
+    }),
+    Growing::new(PolicyPeers::SPEC, map::POLICY_PEERS_INITIAL, |capacity| {
+        &mut capacity.policy_peers
+    }),
 ];
+
+impl Growing {
+    const fn new(
+        table: &'static TableSpec,
+        initial: u32,
+        entries: fn(&mut Capacity) -> &mut u32,
+    ) -> Growing {
+        Growing { table, initial, entries }
+    }
+}
 
 impl Default for Capacity {
     /// The largest capacities.

@@ -53,7 +53,7 @@ impl Namespaces {
         self.rows.rows()
     }
 
-    /// NetworkPolicies of a namespace may have come or gone.
+    /// NetworkPolicies of a namespace were added, changed or deleted.
     pub fn policies(&mut self, index: &Index, name: &Arc<str>, has_pods: bool) {
         match self.by_name.get(name) {
             Some(Facts { exists, cluster, .. }) => {

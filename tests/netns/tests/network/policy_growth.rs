@@ -12,7 +12,7 @@ use sluice_abi::{Addr, DropReason, PolicyPeerKey, PolicyPorts, map, node_flags, 
 use sluice_bpf::{map_info, obj_get};
 
 use crate::reach::{all_reach, reaches};
-use crate::traffic::{Churn, Traffic, drops, pod, short_pod, wait_alone};
+use crate::traffic::{Churn, Traffic, apply_pods, drops, pod, short_pod, wait_alone};
 
 /// Maps that hold the rows of seven rules beside that for `web`.
 const SMALL: &str = "--initial-capacity=16";
@@ -67,15 +67,16 @@ impl Shop {
         let [server, near, near_denied] =
             ["server", "near", "near-denied"].map(|name| pod(a, &format!("shop/{name}")));
         let [far, far_denied] = ["far", "far-denied"].map(|name| pod(b, &format!("shop/{name}")));
-        for (name, pod, key, value) in [
-            ("server", &server, "app", "server"),
-            ("near", &near, "role", "web"),
-            ("far", &far, "role", "web"),
-            ("near-denied", &near_denied, "role", "batch"),
-            ("far-denied", &far_denied, "role", "batch"),
-        ] {
-            topology.apply(name, &pod_with_labels(pod, &[(key, value)]));
-        }
+        apply_pods(
+            &topology,
+            &[
+                ("server", &server, "app", "server"),
+                ("near", &near, "role", "web"),
+                ("far", &far, "role", "web"),
+                ("near-denied", &near_denied, "role", "batch"),
+                ("far-denied", &far_denied, "role", "batch"),
+            ],
+        );
         let serving = server.serve("server", &["tcp:8080"]);
         Shop { topology, server, near, far, near_denied, far_denied, _server: serving }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use netns_tests::capture::Capture;
-use netns_tests::manifest::{namespace, pod_with_labels, service_with};
+use netns_tests::manifest::{namespace, service_with};
 use netns_tests::peer::{HoldReport, SprayReport};
 use netns_tests::{
     Host, Node, OUTSIDE, Pod, Process, Server, Topology, TopologyOptions, Version, agents,
@@ -15,7 +15,7 @@ use sluice_abi::DropReason;
 
 use crate::policies::{FROM_WEB, deny_all};
 use crate::reach::{all_reach, reaches};
-use crate::traffic::{drops, pod, wait_alone};
+use crate::traffic::{apply_pods, drops, pod, wait_alone};
 
 const VIP: &str = "10.96.9.9";
 const PORTS: [&str; 1] = ["tcp:80->8080"];
@@ -75,19 +75,20 @@ impl Shop {
             open.serve("open", &["tcp:8080"]),
             topology.outside.serve("outside", &["tcp:80", "udp:53"]),
         ];
-        for (name, pod, key, value) in [
-            ("server", &server, "app", "server"),
-            ("near", &near, "role", "web"),
-            ("packets", &packets, "role", "web"),
-            ("far", &far, "role", "web"),
-            ("client", &client, "app", "client"),
-            ("near-denied", &near_denied, "role", "batch"),
-            ("far-denied", &far_denied, "role", "batch"),
-            ("open", &open, "role", "none"),
-            ("closed", &closed, "role", "web"),
-        ] {
-            topology.apply(name, &pod_with_labels(pod, &[(key, value)]));
-        }
+        apply_pods(
+            &topology,
+            &[
+                ("server", &server, "app", "server"),
+                ("near", &near, "role", "web"),
+                ("packets", &packets, "role", "web"),
+                ("far", &far, "role", "web"),
+                ("client", &client, "app", "client"),
+                ("near-denied", &near_denied, "role", "batch"),
+                ("far-denied", &far_denied, "role", "batch"),
+                ("open", &open, "role", "none"),
+                ("closed", &closed, "role", "web"),
+            ],
+        );
         topology.apply("service", &service_with("server", VIP, &PORTS, &[&server]));
         for host in [&near, &far] {
             reaches("web", host, &format!("{VIP}:80"), true);

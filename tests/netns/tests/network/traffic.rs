@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use netns_tests::manifest::service_with;
+use netns_tests::manifest::{pod_with_labels, service_with};
 use netns_tests::peer::HoldReport;
 use netns_tests::{
     Agent, Host, Node, OUTSIDE, Pod, Process, Server, Topology, Version, dataplane, eventually,
@@ -25,6 +25,13 @@ pub struct Traffic {
     pub client: Pod,
     pub packets: Host,
     _servers: [Server; 3],
+}
+
+/// Applies the Pod objects of pods: name of the file, pod, key and value of its label.
+pub fn apply_pods(topology: &Topology, pods: &[(&str, &Pod, &str, &str)]) {
+    for (file, pod, key, value) in pods {
+        topology.apply(file, &pod_with_labels(pod, &[(key, value)]));
+    }
 }
 
 pub fn vip(port: u16) -> String {

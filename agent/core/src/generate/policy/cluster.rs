@@ -9,8 +9,8 @@ use proptest::sample::select;
 use super::super::{protocol, rarely};
 use super::{BLOCKS, PORT_NAMES, net, number, selector, text};
 use crate::model::{
-    ClusterNetworkPolicy, ClusterRule, IpBlock, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
-    Protocol, RuleAction, Subject, Tier,
+    ClusterNetworkPolicy, ClusterRule, IpBlock, LabelSelector, PolicyPeer, PolicyPort, PolicyRule,
+    PortSpec, Protocol, RuleAction, Subject, Tier,
 };
 
 /// Names of ClusterNetworkPolicies.
@@ -62,16 +62,29 @@ pub fn cluster_rule() -> impl Strategy<Value = ClusterRule> {
 /// A ClusterNetworkPolicy.
 pub fn cluster_network_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
     let tier = select(&[Tier::Admin, Tier::Baseline][..]);
-    let rules = || vec(cluster_rule(), 0..4).prop_map(Box::from);
-    (text(&NAMES), tier, select(&PRIORITIES[..]), selector(), selector(), rules(), rules())
-        .prop_map(|(name, tier, priority, namespaces, pods, ingress, egress)| {
-            ClusterNetworkPolicy {
-                name,
-                tier,
-                priority,
-                subject: Subject { namespaces, pods, invalid: None },
-                ingress,
-                egress,
-            }
-        })
+    cluster_network_policy_of(tier, select(&PRIORITIES[..]), selector, || vec(cluster_rule(), 0..4))
+}
+
+/// A ClusterNetworkPolicy of these tiers, priorities, selectors and rules.
+pub fn cluster_network_policy_of<S, R>(
+    tier: impl Strategy<Value = Tier>,
+    priority: impl Strategy<Value = u16>,
+    selector: impl Fn() -> S,
+    rules: impl Fn() -> R,
+) -> impl Strategy<Value = ClusterNetworkPolicy>
+where
+    S: Strategy<Value = LabelSelector>,
+    R: Strategy<Value = Vec<ClusterRule>>,
+{
+    let rules = || rules().prop_map(Box::from);
+    (text(&NAMES), tier, priority, selector(), selector(), rules(), rules()).prop_map(
+        |(name, tier, priority, namespaces, pods, ingress, egress)| ClusterNetworkPolicy {
+            name,
+            tier,
+            priority,
+            subject: Subject { namespaces, pods, invalid: None },
+            ingress,
+            egress,
+        },
+    )
 }

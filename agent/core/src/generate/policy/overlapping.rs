@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::{distinct, protocol, rarely};
-use super::cluster::{NAMES, PRIORITIES, cluster_peer, cluster_ports};
+use super::cluster::{PRIORITIES, cluster_network_policy_of, cluster_peer, cluster_ports};
 use super::{
     BLOCKS, KEYS, NAMESPACES, NODE_IPS, POD_IPS, PORT_NAMES, VALUES, block, labels, name, net,
     number, phase, pod_name, policy_node, policy_port, selector, text, uid_of,
@@ -18,7 +18,7 @@ use super::{
 use crate::model::{
     ClusterNetworkPolicy, ClusterRule, ContainerPort, IpBlock, LabelSelector, Namespace,
     NetworkPolicy, Object, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Port, PortSpec,
-    Protocol, Requirement, RuleAction, Subject, Tier, parse_ip,
+    Protocol, Requirement, RuleAction, Tier, parse_ip,
 };
 
 /// Two ranges of ports that meet, overlap, or have one port between them.
@@ -100,17 +100,7 @@ fn rule() -> impl Strategy<Value = ClusterRule> {
 fn cluster_network_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
     let tier = prop_oneof![3 => Just(Tier::Admin), 2 => Just(Tier::Baseline)];
     let priority = prop_oneof![2 => Just(PRIORITIES[0]), 1 => select(&PRIORITIES[..])];
-    let rules = || vec(rule(), 0..5).prop_map(Box::from);
-    (text(&NAMES), tier, priority, broad(), broad(), rules(), rules()).prop_map(
-        |(name, tier, priority, namespaces, pods, ingress, egress)| ClusterNetworkPolicy {
-            name,
-            tier,
-            priority,
-            subject: Subject { namespaces, pods, invalid: None },
-            ingress,
-            egress,
-        },
-    )
+    cluster_network_policy_of(tier, priority, broad, || vec(rule(), 0..5))
 }
 
 /// A block with an exception, and a block of this exception.
