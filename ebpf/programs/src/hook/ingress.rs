@@ -24,22 +24,25 @@ pub fn from_netdev<F: Outlined>(
 ) -> Result<DestinationClass, Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Netdev);
     // Before any flow is affected.
-    let checked = recently_checked(f, s)?;
+    let is_recent = antispoof::is_recent_sender(&s.packet, &s.headers);
+    let checked = check_addresses(f, s, is_recent)?;
     if s.packet.kind == Kind::IcmpError {
         return error_from_netdev(f, s, node);
     }
     flow_from_netdev(f, s, node, checked)
 }
 
-/// As [`from_netdev`], for packets other than ICMP errors.
+/// As [`from_netdev`], for packets other than ICMP errors; `is_recent` is the result of
+/// [`antispoof::is_recent_sender`].
 #[inline(always)]
 pub fn packet_from_netdev<F: Outlined>(
     f: &F,
     s: &mut Scratch,
     node: Node,
+    is_recent: bool,
 ) -> Result<DestinationClass, Verdict> {
     s.flow.reset(&s.packet.tuple, Origin::Netdev);
-    let checked = recently_checked(f, s)?;
+    let checked = check_addresses(f, s, is_recent)?;
     flow_from_netdev(f, s, node, checked)
 }
 
@@ -59,13 +62,13 @@ pub fn require_no_loopback(packet: &Packet) -> Result<(), Verdict> {
 /// Checks the addresses: that none is a loopback address, and the sender, unless it was accepted in this tick.
 /// Returns the class of the source if it was determined.
 #[inline(always)]
-fn recently_checked<F: Outlined>(f: &F, s: &Scratch) -> Result<Option<DestinationClass>, Verdict> {
+fn check_addresses<F: Outlined>(
+    f: &F,
+    s: &Scratch,
+    is_recent: bool,
+) -> Result<Option<DestinationClass>, Verdict> {
     require_no_loopback(&s.packet)?;
-    if antispoof::is_recent_sender(&s.packet, &s.headers) {
-        Ok(None)
-    } else {
-        Ok(Some(require_sender(f, s)?))
-    }
+    if is_recent { Ok(None) } else { require_sender(f, s).map(Some) }
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ use crate::hook::ingress;
 use crate::packet::{FragmentState, Packet};
 use crate::scratch::Scratch;
 use crate::stage::policy::{self, Ends};
-use crate::stage::{conntrack, forward, nat, parse};
+use crate::stage::{antispoof, conntrack, forward, nat, parse};
 use crate::verdict::{Bypass, Verdict};
 use crate::{exit, handover, maps};
 
@@ -44,12 +44,11 @@ fn stages(f: &Xdp, s: &mut Scratch) -> Result<Verdict, Verdict> {
     if parse::frame(f, &mut s.packet, &mut s.headers).is_err() || !is_usual(&s.packet) {
         return Err(FOR_TC);
     }
-    let is_for_host = maps::device(s.packet.ifindex)
-        .is_some_and(|device| device.mac == s.headers.link.destination());
-    if !is_for_host || !nat::is_checksum_complete(f, &s.packet) {
+    let is_recent = antispoof::is_recent_sender(&s.packet, &s.headers);
+    if !(is_recent || is_for_host(s)) || !nat::is_checksum_complete(f, &s.packet) {
         return Err(FOR_TC);
     }
-    let class = ingress::packet_from_netdev(f, s, node)?;
+    let class = ingress::packet_from_netdev(f, s, node, is_recent)?;
     if !s.flow.kind.is_service() {
         return Err(FOR_TC);
     }
@@ -61,6 +60,12 @@ fn stages(f: &Xdp, s: &mut Scratch) -> Result<Verdict, Verdict> {
         return Err(FOR_TC);
     }
     forward::out_of_xdp(f, s, judged)?.ok_or(FOR_TC)
+}
+
+/// Whether a frame has the hardware address of its device as receiver.
+#[inline(always)]
+fn is_for_host(s: &Scratch) -> bool {
+    maps::device(s.packet.ifindex).is_some_and(|device| device.mac == s.headers.link.destination())
 }
 
 /// Whether only this packet has to be considered, and the stack would not answer it.

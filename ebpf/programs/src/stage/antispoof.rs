@@ -97,7 +97,7 @@ pub fn check_sender<F: Outlined>(
             // SAFETY: the only reference of this function, which calls none that has one.
             if let Some(recent) = unsafe { recent_sender(&packet.tuple.src) } {
                 recent.addr = packet.tuple.src;
-                recent.mac = headers.link.source();
+                recent.link = headers.link_addresses();
                 recent.ifindex = packet.ifindex;
                 recent.tick = packet.tick;
             }
@@ -106,12 +106,12 @@ pub fn check_sender<F: Outlined>(
     }
 }
 
-/// A sender that [`check_sender`] has accepted for a source address on a device.
+/// A sender that [`check_sender`] has accepted for a source address on a device, with the receiver of the frame,
+/// which is the device: only frames to it get there.
 #[repr(C)]
 struct Sender {
     addr: Addr,
-    mac: [u8; 6],
-    pad: [u8; 2],
+    link: [u32; 3],
     tick: u32,
     ifindex: u32,
 }
@@ -133,14 +133,15 @@ unsafe fn recent_sender(addr: &Addr) -> Option<&'static mut Sender> {
     Some(unsafe { &mut *sender })
 }
 
-/// Whether [`check_sender`] has accepted this sender for the source of the packet in this tick.
+/// Whether [`check_sender`] has accepted this sender for the source of the packet in this tick, in a frame to the
+/// same receiver.
 #[inline(always)]
 pub fn is_recent_sender(packet: &Packet, headers: &Headers) -> bool {
     // SAFETY: as in `check_sender`.
     let recent = unsafe { recent_sender(&packet.tuple.src) };
     recent.is_some_and(|recent| {
         recent.addr == packet.tuple.src
-            && recent.mac == headers.link.source()
+            && recent.link == headers.link_addresses()
             && recent.ifindex == packet.ifindex
             && recent.tick == packet.tick
     })
