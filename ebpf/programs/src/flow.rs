@@ -65,6 +65,9 @@ pub struct Flow {
     /// Whether the packet is the first of this tick that finds the alias of its flow. Packets of the other
     /// direction, which do not check where the frontend leads, may have refreshed the main entry.
     pub is_behind: bool,
+    /// Whether no table has an entry with the packet's tuple, for [`FlowState::New`]: nothing is left of an earlier
+    /// flow.
+    pub is_unknown: bool,
 }
 
 /// Class of a destination address. It decides how a packet is delivered. Flow entries contain the
@@ -164,6 +167,7 @@ impl Flow {
             is_of_node: false,
             is_judged: false,
             is_behind: false,
+            is_unknown: false,
         };
     }
 

@@ -9,7 +9,8 @@ use std::sync::Barrier;
 
 use packet_tests::*;
 use sluice_abi::{
-    DropReason, FlowEntry, FlowKey, NodeConfig, Outcome, PodFlows, map, program, proto,
+    DropReason, FlowEntry, FlowKey, Frontend, NodeConfig, Outcome, PodFlows, frontend_flags, map,
+    program, proto,
 };
 use sluice_bpf::test_run;
 
@@ -206,5 +207,53 @@ fn a_flow_without_entries_gets_its_port_again_and_only_the_key_determines_it() {
         // Two choices of one in 4,536 ports are equal once in 4,536 pairs.
         let equal = first.iter().zip(&other).filter(|(a, b)| a == b).count();
         assert!(equal <= 1, "{first:?} and {other:?}");
+    }
+}
+
+/// A flow has a main entry, which holds its port, and an alias. If either kind were evicted first, more ports would
+/// be taken than flows are kept.
+#[test]
+fn a_flood_to_a_node_port_takes_the_ports_of_the_flows_that_are_kept() {
+    const NODE_PORT: u16 = 30_080;
+    let datapath = Datapath::node();
+    datapath.snat_ports(1024, 29_999);
+    let sets = Sets { cluster: vec![(FAR_POD, 8080)], ..Sets::default() };
+    datapath.service_port(8, proto::TCP, &sets);
+    let frontend = Frontend { service: 8, flags: frontend_flags::EXTERNAL };
+    datapath.frontend(([0; 4], NODE_PORT, proto::TCP), frontend);
+    datapath.prepare(program::FROM_NETDEV);
+    let program = datapath.fd(program::FROM_NETDEV);
+    for n in 0..60_000u32 {
+        let [_, a, b, c] = n.to_be_bytes();
+        let syn = Packet::tcp(([203, a, b, c], 4000), (NODE, NODE_PORT), SYN, b"");
+        assert_ne!(send(program, &syn.bytes_from_wire(), UPLINK_IFINDEX), None);
+    }
+    let holders = datapath.flows_in(map::FLOWS_NEW_WIRE).len();
+    let kept = map::FLOWS_NEW_WIRE_MAX as usize / 2;
+    // Entries are evicted 128 at a time.
+    assert!((kept - 256..=kept + 256).contains(&holders), "{holders} of {kept}");
+}
+
+#[test]
+fn flows_of_pods_and_from_the_wire_do_not_share_a_port() {
+    const NODE_PORT: u16 = 30_080;
+    for pod_is_first in [true, false] {
+        let datapath = Datapath::node();
+        datapath.snat_ports(2000, 2000);
+        let sets = Sets { cluster: vec![SERVICE], ..Sets::default() };
+        datapath.service_port(8, proto::TCP, &sets);
+        let frontend = Frontend { service: 8, flags: frontend_flags::EXTERNAL };
+        datapath.frontend(([0; 4], NODE_PORT, proto::TCP), frontend);
+        let of_pod = || {
+            let syn = Packet::tcp((CLIENT, 4000), SERVICE, SYN, b"").bytes_from_pod(CLIENT_IFINDEX);
+            send(datapath.fd(program::FROM_POD), &syn, CLIENT_IFINDEX)
+        };
+        let of_client = || {
+            let client = ([203, 0, 113, 9], 4000);
+            let syn = Packet::tcp(client, (NODE, NODE_PORT), SYN, b"").bytes_from_wire();
+            send(datapath.fd(program::FROM_NETDEV), &syn, UPLINK_IFINDEX)
+        };
+        let sent = if pod_is_first { [of_pod(), of_client()] } else { [of_client(), of_pod()] };
+        assert_eq!(sent, [Some((2000, 443)), None], "{pod_is_first}");
     }
 }

@@ -33,13 +33,16 @@ pub fn from_pod<F: Outlined>(
         };
         return error_from_pod(f, s, node);
     }
-    match conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination) {
+    let found =
+        conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination);
+    match found {
         Lookup::Known => return Ok(s.flow.class),
         Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),
-        Lookup::New | Lookup::Held => {}
+        Lookup::New | Lookup::Absent | Lookup::Held => {}
     }
     handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, origin);
+    s.flow.is_unknown = found == Lookup::Absent;
     s.flow.client = if origin == Origin::Pod {
         antispoof::require_own_address(&s.packet, &s.headers)?
     } else {
@@ -125,6 +128,7 @@ pub fn from_node<F: Outlined>(
     }
     handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Stack);
+    s.flow.is_unknown = found == Lookup::Absent;
     s.flow.class = class;
     s.flow.source_class = DestinationClass::Node;
     s.flow.is_of_node = !is_forwarded(f, &s.packet, node);

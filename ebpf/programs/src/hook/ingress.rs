@@ -83,10 +83,11 @@ fn flow_from_netdev<F: Outlined>(
     match found {
         Lookup::Known => return Ok(s.flow.class),
         Lookup::Spoofed => return Err(Verdict::Drop(DropReason::Spoofed)),
-        Lookup::New | Lookup::Held => {}
+        Lookup::New | Lookup::Absent | Lookup::Held => {}
     }
     handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Netdev);
+    s.flow.is_unknown = found == Lookup::Absent;
     antispoof::require_remote_address(&s.packet, node)?;
     s.flow.class = class::of(&s.packet.tuple.dst, &mut s.destination);
     let class = new_from_netdev(f, s, found == Lookup::Held)?;

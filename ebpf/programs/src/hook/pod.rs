@@ -128,13 +128,14 @@ fn find_flow_to_pod(f: &Skb, s: &mut Scratch, node: Node) -> Result<(), Verdict>
         return Ok(());
     }
     let pod = s.destination.reference;
-    if conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination)
-        == Lookup::Known
-    {
+    let found =
+        conntrack::find(&s.packet, &s.headers, &mut s.entry, &mut s.flow, &mut s.destination);
+    if found == Lookup::Known {
         return Ok(());
     }
     handover::require_no_flow_elsewhere(f, node)?;
     s.flow.reset(&s.packet.tuple, Origin::Stack);
+    s.flow.is_unknown = found == Lookup::Absent;
     s.destination.reference = pod;
     s.flow.class = DestinationClass::LocalPod;
     s.flow.client = PodRef::NONE;

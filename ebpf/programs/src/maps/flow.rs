@@ -33,6 +33,14 @@ pub fn new_flow(key: &FlowKey) -> Option<FlowRef> {
     FLOWS_NEW_WIRE.get_ptr_mut(key).map(FlowRef)
 }
 
+/// The entry with this key among the flows without reply of pods and the node, or among those of senders beyond the
+/// uplinks.
+#[inline(always)]
+pub fn new_flow_of(pods: bool, key: &FlowKey) -> Option<FlowRef> {
+    let found = if pods { FLOWS_NEW_POD.get_ptr_mut(key) } else { FLOWS_NEW_WIRE.get_ptr_mut(key) };
+    found.map(FlowRef)
+}
+
 /// The entry with this key in any flow table. `FLOWS` comes last: a flow that is confirmed meanwhile
 /// is inserted there before it is removed from the others.
 #[inline(always)]

@@ -17,7 +17,7 @@ use sluice_abi::{
     device_flags, map, network_kind, program,
 };
 
-pub use self::flow::{FlowRef, any_flow, confirmed_flow, new_flow, same_tuple};
+pub use self::flow::{FlowRef, any_flow, confirmed_flow, new_flow, new_flow_of, same_tuple};
 pub use self::pod::{local_pod, pod};
 pub use self::policy::{
     is_in_port_set, is_open_namespace, pod_policy, policy_class, policy_epoch, policy_ports,

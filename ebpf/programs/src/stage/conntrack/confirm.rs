@@ -176,7 +176,13 @@ extern "C" fn conntrack_write_alias(entry: *const FlowEntry, table: u32) -> u32 
     // SAFETY: see `conntrack_confirm`.
     let Some(entry) = (unsafe { entry.as_ref() }) else { return FULL };
     let Some(key) = alias_key(entry) else { return FULL };
-    insert(Table::from_number(table), ANY, |write| {
+    insert_alias(Table::from_number(table), ANY, key, entry)
+}
+
+/// Inserts the alias of a flow with a key.
+#[inline(always)]
+pub fn insert_alias(table: Table, flags: u64, key: &FlowKey, entry: &FlowEntry) -> u32 {
+    insert(table, flags, |write| {
         write.key = *key;
         write.entry = *entry;
         write.entry.tuple = entry.other;

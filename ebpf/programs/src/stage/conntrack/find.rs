@@ -17,6 +17,8 @@ pub enum Lookup {
     /// No entry exists, or its flow has ended, or the ports are unknown. The flow has no defined
     /// value.
     New,
+    /// As [`Lookup::New`], and no table has an entry with the tuple of the packet.
+    Absent,
     /// As [`Lookup::New`], and the packet has the tuple that another flow has after translation.
     Held,
     /// An entry exists, and the packet does not come from the source of its flow.
@@ -70,6 +72,7 @@ fn move_entry(effect: Effect, entry: &FlowEntry) -> Lookup {
     match effect {
         Effect::None => Lookup::Known,
         Effect::New => Lookup::New,
+        Effect::Absent => Lookup::Absent,
         Effect::Held => Lookup::Held,
         Effect::Spoofed => Lookup::Spoofed,
         Effect::Answered => {

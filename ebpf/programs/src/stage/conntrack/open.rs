@@ -3,6 +3,10 @@
 //! The tuple after translation is claimed by inserting the main entry under a key that does not
 //! exist yet, so that two CPUs never use one source port for two flows. An ended flow's entry is
 //! removed by the CPU that has inserted its key into `FLOW_CLAIMS`.
+//!
+//! The search for a port does not look up the flows without reply: a lookup that finds an entry protects it from
+//! eviction (`BPF_MAP_TYPE_LRU_HASH`). In a flood, main entries that hold ports would displace all others, until
+//! most ports are taken.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
@@ -10,7 +14,7 @@ use sluice_abi::{Addr, DropReason, FlowEntry, FlowKey, PortBe, flow_flags, proto
 use sluice_packet::lifetime::{self, Scarcity};
 use sluice_packet::{budget, tcp_state};
 
-use super::confirm::{uncount, write_alias, write_main};
+use super::confirm::{insert_alias, uncount, write_alias, write_main};
 use super::insert::{FULL, NOEXIST, OK, TAKEN, Table, remove, remove_new};
 use super::work::{self, Key};
 use crate::flow::{Destination, DestinationClass, Flow, FlowState, Origin};
@@ -25,7 +29,8 @@ use crate::{config, kernel};
 const ATTEMPTS: u32 = 24;
 /// First attempt that takes ports of flows that have just ended ([`Scarcity::Ports`]).
 const SCARCE_FROM: u32 = 4;
-/// First attempt that takes ports of idle UDP streams as well ([`Scarcity::Severe`]).
+/// First attempt that takes ports of idle UDP streams as well ([`Scarcity::Severe`]), and of ended flows among
+/// those without reply, where closed connections are.
 const SEVERE_FROM: u32 = 12;
 /// Result of the global functions: the pod has no tokens left.
 const TOO_MANY: u32 = 3;
@@ -70,7 +75,9 @@ pub fn open_flow<F: Outlined>(
     if flow.translated.src == Addr::UNSPECIFIED {
         return NO_SOURCE;
     }
-    conntrack_forget(packet);
+    if !flow.is_unknown {
+        conntrack_forget(packet);
+    }
     if flow.origin == Origin::Pod && !take_token(flow) {
         return TOO_MANY;
     }
@@ -101,7 +108,8 @@ pub fn open_flow<F: Outlined>(
         if is_used {
             continue;
         }
-        let claimed = conntrack_claim(packet, flow, destination, scarcity);
+        let searches = u32::from(keeps_port || attempt > SEVERE_FROM);
+        let claimed = conntrack_claim(packet, flow, destination, scarcity, searches);
         if claimed != TAKEN || !has_port {
             return claimed;
         }
@@ -148,29 +156,44 @@ extern "C" fn conntrack_forget(packet: *const Packet) -> u32 {
         return FULL;
     };
     key.sort(tuple);
-    let Some(found) = maps::any_flow(key) else { return OK };
-    if found.is_alias() {
-        if !found.has_tuple(tuple) {
+    if let Some(found) = maps::any_flow(key) {
+        if found.is_alias() {
+            if found.has_tuple(tuple) {
+                forget_alias(tuple, found, key, main_key);
+                return OK;
+            }
+        } else if !found.is_translated() && (found.has_tuple(tuple) || found.is_closed()) {
+            // The same flow without translation, or, if it is closed, one that the other side had opened.
+            uncount(found.account(), remove(key));
             return OK;
         }
-        found.sort_other(main_key);
-        if let Some(main) = maps::any_flow(main_key)
-            && !main.is_alias()
-            && main.has_other(tuple)
-        {
-            uncount(main.account(), remove(main_key));
-        }
-        uncount(found.account(), remove(key));
-        return OK;
     }
-    // The same flow without translation, or, if it is closed, one that the other side had opened.
-    if !found.is_translated() && (found.has_tuple(tuple) || found.is_closed()) {
-        uncount(found.account(), remove(key));
+    *key = *tuple;
+    key.shadow = 1;
+    if let Some(found) = maps::any_flow(key)
+        && found.is_alias()
+        && found.has_tuple(tuple)
+    {
+        forget_alias(tuple, found, key, main_key);
     }
     OK
 }
 
-/// Writes main entry and alias, unless another flow that is still alive holds the tuple.
+/// Removes the alias of a flow with the packet's tuple, and its main entry.
+#[inline(always)]
+fn forget_alias(tuple: &FlowKey, alias: FlowRef, key: &FlowKey, main_key: &mut FlowKey) {
+    alias.sort_other(main_key);
+    if let Some(main) = maps::any_flow(main_key)
+        && !main.is_alias()
+        && main.has_other(tuple)
+    {
+        uncount(main.account(), remove(main_key));
+    }
+    uncount(alias.account(), remove(key));
+}
+
+/// Writes main entry and alias, unless another flow holds the tuple that is still alive, or, unless the claim
+/// `searches`, that is one without reply.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn conntrack_claim(
@@ -178,6 +201,7 @@ extern "C" fn conntrack_claim(
     flow: *const Flow,
     destination: *const Destination,
     scarcity: u32,
+    searches: u32,
 ) -> u32 {
     // SAFETY: as in `conntrack_forget`.
     let (Some(packet), Some(flow), Some(destination)) =
@@ -188,7 +212,8 @@ extern "C" fn conntrack_claim(
     // SAFETY: `remove_ended` uses another key, and `write_alias` is called after the last use.
     let Some(key) = (unsafe { work::key(Key::Main) }) else { return FULL };
     key.sort(&flow.translated);
-    if maps::any_flow(key).is_some() {
+    let holder = if searches == 0 { maps::confirmed_flow(key) } else { maps::any_flow(key) };
+    if holder.is_some() {
         // The lookup precedes the claim, which is rarely needed; its result may be outdated.
         if FLOW_CLAIMS.insert(&*key, &0u32, NOEXIST).is_err() {
             return TAKEN;
@@ -203,6 +228,9 @@ extern "C" fn conntrack_claim(
     let Some(entry) = (unsafe { work::holder() }) else { return FULL };
     fill(entry, packet, flow, destination);
     let table = Table::of_new(entry);
+    if searches == 0 && maps::new_flow_of(table != Table::NewPod, key).is_some() {
+        return TAKEN;
+    }
     let inserted = write_main(table, NOEXIST, entry);
     if inserted != OK {
         return inserted;
@@ -212,12 +240,28 @@ extern "C" fn conntrack_claim(
         remove_new(key);
         return TAKEN;
     }
-    if same_tuple(&flow.translated, &packet.tuple) || write_alias(table, entry) == OK {
+    if same_tuple(&flow.translated, &packet.tuple) || write_new_alias(table, entry, flow) == OK {
         fragment::record_client(entry);
         return OK;
     }
     remove_new(key);
     FULL
+}
+
+/// Writes the alias of a new flow.
+#[inline(always)]
+fn write_new_alias(table: Table, entry: &FlowEntry, flow: &Flow) -> u32 {
+    if flow.is_unknown
+        // SAFETY: `write_alias` is called after the last use.
+        && let Some(key) = (unsafe { work::key(Key::Alias) })
+    {
+        key.sort(&entry.other);
+        // Another CPU may have inserted the key since the lookup.
+        if insert_alias(table, NOEXIST, key, entry) == OK {
+            return OK;
+        }
+    }
+    write_alias(table, entry)
 }
 
 /// Removes the flow that holds a key, if it has ended or is the packet's own. False: it is alive.

@@ -25,6 +25,8 @@ pub enum Effect {
     Closed = 4,
     /// [`super::Lookup::Held`].
     Held = 5,
+    /// [`super::Lookup::Absent`].
+    Absent = 6,
 }
 
 impl Effect {
@@ -37,6 +39,7 @@ impl Effect {
             3 => Effect::Answered,
             4 => Effect::Closed,
             5 => Effect::Held,
+            6 => Effect::Absent,
             _ => Effect::New,
         }
     }

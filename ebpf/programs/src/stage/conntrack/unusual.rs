@@ -51,7 +51,7 @@ fn search(
     let Some(key) = (unsafe { work::key(Key::Unusual) }) else { return Effect::New };
     key.sort(&packet.tuple);
     let mut found = maps::any_flow(key);
-    let mut new = Effect::New;
+    let mut new = if found.is_none() { Effect::Absent } else { Effect::New };
     if let Some(holder) = found {
         holder.copy(entry);
         if !entry.is_alias()
@@ -72,6 +72,9 @@ fn search(
             *key = packet.tuple;
             key.shadow = 1;
             let Some(alias) = maps::any_flow(key) else { return new };
+            if new == Effect::Absent {
+                new = Effect::New;
+            }
             alias.copy(entry);
             alias
         }
