@@ -41,16 +41,18 @@ impl Reconciler for ReconcileGrowth {
                         "the flows of the former maps are not copied yet",
                     ));
                 }
+                Err(error) if error.is_stopping() => {
+                    state.set_growth_stopped();
+                    return Err(NotReconciled::Waiting(
+                        "the agent stops: the next one replaces the maps by larger ones",
+                    ));
+                }
                 Err(error) => {
                     let message = format!(
                         "cannot replace the maps by larger ones ({}): {}",
                         text(&wanted),
                         error_chain(&error)
                     );
-                    if error.is_stopping() {
-                        state.set_growth_stopped();
-                        return Err(NotReconciled::Failed(message));
-                    }
                     // The first one names what everything needs.
                     failure.get_or_insert(message);
                 }

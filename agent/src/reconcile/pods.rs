@@ -188,13 +188,13 @@ impl ReconcilePods {
             Err(e) => return fail(lease, &error_chain(&e), kernel, repairs),
         }
         let row = local_pod(lease, link);
-        let by_address = rows.get(&lease.address.into());
         // Rows that have to wait, and a part that cannot be restored, do not keep the others from it.
         let mut failure = None;
-        if by_address != Some(&row) || row_of_index(row.index.into(), kernel)? != row {
+        let is_known = rows.get(&lease.address.into()) == Some(&row);
+        if needs_rows(lease, row, is_known, kernel)? {
             match repairs.lock(|| kernel.lock_lease(lease)) {
                 Ok(Some(_locked)) => {
-                    put_rows(lease, row, by_address, kernel)?;
+                    put_rows(lease, row, kernel)?;
                     repairs.add(POD_ROW);
                 }
                 // Address and index may have another pod by now.
@@ -297,18 +297,34 @@ fn row_of_index(index: u32, kernel: &mut dyn Kernel) -> Result<LocalPod, NotReco
     Ok(rows.typed::<Pods>().next().map(|(_, row)| row).unwrap_or_default())
 }
 
-/// Writes the rows of a pod that differ; the lease is locked. By index first, as ADD does.
-fn put_rows(
+/// The row of `LOCAL_PODS` with this address.
+fn row_of_address(
+    address: Ipv4Addr,
+    kernel: &mut dyn Kernel,
+) -> Result<Option<LocalPod>, NotReconciled> {
+    let rows = kernel.read_keys(LocalPods::SPEC, &Addr::from(address).0)?;
+    Ok(rows.typed::<LocalPods>().next().map(|(_, row)| row))
+}
+
+/// Whether a row of a pod differs. That of its address is read again, unless it `is_known` to be equal: an ADD may
+/// have written it since all rows were read.
+fn needs_rows(
     lease: &Lease,
     row: LocalPod,
-    by_address: Option<&LocalPod>,
+    is_known: bool,
     kernel: &mut dyn Kernel,
-) -> Result<(), NotReconciled> {
+) -> Result<bool, NotReconciled> {
+    let is_equal = is_known || row_of_address(lease.address, kernel)? == Some(row);
+    Ok(!is_equal || row_of_index(row.index.into(), kernel)? != row)
+}
+
+/// Writes the rows of a pod that differ; the lease is locked. By index first, as ADD does.
+fn put_rows(lease: &Lease, row: LocalPod, kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
     let index = u32::from(row.index);
     if row_of_index(index, kernel)? != row {
         put_row(index, row, kernel)?;
     }
-    if by_address != Some(&row)
+    if row_of_address(lease.address, kernel)? != Some(row)
         && let Some(write) = Write::put::<LocalPods>([(lease.address.into(), row)])
     {
         kernel.write(&write)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sluice_abi::{Addr, LocalPod};
 use sluice_core::table::{LocalPods, Pods};
 use sluice_pod::PathPart;
+use sluice_pod::inventory::local_pod;
 
 use super::{of_others, with_pods};
 use crate::conditions::{Concern, Status};
@@ -117,6 +118,23 @@ async fn rows_of_the_next_pod_with_an_address_and_an_index_are_kept() {
     assert_eq!(of_others(harness.send([all()]).await), Vec::<String>::new());
     assert_eq!(harness.kernel().rows::<Pods>(), [(index, next)]);
     assert_eq!(harness.kernel().rows::<LocalPods>(), [(address, next)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_an_add_has_written_since_they_were_read_are_no_difference() {
+    let (mut harness, _) = with_pods(&[]).await;
+    let (lease, link) = pod(7);
+    let row = local_pod(&lease, &link);
+    harness.kernel().leases.push(lease);
+    harness.kernel().host.links.push(link);
+    harness.kernel().after("attach pod 107", move |kernel| {
+        kernel.overwrite::<Pods>(row.index.into(), row);
+        kernel.overwrite::<LocalPods>(Addr::v4([10, 244, 1, 7]), row);
+    });
+    harness.kernel().after("lock leases", |_| panic!("an ADD may wait for it"));
+    let log = harness.send([Event::PodNetwork(PodScope::all())]).await;
+    assert_eq!(of_others(log), ["attach pod 107"]);
+    assert_eq!(harness.state().repairs().get("pod_row"), None);
 }
 
 #[tokio::test(start_paused = true)]
