@@ -1,16 +1,23 @@
 //! Network devices, and the veth pairs of pods.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkLayerType, LinkMessage,
+    LinkLayerType, LinkMessage, State,
 };
 use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 use super::Mac;
+
+/// Longest wait for the activation of a device.
+const ACTIVATION: Duration = Duration::from_millis(100);
+/// Time between two reads of a device's state.
+const POLL: Duration = Duration::from_millis(1);
 
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +160,34 @@ pub(crate) fn link_by_index(
         Err(e) => Err(e),
         Ok(responses) => Ok(links_in(responses).pop()),
     }
+}
+
+/// Waits until a device sends packets. It has a carrier as soon as both ends of its pair are up, but drops what is
+/// sent until the kernel's link watch has activated its queue, which happens later and takes long on a busy machine. From
+/// Linux 6.8 on, a read of the device runs that work first; before, the operational state shows that it has run. A
+/// device that is not activated in time is left as it is.
+///
+/// # Errors
+/// The device cannot be read.
+pub(crate) fn wait_for_activation(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
+    let deadline = Instant::now() + ACTIVATION;
+    while !is_operational(netlink, index)? && Instant::now() < deadline {
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+fn is_operational(netlink: &mut Netlink, index: u32) -> Result<bool, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let operation = format!("read the state of network device {index}");
+    let responses = netlink.get(RouteNetlinkMessage::GetLink(message), &operation)?;
+    Ok(responses.iter().any(|response| match response {
+        RouteNetlinkMessage::NewLink(message) => {
+            message.attributes.contains(&LinkAttribute::OperState(State::Up))
+        }
+        _ => false,
+    }))
 }
 
 /// Returns the device with this name, or `None`.

@@ -12,7 +12,9 @@ use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 pub(crate) use address::{add_address, addresses};
 pub use link::{Link, LinkLayer, link_by_name, links};
-pub(crate) use link::{Veth, create_veth, delete_link, ipv4_settings, link_by_index, set_up};
+pub(crate) use link::{
+    Veth, create_veth, delete_link, ipv4_settings, link_by_index, set_up, wait_for_activation,
+};
 pub(crate) use neighbour::{add_neighbour, neighbour, permanent_neighbour, permanent_neighbours};
 pub use route::Route;
 pub(crate) use route::{add_route, route_to, routes};

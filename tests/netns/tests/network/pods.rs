@@ -1,11 +1,12 @@
-//! Pods with a deletionTimestamp: their endpoints terminate before the EndpointSlice says so.
+//! Pods after ADD, and pods with a deletionTimestamp: their endpoints terminate before the EndpointSlice says so.
 
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 
 use netns_tests::manifest::{pod, service_with};
-use netns_tests::{Host, eventually};
+use netns_tests::{Host, eventually, ip_json};
 
-use crate::two_nodes;
+use crate::{two_nodes, two_nodes_with_open_pods};
 
 const VIP: &str = "10.96.7.7";
 const PORTS: [&str; 1] = ["tcp:80->8080"];
@@ -39,4 +40,26 @@ fn pod_that_ends_gets_no_new_connection_while_another_is_ready() {
     // A deleted Pod does not serve, although the EndpointSlice still has it as ready.
     t.topology.delete("pod-0");
     served_by(&["web-1"]);
+}
+
+/// A device drops what it sends until the kernel has activated its queue, which it does some time after both ends
+/// of the pair are up.
+#[test]
+fn packet_to_a_pod_right_after_add_is_not_lost() {
+    const PODS: usize = 40;
+    let t = two_nodes_with_open_pods();
+    let socket = t.a.namespaces.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    let mut pods = Vec::new();
+    for n in 0..PODS {
+        let pod = t.a.pod(&format!("default/pod-{n}"));
+        socket.send_to(b"data", (pod.address, 9)).unwrap();
+        pods.push(pod);
+    }
+    let links = ip_json(&t.a.namespaces, "-s link show");
+    let of_pods = links.iter().filter(|link| link["ifname"].as_str().unwrap().starts_with("slc"));
+    let sent = of_pods.map(|link| {
+        let sent = &link["stats64"]["tx"];
+        (sent["packets"].as_u64(), sent["dropped"].as_u64())
+    });
+    assert_eq!(sent.collect::<Vec<_>>(), [(Some(1), Some(0)); PODS]);
 }
