@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 pub mod api;
+mod backoff;
 pub mod cli;
 mod conditions;
 mod config;

@@ -7,11 +7,16 @@
 
 use sluice_bpf::error_chain;
 use sluice_core::diff::Capacity;
+use tokio::time::Instant;
 
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
 use crate::kernel::Kernel;
 use crate::state::State;
+
+/// Why maps are not replaced after SIGTERM, which is no failure.
+const STOPPING: NotReconciled =
+    NotReconciled::Waiting("the agent is stopping; the next one replaces the maps");
 
 /// Replaces the maps.
 pub struct ReconcileGrowth;
@@ -26,6 +31,9 @@ impl Reconciler for ReconcileGrowth {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
+        if state.growth_stopped() {
+            return Err(STOPPING);
+        }
         let mut failure = None;
         for wanted in state.growth_attempts() {
             match kernel.grow(&wanted) {
@@ -43,24 +51,23 @@ impl Reconciler for ReconcileGrowth {
                 }
                 Err(error) if error.is_stopping() => {
                     state.set_growth_stopped();
-                    return Err(NotReconciled::Waiting(
-                        "the agent stops: the next one replaces the maps by larger ones",
-                    ));
+                    return Err(STOPPING);
                 }
+                // The first one names what everything needs.
                 Err(error) => {
-                    let message = format!(
-                        "cannot replace the maps by larger ones ({}): {}",
-                        text(&wanted),
-                        error_chain(&error)
-                    );
-                    // The first one names what everything needs.
-                    failure.get_or_insert(message);
+                    failure.get_or_insert_with(|| {
+                        format!(
+                            "cannot replace the maps by larger ones ({}): {}",
+                            text(&wanted),
+                            error_chain(&error)
+                        )
+                    });
                 }
             }
         }
         match failure {
             Some(message) if !state.growth_attempts().is_empty() => {
-                state.set_growth_failed();
+                state.set_growth_failed(Instant::now().into_std());
                 Err(NotReconciled::Failed(message))
             }
             _ => Ok(()),

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! rows, leases --> equal                        nothing to do, no lock
-//!              --> different --> lock of the leases --> rows, leases, again --> difference written
+//!              --> different --> the same again, without ADDs that run --> equal, no lock
+//!                    --> different --> lock of the leases --> once more --> difference written
 //! ```
 //! An ADD or a DEL that runs between the two reads, or before the write, causes an apparent difference:
-//! the row of a pod that has ended, or of the next one with its port. ADD and DEL write under the same lock.
+//! the row of a pod that has ended, or of the next one with its port. ADD and DEL write under the same lock,
+//! for which the agent should not wait while many pods start.
 
 use std::collections::BTreeMap;
 
@@ -47,18 +49,35 @@ pub fn repair<T: Table>(
     kernel: &mut dyn Kernel,
     wanted: impl Fn(&[Lease], &RowsOf<T>) -> RowsOf<T>,
 ) -> Result<Repaired<T>, NotReconciled> {
-    // Rows first: ADD writes its lease before its rows, so that the row of a running ADD has a lease.
-    let found: RowsOf<T> = read::<T>(kernel)?;
-    let leases = kernel.leases()?;
-    let rows = wanted(&leases, &found);
-    if rows == found || wanted(&without_running_adds(&leases, kernel)?, &found) == found {
-        return Ok(Repaired { wanted: found.clone(), found, leases, count: 0 });
+    let (found, leases) = unlocked::<T>(kernel)?;
+    if wanted(&leases, &found) == found {
+        return Ok(Repaired::unchanged(found, leases));
+    }
+    // Before the rows that ADD writes after them.
+    let local_pods = read::<LocalPods>(kernel)?;
+    let (found, leases) = unlocked::<T>(kernel)?;
+    if wanted(&without_running_adds(&leases, &local_pods, kernel)?, &found) == found {
+        return Ok(Repaired::unchanged(found, leases));
     }
     let locked = kernel.lock_leases()?;
-    let found: RowsOf<T> = read::<T>(kernel)?;
-    let rows = wanted(&without_running_adds(&locked.leases, kernel)?, &found);
+    let local_pods = read::<LocalPods>(kernel)?;
+    let found = read::<T>(kernel)?;
+    let rows = wanted(&without_running_adds(&locked.leases, &local_pods, kernel)?, &found);
     let count = repair_rows::<T>(&found, &rows, kernel)?;
     Ok(Repaired { found, wanted: rows, leases: locked.leases.clone(), count })
+}
+
+impl<T: Table> Repaired<T> {
+    fn unchanged(rows: RowsOf<T>, leases: Vec<Lease>) -> Repaired<T> {
+        Repaired { wanted: rows.clone(), found: rows, leases, count: 0 }
+    }
+}
+
+/// Rows and leases. Rows first: ADD writes its lease before its rows, so that the row of a running ADD has a
+/// lease.
+fn unlocked<T: Table>(kernel: &mut dyn Kernel) -> Result<(RowsOf<T>, Vec<Lease>), NotReconciled> {
+    let found = read::<T>(kernel)?;
+    Ok((found, kernel.leases()?))
 }
 
 fn read<T: Table>(kernel: &mut dyn Kernel) -> Result<RowsOf<T>, NotReconciled> {
@@ -69,16 +88,13 @@ fn read<T: Table>(kernel: &mut dyn Kernel) -> Result<RowsOf<T>, NotReconciled> {
 /// the lock, that of `LOCAL_PODS` first.
 fn without_running_adds(
     leases: &[Lease],
+    local_pods: &RowsOf<LocalPods>,
     kernel: &mut dyn Kernel,
 ) -> Result<Vec<Lease>, NotReconciled> {
     let now = kernel.boot_instant()?;
     let mut leases = leases.to_vec();
-    if !leases.iter().any(|lease| add_may_run(lease, &now)) {
-        return Ok(leases);
-    }
-    let rows: RowsOf<LocalPods> = read::<LocalPods>(kernel)?;
     for lease in leases.iter_mut().filter(|lease| add_may_run(lease, &now)) {
-        let row = rows.get(&lease.address.into());
+        let row = local_pods.get(&lease.address.into());
         if row.is_none_or(|row| row.generation != lease.row_generation()) {
             (lease.host_ports, lease.netns_cookie) = (None, None);
         }

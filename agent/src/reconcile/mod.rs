@@ -10,7 +10,6 @@
 //! or condition from [`State`]; reconcilers do not import each other. A new concern is a file, a
 //! variant of [`Concern`] and a line in [`Reconcilers::all`].
 
-mod backoff;
 mod cni_files;
 mod devices;
 mod forwarding;
@@ -43,7 +42,7 @@ use std::time::Instant;
 use sluice_bpf::error_chain;
 use sluice_core::table::{Table, Write, difference};
 
-use self::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::conditions::{Concern, Status};
 use crate::kernel::{Kernel, KernelError};
 use crate::state::State;

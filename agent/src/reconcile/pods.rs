@@ -188,14 +188,19 @@ impl ReconcilePods {
             Err(e) => return fail(lease, &error_chain(&e), kernel, repairs),
         }
         let row = local_pod(lease, link);
+        let address = lease.address.into();
+        // `rows` were read before the device: its ADD can have written them since.
+        let differs = rows.get(&address) != Some(&row)
+            && row_of_address(address, kernel)? != Some(row)
+            || row_of_index(row.index.into(), kernel)? != row;
         // Rows that have to wait, and a part that cannot be restored, do not keep the others from it.
         let mut failure = None;
-        let is_known = rows.get(&lease.address.into()) == Some(&row);
-        if needs_rows(lease, row, is_known, kernel)? {
+        if differs {
             match repairs.lock(|| kernel.lock_lease(lease)) {
                 Ok(Some(_locked)) => {
-                    put_rows(lease, row, kernel)?;
-                    repairs.add(POD_ROW);
+                    if put_rows(address, row, kernel)? {
+                        repairs.add(POD_ROW);
+                    }
                 }
                 // Address and index may have another pod by now.
                 Ok(None) => return Ok(()),
@@ -299,37 +304,26 @@ fn row_of_index(index: u32, kernel: &mut dyn Kernel) -> Result<LocalPod, NotReco
 
 /// The row of `LOCAL_PODS` with this address.
 fn row_of_address(
-    address: Ipv4Addr,
+    address: Addr,
     kernel: &mut dyn Kernel,
 ) -> Result<Option<LocalPod>, NotReconciled> {
-    let rows = kernel.read_keys(LocalPods::SPEC, &Addr::from(address).0)?;
+    let rows = kernel.read_keys(LocalPods::SPEC, &address.0)?;
     Ok(rows.typed::<LocalPods>().next().map(|(_, row)| row))
 }
 
-/// Whether a row of a pod differs. That of its address is read again, unless it `is_known` to be equal: an ADD may
-/// have written it since all rows were read.
-fn needs_rows(
-    lease: &Lease,
-    row: LocalPod,
-    is_known: bool,
-    kernel: &mut dyn Kernel,
-) -> Result<bool, NotReconciled> {
-    let is_equal = is_known || row_of_address(lease.address, kernel)? == Some(row);
-    Ok(!is_equal || row_of_index(row.index.into(), kernel)? != row)
-}
-
-/// Writes the rows of a pod that differ; the lease is locked. By index first, as ADD does.
-fn put_rows(lease: &Lease, row: LocalPod, kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {
+/// Writes the rows of a pod that differ; the lease is locked. By index first, as ADD does. Returns whether
+/// any differed.
+fn put_rows(address: Addr, row: LocalPod, kernel: &mut dyn Kernel) -> Result<bool, NotReconciled> {
     let index = u32::from(row.index);
-    if row_of_index(index, kernel)? != row {
+    let by_index = row_of_index(index, kernel)? != row;
+    if by_index {
         put_row(index, row, kernel)?;
     }
-    if row_of_address(lease.address, kernel)? != Some(row)
-        && let Some(write) = Write::put::<LocalPods>([(lease.address.into(), row)])
-    {
+    let by_address = row_of_address(address, kernel)? != Some(row);
+    if by_address && let Some(write) = Write::put::<LocalPods>([(address, row)]) {
         kernel.write(&write)?;
     }
-    Ok(())
+    Ok(by_index || by_address)
 }
 
 fn put_row(index: u32, row: LocalPod, kernel: &mut dyn Kernel) -> Result<(), NotReconciled> {

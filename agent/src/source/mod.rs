@@ -1,7 +1,7 @@
 //! Sources of objects: the API server, or a directory of manifests.
 //!
 //! ```text
-//! API server --client.rs--> watch.rs (kube) --> api_types --\
+//! API server --client.rs--> watch (kube) -----> api_types --\
 //!                                                           convert --> core::model --> Change --> event loop
 //! directory  --folder.rs (YAML)---------------> api_types -/
 //!

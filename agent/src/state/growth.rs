@@ -1,9 +1,12 @@
 //! Rows and capacities of the maps, and the larger ones that the tables need.
 
+use std::time::Instant;
+
 use sluice_core::diff::Capacity;
 use sluice_core::policy::Policies;
 
 use super::State;
+use crate::backoff::Backoff;
 use crate::conditions::Concern;
 use crate::event::PodScope;
 
@@ -34,6 +37,9 @@ pub struct Growth {
     replaced: u32,
     /// By [`Rows`]: the last attempt for them failed; the reconciler repeats it when it is due.
     failed: [bool; 2],
+    /// When the steps of a change of policies may ask for larger maps again. A need that ends with the change
+    /// is not repeated, and each further change has it anew.
+    steps: Backoff,
     /// The agent is to stop: the next one replaces the maps.
     stopped: bool,
 }
@@ -107,7 +113,7 @@ impl State {
     /// wait for larger maps. Returns whether that is so: a part of it must not be written, because what it
     /// allows would be dropped meanwhile.
     pub fn require_policy_entries(&mut self) -> bool {
-        let needed = match self.growth.failed[Rows::Policies as usize] {
+        let needed = match self.keeps_policy_maps() {
             // In each step, what does not fit is closed.
             true => self.policies().needed(),
             false => self.policies().needed_by_steps(),
@@ -128,8 +134,23 @@ impl State {
     /// as is what does not fit into the present ones while these cannot be replaced.
     pub(super) fn policy_capacity(&self) -> Capacity {
         let Growth { present, largest, .. } = self.growth;
-        let failed = self.growth.failed[Rows::Policies as usize];
-        if failed { present } else { present.max(&largest) }
+        if self.keeps_policy_maps() { present } else { present.max(&largest) }
+    }
+
+    /// Whether the steps of the last update do not fit into the present maps, which are not replaced for them.
+    /// What they lead to fits: a recovery removes rows before it writes others.
+    pub fn policy_steps_need_recovery(&self) -> bool {
+        let Growth { present, .. } = self.growth;
+        self.keeps_policy_maps()
+            && present.holds(&self.policies().needed())
+            && !present.holds(&self.policies().needed_by_steps())
+    }
+
+    /// Whether changes of policies have to do with the present maps: the last attempt for policies failed, and
+    /// its repetition or that for the steps of another change is not due.
+    fn keeps_policy_maps(&self) -> bool {
+        let waits = self.growth.steps.retry_at().is_some_and(|at| self.now < at);
+        waits || self.growth.failed[Rows::Policies as usize]
     }
 
     /// The capacities of larger maps, if such are needed: with the first ones, everything fits, with each of
@@ -139,10 +160,13 @@ impl State {
     }
 
     /// Records that the maps could not be replaced, or not for all rows: of the others, what fits into the
-    /// present ones is written.
-    pub fn set_growth_failed(&mut self) {
+    /// present ones is written. The last attempt ended at this time.
+    pub fn set_growth_failed(&mut self, ended: Instant) {
         for rows in [Rows::Services, Rows::Policies] {
             self.growth.failed[rows as usize] = self.growth.grown(&[rows]).is_some();
+        }
+        if self.growth.failed[Rows::Policies as usize] {
+            self.growth.steps.failed(ended);
         }
         self.mark([Concern::ServiceMaps, Concern::Policy]);
     }
@@ -151,6 +175,11 @@ impl State {
     /// for the next agent.
     pub fn set_growth_stopped(&mut self) {
         self.growth.stopped = true;
+    }
+
+    /// Whether the agent was to stop when maps were replaced.
+    pub fn growth_stopped(&self) -> bool {
+        self.growth.stopped
     }
 
     /// How many times larger maps have replaced the present ones: their rows have to be read then.
@@ -163,6 +192,7 @@ impl State {
     pub fn set_maps_replaced(&mut self, capacity: Capacity, takes_over: bool) {
         self.growth.present = capacity;
         self.growth.failed = [false; 2];
+        self.growth.steps.succeeded();
         self.growth.replaced += 1;
         self.tables_written = false;
         self.set_policies_unwritten();

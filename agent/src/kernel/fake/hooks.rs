@@ -53,7 +53,6 @@ impl Hooks for FakeKernel {
         let label = format!("attach pod {ifindex}");
         self.check(&label)?;
         let changed = self.pod_hooks.insert(ifindex);
-        self.interrupt(&label);
         self.log.extend(changed.then_some(label));
         Ok(PodPrograms { changed, by_tcx: self.by_tcx.contains(&ifindex) })
     }

@@ -245,8 +245,11 @@ impl FakeKernel {
 
 impl Maps for FakeKernel {
     fn read(&mut self, table: &'static TableSpec) -> Result<Rows> {
-        self.check(&format!("read {}", table.name))?;
-        Ok(self.packed(table, |_| true))
+        let label = format!("read {}", table.name);
+        self.check(&label)?;
+        let rows = self.packed(table, |_| true);
+        self.interrupt(&label);
+        Ok(rows)
     }
 
     fn read_after(

@@ -22,10 +22,15 @@ impl LinuxKernel {
         if grown.is_err()
             && let Err(error) = self.load_present()
         {
-            tracing::error!(
-                error = %sluice_bpf::error_chain(&error),
-                "could not pin the present maps and programs again, repeated before the next switch"
-            );
+            if error.is_stopping() {
+                // The next agent loads what the record does not name.
+                tracing::info!("present programs not verified again: the agent is stopping");
+            } else {
+                tracing::error!(
+                    error = %sluice_bpf::error_chain(&error),
+                    "could not pin the present maps and programs again, repeated before the next switch"
+                );
+            }
         }
         grown
     }

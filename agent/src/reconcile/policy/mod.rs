@@ -82,6 +82,9 @@ impl Reconciler for ReconcilePolicy {
             open_namespaces(state.policy_pods(), state, kernel)?;
             return Err(NotReconciled::Waiting("the maps are replaced by larger ones"));
         }
+        if !steps.is_empty() && state.policy_steps_need_recovery() {
+            self.require_read_back();
+        }
         let rows = if self.realized.is_some() {
             self.write_steps(&steps, kernel)?
         } else {

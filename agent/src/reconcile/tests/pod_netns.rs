@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use sluice_abi::{Addr, PodNetns};
-use sluice_core::table::PodNetnsRows;
+use sluice_core::table::{LocalPods, PodNetnsRows, Pods};
+use sluice_pod::inventory::local_pod;
 
-use super::with_pods;
+use super::{of_others, with_pods};
+use crate::conditions::Concern;
 use crate::event::Event;
 use crate::harness;
 
@@ -54,4 +56,26 @@ async fn row_of_a_young_pod_follows_its_row_in_local_pods_at_once() {
     let log = harness.send([Event::Leases]).await;
     assert!(log.contains(&"put LOCAL_PODS 1".to_owned()), "{log:?}");
     assert_eq!(harness.kernel().rows::<PodNetnsRows>(), [(107, pod(7))]);
+}
+
+/// The agent reads the rows, an ADD ends, the agent reads the leases.
+#[tokio::test(start_paused = true)]
+async fn rows_that_an_add_writes_after_they_were_read_need_no_lock() {
+    let (mut harness, _) = with_pods(&[]).await;
+    let (mut lease, link) = harness::pod(7);
+    lease.since = harness.kernel().boot_instant.clone();
+    lease.netns_cookie = Some(107);
+    let row = local_pod(&lease, &link);
+    harness.kernel().pod_hooks.insert(link.index);
+    harness.kernel().fail("lock leases", usize::MAX, libc::ETIMEDOUT);
+    harness.kernel().after("read POD_NETNS", move |kernel| {
+        kernel.overwrite::<Pods>(row.index.into(), row);
+        kernel.overwrite::<LocalPods>(lease.address.into(), row);
+        kernel.overwrite::<PodNetnsRows>(107, pod(7));
+        kernel.leases.push(lease);
+        kernel.host.links.push(link);
+    });
+    assert_eq!(of_others(harness.send([Event::Leases]).await), Vec::<String>::new());
+    assert!(harness.condition(Concern::PodNetns).is_none());
+    assert_eq!(harness.state().repairs().get("pod_netns"), None);
 }

@@ -120,21 +120,33 @@ async fn rows_of_the_next_pod_with_an_address_and_an_index_are_kept() {
     assert_eq!(harness.kernel().rows::<LocalPods>(), [(address, next)]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn rows_that_an_add_has_written_since_they_were_read_are_no_difference() {
-    let (mut harness, _) = with_pods(&[]).await;
+/// The ADD writes the rows of pod 7, of which the agent sees lease and device.
+fn add_writes_rows(kernel: &mut FakeKernel) {
     let (lease, link) = pod(7);
     let row = local_pod(&lease, &link);
-    harness.kernel().leases.push(lease);
-    harness.kernel().host.links.push(link);
-    harness.kernel().after("attach pod 107", move |kernel| {
-        kernel.overwrite::<Pods>(row.index.into(), row);
-        kernel.overwrite::<LocalPods>(Addr::v4([10, 244, 1, 7]), row);
-    });
-    harness.kernel().after("lock leases", |_| panic!("an ADD may wait for it"));
-    let log = harness.send([Event::PodNetwork(PodScope::all())]).await;
-    assert_eq!(of_others(log), ["attach pod 107"]);
-    assert_eq!(harness.state().repairs().get("pod_row"), None);
+    kernel.overwrite::<Pods>(row.index.into(), row);
+    kernel.overwrite::<LocalPods>(lease.address.into(), row);
+}
+
+/// The agent reads the rows, an ADD ends, the agent reads the devices.
+#[tokio::test(start_paused = true)]
+async fn rows_that_an_add_writes_after_they_were_read_are_no_repair_and_need_no_lock() {
+    for (moment, locks) in [("read LOCAL_PODS", false), ("lock leases", true)] {
+        let (mut harness, _) = with_pods(&[]).await;
+        let (lease, link) = pod(7);
+        harness.kernel().leases.push(lease);
+        harness.kernel().host.links.push(link);
+        harness.kernel().pod_hooks.insert(107);
+        harness.kernel().after(moment, add_writes_rows);
+        if !locks {
+            harness.kernel().fail("lock leases", usize::MAX, libc::ETIMEDOUT);
+        }
+        let log = of_others(harness.send([Event::Leases]).await);
+        assert_eq!(log, Vec::<String>::new(), "{moment}");
+        assert!(harness.condition(Concern::Pods).is_none(), "{moment}");
+        assert_eq!(harness.state().repairs().get("pod_row"), None, "{moment}");
+        assert_eq!(harness.kernel().rows::<LocalPods>().len(), 1, "{moment}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

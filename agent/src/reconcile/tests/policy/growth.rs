@@ -15,7 +15,7 @@ use crate::harness::{service, slice};
 const FITS: u16 = 4;
 
 /// Peers `w<n>` with the addresses 10.244.2.(100 + n).
-fn peers(numbers: std::ops::RangeInclusive<u16>) -> String {
+pub(super) fn peers(numbers: std::ops::RangeInclusive<u16>) -> String {
     let pod = |n: u16| {
         format!(
             "
@@ -28,7 +28,7 @@ fn peers(numbers: std::ops::RangeInclusive<u16>) -> String {
 }
 
 /// Pod 7 receives TCP 5400 + n from the peer `w<n>`, so that each has a class and a row.
-fn policy(numbers: std::ops::RangeInclusive<u16>) -> String {
+pub(super) fn policy(numbers: std::ops::RangeInclusive<u16>) -> String {
     let rule = |n: u16| {
         format!(
             "{{from: [{{podSelector: {{matchLabels: {{app: w{n}}}}}}}], ports: [{{port: {}}}]}}",
@@ -46,7 +46,7 @@ fn policy(numbers: std::ops::RangeInclusive<u16>) -> String {
     )
 }
 
-fn changed(items: &[&str]) -> Vec<Event> {
+pub(super) fn changed(items: &[&str]) -> Vec<Event> {
     objects(items).into_iter().map(|object| Event::Objects(Change::Apply(object))).collect()
 }
 
@@ -69,7 +69,7 @@ async fn small(rules: u16) -> Harness {
     harness
 }
 
-fn only<'a>(log: &'a [String], label: &str) -> Vec<&'a str> {
+pub(super) fn only<'a>(log: &'a [String], label: &str) -> Vec<&'a str> {
     log.iter().map(String::as_str).filter(|l| l.starts_with(label)).collect()
 }
 
@@ -80,12 +80,12 @@ fn position(log: &[String], label: &str) -> usize {
 }
 
 /// What the attached programs read.
-fn used(harness: &mut Harness) -> View {
+pub(super) fn used(harness: &mut Harness) -> View {
     View::of(&harness.kernel().used_maps())
 }
 
 /// Whether pod 7 receives from the peer `w<n>` what only that one may send.
-fn admits(view: &View, n: u16) -> bool {
+pub(super) fn admits(view: &View, n: u16) -> bool {
     let peer = format!("10.244.2.{}", 100 + n);
     view.judge(7, PolicyDirection::Ingress, &peer, proto::TCP, 5400 + n) == Judgement::Pass
 }
@@ -328,7 +328,12 @@ async fn agent_that_stops_during_a_growth_closes_nothing() {
         .filter(|name| before.get(*name) != harness.kernel().maps.get(*name))
         .collect();
     assert_eq!(changed, [] as [&&str; 0]);
-    assert_eq!(harness.status(Concern::Growth).0, Status::Waiting);
+    let (status, message) = harness.status(Concern::Growth);
+    assert_eq!(status, Status::Waiting);
+    assert!(message.contains("stopping"), "{message}");
+    harness.kernel().stopping = false;
+    let log = harness.run_for(Duration::from_secs(31)).await;
+    assert_eq!(only(&log, "grow"), [] as [&str; 0]);
 }
 
 /// An earlier switch, after which flows are still to be copied.

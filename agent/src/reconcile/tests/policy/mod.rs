@@ -3,6 +3,7 @@
 mod drops;
 mod findings;
 mod growth;
+mod growth_of_steps;
 mod maps;
 mod writes;
 

@@ -1,4 +1,4 @@
-//! When a failed reconciler runs again.
+//! When a failed operation is repeated: that of a reconciler, or the replacement of maps.
 
 use std::time::{Duration, Instant};
 

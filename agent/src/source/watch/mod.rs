@@ -12,7 +12,7 @@ use std::fmt::Debug;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -144,6 +144,41 @@ impl Watch {
         }
         self.complete = true;
         (!std::mem::replace(&mut self.empty, true)).then(|| Change::Retain(self.kind, Vec::new()))
+    }
+
+    /// Sends the changes of a stream that asks the API server again as soon as it is polled. Ends with the
+    /// stream, or when the receiver of the changes is closed.
+    async fn follow<K: Resource, E>(
+        mut self,
+        mut stream: impl Stream<Item = watcher::Result<Event<K>>> + Unpin,
+        convert: fn(K) -> Result<Object, ConvertError>,
+        mut retry: Retry,
+        sink: Sink<E>,
+    ) {
+        while let Some(next) = stream.next().await {
+            match next {
+                Ok(event) => {
+                    if !matches!(event, Event::Init) {
+                        retry.responded();
+                    }
+                    if let Some(change) = self.apply(event, convert)
+                        && sink.events.send((sink.event)(change)).await.is_err()
+                    {
+                        // The agent is stopping.
+                        return;
+                    }
+                }
+                Err(e) => {
+                    let failure = self.failed(&e);
+                    if let Some(change) = self.known_to_be_empty(&e)
+                        && sink.events.send((sink.event)(change)).await.is_err()
+                    {
+                        return;
+                    }
+                    self.wait(&e, failure, &mut retry).await;
+                }
+            }
+        }
     }
 
     /// Waits until the next attempt after an error.
@@ -280,36 +315,9 @@ impl<E: Send + 'static> Common<E> {
     {
         let state = self.watches.add(convert::kind_name(kind));
         let api = Api::<K>::all(self.connection.client(state.clone()));
-        let mut stream = Box::pin(watcher(api, with_timeout(config)));
-        let mut retry = self.retries.watch();
-        let sink = self.sink.clone();
-        tokio::spawn(async move {
-            let mut watch = Watch::new(kind, absence, state);
-            while let Some(next) = stream.next().await {
-                match next {
-                    Ok(event) => {
-                        if !matches!(event, Event::Init) {
-                            retry.responded();
-                        }
-                        if let Some(change) = watch.apply(event, convert)
-                            && sink.events.send((sink.event)(change)).await.is_err()
-                        {
-                            // The agent is stopping.
-                            return;
-                        }
-                    }
-                    Err(e) => {
-                        let failure = watch.failed(&e);
-                        if let Some(change) = watch.known_to_be_empty(&e)
-                            && sink.events.send((sink.event)(change)).await.is_err()
-                        {
-                            return;
-                        }
-                        watch.wait(&e, failure, &mut retry).await;
-                    }
-                }
-            }
-        });
+        let stream = Box::pin(watcher(api, with_timeout(config)));
+        let watch = Watch::new(kind, absence, state);
+        tokio::spawn(watch.follow(stream, convert, self.retries.watch(), self.sink.clone()));
     }
 }
 
@@ -318,56 +326,4 @@ fn name_of<K: Resource>(object: &K) -> ObjectName {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(name: &str) -> Node {
-        serde_json::from_value(serde_json::json!({ "metadata": { "name": name } })).unwrap()
-    }
-
-    fn watch() -> Watch {
-        Watch::new(Kind::Node, Absence::Failure, Watches::default().add("Node"))
-    }
-
-    fn apply(watch: &mut Watch, event: Event<Node>) -> Option<Change> {
-        watch.apply(event, convert::node)
-    }
-
-    #[test]
-    fn list_is_applied_object_by_object_and_ends_with_all_names() {
-        let mut watch = watch();
-        assert!(apply(&mut watch, Event::Init).is_none());
-        assert!(apply(&mut watch, Event::InitApply(node("of an aborted list"))).is_some());
-        assert!(apply(&mut watch, Event::Init).is_none());
-        for name in ["a", "", "b"] {
-            let applied = apply(&mut watch, Event::InitApply(node(name)));
-            let applied = applied.map(|change| match change {
-                Change::Apply(object) => object.name().to_string(),
-                other => panic!("{other:?}"),
-            });
-            assert_eq!(applied.as_deref(), (!name.is_empty()).then_some(name));
-        }
-        let names = ["a", "b"].map(ObjectName::cluster).to_vec();
-        assert_eq!(apply(&mut watch, Event::InitDone), Some(Change::Retain(Kind::Node, names)));
-    }
-
-    #[test]
-    fn later_events_apply_or_delete_one_object() {
-        let mut watch = watch();
-        match apply(&mut watch, Event::Apply(node("a"))) {
-            Some(Change::Apply(object)) => assert_eq!(object.name().to_string(), "a"),
-            other => panic!("{other:?}"),
-        }
-        for event in [Event::Delete(node("a")), Event::Apply(node(""))] {
-            let change = apply(&mut watch, event);
-            assert!(matches!(change, Some(Change::Delete(Kind::Node, _))), "{change:?}");
-        }
-    }
-
-    #[test]
-    fn jitter_is_between_0_and_1_and_varies() {
-        let numbers: Vec<f64> = (0..100).map(|_| random()).collect();
-        assert!(numbers.iter().all(|n| (0.0..=1.0).contains(n)), "{numbers:?}");
-        assert!(numbers.iter().any(|n| *n < 0.5) && numbers.iter().any(|n| *n > 0.5));
-    }
-}
+mod tests;
