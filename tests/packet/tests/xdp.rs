@@ -8,7 +8,10 @@ use packet_tests::topology::{
     SECOND_ROUTER_MAC,
 };
 use packet_tests::*;
-use sluice_abi::{Frontend, NodeConfig, Outcome, frontend_flags, node_flags, proto, ticks};
+use sluice_abi::{
+    DropReason, Frontend, NodeConfig, Outcome, PolicyDirection, PolicyPorts, frontend_flags,
+    node_flags, proto, ticks,
+};
 use sluice_bpf::test_run::XdpAction;
 
 const SYN: u8 = 2;
@@ -210,6 +213,32 @@ fn packet_to_a_local_backend_passes_and_tc_delivers_it() {
     let sent = datapath.from_netdev(&syn).to_pod(&FORWARD);
     assert_eq!((sent.dst, sent.dport()), (SERVER, 8080));
     assert_eq!((sent.sport(), 1), (flow.tuple.sport.get(), datapath.flows().len()));
+}
+
+#[test]
+fn packet_to_an_isolated_backend_opens_no_flow_and_tc_drops_it() {
+    const OUTSIDE: u64 = 7;
+    let datapath = datapath();
+    node_port(&datapath, NODE_PORT, proto::TCP, &[(SERVER, 8080)]);
+    datapath.network_class(EXTERNAL, 32, OUTSIDE);
+    let admit = |rules: &[(u64, PolicyPorts)]| {
+        datapath.isolate(SERVER, PolicyDirection::Ingress, rules, PolicyPorts::NONE);
+    };
+    let web = PolicyPorts::range(proto::TCP, 8080, 8080);
+    let packet = |flags| Packet::tcp((EXTERNAL, 5000), (NODE, NODE_PORT), flags, b"");
+    admit(&[]);
+    pass(&datapath, &packet(SYN).bytes_from_wire());
+    assert_eq!(datapath.flows(), []);
+    datapath.from_netdev(&packet(SYN)).dropped(DropReason::PolicyIngress);
+    admit(&[(OUTSIDE, web)]);
+    pass(&datapath, &packet(SYN).bytes_from_wire());
+    let sent = datapath.from_netdev(&packet(SYN)).to_pod(&FORWARD);
+    let reply = Packet::tcp((SERVER, 8080), (sent.src, sent.sport()), SYN_ACK, b"");
+    datapath.from_pod(SERVER_IFINDEX, &reply).to_uplink(&[Outcome::Restored]);
+    // The rule goes, and with it the open flow.
+    admit(&[]);
+    pass(&datapath, &packet(ACK).bytes_from_wire());
+    datapath.from_netdev(&packet(ACK)).dropped(DropReason::PolicyIngress);
 }
 
 /// Bound of chi-square with 9 degrees of freedom at one in a million: 49.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use packet_tests::{Action, GATEWAY, NODE, Run};
+use packet_tests::{Action, GATEWAY, NODE, Packet as Sent, Run, XdpRun, show};
 use sluice_abi::{DropReason, Outcome};
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::{NodeContext, Object, parse_cidr};
@@ -182,6 +182,19 @@ pub fn expected(
             })
             .map(|backend| delivery(objects, from, backend, Some(source)))
             .collect(),
+    }
+}
+
+/// The result of a run of XDP that has sent the packet, in the same form: as from tc.
+pub fn observed_by_xdp(run: &XdpRun, has_ports: bool) -> Expected {
+    let as_by_tc = |label: &&'static str| {
+        if *label == Outcome::ToUplinkByXdp.label() { Outcome::ToUplink.label() } else { label }
+    };
+    let packet = Sent::read(&run.data).unwrap_or_else(|e| panic!("{e} in {}", show(&run.data)));
+    Expected {
+        action: Action::Redirect,
+        counters: run.counters.keys().map(as_by_tc).collect(),
+        destination: Some((packet.dst, if has_ports { packet.dport() } else { 0 })),
     }
 }
 

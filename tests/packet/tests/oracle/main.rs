@@ -1,5 +1,6 @@
 //! The oracle of `sluice_core` against the real programs: random objects, compiled and written into
-//! the maps, and random packets from a pod, from the node, from other hosts and from sockets.
+//! the maps, and random packets from a pod, from the node, from other hosts (by XDP, and by tc if it passes them), and
+//! from sockets.
 //!
 //! `CASES=n` (`cargo xtask test --cases n`) runs n sets of objects (sockets: n / 4) instead of 2,000; `SEED=n` repeats a run. A failure prints the
 //! objects, without those that it does not need.
@@ -18,11 +19,12 @@ use packet_tests::*;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sluice_abi::{NodeConfig, program, proto};
+use sluice_bpf::test_run::XdpAction;
 use sluice_core::generate::{self, NODE_PORTS, PORTS};
 use sluice_core::model::Object;
 use sluice_core::oracle::{Answer, answer};
 
-use crate::expect::{From, PODS, context, expected, observed, request, world};
+use crate::expect::{From, PODS, context, expected, observed, observed_by_xdp, request, world};
 use crate::realize::Realized;
 
 /// Packets for each set of objects.
@@ -40,8 +42,38 @@ fn runner(random: &mut Random) -> TestRunner {
     TestRunner::new_with_rng(Config::default(), rng)
 }
 
-/// A Service address, internal or external, one without a Service, a pod, a node or an external host.
-fn destination(random: &mut Random) -> Destination {
+/// The frontends of the Services: addresses with ports, and NodePorts of this node.
+fn frontends(objects: &[Object]) -> Vec<Destination> {
+    let mut frontends = Vec::new();
+    for object in objects {
+        let Object::Service(service) = object else { continue };
+        let external = service.external.iter();
+        let addresses = external
+            .flat_map(|external| external.ips.iter().chain(&external.load_balancer_ips))
+            .chain(&service.cluster_ips);
+        let addresses: Vec<[u8; 4]> = addresses
+            .filter_map(|address| match address {
+                IpAddr::V4(address) => Some(address.octets()),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        for port in &service.ports {
+            let protocol = port.protocol.number();
+            let at = |address: &[u8; 4]| (*address, port.port.get(), protocol);
+            frontends.extend(addresses.iter().map(at));
+            frontends.extend(port.node_port.map(|number| (NODE, number.get(), protocol)));
+        }
+    }
+    frontends
+}
+
+/// Of one half of the packets, a frontend of a Service. Of the others, a Service address, internal or external,
+/// one without a Service, a pod, a node or an external host.
+fn destination(random: &mut Random, objects: &[Object]) -> Destination {
+    let frontends = frontends(objects);
+    if !frontends.is_empty() && random.below(2) == 0 {
+        return *random.pick(&frontends);
+    }
     let services: Vec<[u8; 4]> = generate::service_addresses()
         .into_iter()
         .chain(generate::external_addresses())
@@ -95,27 +127,50 @@ fn difference(
     sport: u16,
 ) -> Option<String> {
     let _realized = Realized::write(datapath, objects);
-    compare(datapath, objects, from, to, sport)
+    compare(datapath, objects, from, to, sport).err()
 }
 
+/// Runs the programs over a packet. Returns whether it has left by XDP.
+///
+/// # Errors
+/// The difference between the oracle and the programs.
 fn compare(
     datapath: &Datapath,
     objects: &[Object],
     from: From,
     to: Destination,
     sport: u16,
-) -> Option<String> {
-    let run = match from {
+) -> Result<bool, String> {
+    let has_ports = to.2 != proto::ICMP;
+    let mut left_by_xdp = false;
+    let observed = match from {
         From::Pod => {
             let frame = packet(PODS[0], to, sport).frame(HOST_MAC, pod_mac(PODS[0]));
-            datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX)
+            observed(&datapath.run(program::FROM_POD, &frame, CLIENT_IFINDEX), has_ports)
         }
-        From::Node => datapath.to_netdev(&packet(NODE, to, sport)),
-        From::Netdev(src) => datapath.from_netdev(&packet(src, to, sport)),
+        From::Node => observed(&datapath.to_netdev(&packet(NODE, to, sport)), has_ports),
+        From::Netdev(src) => {
+            let packet = packet(src, to, sport);
+            let run = datapath.xdp(UPLINK_IFINDEX, &packet.bytes_from_wire());
+            left_by_xdp = run.action != XdpAction::Pass;
+            if left_by_xdp {
+                observed_by_xdp(&run, has_ports)
+            } else if run.data == packet.bytes_from_wire() && run.counters.is_empty() {
+                observed(&datapath.from_netdev(&packet), has_ports)
+            } else {
+                return Err(format!(
+                    "changed or counted by XDP, which passes it: {:?}",
+                    run.counters
+                ));
+            }
+        }
     };
-    let observed = observed(&run, to.2 != proto::ICMP);
     let expected = expected(objects, from, to.0, to.1, to.2);
-    (!expected.contains(&observed)).then(|| format!("{observed:?} is none of {expected:?}"))
+    if expected.contains(&observed) {
+        Ok(left_by_xdp)
+    } else {
+        Err(format!("{observed:?} is none of {expected:?}"))
+    }
 }
 
 /// How often each answer was expected: agreement on answers that never occur shows nothing.
@@ -145,6 +200,15 @@ impl Shares {
             assert!(self.0.contains_key(kind), "{kind}: never; {self:?}");
         }
     }
+
+    /// As [`Shares::assert_all`], with the least number of each in a run of the usual length.
+    fn assert_least(&self, kinds: &[(&str, usize)]) {
+        let cases = cases(CASES);
+        for (kind, least) in kinds {
+            let found = self.0.get(kind).copied().unwrap_or_default();
+            assert!(cases < CASES || found * CASES >= least * cases, "{kind}: {found}; {self:?}");
+        }
+    }
 }
 
 /// The answers that a run of the usual length has at least seven of, by the expected value.
@@ -152,9 +216,9 @@ const FREQUENT: [&str; 5] =
     ["not a Service", "rejected", "source not allowed", "one endpoint", "several endpoints"];
 
 fn datapath() -> Datapath {
-    let datapath = Datapath::load();
+    let mut datapath = Datapath::load();
     datapath.node_config(&NodeConfig { netns_cookie: netns_cookie(), ..node_config() });
-    datapath.devices();
+    datapath.use_xdp();
     datapath.open_namespace(true);
     datapath.local_pod(PODS[0], CLIENT_IFINDEX);
     datapath.local_pod(PODS[1], SERVER_IFINDEX);
@@ -174,12 +238,16 @@ fn packets_go_where_the_oracle_expects_them() {
         let realized = Realized::write(&datapath, &objects);
         let mut failed = None;
         for _ in 0..PACKETS {
-            let (from, to) = (source(&mut random), destination(&mut random));
+            let (from, to) = (source(&mut random), destination(&mut random, &objects));
             sport += 1;
             shares.add(&answer(world(&objects, &context()), request(from, to.0, to.1, to.2)));
-            if let Some(difference) = compare(&datapath, &objects, from, to, sport) {
-                failed = Some((from, to, difference));
-                break;
+            match compare(&datapath, &objects, from, to, sport) {
+                Ok(true) => *shares.0.entry("left by XDP").or_default() += 1,
+                Ok(false) => {}
+                Err(difference) => {
+                    failed = Some((from, to, difference));
+                    break;
+                }
             }
         }
         if let Some((from, to, difference)) = failed {
@@ -196,7 +264,11 @@ fn packets_go_where_the_oracle_expects_them() {
         }
     }
     shares.assert_all(&FREQUENT);
-    shares.assert_all(&["dropped"]);
+    println!("{shares:?}");
+    // A third to a half of the usual numbers.
+    let least =
+        [("dropped", 60), ("left by XDP", 50), ("one endpoint", 120), ("several endpoints", 180)];
+    shares.assert_least(&least);
 }
 
 #[test]
@@ -212,7 +284,7 @@ fn connected_sockets_have_the_backends_that_the_oracle_expects() {
         let objects = object_sets.new_tree(&mut runner).unwrap().current();
         let _realized = Realized::write(&datapath, &objects);
         for _ in 0..PACKETS {
-            let (dst, port, _) = destination(&mut random);
+            let (dst, port, _) = destination(&mut random, &objects);
             // The addresses of these pods are in no range of pods.
             if port == 0 || PODS.contains(&dst) {
                 continue;
