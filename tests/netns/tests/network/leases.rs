@@ -5,7 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use netns_tests::manifest::namespace;
-use netns_tests::{CniCall, Node, Pod, Sandbox, Topology, dataplane, eventually_equals, ip};
+use netns_tests::{
+    CniCall, Node, Pod, Sandbox, Topology, dataplane, eventually_equals, ip, ip_json,
+};
 use nix::mount::{MsFlags, mount};
 use serde_json::json;
 use sluice_abi::{Addr, Backend, HostPortKey, LocalPod, PodNetns, map};
@@ -117,6 +119,12 @@ fn agent_removes_what_adds_left_that_were_killed_at_any_step() {
         }
     }
     assert!(!containers(&node).is_empty());
+    // A lease is kept while its device exists, and the kernel removes those of the last sandboxes later.
+    let devices = || {
+        let links = ip_json(&node.namespaces, "link show");
+        links.iter().filter(|link| link["ifname"].as_str().unwrap().starts_with("slc")).count()
+    };
+    eventually_equals("devices", 0, devices);
     advance_clock(&node, OLD);
     let _agent = node.agent();
     eventually_equals("leases", BTreeSet::new(), || containers(&node));
