@@ -1,5 +1,6 @@
 //! Sizes, and single changes.
 
+mod bad_input;
 mod capacity;
 mod cost;
 
