@@ -168,3 +168,23 @@ fn a_masqueraded_flow_without_its_main_entry_is_judged_and_keeps_its_port() {
     datapath.isolate(CLIENT, Egress, &[(OUTSIDE, admitted)], NONE);
     assert_eq!(send().to_uplink(&[Outcome::Masqueraded]).sport(), port);
 }
+
+/// The client's address is judged, from outside and from a pod of the node.
+#[test]
+fn a_host_port_is_judged_as_its_pod() {
+    let datapath = Datapath::node();
+    datapath.host_port((NODE, 9080, proto::TCP), (SERVER, 80));
+    datapath.network_class(EXTERNAL, 32, 5);
+    datapath.class(CLIENT, Some(6));
+    let outside = |port| syn((EXTERNAL, port), (NODE, 9080));
+    let pod = |port| syn((CLIENT, port), (NODE, 9080));
+    datapath.isolate(SERVER, Ingress, &[(5, web_port())], NONE);
+    let delivered = datapath.from_netdev(&outside(1)).to_pod(&[Outcome::Translated]);
+    assert_eq!((delivered.src, delivered.dst, delivered.dport()), (EXTERNAL, SERVER, 80));
+    datapath.from_pod(CLIENT_IFINDEX, &pod(1)).dropped(DropReason::PolicyIngress);
+    datapath.isolate(SERVER, Ingress, &[(6, web_port())], NONE);
+    datapath.from_pod(CLIENT_IFINDEX, &pod(2)).to_pod(&[Outcome::Translated]);
+    datapath.from_netdev(&outside(2)).dropped(DropReason::PolicyIngress);
+    // The open flow of the rule that has gone.
+    datapath.from_netdev(&ack((EXTERNAL, 1), (NODE, 9080))).dropped(DropReason::PolicyIngress);
+}
