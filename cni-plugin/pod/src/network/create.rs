@@ -87,8 +87,8 @@ impl PodNetwork<'_> {
         self.configure_host_end(&pair.host)?;
         self.configure_pod_end(&pair.pod, pod)?;
         device::add_route(self.host, &host_route(self.lease.address, pair.host.index))?;
+        // The kernel activates the end that is set up last at once.
         device::wait_for_activation(self.host, pair.host.index)?;
-        device::wait_for_activation(pod, pair.pod.index)?;
         Ok(pair)
     }
 
