@@ -2,12 +2,12 @@
 //! then tc, the other through tc alone. What leaves by XDP is what tc sends; what passes is unchanged,
 //! and tc does the same with it on both nodes. Counters and flows are equal after each frame.
 //!
-//! `FRAMES=n` runs n frames; `SEED=n` repeats a run.
+//! `CASES=n` (`cargo xtask test --cases n`) runs n frames; `SEED=n` repeats a run.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use std::collections::BTreeMap;
 
-use packet_tests::random::Random;
+use packet_tests::random::{Random, cases};
 use packet_tests::topology::{
     HOST_MAC, OTHER_NODE_MAC, ROUTER_MAC, SECOND_HOST, SECOND_IFINDEX, SECOND_NODE,
     SECOND_ROUTER_MAC,
@@ -233,7 +233,7 @@ fn unusual(random: &mut Random, packet: &mut Packet) -> Vec<u8> {
 
 #[test]
 fn random_frames_have_the_same_fate_by_xdp_and_by_tc() {
-    let frames = std::env::var("FRAMES").map_or(FRAMES, |n| n.parse().expect("FRAMES is a number"));
+    let frames = cases(FRAMES);
     let mut random = Random::from_environment();
     let pair = Pair::new();
     let mut seen = Seen::default();

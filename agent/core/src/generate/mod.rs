@@ -7,7 +7,7 @@ mod policy;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-pub use external::{NODE_PORTS, clients, external_addresses};
+pub use external::{NODE_PORTS, clients, external_addresses, node_port_addresses};
 use ipnet::IpNet;
 pub use policy::{
     PolicyEdit, leases, network_policy, policy_change, policy_edit, policy_objects, policy_peers,
@@ -124,7 +124,7 @@ pub fn node_context() -> impl Strategy<Value = NodeContext> {
     let pod = Just(IpAddr::from([10, 244, 1, 1]));
     let service = Just(IpAddr::from([10, 96, 0, 3]));
     let addresses = vec(prop_oneof![3 => v4, 2 => v6, 1 => pod, 1 => service], 0..3);
-    (addresses, vec(service_range(), 0..3), external::node_port_addresses()).prop_map(
+    (addresses, vec(service_range(), 0..3), node_port_addresses()).prop_map(
         |(local_addresses, service_cidrs, node_ports)| NodeContext {
             local_addresses,
             service_cidrs,

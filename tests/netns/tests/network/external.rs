@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use netns_tests::{Host, OUTSIDE, Pod, dataplane, eventually, ip};
 use sluice_abi::{PodNetns, map};
 
-use crate::{TwoNodes, two_nodes};
+use crate::{TwoNodes, two_nodes, two_nodes_with_cluster_routes};
 
 /// ClusterIP, load balancer address and external IP of the Service. No host has the last two.
 const VIP: &str = "10.96.7.7";
@@ -92,6 +92,14 @@ fn is_dropped(what: &str, client: &Host, to: &str) {
     assert_eq!(result.err().as_deref(), Some("TimedOut"), "{what}: {to}");
 }
 
+/// A frontend of node 1 for its own clients: a pod, by both paths, and a process.
+fn reaches_from_node_1(t: &TwoNodes, near: &Pod, policy: &str, to: &str, servers: &[&str]) {
+    for (path, client) in near.both_paths() {
+        reaches(&format!("pod of node 1, {path}, {policy}"), &client, to, servers, near.address);
+    }
+    reaches(&format!("node 1, {policy}"), &t.a, to, servers, t.a.address);
+}
+
 /// The client-address table, for both external traffic policies.
 #[test]
 fn each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_seen_with_its_address() {
@@ -109,14 +117,11 @@ fn each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_seen_with_its_
     t.topology.apply("web", &manifest("Cluster", "", &on_both));
     for to in [node_port.clone(), format!("{LB}:80"), format!("{EXTERNAL_IP}:80")] {
         reaches("outside, Cluster", outside, &to, &all, a);
-        for (path, client) in near.both_paths() {
-            reaches(&format!("pod of node 1, {path}, Cluster"), &client, &to, &all, near.address);
-        }
+        reaches_from_node_1(&t, &near, "Cluster", &to, &all);
     }
     reaches("node 2, Cluster", &t.b, &node_port, &all, a);
     let far_address = far.address;
     reaches("pod of node 2, Cluster", &far, &node_port, &all, a);
-    reaches("node 1, Cluster", &t.a, &node_port, &all, a);
     reaches("node 1, loopback", &t.a, &format!("127.0.0.1:{NODE_PORT}"), &all, a);
 
     t.topology.apply("web", &manifest("Local", "", &on_both));
@@ -127,13 +132,11 @@ fn each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_seen_with_its_
             if response.client.ip() == IpAddr::from(OUTSIDE) { Ok(()) } else { Err("old".into()) }
         });
         reaches("outside, Local", outside, &to, &["web-0"], OUTSIDE);
+        // The policy does not apply to clients on the node.
+        reaches_from_node_1(&t, &near, "Local", &to, &all);
     }
     reaches("pod of node 2, Local", &far, &node_port, &["web-0"], far_address);
     reaches("node 2, Local", &t.b, &node_port, &["web-0"], b);
-    for (path, client) in near.both_paths() {
-        reaches(&format!("pod of node 1, {path}, Local"), &client, &node_port, &all, near.address);
-    }
-    reaches("node 1, Local", &t.a, &node_port, &all, a);
 
     // Without an endpoint on node 1.
     t.topology.apply("web", &manifest("Local", "", &on_both[1..]));
@@ -155,6 +158,60 @@ fn each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_seen_with_its_
             other => Err(format!("{other:?}")),
         });
     }
+}
+
+/// The client-address table of ClusterIPs, for both internal traffic policies. They do not depend on the
+/// external one, which is the opposite here.
+#[test]
+fn each_kind_of_client_reaches_the_endpoints_of_the_internal_traffic_policy() {
+    // Packets of the host outside to a ClusterIP arrive at node 1.
+    let t = two_nodes_with_cluster_routes();
+    let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let _servers = [backends[0].serve("web-0", &SERVED), backends[1].serve("web-1", &SERVED)];
+    let on_both = [(&backends[0], &*t.a.name), (&backends[1], &*t.b.name)];
+    let all = ["web-0", "web-1"];
+    let (a, b) = (t.a.address, t.b.address);
+    let (vip, node_port) = (format!("{VIP}:80"), format!("{a}:{NODE_PORT}"));
+    let outside = &t.topology.outside;
+
+    let internal = |policy: &str| format!("  internalTrafficPolicy: {policy}");
+    t.topology.apply("web", &manifest("Local", &internal("Cluster"), &on_both));
+    reaches("outside, Cluster", outside, &vip, &all, a);
+    reaches_from_node_1(&t, &near, "Cluster", &vip, &all);
+    reaches("pod of node 2, Cluster", &far, &vip, &all, far.address);
+    reaches("node 2, Cluster", &t.b, &vip, &all, b);
+
+    t.topology.apply("web", &manifest("Cluster", &internal("Local"), &on_both));
+    for node in [&t.a, &t.b] {
+        // The change has arrived when the external policy of the same change is in force.
+        let to = format!("{}:{NODE_PORT}", node.address);
+        eventually("policies", || {
+            let (response, _) = outside.connect("tcp", &to)?;
+            let is_new = response.client.ip() == IpAddr::from(node.address);
+            if is_new { Ok(()) } else { Err("old".into()) }
+        });
+    }
+    reaches("outside, Local", outside, &vip, &["web-0"], a);
+    reaches_from_node_1(&t, &near, "Local", &vip, &["web-0"]);
+    reaches("pod of node 2, Local", &far, &vip, &["web-1"], far.address);
+    reaches("node 2, Local", &t.b, &vip, &["web-1"], b);
+
+    // Without an endpoint on node 1: dropped there, and the NodePort works.
+    t.topology.apply("web", &manifest("Cluster", &internal("Local"), &on_both[1..]));
+    eventually("dropped", || {
+        match near.connect_with("tcp", &vip, &["--deadline-ms", "700"]).remove(0) {
+            Err(error) if error == "TimedOut" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    for (path, client) in near.both_paths() {
+        is_dropped(&format!("pod of node 1, {path}"), &client, &vip);
+    }
+    is_dropped("node 1", &t.a, &vip);
+    is_dropped("outside", outside, &vip);
+    reaches("pod of node 2, Local", &far, &vip, &["web-1"], far.address);
+    reaches("outside, NodePort", outside, &node_port, &["web-1"], a);
 }
 
 /// Sockets that the socket programs translate, and packets of others.

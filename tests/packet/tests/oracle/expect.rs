@@ -6,15 +6,19 @@ use std::net::IpAddr;
 use packet_tests::{Action, GATEWAY, NODE, Packet as Sent, Run, XdpRun, show};
 use sluice_abi::{DropReason, Outcome};
 use sluice_core::generate::THIS_NODE;
-use sluice_core::model::{NodeContext, Object, parse_cidr};
+use sluice_core::model::{NodeContext, NodePortAddresses, Object, parse_cidr};
 use sluice_core::oracle::{
     Answer, Client, DestinationClass, Packet, Source, World, answer, network,
 };
 
-use crate::realize::SERVICE_CIDR;
+/// The node's configured ServiceCIDR.
+const SERVICE_CIDR: &str = "10.96.0.0/16";
 
 /// Pods of this node; the first one sends.
 pub const PODS: [[u8; 4]; 2] = [[10, 244, 1, 1], [10, 244, 2, 2]];
+
+/// Destination, port and protocol of a packet.
+pub type Destination = ([u8; 4], u16, u8);
 
 /// What an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,32 +37,69 @@ enum Class {
 pub struct Expected {
     action: Action,
     counters: BTreeSet<&'static str>,
-    /// Destination of the packet that comes out; `None` where it is not delivered.
-    destination: Option<([u8; 4], u16)>,
+    /// Source address and destination of the packet that comes out; `None` where it is not delivered.
+    delivered: Option<([u8; 4], ([u8; 4], u16))>,
 }
 
-/// What the node knows about itself.
-pub fn context() -> NodeContext {
-    NodeContext {
-        local_addresses: vec![IpAddr::from(NODE)],
-        service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
-        ..NodeContext::default()
+/// A set of objects, and what the node knows about itself.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The objects of the cluster.
+    pub objects: Vec<Object>,
+    /// Addresses of this node, its ranges of Services, and the addresses that serve NodePorts.
+    pub context: NodeContext,
+}
+
+impl Case {
+    /// A case whose node serves NodePorts on these addresses.
+    pub fn new(objects: Vec<Object>, node_ports: NodePortAddresses) -> Case {
+        let context = NodeContext {
+            local_addresses: vec![IpAddr::from(NODE)],
+            service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
+            node_ports,
+        };
+        Case { objects, context }
     }
-}
 
-/// What the oracle judges by.
-pub fn world<'a>(objects: &'a [Object], context: &'a NodeContext) -> World<'a> {
-    World { objects, node: THIS_NODE, context }
-}
+    /// The case with other objects.
+    pub fn with(&self, objects: &[Object]) -> Case {
+        Case { objects: objects.to_vec(), context: self.context.clone() }
+    }
 
-/// A packet, as the oracle sees it.
-pub fn request(from: From, dst: [u8; 4], port: u16, protocol: u8) -> Packet {
-    let (client, src) = match from {
-        From::Pod => (Client::Pod, PODS[0]),
-        From::Node => (Client::Node, NODE),
-        From::Netdev(src) => (Client::Other, src),
-    };
-    Packet { client, src: src.into(), dst: dst.into(), port, protocol }
+    /// The verdict of the oracle.
+    pub fn answer(&self, from: From, (dst, port, protocol): Destination) -> Answer {
+        let (client, src) = match from {
+            From::Pod => (Client::Pod, PODS[0]),
+            From::Node => (Client::Node, NODE),
+            From::Netdev(src) => (Client::Other, src),
+        };
+        let packet = Packet { client, src: src.into(), dst: dst.into(), port, protocol };
+        answer(World { objects: &self.objects, node: THIS_NODE, context: &self.context }, packet)
+    }
+
+    /// Whether an address is in the range of pods of this node, and free.
+    pub fn is_free_pod(&self, address: [u8; 4]) -> bool {
+        self.class(address) == Class::FreePod
+    }
+
+    /// The class of an address: pods and the node's own addresses by `topology.rs`, all others by the
+    /// oracle.
+    fn class(&self, address: [u8; 4]) -> Class {
+        if PODS.contains(&address) {
+            return Class::Pod;
+        }
+        if [NODE, GATEWAY].contains(&address) {
+            return Class::ThisNode;
+        }
+        match network(&self.objects, THIS_NODE, &self.context, IpAddr::from(address)) {
+            DestinationClass::ThisNode => Class::ThisNode,
+            DestinationClass::LocalPods => Class::FreePod,
+            DestinationClass::OtherNode => Class::OtherNode,
+            DestinationClass::RemotePods => Class::RemotePod,
+            DestinationClass::Services => Class::Services,
+            DestinationClass::Outside => Class::External,
+        }
+    }
 }
 
 /// Where a packet comes from.
@@ -72,33 +113,14 @@ pub enum From {
     Netdev([u8; 4]),
 }
 
-/// The class of an address: pods and the node's own addresses by `topology.rs`, all others by the
-/// oracle.
-fn class(objects: &[Object], address: [u8; 4]) -> Class {
-    if PODS.contains(&address) {
-        return Class::Pod;
-    }
-    if [NODE, GATEWAY].contains(&address) {
-        return Class::ThisNode;
-    }
-    match network(objects, THIS_NODE, &context(), IpAddr::from(address)) {
-        DestinationClass::ThisNode => Class::ThisNode,
-        DestinationClass::LocalPods => Class::FreePod,
-        DestinationClass::OtherNode => Class::OtherNode,
-        DestinationClass::RemotePods => Class::RemotePod,
-        DestinationClass::Services => Class::Services,
-        DestinationClass::Outside => Class::External,
-    }
-}
-
 /// Delivery to an address, after translation to it if `translated` is the source that it sees.
 fn delivery(
-    objects: &[Object],
+    case: &Case,
     from: From,
     (address, port): ([u8; 4], u16),
     translated: Option<Source>,
 ) -> Expected {
-    let class = class(objects, address);
+    let class = case.class(address);
     let is_left_to_stack = match from {
         From::Pod => false,
         From::Node => translated.is_none(),
@@ -108,7 +130,7 @@ fn delivery(
     };
     if is_left_to_stack {
         let (action, counters) = (Action::Next, BTreeSet::new());
-        return Expected { action, counters, destination: None };
+        return Expected { action, counters, delivered: None };
     }
     let reason = match class {
         Class::FreePod => Some(DropReason::NoSuchPod),
@@ -141,34 +163,34 @@ fn delivery(
     if is_masqueraded {
         counters.insert(Outcome::Masqueraded.label());
     }
-    Expected { action, counters, destination: Some((address, port)) }
+    let source = match from {
+        _ if is_masqueraded => NODE,
+        From::Pod => PODS[0],
+        From::Node => NODE,
+        From::Netdev(address) => address,
+    };
+    Expected { action, counters, delivered: Some((source, (address, port))) }
 }
 
 fn drop_with(reason: DropReason) -> Expected {
     let counters = BTreeSet::from([reason.label()]);
-    Expected { action: Action::Drop, counters, destination: None }
+    Expected { action: Action::Drop, counters, delivered: None }
 }
 
 fn rejection(reason: DropReason) -> Expected {
     let counters = BTreeSet::from([reason.label(), Outcome::Rejected.label()]);
-    Expected { action: Action::Redirect, counters, destination: None }
+    Expected { action: Action::Redirect, counters, delivered: None }
 }
 
 /// Every permitted result of a packet.
-pub fn expected(
-    objects: &[Object],
-    from: From,
-    dst: [u8; 4],
-    port: u16,
-    protocol: u8,
-) -> Vec<Expected> {
-    let answer = answer(world(objects, &context()), request(from, dst, port, protocol));
+pub fn expected(case: &Case, from: From, to: Destination) -> Vec<Expected> {
+    let (dst, port, _) = to;
     // An address of a pod of this node, whatever the ranges of pods are.
     if PODS.contains(&dst) {
-        return vec![delivery(objects, from, (dst, port), None)];
+        return vec![delivery(case, from, (dst, port), None)];
     }
-    match answer {
-        Answer::NotAService => vec![delivery(objects, from, (dst, port), None)],
+    match case.answer(from, to) {
+        Answer::NotAService => vec![delivery(case, from, (dst, port), None)],
         Answer::Rejected => {
             [DropReason::NoEndpoint, DropReason::UnknownServicePort].map(rejection).into()
         }
@@ -180,7 +202,7 @@ pub fn expected(
                 IpAddr::V4(address) => Some((address.octets(), *port)),
                 IpAddr::V6(_) => None,
             })
-            .map(|backend| delivery(objects, from, backend, Some(source)))
+            .map(|backend| delivery(case, from, backend, Some(source)))
             .collect(),
     }
 }
@@ -194,7 +216,7 @@ pub fn observed_by_xdp(run: &XdpRun, has_ports: bool) -> Expected {
     Expected {
         action: Action::Redirect,
         counters: run.counters.keys().map(as_by_tc).collect(),
-        destination: Some((packet.dst, if has_ports { packet.dport() } else { 0 })),
+        delivered: Some(ends(&packet, has_ports)),
     }
 }
 
@@ -202,12 +224,13 @@ pub fn observed_by_xdp(run: &XdpRun, has_ports: bool) -> Expected {
 pub fn observed(run: &Run, has_ports: bool) -> Expected {
     let labels: Vec<&'static str> = run.counters.keys().copied().collect();
     run.counted(&labels);
-    let delivered = [Outcome::ToPod, Outcome::ToUplink, Outcome::ToStack]
+    let is_delivered = [Outcome::ToPod, Outcome::ToUplink, Outcome::ToStack]
         .iter()
         .any(|outcome| labels.contains(&outcome.label()));
-    let destination = delivered.then(|| {
-        let packet = run.packet();
-        (packet.dst, if has_ports { packet.dport() } else { 0 })
-    });
-    Expected { action: run.action, counters: labels.into_iter().collect(), destination }
+    let delivered = is_delivered.then(|| ends(&run.packet(), has_ports));
+    Expected { action: run.action, counters: labels.into_iter().collect(), delivered }
+}
+
+fn ends(packet: &Sent, has_ports: bool) -> ([u8; 4], ([u8; 4], u16)) {
+    (packet.src, (packet.dst, if has_ports { packet.dport() } else { 0 }))
 }

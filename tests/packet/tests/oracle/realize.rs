@@ -4,19 +4,17 @@
 //! order of the rows, without the agent's allocator.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use packet_tests::{Datapath, NODE};
+use packet_tests::Datapath;
 use sluice_abi::{
     Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange,
     SourceRangeKey, map,
 };
 use sluice_core::generate::THIS_NODE;
-use sluice_core::model::{Change, Object, parse_cidr};
-use sluice_core::{Index, NodeContext, Tables};
+use sluice_core::model::Change;
+use sluice_core::{Index, Tables};
 
-/// The node's configured ServiceCIDR.
-pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+use crate::expect::Case;
 
 /// Entries that were written, to remove them again.
 pub struct Realized<'a> {
@@ -28,21 +26,16 @@ pub struct Realized<'a> {
     source_ranges: Vec<SourceRangeKey>,
 }
 
-fn tables(objects: &[Object]) -> Tables {
+fn tables(case: &Case) -> Tables {
     let mut index = Index::new(THIS_NODE);
-    objects.iter().for_each(|object| index.apply(Change::Apply(object.clone())));
-    let context = NodeContext {
-        local_addresses: vec![IpAddr::from(NODE)],
-        service_cidrs: parse_cidr(SERVICE_CIDR).into_iter().collect(),
-        ..NodeContext::default()
-    };
-    Tables::full(&index, &context)
+    case.objects.iter().for_each(|object| index.apply(Change::Apply(object.clone())));
+    Tables::full(&index, &case.context)
 }
 
 impl Realized<'_> {
-    /// Writes what `objects` compile to.
-    pub fn write<'a>(datapath: &'a Datapath, objects: &[Object]) -> Realized<'a> {
-        let tables = tables(objects);
+    /// Writes what the objects of a case compile to.
+    pub fn write<'a>(datapath: &'a Datapath, case: &Case) -> Realized<'a> {
+        let tables = tables(case);
         let mut realized = Realized {
             datapath,
             frontends: Vec::new(),
