@@ -37,6 +37,7 @@ cases! {
     service_manual_slices = "service-manual-slices",
     service_no_endpoints = "service-no-endpoints",
     service_node_port = "service-node-port",
+    service_outside = "service-outside",
     service_ports = "service-ports",
     service_scaling = "service-scaling",
     service_shared_pods = "service-shared-pods",

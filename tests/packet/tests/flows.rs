@@ -4,7 +4,10 @@
 use std::time::Instant;
 
 use packet_tests::*;
-use sluice_abi::{DropReason, FlowEntry, FlowKey, Outcome, PodFlows, map, program, proto};
+use sluice_abi::{
+    DropReason, FlowEntry, FlowKey, Frontend, Outcome, PodFlows, frontend_flags, map, program,
+    proto,
+};
 use sluice_bpf::test_run;
 use sluice_packet::budget;
 
@@ -369,4 +372,21 @@ fn a_client_keeps_both_entries_of_its_flow_alive() {
     for (seen, aged) in seen().into_iter().zip(aged) {
         assert!(seen.wrapping_sub(aged) > 40_000, "{seen} {aged}");
     }
+}
+
+/// A flow to the port of a NodePort at another host is not one to the NodePort, whose backend goes.
+#[test]
+fn contract_5_6_flows_to_other_hosts_with_the_port_of_a_node_port_keep_their_source_port() {
+    const NODE_PORT: u16 = 30_053;
+    let datapath = Datapath::node();
+    datapath.service(7, (VIP, 53, proto::UDP), &[(SERVER, 53)]);
+    let frontend = Frontend { service: 7, flags: frontend_flags::EXTERNAL };
+    datapath.frontend(([0; 4], NODE_PORT, proto::UDP), frontend);
+    let send =
+        |to| datapath.from_pod(CLIENT_IFINDEX, &Packet::udp((CLIENT, PORT), (to, NODE_PORT), b"x"));
+    let port = send(EXTERNAL).to_uplink(&[Outcome::Masqueraded]).sport();
+    send(NODE).to_pod(&[Outcome::Translated]);
+    datapath.service(7, (VIP, 53, proto::UDP), &[(FAR_POD, 53)]);
+    assert_eq!(send(NODE).to_uplink(&[Outcome::Translated]).dst, FAR_POD);
+    assert_eq!(send(EXTERNAL).to_uplink(&[Outcome::Masqueraded]).sport(), port);
 }

@@ -21,7 +21,8 @@
 //!
 //! Placeholders in manifests and steps: `{{worker0}}`, `{{worker1}}`, `{{control-plane}}` (node names),
 //! `{{nodeip N}}`, `{{podip POD}}`, `{{clusterip SERVICE}}`, `{{namespace}}`, `{{outside}}` (the address of a host
-//! that is not part of the cluster; started on first use), `{{definition}}` (a file with the definition of
+//! that is not part of the cluster; started on first use), `{{outside-container}}` (its name, as that of a node in `on`),
+//! `{{definition}}` (a file with the definition of
 //! ClusterNetworkPolicies).
 
 mod expect;
@@ -68,7 +69,7 @@ pub enum Step {
 pub struct Command {
     /// The command line.
     pub run: String,
-    /// Name of a pod, or `node/<name>`.
+    /// Name of a pod, or `node/<name>` for a container that is a node or `{{outside-container}}`.
     #[serde(default = "client")]
     pub on: String,
     /// Seconds in which the expectation may be retried; 0: it must hold at the first attempt.

@@ -33,6 +33,7 @@ impl<'a> Template<'a> {
                 nodes().into_iter().find(|node| node.control_plane).expect("a control plane").name
             }
             ["outside"] => self.outside.get_or_init(OutsideHost::start).address.clone(),
+            ["outside-container"] => self.outside.get_or_init(OutsideHost::start).name().to_owned(),
             ["podip", pod] => self.namespace.pod_ip(pod),
             ["clusterip", service] => self.namespace.cluster_ip(service),
             ["nodeip", name] => {
