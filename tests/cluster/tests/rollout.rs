@@ -31,8 +31,10 @@ fn rolling_update_loses_no_request() {
     load.expect_no_failure();
 }
 
-/// Restarts in an ordinary run; `SLUICE_RESTARTS=10` shows the aim, 0 of 15,000.
+/// Restarts in an ordinary run. `SLUICE_RESTARTS=10` shows the aim, 0 of 15,000, and excuses no request.
 const RESTARTS: u32 = 2;
+/// Requests that may be excused in each restart: those to one of the two pods within half a second.
+const EXCUSED: usize = 25;
 const RATE: u32 = 100;
 /// Half the time that the pods go on: an agent that learns of a deletion programs it within this time, also on
 /// a busy machine.
@@ -42,7 +44,7 @@ const PROGRAMMING: Duration = Duration::from_millis(500);
 /// after kubelet has begun to stop them, the Pod's deletionTimestamp before.
 ///
 /// An API server that is more than half a second late is not a failure of the agents: a request may fail if
-/// another watch, beside theirs, had not received the deletion of a pod when it began.
+/// another watch, beside theirs, had not received the deletion of a pod when it began. Few may.
 #[test]
 fn rolling_restarts_of_pods_that_end_after_a_second_lose_no_request() {
     let ns = Namespace::new("restarts");
@@ -58,8 +60,8 @@ fn rolling_restarts_of_pods_that_end_after_a_second_lose_no_request() {
     rollout(&ns.name, "deployment/web");
     clients.iter().for_each(|client| drop(ns.ready(client, 1)));
     let address = ns.cluster_ip("web");
-    let restarts = std::env::var("SLUICE_RESTARTS").ok().and_then(|n| n.parse().ok());
-    let restarts = restarts.unwrap_or(RESTARTS);
+    let given = std::env::var("SLUICE_RESTARTS").ok();
+    let restarts: u32 = given.as_ref().map_or(RESTARTS, |n| n.parse().expect("a number"));
     let deletions = Deletions::watch(&ns);
     // A client on each node: together they have the rate.
     let loads = clients.map(|client| Load::at_rate(&ns, client, &address, RATE / 2));
@@ -70,6 +72,7 @@ fn rolling_restarts_of_pods_that_end_after_a_second_lose_no_request() {
     let mut failed: Vec<_> = loads.into_iter().flat_map(Load::failures).collect();
     // Without its reports, no failure would be excused, and the reason would be missing.
     assert!(deletions.count() >= 2 * restarts as usize, "{} deletions", deletions.count());
+    let all = failed.len();
     failed.retain(|failure| match deletions.unknown_at(failure.began, PROGRAMMING) {
         Some(pod) => {
             println!("the deletion of {pod} was reported too late for {failure:?}");
@@ -78,4 +81,6 @@ fn rolling_restarts_of_pods_that_end_after_a_second_lose_no_request() {
         None => true,
     });
     assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
+    let most = if given.is_some() { 0 } else { EXCUSED * restarts as usize };
+    assert!(all <= most, "{all} failed because the API server was late, more than {most}");
 }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSo
 use std::time::Duration;
 
 use packet_tests::*;
-use sluice_abi::{Addr, Frontend, PodNetns, frontend_flags, map, program, proto};
+use sluice_abi::{Addr, Frontend, Outcome, PodNetns, frontend_flags, map, program, proto};
 
 /// Address of the first backend; every address of 127.0.0.0/8 is local.
 const ONE: [u8; 4] = [127, 0, 0, 1];
@@ -301,4 +301,21 @@ fn contract_9_7_a_service_does_not_lead_a_judged_pod_to_itself_at_the_socket() {
     assert!(!is_translated(&socket()));
     datapath.open_namespace(true);
     assert!(is_translated(&socket()));
+}
+
+#[test]
+fn a_socket_from_before_the_programs_is_served_by_the_packet_programs() {
+    let mut datapath = Datapath::node();
+    datapath.service(7, (VIP, 53, proto::UDP), &[(FAR_POD, 53)]);
+    let before = UdpSocket::bind(at(NODE, 0)).unwrap();
+    before.connect(at(VIP, 53)).unwrap();
+    let _cgroup = InCgroup::enter(&mut datapath, &program::SOCKET);
+    before.send(b"x").unwrap();
+    assert_eq!(before.peer_addr().unwrap(), at(VIP, 53));
+    let packet = Packet::udp((NODE, port(&before)), (VIP, 53), b"x");
+    let sent = datapath.to_netdev(&packet).to_uplink(&[Outcome::Translated]);
+    assert_eq!(sent.dst, FAR_POD);
+    // The reply has the Service as source, as the socket expects.
+    let reply = Packet::udp((FAR_POD, 53), (NODE, port(&before)), b"x");
+    assert_eq!(datapath.from_netdev(&reply).to_stack(&[Outcome::Restored]).src, VIP);
 }

@@ -148,6 +148,47 @@ fn node_with_a_new_address_keeps_its_connectivity() {
     assert_eq!(response.client.ip(), far.address);
 }
 
+/// As after a restart of Docker that starts the nodes in another order.
+#[test]
+fn nodes_that_swap_their_addresses_keep_their_connectivity() {
+    let mut t = two_nodes();
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let _servers = [
+        near.serve("near", &["tcp:80"]),
+        far.serve("far", &["tcp:80"]),
+        t.topology.outside.serve("outside", &["tcp:80"]),
+    ];
+    let (first, second) = (t.a.address, t.b.address);
+    assert_eq!(near.connect("tcp", &far.at(80)).unwrap().0.client.ip(), near.address);
+    for (node, address) in [(&mut t.a, second), (&mut t.b, first)] {
+        ip(&node.namespaces, "addr flush dev eth0");
+        ip(&node.namespaces, &format!("addr add {address}/24 dev eth0"));
+        ip(&node.namespaces, "route add default via 172.30.0.1");
+        // The hardware addresses are those of before: what others know about them is wrong.
+        ip(&node.namespaces, "neigh flush dev eth0");
+        node.address = address;
+    }
+    ip(t.topology.router(), "neigh flush all");
+    for node in [&t.a, &t.b] {
+        t.topology.apply(&node.name, &netns_tests::manifest::node(node));
+    }
+    let outside = format!("{OUTSIDE}:80");
+    for (pod, node, other) in [(&near, &t.a, &far), (&far, &t.b, &near)] {
+        eventually("masqueraded with the new address", || match pod.connect("tcp", &outside) {
+            Ok((response, _)) if response.client.ip() == node.address => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        eventually("to the other node's pod", || match pod.connect("tcp", &other.at(80)) {
+            Ok((response, _)) if response.client.ip() == pod.address => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        eventually("from the other node", || match pod.at(80) {
+            at if node.name == t.a.name => t.b.connect("tcp", &at),
+            at => t.a.connect("tcp", &at),
+        });
+    }
+}
+
 /// An address that is not known as the node's would be masqueraded and sent to the uplink.
 #[test]
 fn pods_reach_a_new_address_of_their_node_untranslated() {

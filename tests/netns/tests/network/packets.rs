@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use netns_tests::manifest::{service, service_with, slice_of};
 use netns_tests::peer::Echo;
 use netns_tests::{OUTSIDE, Topology, TopologyOptions, command, dataplane, eventually, ip};
+use serde_json::Value;
 use sluice_abi::DropReason;
 
 use crate::{two_nodes, two_nodes_in, two_nodes_with_open_pods};
@@ -197,5 +198,83 @@ fn fragments_to_the_outside_are_masqueraded_in_both_directions() {
             assert_eq!(response.client.ip(), t.a.address, "{protocol}");
             assert_eq!(from.to_string(), server);
         }
+    }
+}
+
+/// Rules of other software for its marks: here, whatever has any mark has no route.
+#[test]
+fn rules_for_marks_of_other_software_do_not_hold_for_traffic_of_pods() {
+    let t = two_nodes();
+    for node in [&t.a, &t.b] {
+        ip(&node.namespaces, "route add unreachable default table 52");
+        ip(&node.namespaces, "rule add not fwmark 0 lookup 52 pref 100");
+    }
+    let (web, far) = (t.a.pod("default/web"), t.b.pod("default/far"));
+    let client = t.a.pod("default/client");
+    let _servers = [
+        web.serve("web", &["tcp:80", "udp:53"]),
+        far.serve("far", &["tcp:80", "udp:53"]),
+        t.topology.outside.serve("outside", &["tcp:80", "udp:53"]),
+        t.a.serve("node1", &["tcp:80", "udp:53"]),
+    ];
+    t.topology
+        .apply("web", &service_with("web", VIP, &["tcp:80->80", "udp:53->53"], &[&web, &far]));
+    eventually("the Service", || client.connect("tcp", &format!("{VIP}:80")));
+    let [sockets, packets] = client.both_paths().map(|(_, host)| host);
+    let servers = [web.address, far.address, OUTSIDE, t.a.address, VIP.parse().unwrap()];
+    for host in [&sockets, &packets, &*far, &*t.a, &*t.b] {
+        for (protocol, port) in [("tcp", 80), ("udp", 53)] {
+            for server in servers {
+                let exchange = host.connect(protocol, &format!("{server}:{port}"));
+                assert!(exchange.is_ok(), "{server} by {protocol}: {exchange:?}");
+            }
+        }
+    }
+}
+
+/// What Sluice passes to the stack, it also passes to the filters of other software.
+#[test]
+fn filters_of_other_software_see_what_passes_to_the_stack() {
+    let topology = Topology::new();
+    let node = topology.node(1);
+    let _agent = node.agent();
+    let pod = node.pod("default/client");
+    let _server = node.serve("node1", &["tcp:80"]);
+    let tc = |line: &str| command(&node.namespaces, "tc", &line.split(' ').collect::<Vec<_>>());
+    // Their packets are also sent to a device, by which the kernel counts them.
+    ip(&node.namespaces, "link add mirror type veth peer name mirrored");
+    ip(&node.namespaces, "link set mirror up");
+    // The packets of the pod, of a host outside, and of the node to that host.
+    let hooks = [(pod.host_device(), "ingress"), ("eth0", "ingress"), ("eth0", "egress")];
+    for (device, _) in &hooks[..2] {
+        // The devices have it where the programs are attached by clsact.
+        let qdiscs = tc(&format!("qdisc show dev {device}"));
+        if !qdiscs.contains("clsact") {
+            tc(&format!("qdisc add dev {device} clsact"));
+        }
+    }
+    for (device, direction) in hooks {
+        let place = format!("dev {device} {direction} pref 50000 protocol ip");
+        let every = ["bpf", "bytecode", "1,6 0 0 4294967295"];
+        let mirror = ["action", "mirred", "egress", "mirror", "dev", "mirror"];
+        let filter = format!("filter add {place}");
+        let arguments = filter.split(' ').chain(every).chain(mirror);
+        command(&node.namespaces, "tc", &arguments.collect::<Vec<_>>());
+    }
+    for client in [&*pod, &topology.outside] {
+        for _ in 0..5 {
+            client.connect("tcp", &format!("{}:80", node.address)).unwrap();
+        }
+    }
+    for (device, direction) in hooks {
+        let filters = tc(&format!("-s -j filter show dev {device} {direction} pref 50000"));
+        let filters: Value = serde_json::from_str(&filters).unwrap();
+        let packets = filters
+            .as_array()
+            .unwrap()
+            .iter()
+            .find_map(|filter| filter["options"]["actions"][0]["stats"]["packets"].as_u64());
+        // At least three segments of each connection.
+        assert!(packets >= Some(15), "{device}, {direction}: {packets:?} in {filters}");
     }
 }
