@@ -46,6 +46,7 @@ conversations! {
     masquerade_echo,
     masquerade_off,
     masquerade_other_protocol,
+    masquerade_other_protocol_unanswered,
     masquerade_tcp,
     masquerade_udp,
     multicast,

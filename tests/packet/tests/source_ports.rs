@@ -16,6 +16,7 @@ use sluice_bpf::test_run;
 
 const SYN: u8 = 2;
 const RST: u8 = 4;
+const ACK: u8 = 16;
 const SERVICE: ([u8; 4], u16) = (EXTERNAL, 443);
 
 /// Sends a packet without reading the counters, which takes longer than the packet; returns the
@@ -256,4 +257,60 @@ fn flows_of_pods_and_from_the_wire_do_not_share_a_port() {
         let sent = if pod_is_first { [of_pod(), of_client()] } else { [of_client(), of_pod()] };
         assert_eq!(sent, [Some((2000, 443)), None], "{pod_is_first}");
     }
+}
+
+/// After the handshake, a flood can evict the client's entry alone: the peer knows the connection by its port.
+#[test]
+fn a_connection_that_lost_the_entry_of_its_client_keeps_its_port() {
+    let datapath = Datapath::node();
+    let segment = |flags| {
+        let packet = Packet::tcp((CLIENT, PORT), SERVICE, flags, b"");
+        datapath.from_pod(CLIENT_IFINDEX, &packet).to_uplink(&[Outcome::Masqueraded]).sport()
+    };
+    let port = segment(SYN);
+    let reply = Packet::tcp(SERVICE, (NODE, port), SYN | ACK, b"");
+    datapath.from_netdev(&reply).to_pod(&[Outcome::Restored]);
+    let client = tuple(proto::TCP, (CLIENT, PORT), SERVICE);
+    assert!(datapath.remove_entry(&client.sorted()));
+    assert_eq!(segment(ACK), port);
+    datapath.from_netdev(&reply).to_pod(&[Outcome::Restored]);
+}
+
+/// With seven to eight of ten ports in use by open connections, and the others by ended ones, twenty attempts miss
+/// the ended ones in 0.1 to 1.2 % of cases, and twelve in 1.4 to 7 %.
+#[test]
+fn ports_of_ended_flows_are_found_among_those_of_open_connections() {
+    const PORTS: u16 = 1_000;
+    let datapath = Datapath::node();
+    datapath.snat_ports(FIRST_PORT, FIRST_PORT + PORTS - 1);
+    let (from_pod, from_netdev) =
+        (datapath.fd(program::FROM_POD), datapath.fd(program::FROM_NETDEV));
+    let mut sport = 1024;
+    let mut open = |to: ([u8; 4], u16), is_answered: bool| {
+        sport += 1;
+        let client = (CLIENT, sport);
+        let sent = |flags| {
+            let frame = Packet::tcp(client, to, flags, b"").bytes_from_pod(CLIENT_IFINDEX);
+            send(from_pod, &frame, CLIENT_IFINDEX).map(|(port, _)| port)
+        };
+        let port = sent(SYN)?;
+        if is_answered {
+            let reply = Packet::tcp(to, (NODE, port), SYN | ACK, b"");
+            send(from_netdev, &reply.bytes_from_wire(), UPLINK_IFINDEX)?;
+            sent(ACK)?;
+        }
+        Some(port)
+    };
+    let destinations: Vec<_> = (1..=10).map(|n| ([198, 51, 100, n], 443)).collect();
+    for to in &destinations {
+        let opened = (0..PORTS * 7 / 10).filter(|_| open(*to, true).is_some()).count();
+        assert!(opened >= 695, "{opened} to {to:?}");
+        // Until few ports are left.
+        (0..PORTS * 4 / 10).for_each(|_| _ = open(*to, false));
+    }
+    datapath.age_flows(130);
+    let connections = destinations.iter().flat_map(|to| [*to; 100]);
+    let lost = connections.filter(|to| open(*to, true).is_none()).count();
+    println!("{lost} of 1,000");
+    assert!(lost <= 15, "{lost} of 1,000");
 }

@@ -4,9 +4,9 @@
 //! exist yet, so that two CPUs never use one source port for two flows. An ended flow's entry is
 //! removed by the CPU that has inserted its key into `FLOW_CLAIMS`.
 //!
-//! The search for a port does not look up the flows without reply: a lookup that finds an entry protects it from
-//! eviction (`BPF_MAP_TYPE_LRU_HASH`). In a flood, main entries that hold ports would displace all others, until
-//! most ports are taken.
+//! The first attempts of a search for a port do not look up the flows without reply that the new one is inserted
+//! among: a lookup that finds an entry protects it from eviction (`BPF_MAP_TYPE_LRU_HASH`). In a flood, main entries
+//! that hold ports would displace all others, until most ports are taken.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
@@ -27,10 +27,10 @@ use crate::{config, kernel};
 
 /// Number of source ports that are tried before a new flow is dropped.
 const ATTEMPTS: u32 = 24;
-/// First attempt that takes ports of flows that have just ended ([`Scarcity::Ports`]).
+/// First attempt that takes ports of flows that have just ended ([`Scarcity::Ports`]), and those of ended flows
+/// without reply.
 const SCARCE_FROM: u32 = 4;
-/// First attempt that takes ports of idle UDP streams as well ([`Scarcity::Severe`]), and of ended flows among
-/// those without reply, where closed connections are.
+/// First attempt that takes ports of idle UDP streams as well ([`Scarcity::Severe`]).
 const SEVERE_FROM: u32 = 12;
 /// Result of the global functions: the pod has no tokens left.
 const TOO_MANY: u32 = 3;
@@ -108,8 +108,13 @@ pub fn open_flow<F: Outlined>(
         if is_used {
             continue;
         }
-        let searches = u32::from(keeps_port || attempt > SEVERE_FROM);
-        let claimed = conntrack_claim(packet, flow, destination, scarcity, searches);
+        let searches = keeps_port
+            || attempt > SCARCE_FROM
+            // There is no other attempt.
+            || !has_port
+            // The flow may have lost the entry of its client alone, and the peer knows its port.
+            || (attempt == 1 && packet.is_mid_stream());
+        let claimed = conntrack_claim(packet, flow, destination, scarcity, u32::from(searches));
         if claimed != TAKEN || !has_port {
             return claimed;
         }
@@ -192,8 +197,8 @@ fn forget_alias(tuple: &FlowKey, alias: FlowRef, key: &FlowKey, main_key: &mut F
     uncount(alias.account(), remove(key));
 }
 
-/// Writes main entry and alias, unless another flow holds the tuple that is still alive, or, unless the claim
-/// `searches`, that is one without reply.
+/// Writes main entry and alias, unless another flow holds the tuple that is still alive, or that is one without
+/// reply and the claim does not look for it (`searches` 0).
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn conntrack_claim(
