@@ -28,11 +28,19 @@ pub struct Options {
     pub flows: Option<u32>,
     /// Capacity of the maps of Services.
     pub services: Option<u32>,
+    /// Bytes of the ring buffer of drop events.
+    pub events: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { set_retval: true, new_flows_hash: None, flows: None, services: None }
+        Options {
+            set_retval: true,
+            new_flows_hash: None,
+            flows: None,
+            services: None,
+            events: None,
+        }
     }
 }
 
@@ -109,6 +117,9 @@ impl Datapath {
             for name in [map::FRONTENDS, map::SERVICES, map::SLOTS, map::BACKENDS] {
                 loader.map_max_entries(name, entries);
             }
+        }
+        if let Some(bytes) = options.events {
+            loader.map_max_entries(map::EVENTS, bytes);
         }
         let ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
         let counters = open(&ebpf, map::COUNTERS);
@@ -333,6 +344,11 @@ impl Datapath {
     /// All counters that are not zero.
     pub fn counters(&self) -> Counters {
         counters::read(&self.counters)
+    }
+
+    /// Dropped packets without an event, by the label of the reason.
+    pub fn lost_events(&self) -> Counters {
+        counters::read_lost(&self.counters)
     }
 }
 
