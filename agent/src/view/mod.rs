@@ -100,3 +100,18 @@ impl<K: Maps> StateView for View<'_, K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{Harness, host};
+    use crate::kernel::fake::FakeKernel;
+
+    #[test]
+    fn status_has_the_events_that_were_not_examined() {
+        let (state, mut kernel) = (Harness::idle_state(), FakeKernel::new(host()));
+        let (kernel, watches) = (RefCell::new(&mut kernel), &Watches::default());
+        let status = View { state: &state, kernel, watches, lost: 3 }.status();
+        assert_eq!(Count::lost_events(&status.counters), 3);
+    }
+}

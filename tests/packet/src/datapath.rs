@@ -173,6 +173,13 @@ impl Datapath {
         self.object().map(name).is_some()
     }
 
+    /// Whether a map is an array: its entries are found by their position, without a search.
+    pub fn is_array(&self, name: &str) -> bool {
+        let object = self.object();
+        let map = object.map(name).unwrap_or_else(|| panic!("the object has no map {name}"));
+        matches!(map, aya::maps::Map::Array(_) | aya::maps::Map::PerCpuArray(_))
+    }
+
     /// The drop events since the last call.
     pub fn events(&mut self) -> Vec<DropEvent> {
         let map = self.object_mut().map_mut(map::EVENTS).expect("the object has a ring buffer");
