@@ -25,6 +25,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Time after which the pin is compared: events in another queue wait for as long.
 const IDLE: Duration = Duration::from_millis(250);
 
+/// The clock of [`sluice_abi::DropEvent::at_ns`], which includes the time for which a machine was suspended.
+const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
+
 /// Starts the thread, which reads the queue that `open` returns. It calls `open` again after the queue was
 /// replaced, and ends when the event loop has ended. `lost` counts events that were not passed on.
 ///
@@ -74,10 +77,10 @@ fn follow<Q: DropEvents, E: fmt::Display>(
     }
 }
 
-/// When the clock of the programs (CLOCK_MONOTONIC) was 0, by the present time.
+/// When the clock of the programs was 0, by the present time.
 fn clock_started() -> SystemTime {
-    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    SystemTime::now().checked_sub(monotonic).unwrap_or(SystemTime::UNIX_EPOCH)
+    let since_boot = clock_gettime(CLOCK).map(Duration::from).unwrap_or_default();
+    SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Passes the first events on and counts the others.
@@ -221,7 +224,7 @@ mod tests {
 
     #[test]
     fn time_of_a_drop_is_that_of_the_programs_clock() {
-        let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into();
+        let now: Duration = clock_gettime(CLOCK).unwrap().into();
         let now = clock_started() + now;
         let difference = match SystemTime::now().duration_since(now) {
             Ok(past) => past,

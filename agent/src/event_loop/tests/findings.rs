@@ -83,8 +83,9 @@ async fn service_with_an_external_address_among_pods_is_found() {
     assert_eq!(harness.findings(), Vec::<String>::new());
     harness.apply(node("n2", "172.18.0.3", "10.244.2.0/24")).await;
     assert_eq!(harness.findings(), [of("10.244.2.7", "10.244.2.0/24")]);
-    // Endpoints change no address.
+    // Endpoints change no address. A range of ClusterIPs among pods is a condition.
     harness.apply(slice("web", Protocol::Tcp, &["10.244.2.8"])).await;
+    harness.apply(service("inside", Protocol::Tcp, "10.244.2.9", 1)).await;
     assert_eq!(harness.findings(), Vec::<String>::new());
 }
 
