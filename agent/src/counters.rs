@@ -3,7 +3,7 @@
 /// One counter.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Count {
-    /// `drop` or `outcome`.
+    /// `drop`, `outcome` or `lost_event`: dropped packets that are counted, but not shown by `sluice drops`.
     pub kind: String,
     /// Label of the reason or outcome.
     pub label: String,
@@ -11,4 +11,21 @@ pub struct Count {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+impl Count {
+    /// [`Count::kind`] of dropped packets without an event.
+    pub const LOST_EVENT: &str = "lost_event";
+
+    /// Events that the agent has read, but not examined; their bytes are not counted.
+    pub fn not_examined(events: u64) -> Count {
+        let (kind, label) = (Count::LOST_EVENT.to_owned(), "not_examined".to_owned());
+        Count { kind, label, packets: events, bytes: 0 }
+    }
+
+    /// Number of lost events, whatever the reason.
+    pub fn lost_events(counts: &[Count]) -> u64 {
+        let lost = counts.iter().filter(|count| count.kind == Count::LOST_EVENT);
+        lost.map(|count| count.packets).sum()
+    }
 }

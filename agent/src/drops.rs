@@ -3,8 +3,8 @@
 //! ```text
 //! programs --EVENTS--> thread: at most 32 each 100 ms --Event::Drops--> state: explained, kept for `sluice drops`
 //! ```
-//! Nothing waits for the event loop: what it cannot take is counted as lost. The counters of the programs
-//! are exact, whatever is lost here.
+//! Nothing waits for the event loop: what it cannot take is counted as lost, as the programs count what they do
+//! not write. So the samples and the lost events together are the dropped packets that the programs count.
 
 use std::fmt;
 use std::io;
@@ -22,8 +22,11 @@ use crate::kernel::DropEvents;
 const BATCH: usize = 32;
 /// Time between two batches.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Time after which the pin is compared.
-const IDLE: Duration = Duration::from_secs(2);
+/// Time after which the pin is compared: events in another queue wait for as long.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// The clock of [`sluice_abi::DropEvent::at_ns`], which includes the time for which a machine was suspended.
+const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
 
 /// Starts the thread, which reads the queue that `open` returns. It calls `open` again after the queue was
 /// replaced, and ends when the event loop has ended. `lost` counts events that were not passed on.
@@ -35,7 +38,7 @@ pub fn spawn<Q: DropEvents, E: fmt::Display>(
     events: mpsc::Sender<Event>,
     lost: Counter,
 ) -> io::Result<()> {
-    let follow = move || follow(open, &events, &lost);
+    let follow = move || follow(open, &events, &lost, thread::sleep);
     thread::Builder::new().name("drops".to_owned()).spawn(follow).map(drop)
 }
 
@@ -43,35 +46,41 @@ fn follow<Q: DropEvents, E: fmt::Display>(
     open: impl Fn() -> Result<Q, E>,
     events: &mpsc::Sender<Event>,
     lost: &Counter,
+    sleep: impl Fn(Duration),
 ) {
     while !events.is_closed() {
         match open() {
             Ok(mut ring) => {
-                while !events.is_closed() && ring.is_current() {
+                let mut is_current = true;
+                while !events.is_closed() && is_current {
                     if let Err(error) = ring.wait(IDLE) {
                         tracing::debug!(%error, "could not wait for events of dropped packets");
                     }
+                    // Before the last events are read.
+                    is_current = ring.is_current();
                     let started = clock_started();
                     let packets = std::iter::from_fn(|| ring.next()).map(|event| DroppedPacket {
                         at: started + Duration::from_nanos(event.at_ns),
                         event,
                     });
                     pass_on(packets, events, lost);
-                    thread::sleep(PAUSE);
+                    if is_current {
+                        sleep(PAUSE);
+                    }
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, "could not open the events of dropped packets");
-                thread::sleep(IDLE);
+                sleep(IDLE);
             }
         }
     }
 }
 
-/// When the clock of the programs (CLOCK_MONOTONIC) was 0, by the present time.
+/// When the clock of the programs was 0, by the present time.
 fn clock_started() -> SystemTime {
-    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    SystemTime::now().checked_sub(monotonic).unwrap_or(SystemTime::UNIX_EPOCH)
+    let since_boot = clock_gettime(CLOCK).map(Duration::from).unwrap_or_default();
+    SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Passes the first events on and counts the others.
@@ -97,9 +106,105 @@ fn pass_on(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::collections::VecDeque;
+
     use sluice_abi::DropEvent;
 
     use super::*;
+
+    /// Time of the test, and the queue of each load of the programs: when its events are written, and when it
+    /// is replaced.
+    #[derive(Default)]
+    struct Programs {
+        now: Cell<Duration>,
+        queues: RefCell<VecDeque<(VecDeque<Duration>, Duration)>>,
+    }
+
+    struct Ring<'a> {
+        programs: &'a Programs,
+        written: VecDeque<Duration>,
+        replaced: Duration,
+    }
+
+    impl DropEvents for Ring<'_> {
+        fn is_current(&self) -> bool {
+            self.programs.now.get() < self.replaced
+        }
+
+        fn wait(&self, timeout: Duration) -> io::Result<()> {
+            let now = self.programs.now.get();
+            let next = self.written.front().map_or(now + timeout, |next| *next);
+            self.programs.now.set(next.clamp(now, now + timeout));
+            Ok(())
+        }
+
+        fn next(&mut self) -> Option<DropEvent> {
+            self.written.front().filter(|at| **at <= self.programs.now.get())?;
+            let at = self.written.pop_front()?;
+            Some(DropEvent { at_ns: at.as_nanos() as u64, ..DropEvent::default() })
+        }
+    }
+
+    /// Reads the queues until then; returns when each event was written and passed on.
+    fn passed_on(programs: &Programs, until: Duration) -> Vec<(Duration, Duration)> {
+        let (sender, receiver) = mpsc::channel(1024);
+        let receiver = RefCell::new(Some(receiver));
+        let (lost, at) = (Counter::default(), RefCell::new(Vec::new()));
+        let open = || {
+            let (written, replaced) = programs.queues.borrow_mut().pop_front().ok_or("none")?;
+            Ok::<_, &str>(Ring { programs, written, replaced })
+        };
+        let sleep = |pause| {
+            let now = programs.now.get();
+            let mut receiver = receiver.borrow_mut();
+            while let Some(Ok(Event::Drops(batch))) = receiver.as_mut().map(|r| r.try_recv()) {
+                let written = |packet: &DroppedPacket| Duration::from_nanos(packet.event.at_ns);
+                at.borrow_mut().extend(batch.iter().map(|packet| (written(packet), now)));
+            }
+            programs.now.set(now + pause);
+            if now > until {
+                *receiver = None;
+            }
+        };
+        follow(open, &sender, &lost, sleep);
+        assert_eq!(lost.get(), 0);
+        at.into_inner()
+    }
+
+    /// `sluice drops --follow` shows it up to half a second later.
+    #[test]
+    fn event_is_passed_on_within_100_ms() {
+        let ms = Duration::from_millis;
+        let programs = Programs::default();
+        // At any time of the pause between two batches, after pauses of any length.
+        let mut written: Vec<Duration> = (0..300).map(|n| ms(n * 37 + n * n % 101)).collect();
+        written.sort_unstable();
+        let end = ms(1_000_000);
+        programs.queues.borrow_mut().push_back((written.iter().copied().collect(), end));
+        let found = passed_on(&programs, ms(12_000));
+        assert_eq!(found.iter().map(|(written, _)| *written).collect::<Vec<_>>(), written);
+        for (written, passed_on) in found {
+            assert!(passed_on - written <= ms(100), "{written:?}: {passed_on:?}");
+        }
+    }
+
+    #[test]
+    fn no_event_is_missed_or_late_while_the_queue_is_replaced() {
+        let ms = Duration::from_millis;
+        let programs = Programs::default();
+        // The last event of the first queue, and the first one of the second, at the time of the replacement.
+        programs.queues.borrow_mut().extend([
+            ([ms(500), ms(510), ms(559)].into(), ms(560)),
+            ([ms(560), ms(2000)].into(), ms(1_000_000)),
+        ]);
+        let found = passed_on(&programs, ms(3_000));
+        let written: Vec<Duration> = found.iter().map(|(written, _)| *written).collect();
+        assert_eq!(written, [500, 510, 559, 560, 2000].map(ms));
+        for (written, passed_on) in found {
+            assert!(passed_on - written <= ms(400), "{written:?}: {passed_on:?}");
+        }
+    }
 
     #[test]
     fn events_beyond_a_batch_and_those_of_a_busy_loop_are_lost_and_counted() {
@@ -119,7 +224,7 @@ mod tests {
 
     #[test]
     fn time_of_a_drop_is_that_of_the_programs_clock() {
-        let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into();
+        let now: Duration = clock_gettime(CLOCK).unwrap().into();
         let now = clock_started() + now;
         let difference = match SystemTime::now().duration_since(now) {
             Ok(past) => past,

@@ -33,6 +33,8 @@ const KNOWN: usize = 4096;
 pub enum Reason {
     /// Another Service has the address and port.
     AddressInUse,
+    /// An external address of a Service is in a pod range: its packets go to the pod.
+    AddressInPodRange,
     /// A map is full.
     NotEnoughCapacity,
     /// The healthCheckNodePort cannot be opened, with kube-proxy's reason.

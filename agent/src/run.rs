@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
+use prometheus_client::metrics::counter::Counter;
 use sluice_core::diff::Capacity;
 use sluice_core::model::Kind;
 use sluice_pod::lease::Store;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::conditions::Concern;
 use crate::config::Config;
+use crate::counters::Count;
 use crate::dir_watcher::DirWatcher;
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Observer, RESYNC};
@@ -102,13 +104,14 @@ async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
     let cni_stats = CniStats::default();
     let (health_checks, health_check_servers) = health_checks::new(Arc::clone(&health));
     let servers = health_check_servers.boxed();
-    serve_observers(&config, servers, &health, &watches, &flow_stats, &cni_stats)?;
+    let lost = Counter::default();
+    serve_observers(&config, servers, &health, &watches, &flow_stats, &cni_stats, &lost)?;
     api::serve(&config.socket, events.clone(), Event::Call)
         .with_context(|| format!("--socket {}", config.socket.display()))?;
     monitor::spawn(events.clone())?;
     flows::spawn(maps::PinnedFlows, flow_stats.clone(), Store::new(&config.cni_state_dir))
         .context("cannot start the collection of flows")?;
-    drops::spawn(Events::open, events.clone(), health.metrics().policy.lost.clone())
+    drops::spawn(Events::open, events.clone(), lost.clone())
         .context("cannot start the reader of dropped packets")?;
     watch_dirs(&config, events.clone());
     notices::spawn(Store::new(&config.cni_state_dir), cni_stats, events)
@@ -132,6 +135,7 @@ async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
     EventLoop::new(state, kernel, reconcilers, publisher)
         .with_watches(watches)
         .with_findings(findings)
+        .with_lost_events(lost)
         .run(&mut queue)
         .await;
     tracing::info!("sluice agent stopped; programs, maps and routes stay in place");
@@ -199,6 +203,7 @@ fn serve_observers(
     watches: &Watches,
     flows: &FlowStats,
     cni: &CniStats,
+    lost: &Counter,
 ) -> anyhow::Result<()> {
     let mut servers = vec![servers];
     if let Some(address) = config.health_bind {
@@ -206,7 +211,12 @@ fn serve_observers(
     }
     if let Some(address) = config.metrics_bind {
         let counters = maps::counters()?;
-        let counts = move || read_counters(&counters).unwrap_or_default();
+        let lost = lost.clone();
+        let counts = move || {
+            let mut counts = read_counters(&counters).unwrap_or_default();
+            counts.push(Count::not_examined(lost.get()));
+            counts
+        };
         let registry = metrics::registry(health.metrics(), watches, flows, cni, counts);
         servers.push(observe::serve_metrics(address, registry).boxed());
     }

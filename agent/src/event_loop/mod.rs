@@ -12,6 +12,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
@@ -61,6 +62,8 @@ pub struct EventLoop<K> {
     observer: Box<dyn Observer>,
     watches: Watches,
     findings: Option<Findings>,
+    /// Events of dropped packets that were not examined.
+    lost: Counter,
     next_resync: Instant,
     next_poll: Instant,
     started: bool,
@@ -85,6 +88,7 @@ impl<K: Kernel> EventLoop<K> {
             observer,
             watches: Watches::default(),
             findings: None,
+            lost: Counter::default(),
             next_resync: Instant::now() + RESYNC,
             next_poll: Instant::now() + POLL,
             started: false,
@@ -106,6 +110,11 @@ impl<K: Kernel> EventLoop<K> {
     /// Reports problems of single objects to this queue.
     pub fn with_findings(self, findings: Findings) -> EventLoop<K> {
         EventLoop { findings: Some(findings), ..self }
+    }
+
+    /// Shows this number of events that were not examined in the status.
+    pub fn with_lost_events(self, lost: Counter) -> EventLoop<K> {
+        EventLoop { lost, ..self }
     }
 
     /// Runs until [`Event::Stop`] or until every sender is dropped. Can be cancelled and called
@@ -197,6 +206,7 @@ impl<K: Kernel> EventLoop<K> {
             state: &self.state,
             kernel: RefCell::new(&mut self.kernel),
             watches: &self.watches,
+            lost: self.lost.get(),
         };
         for call in calls {
             call.respond(&view);

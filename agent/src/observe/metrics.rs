@@ -66,6 +66,14 @@ const KERNEL_FAMILIES: &[KernelFamily] = &[
         label: "outcome",
         value: |count| count.bytes,
     },
+    KernelFamily {
+        name: "sluice_drop_events_lost",
+        help: "Dropped packets that sluice drops and sluice_policy_drops_total lack, by reason: rate_limit, \
+               buffer_full (not reported by the eBPF programs), not_examined (by the agent, since its start)",
+        kind: Count::LOST_EVENT,
+        label: "reason",
+        value: |count| count.packets,
+    },
 ];
 
 /// Metrics of syncs; clones share their values.
@@ -314,7 +322,12 @@ mod tests {
         state.received();
         state.failed("refused");
         encode(&registry(sync, &watches, &FlowStats::default(), &CniStats::default(), || {
-            vec![count("drop", "spoofed_source", 7, 420), count("outcome", "to_pod", 3, 100)]
+            vec![
+                count("drop", "spoofed_source", 7, 420),
+                count("outcome", "to_pod", 3, 100),
+                count("lost_event", "rate_limit", 4, 240),
+                Count::not_examined(2),
+            ]
         }))
     }
 
@@ -331,6 +344,8 @@ mod tests {
             "# TYPE sluice_dropped_packets_total counter",
             "sluice_dropped_packets_total{reason=\"spoofed_source\"} 7",
             "sluice_dropped_bytes_total{reason=\"spoofed_source\"} 420",
+            "sluice_drop_events_lost_total{reason=\"rate_limit\"} 4",
+            "sluice_drop_events_lost_total{reason=\"not_examined\"} 2",
             "sluice_packets_total{outcome=\"to_pod\"} 3",
             "sluice_bytes_total{outcome=\"to_pod\"} 100",
             "# HELP sluice_syncs_total Syncs of the kernel with the desired state.",

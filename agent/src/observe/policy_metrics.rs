@@ -1,11 +1,15 @@
 //! Metrics of policies.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -18,16 +22,12 @@ pub struct PolicyMetrics {
     cluster_network_policies: Gauge,
     programmed: Gauge<f64, AtomicU64>,
     findings: Family<ReasonLabel, Gauge>,
-    drops: Family<PolicyLabels, Counter>,
-    /// Events of dropped packets that were not examined.
-    pub lost: Counter,
+    drops: PolicyDrops,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PolicyLabels {
-    namespace: String,
-    policy: String,
-}
+/// Sampled drops by namespace and name of a policy; clones share them.
+#[derive(Clone, Debug, Default)]
+struct PolicyDrops(Arc<Mutex<BTreeMap<(String, String), u64>>>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
@@ -57,11 +57,15 @@ impl PolicyMetrics {
     }
 
     /// Sets the number of sampled drops by namespace and name of a policy; a ClusterNetworkPolicy has no
-    /// namespace.
+    /// namespace. Other series end.
     pub fn dropped(&self, drops: &BTreeMap<(String, String), u64>) {
-        for ((namespace, policy), count) in drops {
-            let labels = PolicyLabels { namespace: namespace.clone(), policy: policy.clone() };
-            self.drops.get_or_create(&labels).inner().store(*count, Ordering::Relaxed);
+        let mut shown = self.drops.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.retain(|policy, _| drops.contains_key(policy));
+        for (policy, count) in drops {
+            match shown.get_mut(policy) {
+                Some(shown) => *shown = *count,
+                None => drop(shown.insert(policy.clone(), *count)),
+            }
         }
     }
 
@@ -88,16 +92,22 @@ impl PolicyMetrics {
             "Problems of policies, by reason of the Event",
             self.findings.clone(),
         );
-        r.register(
-            "sluice_policy_drops",
-            "Sampled packets that policies dropped, by the policy that denies or whose rule is nearest",
-            self.drops.clone(),
-        );
-        r.register(
-            "sluice_drop_events_lost",
-            "Events of dropped packets that were not examined",
-            self.lost.clone(),
-        );
+        r.register_collector(Box::new(self.drops.clone()));
+    }
+}
+
+impl Collector for PolicyDrops {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let help = "Sampled packets that policies dropped, by the policy that denies or whose rule is nearest, \
+                    until it is deleted; without labels: drops of policies beyond 200, or without a reason";
+        let name = "sluice_policy_drops";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for ((namespace, policy), count) in &shown {
+            let labels = [("namespace", namespace.as_str()), ("policy", policy.as_str())];
+            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -142,6 +152,14 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
         metrics.observe([3, 2], None, [].iter());
-        assert!(!super::super::metrics::encode(&registry).contains("InvalidPart"));
+        metrics.dropped(&[(("", "no-metadata"), 3), (("", ""), 1)].map(owned).into());
+        let text = super::super::metrics::encode(&registry);
+        assert!(!text.contains("InvalidPart") && !text.contains("policy=\"db\""), "{text}");
+        for line in [
+            "sluice_policy_drops_total{namespace=\"\",policy=\"no-metadata\"} 3",
+            "sluice_policy_drops_total{namespace=\"\",policy=\"\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
     }
 }

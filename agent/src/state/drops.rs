@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sluice_abi::{DropEvent, DropReason, PolicyDirection};
-use sluice_core::ObjectName;
 use sluice_core::model::Labels;
 use sluice_core::policy::{Explanation, Query, Verdict};
+use sluice_core::{Index, ObjectName};
 
 use super::State;
 use crate::event::DroppedPacket;
@@ -21,6 +21,8 @@ use crate::event::DroppedPacket;
 const KEPT: usize = 1024;
 /// Policies that are counted by name; the others are counted together.
 const COUNTED: usize = 200;
+/// Namespace and name under which they are.
+const OTHERS: (String, String) = (String::new(), String::new());
 
 /// Reasons that are kept for further drops of the same kind.
 const REASONS: usize = 1024;
@@ -75,6 +77,12 @@ pub struct Drops {
 }
 
 impl State {
+    /// Policies were changed or deleted: the numbers of those that were deleted end, and their places are free.
+    pub(super) fn forget_deleted_policies(&mut self) {
+        let index = &self.index;
+        self.drops.by_policy.retain(|policy, _| *policy == OTHERS || exists(index, policy));
+    }
+
     /// An object or a lease changed.
     pub(super) fn forget_reasons(&mut self) {
         self.drops.reasons.clear();
@@ -91,7 +99,7 @@ impl State {
         for DroppedPacket { at, event } in packets {
             let policy = self.explain_drop(&event, &has_time);
             if let Some(DroppedBy { explanation, .. }) = &policy {
-                self.drops.count(explanation.as_deref());
+                self.drops.count(explanation.as_deref(), &self.index);
             }
             let pods = |address: IpAddr| match policy {
                 Some(_) => self.pods_of(address),
@@ -124,8 +132,8 @@ impl State {
     }
 
     /// Sampled drops by namespace and name of the policy that denies them or is nearest to allowing them. A
-    /// ClusterNetworkPolicy has no namespace; both are empty for drops of further policies, and for those
-    /// without a reason.
+    /// ClusterNetworkPolicy has no namespace; both are empty for drops of policies that had no place when they
+    /// dropped, and for drops without a reason. The number of a policy ends with it.
     pub fn drops_by_policy(&self) -> &BTreeMap<(String, String), u64> {
         &self.drops.by_policy
     }
@@ -194,7 +202,7 @@ impl State {
 }
 
 impl Drops {
-    fn count(&mut self, explanation: Option<&Explanation>) {
+    fn count(&mut self, explanation: Option<&Explanation>, index: &Index) {
         let nearest = explanation.and_then(|explanation| match &explanation.verdict {
             Verdict::Denied(near) => near.first().map(|miss| &miss.policy),
             Verdict::DeniedBy(refusal) => Some(&refusal.rule.policy),
@@ -205,8 +213,20 @@ impl Drops {
             _ => None,
         });
         let name = nearest.map(|name| (name.namespace.to_string(), name.name.to_string()));
-        let known =
-            name.filter(|name| self.by_policy.len() < COUNTED || self.by_policy.contains_key(name));
-        *self.by_policy.entry(known.unwrap_or_default()).or_default() += 1;
+        let named = self.by_policy.len() - usize::from(self.by_policy.contains_key(&OTHERS));
+        let counted = name.filter(|name| {
+            // Its rows can still be compiled, although it was deleted.
+            let has_place = named < COUNTED && exists(index, name);
+            has_place || self.by_policy.contains_key(name)
+        });
+        *self.by_policy.entry(counted.unwrap_or(OTHERS)).or_default() += 1;
     }
+}
+
+/// Whether there is a policy with this namespace, empty for a ClusterNetworkPolicy, and name.
+fn exists(index: &Index, (namespace, name): &(String, String)) -> bool {
+    if namespace.is_empty() {
+        return index.cluster_network_policy(&ObjectName::cluster(name.as_str())).is_some();
+    }
+    index.network_policy(&ObjectName::new(namespace.as_str(), name.as_str())).is_some()
 }

@@ -1,7 +1,9 @@
 //! Problems of single objects that the loop reports after each pass.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sluice_abi::FrontendKey;
 use sluice_core::model::{EndpointSlice, Kind, Object};
 use sluice_core::{Change, ObjectName};
@@ -51,6 +53,16 @@ impl State {
                 ),
             });
         }
+    }
+
+    /// Adds a Service whose external address is in a pod range.
+    pub(super) fn report_among_pods(&mut self, service: &ObjectName, found: (IpAddr, IpNet)) {
+        let (address, range) = found;
+        let message = format!(
+            "external address {address} is not served: it is in the pod range {range}, and packets to it \
+             go to the pod that has it"
+        );
+        self.report(Finding::service(service, Reason::AddressInPodRange, message));
     }
 
     /// Adds the Services that are not served at a key: the first of them, and those of `changed`.

@@ -251,6 +251,9 @@ impl State {
         for key in &changed.conflicts {
             self.report_conflict(key, &dirty.services);
         }
+        for (service, found) in &changed.among_pods {
+            self.report_among_pods(service, *found);
+        }
         self.changed.merge(changed);
     }
 

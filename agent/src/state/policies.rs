@@ -66,6 +66,9 @@ impl State {
     /// Takes the changes of objects that policies depend on out of the index.
     pub(super) fn note_policy_changes(&mut self) {
         let changed = self.index.take_policy_dirty();
+        if changed.all || !changed.policies.is_empty() {
+            self.forget_deleted_policies();
+        }
         if !changed.is_empty() {
             merge(&mut self.policy.dirty, changed);
             self.forget_reasons();

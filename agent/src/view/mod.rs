@@ -9,6 +9,7 @@ use sluice_core::tables::FrontendView;
 use sluice_pod::device::LinkLayer;
 
 use crate::api::{self, StateView};
+use crate::counters::Count;
 use crate::devices::Role;
 use crate::devices::xdp::XdpState;
 use crate::kernel::Maps;
@@ -45,11 +46,15 @@ pub struct View<'a, K> {
     pub kernel: RefCell<&'a mut K>,
     /// State of the watches.
     pub watches: &'a Watches,
+    /// Events of dropped packets that were not examined.
+    pub lost: u64,
 }
 
 impl<K: Maps> StateView for View<'_, K> {
     fn status(&self) -> api::Status {
         let state = self.state;
+        let mut counters = self.kernel.borrow_mut().counters().unwrap_or_default();
+        counters.push(Count::not_examined(self.lost));
         let uplink = state.uplink();
         let condition = |c: &crate::conditions::Condition| api::Condition {
             kind: c.concern.to_string(),
@@ -73,7 +78,7 @@ impl<K: Maps> StateView for View<'_, K> {
             capacity: state.capacity().growing().map(|(t, n)| (t.to_owned(), n)).collect(),
             conditions: state.conditions.iter().map(condition).collect(),
             watches: self.watches.report(),
-            counters: self.kernel.borrow_mut().counters().unwrap_or_default(),
+            counters,
         }
     }
 
@@ -93,5 +98,20 @@ impl<K: Maps> StateView for View<'_, K> {
             findings: self.state.policy_findings(),
             node: self.state.this_node(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{Harness, host};
+    use crate::kernel::fake::FakeKernel;
+
+    #[test]
+    fn status_has_the_events_that_were_not_examined() {
+        let (state, mut kernel) = (Harness::idle_state(), FakeKernel::new(host()));
+        let (kernel, watches) = (RefCell::new(&mut kernel), &Watches::default());
+        let status = View { state: &state, kernel, watches, lost: 3 }.status();
+        assert_eq!(Count::lost_events(&status.counters), 3);
     }
 }

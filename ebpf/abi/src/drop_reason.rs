@@ -105,8 +105,18 @@ numbered! {
     }
 }
 
-/// Value of `COUNTERS`, one per CPU. Index: a [`DropReason`]'s number, or 128 plus an
-/// [`Outcome`]'s number.
+numbered! {
+    /// Why a dropped packet has no [`crate::DropEvent`]. Its [`DropReason`] is counted as that of any other.
+    EventLoss {
+        /// The program had written as many events on its CPU as it may in 100 ms.
+        RateLimit = 1 "rate_limit",
+        /// The ring buffer was full.
+        BufferFull = 2 "buffer_full",
+    }
+}
+
+/// Value of `COUNTERS`, one per CPU. Index: a [`DropReason`]'s number, 128 plus an [`Outcome`]'s number, or 192
+/// plus an [`EventLoss`]'s number.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -131,5 +141,13 @@ impl Outcome {
     #[inline(always)]
     pub const fn counter_index(self) -> u32 {
         128 + self as u32
+    }
+}
+
+impl EventLoss {
+    /// Index in `COUNTERS`.
+    #[inline(always)]
+    pub const fn counter_index(self) -> u32 {
+        192 + self as u32
     }
 }

@@ -37,7 +37,7 @@ pub use conntrack::{
     Direction, FlowEntry, FlowKey, FlowKind, flow_flags, tcp_state, tick, tick_seconds, ticks,
 };
 pub use device::{Device, device_flags};
-pub use drop_reason::{Counter, DropReason, Outcome};
+pub use drop_reason::{Counter, DropReason, EventLoss, Outcome};
 pub use event::DropEvent;
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use network::{Network, NetworkKey, network_kind};

@@ -152,7 +152,7 @@ pub const DEVICES_MAX: u32 = 4096;
 
 /// Per-CPU array of [`crate::Counter`].
 pub const COUNTERS: &str = "COUNTERS";
-/// Capacity of [`COUNTERS`]: drop reasons have indices below 128, outcomes from 128.
+/// Capacity of [`COUNTERS`]: drop reasons have indices below 128, outcomes from 128, lost events from 192.
 pub const COUNTERS_MAX: u32 = 256;
 
 /// Program array, one program per [`crate::program::Hook`]: those of the version that takes over.

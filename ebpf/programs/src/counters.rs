@@ -1,6 +1,6 @@
-//! Counters per drop reason and outcome.
+//! Counters per drop reason, outcome and reason for which an event was lost.
 
-use sluice_abi::{DropReason, Outcome};
+use sluice_abi::{DropReason, EventLoss, Outcome};
 
 use crate::maps::COUNTERS;
 
@@ -14,6 +14,12 @@ pub fn outcome(outcome: Outcome, bytes: u32) {
 #[inline(always)]
 pub fn dropped(reason: DropReason, bytes: u32) {
     add(reason.counter_index(), bytes);
+}
+
+/// Counts a dropped packet of `bytes` bytes of which no event was written.
+#[inline(always)]
+pub fn event_lost(loss: EventLoss, bytes: u32) {
+    add(loss.counter_index(), bytes);
 }
 
 #[inline(always)]

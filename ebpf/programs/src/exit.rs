@@ -3,7 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::program::Hook;
-use sluice_abi::{Direction, DropEvent, DropReason, FlowKey, Outcome};
+use sluice_abi::{Direction, DropEvent, DropReason, EventLoss, FlowKey, Outcome};
 use sluice_packet::icmp;
 
 use crate::flow::FlowState;
@@ -26,7 +26,7 @@ const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 /// `XDP_TX`.
 const XDP_TX: u32 = 3;
-/// Limit of drop events per window and CPU. Counters are exact.
+/// Limit of drop events per window and CPU. What is not written is counted.
 const EVENTS_PER_WINDOW: u64 = 100;
 /// Length of a window.
 const WINDOW_NS: u64 = 100_000_000;
@@ -199,7 +199,8 @@ fn is_reply(s: &Scratch) -> bool {
     }
 }
 
-/// Writes a drop event to the ring buffer, within the rate limit. Returns 1 if it was written.
+/// Writes a drop event to the ring buffer, within the rate limit, or counts it as lost. Returns 1 if it was
+/// written.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn exit_report(
@@ -223,6 +224,7 @@ extern "C" fn exit_report(
     }
     window.events += 1;
     if window.events > EVENTS_PER_WINDOW {
+        counters::event_lost(EventLoss::RateLimit, packet.len);
         return 0;
     }
     let event = DropEvent {
@@ -235,6 +237,10 @@ extern "C" fn exit_report(
         is_reply: is_reply as u8,
         pad: [0; 5],
     };
-    // The write fails if the reader is slow and the buffer full; counters include the drop.
-    u32::from(EVENTS.output::<DropEvent>(&event, 0).is_ok())
+    // The write fails if the reader is slow, or absent, and the buffer full.
+    if EVENTS.output::<DropEvent>(&event, 0).is_err() {
+        counters::event_lost(EventLoss::BufferFull, packet.len);
+        return 0;
+    }
+    1
 }

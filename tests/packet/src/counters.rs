@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_abi::{Counter, DropReason, Outcome};
+use sluice_abi::{Counter, DropReason, EventLoss, Outcome};
 use sluice_bpf::Map;
 
 /// Counters that are not zero, by the label of their drop reason or outcome.
@@ -16,6 +16,18 @@ pub fn all() -> impl Iterator<Item = (&'static str, u32)> {
 
 /// Reads every counter, summed over the CPUs.
 pub fn read(map: &Map<u32, Counter>) -> Counters {
+    read_some(map, all())
+}
+
+/// Reads the counters of dropped packets without an event.
+pub fn read_lost(map: &Map<u32, Counter>) -> Counters {
+    read_some(map, EventLoss::ALL.iter().map(|loss| (loss.label(), loss.counter_index())))
+}
+
+fn read_some(
+    map: &Map<u32, Counter>,
+    counters: impl Iterator<Item = (&'static str, u32)>,
+) -> Counters {
     let sum = |index: u32| {
         let per_cpu = map.lookup_per_cpu(&index).unwrap().unwrap_or_default();
         per_cpu.iter().fold(Counter::default(), |sum, cpu| Counter {
@@ -23,7 +35,7 @@ pub fn read(map: &Map<u32, Counter>) -> Counters {
             bytes: sum.bytes + cpu.bytes,
         })
     };
-    all()
+    counters
         .map(|(label, index)| (label, sum(index)))
         .filter(|(_, counter)| *counter != Counter::default())
         .collect()

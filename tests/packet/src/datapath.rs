@@ -28,11 +28,19 @@ pub struct Options {
     pub flows: Option<u32>,
     /// Capacity of the maps of Services.
     pub services: Option<u32>,
+    /// Bytes of the ring buffer of drop events.
+    pub events: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { set_retval: true, new_flows_hash: None, flows: None, services: None }
+        Options {
+            set_retval: true,
+            new_flows_hash: None,
+            flows: None,
+            services: None,
+            events: None,
+        }
     }
 }
 
@@ -110,6 +118,9 @@ impl Datapath {
                 loader.map_max_entries(name, entries);
             }
         }
+        if let Some(bytes) = options.events {
+            loader.map_max_entries(map::EVENTS, bytes);
+        }
         let ebpf = loader.load(&object).unwrap_or_else(|e| panic!("{e:?}"));
         let counters = open(&ebpf, map::COUNTERS);
         let names = program::TC.into_iter().chain([program::XDP_NETDEV]);
@@ -160,6 +171,13 @@ impl Datapath {
     /// Whether the object declares a map of this name.
     pub fn has_map(&self, name: &str) -> bool {
         self.object().map(name).is_some()
+    }
+
+    /// Whether a map is an array: its entries are found by their position, without a search.
+    pub fn is_array(&self, name: &str) -> bool {
+        let object = self.object();
+        let map = object.map(name).unwrap_or_else(|| panic!("the object has no map {name}"));
+        matches!(map, aya::maps::Map::Array(_) | aya::maps::Map::PerCpuArray(_))
     }
 
     /// The drop events since the last call.
@@ -333,6 +351,11 @@ impl Datapath {
     /// All counters that are not zero.
     pub fn counters(&self) -> Counters {
         counters::read(&self.counters)
+    }
+
+    /// Dropped packets without an event, by the label of the reason.
+    pub fn lost_events(&self) -> Counters {
+        counters::read_lost(&self.counters)
     }
 }
 

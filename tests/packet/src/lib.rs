@@ -9,6 +9,7 @@
 mod accept;
 mod arp;
 mod artefacts;
+pub mod bytecode;
 mod cgroup;
 pub mod checksum;
 pub mod command;
@@ -19,6 +20,7 @@ pub mod cpu;
 mod datapath;
 pub mod empty_program;
 pub mod hex;
+pub mod longest_path;
 pub mod namespace;
 mod packet;
 mod policy;

@@ -1,10 +1,11 @@
-//! Drop events: content, and the bound of 100 per CPU and 100 ms.
+//! Drop events: content, the bound of 100 per CPU and 100 ms, and the counters of those that are lost.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use packet_tests::*;
-use sluice_abi::{DropEvent, DropReason, program};
+use sluice_abi::{DropEvent, DropReason, EventLoss, program};
 
 /// Bound of events in one window.
 const EVENTS: usize = 100;
@@ -31,7 +32,9 @@ fn a_drop_event_has_tuple_reason_hook_device_and_length() {
     let events = datapath.events();
     let packet = Packet::udp((SERVER, PORT), (CLIENT, 53), b"x");
     let flow = tuple(packet.proto, (SERVER, PORT), (CLIENT, 53));
-    assert_ne!(events[0].at_ns, 0);
+    let since_boot = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap());
+    let age = since_boot.checked_sub(Duration::from_nanos(events[0].at_ns));
+    assert!(age.is_some_and(|age| age < Duration::from_secs(60)), "{age:?}");
     let expected = DropEvent {
         at_ns: events[0].at_ns,
         flow,
@@ -54,8 +57,17 @@ fn a_drop_event_has_tuple_reason_hook_device_and_length() {
     assert_eq!(event.ifindex, UPLINK_IFINDEX);
 }
 
+/// Dropped packets without an event, for this reason.
+fn lost(datapath: &Datapath, loss: EventLoss) -> u64 {
+    datapath.lost_events().get(loss.label()).map_or(0, |counter| counter.packets)
+}
+
+fn drops(datapath: &Datapath) -> u64 {
+    datapath.counters()[DropReason::Spoofed.label()].packets
+}
+
 #[test]
-fn a_window_has_100_events_and_the_counter_has_every_drop() {
+fn a_window_has_100_events_and_the_counters_have_every_drop_and_every_loss() {
     cpu::stay();
     // The drops of one window have to fit into it, also on a busy machine: try again if not.
     for _ in 0..20 {
@@ -68,6 +80,9 @@ fn a_window_has_100_events_and_the_counter_has_every_drop() {
         }
         let events = datapath.events();
         assert_eq!(events.len(), EVENTS);
+        assert_eq!(lost(&datapath, EventLoss::RateLimit), 50);
+        let bytes = datapath.lost_events()[EventLoss::RateLimit.label()].bytes;
+        assert_eq!(bytes, 50 * u64::from(events[0].len));
         // The next event is in the next window.
         let deadline = Instant::now() + Duration::from_secs(5);
         let next = loop {
@@ -80,12 +95,38 @@ fn a_window_has_100_events_and_the_counter_has_every_drop() {
         let gap = Duration::from_nanos(next.at_ns - events[0].at_ns);
         assert!(gap > WINDOW, "{gap:?}");
         if gap < WINDOW * 2 {
-            let counted = datapath.counters()[DropReason::Spoofed.label()].packets;
+            let counted = drops(&datapath);
             assert!(counted > (EVENTS + 50) as u64, "{counted}");
+            assert_eq!(EVENTS as u64 + 1 + lost(&datapath, EventLoss::RateLimit), counted);
+            assert_eq!(lost(&datapath, EventLoss::BufferFull), 0);
             return;
         }
     }
     panic!("no run of {} drops within {WINDOW:?}", EVENTS + 50);
+}
+
+#[test]
+fn events_that_a_full_buffer_refuses_are_counted() {
+    /// Bytes of the ring buffer: a page is the least.
+    const BYTES: u32 = 4096;
+    /// Events that fit, each with the header of its record.
+    const FIT: u64 = BYTES as u64 / (size_of::<DropEvent>() as u64 + 8);
+    let mut datapath = Datapath::load_with(Options { events: Some(BYTES), ..Options::default() });
+    datapath.configure_node();
+    spoof_times(&datapath, EVENTS + 50);
+    let refused = lost(&datapath, EventLoss::BufferFull);
+    // All in one window, unless the machine is busy.
+    assert!(refused >= EVENTS as u64 - FIT, "{refused}");
+    assert_eq!(datapath.events().len() as u64, FIT);
+    assert_eq!(FIT + refused + lost(&datapath, EventLoss::RateLimit), drops(&datapath));
+
+    // The buffer takes events again once it was read.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while datapath.events().is_empty() {
+        assert!(Instant::now() < deadline, "no event after the buffer was read");
+        spoof(&datapath);
+    }
+    assert_eq!(lost(&datapath, EventLoss::BufferFull), refused);
 }
 
 #[test]

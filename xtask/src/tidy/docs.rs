@@ -20,9 +20,9 @@ const PROGRAM_MAPS: &str = "ebpf/programs/src/maps/mod.rs";
 const SCRATCH_MAPS: [&str; 2] = ["PACKET", "SCRATCH"];
 
 /// Enums of the ABI whose labels are documented.
-const LABELS: [&str; 2] = ["DropReason", "Outcome"];
+const LABELS: [&str; 3] = ["DropReason", "Outcome", "EventLoss"];
 
-/// Drop reasons, outcomes, maps and programs are in the document of the packet path, metrics in
+/// Drop reasons, outcomes, reasons of lost events, maps and programs are in the document of the packet path, metrics in
 /// that of the agent. A row of the table of maps names a map.
 pub fn names(tree: &Tree) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
@@ -35,7 +35,11 @@ pub fn names(tree: &Tree) -> Result<Vec<Finding>> {
     let labels =
         abi.enums.iter().filter(|item| LABELS.contains(&item.path.as_str())).flat_map(|item| {
             item.variants.iter().map(|(variant, label)| {
-                let kind = if item.path == "DropReason" { "drop reason" } else { "outcome" };
+                let kind = match item.path.as_str() {
+                    "DropReason" => "drop reason",
+                    "Outcome" => "outcome",
+                    _ => "reason of a lost event",
+                };
                 (kind, label.clone().unwrap_or_else(|| variant.clone()))
             })
         });
@@ -167,7 +171,8 @@ mod tests {
             (
                 "ebpf/abi/src/reason.rs",
                 "numbered! { DropReason { Spoofed = 1 \"spoofed_source\", } }
-                 numbered! { Outcome { ToPod = 1 \"to_pod\", } }",
+                 numbered! { Outcome { ToPod = 1 \"to_pod\", } }
+                 numbered! { EventLoss { BufferFull = 2 \"buffer_full\", } }",
             ),
             (
                 "ebpf/abi/src/map.rs",
@@ -188,8 +193,7 @@ mod tests {
         names(&tree).expect("checked").into_iter().map(|f| f.to_string()).collect()
     }
 
-    const LISTED: &str =
-        "`spoofed_source` `to_pod` `from_pod` connect4/6\n## Maps\n| `PODS` |\n| `WAITS` |";
+    const LISTED: &str = "`spoofed_source` `to_pod` `buffer_full` `from_pod` connect4/6\n## Maps\n| `PODS` |\n| `WAITS` |";
 
     #[test]
     fn complete_documents_have_no_findings() {
@@ -201,6 +205,7 @@ mod tests {
         for (missing, kind) in [
             ("spoofed_source", "drop reason"),
             ("to_pod", "outcome"),
+            ("buffer_full", "reason of a lost event"),
             ("from_pod", "program"),
             ("PODS", "map"),
             ("WAITS", "map"),

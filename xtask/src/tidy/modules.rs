@@ -81,7 +81,10 @@ const MODULES: [Allowed; 28] = [
             "watches",
         ],
     ),
-    ("view", &["api", "conditions", "devices", "kernel", "state", "version", "watches"]),
+    (
+        "view",
+        &["api", "conditions", "counters", "devices", "kernel", "state", "version", "watches"],
+    ),
 ];
 
 /// Modules that connect the others and may use all of them.

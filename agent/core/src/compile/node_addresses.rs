@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::ServiceRows;
 use crate::model::{Node, NodeContext, Service};
 
 /// Addresses of this node, of all nodes, and of their pods.
@@ -33,9 +34,23 @@ impl NodeAddresses {
     /// Whether a node has this address, or it is in the pod range of one. A search by prefix length:
     /// clusters have thousands of pod ranges, of very few lengths.
     pub fn contains(&self, address: &IpAddr) -> bool {
-        let in_pods =
-            |len: &u8| IpNet::new(*address, *len).is_ok_and(|net| self.pods.contains(&net.trunc()));
-        self.all.contains(address) || self.pod_prefixes.iter().any(in_pods)
+        self.all.contains(address) || self.pod_range_of(address).is_some()
+    }
+
+    /// The pod range that an address is in.
+    pub fn pod_range_of(&self, address: &IpAddr) -> Option<IpNet> {
+        let range = |len: &u8| IpNet::new(*address, *len).ok().map(|net| net.trunc());
+        self.pod_prefixes.iter().filter_map(range).find(|range| self.pods.contains(range))
+    }
+
+    /// The first external address of a Service that is in a pod range, and that range.
+    pub fn first_among_pods(&self, rows: &ServiceRows) -> Option<(IpAddr, IpNet)> {
+        let external = rows
+            .frontends
+            .iter()
+            .filter(|(key, _, row)| row.kind.is_external() && !key.is_node_port());
+        let mut addresses = external.map(|(key, ..)| IpAddr::from(key.addr));
+        addresses.find_map(|address| Some((address, self.pod_range_of(&address)?)))
     }
 
     /// The addresses of this node.

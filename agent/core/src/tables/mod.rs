@@ -43,6 +43,9 @@ pub struct Changed {
     pub conflicts: BTreeSet<FrontendKey>,
     /// Whether ranges of ClusterIPs that overlap pod ranges differ.
     pub overlaps: bool,
+    /// Services whose frontends differ and that have an external address among those of pods, which no program
+    /// serves; with the first such address, and its pod range.
+    pub among_pods: BTreeMap<ObjectName, (IpAddr, IpNet)>,
 }
 
 impl Changed {
@@ -59,6 +62,7 @@ impl Changed {
         self.routes |= later.routes;
         unite(&mut self.conflicts, later.conflicts);
         self.overlaps |= later.overlaps;
+        self.among_pods.extend(later.among_pods);
     }
 }
 
@@ -151,7 +155,10 @@ impl Tables {
                 compile::service(&ServiceView { service, slices, locality, nodes })
             });
             let created = index.service(name).map_or(0, |s| s.created);
-            self.replace(name, created, rows, &mut changed);
+            let among_pods = self.nodes.first_among_pods(&rows);
+            if self.replace(name, created, rows, &mut changed) {
+                changed.among_pods.extend(among_pods.map(|found| (name.clone(), found)));
+            }
         }
         if dirty.nodes {
             let cidrs = || index.service_cidrs().flat_map(|o| &o.cidrs);
@@ -270,14 +277,14 @@ impl Tables {
         }
     }
 
-    /// Replaces the rows of a Service. A change of endpoints changes ports only.
+    /// Replaces the rows of a Service; whether frontends differ. A change of endpoints changes ports only.
     fn replace(
         &mut self,
         name: &ObjectName,
         created: i64,
         rows: ServiceRows,
         changed: &mut Changed,
-    ) {
+    ) -> bool {
         let (former, mut former_ports) = match self.services.remove(name) {
             Some(former) => (Some((former.owner, former.frontends)), former.ports.into_vec()),
             None => (None, Vec::new()),
@@ -326,6 +333,7 @@ impl Tables {
         if !frontends.is_empty() {
             self.services.insert(name.clone(), Compiled { owner, ports: ports.into(), frontends });
         }
+        !same
     }
 
     /// Sets or withdraws the claim of one Service to one key.

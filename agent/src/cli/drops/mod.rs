@@ -1,25 +1,25 @@
 //! `sluice drops`: dropped packets and, for policies, why.
 
 mod all_nodes;
+mod print;
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
-
+use self::print::{Item, Printer, print};
 use super::ask;
-use super::output::{Output, print_json, print_text};
-use crate::api::{DropRow, EndRow, Request};
+use super::output::Output;
+use crate::api::{DropRow, Request, Status};
+use crate::counters::Count;
 
-/// Time between two requests with `--follow`.
+/// Time between two requests with `--follow`. The agent has a drop after 100 ms.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Flags of `sluice drops`.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// Show further drops as they come.
+    /// Show further drops as they come, and how many are missing among them.
     #[arg(short, long)]
     follow: bool,
     /// Show only drops whose lines contain this text: a pod, a label, an address, a reason, a policy.
@@ -42,121 +42,98 @@ pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
     if args.all_nodes {
         return all_nodes::run(args, output);
     }
-    let mut from = 0;
-    loop {
-        let rows: Vec<DropRow> = ask(socket, &Request::Drops { from })?;
-        from = rows.last().map_or(from, |last| last.sequence + 1);
-        print(rows, args, output)?;
-        if !args.follow {
-            return Ok(());
-        }
-        thread::sleep(INTERVAL);
+    let drops = |from| ask::<DropRow>(socket, &Request::Drops { from });
+    if !args.follow {
+        return print(drops(0)?, args.filter.as_deref(), output);
     }
-}
-
-/// Prints the rows that are wanted.
-fn print(mut rows: Vec<DropRow>, args: &Args, output: Output) -> anyhow::Result<()> {
-    rows.retain(|row| args.filter.as_deref().is_none_or(|text| line(row).contains(text)));
-    match output {
-        Output::Json if !args.follow => print_json(&rows),
-        Output::Json => {
-            for row in &rows {
-                let json = serde_json::to_string(row).context("JSON of a row")?;
-                print_text(&format!("{json}\n"))?;
-            }
-            Ok(())
-        }
-        Output::Text if rows.is_empty() && !args.follow => {
-            eprintln!("No dropped packets found.");
-            Ok(())
-        }
-        Output::Text => print_text(&rows.iter().map(line).collect::<String>()),
-    }
-}
-
-/// A drop in a line, with one for the labels of its pods and for each reason.
-fn line(row: &DropRow) -> String {
-    let end = |pods: &[EndRow], address: IpAddr, port: u16| {
-        let address = match port {
-            0 => address.to_string(),
-            port => SocketAddr::new(address, port).to_string(),
-        };
-        let names = pods.iter().map(|pod| pod.pod.as_str()).collect::<Vec<_>>().join(",");
-        if names.is_empty() { address } else { format!("{names} {address}") }
+    let read = |from| {
+        let rows = drops(from)?;
+        let status: Vec<Status> = ask(socket, &Request::Status {})?;
+        let lost = status.iter().map(|status| Count::lost_events(&status.counters)).sum();
+        anyhow::Ok((rows, lost))
     };
-    let DropRow { at, node, reason, protocol, source_pods, destination_pods, .. } = row;
-    let source = end(source_pods, row.source, row.source_port);
-    let destination = end(destination_pods, row.destination, row.destination_port);
-    let node = node.as_deref().map(|node| format!(" {node}")).unwrap_or_default();
-    let packet = if row.reply { "reply, " } else { "" };
-    let place = format!("{} of {}, {packet}{} bytes", row.program, row.device, row.length);
-    let mut text = format!("{at}{node} {reason} {protocol} {source} -> {destination}, {place}");
-    if !row.policies.is_empty() {
-        text.push_str(&format!(", isolated by {}", row.policies.join(", ")));
-    }
-    text.push('\n');
-    for EndRow { pod, labels } in source_pods.iter().chain(destination_pods) {
-        let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
-        let labels = labels.collect::<Vec<_>>().join(",");
-        if !labels.is_empty() {
-            text.push_str(&format!("  {pod} has {labels}\n"));
+    let mut printer = Printer::standard(args.filter.clone(), output);
+    follow(read, |item| printer.print(&item), thread::sleep)
+}
+
+/// Reads the drops with a number and later ones, and the number of events that were lost so far; prints what
+/// is new, until one of them fails.
+fn follow(
+    mut read: impl FnMut(u64) -> anyhow::Result<(Vec<DropRow>, u64)>,
+    mut print: impl FnMut(Item) -> anyhow::Result<()>,
+    mut sleep: impl FnMut(Duration),
+) -> anyhow::Result<()> {
+    let (mut from, mut known) = (0, None);
+    loop {
+        let (rows, lost) = read(from)?;
+        from = rows.last().map_or(from, |last| last.sequence + 1);
+        rows.into_iter().try_for_each(|row| print(Item::Drop(Box::new(row))))?;
+        // The number is that since the programs were loaded.
+        let more = known.replace(lost).map_or(0, |known: u64| lost.saturating_sub(known));
+        if more > 0 {
+            print(Item::Lost { lost_events: more, node: None })?;
         }
+        sleep(INTERVAL);
     }
-    for reason in &row.reasons {
-        text.push_str(&format!("  {reason}\n"));
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
-    pub(super) fn row() -> DropRow {
-        let pod = |name: &str, labels: &[(&str, &str)]| EndRow {
-            pod: name.to_owned(),
-            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+    /// What the agent has at a time.
+    fn of_agent(drops: &[Duration], now: Duration) -> Vec<DropRow> {
+        let numbered = (1u64..).zip(drops).filter(|(_, at)| **at <= now);
+        numbered.map(|(sequence, _)| DropRow { sequence, ..print::tests::row() }).collect()
+    }
+
+    #[test]
+    fn drop_is_printed_once_within_500_ms() {
+        let drops: Vec<Duration> = (0..200).map(|n| Duration::from_millis(n * 43)).collect();
+        let (now, printed) = (Cell::new(Duration::ZERO), RefCell::new(Vec::new()));
+        let read = |from| {
+            anyhow::ensure!(now.get() <= Duration::from_secs(10), "the end");
+            let rows = of_agent(&drops, now.get()).into_iter().filter(|row| row.sequence >= from);
+            Ok((rows.collect(), 7))
         };
-        DropRow {
-            sequence: 1,
-            at: "2026-01-01T00:00:00.000Z".to_owned(),
-            reason: "policy_ingress".to_owned(),
-            protocol: "TCP".to_owned(),
-            source: "10.244.2.9".parse().unwrap(),
-            source_port: 40_000,
-            destination: "10.244.1.7".parse().unwrap(),
-            destination_port: 5432,
-            program: "to_pod".to_owned(),
-            device: "slc7".to_owned(),
-            length: 74,
-            reply: false,
-            node: Some("n2".to_owned()),
-            source_pods: vec![pod("lab/far", &[])],
-            destination_pods: vec![pod("shop/db-0", &[("app", "db"), ("tier", "back")])],
-            pod: Some("shop/db-0".to_owned()),
-            direction: Some(crate::api::Direction::Ingress),
-            policies: vec!["shop/db".to_owned()],
-            reasons: vec!["because".to_owned()],
+        let print = |item| {
+            let Item::Drop(row) = item else { panic!("{item:?}") };
+            printed.borrow_mut().push((row.sequence, now.get()));
+            Ok(())
+        };
+        follow(read, print, |pause| now.set(now.get() + pause)).unwrap_err();
+        let printed = printed.into_inner();
+        let numbers: Vec<u64> = printed.iter().map(|(sequence, _)| *sequence).collect();
+        assert_eq!(numbers, (1..=200).collect::<Vec<u64>>());
+        for (at, (sequence, printed)) in drops.iter().zip(&printed) {
+            assert!(*printed - *at <= Duration::from_millis(500), "{sequence}: {printed:?}");
         }
     }
 
     #[test]
-    fn drop_by_policy_is_shown_with_pods_labels_policies_and_reasons() {
-        assert_eq!(
-            line(&row()),
-            "2026-01-01T00:00:00.000Z n2 policy_ingress TCP lab/far 10.244.2.9:40000 -> \
-             shop/db-0 10.244.1.7:5432, to_pod of slc7, 74 bytes, isolated by shop/db\n  shop/db-0 has app=db,tier=back\n  \
-             because\n"
-        );
-    }
-
-    #[test]
-    fn dropped_reply_is_named_as_such() {
-        let row = DropRow { reply: true, program: "from_pod".to_owned(), ..row() };
-        let text = line(&row);
-        assert!(
-            text.contains(" -> shop/db-0 10.244.1.7:5432, from_pod of slc7, reply, 74 bytes"),
-            "{text}"
-        );
+    fn lost_events_are_printed_after_the_drops_among_which_they_are_missing() {
+        // The agent starts again before the last answer but one.
+        let mut answers = [(1, 40), (0, 40), (2, 45), (0, 1045), (0, 1000), (0, 1001)].into_iter();
+        let mut sequence = 0;
+        let read = |_| {
+            let (rows, lost) = answers.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
+            let row = |_| {
+                sequence += 1;
+                DropRow { sequence, ..print::tests::row() }
+            };
+            Ok(((0..rows).map(row).collect(), lost))
+        };
+        let mut printed = Vec::new();
+        let print = |item| {
+            printed.push(match item {
+                Item::Drop(row) => format!("drop {}", row.sequence),
+                Item::Lost { lost_events, .. } => format!("lost {lost_events}"),
+            });
+            Ok(())
+        };
+        follow(read, print, drop).unwrap_err();
+        assert_eq!(printed, ["drop 1", "drop 2", "drop 3", "lost 5", "lost 1000", "lost 1"]);
     }
 }

@@ -1,10 +1,16 @@
 //! Problems of single objects, which become Events on them.
 
+use sluice_core::Change;
 use sluice_core::diff::Capacity;
-use sluice_core::model::{EndpointSlice, Kind, Object, Protocol};
+use sluice_core::model::{EndpointSlice, ExternalAccess, Kind, Object, Protocol, Service};
 
 use crate::conditions::Concern;
-use crate::harness::{Harness, delete, lists, service, slice, web};
+use crate::event::Event;
+use crate::harness::{Harness, delete, lists, node, service, slice, web};
+
+fn apply(object: Object) -> Event {
+    Event::Objects(Change::Apply(object))
+}
 
 #[tokio::test(start_paused = true)]
 async fn service_that_is_not_served_is_found_when_it_changes() {
@@ -44,6 +50,43 @@ async fn service_that_does_not_fit_is_found_and_the_condition_names_a_few() {
     let (_, message) = harness.status(Concern::Capacity);
     assert!(message.contains("shop/s11") && !message.contains("shop/s12"), "{message}");
     assert!(message.ends_with("and 28 more"), "{message}");
+}
+
+/// What the programs do: tests/packet/cases/external_address_of_a_host.conv.
+#[tokio::test(start_paused = true)]
+async fn service_with_an_external_address_among_pods_is_found() {
+    let with = |ips: &[&str], load_balancer_ips: &[&str]| {
+        let Object::Service(web) = service("web", Protocol::Tcp, "10.96.0.1", 1) else {
+            return vec![];
+        };
+        let addresses = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        let external = ExternalAccess {
+            ips: addresses(ips),
+            load_balancer_ips: addresses(load_balancer_ips),
+            ..ExternalAccess::default()
+        };
+        vec![Object::Service(Service { external: Some(Box::new(external)), ..web })]
+    };
+    let of = |address: &str, range: &str| {
+        format!(
+            "shop/web AddressInPodRange: external address {address} is not served: it is in the pod range \
+             {range}, and packets to it go to the pod that has it"
+        )
+    };
+    // Not an address of a pod, nor that of a node.
+    let mut harness = Harness::ready_with(with(&["203.0.113.1"], &["172.18.0.2"])).await;
+    assert_eq!(harness.findings(), Vec::<String>::new());
+    // A pod range of this node; then also one of another node, which comes later.
+    harness.send(with(&["203.0.113.1", "10.244.1.7"], &[]).into_iter().map(apply)).await;
+    assert_eq!(harness.findings(), [of("10.244.1.7", "10.244.1.0/24")]);
+    harness.send(with(&[], &["10.244.2.7"]).into_iter().map(apply)).await;
+    assert_eq!(harness.findings(), Vec::<String>::new());
+    harness.apply(node("n2", "172.18.0.3", "10.244.2.0/24")).await;
+    assert_eq!(harness.findings(), [of("10.244.2.7", "10.244.2.0/24")]);
+    // Endpoints change no address. A range of ClusterIPs among pods is a condition.
+    harness.apply(slice("web", Protocol::Tcp, &["10.244.2.8"])).await;
+    harness.apply(service("inside", Protocol::Tcp, "10.244.2.9", 1)).await;
+    assert_eq!(harness.findings(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]

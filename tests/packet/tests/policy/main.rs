@@ -3,6 +3,7 @@
 
 mod attacks;
 mod changes;
+mod lookups;
 mod oracle;
 mod translated;
 

@@ -180,3 +180,49 @@ async fn reasons_that_are_kept_are_bounded() {
     harness.send(lists(objects(&[OBJECTS]))).await;
     assert_eq!(harness.state().kept_reasons(), 0);
 }
+
+/// A ClusterNetworkPolicy that denies one address.
+fn denies(n: u16) -> (String, [u8; 4]) {
+    let [high, low] = n.to_be_bytes();
+    let policy = METADATA
+        .replace("no-metadata", &format!("no-{n}"))
+        .replace("169.254.169.254", &format!("203.0.{high}.{low}"));
+    (policy, [203, 0, high, low])
+}
+
+#[tokio::test(start_paused = true)]
+async fn policies_beyond_200_are_counted_together_until_one_that_has_a_place_is_deleted() {
+    let policies: Vec<(String, [u8; 4])> = (1..=202).map(denies).collect();
+    let deny = |n: usize| dropped(DropReason::PolicyEgress, [10, 244, 1, 7], policies[n - 1].1);
+    let manifests = |skip: usize| -> Vec<&str> {
+        let texts = policies.iter().map(|(text, _)| text.as_str()).enumerate();
+        [OBJECTS]
+            .into_iter()
+            .chain(texts.filter(|(n, _)| n + 1 != skip).map(|(_, text)| text))
+            .collect()
+    };
+    let mut harness = running(&manifests(0)).await;
+    // A drop without a reason is counted, but takes no place.
+    harness.state_mut().apply(Event::Drops(vec![deny(1)]), || false);
+    for n in (1..=202).chain([7, 200, 201]) {
+        harness.state_mut().apply(Event::Drops(vec![deny(n)]), || true);
+    }
+    let of = |harness: &crate::harness::Harness, n: usize| {
+        let name = if n == 0 { String::new() } else { format!("no-{n}") };
+        harness.state().drops_by_policy().get(&(String::new(), name)).copied()
+    };
+    let total = |harness: &crate::harness::Harness| -> u64 {
+        harness.state().drops_by_policy().values().sum()
+    };
+    assert_eq!(
+        [1, 7, 200, 201, 0].map(|n| of(&harness, n)),
+        [Some(1), Some(2), Some(2), None, Some(4)]
+    );
+    assert_eq!((harness.state().drops_by_policy().len(), total(&harness)), (201, 206));
+
+    // The number of a deleted policy ends, and its place is free.
+    harness.send(lists(objects(&manifests(7)))).await;
+    assert_eq!((of(&harness, 7), total(&harness)), (None, 204));
+    harness.state_mut().apply(Event::Drops(vec![deny(201), deny(202)]), || true);
+    assert_eq!([201, 202, 0].map(|n| of(&harness, n)), [Some(1), None, Some(5)]);
+}

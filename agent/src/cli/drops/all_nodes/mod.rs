@@ -4,15 +4,17 @@
 //! on `pods/exec` in the namespace of the agents.
 
 use std::collections::{HashMap, HashSet};
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use super::super::output::Output;
-use super::{Args, print};
+use super::Args;
+use super::print::{Item, Printer, print};
 use crate::api::DropRow;
+use crate::cli::output::Output;
 use crate::source::agents::{Agent, Agents};
 
 /// Longest time until an agent has answered, without `--follow`.
@@ -22,11 +24,45 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines that wait to be printed.
 const QUEUE: usize = 64;
 
-/// A message from the agent of a node.
+/// The agents, and commands in their pods.
+trait Cluster: Clone + Send + Sync + 'static {
+    /// As [`Agents::list`].
+    fn list(&self) -> impl Future<Output = anyhow::Result<Vec<Agent>>> + Send;
+
+    /// As [`Agents::run`].
+    fn run(
+        &self,
+        agent: &Agent,
+        command: &[&str],
+        lines: mpsc::Sender<String>,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+}
+
+impl Cluster for Agents {
+    async fn list(&self) -> anyhow::Result<Vec<Agent>> {
+        Agents::list(self).await
+    }
+
+    async fn run(
+        &self,
+        agent: &Agent,
+        command: &[&str],
+        lines: mpsc::Sender<String>,
+    ) -> anyhow::Result<()> {
+        Agents::run(self, agent, command, lines).await
+    }
+}
+
+/// What the tasks of `--follow` report.
 enum Message {
-    Row(Box<DropRow>),
-    /// The stream ended, with the reason.
-    End(String),
+    /// The running agents.
+    Agents(anyhow::Result<Vec<Agent>>),
+    /// A line of the agent of a node.
+    Item(String, Item),
+    /// The stream of a node ended, with the reason.
+    End(String, String),
+    /// The agent of a node may be asked again.
+    Retry(String),
 }
 
 /// Prints the drops of all nodes.
@@ -39,14 +75,14 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
     runtime.block_on(async {
         let agents = Agents::new(&args.agent_namespace).await?;
         if args.follow {
-            follow(&agents, args, output).await
+            follow(agents, &mut Printer::standard(args.filter.clone(), output)).await
         } else {
             once(&agents, args, output).await
         }
     })
 }
 
-async fn once(agents: &Agents, args: &Args, output: Output) -> anyhow::Result<()> {
+async fn once(agents: &impl Cluster, args: &Args, output: Output) -> anyhow::Result<()> {
     let running = agents.list().await?;
     if running.is_empty() {
         bail!("no agent runs in the namespace {}; see --agent-namespace", args.agent_namespace);
@@ -65,14 +101,14 @@ async fn once(agents: &Agents, args: &Args, output: Output) -> anyhow::Result<()
         }
     }
     rows.sort_by(|a, b| a.at.cmp(&b.at));
-    print(rows, args, output)?;
+    print(rows, args.filter.as_deref(), output)?;
     if failed > 0 {
         bail!("{failed} of {} agents did not answer", running.len());
     }
     Ok(())
 }
 
-async fn all_rows(agents: &Agents, agent: &Agent) -> anyhow::Result<Vec<DropRow>> {
+async fn all_rows(agents: &impl Cluster, agent: &Agent) -> anyhow::Result<Vec<DropRow>> {
     let (sender, mut lines) = mpsc::channel::<String>(QUEUE);
     let collect = async {
         let mut text = String::new();
@@ -89,33 +125,52 @@ async fn all_rows(agents: &Agents, agent: &Agent) -> anyhow::Result<Vec<DropRow>
         .context("cannot parse the response; the agent may run another version")
 }
 
-async fn follow(agents: &Agents, args: &Args, output: Output) -> anyhow::Result<()> {
+/// Searches agents, listens to each, and prints what they report, until the output fails. What one task waits
+/// for delays no line of another one.
+async fn follow<O: Write, E: Write>(
+    cluster: impl Cluster,
+    printer: &mut Printer<O, E>,
+) -> anyhow::Result<()> {
     let (sender, mut messages) = mpsc::channel(QUEUE);
+    tokio::spawn(search(cluster.clone(), sender.clone()));
     let mut connected = HashSet::new();
+    let mut found = false;
     let mut seen = Seen::default();
-    let mut search = interval(RETRY_INTERVAL);
-    loop {
-        tokio::select! {
-            _ = search.tick() => match agents.list().await {
-                Ok(running) => {
-                    for agent in running.into_iter().filter(|agent| connected.insert(agent.node.clone())) {
-                        tokio::spawn(listen(agents.clone(), agent, sender.clone()));
+    while let Some(message) = messages.recv().await {
+        match message {
+            Message::Agents(Ok(running)) => {
+                found = true;
+                for agent in running {
+                    if connected.insert(agent.node.clone()) {
+                        tokio::spawn(listen(cluster.clone(), agent, sender.clone()));
                     }
                 }
-                Err(error) if connected.is_empty() => return Err(error),
-                Err(error) => eprintln!("sluice: {error:#}"),
-            },
-            Some((node, message)) = messages.recv() => match message {
-                Message::Row(row) if seen.is_new(&node, &row) => {
-                    print(vec![on(*row, &node)], args, output)?;
+            }
+            Message::Agents(Err(error)) if !found => return Err(error),
+            Message::Agents(Err(error)) => printer.message(&format!("{error:#}")),
+            Message::Item(node, Item::Drop(row)) => {
+                if seen.is_new(&node, &row) {
+                    printer.print(&Item::Drop(Box::new(on(*row, &node))))?;
                 }
-                Message::Row(_) => {}
-                Message::End(reason) => {
-                    eprintln!("sluice: node {node}: {reason}; reconnecting");
-                    connected.remove(&node);
-                }
-            },
+            }
+            Message::Item(node, Item::Lost { lost_events, .. }) => {
+                printer.print(&Item::Lost { lost_events, node: Some(node) })?;
+            }
+            Message::End(node, reason) => {
+                printer.message(&format!("node {node}: {reason}; reconnecting"));
+            }
+            Message::Retry(node) => {
+                connected.remove(&node);
+            }
         }
+    }
+    Ok(())
+}
+
+/// Searches agents until nothing receives them.
+async fn search(cluster: impl Cluster, messages: mpsc::Sender<Message>) {
+    while messages.send(Message::Agents(cluster.list().await)).await.is_ok() {
+        sleep(RETRY_INTERVAL).await;
     }
 }
 
@@ -132,36 +187,36 @@ impl Seen {
     }
 }
 
-/// Forwards the rows of one agent until the stream ends.
-async fn listen(agents: Agents, agent: Agent, messages: mpsc::Sender<(String, Message)>) {
-    let reason = match read_rows(&agents, &agent, &messages).await {
+/// Forwards the lines of one agent until the stream ends.
+async fn listen(cluster: impl Cluster, agent: Agent, messages: mpsc::Sender<Message>) {
+    let reason = match read_lines(&cluster, &agent, &messages).await {
         Ok(()) => "the agent has ended".to_owned(),
         Err(error) => format!("{error:#}"),
     };
+    let _ = messages.send(Message::End(agent.node.clone(), reason)).await;
     // Not at once: the search may find the same agent again.
     sleep(RETRY_INTERVAL).await;
-    let _ = messages.send((agent.node, Message::End(reason))).await;
+    let _ = messages.send(Message::Retry(agent.node)).await;
 }
 
-async fn read_rows(
-    agents: &Agents,
+async fn read_lines(
+    cluster: &impl Cluster,
     agent: &Agent,
-    messages: &mpsc::Sender<(String, Message)>,
+    messages: &mpsc::Sender<Message>,
 ) -> anyhow::Result<()> {
     let (sender, mut lines) = mpsc::channel::<String>(QUEUE);
     let pass_on = async move {
         while let Some(line) = lines.recv().await {
-            let row = serde_json::from_str(&line)
+            let item = serde_json::from_str(&line)
                 .context("cannot parse the response; the agent may run another version")?;
-            let message = (agent.node.clone(), Message::Row(Box::new(row)));
-            if messages.send(message).await.is_err() {
+            if messages.send(Message::Item(agent.node.clone(), item)).await.is_err() {
                 break;
             }
         }
         anyhow::Ok(())
     };
     let command = ["sluice", "drops", "-o", "json", "--follow"];
-    let (ended, passed_on) = tokio::join!(agents.run(agent, &command, sender), pass_on);
+    let (ended, passed_on) = tokio::join!(cluster.run(agent, &command, sender), pass_on);
     passed_on.and(ended)
 }
 
@@ -170,18 +225,4 @@ fn on(row: DropRow, node: &str) -> DropRow {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drop_of_a_node_is_shown_once() {
-        let row = |sequence| DropRow { sequence, ..super::super::tests::row() };
-        let mut seen = Seen::default();
-        let of = |seen: &mut Seen, node, numbers: [u64; 3]| {
-            numbers.map(|sequence| seen.is_new(node, &row(sequence)))
-        };
-        assert_eq!(of(&mut seen, "n1", [5, 6, 9]), [true; 3]);
-        assert_eq!(of(&mut seen, "n2", [5, 5, 6]), [true, false, true]);
-        assert_eq!(of(&mut seen, "n1", [6, 9, 10]), [false, false, true]);
-    }
-}
+mod tests;

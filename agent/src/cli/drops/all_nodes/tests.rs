@@ -1,0 +1,171 @@
+//! Agents that print what they are told, on a paused clock.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use anyhow::anyhow;
+use tokio::time::{Instant, sleep_until};
+
+use super::super::print::tests::row;
+use super::*;
+
+/// What the agent of a node prints, by the second, and when and how its stream ends.
+type Script = (Vec<(f64, String)>, Option<(f64, &'static str)>);
+
+/// A cluster whose agents print what they are told, one script for each connection. Without a script, an
+/// agent is not listed.
+#[derive(Clone)]
+struct Scripted {
+    scripts: Arc<Mutex<BTreeMap<&'static str, Vec<Script>>>>,
+    start: Instant,
+    /// From then on, the API server does not answer searches.
+    silent_from: f64,
+}
+
+impl Scripted {
+    fn at(&self, seconds: f64) -> Instant {
+        self.start + Duration::from_secs_f64(seconds)
+    }
+}
+
+impl Cluster for Scripted {
+    async fn list(&self) -> anyhow::Result<Vec<Agent>> {
+        if Instant::now() >= self.at(self.silent_from) {
+            std::future::pending::<()>().await;
+        }
+        let scripts = self.scripts.lock().unwrap();
+        let running = scripts.iter().filter(|(_, scripts)| !scripts.is_empty());
+        let agent = |node: &str| Agent { node: node.to_owned(), pod: format!("agent-of-{node}") };
+        Ok(running.map(|(node, _)| agent(node)).collect())
+    }
+
+    async fn run(
+        &self,
+        agent: &Agent,
+        command: &[&str],
+        lines: mpsc::Sender<String>,
+    ) -> anyhow::Result<()> {
+        assert_eq!(command, ["sluice", "drops", "-o", "json", "--follow"]);
+        let (printed, end) = self.scripts.lock().unwrap().get_mut(&*agent.node).unwrap().remove(0);
+        for (seconds, line) in printed {
+            sleep_until(self.at(seconds)).await;
+            lines.send(line).await?;
+        }
+        match end {
+            None => std::future::pending().await,
+            Some((seconds, reason)) => {
+                sleep_until(self.at(seconds)).await;
+                if reason.is_empty() { Ok(()) } else { Err(anyhow!(reason)) }
+            }
+        }
+    }
+}
+
+/// Text with the tenths of seconds after which it was written.
+struct Timed<'a>(Instant, &'a mut Vec<(u128, String)>);
+
+impl Write for Timed<'_> {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8(buffer.to_vec()).unwrap();
+        self.1.push((self.0.elapsed().as_millis() / 100, text));
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn drop_line(sequence: u64) -> String {
+    serde_json::to_string(&DropRow { sequence, node: None, ..row() }).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_of_all_nodes_are_merged_at_once_and_name_their_node() {
+    let start = Instant::now();
+    let lost = r#"{"lostEvents":9}"#.to_owned();
+    let scripts = [
+        ("n1", vec![(vec![(0.0, drop_line(1)), (0.4, drop_line(2)), (9.9, drop_line(3))], None)]),
+        (
+            "n2",
+            vec![
+                (vec![(0.2, drop_line(1)), (0.6, lost)], Some((3.0, ""))),
+                // It has kept the first drop.
+                (vec![(10.0, drop_line(1)), (10.1, drop_line(8))], None),
+            ],
+        ),
+        (
+            "n3",
+            vec![(vec![], Some((0.1, "exec: pod not found"))), (vec![(12.0, drop_line(4))], None)],
+        ),
+        ("n4", vec![(vec![(0.5, "{}".to_owned()), (0.7, drop_line(1))], None)]),
+    ];
+    let scripts = Arc::new(Mutex::new(scripts.into()));
+    let cluster = Scripted { scripts, start, silent_from: 11.0 };
+    let (mut out, mut error) = (Vec::new(), Vec::new());
+    let mut printer = Printer {
+        filter: None,
+        output: Output::Json,
+        out: Timed(start, &mut out),
+        error: &mut error,
+    };
+    let followed = timeout(Duration::from_secs(20), follow(cluster, &mut printer)).await;
+    assert!(followed.is_err(), "it ended: {followed:?}");
+    let printed: Vec<(u128, String)> = out
+        .into_iter()
+        .map(|(at, line)| match serde_json::from_str(&line).unwrap() {
+            Item::Drop(row) => (at, format!("{} {}", row.node.unwrap(), row.sequence)),
+            Item::Lost { lost_events, node } => {
+                (at, format!("{} lost {lost_events}", node.unwrap()))
+            }
+        })
+        .collect();
+    let expected = [
+        (0, "n1 1"),
+        (2, "n2 1"),
+        (4, "n1 2"),
+        (6, "n2 lost 9"),
+        (99, "n1 3"),
+        (101, "n2 8"),
+        (120, "n3 4"),
+    ];
+    assert_eq!(printed, expected.map(|(at, text)| (at, text.to_owned())));
+    assert_eq!(
+        String::from_utf8(error).unwrap(),
+        "sluice: node n3: exec: pod not found; reconnecting\n\
+         sluice: node n4: cannot parse the response; the agent may run another version: data did not match \
+         any variant of untagged enum Item; reconnecting\n\
+         sluice: node n2: the agent has ended; reconnecting\n"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn command_ends_if_no_search_succeeds() {
+    #[derive(Clone)]
+    struct Refuses;
+    impl Cluster for Refuses {
+        async fn list(&self) -> anyhow::Result<Vec<Agent>> {
+            Err(anyhow!("pods is forbidden"))
+        }
+
+        async fn run(&self, _: &Agent, _: &[&str], _: mpsc::Sender<String>) -> anyhow::Result<()> {
+            Ok(())
+        }
+    }
+    let (filter, output) = (None, Output::Text);
+    let mut printer = Printer { filter, output, out: Vec::new(), error: Vec::new() };
+    let followed = timeout(Duration::from_secs(20), follow(Refuses, &mut printer)).await;
+    assert_eq!(followed.unwrap().unwrap_err().to_string(), "pods is forbidden");
+}
+
+#[test]
+fn drop_of_a_node_is_shown_once() {
+    let row = |sequence| DropRow { sequence, ..row() };
+    let mut seen = Seen::default();
+    let of = |seen: &mut Seen, node, numbers: [u64; 3]| {
+        numbers.map(|sequence| seen.is_new(node, &row(sequence)))
+    };
+    assert_eq!(of(&mut seen, "n1", [5, 6, 9]), [true; 3]);
+    assert_eq!(of(&mut seen, "n2", [5, 5, 6]), [true, false, true]);
+    assert_eq!(of(&mut seen, "n1", [6, 9, 10]), [false, false, true]);
+}

@@ -1,0 +1,214 @@
+//! Drops as text and JSON.
+
+use std::io::{self, Stderr, Stdout, Write};
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::super::output::{Output, print_json, print_text};
+use crate::api::{DropRow, EndRow};
+
+/// A part of what `--follow` prints. In JSON, each is a line.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Item {
+    /// A drop.
+    Drop(Box<DropRow>),
+    /// So many drops are missing since the last time: the programs or the agent have lost their events.
+    #[serde(rename_all = "camelCase")]
+    Lost {
+        /// Their number.
+        lost_events: u64,
+        /// The node, where several are asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+    },
+}
+
+/// Prints what `--follow` shows.
+pub struct Printer<O, E> {
+    /// Text in the lines of drops that are shown.
+    pub filter: Option<String>,
+    /// Format of drops.
+    pub output: Output,
+    /// Where drops are printed.
+    pub out: O,
+    /// Where messages are printed.
+    pub error: E,
+}
+
+impl Printer<Stdout, Stderr> {
+    /// Prints to standard output, and messages to standard error.
+    pub fn standard(filter: Option<String>, output: Output) -> Printer<Stdout, Stderr> {
+        Printer { filter, output, out: io::stdout(), error: io::stderr() }
+    }
+}
+
+impl<O: Write, E: Write> Printer<O, E> {
+    /// Prints an item, if it is wanted.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn print(&mut self, item: &Item) -> anyhow::Result<()> {
+        let text = match (item, self.output) {
+            (Item::Drop(row), _) if !is_wanted(row, self.filter.as_deref()) => return Ok(()),
+            (_, Output::Json) => serde_json::to_string(item).context("JSON of a line")? + "\n",
+            (Item::Drop(row), Output::Text) => line(row),
+            (Item::Lost { lost_events, node }, Output::Text) => {
+                let node = node.as_deref().map(|node| format!("node {node}: ")).unwrap_or_default();
+                self.message(&format!(
+                    "{node}dropped packets that are missing here: {lost_events}; `sluice counters` includes them"
+                ));
+                return Ok(());
+            }
+        };
+        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        written.context("write to standard output")
+    }
+
+    /// Prints a message. Like that of other commands, it is lost if standard error is closed.
+    pub fn message(&mut self, text: &str) {
+        let _ = writeln!(self.error, "sluice: {text}");
+    }
+}
+
+/// Prints the rows that are wanted.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn print(mut rows: Vec<DropRow>, filter: Option<&str>, output: Output) -> anyhow::Result<()> {
+    rows.retain(|row| is_wanted(row, filter));
+    match output {
+        Output::Json => print_json(&rows),
+        Output::Text if rows.is_empty() => {
+            eprintln!("No dropped packets found.");
+            Ok(())
+        }
+        Output::Text => print_text(&rows.iter().map(line).collect::<String>()),
+    }
+}
+
+fn is_wanted(row: &DropRow, filter: Option<&str>) -> bool {
+    filter.is_none_or(|text| line(row).contains(text))
+}
+
+/// A drop in a line, with one for the labels of its pods and for each reason.
+fn line(row: &DropRow) -> String {
+    let end = |pods: &[EndRow], address: IpAddr, port: u16| {
+        let address = match port {
+            0 => address.to_string(),
+            port => SocketAddr::new(address, port).to_string(),
+        };
+        let names = pods.iter().map(|pod| pod.pod.as_str()).collect::<Vec<_>>().join(",");
+        if names.is_empty() { address } else { format!("{names} {address}") }
+    };
+    let DropRow { at, node, reason, protocol, source_pods, destination_pods, .. } = row;
+    let source = end(source_pods, row.source, row.source_port);
+    let destination = end(destination_pods, row.destination, row.destination_port);
+    let node = node.as_deref().map(|node| format!(" {node}")).unwrap_or_default();
+    let packet = if row.reply { "reply, " } else { "" };
+    let place = format!("{} of {}, {packet}{} bytes", row.program, row.device, row.length);
+    let mut text = format!("{at}{node} {reason} {protocol} {source} -> {destination}, {place}");
+    if !row.policies.is_empty() {
+        text.push_str(&format!(", isolated by {}", row.policies.join(", ")));
+    }
+    text.push('\n');
+    for EndRow { pod, labels } in source_pods.iter().chain(destination_pods) {
+        let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels = labels.collect::<Vec<_>>().join(",");
+        if !labels.is_empty() {
+            text.push_str(&format!("  {pod} has {labels}\n"));
+        }
+    }
+    for reason in &row.reasons {
+        text.push_str(&format!("  {reason}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub fn row() -> DropRow {
+        let pod = |name: &str, labels: &[(&str, &str)]| EndRow {
+            pod: name.to_owned(),
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
+        DropRow {
+            sequence: 1,
+            at: "2026-01-01T00:00:00.000Z".to_owned(),
+            reason: "policy_ingress".to_owned(),
+            protocol: "TCP".to_owned(),
+            source: "10.244.2.9".parse().unwrap(),
+            source_port: 40_000,
+            destination: "10.244.1.7".parse().unwrap(),
+            destination_port: 5432,
+            program: "to_pod".to_owned(),
+            device: "slc7".to_owned(),
+            length: 74,
+            reply: false,
+            node: Some("n2".to_owned()),
+            source_pods: vec![pod("lab/far", &[])],
+            destination_pods: vec![pod("shop/db-0", &[("app", "db"), ("tier", "back")])],
+            pod: Some("shop/db-0".to_owned()),
+            direction: Some(crate::api::Direction::Ingress),
+            policies: vec!["shop/db".to_owned()],
+            reasons: vec!["because".to_owned()],
+        }
+    }
+
+    #[test]
+    fn drop_by_policy_is_shown_with_pods_labels_policies_and_reasons() {
+        assert_eq!(
+            line(&row()),
+            "2026-01-01T00:00:00.000Z n2 policy_ingress TCP lab/far 10.244.2.9:40000 -> \
+             shop/db-0 10.244.1.7:5432, to_pod of slc7, 74 bytes, isolated by shop/db\n  shop/db-0 has app=db,tier=back\n  \
+             because\n"
+        );
+    }
+
+    fn printed(items: &[Item], filter: Option<&str>, output: Output) -> [String; 2] {
+        let (mut out, mut error) = (Vec::new(), Vec::new());
+        let filter = filter.map(str::to_owned);
+        let mut printer = Printer { filter, output, out: &mut out, error: &mut error };
+        items.iter().for_each(|item| printer.print(item).unwrap());
+        [out, error].map(|text| String::from_utf8(text).unwrap())
+    }
+
+    #[test]
+    fn lost_events_are_a_line_of_json_or_a_message() {
+        let items = [
+            Item::Drop(Box::new(row())),
+            Item::Lost { lost_events: 5, node: None },
+            Item::Lost { lost_events: 1, node: Some("n2".to_owned()) },
+        ];
+        let [json, message] = printed(&items, None, Output::Json);
+        assert_eq!(message, "");
+        let lines: Vec<Item> =
+            json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines, items);
+        let lost: Vec<&str> = json.lines().skip(1).collect();
+        assert_eq!(lost, [r#"{"lostEvents":5}"#, r#"{"lostEvents":1,"node":"n2"}"#]);
+
+        // A filter of drops does not hide it: lost ones may match.
+        let [text, message] = printed(&items, Some("nothing"), Output::Text);
+        assert_eq!(text, "");
+        assert_eq!(
+            message,
+            "sluice: dropped packets that are missing here: 5; `sluice counters` includes them\n\
+             sluice: node n2: dropped packets that are missing here: 1; `sluice counters` includes them\n"
+        );
+    }
+
+    #[test]
+    fn dropped_reply_is_named_as_such() {
+        let row = DropRow { reply: true, program: "from_pod".to_owned(), ..row() };
+        let text = line(&row);
+        assert!(
+            text.contains(" -> shop/db-0 10.244.1.7:5432, from_pod of slc7, reply, 74 bytes"),
+            "{text}"
+        );
+    }
+}
