@@ -1,5 +1,6 @@
 //! Requests without pause, while a test changes the cluster.
 
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use crate::Namespace;
@@ -110,7 +111,9 @@ impl<'a> Load<'a> {
         let log = namespace.sh(pod, "cat /tmp/log").unwrap();
         let (ok, failed): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| *line == "ok");
         assert!(ok.len() > ENOUGH, "{} requests are too few", ok.len());
-        println!("{} requests, {} failed", ok.len() + failed.len(), failed.len());
+        // To standard output itself, which libtest does not capture.
+        let (all, lost) = (ok.len() + failed.len(), failed.len());
+        let _ = writeln!(io::stdout().lock(), "\n    {all} requests of {pod}, {lost} failed");
         failed.into_iter().map(str::to_owned).collect()
     }
 }
