@@ -5,6 +5,7 @@ mod attacks;
 mod changes;
 mod oracle;
 mod translated;
+mod world;
 
 use packet_tests::*;
 use sluice_abi::PolicyDirection::{Egress, Ingress};
