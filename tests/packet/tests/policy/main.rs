@@ -5,6 +5,7 @@ mod attacks;
 mod changes;
 mod exits;
 mod oracle;
+mod pressure;
 mod translated;
 mod world;
 
