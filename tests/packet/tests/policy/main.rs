@@ -6,6 +6,7 @@ mod changes;
 mod exits;
 mod oracle;
 mod pressure;
+mod sequences;
 mod translated;
 mod world;
 
