@@ -11,6 +11,7 @@
 mod event;
 mod flow;
 mod maps;
+mod packets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -187,7 +188,7 @@ impl Node {
                 for at in 0..write.len() {
                     self.maps.put_row(&write, at);
                     if looks {
-                        self.between(&before, is_one, random, tally);
+                        self.between((&before, is_one), &rewritten, random, tally);
                     }
                 }
             }
@@ -196,107 +197,6 @@ impl Node {
         self.check_flows(&before, &rewritten, random, tally);
         for _ in 0..NEW {
             self.new_flow(random, tally);
-        }
-    }
-
-    fn next_port(&mut self) -> u16 {
-        self.sport = if self.sport == 60_000 { 1024 } else { self.sport + 1 };
-        self.sport
-    }
-
-    /// Sends packets of a new flow and of the open ones between two writes of one change.
-    fn between(&mut self, before: &World, is_one: bool, random: &mut Random, tally: &mut Tally) {
-        let sport = self.next_port();
-        let mut judged = Vec::new();
-        if let Some(probe) = self.world.probe(random) {
-            let (open, reason) = Open::open(&self.maps.datapath, &self.world, probe, sport);
-            judged.push((probe, reason));
-            self.flows.extend(open.filter(|_| self.flows.len() < 2 * OPEN));
-        }
-        if !self.flows.is_empty() {
-            let open = random.pick(&self.flows);
-            let first = random.below(2) == 0;
-            judged.extend(
-                [first, !first].map(|reply| (open.probe, open.send(&self.maps.datapath, reply))),
-            );
-        }
-        for (probe, reason) in judged {
-            let (then, now) = (before.denied(probe.flow), self.world.denied(probe.flow));
-            let was = then.reason().is_none();
-            let is_required = if was && now.reason().is_none() {
-                // During a change of several objects, a flow may be dropped.
-                is_one
-            } else {
-                // Each end judges as before or as after the change, and not both at once: a flow that one end
-                // denies before and the other one after may pass.
-                then.egress.is_some() && now.egress.is_some()
-                    || then.ingress.is_some() && now.ingress.is_some()
-            };
-            if !is_required {
-                continue;
-            }
-            tally.judged += 1;
-            *tally.between.entry((was, was)).or_default() += 1;
-            assert!(
-                reason.is_none() == was,
-                "between two writes: {probe:?}: {reason:?}\n{}",
-                self.describe(before)
-            );
-        }
-    }
-
-    /// Both directions of all open flows.
-    fn check_flows(
-        &mut self,
-        before: &World,
-        rewritten: &BTreeSet<u32>,
-        random: &mut Random,
-        tally: &mut Tally,
-    ) {
-        self.cut = false;
-        for open in &self.flows {
-            let expected = self.world.denied(open.probe.flow).reason();
-            let was = before.denied(open.probe.flow).reason();
-            let first = random.below(2) == 0;
-            for is_reply in [first, !first] {
-                let reason = open.send(&self.maps.datapath, is_reply);
-                assert!(
-                    reason == expected,
-                    "open {:?}, reply: {is_reply}: {reason:?}, expected {expected:?}\n{}",
-                    open.probe,
-                    self.describe(before)
-                );
-            }
-            tally.judged += 1;
-            *tally.open.entry((was.is_none(), expected.is_none())).or_default() += 1;
-            let flow = open.probe.flow;
-            let mut ends =
-                self.world.leases.iter().filter(|lease| {
-                    lease.address == flow.source || lease.address == flow.destination
-                });
-            let is_again = ends.any(|lease| rewritten.contains(&u32::from(lease.index)));
-            tally.again += usize::from(is_again && was.is_none() && expected.is_none());
-            self.cut |= was.is_none() && expected.is_some();
-        }
-    }
-
-    fn new_flow(&mut self, random: &mut Random, tally: &mut Tally) {
-        let Some(probe) = self.world.probe(random) else { return };
-        let sport = self.next_port();
-        let (open, reason) = Open::open(&self.maps.datapath, &self.world, probe, sport);
-        let expected = self.world.denied(probe.flow).reason();
-        assert!(
-            reason == expected,
-            "new {probe:?}: {reason:?}, expected {expected:?}\n{}",
-            self.describe(&self.world)
-        );
-        tally.judged += 1;
-        if let Some(open) = open {
-            while self.flows.len() >= OPEN {
-                let at = random.below(self.flows.len());
-                self.flows.swap_remove(at);
-            }
-            self.flows.push(open);
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use packet_tests::{Action, Datapath, NODE, Packet};
-use sluice_abi::{DropReason, proto};
+use packet_tests::{Action, Datapath, NODE, Packet, tuple};
+use sluice_abi::{DropReason, FlowKey, proto};
 
 use super::super::world::{From, Probe, World, first_packet, reason_of, send};
 use super::super::{ACK, SYN_ACK};
@@ -15,6 +15,8 @@ pub struct Open {
     pub probe: Probe,
     forward: Packet,
     reply: Packet,
+    /// The key of its entry; ICMP has no ports.
+    key: Option<FlowKey>,
     /// The hook of the replies.
     reply_hook: From,
 }
@@ -45,7 +47,12 @@ impl Open {
             proto::TCP => Packet::tcp((first.src, sport), (first.dst, first.dport()), ACK, b"x"),
             _ => first,
         };
-        let mut open = Open { probe, forward, reply: answer(&delivered, SYN_ACK), reply_hook };
+        let key = (delivered.proto != proto::ICMP).then(|| {
+            let (from, to) = (delivered.src, delivered.dst);
+            let ends = ((from, delivered.sport()), (to, delivered.dport()));
+            tuple(delivered.proto, ends.0, ends.1).sorted()
+        });
+        let mut open = Open { probe, forward, reply: answer(&delivered, SYN_ACK), key, reply_hook };
         let answered = open.send(datapath, true);
         open.reply = answer(&delivered, ACK);
         // Between two writes, the rest may be dropped: it is a flow nevertheless.
@@ -53,6 +60,11 @@ impl Open {
             open.send(datapath, false);
         }
         (Some(open), None)
+    }
+
+    /// The epoch at which it was judged, if its entry is known.
+    pub fn judged(&self, datapath: &Datapath) -> Option<u32> {
+        Some(datapath.entry(&self.key?)?.judged)
     }
 
     /// Sends a packet of the flow. Returns the reason for which it is dropped.

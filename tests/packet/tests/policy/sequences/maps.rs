@@ -75,6 +75,12 @@ impl Maps {
         }
     }
 
+    /// Whether a verdict of an epoch is later than the last change that affects the pod with this index.
+    pub fn is_current(&self, index: u32, judged: u32) -> bool {
+        let revision = self.pods.get(&index).map_or(judged, |row| row.revision);
+        judged.wrapping_sub(revision).cast_signed() >= 0
+    }
+
     fn read<T: Table>(&self) -> BTreeMap<T::Key, T::Value> {
         let table = self.datapath.map::<T::Key, T::Value>(T::SPEC.name);
         table.entries().unwrap().into_iter().collect()
