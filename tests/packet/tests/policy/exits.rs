@@ -15,6 +15,9 @@ const UNREACHABLE: [u8; 4] = [203, 0, 119, 7];
 const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 const MULTICAST_MAC: [u8; 6] = [1, 0, 0x5e, 0, 0, 251];
 
+/// Sends a packet.
+type Way<'a> = &'a dyn Fn(&Packet) -> Run;
+
 fn node() -> Datapath {
     let datapath = Datapath::node();
     let arguments = ["route", "replace", "unreachable", "203.0.119.0/24"];
@@ -89,7 +92,7 @@ fn ways_to_an_isolated_pod_are_behind_its_verdict() {
     let from_wire = |packet: &Packet| datapath.from_netdev(packet);
     // The stack forwards it.
     let forwarded = |packet: &Packet| datapath.to_pod(SERVER_IFINDEX, packet);
-    let ways: [([u8; 4], &dyn Fn(&Packet) -> Run); 5] = [
+    let ways: [(_, Way<'_>); 5] = [
         (CLIENT, &from_pod),
         (FAR_POD, &from_wire),
         (EXTERNAL, &from_wire),

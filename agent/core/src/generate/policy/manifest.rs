@@ -200,8 +200,7 @@ fn selector(selector: &LabelSelector) -> Value {
     let mut expressions = Vec::new();
     for requirement in selector.requirements() {
         let key = &*requirement.key;
-        let texts =
-            |values: &[Arc<str>]| values.iter().map(|value| text(value)).collect::<Vec<_>>();
+        let texts = |values: &[Arc<str>]| values.iter().map(text).collect::<Vec<_>>();
         let (operator, values) = match &requirement.operator {
             Operator::In(values) => match &**values {
                 [value] if !equal.contains_key(key) => {

@@ -10,7 +10,7 @@ use super::super::{ACK, SYN_ACK};
 
 /// A flow whose first packets have passed.
 #[derive(Clone, Debug)]
-pub struct Open {
+pub struct OpenFlow {
     /// The flow.
     pub probe: Probe,
     forward: Packet,
@@ -21,15 +21,15 @@ pub struct Open {
     reply_hook: From,
 }
 
-impl Open {
+impl OpenFlow {
     /// Sends the first packets of a flow: a request, a reply and, for TCP, the third segment. Returns the flow, if
     /// it reaches its other end, and the reason for which the first packet is dropped.
-    pub fn open(
+    pub fn start(
         datapath: &Datapath,
         world: &World,
         probe: Probe,
         sport: u16,
-    ) -> (Option<Open>, Option<DropReason>) {
+    ) -> (Option<OpenFlow>, Option<DropReason>) {
         let first = first_packet(probe.flow, sport);
         let run = send(datapath, probe.hook, &first);
         let reason = reason_of(&run);
@@ -52,7 +52,8 @@ impl Open {
             let ends = ((from, delivered.sport()), (to, delivered.dport()));
             tuple(delivered.proto, ends.0, ends.1).sorted()
         });
-        let mut open = Open { probe, forward, reply: answer(&delivered, SYN_ACK), key, reply_hook };
+        let mut open =
+            OpenFlow { probe, forward, reply: answer(&delivered, SYN_ACK), key, reply_hook };
         let answered = open.send(datapath, true);
         open.reply = answer(&delivered, ACK);
         // Between two writes, the rest may be dropped: it is a flow nevertheless.

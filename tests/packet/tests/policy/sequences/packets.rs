@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use packet_tests::random::Random;
 
 use super::super::world::{Probe, World};
-use super::flow::Open;
+use super::flow::OpenFlow;
 use super::{Node, OPEN, Tally};
 
 impl Node {
@@ -36,12 +36,12 @@ impl Node {
         let concerns = |probe: &Probe| self.ends(*probe).any(|index| rewritten.contains(&index));
         let probe = probes.iter().find(|probe| concerns(probe)).or(probes.first());
         if let Some(&probe) = probe {
-            let (open, reason) = Open::open(&self.maps.datapath, &self.world, probe, sport);
+            let (open, reason) = OpenFlow::start(&self.maps.datapath, &self.world, probe, sport);
             judged.push((probe, reason));
             new = open;
         }
         if !self.flows.is_empty() {
-            let some: Vec<&Open> = (0..4).map(|_| random.pick(&self.flows)).collect();
+            let some: Vec<&OpenFlow> = (0..4).map(|_| random.pick(&self.flows)).collect();
             let open = some.iter().find(|open| concerns(&open.probe)).unwrap_or(&some[0]);
             let first = random.below(2) == 0;
             judged.extend(
@@ -114,7 +114,7 @@ impl Node {
     pub fn new_flow(&mut self, random: &mut Random, tally: &mut Tally) {
         let Some(probe) = self.world.probe(random) else { return };
         let sport = self.next_port();
-        let (open, reason) = Open::open(&self.maps.datapath, &self.world, probe, sport);
+        let (open, reason) = OpenFlow::start(&self.maps.datapath, &self.world, probe, sport);
         let expected = self.world.denied(probe.flow).reason();
         assert!(
             reason == expected,

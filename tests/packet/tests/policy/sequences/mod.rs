@@ -27,7 +27,7 @@ use sluice_core::policy::{LocalPod, Policies};
 use sluice_core::{Index, PolicyDirty};
 
 use self::event::{Event, event};
-use self::flow::Open;
+use self::flow::OpenFlow;
 use self::maps::Maps;
 use super::world::{World, put_pod, remove_pod, write};
 
@@ -61,7 +61,7 @@ struct Node {
     undo: Option<Change>,
     /// Whether the last change has ended flows.
     cut: bool,
-    flows: Vec<Open>,
+    flows: Vec<OpenFlow>,
     sport: u16,
 }
 
