@@ -3,9 +3,13 @@
 
 mod attacks;
 mod changes;
+mod exits;
 mod lookups;
 mod oracle;
+mod pressure;
+mod sequences;
 mod translated;
+mod world;
 
 use packet_tests::*;
 use sluice_abi::PolicyDirection::{Egress, Ingress};
@@ -264,25 +268,6 @@ fn replies_and_related_errors_pass() {
     // What the server opens itself.
     let back = syn((SERVER, PORT), (CLIENT, 80));
     datapath.from_pod(SERVER_IFINDEX, &back).dropped(DropReason::PolicyEgress);
-}
-
-#[test]
-fn exits_to_the_stack_are_behind_the_verdict() {
-    let datapath = Datapath::node();
-    datapath.isolate(CLIENT, Egress, &[], NONE);
-    let denied = |packet: &Packet| {
-        datapath.from_pod(CLIENT_IFINDEX, packet).dropped(DropReason::PolicyEgress);
-    };
-    // Hop limit, multicast, broadcast, no route, too long, other protocols, a first fragment.
-    denied(&syn((CLIENT, 1), (EXTERNAL, 80)).ttl(1));
-    denied(&Packet::udp((CLIENT, 1), ([224, 0, 0, 251], 5353), b"x"));
-    denied(&Packet::udp((CLIENT, 1), ([255, 255, 255, 255], 67), b"x"));
-    denied(&Packet::udp((CLIENT, 1), (FAR_POD, 1), &[0; 3000]));
-    denied(&Packet::new(CLIENT, EXTERNAL, 47, vec![0; 20]));
-    denied(&Packet::echo(CLIENT, NODE, 8, 1, b"x"));
-    denied(&Packet::udp((CLIENT, 1), (FAR_POD, 1), &[0; 2000]).fragment(0, 1480));
-    // Its other fragments are dropped by the same verdict.
-    denied(&Packet::udp((CLIENT, 1), (FAR_POD, 1), &[0; 2000]).fragment(1480, 528));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 mod cluster;
 mod edit;
+mod manifest;
 mod overlapping;
+mod shrink;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,6 +19,8 @@ use proptest::sample::{select, subsequence};
 
 use self::cluster::cluster_network_policy;
 pub use self::edit::{PolicyEdit, policy_edit};
+pub use self::manifest::{lease_lines, manifests, readable};
+pub use self::shrink::shrink;
 use super::{THIS_NODE, distinct, protocol, rarely};
 use crate::model::{
     Change, ContainerPort, IpBlock, Kind, LabelSelector, Labels, Namespace, NetworkPolicy, Node,

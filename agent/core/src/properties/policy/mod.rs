@@ -1,5 +1,6 @@
 //! Policies: compiled rows agree with the oracle, changes with compiling afresh, and every step is atomic.
 
+mod agreement;
 mod coverage;
 mod recovery;
 mod transitions;
@@ -16,10 +17,8 @@ use super::cases;
 use crate::generate::{self, THIS_NODE};
 use crate::index::{Index, PolicyDirty};
 use crate::model::{Change, Object, ObjectName};
-use crate::oracle::{Cluster, Sandbox, Side, side_allows};
 use crate::policy::{
-    CLOSED_END, Judgement, KnownPods, LocalPod, Policies, PolicyRows, Query, Step, Verdict,
-    open_namespaces,
+    CLOSED_END, Judgement, KnownPods, LocalPod, Policies, PolicyRows, Step, open_namespaces,
 };
 use crate::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyNetworks, PolicyPeers, PortSets, Rows, Table,
@@ -240,46 +239,6 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(300), failure_persistence: None, ..Default::default() })]
-
-    #[test]
-    fn compiled_policies_agree_with_oracle(
-        objects in generate::policy_objects(),
-        local in generate::leases(),
-    ) {
-        let index = index_of(&objects);
-        let mut policies = Policies::default();
-        policies.update(&index, &PolicyDirty::everything(), &local);
-        let rows = policies.rows();
-        let sandbox = |pod: &LocalPod| Sandbox {
-            address: pod.address,
-            name: pod.name.clone(),
-            uid: pod.uid,
-        };
-        let sandboxes: Vec<Sandbox> = local.iter().map(sandbox).collect();
-        let cluster = Cluster { objects: &objects, sandboxes: &sandboxes };
-        for (pod, sandbox) in local.iter().zip(&sandboxes) {
-            for (direction, side) in [
-                (PolicyDirection::Egress, Side::Egress),
-                (PolicyDirection::Ingress, Side::Ingress),
-            ] {
-                for peer in generate::policy_peers() {
-                    for (protocol, port) in generate::policy_probes() {
-                        let expect = side_allows(cluster, sandbox, side, peer, protocol, port);
-                        let judged = rows.judge(pod, direction, peer, protocol, port);
-                        prop_assert_eq!(
-                            judged == Judgement::Pass, expect,
-                            "{:?} {:?} {} {} {}: {:?}", pod, direction, peer, protocol, port, judged
-                        );
-                        let Some(name) = pod.name.clone() else { continue };
-                        let query = Query { pod: name, direction, peer, protocol, port };
-                        let verdict = policies.explain(&index, &query).verdict;
-                        let allowed = matches!(verdict, Verdict::Allowed(_) | Verdict::NotIsolated);
-                        prop_assert_eq!(allowed, expect, "{:?}: {:?}", query, verdict);
-                    }
-                }
-            }
-        }
-    }
 
     #[test]
     fn policies_do_not_depend_on_the_order_of_changes(

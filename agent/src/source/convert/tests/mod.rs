@@ -2,6 +2,7 @@
 
 mod cluster_network_policy;
 mod external;
+mod manifest;
 mod network_policy;
 
 use sluice_core::model::*;

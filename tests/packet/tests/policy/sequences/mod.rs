@@ -1,0 +1,286 @@
+//! Random sequences of changes, written as the agent writes them, with packets between every two: the
+//! verdicts on new flows and on open ones, replies included, are those of the oracle.
+//!
+//! ```text
+//! event --> index --> compiler --Step, Step..--> rows in the maps, one by one
+//!                                                     |  in between: what passes before and after passes,
+//!                                                     |  what an end denies before and after is dropped
+//!                                                     +--> packets of new flows and of open ones
+//! ```
+
+mod event;
+mod flow;
+mod maps;
+mod packets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use packet_tests::Datapath;
+use packet_tests::random::{Random, cases};
+use proptest::collection::vec;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use sluice_core::generate::{self, lease_lines, manifests};
+use sluice_core::model::{Change, Kind, Object, ObjectName};
+use sluice_core::policy::{LocalPod, Policies};
+use sluice_core::{Index, PolicyDirty};
+
+use self::event::{Event, event};
+use self::flow::OpenFlow;
+use self::maps::Maps;
+use super::world::{World, put_pod, remove_pod, write};
+
+/// Flows that are judged in an ordinary run; `CASES` has another number.
+const CASES: usize = 20_000;
+/// New flows after each change.
+const NEW: usize = 8;
+/// Flows that are kept open.
+const OPEN: usize = 16;
+
+/// What the flows of a run were; what never occurs shows nothing.
+#[derive(Debug, Default)]
+struct Tally {
+    judged: usize,
+    /// Open flows, by whether they were allowed before a change and are after it.
+    open: BTreeMap<(bool, bool), usize>,
+    /// Of those that stay allowed, those that are judged again.
+    again: usize,
+    /// Flows between two writes, by the same; those about which nothing is required are left out.
+    between: BTreeMap<(bool, bool), usize>,
+}
+
+/// The node: its objects and pods, what the compiler knows, and the real maps.
+struct Node {
+    maps: Maps,
+    objects: BTreeMap<(Kind, ObjectName), Object>,
+    index: Index,
+    policies: Policies,
+    world: World,
+    generations: BTreeMap<u16, u16>,
+    undo: Option<Change>,
+    /// Whether the last change has ended flows.
+    cut: bool,
+    flows: Vec<OpenFlow>,
+    sport: u16,
+}
+
+impl Node {
+    /// A node on which all rows have been written.
+    fn start(datapath: Datapath, objects: Vec<Object>, leases: Vec<LocalPod>) -> Node {
+        let mut index = Index::new(generate::THIS_NODE);
+        Change::lists(objects.iter()).into_iter().for_each(|change| index.apply(change));
+        index.take_policy_dirty();
+        let mut policies = Policies::default();
+        policies.update(&index, &PolicyDirty::everything(), &leases);
+        let rows = policies.rows();
+        let generations = leases.iter().map(|lease| (lease.index, lease.generation)).collect();
+        let objects: BTreeMap<_, _> =
+            objects.into_iter().map(|o| ((o.kind(), o.name()), o)).collect();
+        let world = World { objects: objects.values().cloned().collect(), leases, rows };
+        write(&datapath, &world);
+        let maps = Maps::new(datapath, &world.rows);
+        Node {
+            maps,
+            objects,
+            index,
+            policies,
+            world,
+            generations,
+            undo: None,
+            cut: false,
+            flows: Vec::new(),
+            sport: 1024,
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        let back = |former: Option<Object>, kind, name| match former {
+            Some(object) => Change::Apply(object),
+            None => Change::Delete(kind, name),
+        };
+        self.undo = match &change {
+            Change::Apply(object) => {
+                let key = (object.kind(), object.name());
+                let former = self.objects.insert(key.clone(), object.clone());
+                Some(back(former, key.0, key.1))
+            }
+            Change::Delete(kind, name) => {
+                let former = self.objects.remove(&(*kind, name.clone()));
+                Some(back(former, *kind, name.clone()))
+            }
+            Change::Retain(kind, names) => {
+                self.objects.retain(|(k, name), _| k != kind || names.contains(name));
+                None
+            }
+            Change::Replace(..) => panic!("{change:?} is not generated"),
+        };
+        self.index.apply(change);
+    }
+
+    /// Replaces the pods of the node. An index is used again with the next generation.
+    fn lease(&mut self, mut leases: Vec<LocalPod>) {
+        let of = |lease: &LocalPod| (lease.index, lease.address, lease.name.clone(), lease.uid);
+        for lease in &mut leases {
+            match self.world.leases.iter().find(|old| of(old) == of(lease)) {
+                Some(old) => lease.generation = old.generation,
+                None => {
+                    let last = self.generations.get(&lease.index).copied().unwrap_or_default();
+                    lease.generation = last + 1;
+                    self.generations.insert(lease.index, lease.generation);
+                }
+            }
+        }
+        for gone in self.world.leases.iter().filter(|old| !leases.contains(old)) {
+            remove_pod(&self.maps.datapath, gone);
+        }
+        for new in leases.iter().filter(|new| !self.world.leases.contains(new)) {
+            put_pod(&self.maps.datapath, new);
+        }
+        self.world.leases = leases;
+    }
+
+    /// Carries out an event, with packets between the writes, and after them.
+    fn carry_out(&mut self, event: Event, random: &mut Random, tally: &mut Tally) {
+        let before = self.world.clone();
+        match event {
+            Event::Change(change) => self.apply(change),
+            Event::Edit(edit) => {
+                let Some(change) = edit.change(&self.index) else { return };
+                self.apply(change);
+            }
+            Event::Undo => {
+                let Some(change) = self.undo.take() else { return };
+                self.apply(change);
+            }
+            Event::Leases(leases) => self.lease(leases),
+            Event::Remove(at) => {
+                let mut leases = self.world.leases.clone();
+                if at >= leases.len() {
+                    return;
+                }
+                leases.remove(at);
+                self.lease(leases);
+            }
+        }
+        let dirty = self.index.take_policy_dirty();
+        let is_one = is_one(&before, &dirty, &self.index, self.world.leases != before.leases);
+        let steps = self.policies.update(&self.index, &dirty, &self.world.leases);
+        self.world.rows = self.policies.rows();
+        self.world.objects = self.objects.values().cloned().collect();
+        // A flow ends with its pod. A pod with the address of a former one has flows of its own.
+        let changed: BTreeSet<_> = before
+            .leases
+            .iter()
+            .chain(&self.world.leases)
+            .filter(|l| !before.leases.contains(l) || !self.world.leases.contains(l))
+            .map(|lease| lease.address)
+            .collect();
+        self.flows.retain(|open| {
+            let flow = open.probe.flow;
+            !changed.contains(&flow.source) && !changed.contains(&flow.destination)
+        });
+        let looks = random.below(3) == 0 && changed.is_empty();
+        let rows = steps.iter().flat_map(|step| &step.pods).map(|(index, _)| *index);
+        let rewritten: BTreeSet<u32> = rows.collect();
+        for step in &steps {
+            for write in self.maps.writes(step) {
+                for at in 0..write.len() {
+                    self.maps.put_row(&write, at);
+                    if looks {
+                        self.between((&before, is_one), &rewritten, random, tally);
+                    }
+                }
+            }
+            self.maps.written(step);
+        }
+        self.check_flows(&before, &rewritten, random, tally);
+        for _ in 0..NEW {
+            self.new_flow(random, tally);
+        }
+    }
+
+    /// The maps have the rows of compiling afresh.
+    fn check_rows(&self) {
+        let fresh = World::new(self.world.objects.clone(), self.world.leases.clone());
+        assert_eq!(self.maps.rows(), fresh.rows);
+    }
+
+    /// Objects and pods before and after the last change.
+    fn describe(&self, before: &World) -> String {
+        let of = |world: &World, when: &str| {
+            manifests(&world.objects, &format!("{when}\n{}", lease_lines(&world.leases)))
+        };
+        of(before, "before the change") + "---\n" + &of(&self.world, "after the change")
+    }
+}
+
+/// Whether a flow keeps its verdict between the writes of a change: it is of one object, or of the pods of the
+/// node, and no object is a pod and its peer at once.
+fn is_one(before: &World, dirty: &PolicyDirty, index: &Index, leased: bool) -> bool {
+    let objects = dirty.pods.len() + dirty.policies.len();
+    let shares = |addresses: Vec<IpAddr>| {
+        let mut seen = BTreeSet::new();
+        !addresses.into_iter().all(|address| seen.insert(address))
+    };
+    let shared_before = shares(
+        before
+            .objects
+            .iter()
+            .filter_map(|object| match object {
+                Object::Pod(pod) => Some(pod.ips.iter()),
+                _ => None,
+            })
+            .flatten()
+            .collect(),
+    );
+    let shared = shares(index.pods().flat_map(|pod| pod.ips.iter()).collect());
+    objects + usize::from(dirty.nodes) + usize::from(leased) <= 1
+        && dirty.namespaces.is_empty()
+        && !shared_before
+        && !shared
+}
+
+#[test]
+fn verdicts_after_and_during_random_changes_are_those_of_the_oracle() {
+    let cases = cases(CASES);
+    let mut random = Random::from_environment();
+    let seed: Vec<u8> = (0..4).flat_map(|_| random.bits().to_ne_bytes()).collect();
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let sequences = (generate::policy_objects(), generate::leases(), vec(event(), 4..12));
+    let mut tally = Tally::default();
+    let mut datapath = Datapath::node();
+    while tally.judged < cases {
+        let (objects, leases, events) = sequences.new_tree(&mut runner).unwrap().current();
+        let mut node = Node::start(datapath, objects, leases);
+        for _ in 0..OPEN {
+            node.new_flow(&mut random, &mut tally);
+        }
+        for event in events {
+            node.carry_out(event, &mut random, &mut tally);
+            // What has ended flows is often taken back, so that they go on.
+            if std::mem::take(&mut node.cut) && random.below(2) == 0 {
+                node.carry_out(Event::Undo, &mut random, &mut tally);
+            }
+        }
+        node.check_rows();
+        datapath = node.maps.datapath;
+    }
+    println!("{tally:#?}");
+    if cases >= CASES {
+        let thousandth = |count: usize| count * 1000 / tally.judged;
+        let of =
+            |of: &BTreeMap<(bool, bool), usize>, key| of.get(&key).copied().unwrap_or_default();
+        for (name, count, least) in [
+            ("open, stays", of(&tally.open, (true, true)), 100),
+            ("open, judged again", tally.again, 20),
+            ("open, ends", of(&tally.open, (true, false)), 3),
+            ("denied, goes on", of(&tally.open, (false, true)), 1),
+            ("between, passes", of(&tally.between, (true, true)), 5),
+            ("between, is dropped", of(&tally.between, (false, false)), 10),
+        ] {
+            assert!(thousandth(count) >= least, "{name}: {count}, {tally:?}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Packets between two writes of a change, and after it.
+
+use std::collections::BTreeSet;
+
+use packet_tests::random::Random;
+
+use super::super::world::{Probe, World};
+use super::flow::OpenFlow;
+use super::{Node, OPEN, Tally};
+
+impl Node {
+    /// The indices of the pods of the node at the ends of a flow.
+    fn ends(&self, probe: Probe) -> impl Iterator<Item = u32> {
+        let ends = [probe.flow.source, probe.flow.destination];
+        let pods = self.world.leases.iter().filter(move |lease| ends.contains(&lease.address));
+        pods.map(|lease| u32::from(lease.index))
+    }
+
+    fn next_port(&mut self) -> u16 {
+        self.sport = if self.sport == 60_000 { 1024 } else { self.sport + 1 };
+        self.sport
+    }
+
+    /// Sends packets of a new flow and of the open ones between two writes of one change.
+    pub fn between(
+        &mut self,
+        (before, is_one): (&World, bool),
+        rewritten: &BTreeSet<u32>,
+        random: &mut Random,
+        tally: &mut Tally,
+    ) {
+        let sport = self.next_port();
+        let (mut judged, mut new) = (Vec::new(), None);
+        // Most are of a pod whose row changes.
+        let probes: Vec<Probe> = (0..8).filter_map(|_| self.world.probe(random)).collect();
+        let concerns = |probe: &Probe| self.ends(*probe).any(|index| rewritten.contains(&index));
+        let probe = probes.iter().find(|probe| concerns(probe)).or(probes.first());
+        if let Some(&probe) = probe {
+            let (open, reason) = OpenFlow::start(&self.maps.datapath, &self.world, probe, sport);
+            judged.push((probe, reason));
+            new = open;
+        }
+        if !self.flows.is_empty() {
+            let some: Vec<&OpenFlow> = (0..4).map(|_| random.pick(&self.flows)).collect();
+            let open = some.iter().find(|open| concerns(&open.probe)).unwrap_or(&some[0]);
+            let first = random.below(2) == 0;
+            judged.extend(
+                [first, !first].map(|reply| (open.probe, open.send(&self.maps.datapath, reply))),
+            );
+        }
+        self.flows.extend(new.filter(|_| self.flows.len() < 2 * OPEN));
+        for (probe, reason) in judged {
+            let (then, now) = (before.denied(probe.flow), self.world.denied(probe.flow));
+            let was = then.reason().is_none();
+            let is_required = if was && now.reason().is_none() {
+                // During a change of several objects, a flow may be dropped.
+                is_one
+            } else {
+                // Each end judges as before or as after the change, and not both at once: a flow that one end
+                // denies before and the other one after may pass.
+                then.egress.is_some() && now.egress.is_some()
+                    || then.ingress.is_some() && now.ingress.is_some()
+            };
+            if !is_required {
+                continue;
+            }
+            tally.judged += 1;
+            *tally.between.entry((was, was)).or_default() += 1;
+            assert!(
+                reason.is_none() == was,
+                "between two writes: {probe:?}: {reason:?}\n{}",
+                self.describe(before)
+            );
+        }
+    }
+
+    /// Both directions of all open flows.
+    pub fn check_flows(
+        &mut self,
+        before: &World,
+        rewritten: &BTreeSet<u32>,
+        random: &mut Random,
+        tally: &mut Tally,
+    ) {
+        self.cut = false;
+        for open in &self.flows {
+            let expected = self.world.denied(open.probe.flow).reason();
+            let was = before.denied(open.probe.flow).reason();
+            let first = random.below(2) == 0;
+            for is_reply in [first, !first] {
+                let reason = open.send(&self.maps.datapath, is_reply);
+                assert!(
+                    reason == expected,
+                    "open {:?}, reply: {is_reply}: {reason:?}, expected {expected:?}\n{}",
+                    open.probe,
+                    self.describe(before)
+                );
+            }
+            tally.judged += 1;
+            *tally.open.entry((was.is_none(), expected.is_none())).or_default() += 1;
+            let is_again = self.ends(open.probe).any(|index| rewritten.contains(&index));
+            tally.again += usize::from(is_again && was.is_none() && expected.is_none());
+            if let Some(judged) = open.judged(&self.maps.datapath).filter(|_| expected.is_none()) {
+                for index in self.ends(open.probe) {
+                    let is_current = self.maps.is_current(index, judged);
+                    assert!(is_current, "{:?} is judged again with each packet", open.probe);
+                }
+            }
+            self.cut |= was.is_none() && expected.is_some();
+        }
+    }
+
+    /// A new flow, which stays open if it is allowed.
+    pub fn new_flow(&mut self, random: &mut Random, tally: &mut Tally) {
+        let Some(probe) = self.world.probe(random) else { return };
+        let sport = self.next_port();
+        let (open, reason) = OpenFlow::start(&self.maps.datapath, &self.world, probe, sport);
+        let expected = self.world.denied(probe.flow).reason();
+        assert!(
+            reason == expected,
+            "new {probe:?}: {reason:?}, expected {expected:?}\n{}",
+            self.describe(&self.world)
+        );
+        tally.judged += 1;
+        if let Some(open) = open {
+            while self.flows.len() >= OPEN {
+                let at = random.below(self.flows.len());
+                self.flows.swap_remove(at);
+            }
+            self.flows.push(open);
+        }
+    }
+}
