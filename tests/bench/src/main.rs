@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! netbench server --port 7000
-//! netbench client --mode rr --target 10.96.12.7:7000 --seconds 2
-//!   -> {"mode":"rr","operations":81234,"seconds":2.0,"per_second":40617.0,"p50_us":23.1,"p99_us":61.0}
+//! netbench client --mode rr --targets 10.96.12.7:7000 --seconds 2
+//!   -> [{"mode":"rr","target":"10.96.12.7:7000","operations":81234,"seconds":2.0,"per_second":40617.0,...}]
 //! ```
 //! The client uses one connection at a time: a run measures the packet path, not the scheduling of
 //! threads. `first`, `probe` and `write` print times of CLOCK_MONOTONIC, which all containers of a machine
@@ -36,15 +36,15 @@ enum Role {
         #[arg(long, default_value_t = 7000)]
         port: u16,
     },
-    /// Measure one server and print one line of JSON.
+    /// Measure servers in turns of 20 ms, and print one line of JSON.
     Client {
         /// Kind of load.
         #[arg(long)]
         mode: Mode,
-        /// Address and port of the server or of its Service.
-        #[arg(long)]
-        target: SocketAddr,
-        /// Duration in seconds.
+        /// Address and port of each server or of its Service.
+        #[arg(long, value_delimiter = ',', required = true)]
+        targets: Vec<SocketAddr>,
+        /// Duration in seconds, of each.
         #[arg(long, default_value = "2", value_parser = seconds)]
         seconds: Duration,
         /// Stay on this CPU.
@@ -96,6 +96,14 @@ enum Mode {
 }
 
 impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Mode::Rr => "rr",
+            Mode::Crr => "crr",
+            Mode::Stream => "stream",
+        }
+    }
+
     fn tag(self) -> u8 {
         match self {
             Mode::Rr | Mode::Crr => b'r',
@@ -114,11 +122,11 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().role {
         Role::Server { port } => server::run(port),
         Role::Pin { pid, cpu } => cpu::pin(pid, cpu),
-        Role::Client { mode, target, seconds, cpu } => {
+        Role::Client { mode, targets, seconds, cpu } => {
             if let Some(cpu) = cpu {
                 cpu::pin(0, cpu)?;
             }
-            let report = client::run(mode, target, seconds)?;
+            let report = client::run(mode, &targets, seconds)?;
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }

@@ -20,6 +20,12 @@ pub fn run(port: u16) -> anyhow::Result<()> {
             eprintln!("{error:#}");
         }
     });
+    accept(&listener);
+    Ok(())
+}
+
+/// Serves every connection on a thread of its own.
+pub fn accept(listener: &TcpListener) {
     for stream in listener.incoming() {
         match stream {
             // A connection that breaks ends its own thread only.
@@ -27,7 +33,6 @@ pub fn run(port: u16) -> anyhow::Result<()> {
             Err(error) => eprintln!("accept: {error}"),
         }
     }
-    Ok(())
 }
 
 fn serve(mut stream: TcpStream) -> std::io::Result<()> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::report::{Load, Network, place};
@@ -224,14 +224,19 @@ impl BenchCluster {
         Ok(())
     }
 
+    /// Address and port of a path.
+    pub fn target(&self, path: Path) -> String {
+        let server = self.server(path.same_node);
+        let address = if path.cluster_ip { &server.cluster_ip } else { &server.pod };
+        format!("{address}:{PORT}")
+    }
+
     /// Measures once: operations, or bytes, per second.
     ///
     /// # Errors
     /// When the client cannot connect or a connection breaks.
     pub fn sample(&self, load: Load, path: Path, duration: Duration) -> Result<f64> {
-        let target = self.server(path.same_node);
-        let address = if path.cluster_ip { &target.cluster_ip } else { &target.pod };
-        self.sample_at(load, &format!("{address}:{PORT}"), duration)
+        self.sample_at(load, &self.target(path), duration)
     }
 
     /// As [`BenchCluster::sample`], to an address and port.
@@ -239,12 +244,29 @@ impl BenchCluster {
     /// # Errors
     /// When the client cannot connect or a connection breaks.
     pub fn sample_at(&self, load: Load, target: &str, duration: Duration) -> Result<f64> {
-        let seconds = duration.as_secs_f64().to_string();
-        let mode = ["client", "--mode", load.mode(), "--target", target];
+        let rates = self.samples_at(load, &[target.to_owned()], duration)?;
+        rates.first().copied().context("a rate for the target")
+    }
+
+    /// Measures several addresses in turns of 20 ms, each for this time: what else the machine does affects all of
+    /// them alike. Returns a rate for each.
+    ///
+    /// # Errors
+    /// When the client cannot connect or a connection breaks.
+    pub fn samples_at(
+        &self,
+        load: Load,
+        targets: &[String],
+        duration: Duration,
+    ) -> Result<Vec<f64>> {
+        let (seconds, targets_list) = (duration.as_secs_f64().to_string(), targets.join(","));
+        let mode = ["client", "--mode", load.mode(), "--targets", &targets_list];
         let words = [&mode[..], &["--seconds", &seconds, "--cpu", &self.cpu]].concat();
         let report = self.in_client(&words, QUERY)?;
-        let rate = report["per_second"].as_f64();
-        rate.with_context(|| format!("unexpected report of netbench: {report}"))
+        let reports = report.as_array().map_or(&[][..], Vec::as_slice);
+        let rates: Vec<f64> = reports.iter().filter_map(|r| r["per_second"].as_f64()).collect();
+        ensure!(rates.len() == targets.len(), "unexpected report of netbench: {report}");
+        Ok(rates)
     }
 
     /// Runs the load generator in the client; returns the JSON that it prints.

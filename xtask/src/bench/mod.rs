@@ -144,19 +144,25 @@ fn measure(cache: &Cache, options: &Options, networks: &[Network]) -> Result<Fig
     for round in 0..options.rounds {
         let start = Instant::now();
         for group in series.chunks_mut(clusters.len()) {
-            for (index, cluster_ip) in order(round, clusters.len()) {
+            for (index, cluster_ip_first) in order(round, clusters.len()) {
                 let (Some(series), Some(cluster)) = (group.get_mut(index), clusters.get(index))
                 else {
                     continue;
                 };
-                let path = Path { same_node: series.same_node, cluster_ip };
-                let sample = sample(cluster, series.load, path, duration);
-                if let Err(error) = &sample {
+                let paths = [cluster_ip_first, !cluster_ip_first]
+                    .map(|cluster_ip| Path { same_node: series.same_node, cluster_ip });
+                let samples = samples(cluster, series.load, paths, duration);
+                if let Err(error) = &samples {
                     failures.push(format!("round {}: {error:#}", round + 1));
                 }
-                let samples =
-                    if cluster_ip { &mut series.cluster_ip } else { &mut series.pod_address };
-                samples.push(sample.ok());
+                for (n, path) in paths.into_iter().enumerate() {
+                    let of_path = if path.cluster_ip {
+                        &mut series.cluster_ip
+                    } else {
+                        &mut series.pod_address
+                    };
+                    of_path.push(samples.as_ref().ok().and_then(|samples| samples.get(n).copied()));
+                }
             }
         }
         let name = format!("round {} of {}", round + 1, options.rounds);
@@ -169,21 +175,23 @@ fn measure(cache: &Cache, options: &Options, networks: &[Network]) -> Result<Fig
     Ok(Figures { series, memory, cni_add: cni_add(cache)?, failures })
 }
 
-/// The order of one round's samples under one load: (network, whether through the ClusterIP).
-/// The first network and the first address change from round to round.
+/// The order of one round's samples under one load: (network, whether the ClusterIP is first). Both addresses
+/// are measured in turns. The first network and the first address change from round to round.
 fn order(round: usize, networks: usize) -> Vec<(usize, bool)> {
-    let cluster_ip_first = round % 2 == 1;
-    (0..networks)
-        .map(|i| (i + round) % networks)
-        .flat_map(|network| [(network, cluster_ip_first), (network, !cluster_ip_first)])
-        .collect()
+    (0..networks).map(|i| ((i + round) % networks, round % 2 == 1)).collect()
 }
 
-/// Takes one sample. Between attempts it waits until the network answers.
-fn sample(cluster: &BenchCluster, load: Load, path: Path, duration: Duration) -> Result<f64> {
+/// Takes a sample of each path, in turns. Between attempts it waits until the network answers.
+fn samples(
+    cluster: &BenchCluster,
+    load: Load,
+    paths: [Path; 2],
+    duration: Duration,
+) -> Result<Vec<f64>> {
+    let targets = paths.map(|path| cluster.target(path));
     let sample = || {
-        let rate = cluster.sample(load, path, duration);
-        rate.with_context(|| format!("{}, {}, {path}", cluster.network.label(), load.label()))
+        let rates = cluster.samples_at(load, &targets, duration);
+        rates.with_context(|| format!("{}, {}", cluster.network.label(), load.label()))
     };
     attempts(sample, || cluster.wait_reachable())
 }
@@ -274,12 +282,11 @@ mod tests {
 
     #[test]
     fn every_round_takes_every_sample_once_and_starts_with_another_network() {
-        let expected: Vec<(usize, bool)> =
-            (0..3).flat_map(|network| [(network, false), (network, true)]).collect();
         for round in 0..6 {
             let mut order = order(round, 3);
             assert_eq!(order.first(), Some(&(round % 3, round % 2 == 1)));
             order.sort_unstable();
+            let expected = [0, 1, 2].map(|network| (network, round % 2 == 1));
             assert_eq!(order, expected, "round {round}");
         }
     }

@@ -160,15 +160,18 @@ fn rounds(
     let duration = Duration::from_secs(u64::from(options.seconds));
     for round in 0..options.rounds {
         let start = Instant::now();
-        for (case, index) in order(round, subjects.len()) {
+        for (cases, index) in order(round, subjects.len()) {
             let Some(subject) = subjects.get(index) else { continue };
             let network = subject.cluster.network;
-            let sample = subject.sample(case, duration);
-            if let Err(error) = &sample {
+            let samples = subject.samples(&cases, duration);
+            if let Err(error) = &samples {
                 failures.push(format!("{services} Services, round {}: {error:#}", round + 1));
             }
-            let entry = series.iter_mut().find(|s| s.network == network && s.case == case);
-            entry.context("a series for every case")?.samples.push(sample.ok());
+            for (n, case) in cases.into_iter().enumerate() {
+                let entry = series.iter_mut().find(|s| s.network == network && s.case == case);
+                let sample = samples.as_ref().ok().and_then(|samples| samples.get(n).copied());
+                entry.context("a series for every case")?.samples.push(sample);
+            }
         }
         let name = format!("{services} Services, round {} of {}", round + 1, options.rounds);
         progress::line(&name, &format!("{} failures", failures.len()), start.elapsed());
@@ -176,16 +179,15 @@ fn rounds(
     Ok(series)
 }
 
-/// The order of one round: every case in every network. The samples that are compared follow each
-/// other; the first network and the first address change from round to round.
-fn order(round: usize, networks: usize) -> Vec<(Case, usize)> {
+/// The order of one round: every case in every network. The addresses of one load are measured in turns; the
+/// first network and the first address change from round to round.
+fn order(round: usize, networks: usize) -> Vec<(Vec<Case>, usize)> {
     let mut order = Vec::new();
     for (load, same_node, addresses) in GROUPS {
         for network in (0..networks).map(|n| (n + round) % networks) {
-            for n in 0..addresses.len() {
-                let address = addresses[(n + round) % addresses.len()];
-                order.push((Case { load, same_node, address }, network));
-            }
+            let addresses = (0..addresses.len()).map(|n| addresses[(n + round) % addresses.len()]);
+            let cases = addresses.map(|address| Case { load, same_node, address });
+            order.push((cases.collect(), network));
         }
     }
     order
@@ -232,13 +234,18 @@ impl Subject {
         })
     }
 
-    /// Takes one sample. Between attempts it waits until the address answers.
-    fn sample(&self, case: Case, duration: Duration) -> Result<f64> {
+    /// Takes a sample of each case, which have one load, in turns. Between attempts it waits until the addresses
+    /// answer.
+    fn samples(&self, cases: &[Case], duration: Duration) -> Result<Vec<f64>> {
+        let Some(first) = cases.first() else { return Ok(Vec::new()) };
+        let targets: Vec<String> = cases.iter().map(|case| self.target(*case)).collect();
         let sample = || {
-            let rate = self.cluster.sample_at(case.load, &self.target(case), duration);
-            rate.with_context(|| format!("{}, {}", self.cluster.network.label(), case.label()))
+            let rates = self.cluster.samples_at(first.load, &targets, duration);
+            rates.with_context(|| {
+                format!("{}, {} and others", self.cluster.network.label(), first.label())
+            })
         };
-        attempts(sample, || self.wait_reachable(case))
+        attempts(sample, || cases.iter().try_for_each(|case| self.wait_reachable(*case)))
     }
 
     /// Creates one more Service, whose endpoint is the measured server on the other node, and waits until
@@ -293,14 +300,18 @@ mod tests {
         let mut first = Vec::new();
         for round in 0..3 {
             let order = order(round, 3);
-            assert_eq!(order.len(), cases().len() * 3);
+            let samples: Vec<(Case, usize)> = order
+                .iter()
+                .flat_map(|(cases, network)| cases.iter().map(|case| (*case, *network)))
+                .collect();
+            assert_eq!(samples.len(), cases().len() * 3);
             for case in cases() {
                 for network in 0..3 {
-                    let count = order.iter().filter(|sample| **sample == (case, network)).count();
+                    let count = samples.iter().filter(|sample| **sample == (case, network)).count();
                     assert_eq!(count, 1, "round {round}, {}", case.label());
                 }
             }
-            first.push((order[0].0.address, order[0].1));
+            first.push((samples[0].0.address, samples[0].1));
         }
         let expected = [(Address::Pod, 0), (Address::ClusterIp, 1), (Address::OwnNodePort, 2)];
         assert_eq!(first, expected);
