@@ -1,6 +1,7 @@
 //! Measures the agent with many Services, as `cargo xtask bench scale` runs it: the real agent and
 //! maps on one node of the namespace tests, with an API server in memory. Arguments: number of
-//! Services, endpoints per Service (on average), changes. Prints one line of JSON.
+//! Services, endpoints per Service (on average), changes, and 1 if all Services are of type LoadBalancer with an
+//! address, and 2,500 of them have a NodePort. Prints one line of JSON.
 //!
 //! Loops that run only when nothing else does keep the CPUs from sleeping: in a virtual machine, waking
 //! a CPU can take longer than the change that is measured, and counts as time of the agent.
@@ -31,6 +32,7 @@ fn main() {
     let services = arguments.next().unwrap_or(10_000.0) as u32;
     let endpoints = arguments.next().unwrap_or(10.0);
     let changes = arguments.next().unwrap_or(400.0) as u32;
+    let are_external = arguments.next().is_some_and(|n| n > 0.0);
 
     let topology = Topology::new();
     let node = topology.node(1);
@@ -44,7 +46,11 @@ fn main() {
         "status": {"addresses": [{"type": "InternalIP", "address": node.address}]},
     }));
     for n in 0..services {
-        server.apply(service(n));
+        let mut service = service(n);
+        if are_external {
+            make_external(n, &mut service);
+        }
+        server.apply(service);
         server.apply(slice(n, of(n, endpoints), 0));
     }
     let kubeconfig = topology.capture_file("kubeconfig");
@@ -95,7 +101,7 @@ fn main() {
     println!(
         "{}",
         json!({
-            "services": services, "endpoints": endpoints,
+            "services": services, "endpoints": endpoints, "external": are_external,
             "programmed_s": programmed.as_secs_f64(),
             "rss_peak_kib": peak, "rss_after_list_kib": after_list,
             "rss_steady_kib": status(&process, "VmRSS"),
@@ -164,6 +170,19 @@ fn service(n: u32) -> Value {
             "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080}],
         },
     })
+}
+
+/// Gives a Service an address of a load balancer, and a NodePort if the range has one left.
+fn make_external(n: u32, service: &mut Value) {
+    let spec = &mut service["spec"];
+    spec["type"] = json!("LoadBalancer");
+    spec["allocateLoadBalancerNodePorts"] = json!(false);
+    spec["externalTrafficPolicy"] = json!("Cluster");
+    if n < 2_500 {
+        spec["ports"][0]["nodePort"] = json!(30_000 + n);
+    }
+    let address = Ipv4Addr::from(0x6440_0001 + n);
+    service["status"] = json!({"loadBalancer": {"ingress": [{"ip": address}]}});
 }
 
 /// Each generation has other addresses.

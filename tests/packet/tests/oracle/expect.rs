@@ -37,8 +37,15 @@ enum Class {
 pub struct Expected {
     action: Action,
     counters: BTreeSet<&'static str>,
-    /// Source address and destination of the packet that comes out; `None` where it is not delivered.
-    delivered: Option<([u8; 4], ([u8; 4], u16))>,
+    /// The packet that comes out; `None` where it is not delivered.
+    delivered: Option<Delivered>,
+}
+
+/// Source address and destination of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Delivered {
+    source: [u8; 4],
+    destination: ([u8; 4], u16),
 }
 
 /// A set of objects, and what the node knows about itself.
@@ -169,7 +176,8 @@ fn delivery(
         From::Node => NODE,
         From::Netdev(address) => address,
     };
-    Expected { action, counters, delivered: Some((source, (address, port))) }
+    let delivered = Some(Delivered { source, destination: (address, port) });
+    Expected { action, counters, delivered }
 }
 
 fn drop_with(reason: DropReason) -> Expected {
@@ -231,6 +239,7 @@ pub fn observed(run: &Run, has_ports: bool) -> Expected {
     Expected { action: run.action, counters: labels.into_iter().collect(), delivered }
 }
 
-fn ends(packet: &Sent, has_ports: bool) -> ([u8; 4], ([u8; 4], u16)) {
-    (packet.src, (packet.dst, if has_ports { packet.dport() } else { 0 }))
+fn ends(packet: &Sent, has_ports: bool) -> Delivered {
+    let destination = (packet.dst, if has_ports { packet.dport() } else { 0 });
+    Delivered { source: packet.src, destination }
 }
