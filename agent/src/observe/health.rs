@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_have_the_fields_of_kube_proxy() {
+    fn contract_6_6_responses_have_the_fields_of_kube_proxy() {
         let health = Health::default();
         let (_, healthz) = body(health.healthz());
         let fields = ["currentTime", "healthy", "lastUpdated", "nodeEligible", "status"];
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_change_is_reported_at_once_and_unhealthy_after_a_minute() {
+    fn contract_6_5_failed_change_is_reported_at_once_and_unhealthy_after_a_minute() {
         let health = Health::default();
         let failed = Pending::Failed("map FRONTENDS is full".into());
         health.synced(Duration::ZERO, &failed, vec![]);

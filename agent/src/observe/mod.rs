@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn each_path_has_its_answer() {
+    fn contract_6_7_each_path_has_its_answer() {
         let health = Health::default();
         let code = |path| health_answer(&health, path).map(|answer| answer.code);
         assert_eq!((code("/healthz"), code("/livez")), (Some(200), Some(200)));

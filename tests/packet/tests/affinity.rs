@@ -99,7 +99,7 @@ fn all_frontends_of_a_port_share_the_backend_of_a_client_and_other_ports_do_not(
 }
 
 #[test]
-fn only_new_connections_renew_the_timeout() {
+fn contract_4_2_only_new_connections_renew_the_timeout() {
     let datapath = datapath(&sets(&BACKENDS, &[]));
     let first = from_pod(&datapath, POD, 1000);
     for n in 0..5 {
@@ -122,7 +122,7 @@ fn only_new_connections_renew_the_timeout() {
 }
 
 #[test]
-fn a_client_leaves_a_backend_that_leaves_the_set() {
+fn contract_4_3_a_client_leaves_a_backend_that_leaves_the_set() {
     let datapath = datapath(&sets(&BACKENDS, &[]));
     let mut left = BACKENDS.to_vec();
     let mut port = 1000;
@@ -153,7 +153,7 @@ fn the_backend_of_a_client_is_in_the_set_of_the_frontend() {
 }
 
 #[test]
-fn switching_affinity_acts_on_the_next_connection() {
+fn contract_4_4_switching_affinity_acts_on_the_next_connection() {
     let datapath = datapath(&Sets { affinity_seconds: 0, ..sets(&BACKENDS, &[]) });
     let spread: BTreeSet<Endpoint> = (0..30).map(|n| from_pod(&datapath, POD, 1000 + n)).collect();
     assert!(spread.len() > 3, "{spread:?}");

@@ -37,7 +37,7 @@ fn assert_even(what: &str, counts: &BTreeMap<SocketAddr, usize>) {
 }
 
 #[test]
-fn connections_of_pods_are_spread_within_the_chi_square_bound() {
+fn contract_10_8_connections_of_pods_are_spread_within_the_chi_square_bound() {
     let datapath = Datapath::node();
     datapath.service(SERVICE, (VIP, 80, proto::TCP), &backends());
     let mut counts: BTreeMap<SocketAddr, usize> = BTreeMap::new();

@@ -81,7 +81,7 @@ fn pods_reach_node_ports_on_addresses_of_the_node_and_keep_their_loopback() {
 }
 
 #[test]
-fn a_node_port_without_endpoints_is_refused_on_every_address() {
+fn contract_3_2_a_node_port_without_endpoints_is_refused_on_every_address() {
     let (datapath, _cgroup) = node(netns_cookie());
     datapath.service_port(SERVICE, proto::UDP, &Sets::default());
     for address in [NODE, [127, 0, 0, 1]] {

@@ -254,7 +254,7 @@ fn flows_beyond_the_limit_of_a_pod_work_unconfirmed() {
 }
 
 #[test]
-fn an_idle_tcp_connection_lives_for_a_day() {
+fn contract_10_5_an_idle_tcp_connection_lives_for_a_day() {
     let datapath = Datapath::node();
     datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
     let masqueraded = connect(&datapath, 1000);

@@ -181,7 +181,7 @@ fn ports_of_the_nodes_sockets_are_not_chosen() {
 }
 
 #[test]
-fn a_flow_without_entries_gets_its_port_again_and_only_the_key_determines_it() {
+fn contract_3_12_a_flow_without_entries_gets_its_port_again_and_only_the_key_determines_it() {
     let datapath = Datapath::node();
     let ports = || {
         for name in map::FLOW_TABLES {

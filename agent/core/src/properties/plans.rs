@@ -290,7 +290,7 @@ proptest! {
     }
 
     #[test]
-    fn restart_without_changes_writes_nothing(steps in steps()) {
+    fn contract_5_5_restart_without_changes_writes_nothing(steps in steps()) {
         let mut kernel = Kernel::new(CAPACITY);
         let mut agent = Agent::start(&kernel);
         for changes in steps {

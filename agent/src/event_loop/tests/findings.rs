@@ -52,7 +52,7 @@ async fn service_that_does_not_fit_is_found_and_the_condition_names_a_few() {
     assert!(message.ends_with("and 28 more"), "{message}");
 }
 
-/// What the programs do: tests/packet/cases/external_address_of_a_host.conv.
+/// What the programs do: tests/packet/cases/contract_10_6_external_address_of_a_host.conv.
 #[tokio::test(start_paused = true)]
 async fn service_with_an_external_address_among_pods_is_found() {
     let with = |ips: &[&str], load_balancer_ips: &[&str]| {

@@ -47,7 +47,7 @@ async fn first_start_performs_each_operation_once_and_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn maps_and_routes_are_not_touched_before_every_list_has_arrived() {
+async fn contract_1_6_maps_and_routes_are_not_touched_before_every_list_has_arrived() {
     let mut kernel = FakeKernel::new(host());
     kernel.overwrite::<Backends>(7, BackendRow::default());
     kernel.routes.insert("10.244.9.0/24".parse().unwrap(), Hop::Unreachable);

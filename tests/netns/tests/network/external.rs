@@ -102,7 +102,8 @@ fn reaches_from_node_1(t: &TwoNodes, near: &Pod, policy: &str, to: &str, servers
 
 /// The client-address table, for both external traffic policies.
 #[test]
-fn each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_seen_with_its_address() {
+fn contract_3_1_each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_seen_with_its_address()
+ {
     let t = two_nodes();
     route_to_node_1(&t);
     let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];

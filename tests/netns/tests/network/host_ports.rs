@@ -15,7 +15,7 @@ fn rows(node: &netns_tests::Node) -> usize {
 }
 
 #[test]
-fn host_port_has_the_addresses_of_its_host_ip() {
+fn contract_10_7_host_port_has_the_addresses_of_its_host_ip() {
     let t = two_nodes();
     let on_loopback = json!({"hostPort": 9081, "containerPort": 8080, "hostIP": LOOPBACK});
     let on_node = json!({

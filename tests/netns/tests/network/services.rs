@@ -209,7 +209,7 @@ fn udp_clients_leave_an_endpoint_that_another_service_keeps() {
 
 /// As above, with the pod deleted: its address responds with errors, if at all.
 #[test]
-fn udp_clients_leave_a_deleted_endpoint() {
+fn contract_5_8_udp_clients_leave_a_deleted_endpoint() {
     let t = two_nodes();
     let pods = [t.a.pod("default/dns-0"), t.b.pod("default/dns-1")];
     let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));

@@ -177,7 +177,7 @@ fn the_longest_prefix_decides_the_class_of_other_addresses() {
 }
 
 #[test]
-fn egress_is_judged_after_service_translation() {
+fn contract_8_9_egress_is_judged_after_service_translation() {
     let datapath = Datapath::node();
     datapath.service(7, (VIP, 80, proto::TCP), &[(SERVER, 8080)]);
     datapath.class(SERVER, Some(WEB));
@@ -212,7 +212,7 @@ fn egress_to_outside_is_judged_before_masquerading() {
 }
 
 #[test]
-fn the_original_client_of_a_node_port_is_judged() {
+fn contract_8_10_the_original_client_of_a_node_port_is_judged() {
     let datapath = Datapath::node();
     node_port(&datapath, &[(SERVER, 80)]);
     datapath.network_class(EXTERNAL, 32, 5);
@@ -251,7 +251,7 @@ fn processes_of_the_node_reach_its_pods_and_no_other_host_does_by_that_rule() {
 }
 
 #[test]
-fn replies_and_related_errors_pass() {
+fn contract_8_13_replies_and_related_errors_pass() {
     let datapath = Datapath::node();
     datapath.class(CLIENT, Some(WEB));
     datapath.isolate(CLIENT, Ingress, &[], NONE);
