@@ -164,7 +164,7 @@ fn contract_3_1_each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_s
 /// The client-address table of ClusterIPs, for both internal traffic policies. They do not depend on the
 /// external one, which is the opposite here.
 #[test]
-fn each_kind_of_client_reaches_the_endpoints_of_the_internal_traffic_policy() {
+fn contract_3_each_kind_of_client_reaches_the_endpoints_of_the_internal_traffic_policy() {
     // Packets of the host outside to a ClusterIP arrive at node 1.
     let t = two_nodes_with_cluster_routes();
     let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
