@@ -49,6 +49,11 @@ impl Random {
         self.state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// A seed of another generator.
+    pub fn seed(&mut self) -> Vec<u8> {
+        (0..4).flat_map(|_| self.bits().to_le_bytes()).collect()
+    }
+
     /// A number below `end`.
     pub fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.bits()) * end as u128) >> 64) as usize

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use sluice_abi::{PolicyDirection, proto};
 
+use crate::generate;
 use crate::index::{Index, PolicyDirty};
 use crate::model::{
     Change, ClusterNetworkPolicy, ClusterRule, ContainerPort, IpBlock, LabelSelector, Namespace,
@@ -246,11 +247,7 @@ impl World {
         let egress = side(source, PolicyDirection::Egress, destination);
         let ingress = own_node || side(destination, PolicyDirection::Ingress, source);
         let by_rows = source == destination || egress && ingress;
-        let sandboxes: Vec<Sandbox> = self
-            .local
-            .iter()
-            .map(|pod| Sandbox { address: pod.address, name: pod.name.clone(), uid: pod.uid })
-            .collect();
+        let sandboxes: Vec<Sandbox> = self.local.iter().map(generate::sandbox).collect();
         let cluster = Cluster { objects: &self.objects, sandboxes: &sandboxes };
         let flow = NewFlow { source, destination, protocol, port, own_node };
         assert_eq!(by_rows, allows(cluster, flow), "{flow:?}: rows and oracle");

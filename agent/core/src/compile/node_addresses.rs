@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ServiceRows;
 use crate::model::{Node, NodeContext, Service};
 
 /// Addresses of this node, of all nodes, and of their pods.
@@ -41,16 +40,6 @@ impl NodeAddresses {
     pub fn pod_range_of(&self, address: &IpAddr) -> Option<IpNet> {
         let range = |len: &u8| IpNet::new(*address, *len).ok().map(|net| net.trunc());
         self.pod_prefixes.iter().filter_map(range).find(|range| self.pods.contains(range))
-    }
-
-    /// The first external address of a Service that is in a pod range, and that range.
-    pub fn first_among_pods(&self, rows: &ServiceRows) -> Option<(IpAddr, IpNet)> {
-        let external = rows
-            .frontends
-            .iter()
-            .filter(|(key, _, row)| row.kind.is_external() && !key.is_node_port());
-        let mut addresses = external.map(|(key, ..)| IpAddr::from(key.addr));
-        addresses.find_map(|address| Some((address, self.pod_range_of(&address)?)))
     }
 
     /// The addresses of this node.

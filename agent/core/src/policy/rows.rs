@@ -146,6 +146,20 @@ impl Step {
         .flatten()
         .collect()
     }
+
+    /// Makes `epoch` and the rows of pods those that the maps have after [`Step::writes`].
+    pub fn written(&self, epoch: &mut u32, present: &mut BTreeMap<u32, PodPolicy>) {
+        if !self.pods.is_empty() {
+            *epoch = epoch.wrapping_add(1);
+        }
+        for (index, row) in &self.pods {
+            if row.generation == 0 {
+                present.remove(index);
+            } else {
+                present.insert(*index, at_revision(*row, *epoch));
+            }
+        }
+    }
 }
 
 /// The row with a revision; a row of zeros is that of no pod.

@@ -155,9 +155,8 @@ impl Tables {
                 compile::service(&ServiceView { service, slices, locality, nodes })
             });
             let created = index.service(name).map_or(0, |s| s.created);
-            let among_pods = self.nodes.first_among_pods(&rows);
             if self.replace(name, created, rows, &mut changed) {
-                changed.among_pods.extend(among_pods.map(|found| (name.clone(), found)));
+                changed.among_pods.extend(Some(name.clone()).zip(self.first_among_pods(name)));
             }
         }
         if dirty.nodes {
@@ -334,6 +333,15 @@ impl Tables {
             self.services.insert(name.clone(), Compiled { owner, ports: ports.into(), frontends });
         }
         !same
+    }
+
+    /// The first external address of a Service that is in a pod range, and that range.
+    fn first_among_pods(&self, service: &ObjectName) -> Option<(IpAddr, IpNet)> {
+        let frontends = self.services.get(service)?.frontends.iter();
+        let external =
+            frontends.filter(|(key, _, row)| row.kind.is_external() && !key.is_node_port());
+        let mut addresses = external.map(|(key, ..)| IpAddr::from(key.addr));
+        addresses.find_map(|address| Some((address, self.nodes.pod_range_of(&address)?)))
     }
 
     /// Sets or withdraws the claim of one Service to one key.

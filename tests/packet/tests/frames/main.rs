@@ -250,8 +250,7 @@ fn check_mutations(property: &Property<'_>, corpus: &[Frame], random: &mut Rando
         failure_persistence: None,
         ..Config::default()
     };
-    let seed: Vec<u8> = (0..4).flat_map(|_| random.bits().to_le_bytes()).collect();
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &random.seed());
     let checked = TestRunner::new_with_rng(config, rng)
         .run(&mutations(corpus), |(hook, frame, gso)| {
             property.check(hook, &frame, gso).map_err(TestCaseError::fail)

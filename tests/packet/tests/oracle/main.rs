@@ -35,8 +35,7 @@ const PACKETS: usize = 6;
 const CASES: usize = 2_000;
 
 fn runner(random: &mut Random) -> TestRunner {
-    let seed: Vec<u8> = (0..4).flat_map(|_| random.bits().to_le_bytes()).collect();
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &random.seed());
     TestRunner::new_with_rng(Config::default(), rng)
 }
 

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use packet_tests::Datapath;
 use packet_tests::random::{Random, cases, minimize};
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sluice_abi::DropReason;
 use sluice_core::generate::{self, lease_lines, manifests, shrink};
 use sluice_core::model::Object;
 use sluice_core::oracle::NewFlow;
 use sluice_core::policy::LocalPod;
 
-use super::world::{From, World, reason, write};
+use super::world::{From, World, reason, runner, write};
 
 /// Flows that are judged in an ordinary run; `CASES` has another number.
 const CASES: usize = 10_000;
@@ -37,9 +36,7 @@ const OF_NODE_ONLY: usize = 2;
 fn verdicts_of_the_programs_are_those_of_the_oracle() {
     let cases = cases(CASES);
     let mut random = Random::from_environment();
-    let seed: Vec<u8> = (0..4).flat_map(|_| random.bits().to_ne_bytes()).collect();
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let mut runner = runner(&mut random);
     let worlds = (generate::policy_objects(), generate::leases());
     let datapath = Datapath::node();
     let mut shares: BTreeMap<String, usize> = BTreeMap::new();

@@ -5,15 +5,16 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use packet_tests::random::Random;
 use packet_tests::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sluice_abi::{
     Addr, DropReason, FlowEntry, FlowKey, LocalPod, NetworkKey, PodFlows, PolicyPeerKey,
     PolicyPortKey, PolicyPorts, map, namespace_id, proto,
 };
-use sluice_core::Index;
 use sluice_core::generate;
 use sluice_core::model::{Change, Object};
 use sluice_core::oracle::{Cluster, NewFlow, Sandbox, Side, allows, side_allows};
 use sluice_core::policy::{self, Policies, PolicyRows};
+use sluice_core::{Index, PolicyDirty};
 
 use super::SYN;
 
@@ -75,29 +76,13 @@ pub const REASONS: [DropReason; 3] =
 
 impl World {
     pub fn new(objects: Vec<Object>, leases: Vec<policy::LocalPod>) -> World {
-        let mut index = Index::new(generate::THIS_NODE);
-        for change in Change::lists(objects.iter()) {
-            index.apply(change);
-        }
-        let mut policies = Policies::default();
-        let mut dirty = index.take_policy_dirty();
-        dirty.all = true;
-        policies.update(&index, &dirty, &leases);
+        let (_, policies) = compiled(&objects, &leases);
         World { objects, leases, rows: policies.rows() }
-    }
-
-    fn sandboxes(&self) -> Vec<Sandbox> {
-        let sandbox = |lease: &policy::LocalPod| Sandbox {
-            address: lease.address,
-            name: lease.name.clone(),
-            uid: lease.uid,
-        };
-        self.leases.iter().map(sandbox).collect()
     }
 
     /// The ends that deny a flow. The rows decide only whether an end that denies it is not known yet.
     pub fn denied(&self, flow: NewFlow) -> Denied {
-        let sandboxes = self.sandboxes();
+        let sandboxes: Vec<Sandbox> = self.leases.iter().map(generate::sandbox).collect();
         let cluster = Cluster { objects: &self.objects, sandboxes: &sandboxes };
         let NewFlow { source, destination, protocol, port, own_node } = flow;
         let cause = |address, side, peer| {
@@ -157,6 +142,22 @@ impl World {
         };
         Some(Probe { hook, flow })
     }
+}
+
+/// A source of random values of proptest.
+pub fn runner(random: &mut Random) -> TestRunner {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &random.seed());
+    TestRunner::new_with_rng(Config::default(), rng)
+}
+
+/// The objects in an index, and what the compiler makes of them.
+pub fn compiled(objects: &[Object], leases: &[policy::LocalPod]) -> (Index, Policies) {
+    let mut index = Index::new(generate::THIS_NODE);
+    Change::lists(objects.iter()).into_iter().for_each(|change| index.apply(change));
+    index.take_policy_dirty();
+    let mut policies = Policies::default();
+    policies.update(&index, &PolicyDirty::everything(), leases);
+    (index, policies)
 }
 
 /// Writes all pods and policy rows, instead of those of another world.

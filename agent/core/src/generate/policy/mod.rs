@@ -27,6 +27,7 @@ use crate::model::{
     Object, ObjectName, Operator, Pod, PodPhase, PolicyPeer, PolicyPort, PolicyRule, Port,
     PortSpec, Protocol, Requirement, Uid, parse_ip,
 };
+use crate::oracle::Sandbox;
 use crate::policy::LocalPod;
 
 const NAMESPACES: [&str; 3] = ["shop", "test", "infra"];
@@ -281,6 +282,11 @@ pub fn policy_change() -> impl Strategy<Value = Change> {
         3 => policy_object().prop_map(|o| Change::Delete(o.kind(), o.name())),
         1 => select(kinds.to_vec()).prop_map(|kind| Change::Retain(kind, vec![])),
     ]
+}
+
+/// A pod of this node, as the oracle sees it.
+pub fn sandbox(pod: &LocalPod) -> Sandbox {
+    Sandbox { address: pod.address, name: pod.name.clone(), uid: pod.uid }
 }
 
 /// Leases of pods of this node with different indices, addresses and names.

@@ -52,7 +52,7 @@ impl<'a> Compiled<'a> {
         let mut policies = Policies::default();
         policies.update(&index, &PolicyDirty::everything(), local);
         let rows = policies.rows();
-        let sandboxes = local.iter().map(sandbox).collect();
+        let sandboxes = local.iter().map(generate::sandbox).collect();
         Compiled { objects, sandboxes, index, policies, rows }
     }
 
@@ -64,7 +64,7 @@ impl<'a> Compiled<'a> {
             PolicyDirection::Ingress => Side::Ingress,
         };
         let cluster = Cluster { objects: self.objects, sandboxes: &self.sandboxes };
-        let expected = side_allows(cluster, &sandbox(pod), side, peer, protocol, port);
+        let expected = side_allows(cluster, &generate::sandbox(pod), side, peer, protocol, port);
         let differs = |what: String| {
             format!(
                 "{side:?} of {}, peer {peer}, protocol {protocol}, port {port}: \
@@ -81,10 +81,6 @@ impl<'a> Compiled<'a> {
         let allowed = matches!(verdict, Verdict::Allowed(_) | Verdict::NotIsolated);
         (allowed != expected).then(|| differs(format!("explained: {verdict:?}")))
     }
-}
-
-fn sandbox(pod: &LocalPod) -> Sandbox {
-    Sandbox { address: pod.address, name: pod.name.clone(), uid: pod.uid }
 }
 
 fn probes(local: &[LocalPod]) -> impl Iterator<Item = Probe<'_>> {

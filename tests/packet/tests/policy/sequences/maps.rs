@@ -63,16 +63,7 @@ impl Maps {
 
     /// Takes in a step that was carried out.
     pub fn written(&mut self, step: &Step) {
-        if !step.pods.is_empty() {
-            self.epoch = self.epoch.wrapping_add(1);
-        }
-        for (index, row) in &step.pods {
-            if row.generation == 0 {
-                self.pods.remove(index);
-            } else {
-                self.pods.insert(*index, PodPolicy { revision: self.epoch, ..*row });
-            }
-        }
+        step.written(&mut self.epoch, &mut self.pods);
     }
 
     /// Whether a verdict of an epoch is later than the last change that affects the pod with this index.

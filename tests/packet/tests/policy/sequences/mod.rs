@@ -20,7 +20,6 @@ use packet_tests::Datapath;
 use packet_tests::random::{Random, cases};
 use proptest::collection::vec;
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sluice_core::generate::{self, lease_lines, manifests};
 use sluice_core::model::{Change, Kind, Object, ObjectName};
 use sluice_core::policy::{LocalPod, Policies};
@@ -29,7 +28,7 @@ use sluice_core::{Index, PolicyDirty};
 use self::event::{Event, event};
 use self::flow::OpenFlow;
 use self::maps::Maps;
-use super::world::{World, put_pod, remove_pod, write};
+use super::world::{World, compiled, put_pod, remove_pod, runner, write};
 
 /// Flows that are judged in an ordinary run; `CASES` has another number.
 const CASES: usize = 20_000;
@@ -68,11 +67,7 @@ struct Node {
 impl Node {
     /// A node on which all rows have been written.
     fn start(datapath: Datapath, objects: Vec<Object>, leases: Vec<LocalPod>) -> Node {
-        let mut index = Index::new(generate::THIS_NODE);
-        Change::lists(objects.iter()).into_iter().for_each(|change| index.apply(change));
-        index.take_policy_dirty();
-        let mut policies = Policies::default();
-        policies.update(&index, &PolicyDirty::everything(), &leases);
+        let (index, policies) = compiled(&objects, &leases);
         let rows = policies.rows();
         let generations = leases.iter().map(|lease| (lease.index, lease.generation)).collect();
         let objects: BTreeMap<_, _> =
@@ -245,9 +240,7 @@ fn is_one(before: &World, dirty: &PolicyDirty, index: &Index, leased: bool) -> b
 fn verdicts_after_and_during_random_changes_are_those_of_the_oracle() {
     let cases = cases(CASES);
     let mut random = Random::from_environment();
-    let seed: Vec<u8> = (0..4).flat_map(|_| random.bits().to_ne_bytes()).collect();
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let mut runner = runner(&mut random);
     let sequences = (generate::policy_objects(), generate::leases(), vec(event(), 4..12));
     let mut tally = Tally::default();
     let mut datapath = Datapath::node();

@@ -10,7 +10,6 @@ use self::features::{CLUSTER_NETWORK_POLICY, Feature, NETWORK_POLICY, OTHERS};
 use crate::generate;
 use crate::model::Object;
 use crate::oracle::{Cluster, Sandbox, Side, side_allows};
-use crate::policy::LocalPod;
 use crate::properties::coverage::{SAMPLES, samples};
 
 /// Verdicts of a side for a peer: every third probe, others for each peer.
@@ -30,13 +29,6 @@ fn verdicts<'a>(
         let probes = probes.clone().into_iter().skip(n % PROBES).step_by(PROBES);
         probes.map(move |(protocol, port)| side_allows(cluster, pod, side, peer, protocol, port))
     })
-}
-
-/// The pods of the node.
-fn sandboxes(leases: &[LocalPod]) -> Vec<Sandbox> {
-    let sandbox =
-        |pod: &LocalPod| Sandbox { address: pod.address, name: pod.name.clone(), uid: pod.uid };
-    leases.iter().map(sandbox).collect()
 }
 
 /// In how many clusters a feature decides, and the verdicts there.
@@ -59,7 +51,7 @@ fn every_field_of_policies_decides_flows_that_pass_and_that_do_not() {
     .collect();
     let mut found: BTreeMap<&str, Found> = BTreeMap::new();
     for (objects, leases) in samples((generate::policy_objects(), generate::leases())) {
-        let sandboxes = sandboxes(&leases);
+        let sandboxes: Vec<Sandbox> = leases.iter().map(generate::sandbox).collect();
         let whole: Vec<bool> = verdicts(&objects, &sandboxes).collect();
         for (name, (_, _, remove)) in &features {
             let mut rest = objects.clone();
