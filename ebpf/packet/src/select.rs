@@ -65,7 +65,7 @@ pub const fn source_port(ranges: &[PortRange; 4], hash: u32, attempt: u32) -> Op
 }
 
 /// Permutes 32-bit numbers so that each bit of the result depends on every bit of the number: the
-/// `triple32` family of Wellons with two multiplications ("lowbias32").
+/// hash "lowbias32" of C. Wellons, two rounds of a shift with XOR and a multiplication.
 #[inline(always)]
 const fn mix(mut x: u32) -> u32 {
     x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);

@@ -1,20 +1,20 @@
 //! The client: one operation after the other, for a given time.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::Mode;
+use crate::{BLOCK, Mode};
 
 /// Result of a run.
 #[derive(Serialize)]
 pub struct Report {
     mode: &'static str,
     target: SocketAddr,
-    /// Round trips, connections, or bytes that the server received.
+    /// Round trips, connections, or bytes that the server has read.
     operations: u64,
     seconds: f64,
     per_second: f64,
@@ -30,32 +30,35 @@ pub struct Report {
 /// all of them alike.
 const SLICE: Duration = Duration::from_millis(20);
 
-/// One target, what was measured so far, and its connection, if the kind of load has one only.
+/// One target, its connection, if the kind of load has one only, and what was measured so far.
 struct Target {
     address: SocketAddr,
     stream: Option<TcpStream>,
-    operations: u64,
+    /// What is written at once: [`BLOCK`] bytes of a bulk transfer, else empty.
+    block: Vec<u8>,
+    /// Blocks that the server has acknowledged.
+    blocks: u64,
+    /// Durations of the other operations in nanoseconds.
     times: Vec<u64>,
     spent: Duration,
 }
 
-/// Runs one kind of load against each target for `duration`, in turns; the order of a turn is the reverse of that
-/// of the one before. Returns a report of each target.
+/// Runs one kind of load against each target for `duration`, in turns. Returns a report of each target.
 ///
 /// # Errors
 /// When a connection cannot be established or breaks.
 pub fn run(mode: Mode, targets: &[SocketAddr], duration: Duration) -> anyhow::Result<Vec<Report>> {
     let open = |&address| Target::open(mode, address);
     let mut targets = targets.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut is_reversed = false;
+    let mut order: Vec<usize> = (0..targets.len()).collect();
     while targets.iter().any(|target| target.spent < duration) {
-        for at in 0..targets.len() {
-            let at = if is_reversed { targets.len() - 1 - at } else { at };
+        for &at in &order {
             targets[at].measure(mode, SLICE.min(duration))?;
         }
-        is_reversed = !is_reversed;
+        // No target always follows the same other one.
+        order.reverse();
     }
-    targets.into_iter().map(|target| target.report(mode)).collect()
+    Ok(targets.into_iter().map(|target| target.report(mode)).collect())
 }
 
 impl Target {
@@ -67,19 +70,26 @@ impl Target {
         if let (Mode::Rr, Some(stream)) = (mode, &mut stream) {
             stream.read_exact(&mut [0]).context("first response of the server")?;
         }
-        let times = Vec::with_capacity(if mode == Mode::Stream { 0 } else { 1 << 18 });
-        Ok(Target { address, stream, operations: 0, times, spent: Duration::ZERO })
+        let (block, times) = match mode {
+            Mode::Stream => (vec![0; BLOCK], Vec::new()),
+            Mode::Rr | Mode::Crr => (Vec::new(), Vec::with_capacity(1 << 18)),
+        };
+        Ok(Target { address, stream, block, blocks: 0, times, spent: Duration::ZERO })
     }
 
-    /// Repeats the operation for this time.
+    /// Repeats the operation for this time. Returns when nothing is under way, so that it does not disturb the
+    /// measurement of the next target.
     fn measure(&mut self, mode: Mode, duration: Duration) -> anyhow::Result<()> {
-        let buffer = if mode == Mode::Stream { vec![0; 256 * 1024] } else { Vec::new() };
         let start = Instant::now();
         let mut before = start;
+        let mut written = 0;
         while before.duration_since(start) < duration {
             match &mut self.stream {
                 Some(stream) if mode == Mode::Rr => round_trip(stream)?,
-                Some(stream) => stream.write_all(&buffer)?,
+                Some(stream) => {
+                    stream.write_all(&self.block)?;
+                    written += 1;
+                }
                 None => connect_once(self.address)?,
             }
             let now = Instant::now();
@@ -88,36 +98,34 @@ impl Target {
             }
             before = now;
         }
-        self.spent += before.duration_since(start);
+        if let (Mode::Stream, Some(stream)) = (mode, &mut self.stream) {
+            stream.read_exact(&mut vec![0; written]).context("acknowledgements of the server")?;
+            self.blocks += written as u64;
+        }
+        self.spent += start.elapsed();
         Ok(())
     }
 
-    fn report(mut self, mode: Mode) -> anyhow::Result<Report> {
-        self.operations = self.times.len() as u64;
-        if let (Mode::Stream, Some(stream)) = (mode, &mut self.stream) {
-            let start = Instant::now();
-            stream.shutdown(Shutdown::Write)?;
-            stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-            let mut total = [0; 8];
-            stream.read_exact(&mut total).context("byte count from the server")?;
-            self.operations = u64::from_be_bytes(total);
-            self.spent += start.elapsed();
-        }
+    fn report(mut self, mode: Mode) -> Report {
+        let operations = match mode {
+            Mode::Stream => self.blocks * BLOCK as u64,
+            Mode::Rr | Mode::Crr => self.times.len() as u64,
+        };
         self.times.sort_unstable();
         let at = |share: f64| {
             let index = ((self.times.len() as f64 - 1.0) * share) as usize;
             self.times.get(index).map(|&ns| ns as f64 / 1000.0)
         };
         let seconds = self.spent.as_secs_f64();
-        Ok(Report {
+        Report {
             mode: mode.name(),
             target: self.address,
-            operations: self.operations,
+            operations,
             seconds,
-            per_second: self.operations as f64 / seconds,
+            per_second: operations as f64 / seconds,
             p50_us: at(0.5),
             p99_us: at(0.99),
-        })
+        }
     }
 }
 
@@ -163,15 +171,34 @@ fn close_with_reset(stream: TcpStream) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::thread;
+
     use super::*;
+    use crate::server;
+
+    /// Serves connections at each of several ports, and keeps the sequence in which the ports had them.
+    fn servers<const N: usize>() -> ([SocketAddr; N], Arc<Mutex<Vec<usize>>>) {
+        let accepted = Arc::new(Mutex::new(Vec::new()));
+        let addresses = std::array::from_fn(|n| {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let accepted = Arc::clone(&accepted);
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    accepted.lock().unwrap_or_else(PoisonError::into_inner).push(n);
+                    thread::spawn(move || server::serve(stream));
+                }
+            });
+            address
+        });
+        (addresses, accepted)
+    }
 
     #[test]
-    fn targets_are_measured_in_turns_for_the_same_time() {
-        let listeners = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let targets = [0, 1].map(|n: usize| listeners[n].local_addr().expect("an address"));
-        for listener in listeners {
-            std::thread::spawn(move || crate::server::accept(&listener));
-        }
+    fn each_target_has_the_same_time() {
+        let (targets, _) = servers::<2>();
         for mode in [Mode::Rr, Mode::Crr, Mode::Stream] {
             let reports = run(mode, &targets, Duration::from_millis(50)).expect("both serve");
             assert_eq!(reports.iter().map(|r| r.target).collect::<Vec<_>>(), targets);
@@ -180,6 +207,40 @@ mod tests {
                 "{}",
                 mode.name()
             );
+        }
+    }
+
+    #[test]
+    fn targets_are_measured_in_turns_and_backwards_in_every_other() {
+        let (targets, accepted) = servers::<3>();
+        run(Mode::Crr, &targets, 10 * SLICE).expect("all serve");
+        let mut turns = accepted.lock().expect("no thread has panicked").clone();
+        turns.dedup();
+        // The last target of a turn is the first of the next one. A slice can be late, and save its target a turn.
+        assert!(turns.starts_with(&[0, 1, 2, 1, 0, 1, 2]), "{turns:?}");
+    }
+
+    #[test]
+    fn nothing_is_under_way_between_two_turns_of_a_bulk_transfer() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        // A server that reads with every delay that the scheduler gives it, and counts.
+        let read = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&read);
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream.read_exact(&mut [0]).expect("the kind of load");
+            let mut block = vec![0; BLOCK];
+            while stream.read_exact(&mut block).is_ok() {
+                *counted.lock().expect("no thread has panicked") += 1;
+                thread::yield_now();
+                stream.write_all(&[0]).expect("a client that reads");
+            }
+        });
+        let mut target = Target::open(Mode::Stream, address).expect("it serves");
+        for _ in 0..5 {
+            target.measure(Mode::Stream, Duration::from_millis(5)).expect("it serves");
+            assert_eq!(target.blocks, *read.lock().expect("no thread has panicked"));
         }
     }
 }

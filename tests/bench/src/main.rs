@@ -84,6 +84,9 @@ enum Role {
     Write(write::Options),
 }
 
+/// Bytes of a bulk transfer that are written at once, and acknowledged with one byte.
+const BLOCK: usize = 256 * 1024;
+
 /// Kind of load. The first byte of a connection selects it in the server.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
@@ -91,7 +94,7 @@ enum Mode {
     Rr,
     /// Connect, request and response of one byte each, close.
     Crr,
-    /// Bulk transfer; the server counts the bytes.
+    /// Bulk transfer; the server acknowledges each [`BLOCK`].
     Stream,
 }
 

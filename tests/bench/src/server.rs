@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use anyhow::Context;
 
-use crate::{Mode, datagram};
+use crate::{BLOCK, Mode, datagram};
 
 /// Serves clients until the process is killed.
 ///
@@ -25,7 +25,7 @@ pub fn run(port: u16) -> anyhow::Result<()> {
 }
 
 /// Serves every connection on a thread of its own.
-pub fn accept(listener: &TcpListener) {
+fn accept(listener: &TcpListener) {
     for stream in listener.incoming() {
         match stream {
             // A connection that breaks ends its own thread only.
@@ -35,11 +35,15 @@ pub fn accept(listener: &TcpListener) {
     }
 }
 
-fn serve(mut stream: TcpStream) -> std::io::Result<()> {
+/// Serves one connection until its client closes it.
+///
+/// # Errors
+/// When the connection breaks.
+pub fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut tag = [0];
     stream.read_exact(&mut tag)?;
-    if tag[0] == Mode::Stream.tag() { count(stream) } else { echo(stream, tag[0]) }
+    if tag[0] == Mode::Stream.tag() { acknowledge(stream) } else { echo(stream, tag[0]) }
 }
 
 /// Returns each byte, including the first.
@@ -53,15 +57,18 @@ fn echo(mut stream: TcpStream, first: u8) -> std::io::Result<()> {
     }
 }
 
-/// Reads to the end, then sends the number of bytes (8 bytes, big endian).
-fn count(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = vec![0; 256 * 1024];
-    let mut total = 0u64;
+/// Answers each whole block of [`BLOCK`] bytes with one byte.
+fn acknowledge(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut buffer = vec![0; BLOCK];
+    let mut filled = 0;
     loop {
-        match stream.read(&mut buffer)? {
-            0 => break,
-            n => total += n as u64,
+        match stream.read(&mut buffer[filled..])? {
+            0 => return Ok(()),
+            n => filled += n,
+        }
+        if filled == BLOCK {
+            stream.write_all(&[0])?;
+            filled = 0;
         }
     }
-    stream.write_all(&total.to_be_bytes())
 }

@@ -74,7 +74,7 @@ fn exits_of_what_an_isolated_pod_sends() {
 
 #[test]
 fn exits_of_a_pod_that_may_send_are_to_the_stack() {
-    // The same packets, so that the drops above are those of the policy.
+    // Some of these packets, so that the drops above are those of the policy.
     let datapath = node();
     let send = |packet: &Packet| datapath.from_pod(CLIENT_IFINDEX, packet);
     send(&syn((CLIENT, 1), (EXTERNAL, 80)).ttl(1)).to_stack(&[]);
