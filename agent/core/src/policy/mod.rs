@@ -8,7 +8,8 @@
 //! The rows follow from the objects alone, not from the order of the changes, as long as the maps hold them: which
 //! addresses get no class in a full map depends on what was there before. A change becomes one or more
 //! steps, and during each of them every pod of this node judges every address as before or as after the
-//! change, or it is closed.
+//! change, or it is closed. A flow between two of them that is denied before and after is denied during each
+//! of them.
 
 mod classes;
 mod compiler;
@@ -20,6 +21,7 @@ mod interpret;
 mod namespaces;
 mod networks;
 mod numbers;
+mod pairs;
 mod pods;
 mod ports;
 mod recovery;
@@ -44,8 +46,8 @@ pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
 pub use selection::{selects_namespace, subject_selects};
 use sluice_abi::{PolicyDirection, namespace_id};
-#[cfg(test)]
-pub(crate) use tables::CLOSED_END;
+#[cfg(any(test, feature = "generate"))]
+pub use tables::CLOSED_END;
 
 use crate::index::Index;
 use crate::model::{Kind, ObjectName, Uid};

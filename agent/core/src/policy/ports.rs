@@ -1,6 +1,8 @@
 //! Sets of ports: normal form, and the rows that hold them.
 
-use sluice_abi::{PolicyPortKey, PolicyPorts, PortBe, proto};
+use std::collections::BTreeMap;
+
+use sluice_abi::{PolicyPortKey, PolicyPorts, PortBe, ports_kind, proto};
 
 /// Ports of one protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +63,43 @@ impl Ports {
             [Range { proto, first, last }] => Some(PolicyPorts::range(*proto, *first, *last)),
             _ => None,
         }
+    }
+
+    /// The set of a value that needs no rows: the reverse of [`Ports::inline`].
+    pub fn of_inline(value: PolicyPorts) -> Option<Ports> {
+        match value.kind {
+            ports_kind::ALL => Some(Ports::all()),
+            ports_kind::RANGE => {
+                let PolicyPorts { proto, first, last, .. } = value;
+                Some(Ports { others: false, ranges: [Range { proto, first, last }].into() })
+            }
+            ports_kind::SET => None,
+            _ => Some(Ports::default()),
+        }
+    }
+
+    /// The set with an id, from the rows of all sets: the reverse of [`Ports::rows`].
+    pub fn of_rows(id: u64, rows: &BTreeMap<PolicyPortKey, u32>) -> Ports {
+        let id = PolicyPortKey::words(id);
+        let mut ports = Ports::default();
+        // The longest prefix decides.
+        for prefix_len in 64..=96 {
+            let first = PolicyPortKey { prefix_len, id, ..PolicyPortKey::default() };
+            let last = PolicyPortKey { proto: u8::MAX, port: PortBe::new(u16::MAX), ..first };
+            for (key, value) in rows.range(first..=last) {
+                let of_row = match prefix_len {
+                    ..80 => Ports::all(),
+                    _ => {
+                        let first = key.port.get();
+                        let last = first | (u16::MAX.checked_shr(prefix_len - 80).unwrap_or(0));
+                        let range = Range { proto: key.proto, first, last };
+                        Ports { others: false, ranges: [range].into() }
+                    }
+                };
+                ports = if *value == 0 { ports.minus(&of_row) } else { ports.or(&of_row) };
+            }
+        }
+        ports
     }
 
     /// What is in this set and not in the other one.
@@ -193,6 +232,10 @@ mod tests {
         assert_eq!(Ports::all().inline(), Some(PolicyPorts::ALL));
         assert_eq!(union(&[(TCP, 80, 90)]).inline(), Some(PolicyPorts::range(TCP, 80, 90)));
         assert_eq!(union(&[(TCP, 80, 80), (UDP, 80, 80)]).inline(), None);
+        for ports in [Ports::default(), Ports::all(), union(&[(TCP, 80, 90)])] {
+            assert_eq!(ports.inline().and_then(Ports::of_inline), Some(ports));
+        }
+        assert_eq!(Ports::of_inline(PolicyPorts::set(7)), None);
     }
 
     /// What the programs find for a protocol and port.
@@ -219,6 +262,11 @@ mod tests {
             let set = union(ranges);
             let complement = Ports::all().minus(&set);
             let (rows, others) = (set.rows(7), complement.rows(8));
+            for (id, ports, rows) in [(7, &set, &rows), (8, &complement, &others)] {
+                let beside = Ports::all().minus(&union(&[(TCP, 7, 9)])).rows(9);
+                let rows: BTreeMap<_, _> = rows.iter().copied().chain(beside).collect();
+                assert_eq!(Ports::of_rows(id, &rows), *ports);
+            }
             assert!(rows.len() <= ranges.len() * 30, "{} rows", rows.len());
             assert!(others.len() <= ranges.len() * 40, "{} rows", others.len());
             for proto in [TCP, UDP, SCTP, 1, 0, 255] {

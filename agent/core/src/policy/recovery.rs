@@ -4,8 +4,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{PodPolicy, PolicyEnd, PolicyPortKey, ports_kind};
+use sluice_abi::{PodPolicy, PolicyDirection, PolicyEnd, PolicyPortKey, ports_kind};
 
+use super::LocalPod;
+use super::pairs::exposed;
 use super::rows::{PolicyRows, RowChange, Step};
 use super::tables::CLOSED_END;
 
@@ -14,11 +16,12 @@ impl Step {
     /// verdict depends on, (2) close pods, (3) remove classes that are not wanted if old and new ones do not fit
     /// together, (4) change all other rows, (5) open closed pods and add new ones. Flows
     /// of all isolated pods are judged again if rows of other maps than `POD_POLICY` change, or if `rejudge`.
-    /// `capacity` is that of `POLICY_CLASSES`.
+    /// `local` are all pods of this node, `capacity` is that of `POLICY_CLASSES`.
     pub fn recovery(
         capacity: u32,
         mut old: PolicyRows,
         new: &PolicyRows,
+        local: &[LocalPod],
         rejudge: bool,
     ) -> [Step; 5] {
         let differs = !old.has_tables_of(new);
@@ -26,7 +29,8 @@ impl Step {
         let changed = ChangedTables::between(&old, new);
         let unwanted = old.classes.keys().filter(|address| !new.classes.contains_key(address));
         let is_full = new.classes.len() + unwanted.count() > capacity as usize;
-        let closing = Step::closing(&old, new, &changed, is_full);
+        let servers = exposed(&old, new, local);
+        let closing = Step::closing(&old, new, &changed, is_full, &servers);
         let mut eviction = Step::default();
         if is_full {
             let deletes = take(&mut old.classes, |address| new.classes.contains_key(address));
@@ -44,7 +48,8 @@ impl Step {
                     *end = *now;
                 }
             }
-            row.is_some() || !next.ends.iter().any(|end| changed.deletes.contains(&end.table))
+            let judges_rest = next.ends.iter().any(|end| changed.deletes.contains(&end.table));
+            row.is_some() || !judges_rest && !servers.contains(index)
         });
         let mut networks = RowChange::between(&old.networks, &new.networks);
         networks.puts.sort_by_key(|(key, _)| Reverse(*key));
@@ -69,7 +74,14 @@ impl Step {
     /// table's rows, change, because neither the former nor the new rows are valid for both sets of classes.
     /// Otherwise: pods that leave a table that gains rows, which are added before the pod's row changes, and pods
     /// that get a table that loses rows, which are removed after it. In between, rows for other pods would decide.
-    fn closing(old: &PolicyRows, new: &PolicyRows, changed: &ChangedTables, all: bool) -> Step {
+    /// The ingress of `servers` is closed in any case ([`super::pairs`]).
+    fn closing(
+        old: &PolicyRows,
+        new: &PolicyRows,
+        changed: &ChangedTables,
+        all: bool,
+        servers: &BTreeSet<u32>,
+    ) -> Step {
         let mut step = Step::default();
         let moves = old.classes != new.classes || old.networks != new.networks;
         for (index, row) in &old.pods {
@@ -89,7 +101,8 @@ impl Step {
                         changed.puts.contains(&end.table) || joins_late
                     }
                 };
-                if changes && end.table != 0 {
+                let is_server = at == PolicyDirection::Ingress as usize && servers.contains(index);
+                if changes && end.table != 0 || is_server {
                     *end = CLOSED_END;
                 }
             }
@@ -238,7 +251,7 @@ mod tests {
         wanted.ports.insert(set(80), 1);
         let mut found = wanted.clone();
         found.ports.insert(set(22), 1);
-        let [removal, closing, _, middle, _] = Step::recovery(LARGEST, found, &wanted, false);
+        let [removal, closing, _, middle, _] = Step::recovery(LARGEST, found, &wanted, &[], false);
         assert_eq!((removal.ports.deletes, closing.pods.len()), (vec![set(22)], 0));
         assert_eq!((middle.ports.is_empty(), middle.pods.len()), (true, 1));
     }
@@ -254,7 +267,7 @@ mod tests {
         };
         let (found, wanted) = (with(0..7), with(5..12));
         for (capacity, evicted) in [(12, 0), (11, 5), (8, 5)] {
-            let steps = Step::recovery(capacity, found.clone(), &wanted, false);
+            let steps = Step::recovery(capacity, found.clone(), &wanted, &[], false);
             let mut rows = found.clone();
             for (at, step) in steps.iter().enumerate() {
                 let closed = rows.pods.values().all(|pod| pod.ends == [CLOSED_END; 2]);

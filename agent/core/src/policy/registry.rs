@@ -109,6 +109,11 @@ impl<T: Hash + Eq> Registry<T> {
         self.entries[number as usize].id
     }
 
+    /// The content that had an id first.
+    pub fn with_id(&self, id: u64) -> Option<&Arc<T>> {
+        self.by_id.get(&id).map(|number| self.get(*number))
+    }
+
     /// Whether another content had the id before.
     pub fn collides(&self, number: u32) -> bool {
         self.entries[number as usize].collides

@@ -9,12 +9,15 @@ use crate::visits::visit;
 #[derive(Clone, Debug)]
 pub struct Tracked<K, V> {
     rows: BTreeMap<K, V>,
+    /// Before the step.
     before: BTreeMap<K, Option<V>>,
+    /// Before the update, which has several steps.
+    former: BTreeMap<K, Option<V>>,
 }
 
 impl<K, V> Default for Tracked<K, V> {
     fn default() -> Tracked<K, V> {
-        Tracked { rows: BTreeMap::new(), before: BTreeMap::new() }
+        Tracked { rows: BTreeMap::new(), before: BTreeMap::new(), former: BTreeMap::new() }
     }
 }
 
@@ -28,12 +31,36 @@ impl<K: Ord + Copy, V: Copy + PartialEq> Tracked<K, V> {
         };
         if former != value {
             self.before.entry(key).or_insert(former);
+            self.former.entry(key).or_insert(former);
         }
     }
 
     /// The rows.
     pub fn rows(&self) -> &BTreeMap<K, V> {
         &self.rows
+    }
+
+    /// A row as it was at the last call of [`Tracked::settle`].
+    pub fn former(&self, key: &K) -> Option<V> {
+        match self.former.get(key) {
+            Some(former) => *former,
+            None => self.rows.get(key).copied(),
+        }
+    }
+
+    /// The keys whose rows were changed since the last call of [`Tracked::settle`].
+    pub fn changed(&self) -> impl Iterator<Item = &K> {
+        self.former.keys()
+    }
+
+    /// Whether the row of a key was changed since the last call of [`Tracked::settle`].
+    pub fn has_changed(&self, key: &K) -> bool {
+        self.former.contains_key(key)
+    }
+
+    /// Forgets the rows from before.
+    pub fn settle(&mut self) {
+        self.former.clear();
     }
 
     /// The changes since the last call.

@@ -148,7 +148,8 @@ impl ReconcilePolicy {
         let capacity = state.capacity().policy_classes;
         // Flows may have been judged by other tables: those of the version that is active.
         let takes_over = !self.recovered && !state.may_attach();
-        let steps = Step::recovery(capacity, rows, &wanted, rejudge || takes_over);
+        let steps =
+            Step::recovery(capacity, rows, &wanted, state.policy_pods(), rejudge || takes_over);
         let mut writes = Vec::new();
         if steps.iter().all(|step| step.pods.is_empty()) && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));

@@ -18,6 +18,7 @@
 mod capacity;
 mod change_over;
 mod classify;
+mod pairs;
 mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,7 +161,8 @@ impl Policies {
             self.local = local.to_vec();
         }
         let [leaving, rewriting, joining] = changeover;
-        let steps = [zeroth, first, leaving, rewriting, joining, last];
+        let mut steps = vec![zeroth, first, leaving, rewriting, joining, last];
+        self.close_pairs(local, &mut steps);
         steps.into_iter().filter(|step| !step.is_empty()).collect()
     }
 

@@ -50,6 +50,8 @@ pub struct Tables {
     not_fitting: usize,
     /// Tables that may have another [`Tables::end`] than before.
     changed: BTreeSet<u32>,
+    /// Sets that were released since the last call of [`Tables::settle`], by their ids.
+    released: BTreeMap<u64, Arc<Ports>>,
     /// The rows.
     pub maps: TableMaps,
 }
@@ -328,6 +330,20 @@ impl Tables {
     fn release_set(&mut self, row: Row) {
         if let Some(ports) = row.1.and_then(|set| self.sets.release(set)) {
             self.set_rows -= ports.rows(0).len();
+            self.released.insert(row.0.id, ports);
         }
+    }
+
+    /// What a row admits, now or since the last call of [`Tables::settle`].
+    pub fn contents(&self, row: PolicyPorts) -> Ports {
+        let set = || self.sets.with_id(row.id).or(self.released.get(&row.id));
+        Ports::of_inline(row).or_else(|| set().map(|set| Ports::clone(set))).unwrap_or_default()
+    }
+
+    /// Forgets rows and sets from before.
+    pub fn settle(&mut self) {
+        self.maps.peers.settle();
+        self.maps.ports.settle();
+        self.released.clear();
     }
 }

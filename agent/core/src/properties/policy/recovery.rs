@@ -56,9 +56,10 @@ proptest! {
         let after = afresh(&index, &local);
         let mut maps = Maps { rows: before.clone(), ..Maps::default() };
         let mut closed = has_closed_end([&before, &after]);
-        for step in Step::recovery(map::POLICY_CLASSES_MAX, before.clone(), &after, rejudge) {
+        for step in Step::recovery(map::POLICY_CLASSES_MAX, before.clone(), &after, &local, rejudge) {
             closed |= step.pods.iter().any(|(_, row)| row.ends.contains(&CLOSED_END));
-            let dropped = carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&before));
+            let change = Transition { before: &before, after: &after, several: true };
+            let dropped = carry_out(&mut maps, &step, &local, &own, Some(change));
             prop_assert!(!dropped || closed, "dropped without closing a pod");
         }
         prop_assert_eq!(maps.rows, after);
@@ -107,8 +108,9 @@ proptest! {
         let last = maps.revisions.values().copied().max().unwrap_or_default();
         let is_ahead = last > maps.epoch;
         maps.epoch = maps.epoch.max(last);
-        for step in Step::recovery(map::POLICY_CLASSES_MAX, found.clone(), &after, is_ahead) {
-            carry_out(&mut maps, &step, &local, Some(&after), &own, Some(&found));
+        for step in Step::recovery(map::POLICY_CLASSES_MAX, found.clone(), &after, &local, is_ahead) {
+            let change = Transition { before: &found, after: &after, several: true };
+            carry_out(&mut maps, &step, &local, &own, Some(change));
         }
         check_recorded(&maps, &recorded, &local, &own);
         prop_assert_eq!(maps.rows, after);

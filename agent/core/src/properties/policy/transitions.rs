@@ -2,7 +2,7 @@
 
 use sluice_abi::map;
 
-use super::{Maps, Own, afresh, carry_out};
+use super::{Maps, Own, Transition, afresh, carry_out};
 use crate::cases::policy_notation::{World, cluster, cluster_rule, rule};
 use crate::index::PolicyDirty;
 use crate::model::{Change, Node, Object, PolicyRule, RuleAction, Tier, parse_cidr};
@@ -22,14 +22,15 @@ fn carry_over(from: &World, to: &World, several: bool) -> bool {
     let (mut policies, mut maps) = (Policies::default(), Maps::default());
     let everything = PolicyDirty::everything();
     for step in policies.update(&from.index(), &everything, &from.local) {
-        carry_out(&mut maps, &step, &from.local, None, &Own::new(), None);
+        carry_out(&mut maps, &step, &from.local, &Own::new(), None);
     }
     let steps = policies.update(&to.index(), &everything, &to.local);
-    let (after, was) = (policies.rows(), several.then(|| maps.rows.clone()));
+    let (before, after) = (maps.rows.clone(), policies.rows());
+    let change = Transition { before: &before, after: &after, several };
     assert!(!steps.is_empty());
     let mut dropped = false;
     for step in steps {
-        dropped |= carry_out(&mut maps, &step, &to.local, Some(&after), &Own::new(), was.as_ref());
+        dropped |= carry_out(&mut maps, &step, &to.local, &Own::new(), Some(change));
     }
     assert_eq!(maps.rows, after);
     dropped
@@ -42,9 +43,9 @@ fn recover(from: &World, to: &World) -> bool {
     let mut dropped = false;
     for rejudge in [false, true] {
         let mut maps = Maps { rows: old.clone(), ..Maps::default() };
-        for step in Step::recovery(map::POLICY_CLASSES_MAX, old.clone(), &new, rejudge) {
-            let own = Own::new();
-            dropped |= carry_out(&mut maps, &step, &to.local, Some(&new), &own, Some(&old));
+        for step in Step::recovery(map::POLICY_CLASSES_MAX, old.clone(), &new, &to.local, rejudge) {
+            let change = Transition { before: &old, after: &new, several: true };
+            dropped |= carry_out(&mut maps, &step, &to.local, &Own::new(), Some(change));
         }
         assert_eq!(maps.rows, new);
     }
@@ -115,7 +116,7 @@ fn namespace_that_moves_between_policies_is_closed_in_between() {
     let (mut index, mut policies, mut maps) =
         (before.index(), Policies::default(), Maps::default());
     for step in policies.update(&index, &index.clone().take_policy_dirty(), &before.local) {
-        carry_out(&mut maps, &step, &before.local, None, &Own::new(), None);
+        carry_out(&mut maps, &step, &before.local, &Own::new(), None);
     }
     index.take_policy_dirty();
     let namespace = after.objects.iter().find(|o| o.name().to_string() == "shop");
@@ -125,9 +126,9 @@ fn namespace_that_moves_between_policies_is_closed_in_between() {
     let (rows, was) = (policies.rows(), maps.rows.clone());
     let mut closed = 0;
     for step in steps {
-        let own = Own::new();
-        let (local, after) = (&before.local, Some(&rows));
-        closed += usize::from(carry_out(&mut maps, &step, local, after, &own, Some(&was)));
+        let change = Transition { before: &was, after: &rows, several: true };
+        let dropped = carry_out(&mut maps, &step, &before.local, &Own::new(), Some(change));
+        closed += usize::from(dropped);
     }
     // From the step that closes them until the one with the new tables.
     assert!(closed >= 1, "not closed");

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use packet_tests::Datapath;
-use sluice_abi::{PodPolicy, map};
-use sluice_core::policy::{PolicyRows, Step};
+use sluice_abi::{PodPolicy, PolicyDirection, map};
+use sluice_core::policy::{CLOSED_END, PolicyRows, Step};
 use sluice_core::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks, PolicyPeers,
     PortSets, Table, Write,
@@ -70,6 +70,13 @@ impl Maps {
     pub fn is_current(&self, index: u32, judged: u32) -> bool {
         let revision = self.pods.get(&index).map_or(judged, |row| row.revision);
         judged.wrapping_sub(revision).cast_signed() >= 0
+    }
+
+    /// Whether a pod with a row is closed to flows of others for a while.
+    pub fn closes_ingress(&self, index: u32) -> bool {
+        let pods = self.datapath.map::<u32, PodPolicy>(map::POD_POLICY);
+        let row = pods.lookup(&index).unwrap().unwrap_or_default();
+        row.ends[PolicyDirection::Ingress as usize] == CLOSED_END
     }
 
     fn read<T: Table>(&self) -> BTreeMap<T::Key, T::Value> {

@@ -4,7 +4,7 @@
 //! ```text
 //! event --> index --> compiler --Step, Step..--> rows in the maps, one by one
 //!                                                     |  in between: what passes before and after passes,
-//!                                                     |  what an end denies before and after is dropped
+//!                                                     |  what is denied before and after is dropped
 //!                                                     +--> packets of new flows and of open ones
 //! ```
 
@@ -47,6 +47,8 @@ struct Tally {
     again: usize,
     /// Flows between two writes, by the same; those about which nothing is required are left out.
     between: BTreeMap<(bool, bool), usize>,
+    /// Flows that pass before and after a change of one object, but not in between, because their server is closed.
+    closed: usize,
 }
 
 /// The node: its objects and pods, what the compiler knows, and the real maps.

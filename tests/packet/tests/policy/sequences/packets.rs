@@ -52,16 +52,13 @@ impl Node {
         for (probe, reason) in judged {
             let (then, now) = (before.denied(probe.flow), self.world.denied(probe.flow));
             let was = then.reason().is_none();
-            let is_required = if was && now.reason().is_none() {
-                // During a change of several objects, a flow may be dropped.
-                is_one
-            } else {
-                // Each end judges as before or as after the change, and not both at once: a flow that one end
-                // denies before and the other one after may pass.
-                then.egress.is_some() && now.egress.is_some()
-                    || then.ingress.is_some() && now.ingress.is_some()
-            };
-            if !is_required {
+            if was != now.reason().is_none() {
+                continue;
+            }
+            // During a change of several objects a flow may be dropped, and one to a server that is closed because
+            // another flow would pass.
+            if was && !(is_one && self.ends(probe).all(|index| !self.maps.closes_ingress(index))) {
+                tally.closed += usize::from(is_one && reason.is_some());
                 continue;
             }
             tally.judged += 1;
