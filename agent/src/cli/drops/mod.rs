@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use self::print::{Item, Printer, print};
+use self::print::{Item, Lost, Printer, print};
 use super::ask;
 use super::output::Output;
 use crate::api::{DropRow, Request, Status};
@@ -71,7 +71,7 @@ fn follow(
         // The number is that since the programs were loaded.
         let more = known.replace(lost).map_or(0, |known: u64| lost.saturating_sub(known));
         if more > 0 {
-            print(Item::Lost { lost_events: more, node: None })?;
+            print(Item::Lost(Lost { lost_events: more, node: None }))?;
         }
         sleep(INTERVAL);
     }
@@ -129,7 +129,7 @@ mod tests {
         let print = |item| {
             printed.push(match item {
                 Item::Drop(row) => format!("drop {}", row.sequence),
-                Item::Lost { lost_events, .. } => format!("lost {lost_events}"),
+                Item::Lost(Lost { lost_events, .. }) => format!("lost {lost_events}"),
             });
             Ok(())
         };

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::Args;
-use super::print::{Item, Printer, print};
+use super::print::{Item, Lost, OTHER_VERSION, Printer, print};
 use crate::api::DropRow;
 use crate::cli::output::Output;
 use crate::source::agents::{Agent, Agents};
@@ -121,8 +121,7 @@ async fn all_rows(agents: &impl Cluster, agent: &Agent) -> anyhow::Result<Vec<Dr
     let command = ["sluice", "drops", "-o", "json"];
     let (ended, text) = tokio::join!(agents.run(agent, &command, sender), collect);
     ended?;
-    serde_json::from_str(&text)
-        .context("cannot parse the response; the agent may run another version")
+    serde_json::from_str(&text).context(OTHER_VERSION)
 }
 
 /// Searches agents, listens to each, and prints what they report, until the output fails. What one task waits
@@ -153,8 +152,8 @@ async fn follow<O: Write, E: Write>(
                     printer.print(&Item::Drop(Box::new(on(*row, &node))))?;
                 }
             }
-            Message::Item(node, Item::Lost { lost_events, .. }) => {
-                printer.print(&Item::Lost { lost_events, node: Some(node) })?;
+            Message::Item(node, Item::Lost(lost)) => {
+                printer.print(&Item::Lost(Lost { node: Some(node), ..lost }))?;
             }
             Message::End(node, reason) => {
                 printer.message(&format!("node {node}: {reason}; reconnecting"));
@@ -207,9 +206,8 @@ async fn read_lines(
     let (sender, mut lines) = mpsc::channel::<String>(QUEUE);
     let pass_on = async move {
         while let Some(line) = lines.recv().await {
-            let item = serde_json::from_str(&line)
-                .context("cannot parse the response; the agent may run another version")?;
-            if messages.send(Message::Item(agent.node.clone(), item)).await.is_err() {
+            let item = Message::Item(agent.node.clone(), Item::parse(&line)?);
+            if messages.send(item).await.is_err() {
                 break;
             }
         }

@@ -113,9 +113,9 @@ async fn lines_of_all_nodes_are_merged_at_once_and_name_their_node() {
     assert!(followed.is_err(), "it ended: {followed:?}");
     let printed: Vec<(u128, String)> = out
         .into_iter()
-        .map(|(at, line)| match serde_json::from_str(&line).unwrap() {
+        .map(|(at, line)| match Item::parse(&line).unwrap() {
             Item::Drop(row) => (at, format!("{} {}", row.node.unwrap(), row.sequence)),
-            Item::Lost { lost_events, node } => {
+            Item::Lost(Lost { lost_events, node }) => {
                 (at, format!("{} lost {lost_events}", node.unwrap()))
             }
         })
@@ -133,8 +133,8 @@ async fn lines_of_all_nodes_are_merged_at_once_and_name_their_node() {
     assert_eq!(
         String::from_utf8(error).unwrap(),
         "sluice: node n3: exec: pod not found; reconnecting\n\
-         sluice: node n4: cannot parse the response; the agent may run another version: data did not match \
-         any variant of untagged enum Item; reconnecting\n\
+         sluice: node n4: cannot parse the response; the agent may run another version: a line has neither \
+         `sequence` nor `lostEvents`; reconnecting\n\
          sluice: node n2: the agent has ended; reconnecting\n"
     );
 }
