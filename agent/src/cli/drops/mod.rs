@@ -1,17 +1,19 @@
 //! `sluice drops`: dropped packets and, for policies, why.
 
 mod all_nodes;
+mod missing;
 mod print;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use self::missing::LostEvents;
 use self::print::{Item, Lost, Printer, print};
-use super::ask;
+use super::REQUEST_TIMEOUT;
 use super::output::Output;
-use crate::api::{DropRow, Request, Status};
-use crate::counters::Count;
+use crate::api::{self, DropRow, Request};
 
 /// Time between two requests with `--follow`. The agent has a drop after 100 ms.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -42,36 +44,32 @@ pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
     if args.all_nodes {
         return all_nodes::run(args, output);
     }
-    let drops = |from| ask::<DropRow>(socket, &Request::Drops { from });
-    if !args.follow {
-        return print(drops(0)?, args.filter.as_deref(), output);
-    }
     let read = |from| {
-        let rows = drops(from)?;
-        let status: Vec<Status> = ask(socket, &Request::Status {})?;
-        let lost = status.iter().map(|status| Count::lost_events(&status.counters)).sum();
-        anyhow::Ok((rows, lost))
+        let rows = api::call(socket, &Request::Drops { from }, REQUEST_TIMEOUT)?;
+        anyhow::Ok(rows.with_lost_events()?)
     };
+    if !args.follow {
+        return print(read(0)?.0, args.filter.as_deref(), output);
+    }
     let mut printer = Printer::standard(args.filter.clone(), output);
     follow(read, |item| printer.print(&item), thread::sleep)
 }
 
-/// Reads the drops with a number and later ones, and the number of events that were lost so far; prints what
-/// is new, until one of them fails.
+/// Reads the drops with a number and later ones, and the numbers of lost events by reason; prints what is new,
+/// until one of them fails.
 fn follow(
-    mut read: impl FnMut(u64) -> anyhow::Result<(Vec<DropRow>, u64)>,
+    mut read: impl FnMut(u64) -> anyhow::Result<(Vec<DropRow>, BTreeMap<String, u64>)>,
     mut print: impl FnMut(Item) -> anyhow::Result<()>,
     mut sleep: impl FnMut(Duration),
 ) -> anyhow::Result<()> {
-    let (mut from, mut known) = (0, None);
+    let (mut from, mut known) = (0, LostEvents::default());
     loop {
-        let (rows, lost) = read(from)?;
+        let (rows, numbers) = read(from)?;
         from = rows.last().map_or(from, |last| last.sequence + 1);
         rows.into_iter().try_for_each(|row| print(Item::Drop(Box::new(row))))?;
-        // The number is that since the programs were loaded.
-        let more = known.replace(lost).map_or(0, |known: u64| lost.saturating_sub(known));
-        if more > 0 {
-            print(Item::Lost(Lost { lost_events: more, node: None }))?;
+        let lost_events = known.take(numbers);
+        if lost_events > 0 {
+            print(Item::Lost(Lost { lost_events, node: None }))?;
         }
         sleep(INTERVAL);
     }
@@ -89,6 +87,10 @@ mod tests {
         numbered.map(|(sequence, _)| DropRow { sequence, ..print::tests::row() }).collect()
     }
 
+    fn lost(number: u64) -> BTreeMap<String, u64> {
+        [("rate_limit".to_owned(), number)].into()
+    }
+
     #[test]
     fn drop_is_printed_once_within_500_ms() {
         let drops: Vec<Duration> = (0..200).map(|n| Duration::from_millis(n * 43)).collect();
@@ -96,7 +98,7 @@ mod tests {
         let read = |from| {
             anyhow::ensure!(now.get() <= Duration::from_secs(10), "the end");
             let rows = of_agent(&drops, now.get()).into_iter().filter(|row| row.sequence >= from);
-            Ok((rows.collect(), 7))
+            Ok((rows.collect(), lost(7)))
         };
         let print = |item| {
             let Item::Drop(row) = item else { panic!("{item:?}") };
@@ -114,16 +116,15 @@ mod tests {
 
     #[test]
     fn lost_events_are_printed_after_the_drops_among_which_they_are_missing() {
-        // The agent starts again before the last answer but one.
-        let mut answers = [(1, 40), (0, 40), (2, 45), (0, 1045), (0, 1000), (0, 1001)].into_iter();
+        let mut answers = [(1, 40), (0, 40), (2, 45), (0, 1045)].into_iter();
         let mut sequence = 0;
         let read = |_| {
-            let (rows, lost) = answers.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
+            let (rows, number) = answers.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
             let row = |_| {
                 sequence += 1;
                 DropRow { sequence, ..print::tests::row() }
             };
-            Ok(((0..rows).map(row).collect(), lost))
+            Ok(((0..rows).map(row).collect(), lost(number)))
         };
         let mut printed = Vec::new();
         let print = |item| {
@@ -134,6 +135,6 @@ mod tests {
             Ok(())
         };
         follow(read, print, drop).unwrap_err();
-        assert_eq!(printed, ["drop 1", "drop 2", "drop 3", "lost 5", "lost 1000", "lost 1"]);
+        assert_eq!(printed, ["drop 1", "drop 2", "drop 3", "lost 5", "lost 1000"]);
     }
 }
