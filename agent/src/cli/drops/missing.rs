@@ -1,6 +1,43 @@
-//! How many drops are missing among those that an agent shows.
+//! Which drops of an agent are new, and how many are missing among them.
 
 use std::collections::BTreeMap;
+
+use crate::api::DropRow;
+
+/// The last drop of an agent that was shown.
+#[derive(Debug, Default)]
+pub struct Position(Option<Last>);
+
+#[derive(Debug)]
+struct Last {
+    /// [`DropRow::first_sequence`]: the agent has started again when it differs.
+    first: Option<u64>,
+    sequence: u64,
+}
+
+impl Position {
+    /// Number from which drops are asked for.
+    pub fn next(&self) -> u64 {
+        self.0.as_ref().map_or(0, |last| last.sequence + 1)
+    }
+
+    /// Takes a drop. `None`: it was shown before. Otherwise, how many are missing before it, because the agent
+    /// keeps only the last ones; 0 for the first one, and if the agent does not say where its numbers begin.
+    pub fn take(&mut self, row: &DropRow) -> Option<u64> {
+        let DropRow { sequence, first_sequence: first, .. } = *row;
+        let last = self.0.replace(Last { first, sequence });
+        let Some(last) = last else { return Some(0) };
+        if last.first != first {
+            // What the former agent had not shown is not known.
+            return Some(first.map_or(0, |first| sequence.saturating_sub(first)));
+        }
+        if sequence <= last.sequence {
+            self.0 = Some(last);
+            return None;
+        }
+        Some(first.map_or(0, |_| sequence - last.sequence - 1))
+    }
+}
 
 /// The numbers of lost events by reason, as far as they are known.
 #[derive(Debug, Default)]
@@ -22,6 +59,46 @@ impl LostEvents {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn row(first_sequence: Option<u64>, sequence: u64) -> DropRow {
+        DropRow { first_sequence, sequence, ..super::super::print::tests::row() }
+    }
+
+    /// What each of these drops is, by the first number of its agent and its own.
+    fn found(drops: &[(Option<u64>, u64)]) -> Vec<Option<u64>> {
+        let mut position = Position::default();
+        drops.iter().map(|&(first, sequence)| position.take(&row(first, sequence))).collect()
+    }
+
+    #[test]
+    fn drop_is_new_once_and_a_gap_before_it_is_missing() {
+        let of_one = |numbers: &[u64]| -> Vec<_> {
+            found(&numbers.iter().map(|number| (Some(5), *number)).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            of_one(&[9, 10, 11]),
+            [Some(0); 3],
+            "those before the first one were not asked for"
+        );
+        assert_eq!(of_one(&[9, 20, 21]), [Some(0), Some(10), Some(0)]);
+        assert_eq!(of_one(&[9, 10, 9, 10, 11]), [Some(0), Some(0), None, None, Some(0)]);
+    }
+
+    #[test]
+    fn numbers_that_begin_again_are_no_gap() {
+        let begins_at = |first| [(Some(5), 9), (Some(first), first), (Some(first), first + 3)];
+        assert_eq!(found(&begins_at(1000)), [Some(0), Some(0), Some(2)]);
+        assert_eq!(found(&begins_at(2)), [Some(0), Some(0), Some(2)], "the clock was set back");
+        // The new agent has kept only its last drops.
+        assert_eq!(found(&[(Some(5), 9), (Some(1000), 1007)]), [Some(0), Some(7)]);
+    }
+
+    #[test]
+    fn gap_of_an_agent_of_a_former_version_is_not_known() {
+        assert_eq!(found(&[(None, 9), (None, 1000), (None, 9)]), [Some(0), Some(0), None]);
+        assert_eq!(found(&[(None, 9), (Some(1000), 1001)]), [Some(0), Some(1)], "an upgrade");
+        assert_eq!(found(&[(Some(5), 9), (None, 1000)]), [Some(0), Some(0)], "a downgrade");
+    }
 
     fn taken(responses: &[&[(&str, u64)]]) -> Vec<u64> {
         let mut known = LostEvents::default();

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use self::missing::LostEvents;
-use self::print::{Item, Lost, Printer, print};
+use self::missing::{LostEvents, Position};
+use self::print::{Item, Printer, print};
 use super::REQUEST_TIMEOUT;
 use super::output::Output;
 use crate::api::{self, DropRow, Request};
@@ -62,15 +62,16 @@ fn follow(
     mut print: impl FnMut(Item) -> anyhow::Result<()>,
     mut sleep: impl FnMut(Duration),
 ) -> anyhow::Result<()> {
-    let (mut from, mut known) = (0, LostEvents::default());
+    let (mut position, mut known) = (Position::default(), LostEvents::default());
     loop {
-        let (rows, numbers) = read(from)?;
-        from = rows.last().map_or(from, |last| last.sequence + 1);
-        rows.into_iter().try_for_each(|row| print(Item::Drop(Box::new(row))))?;
-        let lost_events = known.take(numbers);
-        if lost_events > 0 {
-            print(Item::Lost(Lost { lost_events, node: None }))?;
+        let (rows, numbers) = read(position.next())?;
+        for row in rows {
+            if let Some(missing) = position.take(&row) {
+                Item::lost(missing).map_or(Ok(()), &mut print)?;
+                print(Item::Drop(Box::new(row)))?;
+            }
         }
+        Item::lost(known.take(numbers)).map_or(Ok(()), &mut print)?;
         sleep(INTERVAL);
     }
 }
@@ -84,7 +85,7 @@ mod tests {
     /// What the agent has at a time.
     fn of_agent(drops: &[Duration], now: Duration) -> Vec<DropRow> {
         let numbered = (1u64..).zip(drops).filter(|(_, at)| **at <= now);
-        numbered.map(|(sequence, _)| DropRow { sequence, ..print::tests::row() }).collect()
+        numbered.map(|(sequence, _)| print::tests::numbered(sequence, 1)).collect()
     }
 
     fn lost(number: u64) -> BTreeMap<String, u64> {
@@ -115,6 +116,32 @@ mod tests {
     }
 
     #[test]
+    fn drops_that_the_agent_does_not_keep_any_more_are_missing() {
+        let rows = |numbers: std::ops::Range<u64>, first| -> Vec<DropRow> {
+            let row = |sequence| print::tests::numbered(sequence, first);
+            numbers.map(row).collect()
+        };
+        // The output was blocked before the second response, and the agent restarted before the last but one.
+        let responses =
+            [rows(1..3, 1), rows(103..104, 1), rows(104..105, 1), rows(9000..9001, 9000), vec![]];
+        let (mut responses, mut asked) = (responses.into_iter(), Vec::new());
+        let read = |from| {
+            asked.push(from);
+            let rows = responses.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
+            Ok((rows, lost(7)))
+        };
+        let mut printed = Vec::new();
+        let print = |item| {
+            printed.push(print::tests::short(&item));
+            Ok(())
+        };
+        follow(read, print, drop).unwrap_err();
+        assert_eq!(asked, [0, 3, 104, 105, 9001, 9001]);
+        let expected = ["drop 1", "drop 2", "lost 100", "drop 103", "drop 104", "drop 9000"];
+        assert_eq!(printed, expected);
+    }
+
+    #[test]
     fn lost_events_are_printed_after_the_drops_among_which_they_are_missing() {
         let mut answers = [(1, 40), (0, 40), (2, 45), (0, 1045)].into_iter();
         let mut sequence = 0;
@@ -122,16 +149,13 @@ mod tests {
             let (rows, number) = answers.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
             let row = |_| {
                 sequence += 1;
-                DropRow { sequence, ..print::tests::row() }
+                print::tests::numbered(sequence, 1)
             };
             Ok(((0..rows).map(row).collect(), lost(number)))
         };
         let mut printed = Vec::new();
         let print = |item| {
-            printed.push(match item {
-                Item::Drop(row) => format!("drop {}", row.sequence),
-                Item::Lost(Lost { lost_events, .. }) => format!("lost {lost_events}"),
-            });
+            printed.push(print::tests::short(&item));
             Ok(())
         };
         follow(read, print, drop).unwrap_err();

@@ -23,7 +23,8 @@ pub enum Item {
     Lost(Lost),
 }
 
-/// So many drops are missing since the last time: the programs or the agent have lost their events.
+/// So many drops are missing since the last time: the programs or the agent have lost their events, or the agent
+/// has kept only later ones.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lost {
@@ -35,6 +36,20 @@ pub struct Lost {
 }
 
 impl Item {
+    /// So many drops are missing, unless none is.
+    pub fn lost(lost_events: u64) -> Option<Item> {
+        (lost_events > 0).then_some(Item::Lost(Lost { lost_events, node: None }))
+    }
+
+    /// The same of a node.
+    pub fn on(self, node: &str) -> Item {
+        let node = Some(node.to_owned());
+        match self {
+            Item::Drop(row) => Item::Drop(Box::new(DropRow { node, ..*row })),
+            Item::Lost(lost) => Item::Lost(Lost { node, ..lost }),
+        }
+    }
+
     /// Parses a line of JSON by its key: `lostEvents`, or `sequence` of a drop.
     ///
     /// # Errors
@@ -163,6 +178,7 @@ pub(super) mod tests {
         };
         DropRow {
             sequence: 1,
+            first_sequence: Some(1),
             at: "2026-01-01T00:00:00.000Z".to_owned(),
             reason: "policy_ingress".to_owned(),
             protocol: "TCP".to_owned(),
@@ -182,6 +198,19 @@ pub(super) mod tests {
             policies: vec!["shop/db".to_owned()],
             reasons: vec!["because".to_owned()],
         }
+    }
+
+    pub fn numbered(sequence: u64, first_sequence: u64) -> DropRow {
+        DropRow { sequence, first_sequence: Some(first_sequence), node: None, ..row() }
+    }
+
+    /// An item in two or three words, the node first.
+    pub fn short(item: &Item) -> String {
+        let (node, text) = match item {
+            Item::Drop(row) => (&row.node, format!("drop {}", row.sequence)),
+            Item::Lost(Lost { lost_events, node }) => (node, format!("lost {lost_events}")),
+        };
+        node.as_ref().map(|node| format!("{node} {text}")).unwrap_or(text)
     }
 
     #[test]
