@@ -1,5 +1,7 @@
 //! Counters of the programs as the API, metrics and the command line show them.
 
+use std::collections::BTreeMap;
+
 /// One counter.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Count {
@@ -23,9 +25,9 @@ impl Count {
         Count { kind, label, packets: events, bytes: 0 }
     }
 
-    /// Number of lost events, whatever the reason.
-    pub fn lost_events(counts: &[Count]) -> u64 {
-        let lost = counts.iter().filter(|count| count.kind == Count::LOST_EVENT);
-        lost.map(|count| count.packets).sum()
+    /// Numbers of lost events by reason.
+    pub fn lost_events(counts: Vec<Count>) -> BTreeMap<String, u64> {
+        let lost = counts.into_iter().filter(|count| count.kind == Count::LOST_EVENT);
+        lost.map(|count| (count.label, count.packets)).collect()
     }
 }

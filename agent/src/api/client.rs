@@ -1,5 +1,6 @@
 //! Client side, blocking, for the command line.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -78,6 +79,7 @@ pub struct Rows<R> {
     timeout: Duration,
     count: usize,
     ended: bool,
+    lost_events: BTreeMap<String, u64>,
     row: PhantomData<fn() -> R>,
 }
 
@@ -96,14 +98,26 @@ impl ClientError {
 }
 
 impl<R: DeserializeOwned> Rows<R> {
+    /// All rows, and, of dropped packets, `lost_events` of [`Line::End`].
+    ///
+    /// # Errors
+    /// The agent reports an error, or its response is not complete.
+    pub fn with_lost_events(mut self) -> Result<(Vec<R>, BTreeMap<String, u64>), ClientError> {
+        let rows = self.by_ref().collect::<Result<_, _>>()?;
+        Ok((rows, self.lost_events))
+    }
+
     fn next_row(&mut self) -> Result<Option<R>, ClientError> {
         match self.line()? {
             Line::Row(row) => {
                 self.count += 1;
                 Ok(Some(row))
             }
-            Line::End { count } if count == self.count => Ok(None),
-            Line::End { count } => Err(ClientError::Malformed(format!(
+            Line::End { count, lost_events } if count == self.count => {
+                self.lost_events = lost_events;
+                Ok(None)
+            }
+            Line::End { count, .. } => Err(ClientError::Malformed(format!(
                 "{count} rows are announced, {} were received",
                 self.count
             ))),
@@ -185,7 +199,14 @@ pub fn call<R: DeserializeOwned>(
         result => result.map_err(|e| failed(e, timeout))?,
     }
     let lines = BufReader::new(stream);
-    let mut rows = Rows { lines, timeout, count: 0, ended: false, row: PhantomData };
+    let mut rows = Rows {
+        lines,
+        timeout,
+        count: 0,
+        ended: false,
+        lost_events: BTreeMap::new(),
+        row: PhantomData,
+    };
     let header: Header = rows.line()?;
     if header.version != VERSION {
         return Err(ClientError::Version { agent: header.agent, version: header.version });

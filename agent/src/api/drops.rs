@@ -11,8 +11,12 @@ use super::policy::Direction;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DropRow {
-    /// Its number, which grows over restarts of the agent.
+    /// Its number: the next one of the same agent has the next number.
     pub sequence: u64,
+    /// Number of the first drop since the agent started, normally larger than all before. Agents of former
+    /// versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_sequence: Option<u64>,
     /// RFC 3339.
     pub at: String,
     /// Drop reason.

@@ -30,6 +30,8 @@ pub struct Fake {
     pub local: Vec<LocalPod>,
     /// Problems of the policies.
     pub findings: BTreeSet<Finding>,
+    /// Dropped packets without a row, by reason.
+    pub lost_events: BTreeMap<String, u64>,
 }
 
 impl StateView for Fake {
@@ -39,6 +41,10 @@ impl StateView for Fake {
 
     fn drops(&self, _: u64) -> Vec<DropRow> {
         Vec::new()
+    }
+
+    fn lost_events(&self) -> BTreeMap<String, u64> {
+        self.lost_events.clone()
     }
 
     fn policies(&self) -> PolicyView<'_> {

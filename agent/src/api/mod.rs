@@ -9,6 +9,8 @@
 //!                                Call(request, next) ...
 //! {"end":{"count":2}}        <-  or {"error":{"code":"..","message":".."}}
 //! ```
+//! The last line of a response of drops also has `lostEvents`.
+//!
 //! The server evaluates the filters of a request. The state has one owner, the event loop, so the
 //! server requests one page at a time, and the next page after the client has read the
 //! previous one. A page examines at most [`respond::PAGE`] table entries: the loop is never blocked

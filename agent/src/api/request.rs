@@ -24,7 +24,8 @@ pub enum Request {
     Services(ServiceFilter),
     /// NetworkPolicies and ClusterNetworkPolicies; the response is one [`super::PolicyRow`] per policy.
     Policies(PolicyFilter),
-    /// Dropped packets, a sample; the response is one [`super::DropRow`] per packet.
+    /// Dropped packets, a sample; the response is one [`super::DropRow`] per packet, and at its end the numbers
+    /// of packets without a row.
     Drops {
         /// The number of the first one.
         from: u64,

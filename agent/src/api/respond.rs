@@ -1,5 +1,6 @@
 //! State of the agent -> rows of a response. Pure: reads a [`StateView`] and changes nothing.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub trait StateView {
     fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)>;
     /// The dropped packets with this number and later ones, of those that are kept.
     fn drops(&self, from: u64) -> Vec<DropRow>;
+    /// Numbers of dropped packets without a row, by reason. A reason whose counter cannot be read is absent.
+    fn lost_events(&self) -> BTreeMap<String, u64>;
     /// Policies.
     fn policies(&self) -> PolicyView<'_>;
 }
@@ -58,6 +61,8 @@ pub struct Page {
     pub rows: Vec<Row>,
     /// Position of the next page; `None` after the last one.
     pub next: Option<Cursor>,
+    /// Of dropped packets: [`StateView::lost_events`] at the time of the rows.
+    pub lost_events: BTreeMap<String, u64>,
 }
 
 /// A row of any response.
@@ -76,6 +81,13 @@ pub enum Row {
     Pod(Box<PodPolicyRow>),
     /// Response to [`Request::JudgeFlow`].
     Flow(Box<FlowPolicyRow>),
+}
+
+impl Page {
+    /// A response of one row.
+    fn of(row: Row) -> Page {
+        Page { rows: vec![row], ..Page::default() }
+    }
 }
 
 impl Call {
@@ -98,21 +110,15 @@ impl From<Treatment<'_>> for ServiceAction {
 /// The page of the response to `request` that follows `after`.
 pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> Page {
     match request {
-        Request::Status {} => Page { rows: vec![Row::Status(Box::new(view.status()))], next: None },
+        Request::Status {} => Page::of(Row::Status(Box::new(view.status()))),
         Request::Services(filter) => services(view.frontends(), filter, after),
         Request::Policies(filter) => policies(view.policies(), filter, after),
         Request::Drops { from } => {
             let rows = view.drops(*from).into_iter().map(|row| Row::Drop(Box::new(row)));
-            Page { rows: rows.collect(), next: None }
+            Page { rows: rows.collect(), next: None, lost_events: view.lost_events() }
         }
-        Request::ExplainPod(query) => {
-            let row = view.policies().pod(query);
-            Page { rows: vec![Row::Pod(Box::new(row))], next: None }
-        }
-        Request::JudgeFlow(flow) => {
-            let row = view.policies().flow(flow);
-            Page { rows: vec![Row::Flow(Box::new(row))], next: None }
-        }
+        Request::ExplainPod(query) => Page::of(Row::Pod(Box::new(view.policies().pod(query)))),
+        Request::JudgeFlow(flow) => Page::of(Row::Flow(Box::new(view.policies().flow(flow)))),
     }
 }
 

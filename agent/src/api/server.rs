@@ -172,23 +172,23 @@ async fn handle<E>(
     let mut response = Response { stream, pending: Vec::new(), write: limits.write };
     response.line(&Header { version: VERSION, agent: env!("CARGO_PKG_VERSION").to_owned() })?;
     let result = respond(&mut response, limits, events, event).await;
-    match result {
-        Ok(count) => response.line(&Line::<Row>::End { count })?,
-        Err(ServeError::Io(e)) => return Err(e.into()),
-        Err(ref e) => response
+    match &result {
+        Ok(end) => response.line(end)?,
+        Err(ServeError::Io(_)) => return result.map(drop),
+        Err(e) => response
             .line(&Line::<Row>::Error { code: e.code().to_owned(), message: e.to_string() })?,
     }
     response.flush().await?;
     result.map(drop)
 }
 
-/// Writes the rows and returns their number.
+/// Writes the rows and returns the last line.
 async fn respond<E>(
     response: &mut Response,
     limits: &Limits,
     events: &mpsc::Sender<E>,
     event: fn(Call) -> E,
-) -> Result<usize, ServeError> {
+) -> Result<Line<Row>, ServeError> {
     let uid = response.stream.peer_cred()?.uid();
     if uid != limits.uid {
         return Err(ServeError::Forbidden(uid));
@@ -211,7 +211,7 @@ async fn respond<E>(
         response.flush().await?;
         after = page.next;
         if after.is_none() {
-            return Ok(count);
+            return Ok(Line::End { count, lost_events: page.lost_events });
         }
     }
 }

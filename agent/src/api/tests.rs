@@ -1,5 +1,6 @@
 //! Client and server over a real socket.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -135,6 +136,20 @@ async fn filter_is_evaluated_in_the_server() {
     assert_eq!(rows.len(), 1, "{lines:?}");
     assert_eq!(rows[0]["service"], "other/s-1999");
     assert_eq!(lines.last().unwrap(), &serde_json::json!({ "end": { "count": 1 } }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn response_of_drops_ends_with_the_lost_events() {
+    let lost: BTreeMap<String, u64> = [("rate_limit".to_owned(), 7)].into();
+    let server = Server::start(limits(), Fake { lost_events: lost.clone(), ..Fake::default() });
+    let lines = server.raw(Request::Drops { from: 0 }.to_line().as_bytes()).await;
+    let end = serde_json::json!({ "end": { "count": 0, "lostEvents": { "rate_limit": 7 } } });
+    assert_eq!(lines.last(), Some(&end));
+    let path = server.path.clone();
+    let drops =
+        move || call::<DropRow>(&path, &Request::Drops { from: 0 }, WAIT)?.with_lost_events();
+    let (rows, received) = spawn_blocking(drops).await.unwrap().unwrap();
+    assert_eq!((rows, received), (Vec::new(), lost));
 }
 
 #[tokio::test]

@@ -50,8 +50,11 @@ pub struct DroppedBy {
 /// A sampled drop.
 #[derive(Clone, Debug)]
 pub struct Dropped {
-    /// Its number, which grows over restarts of the agent.
+    /// Its number: the next drop has the next one.
     pub sequence: u64,
+    /// Number of the first drop: milliseconds since the epoch, so that numbers grow over restarts of the agent
+    /// unless the clock is set back.
+    pub first_sequence: u64,
     /// When.
     pub at: SystemTime,
     /// The event.
@@ -70,7 +73,6 @@ pub struct Dropped {
 #[derive(Debug, Default)]
 pub struct Drops {
     kept: VecDeque<Dropped>,
-    next: u64,
     by_policy: BTreeMap<(String, String), u64>,
     /// Reasons since the last change of an object.
     reasons: HashMap<Query, Arc<Explanation>>,
@@ -90,12 +92,6 @@ impl State {
 
     /// Takes events in. Reasons that are not known are looked for while `has_time` is true.
     pub(super) fn add_drops(&mut self, packets: Vec<DroppedPacket>, has_time: impl Fn() -> bool) {
-        if self.drops.next == 0
-            && let Some(first) = packets.first()
-        {
-            let since = first.at.duration_since(SystemTime::UNIX_EPOCH);
-            self.drops.next = since.map_or(1, |since| since.as_millis() as u64);
-        }
         for DroppedPacket { at, event } in packets {
             let policy = self.explain_drop(&event, &has_time);
             if let Some(DroppedBy { explanation, .. }) = &policy {
@@ -109,14 +105,28 @@ impl State {
             let destinations = pods(event.flow.dst.into());
             let link = self.host.links.iter().find(|link| link.index == event.ifindex);
             let device = link.map(|link| link.name.clone());
-            let Drops { kept, next, .. } = &mut self.drops;
+            let kept = &mut self.drops.kept;
+            let (sequence, first_sequence) = match kept.back() {
+                Some(last) => (last.sequence + 1, last.first_sequence),
+                None => {
+                    let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                    let first = since_epoch.as_millis() as u64;
+                    (first, first)
+                }
+            };
             if kept.len() == KEPT {
                 kept.pop_front();
             }
-            let sequence = *next;
-            let drop = Dropped { sequence, at, event, device, sources, destinations, policy };
-            kept.push_back(drop);
-            *next += 1;
+            kept.push_back(Dropped {
+                sequence,
+                first_sequence,
+                at,
+                event,
+                device,
+                sources,
+                destinations,
+                policy,
+            });
         }
     }
 

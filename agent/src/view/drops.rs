@@ -29,6 +29,7 @@ fn row(drop: &Dropped) -> DropRow {
     let time = Timestamp::try_from(drop.at).unwrap_or_default();
     let mut row = DropRow {
         sequence: drop.sequence,
+        first_sequence: Some(drop.first_sequence),
         at: format!("{time:.3}"),
         reason: reason.unwrap_or("unknown").to_owned(),
         protocol: dump::protocol(flow.proto),

@@ -3,6 +3,7 @@
 mod drops;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use sluice_abi::FrontendKey;
 use sluice_core::tables::FrontendView;
@@ -50,11 +51,18 @@ pub struct View<'a, K> {
     pub lost: u64,
 }
 
+impl<K: Maps> View<'_, K> {
+    /// The agent's own counter, and those of the programs, if they can be read.
+    fn counters(&self) -> Vec<Count> {
+        let mut counters = self.kernel.borrow_mut().counters().unwrap_or_default();
+        counters.push(Count::not_examined(self.lost));
+        counters
+    }
+}
+
 impl<K: Maps> StateView for View<'_, K> {
     fn status(&self) -> api::Status {
         let state = self.state;
-        let mut counters = self.kernel.borrow_mut().counters().unwrap_or_default();
-        counters.push(Count::not_examined(self.lost));
         let uplink = state.uplink();
         let condition = |c: &crate::conditions::Condition| api::Condition {
             kind: c.concern.to_string(),
@@ -78,7 +86,7 @@ impl<K: Maps> StateView for View<'_, K> {
             capacity: state.capacity().growing().map(|(t, n)| (t.to_owned(), n)).collect(),
             conditions: state.conditions.iter().map(condition).collect(),
             watches: self.watches.report(),
-            counters,
+            counters: self.counters(),
         }
     }
 
@@ -88,6 +96,10 @@ impl<K: Maps> StateView for View<'_, K> {
 
     fn drops(&self, from: u64) -> Vec<api::DropRow> {
         self.state.drops_from(from).map(api::DropRow::from).collect()
+    }
+
+    fn lost_events(&self) -> BTreeMap<String, u64> {
+        Count::lost_events(self.counters())
     }
 
     fn policies(&self) -> api::PolicyView<'_> {
@@ -108,10 +120,11 @@ mod tests {
     use crate::kernel::fake::FakeKernel;
 
     #[test]
-    fn status_has_the_events_that_were_not_examined() {
+    fn status_and_lost_events_have_those_that_were_not_examined() {
         let (state, mut kernel) = (Harness::idle_state(), FakeKernel::new(host()));
         let (kernel, watches) = (RefCell::new(&mut kernel), &Watches::default());
-        let status = View { state: &state, kernel, watches, lost: 3 }.status();
-        assert_eq!(Count::lost_events(&status.counters), 3);
+        let view = View { state: &state, kernel, watches, lost: 3 };
+        assert!(view.status().counters.contains(&Count::not_examined(3)));
+        assert_eq!(view.lost_events().get("not_examined"), Some(&3));
     }
 }

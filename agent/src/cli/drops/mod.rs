@@ -1,17 +1,19 @@
 //! `sluice drops`: dropped packets and, for policies, why.
 
 mod all_nodes;
+mod missing;
 mod print;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use self::missing::{LostEvents, Position};
 use self::print::{Item, Printer, print};
-use super::ask;
+use super::REQUEST_TIMEOUT;
 use super::output::Output;
-use crate::api::{DropRow, Request, Status};
-use crate::counters::Count;
+use crate::api::{self, DropRow, Request};
 
 /// Time between two requests with `--follow`. The agent has a drop after 100 ms.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -42,37 +44,34 @@ pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
     if args.all_nodes {
         return all_nodes::run(args, output);
     }
-    let drops = |from| ask::<DropRow>(socket, &Request::Drops { from });
-    if !args.follow {
-        return print(drops(0)?, args.filter.as_deref(), output);
-    }
     let read = |from| {
-        let rows = drops(from)?;
-        let status: Vec<Status> = ask(socket, &Request::Status {})?;
-        let lost = status.iter().map(|status| Count::lost_events(&status.counters)).sum();
-        anyhow::Ok((rows, lost))
+        let rows = api::call(socket, &Request::Drops { from }, REQUEST_TIMEOUT)?;
+        anyhow::Ok(rows.with_lost_events()?)
     };
+    if !args.follow {
+        return print(read(0)?.0, args.filter.as_deref(), output);
+    }
     let mut printer = Printer::standard(args.filter.clone(), output);
     follow(read, |item| printer.print(&item), thread::sleep)
 }
 
-/// Reads the drops with a number and later ones, and the number of events that were lost so far; prints what
-/// is new, until one of them fails.
+/// Reads the drops with a number and later ones, and the numbers of lost events by reason; prints what is new,
+/// until one of them fails.
 fn follow(
-    mut read: impl FnMut(u64) -> anyhow::Result<(Vec<DropRow>, u64)>,
+    mut read: impl FnMut(u64) -> anyhow::Result<(Vec<DropRow>, BTreeMap<String, u64>)>,
     mut print: impl FnMut(Item) -> anyhow::Result<()>,
     mut sleep: impl FnMut(Duration),
 ) -> anyhow::Result<()> {
-    let (mut from, mut known) = (0, None);
+    let (mut position, mut known) = (Position::default(), LostEvents::default());
     loop {
-        let (rows, lost) = read(from)?;
-        from = rows.last().map_or(from, |last| last.sequence + 1);
-        rows.into_iter().try_for_each(|row| print(Item::Drop(Box::new(row))))?;
-        // The number is that since the programs were loaded.
-        let more = known.replace(lost).map_or(0, |known: u64| lost.saturating_sub(known));
-        if more > 0 {
-            print(Item::Lost { lost_events: more, node: None })?;
+        let (rows, numbers) = read(position.next())?;
+        for row in rows {
+            if let Some(missing) = position.take(&row) {
+                Item::lost(missing).map_or(Ok(()), &mut print)?;
+                print(Item::Drop(Box::new(row)))?;
+            }
         }
+        Item::lost(known.take(numbers)).map_or(Ok(()), &mut print)?;
         sleep(INTERVAL);
     }
 }
@@ -86,7 +85,11 @@ mod tests {
     /// What the agent has at a time.
     fn of_agent(drops: &[Duration], now: Duration) -> Vec<DropRow> {
         let numbered = (1u64..).zip(drops).filter(|(_, at)| **at <= now);
-        numbered.map(|(sequence, _)| DropRow { sequence, ..print::tests::row() }).collect()
+        numbered.map(|(sequence, _)| print::tests::numbered(sequence, 1)).collect()
+    }
+
+    fn lost(number: u64) -> BTreeMap<String, u64> {
+        [("rate_limit".to_owned(), number)].into()
     }
 
     #[test]
@@ -96,7 +99,7 @@ mod tests {
         let read = |from| {
             anyhow::ensure!(now.get() <= Duration::from_secs(10), "the end");
             let rows = of_agent(&drops, now.get()).into_iter().filter(|row| row.sequence >= from);
-            Ok((rows.collect(), 7))
+            Ok((rows.collect(), lost(7)))
         };
         let print = |item| {
             let Item::Drop(row) = item else { panic!("{item:?}") };
@@ -113,27 +116,49 @@ mod tests {
     }
 
     #[test]
-    fn lost_events_are_printed_after_the_drops_among_which_they_are_missing() {
-        // The agent starts again before the last answer but one.
-        let mut answers = [(1, 40), (0, 40), (2, 45), (0, 1045), (0, 1000), (0, 1001)].into_iter();
-        let mut sequence = 0;
-        let read = |_| {
-            let (rows, lost) = answers.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
-            let row = |_| {
-                sequence += 1;
-                DropRow { sequence, ..print::tests::row() }
-            };
-            Ok(((0..rows).map(row).collect(), lost))
+    fn drops_that_the_agent_does_not_keep_any_more_are_missing() {
+        let rows = |numbers: std::ops::Range<u64>, first| -> Vec<DropRow> {
+            let row = |sequence| print::tests::numbered(sequence, first);
+            numbers.map(row).collect()
+        };
+        // The output was blocked before the second response, and the agent restarted before the last but one.
+        let responses =
+            [rows(1..3, 1), rows(103..104, 1), rows(104..105, 1), rows(9000..9001, 9000), vec![]];
+        let (mut responses, mut asked) = (responses.into_iter(), Vec::new());
+        let read = |from| {
+            asked.push(from);
+            let rows = responses.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
+            Ok((rows, lost(7)))
         };
         let mut printed = Vec::new();
         let print = |item| {
-            printed.push(match item {
-                Item::Drop(row) => format!("drop {}", row.sequence),
-                Item::Lost { lost_events, .. } => format!("lost {lost_events}"),
-            });
+            printed.push(print::tests::short(&item));
             Ok(())
         };
         follow(read, print, drop).unwrap_err();
-        assert_eq!(printed, ["drop 1", "drop 2", "drop 3", "lost 5", "lost 1000", "lost 1"]);
+        assert_eq!(asked, [0, 3, 104, 105, 9001, 9001]);
+        let expected = ["drop 1", "drop 2", "lost 100", "drop 103", "drop 104", "drop 9000"];
+        assert_eq!(printed, expected);
+    }
+
+    #[test]
+    fn lost_events_are_printed_after_the_drops_among_which_they_are_missing() {
+        let mut answers = [(1, 40), (0, 40), (2, 45), (0, 1045)].into_iter();
+        let mut sequence = 0;
+        let read = |_| {
+            let (rows, number) = answers.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
+            let row = |_| {
+                sequence += 1;
+                print::tests::numbered(sequence, 1)
+            };
+            Ok(((0..rows).map(row).collect(), lost(number)))
+        };
+        let mut printed = Vec::new();
+        let print = |item| {
+            printed.push(print::tests::short(&item));
+            Ok(())
+        };
+        follow(read, print, drop).unwrap_err();
+        assert_eq!(printed, ["drop 1", "drop 2", "drop 3", "lost 5", "lost 1000"]);
     }
 }

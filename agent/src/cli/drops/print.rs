@@ -3,27 +3,67 @@
 use std::io::{self, Stderr, Stdout, Write};
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::super::output::{Output, print_json, print_text};
 use crate::api::{DropRow, EndRow};
 
+/// What a response is if it cannot be parsed.
+pub const OTHER_VERSION: &str = "cannot parse the response; the agent may run another version";
+
 /// A part of what `--follow` prints. In JSON, each is a line.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Item {
     /// A drop.
     Drop(Box<DropRow>),
-    /// So many drops are missing since the last time: the programs or the agent have lost their events.
-    #[serde(rename_all = "camelCase")]
-    Lost {
-        /// Their number.
-        lost_events: u64,
-        /// The node, where several are asked.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        node: Option<String>,
-    },
+    /// Drops that are not shown.
+    Lost(Lost),
+}
+
+/// So many drops are missing since the last time: the programs or the agent have lost their events, or the agent
+/// has kept only later ones.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lost {
+    /// Their number.
+    pub lost_events: u64,
+    /// The node, where several are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+impl Item {
+    /// So many drops are missing, unless none is.
+    pub fn lost(lost_events: u64) -> Option<Item> {
+        (lost_events > 0).then_some(Item::Lost(Lost { lost_events, node: None }))
+    }
+
+    /// The same of a node.
+    pub fn on(self, node: &str) -> Item {
+        let node = Some(node.to_owned());
+        match self {
+            Item::Drop(row) => Item::Drop(Box::new(DropRow { node, ..*row })),
+            Item::Lost(lost) => Item::Lost(Lost { node, ..lost }),
+        }
+    }
+
+    /// Parses a line of JSON by its key: `lostEvents`, or `sequence` of a drop.
+    ///
+    /// # Errors
+    /// The line is neither.
+    pub fn parse(line: &str) -> anyhow::Result<Item> {
+        let value: Value = serde_json::from_str(line).context(OTHER_VERSION)?;
+        if value.get("lostEvents").is_some() {
+            serde_json::from_value(value).map(Item::Lost).context(OTHER_VERSION)
+        } else if value.get("sequence").is_some() {
+            serde_json::from_value(value).map(Item::Drop).context(OTHER_VERSION)
+        } else {
+            Err(anyhow!("a line has neither `sequence` nor `lostEvents`").context(OTHER_VERSION))
+        }
+    }
 }
 
 /// Prints what `--follow` shows.
@@ -55,7 +95,7 @@ impl<O: Write, E: Write> Printer<O, E> {
             (Item::Drop(row), _) if !is_wanted(row, self.filter.as_deref()) => return Ok(()),
             (_, Output::Json) => serde_json::to_string(item).context("JSON of a line")? + "\n",
             (Item::Drop(row), Output::Text) => line(row),
-            (Item::Lost { lost_events, node }, Output::Text) => {
+            (Item::Lost(Lost { lost_events, node }), Output::Text) => {
                 let node = node.as_deref().map(|node| format!("node {node}: ")).unwrap_or_default();
                 self.message(&format!(
                     "{node}dropped packets that are missing here: {lost_events}; `sluice counters` includes them"
@@ -138,6 +178,7 @@ pub(super) mod tests {
         };
         DropRow {
             sequence: 1,
+            first_sequence: Some(1),
             at: "2026-01-01T00:00:00.000Z".to_owned(),
             reason: "policy_ingress".to_owned(),
             protocol: "TCP".to_owned(),
@@ -157,6 +198,19 @@ pub(super) mod tests {
             policies: vec!["shop/db".to_owned()],
             reasons: vec!["because".to_owned()],
         }
+    }
+
+    pub fn numbered(sequence: u64, first_sequence: u64) -> DropRow {
+        DropRow { sequence, first_sequence: Some(first_sequence), node: None, ..row() }
+    }
+
+    /// An item in two or three words, the node first.
+    pub fn short(item: &Item) -> String {
+        let (node, text) = match item {
+            Item::Drop(row) => (&row.node, format!("drop {}", row.sequence)),
+            Item::Lost(Lost { lost_events, node }) => (node, format!("lost {lost_events}")),
+        };
+        node.as_ref().map(|node| format!("{node} {text}")).unwrap_or(text)
     }
 
     #[test]
@@ -181,13 +235,12 @@ pub(super) mod tests {
     fn lost_events_are_a_line_of_json_or_a_message() {
         let items = [
             Item::Drop(Box::new(row())),
-            Item::Lost { lost_events: 5, node: None },
-            Item::Lost { lost_events: 1, node: Some("n2".to_owned()) },
+            Item::Lost(Lost { lost_events: 5, node: None }),
+            Item::Lost(Lost { lost_events: 1, node: Some("n2".to_owned()) }),
         ];
         let [json, message] = printed(&items, None, Output::Json);
         assert_eq!(message, "");
-        let lines: Vec<Item> =
-            json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<Item> = json.lines().map(|line| Item::parse(line).unwrap()).collect();
         assert_eq!(lines, items);
         let lost: Vec<&str> = json.lines().skip(1).collect();
         assert_eq!(lost, [r#"{"lostEvents":5}"#, r#"{"lostEvents":1,"node":"n2"}"#]);
@@ -200,6 +253,19 @@ pub(super) mod tests {
             "sluice: dropped packets that are missing here: 5; `sluice counters` includes them\n\
              sluice: node n2: dropped packets that are missing here: 1; `sluice counters` includes them\n"
         );
+    }
+
+    #[test]
+    fn line_of_another_version_is_an_error() {
+        let own = "a line has neither `sequence` nor `lostEvents`";
+        for line in ["{}", "[]", "7", r#"{"at":"","node":"n2"}"#] {
+            let error = Item::parse(line).unwrap_err();
+            assert_eq!(format!("{error:#}"), format!("{OTHER_VERSION}: {own}"), "{line}");
+        }
+        for line in ["sluice", r#"{"lostEvents":-1}"#, r#"{"sequence":1}"#] {
+            let error = Item::parse(line).unwrap_err();
+            assert_eq!(error.to_string(), OTHER_VERSION, "{line}");
+        }
     }
 
     #[test]

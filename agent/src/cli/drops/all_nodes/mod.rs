@@ -3,7 +3,7 @@
 //! The agents do not serve drops on the network. The API server authorizes the command: it requires `create`
 //! on `pods/exec` in the namespace of the agents.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Write;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::Args;
-use super::print::{Item, Printer, print};
+use super::missing::Position;
+use super::print::{Item, OTHER_VERSION, Printer, print};
 use crate::api::DropRow;
 use crate::cli::output::Output;
 use crate::source::agents::{Agent, Agents};
@@ -57,12 +58,12 @@ impl Cluster for Agents {
 enum Message {
     /// The running agents.
     Agents(anyhow::Result<Vec<Agent>>),
-    /// A line of the agent of a node.
-    Item(String, Item),
+    /// What is shown of an agent.
+    Item(Item),
     /// The stream of a node ended, with the reason.
     End(String, String),
-    /// The agent of a node may be asked again.
-    Retry(String),
+    /// The agent of a node may be asked again, from this position.
+    Retry(String, Position),
 }
 
 /// Prints the drops of all nodes.
@@ -93,7 +94,10 @@ async fn once(agents: &impl Cluster, args: &Args, output: Output) -> anyhow::Res
         let answer =
             answer.unwrap_or_else(|_| bail!("no answer within {} s", RESPONSE_TIMEOUT.as_secs()));
         match answer {
-            Ok(of_node) => rows.extend(of_node.into_iter().map(|row| on(row, &agent.node))),
+            Ok(of_node) => {
+                let node = || Some(agent.node.clone());
+                rows.extend(of_node.into_iter().map(|row| DropRow { node: node(), ..row }));
+            }
             Err(error) => {
                 failed += 1;
                 eprintln!("sluice: node {}: {error:#}", agent.node);
@@ -121,8 +125,7 @@ async fn all_rows(agents: &impl Cluster, agent: &Agent) -> anyhow::Result<Vec<Dr
     let command = ["sluice", "drops", "-o", "json"];
     let (ended, text) = tokio::join!(agents.run(agent, &command, sender), collect);
     ended?;
-    serde_json::from_str(&text)
-        .context("cannot parse the response; the agent may run another version")
+    serde_json::from_str(&text).context(OTHER_VERSION)
 }
 
 /// Searches agents, listens to each, and prints what they report, until the output fails. What one task waits
@@ -133,34 +136,29 @@ async fn follow<O: Write, E: Write>(
 ) -> anyhow::Result<()> {
     let (sender, mut messages) = mpsc::channel(QUEUE);
     tokio::spawn(search(cluster.clone(), sender.clone()));
-    let mut connected = HashSet::new();
+    // Positions of the nodes, except while their agents are listened to: an agent that is connected again begins
+    // with the drops that it has kept.
+    let mut positions: HashMap<String, Option<Position>> = HashMap::new();
     let mut found = false;
-    let mut seen = Seen::default();
     while let Some(message) = messages.recv().await {
         match message {
             Message::Agents(Ok(running)) => {
                 found = true;
                 for agent in running {
-                    if connected.insert(agent.node.clone()) {
-                        tokio::spawn(listen(cluster.clone(), agent, sender.clone()));
+                    let position = positions.entry(agent.node.clone());
+                    if let Some(position) = position.or_insert(Some(Position::default())).take() {
+                        tokio::spawn(listen(cluster.clone(), agent, position, sender.clone()));
                     }
                 }
             }
             Message::Agents(Err(error)) if !found => return Err(error),
             Message::Agents(Err(error)) => printer.message(&format!("{error:#}")),
-            Message::Item(node, Item::Drop(row)) => {
-                if seen.is_new(&node, &row) {
-                    printer.print(&Item::Drop(Box::new(on(*row, &node))))?;
-                }
-            }
-            Message::Item(node, Item::Lost { lost_events, .. }) => {
-                printer.print(&Item::Lost { lost_events, node: Some(node) })?;
-            }
+            Message::Item(item) => printer.print(&item)?,
             Message::End(node, reason) => {
                 printer.message(&format!("node {node}: {reason}; reconnecting"));
             }
-            Message::Retry(node) => {
-                connected.remove(&node);
+            Message::Retry(node, position) => {
+                positions.insert(node, Some(position));
             }
         }
     }
@@ -174,43 +172,47 @@ async fn search(cluster: impl Cluster, messages: mpsc::Sender<Message>) {
     }
 }
 
-/// Last number of each node: an agent that is connected again begins with the drops that it has kept.
-#[derive(Default)]
-struct Seen(HashMap<String, u64>);
-
-impl Seen {
-    fn is_new(&mut self, node: &str, row: &DropRow) -> bool {
-        let last = self.0.entry(node.to_owned()).or_default();
-        let is_new = row.sequence > *last;
-        *last = row.sequence.max(*last);
-        is_new
-    }
-}
-
-/// Forwards the lines of one agent until the stream ends.
-async fn listen(cluster: impl Cluster, agent: Agent, messages: mpsc::Sender<Message>) {
-    let reason = match read_lines(&cluster, &agent, &messages).await {
+/// Forwards what is new of one agent until the stream ends.
+async fn listen(
+    cluster: impl Cluster,
+    agent: Agent,
+    mut position: Position,
+    messages: mpsc::Sender<Message>,
+) {
+    let reason = match read_lines(&cluster, &agent, &mut position, &messages).await {
         Ok(()) => "the agent has ended".to_owned(),
         Err(error) => format!("{error:#}"),
     };
     let _ = messages.send(Message::End(agent.node.clone(), reason)).await;
     // Not at once: the search may find the same agent again.
     sleep(RETRY_INTERVAL).await;
-    let _ = messages.send(Message::Retry(agent.node)).await;
+    let _ = messages.send(Message::Retry(agent.node, position)).await;
 }
 
 async fn read_lines(
     cluster: &impl Cluster,
     agent: &Agent,
+    position: &mut Position,
     messages: &mpsc::Sender<Message>,
 ) -> anyhow::Result<()> {
     let (sender, mut lines) = mpsc::channel::<String>(QUEUE);
     let pass_on = async move {
+        let mut is_first_drop = true;
         while let Some(line) = lines.recv().await {
-            let item = serde_json::from_str(&line)
-                .context("cannot parse the response; the agent may run another version")?;
-            if messages.send(Message::Item(agent.node.clone(), item)).await.is_err() {
-                break;
+            let items = match Item::parse(&line)? {
+                Item::Drop(row) => {
+                    let missing = position.take(&row);
+                    // The command in the pod reports what is missing before later ones.
+                    let lost = missing.filter(|_| is_first_drop).and_then(Item::lost);
+                    is_first_drop = false;
+                    [lost, missing.map(|_| Item::Drop(row))]
+                }
+                lost => [Some(lost), None],
+            };
+            for item in items.into_iter().flatten() {
+                if messages.send(Message::Item(item.on(&agent.node))).await.is_err() {
+                    return Ok(());
+                }
             }
         }
         anyhow::Ok(())
@@ -218,10 +220,6 @@ async fn read_lines(
     let command = ["sluice", "drops", "-o", "json", "--follow"];
     let (ended, passed_on) = tokio::join!(cluster.run(agent, &command, sender), pass_on);
     passed_on.and(ended)
-}
-
-fn on(row: DropRow, node: &str) -> DropRow {
-    DropRow { node: Some(node.to_owned()), ..row }
 }
 
 #[cfg(test)]

@@ -6,17 +6,19 @@ use std::sync::{Arc, Mutex};
 use anyhow::anyhow;
 use tokio::time::{Instant, sleep_until};
 
-use super::super::print::tests::row;
+use super::super::print::tests::{numbered, short};
 use super::*;
 
 /// What the agent of a node prints, by the second, and when and how its stream ends.
 type Script = (Vec<(f64, String)>, Option<(f64, &'static str)>);
+/// Those of each node, one for each connection.
+type Scripts = BTreeMap<&'static str, Vec<Script>>;
 
 /// A cluster whose agents print what they are told, one script for each connection. Without a script, an
 /// agent is not listed.
 #[derive(Clone)]
 struct Scripted {
-    scripts: Arc<Mutex<BTreeMap<&'static str, Vec<Script>>>>,
+    scripts: Arc<Mutex<Scripts>>,
     start: Instant,
     /// From then on, the API server does not answer searches.
     silent_from: f64,
@@ -77,12 +79,37 @@ impl Write for Timed<'_> {
 }
 
 fn drop_line(sequence: u64) -> String {
-    serde_json::to_string(&DropRow { sequence, node: None, ..row() }).unwrap()
+    line_of_agent(1, sequence)
+}
+
+/// A drop of the agent whose numbers begin with `first`.
+fn line_of_agent(first: u64, sequence: u64) -> String {
+    serde_json::to_string(&numbered(sequence, first)).unwrap()
+}
+
+/// Lines and messages of so many seconds; lines with the tenths of seconds.
+async fn followed(
+    scripts: Scripts,
+    silent_from: f64,
+    seconds: u64,
+) -> (Vec<(u128, String)>, String) {
+    let start = Instant::now();
+    let cluster = Scripted { scripts: Arc::new(Mutex::new(scripts)), start, silent_from };
+    let (mut out, mut error) = (Vec::new(), Vec::new());
+    let mut printer = Printer {
+        filter: None,
+        output: Output::Json,
+        out: Timed(start, &mut out),
+        error: &mut error,
+    };
+    let followed = timeout(Duration::from_secs(seconds), follow(cluster, &mut printer)).await;
+    assert!(followed.is_err(), "it ended: {followed:?}");
+    let lines = out.into_iter().map(|(at, line)| (at, short(&Item::parse(&line).unwrap())));
+    (lines.collect(), String::from_utf8(error).unwrap())
 }
 
 #[tokio::test(start_paused = true)]
 async fn lines_of_all_nodes_are_merged_at_once_and_name_their_node() {
-    let start = Instant::now();
     let lost = r#"{"lostEvents":9}"#.to_owned();
     let scripts = [
         ("n1", vec![(vec![(0.0, drop_line(1)), (0.4, drop_line(2)), (9.9, drop_line(3))], None)]),
@@ -91,7 +118,7 @@ async fn lines_of_all_nodes_are_merged_at_once_and_name_their_node() {
             vec![
                 (vec![(0.2, drop_line(1)), (0.6, lost)], Some((3.0, ""))),
                 // It has kept the first drop.
-                (vec![(10.0, drop_line(1)), (10.1, drop_line(8))], None),
+                (vec![(10.0, drop_line(1)), (10.1, drop_line(2))], None),
             ],
         ),
         (
@@ -100,43 +127,67 @@ async fn lines_of_all_nodes_are_merged_at_once_and_name_their_node() {
         ),
         ("n4", vec![(vec![(0.5, "{}".to_owned()), (0.7, drop_line(1))], None)]),
     ];
-    let scripts = Arc::new(Mutex::new(scripts.into()));
-    let cluster = Scripted { scripts, start, silent_from: 11.0 };
-    let (mut out, mut error) = (Vec::new(), Vec::new());
-    let mut printer = Printer {
-        filter: None,
-        output: Output::Json,
-        out: Timed(start, &mut out),
-        error: &mut error,
-    };
-    let followed = timeout(Duration::from_secs(20), follow(cluster, &mut printer)).await;
-    assert!(followed.is_err(), "it ended: {followed:?}");
-    let printed: Vec<(u128, String)> = out
-        .into_iter()
-        .map(|(at, line)| match serde_json::from_str(&line).unwrap() {
-            Item::Drop(row) => (at, format!("{} {}", row.node.unwrap(), row.sequence)),
-            Item::Lost { lost_events, node } => {
-                (at, format!("{} lost {lost_events}", node.unwrap()))
-            }
-        })
-        .collect();
+    let (printed, messages) = followed(scripts.into(), 11.0, 20).await;
     let expected = [
-        (0, "n1 1"),
-        (2, "n2 1"),
-        (4, "n1 2"),
+        (0, "n1 drop 1"),
+        (2, "n2 drop 1"),
+        (4, "n1 drop 2"),
         (6, "n2 lost 9"),
-        (99, "n1 3"),
-        (101, "n2 8"),
-        (120, "n3 4"),
+        (99, "n1 drop 3"),
+        (101, "n2 drop 2"),
+        (120, "n3 drop 4"),
     ];
     assert_eq!(printed, expected.map(|(at, text)| (at, text.to_owned())));
     assert_eq!(
-        String::from_utf8(error).unwrap(),
+        messages,
         "sluice: node n3: exec: pod not found; reconnecting\n\
-         sluice: node n4: cannot parse the response; the agent may run another version: data did not match \
-         any variant of untagged enum Item; reconnecting\n\
+         sluice: node n4: cannot parse the response; the agent may run another version: a line has neither \
+         `sequence` nor `lostEvents`; reconnecting\n\
          sluice: node n2: the agent has ended; reconnecting\n"
     );
+}
+
+/// What is missing within a connection is reported by the command in the pod.
+#[tokio::test(start_paused = true)]
+async fn drops_that_an_agent_does_not_keep_until_it_is_connected_again_are_missing() {
+    let lost = r#"{"lostEvents":10}"#.to_owned();
+    let (first, last) = (Some((1.0, "")), None);
+    let in_connection = vec![(0.1, drop_line(8)), (0.2, lost), (0.3, drop_line(19))];
+    let scripts = [
+        ("gap", vec![(in_connection, first), (vec![(12.0, drop_line(25))], last)]),
+        (
+            "kept",
+            vec![
+                (vec![(0.4, drop_line(8))], first),
+                (vec![(12.1, drop_line(7)), (12.2, drop_line(8)), (12.3, drop_line(9))], last),
+            ],
+        ),
+        (
+            "restarted",
+            vec![
+                (vec![(0.5, drop_line(8))], first),
+                (vec![(12.4, line_of_agent(500, 500))], Some((13.0, ""))),
+                // It has started again, and kept only its last drops.
+                (vec![(22.0, line_of_agent(900, 903)), (22.1, line_of_agent(900, 904))], last),
+            ],
+        ),
+    ];
+    let (printed, _) = followed(scripts.into(), 30.0, 30).await;
+    let expected = [
+        (1, "gap drop 8"),
+        (2, "gap lost 10"),
+        (3, "gap drop 19"),
+        (4, "kept drop 8"),
+        (5, "restarted drop 8"),
+        (120, "gap lost 5"),
+        (120, "gap drop 25"),
+        (123, "kept drop 9"),
+        (124, "restarted drop 500"),
+        (220, "restarted lost 3"),
+        (220, "restarted drop 903"),
+        (221, "restarted drop 904"),
+    ];
+    assert_eq!(printed, expected.map(|(at, text)| (at, text.to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,16 +207,4 @@ async fn command_ends_if_no_search_succeeds() {
     let mut printer = Printer { filter, output, out: Vec::new(), error: Vec::new() };
     let followed = timeout(Duration::from_secs(20), follow(Refuses, &mut printer)).await;
     assert_eq!(followed.unwrap().unwrap_err().to_string(), "pods is forbidden");
-}
-
-#[test]
-fn drop_of_a_node_is_shown_once() {
-    let row = |sequence| DropRow { sequence, ..row() };
-    let mut seen = Seen::default();
-    let of = |seen: &mut Seen, node, numbers: [u64; 3]| {
-        numbers.map(|sequence| seen.is_new(node, &row(sequence)))
-    };
-    assert_eq!(of(&mut seen, "n1", [5, 6, 9]), [true; 3]);
-    assert_eq!(of(&mut seen, "n2", [5, 5, 6]), [true, false, true]);
-    assert_eq!(of(&mut seen, "n1", [6, 9, 10]), [false, false, true]);
 }

@@ -55,6 +55,7 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
     assert_eq!(ends(&row.source_pods), [r#"lab/far {"app": "web"}"#]);
     assert_eq!(ends(&row.destination_pods), [r#"shop/pod-7 {"app": "db"}"#]);
     assert_eq!((row.at.as_str(), row.sequence), ("1970-01-01T00:00:01.500Z", 1500));
+    assert_eq!(row.first_sequence, Some(1500));
     assert_eq!((row.program.as_str(), row.length, row.reply), ("to_pod", 74, true));
     assert_eq!(row.device, "slc02d366cf925");
     assert_eq!(row.policies, ["shop/db"]);
@@ -69,7 +70,10 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
         let one = dropped(DropReason::PolicyIngress, [10, 244, 2, 9], pod);
         harness.send([Event::Drops(vec![one; 32])]).await;
     }
-    assert_eq!(harness.state().drops_from(0).count(), 1024);
+    let kept: Vec<_> = harness.state().drops_from(0).collect();
+    let expected: Vec<u64> = (1500..).skip(3 + 40 * 32 - 1024).take(1024).collect();
+    assert_eq!(kept.iter().map(|drop| drop.sequence).collect::<Vec<_>>(), expected);
+    assert!(kept.iter().all(|drop| drop.first_sequence == 1500));
 }
 
 #[tokio::test(start_paused = true)]

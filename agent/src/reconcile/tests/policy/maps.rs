@@ -111,8 +111,8 @@ impl View {
 pub struct Probe {
     /// Number of the pod.
     pub pod: u8,
-    direction: PolicyDirection,
+    pub direction: PolicyDirection,
     pub peer: &'static str,
-    protocol: u8,
-    port: u16,
+    pub protocol: u8,
+    pub port: u16,
 }

@@ -1,0 +1,133 @@
+//! Which drops of an agent are new, and how many are missing among them.
+
+use std::collections::BTreeMap;
+
+use crate::api::DropRow;
+
+/// The last drop of an agent that was shown.
+#[derive(Debug, Default)]
+pub struct Position(Option<Last>);
+
+#[derive(Debug)]
+struct Last {
+    /// [`DropRow::first_sequence`]: the agent has started again when it differs.
+    first: Option<u64>,
+    sequence: u64,
+}
+
+impl Position {
+    /// Number from which drops are asked for.
+    pub fn next(&self) -> u64 {
+        self.0.as_ref().map_or(0, |last| last.sequence + 1)
+    }
+
+    /// Takes a drop. `None`: it was shown before. Otherwise, how many are missing before it, because the agent
+    /// keeps only the last ones; 0 for the first one, and if the agent does not say where its numbers begin.
+    pub fn take(&mut self, row: &DropRow) -> Option<u64> {
+        let DropRow { sequence, first_sequence: first, .. } = *row;
+        let last = self.0.replace(Last { first, sequence });
+        let Some(last) = last else { return Some(0) };
+        if last.first != first {
+            // What the former agent had not shown is not known.
+            return Some(first.map_or(0, |first| sequence.saturating_sub(first)));
+        }
+        if sequence <= last.sequence {
+            self.0 = Some(last);
+            return None;
+        }
+        Some(first.map_or(0, |_| sequence - last.sequence - 1))
+    }
+}
+
+/// The numbers of lost events by reason, as far as they are known.
+#[derive(Debug, Default)]
+pub struct LostEvents(BTreeMap<String, u64>);
+
+impl LostEvents {
+    /// Takes the numbers of a response; returns how many events were lost since the last number of each reason,
+    /// 0 for the first one. A reason that the agent could not read keeps its last number.
+    pub fn take(&mut self, numbers: BTreeMap<String, u64>) -> u64 {
+        let more = |(reason, number): (String, u64)| match self.0.insert(reason, number) {
+            // A smaller number was counted from 0: the agent or the maps are new.
+            Some(known) => number.checked_sub(known).unwrap_or(number),
+            None => 0,
+        };
+        numbers.into_iter().map(more).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(first_sequence: Option<u64>, sequence: u64) -> DropRow {
+        DropRow { first_sequence, sequence, ..super::super::print::tests::row() }
+    }
+
+    /// What each of these drops is, by the first number of its agent and its own.
+    fn found(drops: &[(Option<u64>, u64)]) -> Vec<Option<u64>> {
+        let mut position = Position::default();
+        drops.iter().map(|&(first, sequence)| position.take(&row(first, sequence))).collect()
+    }
+
+    #[test]
+    fn drop_is_new_once_and_a_gap_before_it_is_missing() {
+        let of_one = |numbers: &[u64]| -> Vec<_> {
+            found(&numbers.iter().map(|number| (Some(5), *number)).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            of_one(&[9, 10, 11]),
+            [Some(0); 3],
+            "those before the first one were not asked for"
+        );
+        assert_eq!(of_one(&[9, 20, 21]), [Some(0), Some(10), Some(0)]);
+        assert_eq!(of_one(&[9, 10, 9, 10, 11]), [Some(0), Some(0), None, None, Some(0)]);
+    }
+
+    #[test]
+    fn numbers_that_begin_again_are_no_gap() {
+        let begins_at = |first| [(Some(5), 9), (Some(first), first), (Some(first), first + 3)];
+        assert_eq!(found(&begins_at(1000)), [Some(0), Some(0), Some(2)]);
+        assert_eq!(found(&begins_at(2)), [Some(0), Some(0), Some(2)], "the clock was set back");
+        // The new agent has kept only its last drops.
+        assert_eq!(found(&[(Some(5), 9), (Some(1000), 1007)]), [Some(0), Some(7)]);
+    }
+
+    #[test]
+    fn gap_of_an_agent_of_a_former_version_is_not_known() {
+        assert_eq!(found(&[(None, 9), (None, 1000), (None, 9)]), [Some(0), Some(0), None]);
+        assert_eq!(found(&[(None, 9), (Some(1000), 1001)]), [Some(0), Some(1)], "an upgrade");
+        assert_eq!(found(&[(Some(5), 9), (None, 1000)]), [Some(0), Some(0)], "a downgrade");
+    }
+
+    fn taken(responses: &[&[(&str, u64)]]) -> Vec<u64> {
+        let mut known = LostEvents::default();
+        let numbers = |response: &&[_]| {
+            response.iter().map(|&(k, n): &(&str, u64)| (k.to_owned(), n)).collect()
+        };
+        responses.iter().map(|response| known.take(numbers(response))).collect()
+    }
+
+    #[test]
+    fn numbers_of_all_reasons_are_added() {
+        let first: &[_] = &[("not_examined", 3), ("rate_limit", 1000)];
+        let second: &[_] = &[("not_examined", 5), ("rate_limit", 1010)];
+        assert_eq!(taken(&[first, second, second]), [0, 12, 0]);
+    }
+
+    #[test]
+    fn reason_that_a_response_lacks_keeps_its_number() {
+        let both: &[_] = &[("not_examined", 3), ("rate_limit", 1000)];
+        let one: &[_] = &[("not_examined", 4)];
+        let later: &[_] = &[("not_examined", 4), ("rate_limit", 1002)];
+        assert_eq!(taken(&[both, one, later]), [0, 1, 2]);
+        assert_eq!(taken(&[one, both]), [0, 3], "what was lost before is not known");
+        assert_eq!(taken(&[both, &[], both]), [0; 3], "an agent of a former version");
+    }
+
+    #[test]
+    fn number_that_begins_again_is_counted_from_zero() {
+        let numbers = [1000, 2, 3].map(|number| [("not_examined", number)]);
+        assert_eq!(taken(&numbers.each_ref().map(|response| &response[..])), [0, 2, 1]);
+    }
+}
