@@ -211,11 +211,19 @@ fn contract_3_12_a_flow_without_entries_gets_its_port_again_and_only_the_key_det
     }
 }
 
-/// A flow has a main entry, which holds its port, and an alias. If either kind were evicted first, more ports would
-/// be taken than flows are kept.
+/// Asserts that a table is full of flows with both entries: a main entry, which holds the port, and an alias. If
+/// either kind were evicted first, more ports would be taken than flows are kept.
+#[track_caller]
+fn assert_half_are_main_entries(flows: usize, max: u32) {
+    let kept = max as usize / 2;
+    // Entries are evicted 128 at a time.
+    assert!((kept - 256..=kept + 256).contains(&flows), "{flows} of {kept}");
+}
+
 #[test]
 fn a_flood_to_a_node_port_takes_the_ports_of_the_flows_that_are_kept() {
     const NODE_PORT: u16 = 30_080;
+    const FLOWS: u32 = 60_000;
     let datapath = Datapath::node();
     datapath.snat_ports(1024, 29_999);
     let sets = Sets { cluster: vec![(FAR_POD, 8080)], ..Sets::default() };
@@ -224,15 +232,48 @@ fn a_flood_to_a_node_port_takes_the_ports_of_the_flows_that_are_kept() {
     datapath.frontend(([0; 4], NODE_PORT, proto::TCP), frontend);
     datapath.prepare(program::FROM_NETDEV);
     let program = datapath.fd(program::FROM_NETDEV);
-    for n in 0..60_000u32 {
+    let client = |n: u32| {
         let [_, a, b, c] = n.to_be_bytes();
-        let syn = Packet::tcp(([203, a, b, c], 4000), (NODE, NODE_PORT), SYN, b"");
+        [203, a, b, c]
+    };
+    for n in 0..FLOWS {
+        let syn = Packet::tcp((client(n), 4000), (NODE, NODE_PORT), SYN, b"");
         assert_ne!(send(program, &syn.bytes_from_wire(), UPLINK_IFINDEX), None);
     }
-    let holders = datapath.flows_in(map::FLOWS_NEW_WIRE).len();
-    let kept = map::FLOWS_NEW_WIRE_MAX as usize / 2;
-    // Entries are evicted 128 at a time.
-    assert!((kept - 256..=kept + 256).contains(&holders), "{holders} of {kept}");
+    let flows = datapath.flows_in(map::FLOWS_NEW_WIRE);
+    assert_half_are_main_entries(flows.len(), map::FLOWS_NEW_WIRE_MAX);
+    // A search that finds an entry protects it. If each did, a third of these would be evicted before older ones.
+    let kept: BTreeSet<_> = flows.iter().map(|flow| flow.other.src).collect();
+    let missing = (FLOWS - 7_000..FLOWS).filter(|n| !kept.contains(&v4(client(*n)))).count();
+    assert_eq!(missing, 0, "of the newest 7,000");
+}
+
+/// More than half of the ports are taken, so that one search in ten gets beyond the attempts that look nothing up. The
+/// first attempt of a segment in a connection does: its flow may have lost its alias alone.
+#[test]
+fn a_flood_from_two_pods_takes_the_ports_of_the_flows_that_are_kept() {
+    for flags in [SYN, ACK] {
+        let datapath = Datapath::node();
+        datapath.snat_ports(1024, 29_999);
+        datapath.prepare(program::FROM_POD);
+        let program = datapath.fd(program::FROM_POD);
+        let tokens = datapath.map::<u32, PodFlows>(map::POD_FLOWS);
+        for n in 0..120_000u32 {
+            if n % 10_000 == 0 {
+                // As time does.
+                for pod in [CLIENT, SERVER] {
+                    tokens.update(&u32::from(pod[3]), &PodFlows::default()).unwrap();
+                }
+            }
+            let (pod, ifindex) =
+                if n % 2 == 0 { (CLIENT, CLIENT_IFINDEX) } else { (SERVER, SERVER_IFINDEX) };
+            let segment = Packet::tcp((pod, 1024 + (n / 2) as u16), SERVICE, flags, b"");
+            let sent = send(program, &segment.bytes_from_pod(ifindex), ifindex);
+            assert_ne!(sent, None, "flags {flags}, flow {n}: {:?}", datapath.counters());
+        }
+        let flows = datapath.flows_in(map::FLOWS_NEW_POD);
+        assert_half_are_main_entries(flows.len(), map::FLOWS_NEW_POD_MAX);
+    }
 }
 
 #[test]

@@ -184,19 +184,26 @@ fn flows_that_cannot_be_confirmed_go_on_until_they_are_evicted() {
     for flow in &unconfirmed {
         assert!(passes(&flow.reply(&datapath, ACK)), "{} {:?}", flow.proto, flow.server);
     }
-    // Those of several pods may.
+    // Flows of several pods with a second packet do: the kernel moves entries that were looked up to a list of their own,
+    // which it shortens only when it has more than half of the entries.
     for pod in OTHERS {
-        for n in 0..20_000 {
+        for n in 0..8_000 {
+            flood_from_pod(&datapath, pod, n);
             flood_from_pod(&datapath, pod, n);
         }
     }
-    for flow in unconfirmed.iter().filter(|flow| flow.server != EXTERNAL) {
+    let untranslated = unconfirmed.iter().filter(|flow| flow.server != EXTERNAL);
+    let (known, evicted): (Vec<_>, Vec<_>) = untranslated.partition(|flow| {
         let key = tuple(flow.proto, (CLIENT, flow.port), (flow.server, 80)).sorted();
-        let is_known = datapath.entry(&key).is_some();
-        let of = format!("protocol {}, server {:?}, known: {is_known}", flow.proto, flow.server);
-        println!("{of}");
-        assert_eq!(passes(&flow.reply(&datapath, ACK)), is_known, "{of}");
-        datapath.remove_entry(&key);
+        datapath.entry(&key).is_some()
+    });
+    println!("{} known, {} evicted", known.len(), evicted.len());
+    assert!(!evicted.is_empty());
+    for flow in known {
+        assert!(passes(&flow.reply(&datapath, ACK)), "{} {:?}", flow.proto, flow.server);
+    }
+    for flow in evicted {
+        let of = format!("protocol {}, server {:?}", flow.proto, flow.server);
         // The reply is denied, as the first packet of a flow, and the next packet of the pod opens it again.
         assert!(!passes(&flow.reply(&datapath, ACK)), "{of}");
         assert!(passes(&flow.send(&datapath, ACK)), "{of}");

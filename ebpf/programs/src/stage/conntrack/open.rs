@@ -4,9 +4,10 @@
 //! exist yet, so that two CPUs never use one source port for two flows. An ended flow's entry is
 //! removed by the CPU that has inserted its key into `FLOW_CLAIMS`.
 //!
-//! The first attempts of a search for a port do not look up the flows without reply that the new one is inserted
-//! among: a lookup that finds an entry protects it from eviction (`BPF_MAP_TYPE_LRU_HASH`). In a flood, main entries
-//! that hold ports would displace all others, until most ports are taken.
+//! A lookup that finds a flow without reply protects its entry from eviction (`BPF_MAP_TYPE_LRU_HASH`). The first
+//! attempts of a search for a port therefore do not look up the flows that the new one is inserted among: in a flood,
+//! old flows would displace newer ones. Where an attempt does, it looks up both entries of a flow: otherwise main
+//! entries, which hold ports, would displace aliases, until most ports are taken.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
@@ -280,13 +281,15 @@ fn remove_ended(packet: &Packet, key: &FlowKey, scarcity: Scarcity) -> bool {
         return false;
     }
     if !same_tuple(&entry.other, &packet.tuple) {
-        if !lifetime::is_reusable(entry, kernel::tick(), scarcity) {
-            return false;
-        }
-        // Late packets of the old flow must not be translated as packets of the new one.
         // SAFETY: the caller uses another key.
         let Some(alias) = (unsafe { work::key(Key::Alias) }) else { return false };
         alias.sort(&entry.other);
+        if !lifetime::is_reusable(entry, kernel::tick(), scarcity) {
+            // The lookup above protects the main entry from eviction, this one the alias.
+            let _ = maps::new_flow(alias);
+            return false;
+        }
+        // Late packets of the old flow must not be translated as packets of the new one.
         if let Some(found) = maps::any_flow(alias)
             && found.is_alias()
             && found.has_other(&entry.tuple)
