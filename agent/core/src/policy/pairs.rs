@@ -11,6 +11,7 @@
 //! ```
 //! The ingress of such servers is closed from the first step to the last one.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -63,19 +64,46 @@ impl Lookup for PolicyRows {
 }
 
 /// The row of a pod; that of an earlier pod with its index does not count.
-pub fn row_of(rows: &impl Lookup, pod: &LocalPod) -> Option<PodPolicy> {
+fn row_of(rows: &impl Lookup, pod: &LocalPod) -> Option<PodPolicy> {
     rows.pod(pod.index.into()).filter(|row| row.generation == pod.generation)
 }
 
-/// The indices of the servers among the pods of this node, as described above.
-pub fn exposed(before: &impl Lookup, after: &impl Lookup, local: &[LocalPod]) -> BTreeSet<u32> {
-    let mut groups: BTreeMap<_, Alike> = BTreeMap::new();
-    for pod in local {
+/// The indices of the servers among the pods of this node, as described above. `is_rewritten`: whether rows of a
+/// table may differ for classes that addresses have before and after.
+pub fn exposed(
+    before: &impl Lookup,
+    after: &impl Lookup,
+    local: &[LocalPod],
+    is_rewritten: impl Fn(u64) -> bool,
+) -> BTreeSet<u32> {
+    let alike = |pod: &LocalPod| {
         let rows = [row_of(before, pod), row_of(after, pod)];
-        let classes = [class_of(before, pod.address), class_of(after, pod.address)];
-        let key = rows.map(|row| row.map(|row| (row.flags, row.ends.as_bytes().to_vec())));
-        let alike = || Alike { rows, classes, pods: Vec::new() };
-        groups.entry((key, classes)).or_insert_with(alike).pods.push(pod.index.into());
+        let may_differ = |direction| {
+            let [old, new] = rows.map(|row| row.map(|row| row.ends[direction as usize]));
+            old != new || new.is_some_and(|end| is_rewritten(end.table))
+        };
+        Alike {
+            rows,
+            classes: [class_of(before, pod.address), class_of(after, pod.address)],
+            ends: PolicyDirection::ALL.map(may_differ),
+            pods: vec![pod.index.into()],
+        }
+    };
+    let pods: Vec<Alike> = local.iter().map(alike).collect();
+    let all_stay = |direction: usize| {
+        pods.iter().all(|pod| !pod.ends[direction] && pod.classes[0] == pod.classes[1])
+    };
+    // Most changes concern one direction, or peers elsewhere.
+    if all_stay(0) || all_stay(1) {
+        return BTreeSet::new();
+    }
+    let mut groups: BTreeMap<_, Alike> = BTreeMap::new();
+    for pod in pods {
+        let rows = pod.rows.map(|row| row.map(|row| (row.flags, row.ends.as_bytes().to_vec())));
+        match groups.entry((rows, pod.classes)) {
+            Entry::Occupied(mut group) => group.get_mut().pods.extend(pod.pods),
+            Entry::Vacant(group) => drop(group.insert(pod)),
+        }
     }
     let mut servers = BTreeSet::new();
     for server in groups.values() {
@@ -98,6 +126,8 @@ pub fn exposed(before: &impl Lookup, after: &impl Lookup, local: &[LocalPod]) ->
 struct Alike {
     rows: Both<Option<PodPolicy>>,
     classes: Both<u64>,
+    /// Whether the ends may differ, apart from the classes of their peers; by [`PolicyDirection`].
+    ends: [bool; 2],
     /// Their indices.
     pods: Vec<u32>,
 }
@@ -109,6 +139,14 @@ fn may_pass_between(
     client: &Alike,
     server: &Alike,
 ) -> bool {
+    let may_differ = |pod: &Alike, direction: PolicyDirection, peer: &Alike| {
+        pod.ends[direction as usize] || peer.classes[0] != peer.classes[1]
+    };
+    if !may_differ(client, PolicyDirection::Egress, server)
+        || !may_differ(server, PolicyDirection::Ingress, client)
+    {
+        return false;
+    }
     let both = |pod: &Alike, direction, peer: &Alike| {
         [
             admitted(before, pod.rows[0], direction, peer.classes[0]),
@@ -117,7 +155,7 @@ fn may_pass_between(
     };
     let sends = both(client, PolicyDirection::Egress, server);
     let receives = both(server, PolicyDirection::Ingress, client);
-    // Most are. The id of a set follows from its ports.
+    // The id of a set follows from its ports.
     if sends[0] == sends[1] || receives[0] == receives[1] {
         return false;
     }

@@ -29,7 +29,9 @@ impl Step {
         let changed = ChangedTables::between(&old, new);
         let unwanted = old.classes.keys().filter(|address| !new.classes.contains_key(address));
         let is_full = new.classes.len() + unwanted.count() > capacity as usize;
-        let servers = exposed(&old, new, local);
+        let is_rewritten =
+            |table| changed.puts.contains(&table) || changed.deletes.contains(&table);
+        let servers = exposed(&old, new, local, is_rewritten);
         let closing = Step::closing(&old, new, &changed, is_full, &servers);
         let mut eviction = Step::default();
         if is_full {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sluice_abi::{Addr, NetworkKey, PodPolicy, PolicyDirection, PolicyPeerKey, PolicyPorts};
 
-use super::super::pairs::{Lookup, exposed, row_of};
+use super::super::pairs::{Lookup, exposed};
 use super::super::ports::Ports;
 use super::super::tables::CLOSED_END;
 use super::super::{LocalPod, Step};
@@ -20,10 +20,7 @@ impl Policies {
     /// Closes the ingress of [`exposed`] servers from the first of the steps of an update on, and adds a step that
     /// opens it again. Forgets what was before the update.
     pub(super) fn close_pairs(&mut self, local: &[LocalPod], steps: &mut Vec<Step>) {
-        let servers = match self.both_ends_may_differ(local) {
-            true => exposed(&Before(self), &After(self), local),
-            false => BTreeSet::new(),
-        };
+        let servers = self.servers(local);
         for index in &servers {
             let Some((row, first)) = Before(self).pod(*index).zip(steps.first_mut()) else {
                 continue;
@@ -45,22 +42,19 @@ impl Policies {
         self.tables.settle();
     }
 
-    /// Whether any verdict of an egress and any one of an ingress may differ: most changes concern one of them, or
-    /// peers elsewhere.
-    fn both_ends_may_differ(&self, local: &[LocalPod]) -> bool {
-        let has_changed = |pod: &LocalPod| self.class_rows.has_changed(&pod.address.into());
-        if self.network_rows.changed().next().is_some() || local.iter().any(has_changed) {
-            return true;
+    /// The indices of the [`exposed`] servers.
+    fn servers(&self, local: &[LocalPod]) -> BTreeSet<u32> {
+        let peers = &self.tables.maps.peers;
+        let has_moved = |pod: &LocalPod| self.class_rows.has_changed(&pod.address.into());
+        if self.pod_rows.changed().next().is_none()
+            && peers.changed().next().is_none()
+            && self.network_rows.changed().next().is_none()
+            && !local.iter().any(has_moved)
+        {
+            return BTreeSet::new();
         }
-        let tables: BTreeSet<u64> = self.tables.maps.peers.changed().map(|key| key.table).collect();
-        let may_differ = |pod: &LocalPod, direction: PolicyDirection| {
-            let rows = [row_of(&Before(self), pod), row_of(&After(self), pod)];
-            let [old, new] = rows.map(|row| row.map(|row| row.ends[direction as usize]));
-            old != new || new.is_some_and(|end| tables.contains(&end.table))
-        };
-        PolicyDirection::ALL
-            .into_iter()
-            .all(|direction| local.iter().any(|pod| may_differ(pod, direction)))
+        let tables: BTreeSet<u64> = peers.changed().map(|key| key.table).collect();
+        exposed(&Before(self), &After(self), local, |table| tables.contains(&table))
     }
 }
 
