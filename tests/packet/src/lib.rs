@@ -13,6 +13,7 @@ pub mod bytecode;
 mod cgroup;
 pub mod checksum;
 pub mod command;
+mod control_flow;
 pub mod conversation;
 pub mod corpus;
 pub mod counters;
