@@ -2,15 +2,15 @@
 
 use sluice_abi::{
     Addr, Backend, BackendRow, Device, FlowEntry, FlowKey, LocalPod, Network, NetworkKey,
-    NodeConfig, PortBe, PortRange, device_flags, map, namespace_id, network_kind, node_flags,
-    ticks,
+    NodeConfig, PodNetns, PortBe, PortRange, device_flags, map, namespace_id, network_kind,
+    node_flags, ticks,
 };
 
-use crate::Datapath;
 use crate::topology::{
     CLIENT, CLIENT_IFINDEX, GATEWAY, HOST_MAC, NODE, OTHER_IFINDEX, OTHER_NODE, SECOND_IFINDEX,
     SECOND_NODE, SERVER, SERVER_IFINDEX, SNAT_PORTS, UPLINK_IFINDEX, pod_mac, v4,
 };
+use crate::{Datapath, netns_cookie};
 
 /// Namespace of the pods of this node.
 pub const NAMESPACE: &str = "default";
@@ -94,6 +94,17 @@ impl Datapath {
         let pod = LocalPod { namespace, ifindex, pod_mac, host_mac, index, generation, pad: 0 };
         self.map(map::PODS).update(&u32::from(index), &pod).unwrap();
         self.map(map::LOCAL_PODS).update(&v4(address), &pod).unwrap();
+    }
+
+    /// Makes this process one of a pod to the programs: its network namespace is that of the pod.
+    pub fn enter_pod(&self, address: [u8; 4]) {
+        let pod = PodNetns { addrs: [v4(address), Addr::UNSPECIFIED] };
+        self.map(map::POD_NETNS).update(&netns_cookie(), &pod).unwrap();
+    }
+
+    /// Makes this process one of no pod.
+    pub fn leave_pod(&self) {
+        self.map::<u64, PodNetns>(map::POD_NETNS).delete(&netns_cookie()).unwrap();
     }
 
     /// Writes a network; `len` is the prefix length of the IPv4 network.

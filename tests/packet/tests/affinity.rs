@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 
 use packet_tests::*;
-use sluice_abi::{Frontend, NodeConfig, PodNetns, frontend_flags, map, proto};
+use sluice_abi::{Frontend, NodeConfig, frontend_flags, map, proto};
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -206,12 +206,9 @@ fn service_backend(datapath: &Datapath, client: [u8; 4], port: u16) -> u32 {
     entries.iter().find(|(key, _)| key.client == v4(client)).unwrap().1.backend
 }
 
-/// The backend of a connected UDP socket of this process; without `getpeername` programs the socket
-/// shows it.
+/// The backend of a connected UDP socket of this process.
 fn connected() -> SocketAddr {
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.connect(SocketAddr::from((VIP, 53))).unwrap();
-    socket.peer_addr().unwrap()
+    udp_peer((VIP, 53)).unwrap()
 }
 
 fn node_with_sockets() -> (Datapath, InCgroup) {
@@ -236,9 +233,7 @@ fn sockets_of_the_node_have_the_address_of_the_node_as_client() {
 #[test]
 fn sockets_and_packets_of_a_pod_share_its_backend() {
     let (datapath, _cgroup) = node_with_sockets();
-    // This process is in the network namespace of the pod.
-    let pod = PodNetns { addrs: [v4(CLIENT), sluice_abi::Addr::UNSPECIFIED] };
-    datapath.map(map::POD_NETNS).update(&netns_cookie(), &pod).unwrap();
+    datapath.enter_pod(CLIENT);
     let first = connected();
     assert!((0..20).all(|_| connected() == first));
     for port in 1000..1020 {

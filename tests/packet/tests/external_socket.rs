@@ -11,8 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use packet_tests::*;
 use sluice_abi::{
-    Addr, DropReason, Frontend, NodeConfig, Outcome, PodNetns, frontend_flags, map, network_kind,
-    program, proto,
+    DropReason, Frontend, NodeConfig, Outcome, frontend_flags, network_kind, program, proto,
 };
 
 const SERVICE: u32 = 7;
@@ -37,11 +36,9 @@ fn external(datapath: &Datapath, address: [u8; 4], port: u16, flags: u32) {
     datapath.frontend((address, port, proto::UDP), Frontend { service: SERVICE, flags });
 }
 
-/// The peer of a socket after `connect`: without `getpeername` programs, that of its packets.
+/// The peer of a UDP socket after `connect`.
 fn peer(address: [u8; 4], port: u16) -> Result<Endpoint, ErrorKind> {
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.connect(SocketAddr::from((address, port))).map_err(|e| e.kind())?;
-    match socket.peer_addr().unwrap() {
+    match udp_peer((address, port))? {
         SocketAddr::V4(peer) => Ok((peer.ip().octets(), peer.port())),
         SocketAddr::V6(peer) => panic!("{peer}"),
     }
@@ -49,10 +46,8 @@ fn peer(address: [u8; 4], port: u16) -> Result<Endpoint, ErrorKind> {
 
 /// As [`peer`], for an IPv6 socket with an IPv4 peer.
 fn mapped_peer(address: [u8; 4], port: u16) -> Result<Endpoint, ErrorKind> {
-    let socket = UdpSocket::bind("[::]:0").unwrap();
     let mapped = std::net::Ipv4Addr::from(address).to_ipv6_mapped();
-    socket.connect((mapped, port)).map_err(|e| e.kind())?;
-    match socket.peer_addr().unwrap() {
+    match udp_peer((mapped, port))? {
         SocketAddr::V6(peer) => Ok((peer.ip().to_ipv4_mapped().unwrap().octets(), peer.port())),
         SocketAddr::V4(peer) => panic!("{peer}"),
     }
@@ -122,8 +117,7 @@ fn source_ranges_hold_for_the_address_of_the_node_or_pod() {
     external(&datapath, LB, 53, limited);
     datapath.source_range(SERVICE, NODE, 32);
     assert_eq!(peer(LB, 53), Ok((LB, 53)), "an unknown client");
-    let pod = PodNetns { addrs: [v4(CLIENT), Addr::UNSPECIFIED] };
-    datapath.map(map::POD_NETNS).update(&netns_cookie(), &pod).unwrap();
+    datapath.enter_pod(CLIENT);
     assert_eq!(peer(LB, 53), Ok((LB, 53)), "a pod outside the ranges");
     datapath.source_range(SERVICE, CLIENT, 32);
     assert_eq!(peer(LB, 53), Ok(BACKEND));

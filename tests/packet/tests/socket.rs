@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSo
 use std::time::Duration;
 
 use packet_tests::*;
-use sluice_abi::{Addr, Frontend, Outcome, PodNetns, frontend_flags, map, program, proto};
+use sluice_abi::{Frontend, Outcome, frontend_flags, program, proto};
 
 /// Address of the first backend; every address of 127.0.0.0/8 is local.
 const ONE: [u8; 4] = [127, 0, 0, 1];
@@ -107,9 +107,7 @@ fn calls_to_a_local_policy_service_without_local_endpoint_are_left_to_the_packet
     datapath.service_port(7, proto::UDP, &Sets { cluster: vec![(FAR_POD, 53)], ..Sets::default() });
     let frontend = Frontend { service: 7, flags: frontend_flags::LOCAL };
     datapath.frontend((VIP, 53, proto::UDP), frontend);
-    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
-    client.connect(at(VIP, 53)).unwrap();
-    assert_eq!(client.peer_addr().unwrap(), at(VIP, 53));
+    assert_eq!(udp_peer((VIP, 53)), Ok(at(VIP, 53)));
 }
 
 #[test]
@@ -252,11 +250,9 @@ fn without_bpf_set_retval_the_refusal_is_left_to_the_packet_programs() {
     datapath.configure_node();
     let _cgroup = InCgroup::enter(&mut datapath, &program::SOCKET);
     datapath.service(8, (VIP, 53, proto::UDP), &[]);
-    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
     // EPERM, the only error that the program could cause, makes the kernel's NFS client retry for
     // ever (cilium/cilium#45184).
-    client.connect(at(VIP, 53)).unwrap();
-    assert_eq!(client.peer_addr().unwrap(), at(VIP, 53));
+    assert_eq!(udp_peer((VIP, 53)), Ok(at(VIP, 53)));
 }
 
 /// Contract 9.7: at the socket, packets of a pod to itself would not leave the pod.
@@ -264,8 +260,7 @@ fn without_bpf_set_retval_the_refusal_is_left_to_the_packet_programs() {
 fn contract_9_7_a_service_does_not_lead_a_judged_pod_to_itself_at_the_socket() {
     let (datapath, _cgroup) = node_in_cgroup();
     datapath.local_pod(ONE, 3);
-    let pod = PodNetns { addrs: [v4(ONE), Addr::UNSPECIFIED] };
-    datapath.map(map::POD_NETNS).update(&netns_cookie(), &pod).unwrap();
+    datapath.enter_pod(ONE);
     let (own, other) = (udp_server(ONE), udp_server(TWO));
     datapath.service(7, (VIP, 53, proto::UDP), &[(ONE, port(&own))]);
     datapath.service(8, (VIP, 54, proto::UDP), &[(TWO, port(&other))]);

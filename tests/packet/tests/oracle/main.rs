@@ -78,9 +78,24 @@ fn frontends(objects: &[Object]) -> Vec<Destination> {
     frontends
 }
 
+/// A random destination: of one half of the packets any, of the others that of eight which has the rarest answer.
+fn destination(random: &mut Random, case: &Case, from: From) -> Destination {
+    let draws = *random.pick(&[1, 8]);
+    let drawn: Vec<Destination> =
+        (0..draws).map(|_| any_destination(random, &case.objects)).collect();
+    let commonness = |to: &Destination| match case.answer(from, *to) {
+        Answer::Dropped => 0,
+        Answer::SourceNotAllowed => 1,
+        Answer::Backends { .. } => 2,
+        Answer::Rejected => 3,
+        Answer::NotAService => 4,
+    };
+    drawn.into_iter().min_by_key(commonness).expect("one draw or more")
+}
+
 /// Of one half of the packets, a frontend of a Service. Of the others, a Service address, internal or external,
 /// one without a Service, a pod, a node or an external host.
-fn destination(random: &mut Random, objects: &[Object]) -> Destination {
+fn any_destination(random: &mut Random, objects: &[Object]) -> Destination {
     let frontends = frontends(objects);
     if !frontends.is_empty() && random.below(2) == 0 {
         return *random.pick(&frontends);
@@ -227,7 +242,10 @@ impl Shares {
     }
 }
 
-/// The answers that a run of the usual length has at least seven of, by the expected value.
+/// Answers of which a run of the usual length has at least one. The chance that a run lacks one of them, or has fewer of
+/// an answer than the least number of its test, is below 1e-8. (The numbers of each answer in the sets of objects of a
+/// run are independent: their distribution in eight runs, convolved. Most likely to fail are the sockets: 72 packets are
+/// expected to be dropped, from 35 of 500 sets, and fewer than 10 are in 1e-9 of all runs.)
 const FREQUENT: [&str; 5] =
     ["not a Service", "rejected", "source not allowed", "one endpoint", "several endpoints"];
 
@@ -254,7 +272,8 @@ fn packets_go_where_the_oracle_expects_them() {
         let realized = Realized::write(&datapath, &case);
         let mut failed = None;
         for _ in 0..PACKETS {
-            let (from, to) = (source(&mut random, &case), destination(&mut random, &case.objects));
+            let from = source(&mut random, &case);
+            let to = destination(&mut random, &case, from);
             sport += 1;
             shares.add(&case.answer(from, to));
             match compare(&datapath, &case, from, to, sport) {
@@ -281,8 +300,8 @@ fn packets_go_where_the_oracle_expects_them() {
     }
     shares.assert_all(&FREQUENT);
     println!("{shares:?}");
-    // A third to a half of the usual numbers.
+    // A third of the usual numbers, see [`FREQUENT`].
     let least =
-        [("dropped", 60), ("left by XDP", 50), ("one endpoint", 120), ("several endpoints", 180)];
+        [("dropped", 140), ("left by XDP", 130), ("one endpoint", 290), ("several endpoints", 300)];
     shares.assert_least(&least);
 }
