@@ -1,5 +1,5 @@
-//! `cargo xtask bench scale`: the agent with many Services, on one node of the namespace tests, with
-//! an API server in memory. Prints a table of the figures and their aims.
+//! `cargo xtask bench scale`: the agent with many Services, and with many policies, on one node of the namespace
+//! tests, with an API server in memory. Prints tables of the figures and their aims.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,6 +21,12 @@ const SIZES: [[&str; 4]; 4] = [
     ["50000", "5.2", "400", "0"],
     ["50000", "5.2", "400", "1"],
 ];
+
+/// Pods, policies, and rules of one further policy.
+const POLICIES: [&str; 3] = ["5000", "1000", "12500"];
+
+/// Aim of policies: seconds from the last list, or from the change, until all rows are written.
+const POLICIES_PROGRAMMED: f64 = 1.0;
 
 /// Aim with external frontends: at most this, times the figure without them.
 const EXTERNAL: &str = "1.5 times";
@@ -50,8 +56,35 @@ pub fn run(cache: &Cache) -> Result<ExitCode> {
     for arguments in SIZES {
         reports.push(isolated::report(&bench, &arguments, programs.environment(), STEP)?);
     }
-    print!("{}", table(&reports));
+    let bench = build::static_program(cache, "netns-tests", "policy-scale-bench", "release")?;
+    let policies = isolated::report(&bench, &POLICIES, programs.environment(), STEP)?;
+    print!("{}\n{}", table(&reports), policy_table(&policies));
     Ok(ExitCode::SUCCESS)
+}
+
+/// One row per state of the policies.
+fn policy_table(report: &Value) -> String {
+    let aim = POLICIES_PROGRAMMED;
+    let mut text = format!(
+        "| policies | programmed, s ({aim}) | classes | ranges | rows of tables | sets of ports |\n\
+         |---|---|---|---|---|---|\n"
+    );
+    let names = [
+        format!(
+            "{} policies, {} Pods, {} of them on the node, at the start",
+            report["policies"], report["pods"], report["local_pods"]
+        ),
+        format!("further one with {} rules, of one pod", report["rules"]),
+    ];
+    for (name, state) in names.iter().zip(["all", "many"]) {
+        let seconds = report[format!("{state}_s")].as_f64().unwrap_or(f64::NAN);
+        text.push_str(&format!("| {name} | {seconds:.3} |"));
+        for table in ["policy_classes", "policy_networks", "policy_peers", "policy_ports"] {
+            text.push_str(&format!(" {} |", report[format!("{state}_rows")][table]));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// One row per figure, one column per size; the aim in parentheses.
@@ -88,5 +121,22 @@ mod tests {
             "| figure (aim) | 1 Services, 2 endpoints | 1 Services, 2 endpoints, load balancers";
         assert!(text.starts_with(heads), "{text}");
         assert!(text.contains("| memory after the changes, MiB | 2.0 | 2.0 (50) |\n"), "{text}");
+    }
+
+    #[test]
+    fn policies_have_a_row_at_the_start_and_one_with_many_rules() {
+        let text = policy_table(&serde_json::json!({
+            "pods": 90, "local_pods": 2, "policies": 7, "rules": 100, "all_s": 0.0251, "many_s": 0.5,
+            "all_rows": {"policy_classes": 1, "policy_networks": 2, "policy_peers": 3, "policy_ports": 4},
+            "many_rows": {"policy_classes": 5, "policy_networks": 6, "policy_peers": 7, "policy_ports": 8},
+        }));
+        let rows: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(
+            rows,
+            [
+                "| 7 policies, 90 Pods, 2 of them on the node, at the start | 0.025 | 1 | 2 | 3 | 4 |",
+                "| further one with 100 rules, of one pod | 0.500 | 5 | 6 | 7 | 8 |",
+            ]
+        );
     }
 }
