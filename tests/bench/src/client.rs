@@ -30,6 +30,27 @@ pub struct Report {
 /// all of them alike.
 const SLICE: Duration = Duration::from_millis(20);
 
+/// A turn measures each of N targets once. In 2 N turns, each of them has every place of the order twice, and each of
+/// its neighbours is as often before it as after it.
+struct Turn {
+    number: usize,
+    order: Vec<usize>,
+}
+
+impl Turn {
+    fn of(targets: usize) -> Turn {
+        Turn { number: 0, order: (0..targets).collect() }
+    }
+
+    fn advance(&mut self) {
+        self.number += 1;
+        self.order.rotate_left(1);
+        if self.number.is_multiple_of(self.order.len()) {
+            self.order.reverse();
+        }
+    }
+}
+
 /// One target, its connection, if the kind of load has one only, and what was measured so far.
 struct Target {
     address: SocketAddr,
@@ -43,20 +64,19 @@ struct Target {
     spent: Duration,
 }
 
-/// Runs one kind of load against each target for `duration`, in turns. Returns a report of each target.
+/// Runs one kind of load against each target for at least `duration`, in turns. Returns a report of each target.
 ///
 /// # Errors
 /// When a connection cannot be established or breaks.
 pub fn run(mode: Mode, targets: &[SocketAddr], duration: Duration) -> anyhow::Result<Vec<Report>> {
     let open = |&address| Target::open(mode, address);
     let mut targets = targets.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut order: Vec<usize> = (0..targets.len()).collect();
+    let mut turn = Turn::of(targets.len());
     while targets.iter().any(|target| target.spent < duration) {
-        for &at in &order {
+        for &at in &turn.order {
             targets[at].measure(mode, SLICE.min(duration))?;
         }
-        // No target always follows the same other one.
-        order.reverse();
+        turn.advance();
     }
     Ok(targets.into_iter().map(|target| target.report(mode)).collect())
 }
@@ -77,8 +97,8 @@ impl Target {
         Ok(Target { address, stream, block, blocks: 0, times, spent: Duration::ZERO })
     }
 
-    /// Repeats the operation for this time. Returns when nothing is under way, so that it does not disturb the
-    /// measurement of the next target.
+    /// Repeats the operation for this time. A bulk transfer ends when all blocks are acknowledged: what is under way
+    /// would be sent during the measurement of the next target.
     fn measure(&mut self, mode: Mode, duration: Duration) -> anyhow::Result<()> {
         let start = Instant::now();
         let mut before = start;
@@ -178,7 +198,7 @@ mod tests {
     use super::*;
     use crate::server;
 
-    /// Serves connections at each of several ports, and keeps the sequence in which the ports had them.
+    /// Serves connections at each of several ports, and records the order in which the ports accepted them.
     fn servers<const N: usize>() -> ([SocketAddr; N], Arc<Mutex<Vec<usize>>>) {
         let accepted = Arc::new(Mutex::new(Vec::new()));
         let addresses = std::array::from_fn(|n| {
@@ -197,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn each_target_has_the_same_time() {
+    fn each_target_is_measured_for_the_duration() {
         let (targets, _) = servers::<2>();
         for mode in [Mode::Rr, Mode::Crr, Mode::Stream] {
             let reports = run(mode, &targets, Duration::from_millis(50)).expect("both serve");
@@ -211,20 +231,20 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_measured_in_turns_and_backwards_in_every_other() {
+    fn targets_are_measured_in_turns_whose_order_rotates() {
         let (targets, accepted) = servers::<3>();
-        run(Mode::Crr, &targets, 10 * SLICE).expect("all serve");
+        run(Mode::Crr, &targets, 20 * SLICE).expect("all serve");
         let mut turns = accepted.lock().expect("no thread has panicked").clone();
         turns.dedup();
-        // The last target of a turn is the first of the next one. A slice can be late, and save its target a turn.
-        assert!(turns.starts_with(&[0, 1, 2, 1, 0, 1, 2]), "{turns:?}");
+        // 0 1 2, 1 2 0, 2 0 1, and backwards 2 1 0; the first target of a turn can be the last of the one before.
+        assert!(turns.starts_with(&[0, 1, 2, 1, 2, 0, 2, 0, 1, 2, 1, 0]), "{turns:?}");
     }
 
     #[test]
-    fn nothing_is_under_way_between_two_turns_of_a_bulk_transfer() {
+    fn turn_of_a_bulk_transfer_ends_with_its_last_acknowledgement() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
-        // A server that reads with every delay that the scheduler gives it, and counts.
+        // A server that counts what it has read, and is slow.
         let read = Arc::new(Mutex::new(0));
         let counted = Arc::clone(&read);
         thread::spawn(move || {
@@ -233,7 +253,7 @@ mod tests {
             let mut block = vec![0; BLOCK];
             while stream.read_exact(&mut block).is_ok() {
                 *counted.lock().expect("no thread has panicked") += 1;
-                thread::yield_now();
+                thread::sleep(Duration::from_millis(1));
                 stream.write_all(&[0]).expect("a client that reads");
             }
         });

@@ -211,8 +211,8 @@ fn contract_3_12_a_flow_without_entries_gets_its_port_again_and_only_the_key_det
     }
 }
 
-/// Asserts that a table is full of flows with both entries: a main entry, which holds the port, and an alias. If
-/// either kind were evicted first, more ports would be taken than flows are kept.
+/// Asserts that half of the entries of a full table are main entries, which hold ports; the others are aliases. If
+/// aliases were evicted first, more ports would be taken than flows are kept.
 #[track_caller]
 fn assert_half_are_main_entries(flows: usize, max: u32) {
     let kept = max as usize / 2;
@@ -222,6 +222,8 @@ fn assert_half_are_main_entries(flows: usize, max: u32) {
 
 #[test]
 fn a_flood_to_a_node_port_takes_the_ports_of_the_flows_that_are_kept() {
+    // Each CPU has free entries of its own.
+    cpu::stay();
     const NODE_PORT: u16 = 30_080;
     const FLOWS: u32 = 60_000;
     let datapath = Datapath::node();
@@ -252,6 +254,8 @@ fn a_flood_to_a_node_port_takes_the_ports_of_the_flows_that_are_kept() {
 /// first attempt of a segment in a connection does: its flow may have lost its alias alone.
 #[test]
 fn a_flood_from_two_pods_takes_the_ports_of_the_flows_that_are_kept() {
+    // Each CPU has free entries of its own.
+    cpu::stay();
     for flags in [SYN, ACK] {
         let datapath = Datapath::node();
         datapath.snat_ports(1024, 29_999);
@@ -260,7 +264,7 @@ fn a_flood_from_two_pods_takes_the_ports_of_the_flows_that_are_kept() {
         let tokens = datapath.map::<u32, PodFlows>(map::POD_FLOWS);
         for n in 0..120_000u32 {
             if n % 10_000 == 0 {
-                // As time does.
+                // They are refilled over time.
                 for pod in [CLIENT, SERVER] {
                     tokens.update(&u32::from(pod[3]), &PodFlows::default()).unwrap();
                 }

@@ -53,6 +53,16 @@ impl Namespaces {
         self.rows.rows()
     }
 
+    /// Whether a namespace was open at the last call of [`Namespaces::end_update`].
+    pub fn was_open(&self, id: u64) -> bool {
+        self.rows.before_update(&id).is_some()
+    }
+
+    /// Forgets the rows from before.
+    pub fn end_update(&mut self) {
+        self.rows.end_update();
+    }
+
     /// NetworkPolicies of a namespace were added, changed or deleted.
     pub fn policies(&mut self, index: &Index, name: &Arc<str>, has_pods: bool) {
         match self.by_name.get(name) {

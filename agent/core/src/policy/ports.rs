@@ -66,7 +66,7 @@ impl Ports {
     }
 
     /// The set of a value that needs no rows: the reverse of [`Ports::inline`].
-    pub fn of_inline(value: PolicyPorts) -> Option<Ports> {
+    pub fn from_inline(value: PolicyPorts) -> Option<Ports> {
         match value.kind {
             ports_kind::ALL => Some(Ports::all()),
             ports_kind::RANGE => {
@@ -79,7 +79,7 @@ impl Ports {
     }
 
     /// The set with an id, from the rows of all sets: the reverse of [`Ports::rows`].
-    pub fn of_rows(id: u64, rows: &BTreeMap<PolicyPortKey, u32>) -> Ports {
+    pub fn from_rows(id: u64, rows: &BTreeMap<PolicyPortKey, u32>) -> Ports {
         let id = PolicyPortKey::words(id);
         let mut ports = Ports::default();
         // The longest prefix decides.
@@ -233,9 +233,9 @@ mod tests {
         assert_eq!(union(&[(TCP, 80, 90)]).inline(), Some(PolicyPorts::range(TCP, 80, 90)));
         assert_eq!(union(&[(TCP, 80, 80), (UDP, 80, 80)]).inline(), None);
         for ports in [Ports::default(), Ports::all(), union(&[(TCP, 80, 90)])] {
-            assert_eq!(ports.inline().and_then(Ports::of_inline), Some(ports));
+            assert_eq!(ports.inline().and_then(Ports::from_inline), Some(ports));
         }
-        assert_eq!(Ports::of_inline(PolicyPorts::set(7)), None);
+        assert_eq!(Ports::from_inline(PolicyPorts::set(7)), None);
     }
 
     /// What the programs find for a protocol and port.
@@ -265,7 +265,7 @@ mod tests {
             for (id, ports, rows) in [(7, &set, &rows), (8, &complement, &others)] {
                 let beside = Ports::all().minus(&union(&[(TCP, 7, 9)])).rows(9);
                 let rows: BTreeMap<_, _> = rows.iter().copied().chain(beside).collect();
-                assert_eq!(Ports::of_rows(id, &rows), *ports);
+                assert_eq!(Ports::from_rows(id, &rows), *ports);
             }
             assert!(rows.len() <= ranges.len() * 30, "{} rows", rows.len());
             assert!(others.len() <= ranges.len() * 40, "{} rows", others.len());

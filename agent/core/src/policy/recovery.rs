@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_abi::{PodPolicy, PolicyDirection, PolicyEnd, PolicyPortKey, ports_kind};
 
 use super::LocalPod;
-use super::pairs::exposed;
+use super::pairs::servers_to_close;
 use super::rows::{PolicyRows, RowChange, Step};
 use super::tables::CLOSED_END;
 
 impl Step {
     /// The steps from `old`, for example the rows of the maps with revision 0, to `new`: (1) remove rows that no
     /// verdict depends on, (2) close pods, (3) remove classes that are not wanted if old and new ones do not fit
-    /// together, (4) change all other rows, (5) open closed pods and add new ones. Flows
-    /// of all isolated pods are judged again if rows of other maps than `POD_POLICY` change, or if `rejudge`.
+    /// together, (4) change all other rows, (5) open closed pods and add new ones, (6) open the servers of
+    /// [`servers_to_close`], which step 2 has closed, and the namespaces. Flows of all isolated pods are judged again if rows of other maps than `POD_POLICY` change, or if `rejudge`.
     /// `local` are all pods of this node, `capacity` is that of `POLICY_CLASSES`.
     pub fn recovery(
         capacity: u32,
@@ -23,7 +23,7 @@ impl Step {
         new: &PolicyRows,
         local: &[LocalPod],
         rejudge: bool,
-    ) -> [Step; 5] {
+    ) -> [Step; 6] {
         let differs = !old.has_tables_of(new);
         let removal = old.take_unused(new);
         let changed = ChangedTables::between(&old, new);
@@ -31,7 +31,7 @@ impl Step {
         let is_full = new.classes.len() + unwanted.count() > capacity as usize;
         let is_rewritten =
             |table| changed.puts.contains(&table) || changed.deletes.contains(&table);
-        let servers = exposed(&old, new, local, is_rewritten);
+        let servers = servers_to_close(&old, new, local, is_rewritten);
         let closing = Step::closing(&old, new, &changed, is_full, &servers);
         let mut eviction = Step::default();
         if is_full {
@@ -50,8 +50,8 @@ impl Step {
                     *end = *now;
                 }
             }
-            let judges_rest = next.ends.iter().any(|end| changed.deletes.contains(&end.table));
-            row.is_some() || !judges_rest && !servers.contains(index)
+            let has_removed_rows = next.ends.iter().any(|end| changed.deletes.contains(&end.table));
+            row.is_some() || !has_removed_rows && !servers.contains(index)
         });
         let mut networks = RowChange::between(&old.networks, &new.networks);
         networks.puts.sort_by_key(|(key, _)| Reverse(*key));
@@ -63,12 +63,25 @@ impl Step {
             pods: RowChange::between(&before, &after).with_zeros().collect(),
             open_namespaces: RowChange::between(&old.open_namespaces, &new.open_namespaces),
         };
+        let mut last = Step::default();
+        last.open_namespaces.puts = std::mem::take(&mut middle.open_namespaces.puts);
         if rejudge || differs {
             // Not by the new rows: pods that are added last do not have one yet.
             middle.rejudge_isolated(&after);
         }
-        let pods = RowChange::between(&after, &new.pods).with_zeros().collect();
-        [removal, closing, eviction, middle, Step { pods, ..Step::default() }]
+        let mut waiting = new.pods.clone();
+        waiting.retain(|index, next| {
+            let is_server = servers.contains(index);
+            let has_row = old.pods.get(index).is_some_and(|row| row.generation == next.generation);
+            if is_server {
+                next.ends[PolicyDirection::Ingress as usize] = CLOSED_END;
+            }
+            has_row || !is_server
+        });
+        let pods = RowChange::between(&after, &waiting).with_zeros().collect();
+        let opening = Step { pods, ..Step::default() };
+        last.pods = RowChange::between(&waiting, &new.pods).with_zeros().collect();
+        [removal, closing, eviction, middle, opening, last]
     }
 
     /// Closes pods before the other rows change: `all` isolated ones if addresses have no class for a moment. If
@@ -253,7 +266,8 @@ mod tests {
         wanted.ports.insert(set(80), 1);
         let mut found = wanted.clone();
         found.ports.insert(set(22), 1);
-        let [removal, closing, _, middle, _] = Step::recovery(LARGEST, found, &wanted, &[], false);
+        let [removal, closing, _, middle, _, _] =
+            Step::recovery(LARGEST, found, &wanted, &[], false);
         assert_eq!((removal.ports.deletes, closing.pods.len()), (vec![set(22)], 0));
         assert_eq!((middle.ports.is_empty(), middle.pods.len()), (true, 1));
     }

@@ -109,7 +109,7 @@ impl<T: Hash + Eq> Registry<T> {
         self.entries[number as usize].id
     }
 
-    /// The content that had an id first.
+    /// The content with an id; of several, the first one.
     pub fn with_id(&self, id: u64) -> Option<&Arc<T>> {
         self.by_id.get(&id).map(|number| self.get(*number))
     }

@@ -9,15 +9,19 @@ use crate::visits::visit;
 #[derive(Clone, Debug)]
 pub struct Tracked<K, V> {
     rows: BTreeMap<K, V>,
-    /// Before the step.
-    before: BTreeMap<K, Option<V>>,
-    /// Before the update, which has several steps.
-    former: BTreeMap<K, Option<V>>,
+    /// Values before the step.
+    before_step: BTreeMap<K, Option<V>>,
+    /// Values before the update, which has several steps.
+    before_update: BTreeMap<K, Option<V>>,
 }
 
 impl<K, V> Default for Tracked<K, V> {
     fn default() -> Tracked<K, V> {
-        Tracked { rows: BTreeMap::new(), before: BTreeMap::new(), former: BTreeMap::new() }
+        Tracked {
+            rows: BTreeMap::new(),
+            before_step: BTreeMap::new(),
+            before_update: BTreeMap::new(),
+        }
     }
 }
 
@@ -30,8 +34,8 @@ impl<K: Ord + Copy, V: Copy + PartialEq> Tracked<K, V> {
             None => self.rows.remove(&key),
         };
         if former != value {
-            self.before.entry(key).or_insert(former);
-            self.former.entry(key).or_insert(former);
+            self.before_step.entry(key).or_insert(former);
+            self.before_update.entry(key).or_insert(former);
         }
     }
 
@@ -40,33 +44,34 @@ impl<K: Ord + Copy, V: Copy + PartialEq> Tracked<K, V> {
         &self.rows
     }
 
-    /// A row as it was at the last call of [`Tracked::settle`].
-    pub fn former(&self, key: &K) -> Option<V> {
-        match self.former.get(key) {
-            Some(former) => *former,
+    /// A row as it was at the last call of [`Tracked::end_update`].
+    pub fn before_update(&self, key: &K) -> Option<V> {
+        visit();
+        match self.before_update.get(key) {
+            Some(before) => *before,
             None => self.rows.get(key).copied(),
         }
     }
 
-    /// The keys whose rows were changed since the last call of [`Tracked::settle`].
-    pub fn changed(&self) -> impl Iterator<Item = &K> {
-        self.former.keys()
+    /// The keys whose rows were changed since the last call of [`Tracked::end_update`].
+    pub fn changed_in_update(&self) -> impl Iterator<Item = &K> {
+        self.before_update.keys()
     }
 
-    /// Whether the row of a key was changed since the last call of [`Tracked::settle`].
-    pub fn has_changed(&self, key: &K) -> bool {
-        self.former.contains_key(key)
+    /// Whether the row of a key was changed since the last call of [`Tracked::end_update`].
+    pub fn has_changed_in_update(&self, key: &K) -> bool {
+        self.before_update.contains_key(key)
     }
 
     /// Forgets the rows from before.
-    pub fn settle(&mut self) {
-        self.former.clear();
+    pub fn end_update(&mut self) {
+        self.before_update.clear();
     }
 
     /// The changes since the last call.
     pub fn take(&mut self) -> RowChange<K, V> {
         let mut change = RowChange::default();
-        for (key, before) in std::mem::take(&mut self.before) {
+        for (key, before) in std::mem::take(&mut self.before_step) {
             match self.rows.get(&key) {
                 Some(now) if before != Some(*now) => change.puts.push((key, *now)),
                 None if before.is_some() => change.deletes.push(key),

@@ -121,7 +121,8 @@ fn pod(n: u32, app: u32, node: &Node, address: Ipv4Addr) -> Value {
         "app": format!("app-{app}"), "tier": format!("tier-{}", app % 3),
         "pod-template-hash": format!("5d{app}"),
     });
-    let node = if n % NODES == 0 { node.name.clone() } else { format!("node-{}", n % NODES) };
+    let node =
+        if n.is_multiple_of(NODES) { node.name.clone() } else { format!("node-{}", n % NODES) };
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": namespace(n), "name": format!("pod-{n}"), "labels": labels},

@@ -50,7 +50,7 @@ pub struct Tables {
     not_fitting: usize,
     /// Tables that may have another [`Tables::end`] than before.
     changed: BTreeSet<u32>,
-    /// Sets that were released since the last call of [`Tables::settle`], by their ids.
+    /// Sets that were released since the last call of [`Tables::end_update`], by their ids.
     released: BTreeMap<u64, Arc<Ports>>,
     /// The rows.
     pub maps: TableMaps,
@@ -334,16 +334,16 @@ impl Tables {
         }
     }
 
-    /// What a row admits, now or since the last call of [`Tables::settle`].
-    pub fn contents(&self, row: PolicyPorts) -> Ports {
+    /// What a row admits, now or since the last call of [`Tables::end_update`].
+    pub fn ports_of(&self, row: PolicyPorts) -> Ports {
         let set = || self.sets.with_id(row.id).or(self.released.get(&row.id));
-        Ports::of_inline(row).or_else(|| set().map(|set| Ports::clone(set))).unwrap_or_default()
+        Ports::from_inline(row).or_else(|| set().map(|set| Ports::clone(set))).unwrap_or_default()
     }
 
     /// Forgets rows and sets from before.
-    pub fn settle(&mut self) {
-        self.maps.peers.settle();
-        self.maps.ports.settle();
+    pub fn end_update(&mut self) {
+        self.maps.peers.end_update();
+        self.maps.ports.end_update();
         self.released.clear();
     }
 }

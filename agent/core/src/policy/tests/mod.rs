@@ -164,16 +164,16 @@ fn comparison_that_finds_another_class_judges_flows_of_isolated_pods_again() {
     );
     let mut found = rows.clone();
     found.classes.clear();
-    let [_, closing, _, step, opening] =
+    let [_, closing, _, step, opening, last] =
         Step::recovery(map::POLICY_CLASSES_MAX, found.clone(), &rows, &[], false);
-    assert!(closing.is_empty() && opening.is_empty());
+    assert!(closing.is_empty() && opening.is_empty() && last.is_empty());
     assert_eq!(step.classes.puts.len(), 1);
     assert_eq!(step.pods, [(1, rows.pods[&1])]);
     // A changed row is written once.
     found.pods.clear();
-    let [_, closing, _, step, opening] =
+    let [_, closing, _, step, opening, last] =
         Step::recovery(map::POLICY_CLASSES_MAX, found.clone(), &rows, &[], false);
-    assert!(closing.is_empty() && opening.is_empty());
+    assert!(closing.is_empty() && opening.is_empty() && last.is_empty());
     assert_eq!(step.pods.len(), 2);
 }
 

@@ -155,9 +155,10 @@ struct Transition<'a> {
     several: bool,
 }
 
-/// Carries a step out, the first one of a pod's rows if there is no change. Each side of a flow is judged as before
-/// or as after the change. During a change of several objects, a flow may be dropped instead, and so may those to
-/// a server that [`pairs::is_exposed`]; what passes passes before or after. Returns whether any was dropped so.
+/// Carries a step out. Each side of a flow is judged as before or as after the change; without one, verdicts are
+/// not checked between two writes. During a change of several objects, a flow may be dropped instead, and so may
+/// those to a server that is closed because it [`pairs::is_exposed`]; what passes passes before or after. Returns
+/// whether any was dropped so.
 fn carry_out(
     maps: &mut Maps,
     step: &Step,
@@ -193,8 +194,10 @@ fn carry_out(
                 let was = was.as_ref().map(|was| &was[at].3);
                 let mut passes = now.3.iter().enumerate().filter(|(_, passes)| **passes);
                 let may_drop = change.is_some_and(|change| {
-                    let is_server = now.1 == PolicyDirection::Ingress;
-                    change.several || is_server && pairs::is_exposed(&change, local, &now.0)
+                    let row = maps.rows.pods.get(&now.0.index.into());
+                    let is_closed = now.1 == PolicyDirection::Ingress
+                        && row.is_some_and(|row| row.ends[now.1 as usize] == CLOSED_END);
+                    change.several || is_closed && pairs::is_exposed(&change, local, &now.0)
                 });
                 assert!(
                     may_drop
@@ -233,6 +236,16 @@ fn check_recorded(maps: &Maps, recorded: &[(u32, Vec<Judged>)], local: &[LocalPo
             let has_row = has_row(&maps.rows, &now.0);
             let is_current = has_row && maps.revisions.get(&index).is_none_or(|r| epoch >= r);
             assert!(!is_current || then == now, "recorded at {epoch}: {then:?}, now {now:?}");
+        }
+    }
+}
+
+/// Gives each pod that has the index of another one the next generation.
+fn renew(leases: &mut [LocalPod], old: &[LocalPod]) {
+    for lease in leases {
+        let has_changed = |old: &&LocalPod| old.index == lease.index && **old != *lease;
+        if let Some(old) = old.iter().find(has_changed) {
+            lease.generation = old.generation + 1;
         }
     }
 }
@@ -307,13 +320,7 @@ proptest! {
                 Event::Change(change) => index.apply(change),
                 Event::Edit(edit) => edit.change(&index).into_iter().for_each(|c| index.apply(c)),
                 Event::Leases(mut leases) => {
-                    // Another pod with the same index has another generation.
-                    for lease in &mut leases {
-                        let changed = |old: &&LocalPod| old.index == lease.index && **old != *lease;
-                        if let Some(old) = local.iter().find(changed) {
-                            lease.generation = old.generation + 1;
-                        }
-                    }
+                    renew(&mut leases, &local);
                     local = leases;
                     leased = true;
                 }

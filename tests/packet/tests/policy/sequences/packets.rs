@@ -1,12 +1,21 @@
 //! Packets between two writes of a change, and after it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use packet_tests::random::Random;
+use sluice_core::generate;
+use sluice_core::oracle::NewFlow;
 
-use super::super::world::{Probe, World};
+use super::super::world::{Denied, From, Probe, World};
 use super::flow::OpenFlow;
 use super::{Node, OPEN, Tally};
+
+/// Whether one end denies a flow before, and the other one after a change.
+fn crosses(before: Denied, after: Denied) -> bool {
+    let [before, after] = [before, after].map(|d| (d.egress.is_some(), d.ingress.is_some()));
+    matches!((before, after), ((true, false), (false, true)) | ((false, true), (true, false)))
+}
 
 impl Node {
     /// The indices of the pods of the node at the ends of a flow.
@@ -14,6 +23,30 @@ impl Node {
         let ends = [probe.flow.source, probe.flow.destination];
         let pods = self.world.leases.iter().filter(move |lease| ends.contains(&lease.address));
         pods.map(|lease| u32::from(lease.index))
+    }
+
+    /// The flows between pods of the node that [`crosses`].
+    pub fn crossing(&self, before: &World) -> Vec<Probe> {
+        let mut probes = Vec::new();
+        let addresses = || self.world.leases.iter().map(|l| l.address).filter(IpAddr::is_ipv4);
+        for source in addresses() {
+            for destination in addresses().filter(|address| *address != source) {
+                for (protocol, port) in generate::policy_probes() {
+                    let flow = NewFlow { source, destination, protocol, port, own_node: false };
+                    if crosses(before.denied(flow), self.world.denied(flow)) {
+                        probes.push(Probe { hook: From::Pod, flow });
+                    }
+                }
+            }
+        }
+        probes
+    }
+
+    /// Whether a pod of the node is closed to other pods for one of the crossing flows.
+    fn is_closed(&self, server: IpAddr, crossing: &[Probe]) -> bool {
+        let lease = self.world.leases.iter().find(|lease| lease.address == server);
+        lease.is_some_and(|lease| self.maps.closes_ingress(lease.index.into()))
+            && crossing.iter().any(|probe| probe.flow.destination == server)
     }
 
     fn next_port(&mut self) -> u16 {
@@ -25,7 +58,7 @@ impl Node {
     pub fn between(
         &mut self,
         (before, is_one): (&World, bool),
-        rewritten: &BTreeSet<u32>,
+        (rewritten, crossing): (&BTreeSet<u32>, &[Probe]),
         random: &mut Random,
         tally: &mut Tally,
     ) {
@@ -34,7 +67,9 @@ impl Node {
         // Most are of a pod whose row changes.
         let probes: Vec<Probe> = (0..8).filter_map(|_| self.world.probe(random)).collect();
         let concerns = |probe: &Probe| self.ends(*probe).any(|index| rewritten.contains(&index));
+        let of_both = (!crossing.is_empty()).then(|| random.pick(crossing));
         let probe = probes.iter().find(|probe| concerns(probe)).or(probes.first());
+        let probe = of_both.or(probe);
         if let Some(&probe) = probe {
             let (open, reason) = OpenFlow::start(&self.maps.datapath, &self.world, probe, sport);
             judged.push((probe, reason));
@@ -57,10 +92,11 @@ impl Node {
             }
             // During a change of several objects a flow may be dropped, and one to a server that is closed because
             // another flow would pass.
-            if was && !(is_one && self.ends(probe).all(|index| !self.maps.closes_ingress(index))) {
+            if was && (!is_one || self.is_closed(probe.flow.destination, crossing)) {
                 tally.closed += usize::from(is_one && reason.is_some());
                 continue;
             }
+            tally.crossing += usize::from(crosses(then, now));
             tally.judged += 1;
             *tally.between.entry((was, was)).or_default() += 1;
             assert!(
