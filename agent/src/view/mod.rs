@@ -125,6 +125,10 @@ mod tests {
         let (kernel, watches) = (RefCell::new(&mut kernel), &Watches::default());
         let view = View { state: &state, kernel, watches, lost: 3 };
         assert!(view.status().counters.contains(&Count::not_examined(3)));
-        assert_eq!(view.lost_events().get("not_examined"), Some(&3));
+        let of = |count: (&str, u64)| (count.0.to_owned(), count.1);
+        assert_eq!(view.lost_events(), [("not_examined", 3), ("rate_limit", 5)].map(of).into());
+        // Its number is not known, which is not 0.
+        view.kernel.borrow_mut().fail("read COUNTERS", 1, libc::EIO);
+        assert_eq!(view.lost_events(), [("not_examined", 3)].map(of).into());
     }
 }
