@@ -18,10 +18,12 @@ pub struct Count {
 impl Count {
     /// [`Count::kind`] of dropped packets without an event.
     pub const LOST_EVENT: &str = "lost_event";
+    /// [`Count::label`] of events that the agent has read since it started, but not examined.
+    pub const NOT_EXAMINED: &str = "not_examined";
 
     /// Events that the agent has read, but not examined; their bytes are not counted.
     pub fn not_examined(events: u64) -> Count {
-        let (kind, label) = (Count::LOST_EVENT.to_owned(), "not_examined".to_owned());
+        let (kind, label) = (Count::LOST_EVENT.to_owned(), Count::NOT_EXAMINED.to_owned());
         Count { kind, label, packets: events, bytes: 0 }
     }
 

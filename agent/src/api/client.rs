@@ -1,6 +1,5 @@
 //! Client side, blocking, for the command line.
 
-use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,6 +13,7 @@ use nix::sys::time::TimeVal;
 use serde::de::DeserializeOwned;
 
 use super::VERSION;
+use super::drops::DropsEnd;
 use super::request::Request;
 use super::response::{Header, Line};
 
@@ -79,7 +79,7 @@ pub struct Rows<R> {
     timeout: Duration,
     count: usize,
     ended: bool,
-    lost_events: BTreeMap<String, u64>,
+    drops: DropsEnd,
     row: PhantomData<fn() -> R>,
 }
 
@@ -98,13 +98,13 @@ impl ClientError {
 }
 
 impl<R: DeserializeOwned> Rows<R> {
-    /// All rows, and, of dropped packets, `lost_events` of [`Line::End`].
+    /// All rows, and, of dropped packets, the end of the response.
     ///
     /// # Errors
     /// The agent reports an error, or its response is not complete.
-    pub fn with_lost_events(mut self) -> Result<(Vec<R>, BTreeMap<String, u64>), ClientError> {
+    pub fn with_end(mut self) -> Result<(Vec<R>, DropsEnd), ClientError> {
         let rows = self.by_ref().collect::<Result<_, _>>()?;
-        Ok((rows, self.lost_events))
+        Ok((rows, self.drops))
     }
 
     fn next_row(&mut self) -> Result<Option<R>, ClientError> {
@@ -113,8 +113,8 @@ impl<R: DeserializeOwned> Rows<R> {
                 self.count += 1;
                 Ok(Some(row))
             }
-            Line::End { count, lost_events } if count == self.count => {
-                self.lost_events = lost_events;
+            Line::End { count, drops } if count == self.count => {
+                self.drops = drops;
                 Ok(None)
             }
             Line::End { count, .. } => Err(ClientError::Malformed(format!(
@@ -204,7 +204,7 @@ pub fn call<R: DeserializeOwned>(
         timeout,
         count: 0,
         ended: false,
-        lost_events: BTreeMap::new(),
+        drops: DropsEnd::default(),
         row: PhantomData,
     };
     let header: Header = rows.line()?;

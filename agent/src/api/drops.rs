@@ -66,6 +66,20 @@ pub struct DropRow {
     pub reasons: Vec<String>,
 }
 
+/// What the last line of a response of dropped packets has besides the number of rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DropsEnd {
+    /// [`DropRow::first_sequence`] of the agent. Absent before its first drop; agents of former versions send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_sequence: Option<u64>,
+    /// Drops without a row, by reason: `rate_limit` and `buffer_full` since the maps were created, `not_examined`
+    /// since the agent started. A reason whose counter cannot be read is absent; agents of former versions send
+    /// none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost_events: BTreeMap<String, u64>,
+}
+
 /// A pod at an end of a dropped packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

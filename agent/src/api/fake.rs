@@ -9,7 +9,7 @@ use sluice_core::model::{ObjectName, Protocol, TrafficPolicy};
 use sluice_core::policy::{Finding, LocalPod, Policies};
 use sluice_core::tables::FrontendView;
 
-use super::drops::DropRow;
+use super::drops::{DropRow, DropsEnd};
 use super::policy::PolicyView;
 use super::respond::{PAGE, StateView};
 use super::response::Status;
@@ -30,8 +30,8 @@ pub struct Fake {
     pub local: Vec<LocalPod>,
     /// Problems of the policies.
     pub findings: BTreeSet<Finding>,
-    /// Dropped packets without a row, by reason.
-    pub lost_events: BTreeMap<String, u64>,
+    /// End of a response of dropped packets.
+    pub drops_end: DropsEnd,
 }
 
 impl StateView for Fake {
@@ -43,8 +43,8 @@ impl StateView for Fake {
         Vec::new()
     }
 
-    fn lost_events(&self) -> BTreeMap<String, u64> {
-        self.lost_events.clone()
+    fn drops_end(&self) -> DropsEnd {
+        self.drops_end.clone()
     }
 
     fn policies(&self) -> PolicyView<'_> {

@@ -9,7 +9,7 @@
 //!                                Call(request, next) ...
 //! {"end":{"count":2}}        <-  or {"error":{"code":"..","message":".."}}
 //! ```
-//! The last line of a response of drops also has `lostEvents`.
+//! The last line of a response of drops also has `lostEvents` and `firstSequence`.
 //!
 //! The server evaluates the filters of a request. The state has one owner, the event loop, so the
 //! server requests one page at a time, and the next page after the client has read the
@@ -37,7 +37,7 @@ mod server;
 mod tests;
 
 pub use client::{ClientError, Rows, call};
-pub use drops::{DropRow, EndRow};
+pub use drops::{DropRow, DropsEnd, EndRow};
 pub use policy::{
     Action, Direction, FlowEnds, FlowPolicyRow, FlowQuery, JudgedEnd, PeerRow, PodPolicyRow,
     PodQuery, PolicyFilter, PolicyRow, PolicyView, RuleRef, RuleRow, Tier, VerdictRow,

@@ -1,6 +1,5 @@
 //! State of the agent -> rows of a response. Pure: reads a [`StateView`] and changes nothing.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use sluice_core::tables::FrontendView;
 use sluice_core::{ObjectName, dump};
 use tokio::sync::oneshot;
 
-use super::drops::DropRow;
+use super::drops::{DropRow, DropsEnd};
 use super::policy::{AnyPolicy, FlowPolicyRow, PodPolicyRow, PolicyFilter, PolicyRow, PolicyView};
 use super::request::{Request, ServiceFilter};
 use super::response::{ServiceAction, ServiceRow, Status};
@@ -31,8 +30,8 @@ pub trait StateView {
     fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)>;
     /// The dropped packets with this number and later ones, of those that are kept.
     fn drops(&self, from: u64) -> Vec<DropRow>;
-    /// Numbers of dropped packets without a row, by reason. A reason whose counter cannot be read is absent.
-    fn lost_events(&self) -> BTreeMap<String, u64>;
+    /// The end of a response of dropped packets.
+    fn drops_end(&self) -> DropsEnd;
     /// Policies.
     fn policies(&self) -> PolicyView<'_>;
 }
@@ -61,8 +60,8 @@ pub struct Page {
     pub rows: Vec<Row>,
     /// Position of the next page; `None` after the last one.
     pub next: Option<Cursor>,
-    /// Of dropped packets: [`StateView::lost_events`] at the time of the rows.
-    pub lost_events: BTreeMap<String, u64>,
+    /// Of dropped packets: [`StateView::drops_end`] at the time of the rows.
+    pub drops: DropsEnd,
 }
 
 /// A row of any response.
@@ -115,7 +114,7 @@ pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> 
         Request::Policies(filter) => policies(view.policies(), filter, after),
         Request::Drops { from } => {
             let rows = view.drops(*from).into_iter().map(|row| Row::Drop(Box::new(row)));
-            Page { rows: rows.collect(), next: None, lost_events: view.lost_events() }
+            Page { rows: rows.collect(), next: None, drops: view.drops_end() }
         }
         Request::ExplainPod(query) => Page::of(Row::Pod(Box::new(view.policies().pod(query)))),
         Request::JudgeFlow(flow) => Page::of(Row::Flow(Box::new(view.policies().flow(flow)))),

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::drops::DropsEnd;
 use crate::counters::Count;
 use crate::watches::Watch;
 
@@ -25,15 +26,12 @@ pub enum Line<R> {
     /// A row.
     Row(R),
     /// Last line of a complete response.
-    #[serde(rename_all = "camelCase")]
     End {
         /// Number of rows before it.
         count: usize,
-        /// Of a response of dropped packets: those without a row, by reason, `rate_limit` and `buffer_full`
-        /// since the maps were created, `not_examined` since the agent started. A reason whose counter cannot
-        /// be read is absent; agents of former versions send none.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        lost_events: BTreeMap<String, u64>,
+        /// Of a response of dropped packets.
+        #[serde(flatten)]
+        drops: DropsEnd,
     },
     /// Last line of a response that the agent could not complete.
     Error {

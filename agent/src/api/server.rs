@@ -211,7 +211,7 @@ async fn respond<E>(
         response.flush().await?;
         after = page.next;
         if after.is_none() {
-            return Ok(Line::End { count, lost_events: page.lost_events });
+            return Ok(Line::End { count, drops: page.drops });
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Client and server over a real socket.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -139,17 +138,19 @@ async fn filter_is_evaluated_in_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn response_of_drops_ends_with_the_lost_events() {
-    let lost: BTreeMap<String, u64> = [("rate_limit".to_owned(), 7)].into();
-    let server = Server::start(limits(), Fake { lost_events: lost.clone(), ..Fake::default() });
+async fn response_of_drops_ends_with_the_first_number_and_the_lost_events() {
+    let lost_events = [("rate_limit".to_owned(), 7)].into();
+    let drops_end = DropsEnd { first_sequence: Some(5), lost_events };
+    let server = Server::start(limits(), Fake { drops_end: drops_end.clone(), ..Fake::default() });
     let lines = server.raw(Request::Drops { from: 0 }.to_line().as_bytes()).await;
-    let end = serde_json::json!({ "end": { "count": 0, "lostEvents": { "rate_limit": 7 } } });
+    let end = serde_json::json!({
+        "end": { "count": 0, "firstSequence": 5, "lostEvents": { "rate_limit": 7 } }
+    });
     assert_eq!(lines.last(), Some(&end));
     let path = server.path.clone();
-    let drops =
-        move || call::<DropRow>(&path, &Request::Drops { from: 0 }, WAIT)?.with_lost_events();
+    let drops = move || call::<DropRow>(&path, &Request::Drops { from: 0 }, WAIT)?.with_end();
     let (rows, received) = spawn_blocking(drops).await.unwrap().unwrap();
-    assert_eq!((rows, received), (Vec::new(), lost));
+    assert_eq!((rows, received), (Vec::new(), drops_end));
 }
 
 #[tokio::test]

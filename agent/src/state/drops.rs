@@ -141,6 +141,11 @@ impl State {
         self.drops.kept.iter().filter(move |drop| drop.sequence >= sequence)
     }
 
+    /// Number of the first drop since the agent started, if there was one.
+    pub fn first_drop(&self) -> Option<u64> {
+        self.drops.kept.back().map(|drop| drop.first_sequence)
+    }
+
     /// Sampled drops by namespace and name of the policy that denies them or is nearest to allowing them. A
     /// ClusterNetworkPolicy has no namespace; both are empty for drops of policies that had no place when they
     /// dropped, and for drops without a reason. The number of a policy ends with it.

@@ -3,7 +3,6 @@
 mod drops;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
 use sluice_abi::FrontendKey;
 use sluice_core::tables::FrontendView;
@@ -98,8 +97,11 @@ impl<K: Maps> StateView for View<'_, K> {
         self.state.drops_from(from).map(api::DropRow::from).collect()
     }
 
-    fn lost_events(&self) -> BTreeMap<String, u64> {
-        Count::lost_events(self.counters())
+    fn drops_end(&self) -> api::DropsEnd {
+        api::DropsEnd {
+            first_sequence: self.state.first_drop(),
+            lost_events: Count::lost_events(self.counters()),
+        }
     }
 
     fn policies(&self) -> api::PolicyView<'_> {
@@ -115,9 +117,27 @@ impl<K: Maps> StateView for View<'_, K> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use sluice_abi::DropEvent;
+
     use super::*;
+    use crate::event::{DroppedPacket, Event};
     use crate::harness::{Harness, host};
     use crate::kernel::fake::FakeKernel;
+
+    #[tokio::test(start_paused = true)]
+    async fn response_of_drops_ends_with_the_number_of_the_first_one() {
+        let mut harness = Harness::new();
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
+        let dropped = DroppedPacket { at, event: DropEvent::default() };
+        harness.send([Event::Drops(vec![dropped; 2])]).await;
+        let mut kernel = FakeKernel::new(host());
+        let (kernel, watches) = (RefCell::new(&mut kernel), &Watches::default());
+        let view = View { state: harness.state(), kernel, watches, lost: 0 };
+        assert_eq!(view.drops_end().first_sequence, Some(1500));
+        assert_eq!(view.drops(1501).len(), 1);
+    }
 
     #[test]
     fn status_and_lost_events_have_those_that_were_not_examined() {
@@ -126,9 +146,12 @@ mod tests {
         let view = View { state: &state, kernel, watches, lost: 3 };
         assert!(view.status().counters.contains(&Count::not_examined(3)));
         let of = |count: (&str, u64)| (count.0.to_owned(), count.1);
-        assert_eq!(view.lost_events(), [("not_examined", 3), ("rate_limit", 5)].map(of).into());
+        assert_eq!(
+            view.drops_end().lost_events,
+            [("not_examined", 3), ("rate_limit", 5)].map(of).into()
+        );
         // Its number is not known, which is not 0.
         view.kernel.borrow_mut().fail("read COUNTERS", 1, libc::EIO);
-        assert_eq!(view.lost_events(), [("not_examined", 3)].map(of).into());
+        assert_eq!(view.drops_end().lost_events, [("not_examined", 3)].map(of).into());
     }
 }

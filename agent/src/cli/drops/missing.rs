@@ -1,8 +1,10 @@
 //! Which drops of an agent are new, and how many are missing among them.
 
 use std::collections::BTreeMap;
+use std::mem;
 
-use crate::api::DropRow;
+use crate::api::{DropRow, DropsEnd};
+use crate::counters::Count;
 
 /// The last drop of an agent that was shown.
 #[derive(Debug, Default)]
@@ -19,6 +21,17 @@ impl Position {
     /// Number from which drops are asked for.
     pub fn next(&self) -> u64 {
         self.0.as_ref().map_or(0, |last| last.sequence + 1)
+    }
+
+    /// Whether no drop was shown.
+    pub fn is_new(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether the agent whose first drop has this number, if it has one, has started after the last drop that was
+    /// shown: its numbers may be smaller.
+    pub fn is_of_former_agent(&self, first: Option<u64>) -> bool {
+        first.is_some() && self.0.as_ref().is_some_and(|last| last.first != first)
     }
 
     /// Takes a drop. `None`: it was shown before. Otherwise, how many are missing before it, because the agent
@@ -41,18 +54,27 @@ impl Position {
 
 /// The numbers of lost events by reason, as far as they are known.
 #[derive(Debug, Default)]
-pub struct LostEvents(BTreeMap<String, u64>);
+pub struct LostEvents {
+    /// [`DropsEnd::first_sequence`] of the last response.
+    first: Option<u64>,
+    numbers: BTreeMap<String, u64>,
+}
 
 impl LostEvents {
     /// Takes the numbers of a response; returns how many events were lost since the last number of each reason,
     /// 0 for the first one. A reason that the agent could not read keeps its last number.
-    pub fn take(&mut self, numbers: BTreeMap<String, u64>) -> u64 {
-        let more = |(reason, number): (String, u64)| match self.0.insert(reason, number) {
+    pub fn take(&mut self, response: DropsEnd) -> u64 {
+        let former = mem::replace(&mut self.first, response.first_sequence);
+        if former.is_some() && former != self.first {
+            // The agent has started again. Its own number began at 0; those of the maps go on.
+            self.numbers.insert(Count::NOT_EXAMINED.to_owned(), 0);
+        }
+        let more = |(reason, number): (String, u64)| match self.numbers.insert(reason, number) {
             // A smaller number was counted from 0: the agent or the maps are new.
             Some(known) => number.checked_sub(known).unwrap_or(number),
             None => 0,
         };
-        numbers.into_iter().map(more).sum()
+        response.lost_events.into_iter().map(more).sum()
     }
 }
 
@@ -101,11 +123,18 @@ mod tests {
     }
 
     fn taken(responses: &[&[(&str, u64)]]) -> Vec<u64> {
+        let of_one_agent: Vec<_> = responses.iter().map(|numbers| (None, *numbers)).collect();
+        taken_of_agents(&of_one_agent)
+    }
+
+    /// How many were lost, by the first number of the agent and its numbers of lost events.
+    fn taken_of_agents(responses: &[(Option<u64>, &[(&str, u64)])]) -> Vec<u64> {
         let mut known = LostEvents::default();
-        let numbers = |response: &&[_]| {
-            response.iter().map(|&(k, n): &(&str, u64)| (k.to_owned(), n)).collect()
-        };
-        responses.iter().map(|response| known.take(numbers(response))).collect()
+        let taken = responses.iter().map(|&(first_sequence, numbers)| {
+            let lost_events = numbers.iter().map(|&(reason, n)| (reason.to_owned(), n)).collect();
+            known.take(DropsEnd { first_sequence, lost_events })
+        });
+        taken.collect()
     }
 
     #[test]
@@ -123,6 +152,22 @@ mod tests {
         assert_eq!(taken(&[both, one, later]), [0, 1, 2]);
         assert_eq!(taken(&[one, both]), [0, 3], "what was lost before is not known");
         assert_eq!(taken(&[both, &[], both]), [0; 3], "an agent of a former version");
+    }
+
+    #[test]
+    fn number_of_an_agent_that_started_again_is_counted_from_zero_and_those_of_the_maps_go_on() {
+        let former: &[_] = &[("not_examined", 3), ("rate_limit", 1000)];
+        let new: &[_] = &[("not_examined", 5), ("rate_limit", 1010)];
+        let taken =
+            |first, second| taken_of_agents(&[(first, former), (second, new), (second, new)]);
+        assert_eq!(taken(Some(100), Some(900)), [0, 15, 0]);
+        assert_eq!(taken(Some(100), Some(20)), [0, 15, 0], "the clock was set back");
+        assert_eq!(taken(Some(100), Some(100)), [0, 12, 0], "the same agent");
+        assert_eq!(taken(None, Some(100)), [0, 12, 0], "its first drop");
+        // The new agent has no drop at first.
+        let later: &[_] = &[("not_examined", 7), ("rate_limit", 1010)];
+        let responses = [(Some(100), former), (None, new), (Some(900), later)];
+        assert_eq!(taken_of_agents(&responses), [0, 15, 2]);
     }
 
     #[test]

@@ -4,7 +4,6 @@ mod all_nodes;
 mod missing;
 mod print;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use self::missing::{LostEvents, Position};
 use self::print::{Item, Printer, print};
 use super::REQUEST_TIMEOUT;
 use super::output::Output;
-use crate::api::{self, DropRow, Request};
+use crate::api::{self, DropRow, DropsEnd, Request};
 
 /// Time between two requests with `--follow`. The agent has a drop after 100 ms.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -46,7 +45,7 @@ pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
     }
     let read = |from| {
         let rows = api::call(socket, &Request::Drops { from }, REQUEST_TIMEOUT)?;
-        anyhow::Ok(rows.with_lost_events()?)
+        anyhow::Ok(rows.with_end()?)
     };
     if !args.follow {
         return print(read(0)?.0, args.filter.as_deref(), output);
@@ -55,23 +54,31 @@ pub fn run(socket: &Path, args: &Args, output: Output) -> anyhow::Result<()> {
     follow(read, |item| printer.print(&item), thread::sleep)
 }
 
-/// Reads the drops with a number and later ones, and the numbers of lost events by reason; prints what is new,
-/// until one of them fails.
+/// Reads the drops with a number and later ones, and the end of the response; prints what is new, until one of
+/// them fails.
 fn follow(
-    mut read: impl FnMut(u64) -> anyhow::Result<(Vec<DropRow>, BTreeMap<String, u64>)>,
+    mut read: impl FnMut(u64) -> anyhow::Result<(Vec<DropRow>, DropsEnd)>,
     mut print: impl FnMut(Item) -> anyhow::Result<()>,
     mut sleep: impl FnMut(Duration),
 ) -> anyhow::Result<()> {
     let (mut position, mut known) = (Position::default(), LostEvents::default());
+    let mut is_counted = true;
     loop {
-        let (rows, numbers) = read(position.next())?;
+        let (mut rows, mut end) = read(position.next())?;
+        if position.is_of_former_agent(end.first_sequence) {
+            (rows, end) = read(0)?;
+        }
         for row in rows {
             if let Some(missing) = position.take(&row) {
-                Item::lost(missing).map_or(Ok(()), &mut print)?;
+                Item::lost(missing, Some(row.sequence)).map_or(Ok(()), &mut print)?;
                 print(Item::Drop(Box::new(row)))?;
             }
         }
-        Item::lost(known.take(numbers)).map_or(Ok(()), &mut print)?;
+        if is_counted && end.lost_events.is_empty() {
+            is_counted = false;
+            print(Item::Uncounted(None))?;
+        }
+        Item::lost(known.take(end), None).map_or(Ok(()), &mut print)?;
         sleep(INTERVAL);
     }
 }
@@ -79,6 +86,7 @@ fn follow(
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+    use std::ops::Range;
 
     use super::*;
 
@@ -88,8 +96,30 @@ mod tests {
         numbered.map(|(sequence, _)| print::tests::numbered(sequence, 1)).collect()
     }
 
-    fn lost(number: u64) -> BTreeMap<String, u64> {
-        [("rate_limit".to_owned(), number)].into()
+    fn lost(number: u64) -> DropsEnd {
+        let lost_events = [("rate_limit".to_owned(), number)].into();
+        DropsEnd { first_sequence: Some(1), lost_events }
+    }
+
+    /// What [`follow`] asks for and prints, if the agent whose first drop has the first number has kept these drops
+    /// at each request.
+    fn followed(agents: &[(u64, Range<u64>)]) -> (Vec<String>, Vec<String>) {
+        let (requests, mut printed) = (RefCell::new(Vec::new()), Vec::new());
+        let mut agents = agents.iter();
+        let read = |from| {
+            let (first, kept) = agents.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
+            requests.borrow_mut().push(format!("from {from}"));
+            let rows = kept.clone().filter(|sequence| *sequence >= from);
+            let rows = rows.map(|sequence| print::tests::numbered(sequence, *first));
+            Ok((rows.collect(), DropsEnd { first_sequence: Some(*first), ..lost(7) }))
+        };
+        let print = |item| {
+            printed.push(print::tests::short(&item));
+            Ok(())
+        };
+        let sleep = |_| requests.borrow_mut().push("pause".to_owned());
+        follow(read, print, sleep).unwrap_err();
+        (requests.into_inner(), printed)
     }
 
     #[test]
@@ -117,28 +147,44 @@ mod tests {
 
     #[test]
     fn drops_that_the_agent_does_not_keep_any_more_are_missing() {
-        let rows = |numbers: std::ops::Range<u64>, first| -> Vec<DropRow> {
-            let row = |sequence| print::tests::numbered(sequence, first);
-            numbers.map(row).collect()
-        };
-        // The output was blocked before the second response, and the agent restarted before the last but one.
-        let responses =
-            [rows(1..3, 1), rows(103..104, 1), rows(104..105, 1), rows(9000..9001, 9000), vec![]];
-        let (mut responses, mut asked) = (responses.into_iter(), Vec::new());
-        let read = |from| {
-            asked.push(from);
-            let rows = responses.next().ok_or_else(|| anyhow::anyhow!("the end"))?;
-            Ok((rows, lost(7)))
-        };
+        // The output was blocked before the second response.
+        let (requests, printed) = followed(&[(1, 1..3), (1, 103..104), (1, 103..105)]);
+        assert_eq!(requests, ["from 0", "pause", "from 3", "pause", "from 104", "pause"]);
+        assert_eq!(printed, ["drop 1", "drop 2", "lost 100", "drop 103", "drop 104"]);
+    }
+
+    #[test]
+    fn agent_that_started_again_is_asked_for_all_its_drops_at_once() {
+        let expected = ["from 0", "pause", "from 10", "from 0", "pause"];
+        for (first, kept, printed) in [
+            (9000, 9000..9002, &["drop 9", "drop 9000", "drop 9001"][..]),
+            // The clock was set back; all numbers of the new agent are smaller, or some.
+            (2, 2..4, &["drop 9", "drop 2", "drop 3"]),
+            (8, 8..11, &["drop 9", "drop 8", "drop 9", "drop 10"]),
+            (2, 8..9, &["drop 9", "lost 6", "drop 8"]),
+        ] {
+            let new = (first, kept.clone());
+            let found = followed(&[(5, 9..10), new.clone(), new]);
+            assert_eq!(found.0, expected, "{kept:?}");
+            assert_eq!(found.1, printed, "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn agent_of_a_former_version_is_reported_once() {
         let mut printed = Vec::new();
+        let mut responses = 3;
+        let read = |_| {
+            responses -= 1;
+            anyhow::ensure!(responses >= 0, "the end");
+            Ok((Vec::new(), DropsEnd::default()))
+        };
         let print = |item| {
-            printed.push(print::tests::short(&item));
+            printed.push(item);
             Ok(())
         };
         follow(read, print, drop).unwrap_err();
-        assert_eq!(asked, [0, 3, 104, 105, 9001, 9001]);
-        let expected = ["drop 1", "drop 2", "lost 100", "drop 103", "drop 104", "drop 9000"];
-        assert_eq!(printed, expected);
+        assert_eq!(printed, [Item::Uncounted(None)]);
     }
 
     #[test]

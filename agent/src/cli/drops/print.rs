@@ -21,6 +21,10 @@ pub enum Item {
     Drop(Box<DropRow>),
     /// Drops that are not shown.
     Lost(Lost),
+    /// The agent, of a node where several are asked, is of a former version, and what is missing is not counted.
+    /// Always a message.
+    #[serde(skip)]
+    Uncounted(Option<String>),
 }
 
 /// So many drops are missing since the last time: the programs or the agent have lost their events, or the agent
@@ -30,15 +34,18 @@ pub enum Item {
 pub struct Lost {
     /// Their number.
     pub lost_events: u64,
+    /// The agent does not keep them any more: [`DropRow::sequence`] of the next one that it has kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_sequence: Option<u64>,
     /// The node, where several are asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
 }
 
 impl Item {
-    /// So many drops are missing, unless none is.
-    pub fn lost(lost_events: u64) -> Option<Item> {
-        (lost_events > 0).then_some(Item::Lost(Lost { lost_events, node: None }))
+    /// So many drops are missing, unless none is; see [`Lost`].
+    pub fn lost(lost_events: u64, before_sequence: Option<u64>) -> Option<Item> {
+        (lost_events > 0).then_some(Item::Lost(Lost { lost_events, before_sequence, node: None }))
     }
 
     /// The same of a node.
@@ -47,6 +54,7 @@ impl Item {
         match self {
             Item::Drop(row) => Item::Drop(Box::new(DropRow { node, ..*row })),
             Item::Lost(lost) => Item::Lost(Lost { node, ..lost }),
+            Item::Uncounted(_) => Item::Uncounted(node),
         }
     }
 
@@ -91,14 +99,24 @@ impl<O: Write, E: Write> Printer<O, E> {
     /// # Errors
     /// Standard output cannot be written.
     pub fn print(&mut self, item: &Item) -> anyhow::Result<()> {
+        let of = |node: &Option<String>| {
+            node.as_deref().map(|node| format!("node {node}: ")).unwrap_or_default()
+        };
         let text = match (item, self.output) {
             (Item::Drop(row), _) if !is_wanted(row, self.filter.as_deref()) => return Ok(()),
+            (Item::Uncounted(node), _) => {
+                self.message(&format!(
+                    "{}the agent is of a former version; drops that are missing are not counted",
+                    of(node)
+                ));
+                return Ok(());
+            }
             (_, Output::Json) => serde_json::to_string(item).context("JSON of a line")? + "\n",
             (Item::Drop(row), Output::Text) => line(row),
-            (Item::Lost(Lost { lost_events, node }), Output::Text) => {
-                let node = node.as_deref().map(|node| format!("node {node}: ")).unwrap_or_default();
+            (Item::Lost(Lost { lost_events, node, .. }), Output::Text) => {
                 self.message(&format!(
-                    "{node}dropped packets that are missing here: {lost_events}; `sluice counters` includes them"
+                    "{}dropped packets that are missing here: {lost_events}; `sluice counters` includes them",
+                    of(node)
                 ));
                 return Ok(());
             }
@@ -208,7 +226,8 @@ pub(super) mod tests {
     pub fn short(item: &Item) -> String {
         let (node, text) = match item {
             Item::Drop(row) => (&row.node, format!("drop {}", row.sequence)),
-            Item::Lost(Lost { lost_events, node }) => (node, format!("lost {lost_events}")),
+            Item::Lost(Lost { lost_events, node, .. }) => (node, format!("lost {lost_events}")),
+            Item::Uncounted(node) => (node, "uncounted".to_owned()),
         };
         node.as_ref().map(|node| format!("{node} {text}")).unwrap_or(text)
     }
@@ -235,15 +254,18 @@ pub(super) mod tests {
     fn lost_events_are_a_line_of_json_or_a_message() {
         let items = [
             Item::Drop(Box::new(row())),
-            Item::Lost(Lost { lost_events: 5, node: None }),
-            Item::Lost(Lost { lost_events: 1, node: Some("n2".to_owned()) }),
+            Item::lost(5, None).unwrap(),
+            Item::lost(1, Some(7)).unwrap().on("n2"),
         ];
         let [json, message] = printed(&items, None, Output::Json);
         assert_eq!(message, "");
         let lines: Vec<Item> = json.lines().map(|line| Item::parse(line).unwrap()).collect();
         assert_eq!(lines, items);
         let lost: Vec<&str> = json.lines().skip(1).collect();
-        assert_eq!(lost, [r#"{"lostEvents":5}"#, r#"{"lostEvents":1,"node":"n2"}"#]);
+        assert_eq!(
+            lost,
+            [r#"{"lostEvents":5}"#, r#"{"lostEvents":1,"beforeSequence":7,"node":"n2"}"#]
+        );
 
         // A filter of drops does not hide it: lost ones may match.
         let [text, message] = printed(&items, Some("nothing"), Output::Text);
@@ -253,6 +275,18 @@ pub(super) mod tests {
             "sluice: dropped packets that are missing here: 5; `sluice counters` includes them\n\
              sluice: node n2: dropped packets that are missing here: 1; `sluice counters` includes them\n"
         );
+    }
+
+    #[test]
+    fn agent_that_does_not_count_is_named_in_a_message() {
+        let items = [Item::Uncounted(None), Item::Uncounted(None).on("n2")];
+        for output in [Output::Json, Output::Text] {
+            let [text, message] = printed(&items, Some("nothing"), output);
+            assert_eq!(text, "");
+            let expected =
+                "the agent is of a former version; drops that are missing are not counted\n";
+            assert_eq!(message, format!("sluice: {expected}sluice: node n2: {expected}"));
+        }
     }
 
     #[test]

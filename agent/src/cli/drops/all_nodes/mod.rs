@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Args;
 use super::missing::Position;
-use super::print::{Item, OTHER_VERSION, Printer, print};
+use super::print::{Item, Lost, OTHER_VERSION, Printer, print};
 use crate::api::DropRow;
 use crate::cli::output::Output;
 use crate::source::agents::{Agent, Agents};
@@ -197,17 +197,18 @@ async fn read_lines(
 ) -> anyhow::Result<()> {
     let (sender, mut lines) = mpsc::channel::<String>(QUEUE);
     let pass_on = async move {
-        let mut is_first_drop = true;
         while let Some(line) = lines.recv().await {
             let items = match Item::parse(&line)? {
                 Item::Drop(row) => {
+                    let is_uncounted = position.is_new() && row.first_sequence.is_none();
+                    let uncounted = is_uncounted.then_some(Item::Uncounted(None));
                     let missing = position.take(&row);
-                    // The command in the pod reports what is missing before later ones.
-                    let lost = missing.filter(|_| is_first_drop).and_then(Item::lost);
-                    is_first_drop = false;
-                    [lost, missing.map(|_| Item::Drop(row))]
+                    let lost = missing.and_then(|missing| Item::lost(missing, Some(row.sequence)));
+                    [uncounted, lost, missing.map(|_| Item::Drop(row))]
                 }
-                lost => [Some(lost), None],
+                // Counted with the drop: the connection may end before it.
+                Item::Lost(Lost { before_sequence: Some(_), .. }) => [None, None, None],
+                item => [Some(item), None, None],
             };
             for item in items.into_iter().flatten() {
                 if messages.send(Message::Item(item.on(&agent.node))).await.is_err() {

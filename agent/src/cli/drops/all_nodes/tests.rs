@@ -147,14 +147,21 @@ async fn lines_of_all_nodes_are_merged_at_once_and_name_their_node() {
     );
 }
 
-/// What is missing within a connection is reported by the command in the pod.
 #[tokio::test(start_paused = true)]
 async fn drops_that_an_agent_does_not_keep_until_it_is_connected_again_are_missing() {
-    let lost = r#"{"lostEvents":10}"#.to_owned();
+    let lost = || r#"{"lostEvents":10,"beforeSequence":19}"#.to_owned();
     let (first, last) = (Some((1.0, "")), None);
-    let in_connection = vec![(0.1, drop_line(8)), (0.2, lost), (0.3, drop_line(19))];
+    let in_connection = vec![(0.1, drop_line(8)), (0.2, lost()), (0.3, drop_line(19))];
     let scripts = [
         ("gap", vec![(in_connection, first), (vec![(12.0, drop_line(25))], last)]),
+        // The connection ends between what is missing and the drop after it.
+        (
+            "ended",
+            vec![
+                (vec![(0.2, drop_line(8)), (0.6, lost())], first),
+                (vec![(12.5, drop_line(19))], last),
+            ],
+        ),
         (
             "kept",
             vec![
@@ -175,7 +182,8 @@ async fn drops_that_an_agent_does_not_keep_until_it_is_connected_again_are_missi
     let (printed, _) = followed(scripts.into(), 30.0, 30).await;
     let expected = [
         (1, "gap drop 8"),
-        (2, "gap lost 10"),
+        (2, "ended drop 8"),
+        (3, "gap lost 10"),
         (3, "gap drop 19"),
         (4, "kept drop 8"),
         (5, "restarted drop 8"),
@@ -183,11 +191,31 @@ async fn drops_that_an_agent_does_not_keep_until_it_is_connected_again_are_missi
         (120, "gap drop 25"),
         (123, "kept drop 9"),
         (124, "restarted drop 500"),
+        (125, "ended lost 10"),
+        (125, "ended drop 19"),
         (220, "restarted lost 3"),
         (220, "restarted drop 903"),
         (221, "restarted drop 904"),
     ];
     assert_eq!(printed, expected.map(|(at, text)| (at, text.to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn agent_of_a_former_version_is_reported_once() {
+    let line = |sequence| {
+        let row = DropRow { first_sequence: None, ..numbered(sequence, 1) };
+        serde_json::to_string(&row).unwrap()
+    };
+    let first = (vec![(0.1, line(8)), (0.2, line(9))], Some((1.0, "")));
+    let scripts = [("old", vec![first, (vec![(12.0, line(30))], None)])];
+    let (printed, messages) = followed(scripts.into(), 11.0, 20).await;
+    let expected = [(1, "old drop 8"), (2, "old drop 9"), (120, "old drop 30")];
+    assert_eq!(printed, expected.map(|(at, text)| (at, text.to_owned())));
+    assert_eq!(
+        messages,
+        "sluice: node old: the agent is of a former version; drops that are missing are not counted\n\
+         sluice: node old: the agent has ended; reconnecting\n"
+    );
 }
 
 #[tokio::test(start_paused = true)]

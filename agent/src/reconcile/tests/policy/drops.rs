@@ -36,6 +36,7 @@ fn dropped(reason: DropReason, src: [u8; 4], dst: [u8; 4]) -> DroppedPacket {
 async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
     let mut harness = running(&[OBJECTS, DB]).await;
     let pod = [10, 244, 1, 7];
+    assert_eq!(harness.state().first_drop(), None);
     harness
         .send([Event::Drops(vec![
             dropped(DropReason::PolicyIngress, [10, 244, 2, 9], pod),
@@ -74,6 +75,7 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
     let expected: Vec<u64> = (1500..).skip(3 + 40 * 32 - 1024).take(1024).collect();
     assert_eq!(kept.iter().map(|drop| drop.sequence).collect::<Vec<_>>(), expected);
     assert!(kept.iter().all(|drop| drop.first_sequence == 1500));
+    assert_eq!(harness.state().first_drop(), Some(1500));
 }
 
 #[tokio::test(start_paused = true)]
