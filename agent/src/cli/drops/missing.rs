@@ -127,8 +127,11 @@ mod tests {
         taken_of_agents(&of_one_agent)
     }
 
-    /// How many were lost, by the first number of the agent and its numbers of lost events.
-    fn taken_of_agents(responses: &[(Option<u64>, &[(&str, u64)])]) -> Vec<u64> {
+    /// The first number of an agent, and its numbers of lost events.
+    type Numbers<'a> = (Option<u64>, &'a [(&'a str, u64)]);
+
+    /// How many were lost before each response.
+    fn taken_of_agents(responses: &[Numbers]) -> Vec<u64> {
         let mut known = LostEvents::default();
         let taken = responses.iter().map(|&(first_sequence, numbers)| {
             let lost_events = numbers.iter().map(|&(reason, n)| (reason.to_owned(), n)).collect();
