@@ -31,7 +31,7 @@ fn rolling_update_loses_no_request() {
     load.expect_no_failure();
 }
 
-/// Restarts in an ordinary run. `SLUICE_RESTARTS=45` (about 12,000 requests) excuses no request.
+/// Restarts in an ordinary run. `SLUICE_RESTARTS=60` (about 15,000 requests) excuses no request.
 const RESTARTS: u32 = 2;
 /// Requests that may be excused in each restart: those to one of the two pods within half a second.
 const EXCUSED: usize = 25;
