@@ -25,7 +25,7 @@ pub enum Step<'a> {
 /// The sum on the path of a function with the highest one.
 ///
 /// # Panics
-/// If there is no such function, if a cycle has a cost, or if it is not known which map is searched.
+/// When the function does not exist, when a cycle has a cost, or when the map of a search is unknown.
 pub fn highest(
     functions: &BTreeMap<String, Vec<Instruction>>,
     name: &str,

@@ -7,7 +7,7 @@ use sluice_abi::{map, namespace_id};
 
 use super::cluster_may_select;
 use super::rows::RowChange;
-use super::tracked::Tracked;
+use super::tracked::{Tracked, When};
 use crate::index::Index;
 
 /// What is known of a namespace.
@@ -53,9 +53,9 @@ impl Namespaces {
         self.rows.rows()
     }
 
-    /// Whether a namespace was open at the last call of [`Namespaces::end_update`].
-    pub fn was_open(&self, id: u64) -> bool {
-        self.rows.before_update(&id).is_some()
+    /// Whether an id has a row.
+    pub fn is_open(&self, when: When, id: u64) -> bool {
+        self.rows.row(when, &id).is_some()
     }
 
     /// Forgets the rows from before.

@@ -77,31 +77,34 @@ pub fn row_of(rows: &impl RowSource, pod: &LocalPod) -> Option<PodPolicy> {
     rows.pod(pod.index.into()).filter(|row| row.generation == pod.generation)
 }
 
-/// The indices of the servers among the pods of this node, as described above. `is_rewritten`: whether rows of a
-/// table may differ for classes that addresses have before and after.
+/// The indices of the servers among the pods of this node, as described above. `rewritten` has the tables whose rows
+/// for some classes, those that the pods have before or after, may differ.
 pub fn servers_to_close(
     before: &impl RowSource,
     after: &impl RowSource,
     local: &[LocalPod],
-    is_rewritten: impl Fn(u64) -> bool,
+    rewritten: impl FnOnce(&BTreeSet<u64>) -> BTreeSet<u64>,
 ) -> BTreeSet<u32> {
-    let group_of = |pod: &LocalPod| {
+    let classes = |pod: &LocalPod| [class_of(before, pod.address), class_of(after, pod.address)];
+    let classes: Vec<_> = local.iter().map(classes).collect();
+    let tables = rewritten(&classes.iter().flatten().copied().collect());
+    let group_of = |(pod, classes): (&LocalPod, BeforeAfter<u64>)| {
         let rows = [row_of(before, pod), row_of(after, pod)];
         let may_differ = |direction| {
             let [old, new] = rows.map(|row| row.map(|row| row.ends[direction as usize]));
-            old != new || new.is_some_and(|end| is_rewritten(end.table))
+            old != new || new.is_some_and(|end| tables.contains(&end.table))
         };
         let namespace = pod.name.as_ref().map_or(0, |name| namespace_id(&name.namespace));
         let is_open = before.is_open(namespace) && after.is_open(namespace);
         PodGroup {
             rows,
             without_row: if is_open { PolicyPorts::ALL } else { PolicyPorts::NONE },
-            classes: [class_of(before, pod.address), class_of(after, pod.address)],
+            classes,
             ends: PolicyDirection::ALL.map(may_differ),
             pods: vec![pod.index.into()],
         }
     };
-    let pods: Vec<PodGroup> = local.iter().map(group_of).collect();
+    let pods: Vec<PodGroup> = local.iter().zip(classes).map(group_of).collect();
     let all_stay = |direction: usize| {
         pods.iter().all(|pod| !pod.ends[direction] && pod.classes[0] == pod.classes[1])
     };
@@ -135,7 +138,7 @@ pub fn servers_to_close(
     servers
 }
 
-/// Pods that are judged group_of, as clients, as servers and as peers, before and after a change.
+/// Pods that are judged alike, as clients, as servers and as peers, before and after a change.
 struct PodGroup {
     rows: BeforeAfter<Option<PodPolicy>>,
     /// What they admit without a row: everything, if their namespace is open before and after the change.
@@ -201,7 +204,7 @@ fn admitted(
 }
 
 /// The class of an address, 0 if it has none.
-pub fn class_of(rows: &impl RowSource, address: IpAddr) -> u64 {
+fn class_of(rows: &impl RowSource, address: IpAddr) -> u64 {
     let of_network = || {
         let lengths = (0..=IpNet::from(address).max_prefix_len()).rev();
         let mut nets = lengths.filter_map(|length| IpNet::new(address, length).ok());

@@ -15,7 +15,8 @@ impl Step {
     /// The steps from `old`, for example the rows of the maps with revision 0, to `new`: (1) remove rows that no
     /// verdict depends on, (2) close pods, (3) remove classes that are not wanted if old and new ones do not fit
     /// together, (4) change all other rows, (5) open closed pods and add new ones, (6) open the servers of
-    /// [`servers_to_close`], which step 2 has closed, and the namespaces. Flows of all isolated pods are judged again if rows of other maps than `POD_POLICY` change, or if `rejudge`.
+    /// [`servers_to_close`], which step 2 has closed, and the namespaces. Flows of all isolated pods are judged
+    /// again if rows of other maps than `POD_POLICY` change, or if `rejudge`.
     /// `local` are all pods of this node, `capacity` is that of `POLICY_CLASSES`.
     pub fn recovery(
         capacity: u32,
@@ -29,9 +30,8 @@ impl Step {
         let changed = ChangedTables::between(&old, new);
         let unwanted = old.classes.keys().filter(|address| !new.classes.contains_key(address));
         let is_full = new.classes.len() + unwanted.count() > capacity as usize;
-        let is_rewritten =
-            |table| changed.puts.contains(&table) || changed.deletes.contains(&table);
-        let servers = servers_to_close(&old, new, local, is_rewritten);
+        let rewritten = |_: &BTreeSet<u64>| &changed.puts | &changed.deletes;
+        let servers = servers_to_close(&old, new, local, rewritten);
         let closing = Step::closing(&old, new, &changed, is_full, &servers);
         let mut eviction = Step::default();
         if is_full {

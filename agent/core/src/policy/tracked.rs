@@ -5,13 +5,22 @@ use std::collections::BTreeMap;
 use super::RowChange;
 use crate::visits::visit;
 
+/// Which rows are meant.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    /// Those at the last call of [`Tracked::end_update`].
+    BeforeUpdate,
+    /// The present ones.
+    Now,
+}
+
 /// Rows with the former values of those that changed.
 #[derive(Clone, Debug)]
 pub struct Tracked<K, V> {
     rows: BTreeMap<K, V>,
     /// Values before the step.
     before_step: BTreeMap<K, Option<V>>,
-    /// Values before the update, which has several steps.
+    /// Values before the update, which has several steps, of the rows that these have changed.
     before_update: BTreeMap<K, Option<V>>,
 }
 
@@ -35,7 +44,6 @@ impl<K: Ord + Copy, V: Copy + PartialEq> Tracked<K, V> {
         };
         if former != value {
             self.before_step.entry(key).or_insert(former);
-            self.before_update.entry(key).or_insert(former);
         }
     }
 
@@ -44,21 +52,21 @@ impl<K: Ord + Copy, V: Copy + PartialEq> Tracked<K, V> {
         &self.rows
     }
 
-    /// A row as it was at the last call of [`Tracked::end_update`].
-    pub fn before_update(&self, key: &K) -> Option<V> {
+    /// A row. Requires that the changes were taken.
+    pub fn row(&self, when: When, key: &K) -> Option<V> {
         visit();
-        match self.before_update.get(key) {
-            Some(before) => *before,
-            None => self.rows.get(key).copied(),
+        match (when, self.before_update.get(key)) {
+            (When::BeforeUpdate, Some(before)) => *before,
+            _ => self.rows.get(key).copied(),
         }
     }
 
-    /// The keys whose rows were changed since the last call of [`Tracked::end_update`].
+    /// The keys whose rows were changed by steps since the last call of [`Tracked::end_update`].
     pub fn changed_in_update(&self) -> impl Iterator<Item = &K> {
         self.before_update.keys()
     }
 
-    /// Whether the row of a key was changed since the last call of [`Tracked::end_update`].
+    /// Whether the row of a key was changed by a step since the last call of [`Tracked::end_update`].
     pub fn has_changed_in_update(&self, key: &K) -> bool {
         self.before_update.contains_key(key)
     }
@@ -75,8 +83,9 @@ impl<K: Ord + Copy, V: Copy + PartialEq> Tracked<K, V> {
             match self.rows.get(&key) {
                 Some(now) if before != Some(*now) => change.puts.push((key, *now)),
                 None if before.is_some() => change.deletes.push(key),
-                _ => {}
+                _ => continue,
             }
+            self.before_update.entry(key).or_insert(before);
         }
         change
     }

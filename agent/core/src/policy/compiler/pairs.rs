@@ -4,17 +4,15 @@ use std::collections::BTreeSet;
 
 use sluice_abi::{Addr, NetworkKey, PodPolicy, PolicyDirection, PolicyPeerKey, PolicyPorts};
 
-use super::super::pairs::{RowSource, class_of, row_of, servers_to_close};
+use super::super::pairs::{RowSource, row_of, servers_to_close};
 use super::super::ports::Ports;
 use super::super::tables::CLOSED_END;
+use super::super::tracked::When;
 use super::super::{LocalPod, Step};
 use super::Policies;
 
-/// The rows before an update, during it.
-struct Before<'a>(&'a Policies);
-
-/// The rows after an update.
-struct After<'a>(&'a Policies);
+/// The rows before or after an update, during it.
+struct Rows<'a>(&'a Policies, When);
 
 impl Policies {
     /// Closes the ingress of [`servers_to_close`] from the first of the steps of an update on, and adds a step that
@@ -24,7 +22,7 @@ impl Policies {
         let mut last = Step::default();
         for pod in local.iter().filter(|pod| servers.contains(&pod.index.into())) {
             let index = u32::from(pod.index);
-            let former = row_of(&Before(self), pod);
+            let former = row_of(&self.before_update(), pod);
             if let Some((row, first)) = former.zip(steps.first_mut())
                 && first.pods.iter().all(|(at, _)| *at != index)
             {
@@ -37,7 +35,7 @@ impl Policies {
                     row.ends[PolicyDirection::Ingress as usize] = CLOSED_END;
                 }
             }
-            last.pods.extend(row_of(&After(self), pod).map(|row| (index, row)));
+            last.pods.extend(row_of(&self.after_update(), pod).map(|row| (index, row)));
         }
         steps.push(last);
         self.pod_rows.end_update();
@@ -58,33 +56,37 @@ impl Policies {
         {
             return BTreeSet::new();
         }
-        let classes: BTreeSet<u64> = local
-            .iter()
-            .flat_map(|pod| {
-                [class_of(&Before(self), pod.address), class_of(&After(self), pod.address)]
-            })
-            .collect();
-        let of_local = peers.changed_in_update().filter(|key| classes.contains(&key.class));
-        let tables: BTreeSet<u64> = of_local.map(|key| key.table).collect();
-        servers_to_close(&Before(self), &After(self), local, |table| tables.contains(&table))
+        let rewritten = |classes: &BTreeSet<u64>| {
+            let of_local = peers.changed_in_update().filter(|key| classes.contains(&key.class));
+            of_local.map(|key| key.table).collect()
+        };
+        servers_to_close(&self.before_update(), &self.after_update(), local, rewritten)
+    }
+
+    fn before_update(&self) -> Rows<'_> {
+        Rows(self, When::BeforeUpdate)
+    }
+
+    fn after_update(&self) -> Rows<'_> {
+        Rows(self, When::Now)
     }
 }
 
-impl RowSource for Before<'_> {
+impl RowSource for Rows<'_> {
     fn pod(&self, index: u32) -> Option<PodPolicy> {
-        self.0.pod_rows.before_update(&index)
+        self.0.pod_rows.row(self.1, &index)
     }
 
     fn class(&self, address: &Addr) -> Option<u64> {
-        self.0.class_rows.before_update(address)
+        self.0.class_rows.row(self.1, address)
     }
 
     fn network(&self, key: &NetworkKey) -> Option<u64> {
-        self.0.network_rows.before_update(key)
+        self.0.network_rows.row(self.1, key)
     }
 
     fn peer(&self, key: &PolicyPeerKey) -> Option<PolicyPorts> {
-        self.0.tables.maps.peers.before_update(key)
+        self.0.tables.maps.peers.row(self.1, key)
     }
 
     fn ports_of(&self, row: PolicyPorts) -> Ports {
@@ -92,32 +94,6 @@ impl RowSource for Before<'_> {
     }
 
     fn is_open(&self, namespace: u64) -> bool {
-        self.0.namespaces.was_open(namespace)
-    }
-}
-
-impl RowSource for After<'_> {
-    fn pod(&self, index: u32) -> Option<PodPolicy> {
-        self.0.pod_rows.rows().get(&index).copied()
-    }
-
-    fn class(&self, address: &Addr) -> Option<u64> {
-        self.0.class_rows.rows().get(address).copied()
-    }
-
-    fn network(&self, key: &NetworkKey) -> Option<u64> {
-        self.0.network_rows.rows().get(key).copied()
-    }
-
-    fn peer(&self, key: &PolicyPeerKey) -> Option<PolicyPorts> {
-        self.0.tables.maps.peers.rows().get(key).copied()
-    }
-
-    fn ports_of(&self, row: PolicyPorts) -> Ports {
-        self.0.tables.ports_of(row)
-    }
-
-    fn is_open(&self, namespace: u64) -> bool {
-        self.0.namespaces.rows().contains_key(&namespace)
+        self.0.namespaces.is_open(self.1, namespace)
     }
 }

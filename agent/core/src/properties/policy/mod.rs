@@ -240,6 +240,35 @@ fn check_recorded(maps: &Maps, recorded: &[(u32, Vec<Judged>)], local: &[LocalPo
     }
 }
 
+impl Event {
+    fn is_of_leases(&self) -> bool {
+        matches!(self, Event::Leases(_))
+    }
+
+    fn apply(self, index: &mut Index, local: &mut Vec<LocalPod>) {
+        match self {
+            Event::Change(change) => index.apply(change),
+            Event::Edit(edit) => edit.change(index).into_iter().for_each(|c| index.apply(c)),
+            Event::Leases(mut leases) => {
+                renew(&mut leases, local);
+                *local = leases;
+            }
+        }
+    }
+}
+
+/// Addresses that Pod objects have at any time.
+fn own_of<'a>(objects: &[Object], events: impl IntoIterator<Item = &'a Event>) -> Own {
+    let changed: Vec<&Object> = events
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Change(Change::Apply(object)) => Some(object),
+            _ => None,
+        })
+        .collect();
+    own_addresses(objects.iter().chain(changed))
+}
+
 /// Gives each pod that has the index of another one the next generation.
 fn renew(leases: &mut [LocalPod], old: &[LocalPod]) {
     for lease in leases {
@@ -298,11 +327,7 @@ proptest! {
         first in generate::leases(),
         events in vec((event(), option::weighted(0.1, Just(())), option::weighted(0.3, Just(()))), 1..10),
     ) {
-        let changed = events.iter().filter_map(|(event, ..)| match event {
-            Event::Change(Change::Apply(object)) => Some(object),
-            _ => None,
-        });
-        let own = own_addresses(objects.iter().chain(changed));
+        let own = own_of(&objects, events.iter().map(|(event, ..)| event));
         let mut index = index_of(&objects);
         let mut local = first;
         let mut policies = Policies::default();
@@ -316,15 +341,8 @@ proptest! {
         prop_assert_eq!(&maps.rows, &policies.rows());
         let (mut leased, mut shared) = (false, share_addresses(&index));
         for (event, everything, together) in events {
-            match event {
-                Event::Change(change) => index.apply(change),
-                Event::Edit(edit) => edit.change(&index).into_iter().for_each(|c| index.apply(c)),
-                Event::Leases(mut leases) => {
-                    renew(&mut leases, &local);
-                    local = leases;
-                    leased = true;
-                }
-            }
+            leased |= event.is_of_leases();
+            event.apply(&mut index, &mut local);
             // An index is used again with the next generation, which needs an update in between.
             if together.is_some() && !leased {
                 // Carried out with the next event.

@@ -96,27 +96,6 @@ fn check(
 /// Never interrupted.
 const COMPLETE: usize = usize::MAX;
 
-fn own_of(objects: &[Object], events: &[&[Event]]) -> Own {
-    let changed = events.iter().copied().flatten().filter_map(|event| match event {
-        Event::Change(Change::Apply(object)) => Some(object),
-        _ => None,
-    });
-    own_addresses(objects.iter().chain(changed))
-}
-
-fn apply(index: &mut Index, local: &mut Vec<LocalPod>, events: Vec<Event>) {
-    for event in events {
-        match event {
-            Event::Change(change) => index.apply(change),
-            Event::Edit(edit) => edit.change(index).into_iter().for_each(|c| index.apply(c)),
-            Event::Leases(mut leases) => {
-                renew(&mut leases, local);
-                *local = leases;
-            }
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(400), failure_persistence: None, ..Default::default() })]
 
@@ -126,7 +105,7 @@ proptest! {
         first in generate::leases(),
         updates in vec(vec(event(), 1..6), 1..6),
     ) {
-        let own = own_of(&objects, &updates.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let own = own_of(&objects, updates.iter().flatten());
         let (mut index, mut local) = (index_of(&objects), first);
         let mut policies = Policies::default();
         policies.update(&index, &index.clone().take_policy_dirty(), &local);
@@ -134,10 +113,9 @@ proptest! {
         let mut maps = Maps { rows: policies.rows(), ..Maps::default() };
         for mut events in updates {
             // An index is used again with the next generation, which needs an update in between.
-            let is_lease = |event: &Event| matches!(event, Event::Leases(_));
-            let mut leases = events.extract_if(.., |event| is_lease(event)).collect::<Vec<_>>();
+            let mut leases = events.extract_if(.., |event| event.is_of_leases()).collect::<Vec<_>>();
             events.extend(leases.pop());
-            apply(&mut index, &mut local, events);
+            events.into_iter().for_each(|event| event.apply(&mut index, &mut local));
             let steps = policies.update(&index, &index.clone().take_policy_dirty(), &local);
             index.take_policy_dirty();
             check(&mut maps, &steps, &policies.rows(), (&local, &own), COMPLETE)?;
@@ -152,19 +130,18 @@ proptest! {
         left in 0..200usize,
         while_away in vec(event(), 1..6),
     ) {
-        let own = own_of(&objects, &[&interrupted, &while_away]);
+        let own = own_of(&objects, interrupted.iter().chain(&while_away));
         let (mut index, mut local) = (index_of(&objects), first);
         let mut policies = Policies::default();
         policies.update(&index, &index.clone().take_policy_dirty(), &local);
         index.take_policy_dirty();
         let mut maps = Maps { rows: policies.rows(), ..Maps::default() };
-        let is_lease = |event: &Event| matches!(event, Event::Leases(_));
-        let interrupted = interrupted.into_iter().filter(|event| !is_lease(event)).collect();
-        apply(&mut index, &mut local, interrupted);
+        let interrupted = interrupted.into_iter().filter(|event| !event.is_of_leases());
+        interrupted.for_each(|event| event.apply(&mut index, &mut local));
         let steps = policies.update(&index, &index.clone().take_policy_dirty(), &local);
         let _ = check(&mut maps, &steps, &policies.rows(), (&local, &own), left);
         maps.epoch = maps.revisions.values().copied().max().unwrap_or_default().max(maps.epoch);
-        apply(&mut index, &mut local, while_away);
+        while_away.into_iter().for_each(|event| event.apply(&mut index, &mut local));
         let after = afresh(&index, &local);
         let found = maps.rows.clone();
         let steps = Step::recovery(map::POLICY_CLASSES_MAX, found, &after, &local, false);
@@ -172,7 +149,7 @@ proptest! {
     }
 }
 
-/// A pod that waits for its table, because that loses rows, is opened and closed after the others.
+/// A pod that waits for its table, which loses rows, is isolated later than others.
 #[test]
 fn server_stays_closed_until_a_client_that_waits_is_isolated() {
     let pods = |client: &str| {

@@ -24,15 +24,6 @@ fn apply(index: &mut Index, events: &[Event]) {
     }
 }
 
-/// Addresses that Pod objects have at any time.
-fn own_of(objects: &[Object], events: &[&[Event]]) -> Own {
-    let changed = events.iter().copied().flatten().filter_map(|event| match event {
-        Event::Change(Change::Apply(object)) => Some(object),
-        _ => None,
-    });
-    own_addresses(objects.iter().chain(changed))
-}
-
 /// Whether a pod is closed in a direction before or after.
 fn has_closed_end(rows: [&PolicyRows; 2]) -> bool {
     let mut rows = rows.into_iter().flat_map(|rows| rows.pods.values());
@@ -49,7 +40,7 @@ proptest! {
         events in events(),
         rejudge in any::<bool>(),
     ) {
-        let own = own_of(&objects, &[&events]);
+        let own = own_of(&objects, &events);
         let mut index = index_of(&objects);
         let before = afresh(&index, &local);
         apply(&mut index, &events);
@@ -74,7 +65,7 @@ proptest! {
         rows in any::<sample::Index>(),
     ) {
         let while_away = while_away.unwrap_or_default();
-        let own = own_of(&objects, &[&interrupted, &while_away]);
+        let own = own_of(&objects, interrupted.iter().chain(&while_away));
         let mut index = index_of(&objects);
         let mut policies = Policies::default();
         policies.update(&index, &index.clone().take_policy_dirty(), &local);
