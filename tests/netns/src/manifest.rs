@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use serde_json::{Value, json};
+
 use crate::{Node, Pod};
 
 /// A kubeconfig for an API server that asks for no credentials.
@@ -33,6 +35,15 @@ status:
         cidr = node.pod_cidr,
         address = node.address
     )
+}
+
+/// The same for an API server in memory.
+pub fn node_object(node: &Node) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
+        "spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]},
+        "status": {"addresses": [{"type": "InternalIP", "address": node.address}]},
+    })
 }
 
 /// A running Pod, with a deletionTimestamp if it is `terminating`.

@@ -40,11 +40,7 @@ fn main() {
     let server = ApiServer::builder()
         .bind(move || namespaces.run(|| TcpListener::bind("127.0.0.1:0")))
         .start();
-    server.apply(json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
-        "spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]},
-        "status": {"addresses": [{"type": "InternalIP", "address": node.address}]},
-    }));
+    server.apply(manifest::node_object(&node));
     for n in 0..services {
         let mut service = service(n);
         if are_external {

@@ -104,11 +104,7 @@ impl Bench {
         let bind = move || namespaces.run(|| TcpListener::bind((OUTSIDE, API_PORT)));
         let server = ApiServer::builder().bind(bind).start();
         for node in [&near, &far] {
-            server.apply(json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
-                "spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]},
-                "status": {"addresses": [{"type": "InternalIP", "address": node.address}]},
-            }));
+            server.apply(manifest::node_object(node));
         }
         server.apply(json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"},

@@ -8,7 +8,7 @@ use api_server::{ApiServer, Fault};
 use netns_tests::peer::HoldReport;
 use netns_tests::{
     Agent, BIN_FILE, CONF_FILE, Node, OUTSIDE, Topology, dataplane, eventually, eventually_equals,
-    ip,
+    ip, manifest,
 };
 use serde_json::{Value, json};
 use sluice_abi::{Frontend, FrontendKey, map};
@@ -40,11 +40,9 @@ fn outside(topology: &Topology, node: &Node) -> ApiServer {
 }
 
 fn node_object(node: &Node, taints: Value) -> Value {
-    json!({
-        "kind": "Node", "apiVersion": "v1", "metadata": {"name": node.name},
-        "spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr], "taints": taints},
-        "status": {"addresses": [{"type": "InternalIP", "address": node.address}]},
-    })
+    let mut object = manifest::node_object(node);
+    object["spec"]["taints"] = taints;
+    object
 }
 
 fn service(server: &ApiServer, name: &str, address: &str) {
