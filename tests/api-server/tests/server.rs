@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_server::{ApiServer, Fault};
 use serde_json::{Value, json};
@@ -127,6 +127,12 @@ fn restored_server_sends_nothing_to_watches_that_are_ahead_and_ends_those_that_r
 fn faults_begin_and_end() {
     let server = ApiServer::start();
     let mut watch = open(&server, "/api/v1/services?watch=1&resourceVersion=1");
+    // Another connection's request could be read first otherwise.
+    let deadline = Instant::now() + DEADLINE;
+    while server.watches() == 0 {
+        assert!(Instant::now() < deadline, "the watch does not run");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     server.set_fault(Fault::Status(503));
     assert_eq!(get(&server, "/api/v1/services").0, 503);
     watch.read_to_end(&mut Vec::new()).unwrap();
