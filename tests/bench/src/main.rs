@@ -1,4 +1,4 @@
-//! Load generator for `cargo xtask bench`: a client and a server, each in a pod.
+//! Load generator for `cargo xtask bench`: a client and servers, in pods.
 //!
 //! ```text
 //! netbench server --port 7000
@@ -13,10 +13,11 @@ mod client;
 mod clock;
 mod cpu;
 mod datagram;
+mod namespace;
 mod server;
 mod write;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -44,6 +45,10 @@ enum Role {
         /// Address and port of each server or of its Service.
         #[arg(long, value_delimiter = ',', required = true)]
         targets: Vec<SocketAddr>,
+        /// Address of the pod from which each server is measured; requires a privileged process on the node of
+        /// the pods. Without it, all servers are measured from where the process is.
+        #[arg(long, value_delimiter = ',')]
+        from: Vec<IpAddr>,
         /// Duration in seconds, of each.
         #[arg(long, default_value = "2", value_parser = seconds)]
         seconds: Duration,
@@ -125,11 +130,11 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().role {
         Role::Server { port } => server::run(port),
         Role::Pin { pid, cpu } => cpu::pin(pid, cpu),
-        Role::Client { mode, targets, seconds, cpu } => {
+        Role::Client { mode, targets, from, seconds, cpu } => {
             if let Some(cpu) = cpu {
                 cpu::pin(0, cpu)?;
             }
-            let report = client::run(mode, &targets, seconds)?;
+            let report = client::run(mode, client::paths(&targets, &from)?, seconds)?;
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
