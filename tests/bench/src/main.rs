@@ -7,7 +7,7 @@
 //! ```
 //! The client uses one connection at a time: a run measures the packet path, not the scheduling of
 //! threads. `first`, `probe` and `write` print times of CLOCK_MONOTONIC, which all containers of a machine
-//! share.
+//! share; `send` prints times of CLOCK_REALTIME.
 
 mod client;
 mod clock;
@@ -83,6 +83,15 @@ enum Role {
         #[arg(long, value_parser = seconds)]
         seconds: Duration,
     },
+    /// Send datagrams at irregular intervals of up to 1.2 s, each from another port, and print when each was sent.
+    Send {
+        /// Address and port of the receiver.
+        #[arg(long)]
+        target: SocketAddr,
+        /// Number of datagrams.
+        #[arg(long)]
+        count: u32,
+    },
     /// Print CLOCK_MONOTONIC in nanoseconds.
     Clock,
     /// Change an object through `kubectl proxy` and print when the API server answered.
@@ -148,6 +157,10 @@ fn main() -> anyhow::Result<()> {
         }
         Role::Probe { target, seconds } => {
             println!("{}", serde_json::to_string(&datagram::probe(target, seconds)?)?);
+            Ok(())
+        }
+        Role::Send { target, count } => {
+            println!("{}", serde_json::to_string(&datagram::send(target, count)?)?);
             Ok(())
         }
         Role::Clock => {

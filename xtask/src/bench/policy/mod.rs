@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! packets, ADD (namespaces of their own) --> a cluster of two nodes: memory, create all policies,
-//!   rounds (rates), changes, memory, many pods at once --> report
+//!   rounds (rates), drops, changes, memory, many pods at once --> report
 //! ```
 //! All policies are there during all rounds. A label of the pods says how many of them select the pods: during the
 //! rounds, there is a [set of pods](sets) for each number, and those that are compared are measured in turns.
@@ -11,6 +11,7 @@
 
 mod add;
 mod changes;
+mod drops;
 mod policies;
 mod report;
 mod sets;
@@ -56,6 +57,9 @@ pub struct Options {
     /// Pods, one after the other, from ADD to the first allowed packet, for each number of policies
     #[arg(long, default_value_t = 200)]
     adds: usize,
+    /// Dropped packets, each until its line in `sluice drops --follow`
+    #[arg(long, default_value_t = 50)]
+    drops: usize,
     /// Changes of a label, and as many of a policy
     #[arg(long, default_value_t = 100)]
     changes: usize,
@@ -119,6 +123,9 @@ fn measure(cache: &Cache, options: &Options, sizes: &[usize], figures: &mut Figu
     sets.remove()?;
     write(figures)?;
 
+    let smallest = sizes.iter().copied().find(|size| *size > 0).unwrap_or_default();
+    subject.select(smallest)?;
+    figures.drops = drops::measure(&subject, smallest, options.drops, &mut figures.failures)?;
     let largest = sizes.last().copied().unwrap_or_default();
     subject.select(largest)?;
     let failures = &mut figures.failures;

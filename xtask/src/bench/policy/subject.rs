@@ -1,5 +1,6 @@
 //! The cluster under measurement: the pods that policies select, their number, and the output of the agents.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -119,12 +120,23 @@ impl Subject {
         })
     }
 
+    /// A command that prints further drops of the client's node, as an operator runs it.
+    pub fn follow_drops(&self) -> Command {
+        let mut command = self.cluster.command("kubectl");
+        command.args(sluice(&self.agents[0])).args(["drops", "--follow", "-o", "json"]);
+        command
+    }
+
     /// The JSON that a command of `sluice` prints.
     fn sluice(&self, agent: &str, words: &[&str]) -> Result<Value> {
-        let exec = ["-n", SYSTEM, "exec", agent, "-c", "agent", "--", "sluice"];
-        let text = self.cluster.kubectl(&[&exec[..], words].concat())?;
+        let text = self.cluster.kubectl(&[&sluice(agent)[..], words].concat())?;
         serde_json::from_str(&text).with_context(|| format!("unexpected output: {text:?}"))
     }
+}
+
+/// Arguments of kubectl that run `sluice` in an agent's pod.
+fn sluice(agent: &str) -> [&str; 8] {
+    ["-n", SYSTEM, "exec", agent, "-c", "agent", "--", "sluice"]
 }
 
 /// Prints id and bytes of each map that an agent has open.
