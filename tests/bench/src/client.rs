@@ -1,12 +1,13 @@
 //! The client: one operation after the other, for a given time.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 
+use crate::namespace::{self, Namespace};
 use crate::{BLOCK, Mode};
 
 /// Result of a run.
@@ -51,9 +52,35 @@ impl Turn {
     }
 }
 
+/// A server, and the pod from which it is measured, if that is another one than the client's own.
+pub struct Path {
+    server: SocketAddr,
+    from: Option<Namespace>,
+}
+
+/// The path to each server: from the pod with the address at the same place of `from`, or from here if `from` is
+/// empty.
+///
+/// # Errors
+/// When `from` has another length, or no pod of this node has one of its addresses.
+pub fn paths(servers: &[SocketAddr], from: &[IpAddr]) -> anyhow::Result<Vec<Path>> {
+    ensure!(
+        from.is_empty() || from.len() == servers.len(),
+        "{} servers from {} pods",
+        servers.len(),
+        from.len()
+    );
+    let folder = std::path::Path::new(namespace::FOLDER);
+    let path = |(n, &server): (usize, &SocketAddr)| {
+        let from = from.get(n).map(|&address| Namespace::find(folder, address)).transpose()?;
+        Ok(Path { server, from })
+    };
+    servers.iter().enumerate().map(path).collect()
+}
+
 /// One target, its connection, if the kind of load has one only, and what was measured so far.
 struct Target {
-    address: SocketAddr,
+    path: Path,
     stream: Option<TcpStream>,
     /// What is written at once: [`BLOCK`] bytes of a bulk transfer, else empty.
     block: Vec<u8>,
@@ -64,13 +91,13 @@ struct Target {
     spent: Duration,
 }
 
-/// Runs one kind of load against each target for at least `duration`, in turns. Returns a report of each target.
+/// Runs one kind of load on each path for at least `duration`, in turns. Returns a report of each server.
 ///
 /// # Errors
 /// When a connection cannot be established or breaks.
-pub fn run(mode: Mode, targets: &[SocketAddr], duration: Duration) -> anyhow::Result<Vec<Report>> {
-    let open = |&address| Target::open(mode, address);
-    let mut targets = targets.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+pub fn run(mode: Mode, paths: Vec<Path>, duration: Duration) -> anyhow::Result<Vec<Report>> {
+    let open = |path| Target::open(mode, path);
+    let mut targets = paths.into_iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
     let mut turn = Turn::of(targets.len());
     while targets.iter().any(|target| target.spent < duration) {
         for &at in &turn.order {
@@ -81,10 +108,18 @@ pub fn run(mode: Mode, targets: &[SocketAddr], duration: Duration) -> anyhow::Re
     Ok(targets.into_iter().map(|target| target.report(mode)).collect())
 }
 
+impl Path {
+    /// Lets the next connections begin in the pod.
+    fn enter(&self) -> anyhow::Result<()> {
+        self.from.as_ref().map_or(Ok(()), Namespace::enter)
+    }
+}
+
 impl Target {
-    fn open(mode: Mode, address: SocketAddr) -> anyhow::Result<Target> {
+    fn open(mode: Mode, path: Path) -> anyhow::Result<Target> {
+        path.enter()?;
         let mut stream = match mode {
-            Mode::Rr | Mode::Stream => Some(connect(address, mode)?),
+            Mode::Rr | Mode::Stream => Some(connect(path.server, mode)?),
             Mode::Crr => None,
         };
         if let (Mode::Rr, Some(stream)) = (mode, &mut stream) {
@@ -94,12 +129,13 @@ impl Target {
             Mode::Stream => (vec![0; BLOCK], Vec::new()),
             Mode::Rr | Mode::Crr => (Vec::new(), Vec::with_capacity(1 << 18)),
         };
-        Ok(Target { address, stream, block, blocks: 0, times, spent: Duration::ZERO })
+        Ok(Target { path, stream, block, blocks: 0, times, spent: Duration::ZERO })
     }
 
     /// Repeats the operation for this time. A bulk transfer ends when all blocks are acknowledged: what is under way
     /// would be sent during the measurement of the next target.
     fn measure(&mut self, mode: Mode, duration: Duration) -> anyhow::Result<()> {
+        self.path.enter()?;
         let start = Instant::now();
         let mut before = start;
         let mut written = 0;
@@ -110,7 +146,7 @@ impl Target {
                     stream.write_all(&self.block)?;
                     written += 1;
                 }
-                None => connect_once(self.address)?,
+                None => connect_once(self.path.server)?,
             }
             let now = Instant::now();
             if mode != Mode::Stream {
@@ -139,7 +175,7 @@ impl Target {
         let seconds = self.spent.as_secs_f64();
         Report {
             mode: mode.name(),
-            target: self.address,
+            target: self.path.server,
             operations,
             seconds,
             per_second: operations as f64 / seconds,
@@ -198,29 +234,55 @@ mod tests {
     use super::*;
     use crate::server;
 
-    /// Serves connections at each of several ports, and records the order in which the ports accepted them.
-    fn servers<const N: usize>() -> ([SocketAddr; N], Arc<Mutex<Vec<usize>>>) {
-        let accepted = Arc::new(Mutex::new(Vec::new()));
-        let addresses = std::array::from_fn(|n| {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-            let address = listener.local_addr().expect("an address");
-            let accepted = Arc::clone(&accepted);
-            thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    accepted.lock().unwrap_or_else(PoisonError::into_inner).push(n);
-                    thread::spawn(move || server::serve(stream));
-                }
-            });
-            address
+    /// Numbers of the servers that have accepted a connection, in that order.
+    type Accepted = Arc<Mutex<Vec<usize>>>;
+
+    /// Serves connections at an address, and records that server `n` has accepted them.
+    fn serve(address: &str, n: usize, accepted: &Accepted) -> SocketAddr {
+        let listener = TcpListener::bind(address).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let accepted = Arc::clone(accepted);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                accepted.lock().unwrap_or_else(PoisonError::into_inner).push(n);
+                thread::spawn(move || server::serve(stream));
+            }
         });
-        (addresses, accepted)
+        address
+    }
+
+    /// Servers at several ports.
+    fn servers<const N: usize>() -> ([SocketAddr; N], Accepted) {
+        let accepted = Accepted::default();
+        (std::array::from_fn(|n| serve("127.0.0.1:0", n, &accepted)), accepted)
+    }
+
+    fn from_here(servers: &[SocketAddr]) -> Vec<Path> {
+        paths(servers, &[]).expect("no pod is entered")
+    }
+
+    /// Runs a test with a server in each of several network namespaces, all at one address, and a path from each
+    /// namespace to it. The thread of the test is in the last of the namespaces.
+    fn with_pods<const N: usize>(test: fn(Vec<Path>, &Accepted)) {
+        namespace::tests::in_thread(|| {
+            let accepted = Accepted::default();
+            let pod = |n: usize| {
+                let from = Some(namespace::tests::create()?);
+                Some(Path { server: serve("127.0.0.1:7000", n, &accepted), from })
+            };
+            match (0..N).map(pod).collect() {
+                Some(pods) => test(pods, &accepted),
+                None => namespace::tests::skip(),
+            }
+        });
     }
 
     #[test]
     fn each_target_is_measured_for_the_duration() {
         let (targets, _) = servers::<2>();
         for mode in [Mode::Rr, Mode::Crr, Mode::Stream] {
-            let reports = run(mode, &targets, Duration::from_millis(50)).expect("both serve");
+            let reports =
+                run(mode, from_here(&targets), Duration::from_millis(50)).expect("both serve");
             assert_eq!(reports.iter().map(|r| r.target).collect::<Vec<_>>(), targets);
             assert!(
                 reports.iter().all(|r| r.operations > 0 && r.seconds >= 0.05),
@@ -233,11 +295,45 @@ mod tests {
     #[test]
     fn targets_are_measured_in_turns_whose_order_rotates() {
         let (targets, accepted) = servers::<3>();
-        run(Mode::Crr, &targets, 20 * SLICE).expect("all serve");
+        run(Mode::Crr, from_here(&targets), 20 * SLICE).expect("all serve");
+        expect_turns(&accepted);
+    }
+
+    #[track_caller]
+    fn expect_turns(accepted: &Accepted) {
         let mut turns = accepted.lock().expect("no thread has panicked").clone();
         turns.dedup();
         // 0 1 2, 1 2 0, 2 0 1, and backwards 2 1 0; the first target of a turn can be the last of the one before.
         assert!(turns.starts_with(&[0, 1, 2, 1, 2, 0, 2, 0, 1, 2, 1, 0]), "{turns:?}");
+    }
+
+    #[test]
+    fn turn_of_a_pod_begins_connections_in_that_pod_only() {
+        with_pods::<3>(|pods, accepted| {
+            let reports = run(Mode::Crr, pods, 20 * SLICE).expect("all serve");
+            expect_turns(accepted);
+            let accepted = accepted.lock().expect("no thread has panicked");
+            for (n, report) in reports.iter().enumerate() {
+                let count = accepted.iter().filter(|server| **server == n).count();
+                assert_eq!(report.operations, count as u64, "pod {n}");
+            }
+        });
+    }
+
+    #[test]
+    fn connection_of_many_requests_is_in_its_pod() {
+        with_pods::<3>(|pods, accepted| {
+            let reports = run(Mode::Rr, pods, 3 * SLICE).expect("all serve");
+            assert!(reports.iter().all(|report| report.operations > 0));
+            assert_eq!(*accepted.lock().expect("no thread has panicked"), [0, 1, 2]);
+        });
+    }
+
+    #[test]
+    fn every_server_has_a_pod_or_none_has() {
+        let servers = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().expect("valid"));
+        let error = paths(&servers, &["10.0.0.1".parse().expect("valid")]).err();
+        assert_eq!(error.expect("one is missing").to_string(), "2 servers from 1 pods");
     }
 
     #[test]
@@ -257,7 +353,8 @@ mod tests {
                 stream.write_all(&[0]).expect("a client that reads");
             }
         });
-        let mut target = Target::open(Mode::Stream, address).expect("it serves");
+        let mut target =
+            Target::open(Mode::Stream, Path { server: address, from: None }).expect("it serves");
         for _ in 0..5 {
             target.measure(Mode::Stream, Duration::from_millis(5)).expect("it serves");
             assert_eq!(target.blocks, *read.lock().expect("no thread has panicked"));

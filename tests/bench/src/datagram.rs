@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -148,6 +148,44 @@ fn changes(sent: &[u64], answered: &[bool]) -> Vec<Change> {
     changes
 }
 
+/// Longest time before a datagram of [`send`].
+const LONGEST_PAUSE: Duration = Duration::from_millis(1200);
+
+/// A datagram that was sent.
+#[derive(Serialize)]
+pub struct Sent {
+    /// CLOCK_REALTIME before it was sent, in nanoseconds since 1970.
+    unix_ns: u64,
+    /// Its source port.
+    port: u16,
+}
+
+/// Sends datagrams, each from another port, with pauses of different lengths.
+///
+/// # Errors
+/// When a socket cannot be created, or a datagram cannot be sent.
+pub fn send(target: SocketAddr, count: u32) -> anyhow::Result<Vec<Sent>> {
+    // They stay open: the port of a closed one could be assigned again.
+    let mut sockets = Vec::new();
+    let mut all = Vec::new();
+    for number in 0..count {
+        thread::sleep(pause(number));
+        let socket = socket(target)?;
+        let port = socket.local_addr()?.port();
+        let unix_ns = nanoseconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?);
+        socket.send(&number.to_be_bytes()).with_context(|| format!("cannot send to {target}"))?;
+        all.push(Sent { unix_ns, port });
+        sockets.push(socket);
+    }
+    Ok(all)
+}
+
+/// The time before a datagram: multiples of the golden ratio without their integer parts are spread evenly, and so
+/// are the phases of a receiver that polls.
+fn pause(number: u32) -> Duration {
+    LONGEST_PAUSE.mul_f64((f64::from(number) * std::f64::consts::GOLDEN_RATIO).fract())
+}
+
 /// Passes on the numbers of all answers that have arrived.
 fn receive(socket: &UdpSocket, mut number: impl FnMut(u64)) {
     let mut bytes = [0; 8];
@@ -208,6 +246,37 @@ mod tests {
         assert_eq!(outcomes("+++++-+++++++----"), [change(0, true)]);
         assert_eq!(outcomes("--+--------+++++"), [change(3, false), change(11, true)]);
         assert_eq!(outcomes("+++"), []);
+    }
+
+    #[test]
+    fn datagrams_are_sent_from_other_ports_at_the_times_that_are_reported() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        receiver.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        let before = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        let sent = send(receiver.local_addr().expect("bound"), 3).expect("sent");
+        let mut last = nanoseconds(before);
+        for (number, sent) in (0..).zip(&sent) {
+            let (_, from) = receiver.recv_from(&mut [0; 4]).expect("a datagram");
+            assert_eq!(from.port(), sent.port);
+            let least = last + nanoseconds(pause(number));
+            assert!(sent.unix_ns >= least, "{number}: {} before {least}", sent.unix_ns);
+            last = sent.unix_ns;
+        }
+        let ports: std::collections::BTreeSet<u16> = sent.iter().map(|sent| sent.port).collect();
+        assert_eq!(ports.len(), 3);
+    }
+
+    /// `sluice drops --follow` asks every 500 ms.
+    #[test]
+    fn pauses_are_up_to_the_longest_and_have_every_phase_of_a_receiver() {
+        let (mut phases, mut at) = ([0; 10], Duration::ZERO);
+        for number in 0..50 {
+            at += pause(number);
+            phases[(at.as_millis() % 500 / 50) as usize] += 1;
+        }
+        assert!(phases.iter().all(|count| *count > 0), "{phases:?}");
+        let longest = (0..50).map(pause).max().expect("50");
+        assert!((0.9..=1.0).contains(&longest.div_duration_f64(LONGEST_PAUSE)), "{longest:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Load generator for `cargo xtask bench`: a client and a server, each in a pod.
+//! Load generator for `cargo xtask bench`: a client and servers, in pods.
 //!
 //! ```text
 //! netbench server --port 7000
@@ -7,16 +7,17 @@
 //! ```
 //! The client uses one connection at a time: a run measures the packet path, not the scheduling of
 //! threads. `first`, `probe` and `write` print times of CLOCK_MONOTONIC, which all containers of a machine
-//! share.
+//! share; `send` prints times of CLOCK_REALTIME.
 
 mod client;
 mod clock;
 mod cpu;
 mod datagram;
+mod namespace;
 mod server;
 mod write;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -44,6 +45,10 @@ enum Role {
         /// Address and port of each server or of its Service.
         #[arg(long, value_delimiter = ',', required = true)]
         targets: Vec<SocketAddr>,
+        /// Address of the pod from which each server is measured; requires a privileged process on the node of
+        /// the pods. Without it, all servers are measured from where the process is.
+        #[arg(long, value_delimiter = ',')]
+        from: Vec<IpAddr>,
         /// Duration in seconds, of each.
         #[arg(long, default_value = "2", value_parser = seconds)]
         seconds: Duration,
@@ -77,6 +82,15 @@ enum Role {
         /// Duration in seconds.
         #[arg(long, value_parser = seconds)]
         seconds: Duration,
+    },
+    /// Send datagrams at irregular intervals of up to 1.2 s, each from another port, and print when each was sent.
+    Send {
+        /// Address and port of the receiver.
+        #[arg(long)]
+        target: SocketAddr,
+        /// Number of datagrams.
+        #[arg(long)]
+        count: u32,
     },
     /// Print CLOCK_MONOTONIC in nanoseconds.
     Clock,
@@ -125,11 +139,11 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().role {
         Role::Server { port } => server::run(port),
         Role::Pin { pid, cpu } => cpu::pin(pid, cpu),
-        Role::Client { mode, targets, seconds, cpu } => {
+        Role::Client { mode, targets, from, seconds, cpu } => {
             if let Some(cpu) = cpu {
                 cpu::pin(0, cpu)?;
             }
-            let report = client::run(mode, &targets, seconds)?;
+            let report = client::run(mode, client::paths(&targets, &from)?, seconds)?;
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
@@ -143,6 +157,10 @@ fn main() -> anyhow::Result<()> {
         }
         Role::Probe { target, seconds } => {
             println!("{}", serde_json::to_string(&datagram::probe(target, seconds)?)?);
+            Ok(())
+        }
+        Role::Send { target, count } => {
+            println!("{}", serde_json::to_string(&datagram::send(target, count)?)?);
             Ok(())
         }
         Role::Clock => {

@@ -1,9 +1,10 @@
 //! Child processes with a deadline.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Result of a child process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,60 @@ fn wait(child: &mut Child, deadline: Duration) -> Option<Option<i32>> {
     }
 }
 
+/// A process that runs until this is dropped, and the lines of its standard output, with the times at which they
+/// were read. Its standard error is that of the test.
+pub struct Lines {
+    child: Child,
+    lines: Receiver<(SystemTime, String)>,
+}
+
+impl Lines {
+    /// Starts the process.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(command: &mut Command) -> Result<Lines, String> {
+        let line = format!("{command:?}");
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| format!("start {line}: {e}"))?;
+        let (sender, lines) = mpsc::channel();
+        let output = child.stdout.take();
+        thread::spawn(move || {
+            let Some(pipe) = output else { return };
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                if sender.send((SystemTime::now(), line)).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Lines { child, lines })
+    }
+
+    /// The next line that is the right one, and when it was read; `None` if there is none within the deadline, or
+    /// the process has ended. Lines before it are skipped.
+    pub fn find(
+        &self,
+        deadline: Duration,
+        mut is_right: impl FnMut(&str) -> bool,
+    ) -> Option<(SystemTime, String)> {
+        let end = Instant::now() + deadline;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let (at, line) = self.lines.recv_timeout(left).ok()?;
+            if is_right(&line) {
+                return Some((at, line));
+            }
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +148,18 @@ mod tests {
         let error = run(Command::new("sleep").arg("60"), "", Duration::from_millis(200));
         assert!(error.unwrap_err().contains("no exit within"));
         assert!(start.elapsed() < Duration::from_secs(30));
+    }
+    #[test]
+    fn line_is_found_with_its_time_while_the_process_runs() {
+        let start = SystemTime::now();
+        let mut command = Command::new("sh");
+        let lines =
+            Lines::start(command.args(["-c", "echo one; echo two; exec sleep 60"])).unwrap();
+        let (at, line) = lines.find(Duration::from_secs(30), |line| line != "one").unwrap();
+        assert!(line == "two" && at >= start && at <= SystemTime::now(), "{line} at {at:?}");
+        assert!(lines.find(Duration::from_millis(200), |_| true).is_none());
+        let ended = Lines::start(Command::new("true").arg("")).unwrap();
+        assert!(ended.find(Duration::from_secs(60), |_| true).is_none());
+        assert!(start.elapsed().unwrap() < Duration::from_secs(30));
     }
 }

@@ -25,6 +25,9 @@ const REACHABLE: Duration = Duration::from_secs(60);
 /// Duration of the measurement that checks whether a server answers.
 const PROBE: Duration = Duration::from_millis(100);
 
+/// Runs the load generator on a node, from the image of a pod that runs there.
+const RUN_ON_NODE: &str = "exec /proc/$(pgrep -o -x netbench)/root/netbench \"$@\"";
+
 /// A cluster with its client and servers.
 pub struct BenchCluster {
     /// The network that it runs.
@@ -147,10 +150,17 @@ impl BenchCluster {
         let (near, far) = (Target::read(&cluster, "near")?, Target::read(&cluster, "far")?);
         let (near_node, far_node) = (near_node.clone(), far_node.clone());
         let cpu = (std::thread::available_parallelism()?.get() - 1).to_string();
-        for server in ["near", "far"] {
-            cluster.kubectl(&["exec", server, "--", "/netbench", "pin", "--cpu", &cpu])?;
-        }
-        Ok(Self { network, cluster, near_node, far_node, near, far, cpu })
+        let bench = Self { network, cluster, near_node, far_node, near, far, cpu };
+        ["near", "far"].iter().try_for_each(|server| bench.pin(server))?;
+        Ok(bench)
+    }
+
+    /// Keeps a server on the CPU of client and servers.
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub fn pin(&self, server: &str) -> Result<()> {
+        self.kubectl(&["exec", server, "--", "/netbench", "pin", "--cpu", &self.cpu]).map(drop)
     }
 
     /// The addresses of the server on the client's node, or of that on the other node.
@@ -259,14 +269,36 @@ impl BenchCluster {
         targets: &[String],
         duration: Duration,
     ) -> Result<Vec<f64>> {
-        let (seconds, targets_list) = (duration.as_secs_f64().to_string(), targets.join(","));
-        let mode = ["client", "--mode", load.mode(), "--targets", &targets_list];
-        let words = [&mode[..], &["--seconds", &seconds, "--cpu", &self.cpu]].concat();
-        let report = self.in_client(&words, QUERY)?;
-        let reports = report.as_array().map_or(&[][..], Vec::as_slice);
-        let rates: Vec<f64> = reports.iter().filter_map(|r| r["per_second"].as_f64()).collect();
-        ensure!(rates.len() == targets.len(), "unexpected report of netbench: {report}");
-        Ok(rates)
+        let words = self.client(load, targets, duration);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        rates(&self.in_client(&words, QUERY)?, targets.len())
+    }
+
+    /// As [`BenchCluster::samples_at`], each address from another pod of the client's node, by its address.
+    ///
+    /// One process on the node enters the network namespaces of the pods in turn.
+    ///
+    /// # Errors
+    /// As [`BenchCluster::samples_at`], or when a pod is not on the node.
+    pub fn samples_from(
+        &self,
+        load: Load,
+        pods: &[String],
+        targets: &[String],
+        duration: Duration,
+    ) -> Result<Vec<f64>> {
+        let client = [self.client(load, targets, duration), vec!["--from".into(), pods.join(",")]];
+        let mut words = vec!["sh", "-c", RUN_ON_NODE, "sh"];
+        words.extend(client.iter().flatten().map(String::as_str));
+        rates(&parse(&self.on_node(&self.near_node, &words)?)?, targets.len())
+    }
+
+    /// Arguments of the load generator.
+    fn client(&self, load: Load, targets: &[String], duration: Duration) -> Vec<String> {
+        let (seconds, targets) = (duration.as_secs_f64().to_string(), targets.join(","));
+        let mode = ["client", "--mode", load.mode(), "--targets", &targets];
+        let place = ["--seconds", &seconds, "--cpu", &self.cpu];
+        mode.into_iter().chain(place).map(str::to_owned).collect()
     }
 
     /// Runs the load generator in the client; returns the JSON that it prints.
@@ -276,9 +308,7 @@ impl BenchCluster {
     pub fn in_client(&self, words: &[&str], deadline: Duration) -> Result<Value> {
         let mut command = self.cluster.command("kubectl");
         command.args(["exec", "client", "--", "/netbench"]).args(words).stdin(Stdio::null());
-        let text = process::output_within(&mut command, deadline)?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("unexpected output of netbench: {text:?}"))
+        parse(&process::output_within(&mut command, deadline)?)
     }
 
     /// Resident memory in KiB, per node, of the process that programs Services.
@@ -303,6 +333,19 @@ impl BenchCluster {
         }
         Ok(rows)
     }
+}
+
+/// What the load generator prints.
+fn parse(text: &str) -> Result<Value> {
+    serde_json::from_str(text).with_context(|| format!("unexpected output of netbench: {text:?}"))
+}
+
+/// The rate of each of so many targets.
+fn rates(report: &Value, targets: usize) -> Result<Vec<f64>> {
+    let reports = report.as_array().map_or(&[][..], Vec::as_slice);
+    let rates: Vec<f64> = reports.iter().filter_map(|r| r["per_second"].as_f64()).collect();
+    ensure!(rates.len() == targets, "unexpected report of netbench: {report}");
+    Ok(rates)
 }
 
 impl Target {

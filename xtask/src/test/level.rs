@@ -43,8 +43,8 @@ pub struct Phase {
 /// that every test binary is in one.
 pub const CLUSTER_PHASES: [Phase; 3] = [
     Phase { tests: &["install", "pod_network", "cases", "policy_matrix", "rollout"], threads: 4 },
-    // Kill or restart agents and remove nodes, which would disturb the other tests.
-    Phase { tests: &["default_deny", "disruption", "xdp"], threads: 1 },
+    // Kill or restart agents and remove nodes, which would disturb the other tests, or measure time.
+    Phase { tests: &["default_deny", "disruption", "drops", "xdp"], threads: 1 },
     // Replaces the network of the cluster.
     Phase { tests: &["uninstall"], threads: 1 },
 ];

@@ -9,12 +9,10 @@
 
 mod grid;
 
-use std::process::Command;
 use std::time::Duration;
 
 use cluster_tests::examples::{self, Connection};
-use cluster_tests::{Namespace, eventually, kubectl, process, server_on, try_kubectl, workers};
-use serde_json::Value;
+use cluster_tests::{Namespace, eventually, kubectl, try_kubectl};
 
 use grid::{Grid, Probe, Via};
 
@@ -73,53 +71,4 @@ fn examples_of_policies_allow_what_their_comments_say() {
         grid.expect(name, &expected);
         grid.remove_policies();
     }
-}
-
-const DENY_ALL: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: closed}
-spec: {podSelector: {}, policyTypes: [Ingress]}
-";
-
-/// As an operator uses it: with a kubeconfig, outside of the cluster.
-#[test]
-fn drops_of_all_nodes_have_the_pods_of_both_ends_and_the_policy() {
-    let ns = Namespace::new("drops");
-    let nodes: Vec<String> = workers().into_iter().map(|node| node.name).collect();
-    let servers: Vec<String> = ["one", "two"].map(String::from).to_vec();
-    let manifests = servers.iter().zip(&nodes).map(|(name, node)| server_on(name, name, node));
-    ns.apply(&(manifests.collect::<String>() + "---" + DENY_ALL));
-    servers.iter().for_each(|name| drop(ns.ready(name, 1)));
-    let binary = std::env::var("SLUICE_BINARY").expect("SLUICE_BINARY");
-    eventually("drops on both nodes", PROGRAMMED, || {
-        for (client, server) in [("one", "two"), ("two", "one")] {
-            let address = ns.pod_ip(server);
-            ns.exec(client, &format!("/agnhost connect --timeout=300ms {address}:8080"))?;
-        }
-        let mut command = Command::new(&binary);
-        let arguments = ["drops", "--all-nodes", "-o", "json", "policy_ingress"];
-        let finished = process::run(command.args(arguments), "", PROGRAMMED)?;
-        if finished.code != Some(0) {
-            return Err(finished.stderr);
-        }
-        let rows: Vec<Value> = serde_json::from_str(&finished.stdout).map_err(|e| e.to_string())?;
-        for (at, server) in servers.iter().enumerate() {
-            let (client, node) = (&servers[1 - at], &nodes[at]);
-            let pod = |end: &Value, name: &str| {
-                end[0]["pod"] == format!("{}/{name}", ns.name) && end[0]["labels"]["app"] == name
-            };
-            let policies = Value::from(vec![format!("{}/closed", ns.name)]);
-            let is_expected = |row: &Value| {
-                row["node"] == node.as_str()
-                    && pod(&row["sourcePods"], client)
-                    && pod(&row["destinationPods"], server)
-                    && row["policies"] == policies
-            };
-            if !rows.iter().any(is_expected) {
-                return Err(format!("no drop on {node}: {rows:?}"));
-            }
-        }
-        Ok(())
-    });
 }

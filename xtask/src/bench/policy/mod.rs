@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! packets, ADD (namespaces of their own) --> a cluster of two nodes: memory, create all policies,
-//!   rounds (rates), changes, memory, many pods at once --> report
+//!   rounds (rates), drops, changes, memory, many pods at once --> report
 //! ```
-//! All policies are there during all rounds. A label of the pods says how many of them select the pods, so
-//! that a round takes every case once with each number, in an order that changes, with the same pods; rates
-//! are compared within a round only. Output: the report on the terminal, and `policy.json` and `policy.md` in
+//! All policies are there during all rounds. A label of the pods says how many of them select the pods: during the
+//! rounds, there is a [set of pods](sets) for each number, and those that are compared are measured in turns.
+//! Rates are compared within a round only. Output: the report on the terminal, and `policy.json` and `policy.md` in
 //! target/bench.
 
 mod add;
 mod changes;
+mod drops;
 mod policies;
 mod report;
+mod sets;
 mod starts;
 mod subject;
 
@@ -23,6 +25,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use self::report::{Case, Figures, Rows, Series};
+use self::sets::Sets;
 use self::subject::Subject;
 use super::cluster::{self, BenchCluster};
 use super::report::{Load, Network};
@@ -30,8 +33,13 @@ use super::{objects, packets, quiet};
 use crate::cache::Cache;
 use crate::{progress, setup};
 
-/// Loads that are measured.
-const LOADS: [Load; 2] = [Load::RequestResponse, Load::Connect];
+/// What is measured: the load, and whether client and server are on one node.
+const GROUPS: [(Load, bool); 4] = [
+    (Load::RequestResponse, true),
+    (Load::RequestResponse, false),
+    (Load::Connect, true),
+    (Load::Connect, false),
+];
 
 /// Options of `cargo xtask bench policy`.
 #[derive(Args)]
@@ -39,15 +47,19 @@ pub struct Options {
     /// Numbers of policies that select a pod; 0 is always measured
     #[arg(long, value_delimiter = ',', num_args = 1.., default_values_t = [0, 1, 100, 10_000])]
     sizes: Vec<usize>,
-    /// Rounds; fewer than six give no confidence interval
-    #[arg(long, default_value_t = 9)]
+    /// Rounds, and up to as many more as the next multiple of the number of sizes: each set of pods has each
+    /// number of policies equally often; fewer than six give no confidence interval
+    #[arg(long, default_value_t = 12)]
     rounds: usize,
-    /// Duration of one measurement in seconds
+    /// Duration of one measurement in seconds, in turns of 20 ms with those of the other sizes
     #[arg(long, default_value_t = 1)]
     seconds: u32,
     /// Pods, one after the other, from ADD to the first allowed packet, for each number of policies
     #[arg(long, default_value_t = 200)]
     adds: usize,
+    /// Dropped packets, each until its line in `sluice drops --follow`
+    #[arg(long, default_value_t = 50)]
+    drops: usize,
     /// Changes of a label, and as many of a policy
     #[arg(long, default_value_t = 100)]
     changes: usize,
@@ -104,10 +116,16 @@ fn measure(cache: &Cache, options: &Options, sizes: &[usize], figures: &mut Figu
         subject.select(size)?;
         figures.rows.push(Rows { policies: size, tables: subject.rows()? });
     }
+    subject.select(0)?;
+    let mut sets = Sets::create(&subject, sizes)?;
     quiet::wait()?;
-    rounds(options, sizes, &mut subject, figures)?;
+    rounds(options, sizes, &mut sets, figures)?;
+    sets.remove()?;
     write(figures)?;
 
+    let smallest = sizes.iter().copied().find(|size| *size > 0).unwrap_or_default();
+    subject.select(smallest)?;
+    figures.drops = drops::measure(&subject, smallest, options.drops, &mut figures.failures)?;
     let largest = sizes.last().copied().unwrap_or_default();
     subject.select(largest)?;
     let failures = &mut figures.failures;
@@ -125,24 +143,28 @@ fn measure(cache: &Cache, options: &Options, sizes: &[usize], figures: &mut Figu
 fn rounds(
     options: &Options,
     sizes: &[usize],
-    subject: &mut Subject,
+    sets: &mut Sets<'_>,
     figures: &mut Figures,
 ) -> Result<()> {
     let duration = Duration::from_secs(u64::from(options.seconds));
-    figures.series =
-        order(0, sizes).into_iter().map(|case| Series { case, samples: Vec::new() }).collect();
-    for round in 0..options.rounds {
+    let series = |case| Series { case, samples: Vec::new() };
+    figures.series = GROUPS.into_iter().flat_map(|group| cases(group, sizes).map(series)).collect();
+    let rounds = sets::rounds(options.rounds, sizes.len());
+    for round in 0..rounds {
         let start = Instant::now();
-        let name = format!("round {} of {}", round + 1, options.rounds);
+        let name = format!("round {} of {rounds}", round + 1);
         let mut reporter = progress::Reporter::new(&name);
-        for case in order(round, sizes) {
-            let sample = subject.sample(case, duration);
-            if let Err(error) = &sample {
+        for (load, same_node) in GROUPS {
+            let samples = sets.sample(round, load, same_node, duration);
+            if let Err(error) = &samples {
                 figures.failures.push(format!("{name}: {error:#}"));
             }
-            let entry = figures.series.iter_mut().find(|series| series.case == case);
-            entry.context("a series for every case")?.samples.push(sample.ok());
-            reporter.report(|| case.label());
+            for (n, case) in cases((load, same_node), sizes).enumerate() {
+                let sample = samples.as_ref().ok().and_then(|samples| samples.get(n).copied());
+                let entry = figures.series.iter_mut().find(|series| series.case == case);
+                entry.context("a series for every case")?.samples.push(sample);
+            }
+            reporter.report(|| load.label().to_owned());
         }
         let failures = format!("{} failures", figures.failures.len());
         progress::line(&name, &failures, start.elapsed());
@@ -150,20 +172,9 @@ fn rounds(
     Ok(())
 }
 
-/// The order of one round: every load and place with every number of policies. Samples that are compared
-/// follow each other; the first number changes from round to round.
-fn order(round: usize, sizes: &[usize]) -> Vec<Case> {
-    let mut order = Vec::new();
-    for load in LOADS {
-        for same_node in [true, false] {
-            for n in 0..sizes.len() {
-                if let Some(&policies) = sizes.get((n + round) % sizes.len()) {
-                    order.push(Case { policies, load, same_node });
-                }
-            }
-        }
-    }
-    order
+/// The cases of a load and place, with every number of policies, which are measured in turns.
+fn cases((load, same_node): (Load, bool), sizes: &[usize]) -> impl Iterator<Item = Case> + use<'_> {
+    sizes.iter().map(move |&policies| Case { policies, load, same_node })
 }
 
 /// Writes the files of the report.
@@ -174,21 +185,6 @@ fn write(figures: &Figures) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_round_takes_every_sample_once_and_starts_with_another_number() {
-        let sizes = [0, 1, 100];
-        let mut first = Vec::new();
-        for round in 0..3 {
-            let order = order(round, &sizes);
-            assert_eq!(order.len(), 12);
-            for (number, case) in order.iter().enumerate() {
-                assert!(!order[..number].contains(case), "round {round}, {}", case.label());
-            }
-            first.push(order[0].policies);
-        }
-        assert_eq!(first, sizes);
-    }
 
     #[test]
     fn sizes_are_sorted_with_none_first_and_checked() {

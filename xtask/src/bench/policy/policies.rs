@@ -3,7 +3,7 @@
 //!
 //! Each isolates both directions. One of them allows the pods with the role `client` to send to those with
 //! the role `server`; the others allow what a cluster's policies usually allow, and never the measured
-//! traffic: blocks with an exception and a range of ports, other applications, other namespaces, and
+//! traffic: blocks with an exception and a range of ports, the servers, other namespaces, and
 //! blocks outside. Every block is another one, so that the tables have rows for each of them.
 
 use serde_json::{Value, json};
@@ -72,8 +72,8 @@ fn other_rules(number: usize) -> Value {
         }
         // Selectors that match pods of the cluster: the servers, and CoreDNS.
         2 => {
-            let apps = json!(["near", "far", format!("app-{number}")]);
-            let app = json!({"key": "app", "operator": "In", "values": apps});
+            let roles = json!(["server", format!("role-{number}")]);
+            let role = json!({"key": ROLE, "operator": "In", "values": roles});
             let dns = json!({
                 "namespaceSelector":
                     {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
@@ -83,7 +83,7 @@ fn other_rules(number: usize) -> Value {
             });
             json!({
                 "ingress": [{
-                    "from": [{"podSelector": {"matchExpressions": [app]}}],
+                    "from": [{"podSelector": {"matchExpressions": [role]}}],
                     "ports": [{"protocol": "TCP", "port": 9_000 + number % 1_000}],
                 }],
                 "egress": [{"to": [dns], "ports": [{"protocol": "UDP", "port": 53}]}],

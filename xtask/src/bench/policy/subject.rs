@@ -1,21 +1,19 @@
 //! The cluster under measurement: the pods that policies select, their number, and the output of the agents.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::policies::{self, ALLOW, ROLE, SELECTED};
-use super::report::{Case, Memory};
-use crate::bench::attempts;
+use super::report::Memory;
 use crate::bench::cluster::{BenchCluster, PORT};
 use crate::progress;
 
 const SYSTEM: &str = "sluice-system";
 /// Time until other policies apply, on a busy machine.
 const PROGRAMMED: Duration = Duration::from_secs(60);
-/// Duration of the measurement that checks whether a server answers.
-const PROBE: Duration = Duration::from_millis(50);
 
 /// The cluster with its agents.
 pub struct Subject {
@@ -64,36 +62,26 @@ impl Subject {
         self.selected = None;
         let label = format!("{SELECTED}={number}");
         self.cluster.kubectl(&["label", "pod", "client", "near", "far", "--overwrite", &label])?;
-        for agent in &self.agents {
-            progress::wait(&format!("{number} policies"), PROGRAMMED, || {
-                let rows = self.sluice(agent, &["policy", "list", ALLOW, "-o", "json"]);
-                let rows = rows.map_err(|e| format!("{e:#}"))?;
-                if only_selects(&rows, number) { Ok(()) } else { Err(rows.to_string()) }
-            })?;
-        }
+        self.wait_selected(&[number])?;
         self.selected = Some(number);
         Ok(())
     }
 
-    /// Takes a sample of a case, with as many policies as it names.
+    /// Waits until both agents have programmed that the policies of these numbers, and of no others, each select a
+    /// client with its servers.
     ///
     /// # Errors
-    /// When other policies do not apply in time, or every attempt fails.
-    pub fn sample(&mut self, case: Case, duration: Duration) -> Result<f64> {
-        self.select(case.policies)?;
-        let target = self.target(case.same_node);
-        let sample = |duration| {
-            let rate = self.cluster.sample_at(case.load, &target, duration);
-            rate.with_context(|| case.label())
-        };
-        attempts(
-            || sample(duration),
-            || {
-                progress::wait(&case.label(), PROGRAMMED, || {
-                    sample(PROBE).map(drop).map_err(|e| e.to_string())
-                })
-            },
-        )
+    /// When an agent takes longer than a minute.
+    pub fn wait_selected(&self, numbers: &[usize]) -> Result<()> {
+        // On the client's node, the client and a server.
+        for (agent, pods) in self.agents.iter().zip([2, 1]) {
+            progress::wait(&format!("{numbers:?} policies"), PROGRAMMED, || {
+                let rows = self.sluice(agent, &["policy", "list", ALLOW, "-o", "json"]);
+                let rows = rows.map_err(|e| format!("{e:#}"))?;
+                if only_select(&rows, numbers, pods) { Ok(()) } else { Err(rows.to_string()) }
+            })?;
+        }
+        Ok(())
     }
 
     /// Address and port of the server on the client's node, or of that on the other node.
@@ -132,12 +120,23 @@ impl Subject {
         })
     }
 
+    /// A command that prints further drops of the client's node, as an operator runs it.
+    pub fn follow_drops(&self) -> Command {
+        let mut command = self.cluster.command("kubectl");
+        command.args(sluice(&self.agents[0])).args(["drops", "--follow", "-o", "json"]);
+        command
+    }
+
     /// The JSON that a command of `sluice` prints.
     fn sluice(&self, agent: &str, words: &[&str]) -> Result<Value> {
-        let exec = ["-n", SYSTEM, "exec", agent, "-c", "agent", "--", "sluice"];
-        let text = self.cluster.kubectl(&[&exec[..], words].concat())?;
+        let text = self.cluster.kubectl(&[&sluice(agent)[..], words].concat())?;
         serde_json::from_str(&text).with_context(|| format!("unexpected output: {text:?}"))
     }
+}
+
+/// Arguments of kubectl that run `sluice` in an agent's pod.
+fn sluice(agent: &str) -> [&str; 8] {
+    ["-n", SYSTEM, "exec", agent, "-c", "agent", "--", "sluice"]
 }
 
 /// Prints id and bytes of each map that an agent has open.
@@ -153,19 +152,16 @@ fn map_bytes(text: &str) -> u64 {
     maps.collect::<std::collections::BTreeMap<_, _>>().into_values().sum()
 }
 
-/// Whether the policies of this number select pods of the node, and those of other numbers none.
-fn only_selects(rows: &Value, number: usize) -> bool {
-    let allowing = format!("default/{}", policies::allow(number));
+/// Whether the policies of each of these numbers select so many pods of the node, and those of others none.
+fn only_select(rows: &Value, numbers: &[usize], pods: u64) -> bool {
     let rows = rows.as_array().map_or(&[][..], Vec::as_slice);
-    let mut found = number == 0;
-    for row in rows {
-        let wanted = row["policy"] == allowing;
-        found |= wanted;
-        if (row["localPods"].as_u64() > Some(0)) != wanted {
-            return false;
-        }
-    }
-    found
+    let selected = |number: usize| {
+        let allowing = format!("default/{}", policies::allow(number));
+        rows.iter().any(|row| row["policy"] == allowing && row["localPods"] == pods)
+    };
+    let wanted = || numbers.iter().copied().filter(|number| *number > 0);
+    let selecting = rows.iter().filter(|row| row["localPods"] != 0).count();
+    wanted().all(selected) && selecting == wanted().count()
 }
 
 /// The tables of policies among those of a node.
@@ -184,16 +180,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn policies_of_one_number_select_pods_and_others_none() {
+    fn policies_of_the_numbers_select_all_their_pods_and_others_none() {
         let row = |number: usize, pods: u64| json!({"policy": format!("default/allow-{number}"), "localPods": pods});
-        let rows = |one, many| json!([row(1, one), row(10_000, many)]);
-        assert!(only_selects(&rows(2, 0), 1));
-        assert!(only_selects(&rows(0, 2), 10_000));
-        assert!(only_selects(&rows(0, 0), 0));
-        assert!(!only_selects(&rows(1, 0), 0));
-        assert!(!only_selects(&rows(1, 1), 1));
-        assert!(!only_selects(&rows(0, 0), 1));
-        assert!(!only_selects(&json!([]), 1));
+        let only_select = |one, many, numbers: &[usize]| {
+            super::only_select(&json!([row(1, one), row(10_000, many)]), numbers, 2)
+        };
+        for (numbers, [one, many]) in
+            [(&[1][..], [2, 0]), (&[10_000, 0], [0, 2]), (&[0, 1, 10_000], [2, 2]), (&[0], [0, 0])]
+        {
+            assert!(only_select(one, many, numbers), "{numbers:?}");
+            for (one, many) in [(one + 1, many), (one, many + 1), (2 - one, many), (one, 2 - many)]
+            {
+                assert!(!only_select(one, many, numbers), "{numbers:?}: {one}, {many}");
+            }
+        }
+        assert!(!super::only_select(&json!([]), &[1], 2));
+        assert!(super::only_select(&json!([]), &[0], 2));
     }
 
     #[test]

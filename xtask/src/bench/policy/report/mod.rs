@@ -13,6 +13,11 @@ const RATE: f64 = 0.98;
 const FIRST_PACKET_MS: f64 = 50.0;
 /// The longest time from a change to its effect, 99th percentile in milliseconds.
 const CHANGE_MS: f64 = 20.0;
+/// The longest time from a dropped packet to its line in `sluice drops --follow`, 99th percentile in milliseconds.
+const DROP_MS: f64 = 1000.0;
+
+/// The time of a drop in tables and claims.
+const DROP: &str = "dropped packet to its line in `sluice drops --follow`";
 
 /// What is measured once per round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +146,8 @@ pub struct Figures {
     pub rows: Vec<Rows>,
     /// Rates.
     pub series: Vec<Series>,
+    /// Times from dropped packets to their lines in `sluice drops --follow`, in milliseconds.
+    pub drops: Vec<f64>,
     /// One row per kind of change.
     pub changes: Vec<Change>,
     /// Memory, from the smallest number of policies to the largest.
@@ -214,6 +221,9 @@ impl Figures {
                 text.push_str(&times_row(&name(what), times, Some(FIRST_PACKET_MS)));
             }
         }
+        if !self.drops.is_empty() {
+            text.push_str(&times_row(DROP, &self.drops, Some(DROP_MS)));
+        }
         for change in &self.changes {
             let name =
                 |since: &str| format!("change of a {} to its effect, since {since}", change.what);
@@ -280,6 +290,7 @@ impl Figures {
             "series": series.collect::<Vec<_>>(),
             "rows": rows.collect::<Vec<_>>(),
             "adds": adds.collect::<Vec<_>>(),
+            "drops_ms": self.drops,
             "changes": changes.collect::<Vec<_>>(),
             "memory": memory.collect::<Vec<_>>(),
             "starts": starts,
@@ -299,6 +310,7 @@ impl Figures {
                 claims.extend(p99_claim(text, times, FIRST_PACKET_MS));
             }
         }
+        claims.extend(p99_claim(DROP.to_owned(), &self.drops, DROP_MS));
         for change in &self.changes {
             let text = format!("change of a {} to its effect", change.what);
             claims.extend(p99_claim(text, &change.since_answer_ms, CHANGE_MS));

@@ -21,6 +21,7 @@ fn figures() -> Figures {
             Rows { policies: 100, tables: vec![("policy_peers".to_owned(), 77)] },
         ],
         series: vec![series(0, 5000.0), series(1, 4950.0), series(100, 4000.0)],
+        drops: vec![120.0, 580.0],
         changes: vec![Change {
             what: "policy".to_owned(),
             since_request_ms: vec![12.0],
@@ -53,13 +54,14 @@ fn figures_are_beside_their_aims() {
         "| ADD, default deny and 100 policies | 5.0 | 5.0 | 5.0 | 1 | - |",
         "first answer, same node, default deny and 100 policies | 1.0 | 2.0 | 2.0 | 2 | p99 50: holds |",
         "other node, default deny and 100 policies | 3.0 | 60.0 | 60.0 | 2 | p99 50: does not hold |",
+        "| dropped packet to its line in `sluice drops --follow` | 120.0 | 580.0 | 580.0 | 2 | p99 1000: holds |",
         "| change of a policy to its effect, since the request | 12.0 | 12.0 | 12.0 | 1 | - |",
         "since the answer | 7.0 | 7.0 | 7.0 | 1 | p99 20: holds |",
         "| 2 pods at once, first instruction to the first answer of the other node | 400.0 | 900.0 |",
         "the last container started after 30.0 s, the last pod had both answers after 31.3 s.",
         "| first packet | `p` | 480 | 470 to 490 |",
         "| no policies | 15.0 | 30.0 |",
-        "Of 5 aims 3 hold, 2 do not hold, and 0 are not shown",
+        "Of 6 aims 4 hold, 2 do not hold, and 0 are not shown",
         "Not measured: round 3",
     ] {
         assert!(text.contains(expected), "{expected}\nis not in\n{text}");
@@ -70,6 +72,7 @@ fn figures_are_beside_their_aims() {
 fn json_has_every_sample_and_verdict() {
     let json = figures().json();
     assert_eq!(json["series"][2]["samples"][5], 4000.0);
+    assert_eq!(json["drops_ms"], json!([120.0, 580.0]));
     assert_eq!(json["rows"][1]["rows"]["policy_peers"], 77);
     let verdicts: Vec<&str> = json["claims"]
         .as_array()
@@ -77,7 +80,7 @@ fn json_has_every_sample_and_verdict() {
         .iter()
         .filter_map(|claim| claim["verdict"].as_str())
         .collect();
-    assert_eq!(verdicts, ["Holds", "Refuted", "Holds", "Refuted", "Holds"]);
+    assert_eq!(verdicts, ["Holds", "Refuted", "Holds", "Refuted", "Holds", "Holds"]);
 }
 
 #[test]
