@@ -57,9 +57,7 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
                 && !is_judged_hairpin(&chosen.client, &chosen.backend.addr) => {}
         Choice::UnknownPort | Choice::NoEndpoint => return reject(peer),
         // Packets to an address of the node itself pass the tc programs only if a pod sends them.
-        Choice::SourceNotAllowed
-            if maps::is_this_node(&addr) && !is_pod(peer, &chosen.client) =>
-        {
+        Choice::SourceNotAllowed if maps::is_this_node(&addr) && !is_pod(peer, &chosen.client) => {
             return reject(peer);
         }
         // The tc programs drop the packet and count the reason, or know the client by its packet.

@@ -56,3 +56,25 @@ fn errors_about_a_flow_that_has_lost_its_port_do_not_reach_the_peer_of_the_next_
     let answer = Packet::udp(peer, (NODE, 2000), b"answer");
     assert_eq!(datapath.from_netdev(&answer).to_pod(&[Outcome::Restored]).dst, SERVER);
 }
+
+/// ESP as an example of a protocol without ports: of such, the node has one flow with an address. A pod that opens it
+/// first would receive what the peer of a tunnel of the node sends.
+#[test]
+fn a_pod_does_not_keep_the_packets_of_a_tunnel_of_the_node() {
+    const ESP: u8 = 50;
+    let datapath = Datapath::node();
+    let packet = |from, to| Packet::new(from, to, ESP, vec![7; 32]);
+    let from_pod = || datapath.from_pod(CLIENT_IFINDEX, &packet(CLIENT, EXTERNAL));
+    let from_peer = || datapath.from_netdev(&packet(EXTERNAL, NODE));
+    let from_node = || datapath.to_netdev(&packet(NODE, EXTERNAL)).passed();
+    from_pod().to_uplink(&[Outcome::Masqueraded]);
+    assert_eq!(from_peer().to_pod(&[Outcome::Restored]).dst, CLIENT);
+    from_node();
+    from_peer().to_stack(&[]);
+    from_node();
+    from_pod().dropped(DropReason::NoSnatPort);
+    from_peer().to_stack(&[]);
+    // When the tunnel has ended.
+    datapath.age_flows(601);
+    from_pod().to_uplink(&[Outcome::Masqueraded]);
+}

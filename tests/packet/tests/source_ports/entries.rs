@@ -3,8 +3,8 @@
 
 use packet_tests::*;
 use sluice_abi::{
-    DropReason, FlowKey, Frontend, NodeConfig, Outcome, PodFlows, frontend_flags, map,
-    program, proto,
+    DropReason, FlowKey, Frontend, NodeConfig, Outcome, PodFlows, frontend_flags, map, program,
+    proto,
 };
 
 use super::{SERVICE, SYN, assert_half_are_main_entries, send};
@@ -41,7 +41,8 @@ fn searches_of_pods_and_from_the_wire_protect_both_entries_of_each_others_flows(
         let sent = send(from_netdev, &syn.bytes_from_wire(), UPLINK_IFINDEX);
         dropped[1] += u32::from(sent.is_none());
     }
-    let kept = [map::FLOWS_NEW_POD, map::FLOWS_NEW_WIRE].map(|table| datapath.flows_in(table).len());
+    let kept =
+        [map::FLOWS_NEW_POD, map::FLOWS_NEW_WIRE].map(|table| datapath.flows_in(table).len());
     println!("dropped {dropped:?}, kept {kept:?}");
     assert_half_are_main_entries(kept[0], map::FLOWS_NEW_POD_MAX);
     assert_half_are_main_entries(kept[1], map::FLOWS_NEW_WIRE_MAX);
@@ -50,7 +51,8 @@ fn searches_of_pods_and_from_the_wire_protect_both_entries_of_each_others_flows(
 /// A client that uses one port for two Services with one backend and for the backend itself: all three flows have
 /// the same tuple after translation, so that two get another port, and the alias of one is under its second key.
 #[test]
-fn late_packets_of_an_ended_flow_with_its_alias_under_the_second_key_are_not_those_of_the_next_one() {
+fn late_packets_of_an_ended_flow_with_its_alias_under_the_second_key_are_not_those_of_the_next_one()
+{
     const OTHER_VIP: [u8; 4] = [10, 96, 0, 77];
     let datapath = Datapath::node();
     datapath.snat_ports(2000, 2000);
