@@ -133,8 +133,9 @@ pub fn from_node<F: Outlined>(
     s.flow.source_class = DestinationClass::Node;
     s.flow.is_of_node = !is_forwarded(f, &s.packet, node);
     if !service::translate(f, &s.packet, &mut s.flow, &mut s.chosen)? {
-        if found == Lookup::Held && s.flow.is_of_node && s.packet.kind == Kind::Other {
-            // The node's own flow keeps the tuple from others. Without an entry for it, the packet passes as well.
+        if found == Lookup::Held && s.packet.kind == Kind::Other {
+            // Of a tunnel of the node, also if it carries what others sent. Its flow keeps the tuple from pods; without an
+            // entry, the packet passes as well.
             conntrack::displace(&s.packet);
             s.flow.track(FlowKind::Direct);
             let _ = conntrack::open(f, &s.packet, &mut s.flow, &s.destination);
