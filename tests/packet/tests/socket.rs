@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use packet_tests::longest_path::{Step, highest};
 use packet_tests::*;
 use sluice_abi::{Frontend, Outcome, frontend_flags, program, proto};
 
@@ -313,4 +314,13 @@ fn a_socket_from_before_the_programs_is_served_by_the_packet_programs() {
     // The reply has the Service as source, as the socket expects.
     let reply = Packet::udp((FAR_POD, 53), (NODE, port(&before)), b"x");
     assert_eq!(datapath.from_netdev(&reply).to_stack(&[Outcome::Restored]).src, VIP);
+}
+
+#[test]
+fn connection_is_searched_for_once_among_the_pods() {
+    let functions = bytecode::functions(&object());
+    let search = |step: Step<'_>| u32::from(step == Step::Search("POD_NETNS"));
+    for name in ["connect4", "connect6"] {
+        assert_eq!(highest(&functions, name, &search), 1, "{name}");
+    }
 }

@@ -1,7 +1,9 @@
 //! The conformance suite of ClusterNetworkPolicy, and the definition of this kind.
 //!
-//! Both come from upstream's Go module, at the version in `tests/conformance/policy/go.mod`.
+//! Both come from upstream's Go module, at the version in `tests/conformance/policy/go.mod`. Where the kernel has no
+//! SCTP, the pods of the suite set up associations by raw sockets (`tests/conformance/policy/agnhost`).
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use crate::oci::{self, Image, Layer};
 use crate::process;
 
 /// Raised when the image changes.
-const REVISION: &str = "2";
+const REVISION: &str = "3";
 /// Upstream's module.
 const MODULE: &str = "sigs.k8s.io/network-policy-api";
 /// The definition with the fields of the experimental channel: nodes as peers and domain names.
@@ -28,11 +30,8 @@ const DEFINITION: &str =
 const TEST: &str = "TestClusterNetworkPolicy";
 /// Name of agnhost in upstream's manifests.
 const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.45";
-/// agnhost in the image. The servers of SCTP ports exit where the kernel has no SCTP, and no specification
-/// would start; those of SCTP fail then.
-const START: &str = "#!/bin/sh\n\
-    test \"$1\" = porter || exec /agnhost-program \"$@\"\n\
-    /agnhost-program \"$@\" || exec sleep infinity\n";
+/// Package of the program that is agnhost in the image, and starts upstream's.
+const START: &str = "./agnhost";
 /// All specifications take about 15 minutes.
 const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
@@ -71,16 +70,21 @@ pub fn build(cache: &Cache) -> Result<Programs> {
         // The path contains the hash of the file's inputs.
         inputs = inputs.text(&path.to_string_lossy());
     }
-    for file in ["go.mod", "go.sum", "suite_test.go"] {
+    for file in ["go.mod", "go.sum", "suite_test.go", "agnhost"] {
         inputs = inputs.path(&module().join(file))?;
     }
     let folder = cache.artifact("policy-conformance", &inputs, |folder| {
         let mut suite = go(&module());
         suite.args(["test", "-c", "-vet=off", "-o"]).arg(folder.join("suite.test")).arg(".");
         process::run("building the suite", &mut suite, &cache.logs(), process::BUILD)?;
+        let mut tests = go(&module());
+        tests.args(["test", START]);
+        process::run("testing its agnhost", &mut tests, &cache.logs(), process::BUILD)?;
         let program = folder.join("agnhost.tar");
         let start = folder.join("agnhost");
-        fs::write(&start, START)?;
+        let mut build = go(&module());
+        build.args(["build", "-o"]).arg(&start).arg(START);
+        process::run("building its agnhost", &mut build, &cache.logs(), process::BUILD)?;
         let mut layer = Layer::create(&program)?;
         layer.program("agnhost-program", &agnhost)?;
         layer.program("agnhost", &start)?;
@@ -127,20 +131,38 @@ pub fn run(
     Ok(file.write_all(results.concat().as_bytes())?)
 }
 
+/// The last connection of each specification that was not as expected, and the line of source that reports it:
+/// `        helper.go:73: FAILED Command was [/agnhost connect --timeout=3s --protocol=udp 10.244.1.3:53]`.
+fn failed_connections(log: &str) -> BTreeMap<&str, (&str, &str)> {
+    let mut failed = BTreeMap::new();
+    let mut current = "";
+    for line in log.lines() {
+        let started = ["=== RUN ", "=== NAME "].iter().find_map(|start| line.strip_prefix(start));
+        if let Some(name) = started {
+            current = name.trim();
+        } else if let Some((at, text)) = line.trim().split_once(": FAILED ") {
+            failed.insert(current, (at, text));
+        }
+    }
+    failed
+}
+
 /// A line of JSON for each specification of a log: `    --- PASS: TEST/SPECIFICATION/PART (1.50s)`. A
 /// specification with parts is represented by these.
 fn results(log: &str) -> Vec<String> {
+    let failed = failed_connections(log);
     let lines = log.lines().filter_map(|line| {
         let (state, rest) = line.trim().strip_prefix("--- ")?.split_once(": ")?;
-        let (name, seconds) = rest.rsplit_once(" (")?;
-        let name = name.strip_prefix(TEST)?.strip_prefix('/')?;
+        let (full_name, seconds) = rest.rsplit_once(" (")?;
+        let name = full_name.strip_prefix(TEST)?.strip_prefix('/')?;
         let state = match state {
             "PASS" => "passed",
             "FAIL" => "failed",
             _ => return None,
         };
         let seconds: f64 = seconds.strip_suffix("s)")?.parse().ok()?;
-        Some((name, state, seconds))
+        let connection = failed.get(full_name).filter(|_| state == "failed");
+        Some((name, state, seconds, connection))
     });
     let all: Vec<_> = lines.collect();
     let has_parts = |name: &str| {
@@ -148,9 +170,14 @@ fn results(log: &str) -> Vec<String> {
     };
     let leaves = all.iter().filter(|(name, ..)| !has_parts(name));
     leaves
-        .map(|(name, state, seconds)| {
+        .map(|(name, state, seconds, connection)| {
             let name = name.replace('_', " ");
-            format!("{}\n", json!({ "name": name, "state": state, "seconds": seconds }))
+            let mut result = json!({ "name": name, "state": state, "seconds": seconds });
+            if let Some((at, failure)) = connection {
+                result["failure"] = json!(failure);
+                result["at"] = json!(at);
+            }
+            format!("{result}\n")
         })
         .collect()
 }
@@ -175,6 +202,38 @@ mod tests {
             json!({ "name": "CNPOne/Should pass", "state": "passed", "seconds": 1.0 }),
             json!({ "name": "CNPOne/Should (not) fail", "state": "failed", "seconds": 2.5 }),
             json!({ "name": "CNPThree", "state": "passed", "seconds": 0.0 }),
+        ];
+        assert_eq!(found, expected.map(|line| format!("{line}\n")));
+    }
+
+    #[test]
+    fn failed_specification_has_its_last_failed_connection_and_a_passed_one_has_none() {
+        let log = "=== RUN   TestClusterNetworkPolicy
+=== RUN   TestClusterNetworkPolicy/CNPOne
+=== RUN   TestClusterNetworkPolicy/CNPOne/Should_pass
+    helper.go:73: FAILED Command was [connect --protocol=tcp 10.244.1.3:80]
+=== RUN   TestClusterNetworkPolicy/CNPOne/Should_fail
+    helper.go:73: FAILED Command was [connect --protocol=tcp 10.244.1.3:80]
+    helper.go:73: Expected connection to succeed, TIMEOUT
+    helper.go:73: FAILED Command was [connect --protocol=udp 10.244.1.3:53]
+=== NAME  TestClusterNetworkPolicy/CNPOne
+    cleanup.go:9: FAILED to delete
+--- FAIL: TestClusterNetworkPolicy (9.00s)
+    --- FAIL: TestClusterNetworkPolicy/CNPOne (3.00s)
+        --- PASS: TestClusterNetworkPolicy/CNPOne/Should_pass (1.00s)
+        --- FAIL: TestClusterNetworkPolicy/CNPOne/Should_fail (2.00s)
+";
+        let found = results(log);
+        let failure = "Command was [connect --protocol=udp 10.244.1.3:53]";
+        let expected = [
+            json!({ "name": "CNPOne/Should pass", "state": "passed", "seconds": 1.0 }),
+            json!({
+                "name": "CNPOne/Should fail",
+                "state": "failed",
+                "seconds": 2.0,
+                "failure": failure,
+                "at": "helper.go:73",
+            }),
         ];
         assert_eq!(found, expected.map(|line| format!("{line}\n")));
     }

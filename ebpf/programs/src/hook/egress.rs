@@ -101,8 +101,8 @@ fn error_from_pod<F: Outlined>(
 }
 
 /// Finds the flow of a packet from the node's stack; returns its destination class. Only packets to
-/// Services, replies of backends on the node itself, and replies to clients whose port was translated
-/// are handled.
+/// Services, replies of backends on the node itself, replies to clients whose port was translated, and those
+/// of protocols without ports whose tuple a pod's flow has, are handled.
 #[inline(always)]
 pub fn from_node<F: Outlined>(
     f: &F,
@@ -133,6 +133,13 @@ pub fn from_node<F: Outlined>(
     s.flow.source_class = DestinationClass::Node;
     s.flow.is_of_node = !is_forwarded(f, &s.packet, node);
     if !service::translate(f, &s.packet, &mut s.flow, &mut s.chosen)? {
+        if found == Lookup::Held && s.packet.kind == Kind::Other {
+            // Of a tunnel of the node, also if it carries what others sent. Its flow keeps the tuple from pods; without an
+            // entry, the packet passes as well.
+            conntrack::displace(&s.packet);
+            s.flow.track(FlowKind::Direct);
+            let _ = conntrack::open(f, &s.packet, &mut s.flow, &s.destination);
+        }
         return Err(Verdict::Bypass(Bypass::NodeTraffic));
     }
     s.flow.class = class::of(&s.flow.translated.dst, &mut s.destination);

@@ -22,10 +22,11 @@ pub fn from_netdev<F: Outlined>(
     s: &mut Scratch,
     node: Node,
 ) -> Result<DestinationClass, Verdict> {
-    s.flow.reset(&s.packet.tuple, Origin::Netdev);
-    // Before any flow is affected.
+    // Before any flow is affected, and before the ports of a first fragment become those of later ones.
     let is_recent = antispoof::is_recent_sender(&s.packet, &s.headers);
     let checked = check_addresses(f, s, is_recent)?;
+    fragment::resolve_ports(&mut s.packet);
+    s.flow.reset(&s.packet.tuple, Origin::Netdev);
     if s.packet.kind == Kind::IcmpError {
         return error_from_netdev(f, s, node);
     }

@@ -40,7 +40,6 @@ fn from_netdev(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         ingress::require_no_loopback(&s.packet)?;
         return Ok(Verdict::Bypass(Bypass::NotForHost));
     }
-    fragment::resolve_ports(&mut s.packet);
     let class = ingress::from_netdev(f, s, node)?;
     let ends = Ends { source: PodRef::NONE, destination: class.local_pod(&s.destination) };
     let judged = policy::judge(s, ends)?;

@@ -12,7 +12,7 @@ use crate::config::Node;
 use crate::flow::{DestinationClass, Flow, FlowState, Origin};
 use crate::frame::Skb;
 use crate::hook::{Stages, egress, is_forwarded};
-use crate::packet::Packet;
+use crate::packet::{FragmentState, Packet};
 use crate::scratch::Scratch;
 use crate::stage::class;
 use crate::stage::conntrack::{self, Lookup};
@@ -55,6 +55,10 @@ fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
         // The stack answers with "time exceeded".
         let pod = antispoof::require_own_address(&s.packet, &s.headers)?;
         return egress::to_stack(s, pod);
+    }
+    if s.packet.fragment == FragmentState::First {
+        // Its ports become those of later fragments of the same sender.
+        antispoof::require_own_address(&s.packet, &s.headers)?;
     }
     fragment::resolve_ports(&mut s.packet);
     let class = egress::from_pod(f, s, node, Origin::Pod)?;

@@ -57,7 +57,7 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
                 && !is_judged_hairpin(&chosen.client, &chosen.backend.addr) => {}
         Choice::UnknownPort | Choice::NoEndpoint => return reject(peer),
         // Packets to an address of the node itself pass the tc programs only if a pod sends them.
-        Choice::SourceNotAllowed if maps::is_this_node(&addr) && !is_pod(peer, &addr) => {
+        Choice::SourceNotAllowed if maps::is_this_node(&addr) && !is_pod(peer, &chosen.client) => {
             return reject(peer);
         }
         // The tc programs drop the packet and count the reason, or know the client by its packet.
@@ -122,10 +122,10 @@ fn is_node_process(peer: &Peer<'_>) -> bool {
     config::node().is_some_and(|node| node.netns_cookie() == peer.netns_cookie())
 }
 
-/// Whether the socket is in the network namespace of a pod of this node.
+/// Whether the socket is in the network namespace of a pod of this node, by its [`client`].
 #[inline(always)]
-fn is_pod(peer: &Peer<'_>, family: &Addr) -> bool {
-    maps::pod_in_netns(peer.netns_cookie(), family).is_some()
+fn is_pod(peer: &Peer<'_>, client: &Addr) -> bool {
+    *client != Addr::UNSPECIFIED && !is_node_process(peer)
 }
 
 /// The address that packets of the socket have on this node before source translation: that of its

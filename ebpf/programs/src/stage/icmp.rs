@@ -150,6 +150,14 @@ extern "C" fn icmp_find_original(quoted: *mut Quoted) -> u32 {
             alias.copy(&mut quoted.entry);
         }
     }
+    if quoted.entry.is_alias() {
+        // The main entry may have been evicted, and another flow may have its port by now.
+        key.sort(&quoted.entry.other);
+        let Some(main) = maps::any_flow(key) else { return 0 };
+        if main.is_alias() || !main.has_other(&quoted.entry.tuple) {
+            return 0;
+        }
+    }
     u32::from(original_of(&quoted.entry, &quoted.sent, &mut quoted.original))
 }
 

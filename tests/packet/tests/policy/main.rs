@@ -6,6 +6,7 @@ mod changes;
 mod exits;
 mod lookups;
 mod oracle;
+mod other_flows;
 mod pressure;
 mod sequences;
 mod translated;

@@ -6,10 +6,12 @@
 //! unusual   what is not in FLOWS: new flows, aliases of shadowed tuples, missing entries
 //! confirm   moves an answered flow to FLOWS, and a closed one away from it
 //! refresh   once per tick and flow: time, expiry, missing alias, destination class
+//! displace  removes a flow that has the tuple of the node's own packets
 //! open      a new flow: claims the tuple after translation, chooses source ports
 //! ```
 
 mod confirm;
+mod displace;
 mod find;
 mod insert;
 mod open;
@@ -18,6 +20,7 @@ mod track;
 mod unusual;
 pub mod work;
 
+pub use displace::displace;
 pub use find::{Lookup, find};
 pub use open::{open, open_flow};
 pub use track::apply;

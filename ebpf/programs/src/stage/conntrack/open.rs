@@ -218,8 +218,8 @@ extern "C" fn conntrack_claim(
     // SAFETY: `remove_ended` uses another key, and `write_alias` is called after the last use.
     let Some(key) = (unsafe { work::key(Key::Main) }) else { return FULL };
     key.sort(&flow.translated);
-    let holder = if searches == 0 { maps::confirmed_flow(key) } else { maps::any_flow(key) };
-    if holder.is_some() {
+    let is_new = searches != 0 && maps::new_flow(key).is_some();
+    if is_new || maps::confirmed_flow(key).is_some() {
         // The lookup precedes the claim, which is rarely needed; its result may be outdated.
         if FLOW_CLAIMS.insert(&*key, &0u32, NOEXIST).is_err() {
             return TAKEN;
@@ -227,6 +227,10 @@ extern "C" fn conntrack_claim(
         let is_free = remove_ended(packet, key, Scarcity::from_number(scarcity));
         let _ = FLOW_CLAIMS.remove(&*key);
         if !is_free {
+            // SAFETY: `remove_ended`, which has copied the holder, has returned.
+            if is_new && let Some(holder) = unsafe { work::holder() } {
+                protect_other_entry(holder);
+            }
             return TAKEN;
         }
     }
@@ -234,7 +238,11 @@ extern "C" fn conntrack_claim(
     let Some(entry) = (unsafe { work::holder() }) else { return FULL };
     fill(entry, packet, flow, destination);
     let table = Table::of_new(entry);
-    if searches == 0 && maps::new_flow_of(table != Table::NewPod, key).is_some() {
+    if searches == 0
+        && let Some(holder) = maps::new_flow_of(table != Table::NewPod, key)
+    {
+        holder.copy(entry);
+        protect_other_entry(entry);
         return TAKEN;
     }
     let inserted = write_main(table, NOEXIST, entry);
@@ -252,6 +260,16 @@ extern "C" fn conntrack_claim(
     }
     remove_new(key);
     FULL
+}
+
+/// Protects the other entry of a flow without reply from eviction, after a lookup has found, and so protected, this one.
+#[inline(always)]
+fn protect_other_entry(found: &FlowEntry) {
+    // SAFETY: the caller returns without another use.
+    if let Some(other) = unsafe { work::key(Key::Alias) } {
+        other.sort(&found.other);
+        let _ = maps::new_flow(other);
+    }
 }
 
 /// Writes the alias of a new flow.
@@ -281,14 +299,12 @@ fn remove_ended(packet: &Packet, key: &FlowKey, scarcity: Scarcity) -> bool {
         return false;
     }
     if !same_tuple(&entry.other, &packet.tuple) {
+        if !lifetime::is_reusable(entry, kernel::tick(), scarcity) {
+            return false;
+        }
         // SAFETY: the caller uses another key.
         let Some(alias) = (unsafe { work::key(Key::Alias) }) else { return false };
         alias.sort(&entry.other);
-        if !lifetime::is_reusable(entry, kernel::tick(), scarcity) {
-            // The lookup above protects the main entry from eviction, this one the alias.
-            let _ = maps::new_flow(alias);
-            return false;
-        }
         // Late packets of the old flow must not be translated as packets of the new one.
         if let Some(found) = maps::any_flow(alias)
             && found.is_alias()
