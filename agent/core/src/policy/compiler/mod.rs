@@ -200,6 +200,11 @@ impl Policies {
         }
     }
 
+    /// The rows of `OPEN_NAMESPACES`.
+    pub fn open_namespaces(&self) -> &BTreeMap<u64, u32> {
+        self.namespaces.rows()
+    }
+
     /// Number of rows by table.
     pub fn counts(&self) -> [(&'static str, usize); 6] {
         [
