@@ -9,13 +9,13 @@
 //! What does not fit into the present maps is written into larger ones; until then, the former rows stay in
 //! force. If the maps cannot be replaced, what fits is written and the rest closed.
 //!
-//! A namespace opens after the rows of the same change are in force: pods in it reach servers that the change
-//! isolates otherwise. So namespaces that close are written at once, and those that open wait while the rows
+//! A namespace opens after the rows of the same change are in force: otherwise, its pods would reach servers that
+//! the change isolates. So namespaces that close are written at once, and those that open wait while the rows
 //! wait for larger maps or for the switch of the hooks to them: `OPEN_NAMESPACES` is not replaced.
 //!
 //! The rows of a former agent stay in force until all lists have arrived. Only the namespaces without policies
 //! are brought up to date before, in both directions: a list can be missing for long, and pods there must not wait
-//! for it. They reach what the rows of the former agent admit, as pods of nodes whose agents are not late do.
+//! for it. They reach what the rows of the former agent admit, as pods of other nodes do.
 
 mod comparison;
 mod read_back;
