@@ -141,8 +141,9 @@ impl Policies {
         if forgotten || !dead.is_empty() {
             let mut changed = Changed::default();
             for uses in dead {
-                self.deactivate(index, uses, &mut changed);
+                self.deactivate(index, uses);
             }
+            changed.ranges |= self.fit_blocks(index);
             if forgotten {
                 for name in self.pods.names().collect::<Vec<_>>() {
                     self.pods.pod(index, &name, &self.terms);
