@@ -4,7 +4,9 @@
 //! programs --EVENTS--> thread: at most 32 each 100 ms --Event::Drops--> state: explained, kept for `sluice drops`
 //! ```
 //! Nothing waits for the event loop: what it cannot take is counted as lost, as the programs count what they do
-//! not write. So the samples and the lost events together are the dropped packets that the programs count.
+//! not write. So the samples and the lost events together are the dropped packets that the programs count. The
+//! programs of another version, which drop packets until the hooks are switched, have their own queue, whose events
+//! are counted as lost.
 
 use std::fmt;
 use std::io;
@@ -64,6 +66,7 @@ fn follow<Q: DropEvents, E: fmt::Display>(
                         event,
                     });
                     pass_on(packets, events, lost);
+                    lost.inc_by(ring.skip_others());
                     if is_current {
                         sleep(PAUSE);
                     }
@@ -114,11 +117,12 @@ mod tests {
     use super::*;
 
     /// Time of the test, and the queue of each load of the programs: when its events are written, and when it
-    /// is replaced.
+    /// is replaced. Programs of another version write events at some of these times.
     #[derive(Default)]
     struct Programs {
         now: Cell<Duration>,
         queues: RefCell<VecDeque<(VecDeque<Duration>, Duration)>>,
+        of_others: RefCell<VecDeque<Duration>>,
     }
 
     struct Ring<'a> {
@@ -144,10 +148,26 @@ mod tests {
             let at = self.written.pop_front()?;
             Some(DropEvent { at_ns: at.as_nanos() as u64, ..DropEvent::default() })
         }
+
+        fn skip_others(&mut self) -> u64 {
+            let mut of_others = self.programs.of_others.borrow_mut();
+            let written = of_others.iter().take_while(|at| **at <= self.programs.now.get()).count();
+            of_others.drain(..written).count() as u64
+        }
     }
 
     /// Reads the queues until then; returns when each event was written and passed on.
     fn passed_on(programs: &Programs, until: Duration) -> Vec<(Duration, Duration)> {
+        let (at, lost) = passed_on_and_lost(programs, until);
+        assert_eq!(lost, 0);
+        at
+    }
+
+    /// As [`passed_on`], and the number of lost events.
+    fn passed_on_and_lost(
+        programs: &Programs,
+        until: Duration,
+    ) -> (Vec<(Duration, Duration)>, u64) {
         let (sender, receiver) = mpsc::channel(1024);
         let receiver = RefCell::new(Some(receiver));
         let (lost, at) = (Counter::default(), RefCell::new(Vec::new()));
@@ -168,8 +188,7 @@ mod tests {
             }
         };
         follow(open, &sender, &lost, sleep);
-        assert_eq!(lost.get(), 0);
-        at.into_inner()
+        (at.into_inner(), lost.get())
     }
 
     /// `sluice drops --follow` shows it up to half a second later.
@@ -204,6 +223,21 @@ mod tests {
         for (written, passed_on) in found {
             assert!(passed_on - written <= ms(400), "{written:?}: {passed_on:?}");
         }
+    }
+
+    #[test]
+    fn events_of_another_version_are_counted_as_lost_until_it_has_handed_over() {
+        let ms = Duration::from_millis;
+        let programs = Programs::default();
+        programs.queues.borrow_mut().push_back(([ms(900), ms(2000)].into(), ms(1_000_000)));
+        // Before the agent starts, until after the first events of its own programs.
+        programs.of_others.borrow_mut().extend([0, 0, 500, 899, 901].map(ms));
+        let (found, lost) = passed_on_and_lost(&programs, ms(3_000));
+        assert_eq!(
+            found.iter().map(|(written, _)| *written).collect::<Vec<_>>(),
+            [900, 2000].map(ms)
+        );
+        assert_eq!(lost, 5);
     }
 
     #[test]

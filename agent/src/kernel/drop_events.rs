@@ -18,4 +18,8 @@ pub trait DropEvents {
 
     /// The next event, if there is one. Those of programs with another layout are skipped.
     fn next(&mut self) -> Option<DropEvent>;
+
+    /// Removes the events of programs of other versions, which write into queues of their own until the hooks
+    /// are switched, and returns their number. They cannot be read: their layout may be another one.
+    fn skip_others(&mut self) -> u64;
 }

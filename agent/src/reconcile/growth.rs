@@ -19,7 +19,11 @@ const STOPPING: NotReconciled =
     NotReconciled::Waiting("the agent is stopping; the next one replaces the maps");
 
 /// Replaces the maps.
-pub struct ReconcileGrowth;
+#[derive(Debug, Default)]
+pub struct ReconcileGrowth {
+    /// Why the last attempt failed.
+    failure: Option<String>,
+}
 
 impl Reconciler for ReconcileGrowth {
     fn concern(&self) -> Concern {
@@ -33,6 +37,11 @@ impl Reconciler for ReconcileGrowth {
     ) -> Result<(), NotReconciled> {
         if state.growth_stopped() {
             return Err(STOPPING);
+        }
+        if state.growth_waits()
+            && let Some(message) = &self.failure
+        {
+            return Err(NotReconciled::Failed(message.clone()));
         }
         let mut failure = None;
         for wanted in state.growth_attempts() {
@@ -68,6 +77,7 @@ impl Reconciler for ReconcileGrowth {
         match failure {
             Some(message) if !state.growth_attempts().is_empty() => {
                 state.set_growth_failed(Instant::now().into_std());
+                self.failure = Some(message.clone());
                 Err(NotReconciled::Failed(message))
             }
             _ => Ok(()),

@@ -140,7 +140,7 @@ impl Reconcilers {
             Box::new(service_maps::ReconcileServiceMaps::default()),
             // Before the programs that use them.
             Box::new(policy::ReconcilePolicy::default()),
-            Box::new(growth::ReconcileGrowth),
+            Box::new(growth::ReconcileGrowth::default()),
             Box::new(routes::ReconcileRoutes::default()),
             Box::new(devices::ReconcileDeviceMap),
             Box::new(node_config::ReconcileNodeConfig),

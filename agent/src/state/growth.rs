@@ -22,6 +22,8 @@ pub enum Rows {
     Policies,
 }
 
+const ALL: [Rows; 2] = [Rows::Services, Rows::Policies];
+
 /// What is tried until it succeeds: everything, then parts. Policies come first, because their pods are closed.
 const ATTEMPTS: [&[Rows]; 3] =
     [&[Rows::Services, Rows::Policies], &[Rows::Policies], &[Rows::Services]];
@@ -35,11 +37,9 @@ pub struct Growth {
     needed: [Option<Capacity>; 2],
     /// How many times larger maps have replaced the present ones.
     replaced: u32,
-    /// By [`Rows`]: the last attempt for them failed; the reconciler repeats it when it is due.
-    failed: [bool; 2],
-    /// When the steps of a change of policies may ask for larger maps again. A need that ends with the change
-    /// is not repeated, and each further change has it anew.
-    steps: Backoff,
+    /// By [`Rows`]: when larger maps are tried again for them. Kept while they are not needed, because a need
+    /// can end and come back with each change: that of the steps of a change ends with it.
+    backoff: [Backoff; 2],
     /// The agent is to stop: the next one replaces the maps.
     stopped: bool,
 }
@@ -50,6 +50,11 @@ impl Growth {
         let needed = rows.iter().filter_map(|rows| self.needed[*rows as usize]);
         let needed = needed.reduce(|a, b| a.max(&b))?;
         self.present.grown(&needed, &self.largest)
+    }
+
+    /// Whether the last attempt for these rows failed and the next one is not due.
+    fn waits(&self, rows: Rows, now: Instant) -> bool {
+        self.backoff[rows as usize].retry_at().is_some_and(|at| now < at)
     }
 
     /// As [`State::growth_attempts`].
@@ -101,12 +106,11 @@ impl State {
         let wanted = !growth.attempts().is_empty();
         growth.needed[rows as usize] = needed.copied();
         let grows = growth.grown(&[rows]).is_some();
-        growth.failed[rows as usize] &= grows;
-        let now = grows && !growth.failed[rows as usize] && !growth.stopped;
-        // Its condition ends.
-        let withdrawn = wanted && growth.attempts().is_empty();
-        self.mark((now || withdrawn).then_some(Concern::Growth));
-        now
+        let in_this_pass = grows && !growth.waits(rows, self.now) && !growth.stopped;
+        // Its condition begins or ends.
+        let changed = wanted != !growth.attempts().is_empty();
+        self.mark((in_this_pass || changed).then_some(Concern::Growth));
+        in_this_pass
     }
 
     /// Asks for maps that hold the compiled policies, before they are full: a change that does not fit has to
@@ -147,10 +151,9 @@ impl State {
     }
 
     /// Whether changes of policies have to do with the present maps: the last attempt for policies failed, and
-    /// its repetition or that for the steps of another change is not due.
+    /// the next one is not due.
     fn keeps_policy_maps(&self) -> bool {
-        let waits = self.growth.steps.retry_at().is_some_and(|at| self.now < at);
-        waits || self.growth.failed[Rows::Policies as usize]
+        self.growth.waits(Rows::Policies, self.now)
     }
 
     /// The capacities of larger maps, if such are needed: with the first ones, everything fits, with each of
@@ -159,14 +162,21 @@ impl State {
         self.growth.attempts()
     }
 
+    /// Whether larger maps are needed, and the next attempt is not due.
+    pub fn growth_waits(&self) -> bool {
+        let growth = &self.growth;
+        let mut needing =
+            ALL.into_iter().filter(|rows| growth.grown(&[*rows]).is_some()).peekable();
+        needing.peek().is_some() && needing.all(|rows| growth.waits(rows, self.now))
+    }
+
     /// Records that the maps could not be replaced, or not for all rows: of the others, what fits into the
     /// present ones is written. The last attempt ended at this time.
     pub fn set_growth_failed(&mut self, ended: Instant) {
-        for rows in [Rows::Services, Rows::Policies] {
-            self.growth.failed[rows as usize] = self.growth.grown(&[rows]).is_some();
-        }
-        if self.growth.failed[Rows::Policies as usize] {
-            self.growth.steps.failed(ended);
+        for rows in ALL {
+            if self.growth.grown(&[rows]).is_some() {
+                self.growth.backoff[rows as usize].failed(ended);
+            }
         }
         self.mark([Concern::ServiceMaps, Concern::Policy]);
     }
@@ -191,8 +201,11 @@ impl State {
     /// uses them yet. `takes_over`: programs go on with the former maps until the hooks are switched.
     pub fn set_maps_replaced(&mut self, capacity: Capacity, takes_over: bool) {
         self.growth.present = capacity;
-        self.growth.failed = [false; 2];
-        self.growth.steps.succeeded();
+        for rows in ALL {
+            if self.growth.grown(&[rows]).is_none() {
+                self.growth.backoff[rows as usize].succeeded();
+            }
+        }
         self.growth.replaced += 1;
         self.tables_written = false;
         self.set_policies_unwritten();

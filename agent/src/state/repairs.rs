@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::State;
+use crate::conditions::Concern;
 
 impl State {
     /// Whether the Service maps are reconciled at each poll: a comparison is under way, or rows wait
@@ -22,6 +23,8 @@ impl State {
     pub fn set_taken_over(&mut self) {
         self.takes_over = false;
         self.replace_programs();
+        // Namespaces may have to be opened.
+        self.mark([Concern::Policy]);
     }
 
     /// Whether the pinned programs may replace those that are attached.

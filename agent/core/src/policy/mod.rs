@@ -45,7 +45,7 @@ pub use findings::check_all;
 pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
 pub use selection::{selects_namespace, subject_selects};
-use sluice_abi::{PolicyDirection, namespace_id};
+use sluice_abi::{PolicyDirection, map, namespace_id};
 #[cfg(any(test, feature = "generate"))]
 pub use tables::CLOSED_END;
 
@@ -212,8 +212,8 @@ pub struct NearMiss {
     pub text: String,
 }
 
-/// Ids of the namespaces in which no policy can select pods: of all Namespace objects and of all pods of this node.
-/// Requires that policies and Namespaces have been listed.
+/// Ids of the namespaces in which no policy can select pods: of all Namespace objects and of all pods of this node,
+/// as many as fit. Requires that policies and Namespaces have been listed.
 pub fn open_namespaces(index: &Index, local: &[LocalPod]) -> BTreeMap<u64, u32> {
     let of_pods = local.iter().filter_map(|pod| Some(&*pod.name.as_ref()?.namespace));
     let of_objects = index.namespaces().map(|namespace| namespace.name.as_str());
@@ -225,7 +225,7 @@ pub fn open_namespaces(index: &Index, local: &[LocalPod]) -> BTreeMap<u64, u32> 
     {
         open.remove(&namespace_id(name));
     }
-    open
+    open.into_iter().take(map::OPEN_NAMESPACES_MAX as usize).collect()
 }
 
 /// Whether a policy may select pods of a namespace.

@@ -10,6 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sluice_abi::NetworkKey;
 
 use crate::model::IpBlock;
+use crate::visits::visit;
 
 /// Values by range, with a search for the ranges around another one.
 #[derive(Clone, Debug)]
@@ -97,6 +98,7 @@ impl Networks {
     /// Adds the blocks of an active term, unless there would be more than `limit` prefixes. Returns the
     /// ranges whose addresses may match something else.
     pub fn add(&mut self, term: u32, blocks: Vec<IpBlock>, limit: usize) -> Vec<IpNet> {
+        visit();
         let new: usize = blocks.iter().map(|block| 2 + block.except.len()).sum();
         let fits = self.prefixes.values.len() + new <= limit;
         if !fits {

@@ -172,9 +172,12 @@ fn may_pass_between(
         ]
     };
     let sends = both(client, PolicyDirection::Egress, server);
-    let receives = both(server, PolicyDirection::Ingress, client);
     // The id of a set follows from its ports.
-    if sends[0] == sends[1] || receives[0] == receives[1] {
+    if sends[0] == sends[1] {
+        return false;
+    }
+    let receives = both(server, PolicyDirection::Ingress, client);
+    if receives[0] == receives[1] {
         return false;
     }
     let difference = |[old, new]: BeforeAfter<PolicyPorts>| {

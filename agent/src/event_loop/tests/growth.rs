@@ -172,6 +172,25 @@ async fn growth_ends_when_the_services_that_did_not_fit_are_deleted() {
     assert_eq!(harness.run_for(Duration::from_secs(60)).await, Vec::<String>::new());
 }
 
+/// Each attempt takes seconds of verification.
+#[tokio::test(start_paused = true)]
+async fn failed_growth_for_services_that_come_and_go_is_repeated_with_backoff() {
+    let mut harness = running().await;
+    harness.kernel().fail("grow", 1, libc::ENOMEM);
+    for change in 0..20 {
+        let log = harness.send(applied(services(4..=5))).await;
+        assert_eq!(only(&log, "grow"), [] as [&str; 0], "change {change}");
+        assert_eq!(harness.status(Concern::Growth).0, Status::Failed);
+        assert_eq!(harness.status(Concern::Capacity).0, Status::Degraded);
+        harness.send([delete(Kind::Service, "shop/s5"), delete(Kind::Service, "shop/s4")]).await;
+        assert!(harness.condition(Concern::Growth).is_none(), "nothing is needed any more");
+    }
+    harness.send(applied(services(4..=5))).await;
+    let log = harness.run_for(Duration::from_secs(1)).await;
+    assert_eq!(only(&log, "grow").len(), 1, "{log:?}");
+    assert!(harness.condition(Concern::Growth).is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn hooks_are_switched_only_when_the_larger_maps_are_written() {
     let mut harness = with_services(sized(Capacity { frontends: 8, ..each(64) })).await;

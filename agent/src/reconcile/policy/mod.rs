@@ -9,8 +9,13 @@
 //! What does not fit into the present maps is written into larger ones; until then, the former rows stay in
 //! force. If the maps cannot be replaced, what fits is written and the rest closed.
 //!
-//! The rows of a former agent stay in force until all lists have arrived; only the namespaces without
-//! policies are brought up to date before.
+//! A namespace opens after the rows of the same change are in force: otherwise, its pods would reach servers that
+//! the change isolates. So namespaces that close are written at once, and those that open wait while the rows
+//! wait for larger maps or for the switch of the hooks to them: `OPEN_NAMESPACES` is not replaced.
+//!
+//! The rows of a former agent stay in force until all lists have arrived. Only the namespaces without policies
+//! are brought up to date before, in both directions: a list can be missing for long, and pods there must not wait
+//! for it. They reach what the rows of the former agent admit, as pods of other nodes do.
 
 mod comparison;
 mod read_back;
@@ -50,6 +55,8 @@ pub struct ReconcilePolicy {
     foreign: bool,
     /// The comparison that is under way.
     comparison: Option<Comparison>,
+    /// Namespaces have to be opened when the hooks are switched.
+    openings_wait: bool,
     /// When the first change was compiled whose rows are not written yet: they may wait for larger maps.
     started: Option<Instant>,
     /// Comparisons in a row during which rows were written.
@@ -68,24 +75,30 @@ impl Reconciler for ReconcilePolicy {
     ) -> Result<(), NotReconciled> {
         let local = local_pods(&kernel.leases()?);
         if !state.policies_listed() {
-            open_namespaces(&local, state, kernel)?;
+            let [closing, opening] = namespace_writes(&local, state, kernel)?;
+            write_all([closing, opening], kernel)?;
             return Err(NotReconciled::Waiting("not every kind of object has been listed"));
         }
         if std::mem::replace(&mut self.replaced, state.maps_replaced()) != state.maps_replaced() {
             self.require_read_back();
         }
         let started = *self.started.get_or_insert_with(Instant::now);
-        let steps = state.update_policies(local);
+        let mut steps = state.update_policies(local);
         if state.require_policy_entries() {
             // These steps are made up for by those of a recovery.
             self.require_read_back();
-            open_namespaces(state.policy_pods(), state, kernel)?;
+            let [closing, _] = namespace_writes(state.policy_pods(), state, kernel)?;
+            write_all([closing], kernel)?;
             return Err(NotReconciled::Waiting("the maps are replaced by larger ones"));
         }
         if !steps.is_empty() && state.policy_steps_need_recovery() {
             self.require_read_back();
         }
-        let rows = if self.realized.is_some() {
+        let rows = if let Some(realized) = &self.realized {
+            if state.may_attach() && std::mem::take(&mut self.openings_wait) {
+                steps.push(realized.openings(state.policies().open_namespaces()));
+            }
+            self.hold_openings_back(&mut steps, state);
             self.write_steps(&steps, kernel)?
         } else {
             self.recover(state, kernel)?
@@ -108,6 +121,17 @@ impl Reconciler for ReconcilePolicy {
 }
 
 impl ReconcilePolicy {
+    /// Takes namespaces that open out of steps while attached programs may read other maps of policies.
+    fn hold_openings_back(&mut self, steps: &mut [Step], state: &State) {
+        if state.may_attach() {
+            return;
+        }
+        for step in steps {
+            self.openings_wait |= !step.open_namespaces.puts.is_empty();
+            step.open_namespaces.puts.clear();
+        }
+    }
+
     /// Carries steps out. Returns the number of rows.
     fn write_steps(
         &mut self,
@@ -148,8 +172,10 @@ impl ReconcilePolicy {
         let capacity = state.capacity().policy_classes;
         // Flows may have been judged by other tables: those of the version that is active.
         let takes_over = !self.recovered && !state.may_attach();
-        let steps =
+        let mut steps =
             Step::recovery(capacity, rows, &wanted, state.policy_pods(), rejudge || takes_over);
+        self.openings_wait = false;
+        self.hold_openings_back(&mut steps, state);
         let mut writes = Vec::new();
         if steps.iter().all(|step| step.pods.is_empty()) && found.epoch != epoch {
             writes.extend(Write::put::<PolicyEpochs>([(0, found.epoch)]));
@@ -248,16 +274,23 @@ fn local_pods(leases: &[Lease]) -> Vec<LocalPod> {
         .collect()
 }
 
-/// Brings the namespaces without policies up to date, those that have one first.
-fn open_namespaces(
+/// The writes that bring the namespaces without policies up to date: those that close, those that open. None until
+/// policies and Namespaces have been listed.
+fn namespace_writes(
     local: &[LocalPod],
     state: &State,
     kernel: &mut dyn Kernel,
-) -> Result<(), NotReconciled> {
-    let Some(wanted) = state.open_namespaces(local) else { return Ok(()) };
+) -> Result<[Option<Write>; 2], NotReconciled> {
+    let Some(wanted) = state.open_namespaces(local) else { return Ok([None, None]) };
     let found = kernel.read(OpenNamespaces::SPEC)?.typed::<OpenNamespaces>().collect();
     let RowChange { puts, deletes } = RowChange::between(&found, &wanted);
-    let writes = [Write::delete::<OpenNamespaces>(deletes), Write::put::<OpenNamespaces>(puts)];
+    Ok([Write::delete::<OpenNamespaces>(deletes), Write::put::<OpenNamespaces>(puts)])
+}
+
+fn write_all<const N: usize>(
+    writes: [Option<Write>; N],
+    kernel: &mut dyn Kernel,
+) -> Result<(), NotReconciled> {
     for write in writes.iter().flatten() {
         kernel.write(write)?;
     }

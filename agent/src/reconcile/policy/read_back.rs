@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sluice_abi::PodPolicy;
-use sluice_core::policy::{PolicyRows, Step};
+use sluice_core::policy::{PolicyRows, RowChange, Step};
 use sluice_core::table::{
     OpenNamespaces, PodPolicies, PolicyClasses, PolicyEpochs, PolicyNetworks, PolicyPeers,
     PortSets, Table, Write,
@@ -59,6 +59,13 @@ impl Found {
     /// The writes of a step.
     pub fn writes(&self, step: &Step) -> Vec<Write> {
         step.writes(self.epoch, &self.pods)
+    }
+
+    /// Opens the namespaces among `wanted` that are not open.
+    pub fn openings(&self, wanted: &BTreeMap<u64, u32>) -> Step {
+        let puts = RowChange::between(&self.open_namespaces, wanted).puts;
+        let open_namespaces = RowChange { puts, deletes: Vec::new() };
+        Step { open_namespaces, ..Step::default() }
     }
 
     /// Takes in a step that was carried out.

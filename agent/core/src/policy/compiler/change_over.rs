@@ -43,15 +43,10 @@ impl Policies {
         }
     }
 
-    pub(super) fn deactivate(
-        &mut self,
-        index: &Index,
-        (terms, names): Uses,
-        changed: &mut Changed,
-    ) {
+    pub(super) fn deactivate(&mut self, index: &Index, (terms, names): Uses) {
         for term in terms {
             if self.terms.deactivate(term) {
-                changed.ranges |= self.term(index, term, false);
+                self.term(index, term, false);
             }
             self.terms.registry.release(term);
         }

@@ -141,8 +141,9 @@ impl Policies {
         if forgotten || !dead.is_empty() {
             let mut changed = Changed::default();
             for uses in dead {
-                self.deactivate(index, uses, &mut changed);
+                self.deactivate(index, uses);
             }
+            changed.ranges |= self.fit_blocks(index);
             if forgotten {
                 for name in self.pods.names().collect::<Vec<_>>() {
                     self.pods.pod(index, &name, &self.terms);
@@ -198,6 +199,11 @@ impl Policies {
             ports: self.tables.maps.ports.rows().clone(),
             open_namespaces: self.namespaces.rows().clone(),
         }
+    }
+
+    /// The rows of `OPEN_NAMESPACES`.
+    pub fn open_namespaces(&self) -> &BTreeMap<u64, u32> {
+        self.namespaces.rows()
     }
 
     /// Number of rows by table.

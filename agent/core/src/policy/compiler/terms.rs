@@ -11,23 +11,25 @@ use crate::index::Index;
 use crate::model::{IpBlock, Node};
 
 impl Policies {
-    /// A term became active or inactive. Returns whether blocks fit now that did not fit before.
-    pub(super) fn term(&mut self, index: &Index, number: u32, active: bool) -> bool {
+    /// A term became active or inactive.
+    pub(super) fn term(&mut self, index: &Index, number: u32, active: bool) {
         let term = self.terms.registry.get(number).clone();
         if !term.is_of_addresses() {
             if term.is_of_unknown_pods() {
                 self.networks.set_of_unknown_pods(number, active);
             }
             self.pods.term(index, number, &self.terms, active);
-            return false;
+            return;
         }
-        if active {
-            let ranges = self.networks.add(number, blocks(index, &term), self.limits.networks);
-            self.pods.ranges(&ranges);
-            return false;
-        }
-        let ranges = self.networks.remove(number);
+        let ranges = match active {
+            true => self.networks.add(number, blocks(index, &term), self.limits.networks),
+            false => self.networks.remove(number),
+        };
         self.pods.ranges(&ranges);
+    }
+
+    /// Adds the blocks that did not fit and do now, after terms became inactive. Returns whether there are such.
+    pub(super) fn fit_blocks(&mut self, index: &Index) -> bool {
         let mut fits = false;
         for number in self.networks.refused().clone() {
             fits |= self.replace_blocks(index, number);

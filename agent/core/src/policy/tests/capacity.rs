@@ -369,3 +369,17 @@ proptest! {
         prop_assert_eq!(policies.rows(), wanted);
     }
 }
+
+#[test]
+fn open_namespaces_are_as_many_as_fit() {
+    let mut index = Index::new(THIS_NODE);
+    for n in 0..=map::OPEN_NAMESPACES_MAX {
+        let namespace = Namespace { name: format!("n{n}").as_str().into(), labels: [].into() };
+        index.apply(Change::Apply(Object::Namespace(namespace)));
+    }
+    let open = open_namespaces(&index, &[]);
+    assert_eq!(open.len(), map::OPEN_NAMESPACES_MAX as usize);
+    let mut policies = Policies::default();
+    policies.update(&index, &PolicyDirty::everything(), &[]);
+    assert_eq!(policies.rows().open_namespaces, open);
+}

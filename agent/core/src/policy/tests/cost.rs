@@ -67,6 +67,42 @@ fn guard(port: u16) -> Object {
     Object::ClusterNetworkPolicy(guard)
 }
 
+/// A policy for the pod `db` with this number of blocks, which no other number has.
+fn with_blocks(name: &str, net: u8, blocks: u16) -> Object {
+    let block = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let cidr = IpAddr::from([192, net, high, low]).into();
+        PolicyPeer::Block(IpBlock { cidr, except: [].into() })
+    };
+    let rule = PolicyRule { peers: (0..blocks).map(block).collect(), ports: [].into() };
+    let name = ObjectName::new("shop", name);
+    let ingress = Some([rule].into());
+    Object::NetworkPolicy(NetworkPolicy { name, pod_selector: db(), ingress, egress: None })
+}
+
+/// A namespace that may create policies must not stop the agent.
+#[test]
+fn blocks_that_do_not_fit_are_tried_once_when_others_end() {
+    const BLOCKS: u16 = 1000;
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(pod("db", &[("app", "db")], [10, 2, 0, 1])));
+    index.apply(Change::Apply(with_blocks("first", 1, BLOCKS)));
+    let local = [lease("db", [10, 2, 0, 1])];
+    let mut policies = Policies::default();
+    policies.limits.networks = usize::from(BLOCKS) + 1;
+    update(&mut policies, &mut index, &local);
+    index.apply(Change::Apply(with_blocks("second", 2, BLOCKS)));
+    update(&mut policies, &mut index, &local);
+    assert!(policies.networks.refused().len() >= usize::from(BLOCKS));
+    index.apply(Change::Delete(Kind::NetworkPolicy, ObjectName::new("shop", "first")));
+    visits::take();
+    update(&mut policies, &mut index, &local);
+    let visited = visits::take();
+    assert_eq!(policies.networks.refused().len(), 0);
+    assert!(policies.rows().networks.len() >= usize::from(BLOCKS));
+    assert!(visited <= 20 * usize::from(BLOCKS), "{visited} visits");
+}
+
 #[test]
 fn change_visits_what_it_touches_and_none_of_10_000_other_policies() {
     let mut index = Index::new(THIS_NODE);

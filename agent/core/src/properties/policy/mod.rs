@@ -158,7 +158,7 @@ struct Transition<'a> {
 /// Carries a step out. Each side of a flow is judged as before or as after the change; without one, verdicts are
 /// not checked between two writes. During a change of several objects, a flow may be dropped instead, and so may
 /// those to a server that is closed because it [`pairs::is_exposed`]; what passes passes before or after. Returns
-/// whether any was dropped so.
+/// whether any of a pod with a row was dropped so.
 fn carry_out(
     maps: &mut Maps,
     step: &Step,
@@ -208,7 +208,8 @@ fn carry_out(
                     old[at],
                     new[at]
                 );
-                dropped = true;
+                // Without a row, the pod waits for it.
+                dropped |= has_row(&maps.rows, &now.0);
             }
             recorded.push((maps.epoch, judged));
         }
@@ -227,15 +228,18 @@ fn carry_out(
     dropped
 }
 
-/// A recorded verdict that is not repeated is the present one.
+/// A recorded verdict that is not repeated is the present one. Those on pods that are gone do not count.
 fn check_recorded(maps: &Maps, recorded: &[(u32, Vec<Judged>)], local: &[LocalPod], own: &Own) {
+    let key = |(pod, direction, peer, _): &Judged| (pod.index, *direction as usize, *peer);
     let now = judgements(&maps.rows, local, own);
+    let now: BTreeMap<_, &Judged> = now.iter().map(|judged| (key(judged), judged)).collect();
     for (epoch, judged) in recorded {
-        for (then, now) in judged.iter().zip(&now) {
+        for then in judged {
+            let Some(now) = now.get(&key(then)).filter(|now| now.0 == then.0) else { continue };
             let index = u32::from(now.0.index);
             let has_row = has_row(&maps.rows, &now.0);
             let is_current = has_row && maps.revisions.get(&index).is_none_or(|r| epoch >= r);
-            assert!(!is_current || then == now, "recorded at {epoch}: {then:?}, now {now:?}");
+            assert!(!is_current || then == *now, "recorded at {epoch}: {then:?}, now {now:?}");
         }
     }
 }
@@ -255,6 +259,13 @@ impl Event {
             }
         }
     }
+}
+
+/// Applies events between two updates. Of the leases, only the last ones count: an index is used again with the next
+/// generation, which needs an update in between.
+fn apply_together(mut events: Vec<Event>, index: &mut Index, local: &mut Vec<LocalPod>) {
+    let leases = events.extract_if(.., |event| event.is_of_leases()).last();
+    events.into_iter().chain(leases).for_each(|event| event.apply(index, local));
 }
 
 /// Addresses that Pod objects have at any time.

@@ -111,11 +111,8 @@ proptest! {
         policies.update(&index, &index.clone().take_policy_dirty(), &local);
         index.take_policy_dirty();
         let mut maps = Maps { rows: policies.rows(), ..Maps::default() };
-        for mut events in updates {
-            // An index is used again with the next generation, which needs an update in between.
-            let mut leases = events.extract_if(.., |event| event.is_of_leases()).collect::<Vec<_>>();
-            events.extend(leases.pop());
-            events.into_iter().for_each(|event| event.apply(&mut index, &mut local));
+        for events in updates {
+            apply_together(events, &mut index, &mut local);
             let steps = policies.update(&index, &index.clone().take_policy_dirty(), &local);
             index.take_policy_dirty();
             check(&mut maps, &steps, &policies.rows(), (&local, &own), COMPLETE)?;

@@ -4,26 +4,6 @@ use proptest::sample;
 
 use super::*;
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    vec(
-        prop_oneof![
-            1 => generate::policy_change().prop_map(Event::Change),
-            2 => generate::policy_edit().prop_map(Event::Edit),
-        ],
-        1..6,
-    )
-}
-
-fn apply(index: &mut Index, events: &[Event]) {
-    for event in events {
-        match event {
-            Event::Change(change) => index.apply(change.clone()),
-            Event::Edit(edit) => edit.change(index).into_iter().for_each(|c| index.apply(c)),
-            Event::Leases(_) => {}
-        }
-    }
-}
-
 /// Whether a pod is closed in a direction before or after.
 fn has_closed_end(rows: [&PolicyRows; 2]) -> bool {
     let mut rows = rows.into_iter().flat_map(|rows| rows.pods.values());
@@ -37,13 +17,13 @@ proptest! {
     fn recovery_judges_as_before_or_after_or_closes(
         objects in generate::policy_objects(),
         local in generate::leases(),
-        events in events(),
+        events in vec(event(), 1..6),
         rejudge in any::<bool>(),
     ) {
         let own = own_of(&objects, &events);
-        let mut index = index_of(&objects);
+        let (mut index, mut local) = (index_of(&objects), local);
         let before = afresh(&index, &local);
-        apply(&mut index, &events);
+        apply_together(events, &mut index, &mut local);
         let after = afresh(&index, &local);
         let mut maps = Maps { rows: before.clone(), ..Maps::default() };
         let mut closed = has_closed_end([&before, &after]);
@@ -60,18 +40,18 @@ proptest! {
     fn verdicts_of_an_interrupted_change_are_judged_again_after_recovery(
         objects in generate::policy_objects(),
         local in generate::leases(),
-        interrupted in events(),
-        while_away in option::weighted(0.7, events()),
+        interrupted in vec(event(), 1..6),
+        while_away in option::weighted(0.7, vec(event(), 1..6)),
         rows in any::<sample::Index>(),
     ) {
         let while_away = while_away.unwrap_or_default();
         let own = own_of(&objects, interrupted.iter().chain(&while_away));
-        let mut index = index_of(&objects);
+        let (mut index, mut local) = (index_of(&objects), local);
         let mut policies = Policies::default();
         policies.update(&index, &index.clone().take_policy_dirty(), &local);
         let mut maps = Maps { rows: policies.rows(), ..Maps::default() };
         index.take_policy_dirty();
-        apply(&mut index, &interrupted);
+        apply_together(interrupted, &mut index, &mut local);
         let steps = policies.update(&index, &index.clone().take_policy_dirty(), &local);
         // Upper bound: each row of a pod may be preceded by a mark. A number beyond the last row completes the
         // change.
@@ -93,7 +73,7 @@ proptest! {
                 }
             }
         }
-        apply(&mut index, &while_away);
+        apply_together(while_away, &mut index, &mut local);
         let after = afresh(&index, &local);
         let found = maps.rows.clone();
         let last = maps.revisions.values().copied().max().unwrap_or_default();

@@ -12,7 +12,7 @@ use super::*;
 use crate::harness::{service, slice};
 
 /// Rules that fit: half of `POLICY_PEERS`, which has eight entries, is for rows that are replaced.
-const FITS: u16 = 4;
+pub(super) const FITS: u16 = 4;
 
 /// Peers `w<n>` with the addresses 10.244.2.(100 + n).
 pub(super) fn peers(numbers: std::ops::RangeInclusive<u16>) -> String {
@@ -59,10 +59,15 @@ fn services() -> Vec<Event> {
 
 /// The agent on a node with small maps of policies, and rules for this many peers.
 async fn small(rules: u16) -> Harness {
+    small_with(&policy(1..=rules)).await
+}
+
+/// As [`small`], with these policies.
+pub(super) async fn small_with(policies: &str) -> Harness {
     let mut harness = Harness::with(&[], node(&[7, 8]));
     let capacity = Capacity { policy_classes: 16, policy_peers: 8, ..Capacity::NONE.with(|_| 64) };
     harness.set_capacity(capacity, Capacity::default());
-    let log = harness.send(lists(objects(&[OBJECTS, &peers(1..=9), &policy(1..=rules)]))).await;
+    let log = harness.send(lists(objects(&[OBJECTS, &peers(1..=9), policies]))).await;
     assert_eq!(only(&log, "grow"), [] as [&str; 0]);
     assert!(harness.state().ready(), "{:?}", harness.state().conditions);
     harness.kernel().history = Some(Vec::new());
@@ -74,7 +79,7 @@ pub(super) fn only<'a>(log: &'a [String], label: &str) -> Vec<&'a str> {
 }
 
 #[track_caller]
-fn position(log: &[String], label: &str) -> usize {
+pub(super) fn position(log: &[String], label: &str) -> usize {
     let found = log.iter().position(|l| l.starts_with(label));
     found.unwrap_or_else(|| panic!("no {label} in {log:?}"))
 }
@@ -303,17 +308,6 @@ async fn rows_are_read_after_a_second_growth_before_the_switch() {
     let after = used(&mut harness);
     assert_eq!(admitted(&after), Vec::from_iter(2..=FITS + 2));
     assert!(after.judges_again(7, before.epoch) && after.judges_again(7, unused), "{unused}");
-}
-
-/// A pod that is connected while rows wait has none: it is closed unless its namespace is open.
-#[tokio::test(start_paused = true)]
-async fn namespace_closes_before_its_policies_wait_for_larger_maps() {
-    let mut harness = small(2).await;
-    harness.send([delete(Kind::NetworkPolicy, "shop/many")]).await;
-    assert_eq!(harness.kernel().rows::<OpenNamespaces>().len(), 2);
-    let log = harness.send(changed(&[&policy(1..=FITS + 2)])).await;
-    assert!(position(&log, "delete OPEN_NAMESPACES 1") < position(&log, "grow"), "{log:?}");
-    assert_eq!(harness.kernel().rows::<OpenNamespaces>().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

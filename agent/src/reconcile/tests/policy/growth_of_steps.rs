@@ -1,5 +1,5 @@
-//! Larger maps of policies that only the steps of a change need: those of the former and of the next rules
-//! together.
+//! Larger maps of policies that are needed for a moment: for the steps of a change, those of the former and of the
+//! next rules together, or for a policy that comes and goes.
 
 use std::time::Duration;
 
@@ -57,4 +57,34 @@ async fn failed_growth_for_the_steps_of_a_change_is_repeated_with_backoff() {
         assert_eq!(only(&log, "grow"), [] as [&str; 0], "no change needs it");
         assert_eq!(change(&mut harness, (at + 1) % 2).await, grown, "change {at}");
     }
+}
+
+/// Rules that fit and rules that do not, in turns.
+#[tokio::test(start_paused = true)]
+async fn failed_growth_for_a_policy_that_comes_and_goes_is_repeated_with_backoff() {
+    let mut harness = small().await;
+    let everything = policy(1..=2 * FITS);
+    // With rules left that fit, the steps need no larger maps.
+    let few = policy(1..=1);
+    harness.send(changed(&[&few])).await;
+    // The second attempt would succeed.
+    harness.kernel().fail("grow", 1, libc::ENOMEM);
+    for change in 0..20 {
+        let log = harness.send(changed(&[&everything])).await;
+        assert_eq!(only(&log, "grow"), [] as [&str; 0], "change {change}");
+        assert!(!admits(&used(&mut harness), 1), "what does not fit is closed");
+        let (status, message) = harness.status(Concern::Growth);
+        assert_eq!(status, Status::Failed);
+        assert!(message.contains("POLICY_CLASSES 128"), "{message}");
+        let log = harness.send(changed(&[&few])).await;
+        assert_eq!(only(&log, "grow"), [] as [&str; 0], "change {change}");
+        assert!(admits(&used(&mut harness), 1));
+        assert!(harness.condition(Concern::Growth).is_none(), "nothing is needed any more");
+    }
+    // The need stays: the attempt is repeated when it is due, without another change.
+    harness.send(changed(&[&everything])).await;
+    let log = harness.run_for(Duration::from_secs(2)).await;
+    assert_eq!(only(&log, "grow").len(), 1, "{log:?}");
+    assert!(admits(&used(&mut harness), 1) && admits(&used(&mut harness), 2 * FITS));
+    assert!(harness.condition(Concern::Growth).is_none());
 }

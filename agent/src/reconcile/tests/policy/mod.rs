@@ -5,6 +5,7 @@ mod findings;
 mod growth;
 mod growth_of_steps;
 mod maps;
+mod open_namespaces;
 mod writes;
 
 use std::time::Duration;
