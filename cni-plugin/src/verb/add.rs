@@ -17,8 +17,8 @@ use sluice_pod::{
 };
 
 use super::{
-    dataplane_missing, key, lock, mend, netns_exists, now, open_host, read_links, store_failed,
-    warn, warn_of_kept,
+    dataplane_missing, key, lock, mend, netns_exists, open_host, read_links, store_failed, warn,
+    warn_of_kept,
 };
 use crate::spec::{
     CniError, CniResult, Environment, Interface, IpConfig, NetConf, RouteConfig, code,
@@ -115,8 +115,7 @@ fn lease_address(
 ) -> Result<Lease, CniError> {
     let key = key(environment);
     let host_ports = conf.host_ports()?;
-    let now = now()?;
-    let locked = lock(store, conf, &format!("ADD of {}", environment.owner()), host, &now)?;
+    let (locked, now) = lock(store, conf, &format!("ADD of {}", environment.owner()), host)?;
     let name = identity::host_ifname(&key);
     let in_use = || store.in_use(&name).map_err(store_failed);
     let mut present = in_use()?;
@@ -142,8 +141,7 @@ fn lease_address(
         Err(AllocError::Exhausted { .. } | AllocError::TooManyPods) => {
             let damaged = store.read().map_err(store_failed)?.damaged;
             mend(&locked, &damaged, conf, host, &now)?;
-            // Before the devices, and again: the lock was waited for.
-            let now = super::now()?;
+            // The time is that before the devices are read: a lease that is younger may have none yet.
             let (links, leases) = (read_links(host)?, store.read().map_err(store_failed)?.leases);
             // The reuse delay begins now, also if this ADD has to be repeated.
             let reclaim = Reclaim { locked: &locked, pins: &conf.pins, now: &now };
@@ -220,8 +218,8 @@ fn undo(store: &Store, conf: &NetConf, host: &mut Netlink, lease: &Lease, has_de
     if let Err(e) = &veth {
         failed("failed ADD not undone", e);
     }
+    let locked = store.lock(&format!("failed ADD of {}", lease.owner()));
     let now = BootInstant::now().unwrap_or_else(|_| lease.since.clone());
-    let locked = store.lock(&format!("failed ADD of {}", lease.owner()), &now);
     let (locked, holds) = match locked.and_then(|locked| Ok((locked, store.holds(lease)?))) {
         Ok(locked) => locked,
         Err(e) => return failed("address not released", &e),

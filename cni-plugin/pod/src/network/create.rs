@@ -11,7 +11,7 @@ use super::repair::{IPV4_SETTINGS, NO_IPV6};
 use super::{NetworkError, PodNetwork, find, host_route, pod_routes, write_sysctl};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Veth};
-use crate::lease::{BootInstant, Lease, Store};
+use crate::lease::{Lease, Store};
 use crate::netns::NetNs;
 use crate::{GATEWAY, PROC_SYS, host_port, identity, inventory};
 
@@ -151,8 +151,7 @@ fn while_held(
     lease: &Lease,
     write: impl FnOnce() -> Result<(), NetworkError>,
 ) -> Result<(), NetworkError> {
-    let now = BootInstant::now().unwrap_or_else(|_| lease.since.clone());
-    match store.lock_lease(lease, &format!("ADD of {}", lease.owner()), &now)? {
+    match store.lock_lease(lease, &format!("ADD of {}", lease.owner()))? {
         Some(_locked) => write(),
         None => Err(NetworkError::Released),
     }
@@ -204,7 +203,7 @@ mod tests {
                 Ok(())
             })
         };
-        let locked = store.lock("test", &at(1)).unwrap();
+        let locked = store.lock("test").unwrap();
         locked.open(|| Ok::<_, StoreError>(Vec::new())).unwrap();
         let first = allocate(&locked, &store, "first", 1);
         let dead = locked.reclaim([first.clone()], &at(200), |_| false, |_| true).unwrap();
@@ -229,17 +228,17 @@ mod tests {
     fn lease_does_not_end_while_its_rows_are_written() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
-        let locked = store.lock("test", &at(1)).unwrap();
+        let locked = store.lock("test").unwrap();
         locked.open(|| Ok::<_, StoreError>(Vec::new())).unwrap();
         let lease = allocate(&locked, &store, "c1", 1);
         drop(locked);
         while_held(&store, &lease, || {
             // It could end now.
-            let error = store.lock_briefly("the agent", &at(200)).unwrap_err();
+            let error = store.lock_briefly("the agent").unwrap_err();
             assert_eq!(error.source.kind(), io::ErrorKind::TimedOut, "{error:?}");
             Ok(())
         })
         .unwrap();
-        assert!(store.lock_briefly("the agent", &at(200)).is_ok());
+        assert!(store.lock_briefly("the agent").is_ok());
     }
 }
