@@ -91,6 +91,11 @@ fn create_failed(e: &NetworkError) -> CniError {
             let msg = "the address was released while ADD ran; the runtime tries again";
             CniError::new(code::TRY_AGAIN, msg)
         }
+        e @ NetworkError::StateUnknown { .. } => {
+            let msg = "the pod's network may not work; the runtime tries again. If this error stays, look for \
+                       a lack of memory in the kernel log of the node";
+            CniError::caused(code::TRY_AGAIN, msg, e)
+        }
         e => CniError::caused(code::IO, "the pod's network cannot be created", e),
     }
 }
@@ -263,6 +268,7 @@ mod tests {
 
     use std::io;
 
+    use sluice_bpf::netlink::NetlinkError;
     use sluice_pod::device::Link;
     use sluice_pod::lease::fixture;
 
@@ -287,6 +293,19 @@ mod tests {
         let other = create_failed(&NetworkError::DeviceMissing("slc0".into()));
         assert_eq!(other.code, code::IO);
         assert!(other.msg.contains("slc0"), "{}", other.msg);
+    }
+
+    /// ADD does not report a network of which it does not know whether it works.
+    #[test]
+    fn a_device_whose_state_cannot_be_read_is_named_with_a_remedy() {
+        let source = io::Error::from_raw_os_error(105).into();
+        let source =
+            NetlinkError { operation: "read the state of network device 7".into(), source };
+        let e = create_failed(&NetworkError::StateUnknown { device: "slc0".into(), source });
+        assert_eq!(e.code, code::TRY_AGAIN);
+        for words in ["network device slc0", "device 7", "tries again", "kernel log"] {
+            assert!(e.msg.contains(words), "{words:?} is not in {:?}", e.msg);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use netlink_packet_route::link::LinkAttribute;
 use sluice_bpf::attach::{Mechanism, attach_new_device};
-use sluice_bpf::netlink::Netlink;
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 use super::repair::{IPV4_SETTINGS, NO_IPV6};
 use super::{NetworkError, PodNetwork, find, host_route, pod_routes, write_sysctl};
@@ -88,8 +88,10 @@ impl PodNetwork<'_> {
         self.configure_pod_end(&pair.pod, pod)?;
         device::add_route(self.host, &host_route(self.lease.address, pair.host.index))?;
         // The kernel activates the end that is set up last at once.
-        device::wait_for_activation(self.host, pair.host.index)?;
-        Ok(pair)
+        match device::wait_for_activation(self.host, pair.host.index) {
+            Ok(()) => Ok(pair),
+            Err(e) => Err(not_activated(&pair.host, e)),
+        }
     }
 
     fn create_veth(&mut self, netns: &NetNs, mtu: u32) -> Result<(), NetworkError> {
@@ -140,6 +142,15 @@ impl PodNetwork<'_> {
             device::add_route(pod, &route)?;
         }
         Ok(())
+    }
+}
+
+/// Why a pod does not get a device that would not send its packets, as far as is known.
+fn not_activated(host_end: &Link, source: NetlinkError) -> NetworkError {
+    let device = host_end.name.clone();
+    match source.is_absent() {
+        true => NetworkError::DeviceMissing(device),
+        false => NetworkError::StateUnknown { device, source },
     }
 }
 
