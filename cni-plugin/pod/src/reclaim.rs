@@ -152,7 +152,7 @@ mod tests {
         let (dir, pins) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let store = Store::new(dir.path());
         let now = at(1);
-        let locked = store.lock("test", &now).unwrap();
+        let locked = store.lock("test").unwrap();
         locked.open(|| Ok::<_, StoreError>(Vec::new())).unwrap();
         let entry = Entry::of(&fixture::lease("c1"));
         fs::write(store.leases_dir().join(entry.file_name()), "{").unwrap();

@@ -17,8 +17,8 @@ use sluice_pod::{
 };
 
 use super::{
-    dataplane_missing, key, lock, mend, netns_exists, now, open_host, read_links, store_failed,
-    warn, warn_of_kept,
+    dataplane_missing, key, lock, mend, netns_exists, open_host, read_links, store_failed, warn,
+    warn_of_kept,
 };
 use crate::spec::{
     CniError, CniResult, Environment, Interface, IpConfig, NetConf, RouteConfig, code,
@@ -91,6 +91,11 @@ fn create_failed(e: &NetworkError) -> CniError {
             let msg = "the address was released while ADD ran; the runtime tries again";
             CniError::new(code::TRY_AGAIN, msg)
         }
+        e @ NetworkError::StateUnknown { .. } => {
+            let msg = "the pod's network may not work; the runtime tries again. If this error stays, look for \
+                       a lack of memory in the kernel log of the node";
+            CniError::caused(code::TRY_AGAIN, msg, e)
+        }
         e => CniError::caused(code::IO, "the pod's network cannot be created", e),
     }
 }
@@ -115,8 +120,7 @@ fn lease_address(
 ) -> Result<Lease, CniError> {
     let key = key(environment);
     let host_ports = conf.host_ports()?;
-    let now = now()?;
-    let locked = lock(store, conf, &format!("ADD of {}", environment.owner()), host, &now)?;
+    let (locked, now) = lock(store, conf, &format!("ADD of {}", environment.owner()), host)?;
     let name = identity::host_ifname(&key);
     let in_use = || store.in_use(&name).map_err(store_failed);
     let mut present = in_use()?;
@@ -142,8 +146,7 @@ fn lease_address(
         Err(AllocError::Exhausted { .. } | AllocError::TooManyPods) => {
             let damaged = store.read().map_err(store_failed)?.damaged;
             mend(&locked, &damaged, conf, host, &now)?;
-            // Before the devices, and again: the lock was waited for.
-            let now = super::now()?;
+            // The time is that before the devices are read: a lease that is younger may have none yet.
             let (links, leases) = (read_links(host)?, store.read().map_err(store_failed)?.leases);
             // The reuse delay begins now, also if this ADD has to be repeated.
             let reclaim = Reclaim { locked: &locked, pins: &conf.pins, now: &now };
@@ -220,8 +223,8 @@ fn undo(store: &Store, conf: &NetConf, host: &mut Netlink, lease: &Lease, has_de
     if let Err(e) = &veth {
         failed("failed ADD not undone", e);
     }
+    let locked = store.lock(&format!("failed ADD of {}", lease.owner()));
     let now = BootInstant::now().unwrap_or_else(|_| lease.since.clone());
-    let locked = store.lock(&format!("failed ADD of {}", lease.owner()), &now);
     let (locked, holds) = match locked.and_then(|locked| Ok((locked, store.holds(lease)?))) {
         Ok(locked) => locked,
         Err(e) => return failed("address not released", &e),
@@ -265,6 +268,7 @@ mod tests {
 
     use std::io;
 
+    use sluice_bpf::netlink::NetlinkError;
     use sluice_pod::device::Link;
     use sluice_pod::lease::fixture;
 
@@ -289,6 +293,19 @@ mod tests {
         let other = create_failed(&NetworkError::DeviceMissing("slc0".into()));
         assert_eq!(other.code, code::IO);
         assert!(other.msg.contains("slc0"), "{}", other.msg);
+    }
+
+    /// ADD does not report a network of which it does not know whether it works.
+    #[test]
+    fn a_device_whose_state_cannot_be_read_is_named_with_a_remedy() {
+        let source = io::Error::from_raw_os_error(105).into();
+        let source =
+            NetlinkError { operation: "read the state of network device 7".into(), source };
+        let e = create_failed(&NetworkError::StateUnknown { device: "slc0".into(), source });
+        assert_eq!(e.code, code::TRY_AGAIN);
+        for words in ["network device slc0", "device 7", "tries again", "kernel log"] {
+            assert!(e.msg.contains(words), "{words:?} is not in {:?}", e.msg);
+        }
     }
 
     #[test]

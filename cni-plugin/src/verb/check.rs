@@ -9,7 +9,7 @@ use sluice_pod::lease::{Lease, Store};
 use sluice_pod::netns::NetNs;
 use sluice_pod::{Dataplane, PodNetwork};
 
-use super::{dataplane_missing, key, lock, now, open_host, store_failed};
+use super::{dataplane_missing, key, lock, open_host, store_failed};
 use crate::spec::{CniError, Environment, NetConf, code};
 
 pub(super) fn check(conf: &NetConf, environment: &Environment) -> Result<(), CniError> {
@@ -31,7 +31,7 @@ pub(super) fn check(conf: &NetConf, environment: &Environment) -> Result<(), Cni
 fn find(conf: &NetConf, environment: &Environment) -> Result<Lease, CniError> {
     let store = Store::new(&conf.state_dir);
     if store.has_former() {
-        lock(&store, conf, "CHECK", &mut open_host()?, &now()?)?;
+        lock(&store, conf, "CHECK", &mut open_host()?)?;
     }
     match store.find(&key(environment)) {
         Ok(Some(lease)) => Ok(lease),

@@ -8,7 +8,7 @@ use sluice_bpf::netlink::Netlink;
 use sluice_pod::lease::{LeaseKey, Store};
 use sluice_pod::{RowKeys, identity, remove_local_pod, remove_veth};
 
-use super::{key, lock, now, open_host, store_failed, warn};
+use super::{key, lock, open_host, store_failed, warn};
 use crate::spec::{CniError, Environment, NetConf, code};
 
 pub(super) fn del(conf: &NetConf, environment: &Environment) -> Result<(), CniError> {
@@ -42,8 +42,8 @@ pub(super) fn detach(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Resu
 
 fn release_address(conf: &NetConf, host: &mut Netlink, key: &LeaseKey) -> Result<(), CniError> {
     let store = Store::new(&conf.state_dir);
-    let now = now()?;
-    let locked = lock(&store, conf, &format!("DEL of container {}", key.container_id), host, &now)?;
+    let (locked, now) =
+        lock(&store, conf, &format!("DEL of container {}", key.container_id), host)?;
     let Some(entry) = store.find_entry(key).map_err(store_failed)? else { return Ok(()) };
     // Until the lease ends, no other pod can have the address, nor its row.
     let lease = store.lease_of(&entry);

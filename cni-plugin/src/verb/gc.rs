@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sluice_pod::lease::{Lease, LeaseKey, Store};
 
 use super::del::detach;
-use super::{lock, mend, now, open_host, store_failed};
+use super::{lock, mend, open_host, store_failed};
 use crate::spec::{Attachment, CniError, NetConf, code};
 
 pub(super) fn gc(conf: &NetConf) -> Result<(), CniError> {
@@ -13,8 +13,7 @@ pub(super) fn gc(conf: &NetConf) -> Result<(), CniError> {
     let mut host = open_host()?;
     let store = Store::new(&conf.state_dir);
     let stale = {
-        let now = now()?;
-        let locked = lock(&store, conf, "GC", &mut host, &now)?;
+        let (locked, now) = lock(&store, conf, "GC", &mut host)?;
         let damaged = store.read().map_err(store_failed)?.damaged;
         mend(&locked, &damaged, conf, &mut host, &now)?;
         stale(store.read().map_err(store_failed)?.leases, &conf.name, valid)

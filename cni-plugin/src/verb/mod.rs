@@ -141,16 +141,18 @@ fn read_links(host: &mut Netlink) -> Result<HostLinks, CniError> {
         .map_err(|e| CniError::caused(code::IO, "cannot list the node's network devices", &e))
 }
 
-/// Locks the leases and prepares them, which is needed once: after an upgrade, or if they are lost.
+/// Locks the leases and prepares them, which is needed once: after an upgrade, or if they are lost. Returns
+/// also the present time, which is read under the lock: it can have been waited for, and a lease and the reuse
+/// delay of an address begin under it.
 fn lock<'a>(
     store: &'a Store,
     conf: &NetConf,
     holder: &str,
     host: &mut Netlink,
-    now: &BootInstant,
-) -> Result<LockedStore<'a>, CniError> {
-    let locked = store.lock(holder, now).map_err(store_failed)?;
-    let opened = inventory::open_leases(&locked, host, &conf.name, now).map_err(open_failed)?;
+) -> Result<(LockedStore<'a>, BootInstant), CniError> {
+    let locked = store.lock(holder).map_err(store_failed)?;
+    let now = now()?;
+    let opened = inventory::open_leases(&locked, host, &conf.name, &now).map_err(open_failed)?;
     if opened.migrated + opened.rebuilt > 0 {
         warn(format_args!(
             "{} leases taken over from the former version, {} rebuilt from the network devices",
@@ -160,7 +162,7 @@ fn lock<'a>(
     if let Some(kept) = opened.kept {
         warn(format_args!("lease file was corrupt and is kept as {}", kept.display()));
     }
-    Ok(locked)
+    Ok((locked, now))
 }
 
 /// An empty state would allocate addresses of running pods.

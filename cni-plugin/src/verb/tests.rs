@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_bpf::netlink::NetlinkError;
@@ -180,6 +183,33 @@ fn check_reports_a_damaged_lease() {
     let lease = format!("state/leases/10.244.1.2+7+{device}");
     fs::write(node.dir.path().join(lease), "{").unwrap();
     fails("CHECK", "/nonexistent", &conf, code::CHANGED, &["pod shop/web-0: ", "damaged", &device]);
+}
+
+/// A lease begins under the lock, and the reuse delay of an address too: neither while another call has it.
+#[test]
+fn time_of_a_change_is_read_after_the_lock_was_waited_for() {
+    let node = Node::new();
+    node.lease();
+    let conf = NetConf::parse(&node.conf().to_string()).unwrap();
+    let store = Store::new(&conf.state_dir);
+    let held = store.lock("test").unwrap();
+    let start = now().unwrap();
+    let ready = Barrier::new(2);
+    let locked_at = thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut host = open_host().unwrap();
+            ready.wait();
+            lock(&store, &conf, "waiting", &mut host).unwrap().1
+        });
+        ready.wait();
+        // The clock has whole seconds: the call has begun before this one.
+        while now().unwrap().seconds < start.seconds + 2 {
+            thread::sleep(Duration::from_millis(10));
+        }
+        drop(held);
+        waiting.join().unwrap()
+    });
+    assert!(locked_at.seconds >= start.seconds + 2, "{start:?}, {locked_at:?}");
 }
 
 #[test]

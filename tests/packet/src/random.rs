@@ -37,6 +37,11 @@ impl Random {
             Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
         };
         println!("SEED={seed}");
+        Random::from_seed(seed)
+    }
+
+    /// A generator with this seed.
+    pub fn from_seed(seed: u64) -> Random {
         // The state must not be 0.
         Random { state: seed | 1 << 63 }
     }

@@ -107,11 +107,10 @@ pub fn lock_leases(
     known: &mut Known,
     netlink: &mut Netlink,
 ) -> Result<LockedLeases> {
-    let now = now()?;
-    let locked = store.lock_briefly(HOLDER, &now)?;
+    let locked = store.lock_briefly(HOLDER)?;
     let (mut leases, unprepared) = known.read(store)?;
     if unprepared {
-        for kept in prepare(store, &locked, known, netlink, &now)? {
+        for kept in prepare(store, &locked, known, netlink, &now()?)? {
             tracing::warn!(error = %error_chain(&kept), "damaged lease kept");
         }
         leases = known.read(store)?.0;
@@ -129,9 +128,8 @@ pub fn mend_leases(store: &Store, known: &mut Known, netlink: &mut Netlink) -> R
         known.kept.clear();
         return Ok(Vec::new());
     }
-    let now = now()?;
-    let locked = store.lock_briefly(HOLDER, &now)?;
-    prepare(store, &locked, known, netlink, &now)
+    let locked = store.lock_briefly(HOLDER)?;
+    prepare(store, &locked, known, netlink, &now()?)
 }
 
 /// Takes leases of a former version over and rebuilds those that are lost or damaged. Returns those that
@@ -166,7 +164,7 @@ fn prepare(
 /// # Errors
 /// The store cannot be locked or read.
 pub fn lock_lease(store: &Store, lease: &Lease) -> Result<Option<LeaseLock>> {
-    Ok(store.lock_lease_briefly(lease, HOLDER, &now()?)?.map(LeaseLock::new))
+    Ok(store.lock_lease_briefly(lease, HOLDER)?.map(LeaseLock::new))
 }
 
 /// Releases leases that still read as given and are not live, which is judged again under the lock, after
@@ -175,7 +173,7 @@ pub fn lock_lease(store: &Store, lease: &Lease) -> Result<Option<LeaseLock>> {
 /// # Errors
 /// The store cannot be locked, read or written; the devices cannot be listed.
 pub fn release(store: &Store, netlink: &mut Netlink, leases: &[Lease]) -> Result<Reclaimed> {
-    let locked = store.lock_briefly(HOLDER, &now()?)?;
+    let locked = store.lock_briefly(HOLDER)?;
     // Before the devices, after the lock.
     let now = now()?;
     let links = HostLinks::read(netlink)?;
@@ -260,7 +258,7 @@ mod tests {
         let mut known = Known::default();
         assert_eq!(known.read(&store).unwrap(), (Vec::new(), true));
         known.kept.insert(entry);
-        let _held = store.lock_briefly("ADD", &now().unwrap()).unwrap();
+        let _held = store.lock_briefly("ADD").unwrap();
         let mut netlink = Netlink::open().unwrap();
         assert_eq!(leases(&store, &mut known, &mut netlink).unwrap(), []);
         assert!(mend_leases(&store, &mut known, &mut netlink).is_err(), "the lock is held");

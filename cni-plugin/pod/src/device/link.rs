@@ -168,13 +168,26 @@ pub(crate) fn link_by_index(
 /// device that is not activated in time is left as it is.
 ///
 /// # Errors
-/// The device cannot be read.
+/// The device does not exist, or its state cannot be read in this time: whether packets would be lost, or whether it
+/// exists, is then not known.
 pub(crate) fn wait_for_activation(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
-    let deadline = Instant::now() + ACTIVATION;
-    while !is_operational(netlink, index)? && Instant::now() < deadline {
+    wait(Instant::now() + ACTIVATION, || is_operational(netlink, index))
+}
+
+/// Repeats `read` until the device is operational or does not exist, at most until the deadline. A failure of the
+/// last read is returned: others, such as for lack of memory, can be short.
+fn wait(
+    deadline: Instant,
+    mut read: impl FnMut() -> Result<bool, NetlinkError>,
+) -> Result<(), NetlinkError> {
+    loop {
+        let state = read();
+        let is_last = state.as_ref().is_err_and(NetlinkError::is_absent);
+        if matches!(state, Ok(true)) || is_last || Instant::now() >= deadline {
+            return state.map(drop);
+        }
         thread::sleep(POLL);
     }
-    Ok(())
 }
 
 fn is_operational(netlink: &mut Netlink, index: u32) -> Result<bool, NetlinkError> {
@@ -277,5 +290,54 @@ pub(crate) fn delete_link(netlink: &mut Netlink, name: &str) -> Result<bool, Net
         Err(e) if e.is_absent() => Ok(false),
         Err(e) => Err(e),
         Ok(()) => Ok(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn failure(errno: i32) -> NetlinkError {
+        let source = io::Error::from_raw_os_error(errno).into();
+        NetlinkError { operation: "read the state of network device 7".into(), source }
+    }
+
+    /// Reads with these results, the last one again and again; returns the number of reads, too.
+    fn wait_for(results: &[Result<bool, i32>]) -> (Result<(), i32>, usize) {
+        // A late one, unless the last result never ends the wait.
+        let ends = !matches!(results.last(), Some(Ok(false) | Err(libc::ENOBUFS)));
+        let patience = if ends { Duration::from_secs(60) } else { 10 * POLL };
+        let mut reads = 0;
+        let result = wait(Instant::now() + patience, || {
+            let result = results.get(reads).or(results.last()).copied();
+            reads += 1;
+            result.unwrap_or(Ok(false)).map_err(failure)
+        });
+        (result.map_err(|e| e.errno()), reads)
+    }
+
+    #[test]
+    fn reads_of_a_device_are_repeated_until_it_is_operational_or_does_not_exist() {
+        let short = Err(libc::ENOBUFS);
+        for (results, expected, reads) in [
+            (&[Ok(true)][..], Ok(()), 1),
+            (&[Ok(false), Ok(false), Ok(true)], Ok(()), 3),
+            (&[short, Ok(false), short, Ok(true)], Ok(()), 4),
+            (&[Err(libc::ENODEV)], Err(libc::ENODEV), 1),
+            (&[Ok(false), short, Err(libc::ENODEV)], Err(libc::ENODEV), 3),
+        ] {
+            assert_eq!(wait_for(results), (expected, reads), "{results:?}");
+        }
+    }
+
+    #[test]
+    fn device_whose_state_cannot_be_read_in_time_is_not_taken_for_an_operational_one() {
+        let (result, reads) = wait_for(&[Ok(false), Err(libc::ENOBUFS)]);
+        assert_eq!(result, Err(libc::ENOBUFS));
+        assert!(reads > 2, "{reads}");
+        // One that is not operational in time is left as it is, whatever was read before.
+        assert_eq!(wait_for(&[Err(libc::ENOBUFS), Ok(false)]).0, Ok(()));
     }
 }

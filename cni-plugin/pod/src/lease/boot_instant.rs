@@ -22,18 +22,25 @@ impl BootInstant {
     /// The files in /proc cannot be read or parsed.
     pub fn now() -> io::Result<BootInstant> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        let uptime = fs::read_to_string("/proc/uptime")?;
-        let seconds = parse_uptime(&uptime).ok_or_else(|| {
-            let message = format!("/proc/uptime contains {uptime:?}");
-            io::Error::new(io::ErrorKind::InvalidData, message)
-        })?;
-        Ok(BootInstant { boot_id, seconds })
+        Ok(BootInstant { boot_id, seconds: uptime()? })
     }
 
     /// Seconds from `self` to `now`; `None` if the machine rebooted in between.
     pub fn age(&self, now: &BootInstant) -> Option<u64> {
         (self.boot_id == now.boot_id).then(|| now.seconds.saturating_sub(self.seconds))
     }
+}
+
+/// Reads the seconds since the boot of the machine.
+///
+/// # Errors
+/// /proc/uptime cannot be read or parsed.
+pub(super) fn uptime() -> io::Result<u64> {
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    parse_uptime(&uptime).ok_or_else(|| {
+        let message = format!("/proc/uptime contains {uptime:?}");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
 }
 
 /// Whole seconds of the first number in /proc/uptime (`12345.67 23456.78`).

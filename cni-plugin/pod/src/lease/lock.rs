@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::BootInstant;
+use super::boot_instant::uptime;
 
 /// Longest content of a lock file that is read.
 const HOLDER_MAX: u64 = 512;
@@ -20,8 +20,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// How a lock that is not free is waited for; fails with `TimedOut` after a time.
 pub(super) type Wait = fn(&File, Duration) -> io::Result<()>;
 
-/// Locks the file at `path`, which is created if it does not exist, and writes who holds it. The
-/// lock ends with the returned file, or with the process.
+/// Locks the file at `path`, which is created if it does not exist, and writes who holds it since when: the
+/// seconds since boot from `clock`, read once the file is locked. The lock ends with the returned file, or
+/// with the process.
 ///
 /// # Errors
 /// `TimedOut`, with the present holder, if the lock is not free within `patience`; otherwise the file
@@ -29,7 +30,7 @@ pub(super) type Wait = fn(&File, Duration) -> io::Result<()>;
 pub(super) fn lock(
     path: &Path,
     holder: &str,
-    now: &BootInstant,
+    clock: impl FnOnce() -> io::Result<u64>,
     patience: Duration,
     wait: Wait,
 ) -> io::Result<File> {
@@ -49,7 +50,7 @@ pub(super) fn lock(
         Err(TryLockError::Error(e)) => return Err(e),
     }
     // Without its text the lock still works.
-    let _ = write_holder(&file, holder, now);
+    let _ = clock().and_then(|now| write_holder(&file, holder, now));
     Ok(file)
 }
 
@@ -128,9 +129,9 @@ fn set_byte(file: &File, byte: u32, kind: i32, command: i32) -> io::Result<()> {
     }
 }
 
-fn write_holder(mut file: &File, holder: &str, now: &BootInstant) -> io::Result<()> {
+fn write_holder(mut file: &File, holder: &str, now: u64) -> io::Result<()> {
     file.rewind()?;
-    let text = format!("{} {} {holder}\n", now.seconds, std::process::id());
+    let text = format!("{now} {} {holder}\n", std::process::id());
     file.write_all(text.as_bytes())?;
     file.set_len(text.len() as u64)
 }
@@ -139,8 +140,7 @@ fn timeout(path: &Path, patience: Duration) -> String {
     let waited = format!("not free within {} s", patience.as_secs());
     let mut text = String::new();
     let read = File::open(path).and_then(|f| f.take(HOLDER_MAX).read_to_string(&mut text));
-    let now = BootInstant::now().map(|now| now.seconds);
-    match (read, now) {
+    match (read, uptime()) {
         (Ok(_), Ok(now)) => match parse_holder(&text) {
             Some((since, pid, holder)) => {
                 let held = now.saturating_sub(since);
@@ -172,14 +172,13 @@ mod tests {
     fn a_timeout_names_the_holder_and_how_long_it_has_held_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let now = BootInstant::now().unwrap();
         // A longer text of an earlier holder leaves no remains.
         let long = "ADD of a pod with a very long name".repeat(4);
-        drop(lock(&path, &long, &now, LONG, wait).unwrap());
-        let earlier = BootInstant { seconds: now.seconds.saturating_sub(31), ..now.clone() };
-        let held = lock(&path, "ADD of pod shop/web-0", &earlier, LONG, wait).unwrap();
+        drop(lock(&path, &long, uptime, LONG, wait).unwrap());
+        let earlier = || Ok(uptime()?.saturating_sub(31));
+        let held = lock(&path, "ADD of pod shop/web-0", earlier, LONG, wait).unwrap();
         for wait in [wait as Wait, poll] {
-            let error = lock(&path, "DEL", &now, Duration::from_millis(1), wait).unwrap_err();
+            let error = lock(&path, "DEL", uptime, Duration::from_millis(1), wait).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             let text = error.to_string();
             let expected =
@@ -188,7 +187,7 @@ mod tests {
         }
         // The waiter that gave up does not keep the lock.
         drop(held);
-        drop(lock(&path, "DEL", &now, LONG, wait).unwrap());
+        drop(lock(&path, "DEL", uptime, LONG, wait).unwrap());
     }
 
     #[test]
@@ -207,14 +206,13 @@ mod tests {
     fn a_lock_is_handed_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let now = BootInstant::now().unwrap();
         for wait in [wait as Wait, poll] {
-            let held = lock(&path, "first", &now, LONG, wait).unwrap();
+            let held = lock(&path, "first", uptime, LONG, wait).unwrap();
             let ready = Barrier::new(2);
             thread::scope(|scope| {
                 let second = scope.spawn(|| {
                     ready.wait();
-                    lock(&path, "second", &now, LONG, wait)
+                    lock(&path, "second", uptime, LONG, wait)
                 });
                 ready.wait();
                 drop(held);

@@ -13,8 +13,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::boot_instant::uptime;
 use super::lock::{self, Wait};
-use super::{BootInstant, Entry, HeldLock, InUse, Lease, LeaseKey, LockedStore};
+use super::{Entry, HeldLock, InUse, Lease, LeaseKey, LockedStore};
 use crate::{DEFAULT_STATE_DIR, FORMER_STATE_DIR, identity};
 
 /// Time for which a call waits for the lock. Container runtimes end a call later, without a reason.
@@ -283,25 +284,22 @@ impl Store {
     }
 
     /// Waits for the lock, which ends with the process that holds it. `holder` describes the caller
-    /// to others that wait. Creates the folder if it does not exist.
+    /// to others that wait. Creates the folder if it does not exist. A time that was read before is too
+    /// early for what is done under the lock, by up to 30 seconds.
     ///
     /// # Errors
     /// The lock file cannot be created, or is locked for longer than a call can wait: the error
     /// names the holder.
-    pub fn lock(&self, holder: &str, now: &BootInstant) -> Result<LockedStore<'_>, StoreError> {
-        self.lock_within(holder, now, LOCK_PATIENCE, lock::wait)
+    pub fn lock(&self, holder: &str) -> Result<LockedStore<'_>, StoreError> {
+        self.lock_within(holder, LOCK_PATIENCE, lock::wait)
     }
 
     /// Like [`Store::lock`], for a process that must not wait for long: a second at most.
     ///
     /// # Errors
     /// Those of [`Store::lock`].
-    pub fn lock_briefly(
-        &self,
-        holder: &str,
-        now: &BootInstant,
-    ) -> Result<LockedStore<'_>, StoreError> {
-        self.lock_within(holder, now, BRIEF_PATIENCE, lock::poll)
+    pub fn lock_briefly(&self, holder: &str) -> Result<LockedStore<'_>, StoreError> {
+        self.lock_within(holder, BRIEF_PATIENCE, lock::poll)
     }
 
     /// Locks the store if this lease exists as it is. Rows that lead to its pod are written under such a
@@ -310,13 +308,8 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`Store::lock`]; the lease cannot be read.
-    pub fn lock_lease(
-        &self,
-        lease: &Lease,
-        holder: &str,
-        now: &BootInstant,
-    ) -> Result<Option<HeldLock>, StoreError> {
-        self.lock(holder, now)?.if_holds(lease)
+    pub fn lock_lease(&self, lease: &Lease, holder: &str) -> Result<Option<HeldLock>, StoreError> {
+        self.lock(holder)?.if_holds(lease)
     }
 
     /// Like [`Store::lock_lease`], for a process that must not wait for long.
@@ -327,21 +320,20 @@ impl Store {
         &self,
         lease: &Lease,
         holder: &str,
-        now: &BootInstant,
     ) -> Result<Option<HeldLock>, StoreError> {
-        self.lock_briefly(holder, now)?.if_holds(lease)
+        self.lock_briefly(holder)?.if_holds(lease)
     }
 
     fn lock_within(
         &self,
         holder: &str,
-        now: &BootInstant,
         patience: Duration,
         wait: Wait,
     ) -> Result<LockedStore<'_>, StoreError> {
         create_dir(&self.dir)?;
         let path = self.dir.join("lock");
-        let file = lock::lock(&path, holder, now, patience, wait).map_err(failed("lock", &path))?;
+        let file =
+            lock::lock(&path, holder, uptime, patience, wait).map_err(failed("lock", &path))?;
         Ok(LockedStore::new(self, file))
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn store() -> (TempDir, Store) {
 }
 
 pub(super) fn open(store: &Store, drafts: Vec<Draft>) -> (LockedStore<'_>, Opened) {
-    let locked = store.lock("test", &at(1)).unwrap();
+    let locked = store.lock("test").unwrap();
     let opened = locked.open(|| Ok::<_, StoreError>(drafts)).unwrap();
     (locked, opened)
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use netlink_packet_route::link::LinkAttribute;
 use sluice_bpf::attach::{Mechanism, attach_new_device};
-use sluice_bpf::netlink::Netlink;
+use sluice_bpf::netlink::{Netlink, NetlinkError};
 
 use super::repair::{IPV4_SETTINGS, NO_IPV6};
 use super::{NetworkError, PodNetwork, find, host_route, pod_routes, write_sysctl};
 use crate::dataplane::Dataplane;
 use crate::device::{self, Link, Veth};
-use crate::lease::{BootInstant, Lease, Store};
+use crate::lease::{Lease, Store};
 use crate::netns::NetNs;
 use crate::{GATEWAY, PROC_SYS, host_port, identity, inventory};
 
@@ -88,8 +88,10 @@ impl PodNetwork<'_> {
         self.configure_pod_end(&pair.pod, pod)?;
         device::add_route(self.host, &host_route(self.lease.address, pair.host.index))?;
         // The kernel activates the end that is set up last at once.
-        device::wait_for_activation(self.host, pair.host.index)?;
-        Ok(pair)
+        match device::wait_for_activation(self.host, pair.host.index) {
+            Ok(()) => Ok(pair),
+            Err(e) => Err(not_activated(&pair.host, e)),
+        }
     }
 
     fn create_veth(&mut self, netns: &NetNs, mtu: u32) -> Result<(), NetworkError> {
@@ -143,6 +145,15 @@ impl PodNetwork<'_> {
     }
 }
 
+/// Why a pod does not get a device that would not send its packets, as far as is known.
+fn not_activated(host_end: &Link, source: NetlinkError) -> NetworkError {
+    let device = host_end.name.clone();
+    match source.is_absent() {
+        true => NetworkError::DeviceMissing(device),
+        false => NetworkError::StateUnknown { device, source },
+    }
+}
+
 /// Runs `write` under the lock, if the lease still exists. An ADD that took longer than its lease is
 /// protected would write over the rows of a pod that has the address by then; and the DEL of another pod
 /// with one of the hostPorts could delete the row that it found before.
@@ -151,8 +162,7 @@ fn while_held(
     lease: &Lease,
     write: impl FnOnce() -> Result<(), NetworkError>,
 ) -> Result<(), NetworkError> {
-    let now = BootInstant::now().unwrap_or_else(|_| lease.since.clone());
-    match store.lock_lease(lease, &format!("ADD of {}", lease.owner()), &now)? {
+    match store.lock_lease(lease, &format!("ADD of {}", lease.owner()))? {
         Some(_locked) => write(),
         None => Err(NetworkError::Released),
     }
@@ -204,7 +214,7 @@ mod tests {
                 Ok(())
             })
         };
-        let locked = store.lock("test", &at(1)).unwrap();
+        let locked = store.lock("test").unwrap();
         locked.open(|| Ok::<_, StoreError>(Vec::new())).unwrap();
         let first = allocate(&locked, &store, "first", 1);
         let dead = locked.reclaim([first.clone()], &at(200), |_| false, |_| true).unwrap();
@@ -229,17 +239,17 @@ mod tests {
     fn lease_does_not_end_while_its_rows_are_written() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
-        let locked = store.lock("test", &at(1)).unwrap();
+        let locked = store.lock("test").unwrap();
         locked.open(|| Ok::<_, StoreError>(Vec::new())).unwrap();
         let lease = allocate(&locked, &store, "c1", 1);
         drop(locked);
         while_held(&store, &lease, || {
             // It could end now.
-            let error = store.lock_briefly("the agent", &at(200)).unwrap_err();
+            let error = store.lock_briefly("the agent").unwrap_err();
             assert_eq!(error.source.kind(), io::ErrorKind::TimedOut, "{error:?}");
             Ok(())
         })
         .unwrap();
-        assert!(store.lock_briefly("the agent", &at(200)).is_ok());
+        assert!(store.lock_briefly("the agent").is_ok());
     }
 }

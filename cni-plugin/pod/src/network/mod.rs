@@ -76,6 +76,15 @@ pub enum NetworkError {
     /// A network device does not exist.
     #[error("network device {0} does not exist")]
     DeviceMissing(String),
+    /// Whether a network device is operational cannot be read.
+    #[error("network device {device}: its state cannot be read")]
+    StateUnknown {
+        /// The host's end.
+        device: String,
+        /// The cause.
+        #[source]
+        source: NetlinkError,
+    },
     /// Something differs from what `create` made.
     #[error("{0}")]
     Differs(String),

@@ -29,7 +29,7 @@ fn with_host_port(node: &Node) -> Value {
 }
 
 fn lock<'a>(node: &Node, store: &'a Store) -> LockedStore<'a> {
-    node.namespaces.run(|| store.lock("test", &BootInstant::now().unwrap()).unwrap())
+    node.namespaces.run(|| store.lock("test").unwrap())
 }
 
 /// Takes the lock when a sandbox has its lease and the node is `ready`, and waits until its ADD waits for the

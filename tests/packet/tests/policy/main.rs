@@ -1,6 +1,7 @@
 //! Policies: which flows pass on every path, and what happens to open flows after a change.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it fails")]
 
+mod accept;
 mod attacks;
 mod changes;
 mod exits;

@@ -107,7 +107,7 @@ impl World {
         self.leases.iter().any(|lease| lease.address == IpAddr::from(address))
     }
 
-    /// A flow from or to a pod of the node.
+    /// A random flow from or to a pod of the node.
     pub fn probe(&self, random: &mut Random) -> Option<Probe> {
         let v4 = |address: IpAddr| match address {
             IpAddr::V4(address) => Some(address),
@@ -119,18 +119,28 @@ impl World {
             return None;
         }
         let (pod, peer) = (*random.pick(&pods), *random.pick(&peers));
-        let (protocol, port) = *random.pick(&generate::policy_probes());
+        let service = *random.pick(&generate::policy_probes());
         let is_outgoing = random.below(2) == 0;
-        let hook = match (is_outgoing, peer) {
-            (true, _) => From::Pod,
-            (false, peer) if self.has(peer) => From::Pod,
-            (false, peer) if peer.octets() == NODE => From::Node,
-            (false, _) => From::Netdev,
-        };
         let (source, destination) = if is_outgoing { (pod, peer) } else { (peer, pod) };
+        self.probe_of(source, destination, service)
+    }
+
+    /// The probe of a flow from or to a pod of the node, by protocol and port.
+    fn probe_of(
+        &self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        (protocol, port): (u8, u16),
+    ) -> Option<Probe> {
+        let hook = match source {
+            source if self.has(source) => From::Pod,
+            source if source.octets() == NODE => From::Node,
+            _ => From::Netdev,
+        };
         // Free addresses of the node's range send nothing; what a pod sends to itself stays in the pod.
         let is_free = source.octets()[..3] == CLIENT[..3] && !self.has(source);
-        if source == destination || is_free {
+        let is_of_pod = self.has(source) || self.has(destination);
+        if source == destination || is_free || !is_of_pod {
             return None;
         }
         let flow = NewFlow {
@@ -141,6 +151,16 @@ impl World {
             own_node: hook == From::Node,
         };
         Some(Probe { hook, flow })
+    }
+
+    /// Whether the packets of a probe are still those of its flow, with these pods.
+    pub fn has_probe(&self, probe: Probe) -> bool {
+        let NewFlow { source, destination, protocol, port, .. } = probe.flow;
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else {
+            return false;
+        };
+        let now = self.probe_of(source, destination, (protocol, port));
+        now.is_some_and(|now| now.hook == probe.hook)
     }
 }
 

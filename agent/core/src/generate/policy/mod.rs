@@ -5,6 +5,7 @@ mod cluster;
 mod edit;
 mod manifest;
 mod overlapping;
+mod sequence;
 mod shrink;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use proptest::sample::{select, subsequence};
 use self::cluster::cluster_network_policy;
 pub use self::edit::{PolicyEdit, policy_edit};
 pub use self::manifest::{lease_lines, manifests, readable};
+pub use self::sequence::{NodeChange, PolicySequence, SequenceStep};
 pub use self::shrink::shrink;
 use super::{THIS_NODE, distinct, protocol, rarely};
 use crate::model::{

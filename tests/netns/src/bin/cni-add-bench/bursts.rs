@@ -78,7 +78,7 @@ impl Subject {
         self.node.namespaces.run(|| {
             let store = Store::new(STATE);
             let now = BootInstant::now().unwrap();
-            let locked = store.lock("bench", &now).unwrap();
+            let locked = store.lock("bench").unwrap();
             locked.open(|| Ok::<_, sluice_pod::lease::StoreError>(Vec::new())).unwrap();
             let mut in_use = InUse::default();
             for n in 0..count {

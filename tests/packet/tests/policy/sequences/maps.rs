@@ -11,18 +11,20 @@ use sluice_core::table::{
 };
 use zerocopy::FromBytes;
 
+use super::failure::Failure;
+
 /// The maps, and what the agent remembers of them.
-pub struct Maps {
+pub struct Maps<'a> {
     /// The programs and their maps.
-    pub datapath: Datapath,
+    pub datapath: &'a Datapath,
     epoch: u32,
     /// `POD_POLICY` as it was written, with revisions.
     pods: BTreeMap<u32, PodPolicy>,
 }
 
-impl Maps {
+impl<'a> Maps<'a> {
     /// Maps that have these rows.
-    pub fn new(datapath: Datapath, rows: &PolicyRows) -> Maps {
+    pub fn new(datapath: &'a Datapath, rows: &PolicyRows) -> Maps<'a> {
         let epoch = datapath.policy_epoch();
         Maps { datapath, epoch, pods: rows.pods.clone() }
     }
@@ -33,22 +35,23 @@ impl Maps {
     }
 
     /// Carries out one row of a write.
-    pub fn put_row(&self, write: &Write, at: usize) {
-        let is_known = self.put::<PortSets>(write, at)
-            || self.put::<PolicyPeers>(write, at)
-            || self.put::<PolicyNetworks>(write, at)
-            || self.put::<PolicyClasses>(write, at)
-            || self.put::<OpenNamespaces>(write, at)
-            || self.put::<PodPolicies>(write, at)
-            || self.put::<PolicyEpochs>(write, at);
+    pub fn put_row(&self, write: &Write, at: usize) -> Result<(), Failure> {
+        let is_known = self.put::<PortSets>(write, at)?
+            || self.put::<PolicyPeers>(write, at)?
+            || self.put::<PolicyNetworks>(write, at)?
+            || self.put::<PolicyClasses>(write, at)?
+            || self.put::<OpenNamespaces>(write, at)?
+            || self.put::<PodPolicies>(write, at)?
+            || self.put::<PolicyEpochs>(write, at)?;
         assert!(is_known, "{write:?}");
+        Ok(())
     }
 
-    fn put<T: Table>(&self, write: &Write, at: usize) -> bool {
+    fn put<T: Table>(&self, write: &Write, at: usize) -> Result<bool, Failure> {
         if write.table() != T::SPEC {
-            return false;
+            return Ok(false);
         }
-        let Some((key, value)) = write.rows().nth(at) else { return true };
+        let Some((key, value)) = write.rows().nth(at) else { return Ok(true) };
         let key = T::Key::read_from_bytes(key).expect("a key of the map");
         let table = self.datapath.map::<T::Key, T::Value>(T::SPEC.name);
         match value {
@@ -56,9 +59,10 @@ impl Maps {
                 let value = T::Value::read_from_bytes(value).expect("a value of the map");
                 table.update(&key, &value).unwrap();
             }
-            None => assert!(table.delete(&key).unwrap(), "{key:?} is deleted, but absent"),
+            None if table.delete(&key).unwrap() => {}
+            None => return Err(Failure::of_rows(format!("{key:?} is deleted, but absent"))),
         }
-        true
+        Ok(true)
     }
 
     /// Takes in a step that was carried out.

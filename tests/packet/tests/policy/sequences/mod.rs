@@ -7,8 +7,10 @@
 //!                                                     |  what is denied before and after is dropped
 //!                                                     +--> packets of new flows and of open ones
 //! ```
+//! A sequence that fails is made smaller and printed as YAML.
 
 mod event;
+mod failure;
 mod flow;
 mod maps;
 mod packets;
@@ -20,15 +22,16 @@ use packet_tests::Datapath;
 use packet_tests::random::{Random, cases};
 use proptest::collection::vec;
 use proptest::strategy::{Strategy, ValueTree};
-use sluice_core::generate::{self, lease_lines, manifests};
+use sluice_core::generate::{self, NodeChange, PolicySequence, SequenceStep};
 use sluice_core::model::{Change, Kind, Object, ObjectName};
 use sluice_core::policy::{LocalPod, Policies};
 use sluice_core::{Index, PolicyDirty};
 
 use self::event::{Event, event};
+use self::failure::Failure;
 use self::flow::OpenFlow;
 use self::maps::Maps;
-use super::world::{World, compiled, put_pod, remove_pod, runner, write};
+use super::world::{Probe, World, compiled, put_pod, remove_pod, runner, write};
 
 /// Flows that are judged in an ordinary run; `CASES` has another number.
 const CASES: usize = 20_000;
@@ -54,8 +57,8 @@ struct Tally {
 }
 
 /// The node: its objects and pods, what the compiler knows, and the real maps.
-struct Node {
-    maps: Maps,
+struct Node<'a> {
+    maps: Maps<'a>,
     objects: BTreeMap<(Kind, ObjectName), Object>,
     index: Index,
     policies: Policies,
@@ -66,18 +69,21 @@ struct Node {
     cut: bool,
     flows: Vec<OpenFlow>,
     sport: u16,
+    /// The only flow to try, if a failure is sought again.
+    only: Option<Probe>,
 }
 
-impl Node {
-    /// A node on which all rows have been written.
-    fn start(datapath: Datapath, objects: Vec<Object>, leases: Vec<LocalPod>) -> Node {
+impl<'a> Node<'a> {
+    /// A node on which all rows have been written, as before the first change.
+    fn start(datapath: &'a Datapath, sequence: &PolicySequence, only: Option<Probe>) -> Node<'a> {
+        let (objects, leases) = (sequence.objects.clone(), sequence.pods.clone());
         let (index, policies) = compiled(&objects, &leases);
         let rows = policies.rows();
         let generations = leases.iter().map(|lease| (lease.index, lease.generation)).collect();
         let objects: BTreeMap<_, _> =
             objects.into_iter().map(|o| ((o.kind(), o.name()), o)).collect();
         let world = World { objects: objects.values().cloned().collect(), leases, rows };
-        write(&datapath, &world);
+        write(datapath, &world);
         let maps = Maps::new(datapath, &world.rows);
         Node {
             maps,
@@ -90,7 +96,14 @@ impl Node {
             cut: false,
             flows: Vec::new(),
             sport: 1024,
+            only,
         }
+    }
+
+    /// Opens the flows that exist before the first change.
+    fn open_flows(&mut self, seed: u64, tally: &mut Tally) -> Result<(), Failure> {
+        let mut random = Random::from_seed(seed);
+        (0..OPEN).try_for_each(|_| self.new_flow(&mut random, tally))
     }
 
     fn apply(&mut self, change: Change) {
@@ -131,40 +144,43 @@ impl Node {
             }
         }
         for gone in self.world.leases.iter().filter(|old| !leases.contains(old)) {
-            remove_pod(&self.maps.datapath, gone);
+            remove_pod(self.maps.datapath, gone);
         }
         for new in leases.iter().filter(|new| !self.world.leases.contains(new)) {
-            put_pod(&self.maps.datapath, new);
+            put_pod(self.maps.datapath, new);
         }
         self.world.leases = leases;
     }
 
-    /// Carries out an event, with packets between the writes, and after them.
-    fn carry_out(&mut self, event: Event, random: &mut Random, tally: &mut Tally) {
-        let before = self.world.clone();
-        match event {
-            Event::Change(change) => self.apply(change),
-            Event::Changes(changes) => {
-                changes.into_iter().for_each(|change| self.apply(change));
-                self.undo = None;
-            }
-            Event::Edit(edit) => {
-                let Some(change) = edit.change(&self.index) else { return };
-                self.apply(change);
-            }
-            Event::Undo => {
-                let Some(change) = self.undo.take() else { return };
-                self.apply(change);
-            }
-            Event::Leases(leases) => self.lease(leases),
+    /// What an event changes here; `None` if nothing.
+    fn change_of(&self, event: Event) -> Option<NodeChange> {
+        Some(match event {
+            Event::Change(change) => NodeChange::Objects(vec![change]),
+            Event::Changes(changes) => NodeChange::Objects(changes),
+            Event::Edit(edit) => NodeChange::Objects(vec![edit.change(&self.index)?]),
+            Event::Undo => NodeChange::Objects(vec![self.undo.clone()?]),
+            Event::Leases(leases) => NodeChange::Pods(leases),
             Event::Remove(at) => {
                 let mut leases = self.world.leases.clone();
-                if at >= leases.len() {
-                    return;
-                }
-                leases.remove(at);
-                self.lease(leases);
+                (at < leases.len()).then(|| leases.remove(at))?;
+                NodeChange::Pods(leases)
             }
+        })
+    }
+
+    /// Carries out a change, with packets between the writes, and after them.
+    fn carry_out(&mut self, step: &SequenceStep, tally: &mut Tally) -> Result<(), Failure> {
+        let mut random = Random::from_seed(step.seed);
+        let draws_between = random.below(3) == 0;
+        let before = self.world.clone();
+        match &step.change {
+            NodeChange::Objects(changes) => {
+                changes.iter().for_each(|change| self.apply(change.clone()));
+                if changes.len() != 1 {
+                    self.undo = None;
+                }
+            }
+            NodeChange::Pods(leases) => self.lease(leases.clone()),
         }
         let dirty = self.index.take_policy_dirty();
         let is_one = is_one(&before, &dirty, &self.index, self.world.leases != before.leases);
@@ -183,40 +199,73 @@ impl Node {
             let flow = open.probe.flow;
             !changed.contains(&flow.source) && !changed.contains(&flow.destination)
         });
-        let looks = random.below(3) == 0 && changed.is_empty();
+        let looks = draws_between && changed.is_empty();
         let rows = steps.iter().flat_map(|step| &step.pods).map(|(index, _)| *index);
         let rewritten: BTreeSet<u32> = rows.collect();
         let crossing = if looks { self.crossing(&before) } else { Vec::new() };
         for step in &steps {
             for write in self.maps.writes(step) {
                 for at in 0..write.len() {
-                    self.maps.put_row(&write, at);
+                    self.maps.put_row(&write, at)?;
                     if looks {
-                        self.between((&before, is_one), (&rewritten, &crossing), random, tally);
+                        let (states, rows) = ((&before, is_one), (&rewritten, &crossing[..]));
+                        self.between(states, rows, &mut random, tally)?;
                     }
                 }
             }
             self.maps.written(step);
         }
-        self.check_flows(&before, &rewritten, random, tally);
-        for _ in 0..NEW {
-            self.new_flow(random, tally);
-        }
+        self.check_flows(&before, &rewritten, &mut random, tally)?;
+        (0..NEW).try_for_each(|_| self.new_flow(&mut random, tally))
     }
 
     /// The maps have the rows of compiling afresh.
-    fn check_rows(&self) {
-        let fresh = World::new(self.world.objects.clone(), self.world.leases.clone());
-        assert_eq!(self.maps.rows(), fresh.rows);
+    fn check_rows(&self) -> Result<(), Failure> {
+        let fresh = World::new(self.world.objects.clone(), self.world.leases.clone()).rows;
+        let found = self.maps.rows();
+        if found == fresh {
+            return Ok(());
+        }
+        let text = format!("rows are not those of compiling afresh\n{found:?}\nexpected {fresh:?}");
+        Err(Failure::of_rows(text))
     }
+}
 
-    /// Objects and pods before and after the last change.
-    fn describe(&self, before: &World) -> String {
-        let of = |world: &World, when: &str| {
-            manifests(&world.objects, &format!("{when}\n{}", lease_lines(&world.leases)))
-        };
-        of(before, "before the change") + "---\n" + &of(&self.world, "after the change")
+/// Carries out a sequence again; with packets of one flow only, if there is one.
+fn replay(
+    datapath: &Datapath,
+    sequence: &PolicySequence,
+    only: Option<Probe>,
+) -> Result<(), Failure> {
+    let mut tally = Tally::default();
+    let mut node = Node::start(datapath, sequence, only);
+    node.open_flows(sequence.seed, &mut tally)?;
+    sequence.steps.iter().try_for_each(|step| node.carry_out(step, &mut tally))?;
+    node.check_rows()
+}
+
+/// Carries out events, which become the changes of the sequence.
+fn carry_out_events(
+    datapath: &Datapath,
+    sequence: &mut PolicySequence,
+    events: Vec<Event>,
+    random: &mut Random,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
+    let mut node = Node::start(datapath, sequence, None);
+    node.open_flows(sequence.seed, tally)?;
+    for event in events {
+        let mut next = Some(event);
+        while let Some(change) = next.take().and_then(|event| node.change_of(event)) {
+            let step = SequenceStep { change, seed: random.bits() };
+            sequence.steps.push(step.clone());
+            node.carry_out(&step, tally)?;
+            // What has ended flows is often taken back, so that they go on.
+            let is_undone = std::mem::take(&mut node.cut) && random.below(2) == 0;
+            next = is_undone.then_some(Event::Undo);
+        }
     }
+    node.check_rows()
 }
 
 /// Whether a flow keeps its verdict between the writes of a change: it is of one object, or of the pods of the
@@ -252,22 +301,13 @@ fn verdicts_after_and_during_random_changes_are_those_of_the_oracle() {
     let mut runner = runner(&mut random);
     let sequences = (generate::policy_objects(), generate::leases(), vec(event(), 4..12));
     let mut tally = Tally::default();
-    let mut datapath = Datapath::node();
+    let datapath = Datapath::node();
     while tally.judged < cases {
-        let (objects, leases, events) = sequences.new_tree(&mut runner).unwrap().current();
-        let mut node = Node::start(datapath, objects, leases);
-        for _ in 0..OPEN {
-            node.new_flow(&mut random, &mut tally);
-        }
-        for event in events {
-            node.carry_out(event, &mut random, &mut tally);
-            // What has ended flows is often taken back, so that they go on.
-            if std::mem::take(&mut node.cut) && random.below(2) == 0 {
-                node.carry_out(Event::Undo, &mut random, &mut tally);
-            }
-        }
-        node.check_rows();
-        datapath = node.maps.datapath;
+        let (objects, pods, events) = sequences.new_tree(&mut runner).unwrap().current();
+        let seed = random.bits();
+        let mut sequence = PolicySequence { objects, pods, seed, steps: Vec::new() };
+        carry_out_events(&datapath, &mut sequence, events, &mut random, &mut tally)
+            .unwrap_or_else(|failure| panic!("\n{}", failure.smallest(&sequence)));
     }
     println!("{tally:#?}");
     if cases >= CASES {

@@ -8,6 +8,7 @@ use sluice_core::generate;
 use sluice_core::oracle::NewFlow;
 
 use super::super::world::{Denied, From, Probe, World};
+use super::failure::Failure;
 use super::flow::OpenFlow;
 use super::{Node, OPEN, Tally};
 
@@ -17,7 +18,7 @@ fn crosses(before: Denied, after: Denied) -> bool {
     matches!((before, after), ((true, false), (false, true)) | ((false, true), (true, false)))
 }
 
-impl Node {
+impl Node<'_> {
     /// The indices of the pods of the node at the ends of a flow.
     fn ends(&self, probe: Probe) -> impl Iterator<Item = u32> {
         let ends = [probe.flow.source, probe.flow.destination];
@@ -54,6 +55,14 @@ impl Node {
         self.sport
     }
 
+    /// A flow to try: a random one, or that of a failure which is sought again.
+    fn probe(&self, random: &mut Random) -> Option<Probe> {
+        match self.only {
+            Some(probe) => Some(probe).filter(|probe| self.world.has_probe(*probe)),
+            None => self.world.probe(random),
+        }
+    }
+
     /// Sends packets of a new flow and of the open ones between two writes of one change.
     pub fn between(
         &mut self,
@@ -61,17 +70,18 @@ impl Node {
         (rewritten, crossing): (&BTreeSet<u32>, &[Probe]),
         random: &mut Random,
         tally: &mut Tally,
-    ) {
+    ) -> Result<(), Failure> {
         let sport = self.next_port();
         let (mut judged, mut new) = (Vec::new(), None);
         // Most are of a pod whose row changes.
-        let probes: Vec<Probe> = (0..8).filter_map(|_| self.world.probe(random)).collect();
+        let probes: Vec<Probe> = (0..8).filter_map(|_| self.probe(random)).collect();
         let concerns = |probe: &Probe| self.ends(*probe).any(|index| rewritten.contains(&index));
-        let of_both = (!crossing.is_empty()).then(|| random.pick(crossing));
+        let draws_crossing = self.only.is_none() && !crossing.is_empty();
+        let of_both = draws_crossing.then(|| random.pick(crossing));
         let probe = probes.iter().find(|probe| concerns(probe)).or(probes.first());
         let probe = of_both.or(probe);
         if let Some(&probe) = probe {
-            let (open, reason) = OpenFlow::start(&self.maps.datapath, &self.world, probe, sport);
+            let (open, reason) = OpenFlow::start(self.maps.datapath, &self.world, probe, sport);
             judged.push((probe, reason));
             new = open;
         }
@@ -80,7 +90,7 @@ impl Node {
             let open = some.iter().find(|open| concerns(&open.probe)).unwrap_or(&some[0]);
             let first = random.below(2) == 0;
             judged.extend(
-                [first, !first].map(|reply| (open.probe, open.send(&self.maps.datapath, reply))),
+                [first, !first].map(|reply| (open.probe, open.send(self.maps.datapath, reply))),
             );
         }
         self.flows.extend(new.filter(|_| self.flows.len() < 2 * OPEN));
@@ -99,12 +109,13 @@ impl Node {
             tally.crossing += usize::from(crosses(then, now));
             tally.judged += 1;
             *tally.between.entry((was, was)).or_default() += 1;
-            assert!(
-                reason.is_none() == was,
-                "between two writes: {probe:?}: {reason:?}\n{}",
-                self.describe(before)
-            );
+            let expected = if was { "to pass" } else { "to be dropped" };
+            if reason.is_none() != was {
+                let text = format!("between two writes: {reason:?}, expected {expected}");
+                return Err(Failure::of_flow(probe, text));
+            }
         }
+        Ok(())
     }
 
     /// Both directions of all open flows.
@@ -114,46 +125,48 @@ impl Node {
         rewritten: &BTreeSet<u32>,
         random: &mut Random,
         tally: &mut Tally,
-    ) {
+    ) -> Result<(), Failure> {
         self.cut = false;
         for open in &self.flows {
             let expected = self.world.denied(open.probe.flow).reason();
             let was = before.denied(open.probe.flow).reason();
             let first = random.below(2) == 0;
             for is_reply in [first, !first] {
-                let reason = open.send(&self.maps.datapath, is_reply);
-                assert!(
-                    reason == expected,
-                    "open {:?}, reply: {is_reply}: {reason:?}, expected {expected:?}\n{}",
-                    open.probe,
-                    self.describe(before)
-                );
+                let reason = open.send(self.maps.datapath, is_reply);
+                if reason != expected {
+                    let packet = if is_reply { "reply" } else { "packet" };
+                    let text =
+                        format!("{packet} of an open flow: {reason:?}, expected {expected:?}");
+                    return Err(Failure::of_flow(open.probe, text));
+                }
             }
             tally.judged += 1;
             *tally.open.entry((was.is_none(), expected.is_none())).or_default() += 1;
             let is_again = self.ends(open.probe).any(|index| rewritten.contains(&index));
             tally.again += usize::from(is_again && was.is_none() && expected.is_none());
-            if let Some(judged) = open.judged(&self.maps.datapath).filter(|_| expected.is_none()) {
+            if let Some(judged) = open.judged(self.maps.datapath).filter(|_| expected.is_none()) {
                 for index in self.ends(open.probe) {
-                    let is_current = self.maps.is_current(index, judged);
-                    assert!(is_current, "{:?} is judged again with each packet", open.probe);
+                    if !self.maps.is_current(index, judged) {
+                        let text = "judged again with each packet".to_owned();
+                        return Err(Failure::of_flow(open.probe, text));
+                    }
                 }
             }
             self.cut |= was.is_none() && expected.is_some();
         }
+        Ok(())
     }
 
     /// A new flow, which stays open if it is allowed.
-    pub fn new_flow(&mut self, random: &mut Random, tally: &mut Tally) {
-        let Some(probe) = self.world.probe(random) else { return };
+    pub fn new_flow(&mut self, random: &mut Random, tally: &mut Tally) -> Result<(), Failure> {
+        let Some(probe) = self.probe(random) else { return Ok(()) };
         let sport = self.next_port();
-        let (open, reason) = OpenFlow::start(&self.maps.datapath, &self.world, probe, sport);
+        let (open, reason) = OpenFlow::start(self.maps.datapath, &self.world, probe, sport);
         let expected = self.world.denied(probe.flow).reason();
-        assert!(
-            reason == expected,
-            "new {probe:?}: {reason:?}, expected {expected:?}\n{}",
-            self.describe(&self.world)
-        );
+        if reason != expected {
+            let text = format!("new flow: {reason:?}, expected {expected:?}");
+            return Err(Failure::of_flow(probe, text));
+        }
         tally.judged += 1;
         if let Some(open) = open {
             while self.flows.len() >= OPEN {
@@ -162,5 +175,6 @@ impl Node {
             }
             self.flows.push(open);
         }
+        Ok(())
     }
 }
