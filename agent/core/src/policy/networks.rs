@@ -92,15 +92,28 @@ pub struct Networks {
     dirty: BTreeSet<IpNet>,
     /// Terms whose blocks do not fit: they match nothing.
     refused: BTreeSet<u32>,
+    /// Sum of the numbers of blocks of all prefixes: what the classes of the prefixes take. With many blocks of one
+    /// range and different exceptions it grows with the square of their number.
+    memberships: usize,
+}
+
+/// How much may be in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkLimits {
+    /// Number of prefixes.
+    pub prefixes: usize,
+    /// Sum of the numbers of blocks of all prefixes.
+    pub memberships: usize,
 }
 
 impl Networks {
-    /// Adds the blocks of an active term, unless there would be more than `limit` prefixes. Returns the
-    /// ranges whose addresses may match something else.
-    pub fn add(&mut self, term: u32, blocks: Vec<IpBlock>, limit: usize) -> Vec<IpNet> {
+    /// Adds the blocks of an active term, unless more would be in force than `limits`. Returns the ranges
+    /// whose addresses may match something else.
+    pub fn add(&mut self, term: u32, blocks: Vec<IpBlock>, limits: NetworkLimits) -> Vec<IpNet> {
         visit();
         let new: usize = blocks.iter().map(|block| 2 + block.except.len()).sum();
-        let fits = self.prefixes.values.len() + new <= limit;
+        let fits = self.prefixes.values.len() + new <= limits.prefixes
+            && self.memberships + self.memberships_of(&blocks) <= limits.memberships;
         if !fits {
             self.refused.insert(term);
         }
@@ -108,9 +121,9 @@ impl Networks {
             if fits { blocks.iter().map(|block| block.cidr).collect() } else { Vec::new() };
         for IpBlock { cidr, except } in blocks.iter().filter(|_| fits) {
             self.blocks.entry(*cidr).push((term, except.clone()));
+            self.memberships += self.touch(*cidr, except);
             self.add_prefix(*cidr);
             except.iter().for_each(|net| self.add_prefix(*net));
-            self.touch(*cidr);
         }
         self.of_term.insert(term, blocks);
         ranges
@@ -128,7 +141,7 @@ impl Networks {
             if others.is_empty() {
                 self.blocks.remove(*cidr);
             }
-            self.touch(*cidr);
+            self.memberships -= self.touch(*cidr, except);
             self.remove_prefix(*cidr);
             except.iter().for_each(|net| self.remove_prefix(*net));
         }
@@ -165,7 +178,7 @@ impl Networks {
                 (false, true) => self.remove_prefix(range),
                 _ => {}
             }
-            self.touch(range);
+            self.touch(range, &[]);
         }
     }
 
@@ -179,9 +192,9 @@ impl Networks {
                 if !self.of_unknown_pods.is_empty() {
                     self.add_prefix(*range);
                 }
-                self.touch(*range);
+                self.touch(*range, &[]);
             } else {
-                self.touch(*range);
+                self.touch(*range, &[]);
                 self.ranges.remove(*range);
                 if !self.of_unknown_pods.is_empty() {
                     self.remove_prefix(*range);
@@ -226,18 +239,32 @@ impl Networks {
         std::mem::take(&mut self.dirty)
     }
 
+    /// The memberships that blocks would add, or more: blocks with common prefixes count these for each.
+    fn memberships_of(&self, blocks: &[IpBlock]) -> usize {
+        let of_block = |block: &IpBlock| {
+            let others: usize =
+                self.blocks.around(block.cidr).map(|(_, blocks)| blocks.len()).sum();
+            let prefixes = 2 + block.except.len();
+            self.prefixes.inside(block.cidr).count() + prefixes * (others + blocks.len())
+        };
+        blocks.iter().map(of_block).sum()
+    }
+
     fn blocks_around(&self, net: IpNet) -> Vec<u32> {
         let mut terms = Vec::new();
         for (_, blocks) in self.blocks.around(net) {
-            let outside = |except: &[IpNet]| !except.iter().any(|e| e.contains(&net));
-            terms.extend(blocks.iter().filter(|(_, e)| outside(e)).map(|(term, _)| *term));
+            terms.extend(blocks.iter().filter(|(_, e)| !is_in(e, &net)).map(|(term, _)| *term));
         }
         terms.sort_unstable();
         terms
     }
 
     fn add_prefix(&mut self, net: IpNet) {
-        *self.prefixes.entry(net) += 1;
+        let reasons = self.prefixes.entry(net);
+        *reasons += 1;
+        if *reasons == 1 {
+            self.memberships += self.blocks_around(net).len();
+        }
         self.dirty.insert(net);
         if contains_v4(net) {
             self.add_prefix(ALL_V4);
@@ -249,6 +276,7 @@ impl Networks {
         *reasons = reasons.saturating_sub(1);
         if *reasons == 0 {
             self.prefixes.remove(net);
+            self.memberships -= self.blocks_around(net).len();
         }
         self.dirty.insert(net);
         if contains_v4(net) {
@@ -256,10 +284,19 @@ impl Networks {
         }
     }
 
-    /// Marks the prefixes inside a range.
-    fn touch(&mut self, range: IpNet) {
-        self.dirty.extend(self.prefixes.inside(range));
+    /// Marks the prefixes inside a range. Returns how many of them are in no exception.
+    fn touch(&mut self, range: IpNet, except: &[IpNet]) -> usize {
+        let mut outside = 0;
+        for net in self.prefixes.inside(range) {
+            outside += usize::from(!is_in(except, &net));
+            self.dirty.insert(net);
+        }
+        outside
     }
+}
+
+fn is_in(except: &[IpNet], net: &IpNet) -> bool {
+    except.iter().any(|range| range.contains(net))
 }
 
 /// The key of a range in the maps.
@@ -270,6 +307,9 @@ pub fn network_key(net: IpNet) -> NetworkKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn net(text: &str) -> IpNet {
@@ -280,12 +320,16 @@ mod tests {
         IpBlock { cidr: net(cidr), except: except.iter().map(|e| net(e)).collect() }
     }
 
+    fn prefixes(prefixes: usize) -> NetworkLimits {
+        NetworkLimits { prefixes, memberships: usize::MAX }
+    }
+
     #[test]
     fn longest_prefix_has_the_blocks_of_an_address() {
         let mut networks = Networks::default();
-        networks.add(1, vec![block("10.0.0.0/8", &["10.1.0.0/16"])], 100);
-        networks.add(2, vec![block("10.1.2.0/24", &[])], 100);
-        networks.add(3, vec![block("::/0", &["fd00::/8"])], 100);
+        networks.add(1, vec![block("10.0.0.0/8", &["10.1.0.0/16"])], prefixes(100));
+        networks.add(2, vec![block("10.1.2.0/24", &[])], prefixes(100));
+        networks.add(3, vec![block("::/0", &["fd00::/8"])], prefixes(100));
         networks.set_ranges([net("10.1.2.0/25"), net("10.9.0.0/24")].into_iter());
         networks.set_of_unknown_pods(9, true);
         let of = |networks: &Networks, address: &str| {
@@ -314,14 +358,45 @@ mod tests {
     #[test]
     fn block_that_does_not_fit_matches_nothing() {
         let mut networks = Networks::default();
-        networks.add(1, vec![block("10.0.0.0/8", &["10.1.0.0/16"])], 3);
-        assert_eq!(networks.add(2, vec![block("10.2.0.0/16", &[])], 3), []);
+        networks.add(1, vec![block("10.0.0.0/8", &["10.1.0.0/16"])], prefixes(3));
+        assert_eq!(networks.add(2, vec![block("10.2.0.0/16", &[])], prefixes(3)), []);
         assert_eq!((networks.terms_of(net("10.2.0.0/16")), networks.refused().len()), (vec![1], 1));
         assert_eq!(networks.remove(2), []);
         assert!(networks.refused().is_empty());
         // Several blocks fit together, or none does.
-        networks.add(3, vec![block("10.2.0.0/16", &[]), block("10.3.0.0/16", &[])], 5);
+        networks.add(3, vec![block("10.2.0.0/16", &[]), block("10.3.0.0/16", &[])], prefixes(5));
         assert_eq!(networks.terms_of(net("10.3.0.0/16")), [1]);
-        assert_eq!(networks.add(4, vec![block("10.2.0.0/16", &[])], 5), [net("10.2.0.0/16")]);
+        assert_eq!(
+            networks.add(4, vec![block("10.2.0.0/16", &[])], prefixes(5)),
+            [net("10.2.0.0/16")]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn memberships_are_those_of_all_prefixes(
+            changes in vec((0..6u32, vec((0..12u8, 0..4u8, vec(0..16u8, 0..3)), 0..3)), 1..12),
+        ) {
+            let range = |number: u8, longer: u8| -> IpNet {
+                let texts = ["10.0.0.0", "10.0.128.0", "::", "::ffff:10.0.0.0"];
+                let address = texts[usize::from(number % 4)].parse().unwrap();
+                let length = if number % 4 < 2 { 8 } else { 96 } + number / 4 + longer;
+                IpNet::new(address, length).unwrap().trunc()
+            };
+            let limits = NetworkLimits { prefixes: 30, memberships: 20 };
+            let mut networks = Networks::default();
+            for (term, blocks) in changes {
+                networks.remove(term);
+                let blocks = blocks.iter().map(|(number, longer, except)| IpBlock {
+                    cidr: range(*number, *longer),
+                    except: except.iter().map(|n| range(number % 4 + n % 8 * 4, longer + n / 8)).collect(),
+                });
+                networks.add(term, blocks.collect(), limits);
+                let all = networks.prefixes.values.keys();
+                let expected: usize = all.map(|net| networks.blocks_around(*net).len()).sum();
+                prop_assert_eq!(networks.memberships, expected);
+                prop_assert!(expected <= limits.memberships);
+            }
+        }
     }
 }

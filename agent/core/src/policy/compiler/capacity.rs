@@ -3,6 +3,7 @@
 use sluice_abi::{Addr, map};
 
 use super::super::LocalPod;
+use super::super::networks::NetworkLimits;
 use super::super::tables::Gaps;
 use super::{Changed, Policies};
 use crate::diff::Capacity;
@@ -11,13 +12,16 @@ use crate::index::{Index, PolicyDirty};
 /// Of this many rows of `POLICY_CLASSES`, one is left free: additions precede deletions.
 const CLASSES: usize = 8;
 
+/// Blocks of all prefixes in all, at most: some tens of MiB. 2,000 blocks of one range with different exceptions fit.
+const MEMBERSHIPS: usize = 1 << 22;
+
 /// Rows that the compiler uses at most. Half of a map is for rows that are replaced: additions precede
 /// deletions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Limits {
     pub peers: usize,
     pub ports: usize,
-    pub networks: usize,
+    pub networks: NetworkLimits,
     pub classes: usize,
 }
 
@@ -27,7 +31,10 @@ impl Limits {
         Limits {
             peers: capacity.policy_peers as usize / 2,
             ports: map::POLICY_PORTS_MAX as usize / 2,
-            networks: map::POLICY_NETWORKS_MAX as usize / 2,
+            networks: NetworkLimits {
+                prefixes: map::POLICY_NETWORKS_MAX as usize / 2,
+                memberships: MEMBERSHIPS,
+            },
             classes: capacity.policy_classes as usize / CLASSES * (CLASSES - 1),
         }
     }

@@ -3,7 +3,7 @@
 mod cluster;
 mod kept;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
@@ -44,9 +44,9 @@ impl Policies {
                 findings.insert(Finding { kind: Kind::Pod, object, reason, text });
             }
         }
-        for term in self.networks.refused() {
-            findings.extend(users(index, self.terms.registry.get(*term)));
-        }
+        let refused = self.networks.refused().iter();
+        let refused = refused.map(|term| &**self.terms.registry.get(*term)).collect();
+        findings.extend(users(index, &refused));
         if let Some(address) = self.unclassed.first() {
             let (count, node) = (self.unclassed.len(), index.node_name());
             let address = std::net::IpAddr::from(*address);
@@ -61,28 +61,39 @@ impl Policies {
     }
 }
 
-/// The policies with a term of addresses that does not fit.
-fn users(index: &Index, term: &Term) -> Vec<Finding> {
-    let uses = |own: &Arc<str>, peers: &[PolicyPeer]| {
-        peers.iter().any(|peer| Term::new(peer, own).is_some_and(|other| other == *term))
-    };
-    let what = match term {
-        Term::Block(block) => format!("block {}", block.cidr),
-        _ => "the addresses of nodes".to_owned(),
+/// The policies with terms of addresses that do not fit.
+fn users(index: &Index, refused: &HashSet<&Term>) -> Vec<Finding> {
+    if refused.is_empty() {
+        return Vec::new();
+    }
+    // What the peers of a policy are that do not fit.
+    let what = |own: &Arc<str>, peers: &mut dyn Iterator<Item = &PolicyPeer>| {
+        let terms = peers.filter_map(|peer| Term::new(peer, own));
+        let terms: BTreeSet<Term> = terms.filter(|term| refused.contains(term)).collect();
+        let first = match terms.first()? {
+            Term::Block(block) => format!("block {}", block.cidr),
+            _ => "the addresses of nodes".to_owned(),
+        };
+        Some(match terms.len() - 1 {
+            0 => format!("{first} does not fit into the map"),
+            others => format!("{first}, and {others} further peers, do not fit into the map"),
+        })
     };
     let mut findings = Vec::new();
-    let text = format!("{what} does not fit into the map: it matches nothing");
     for policy in index.network_policies() {
-        if rules(policy).any(|(.., rule)| uses(&policy.name.namespace, &rule.peers)) {
-            findings.push(finding(policy, FindingReason::Capacity, text.clone()));
+        let mut peers = rules(policy).flat_map(|(.., rule)| &*rule.peers);
+        if let Some(what) = what(&policy.name.namespace, &mut peers) {
+            let text = format!("{what}: matches nothing");
+            findings.push(finding(policy, FindingReason::Capacity, text));
         }
     }
     for policy in index.cluster_network_policies() {
-        let mut rules = policy.ingress.iter().chain(&policy.egress);
-        if rules.any(|rule| uses(&Arc::default(), &rule.matches.peers)) {
+        let rules = policy.ingress.iter().chain(&policy.egress);
+        if let Some(what) = what(&Arc::default(), &mut rules.flat_map(|rule| &*rule.matches.peers))
+        {
             let effect = "Accept rules do not match it; egress of pods with a Deny or Pass rule for \
                           it is closed";
-            let text = format!("{what} does not fit into the map: {effect}");
+            let text = format!("{what}: {effect}");
             findings.push(cluster::finding(policy, FindingReason::Capacity, text));
         }
     }

@@ -16,7 +16,7 @@ fn guard(matches: PolicyRule) -> Object {
 #[test]
 fn limits_are_those_of_the_specification() {
     let Limits { peers, ports, networks, classes } = Limits::default();
-    assert_eq!([peers, ports, networks, classes], [65_536, 65_536, 65_536, 229_376]);
+    assert_eq!([peers, ports, networks.prefixes, classes], [65_536, 65_536, 65_536, 229_376]);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
     index.apply(Change::Apply(guard(matches())));
     let local = [lease("db", [10, 2, 0, 1])];
     let mut policies = Policies::default();
-    policies.limits = Limits { networks: 0, ..Limits::default() };
+    policies.limits.networks.prefixes = 0;
     update(&mut policies, &mut index, &local);
     let findings = policies.findings(&index, KnownPods::OfCluster);
     let named: Vec<_> = findings.iter().map(|f| (f.kind, f.object.to_string(), f.reason)).collect();
@@ -382,4 +382,39 @@ fn open_namespaces_are_as_many_as_fit() {
     let mut policies = Policies::default();
     policies.update(&index, &PolicyDirty::everything(), &[]);
     assert_eq!(policies.rows().open_namespaces, open);
+}
+
+/// Each block of all addresses has another exception: the class of each prefix has nearly all blocks.
+#[test]
+fn blocks_whose_classes_would_take_a_gigabyte_are_refused_and_named() {
+    const BLOCKS: u16 = 3000;
+    let block = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let all = "0.0.0.0/0".parse().unwrap();
+        let except = [std::net::IpAddr::from([192, 0, high, low]).into()].into();
+        PolicyPeer::Block(IpBlock { cidr: all, except })
+    };
+    let rule = PolicyRule { peers: (0..BLOCKS).map(block).collect(), ports: [].into() };
+    let name = ObjectName::new("shop", "many");
+    let selector = LabelSelector::default();
+    let many =
+        NetworkPolicy { name, pod_selector: selector, ingress: Some([rule].into()), egress: None };
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(namespace()));
+    index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
+    index.apply(Change::Apply(Object::NetworkPolicy(many)));
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &[lease("db", [10, 2, 0, 1])]);
+    let refused = policies.networks.refused().len();
+    assert!((500..2000).contains(&refused), "{refused} of {BLOCKS} refused");
+    let findings = policies.findings(&index, KnownPods::OfCluster);
+    let of_policy =
+        |f: &&Finding| f.kind == Kind::NetworkPolicy && f.reason == FindingReason::Capacity;
+    let text =
+        findings.iter().find(of_policy).map(|finding| finding.text.clone()).unwrap_or_default();
+    let others = refused - 1;
+    assert!(
+        text.contains(&format!("block 0.0.0.0/0, and {others} further peers, do not fit")),
+        "{text}"
+    );
 }

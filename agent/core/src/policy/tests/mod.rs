@@ -272,7 +272,7 @@ proptest! {
     ) {
         let mut index = Index::new(THIS_NODE);
         let mut policies = Policies::default();
-        policies.limits.networks = limit;
+        policies.limits.networks.prefixes = limit;
         policies.limits.classes = limit;
         policies.classes.registry.mask = if bits == 0 { u64::MAX } else { (1 << bits) - 1 };
         for change in objects.into_iter().map(Change::Apply).chain(changes) {
