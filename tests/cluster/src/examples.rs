@@ -11,7 +11,7 @@ pub struct Connection<'a> {
     pub from: &'a str,
     /// Namespace of the server.
     pub to: &'a str,
-    /// Name and label `app` of the server, `web` or `db`.
+    /// Name and label `app` of the server: `web`, `db` or `api`.
     pub app: &'a str,
     /// Port of the server, 8080 or 9090.
     pub port: u16,

@@ -288,6 +288,7 @@ mod tests {
                 let text = text.replace("{{ip a/db}}", "10.244.1.2");
                 let text = text.replace("{{ip a/web}}", "10.244.1.3");
                 let text = text.replace("{{node 0}}", "172.18.0.2");
+                let text = text.replace("{{outside}}", "172.18.0.9");
                 all.extend(documents(&text.replace("{{node 1}}", "172.18.0.3")));
             }
         }

@@ -78,10 +78,13 @@ fn contract_8_5_selectors_of_pods_and_namespaces() {
 #[test]
 fn contract_8_6_named_ports_are_those_of_the_receiving_pod() {
     let ingress = world().policy("shop/p", "*", Some(&[rule(&[], &["TCP http"])]), None);
-    ingress.expect(true, &["test/other > shop/web: TCP 8080", "1.1.1.1 > shop/api: TCP 81"]);
+    ingress.expect(true, &["test/other > shop/web: TCP 8080"]);
+    // Two containers with the name.
+    ingress.expect(true, &["1.1.1.1 > shop/api: TCP 80", "1.1.1.1 > shop/api: TCP 81"]);
     ingress.expect(false, &["test/other > shop/web: TCP 80", "1.1.1.1 > shop/db: TCP 80"]);
     let egress = world().policy("shop/p", "app=db", None, Some(&[rule(&[], &["TCP http"])]));
     egress.expect(true, &["shop/db > shop/web: TCP 8080", "shop/db > shop/api: TCP 80"]);
+    egress.expect(true, &["shop/db > shop/api: TCP 81"]);
     egress.expect(false, &["shop/db > shop/web: TCP 80", "shop/db > 1.1.1.1: TCP 80"]);
     // Of any namespace, but with the protocol of the rule.
     egress.expect(false, &["shop/db > test/other: UDP 80", "shop/db > test/other: TCP 80"]);

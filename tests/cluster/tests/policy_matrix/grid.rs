@@ -7,98 +7,51 @@ use std::path::Path;
 use std::thread;
 
 use cluster_tests::{
-    AGNHOST, Namespace, Node, eventually, kubectl, kubectl_json, objects, try_kubectl, workers,
+    AGNHOST, Namespace, Node, OutsideHost, client_on, docker, eventually, kubectl, kubectl_json,
+    objects, try_kubectl, workers,
 };
 use sluice_core::model::Object;
-use sluice_core::oracle::{Cluster, NewFlow, Sandbox, Side, allows, side_allows};
+use sluice_core::oracle::{Cluster, Sandbox, Side, side_allows};
 
 use crate::PROGRAMMED;
+use crate::probe::{
+    Client, HOST, HOST_NODE, PATHS, PORTS, PROTOCOLS, Probe, Server, Via, passes, script,
+};
 
 pub const NAMESPACES: [&str; 2] = ["a", "b"];
-const APPS: [&str; 2] = ["web", "db"];
-pub const PORTS: [u16; 2] = [8080, 9090];
-const TCP: u8 = 6;
-
-/// How a client addresses a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
-    Pod,
-    ClusterIp,
-    /// The NodePort on an address of the client's node.
-    OwnNode,
-    /// The NodePort on an address of the other node.
-    OtherNode,
-}
-
-pub const PATHS: [Via; 4] = [Via::Pod, Via::ClusterIp, Via::OwnNode, Via::OtherNode];
-
-/// A pod with its Service.
-pub struct Server {
-    /// `a`.
-    pub namespace: &'static str,
-    /// `web`.
-    pub app: &'static str,
-    /// Index of its node in [`Grid::nodes`].
-    node: usize,
-    pub address: IpAddr,
-    cluster_ip: IpAddr,
-    /// NodePorts of [`PORTS`].
-    node_ports: [u16; 2],
-}
-
-impl Server {
-    /// `a/web`.
-    pub fn name(&self) -> String {
-        format!("{}/{}", self.namespace, self.app)
-    }
-}
-
-/// One cell of the matrix.
-#[derive(Clone, Copy)]
-pub struct Probe<'a> {
-    pub client: &'a Server,
-    pub server: &'a Server,
-    pub port: u16,
-    pub via: Via,
-}
-
-impl Probe<'_> {
-    /// `a/web to b/db:8080 by Pod`.
-    pub fn key(&self) -> String {
-        let (client, server) = (self.client.name(), self.server.name());
-        format!("{client} to {server}:{} by {:?}", self.port, self.via)
-    }
-
-    /// NodePort of the server's port.
-    fn node_port(&self) -> u16 {
-        let at = PORTS.iter().position(|port| *port == self.port).unwrap();
-        self.server.node_ports[at]
-    }
-}
+/// `web` and `api` of a namespace are on one node, `db` is on the other.
+const APPS: [&str; 3] = ["web", "db", "api"];
 
 /// Whether a client reaches a server, by [`Probe::key`].
 pub type Matrix = BTreeMap<String, bool>;
 
-/// Namespaces, pods and Services.
+/// Namespaces, pods and Services, and a host outside of the cluster.
 pub struct Grid {
     namespaces: [Namespace; 2],
     nodes: [Node; 2],
+    outside: OutsideHost,
     pub servers: Vec<Server>,
 }
 
+/// A container for each port, which serves TCP and UDP. `http` names the TCP port `http`, `http-udp` the UDP port
+/// of the same number.
 fn pod(app: &str, node: &str, http: u16) -> String {
     let container = |port: u16| {
-        let named = if port == http { "[{name: http, containerPort: PORT}]" } else { "[]" };
+        let named = if port == http {
+            "[{name: http, containerPort: PORT}, {name: http-udp, containerPort: PORT, protocol: UDP}]"
+        } else {
+            "[]"
+        };
         format!(
             "    - {{name: p{port}, image: {AGNHOST}, imagePullPolicy: IfNotPresent,
-       command: [/agnhost, netexec, --http-port={port}, --udp-port=-1], ports: {named}}}\n"
+       command: [/agnhost, netexec, --http-port={port}, --udp-port={port}], ports: {named}}}\n"
         )
         .replace("PORT", &port.to_string())
     };
     format!(
         "apiVersion: v1
 kind: Pod
-metadata: {{name: {app}, labels: {{app: {app}}}}}
+metadata: {{name: {app}, labels: {{app: {app}, server: {app}}}}}
 spec:
   nodeName: {node}
   terminationGracePeriodSeconds: 0
@@ -118,12 +71,18 @@ kind: Service
 metadata: {{name: {app}}}
 spec:
   type: NodePort
-  selector: {{app: {app}}}
+  selector: {{server: {app}}}
   ports:
 "
     );
     for (port, node_port) in PORTS.iter().zip(node_ports) {
-        let _ = writeln!(text, "    - {{name: p{port}, port: {port}, nodePort: {node_port}}}");
+        for protocol in PROTOCOLS {
+            let _ = writeln!(
+                text,
+                "    - {{name: {}{port}, protocol: {protocol}, port: {port}, nodePort: {node_port}}}",
+                protocol.name().to_lowercase()
+            );
+        }
     }
     text + "---\n"
 }
@@ -138,7 +97,6 @@ impl Grid {
             let team = format!("team={}", NAMESPACES[at]);
             kubectl(&["label", "namespace", &namespace.name, &team]);
             for (n, app) in APPS.into_iter().enumerate() {
-                // `web` and `db` of a namespace are on different nodes.
                 let node = (n + at) % nodes.len();
                 let node_ports = [node_port, node_port + 1];
                 node_port += 2;
@@ -147,16 +105,24 @@ impl Grid {
                 places.push((at, app, node, node_ports));
             }
         }
+        // Its labels are those of a pod that policies admit: no selector selects it.
+        let host = client_on(HOST, &nodes[HOST_NODE].name, true);
+        namespaces[1].apply(&host.replace(&format!("app: {HOST}"), "app: web"));
+        let outside = OutsideHost::start();
+        for namespace in &namespaces {
+            let all = ["wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s"];
+            namespace.kubectl(&all);
+        }
         let server = |(at, app, node, node_ports): (usize, &'static str, _, _)| Server {
             namespace: NAMESPACES[at],
             app,
             node,
-            address: namespaces[at].ready(app, 1)[0].parse().unwrap(),
+            address: namespaces[at].pod_ip(app).parse().unwrap(),
             cluster_ip: namespaces[at].cluster_ip(app).parse().unwrap(),
             node_ports,
         };
         let servers = places.into_iter().map(server).collect();
-        Grid { namespaces, nodes, servers }
+        Grid { namespaces, nodes, outside, servers }
     }
 
     pub fn namespace(&self, name: &str) -> &Namespace {
@@ -183,6 +149,7 @@ impl Grid {
         for (n, node) in self.nodes.iter().enumerate() {
             text = text.replace(&format!("{{{{node {n}}}}}"), &node.address);
         }
+        text = text.replace("{{outside}}", &self.outside.address);
         assert!(!text.contains("{{"), "{text}");
         try_kubectl(&["apply", "-f", "-"], &text).unwrap_or_else(|e| panic!("{e}"));
     }
@@ -207,11 +174,11 @@ impl Grid {
         objects
     }
 
-    /// What the oracle says of each client, server, port and path.
+    /// What the oracle says of each probe.
     pub fn expected(&self) -> Matrix {
         let objects = self.objects();
         let sandbox = |object: &Object| match object {
-            Object::Pod(pod) => pod.ips.iter().next().map(|address| Sandbox {
+            Object::Pod(pod) if !pod.host_network => pod.ips.iter().next().map(|address| Sandbox {
                 address,
                 name: Some(pod.name.clone()),
                 uid: pod.uid,
@@ -225,59 +192,86 @@ impl Grid {
     }
 
     fn allowed(&self, cluster: Cluster<'_>, probe: Probe<'_>) -> bool {
-        let Probe { client, server, port, via } = probe;
-        if via == Via::OtherNode {
-            return self.allowed_by_other_node(cluster, probe);
-        }
-        // The client's node translates: both ends are judged by the addresses of the pods.
-        let (source, destination) = (client.address, server.address);
-        allows(cluster, NewFlow { source, destination, protocol: TCP, port, own_node: false })
+        let Probe { client, server, port, protocol, via } = probe;
+        let judge = |of: &Server, side: Side, peer: IpAddr, port: u16| {
+            let sandbox = cluster.sandboxes.iter().find(|s| s.address == of.address);
+            side_allows(cluster, sandbox.expect("a sandbox"), side, peer, protocol.number(), port)
+        };
+        // CONTRACT 8.9: a NodePort of another node is judged as such; only that node translates it.
+        let egress = match client {
+            Client::Pod(pod) if via == Via::OtherNode => {
+                judge(pod, Side::Egress, self.via_node(probe), probe.node_port())
+            }
+            Client::Pod(pod) => judge(pod, Side::Egress, server.address, port),
+            Client::HostNetwork | Client::Outside => true,
+        };
+        egress && (Self::is_own_node(probe) || judge(server, Side::Ingress, self.peer(probe), port))
     }
 
-    /// CONTRACT 8.10: the client's node judges the address of the other node and the NodePort, which only
-    /// that node translates. That judges its own pod by the client; a pod elsewhere gets the connection from
-    /// the address of that node, and is judged by it.
-    fn allowed_by_other_node(&self, cluster: Cluster<'_>, probe: Probe<'_>) -> bool {
-        let Probe { client, server, port, .. } = probe;
-        let of = |server: &Server| {
-            let sandbox = cluster.sandboxes.iter().find(|s| s.address == server.address);
-            sandbox.expect("the sandbox of a pod").clone()
-        };
-        let other = 1 - client.node;
-        let node = self.node_address(other);
-        let peer = if server.node == other { client.address } else { node };
-        let node_port = probe.node_port();
-        side_allows(cluster, &of(client), Side::Egress, node, TCP, node_port)
-            && side_allows(cluster, &of(server), Side::Ingress, peer, TCP, port)
+    /// CONTRACT 8.11: a process of the server's node, whose connection does not leave the node.
+    fn is_own_node(probe: Probe<'_>) -> bool {
+        matches!(probe.client, Client::HostNetwork)
+            && probe.via != Via::OtherNode
+            && probe.server.node == HOST_NODE
+    }
+
+    /// CONTRACT 8.10: the address by which the node of the server judges the client. A node that sends the
+    /// connection of a client elsewhere on to another node masquerades it.
+    fn peer(&self, probe: Probe<'_>) -> IpAddr {
+        let Probe { client, server, via, .. } = probe;
+        let is_elsewhere = via == Via::OtherNode || matches!(client, Client::Outside);
+        if is_elsewhere && server.node != probe.node() {
+            return self.via_node(probe);
+        }
+        match client {
+            Client::Pod(pod) => pod.address,
+            Client::HostNetwork => self.node_address(HOST_NODE),
+            Client::Outside => self.outside.address.parse().unwrap(),
+        }
+    }
+
+    /// The address of the node whose NodePort a probe uses.
+    fn via_node(&self, probe: Probe<'_>) -> IpAddr {
+        self.node_address(probe.node())
+    }
+
+    fn clients(&self) -> impl Iterator<Item = Client<'_>> {
+        let pods = self.servers.iter().map(Client::Pod);
+        pods.chain([Client::HostNetwork, Client::Outside])
+    }
+
+    fn probes_of<'a>(&'a self, client: Client<'a>) -> impl Iterator<Item = Probe<'a>> {
+        self.servers
+            .iter()
+            .flat_map(|server| PORTS.map(|port| (server, port)))
+            .flat_map(|at| PROTOCOLS.map(|protocol| (at, protocol)))
+            .flat_map(move |((server, port), protocol)| {
+                PATHS.map(|via| Probe { client, server, port, protocol, via })
+            })
+            .filter(|probe| probe.is_possible())
     }
 
     pub fn probes(&self) -> impl Iterator<Item = Probe<'_>> {
-        let pairs = self.servers.iter().flat_map(|c| self.servers.iter().map(move |s| (c, s)));
-        pairs
-            .filter(|(client, server)| client.address != server.address)
-            .flat_map(|pair| PORTS.map(|port| (pair, port)))
-            .flat_map(|((client, server), port)| {
-                PATHS.map(|via| Probe { client, server, port, via })
-            })
+        self.clients().flat_map(|client| self.probes_of(client))
     }
 
-    fn url(&self, probe: Probe<'_>) -> String {
-        let Probe { client, server, port, via } = probe;
-        let (address, port) = match via {
-            Via::Pod => (server.address, port),
-            Via::ClusterIp => (server.cluster_ip, port),
-            Via::OwnNode => (self.node_address(client.node), probe.node_port()),
-            Via::OtherNode => (self.node_address(1 - client.node), probe.node_port()),
+    /// `10.244.1.2:8080`.
+    fn target(&self, probe: Probe<'_>) -> String {
+        let (address, port) = match probe.via {
+            Via::Pod => (probe.server.address, probe.port),
+            Via::ClusterIp => (probe.server.cluster_ip, probe.port),
+            Via::OwnNode | Via::OtherNode => (self.via_node(probe), probe.node_port()),
         };
-        format!("http://{address}:{port}/")
+        format!("{address}:{port}")
     }
 
     /// What each client reaches.
     fn observed(&self) -> Result<Matrix, String> {
-        let clients = || self.servers.iter();
         let rows: Vec<Result<Matrix, String>> = thread::scope(|scope| {
-            let runs: Vec<_> =
-                clients().map(|client| scope.spawn(|| self.observed_by(client))).collect();
+            let runs: Vec<_> = self
+                .clients()
+                .map(|client| scope.spawn(move || self.observed_by(client)))
+                .collect();
             runs.into_iter().map(|run| run.join().expect("a client's thread")).collect()
         });
         rows.into_iter().try_fold(Matrix::new(), |mut all, row| {
@@ -286,22 +280,29 @@ impl Grid {
         })
     }
 
-    fn observed_by(&self, client: &Server) -> Result<Matrix, String> {
-        let mut script = String::new();
-        for probe in self.probes().filter(|probe| probe.client.address == client.address) {
-            let (key, url) = (probe.key(), self.url(probe));
-            let _ = writeln!(
-                script,
-                "(curl -s -m 2 -o /dev/null {url} && echo '{key} yes' || echo '{key} no') &"
-            );
-        }
-        script.push_str("wait\n");
-        let mut matrix = Matrix::new();
-        for line in self.namespace(client.namespace).sh(client.app, &script)?.lines() {
-            let (key, answer) = line.rsplit_once(' ').ok_or(line)?;
-            matrix.insert(key.to_owned(), answer == "yes");
-        }
-        Ok(matrix)
+    fn observed_by(&self, client: Client<'_>) -> Result<Matrix, String> {
+        let probes: Vec<_> =
+            self.probes_of(client).map(|probe| (probe, self.target(probe))).collect();
+        let targets = probes.iter().map(|(probe, to)| (probe.protocol, to.as_str()));
+        let bash = ["bash", "-c", &script(targets)];
+        let output = match client {
+            Client::Pod(pod) => self.exec(pod.namespace, pod.app, &bash),
+            Client::HostNetwork => self.exec(NAMESPACES[1], HOST, &bash),
+            Client::Outside => docker(&[&["exec", self.outside.name()], &bash[..]].concat()),
+        }?;
+        let results: BTreeMap<&str, &str> =
+            output.lines().filter_map(|line| line.rsplit_once(' ')).collect();
+        let observed = |(probe, to): &(Probe<'_>, String)| {
+            let result = results.get(&*format!("{} {to}", probe.protocol));
+            let code = result.ok_or_else(|| format!("no result of {}: {output}", probe.key()))?;
+            let passes = passes(probe.protocol, code);
+            Ok((probe.key(), passes.map_err(|e| format!("{}: {e}", probe.key()))?))
+        };
+        probes.iter().map(observed).collect()
+    }
+
+    fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<String, String> {
+        self.namespace(namespace).try_kubectl(&[&["exec", pod, "--"], command].concat())
     }
 
     /// Waits until the clients reach what is expected, and prints the matrix.
@@ -319,25 +320,29 @@ impl Grid {
         });
     }
 
-    /// A row for each client, a column for each server and port: one sign per path, in the order of
-    /// [`PATHS`].
+    /// A row for each client, a column for each server and port: one sign per protocol and path, in the order
+    /// of [`PROTOCOLS`] and [`PATHS`].
     fn table(&self, matrix: &Matrix) -> String {
-        let mut text = format!("paths: {PATHS:?}; x: passes\n{:8}", "");
+        let mut text = format!("TCP and UDP by {PATHS:?}; x: passes\n{:8}", "");
         for server in &self.servers {
             for port in PORTS {
                 let _ = write!(text, "{:>12}", format!("{}:{port}", server.name()));
             }
         }
-        for client in &self.servers {
+        for client in self.clients() {
             let _ = write!(text, "\n{:8}", client.name());
             for server in &self.servers {
                 for port in PORTS {
-                    let sign = |via| match matrix.get(&Probe { client, server, port, via }.key()) {
-                        Some(true) => 'x',
-                        Some(false) => '.',
-                        None => ' ',
-                    };
-                    let _ = write!(text, "{:>12}", String::from_iter(PATHS.map(sign)));
+                    let signs = PROTOCOLS.map(|protocol| {
+                        let probe = |via| Probe { client, server, port, protocol, via };
+                        let sign = |via| match matrix.get(&probe(via).key()) {
+                            Some(true) => 'x',
+                            Some(false) => '.',
+                            None => ' ',
+                        };
+                        String::from_iter(PATHS.map(sign))
+                    });
+                    let _ = write!(text, "{:>12}", signs.join(" "));
                 }
             }
         }

@@ -1,20 +1,24 @@
-//! NetworkPolicies: every pair of pods and every port, by pod address, ClusterIP, and the NodePort of the own
-//! and of the other node, as the oracle says.
+//! NetworkPolicies: every pair of pods, port and protocol, by pod address, ClusterIP, and the NodePort of the own
+//! and of the other node, and from a pod with the network of its node and a host outside, as the oracle says.
 //!
-//! `matrices/<name>.yaml` has the policies. The pods `web` and `db` of the namespaces `a` and `b`, which have
-//! the label `team`, are on two nodes and serve the ports 8080 and 9090; `http` is the name of 8080 in `a` and
-//! of 9090 in `b`. Placeholders: `{{a}}`, `{{b}}`, `{{ip a/web}}` for the address of a pod, and `{{node 0}}` for
-//! that of a node.
+//! `matrices/<name>.yaml` has the policies. The pods `web`, `db` and `api` of the namespaces `a` and `b`, which
+//! have the label `team`, are on two nodes and serve TCP and UDP on the ports 8080 and 9090; `http` and `http-udp`
+//! are the names of 8080 in `a` and of 9090 in `b`. Placeholders: `{{a}}`, `{{b}}`, `{{ip a/web}}` for the address of a
+//! pod, `{{node 0}}` for that of a node, and `{{outside}}` for that of the host outside. The pod `host` of `b` has the
+//! network of node 1 and the label `app: web`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation ends the test")]
 
 mod grid;
+mod probe;
 
 use std::time::Duration;
 
 use cluster_tests::examples::{self, Connection};
 use cluster_tests::{Namespace, eventually, kubectl, try_kubectl};
 
-use grid::{Grid, Probe, Via};
+use grid::Grid;
+use probe::{Client, Probe, Via};
+use sluice_core::model::Protocol;
 
 /// Time until a change acts, with the load of other tests.
 const PROGRAMMED: Duration = Duration::from_secs(30);
@@ -30,6 +34,7 @@ fn every_pair_of_pods_and_port_is_as_the_oracle_says() {
         "blocks-and-ranges",
         "no-peer-and-any-peer",
         "nodes",
+        "clients",
     ] {
         grid.apply(name);
         let expected = grid.expected();
@@ -39,7 +44,7 @@ fn every_pair_of_pods_and_port_is_as_the_oracle_says() {
         grid.expect(name, &expected);
         grid.remove_policies();
     }
-    assert!(shares.iter().all(|share| *share > 80), "denied, allowed: {shares:?}");
+    assert!(shares.iter().all(|share| *share > 500), "denied, allowed: {shares:?}");
     let all_open = grid.expected();
     assert!(all_open.values().all(|allowed| *allowed));
     grid.expect("no policies", &all_open);
@@ -62,8 +67,13 @@ fn examples_of_policies_allow_what_their_comments_say() {
     for (name, is_allowed) in examples::IN_GRID {
         grid.namespace("a").apply(&examples::manifest(name));
         let expected = grid.expected();
-        for probe in grid.probes().filter(|probe| probe.via == Via::Pod) {
-            let Probe { client, server, port, .. } = probe;
+        for probe in grid.probes() {
+            let Probe { client: Client::Pod(client), server, port, protocol, via } = probe else {
+                continue;
+            };
+            if via != Via::Pod || protocol != Protocol::Tcp {
+                continue;
+            }
             let (from, to, app) = (client.namespace, server.namespace, server.app);
             let connection = Connection { from, to, app, port };
             assert_eq!(expected[&probe.key()], is_allowed(connection), "{name}: {}", probe.key());

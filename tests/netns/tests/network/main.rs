@@ -18,6 +18,7 @@ mod node_changes;
 mod packets;
 mod pods;
 mod policies;
+mod policy_frontends;
 mod policy_growth;
 mod policy_upgrades;
 mod reach;

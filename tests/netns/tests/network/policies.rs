@@ -335,14 +335,18 @@ fn commands_name_what_policies_allow_and_drop() {
     assert!(list.contains("from-web"), "{list}");
     let explain = |from: &Pod| {
         let from = from.address.to_string();
-        let pod = ["policy", "explain", "default/server"];
-        t.a.sluice(&[&pod[..], &["--from", &from, "--port", "8080"]].concat())
+        let pod = ["policy", "explain", "default/server", "-o", "json"];
+        let text = t.a.sluice(&[&pod[..], &["--from", &from, "--port", "8080"]].concat());
+        let row: serde_json::Value = serde_json::from_str(&text).unwrap();
+        row["verdict"].clone()
     };
     let (denied, allowed) = (explain(&shop.near), explain(&shop.far));
-    for words in ["default/from-web", "default/near", "role=web", "role=batch"] {
-        assert!(denied.contains(words), "{words}: {denied}");
-    }
-    assert!(allowed.contains("default/from-web") && allowed != denied, "{allowed}");
+    let reason = "default/from-web allows TCP 8080 from role=web; the client has role=batch";
+    let ends = |row: &serde_json::Value| (row["allowed"].clone(), row["peers"][0].clone());
+    assert_eq!(ends(&denied), (false.into(), "default/near".into()), "{denied}");
+    assert_eq!(denied["reasons"], serde_json::json!([reason]));
+    assert_eq!(ends(&allowed), (true.into(), "default/far".into()), "{allowed}");
+    assert_eq!(allowed["rule"], serde_json::json!({"policy": "default/from-web", "rule": 0}));
     let place = format!("from_pod of {}, 74 bytes", shop.near.host_device());
     let pods = ["default/near", "role=batch"];
     let words = [&["policy_ingress", &place, "default/from-web", "role=web"][..], &pods].concat();
