@@ -84,6 +84,7 @@ impl<K: Maps> StateView for View<'_, K> {
             tables: state.rows().into_iter().map(|(t, n)| (t.to_owned(), n)).collect(),
             capacity: state.capacity().growing().map(|(t, n)| (t.to_owned(), n)).collect(),
             conditions: state.conditions.iter().map(condition).collect(),
+            policies: state.policy_mistakes(),
             watches: self.watches.report(),
             counters: self.counters(),
         }

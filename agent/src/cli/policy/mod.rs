@@ -2,6 +2,7 @@
 //! manifests.
 
 mod check;
+mod manifests;
 mod text;
 
 use std::net::IpAddr;
