@@ -25,6 +25,7 @@ cases! {
     pod_addresses = "pod-addresses",
     pod_ping = "pod-ping",
     pod_to_outside = "pod-to-outside",
+    policy_event = "policy-event",
     policy_outside = "policy-outside",
     policy_tiers = "policy-tiers",
     service_api_server = "service-api-server",
