@@ -29,7 +29,7 @@ pub enum Concern {
     Capacity,
     /// The maps of policies.
     Policy,
-    /// Policies that cannot work as written, or do not fit.
+    /// Pods and policies whose rows do not fit into the maps, or collide.
     PolicyFindings,
     /// Larger maps for rows that do not fit.
     Growth,

@@ -3,16 +3,16 @@
 //! ```text
 //! state --Finding--> Findings (bounded queue) --> log, source::object_events (Event) --> API server
 //! ```
-//! The event loop never waits: what does not fit into the queue is dropped, which the log shows. The
-//! same finding is reported again after [`REPEAT`] at the earliest, and beyond a [`BURST`] one is
-//! reported per [`INTERVAL`].
+//! The event loop never waits: what does not fit into the queue is dropped, which the log shows. A finding that
+//! is sent again is reported again after [`REPEAT`], or after [`RETRY`] if its Event could not be written. Beyond
+//! a [`BURST`] one is reported per [`INTERVAL`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use sluice_core::ObjectName;
-use sluice_core::model::Kind;
+use sluice_core::model::{Kind, Uid};
 use sluice_core::policy::FindingReason;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep_until};
 const QUEUE: usize = 1024;
 /// Time after which an equal finding is reported again: the API server keeps Events for an hour.
 const REPEAT: Duration = Duration::from_secs(30 * 60);
+/// Time after which a finding is reported again whose Event could not be written.
+const RETRY: Duration = Duration::from_secs(60);
 /// Time between two reports, beyond the first [`BURST`].
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Reports without a pause.
@@ -57,12 +59,14 @@ impl fmt::Display for Reason {
 }
 
 /// A problem of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// Kind of the object.
     pub kind: Kind,
     /// The object.
     pub object: ObjectName,
+    /// Its UID, if it is known: an object that was created again is another one.
+    pub uid: Option<Uid>,
     /// The problem.
     pub reason: Reason,
     /// The problem and its consequence, in one line.
@@ -72,9 +76,18 @@ pub struct Finding {
 impl Finding {
     /// A problem of a Service.
     pub fn service(object: &ObjectName, reason: Reason, message: String) -> Finding {
-        Finding { kind: Kind::Service, object: object.clone(), reason, message }
+        Finding::without_uid(Kind::Service, object.clone(), reason, message)
+    }
+
+    /// A problem of an object whose UID is not known.
+    pub fn without_uid(kind: Kind, object: ObjectName, reason: Reason, message: String) -> Finding {
+        Finding { kind, object, uid: None, reason, message }
     }
 }
+
+/// The Event of a finding could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotWritten;
 
 /// Accepts findings without waiting.
 #[derive(Clone, Debug)]
@@ -99,10 +112,21 @@ pub fn queue() -> (Findings, mpsc::Receiver<Finding>) {
     (Findings(sender), receiver)
 }
 
+/// What distinguishes findings, besides the text.
+type Key = (Kind, ObjectName, Option<Uid>, Reason);
+
+/// The last report of a finding.
+#[derive(Debug)]
+struct Known {
+    message: String,
+    /// When the same message is reported again.
+    repeat: Instant,
+}
+
 /// Decides which findings are reported when.
 #[derive(Debug)]
 struct Limiter {
-    known: BTreeMap<(Kind, ObjectName, Reason), (String, Instant)>,
+    known: BTreeMap<Key, Known>,
     /// When the next report after the burst is due.
     next: Instant,
 }
@@ -114,18 +138,26 @@ impl Limiter {
 
     /// Whether a finding is new, differs from the last one, or is to be repeated.
     fn is_due(&mut self, finding: &Finding, now: Instant) -> bool {
-        let key = (finding.kind, finding.object.clone(), finding.reason);
+        let key = key(finding);
         let known = self.known.get(&key);
-        if known.is_some_and(|(text, at)| *text == finding.message && now < *at + REPEAT) {
+        if known.is_some_and(|known| known.message == finding.message && now < known.repeat) {
             return false;
         }
         if self.known.len() >= KNOWN {
-            self.known.retain(|_, (_, at)| now < *at + REPEAT);
+            self.known.retain(|_, known| now < known.repeat);
         }
         if self.known.len() < KNOWN {
-            self.known.insert(key, (finding.message.clone(), now));
+            let message = finding.message.clone();
+            self.known.insert(key, Known { message, repeat: now + REPEAT });
         }
         true
+    }
+
+    /// The Event of a finding could not be written.
+    fn failed(&mut self, finding: &Finding, now: Instant) {
+        if let Some(known) = self.known.get_mut(&key(finding)) {
+            known.repeat = now + RETRY;
+        }
     }
 
     /// Takes the turn of one report. Returns when it is.
@@ -136,9 +168,13 @@ impl Limiter {
     }
 }
 
+fn key(finding: &Finding) -> Key {
+    (finding.kind, finding.object.clone(), finding.uid, finding.reason)
+}
+
 /// Logs findings and gives each to `write`, one after the other.
-pub async fn report<F: Future<Output = ()>>(
-    mut findings: mpsc::Receiver<Finding>,
+pub async fn report<F: Future<Output = Result<(), NotWritten>>>(
+    findings: &mut mpsc::Receiver<Finding>,
     mut write: impl FnMut(Finding) -> F,
 ) {
     let mut limiter = Limiter::new(Instant::now());
@@ -147,9 +183,11 @@ pub async fn report<F: Future<Output = ()>>(
             continue;
         }
         sleep_until(limiter.turn(Instant::now())).await;
-        let Finding { kind, object, reason, message } = &finding;
+        let Finding { kind, object, reason, message, .. } = &finding;
         tracing::warn!(?kind, %object, %reason, "{message}");
-        write(finding).await;
+        if write(finding.clone()).await == Err(NotWritten) {
+            limiter.failed(&finding, Instant::now());
+        }
     }
 }
 
@@ -166,12 +204,12 @@ mod tests {
 
     /// Sends findings and returns the objects of those that are reported within a time.
     async fn reported(sent: Vec<Finding>, within: Duration) -> Vec<String> {
-        let (findings, receiver) = queue();
+        let (findings, mut receiver) = queue();
         findings.send(sent);
         let written = RefCell::new(Vec::new());
-        let report = report(receiver, |finding| {
+        let report = report(&mut receiver, |finding| {
             written.borrow_mut().push(format!("{} {}", finding.object, finding.message));
-            std::future::ready(())
+            std::future::ready(Ok(()))
         });
         let _elapsed = tokio::time::timeout(within, report).await;
         written.into_inner()
@@ -184,6 +222,25 @@ mod tests {
             reported(sent, Duration::from_secs(1)).await,
             ["shop/s1 a", "shop/s2 a", "shop/s1 b"]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn object_that_is_created_again_is_reported_again() {
+        let of = |uid: &str| Finding { uid: Uid::from_api(uid), ..finding(1, "a") };
+        let (first, second) = (of(&"1".repeat(32)), of(&"2".repeat(32)));
+        let sent = vec![first.clone(), first, second.clone(), second];
+        assert_eq!(reported(sent, Duration::from_secs(1)).await, ["shop/s1 a", "shop/s1 a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn finding_whose_event_could_not_be_written_is_reported_again_after_a_minute() {
+        let mut limiter = Limiter::new(Instant::now());
+        let start = Instant::now();
+        assert!(limiter.is_due(&finding(1, "a"), start));
+        limiter.failed(&finding(1, "a"), start);
+        assert!(!limiter.is_due(&finding(1, "a"), start + RETRY - Duration::from_secs(1)));
+        assert!(limiter.is_due(&finding(1, "a"), start + RETRY));
+        assert!(!limiter.is_due(&finding(1, "a"), start + RETRY * 2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -123,6 +123,11 @@ impl Harness {
         &self.event_loop.state
     }
 
+    /// The agent's state and the node.
+    pub fn parts(&mut self) -> (&State, &mut FakeKernel) {
+        (&self.event_loop.state, &mut self.event_loop.kernel)
+    }
+
     /// The agent's state.
     pub fn state_mut(&mut self) -> &mut State {
         &mut self.event_loop.state
@@ -186,6 +191,19 @@ impl Harness {
     pub fn findings(&mut self) -> Vec<String> {
         let found = std::iter::from_fn(|| self.findings.try_recv().ok());
         found.map(|f| format!("{} {}: {}", f.object, f.reason, f.message)).collect()
+    }
+
+    /// Runs the loop for some time, and reports findings meanwhile.
+    pub async fn report_for<F: Future<Output = Result<(), findings::NotWritten>>>(
+        &mut self,
+        duration: Duration,
+        write: impl FnMut(Finding) -> F,
+    ) {
+        let run = self.event_loop.run(&mut self.events);
+        tokio::select! {
+            _ = tokio::time::timeout(duration, run) => {}
+            () = findings::report(&mut self.findings, write) => {}
+        }
     }
 
     /// The causes of changes that were programmed since the last call.

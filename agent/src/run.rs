@@ -284,7 +284,7 @@ impl Observer for Publisher {
         self.health.metrics().proxy.without_local(state.tables().without_local());
         self.health.metrics().policy.observe(
             state.policy_counts(),
-            state.policies_programmed_in(),
+            state.policies_programmed(),
             state.policy_findings().iter(),
         );
         self.health.metrics().policy.dropped(state.drops_by_policy());

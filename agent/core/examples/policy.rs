@@ -91,7 +91,7 @@ fn main() {
         let ingress = Some((0..rules).map(rule).collect());
         let name = ObjectName::new("ns-0", "many");
         let pod_selector = selector("many", "rules".into());
-        Object::NetworkPolicy(NetworkPolicy { name, pod_selector, ingress, egress: None })
+        Object::NetworkPolicy(NetworkPolicy { name, pod_selector, ingress, ..Default::default() })
     };
     index.apply(Change::Apply(many(0)));
     update("all rules", &mut compiled, &mut index, &local);
@@ -110,7 +110,13 @@ fn main() {
         let name = ObjectName::new("ns-0", format!("one-{n}"));
         let pod_selector = selector("many", "rules".into());
         let (ingress, egress) = (rules.clone(), rules);
-        Object::NetworkPolicy(NetworkPolicy { name, pod_selector, ingress, egress })
+        Object::NetworkPolicy(NetworkPolicy {
+            name,
+            pod_selector,
+            ingress,
+            egress,
+            ..Default::default()
+        })
     };
     (0..rules).for_each(|n| index.apply(Change::Apply(one(n, 0))));
     update("all policies", &mut compiled, &mut index, &local);
@@ -254,6 +260,7 @@ fn policy(n: u32, apps: u32) -> NetworkPolicy {
         egress: Some(
             [PolicyRule { peers: outside, ports: port(443).into_iter().collect() }].into(),
         ),
+        ..NetworkPolicy::default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! State for tests of the API.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use sluice_abi::{Addr, Backend, FrontendKey, PortBe, proto};
 use sluice_core::Index;
@@ -10,8 +11,8 @@ use sluice_core::policy::{Finding, LocalPod, Policies};
 use sluice_core::tables::FrontendView;
 
 use super::drops::{DropRow, DropsEnd};
-use super::policy::PolicyView;
-use super::respond::{PAGE, StateView};
+use super::policy::{PolicyView, Translation};
+use super::respond::{PAGE, StateView, translation};
 use super::response::Status;
 
 /// Rows of a page when each has one backend.
@@ -55,6 +56,11 @@ impl StateView for Fake {
             findings: &self.findings,
             node: self.index.this_node(),
         }
+    }
+
+    fn translate(&self, address: IpAddr, port: u16, proto: u8) -> Option<Translation> {
+        let key = FrontendKey { addr: address.into(), port: PortBe::new(port), proto, pad: 0 };
+        self.frontends().find(|(other, _)| **other == key).map(|(_, found)| translation(&found))
     }
 
     fn frontends(&self) -> impl Iterator<Item = (&FrontendKey, FrontendView<'_>)> {

@@ -39,8 +39,9 @@ mod tests;
 pub use client::{ClientError, Rows, call};
 pub use drops::{DropRow, DropsEnd, EndRow};
 pub use policy::{
-    Action, Direction, FlowEnds, FlowPolicyRow, FlowQuery, JudgedEnd, PeerRow, PodPolicyRow,
-    PodQuery, PolicyFilter, PolicyRow, PolicyView, RuleRef, RuleRow, Tier, VerdictRow,
+    Action, Direction, FlowEnds, FlowPeer, FlowPolicyRow, FlowQuery, FlowRow, JudgedEnd,
+    JudgedFlow, NearRule, PeerRow, PodPolicyRow, PodQuery, PolicyFilter, PolicyRow, PolicyView,
+    RuleRef, RuleRow, Tier, Translation, VerdictRow,
 };
 pub use request::{Request, ServiceFilter};
 pub use respond::{Call, StateView};

@@ -149,7 +149,7 @@ pub fn parse(line: &[u8]) -> Result<Request, RequestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Direction, FlowQuery, ServiceAction};
+    use crate::api::{Direction, FlowPeer, FlowQuery, ServiceAction};
 
     fn requests() -> Vec<Request> {
         let filter = ServiceFilter {
@@ -168,9 +168,18 @@ mod tests {
                 pod: "shop/db-0".to_owned(),
                 flow: Some(FlowQuery {
                     direction: Direction::Ingress,
-                    peer: "10.244.1.8".parse().unwrap(),
+                    peer: FlowPeer::Address("10.244.1.8".parse().unwrap()),
                     protocol: 6,
                     port: 5432,
+                }),
+            }),
+            Request::ExplainPod(PodQuery {
+                pod: "shop/db-0".to_owned(),
+                flow: Some(FlowQuery {
+                    direction: Direction::Egress,
+                    peer: FlowPeer::Pod("shop/web-0".to_owned()),
+                    protocol: 17,
+                    port: 53,
                 }),
             }),
             Request::JudgeFlow(FlowEnds {
@@ -204,6 +213,8 @@ mod tests {
                 "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\"}}}\n",
                 "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\",\"flow\":\
                  {\"direction\":\"ingress\",\"peer\":\"10.244.1.8\",\"protocol\":6,\"port\":5432}}}}\n",
+                "{\"version\":1,\"request\":{\"explainPod\":{\"pod\":\"shop/db-0\",\"flow\":\
+                 {\"direction\":\"egress\",\"peer\":\"shop/web-0\",\"protocol\":17,\"port\":53}}}}\n",
                 "{\"version\":1,\"request\":{\"judgeFlow\":{\"client\":\"10.244.1.8\",\"server\":\
                  \"10.244.1.7\",\"protocol\":6,\"port\":5432}}}\n",
             ]

@@ -11,7 +11,10 @@ use sluice_core::{ObjectName, dump};
 use tokio::sync::oneshot;
 
 use super::drops::{DropRow, DropsEnd};
-use super::policy::{AnyPolicy, FlowPolicyRow, PodPolicyRow, PolicyFilter, PolicyRow, PolicyView};
+use super::policy::{
+    AnyPolicy, FlowPolicyRow, PodPolicyRow, PolicyFilter, PolicyRow, PolicyView, Translation,
+    full_name,
+};
 use super::request::{Request, ServiceFilter};
 use super::response::{ServiceAction, ServiceRow, Status};
 
@@ -34,6 +37,8 @@ pub trait StateView {
     fn drops_end(&self) -> DropsEnd;
     /// Policies.
     fn policies(&self) -> PolicyView<'_>;
+    /// Where packets of this node's pods to an address, port and protocol go instead, if they are translated.
+    fn translate(&self, address: IpAddr, port: u16, protocol: u8) -> Option<Translation>;
 }
 
 /// A request for one page, on its way from the server to the owner of the state.
@@ -116,7 +121,10 @@ pub fn page(view: &impl StateView, request: &Request, after: Option<Cursor>) -> 
             let rows = view.drops(*from).into_iter().map(|row| Row::Drop(Box::new(row)));
             Page { rows: rows.collect(), next: None, drops: view.drops_end() }
         }
-        Request::ExplainPod(query) => Page::of(Row::Pod(Box::new(view.policies().pod(query)))),
+        Request::ExplainPod(query) => {
+            let translate = |address, port, protocol| view.translate(address, port, protocol);
+            Page::of(Row::Pod(Box::new(view.policies().pod(query, &translate))))
+        }
         Request::JudgeFlow(flow) => Page::of(Row::Flow(Box::new(view.policies().flow(flow)))),
     }
 }
@@ -158,7 +166,13 @@ fn policies(view: PolicyView<'_>, filter: &PolicyFilter, after: Option<Cursor>) 
     };
     let is_next = |name: &ObjectName| last.as_ref().is_none_or(|last| name > last);
     let named = AnyPolicy::all(view.index).map(|policy| (policy.name(), policy));
-    let mut matching = named.filter(|(name, _)| is_next(name) && filter.matches(name));
+    let pod = filter.pod.as_deref().map(|name| view.index.pod(&full_name(name)));
+    let selects = |policy: &AnyPolicy<'_>| match pod {
+        None => true,
+        Some(pod) => pod.is_some_and(|pod| policy.selects(view.index, pod)),
+    };
+    let mut matching =
+        named.filter(|(name, policy)| is_next(name) && filter.matches(name) && selects(policy));
     let mut page = Page::default();
     while let Some((name, policy)) = matching.next() {
         let row = view.policy(policy, filter.name.is_some());
@@ -169,6 +183,23 @@ fn policies(view: PolicyView<'_>, filter: &PolicyFilter, after: Option<Cursor>) 
         }
     }
     page
+}
+
+/// Where a frontend leads.
+pub fn translation(frontend: &FrontendView<'_>) -> Translation {
+    let by = format!("Service {} ({})", frontend.service, frontend.row.kind);
+    let none = |problem: &str| (Vec::new(), Some(problem.to_owned()));
+    let (endpoints, problem) = match frontend.treatment(true) {
+        Treatment::Forward(backends) => {
+            (backends.iter().map(|b| (b.addr.into(), b.port.get())).collect(), None)
+        }
+        Treatment::Reject if frontend.port.is_none() => {
+            none("the Service does not have this port and protocol")
+        }
+        Treatment::Reject => none("no endpoint is ready: connections are rejected"),
+        Treatment::Drop => none("no endpoint is ready on this node: packets are dropped"),
+    };
+    Translation { by, endpoints, problem }
 }
 
 fn service_row(key: &FrontendKey, frontend: &FrontendView<'_>, port: &PortRow) -> ServiceRow {

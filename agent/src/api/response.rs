@@ -77,6 +77,10 @@ pub struct Status {
     pub capacity: BTreeMap<String, u32>,
     /// Conditions that are set.
     pub conditions: Vec<Condition>,
+    /// NetworkPolicies and ClusterNetworkPolicies that cannot work as written; empty: none. The node is as
+    /// desired.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policies: String,
     /// Watches of the API server; empty with another source.
     #[serde(default)]
     pub watches: Vec<Watch>,

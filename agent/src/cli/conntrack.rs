@@ -121,9 +121,9 @@ impl JudgedRow {
             return if self.of_node { "node" } else { "-" }.to_owned();
         };
         match &verdict.rule {
+            _ if !verdict.allowed => "denied".to_owned(),
             Some(rule) => format!("{}[{}]", rule.policy, rule.rule),
-            None if verdict.allowed => "not isolated".to_owned(),
-            None => "denied".to_owned(),
+            None => "not isolated".to_owned(),
         }
     }
 }
@@ -274,7 +274,7 @@ mod tests {
         let entry = FlowEntry { tuple: tuple("10.0.0.1:1", "10.0.0.2:2"), ..FlowEntry::default() };
         let end = |allowed, rule: Option<(&str, usize)>| {
             let rule = rule.map(|(policy, rule)| RuleRef { policy: policy.to_owned(), rule });
-            let verdict = VerdictRow { allowed, peers: vec![], reasons: vec![], rule };
+            let verdict = VerdictRow { allowed, rule, ..VerdictRow::default() };
             Some(JudgedEnd { pod: "shop/db".to_owned(), verdict })
         };
         let cells = |of_node, egress, ingress| {

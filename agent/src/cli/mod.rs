@@ -48,7 +48,7 @@ const DEFAULT_LOG_FILTER: &str = "info,kube=warn,kube_client=off,hyper=warn,aya=
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  success; for `status`: the node is ready and no condition is set; for `doctor`: nothing is missing and no problem found; for `policy check`: no problem besides warnings
+  0  success; for `status`: the node is ready and no condition is set (mistakes in policies set none); for `doctor`: nothing is missing and no problem found; for `policy check`: no problem besides warnings
   1  failure; for `status`: the node is not ready or a condition is set; for `doctor` and `policy check`: something is missing or a problem was found
   2  invalid command line";
 

@@ -71,6 +71,7 @@ impl Report {
         for watch in &s.watches {
             line(&format!("Watch {}", watch.kind), watch_text(watch));
         }
+        line("Policies", s.policies.clone());
         for condition in &s.conditions {
             line(&format!("Condition {}", condition.kind), condition_text(condition));
         }
@@ -206,6 +207,7 @@ mod tests {
                 tables: [("frontends".to_owned(), 3)].into(),
                 capacity: [("FRONTENDS".to_owned(), 32_768)].into(),
                 conditions: Vec::new(),
+                policies: String::new(),
                 watches: vec![
                     Watch {
                         kind: "Node".to_owned(),
@@ -273,6 +275,10 @@ Watch ServiceCIDR:             not served by the API server
         let mut not_ready = report();
         not_ready.status.ready = false;
         assert!(!not_ready.succeeds());
+        let mut mistaken = report();
+        mistaken.status.policies = "NetworkPolicy shop/db: egress[0]: mistake".to_owned();
+        assert!(mistaken.succeeds(), "the object of a user does not fail a node");
+        assert!(mistaken.text().contains("egress[0]: mistake"));
         let mut failing = report();
         failing.status.conditions = without_agent(&NodeConfig::default()).conditions;
         assert!(!failing.succeeds());

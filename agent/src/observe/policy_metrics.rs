@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,17 +12,36 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use sluice_core::policy::Finding;
 
 /// Metrics of policies; clones share their values.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PolicyMetrics {
     network_policies: Gauge,
     cluster_network_policies: Gauge,
     programmed: Gauge<f64, AtomicU64>,
+    durations: Histogram,
+    /// Number of changes in `durations`.
+    observed: Arc<AtomicU64>,
     findings: Family<ReasonLabel, Gauge>,
     drops: PolicyDrops,
+}
+
+impl Default for PolicyMetrics {
+    fn default() -> PolicyMetrics {
+        PolicyMetrics {
+            network_policies: Gauge::default(),
+            cluster_network_policies: Gauge::default(),
+            programmed: Gauge::default(),
+            // 0.1 ms to 26 s: a label takes less than a millisecond, larger maps take seconds.
+            durations: Histogram::new(exponential_buckets(0.0001, 4.0, 10)),
+            observed: Arc::default(),
+            findings: Family::default(),
+            drops: PolicyDrops::default(),
+        }
+    }
 }
 
 /// Sampled drops by namespace and name of a policy; clones share them.
@@ -35,17 +54,22 @@ struct ReasonLabel {
 }
 
 impl PolicyMetrics {
-    /// Records the numbers of policies, how long the last change took, and the problems.
+    /// Records the numbers of policies, the number of changes and how long the last one took, and the problems.
+    /// Called after each pass, in which at most one change is programmed.
     pub fn observe<'a>(
         &self,
         [network_policies, cluster_network_policies]: [usize; 2],
-        programmed: Option<Duration>,
+        (changes, programmed): (u64, Option<Duration>),
         findings: impl Iterator<Item = &'a Finding>,
     ) {
         let count = |policies: usize| i64::try_from(policies).unwrap_or(i64::MAX);
         self.network_policies.set(count(network_policies));
         self.cluster_network_policies.set(count(cluster_network_policies));
-        self.programmed.set(programmed.unwrap_or_default().as_secs_f64());
+        let seconds = programmed.unwrap_or_default().as_secs_f64();
+        self.programmed.set(seconds);
+        if self.observed.swap(changes, Ordering::Relaxed) != changes {
+            self.durations.observe(seconds);
+        }
         let mut by_reason: BTreeMap<&'static str, i64> = BTreeMap::new();
         for finding in findings {
             *by_reason.entry(finding.reason.name()).or_default() += 1;
@@ -86,6 +110,11 @@ impl PolicyMetrics {
             "Time from the compilation of the last change of policies until its last row was written, \
              in larger maps if it waited for such",
             self.programmed.clone(),
+        );
+        r.register(
+            "sluice_policy_programming_duration_seconds",
+            "As sluice_policy_programming_seconds, of all changes",
+            self.durations.clone(),
         );
         r.register(
             "sluice_policy_findings",
@@ -135,7 +164,11 @@ mod tests {
             finding("b", FindingReason::InvalidPart),
             finding("a", FindingReason::UndefinedPort),
         ];
-        metrics.observe([3, 2], Some(Duration::from_millis(5)), found.iter());
+        let took = |changes| (changes, Some(Duration::from_millis(5)));
+        metrics.observe([3, 2], took(1), found.iter());
+        // A pass without a change.
+        metrics.observe([3, 2], took(1), found.iter());
+        metrics.observe([3, 2], took(2), found.iter());
         let drops = [(("shop", "db"), 7), (("", "no-metadata"), 2)];
         let owned = |((n, p), c): ((&str, &str), _)| ((n.to_owned(), p.to_owned()), c);
         metrics.dropped(&drops.map(owned).into());
@@ -144,6 +177,8 @@ mod tests {
             "sluice_network_policies 3",
             "sluice_cluster_network_policies 2",
             "sluice_policy_programming_seconds 0.005",
+            "sluice_policy_programming_duration_seconds_count 2",
+            "sluice_policy_programming_duration_seconds_bucket{le=\"0.0064\"} 2",
             "sluice_policy_drops_total{namespace=\"shop\",policy=\"db\"} 7",
             "sluice_policy_drops_total{namespace=\"\",policy=\"no-metadata\"} 2",
             "sluice_policy_findings{reason=\"InvalidPart\"} 2",
@@ -151,7 +186,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
-        metrics.observe([3, 2], None, [].iter());
+        metrics.observe([3, 2], (2, None), [].iter());
         metrics.dropped(&[(("", "no-metadata"), 3), (("", ""), 1)].map(owned).into());
         let text = super::super::metrics::encode(&registry);
         assert!(!text.contains("InvalidPart") && !text.contains("policy=\"db\""), "{text}");

@@ -60,6 +60,7 @@ impl Reconciler for ReconcileNodeConfig {
             state.report(Finding {
                 kind: Kind::Node,
                 object: ObjectName::cluster(state.config().node_name.as_str()),
+                uid: None,
                 reason: Reason::NoSnatPort,
                 message: message.clone(),
             });

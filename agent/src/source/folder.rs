@@ -147,35 +147,39 @@ fn manifests(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// A document is not YAML, has no kind, or is not a valid object of its kind.
 pub fn parse(text: &[u8]) -> Result<Vec<Object>, ManifestError> {
-    parse_with(text, |_, _| None)
-}
-
-/// As [`parse`]; objects of kinds that Sluice does not read are those that `other` makes of their kind and
-/// content.
-///
-/// # Errors
-/// As [`parse`].
-pub fn parse_with(
-    text: &[u8],
-    other: impl Fn(&str, Value) -> Option<Object>,
-) -> Result<Vec<Object>, ManifestError> {
     let mut objects = Vec::new();
-    for (index, document) in serde_yaml::Deserializer::from_slice(text).enumerate() {
-        Value::deserialize(document)
-            .map_err(DocumentError::from)
-            .and_then(|value| collect(value, None, &other, &mut objects))
-            .map_err(|source| ManifestError::Document { number: index + 1, source })?;
-    }
+    parse_with(text, &mut |kind, value| {
+        if let Some(kind) = convert::kind_from_name(kind) {
+            objects.push(convert::object(kind, value)?);
+        }
+        Ok(())
+    })?;
     Ok(objects)
 }
 
-/// Adds the object, or the items of the List, to `objects`. Items of a typed list, such as
+/// Gives kind and content of each object of a manifest to `each`.
+///
+/// # Errors
+/// As [`parse`], and those of `each`.
+pub fn parse_with(
+    text: &[u8],
+    each: &mut dyn FnMut(&str, Value) -> Result<(), ConvertError>,
+) -> Result<(), ManifestError> {
+    for (index, document) in serde_yaml::Deserializer::from_slice(text).enumerate() {
+        Value::deserialize(document)
+            .map_err(DocumentError::from)
+            .and_then(|value| collect(value, None, each))
+            .map_err(|source| ManifestError::Document { number: index + 1, source })?;
+    }
+    Ok(())
+}
+
+/// Gives the object, or the items of the List, to `each`. Items of a typed list, such as
 /// `ServiceList`, may lack a kind.
 fn collect(
     value: Value,
     item_kind: Option<&str>,
-    other: &impl Fn(&str, Value) -> Option<Object>,
-    objects: &mut Vec<Object>,
+    each: &mut dyn FnMut(&str, Value) -> Result<(), ConvertError>,
 ) -> Result<(), DocumentError> {
     if value.is_null() {
         return Ok(());
@@ -185,13 +189,9 @@ fn collect(
     if let Some(item_kind) = kind.strip_suffix("List") {
         let item_kind = Some(item_kind).filter(|kind| !kind.is_empty());
         let items = value.get("items").and_then(Value::as_sequence).cloned().unwrap_or_default();
-        return items.into_iter().try_for_each(|item| collect(item, item_kind, other, objects));
+        return items.into_iter().try_for_each(|item| collect(item, item_kind, each));
     }
-    match convert::kind_from_name(&kind) {
-        Some(kind) => objects.push(convert::object(kind, value)?),
-        None => objects.extend(other(&kind, value)),
-    }
-    Ok(())
+    Ok(each(&kind, value)?)
 }
 
 #[cfg(test)]

@@ -104,7 +104,9 @@ async fn start<E: Send + 'static>(
     match &config.source {
         Source::Folder(folder) => {
             folder::spawn(folder.clone(), events, event)?;
-            tokio::spawn(findings::report(findings, |_| std::future::ready(())));
+            let mut findings = findings;
+            let log_only = |_| std::future::ready(Ok(()));
+            tokio::spawn(async move { findings::report(&mut findings, log_only).await });
         }
         Source::Api(access) => {
             let (node, pods) = (&config.node_name, config.watch_pods);

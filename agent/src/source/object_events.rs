@@ -2,9 +2,10 @@
 //!
 //! An Event on a cluster-wide object is in the namespace `default`, as those of Nodes are.
 //!
-//! The name of an Event follows from the object and the reason, so that the same finding of many nodes is
-//! one Event. Its time is the full minute: nodes that write within a minute write the same.
-//! A finding whose object does not exist any more is dropped. Writing an Event is tried once.
+//! The name of an Event follows from the object, its kind and the reason, so that the same finding of many nodes
+//! is one Event. Its time is the full minute: nodes that write within a minute write the same.
+//! A finding whose object does not exist any more is dropped. Writing an Event is tried once; it is tried again
+//! when the finding is sent again.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 
 use super::client::Connection;
 use super::convert;
-use crate::findings::{self, Finding};
+use crate::findings::{self, Finding, NotWritten};
 use crate::watches::Watches;
 
 /// Deadline of both requests.
@@ -52,17 +53,21 @@ pub fn spawn(
     // Not one of the watches that the status shows.
     let state = Watches::default().add("Event");
     let client = connection.client(state);
-    tokio::spawn(findings::report(findings, move |finding| {
+    let write = move |finding: Finding| {
         let client = enabled.then(|| client.clone());
         async move {
-            let Some(client) = client else { return };
-            if let Err(error) = write(&client, &finding).await {
+            let Some(client) = client else { return Ok(()) };
+            let failed = |error: WriteError| {
                 let Finding { object, reason, .. } = &finding;
                 let error = error_chain(&error);
                 tracing::warn!(%object, %reason, error, "could not write the Event");
-            }
+                NotWritten
+            };
+            write(&client, &finding).await.map_err(failed)
         }
-    }))
+    };
+    let mut findings = findings;
+    tokio::spawn(async move { findings::report(&mut findings, write).await })
 }
 
 /// Writes the Event of a finding.
@@ -74,7 +79,8 @@ async fn write(client: &kube::Client, finding: &Finding) -> Result<(), WriteErro
 }
 
 async fn try_write(client: &kube::Client, finding: &Finding) -> Result<(), WriteError> {
-    let Some((api_version, path)) = api(finding.kind) else { return Ok(()) };
+    let Some(api_version) = convert::api_version(finding.kind) else { return Ok(()) };
+    let root = if api_version.contains('/') { "apis" } else { "api" };
     let name = &finding.object.name;
     let scope = match &*finding.object.namespace {
         "" => String::new(),
@@ -82,7 +88,7 @@ async fn try_write(client: &kube::Client, finding: &Finding) -> Result<(), Write
     };
     // `kubectl describe` finds Events by UID. The permission to list is there already.
     let uri = format!(
-        "/{path}/{scope}{}?fieldSelector=metadata.name%3D{name}&limit=1",
+        "/{root}/{api_version}/{scope}{}?fieldSelector=metadata.name%3D{name}&limit=1",
         resource(finding.kind)
     );
     let list: Value = client.request(hyper::Request::get(uri).body(Vec::new())?).await?;
@@ -100,19 +106,6 @@ async fn try_write(client: &kube::Client, finding: &Finding) -> Result<(), Write
     Ok(())
 }
 
-/// `apiVersion` and path of a kind that has Events.
-fn api(kind: Kind) -> Option<(&'static str, &'static str)> {
-    match kind {
-        Kind::Service | Kind::Pod | Kind::Node => Some(("v1", "api/v1")),
-        Kind::EndpointSlice => Some(("discovery.k8s.io/v1", "apis/discovery.k8s.io/v1")),
-        Kind::NetworkPolicy => Some(("networking.k8s.io/v1", "apis/networking.k8s.io/v1")),
-        Kind::ClusterNetworkPolicy => {
-            Some(("policy.networking.k8s.io/v1alpha2", "apis/policy.networking.k8s.io/v1alpha2"))
-        }
-        _ => None,
-    }
-}
-
 /// Plural of a kind in paths.
 fn resource(kind: Kind) -> String {
     let kind = convert::kind_name(kind).to_lowercase();
@@ -128,9 +121,11 @@ fn event_namespace(finding: &Finding) -> &str {
     if namespace.is_empty() { "default" } else { namespace }
 }
 
-/// The name of the Event of an object and a reason.
+/// The name of the Event of an object and a reason. Objects of several kinds can have one name, and Events on
+/// cluster-wide objects are in a namespace.
 fn event_name(finding: &Finding) -> String {
-    let suffix = format!(".sluice-{}", finding.reason).to_lowercase();
+    let kind = convert::kind_name(finding.kind);
+    let suffix = format!(".sluice-{kind}-{}", finding.reason).to_lowercase();
     // Names of objects are ASCII.
     let name: String = finding.object.name.chars().take(NAME_MAX - suffix.len()).collect();
     name + &suffix
@@ -225,9 +220,9 @@ mod tests {
         let writes: Vec<_> =
             server.requests().into_iter().filter(|r| r.path.contains("/events/")).collect();
         assert_eq!(writes.len(), 2, "{writes:?}");
-        let path = "/api/v1/namespaces/shop/events/web.sluice-addressinuse";
+        let path = "/api/v1/namespaces/shop/events/web.sluice-service-addressinuse";
         assert!(writes.iter().all(|write| write.path == path), "{writes:?}");
-        let event = server.get("Event", "shop", "web.sluice-addressinuse").unwrap();
+        let event = server.get("Event", "shop", "web.sluice-service-addressinuse").unwrap();
         assert_eq!(event["involvedObject"]["uid"], "u1");
         assert_eq!(event["involvedObject"]["namespace"], "shop");
         assert_eq!((&event["type"], &event["message"]), (&json!("Warning"), &json!("is in use")));
@@ -236,11 +231,8 @@ mod tests {
     #[tokio::test]
     async fn event_on_a_cluster_wide_object_is_in_the_default_namespace() {
         let (server, access, _dir) = cluster();
-        let finding = |kind, name, reason| Finding {
-            kind,
-            object: ObjectName::cluster(name),
-            reason,
-            message: "egress[0]".to_owned(),
+        let finding = |kind, name, reason| {
+            Finding::without_uid(kind, ObjectName::cluster(name), reason, "egress[0]".to_owned())
         };
         let invalid = Reason::Policy(FindingReason::InvalidPart);
         let findings = vec![
@@ -250,13 +242,13 @@ mod tests {
         report(&access, true, findings).await;
         for (event, api_version, kind, name, uid) in [
             (
-                "no-metadata.sluice-invalidpart",
+                "no-metadata.sluice-clusternetworkpolicy-invalidpart",
                 "policy.networking.k8s.io/v1alpha2",
                 "ClusterNetworkPolicy",
                 "no-metadata",
                 "u2",
             ),
-            ("n1.sluice-nosnatport", "v1", "Node", "n1", "u3"),
+            ("n1.sluice-node-nosnatport", "v1", "Node", "n1", "u3"),
         ] {
             let event = server.get("Event", "default", event).unwrap();
             let expected =
@@ -266,14 +258,21 @@ mod tests {
     }
 
     #[test]
-    fn name_of_an_event_follows_from_object_and_reason() {
-        let name = |object: &str, reason| {
+    fn name_of_an_event_follows_from_object_kind_and_reason() {
+        let name = |kind, object: &str, reason| {
             let object = ObjectName::new("shop", object);
-            event_name(&Finding::service(&object, reason, String::new()))
+            event_name(&Finding::without_uid(kind, object, reason, String::new()))
         };
-        assert_eq!(name("web", Reason::AddressInUse), "web.sluice-addressinuse");
-        assert_ne!(name("web", Reason::NotEnoughCapacity), name("web", Reason::AddressInUse));
-        assert_eq!(name(&"a".repeat(253), Reason::AddressInUse).len(), 253);
+        let capacity = Reason::Policy(FindingReason::Capacity);
+        let service = |object: &str, reason| name(Kind::Service, object, reason);
+        assert_eq!(service("web", Reason::AddressInUse), "web.sluice-service-addressinuse");
+        assert_ne!(service("web", Reason::NotEnoughCapacity), service("web", Reason::AddressInUse));
+        assert_eq!(name(Kind::Pod, "db", capacity), "db.sluice-pod-policycapacity");
+        assert_eq!(
+            name(Kind::NetworkPolicy, "db", capacity),
+            "db.sluice-networkpolicy-policycapacity"
+        );
+        assert_eq!(service(&"a".repeat(253), Reason::AddressInUse).len(), 253);
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl State {
             self.report(Finding {
                 kind: Kind::EndpointSlice,
                 object: slice.name.clone(),
+                uid: None,
                 reason: Reason::InvalidEndpointAddress,
                 message: format!(
                     "endpoint {address} is ignored: it is not an address of another host or pod"

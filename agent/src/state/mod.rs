@@ -17,6 +17,7 @@ mod health_checks;
 mod pod_mtu;
 mod pods;
 mod policies;
+mod policy_problems;
 mod programming;
 mod repairs;
 mod stale_udp;

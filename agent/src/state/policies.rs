@@ -1,18 +1,17 @@
 //! NetworkPolicies and ClusterNetworkPolicies: what changed, the compiler of their rows, and what is known about the maps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sluice_core::model::Kind;
 use sluice_core::policy::{self, KnownPods, LocalPod, Policies, Step};
 use sluice_core::{Index, PolicyDirty};
 
 use super::State;
-use super::conflict::bounded;
-use crate::conditions::{Concern, Status};
+use super::policy_problems::PolicyProblems;
+use crate::conditions::Concern;
 use crate::config::{Source, WatchedPods};
-use crate::findings::{Finding, Reason};
 
 /// What the rows depend on.
 const KINDS: [Kind; 5] =
@@ -21,13 +20,6 @@ const KINDS: [Kind; 5] =
 /// Which namespaces have no policy depends on these.
 const KINDS_OF_NAMESPACES: [Kind; 3] =
     [Kind::Namespace, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
-
-/// Shortest time between two collections of problems: policies are checked when they change, but all problems are
-/// put together.
-const FINDINGS: Duration = Duration::from_secs(5);
-
-/// Problems that the condition names.
-const NAMED: usize = 10;
 
 /// Which rows have to be compared with the maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,18 +33,16 @@ pub struct PolicyCheck {
 /// Everything about policies.
 #[derive(Debug, Default)]
 pub struct PolicyState {
-    compiler: Policies,
+    pub(super) compiler: Policies,
     dirty: PolicyDirty,
     local: Vec<LocalPod>,
-    findings: BTreeSet<policy::Finding>,
-    /// Something changed since the findings were collected.
-    findings_pending: bool,
-    findings_at: Option<Instant>,
+    pub(super) problems: PolicyProblems,
     check: PolicyCheck,
     /// Whether the rows are compared at each poll.
     poll: bool,
     written: bool,
-    programmed_in: Option<Duration>,
+    /// Number of changes that were programmed, and the duration of the last one.
+    programmed: (u64, Option<Duration>),
 }
 
 impl PolicyState {
@@ -132,7 +122,7 @@ impl State {
         let steps = self.policy.compiler.update(&self.index, &dirty, &local);
         self.policy.local = local;
         self.forget_reasons();
-        self.policy.findings_pending = true;
+        self.policy.problems.set_changed();
         steps
     }
 
@@ -156,11 +146,6 @@ impl State {
         self.index.policy_counts()
     }
 
-    /// Problems of policies that concern this node.
-    pub fn policy_findings(&self) -> &BTreeSet<policy::Finding> {
-        &self.policy.findings
-    }
-
     /// Records that the rows of all policies are in the maps, for the first time or again.
     pub fn set_policies_written(&mut self) {
         if !mem::replace(&mut self.policy.written, true) {
@@ -181,12 +166,13 @@ impl State {
 
     /// Records how long the last change took from its compilation to the last row.
     pub fn set_policies_programmed(&mut self, duration: Duration) {
-        self.policy.programmed_in = Some(duration);
+        let (count, _) = self.policy.programmed;
+        self.policy.programmed = (count + 1, Some(duration));
     }
 
-    /// Duration of the last change.
-    pub fn policies_programmed_in(&self) -> Option<Duration> {
-        self.policy.programmed_in
+    /// Number of changes since the start, and the duration of the last one.
+    pub fn policies_programmed(&self) -> (u64, Option<Duration>) {
+        self.policy.programmed
     }
 
     /// Whether policies exist whose selectors may mean Pods that are not watched.
@@ -195,44 +181,10 @@ impl State {
     }
 
     /// The Pods that are watched; a folder has all of them.
-    fn known_pods(&self) -> KnownPods {
+    pub(super) fn known_pods(&self) -> KnownPods {
         match (&self.config.source, self.config.watch_pods) {
             (Source::Api(_), WatchedPods::Node) => KnownPods::OfNode,
             _ => KnownPods::OfCluster,
-        }
-    }
-
-    /// Sets the condition to the present problems, and reports the new ones, if something changed and
-    /// they were not collected a moment ago.
-    pub(super) fn report_policy_findings(&mut self) {
-        let is_due = self.policy.findings_at.is_none_or(|at| self.now >= at + FINDINGS);
-        if !self.policy.findings_pending || !is_due {
-            return;
-        }
-        self.policy.findings_pending = false;
-        self.policy.findings_at = Some(self.now);
-        let found: BTreeSet<policy::Finding> =
-            self.policy.compiler.findings(&self.index, self.known_pods()).into_iter().collect();
-        if found == self.policy.findings {
-            return;
-        }
-        let count = found.iter().filter(|f| !f.reason.is_warning()).count();
-        if count == 0 {
-            self.conditions.clear(Concern::PolicyFindings);
-        } else {
-            let lines = found.iter().filter(|f| !f.reason.is_warning());
-            let lines = lines.map(|f| format!("{:?} {}: {}", f.kind, f.object, f.text));
-            let message = bounded(lines, count, NAMED, "; ");
-            self.conditions.set(Concern::PolicyFindings, Status::Degraded, message, self.now);
-        }
-        let former = mem::replace(&mut self.policy.findings, found.clone());
-        for new in found.difference(&former).filter(|f| !f.reason.is_warning()) {
-            self.report(Finding {
-                kind: new.kind,
-                object: new.object.clone(),
-                reason: Reason::Policy(new.reason),
-                message: new.text.clone(),
-            });
         }
     }
 }

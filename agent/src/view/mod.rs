@@ -1,8 +1,10 @@
 //! What the API reads of the agent's state.
 
 mod drops;
+mod translation;
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 
 use sluice_abi::FrontendKey;
 use sluice_core::tables::FrontendView;
@@ -84,6 +86,7 @@ impl<K: Maps> StateView for View<'_, K> {
             tables: state.rows().into_iter().map(|(t, n)| (t.to_owned(), n)).collect(),
             capacity: state.capacity().growing().map(|(t, n)| (t.to_owned(), n)).collect(),
             conditions: state.conditions.iter().map(condition).collect(),
+            policies: state.policy_mistakes(),
             watches: self.watches.report(),
             counters: self.counters(),
         }
@@ -112,6 +115,11 @@ impl<K: Maps> StateView for View<'_, K> {
             findings: self.state.policy_findings(),
             node: self.state.this_node(),
         }
+    }
+
+    fn translate(&self, address: IpAddr, port: u16, protocol: u8) -> Option<api::Translation> {
+        let mut kernel = self.kernel.borrow_mut();
+        translation::find(self.state, &mut **kernel, address, port, protocol)
     }
 }
 

@@ -164,6 +164,7 @@ fn network_policy(json: &Value) -> NetworkPolicy {
         pod_selector: selector(spec.pod_selector),
         ingress: isolates_ingress.then(|| ingress.collect()),
         egress: isolates_egress.then(|| egress.collect()),
+        ..NetworkPolicy::default()
     }
 }
 

@@ -26,6 +26,7 @@ cases! {
     pod_ping = "pod-ping",
     pod_to_outside = "pod-to-outside",
     policy_clients_outside = "policy-clients-outside",
+    policy_event = "policy-event",
     policy_outside = "policy-outside",
     policy_tiers = "policy-tiers",
     service_api_server = "service-api-server",

@@ -124,6 +124,7 @@ pub fn cluster(
         subject: Subject { namespaces: selector(namespaces), pods: selector(pods), invalid: None },
         ingress: ingress.into(),
         egress: egress.into(),
+        uid: None,
     }
 }
 
@@ -201,6 +202,7 @@ impl World {
             pod_selector: selector(pods),
             ingress: ingress.map(Into::into),
             egress: egress.map(Into::into),
+            ..NetworkPolicy::default()
         }))
     }
 

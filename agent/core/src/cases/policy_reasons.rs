@@ -119,7 +119,11 @@ fn problems_of_a_policy_are_found() {
             "shop/p",
             "role=db",
             Some(&[rule(&["role=api"], &["TCP http", "TCP sql", "TCP 9-8"])]),
-            Some(&[rule(&["@*/role=none"], &["UDP http"]), rule(&[], &["TCP http"])]),
+            Some(&[
+                rule(&["@*/role=api"], &["UDP http"]),
+                rule(&["@*/role=none"], &["TCP sql"]),
+                rule(&[], &["TCP http"]),
+            ]),
         )
         .policy("shop/unused", "role=none", Some(&[]), None);
     if let Some(Object::NetworkPolicy(policy)) = world.objects.iter_mut().rev().nth(1)
@@ -128,7 +132,7 @@ fn problems_of_a_policy_are_found() {
         rule.peers = [PolicyPeer::Invalid("ipBlock without cidr".into())].into();
         rule.ports[1].ports = PortSpec::Invalid("unknown protocol".into());
     }
-    let found = check_all(&world.objects);
+    let found = check_all(&world.objects, KnownPods::OfCluster);
     let found: Vec<_> = found.iter().map(|f| (f.reason, f.text.as_str())).collect();
     let none = FindingReason::NoPod;
     assert_eq!(
@@ -152,9 +156,9 @@ fn problems_of_a_policy_are_found() {
             ),
             (
                 FindingReason::UndefinedPort,
-                "egress[0].ports[0]: no pod has a UDP port with the name http: it matches nothing"
+                "egress[0].ports[0]: no peer has a UDP port with the name http: it matches nothing"
             ),
-            (none, "egress[0].to[0] matches no pod"),
+            (none, "egress[1].to[0] matches no pod"),
             (none, "podSelector matches no pod: the policy has no effect"),
         ]
     );
@@ -163,6 +167,57 @@ fn problems_of_a_policy_are_found() {
     let reported = policies.findings(&world.index(), KnownPods::OfCluster);
     assert_eq!(reported.len(), 5);
     assert!(reported.iter().all(|finding| !finding.reason.is_warning()));
+}
+
+/// The names of ports are those of the pods that the rule selects, whatever other pods have.
+#[test]
+fn port_name_that_no_peer_has_is_found() {
+    let rules = [
+        rule(&["role=api"], &["TCP sql"]),
+        rule(&["role=db"], &["TCP sql"]),
+        rule(&["role=api", "role=db"], &["TCP sql"]),
+        rule(&["198.51.100.0/24"], &["TCP sql"]),
+        rule(&["10.0.0.0/8"], &["TCP sql"]),
+        rule(&["10.0.0.0/8"], &["TCP http2"]),
+        rule(&["role=none"], &["TCP sql"]),
+    ];
+    let sql = ["TCP sql", "UDP sql", "SCTP sql"];
+    let of_cluster = ["nodes *", "@*/role=api", "@*/role=db", "@*/role=none"];
+    let of_cluster = of_cluster.map(|peer| cluster_rule(Accept, &[peer], &sql));
+    let world = world().policy("shop/out", "role=web", None, Some(&rules)).cluster_policy(cluster(
+        "guard",
+        (Admin, 1),
+        "@*/*",
+        &[],
+        &of_cluster,
+    ));
+    let mut policies = world.policies();
+    let found = policies.findings(&world.index(), KnownPods::OfCluster);
+    let mut found: Vec<String> = found
+        .iter()
+        .map(|finding| {
+            assert_eq!(finding.reason, FindingReason::UndefinedPort);
+            format!("{} {}", finding.object, finding.text.split(':').next().unwrap_or_default())
+        })
+        .collect();
+    found.sort_unstable();
+    let expected = ["0", "3", "5"].map(|at| format!("shop/out egress[{at}].ports[0]"));
+    let of_cluster = ["0", "1"].map(|at| format!("guard egress[{at}].protocols"));
+    assert_eq!(found, [of_cluster.to_vec(), expected.to_vec()].concat());
+}
+
+/// `policyTypes` without a direction switches its rules off.
+#[test]
+fn rules_without_their_policy_type_are_warnings() {
+    let mut world = world().policy("shop/p", "role=db", Some(&[]), None);
+    let Some(Object::NetworkPolicy(policy)) = world.objects.last_mut() else { panic!("a policy") };
+    policy.unused_rules[PolicyDirection::Egress as usize] = 1;
+    let found = check_all(&world.objects, KnownPods::OfCluster);
+    let [finding] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(finding.reason.name(), "RulesWithoutPolicyType");
+    assert_eq!(finding.text, "egress has rules, but policyTypes lacks Egress: they have no effect");
+    assert!(finding.reason.is_warning());
+    assert!(world.policies().findings(&world.index(), KnownPods::OfCluster).is_empty());
 }
 
 #[test]
@@ -223,7 +278,7 @@ fn problems_of_cluster_policies_name_field_and_effect() {
     let world = world()
         .cluster_policy(cluster("guard", (Admin, 1), "@*/role=db", &rules, &[]))
         .cluster_policy(unused);
-    let found = check_all(&world.objects);
+    let found = check_all(&world.objects, KnownPods::OfCluster);
     let found: Vec<_> =
         found.iter().map(|f| (f.kind, f.object.to_string(), f.reason, f.text.as_str())).collect();
     let of = |name: &str, reason, text| (Kind::ClusterNetworkPolicy, name.to_owned(), reason, text);

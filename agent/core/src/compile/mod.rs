@@ -8,8 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-pub(crate) use network::network_key;
-pub use network::{Overlap, networks, overlaps, routes};
+pub use network::{Overlap, network_key, networks, overlaps, routes};
 pub use node_addresses::NodeAddresses;
 pub use service::{ServiceView, service};
 use sluice_abi::{Backend, Family, Frontend, FrontendKey, frontend_flags};

@@ -119,7 +119,7 @@ fn is_within(nodes: &[&Node], net: &IpNet) -> bool {
 }
 
 /// The trie key of a range. IPv4 addresses are v4-mapped, which adds 96 to the prefix length.
-pub(crate) fn network_key(net: IpNet) -> NetworkKey {
+pub fn network_key(net: IpNet) -> NetworkKey {
     let net = net.trunc();
     let bits = u32::from(net.prefix_len());
     let prefix_len = if net.addr().is_ipv4() { bits + 96 } else { bits };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_abi::PolicyDirection;
 
-use super::{LabelSelector, ObjectName, PolicyPeer, PolicyRule, PortSpec};
+use super::{LabelSelector, ObjectName, PolicyPeer, PolicyRule, PortSpec, Uid};
 
 /// A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct ClusterNetworkPolicy {
     pub ingress: Box<[ClusterRule]>,
     /// Rules for what the pods send, as `ingress`.
     pub egress: Box<[ClusterRule]>,
+    /// UID; `None` in a manifest.
+    pub uid: Option<Uid>,
 }
 
 /// Order of a policy relative to NetworkPolicies.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use address::{parse_cidr, parse_ip};
 pub use cluster_network_policy::{ClusterNetworkPolicy, ClusterRule, RuleAction, Subject, Tier};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, Hints};
-pub use namespace::Namespace;
+pub use namespace::{NAMESPACE_NAME_LABEL, Namespace};
 pub use network_policy::{
     IpBlock, LabelSelector, NetworkPolicy, Operator, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
     Requirement,

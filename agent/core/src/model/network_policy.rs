@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sluice_abi::PolicyDirection;
 
-use super::{ObjectName, Port, Protocol};
+use super::{ObjectName, Port, Protocol, Uid};
 
 /// A networking.k8s.io/v1 NetworkPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub struct NetworkPolicy {
     pub ingress: Option<Box<[PolicyRule]>>,
     /// Rules for what the pods send, as `ingress`.
     pub egress: Option<Box<[PolicyRule]>>,
+    /// Number of rules for a direction that `policyTypes` lacks, by [`PolicyDirection`]: they have no effect.
+    pub unused_rules: [usize; 2],
+    /// UID; `None` in a manifest.
+    pub uid: Option<Uid>,
 }
 
 impl NetworkPolicy {

@@ -8,6 +8,14 @@ use crate::model::{
     IpBlock, LabelSelector, Operator, PolicyPeer, PolicyPort, PortSpec, Protocol, Requirement,
 };
 
+/// The name of a direction in `policyTypes`.
+pub const fn policy_type(direction: PolicyDirection) -> &'static str {
+    match direction {
+        PolicyDirection::Ingress => "Ingress",
+        PolicyDirection::Egress => "Egress",
+    }
+}
+
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = &self.key;

@@ -40,7 +40,7 @@ use std::net::IpAddr;
 
 pub use compiler::Policies;
 pub use describe::{direction as direction_name, preposition};
-pub use findings::check_all;
+pub use findings::{check_all, unused_rules};
 #[cfg(any(test, feature = "generate"))]
 pub use interpret::Judgement;
 pub use rows::{PolicyRows, RowChange, Step};
@@ -74,6 +74,8 @@ pub enum KnownPods {
     OfCluster,
     /// Those of this node. Whether any pod has a port with some name is then not known.
     OfNode,
+    /// All of the namespaces that have any: those of a file.
+    OfNamespaces,
 }
 
 /// A problem of a policy or of this node.
@@ -100,6 +102,8 @@ pub enum FindingReason {
     InvalidPart,
     /// A selector matches no pod.
     NoPod,
+    /// `policyTypes` lacks the direction of rules.
+    UnusedRules,
     /// The rows do not fit into the maps: pods are closed.
     Capacity,
     /// Two contents have the same id: pods are closed.
@@ -114,15 +118,22 @@ impl FindingReason {
             FindingReason::EmptyPortRange => "EmptyPortRange",
             FindingReason::InvalidPart => "InvalidPart",
             FindingReason::NoPod => "SelectorMatchesNothing",
+            FindingReason::UnusedRules => "RulesWithoutPolicyType",
             FindingReason::Capacity => "PolicyCapacity",
             FindingReason::Collision => "PolicyCollision",
         }
     }
 
     /// Whether the policy may be as intended: [`FindingReason::NoPod`] is often a pod that does not
-    /// exist yet.
+    /// exist yet, and the API allows rules without their policy type.
     pub const fn is_warning(self) -> bool {
-        matches!(self, FindingReason::NoPod)
+        matches!(self, FindingReason::NoPod | FindingReason::UnusedRules)
+    }
+
+    /// Whether the rows are not in the maps of this node as written. Others are mistakes in an object, which are
+    /// carried out as documented.
+    pub const fn is_of_node(self) -> bool {
+        matches!(self, FindingReason::Capacity | FindingReason::Collision)
     }
 }
 

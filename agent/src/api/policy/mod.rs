@@ -1,6 +1,7 @@
 //! NetworkPolicies, ClusterNetworkPolicies and what they mean for a pod, as rows of a response.
 
 mod any;
+mod explain;
 mod view;
 
 use std::net::IpAddr;
@@ -10,7 +11,8 @@ use sluice_abi::PolicyDirection;
 use sluice_core::model::{self, ObjectName, RuleAction};
 
 pub use self::any::AnyPolicy;
-pub use self::view::{PolicyView, verdict};
+pub use self::explain::{Translation, full_name, verdict};
+pub use self::view::PolicyView;
 
 /// Conditions on a [`PolicyRow`]; an absent one accepts every row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct PolicyFilter {
     /// ClusterNetworkPolicy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// `namespace/name` of a pod that the policies select.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
 }
 
 /// A pod, and one side of a flow if a verdict is wanted.
@@ -39,18 +44,28 @@ pub struct PodQuery {
     pub flow: Option<FlowQuery>,
 }
 
-/// One side of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A flow of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FlowQuery {
     /// Whether the pod opens or receives the flow.
     pub direction: Direction,
-    /// The other end: the destination after translation, or the original client.
-    pub peer: IpAddr,
+    /// The other end: the destination, before or after translation, or the original client.
+    pub peer: FlowPeer,
     /// IP protocol number.
     pub protocol: u8,
-    /// Destination port after translation.
+    /// Destination port, before or after translation.
     pub port: u16,
+}
+
+/// The other end of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FlowPeer {
+    /// An address.
+    Address(IpAddr),
+    /// `namespace/name` of a pod.
+    Pod(String),
 }
 
 /// A flow, as policies judge it.
@@ -130,6 +145,9 @@ pub struct PolicyRow {
     pub rules: Vec<RuleRow>,
     /// What cannot work as written.
     pub problems: Vec<String>,
+    /// What may not be as intended; of a single policy only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A rule.
@@ -187,6 +205,9 @@ pub struct PodPolicyRow {
     pub host_network: bool,
     /// Address of the pod on this node; absent for a pod of another node, whose agent isolates it.
     pub address: Option<IpAddr>,
+    /// The other node that it is bound to: the agent there also knows whether its rules fit into the maps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// NetworkPolicies that isolate what it receives, and ClusterNetworkPolicies with rules for it, in the
     /// order in which they are judged.
     pub ingress: Vec<String>,
@@ -200,13 +221,45 @@ pub struct PodPolicyRow {
     pub egress_closed: Option<String>,
     /// Their rules, in the order in which they are judged.
     pub rules: Vec<RuleRow>,
-    /// The verdict on the flow.
+    /// What happens to the flow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verdict: Option<VerdictRow>,
+    pub flow: Option<FlowRow>,
+}
+
+/// What happens to a flow of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowRow {
+    /// What translates the destination, for example `Service shop/web (ClusterIP)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub translated_by: Option<String>,
+    /// Why nothing can be judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Verdicts: one per endpoint, or one.
+    pub judged: Vec<JudgedFlow>,
+    /// Number of endpoints without a verdict in `judged`.
+    #[serde(default)]
+    pub more: usize,
+}
+
+/// Verdicts about a flow to or from one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JudgedFlow {
+    /// The other end: the destination after translation, or the original client.
+    pub peer: IpAddr,
+    /// Destination port after translation.
+    pub port: u16,
+    /// The verdict at the pod that was asked for.
+    pub verdict: VerdictRow,
+    /// The verdict at the other end, if it is a pod. Of a pod of another node, the objects judge, not its maps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_end: Option<JudgedEnd>,
 }
 
 /// What policies decide about one side of a flow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerdictRow {
     /// Whether it passes.
@@ -215,9 +268,23 @@ pub struct VerdictRow {
     pub peers: Vec<String>,
     /// Why: the rule that decides; of a flow that no rule allows, the nearest one first.
     pub reasons: Vec<String>,
-    /// The rule that allows the flow.
+    /// The rule that allows the flow, or that of a ClusterNetworkPolicy that denies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleRef>,
+    /// Of a flow that no rule allows, the rules that are nearest to it, in the order of `reasons`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nearest: Vec<NearRule>,
+}
+
+/// A rule that does not allow a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NearRule {
+    /// `namespace/name` of the policy.
+    pub policy: String,
+    /// Position in `ingress` or `egress`, from 0; absent: the policy has no rule for the direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<usize>,
 }
 
 /// Reference to a rule of a policy.
@@ -291,7 +358,7 @@ impl From<RuleAction> for Action {
 }
 
 impl PolicyFilter {
-    /// Whether a policy matches every condition.
+    /// Whether the name of a policy matches every condition.
     pub fn matches(&self, name: &ObjectName) -> bool {
         let full = name.to_string();
         self.text.as_deref().is_none_or(|text| full.contains(text))

@@ -1,30 +1,15 @@
 //! `sluice policy check`: problems of policies in manifests, without a cluster.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
-use serde_yaml::{Mapping, Value};
-use sluice_core::model::{Kind, Namespace, Object};
-use sluice_core::policy::{FindingReason, check_all};
+use sluice_core::policy::{KnownPods, check_all};
 
 use super::super::output::{Output, TableRow, print_json, print_rows};
-use crate::source::convert::{self, NAMESPACE_NAME_LABEL};
-use crate::source::folder;
-
-/// Where the template of the pods of a workload is.
-const TEMPLATES: [(&str, &[&str]); 7] = [
-    ("Deployment", &["spec", "template"]),
-    ("StatefulSet", &["spec", "template"]),
-    ("DaemonSet", &["spec", "template"]),
-    ("ReplicaSet", &["spec", "template"]),
-    ("ReplicationController", &["spec", "template"]),
-    ("Job", &["spec", "template"]),
-    ("CronJob", &["spec", "jobTemplate", "spec", "template"]),
-];
+use super::manifests::Manifests;
 
 /// A problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -58,7 +43,10 @@ pub fn run(files: &[PathBuf], output: Output) -> anyhow::Result<ExitCode> {
         let text = read(file).with_context(|| format!("read {}", file.display()))?;
         texts.push((file.display().to_string(), text));
     }
-    let problems = check(&texts);
+    let (problems, skipped) = check(&texts);
+    if let Some(skipped) = skipped {
+        eprintln!("{skipped}");
+    }
     match output {
         Output::Json => print_json(&problems)?,
         Output::Text if problems.is_empty() => eprintln!("No problem found."),
@@ -77,84 +65,31 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     std::fs::read(file)
 }
 
-/// The problems of all files together.
-fn check(files: &[(String, Vec<u8>)]) -> Vec<ProblemRow> {
-    let mut problems = Vec::new();
-    let mut objects = Vec::new();
-    for (file, text) in files {
-        match folder::parse_with(text, pod_of_workload) {
-            Ok(found) => objects.extend(found),
-            Err(e) => problems.push(ProblemRow {
-                object: file.clone(),
-                reason: "Invalid".to_owned(),
-                warning: false,
-                problem: sluice_bpf::error_chain(&e),
-            }),
-        }
-    }
-    add_namespaces(&mut objects);
-    let has_pods = objects.iter().any(|object| object.kind() == Kind::Pod);
-    // Without pods in the files, it is not known what selectors and port names match.
-    let is_known = |reason: FindingReason| {
-        has_pods || !matches!(reason, FindingReason::NoPod | FindingReason::UndefinedPort)
-    };
-    let found = check_all(&objects).into_iter().filter(|finding| is_known(finding.reason));
-    problems.extend(found.map(|finding| ProblemRow {
+/// The problems of all files together, and what is not checked.
+fn check(files: &[(String, Vec<u8>)]) -> (Vec<ProblemRow>, Option<String>) {
+    let manifests = Manifests::read(files);
+    let invalid = manifests.problems.iter().map(|(object, problem)| ProblemRow {
+        object: object.clone(),
+        reason: "Invalid".to_owned(),
+        warning: false,
+        problem: problem.clone(),
+    });
+    let found = check_all(&manifests.objects, KnownPods::OfNamespaces);
+    let found = found.into_iter().map(|finding| ProblemRow {
         object: finding.object.to_string(),
         reason: finding.reason.name().to_owned(),
         warning: finding.reason.is_warning(),
         problem: finding.text,
-    }));
-    problems
-}
-
-/// A Pod of a workload, with the name of the workload.
-fn pod_of_workload(kind: &str, value: Value) -> Option<Object> {
-    let (_, path) = TEMPLATES.iter().find(|(name, _)| *name == kind)?;
-    let template = path.iter().try_fold(&value, |value, field| value.get(field))?;
-    let mut metadata = Mapping::new();
-    let fields = [
-        ("name", value.pointer(["metadata", "name"])),
-        ("namespace", value.pointer(["metadata", "namespace"])),
-        ("labels", template.pointer(["metadata", "labels"])),
-    ];
-    for (field, value) in fields {
-        if let Some(value) = value {
-            metadata.insert(field.into(), value.clone());
-        }
-    }
-    let mut pod = Mapping::new();
-    pod.insert("metadata".into(), metadata.into());
-    pod.insert("spec".into(), template.get("spec").cloned().unwrap_or_default());
-    convert::object(Kind::Pod, Value::from(pod)).ok()
-}
-
-/// A field below others.
-trait Pointer {
-    fn pointer<const N: usize>(&self, path: [&str; N]) -> Option<&Value>;
-}
-
-impl Pointer for Value {
-    fn pointer<const N: usize>(&self, path: [&str; N]) -> Option<&Value> {
-        path.into_iter().try_fold(self, |value, field| value.get(field))
-    }
-}
-
-/// Adds the namespaces that the objects are in and that the files do not have.
-fn add_namespaces(objects: &mut Vec<Object>) {
-    let names = objects.iter().filter(|object| object.kind() != Kind::Namespace);
-    let mut missing: BTreeSet<String> =
-        names.map(|object| object.name().namespace.to_string()).collect();
-    missing.remove("");
-    for object in objects.iter() {
-        if let Object::Namespace(namespace) = object {
-            missing.remove(&namespace.name);
-        }
-    }
-    objects.extend(missing.into_iter().map(|name| {
-        let labels = [(NAMESPACE_NAME_LABEL.to_owned(), name.clone())].into();
-        Object::Namespace(Namespace { name, labels })
-    }));
+    });
+    let namespaces = manifests.namespaces_without_pods();
+    let skipped = (!namespaces.is_empty()).then(|| {
+        let namespaces = namespaces.join(", ");
+        format!(
+            "Selectors and port names were not checked in these namespaces, of which the files have no pods: \
+             {namespaces}"
+        )
+    });
+    (invalid.chain(found).collect(), skipped)
 }
 
 #[cfg(test)]
@@ -186,7 +121,7 @@ spec:
             let severity = if row.warning { "warning" } else { "error" };
             format!("{severity} {} {}", row.object, row.reason)
         };
-        check(&files).into_iter().map(cell).collect()
+        check(&files).0.into_iter().map(cell).collect()
     }
 
     #[test]
@@ -205,6 +140,50 @@ spec:
         assert_eq!(problems(&[POLICY, &defined, web]), ["error shop/db EmptyPortRange"]);
     }
 
+    /// Pods of other namespaces are not in the files.
+    #[test]
+    fn what_pods_of_other_namespaces_have_is_not_a_problem() {
+        let out = "
+kind: NetworkPolicy
+metadata: {name: out, namespace: shop}
+spec:
+  podSelector: {}
+  policyTypes: [Egress]
+  egress:
+  - to: [{namespaceSelector: {matchLabels: {team: lab}}, podSelector: {matchLabels: {app: x}}}]
+  - to: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]
+    ports: [{port: dns, protocol: UDP}]
+  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: lab}}}]
+    ports: [{port: http}]
+  - ports: [{port: http}]
+  - to: [{ipBlock: {cidr: 10.0.0.0/8}}]
+    ports: [{port: http}]
+";
+        assert_eq!(problems(&[out, DEPLOYMENTS]), Vec::<String>::new());
+        // Those of a namespace in the files are.
+        let named = out.replace("name: lab", "name: shop");
+        assert_eq!(problems(&[&named, DEPLOYMENTS]), ["error shop/out UndefinedPort"]);
+        let app = out.replace("{}, podSelector: {matchLabels: {k8s-app: kube-dns}}",
+            "{matchLabels: {kubernetes.io/metadata.name: shop}}, podSelector: {matchLabels: {app: y}}");
+        let warning = ["warning shop/out SelectorMatchesNothing"];
+        assert_eq!(problems(&[&app, DEPLOYMENTS]), warning);
+        let egress_only = POLICY.replace("ingress:", "policyTypes: [Egress]\n  ingress:");
+        assert_eq!(problems(&[&egress_only]), ["warning shop/db RulesWithoutPolicyType"]);
+    }
+
+    #[test]
+    fn checks_without_pods_are_named() {
+        let skipped = |texts: &[&str]| {
+            let text = |text: &&str| ("a.yaml".to_owned(), text.as_bytes().to_vec());
+            check(&texts.iter().map(text).collect::<Vec<_>>()).1
+        };
+        let text = skipped(&[POLICY]).unwrap();
+        assert!(text.ends_with("no pods: shop"), "{text}");
+        assert_eq!(skipped(&[POLICY, DEPLOYMENTS]), None);
+        let lab = POLICY.replace("namespace: shop", "namespace: lab");
+        assert!(skipped(&[POLICY, &lab, DEPLOYMENTS]).unwrap().ends_with("no pods: lab"));
+    }
+
     #[test]
     fn cluster_network_policies_are_checked_with_their_actions() {
         let policy = |peer: &str| {
@@ -221,25 +200,9 @@ spec:
     }
 
     #[test]
-    fn every_workload_has_pods() {
-        for (kind, path) in TEMPLATES {
-            let mut yaml = "{metadata: {labels: {app: db}}, spec: {}}".to_owned();
-            for field in path.iter().rev() {
-                yaml = format!("{{{field}: {yaml}}}");
-            }
-            let yaml = format!("{{kind: {kind}, metadata: {{name: x}}, {}", &yaml[1..]);
-            let list = format!("kind: List\nitems: [{yaml}]");
-            let pods = folder::parse_with(list.as_bytes(), pod_of_workload).unwrap();
-            let [Object::Pod(pod)] = &pods[..] else { panic!("{kind}: {pods:?}") };
-            assert_eq!(pod.labels.get("app"), Some("db"));
-            assert_eq!(pod.name.to_string(), "default/x");
-        }
-    }
-
-    #[test]
     fn file_that_is_not_valid_is_named_with_its_document() {
         let texts = [("a.yaml".to_owned(), b"kind: [".to_vec())];
-        let found = check(&texts);
+        let (found, _) = check(&texts);
         assert_eq!((found.len(), &*found[0].object), (1, "a.yaml"));
         assert!(found[0].problem.starts_with("document 1"), "{found:?}");
         let invalid = POLICY.replace("{matchLabels: {app: web}}", "3");

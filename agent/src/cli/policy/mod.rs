@@ -2,9 +2,10 @@
 //! manifests.
 
 mod check;
+mod explain;
+mod manifests;
 mod text;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,7 +16,7 @@ use sluice_abi::proto;
 use super::output::{Output, print_json, print_rows, print_text};
 use super::{UsageError, ask};
 use crate::api::{
-    Direction, FlowQuery, PodPolicyRow, PodQuery, PolicyFilter, PolicyRow, Request, Tier,
+    Direction, FlowPeer, FlowQuery, PodPolicyRow, PodQuery, PolicyFilter, PolicyRow, Request, Tier,
 };
 
 /// Commands of `sluice policy`.
@@ -30,13 +31,16 @@ pub enum Command {
         /// `default`.
         #[arg(value_name = "[NAMESPACE/]NAME", value_parser = policy_name)]
         name: String,
+        /// Namespace of a name without one.
+        #[arg(short, long, value_name = "NAMESPACE")]
+        namespace: Option<String>,
     },
     /// Show what isolates a pod in each direction, and by which rules; with an address and a port,
     /// whether that passes and why.
     Explain(ExplainArgs),
-    /// Check manifests without an agent: parts that are not valid, port names that no pod defines, ranges
-    /// without a port, selectors that match no pod. Pods are those of the manifests, also of their
-    /// Deployments and other workloads.
+    /// Check manifests without an agent: parts that are not valid, ranges without a port, rules without their
+    /// policy type; in namespaces that have pods in the manifests, also port names that no pod defines and
+    /// selectors that match no pod. Pods are also those of Deployments and other workloads.
     Check {
         /// YAML files; `-` is standard input.
         #[arg(value_name = "FILE", required = true)]
@@ -53,21 +57,28 @@ pub struct ListArgs {
     /// Show only NetworkPolicies of this namespace.
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
+    /// Show only policies that select this pod.
+    #[arg(long, value_name = "NAMESPACE/POD", value_parser = full_name)]
+    pod: Option<String>,
 }
 
 /// Flags of `sluice policy explain`.
 #[derive(clap::Args, Debug)]
 pub struct ExplainArgs {
     /// The pod.
-    #[arg(value_name = "NAMESPACE/POD", value_parser = full_name)]
+    #[arg(value_name = "[NAMESPACE/]POD", value_parser = policy_name)]
     pod: String,
-    /// Judge what the pod receives from this address: that of the client.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "to")]
-    from: Option<IpAddr>,
-    /// Judge what the pod sends to this address: behind a Service, that of the endpoint.
-    #[arg(long, value_name = "ADDRESS")]
-    to: Option<IpAddr>,
-    /// Destination port, at the endpoint.
+    /// Namespace of pods without one; `default` if it is not given.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Judge what the pod receives from this client: its address, or a pod.
+    #[arg(long, value_name = "ADDRESS|NAMESPACE/POD", value_parser = peer, conflicts_with = "to")]
+    from: Option<FlowPeer>,
+    /// Judge what the pod sends to this address or pod. If a Service, a NodePort or a hostPort has the address
+    /// and port, its endpoints are judged.
+    #[arg(long, value_name = "ADDRESS|NAMESPACE/POD", value_parser = peer)]
+    to: Option<FlowPeer>,
+    /// Destination port; of a pod, that of its container.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
     /// Protocol.
@@ -108,6 +119,22 @@ fn full_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// A name with its namespace: `namespace`, or `default`, if it has none.
+fn in_namespace(name: &str, namespace: Option<&str>) -> String {
+    match name.contains('/') {
+        true => name.to_owned(),
+        false => format!("{}/{name}", namespace.unwrap_or("default")),
+    }
+}
+
+/// An address or a pod.
+fn peer(text: &str) -> Result<FlowPeer, String> {
+    match text.parse() {
+        Ok(address) => Ok(FlowPeer::Address(address)),
+        Err(_) => policy_name(text).map(FlowPeer::Pod),
+    }
+}
+
 /// `namespace/name`, or a name.
 fn policy_name(text: &str) -> Result<String, String> {
     full_name(text).map(|_| text.to_owned())
@@ -124,22 +151,28 @@ pub fn run(socket: &Path, command: &Command, output: Output) -> anyhow::Result<E
                 text: args.filter.clone(),
                 namespace: args.namespace.clone(),
                 name: None,
+                pod: args.pod.clone(),
             };
             let rows = in_order(ask(socket, &Request::Policies(filter))?);
             print_rows(output, "policies", &rows)?;
         }
-        Command::Get { name } => {
+        Command::Get { name, namespace } => {
+            let name = &match namespace {
+                Some(namespace) => in_namespace(name, Some(namespace)),
+                None => name.clone(),
+            };
             let Some(row) = get(socket, name)? else { bail!("policy {name} does not exist") };
             print(output, &row, text::policy)?;
         }
         Command::Explain(args) => {
-            let query = PodQuery { pod: args.pod.clone(), flow: flow(args)? };
+            let pod = in_namespace(&args.pod, args.namespace.as_deref());
+            let query = PodQuery { pod, flow: flow(args)? };
             let rows: Vec<PodPolicyRow> = ask(socket, &Request::ExplainPod(query))?;
             let row = rows.first().context("the agent sent no row")?;
             if !row.known && row.address.is_none() {
                 bail!("Pod {} does not exist, or the agent does not watch it", args.pod);
             }
-            print(output, row, |row| text::pod(row, args))?;
+            print(output, row, |row| explain::pod(row, args))?;
         }
         Command::Check { files } => return check::run(files, output),
     }
@@ -173,7 +206,7 @@ fn in_order(mut rows: Vec<PolicyRow>) -> Vec<PolicyRow> {
 
 /// The flow that is asked for.
 fn flow(args: &ExplainArgs) -> anyhow::Result<Option<FlowQuery>> {
-    let (direction, peer) = match (args.from, args.to) {
+    let (direction, peer) = match (args.from.clone(), args.to.clone()) {
         (Some(from), _) => (Direction::Ingress, from),
         (None, Some(to)) => (Direction::Egress, to),
         (None, None) => return Ok(None),
@@ -183,6 +216,10 @@ fn flow(args: &ExplainArgs) -> anyhow::Result<Option<FlowQuery>> {
             return Err(UsageError::new("--port is required with --from and --to").into());
         }
         port => port.unwrap_or(0),
+    };
+    let peer = match peer {
+        FlowPeer::Pod(name) => FlowPeer::Pod(in_namespace(&name, args.namespace.as_deref())),
+        address @ FlowPeer::Address(_) => address,
     };
     let protocol = args.protocol.number();
     Ok(Some(FlowQuery { direction, peer, protocol, port }))
@@ -230,6 +267,14 @@ mod tests {
         assert_eq!(full_name("shop/db").as_deref(), Ok("shop/db"));
         for text in ["", "/", "a/", "/b", "a/b/c"] {
             assert!(full_name(text).is_err() && policy_name(text).is_err(), "{text}");
+            assert!(peer(text).is_err(), "{text}");
         }
+        let address = |text: &str| FlowPeer::Address(text.parse().unwrap());
+        assert_eq!(peer("10.244.1.7"), Ok(address("10.244.1.7")));
+        assert_eq!(peer("fd00::7"), Ok(address("fd00::7")));
+        assert_eq!(peer("shop/db"), Ok(FlowPeer::Pod("shop/db".to_owned())));
+        assert_eq!(in_namespace("db", None), "default/db");
+        assert_eq!(in_namespace("db", Some("shop")), "shop/db");
+        assert_eq!(in_namespace("lab/db", Some("shop")), "lab/db");
     }
 }

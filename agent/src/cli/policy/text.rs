@@ -1,11 +1,9 @@
 //! Policies and what they mean for a pod, as text.
 
-use sluice_core::dump;
 use sluice_core::policy::{direction_name, preposition};
 
 use super::super::output::TableRow;
-use super::{ExplainArgs, Protocol};
-use crate::api::{Action, Direction, PeerRow, PodPolicyRow, PolicyRow, RuleRow, Tier};
+use crate::api::{Action, Direction, PeerRow, PolicyRow, RuleRow, Tier};
 
 impl TableRow for PolicyRow {
     const HEADER: &'static [&'static str] =
@@ -37,7 +35,8 @@ fn selector(text: &str) -> String {
     if text.is_empty() { "<all>".to_owned() } else { text.to_owned() }
 }
 
-fn word(direction: Direction) -> &'static str {
+/// The name of a direction.
+pub fn word(direction: Direction) -> &'static str {
     direction_name(direction.into())
 }
 
@@ -82,11 +81,14 @@ pub fn policy(row: &PolicyRow) -> String {
     for problem in &row.problems {
         text.push_str(&format!("Problem: {problem}\n"));
     }
+    for warning in &row.warnings {
+        text.push_str(&format!("Warning: {warning}\n"));
+    }
     text
 }
 
 /// The rules of a direction, one a line.
-fn rules(rules: &[RuleRow], direction: Direction, with_policy: bool) -> String {
+pub fn rules(rules: &[RuleRow], direction: Direction, with_policy: bool) -> String {
     let of_direction = rules.iter().filter(|rule| rule.direction == direction);
     let line = |rule: &RuleRow| {
         let policy = if with_policy { format!("{} ", rule.policy) } else { String::new() };
@@ -132,85 +134,12 @@ fn peer(PeerRow { peer, pods, nodes, does_not_fit }: &PeerRow) -> String {
     if notes.is_empty() { peer.clone() } else { format!("{peer} ({})", notes.join(", ")) }
 }
 
-/// What policies mean for a pod.
-pub fn pod(row: &PodPolicyRow, args: &ExplainArgs) -> String {
-    let place = match row.address {
-        Some(address) => address.to_string(),
-        None if row.host_network => {
-            "uses the network of its node: policies do not apply to it".to_owned()
-        }
-        None => "not on this node: its own node isolates it".to_owned(),
-    };
-    let mut text = format!("Pod {} ({place})\n", row.pod);
-    if !row.known {
-        text.push_str("The Pod object is not known yet.\n");
-    }
-    for (direction, policies, closed) in [
-        (Direction::Ingress, &row.ingress, &row.ingress_closed),
-        (Direction::Egress, &row.egress, &row.egress_closed),
-    ] {
-        let word = word(direction);
-        match closed {
-            Some(reason) => text.push_str(&format!("Its {word} is closed: {reason}.\n")),
-            None if policies.is_empty() => {
-                text.push_str(&format!("No policy isolates its {word}.\n"));
-            }
-            None => {}
-        }
-        if policies.is_empty() {
-            continue;
-        }
-        text.push_str(&judged(row, direction, policies));
-        text.push_str(&rules(&row.rules, direction, true));
-    }
-    let Some(verdict) = &row.verdict else { return text };
-    let protocol = dump::protocol(args.protocol.number());
-    let target = if args.protocol == Protocol::Icmp {
-        protocol
-    } else {
-        format!("{protocol} {}", args.port.unwrap_or(0))
-    };
-    let (direction, peer) = match args.from {
-        Some(from) => (Direction::Ingress, Some(from)),
-        None => (Direction::Egress, args.to),
-    };
-    let preposition = preposition(direction.into());
-    let peer = peer.map(|p| p.to_string()).unwrap_or_default();
-    let pods = if verdict.peers.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", verdict.peers.join(", "))
-    };
-    let verb = if verdict.allowed { "allowed" } else { "denied" };
-    text.push_str(&format!("{target} {preposition} {peer}{pods}: {verb}\n"));
-    for reason in &verdict.reasons {
-        text.push_str(&format!("  {reason}\n"));
-    }
-    text
-}
-
-/// The line before the rules of a direction.
-fn judged(row: &PodPolicyRow, direction: Direction, policies: &[String]) -> String {
-    let word = word(direction);
-    let has_cluster =
-        row.rules.iter().any(|rule| rule.direction == direction && rule.action.is_some());
-    let names = policies.join(", ");
-    if has_cluster {
-        // Names of NetworkPolicies have a namespace.
-        let isolated = policies.iter().any(|name| name.contains('/'));
-        let rest = if isolated { "denied" } else { "allowed" };
-        format!("Its {word} is evaluated by {names} in this order; other traffic is {rest}:\n")
-    } else {
-        format!("Its {word} is isolated by {names}; allowed:\n")
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
-    use crate::api::policy::VerdictRow;
 
-    fn rule(direction: Direction, ports: &[&str], peers: &[(&str, Option<usize>)]) -> RuleRow {
+    /// A rule of a NetworkPolicy.
+    pub fn rule(direction: Direction, ports: &[&str], peers: &[(&str, Option<usize>)]) -> RuleRow {
         let peer = |(peer, pods): &(&str, _)| PeerRow {
             peer: (*peer).to_owned(),
             pods: *pods,
@@ -230,7 +159,7 @@ mod tests {
     }
 
     /// A rule of egress of a ClusterNetworkPolicy.
-    fn cluster_rule(action: Action, at: usize, peers: &[(&str, Option<usize>)]) -> RuleRow {
+    pub fn cluster_rule(action: Action, at: usize, peers: &[(&str, Option<usize>)]) -> RuleRow {
         RuleRow {
             policy: "restricted".to_owned(),
             rule: at,
@@ -254,13 +183,14 @@ mod tests {
                 &[("role=api", Some(1)), ("10.0.0.0/8", None)],
             )],
             problems: vec!["a problem".to_owned()],
+            warnings: vec!["a warning".to_owned()],
             ..PolicyRow::default()
         };
         assert_eq!(
             policy(&row),
             "NetworkPolicy shop/db\nPods: role=db (3 in the cluster, 1 on this node)\n\
              Isolates ingress; allows:\n  ingress[0]: TCP 5432 from role=api (1 pod); 10.0.0.0/8\n\
-             Isolates egress; allows:\n  nothing\nProblem: a problem\n"
+             Isolates egress; allows:\n  nothing\nProblem: a problem\nWarning: a warning\n"
         );
         assert_eq!(row.cells().join("|"), "shop/db|NetworkPolicy|-|role=db|ingress,egress|1|1|1");
     }
@@ -312,89 +242,5 @@ mod tests {
             row.cells().join("|"),
             "restricted|Admin|10|all pods of all namespaces|egress|4|1|0"
         );
-    }
-
-    /// A query about TCP 5432 of a pod from `10.244.2.9`, and its answer.
-    fn explained() -> (PodPolicyRow, ExplainArgs) {
-        let row = PodPolicyRow {
-            pod: "shop/db-0".to_owned(),
-            known: true,
-            host_network: false,
-            address: Some("10.244.1.7".parse().unwrap()),
-            ingress: vec!["shop/db".to_owned()],
-            egress: vec![],
-            ingress_closed: None,
-            egress_closed: None,
-            rules: vec![rule(Direction::Ingress, &[], &[])],
-            verdict: Some(VerdictRow {
-                allowed: false,
-                peers: vec!["lab/far".to_owned()],
-                reasons: vec!["because".to_owned()],
-                rule: None,
-            }),
-        };
-        let args = ExplainArgs {
-            pod: row.pod.clone(),
-            from: Some("10.244.2.9".parse().unwrap()),
-            to: None,
-            port: Some(5432),
-            protocol: Protocol::Tcp,
-        };
-        (row, args)
-    }
-
-    #[test]
-    fn explanation_of_a_pod_has_both_directions_and_the_verdict() {
-        let (row, args) = explained();
-        assert_eq!(
-            pod(&row, &args),
-            "Pod shop/db-0 (10.244.1.7)\nIts ingress is isolated by shop/db; allowed:\n  \
-             shop/db ingress[0]: everything from anyone\nNo policy isolates its egress.\n\
-             TCP 5432 from 10.244.2.9 (lab/far): denied\n  because\n"
-        );
-        assert!(
-            super::super::flow(&ExplainArgs { port: Some(0), ..args }).is_err(),
-            "a port is required"
-        );
-    }
-
-    #[test]
-    fn closed_direction_is_not_shown_as_open_and_host_network_not_as_isolated() {
-        let (row, args) = explained();
-        let closed = PodPolicyRow {
-            ingress_closed: Some("full".to_owned()),
-            egress_closed: Some("not known".to_owned()),
-            ..row.clone()
-        };
-        let text = pod(&closed, &args);
-        for line in ["Its ingress is closed: full.", "Its egress is closed: not known."] {
-            assert!(text.lines().any(|l| l == line), "{line} in {text}");
-        }
-        assert!(!text.contains("No policy isolates"), "{text}");
-        let host = PodPolicyRow { host_network: true, address: None, ..row };
-        assert!(pod(&host, &args).starts_with("Pod shop/db-0 (uses the network of its node"));
-    }
-
-    #[test]
-    fn explanation_of_a_pod_has_the_order_of_policies_and_the_default() {
-        let (row, args) = explained();
-        let deny = cluster_rule(Action::Deny, 0, &[("10.0.0.0/8", None)]);
-        for (others, rest) in [(vec![], "allowed"), (vec!["shop/db".to_owned()], "denied")] {
-            let egress = [vec!["restricted".to_owned()], others].concat();
-            let names = egress.join(", ");
-            let row = PodPolicyRow {
-                ingress: vec![],
-                egress,
-                rules: vec![deny.clone()],
-                verdict: None,
-                ..row.clone()
-            };
-            let expected = format!(
-                "Its egress is evaluated by {names} in this order; other traffic is {rest}:\n  \
-                 restricted egress[0]: deny everything to 10.0.0.0/8\n"
-            );
-            let text = pod(&row, &args);
-            assert!(text.ends_with(&expected), "{text}");
-        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sluice_abi::PolicyDirection;
 use sluice_core::model::{
     ClusterNetworkPolicy, ClusterRule, IpBlock, Kind, LabelSelector, Object, PolicyPeer,
-    PolicyPort, PolicyRule, Port, PortSpec, Protocol, RuleAction, Subject, Tier, parse_cidr,
+    PolicyPort, PolicyRule, Port, PortSpec, Protocol, RuleAction, Subject, Tier, Uid, parse_cidr,
 };
 
 use super::api_types::{ClusterPeer, ClusterProtocol, DestinationPort, Obj, Part, Unknown};
@@ -23,6 +23,7 @@ const PRIORITY_MAX: u16 = 1000;
 /// Converts a ClusterNetworkPolicy.
 pub fn cluster_network_policy(o: api_types::ClusterNetworkPolicy) -> Result<Object, ConvertError> {
     let name = cluster_name(Kind::ClusterNetworkPolicy, &o.metadata)?;
+    let uid = o.metadata.uid.as_deref().and_then(Uid::from_api);
     let spec = match o.spec {
         Part(Ok(Obj(spec))) => spec,
         Part(Err(problem)) => {
@@ -33,6 +34,7 @@ pub fn cluster_network_policy(o: api_types::ClusterNetworkPolicy) -> Result<Obje
                 subject: every_pod(&problem),
                 ingress: rules(),
                 egress: rules(),
+                uid,
                 ..ClusterNetworkPolicy::default()
             }));
         }
@@ -57,6 +59,7 @@ pub fn cluster_network_policy(o: api_types::ClusterNetworkPolicy) -> Result<Obje
         subject: subject.unwrap_or_else(|problem| every_pod(&problem)),
         ingress: ingress.into(),
         egress: egress.into(),
+        uid,
     }))
 }
 

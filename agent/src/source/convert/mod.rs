@@ -14,9 +14,9 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use sluice_core::model::{
-    AddressType, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Hints, Kind, Namespace,
-    Node, Object, ObjectName, Pod, PodPhase, Port, Protocol, SERVICE_NAME_LABEL, ServiceCidr, Uid,
-    ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
+    AddressType, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Hints, Kind,
+    NAMESPACE_NAME_LABEL, Namespace, Node, Object, ObjectName, Pod, PodPhase, Port, Protocol,
+    SERVICE_NAME_LABEL, ServiceCidr, Uid, ZONE_LABEL, hidden_by_label, parse_cidr, parse_ip,
 };
 
 pub(super) use self::cluster_network_policy::cluster_network_policy;
@@ -26,9 +26,6 @@ use super::api_types;
 
 /// Namespace of an object in a manifest that names none.
 const DEFAULT_NAMESPACE: &str = "default";
-
-/// Label of every Namespace with its name.
-pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Taint that the cluster autoscaler sets before it deletes a node.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -101,6 +98,17 @@ pub fn from_json(kind: Kind, json: &[u8]) -> Result<Object, ConvertError> {
 /// The kind with this name in the API; `None` for kinds that Sluice does not read.
 pub fn kind_from_name(name: &str) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind_name(*kind) == name)
+}
+
+/// `apiVersion` of a kind that Sluice reports Events on.
+pub const fn api_version(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Service | Kind::Pod | Kind::Node => Some("v1"),
+        Kind::EndpointSlice => Some("discovery.k8s.io/v1"),
+        Kind::NetworkPolicy => Some("networking.k8s.io/v1"),
+        Kind::ClusterNetworkPolicy => Some("policy.networking.k8s.io/v1alpha2"),
+        Kind::Namespace | Kind::ServiceCidr => None,
+    }
 }
 
 /// Name of a kind in the API.

@@ -5,9 +5,10 @@
 //! fields that this one does not know.
 
 use ipnet::IpNet;
+use sluice_abi::PolicyDirection;
 use sluice_core::model::{
     IpBlock, Kind, LabelSelector, NetworkPolicy, Object, ObjectName, Operator, PolicyPeer,
-    PolicyPort, PolicyRule, Port, PortSpec, Protocol, Requirement, parse_cidr,
+    PolicyPort, PolicyRule, Port, PortSpec, Protocol, Requirement, Uid, parse_cidr,
 };
 
 use super::api_types::{IntOrString, Obj, Part};
@@ -19,12 +20,15 @@ type Rules = Option<Box<[PolicyRule]>>;
 /// Converts a NetworkPolicy.
 pub fn network_policy(o: api_types::NetworkPolicy) -> Result<Object, ConvertError> {
     let name = namespaced(Kind::NetworkPolicy, &o.metadata)?;
-    let spec = match o.spec {
-        Part(Ok(Obj(spec))) => spec,
-        Part(Err(problem)) => {
-            return Ok(closed(name, &cannot_be_read("spec", &problem, EVERY_POD)));
-        }
+    let uid = o.metadata.uid.as_deref().and_then(Uid::from_api);
+    let policy = match o.spec {
+        Part(Ok(Obj(spec))) => policy_of(name, spec),
+        Part(Err(problem)) => closed(name, &cannot_be_read("spec", &problem, EVERY_POD)),
     };
+    Ok(Object::NetworkPolicy(NetworkPolicy { uid, ..policy }))
+}
+
+fn policy_of(name: ObjectName, spec: api_types::NetworkPolicySpec) -> NetworkPolicy {
     let (mut types, problem) = Types::of(&spec);
     let mut ingress = rules(spec.ingress, |rule| (rule.from, rule.ports));
     let egress = rules(spec.egress, |rule| (rule.to, rule.ports));
@@ -37,13 +41,24 @@ pub fn network_policy(o: api_types::NetworkPolicy) -> Result<Object, ConvertErro
         Part(Err(problem)) => Err(problem),
     };
     let rules = |isolates: bool, rules: Vec<PolicyRule>| isolates.then(|| rules.into());
-    Ok(match selector {
-        Ok(pod_selector) => Object::NetworkPolicy(NetworkPolicy {
-            name,
-            pod_selector,
-            ingress: rules(types.ingress, ingress),
-            egress: rules(types.egress, egress),
-        }),
+    match selector {
+        Ok(pod_selector) => {
+            let unused = |isolates: bool, rules: &[PolicyRule]| match isolates {
+                true => 0,
+                false => rules.len(),
+            };
+            let mut unused_rules = [0; 2];
+            unused_rules[PolicyDirection::Ingress as usize] = unused(types.ingress, &ingress);
+            unused_rules[PolicyDirection::Egress as usize] = unused(types.egress, &egress);
+            NetworkPolicy {
+                name,
+                pod_selector,
+                ingress: rules(types.ingress, ingress),
+                egress: rules(types.egress, egress),
+                unused_rules,
+                uid: None,
+            }
+        }
         Err(problem) => {
             let rules = |isolates| {
                 rules(
@@ -58,7 +73,7 @@ pub fn network_policy(o: api_types::NetworkPolicy) -> Result<Object, ConvertErro
             let (ingress, egress) = (rules(types.ingress), rules(types.egress));
             everywhere(name, ingress, egress)
         }
-    })
+    }
 }
 
 /// Directions that a policy isolates.
@@ -99,14 +114,14 @@ fn cannot_be_read(part: &str, problem: &str, consequence: &str) -> String {
 }
 
 /// A policy that isolates every pod of its namespace and admits nothing.
-fn closed(name: ObjectName, problem: &str) -> Object {
+fn closed(name: ObjectName, problem: &str) -> NetworkPolicy {
     let rules = || Some([nothing(problem)].into());
     everywhere(name, rules(), rules())
 }
 
-fn everywhere(name: ObjectName, ingress: Rules, egress: Rules) -> Object {
-    let pod_selector = LabelSelector::default();
-    Object::NetworkPolicy(NetworkPolicy { name, pod_selector, ingress, egress })
+/// A policy that selects every pod of its namespace.
+fn everywhere(name: ObjectName, ingress: Rules, egress: Rules) -> NetworkPolicy {
+    NetworkPolicy { name, ingress, egress, ..NetworkPolicy::default() }
 }
 
 /// A rule that admits nothing.

@@ -85,6 +85,7 @@ where
             subject: Subject { namespaces, pods, invalid: None },
             ingress,
             egress,
+            uid: None,
         },
     )
 }

@@ -177,6 +177,7 @@ pub fn network_policy() -> impl Strategy<Value = NetworkPolicy> {
             pod_selector,
             ingress,
             egress,
+            ..NetworkPolicy::default()
         },
     )
 }

@@ -185,6 +185,7 @@ fn network_policy() -> impl Strategy<Value = NetworkPolicy> {
             pod_selector,
             ingress,
             egress,
+            ..NetworkPolicy::default()
         },
     )
 }

@@ -153,8 +153,8 @@ impl Policies {
         }
 
         self.update_namespaces(index, dirty, &leased);
-        let pods = self.pods.take_changed();
-        self.kept.changed(index, (dirty, is_all), &self.subjects, pods);
+        let changed = self.pods.take_changed();
+        self.kept.changed(index, (dirty, is_all), &self.subjects, &self.pods, &changed);
         let open = self.namespaces.take();
         zeroth.open_namespaces.deletes = open.deletes;
         last.open_namespaces.puts = open.puts;

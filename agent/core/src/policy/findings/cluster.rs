@@ -8,9 +8,10 @@ use sluice_abi::PolicyDirection;
 use super::super::describe;
 use super::super::pods::Pods;
 use super::super::selection::subject_selects;
-use super::super::term::{GroupKey, Term};
+use super::super::term::{GroupKey, Scope, Term};
 use super::super::{Finding, FindingReason};
 use super::Checks;
+use super::port_names::who_lacks;
 use crate::index::Index;
 use crate::model::{
     ClusterNetworkPolicy, ClusterRule, Kind, PolicyPeer, PortSpec, Protocol, RuleAction,
@@ -26,8 +27,9 @@ pub fn check(
     index: &Index,
     pods: &Pods,
     policy: &ClusterNetworkPolicy,
-    Checks { warnings, port_names }: Checks,
+    checks: Checks,
 ) -> Vec<Finding> {
+    let warnings = checks.warnings;
     let mut findings = Vec::new();
     let mut add = |reason, text| findings.push(finding(policy, reason, text));
     let subject = &policy.subject;
@@ -41,7 +43,9 @@ pub fn check(
         pods.groups()
             .filter(|group| subject_selects(index, subject, &group.namespace, &group.labels))
     };
-    if warnings && selected().next().is_none() {
+    let scope = Scope::Selected(subject.namespaces.clone());
+    let is_known = checks.knows_pods_of(pods, &Term::Pods { scope, pods: subject.pods.clone() });
+    if warnings && is_known && selected().next().is_none() {
         add(FindingReason::NoPod, "subject matches no pod: the policy has no effect".to_owned());
     }
     for direction in [PolicyDirection::Ingress, PolicyDirection::Egress] {
@@ -55,20 +59,21 @@ pub fn check(
                 add(FindingReason::InvalidPart, format!("{field}: {problem}: {effect}"));
                 continue;
             }
-            for name in names(rule).into_iter().filter(|_| port_names) {
+            for name in names(rule) {
                 let has = |group: &GroupKey| group.ports.iter().any(|port| port.name == *name);
-                let (defined, who) = match direction {
+                let who = match direction {
                     PolicyDirection::Ingress => {
                         let mut selected = selected().peekable();
-                        (selected.peek().is_none() || selected.any(has), "selected pod")
+                        let defined = !is_known || selected.peek().is_none() || selected.any(has);
+                        (!defined).then_some("selected pod")
                     }
                     PolicyDirection::Egress => {
-                        let of = |protocol| pods.has_port(&(protocol, Arc::clone(name)));
-                        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-                        (protocols.into_iter().any(of), "pod")
+                        let of = |protocol| (protocol, Arc::clone(name));
+                        let names = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(of);
+                        who_lacks(index, pods, &Arc::default(), &rule.matches.peers, &names, checks)
                     }
                 };
-                if !defined {
+                if let Some(who) = who {
                     let problem = format!("no {who} has a port with the name {name}");
                     let text = format!("{field}.protocols: {problem}: it matches nothing");
                     add(FindingReason::UndefinedPort, text);
@@ -81,7 +86,8 @@ pub fn check(
             for (at, peer) in rule.matches.peers.iter().enumerate() {
                 let nothing = match (peer, Term::new(peer, &Arc::default())) {
                     (PolicyPeer::Pods { .. }, Some(term)) => {
-                        !pods.groups().any(|g| term.selects(index, &g.namespace, &g.labels))
+                        checks.knows_pods_of(pods, &term)
+                            && !pods.groups().any(|g| term.selects(index, &g.namespace, &g.labels))
                     }
                     _ => false,
                 };

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod kept;
+mod port_names;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -9,15 +10,17 @@ use std::sync::Arc;
 use sluice_abi::PolicyDirection;
 
 pub use self::kept::{ChangedPods, Kept};
+use self::port_names::who_lacks;
 use super::compiler::Policies;
 use super::describe;
 use super::pods::Pods;
 use super::subjects::{Standing, pod_of};
-use super::term::{GroupKey, Term, Terms};
+use super::term::{GroupKey, Scope, Term, Terms};
 use super::{Closing, Finding, FindingReason, KnownPods};
 use crate::index::Index;
 use crate::model::{
-    Change, Kind, NetworkPolicy, Object, ObjectName, PolicyPeer, PolicyPort, PolicyRule, PortSpec,
+    Change, Kind, NAMESPACE_NAME_LABEL, NetworkPolicy, Object, ObjectName, Operator, PolicyPeer,
+    PolicyPort, PolicyRule, PortSpec,
 };
 
 impl Policies {
@@ -112,18 +115,56 @@ fn rules(policy: &NetworkPolicy) -> impl Iterator<Item = (PolicyDirection, usize
     ingress.chain(egress)
 }
 
+/// The rules of a policy that its `policyTypes` switches off, in a sentence for each direction.
+pub fn unused_rules(policy: &NetworkPolicy) -> impl Iterator<Item = String> {
+    let text = |direction| {
+        let count = policy.unused_rules[direction as usize];
+        let (word, name) = (describe::direction(direction), describe::policy_type(direction));
+        (count > 0)
+            .then(|| format!("{word} has rules, but policyTypes lacks {name}: they have no effect"))
+    };
+    PolicyDirection::ALL.into_iter().filter_map(text)
+}
+
 /// What is checked besides parts that cannot match anything.
 #[derive(Clone, Copy)]
 struct Checks {
-    /// Selectors that match no pod.
+    /// Selectors that match no pod, and rules without their policy type.
     warnings: bool,
-    /// Whether pods have the named ports. Requires that all pods of the cluster are known.
-    port_names: bool,
+    /// Pods that are known: what they lack is a problem only if others cannot have it.
+    known: KnownPods,
+}
+
+impl Checks {
+    /// Whether all pods of the cluster are known.
+    fn knows_all(self) -> bool {
+        self.known == KnownPods::OfCluster
+    }
+
+    /// Whether all pods that a term can select are known.
+    fn knows_pods_of(self, pods: &Pods, term: &Term) -> bool {
+        let has_pods = |namespace: &Arc<str>| pods.groups_of(namespace).next().is_some();
+        match (self.known, term) {
+            (KnownPods::OfCluster, _) => true,
+            (KnownPods::OfNode, _) => false,
+            (KnownPods::OfNamespaces, Term::Pods { scope: Scope::Namespace(own), .. }) => {
+                has_pods(own)
+            }
+            (KnownPods::OfNamespaces, Term::Pods { scope: Scope::Selected(namespaces), .. }) => {
+                let names = namespaces.requirements().iter().find_map(|r| match &r.operator {
+                    Operator::In(names) if *r.key == *NAMESPACE_NAME_LABEL => Some(names),
+                    _ => None,
+                });
+                names.is_some_and(|names| names.iter().all(has_pods))
+            }
+            (KnownPods::OfNamespaces, _) => false,
+        }
+    }
 }
 
 /// Problems of one policy, given the pods that exist.
 fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, checks: Checks) -> Vec<Finding> {
-    let Checks { warnings, port_names } = checks;
+    let warnings = checks.warnings;
     let mut findings = Vec::new();
     let mut add = |reason, text| findings.push(finding(policy, reason, text));
     let namespace = &policy.name.namespace;
@@ -131,11 +172,15 @@ fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, checks: Checks) -> 
         let groups = pods.groups_of(namespace);
         groups.filter(|g| policy.pod_selector.matches(|key| g.labels.get(key)))
     };
-    if warnings && selected().next().is_none() {
+    let has_pods = checks.knows_all() || pods.groups_of(namespace).next().is_some();
+    if warnings && has_pods && selected().next().is_none() {
         add(
             FindingReason::NoPod,
             "podSelector matches no pod: the policy has no effect".to_owned(),
         );
+    }
+    for text in unused_rules(policy).filter(|_| warnings) {
+        add(FindingReason::UnusedRules, text);
     }
     for (direction, at, rule) in rules(policy) {
         let field = || format!("{}[{at}]", describe::direction(direction));
@@ -153,19 +198,23 @@ fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, checks: Checks) -> 
                     FindingReason::InvalidPart,
                     format!("{}: {text}: it matches nothing", field()),
                 ),
-                PortSpec::Name(name) if port_names => {
+                PortSpec::Name(name) => {
                     let name = (*protocol, Arc::clone(name));
                     let has = |group: &GroupKey| {
                         group.ports.iter().any(|p| (p.protocol, &p.name) == (name.0, &name.1))
                     };
-                    let (defined, who) = match direction {
+                    let who = match direction {
                         PolicyDirection::Ingress => {
                             let mut selected = selected().peekable();
-                            (selected.peek().is_none() || selected.any(has), "selected pod")
+                            let defined = selected.peek().is_none() || selected.any(has);
+                            (!defined).then_some("selected pod")
                         }
-                        PolicyDirection::Egress => (pods.has_port(&name), "pod"),
+                        PolicyDirection::Egress => {
+                            let names = std::slice::from_ref(&name);
+                            who_lacks(index, pods, namespace, &rule.peers, names, checks)
+                        }
                     };
-                    if !defined {
+                    if let Some(who) = who {
                         let (protocol, name) = name;
                         let problem =
                             format!("no {who} has a {protocol} port with the name {name}");
@@ -190,7 +239,9 @@ fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, checks: Checks) -> 
                     let selects = |term: Term| {
                         pods.groups().any(|g| term.selects(index, &g.namespace, &g.labels))
                     };
-                    if !Term::new(peer, namespace).is_some_and(selects) {
+                    let term = Term::new(peer, namespace);
+                    let term = term.filter(|term| checks.knows_pods_of(pods, term));
+                    if term.is_some_and(|term| !selects(term)) {
                         add(FindingReason::NoPod, format!("{} matches no pod", field()));
                     }
                 }
@@ -201,8 +252,9 @@ fn check(index: &Index, pods: &Pods, policy: &NetworkPolicy, checks: Checks) -> 
     findings
 }
 
-/// Problems of the policies among some objects, with warnings: those of a file, for example.
-pub fn check_all(objects: &[Object]) -> Vec<Finding> {
+/// Problems of the policies among some objects, with warnings: those of a file, for example. `known`: whether all
+/// pods of the cluster, or of the namespaces that have any, are among them.
+pub fn check_all(objects: &[Object], known: KnownPods) -> Vec<Finding> {
     let mut index = Index::new("");
     for object in objects {
         index.apply(Change::Apply(object.clone()));
@@ -212,7 +264,7 @@ pub fn check_all(objects: &[Object]) -> Vec<Finding> {
     for pod in index.pods() {
         pods.pod(&index, &pod.name, &Terms::default());
     }
-    let checks = Checks { warnings: true, port_names: true };
+    let checks = Checks { warnings: true, known };
     let own = index.network_policies().flat_map(|policy| check(&index, &pods, policy, checks));
     let cluster = index.cluster_network_policies();
     let cluster = cluster.flat_map(|policy| cluster::check(&index, &pods, policy, checks));

@@ -42,6 +42,11 @@ impl Pods {
         self.by_port.contains(name)
     }
 
+    /// As [`Pods::groups`], with a container port with this name and protocol.
+    pub fn groups_with(&self, name: &PortName) -> impl Iterator<Item = &GroupKey> {
+        self.by_port.of(name).map(|group| &*self.groups[group as usize].key)
+    }
+
     /// A selector became active or inactive.
     pub fn term(&mut self, index: &Index, number: u32, terms: &Terms, active: bool) {
         let term = terms.registry.get(number);

@@ -42,6 +42,7 @@ fn large() -> Object {
         pod_selector: LabelSelector::from_iter([Requirement::equals("app", "db")]),
         ingress: Some((0..RULES).map(rule).collect()),
         egress: Some(egress.into()),
+        ..NetworkPolicy::default()
     })
 }
 

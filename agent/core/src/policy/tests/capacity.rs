@@ -55,7 +55,7 @@ fn policies_with_blocks_that_do_not_fit_are_named_and_pods_that_deny_them_closed
         name: ObjectName::new("shop", "own"),
         pod_selector: all(),
         ingress: Some([matches()].into()),
-        egress: None,
+        ..NetworkPolicy::default()
     };
     let mut index = Index::new(THIS_NODE);
     index.apply(Change::Apply(namespace()));
@@ -131,7 +131,7 @@ fn many(peers: u8) -> (Index, [LocalPod; 1]) {
         name: ObjectName::new("shop", "db"),
         pod_selector: LabelSelector::default(),
         ingress: Some(rules.into()),
-        egress: None,
+        ..NetworkPolicy::default()
     })));
     (index, [lease("db", [10, 2, 0, 1])])
 }

@@ -33,7 +33,8 @@ fn policy(namespace: &'static str, n: u16, port: u16, pods: LabelSelector) -> Ob
     let rules = Some([PolicyRule { peers: [peer].into(), ports }].into());
     let name = ObjectName::new(namespace, format!("allow-{n}"));
     let (ingress, egress) = (rules.clone(), rules);
-    Object::NetworkPolicy(NetworkPolicy { name, pod_selector: pods, ingress, egress })
+    let policy = NetworkPolicy { name, pod_selector: pods, ingress, egress, ..Default::default() };
+    Object::NetworkPolicy(policy)
 }
 
 fn db() -> LabelSelector {

@@ -41,7 +41,7 @@ fn allow(to: &'static str, from: &'static str) -> Object {
         name: ObjectName::new("shop", to),
         pod_selector: app(to),
         ingress: Some([rule].into()),
-        egress: None,
+        ..NetworkPolicy::default()
     })
 }
 
@@ -120,7 +120,7 @@ fn change_of_a_rule_writes_the_rows_that_it_affects() {
             name: ObjectName::new("shop", format!("allow-{n}")),
             pod_selector: LabelSelector::from_iter([Requirement::equals("app", "db")]),
             ingress: Some([PolicyRule { peers: [peer].into(), ports }].into()),
-            egress: None,
+            ..NetworkPolicy::default()
         })
     };
     let mut index = Index::new(THIS_NODE);

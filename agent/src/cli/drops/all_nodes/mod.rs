@@ -3,12 +3,13 @@
 //! The agents do not serve drops on the network. The API server authorizes the command: it requires `create`
 //! on `pods/exec` in the namespace of the agents.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::Args;
@@ -20,6 +21,8 @@ use crate::source::agents::{Agent, Agents};
 
 /// Longest time until an agent has answered, without `--follow`.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Agents that are asked at once, without `--follow`.
+const CONNECTIONS: usize = 32;
 /// Time between two searches for agents, and two attempts with one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines that wait to be printed.
@@ -88,28 +91,55 @@ async fn once(agents: &impl Cluster, args: &Args, output: Output) -> anyhow::Res
     if running.is_empty() {
         bail!("no agent runs in the namespace {}; see --agent-namespace", args.agent_namespace);
     }
-    let (mut rows, mut failed) = (Vec::new(), 0);
-    for agent in &running {
-        let answer = timeout(RESPONSE_TIMEOUT, all_rows(agents, agent)).await;
-        let answer =
-            answer.unwrap_or_else(|_| bail!("no answer within {} s", RESPONSE_TIMEOUT.as_secs()));
-        match answer {
-            Ok(of_node) => {
-                let node = || Some(agent.node.clone());
-                rows.extend(of_node.into_iter().map(|row| DropRow { node: node(), ..row }));
+    let count = running.len();
+    let (rows, failed) = ask_all(agents, running).await;
+    for (node, error) in &failed {
+        eprintln!("sluice: node {node}: {error:#}");
+    }
+    print(rows, args.filter.as_deref(), output)?;
+    if !failed.is_empty() {
+        bail!("{} of {count} agents did not answer", failed.len());
+    }
+    Ok(())
+}
+
+/// The drops of all nodes by time, and the errors by node.
+async fn ask_all(
+    cluster: &impl Cluster,
+    agents: Vec<Agent>,
+) -> (Vec<DropRow>, BTreeMap<String, anyhow::Error>) {
+    let (mut rows, mut failed) = (Vec::new(), BTreeMap::new());
+    let (mut waiting, mut asked) = (agents.into_iter(), JoinSet::new());
+    loop {
+        while asked.len() < CONNECTIONS
+            && let Some(agent) = waiting.next()
+        {
+            asked.spawn(ask(cluster.clone(), agent));
+        }
+        match asked.join_next().await {
+            None => break,
+            Some(Ok((node, Ok(of_node)))) => {
+                let of_node = of_node.into_iter();
+                rows.extend(of_node.map(|row| DropRow { node: Some(node.clone()), ..row }));
             }
-            Err(error) => {
-                failed += 1;
-                eprintln!("sluice: node {}: {error:#}", agent.node);
+            Some(Ok((node, Err(error)))) => {
+                failed.insert(node, error);
+            }
+            Some(Err(ended)) => {
+                failed.insert("unknown".to_owned(), ended.into());
             }
         }
     }
-    rows.sort_by(|a, b| a.at.cmp(&b.at));
-    print(rows, args.filter.as_deref(), output)?;
-    if failed > 0 {
-        bail!("{failed} of {} agents did not answer", running.len());
-    }
-    Ok(())
+    // Of equal times, by node: the order of the responses differs each time.
+    rows.sort_by(|a, b| (&a.at, &a.node, a.sequence).cmp(&(&b.at, &b.node, b.sequence)));
+    (rows, failed)
+}
+
+/// The drops of a node.
+async fn ask(cluster: impl Cluster, agent: Agent) -> (String, anyhow::Result<Vec<DropRow>>) {
+    let answer = timeout(RESPONSE_TIMEOUT, all_rows(&cluster, &agent)).await;
+    let silent = |_| Err(anyhow!("no answer within {} s", RESPONSE_TIMEOUT.as_secs()));
+    (agent.node, answer.unwrap_or_else(silent))
 }
 
 async fn all_rows(agents: &impl Cluster, agent: &Agent) -> anyhow::Result<Vec<DropRow>> {

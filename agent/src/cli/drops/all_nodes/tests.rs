@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use anyhow::anyhow;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::print::tests::{numbered, short};
@@ -47,7 +46,7 @@ impl Cluster for Scripted {
         command: &[&str],
         lines: mpsc::Sender<String>,
     ) -> anyhow::Result<()> {
-        assert_eq!(command, ["sluice", "drops", "-o", "json", "--follow"]);
+        assert_eq!(command[..4], ["sluice", "drops", "-o", "json"]);
         let (printed, end) = self.scripts.lock().unwrap().get_mut(&*agent.node).unwrap().remove(0);
         for (seconds, line) in printed {
             sleep_until(self.at(seconds)).await;
@@ -216,6 +215,31 @@ async fn agent_of_a_former_version_is_reported_once() {
         "sluice: node old: the agent is of a former version; drops that are missing are not counted\n\
          sluice: node old: the agent has ended; reconnecting\n"
     );
+}
+
+/// Without `--follow`, agents that do not answer delay the command once.
+#[tokio::test(start_paused = true)]
+async fn silent_agents_are_waited_for_together() {
+    let start = Instant::now();
+    let names: Vec<&'static str> = (0..20).map(|n| &*format!("silent-{n}").leak()).collect();
+    let silent = names.into_iter().map(|name| (name, vec![(vec![], None)]));
+    let rows = |sequence| format!("[{}]", drop_line(sequence));
+    let answer = |seconds: f64, line| vec![(vec![(seconds, line)], Some((seconds, "")))];
+    let last = [
+        ("n1", answer(2.0, rows(2))),
+        ("n2", answer(1.0, rows(1))),
+        ("n3", vec![(vec![], Some((1.0, "exec: pod not found")))]),
+    ];
+    let scripts = Arc::new(Mutex::new(silent.chain(last).collect()));
+    let cluster = Scripted { scripts, start, silent_from: 100.0 };
+    let agents = cluster.list().await.unwrap();
+    let (found, failed) = ask_all(&cluster, agents).await;
+    assert_eq!(start.elapsed(), RESPONSE_TIMEOUT);
+    let found: Vec<_> = found.iter().map(|row| (row.node.as_deref(), row.sequence)).collect();
+    assert_eq!(found, [(Some("n1"), 2), (Some("n2"), 1)]);
+    assert_eq!(failed.len(), 21);
+    assert_eq!(failed["n3"].to_string(), "exec: pod not found");
+    assert_eq!(failed["silent-0"].to_string(), "no answer within 20 s");
 }
 
 #[tokio::test(start_paused = true)]

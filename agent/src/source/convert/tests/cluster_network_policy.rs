@@ -120,6 +120,7 @@ status: {conditions: []}
             rule(RuleAction::Pass, vec![PolicyPeer::Nodes(selector(&[]))]),
         ]
         .into(),
+        uid: None,
     };
     assert_eq!(
         read(Kind::ClusterNetworkPolicy, yaml).unwrap(),

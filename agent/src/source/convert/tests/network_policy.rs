@@ -1,5 +1,6 @@
 //! NetworkPolicies: defaults, all fields, and that nothing that is not understood opens a policy.
 
+use sluice_abi::PolicyDirection;
 use sluice_core::model::*;
 
 use super::read;
@@ -109,6 +110,8 @@ status: {}
             ]
             .into(),
         ),
+        unused_rules: [0, 0],
+        uid: None,
     };
     assert_eq!(read(Kind::NetworkPolicy, yaml).unwrap(), Object::NetworkPolicy(expected));
 }
@@ -155,6 +158,18 @@ fn isolated_directions_and_absent_lists_have_the_defaults_of_the_api() {
         let count = |rules: &Option<Box<[PolicyRule]>>| rules.as_ref().map(|rules| rules.len());
         assert_eq!((count(&policy.ingress), count(&policy.egress)), (ingress, egress), "{spec}");
         assert!(policy.pod_selector.is_empty());
+    }
+    // Rules without their type are counted.
+    for (spec, [egress, ingress]) in [
+        ("{policyTypes: [Ingress], egress: [{}, {}], ingress: [{}]}", [2, 0]),
+        ("{policyTypes: [Egress], ingress: [{}]}", [0, 1]),
+        ("{policyTypes: [Egress, Ingress], ingress: [{}], egress: [{}]}", [0, 0]),
+        ("{ingress: [{}], egress: [{}]}", [0, 0]),
+    ] {
+        let unused = policy(spec).unused_rules;
+        let of = |direction| unused[direction as usize];
+        let found = [PolicyDirection::Egress, PolicyDirection::Ingress].map(of);
+        assert_eq!(found, [egress, ingress], "{spec}");
     }
     let policy = policy("{ingress: [{from: null, ports: null}, {from: [], ports: []}]}");
     assert_eq!(policy.ingress.unwrap()[..], [PolicyRule::default(), PolicyRule::default()]);

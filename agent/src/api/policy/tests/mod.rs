@@ -1,5 +1,7 @@
 //! Rows of policies and pods.
 
+mod flows;
+
 use ipnet::IpNet;
 use sluice_abi::proto;
 use sluice_core::model::{Change, IpBlock, Kind, Object, PolicyPeer, PolicyRule};
@@ -75,6 +77,26 @@ fn fake_with(more: &str) -> Fake {
     fake
 }
 
+fn address(text: &str) -> FlowPeer {
+    FlowPeer::Address(text.parse().unwrap())
+}
+
+/// The row of a pod, as the API sends it.
+fn row_of(fake: &Fake, pod: &str, flow: Option<FlowQuery>) -> PodPolicyRow {
+    let query = PodQuery { pod: pod.to_owned(), flow };
+    match page(fake, &Request::ExplainPod(query), None).rows.pop() {
+        Some(Row::Pod(row)) => *row,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The only verdict of a row.
+fn verdict_of(row: PodPolicyRow) -> VerdictRow {
+    let flow = row.flow.unwrap();
+    assert_eq!((flow.judged.len(), flow.more, &flow.problem), (1, 0, &None), "{flow:?}");
+    flow.judged.into_iter().next().unwrap().verdict
+}
+
 fn rows_of(fake: &Fake, filter: PolicyFilter) -> Vec<PolicyRow> {
     let page = page(fake, &Request::Policies(filter), None);
     let row = |row| match row {
@@ -96,6 +118,16 @@ fn list_has_counts_and_a_single_policy_its_rules() {
     assert_eq!(rows(text("p/d")).len(), 1);
     let namespace = PolicyFilter { namespace: Some("lab".into()), ..Default::default() };
     assert_eq!(rows(namespace), []);
+    for (pod, policies) in [
+        ("shop/db-0", &["shop/all", "shop/db"][..]),
+        ("shop/web-0", &["shop/all"]),
+        ("lab/web-1", &[]),
+        ("shop/none", &[]),
+    ] {
+        let found = rows(PolicyFilter { pod: Some(pod.into()), ..Default::default() });
+        let found: Vec<_> = found.iter().map(|row| &*row.policy).collect();
+        assert_eq!(found, policies, "{pod}");
+    }
     let one = rows(PolicyFilter { name: Some("shop/db".into()), ..Default::default() });
     let [row] = &one[..] else { panic!("{one:?}") };
     assert_eq!((row.pods, row.rule_count, &*row.pod_selector), (Some(1), 1, "app=db"));
@@ -114,10 +146,10 @@ fn list_has_counts_and_a_single_policy_its_rules() {
 #[test]
 fn pod_is_explained_with_and_without_a_flow() {
     let fake = fake();
-    let explain = |pod: &str, flow| fake.policies().pod(&PodQuery { pod: pod.to_owned(), flow });
+    let explain = |pod: &str, flow| row_of(&fake, pod, flow);
     let row = explain("shop/db-0", None);
     assert_eq!((row.ingress, row.egress), (vec!["shop/db".into()], vec!["shop/all".into()]));
-    assert_eq!((row.rules.len(), row.known, row.verdict), (1, true, None));
+    assert_eq!((row.rules.len(), row.known, row.flow), (1, true, None));
     assert!(row.address.is_some());
     let row = explain("lab/web-1", None);
     assert_eq!((row.address, row.ingress.len(), row.egress.len()), (None, 0, 0));
@@ -125,14 +157,16 @@ fn pod_is_explained_with_and_without_a_flow() {
 
     let flow = |port| FlowQuery {
         direction: Direction::Ingress,
-        peer: "10.244.2.8".parse().unwrap(),
+        peer: address("10.244.2.8"),
         protocol: proto::TCP,
         port,
     };
-    let verdict = explain("shop/db-0", Some(flow(5432))).verdict.unwrap();
+    let verdict = verdict_of(explain("shop/db-0", Some(flow(5432))));
     assert!(verdict.allowed && verdict.peers == ["shop/web-0"], "{verdict:?}");
-    let verdict = explain("shop/db-0", Some(flow(80))).verdict.unwrap();
+    let verdict = verdict_of(explain("shop/db-0", Some(flow(80))));
     assert!(!verdict.allowed && verdict.reasons[0].contains("TCP 5432"), "{verdict:?}");
+    let nearest: Vec<_> = verdict.nearest.iter().map(|near| (&*near.policy, near.rule)).collect();
+    assert_eq!((verdict.rule, nearest), (None, vec![("shop/db", Some(0))]));
 }
 
 /// Its Namespace is not known, and a ClusterNetworkPolicy may select it by that.
@@ -143,7 +177,7 @@ fn pod_that_is_not_known_is_closed() {
     let name = ObjectName::cluster("shop");
     fake.index.apply(Change::Delete(Kind::Namespace, name));
     fake.policies.update(&fake.index, &PolicyDirty::everything(), &fake.local);
-    let row = fake.policies().pod(&PodQuery { pod: "shop/db-0".to_owned(), flow: None });
+    let row = row_of(&fake, "shop/db-0", None);
     for closed in [row.ingress_closed, row.egress_closed] {
         assert!(closed.is_some_and(|reason| reason.contains("Namespace is not known")));
     }
@@ -157,11 +191,11 @@ fn pod_of_the_host_network_is_not_isolated() {
 ";
     let fake = fake_with(&[CLUSTER, host].concat());
     let direction = Direction::Ingress;
-    let peer = "10.9.9.9".parse().unwrap();
+    let peer = address("10.9.9.9");
     let flow = Some(FlowQuery { direction, peer, protocol: proto::TCP, port: 80 });
-    let row = fake.policies().pod(&PodQuery { pod: "shop/host".to_owned(), flow });
+    let row = row_of(&fake, "shop/host", flow);
     assert!(row.host_network && row.ingress.is_empty() && row.egress.is_empty(), "{row:?}");
-    let verdict = row.verdict.unwrap();
+    let verdict = verdict_of(row);
     assert!(verdict.allowed && verdict.reasons[0].contains("network of its node"), "{verdict:?}");
 }
 
@@ -177,16 +211,16 @@ fn block_that_does_not_fit_is_marked_and_is_the_reason_of_a_verdict() {
     policy.ingress = Some([PolicyRule { peers: [peer].into(), ports: [].into() }].into());
     fake.index.apply(Change::Apply(Object::NetworkPolicy(policy)));
     fake.policies.update(&fake.index, &PolicyDirty::everything(), &fake.local);
-    let peer = "10.200.0.1".parse().unwrap();
+    let peer = address("10.200.0.1");
     let flow = FlowQuery { direction: Direction::Ingress, peer, protocol: proto::TCP, port: 80 };
-    let row = fake.policies().pod(&PodQuery { pod: "shop/db-0".to_owned(), flow: Some(flow) });
+    let row = row_of(&fake, "shop/db-0", Some(flow));
     let marks: Vec<_> = row
         .rules
         .iter()
         .map(|rule| (&*rule.policy, rule.peers.iter().any(|peer| peer.does_not_fit)))
         .collect();
     assert_eq!(marks, [("shop/db", true), ("first", false), ("first", false)]);
-    let verdict = row.verdict.unwrap();
+    let verdict = verdict_of(row);
     let reason = "the block 10.0.0.0/8 does not fit into the map of networks";
     assert!(!verdict.allowed && verdict.reasons[0].ends_with(reason), "{:?}", verdict.allowed);
 }
@@ -200,10 +234,10 @@ fn process_of_the_own_node_reaches_its_pods() {
 ";
     let fake = fake_with(nodes);
     let allowed = |direction, peer: &str| {
-        let peer = peer.parse().unwrap();
+        let peer = address(peer);
         let flow = Some(FlowQuery { direction, peer, protocol: proto::TCP, port: 80 });
-        let row = fake.policies().pod(&PodQuery { pod: "shop/db-0".to_owned(), flow });
-        row.verdict.unwrap().allowed
+        let row = row_of(&fake, "shop/db-0", flow);
+        verdict_of(row).allowed
     };
     assert!(allowed(Direction::Ingress, "172.18.0.2"));
     assert!(!allowed(Direction::Ingress, "172.18.0.3"));
@@ -268,22 +302,37 @@ fn cluster_network_policies_of_a_pod_are_in_the_order_of_judgement() {
     let fake = fake_with(CLUSTER);
     let flow = FlowQuery {
         direction: Direction::Egress,
-        peer: "10.1.2.3".parse().unwrap(),
+        peer: address("10.1.2.3"),
         protocol: proto::TCP,
         port: 80,
     };
-    let query = PodQuery { pod: "shop/db-0".to_owned(), flow: Some(flow) };
-    let row = fake.policies().pod(&query);
+    let row = row_of(&fake, "shop/db-0", Some(flow));
     assert_eq!(row.ingress, ["shop/db"]);
     // The Baseline tier is not reached: a NetworkPolicy isolates the pod.
     assert_eq!(row.egress, ["first", "shop/all"]);
     let rules: Vec<_> = row.rules.iter().map(|rule| (&*rule.policy, rule.action)).collect();
     let (pass, deny) = (Some(Action::Pass), Some(Action::Deny));
     assert_eq!(rules, [("shop/db", None), ("first", pass), ("first", deny)]);
-    let lab = PodQuery { pod: "lab/web-1".to_owned(), flow: None };
-    let lab = fake.policies().pod(&lab);
+    let lab = row_of(&fake, "lab/web-1", None);
     assert_eq!((lab.ingress, lab.egress), (vec![], vec!["alpha".to_owned()]));
     assert_eq!(lab.rules[0].action, Some(Action::Accept));
-    let verdict = row.verdict.unwrap();
+    let verdict = verdict_of(row);
     assert!(!verdict.allowed && verdict.reasons[0].contains("first"), "{verdict:?}");
+    assert_eq!(verdict.rule, Some(RuleRef { policy: "first".to_owned(), rule: 1 }));
+    assert_eq!(verdict.nearest, []);
+}
+
+/// `policyTypes` switches rules off.
+#[test]
+fn rules_without_their_policy_type_are_shown_with_a_single_policy() {
+    let fake = fake_with(
+        "
+- kind: NetworkPolicy
+  metadata: {name: mistake, namespace: shop}
+  spec: {podSelector: {}, policyTypes: [Ingress], egress: [{}]}
+",
+    );
+    let one = PolicyFilter { name: Some("shop/mistake".into()), ..Default::default() };
+    let [row] = &rows_of(&fake, one)[..] else { panic!("one row") };
+    assert!(row.warnings.len() == 1 && row.warnings[0].contains("policyTypes lacks Egress"));
 }
