@@ -28,7 +28,7 @@ pub use error::KernelError;
 pub use flow_tables::{FlowMaps, FlowTables, MapFill};
 pub use health_checks::{HealthCheck, HealthChecks};
 use ipnet::IpNet;
-use sluice_abi::{Addr, PortBe};
+use sluice_abi::UdpSocket;
 use sluice_bpf::attach::{XdpAttachment, XdpMode};
 use sluice_core::diff::Capacity;
 use sluice_core::{Rows, TableSpec, Write};
@@ -187,8 +187,26 @@ pub trait Hooks {
     fn remove_stale_pins(&mut self) -> Result<Vec<String>>;
 }
 
-/// Address and port of a socket's peer.
-pub type Peer = (Addr, PortBe);
+/// Connected UDP sockets that were translated, by their cookies.
+pub type UdpSockets = BTreeMap<u64, UdpSocket>;
+
+/// Result of [`Pods::close_udp_sockets`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClosedSockets {
+    /// Sockets that were closed.
+    pub sockets: usize,
+    /// Sockets that the kernel cannot close: it lacks `CONFIG_INET_DIAG_DESTROY`.
+    pub unsupported: usize,
+    /// Other failures. Each names the network namespace and the Service address.
+    pub failures: Vec<String>,
+}
+
+impl ClosedSockets {
+    /// Nothing was closed.
+    pub fn failed(failure: String) -> ClosedSockets {
+        ClosedSockets { failures: vec![failure], ..ClosedSockets::default() }
+    }
+}
 
 /// The lock of the leases, while this value exists. Rows that lead to a pod are written and deleted under
 /// it: the CNI binary does, and without it a row could be that of an earlier or a later pod.
@@ -260,9 +278,12 @@ pub trait Pods {
     /// does not exist or is unknown.
     fn set_pod_mtu(&mut self, lease: &Lease, mtu: u32) -> Result<bool>;
 
-    /// Destroys the UDP sockets that are connected to one of `peers`, in the node's network
-    /// namespace and in those of `pods`. Runs in the background; failures are logged.
-    fn destroy_udp_sockets(&mut self, peers: &BTreeSet<Peer>, pods: &[Lease]) -> Result<()>;
+    /// Starts to close these sockets, in the node's network namespace and in those of `pods`, as far as they are
+    /// still connected to their backends. [`Pods::closed_udp_sockets`] has returned the result of the last start.
+    fn close_udp_sockets(&mut self, sockets: &UdpSockets, pods: &[Lease]) -> Result<()>;
+
+    /// The result of the last start, once; `None` while it runs.
+    fn closed_udp_sockets(&mut self) -> Option<ClosedSockets>;
 }
 
 /// The files that make the container runtime use Sluice.

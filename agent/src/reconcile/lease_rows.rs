@@ -23,54 +23,35 @@ const ADD_SECONDS: u64 = 10;
 /// Rows by key.
 pub type RowsOf<T> = BTreeMap<<T as Table>::Key, <T as Table>::Value>;
 
-/// What [`repair`] found and wrote.
-pub struct Repaired<T: Table> {
-    /// The rows before.
-    pub found: RowsOf<T>,
-    /// The rows now.
-    pub wanted: RowsOf<T>,
-    /// The leases.
-    pub leases: Vec<Lease>,
-    /// Number of rows that were written or deleted.
-    pub count: usize,
-}
-
 /// Whether the ADD of a lease may still run.
 pub fn add_may_run(lease: &Lease, now: &BootInstant) -> bool {
     lease.since.age(now).is_some_and(|age| age < ADD_SECONDS)
 }
 
-/// Repairs the rows of a map. `wanted` are the rows of these leases; those that do not record what the rows
-/// are made of keep what they have.
+/// Repairs the rows of a map; returns the number of rows that were written or deleted. `wanted` are the rows of
+/// these leases; those that do not record what the rows are made of keep what they have.
 ///
 /// # Errors
 /// Rows or leases cannot be read, locked or written.
 pub fn repair<T: Table>(
     kernel: &mut dyn Kernel,
     wanted: impl Fn(&[Lease], &RowsOf<T>) -> RowsOf<T>,
-) -> Result<Repaired<T>, NotReconciled> {
+) -> Result<usize, NotReconciled> {
     let (found, leases) = unlocked::<T>(kernel)?;
     if wanted(&leases, &found) == found {
-        return Ok(Repaired::unchanged(found, leases));
+        return Ok(0);
     }
     // Before the rows that ADD writes after them.
     let local_pods = read::<LocalPods>(kernel)?;
     let (found, leases) = unlocked::<T>(kernel)?;
     if wanted(&without_running_adds(&leases, &local_pods, kernel)?, &found) == found {
-        return Ok(Repaired::unchanged(found, leases));
+        return Ok(0);
     }
     let locked = kernel.lock_leases()?;
     let local_pods = read::<LocalPods>(kernel)?;
     let found = read::<T>(kernel)?;
     let rows = wanted(&without_running_adds(&locked.leases, &local_pods, kernel)?, &found);
-    let count = repair_rows::<T>(&found, &rows, kernel)?;
-    Ok(Repaired { found, wanted: rows, leases: locked.leases.clone(), count })
-}
-
-impl<T: Table> Repaired<T> {
-    fn unchanged(rows: RowsOf<T>, leases: Vec<Lease>) -> Repaired<T> {
-        Repaired { wanted: rows.clone(), found: rows, leases, count: 0 }
-    }
+    repair_rows::<T>(&found, &rows, kernel)
 }
 
 /// Rows and leases. Rows first: ADD writes its lease before its rows, so that the row of a running ADD has a

@@ -31,7 +31,7 @@ impl Reconciler for ReconcilePodNetns {
         state: &mut State,
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
-        let count = repair::<PodNetnsRows>(kernel, wanted)?.count;
+        let count = repair::<PodNetnsRows>(kernel, wanted)?;
         if count == 0 {
             return Ok(());
         }

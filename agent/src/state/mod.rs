@@ -20,14 +20,13 @@ mod policies;
 mod policy_problems;
 mod programming;
 mod repairs;
-mod stale_udp;
+mod udp_sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use sluice_core::diff::StaleBackend;
 use sluice_core::model::{Kind, Node};
 use sluice_core::{Change, Changed, Changes, Index, NodeContext, Object, ObjectName, Tables};
 
@@ -82,8 +81,8 @@ pub struct State {
     started: Instant,
     pins_replaced: Option<Instant>,
     ready: bool,
-    /// By id: a failed write and the plan after it report one backend twice.
-    stale_udp: BTreeMap<u32, StaleBackend>,
+    sockets_changed: bool,
+    poll_sockets: bool,
     pod_mtus: PodMtus,
     health_checks: BTreeMap<ObjectName, HealthCheckPort>,
     /// Which pods are compared when.
@@ -128,7 +127,8 @@ impl State {
             started: now,
             pins_replaced: None,
             ready: false,
-            stale_udp: BTreeMap::new(),
+            sockets_changed: false,
+            poll_sockets: false,
             pod_mtus: PodMtus::default(),
             health_checks: BTreeMap::new(),
             pods: PodSelection::default(),
@@ -182,6 +182,8 @@ impl State {
             Event::Leases => {
                 self.mark([Concern::Policy, Concern::Pods, Concern::PodNetns, Concern::HostPorts]);
                 self.mark((!self.old_mtus().is_empty()).then_some(Concern::PodMtu));
+                // CNI DEL has removed the hostPorts of its pod.
+                self.compare_sockets();
             }
             Event::CniFiles => self.mark([Concern::CniFiles, Concern::OtherNetworks]),
             Event::Resync => {
@@ -196,6 +198,7 @@ impl State {
                 self.mark([Concern::Pins, Concern::Devices, Concern::SocketPrograms]);
                 self.mark(self.pods.poll.then_some(Concern::Pods));
                 self.mark(self.poll_maps.then_some(Concern::ServiceMaps));
+                self.mark(self.poll_sockets.then_some(Concern::StaleSockets));
                 self.mark(self.polls_policies().then_some(Concern::Policy));
                 self.report_policy_findings();
             }

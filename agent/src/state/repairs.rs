@@ -22,6 +22,8 @@ impl State {
     /// Records that this version's programs handle all packets.
     pub fn set_taken_over(&mut self) {
         self.takes_over = false;
+        // The former programs may have used former maps until now.
+        self.compare_sockets();
         self.replace_programs();
         // Namespaces may have to be opened.
         self.mark([Concern::Policy]);

@@ -102,6 +102,9 @@ numbered! {
         Restored = 7 "restored",
         /// Sent by a device to another host from XDP, before the kernel has allocated memory for it.
         ToUplinkByXdp = 8 "to_uplink_by_xdp",
+        /// Not a packet: a datagram socket that was translated in connect(2), and that `UDP_SOCKETS` has no entry
+        /// for.
+        SocketNotRecorded = 9 "socket_not_recorded",
     }
 }
 

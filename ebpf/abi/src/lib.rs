@@ -50,7 +50,7 @@ pub use service::{
     Backend, BackendRow, Frontend, FrontendKey, HostPortKey, ServicePort, SlotRange, WILDCARD_PORT,
     WILDCARD_PROTO, frontend_flags, node_port_addr,
 };
-pub use socket::{SocketOrigin, SocketOrigins};
+pub use socket::{SocketOrigin, SocketOrigins, UdpSocket};
 
 /// Version of every layout in this crate; part of the pin path. Two versions share a map only if its
 /// layout is the same in both (`sluice_bpf::layout`).

@@ -142,6 +142,11 @@ pub const FRAGMENTS_MAX: u32 = 8192;
 /// Socket storage of [`crate::SocketOrigins`].
 pub const SOCKET_ORIGINS: &str = "SOCKET_ORIGINS";
 
+/// Hash, u64 cookie of a socket -> [`crate::UdpSocket`]: connected datagram sockets that were translated.
+pub const UDP_SOCKETS: &str = "UDP_SOCKETS";
+/// Capacity of [`UDP_SOCKETS`], whose entries take memory only if they exist.
+pub const UDP_SOCKETS_MAX: u32 = 32_768;
+
 /// Array with one [`crate::NodeConfig`].
 pub const NODE_CONFIG: &str = "NODE_CONFIG";
 
@@ -167,7 +172,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const EVENTS_BYTES: u32 = 262_144;
 
 /// Every pinned map.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 31] = [
     LOCAL_PODS,
     PODS,
     POD_FLOWS,
@@ -192,6 +197,7 @@ pub const ALL: [&str; 30] = [
     FLOWS_NEW_WIRE,
     FRAGMENTS,
     SOCKET_ORIGINS,
+    UDP_SOCKETS,
     NODE_CONFIG,
     DEVICES,
     SUCCESSORS,

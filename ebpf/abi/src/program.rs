@@ -20,9 +20,13 @@ pub const XDP_NETDEV: &str = "xdp_netdev";
 /// The tc programs.
 pub const TC: [&str; 6] = [FROM_POD, TO_POD, FROM_NETDEV, TO_NETDEV, FROM_L3DEV, TO_L3DEV];
 
+/// Runs when a socket is closed.
+pub const SOCK_RELEASE: &str = "sock_release";
+
 /// The cgroup socket programs, each attached at the node's cgroup root under the attach type of
-/// the same name.
-pub const SOCKET: [&str; 8] = [
+/// the same name. The one that removes what `connect` records is attached first.
+pub const SOCKET: [&str; 9] = [
+    SOCK_RELEASE,
     "connect4",
     "connect6",
     "sendmsg4",

@@ -11,8 +11,8 @@
     reason = "map keys by value are copied to the stack, which is limited to 512 bytes"
 )]
 
-use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
-use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext, XdpContext};
 
 mod config;
 mod counters;
@@ -126,6 +126,12 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     hook::socket::restore_peer(&Peer::v6(&ctx))
+}
+
+/// `close(2)`, and the end of a process, for every socket.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    hook::socket::release(&ctx)
 }
 
 /// License; GPL-only helpers require a compatible one.

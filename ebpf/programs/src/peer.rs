@@ -1,7 +1,7 @@
 //! Access to the peer address of a socket system call.
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use sluice_abi::{Addr, PortBe};
 
@@ -78,6 +78,13 @@ impl<'a> Peer<'a> {
     pub fn netns_cookie(&self) -> u64 {
         // SAFETY: the helper takes the context of the running program.
         unsafe { bpf_get_netns_cookie(self.raw().cast()) }
+    }
+
+    /// Cookie of the socket, which no other socket has until the next boot.
+    #[inline(always)]
+    pub fn cookie(&self) -> u64 {
+        // SAFETY: the helper takes the context of the running program.
+        unsafe { bpf_get_socket_cookie(self.raw().cast()) }
     }
 
     /// Whether an address of this family can be the peer of this socket.

@@ -25,6 +25,8 @@ pub enum AttachType {
     Getpeername4 = 29,
     /// getpeername(2) on an IPv6 socket.
     Getpeername6 = 30,
+    /// Closing a socket (kernel 5.9 and later).
+    SockRelease = 34,
     /// tcx ingress of a device (kernel 6.6 and later).
     TcxIngress = 46,
     /// tcx egress of a device (kernel 6.6 and later).

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::programs::{CgroupAttachMode, CgroupSockAddr};
+use aya::programs::{CgroupAttachMode, Program};
 use sluice_bpf::attach::CGROUP_ROOT;
 
 use crate::Datapath;
@@ -40,10 +40,16 @@ impl InCgroup {
         datapath.load_socket_programs();
         let cgroup = File::open(&entered.own).unwrap();
         for name in programs {
-            let program: &mut CgroupSockAddr = datapath.program_mut(name).try_into().unwrap();
-            program
-                .attach(&cgroup, CgroupAttachMode::Single)
-                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            let attached = match datapath.program_mut(name) {
+                Program::CgroupSockAddr(program) => {
+                    program.attach(&cgroup, CgroupAttachMode::Single).map(drop)
+                }
+                Program::CgroupSock(program) => {
+                    program.attach(&cgroup, CgroupAttachMode::Single).map(drop)
+                }
+                _ => panic!("{name} is not a socket program"),
+            };
+            attached.unwrap_or_else(|e| panic!("{name}: {e}"));
         }
         fs::write(entered.own.join("cgroup.procs"), "0").unwrap();
         entered

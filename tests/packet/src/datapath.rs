@@ -146,9 +146,12 @@ impl Datapath {
     /// Loads the socket programs too.
     pub fn load_socket_programs(&mut self) {
         for (name, program) in self.object_mut().programs_mut() {
-            if let Program::CgroupSockAddr(program) = program {
-                program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
-            }
+            let loaded = match program {
+                Program::CgroupSockAddr(program) => program.load(),
+                Program::CgroupSock(program) => program.load(),
+                _ => continue,
+            };
+            loaded.unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The result of planning: batches of writes, and what follows from them.
 
-use sluice_abi::{Backend, FrontendKey, NetworkKey};
+use sluice_abi::{Backend, FrontendKey, NetworkKey, proto};
+use zerocopy::FromBytes;
 
 use super::Capacity;
 use crate::compile::ServicePortId;
@@ -14,8 +15,7 @@ use crate::table::{
 pub struct Plan {
     /// Batches, to be written in this order.
     pub writes: Vec<Write>,
-    /// UDP backends that left their Service port, sorted. Sockets that were translated to them
-    /// should be closed after the writes.
+    /// UDP backends that left their Service port, sorted.
     pub stale_udp: Vec<StaleBackend>,
     /// Rows that do not fit. Existing frontends stay unchanged; every later plan tries again.
     pub over_capacity: Vec<CapacityError>,
@@ -33,8 +33,6 @@ pub struct StaleBackend {
     pub backend: Backend,
     /// Its former id.
     pub id: u32,
-    /// The Service port; `None` if it was removed while no agent ran.
-    pub service: Option<ServicePortId>,
 }
 
 impl Plan {
@@ -42,6 +40,17 @@ impl Plan {
     pub fn worth_retrying(&self) -> bool {
         let frees = || self.writes.iter().any(Write::is_delete);
         !self.over_capacity.is_empty() && (self.space_pending || frees())
+    }
+
+    /// Whether sockets that are connected to UDP backends may have to leave them after the writes: backends left
+    /// their Service port, or frontends end or change.
+    pub fn affects_udp_sockets(&self) -> bool {
+        let is_udp = |key: &[u8]| {
+            FrontendKey::read_from_bytes(key).is_ok_and(|key| key.proto == proto::UDP)
+        };
+        let mut frontends = self.writes.iter().filter(|write| write.table() == Frontends::SPEC);
+        !self.stale_udp.is_empty()
+            || frontends.any(|write| write.rows().any(|(key, _)| is_udp(key)))
     }
 
     /// Number of rows in all batches.

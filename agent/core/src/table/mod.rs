@@ -2,8 +2,8 @@
 //!
 //! A declaration names the map, its key and value types, its kind and its capacity. The planner,
 //! the writer and the read-back handle every map through it, so a new map is one struct, one
-//! `impl` [`Table`] and one entry in [`OWNED`], or in [`POLICY_OWNED`] for policies. The maps of pods are in no
-//! list: each has a reconciler of its own.
+//! `impl` [`Table`] and one entry in [`OWNED`], or in [`POLICY_OWNED`] for policies. The maps of pods, and
+//! that of sockets, are in no list: each has a reconciler of its own.
 //!
 //! ```text
 //! typed rows --Write::put::<T>--> Write { table, keys, values } --> BPF_MAP_UPDATE_BATCH
@@ -17,6 +17,7 @@ mod expected;
 mod pods;
 mod policy;
 mod rows;
+mod sockets;
 
 use std::fmt::Debug;
 
@@ -28,6 +29,7 @@ pub use policy::{
     PolicyPeers, PortSets,
 };
 pub use rows::{Rows, Write};
+pub use sockets::UdpSockets;
 use sluice_abi::{
     BackendRow, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, ServicePort,
     SourceRangeKey, map,

@@ -7,7 +7,7 @@ mod health_checks;
 mod hooks;
 mod pods;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::{fmt, io};
 
@@ -19,7 +19,7 @@ use sluice_pod::PathPart;
 use sluice_pod::device::Link;
 use sluice_pod::lease::{BootInstant, Entry, Lease};
 
-use super::{CniFiles, Count, HealthCheck, Hop, KernelError, Maps, Network, Result, Routes};
+use super::{ClosedSockets, CniFiles, Count, HealthCheck, Hop, KernelError, Maps, Network, Result, Routes};
 use crate::host::HostState;
 
 /// Operations that fail: the `skip` first ones whose label begins so succeed, then `times` fail.
@@ -107,6 +107,8 @@ pub struct FakeKernel {
     pub history: Option<Vec<FakeMaps>>,
     /// Capacities of the maps that grow.
     pub capacity: Capacity,
+    /// The next answers about the closing of sockets: `None` while it runs. Each closing adds one, success.
+    pub closings: VecDeque<Option<ClosedSockets>>,
     /// Whether loading of larger maps ends because the agent is to stop.
     pub stopping: bool,
     /// Maps that were replaced by larger ones, until the hooks are switched.
@@ -151,6 +153,7 @@ impl FakeKernel {
             capacity: Capacity::default(),
             stopping: false,
             former: FakeMaps::new(),
+            closings: VecDeque::new(),
             lease_lock: Rc::default(),
             log: Vec::new(),
             faults: Vec::new(),

@@ -10,7 +10,7 @@ use sluice_pod::lease::{BootInstant, Entry, Lease};
 use sluice_pod::{HostPath, Kept, PathPart, Reclaimed};
 
 use super::FakeKernel;
-use crate::kernel::{KernelError, LeaseLock, LockedLeases, Peer, Pods, Result};
+use crate::kernel::{ClosedSockets, KernelError, LeaseLock, LockedLeases, Pods, Result, UdpSockets};
 
 impl Pods for FakeKernel {
     fn leases(&mut self) -> Result<Vec<Lease>> {
@@ -109,12 +109,16 @@ impl Pods for FakeKernel {
         Ok(link.map(|link| link.mtu = mtu).is_some())
     }
 
-    fn destroy_udp_sockets(&mut self, peers: &BTreeSet<Peer>, pods: &[Lease]) -> Result<()> {
-        let peers: Vec<String> = peers
-            .iter()
-            .map(|(addr, port)| sluice_core::dump::socket_address(*addr, *port).to_string())
-            .collect();
-        self.change(format!("close UDP sockets {} pods {}", peers.join(" "), pods.len()))
+    fn close_udp_sockets(&mut self, sockets: &UdpSockets, pods: &[Lease]) -> Result<()> {
+        let cookies: Vec<String> = sockets.keys().map(ToString::to_string).collect();
+        self.change(format!("close UDP sockets {} pods {}", cookies.join(" "), pods.len()))?;
+        let all = ClosedSockets { sockets: sockets.len(), ..ClosedSockets::default() };
+        self.closings.push_back(Some(all));
+        Ok(())
+    }
+
+    fn closed_udp_sockets(&mut self) -> Option<ClosedSockets> {
+        self.closings.pop_front().unwrap_or_default()
     }
 }
 

@@ -193,6 +193,7 @@ fn load_program(name: &'static str, program: &mut Program) -> Result<(), LoadErr
     match program {
         Program::SchedClassifier(p) => p.load().map_err(refused),
         Program::CgroupSockAddr(p) => p.load().map_err(refused),
+        Program::CgroupSock(p) => p.load().map_err(refused),
         Program::Xdp(p) => p.load().map_err(refused),
         other => {
             let kind = other.prog_type();

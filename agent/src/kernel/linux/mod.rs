@@ -52,8 +52,9 @@ use self::sizes::Sizes;
 pub use self::sysctl::SysctlError;
 use super::counters;
 use super::{
-    CniFiles, Count, Grown, HandedOver, HealthCheck, HealthChecks, Hooks, Hop, KernelError,
-    LeaseLock, LockedLeases, Maps, Network, Peer, PodPrograms, Pods, Result, Routes,
+    ClosedSockets, CniFiles, Count, Grown, HandedOver, HealthCheck, HealthChecks, Hooks, Hop, KernelError,
+    LeaseLock, LockedLeases, Maps, Network, PodPrograms, Pods, Result, Routes,
+    UdpSockets,
 };
 use crate::host::HostState;
 use crate::signals::Stop;
@@ -93,6 +94,7 @@ pub struct LinuxKernel {
     stop: Stop,
     cni_binary: cni_files::Installer,
     health_checks: Box<dyn HealthChecks>,
+    socket_closer: udp_sockets::Closer,
 }
 
 impl LinuxKernel {
@@ -119,6 +121,7 @@ impl LinuxKernel {
             stop,
             cni_binary: cni_files::Installer::default(),
             health_checks,
+            socket_closer: udp_sockets::Closer::default(),
             paths,
         })
     }
@@ -354,10 +357,18 @@ impl Pods for LinuxKernel {
         pods::set_mtu(&mut self.netlink, lease, mtu)
     }
 
-    fn destroy_udp_sockets(&mut self, peers: &BTreeSet<Peer>, pods: &[Lease]) -> Result<()> {
-        let namespaces = pods.iter().filter_map(pods::namespace_path).collect();
-        udp_sockets::destroy_in_background(peers.clone(), namespaces)
+    fn close_udp_sockets(&mut self, sockets: &UdpSockets, pods: &[Lease]) -> Result<()> {
+        let cookies: BTreeSet<u64> = sockets.values().map(|socket| socket.netns_cookie).collect();
+        let has_some =
+            |lease: &&Lease| lease.netns_cookie.is_none_or(|cookie| cookies.contains(&cookie));
+        let namespaces = pods.iter().filter(has_some).filter_map(pods::namespace_path).collect();
+        self.socket_closer
+            .start(sockets.clone(), namespaces)
             .map_err(|e| KernelError::io("start a thread that closes UDP sockets", e))
+    }
+
+    fn closed_udp_sockets(&mut self) -> Option<ClosedSockets> {
+        self.socket_closer.result()
     }
 }
 

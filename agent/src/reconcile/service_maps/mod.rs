@@ -10,10 +10,9 @@
 
 mod comparison;
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
-use sluice_core::diff::{Capacity, StaleBackend};
+use sluice_core::diff::Capacity;
 use sluice_core::{Changed, Plan, ReadBack, RealizedState};
 
 use super::walk::{Progress, UNCOUNTED_MAX, Walk};
@@ -52,8 +51,8 @@ pub struct ReconcileServiceMaps {
     uncounted: u32,
     /// Differences that are not written yet.
     unwritten: Changed,
-    /// UDP backends that plans with a failed write removed.
-    stale_udp: BTreeSet<StaleBackend>,
+    /// Rows that UDP sockets were translated by ended or lead elsewhere, since the last call that succeeded.
+    sockets_differ: bool,
 }
 
 impl Reconciler for ReconcileServiceMaps {
@@ -93,15 +92,14 @@ impl Reconciler for ReconcileServiceMaps {
             if !again && !state.require_entries(Rows::Services, plan.needed.as_ref()) {
                 report_capacity(state, &plan);
             }
-            state.add_stale_udp(plan.stale_udp);
             if !again {
                 break;
             }
         }
-        // A backend may have returned since the failed write.
-        let stale_udp = state.not_desired(std::mem::take(&mut self.stale_udp));
-        state.add_stale_udp(stale_udp);
         state.set_tables_written();
+        if std::mem::take(&mut self.sockets_differ) {
+            state.compare_sockets();
+        }
         self.compare_part(state, kernel)
     }
 }
@@ -199,9 +197,9 @@ impl ReconcileServiceMaps {
         if let Some(comparison) = self.comparison.as_mut().filter(|_| !plan.writes.is_empty()) {
             comparison.rows_written();
         }
+        self.sockets_differ |= plan.affects_udp_sockets();
         for write in &plan.writes {
             if let Err(e) = kernel.write(write) {
-                self.stale_udp.extend(plan.stale_udp);
                 self.require_read_back();
                 return Err(e.into());
             }

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use sluice_core::table::HostPorts;
+use sluice_abi::{Addr, UdpSocket};
+use sluice_core::model::{self, Object};
+use sluice_core::table::{HostPorts, UdpSockets};
 use sluice_pod::{HostPort, Protocol};
 
 use super::{of_others, with_pods};
 use crate::conditions::Concern;
 use crate::event::Event;
-use crate::harness::pod;
+use crate::harness::{Harness, pod, service};
 
 /// Time until the next resync.
 const RESYNC: Duration = Duration::from_secs(31);
@@ -127,11 +129,46 @@ async fn udp_sockets_of_a_host_port_are_closed_when_its_pod_ends() {
     let udp = HostPort { protocol: Protocol::Udp, ..port(8125) };
     harness.kernel().leases[0].host_ports = Some(vec![udp.clone(), port(8080)]);
     assert_eq!(harness.send([Event::Leases]).await, ["put HOST_PORTS 2"]);
+    connect(&mut harness, 1, &udp, [10, 244, 1, 7]);
+    assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
     // CNI DEL has removed rows and lease; ADD of the next pod has written its own.
     harness.kernel().leases[0].host_ports = Some(Vec::new());
     harness.kernel().leases[1].host_ports = Some(vec![udp.clone()]);
     harness.kernel().overwrite::<HostPorts>(udp.key(), udp.backend([10, 244, 1, 8].into()));
     let log = harness.send([Event::Leases]).await;
-    assert_eq!(log, ["delete HOST_PORTS 1", "close UDP sockets 10.244.1.7:80 pods 2"]);
+    assert_eq!(log, ["delete HOST_PORTS 1", "close UDP sockets 1 pods 2"]);
+    // The programs have replaced the entry.
+    connect(&mut harness, 1, &udp, [10, 244, 1, 8]);
     assert_eq!(harness.send([Event::Leases]).await, Vec::<String>::new());
+}
+
+/// NodePorts precede hostPorts.
+#[tokio::test(start_paused = true)]
+async fn udp_sockets_of_a_host_port_are_closed_when_a_node_port_hides_it() {
+    let (mut harness, _) = with_pods(&[7]).await;
+    let udp = HostPort { protocol: Protocol::Udp, ..port(30_053) };
+    harness.kernel().leases[0].host_ports = Some(vec![udp.clone()]);
+    harness.send([Event::Leases]).await;
+    connect(&mut harness, 1, &udp, [10, 244, 1, 7]);
+    let Object::Service(mut dns) = service("dns", model::Protocol::Udp, "10.96.0.10", 1) else {
+        unreachable!()
+    };
+    dns.external = Some(Box::default());
+    dns.ports.iter_mut().for_each(|port| port.node_port = model::Port::new(30_053));
+    let log = harness.apply(Object::Service(dns)).await;
+    assert_eq!(log.last().map(String::as_str), Some("close UDP sockets 1 pods 1"));
+}
+
+/// What the programs record of a socket that connects to the node's address.
+fn connect(harness: &mut Harness, cookie: u64, to: &HostPort, pod: [u8; 4]) {
+    let backend = to.backend(pod.into());
+    let socket = UdpSocket {
+        netns_cookie: 4711,
+        frontend: Addr::v4([172, 18, 0, 2]),
+        frontend_port: to.key().port,
+        backend: backend.addr,
+        backend_port: backend.port,
+        backend_id: 0,
+    };
+    harness.kernel().overwrite::<UdpSockets>(cookie, socket);
 }

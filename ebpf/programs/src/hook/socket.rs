@@ -1,15 +1,18 @@
 //! Services at the socket: the destination is translated once per connection or datagram, in the
 //! system call, and packets need no translation.
 
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::programs::SockContext;
 use sluice_abi::{
-    Addr, Family, Frontend, PortBe, SocketOrigin, WILDCARD_PORT, WILDCARD_PROTO, frontend_flags,
-    node_port_addr, pod_policy_flags, proto,
+    Addr, Family, Frontend, Outcome, PortBe, SocketOrigin, UdpSocket, WILDCARD_PORT,
+    WILDCARD_PROTO, frontend_flags, node_port_addr, pod_policy_flags, proto,
 };
 use sluice_packet::ip;
 
 use crate::config;
+use crate::counters;
 use crate::flow::DestinationClass;
-use crate::maps::{self, SOCKET_ORIGINS};
+use crate::maps::{self, SOCKET_ORIGINS, UDP_SOCKETS};
 use crate::peer::Peer;
 use crate::stage::backend::{self, Choice, Chosen, Request};
 use crate::stage::class;
@@ -21,30 +24,69 @@ const REJECT: i32 = 0;
 /// `ECONNREFUSED`.
 const ECONNREFUSED: i32 = 111;
 
-/// `connect`.
+/// What became of the destination of a system call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Translation {
+    /// It is the backend that was chosen for it, or that the socket has already.
+    Done,
+    /// It stays as it is.
+    None,
+    /// The call fails, and changes nothing.
+    Rejected,
+}
+
+impl Translation {
+    /// The program's return value.
+    #[inline(always)]
+    fn action(self) -> i32 {
+        if matches!(self, Translation::Rejected) { REJECT } else { PROCEED }
+    }
+}
+
+/// `connect`. A datagram socket that is translated has an entry in `UDP_SOCKETS`, by which the agent closes it
+/// when its backend or its frontend ends.
 #[inline(always)]
 pub fn connect(peer: &Peer<'_>) -> i32 {
-    translate(peer, false)
+    let translation = translate(peer, false);
+    if matches!(translation, Translation::None) && peer.proto() == proto::UDP {
+        let _absent = UDP_SOCKETS.remove(&peer.cookie());
+    }
+    translation.action()
+}
+
+/// The end of a socket.
+#[inline(always)]
+pub fn release(ctx: &SockContext) -> i32 {
+    // SAFETY: the context is valid for the program's run; the verifier accepts only this 32-bit read.
+    let protocol = unsafe { core::ptr::read_volatile(&raw const (*ctx.sock).protocol) };
+    if protocol == u32::from(proto::UDP) {
+        // SAFETY: the helper takes the context of the running program.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
+        let _absent = UDP_SOCKETS.remove(&cookie);
+    }
+    PROCEED
 }
 
 /// `sendmsg` with an address. A socket keeps its backend as long as the backend exists.
 #[inline(always)]
 pub fn sendmsg(peer: &Peer<'_>) -> i32 {
-    translate(peer, true)
+    translate(peer, true).action()
 }
 
 #[inline(always)]
-fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
+fn translate(peer: &Peer<'_>, keep: bool) -> Translation {
     let (addr, port, protocol) = (destination(peer), peer.port(), peer.proto());
     if protocol != proto::TCP && protocol != proto::UDP && protocol != proto::SCTP {
-        return PROCEED;
+        return Translation::None;
     }
     let mut chosen = Chosen::default();
-    let Some(frontend) = frontend(peer, &addr, port, protocol, &mut chosen) else { return PROCEED };
+    let Some(frontend) = frontend(peer, &addr, port, protocol, &mut chosen) else {
+        return Translation::None;
+    };
     if keep && reuse(peer, &addr, port, frontend) {
         let request = Request { is_local: true, is_mid_stream: true };
         match backend::choose(frontend, request, &mut chosen) {
-            Choice::MidStream | Choice::ClientUnknown => return PROCEED,
+            Choice::MidStream | Choice::ClientUnknown => return Translation::Done,
             // The Service has no backend any more, which is found below.
             _ => peer.set(&addr, port),
         }
@@ -61,21 +103,42 @@ fn translate(peer: &Peer<'_>, keep: bool) -> i32 {
             return reject(peer);
         }
         // The tc programs drop the packet and count the reason, or know the client by its packet.
-        _ => return PROCEED,
+        _ => return Translation::None,
     }
     let Chosen { id, backend, .. } = chosen;
-    store_origin(
-        peer,
-        SocketOrigin {
-            backend: backend.addr,
-            frontend: addr,
-            backend_port: backend.port,
-            frontend_port: port,
-            backend_id: id,
-        },
-    );
+    let origin = SocketOrigin {
+        backend: backend.addr,
+        frontend: addr,
+        backend_port: backend.port,
+        frontend_port: port,
+        backend_id: id,
+    };
+    if !keep && protocol == proto::UDP {
+        record(peer, &origin);
+    }
+    store_origin(peer, origin);
     peer.set(&backend.addr, backend.port);
-    PROCEED
+    Translation::Done
+}
+
+/// Records what a datagram socket is connected to. Without an entry, because the map is full, the socket works
+/// and is not closed when its backend ends, which is counted.
+#[inline(always)]
+fn record(peer: &Peer<'_>, origin: &SocketOrigin) {
+    let socket = UdpSocket {
+        netns_cookie: peer.netns_cookie(),
+        backend: origin.backend,
+        frontend: origin.frontend,
+        backend_port: origin.backend_port,
+        frontend_port: origin.frontend_port,
+        backend_id: origin.backend_id,
+    };
+    let cookie = peer.cookie();
+    if UDP_SOCKETS.insert(&cookie, &socket, 0).is_err() {
+        // That of an earlier connect(2) of this socket.
+        let _absent = UDP_SOCKETS.remove(&cookie);
+        counters::outcome(Outcome::SocketNotRecorded, 0);
+    }
 }
 
 /// The destination of a system call. To the kernel, the unspecified address is 127.0.0.1.
@@ -167,12 +230,12 @@ extern "C" fn socket_judges_hairpin(addr: *const Addr) -> u32 {
 /// Fails the system call with ECONNREFUSED. On kernels where a program cannot set the error number,
 /// the call proceeds, and the tc programs reject the packet.
 #[inline(always)]
-fn reject(peer: &Peer<'_>) -> i32 {
+fn reject(peer: &Peer<'_>) -> Translation {
     if !config::have_set_retval() {
-        return PROCEED;
+        return Translation::None;
     }
     peer.fail_with(ECONNREFUSED);
-    REJECT
+    Translation::Rejected
 }
 
 /// Sends to the backend that this socket already uses for this frontend, if the backend exists and

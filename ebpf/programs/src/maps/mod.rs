@@ -13,7 +13,8 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramAr
 use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, FlowEntry, FlowKey,
     FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NodeConfig,
-    PodFlows, PodNetns, PortBe, ServicePort, SocketOrigins, WILDCARD_PORT, WILDCARD_PROTO,
+    PodFlows, PodNetns, PortBe, ServicePort, SocketOrigins, UdpSocket, WILDCARD_PORT,
+    WILDCARD_PROTO,
     device_flags, map, network_kind, program,
 };
 
@@ -110,6 +111,11 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
 /// Original destinations of translated sockets.
 #[btf_map]
 pub static SOCKET_ORIGINS: SkStorage<SocketOrigins> = SkStorage::new();
+
+/// Datagram sockets that were translated in connect(2), by their cookie.
+#[map]
+pub static UDP_SOCKETS: HashMap<u64, UdpSocket> =
+    HashMap::with_max_entries(map::UDP_SOCKETS_MAX, BPF_F_NO_PREALLOC);
 
 /// The node's configuration.
 #[map]

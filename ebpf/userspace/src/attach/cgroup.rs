@@ -20,6 +20,7 @@ impl AttachType {
             "recvmsg6" => AttachType::Recvmsg6,
             "getpeername4" => AttachType::Getpeername4,
             "getpeername6" => AttachType::Getpeername6,
+            "sock_release" => AttachType::SockRelease,
             _ => return None,
         })
     }

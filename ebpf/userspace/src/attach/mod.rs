@@ -329,6 +329,7 @@ mod tests {
             ("recvmsg6", 20),
             ("getpeername4", 29),
             ("getpeername6", 30),
+            ("sock_release", 34),
         ] {
             let hook = AttachType::from_program_name(name);
             assert_eq!(hook.map(|hook| hook as u32), Some(number), "{name}");

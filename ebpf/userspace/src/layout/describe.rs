@@ -7,7 +7,7 @@ use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, FlowEntry, FlowKey,
     FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NetworkKey,
     NodeConfig, PodFlows, PodNetns, PodPolicy, PodRef, PolicyEnd, PolicyPeerKey, PolicyPortKey,
-    PolicyPorts, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin, SocketOrigins,
+    PolicyPorts, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin, SocketOrigins, UdpSocket,
     SourceRangeKey, map,
 };
 
@@ -118,6 +118,7 @@ described! {
     PodNetns { addrs }
     SocketOrigin { backend, frontend, backend_port, frontend_port, backend_id }
     SocketOrigins { next, origins }
+    UdpSocket { netns_cookie, backend, frontend, backend_port, frontend_port, backend_id }
 }
 
 /// A value that is one field.
@@ -183,6 +184,7 @@ pub fn current() -> Layouts {
         of::<FlowKey, FlowEntry>(map::FLOWS_NEW_WIRE, 1),
         of::<FragmentKey, FragmentPorts>(map::FRAGMENTS, 1),
         of::<u32, SocketOrigins>(map::SOCKET_ORIGINS, 1),
+        of::<u64, UdpSocket>(map::UDP_SOCKETS, 1),
         of::<u32, NodeConfig>(map::NODE_CONFIG, 1),
         of::<u32, Device>(map::DEVICES, 1),
         of::<u32, Counter>(map::COUNTERS, 1),

@@ -23,6 +23,7 @@ fn maps_have_the_documented_capacities() {
         (map::POLICY_CLASSES, 65_536),
         (map::POLICY_PEERS, 16_384),
         (map::AFFINITY, 32_768),
+        (map::UDP_SOCKETS, 32_768),
         (map::FLOWS, 262_144),
         (map::FLOWS_NEW_POD, 32_768),
         (map::FLOWS_NEW_WIRE, 16_384),

@@ -29,6 +29,7 @@ mod service_changes;
 mod services;
 mod stops;
 mod traffic;
+mod udp_sockets;
 mod unreachable;
 mod upgrades;
 mod xdp;

@@ -6,7 +6,7 @@ use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendRow, Device, FlowEntry, FlowKey, FragmentKey,
     FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NetworkKey, NodeConfig,
     PodFlows, PodNetns, PodPolicy, PolicyPeerKey, PolicyPortKey, PolicyPorts, ServicePort,
-    SourceRangeKey, map,
+    SourceRangeKey, UdpSocket, map,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -32,6 +32,7 @@ pub(super) fn dump(datapath: &Datapath) -> String {
     dump.map::<AffinityKey, Affinity>(map::AFFINITY);
     dump.map::<SourceRangeKey, u32>(map::SOURCE_RANGES);
     dump.map::<HostPortKey, Backend>(map::HOST_PORTS);
+    dump.map::<u64, UdpSocket>(map::UDP_SOCKETS);
     dump.map::<u32, PodPolicy>(map::POD_POLICY);
     dump.map::<Addr, u64>(map::POLICY_CLASSES);
     dump.map::<NetworkKey, u64>(map::POLICY_NETWORKS);

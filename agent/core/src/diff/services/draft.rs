@@ -41,10 +41,9 @@ impl RealizedServices {
         for id in draft.released_backends {
             if let Some(owner) = self.backends.remove_unused(id) {
                 delete_backends.push(id);
-                let (service, backend) = owner;
+                let (_, backend) = owner;
                 if backend.proto == proto::UDP && self.backends.get(&owner).is_none() {
-                    let service = self.services.owner(service).cloned();
-                    plan.stale_udp.push(StaleBackend { backend, id, service });
+                    plan.stale_udp.push(StaleBackend { backend, id });
                 }
             }
         }
@@ -52,7 +51,7 @@ impl RealizedServices {
             delete_backends.push(id);
             self.backends.quarantine(id);
             if backend.proto == proto::UDP {
-                plan.stale_udp.push(StaleBackend { backend, id, service: None });
+                plan.stale_udp.push(StaleBackend { backend, id });
             }
         }
         draft.delete_ranges.iter().for_each(|range| self.ranges.remove(range));
