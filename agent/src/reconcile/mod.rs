@@ -148,7 +148,7 @@ impl Reconcilers {
             Box::new(pod_netns::ReconcilePodNetns),
             Box::new(migration::ReconcileMigration),
             Box::new(pods::ReconcilePods::default()),
-            Box::new(host_ports::ReconcileHostPorts),
+            Box::new(host_ports::ReconcileHostPorts::default()),
             Box::new(pod_mtu::ReconcilePodMtu::default()),
             Box::new(leases::ReconcileLeases),
             Box::new(stale_sockets::ReconcileStaleSockets::default()),

@@ -10,13 +10,22 @@ use std::time::{Duration, SystemTime};
 use crate::Namespace;
 
 /// One line for each version of a pod.
-const LINE: &str = r#"jsonpath={.metadata.name} {.metadata.deletionTimestamp}{"\n"}"#;
+const LINE: &str = r#"jsonpath={.metadata.name} {.metadata.deletionTimestamp} {.metadata.deletionGracePeriodSeconds}{"\n"}"#;
+
+/// A deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Deletion {
+    /// When the API server received it, at the earliest: its times are whole seconds.
+    from: SystemTime,
+    /// When the watch reported it.
+    reported: SystemTime,
+}
 
 /// A watch of the pods of a namespace, beside those of the agents: it shows when a client of the API server
 /// can know at the earliest that a pod ends.
 pub struct Deletions {
     kubectl: Child,
-    reported: Arc<Mutex<BTreeMap<String, SystemTime>>>,
+    known: Arc<Mutex<BTreeMap<String, Deletion>>>,
 }
 
 impl Deletions {
@@ -30,29 +39,37 @@ impl Deletions {
             .spawn()
             .unwrap_or_else(|e| panic!("kubectl: {e}"));
         let output = BufReader::new(kubectl.stdout.take().unwrap());
-        let reported = Arc::<Mutex<BTreeMap<String, SystemTime>>>::default();
-        let known = Arc::clone(&reported);
+        let known = Arc::<Mutex<BTreeMap<String, Deletion>>>::default();
+        let found = Arc::clone(&known);
         thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                if let Some(pod) = deleted(&line) {
-                    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-                    known.entry(pod.to_owned()).or_insert_with(SystemTime::now);
+                if let Some((pod, from)) = deleted(&line) {
+                    let deletion = Deletion { from, reported: SystemTime::now() };
+                    let mut known = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.entry(pod.to_owned()).or_insert(deletion);
                 }
             }
         });
-        Deletions { kubectl, reported }
+        Deletions { kubectl, known }
     }
 
     /// Number of pods whose deletion was reported.
     pub fn count(&self) -> usize {
-        self.reported.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The pod whose deletion was reported after `time`, or so little before it that it could not be
-    /// programmed: within `programming`.
-    pub fn unknown_at(&self, time: SystemTime, programming: Duration) -> Option<String> {
-        let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        unknown_at(&reported, time, programming)
+    /// The pod that a request of this time may have reached although it had ended, because its deletion was
+    /// reported late: it ends `serving` after its deletion, and agents take up to `programming` after the
+    /// report. Without a late report, there is no such time.
+    pub fn late_at(
+        &self,
+        time: SystemTime,
+        serving: Duration,
+        programming: Duration,
+    ) -> Option<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let late = |d: &Deletion| (d.from + serving..d.reported + programming).contains(&time);
+        known.iter().find(|(_, deletion)| late(deletion)).map(|(pod, _)| pod.clone())
     }
 }
 
@@ -63,22 +80,13 @@ impl Drop for Deletions {
     }
 }
 
-/// The name of the pod, if it is being deleted.
-fn deleted(line: &str) -> Option<&str> {
-    let (pod, time) = line.split_once(' ')?;
-    (!time.is_empty()).then_some(pod)
-}
-
-/// Longest time between the end of a pod and the report of its deletion: a later report is about another one.
-const LATE: Duration = Duration::from_secs(10);
-
-fn unknown_at(
-    reported: &BTreeMap<String, SystemTime>,
-    time: SystemTime,
-    programming: Duration,
-) -> Option<String> {
-    let is_unknown = |at: SystemTime| at + programming > time && at < time + LATE;
-    reported.iter().find(|(_, at)| is_unknown(**at)).map(|(pod, _)| pod.clone())
+/// The name of the pod and the time of its deletion, if it is being deleted. Its deletionTimestamp is the end
+/// of its grace period.
+fn deleted(line: &str) -> Option<(&str, SystemTime)> {
+    let mut words = line.split(' ');
+    let (pod, end, grace) = (words.next()?, words.next()?, words.next()?);
+    let end: jiff::Timestamp = end.parse().ok()?;
+    Some((pod, SystemTime::from(end).checked_sub(Duration::from_secs(grace.parse().ok()?))?))
 }
 
 #[cfg(test)]
@@ -86,21 +94,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_deletions_that_were_not_reported_in_time_are_unknown() {
-        let start = SystemTime::now();
-        let after = |ms| start + Duration::from_millis(ms);
-        let reported = [("a".to_owned(), after(1000))].into();
-        let unknown = |ms| unknown_at(&reported, after(ms), Duration::from_millis(500)).is_some();
-        // Before the report and shortly after it; not when the agents had time, nor long before.
-        assert_eq!([0, 1400, 1500, 5000].map(unknown), [true, true, false, false]);
-        let late = [("a".to_owned(), after(20_000))].into();
-        assert_eq!(unknown_at(&late, start, Duration::ZERO), None);
+    fn requests_are_late_between_the_end_of_a_pod_and_the_time_after_its_report() {
+        let from = SystemTime::UNIX_EPOCH;
+        let after = |ms| from + Duration::from_millis(ms);
+        let late = |reported: u64, ms: u64| {
+            let deletion = Deletion { from, reported: after(reported) };
+            let known = Arc::new(Mutex::new(BTreeMap::from([("a".to_owned(), deletion)])));
+            let kubectl = Command::new("true").spawn().unwrap();
+            let deletions = Deletions { kubectl, known };
+            let (serving, programming) = (Duration::from_secs(1), Duration::from_millis(500));
+            deletions.late_at(after(ms), serving, programming).is_some()
+        };
+        assert_eq!(
+            [0, 999, 1000, 2499, 2500].map(|ms| late(2000, ms)),
+            [false, false, true, true, false]
+        );
+        // In time: no request is excused.
+        assert!((0..5000).step_by(100).all(|ms| !late(500, ms)));
     }
 
     #[test]
-    fn line_has_a_time_if_the_pod_is_being_deleted() {
-        assert_eq!(deleted("web-1 2026-11-27T22:00:00Z"), Some("web-1"));
-        assert_eq!(deleted("web-1 "), None);
-        assert_eq!(deleted(""), None);
+    fn line_has_times_if_the_pod_is_being_deleted() {
+        let (pod, from) = deleted("web-1 1970-01-01T00:01:10Z 10").unwrap();
+        assert_eq!((pod, from), ("web-1", SystemTime::UNIX_EPOCH + Duration::from_secs(60)));
+        for line in ["web-1  ", "", "web-1 yesterday 1"] {
+            assert_eq!(deleted(line), None, "{line}");
+        }
     }
 }

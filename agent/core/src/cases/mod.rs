@@ -13,6 +13,7 @@
 
 mod contract;
 mod contract_cluster_policy;
+mod contract_maps;
 mod contract_policy;
 pub mod notation;
 pub mod policy_notation;

@@ -140,7 +140,7 @@ impl Access {
 
     /// The sets of backends of a Service port.
     fn sets(&self, view: &ServiceView<'_>, id: ServicePortId) -> PortRow {
-        let endpoints = endpoints(&view.slices, &id);
+        let endpoints = endpoints(view, &id);
         let refs: Vec<&Endpoint> = endpoints.values().copied().collect();
         let mut chosen = vec![false; refs.len()];
         // Positions ascend, so every list is in the order of the keys: sorted.
@@ -209,11 +209,12 @@ fn backend((address, target): (IpAddr, Port), protocol: Protocol) -> Backend {
 /// target port comes from the slice. The same address and port in several slices is one endpoint:
 /// the entry that ranks highest counts, among equals the first by slice name.
 fn endpoints<'a>(
-    slices: &[&'a EndpointSlice],
+    view: &ServiceView<'a>,
     id: &ServicePortId,
 ) -> BTreeMap<(IpAddr, Port), &'a Endpoint> {
+    let rank = |endpoint: &Endpoint| rank(endpoint, view.locality.node);
     let mut found: BTreeMap<(IpAddr, Port), &Endpoint> = BTreeMap::new();
-    for slice in slices.iter().filter(|s| !s.hidden) {
+    for slice in view.slices.iter().copied().filter(|s| !s.hidden) {
         let targets = slice.ports.iter().filter(|p| p.name == id.name && p.protocol == id.protocol);
         for target in targets.filter_map(|p| p.port) {
             for endpoint in &slice.endpoints {
@@ -232,6 +233,10 @@ fn endpoints<'a>(
     found
 }
 
-fn rank(e: &Endpoint) -> (bool, bool, bool) {
-    (e.ready, !e.terminating, e.serving)
+/// Conditions first. Among equals an entry on this node, as for kube-proxy, then one with hints: an entry
+/// without them voids those of all other endpoints.
+fn rank(e: &Endpoint, node: &str) -> (bool, bool, bool, bool, bool) {
+    let is_local = e.node_name.as_deref() == Some(node);
+    let has_hints = !e.node_hints().is_empty() || !e.zone_hints().is_empty();
+    (e.ready, !e.terminating, e.serving, is_local, has_hints)
 }

@@ -25,7 +25,7 @@ use sluice_core::generate::{self, NODE_PORTS, PORTS};
 use sluice_core::model::{NodePortAddresses, Object};
 use sluice_core::oracle::Answer;
 
-use crate::expect::{Case, Destination, From, PODS, expected, observed, observed_by_xdp};
+use crate::expect::{Case, Destination, Expected, From, PODS, expected, observed, observed_by_xdp};
 use crate::realize::Realized;
 
 /// Packets for each set of objects.
@@ -161,7 +161,8 @@ fn difference(
     compare(datapath, case, from, to, sport).err()
 }
 
-/// Runs the programs over a packet. Returns whether it has left by XDP.
+/// Runs the programs over the first packet of a flow, and with session affinity over that of another flow of
+/// the client, which has the next source port. Returns whether the first one has left by XDP.
 ///
 /// # Errors
 /// The difference between the oracle and the programs.
@@ -172,6 +173,35 @@ fn compare(
     to: Destination,
     sport: u16,
 ) -> Result<bool, String> {
+    let (first, left_by_xdp) = run(datapath, from, to, sport)?;
+    let expected = expected(case, from, to);
+    if !expected.contains(&first) {
+        return Err(format!("{first:?} is none of {expected:?}"));
+    }
+    if has_affinity(&case.answer(from, to)) {
+        let (second, _) = run(datapath, from, to, sport + 1)?;
+        if second != first {
+            return Err(format!("{second:?} follows {first:?}: no session affinity"));
+        }
+    }
+    Ok(left_by_xdp)
+}
+
+/// Whether the next flow of a client has the endpoint of this one.
+fn has_affinity(answer: &Answer) -> bool {
+    matches!(answer, Answer::Backends { affinity: Some(_), .. })
+}
+
+/// Runs the programs over a packet. Returns whether it has left by XDP, too.
+///
+/// # Errors
+/// XDP has changed or counted a packet that it passes.
+fn run(
+    datapath: &Datapath,
+    from: From,
+    to: Destination,
+    sport: u16,
+) -> Result<(Expected, bool), String> {
     let has_ports = to.2 != proto::ICMP;
     let mut left_by_xdp = false;
     let observed = match from {
@@ -196,12 +226,7 @@ fn compare(
             }
         }
     };
-    let expected = expected(case, from, to);
-    if expected.contains(&observed) {
-        Ok(left_by_xdp)
-    } else {
-        Err(format!("{observed:?} is none of {expected:?}"))
-    }
+    Ok((observed, left_by_xdp))
 }
 
 /// How often each answer was expected: agreement on answers that never occur shows nothing.
@@ -274,10 +299,19 @@ fn packets_go_where_the_oracle_expects_them() {
         for _ in 0..PACKETS {
             let from = source(&mut random, &case);
             let to = destination(&mut random, &case, from);
-            sport += 1;
-            shares.add(&case.answer(from, to));
+            sport += 2;
+            let answer = case.answer(from, to);
+            shares.add(&answer);
+            // With one endpoint, nothing shows that the second flow has that of the first.
+            let has_choice =
+                matches!(&answer, Answer::Backends { endpoints, .. } if endpoints.len() > 1);
+            let is_sticky = has_choice && has_affinity(&answer);
+            *shares.0.entry("affinity").or_default() += usize::from(is_sticky);
             match compare(&datapath, &case, from, to, sport) {
-                Ok(true) => *shares.0.entry("left by XDP").or_default() += 1,
+                Ok(true) => {
+                    *shares.0.entry("left by XDP").or_default() += 1;
+                    *shares.0.entry("affinity by XDP").or_default() += usize::from(is_sticky);
+                }
                 Ok(false) => {}
                 Err(difference) => {
                     failed = Some((from, to, difference));

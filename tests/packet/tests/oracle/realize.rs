@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use packet_tests::Datapath;
 use sluice_abi::{
-    Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange,
-    SourceRangeKey, map,
+    Affinity, AffinityKey, Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey,
+    ServicePort, SlotRange, SourceRangeKey, map,
 };
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::Change;
@@ -105,6 +105,9 @@ impl Drop for Realized<'_> {
         self.services.iter().for_each(|id| drop(services.delete(id)));
         self.backends.iter().for_each(|id| drop(backends.delete(id)));
         self.networks.iter().for_each(|key| drop(networks.delete(key)));
+        // The next case gives the ids to others.
+        let affinity = self.datapath.map::<AffinityKey, Affinity>(map::AFFINITY);
+        self.datapath.affinity().iter().for_each(|(key, _)| drop(affinity.delete(key)));
         let source_ranges = self.datapath.map::<SourceRangeKey, u32>(map::SOURCE_RANGES);
         self.source_ranges.iter().for_each(|key| drop(source_ranges.delete(key)));
     }

@@ -107,7 +107,7 @@ pub fn answer(world: World<'_>, packet: Packet) -> Answer {
     if kind == FrontendKind::LoadBalancer && !is_allowed(world, service, packet) {
         return Answer::SourceNotAllowed;
     }
-    let targets = targets(world.objects, service, port, packet.dst);
+    let targets = targets(world, service, port, packet.dst);
     let policy = match (kind, packet.client) {
         (FrontendKind::ClusterIp, _) => service.internal_traffic_policy,
         // The external policy does not apply to pods and processes of this node.
@@ -193,7 +193,7 @@ pub fn usable_endpoints(world: World<'_>, packet: Packet) -> BTreeSet<(IpAddr, u
     let world = World { objects, ..world };
     match find(world, packet) {
         Found::Frontend(service, port, _) => {
-            pick(&targets(world.objects, service, port, packet.dst), &|e| e.ready || e.serving)
+            pick(&targets(world, service, port, packet.dst), &|e| e.ready || e.serving)
         }
         Found::Nothing | Found::UnknownPort => BTreeSet::new(),
     }
@@ -202,12 +202,13 @@ pub fn usable_endpoints(world: World<'_>, packet: Packet) -> BTreeSet<(IpAddr, u
 /// The endpoints of a Service port in the family of `address`; the same address and port in several
 /// slices is one endpoint.
 fn targets<'a>(
-    objects: &'a [Object],
+    world: World<'a>,
     service: &Service,
     port: &ServicePort,
     address: IpAddr,
 ) -> Vec<Target<'a>> {
-    let mut slices: Vec<&EndpointSlice> = objects
+    let mut slices: Vec<&EndpointSlice> = world
+        .objects
         .iter()
         .filter_map(|o| if let Object::EndpointSlice(s) = o { Some(s) } else { None })
         .filter(|s| !s.hidden && s.name.namespace == service.name.namespace)
@@ -228,7 +229,11 @@ fn targets<'a>(
         }
     }
     // The sort is stable: among equals, the first by slice name remains.
-    targets.sort_by_key(|(_, _, e)| (!e.ready, e.terminating, !e.serving));
+    targets.sort_by_key(|(_, _, e)| {
+        let is_elsewhere = e.node_name.as_deref() != Some(world.node);
+        let is_unhinted = e.node_hints().len() + e.zone_hints().len() == 0;
+        (!e.ready, e.terminating, !e.serving, is_elsewhere, is_unhinted)
+    });
     let mut seen = BTreeSet::new();
     targets.retain(|(address, port, _)| seen.insert((*address, *port)));
     targets
