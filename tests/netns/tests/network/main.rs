@@ -7,6 +7,7 @@ mod cases;
 mod cli;
 mod default_deny;
 mod devices;
+mod ended_flows;
 mod external;
 mod growth;
 mod health_checks;
