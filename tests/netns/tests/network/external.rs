@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use netns_tests::{Host, OUTSIDE, Pod, dataplane, eventually, ip};
+use netns_tests::{Host, OUTSIDE, Pod, Server, dataplane, eventually, ip};
 use sluice_abi::{PodNetns, map};
 
 use crate::{TwoNodes, two_nodes, two_nodes_with_cluster_routes};
@@ -63,6 +63,25 @@ endpoints:
     yaml
 }
 
+/// Pods that serve the Service: `web-0` on node 1 and `web-1` on node 2.
+struct Backends {
+    pods: [Pod; 2],
+    _servers: [Server; 2],
+}
+
+impl Backends {
+    fn of(t: &TwoNodes) -> Backends {
+        let pods = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
+        let servers = [pods[0].serve("web-0", &SERVED), pods[1].serve("web-1", &SERVED)];
+        Backends { pods, _servers: servers }
+    }
+
+    /// Both, with their nodes.
+    fn on_both<'a>(&'a self, t: &'a TwoNodes) -> [(&'a Pod, &'a str); 2] {
+        [(&self.pods[0], &t.a.name), (&self.pods[1], &t.b.name)]
+    }
+}
+
 /// Routes of the cloud: packets to the addresses of the Service arrive at node 1.
 fn route_to_node_1(t: &TwoNodes) {
     for address in [LB, EXTERNAL_IP] {
@@ -106,10 +125,9 @@ fn contract_3_1_each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_s
  {
     let t = two_nodes();
     route_to_node_1(&t);
-    let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
+    let backends = Backends::of(&t);
+    let on_both = backends.on_both(&t);
     let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
-    let _servers = [backends[0].serve("web-0", &SERVED), backends[1].serve("web-1", &SERVED)];
-    let on_both = [(&backends[0], &*t.a.name), (&backends[1], &*t.b.name)];
     let all = ["web-0", "web-1"];
     let (a, b) = (t.a.address, t.b.address);
     let node_port = format!("{a}:{NODE_PORT}");
@@ -167,10 +185,9 @@ fn contract_3_1_each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_s
 fn contract_3_each_kind_of_client_reaches_the_endpoints_of_the_internal_traffic_policy() {
     // Packets of the host outside to a ClusterIP arrive at node 1.
     let t = two_nodes_with_cluster_routes();
-    let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
+    let backends = Backends::of(&t);
+    let on_both = backends.on_both(&t);
     let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
-    let _servers = [backends[0].serve("web-0", &SERVED), backends[1].serve("web-1", &SERVED)];
-    let on_both = [(&backends[0], &*t.a.name), (&backends[1], &*t.b.name)];
     let all = ["web-0", "web-1"];
     let (a, b) = (t.a.address, t.b.address);
     let (vip, node_port) = (format!("{VIP}:80"), format!("{a}:{NODE_PORT}"));
@@ -220,10 +237,9 @@ fn contract_3_each_kind_of_client_reaches_the_endpoints_of_the_internal_traffic_
 fn a_client_with_session_affinity_keeps_its_endpoint_over_all_frontends_and_paths() {
     let t = two_nodes();
     route_to_node_1(&t);
-    let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
+    let backends = Backends::of(&t);
+    let on_both = backends.on_both(&t);
     let near = t.a.pod("default/near");
-    let _servers = [backends[0].serve("web-0", &SERVED), backends[1].serve("web-1", &SERVED)];
-    let on_both = [(&backends[0], &*t.a.name), (&backends[1], &*t.b.name)];
     t.topology.apply("web", &manifest("Cluster", "  sessionAffinity: ClientIP", &on_both));
 
     let [on, off] = near.both_paths().map(|(_, client)| client);

@@ -3,10 +3,26 @@
 use std::fs;
 
 use netns_tests::{
-    Agent, BIN_FILE, CONF_FILE, Node, OUTSIDE, Topology, eventually, eventually_equals, ip, ip_json,
+    Agent, BIN_FILE, CONF_FILE, Host, Node, OUTSIDE, Pod, Server, Topology, eventually,
+    eventually_equals, ip, ip_json,
 };
 
-use crate::{two_nodes, two_nodes_with_cluster_routes};
+use crate::{TwoNodes, two_nodes, two_nodes_with_cluster_routes};
+
+/// A pod of each node, and the address of a server outside. All serve TCP port 80.
+struct Ends {
+    near: Pod,
+    far: Pod,
+    outside: String,
+    _servers: [Server; 3],
+}
+
+fn ends(t: &TwoNodes) -> Ends {
+    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let serve = |host: &Host, name| host.serve(name, &["tcp:80"]);
+    let servers = [serve(&near, "near"), serve(&far, "far"), serve(&t.topology.outside, "outside")];
+    Ends { near, far, outside: format!("{OUTSIDE}:80"), _servers: servers }
+}
 
 /// Destinations of the routes to other nodes' pods.
 fn routes(node: &Node) -> Vec<String> {
@@ -111,7 +127,7 @@ fn pods_follow_the_mtu_of_the_uplink() {
     let node = topology.node(1);
     let _agent = node.agent();
     let old = node.pod("default/old");
-    let mtu = |pod: &netns_tests::Pod| {
+    let mtu = |pod: &Pod| {
         ip_json(&pod.sandbox.namespaces, "link show dev eth0")[0]["mtu"].as_u64().unwrap()
     };
     assert_eq!(mtu(&old), 1500);
@@ -124,21 +140,16 @@ fn pods_follow_the_mtu_of_the_uplink() {
 #[test]
 fn node_with_a_new_address_keeps_its_connectivity() {
     let mut t = two_nodes();
-    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
-    let _servers = [
-        near.serve("near", &["tcp:80"]),
-        far.serve("far", &["tcp:80"]),
-        t.topology.outside.serve("outside", &["tcp:80"]),
-    ];
-    let outside = format!("{OUTSIDE}:80");
-    assert_eq!(near.connect("tcp", &outside).unwrap().0.client.ip(), t.a.address);
+    let ends = ends(&t);
+    let (near, far, outside) = (&ends.near, &ends.far, &ends.outside);
+    assert_eq!(near.connect("tcp", outside).unwrap().0.client.ip(), t.a.address);
     // As after a restart of Docker, with kind.
     ip(&t.a.namespaces, "addr flush dev eth0");
     ip(&t.a.namespaces, "addr add 172.30.0.99/24 dev eth0");
     ip(&t.a.namespaces, "route add default via 172.30.0.1");
     t.a.address = "172.30.0.99".parse().unwrap();
     t.topology.apply("node1", &netns_tests::manifest::node(&t.a));
-    eventually("masqueraded with the new address", || match near.connect("tcp", &outside) {
+    eventually("masqueraded with the new address", || match near.connect("tcp", outside) {
         Ok((response, _)) if response.client.ip() == t.a.address => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -152,12 +163,8 @@ fn node_with_a_new_address_keeps_its_connectivity() {
 #[test]
 fn nodes_that_swap_their_addresses_keep_their_connectivity() {
     let mut t = two_nodes();
-    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
-    let _servers = [
-        near.serve("near", &["tcp:80"]),
-        far.serve("far", &["tcp:80"]),
-        t.topology.outside.serve("outside", &["tcp:80"]),
-    ];
+    let ends = ends(&t);
+    let (near, far, outside) = (&ends.near, &ends.far, &ends.outside);
     let (first, second) = (t.a.address, t.b.address);
     assert_eq!(near.connect("tcp", &far.at(80)).unwrap().0.client.ip(), near.address);
     for (node, address) in [(&mut t.a, second), (&mut t.b, first)] {
@@ -172,9 +179,8 @@ fn nodes_that_swap_their_addresses_keep_their_connectivity() {
     for node in [&t.a, &t.b] {
         t.topology.apply(&node.name, &netns_tests::manifest::node(node));
     }
-    let outside = format!("{OUTSIDE}:80");
-    for (pod, node, other) in [(&near, &t.a, &far), (&far, &t.b, &near)] {
-        eventually("masqueraded with the new address", || match pod.connect("tcp", &outside) {
+    for (pod, node, other) in [(near, &t.a, far), (far, &t.b, near)] {
+        eventually("masqueraded with the new address", || match pod.connect("tcp", outside) {
             Ok((response, _)) if response.client.ip() == node.address => Ok(()),
             other => Err(format!("{other:?}")),
         });
