@@ -85,13 +85,14 @@ impl CniCall {
         loop {
             ptrace::syscall(pid, signal.take()).unwrap();
             match waitpid(pid, None).unwrap() {
-                WaitStatus::PtraceSyscall(_) => {
-                    if entry(pid).is_some_and(|entry| visit(entry).is_break()) {
+                WaitStatus::PtraceSyscall(_) => match entry(pid).map(&mut visit) {
+                    Some(ControlFlow::Break(())) => {
                         child.kill().unwrap();
                         child.wait().unwrap();
                         return None;
                     }
-                }
+                    Some(ControlFlow::Continue(())) | None => {}
+                },
                 WaitStatus::Stopped(_, other) => signal = Some(other),
                 WaitStatus::Exited(_, code) => return Some(code),
                 other => panic!("{other:?}"),

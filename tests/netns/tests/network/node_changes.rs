@@ -140,15 +140,16 @@ fn pods_follow_the_mtu_of_the_uplink() {
 #[test]
 fn node_with_a_new_address_keeps_its_connectivity() {
     let mut t = two_nodes();
-    let Ends { near, far, outside, .. } = ends(&t);
-    assert_eq!(near.connect("tcp", &outside).unwrap().0.client.ip(), t.a.address);
+    let ends = ends(&t);
+    let (near, far, outside) = (&ends.near, &ends.far, &ends.outside);
+    assert_eq!(near.connect("tcp", outside).unwrap().0.client.ip(), t.a.address);
     // As after a restart of Docker, with kind.
     ip(&t.a.namespaces, "addr flush dev eth0");
     ip(&t.a.namespaces, "addr add 172.30.0.99/24 dev eth0");
     ip(&t.a.namespaces, "route add default via 172.30.0.1");
     t.a.address = "172.30.0.99".parse().unwrap();
     t.topology.apply("node1", &netns_tests::manifest::node(&t.a));
-    eventually("masqueraded with the new address", || match near.connect("tcp", &outside) {
+    eventually("masqueraded with the new address", || match near.connect("tcp", outside) {
         Ok((response, _)) if response.client.ip() == t.a.address => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -162,7 +163,8 @@ fn node_with_a_new_address_keeps_its_connectivity() {
 #[test]
 fn nodes_that_swap_their_addresses_keep_their_connectivity() {
     let mut t = two_nodes();
-    let Ends { near, far, outside, .. } = ends(&t);
+    let ends = ends(&t);
+    let (near, far, outside) = (&ends.near, &ends.far, &ends.outside);
     let (first, second) = (t.a.address, t.b.address);
     assert_eq!(near.connect("tcp", &far.at(80)).unwrap().0.client.ip(), near.address);
     for (node, address) in [(&mut t.a, second), (&mut t.b, first)] {
@@ -177,8 +179,8 @@ fn nodes_that_swap_their_addresses_keep_their_connectivity() {
     for node in [&t.a, &t.b] {
         t.topology.apply(&node.name, &netns_tests::manifest::node(node));
     }
-    for (pod, node, other) in [(&near, &t.a, &far), (&far, &t.b, &near)] {
-        eventually("masqueraded with the new address", || match pod.connect("tcp", &outside) {
+    for (pod, node, other) in [(near, &t.a, far), (far, &t.b, near)] {
+        eventually("masqueraded with the new address", || match pod.connect("tcp", outside) {
             Ok((response, _)) if response.client.ip() == node.address => Ok(()),
             other => Err(format!("{other:?}")),
         });
