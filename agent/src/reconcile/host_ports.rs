@@ -67,6 +67,7 @@ impl ReconcileHostPorts {
             state.report(Finding {
                 kind: Kind::Pod,
                 object: pod.clone(),
+                uid: None,
                 reason: Reason::HostPortHidden,
                 message: format!(
                     "hostPort {number}/{protocol} is not served: {frontend} of Service {service} precedes it"

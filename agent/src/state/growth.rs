@@ -103,12 +103,12 @@ impl State {
     /// failed attempt waits for its repetition.
     pub fn require_entries(&mut self, rows: Rows, needed: Option<&Capacity>) -> bool {
         let growth = &mut self.growth;
-        let wanted = !growth.attempts().is_empty();
+        let had_attempts = !growth.attempts().is_empty();
         growth.needed[rows as usize] = needed.copied();
         let grows = growth.grown(&[rows]).is_some();
         let in_this_pass = grows && !growth.waits(rows, self.now) && !growth.stopped;
         // Its condition begins or ends.
-        let changed = wanted != !growth.attempts().is_empty();
+        let changed = had_attempts == growth.attempts().is_empty();
         self.mark((in_this_pass || changed).then_some(Concern::Growth));
         in_this_pass
     }

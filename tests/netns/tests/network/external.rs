@@ -151,7 +151,11 @@ struct Pods {
 
 impl Pods {
     fn start(t: &TwoNodes) -> Pods {
-        Pods { backends: Backends::of(t), near: t.a.pod("default/near"), far: t.b.pod("default/far") }
+        Pods {
+            backends: Backends::of(t),
+            near: t.a.pod("default/near"),
+            far: t.b.pod("default/far"),
+        }
     }
 }
 
