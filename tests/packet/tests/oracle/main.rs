@@ -338,4 +338,6 @@ fn packets_go_where_the_oracle_expects_them() {
     let least =
         [("dropped", 140), ("left by XDP", 130), ("one endpoint", 290), ("several endpoints", 300)];
     shares.assert_least(&least);
+    // Flows with session affinity among several endpoints.
+    shares.assert_least(&[("affinity", 140), ("affinity by XDP", 25)]);
 }
