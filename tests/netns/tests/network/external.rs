@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use netns_tests::{Host, OUTSIDE, Pod, dataplane, eventually, ip};
-use sluice_abi::{PodNetns, map};
+use netns_tests::{Host, OUTSIDE, Pod, command, dataplane, eventually, ip};
+use sluice_abi::{Outcome, PodNetns, map};
 
-use crate::{TwoNodes, two_nodes, two_nodes_with_cluster_routes};
+use crate::{TwoNodes, two_nodes, two_nodes_with_cluster_routes, two_nodes_with_xdp};
 
 /// ClusterIP, load balancer address and external IP of the Service. No host has the last two.
 const VIP: &str = "10.96.7.7";
@@ -100,14 +100,46 @@ fn reaches_from_node_1(t: &TwoNodes, near: &Pod, policy: &str, to: &str, servers
     reaches(&format!("node 1, {policy}"), &t.a, to, servers, t.a.address);
 }
 
-/// The client-address table, for both external traffic policies.
 #[test]
 fn contract_3_1_each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_seen_with_its_address()
  {
     let t = two_nodes();
-    route_to_node_1(&t);
-    let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
-    let (near, far) = (t.a.pod("default/near"), t.b.pod("default/far"));
+    let pods = Pods::start(&t);
+    clients_of_each_policy(&t, &pods);
+}
+
+/// The same where node 1 forwards packets between the host outside and endpoints of node 2 by XDP.
+#[test]
+fn contract_3_1_clients_reach_the_same_endpoints_by_xdp() {
+    let t = two_nodes_with_xdp();
+    let pods = Pods::start(&t);
+    // XDP leaves packets with incomplete checksums, as `veth` delivers them, to tc.
+    let (outside, [_, web]) = (t.topology.outside.namespaces(), &pods.backends);
+    for host in [outside, web.namespaces(), pods.far.namespaces(), &t.b.namespaces] {
+        command(host, "ethtool", &["-K", "eth0", "tx", "off"]);
+    }
+    clients_of_each_policy(&t, &pods);
+    let by_xdp = dataplane::outcome(&t.a, Outcome::ToUplinkByXdp);
+    assert!(by_xdp > 10, "{by_xdp} packets left by XDP");
+}
+
+/// An endpoint and a client on each node.
+struct Pods {
+    backends: [Pod; 2],
+    near: Pod,
+    far: Pod,
+}
+
+impl Pods {
+    fn start(t: &TwoNodes) -> Pods {
+        let backends = [t.a.pod("default/web-0"), t.b.pod("default/web-1")];
+        Pods { backends, near: t.a.pod("default/near"), far: t.b.pod("default/far") }
+    }
+}
+
+/// The client-address table, for both external traffic policies.
+fn clients_of_each_policy(t: &TwoNodes, Pods { backends, near, far }: &Pods) {
+    route_to_node_1(t);
     let _servers = [backends[0].serve("web-0", &SERVED), backends[1].serve("web-1", &SERVED)];
     let on_both = [(&backends[0], &*t.a.name), (&backends[1], &*t.b.name)];
     let all = ["web-0", "web-1"];
@@ -118,11 +150,11 @@ fn contract_3_1_each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_s
     t.topology.apply("web", &manifest("Cluster", "", &on_both));
     for to in [node_port.clone(), format!("{LB}:80"), format!("{EXTERNAL_IP}:80")] {
         reaches("outside, Cluster", outside, &to, &all, a);
-        reaches_from_node_1(&t, &near, "Cluster", &to, &all);
+        reaches_from_node_1(t, near, "Cluster", &to, &all);
     }
     reaches("node 2, Cluster", &t.b, &node_port, &all, a);
     let far_address = far.address;
-    reaches("pod of node 2, Cluster", &far, &node_port, &all, a);
+    reaches("pod of node 2, Cluster", far, &node_port, &all, a);
     reaches("node 1, loopback", &t.a, &format!("127.0.0.1:{NODE_PORT}"), &all, a);
 
     t.topology.apply("web", &manifest("Local", "", &on_both));
@@ -134,9 +166,9 @@ fn contract_3_1_each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_s
         });
         reaches("outside, Local", outside, &to, &["web-0"], OUTSIDE);
         // The policy does not apply to clients on the node.
-        reaches_from_node_1(&t, &near, "Local", &to, &all);
+        reaches_from_node_1(t, near, "Local", &to, &all);
     }
-    reaches("pod of node 2, Local", &far, &node_port, &["web-0"], far_address);
+    reaches("pod of node 2, Local", far, &node_port, &["web-0"], far_address);
     reaches("node 2, Local", &t.b, &node_port, &["web-0"], b);
 
     // Without an endpoint on node 1.
@@ -147,13 +179,13 @@ fn contract_3_1_each_kind_of_client_reaches_the_endpoints_of_its_policy_and_is_s
             other => Err(format!("{other:?}")),
         }
     });
-    is_dropped("pod of node 2", &far, &node_port);
-    reaches("pod of node 1, Local", &near, &node_port, &["web-1"], near.address);
+    is_dropped("pod of node 2", far, &node_port);
+    reaches("pod of node 1, Local", near, &node_port, &["web-1"], near.address);
     reaches("node 1, Local", &t.a, &node_port, &["web-1"], a);
 
     // Without any endpoint: refused at once.
     t.topology.apply("web", &manifest("Local", "", &[]));
-    for (what, client) in [("outside", outside), ("pod of node 1", &*near), ("node 1", &*t.a)] {
+    for (what, client) in [("outside", outside), ("pod of node 1", &**near), ("node 1", &*t.a)] {
         eventually(&format!("{what}: refused"), || match client.connect("tcp", &node_port) {
             Err(error) if error == "ConnectionRefused" => Ok(()),
             other => Err(format!("{other:?}")),

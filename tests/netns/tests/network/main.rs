@@ -48,6 +48,14 @@ fn two_nodes_in(topology: Topology) -> TwoNodes {
     TwoNodes { a, b, _agents: agents, topology }
 }
 
+/// Two nodes, the first one with XDP on its uplink.
+fn two_nodes_with_xdp() -> TwoNodes {
+    let topology = Topology::new();
+    let (a, b) = (topology.node(1), topology.node(2));
+    let agents = agents([(&a, &["--xdp=generic"]), (&b, &[])]);
+    TwoNodes { a, b, _agents: agents, topology }
+}
+
 fn two_nodes() -> TwoNodes {
     two_nodes_in(Topology::new())
 }
