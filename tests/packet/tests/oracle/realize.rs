@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use packet_tests::Datapath;
 use sluice_abi::{
-    Affinity, AffinityKey, Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey, ServicePort, SlotRange,
-    SourceRangeKey, map,
+    Affinity, AffinityKey, Backend, BackendRow, Frontend, FrontendKey, Network, NetworkKey,
+    ServicePort, SlotRange, SourceRangeKey, map,
 };
 use sluice_core::generate::THIS_NODE;
 use sluice_core::model::Change;
