@@ -80,7 +80,8 @@ fn check(lines: &[&str], expected: &[(&str, &str)]) {
 const WEB: &str = "service shop/web 10.96.0.1 /TCP:80";
 
 /// A Service with every kind of frontend.
-pub const EVERY: &str = "service shop/web 10.96.0.1 /TCP:80@30080 lb=203.0.113.1 external=203.0.113.9";
+pub const EVERY: &str =
+    "service shop/web 10.96.0.1 /TCP:80@30080 lb=203.0.113.1 external=203.0.113.9";
 const EVERY_KEY: [&str; 4] =
     ["10.96.0.1:80/TCP", "203.0.113.1:80/TCP", "203.0.113.9:80/TCP", "0.0.0.0:30080/TCP"];
 
@@ -234,6 +235,26 @@ fn contract_3_external_policy_does_not_apply_to_clients_on_this_node() {
         assert!(here.starts_with("Forward"), "{}: {here}", dump::key(key));
         let elsewhere = format!("{:?}", view.treatment(false));
         assert_eq!(elsewhere == "Drop", view.row.kind.is_external(), "{}", dump::key(key));
+    }
+}
+
+/// Eviction fails a Pod without a deletionTimestamp; its object stays, and its endpoint leaves the slice.
+#[test]
+fn contract_3_2_service_whose_pods_were_evicted_is_rejected() {
+    let service = format!("{EVERY} policy=Local external-policy=Local");
+    let slice = "slice shop/s of=web ports=/TCP:8080";
+    let mut running = Running::new(&[
+        &service,
+        "pod shop/web-1 uid=1 ip=10.0.0.1",
+        &format!("{slice} 10.0.0.1@n1?pod=1"),
+    ]);
+    assert!(frontend(&running.tables, EVERY_KEY[0]).starts_with("->"));
+    running.apply("pod shop/web-1 uid=1 ip=10.0.0.1 failed");
+    for endpoints in ["10.0.0.1@n1?unready?unserving?pod=1", ""] {
+        running.apply(&format!("{slice} {endpoints}"));
+        for key in EVERY_KEY {
+            assert_eq!(frontend(&running.tables, key), "reject", "{key} with {endpoints:?}");
+        }
     }
 }
 

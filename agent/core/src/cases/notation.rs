@@ -6,7 +6,7 @@
 //!     [hidden] [external-name] [publish-not-ready] [external=ADDRESS,...] [lb=ADDRESS,...]
 //!     [ranges=CIDR,...] [external-policy=Local]
 //! slice NAMESPACE/NAME of=SERVICE ports=PORT,... [type=IPv6|FQDN] [hidden] ENDPOINT...
-//! pod NAMESPACE/NAME [uid=N] [ip=ADDRESS,...] [terminating] [over] [host-network]
+//! pod NAMESPACE/NAME [uid=N] [ip=ADDRESS,...] [terminating] [over] [failed] [host-network]
 //! service-cidr NAME CIDR,...
 //! delete node|service|slice|pod|service-cidr NAME
 //! ```
@@ -178,7 +178,7 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     Ok(e)
 }
 
-/// `pod NAMESPACE/NAME [uid=N] [ip=ADDRESS,...] [terminating] [over] [host-network]`
+/// `pod NAMESPACE/NAME [uid=N] [ip=ADDRESS,...] [terminating] [over] [failed] [host-network]`
 fn pod(name: &str, words: &[&str]) -> Result<Pod, String> {
     let mut pod = Pod { name: object_name(name), ..Pod::default() };
     for word in words {
@@ -187,6 +187,7 @@ fn pod(name: &str, words: &[&str]) -> Result<Pod, String> {
             Some(("ip", list)) => pod.ips = parsed(list, parse_ip)?.into_iter().collect(),
             None if *word == "terminating" => pod.terminating = true,
             None if *word == "over" => pod.phase = PodPhase::Succeeded,
+            None if *word == "failed" => pod.phase = PodPhase::Failed,
             None if *word == "host-network" => pod.host_network = true,
             _ => return Err(format!("unknown field {word}")),
         }
