@@ -1,14 +1,22 @@
 //! Servers of healthCheckNodePorts, with kube-proxy's response: load balancers of cloud providers send
 //! to a node only if it has endpoints of the Service.
 //!
+//! kube-proxy's servers listen at the addresses that `--nodeport-addresses` selects
+//! (pkg/proxy/healthcheck/service_health.go), and at all without the flag.
+//!
 //! The event loop opens listeners, so that it knows of failures; the thread of the other servers
 //! accepts connections, also while the event loop is stuck, and then reports that it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,8 +43,8 @@ pub struct HealthCheckPorts {
 #[derive(Debug)]
 struct Port {
     check: Check,
-    // The servers end when these are dropped.
-    _servers: Vec<oneshot::Sender<()>>,
+    /// By address; a server ends when its sender is dropped.
+    servers: BTreeMap<IpAddr, oneshot::Sender<()>>,
 }
 
 /// The ports, and the servers, which run on the thread of [`crate::observe::spawn`].
@@ -70,23 +78,40 @@ impl HealthChecks for HealthCheckPorts {
         self.ports.keys().copied().collect()
     }
 
-    fn serve_health_check(&mut self, port: u16, check: &HealthCheck) -> Result<(), KernelError> {
-        if let Some(open) = self.ports.get(&port) {
-            lock(&open.check).clone_from(check);
-            return Ok(());
+    fn serve_health_check(
+        &mut self,
+        port: u16,
+        check: &HealthCheck,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<(), KernelError> {
+        let mut open = self.ports.remove(&port).unwrap_or_else(|| Port {
+            check: Arc::new(Mutex::new(check.clone())),
+            servers: BTreeMap::new(),
+        });
+        lock(&open.check).clone_from(check);
+        open.servers.retain(|address, _| addresses.contains(address));
+        let mut result = Ok(());
+        for address in addresses {
+            if open.servers.contains_key(address) {
+                continue;
+            }
+            let at = SocketAddr::new(*address, port);
+            match listener(at) {
+                Ok(listener) => {
+                    let (stop, closed) = oneshot::channel();
+                    let check = Arc::clone(&open.check);
+                    // Fails only when the agent stops.
+                    let _ = self.opened.send(Opened { listener, check, closed });
+                    open.servers.insert(*address, stop);
+                }
+                Err(e) if is_without_family(address, &e) => {}
+                Err(e) => result = result.and(Err(KernelError::io(format!("open {at}"), e))),
+            }
         }
-        let listeners =
-            listen(port).map_err(|e| KernelError::io(format!("open port {port}"), e))?;
-        let check = Arc::new(Mutex::new(check.clone()));
-        let mut servers = Vec::new();
-        for listener in listeners {
-            let (stop, closed) = oneshot::channel();
-            servers.push(stop);
-            // Fails only when the agent stops.
-            let _ = self.opened.send(Opened { listener, check: Arc::clone(&check), closed });
+        if !open.servers.is_empty() {
+            self.ports.insert(port, open);
         }
-        self.ports.insert(port, Port { check, _servers: servers });
-        Ok(())
+        result
     }
 
     fn close_health_check(&mut self, port: u16) {
@@ -98,25 +123,25 @@ fn lock(check: &Mutex<HealthCheck>) -> std::sync::MutexGuard<'_, HealthCheck> {
     check.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Listeners on all addresses: one for both families, or one per family where the sysctl `bindv6only`
-/// is set, or IPv4 alone on a node without IPv6.
-fn listen(port: u16) -> io::Result<Vec<TcpListener>> {
-    let v6 = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port));
-    // 0 is any port: that of the first listener.
-    let port = v6.as_ref().ok().and_then(|l| l.local_addr().ok()).map_or(port, |a| a.port());
-    let v4 = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
-    let in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
-    let listeners = match (v6, v4) {
-        (Ok(v6), Ok(v4)) => vec![v6, v4],
-        // The first one has both families.
-        (Ok(both), Err(e)) if in_use(&e) => vec![both],
-        (Err(e), Ok(v4)) if !in_use(&e) => vec![v4],
-        (Err(e), _) | (_, Err(e)) => return Err(e),
-    };
-    for listener in &listeners {
-        listener.set_nonblocking(true)?;
+/// A listener of one family: the one at `[::]` leaves IPv4 to that at 0.0.0.0, whatever the sysctl
+/// `bindv6only` says.
+fn listener(at: SocketAddr) -> io::Result<TcpListener> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&socket, ReuseAddr, &true)?;
+    if at.is_ipv6() {
+        setsockopt(&socket, Ipv6V6Only, &true)?;
     }
-    Ok(listeners)
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(socket.into())
+}
+
+/// Whether every IPv6 address cannot be opened because the node has no IPv6.
+fn is_without_family(address: &IpAddr, error: &io::Error) -> bool {
+    *address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        && error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// kube-proxy's response: 200 if the Service has local endpoints and changes reach the programs. The
@@ -135,7 +160,7 @@ fn answer(check: &HealthCheck, healthy: bool) -> Answer {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{IpAddr, TcpStream};
+    use std::net::{Ipv4Addr, TcpStream};
     use std::time::{Duration, Instant};
 
     use sluice_core::ObjectName;
@@ -155,6 +180,11 @@ mod tests {
         let mut response = String::new();
         stream.read_to_string(&mut response)?;
         Ok(response)
+    }
+
+    /// Every address of both families.
+    fn any() -> BTreeSet<IpAddr> {
+        [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].into()
     }
 
     /// A port that nothing uses.
@@ -180,12 +210,20 @@ mod tests {
         assert!(unhealthy.body.contains(r#""serviceProxyHealthy":false"#), "{}", unhealthy.body);
     }
 
+    /// Waits until nothing listens there.
+    fn wait_closed(address: IpAddr, port: u16) {
+        let deadline = Instant::now() + WAIT;
+        while get(address, port).is_ok() {
+            assert!(Instant::now() < deadline, "{address} is still open");
+        }
+    }
+
     #[test]
     fn contract_6_4_both_families_respond_until_the_port_is_closed() {
         let (mut ports, servers) = new(Arc::new(Health::default()));
         crate::observe::spawn(servers).unwrap();
         let port = free_port();
-        ports.serve_health_check(port, &check(1)).unwrap();
+        ports.serve_health_check(port, &check(1), &any()).unwrap();
         assert_eq!(ports.health_check_ports(), BTreeSet::from([port]));
         for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
             let response = get(address, port).unwrap();
@@ -198,27 +236,56 @@ mod tests {
                 assert!(response.contains(header), "{header} in {response}");
             }
         }
-        ports.serve_health_check(port, &check(0)).unwrap();
+        ports.serve_health_check(port, &check(0), &any()).unwrap();
         assert!(get(Ipv4Addr::LOCALHOST.into(), port).unwrap().starts_with("HTTP/1.1 503 "));
         ports.close_health_check(port);
         assert_eq!(ports.health_check_ports(), BTreeSet::new());
-        let deadline = Instant::now() + WAIT;
-        while get(Ipv4Addr::LOCALHOST.into(), port).is_ok() {
-            assert!(Instant::now() < deadline, "still open");
-        }
+        wait_closed(Ipv4Addr::LOCALHOST.into(), port);
+    }
+
+    #[test]
+    fn servers_listen_at_their_addresses_only_and_follow_them() {
+        let (mut ports, servers) = new(Arc::new(Health::default()));
+        crate::observe::spawn(servers).unwrap();
+        let port = free_port();
+        let addresses: [IpAddr; 3] = [
+            Ipv4Addr::new(127, 0, 0, 1).into(),
+            Ipv4Addr::new(127, 0, 0, 2).into(),
+            Ipv4Addr::new(127, 0, 0, 3).into(),
+        ];
+        let [one, two, three] = addresses;
+        // All of IPv6, and single addresses of IPv4.
+        let v6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        ports.serve_health_check(port, &check(1), &[v6, one, two].into()).unwrap();
+        let open = || addresses.map(|address| get(address, port).is_ok());
+        assert_eq!(open(), [true, true, false]);
+        assert!(get(Ipv6Addr::LOCALHOST.into(), port).is_ok());
+        // An address that stays keeps its listener: two of them would be an error.
+        ports.serve_health_check(port, &check(1), &[v6, two, three].into()).unwrap();
+        wait_closed(one, port);
+        assert_eq!(open(), [false, true, true]);
+        assert!(get(Ipv6Addr::LOCALHOST.into(), port).is_ok());
+        ports.serve_health_check(port, &check(1), &BTreeSet::new()).unwrap();
+        assert_eq!(ports.health_check_ports(), BTreeSet::new());
+        wait_closed(two, port);
     }
 
     #[test]
     fn contract_6_4_port_in_use_by_another_process_is_an_error() {
         let (mut ports, _servers) = new(Arc::new(Health::default()));
-        for other in [
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap(),
-            TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap(),
-        ] {
-            let port = other.local_addr().unwrap().port();
-            let error = ports.serve_health_check(port, &check(1)).unwrap_err();
-            assert_eq!(error.to_string(), format!("open port {port}"));
-            assert_eq!(ports.health_check_ports(), BTreeSet::new());
-        }
+        let v4: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+        let other = TcpListener::bind((v4, 0)).unwrap();
+        let port = other.local_addr().unwrap().port();
+        let error = ports.serve_health_check(port, &check(1), &any()).unwrap_err();
+        assert_eq!(error.to_string(), format!("open 0.0.0.0:{port}"));
+        assert_eq!(ports.health_check_ports(), BTreeSet::from([port]), "IPv6 is served");
+        let error = ports.serve_health_check(port, &check(1), &[v4].into()).unwrap_err();
+        assert_eq!(error.to_string(), format!("open 0.0.0.0:{port}"));
+        assert_eq!(ports.health_check_ports(), BTreeSet::new());
+
+        let other = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+        let port = other.local_addr().unwrap().port();
+        ports.serve_health_check(port, &check(1), &any()).unwrap_err();
+        assert_eq!(ports.health_check_ports(), BTreeSet::new());
     }
 }

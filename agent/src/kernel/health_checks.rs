@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use sluice_core::ObjectName;
 
@@ -16,16 +17,22 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
-/// HTTP servers, one per port, on all addresses of the node.
+/// HTTP servers, one per port, at addresses of the node.
 pub trait HealthChecks: fmt::Debug {
     /// The ports that are open.
     fn health_check_ports(&mut self) -> BTreeSet<u16>;
 
-    /// Opens a port if it is not open, and sets what its server responds.
+    /// Opens a port at those of these addresses where it is not open, closes it at all others, and sets
+    /// what its server responds. An unspecified address is every address of its family.
     ///
     /// # Errors
-    /// The port cannot be opened.
-    fn serve_health_check(&mut self, port: u16, check: &HealthCheck) -> Result<()>;
+    /// The port cannot be opened at an address; it is served at the others.
+    fn serve_health_check(
+        &mut self,
+        port: u16,
+        check: &HealthCheck,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<()>;
 
     /// Closes a port.
     fn close_health_check(&mut self, port: u16);

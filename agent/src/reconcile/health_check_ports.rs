@@ -1,5 +1,5 @@
 //! Servers of the healthCheckNodePorts: one for each Service with a load balancer and traffic policy
-//! Local. A port that is in use is retried.
+//! Local, at the addresses that `--nodeport-addresses` selects. A port that is in use is retried.
 
 use std::collections::BTreeMap;
 
@@ -50,8 +50,9 @@ impl Reconciler for ReconcileHealthCheckPorts {
                 kernel.close_health_check(port);
             }
         }
+        let addresses = state.health_check_addresses();
         for (port, check) in &desired {
-            if let Err(e) = kernel.serve_health_check(*port, check) {
+            if let Err(e) = kernel.serve_health_check(*port, check, &addresses) {
                 let service = &check.service;
                 let error = error_chain(&e);
                 let line = format!("healthCheckNodePort {port} of Service {service}: {error}");

@@ -1,7 +1,9 @@
 //! Services whose load balancer asks this node for its endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use sluice_abi::network_kind;
 use sluice_core::ObjectName;
 
 use super::State;
@@ -43,5 +45,12 @@ impl State {
     /// The Services with a healthCheckNodePort.
     pub fn health_checks(&self) -> &BTreeMap<ObjectName, HealthCheckPort> {
         &self.health_checks
+    }
+
+    /// Where their servers listen.
+    pub fn health_check_addresses(&self) -> BTreeSet<IpAddr> {
+        let networks = self.tables.networks().iter();
+        let serving = networks.filter(|(_, network)| network.kind == network_kind::THIS_NODE);
+        self.context.node_ports.listen_at(serving.map(|(key, _)| key.addr.into()))
     }
 }

@@ -26,6 +26,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
+use sluice_abi::FrontendKey;
 use sluice_core::diff::StaleBackend;
 use sluice_core::model::{Kind, Node};
 use sluice_core::{Change, Changed, Changes, Index, NodeContext, Object, ObjectName, Tables};
@@ -245,6 +246,11 @@ impl State {
         if changed.routes || changed.networks {
             self.mark([Concern::Routes]);
         }
+        // They contain the addresses that serve NodePorts.
+        self.mark(changed.networks.then_some(Concern::HealthCheckPorts));
+        // A NodePort hides a hostPort.
+        let node_ports = changed.frontends.iter().any(FrontendKey::is_node_port);
+        self.mark(node_ports.then_some(Concern::HostPorts));
         if changed.overlaps || !changed.conflicts.is_empty() {
             self.report_conflicts();
         }

@@ -8,6 +8,7 @@ mod hooks;
 mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::{fmt, io};
 
@@ -99,8 +100,8 @@ pub struct FakeKernel {
     pub most_compared: usize,
     /// Problems with other network software.
     pub other_networks: Vec<String>,
-    /// Servers of healthCheckNodePorts.
-    pub health_checks: BTreeMap<u16, HealthCheck>,
+    /// Servers of healthCheckNodePorts and where they listen.
+    pub health_checks: BTreeMap<u16, (HealthCheck, BTreeSet<IpAddr>)>,
     /// Paths of single pods that were read.
     pub paths_read: usize,
     /// What programs read after each row that was written, if it is recorded.

@@ -29,6 +29,7 @@ pub mod sysctl;
 pub mod udp_sockets;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -148,8 +149,13 @@ impl HealthChecks for LinuxKernel {
         self.health_checks.health_check_ports()
     }
 
-    fn serve_health_check(&mut self, port: u16, check: &HealthCheck) -> Result<()> {
-        self.health_checks.serve_health_check(port, check)
+    fn serve_health_check(
+        &mut self,
+        port: u16,
+        check: &HealthCheck,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<()> {
+        self.health_checks.serve_health_check(port, check, addresses)
     }
 
     fn close_health_check(&mut self, port: u16) {

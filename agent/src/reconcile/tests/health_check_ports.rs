@@ -6,7 +6,10 @@ use sluice_core::Object;
 use sluice_core::model::{ExternalAccess, Kind, Port, Protocol};
 
 use crate::conditions::{Concern, Status};
-use crate::harness::{Harness, delete, service, slice};
+use crate::event::Event;
+use crate::harness::{Harness, delete, host, lists, node, service, slice};
+use crate::host::LocalAddress;
+use crate::kernel::fake::FakeKernel;
 
 /// A Service `shop/<name>` with this healthCheckNodePort.
 fn balanced(name: &str, port: u16, created: i64) -> Object {
@@ -75,6 +78,39 @@ async fn contract_6_4_port_in_use_is_reported_and_retried() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn servers_listen_where_node_ports_are_served_and_follow_the_addresses() {
+    let flags = ["--nodeport-addresses=172.18.0.0/16,fc00::/64"];
+    let mut harness = Harness::with(&flags, FakeKernel::new(host()));
+    harness.send(lists(vec![])).await;
+    let log = harness.apply(balanced("web", 32_000, 1)).await;
+    assert_eq!(health_checks(log), ["serve health check 32000 shop/web 0 at {172.18.0.2}"]);
+    // Of these, the range of IPv4 has none, and that of IPv6 one.
+    for address in ["192.168.9.2", "fc00::2"] {
+        let address = address.parse().unwrap();
+        let address = LocalAddress { address, ifindex: 3, additional: false };
+        harness.kernel().host.addresses.push(address);
+    }
+    let log = harness.send([Event::HostNetwork]).await;
+    let both = ["serve health check 32000 shop/web 0 at {172.18.0.2, fc00::2}"];
+    assert_eq!(health_checks(log), both);
+    harness.kernel().host.addresses.remove(0);
+    let log = harness.send([Event::HostNetwork]).await;
+    assert_eq!(health_checks(log), ["serve health check 32000 shop/web 0 at {fc00::2}"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_listen_at_the_primary_address_of_the_node_object() {
+    let mut harness = Harness::with(&["--nodeport-addresses=primary"], FakeKernel::new(host()));
+    harness.send(lists(vec![balanced("web", 32_000, 1)])).await;
+    let at = |harness: &mut Harness| format!("{:?}", harness.kernel().health_checks[&32_000].1);
+    assert_eq!(at(&mut harness), "{172.18.0.2}");
+    harness.apply(node("n1", "172.18.0.9", "10.244.1.0/24")).await;
+    assert_eq!(at(&mut harness), "{}");
+    harness.apply(node("n1", "172.18.0.2", "10.244.1.0/24")).await;
+    assert_eq!(at(&mut harness), "{172.18.0.2}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn oldest_service_has_a_port_that_two_name() {
     let mut harness = Harness::ready_with(vec![]).await;
     harness.apply(balanced("new", 32_000, 2)).await;
@@ -84,7 +120,7 @@ async fn oldest_service_has_a_port_that_two_name() {
         message,
         "healthCheckNodePort 32000 of Service shop/new is that of Service shop/old"
     );
-    assert_eq!(harness.kernel().health_checks[&32_000].service.to_string(), "shop/old");
+    assert_eq!(harness.kernel().health_checks[&32_000].0.service.to_string(), "shop/old");
     let log = harness.send([delete(Kind::Service, "shop/old")]).await;
     assert_eq!(health_checks(log), ["serve health check 32000 shop/new 0"]);
     assert_eq!(harness.condition(Concern::HealthCheckPorts), None);
