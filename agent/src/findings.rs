@@ -39,6 +39,8 @@ pub enum Reason {
     NotEnoughCapacity,
     /// The healthCheckNodePort cannot be opened, with kube-proxy's reason.
     FailedToStartServiceHealthcheck,
+    /// A NodePort has the number and protocol of a Pod's hostPort, which it precedes.
+    HostPortHidden,
     /// An endpoint has an address that cannot be routed to.
     InvalidEndpointAddress,
     /// A node has no port for source translation.

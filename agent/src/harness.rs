@@ -278,6 +278,15 @@ pub fn service(name: &str, protocol: Protocol, cluster_ip: &str, created: i64) -
     })
 }
 
+/// A Service `shop/<name>` with port 80 and a NodePort.
+pub fn with_node_port(name: &str, protocol: Protocol, node_port: u16) -> Object {
+    let mut object = service(name, protocol, "10.96.0.1", 1);
+    if let Object::Service(service) = &mut object {
+        service.ports.iter_mut().for_each(|port| port.node_port = Port::new(node_port));
+    }
+    object
+}
+
 /// The EndpointSlice of Service `shop/<name>`: pods with port 8080.
 pub fn slice(name: &str, protocol: Protocol, addresses: &[&str]) -> Object {
     let endpoint = |address: &&str| Endpoint {

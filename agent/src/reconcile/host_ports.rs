@@ -5,26 +5,41 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Backend, HostPortKey, proto};
+use sluice_abi::{Backend, FrontendKey, HostPortKey, node_port_addr, proto};
+use sluice_core::model::Kind;
 use sluice_core::table::HostPorts;
+use sluice_core::{ObjectName, dump};
+use sluice_pod::HostPort;
 use sluice_pod::lease::Lease;
 
 use super::lease_rows::{Repaired, repair};
 use super::{NotReconciled, Reconciler};
 use crate::conditions::Concern;
+use crate::findings::{Finding, Reason};
 use crate::kernel::{Kernel, Peer};
-use crate::state::State;
+use crate::state::{State, conflict};
 
 type HostPortRows = BTreeMap<HostPortKey, Backend>;
 
-/// Compares leases and rows, and closes the UDP sockets that are connected to a former hostPort: the
-/// socket programs have translated them once, and another pod can get the address.
+/// Compares leases and rows, reports hostPorts that NodePorts hide, and closes the UDP sockets that are
+/// connected to a former hostPort: the socket programs have translated them once, and another pod can get
+/// the address.
 #[derive(Debug, Default)]
 pub struct ReconcileHostPorts {
     /// Pods and ports of UDP that hostPorts lead to.
     udp: BTreeSet<Peer>,
     /// Those that none leads to any more, and whose sockets have not been closed.
     stale: BTreeSet<Peer>,
+    /// Those that have been reported.
+    hidden: BTreeSet<Hidden>,
+}
+
+/// A hostPort of a pod, and the Service with the NodePort that hides it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Hidden {
+    pod: ObjectName,
+    port: FrontendKey,
+    service: ObjectName,
 }
 
 impl Reconciler for ReconcileHostPorts {
@@ -39,6 +54,7 @@ impl Reconciler for ReconcileHostPorts {
     ) -> Result<(), NotReconciled> {
         let Repaired { found, wanted, leases, count } = repair::<HostPorts>(kernel, wanted)?;
         self.note_stale(&found, &wanted);
+        self.report_hidden(state, &leases);
         if count > 0 {
             tracing::info!(rows = count, "hostPorts repaired");
             state.repaired("host_port", count);
@@ -62,6 +78,39 @@ impl ReconcileHostPorts {
         self.stale.append(&mut udp(rows));
         self.stale.retain(|peer| !self.udp.contains(peer));
     }
+
+    /// Reports each hostPort that a NodePort hides, once.
+    fn report_hidden(&mut self, state: &mut State, leases: &[Lease]) {
+        let hidden: BTreeSet<Hidden> = leases.iter().flat_map(|l| hidden(state, l)).collect();
+        for Hidden { pod, port, service } in hidden.difference(&self.hidden) {
+            let frontend = conflict::frontend(port);
+            let (number, protocol) = (port.port.get(), dump::protocol(port.proto));
+            state.report(Finding {
+                kind: Kind::Pod,
+                object: pod.clone(),
+                reason: Reason::HostPortHidden,
+                message: format!(
+                    "hostPort {number}/{protocol} is not served: {frontend} of Service {service} precedes it"
+                ),
+            });
+        }
+        self.hidden = hidden;
+    }
+}
+
+/// The hostPorts of a pod that NodePorts hide. A NodePort hides them on every address.
+fn hidden(state: &State, lease: &Lease) -> Vec<Hidden> {
+    let (Some(namespace), Some(name)) = (&lease.pod_namespace, &lease.pod_name) else {
+        return Vec::new();
+    };
+    let pod = ObjectName::new(namespace.as_str(), name.as_str());
+    let hidden = |port: &HostPort| {
+        let HostPortKey { addr, port, proto, .. } = port.key();
+        let port = FrontendKey { addr: node_port_addr(addr.family()), port, proto, pad: 0 };
+        let service = state.tables().frontend(&port)?.service.clone();
+        Some(Hidden { pod: pod.clone(), port, service })
+    };
+    lease.host_ports.iter().flatten().filter_map(hidden).collect()
 }
 
 /// The rows of these leases. Of two pods with one port, the newer one has it. Leases that do not record

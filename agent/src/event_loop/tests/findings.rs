@@ -6,7 +6,7 @@ use sluice_core::model::{EndpointSlice, ExternalAccess, Kind, Object, Protocol, 
 
 use crate::conditions::Concern;
 use crate::event::Event;
-use crate::harness::{Harness, delete, lists, node, service, slice, web};
+use crate::harness::{Harness, delete, lists, node, service, slice, web, with_node_port};
 
 fn apply(object: Object) -> Event {
     Event::Objects(Change::Apply(object))
@@ -32,6 +32,26 @@ async fn service_that_is_not_served_is_found_when_it_changes() {
     assert_eq!(harness.findings(), [of("web", "oldest")]);
     harness.send([delete(Kind::Service, "shop/oldest"), delete(Kind::Service, "shop/web")]).await;
     assert_eq!(harness.findings(), [of("youngest", "younger")]);
+}
+
+/// The API server allocates each NodePort once; objects of a folder or of a repaired etcd can overlap.
+#[tokio::test(start_paused = true)]
+async fn service_whose_node_port_another_one_has_is_found() {
+    let with = |name: &str, created: i64| {
+        let Object::Service(service) = with_node_port(name, Protocol::Tcp, 30_080) else {
+            panic!("a Service");
+        };
+        let cluster_ips = [[10, 96, 1, created as u8].into()].into();
+        Object::Service(Service { created, cluster_ips, ..service })
+    };
+    let mut harness = Harness::ready_with(vec![with("old", 1)]).await;
+    harness.apply(with("new", 2)).await;
+    let used = "IPv4 NodePort 30080/TCP is used by Service shop/old, which has precedence";
+    assert_eq!(harness.findings(), [format!("shop/new AddressInUse: {used}")]);
+    let (_, message) = harness.status(Concern::Conflicts);
+    assert!(message.contains("IPv4 NodePort 30080/TCP"), "{message}");
+    harness.send([delete(Kind::Service, "shop/old")]).await;
+    assert_eq!(harness.condition(Concern::Conflicts), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use sluice_core::model::{self, Kind};
 use sluice_core::table::HostPorts;
 use sluice_pod::{HostPort, Protocol};
 
 use super::{of_others, with_pods};
 use crate::conditions::Concern;
 use crate::event::Event;
-use crate::harness::pod;
+use crate::harness::{delete, pod, slice, with_node_port};
 
 /// Time until the next resync.
 const RESYNC: Duration = Duration::from_secs(31);
@@ -61,6 +62,34 @@ async fn rows_of_a_lease_without_a_record_are_kept_as_long_as_the_lease() {
     assert_eq!(harness.send([Event::Leases]).await, ["delete HOST_PORTS 1"]);
     let kept = (port(7).key(), port(7).backend([10, 244, 1, 7].into()));
     assert_eq!(harness.kernel().rows::<HostPorts>(), [kept]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn host_port_that_a_node_port_hides_is_found_on_its_pod() {
+    let (mut harness, _) = with_pods(&[7, 8]).await;
+    harness.kernel().leases[0].host_ports = Some(vec![port(30_080), port(30_081)]);
+    harness.send([Event::Leases]).await;
+    harness.apply(with_node_port("web", model::Protocol::Udp, 30_080)).await;
+    harness.apply(with_node_port("web", model::Protocol::Tcp, 30_082)).await;
+    assert_eq!(harness.findings(), Vec::<String>::new());
+    let of = |n: u8| {
+        let hidden =
+            "hostPort 30080/TCP is not served: IPv4 NodePort 30080/TCP of Service shop/web";
+        format!("shop/pod-{n} HostPortHidden: {hidden} precedes it")
+    };
+    harness.apply(with_node_port("web", model::Protocol::Tcp, 30_080)).await;
+    assert_eq!(harness.findings(), [of(7)]);
+    // Once, also if something else of the Service or the pod changes; then a pod that is new.
+    harness.apply(slice("web", model::Protocol::Tcp, &["10.244.2.7"])).await;
+    harness.kernel().leases[1].host_ports = Some(vec![port(30_080)]);
+    harness.send([Event::Leases]).await;
+    assert_eq!(harness.findings(), [of(8)]);
+    // Another Service.
+    harness.send([delete(Kind::Service, "shop/web")]).await;
+    harness.apply(with_node_port("api", model::Protocol::Tcp, 30_081)).await;
+    let findings = harness.findings();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].contains("hostPort 30081/TCP"), "{findings:?}");
 }
 
 /// DEL and ADD write the rows under the lock that the agent waits for.
