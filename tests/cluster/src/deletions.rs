@@ -105,9 +105,10 @@ mod tests {
             let (serving, programming) = (Duration::from_secs(1), Duration::from_millis(500));
             deletions.late_at(after(ms), serving, programming).is_some()
         };
-        assert_eq!([0, 999, 1000, 2499, 2500].map(|ms| late(2000, ms)), [
-            false, false, true, true, false
-        ]);
+        assert_eq!(
+            [0, 999, 1000, 2499, 2500].map(|ms| late(2000, ms)),
+            [false, false, true, true, false]
+        );
         // In time: no request is excused.
         assert!((0..5000).step_by(100).all(|ms| !late(500, ms)));
     }
