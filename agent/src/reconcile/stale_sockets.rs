@@ -175,7 +175,9 @@ impl Paths {
             Some(frontend) => self.backends.get(&socket.backend_id).is_some_and(|row| {
                 is_backend(&row.backend()) && [0, frontend.service].contains(&row.service)
             }),
-            None => keys.iter().rev().find_map(|key| self.host_ports.get(key)).is_some_and(is_backend),
+            None => {
+                keys.iter().rev().find_map(|key| self.host_ports.get(key)).is_some_and(is_backend)
+            }
         }
     }
 }

@@ -45,9 +45,8 @@ impl Plan {
     /// Whether sockets that are connected to UDP backends may have to leave them after the writes: backends left
     /// their Service port, or frontends end or change.
     pub fn affects_udp_sockets(&self) -> bool {
-        let is_udp = |key: &[u8]| {
-            FrontendKey::read_from_bytes(key).is_ok_and(|key| key.proto == proto::UDP)
-        };
+        let is_udp =
+            |key: &[u8]| FrontendKey::read_from_bytes(key).is_ok_and(|key| key.proto == proto::UDP);
         let mut frontends = self.writes.iter().filter(|write| write.table() == Frontends::SPEC);
         !self.stale_udp.is_empty()
             || frontends.any(|write| write.rows().any(|(key, _)| is_udp(key)))

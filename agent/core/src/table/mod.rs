@@ -29,11 +29,11 @@ pub use policy::{
     PolicyPeers, PortSets,
 };
 pub use rows::{Rows, Write};
-pub use sockets::UdpSockets;
 use sluice_abi::{
     BackendRow, Device, Frontend, FrontendKey, Network, NetworkKey, NodeConfig, ServicePort,
     SourceRangeKey, map,
 };
+pub use sockets::UdpSockets;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Type of a BPF map, as far as it matters to a writer.

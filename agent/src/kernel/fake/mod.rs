@@ -19,7 +19,9 @@ use sluice_pod::PathPart;
 use sluice_pod::device::Link;
 use sluice_pod::lease::{BootInstant, Entry, Lease};
 
-use super::{ClosedSockets, CniFiles, Count, HealthCheck, Hop, KernelError, Maps, Network, Result, Routes};
+use super::{
+    ClosedSockets, CniFiles, Count, HealthCheck, Hop, KernelError, Maps, Network, Result, Routes,
+};
 use crate::host::HostState;
 
 /// Operations that fail: the `skip` first ones whose label begins so succeed, then `times` fail.

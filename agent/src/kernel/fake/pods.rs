@@ -10,7 +10,9 @@ use sluice_pod::lease::{BootInstant, Entry, Lease};
 use sluice_pod::{HostPath, Kept, PathPart, Reclaimed};
 
 use super::FakeKernel;
-use crate::kernel::{ClosedSockets, KernelError, LeaseLock, LockedLeases, Pods, Result, UdpSockets};
+use crate::kernel::{
+    ClosedSockets, KernelError, LeaseLock, LockedLeases, Pods, Result, UdpSockets,
+};
 
 impl Pods for FakeKernel {
     fn leases(&mut self) -> Result<Vec<Lease>> {

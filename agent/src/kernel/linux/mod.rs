@@ -52,8 +52,8 @@ use self::sizes::Sizes;
 pub use self::sysctl::SysctlError;
 use super::counters;
 use super::{
-    ClosedSockets, CniFiles, Count, Grown, HandedOver, HealthCheck, HealthChecks, Hooks, Hop, KernelError,
-    LeaseLock, LockedLeases, Maps, Network, PodPrograms, Pods, Result, Routes,
+    ClosedSockets, CniFiles, Count, Grown, HandedOver, HealthCheck, HealthChecks, Hooks, Hop,
+    KernelError, LeaseLock, LockedLeases, Maps, Network, PodPrograms, Pods, Result, Routes,
     UdpSockets,
 };
 use crate::host::HostState;

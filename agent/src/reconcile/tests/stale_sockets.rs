@@ -85,8 +85,13 @@ async fn sockets_of_removed_backends_are_closed_after_the_maps_are_written() {
     connect(&mut harness, 1, DNS, ONE);
     connect(&mut harness, 2, DNS, TWO);
     let log = harness.apply(of("dns", &[TWO, "10.244.2.5"])).await;
-    let expected =
-        ["put BACKENDS 1", "put SLOTS 2", "put SERVICES 1", "delete BACKENDS 1", "close UDP sockets 1 pods 1"];
+    let expected = [
+        "put BACKENDS 1",
+        "put SLOTS 2",
+        "put SERVICES 1",
+        "delete BACKENDS 1",
+        "close UDP sockets 1 pods 1",
+    ];
     assert_eq!(log, expected);
 }
 
@@ -167,7 +172,8 @@ async fn failed_closing_is_a_condition_and_is_retried() {
     assert_eq!(closed(log), Vec::<String>::new());
     assert_eq!(harness.status(Concern::StaleSockets).0, Status::Failed);
     // One socket of those that were tried.
-    let failure = ClosedSockets { sockets: 2, ..ClosedSockets::failed("close a socket".to_owned()) };
+    let failure =
+        ClosedSockets { sockets: 2, ..ClosedSockets::failed("close a socket".to_owned()) };
     harness.kernel().closings.push_back(Some(failure));
     let log = harness.run_for(Duration::from_millis(250)).await;
     assert_eq!(closed(log), ["close UDP sockets 1 pods 0"]);

@@ -14,8 +14,7 @@ use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, FlowEntry, FlowKey,
     FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NodeConfig,
     PodFlows, PodNetns, PortBe, ServicePort, SocketOrigins, UdpSocket, WILDCARD_PORT,
-    WILDCARD_PROTO,
-    device_flags, map, network_kind, program,
+    WILDCARD_PROTO, device_flags, map, network_kind, program,
 };
 
 pub use self::flow::{FlowRef, any_flow, confirmed_flow, new_flow, new_flow_of, same_tuple};

@@ -7,8 +7,8 @@ use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendRow, Counter, Device, FlowEntry, FlowKey,
     FragmentKey, FragmentPorts, Frontend, FrontendKey, HostPortKey, LocalPod, Network, NetworkKey,
     NodeConfig, PodFlows, PodNetns, PodPolicy, PodRef, PolicyEnd, PolicyPeerKey, PolicyPortKey,
-    PolicyPorts, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin, SocketOrigins, UdpSocket,
-    SourceRangeKey, map,
+    PolicyPorts, PortBe, PortRange, ServicePort, SlotRange, SocketOrigin, SocketOrigins,
+    SourceRangeKey, UdpSocket, map,
 };
 
 use super::{Field, FieldKind, Layouts, MapLayout};

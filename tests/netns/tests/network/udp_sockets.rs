@@ -51,7 +51,11 @@ fn only_sockets_that_the_service_translated_are_closed() {
         assert_moved(what, &moved.finish_after("dns-1"), ["dns-0", "dns-1"]);
         for client in kept {
             let report: HoldReport = client.finish();
-            assert_eq!((&*report.servers, &*report.errors), (&["dns-0".to_owned()][..], &[][..]), "{what}");
+            assert_eq!(
+                (&*report.servers, &*report.errors),
+                (&["dns-0".to_owned()][..], &[][..]),
+                "{what}"
+            );
         }
     }
     let entries = dataplane::entries::<u64, UdpSocket>(&t.a, map::UDP_SOCKETS);

@@ -35,9 +35,7 @@ struct Header {
 
 /// `struct inet_diag_sockid`
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
-)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 struct SockId {
     sport: [u8; 2],
     dport: [u8; 2],

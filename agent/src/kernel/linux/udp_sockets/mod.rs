@@ -37,8 +37,7 @@ impl Closer {
     /// The thread cannot be started.
     pub fn start(&mut self, sockets: UdpSockets, namespaces: BTreeSet<PathBuf>) -> io::Result<()> {
         let work = move || close_in_all(&sockets, &namespaces);
-        self.running =
-            Some(thread::Builder::new().name("close-sockets".to_owned()).spawn(work)?);
+        self.running = Some(thread::Builder::new().name("close-sockets".to_owned()).spawn(work)?);
         Ok(())
     }
 
