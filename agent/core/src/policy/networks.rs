@@ -142,6 +142,8 @@ impl Networks {
                 self.blocks.remove(*cidr);
             }
             self.memberships -= self.touch(*cidr, except);
+        }
+        for IpBlock { cidr, except } in &blocks {
             self.remove_prefix(*cidr);
             except.iter().for_each(|net| self.remove_prefix(*net));
         }

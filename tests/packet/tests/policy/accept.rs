@@ -49,6 +49,7 @@ fn policies(tier: Tier) -> [Object; 3] {
     let policy = |name: &str, priority, pods, ingress: Vec<_>, egress: Vec<_>| {
         Object::ClusterNetworkPolicy(ClusterNetworkPolicy {
             name: name.into(),
+            uid: None,
             tier,
             priority,
             subject: Subject { pods, ..Subject::default() },

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::diff::Capacity;
+use crate::policy::networks::NetworkLimits;
 
 /// A ClusterNetworkPolicy that denies every pod to send what `matches` matches.
 fn guard(matches: PolicyRule) -> Object {
@@ -250,12 +251,13 @@ proptest! {
     fn explanations_of_full_maps_agree_with_the_rows(
         objects in generate::policy_objects(),
         local in generate::leases(),
-        limits in (0..40usize, 0..40usize, 0..20usize, 0..10usize),
+        limits in (0..40usize, 0..40usize, (0..20usize, 0..60usize), 0..10usize),
     ) {
         let mut index = Index::new(THIS_NODE);
         objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
         let mut policies = Policies::default();
-        let (peers, ports, networks, classes) = limits;
+        let (peers, ports, (prefixes, memberships), classes) = limits;
+        let networks = NetworkLimits { prefixes, memberships };
         policies.limits = Limits { peers, ports, networks, classes };
         update(&mut policies, &mut index, &local);
         let rows = policies.rows();
@@ -287,12 +289,13 @@ proptest! {
         local in generate::leases(),
         changes in vec(generate::policy_change(), 0..8),
         bits in (0..5u32, 0..5u32, 0..5u32),
-        limits in (0..40usize, 0..40usize, 0..20usize, 0..10usize),
+        limits in (0..40usize, 0..40usize, (0..20usize, 0..60usize), 0..10usize),
     ) {
         let mut index = Index::new(THIS_NODE);
         objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
         let mut policies = Policies::default();
-        let (peers, ports, networks, classes) = limits;
+        let (peers, ports, (prefixes, memberships), classes) = limits;
+        let networks = NetworkLimits { prefixes, memberships };
         policies.limits = Limits { peers, ports, networks, classes };
         let mask = |bits: u32| if bits == 0 { u64::MAX } else { (1 << bits) - 1 };
         policies.classes.registry.mask = mask(bits.0);
@@ -382,39 +385,4 @@ fn open_namespaces_are_as_many_as_fit() {
     let mut policies = Policies::default();
     policies.update(&index, &PolicyDirty::everything(), &[]);
     assert_eq!(policies.rows().open_namespaces, open);
-}
-
-/// Each block of all addresses has another exception: the class of each prefix has nearly all blocks.
-#[test]
-fn blocks_whose_classes_would_take_a_gigabyte_are_refused_and_named() {
-    const BLOCKS: u16 = 3000;
-    let block = |n: u16| {
-        let [high, low] = n.to_be_bytes();
-        let all = "0.0.0.0/0".parse().unwrap();
-        let except = [std::net::IpAddr::from([192, 0, high, low]).into()].into();
-        PolicyPeer::Block(IpBlock { cidr: all, except })
-    };
-    let rule = PolicyRule { peers: (0..BLOCKS).map(block).collect(), ports: [].into() };
-    let name = ObjectName::new("shop", "many");
-    let selector = LabelSelector::default();
-    let many =
-        NetworkPolicy { name, pod_selector: selector, ingress: Some([rule].into()), egress: None };
-    let mut index = Index::new(THIS_NODE);
-    index.apply(Change::Apply(namespace()));
-    index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
-    index.apply(Change::Apply(Object::NetworkPolicy(many)));
-    let mut policies = Policies::default();
-    update(&mut policies, &mut index, &[lease("db", [10, 2, 0, 1])]);
-    let refused = policies.networks.refused().len();
-    assert!((500..2000).contains(&refused), "{refused} of {BLOCKS} refused");
-    let findings = policies.findings(&index, KnownPods::OfCluster);
-    let of_policy =
-        |f: &&Finding| f.kind == Kind::NetworkPolicy && f.reason == FindingReason::Capacity;
-    let text =
-        findings.iter().find(of_policy).map(|finding| finding.text.clone()).unwrap_or_default();
-    let others = refused - 1;
-    assert!(
-        text.contains(&format!("block 0.0.0.0/0, and {others} further peers, do not fit")),
-        "{text}"
-    );
 }

@@ -78,7 +78,12 @@ fn with_blocks(name: &str, net: u8, blocks: u16) -> Object {
     let rule = PolicyRule { peers: (0..blocks).map(block).collect(), ports: [].into() };
     let name = ObjectName::new("shop", name);
     let ingress = Some([rule].into());
-    Object::NetworkPolicy(NetworkPolicy { name, pod_selector: db(), ingress, egress: None })
+    Object::NetworkPolicy(NetworkPolicy {
+        name,
+        pod_selector: db(),
+        ingress,
+        ..NetworkPolicy::default()
+    })
 }
 
 /// A namespace that may create policies must not stop the agent.
@@ -102,6 +107,40 @@ fn blocks_that_do_not_fit_are_tried_once_when_others_end() {
     assert_eq!(policies.networks.refused().len(), 0);
     assert!(policies.rows().networks.len() >= usize::from(BLOCKS));
     assert!(visited <= 30 * usize::from(BLOCKS), "{visited} visits");
+}
+
+/// Each block of all addresses has another exception: the class of each prefix has nearly all blocks.
+#[test]
+fn blocks_whose_classes_would_take_a_gigabyte_are_refused_and_named() {
+    const BLOCKS: u16 = 3000;
+    let block = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let all = "0.0.0.0/0".parse().unwrap();
+        let except = [std::net::IpAddr::from([192, 0, high, low]).into()].into();
+        PolicyPeer::Block(IpBlock { cidr: all, except })
+    };
+    let rule = PolicyRule { peers: (0..BLOCKS).map(block).collect(), ports: [].into() };
+    let name = ObjectName::new("shop", "many");
+    let ingress = Some([rule].into());
+    let many = NetworkPolicy { name, ingress, ..NetworkPolicy::default() };
+    let mut index = Index::new(THIS_NODE);
+    index.apply(Change::Apply(namespace()));
+    index.apply(Change::Apply(pod("db", &[], [10, 2, 0, 1])));
+    index.apply(Change::Apply(Object::NetworkPolicy(many)));
+    let mut policies = Policies::default();
+    update(&mut policies, &mut index, &[lease("db", [10, 2, 0, 1])]);
+    let refused = policies.networks.refused().len();
+    assert!((500..2000).contains(&refused), "{refused} of {BLOCKS} refused");
+    let findings = policies.findings(&index, KnownPods::OfCluster);
+    let of_policy =
+        |f: &&Finding| f.kind == Kind::NetworkPolicy && f.reason == FindingReason::Capacity;
+    let text =
+        findings.iter().find(of_policy).map(|finding| finding.text.clone()).unwrap_or_default();
+    let others = refused - 1;
+    assert!(
+        text.contains(&format!("block 0.0.0.0/0, and {others} further peers, do not fit")),
+        "{text}"
+    );
 }
 
 #[test]
