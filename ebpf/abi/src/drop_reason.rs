@@ -92,7 +92,7 @@ numbered! {
         ToUplink = 2 "to_uplink",
         /// Passed to the node's stack.
         ToStack = 3 "to_stack",
-        /// Answered with an ICMP error.
+        /// Answered with an ICMP error or a TCP reset.
         Rejected = 4 "rejected",
         /// Destination translated from a Service to a backend.
         Translated = 5 "translated",
@@ -102,6 +102,8 @@ numbered! {
         Restored = 7 "restored",
         /// Sent by a device to another host from XDP, before the kernel has allocated memory for it.
         ToUplinkByXdp = 8 "to_uplink_by_xdp",
+        /// Not answered with the error that its drop reason calls for: other hosts had got as many as they may.
+        ErrorLimited = 9 "error_limited",
     }
 }
 
