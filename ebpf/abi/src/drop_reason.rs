@@ -92,7 +92,7 @@ numbered! {
         ToUplink = 2 "to_uplink",
         /// Passed to the node's stack.
         ToStack = 3 "to_stack",
-        /// Answered with an ICMP error.
+        /// Answered with an ICMP error or a TCP reset.
         Rejected = 4 "rejected",
         /// Destination translated from a Service to a backend.
         Translated = 5 "translated",
@@ -105,6 +105,8 @@ numbered! {
         /// Not a packet: a datagram socket that was translated in connect(2), and that `UDP_SOCKETS` has no entry
         /// for.
         SocketNotRecorded = 9 "socket_not_recorded",
+        /// Not answered with the error that its drop reason calls for: other hosts had got as many as they may.
+        ErrorLimited = 10 "error_limited",
     }
 }
 

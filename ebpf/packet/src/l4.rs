@@ -84,6 +84,13 @@ pub const fn ports(kind: Kind, b: &[u8; 8]) -> (PortBe, PortBe) {
     }
 }
 
+/// Whether a packet opens an SCTP association, by the first 8 bytes after the IP header: only a packet with an INIT
+/// chunk, which has no other one, has the verification tag 0 (RFC 9260 section 8.5.1).
+#[inline(always)]
+pub const fn is_sctp_init(kind: Kind, b: &[u8; 8]) -> bool {
+    matches!(kind, Kind::Sctp) && u32::from_be_bytes([b[4], b[5], b[6], b[7]]) == 0
+}
+
 /// Offset of the 16-bit checksum in the layer 4 header.
 #[inline(always)]
 pub const fn checksum_offset(kind: Kind) -> Option<u32> {

@@ -12,6 +12,7 @@ pub mod arp;
 pub mod budget;
 pub mod checksum;
 pub mod crc32c;
+pub mod error_limit;
 pub mod eth;
 mod headers;
 pub mod icmp;

@@ -30,7 +30,7 @@ pub const OTHER: u32 = 10 * MINUTE;
 /// Ticks after which the source port of an answered UDP exchange or a closed TCP connection is used
 /// again if others are taken.
 const PORT_REUSE: u32 = ticks(3);
-/// Ticks without packets after which a SYN of an established connection whose backend was removed starts
+/// Ticks without packets after which a SYN or INIT of an established connection whose backend was removed starts
 /// a new one. Clients repeat a SYN for longer than that.
 pub const SYN_MOVES: u32 = ticks(3);
 /// Ticks of replies from which a UDP flow is a stream.

@@ -4,6 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::program::Hook;
 use sluice_abi::{Direction, DropEvent, DropReason, EventLoss, FlowKey, Outcome};
+use sluice_packet::error_limit::{self, Errors};
 use sluice_packet::icmp;
 
 use crate::flow::FlowState;
@@ -37,6 +38,9 @@ struct EventWindow {
     since_ns: u64,
     events: u64,
 }
+
+#[map]
+static ERROR_LIMIT: PerCpuArray<Errors> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 static EVENT_WINDOW: PerCpuArray<EventWindow> = PerCpuArray::with_max_entries(1, 0);
@@ -127,11 +131,22 @@ fn deliver(f: &Skb, s: &Scratch, hook: Hook, delivery: &Delivery) -> i32 {
 }
 
 /// Drops a packet and returns an ICMP error or a TCP reset on the interface of the hook.
+///
+/// Other hosts get at most as many as [`error_limit`] allows, because their addresses may be forged. As the kernel, it
+/// does not count "fragmentation needed", which senders wait for and which is shorter than its packet. Senders on this
+/// node have no limit: their addresses are their own.
 #[inline(always)]
 fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
     drop(s, hook, reason);
     let is_from_here = matches!(hook, Hook::FromPod | Hook::ToNetdev);
-    let is_reset = is_from_here
+    if !reject::may_answer(&s.packet) {
+        return SHOT;
+    }
+    let is_limited = hook == Hook::FromNetdev && reason != DropReason::TooLong;
+    if is_limited && exit_takes_error(s.packet.len) == 0 {
+        return SHOT;
+    }
+    let is_reset = (is_from_here || reason == DropReason::NotTracked)
         && !matches!(reason, DropReason::TooLong | DropReason::HopLimit)
         && reject::reset(f, &s.packet, &mut s.headers, &mut s.quote);
     if !is_reset && !answer(f, s, reason) {
@@ -150,6 +165,19 @@ fn reject(f: &Skb, s: &mut Scratch, hook: Hook, reason: DropReason) -> i32 {
         }
         Hook::ToPod | Hook::ToNetdev => kernel::redirect_in(ifindex),
     }
+}
+
+/// Counts an error about a packet of `len` bytes to another host. Returns 0 if the limit of this CPU is reached.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn exit_takes_error(len: u32) -> u32 {
+    let Some(errors) = ERROR_LIMIT.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's entry, to which only this function has a reference.
+    if error_limit::take(unsafe { &mut *errors }, kernel::now_ns()) {
+        return 1;
+    }
+    counters::outcome(Outcome::ErrorLimited, len);
+    0
 }
 
 #[inline(always)]

@@ -65,6 +65,9 @@ pub struct Flow {
     /// Whether the packet is the first of this tick that finds the alias of its flow. Packets of the other
     /// direction, which do not check where the frontend leads, may have refreshed the main entry.
     pub is_behind: bool,
+    /// Whether the packet is mid-stream and to a Service, for [`FlowState::New`]. No backend gets it: any would answer with
+    /// a reset, as [`crate::exit`] does, so that the connection ends at once. The one of this flow is for the policies.
+    pub is_stray: bool,
     /// Whether no table has an entry with the packet's tuple, for [`FlowState::New`]: nothing is left of an earlier
     /// flow.
     pub is_unknown: bool,
@@ -167,6 +170,7 @@ impl Flow {
             is_of_node: false,
             is_judged: false,
             is_behind: false,
+            is_stray: false,
             is_unknown: false,
         };
     }

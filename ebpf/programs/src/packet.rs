@@ -42,7 +42,7 @@ pub struct Packet {
     pub family: Family,
     /// Layer 4 class.
     pub kind: Kind,
-    /// TCP flags.
+    /// TCP flags. SCTP packets with an INIT have SYN, others none.
     pub tcp_flags: u8,
     /// Hop limit.
     pub hop_limit: u8,
@@ -59,6 +59,12 @@ impl Packet {
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
         self.tuple.proto == proto::TCP && tcp_state::is_syn(self.tcp_flags)
+    }
+
+    /// Whether this is the first packet of a TCP connection or an SCTP association.
+    #[inline(always)]
+    pub fn opens_connection(&self) -> bool {
+        tcp_state::is_syn(self.tcp_flags)
     }
 
     /// Whether this is a segment of a TCP connection other than the first.

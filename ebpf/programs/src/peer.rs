@@ -1,6 +1,6 @@
 //! Access to the peer address of a socket system call.
 
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use sluice_abi::{Addr, PortBe};
@@ -71,6 +71,26 @@ impl<'a> Peer<'a> {
     pub fn proto(&self) -> u8 {
         // SAFETY: as in `addr`.
         unsafe { core::ptr::read_volatile(&raw const (*self.raw()).protocol) as u8 }
+    }
+
+    /// The local port, 0 if the socket is not bound to one. The kernel gives it one after `connect`.
+    #[inline(always)]
+    pub fn local_port(&self) -> u32 {
+        // SAFETY: the context has the socket of the system call, whose fields a program may read; volatile as in `addr`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.socket()).src_port) }
+    }
+
+    /// The local IPv4 address, unspecified if the socket is not bound to one.
+    #[inline(always)]
+    pub fn local_v4(&self) -> [u8; 4] {
+        // SAFETY: as in `local_port`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.socket()).src_ip4) }.to_ne_bytes()
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> *const bpf_sock {
+        // SAFETY: as in `addr`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.raw()).__bindgen_anon_1.sk) }
     }
 
     /// Cookie of the socket's network namespace; 0 if the kernel has none.

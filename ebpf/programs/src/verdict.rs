@@ -17,7 +17,7 @@ pub enum Verdict {
     /// Return to the queue of the same hook: a later fragment that arrived before its first one.
     /// Hooks without such a queue drop the packet.
     Requeue(#[expect(dead_code, reason = "fills the payload")] Nothing),
-    /// Drop, and send an ICMP error to the sender.
+    /// Drop, and send an ICMP error or a TCP reset to the sender.
     Reject(DropReason),
     /// Drop.
     Drop(DropReason),

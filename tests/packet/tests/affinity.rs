@@ -110,7 +110,7 @@ fn contract_4_2_only_new_connections_renew_the_timeout() {
     datapath.age_affinity(TIMEOUT - 1);
     let ack = |port| Packet::tcp((CLIENT, port), (VIP, 80), ACK, b"x");
     assert_eq!(backend(datapath.from_pod(CLIENT_IFINDEX, &ack(1001))), first);
-    datapath.from_pod(CLIENT_IFINDEX, &ack(2000)).dropped(sluice_abi::DropReason::NotTracked);
+    datapath.from_pod(CLIENT_IFINDEX, &ack(2000)).rejected(sluice_abi::DropReason::NotTracked);
     datapath.age_affinity(TIMEOUT + 2);
     let later: BTreeSet<Endpoint> = (0..20)
         .map(|n| {

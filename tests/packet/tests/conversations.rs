@@ -69,6 +69,7 @@ conversations! {
     service_backend_id_reused,
     service_backend_removed,
     service_backend_removed_port_reused,
+    service_backend_removed_sctp,
     service_closed_flow,
     contract_5_2_service_created_later,
     service_free_address,

@@ -199,7 +199,7 @@ fn open_connections_of_the_node_survive_that_their_destination_becomes_a_fronten
         datapath.frontend((address, 443, proto::TCP), frontend);
     }
     datapath.to_netdev(&segment(40_000)).passed();
-    datapath.to_netdev(&segment(40_001)).dropped(DropReason::NotTracked);
+    datapath.to_netdev(&segment(40_001)).rejected(DropReason::NotTracked);
     let syn = Packet::tcp((NODE, 40_000), (EXTERNAL, 443), 2, b"");
     datapath.to_netdev(&syn).to_uplink(&[Outcome::Translated]);
     let local = SocketAddr::from((NODE, 40_002));
@@ -258,10 +258,10 @@ fn replies_to_connections_of_the_node_from_a_node_port_reach_it() {
         let segment = Packet::tcp((client, 443), (NODE, NODE_PORT), 18, b"");
         datapath.from_netdev(&segment)
     };
-    syn_ack(EXTERNAL).dropped(DropReason::NotTracked);
+    syn_ack(EXTERNAL).rejected(DropReason::NotTracked);
     let _connecting = connecting(local, SocketAddr::from((EXTERNAL, 443)));
     syn_ack(EXTERNAL).passed();
-    syn_ack([198, 51, 100, 9]).dropped(DropReason::NotTracked);
+    syn_ack([198, 51, 100, 9]).rejected(DropReason::NotTracked);
 }
 
 /// A client uses one port directly for a process of the node and, afterwards, through its NodePort: the

@@ -272,7 +272,7 @@ fn contract_10_5_an_idle_tcp_connection_lives_for_a_day() {
     assert_eq!(to_service(ACK).to_pod(&[Outcome::Translated]).dst, SERVER);
     // After the limit, the connection does not exist any more.
     datapath.age_flows(87_000);
-    to_service(ACK).dropped(DropReason::NotTracked);
+    to_service(ACK).rejected(DropReason::NotTracked);
 }
 
 #[test]

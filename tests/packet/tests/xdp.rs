@@ -228,7 +228,7 @@ fn packet_to_an_isolated_backend_opens_no_flow_and_tc_drops_it() {
     let packet = |flags| Packet::tcp((EXTERNAL, 5000), (NODE, NODE_PORT), flags, b"");
     admit(&[]);
     pass(&datapath, &packet(SYN).bytes_from_wire());
-    assert_eq!(datapath.flows(), []);
+    assert!(datapath.flows().is_empty());
     datapath.from_netdev(&packet(SYN)).dropped(DropReason::PolicyIngress);
     admit(&[(OUTSIDE, web)]);
     pass(&datapath, &packet(SYN).bytes_from_wire());
@@ -361,4 +361,15 @@ fn packet_of_a_known_flow_rebuilds_an_evicted_alias() {
         (rebuilt.tuple, rebuilt.other, rebuilt.kind, rebuilt.client, rebuilt.is_alias()),
         (lost.tuple, lost.other, lost.kind, lost.client, true)
     );
+}
+
+/// tc answers it, with the flow tables as XDP has left them.
+#[test]
+fn contract_5_9_a_segment_of_an_unknown_connection_is_left_to_tc_and_opens_no_flow() {
+    let datapath = datapath();
+    node_port(&datapath, NODE_PORT, proto::TCP, &[(FAR_POD, 8080)]);
+    let segment = Packet::tcp((EXTERNAL, 5000), (NODE, NODE_PORT), ACK, b"x");
+    pass(&datapath, &segment.bytes_from_wire());
+    assert!(datapath.flows().is_empty());
+    datapath.from_netdev(&segment).rejected(DropReason::NotTracked);
 }

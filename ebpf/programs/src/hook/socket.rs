@@ -106,17 +106,27 @@ fn translate(peer: &Peer<'_>, keep: bool) -> Translation {
         _ => return Translation::None,
     }
     let Chosen { id, backend, .. } = chosen;
-    let origin = SocketOrigin {
+    let mut origin = SocketOrigin {
         backend: backend.addr,
         frontend: addr,
         backend_port: backend.port,
         frontend_port: port,
         backend_id: id,
     };
+    if may_clash(peer, &origin, protocol) && is_pod(peer, &chosen.client) {
+        // The tc programs find another source port for one of the flows, and translate the replies. The socket keeps to
+        // them, as it keeps to a backend.
+        origin.backend = addr;
+        origin.backend_port = port;
+        origin.backend_id = 0;
+        store_origin(peer, &origin);
+        peer.set(&addr, port);
+        return Translation::None;
+    }
     if !keep && protocol == proto::UDP {
         record(peer, &origin);
     }
-    store_origin(peer, origin);
+    store_origin(peer, &origin);
     peer.set(&backend.addr, backend.port);
     Translation::Done
 }
@@ -139,6 +149,27 @@ fn record(peer: &Peer<'_>, origin: &SocketOrigin) {
         let _absent = UDP_SOCKETS.remove(&cookie);
         counters::outcome(Outcome::SocketNotRecorded, 0);
     }
+}
+
+/// Whether a socket may have the same ends for two frontends of one backend. For TCP these are two sockets with one port,
+/// to which they are bound before `connect`: the second connection would fail. For datagrams it is one socket: replies
+/// would come from the wrong frontend.
+#[inline(always)]
+fn may_clash(peer: &Peer<'_>, origin: &SocketOrigin, protocol: u8) -> bool {
+    if protocol == proto::TCP {
+        return peer.local_port() != 0;
+    }
+    // SAFETY: as in `reuse`.
+    let origins = unsafe { SOCKET_ORIGINS.get_ptr_mut(peer.ctx()).as_ref() };
+    origins.is_some_and(|origins| origins.origins.iter().any(|old| is_other_frontend(old, origin)))
+}
+
+/// Whether two records are of one backend and two frontends.
+#[inline(always)]
+fn is_other_frontend(old: &SocketOrigin, new: &SocketOrigin) -> bool {
+    old.backend_port == new.backend_port
+        && old.backend == new.backend
+        && (old.frontend_port != new.frontend_port || old.frontend != new.frontend)
 }
 
 /// The destination of a system call. To the kernel, the unspecified address is 127.0.0.1.
@@ -191,16 +222,32 @@ fn is_pod(peer: &Peer<'_>, client: &Addr) -> bool {
     *client != Addr::UNSPECIFIED && !is_node_process(peer)
 }
 
-/// The address that packets of the socket have on this node before source translation: that of its
-/// pod or of the node. Unspecified if neither is known.
+/// The address that packets of the socket have on this node before source translation: that of its pod; of processes of the
+/// node the one that the socket is bound to, else the node's. Unspecified if neither is known.
 #[inline(always)]
 fn client(peer: &Peer<'_>, addr: &Addr) -> Addr {
     let Some(node) = config::node() else { return Addr::UNSPECIFIED };
     let cookie = peer.netns_cookie();
     if cookie == node.netns_cookie() {
-        return node.addr(addr);
+        let bound = Addr::v4(peer.local_v4());
+        let is_own = bound != *addr && bound != node_port_addr(Family::V4) && is_of_node(&bound);
+        return if is_own { bound } else { node.addr(addr) };
     }
     maps::pod_in_netns(cookie, addr).unwrap_or(Addr::UNSPECIFIED)
+}
+
+/// Whether this node has an address.
+#[inline(always)]
+fn is_of_node(addr: &Addr) -> bool {
+    socket_is_of_node(addr) == 1
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn socket_is_of_node(addr: *const Addr) -> u32 {
+    // SAFETY: as in `socket_judges_hairpin`.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
+    u32::from(maps::is_this_node(addr))
 }
 
 /// Whether a pod reaches itself by a Service, and ClusterNetworkPolicies judge that. After a translation at
@@ -248,6 +295,10 @@ fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend) -> bool
     let Some(origins) = (unsafe { ptr.as_ref() }) else { return false };
     for origin in &origins.origins {
         if origin.frontend_port == port && origin.frontend == *addr {
+            if origin.backend_port == port && origin.backend == *addr {
+                // Left to the tc programs.
+                return true;
+            }
             let Some(backend) = maps::backend(origin.backend_id) else { return false };
             let owner = maps::service_of_backend(origin.backend_id).unwrap_or(0);
             if backend.addr != origin.backend
@@ -266,9 +317,9 @@ fn reuse(peer: &Peer<'_>, addr: &Addr, port: PortBe, frontend: Frontend) -> bool
     false
 }
 
-/// Records the original destination of a socket.
+/// Records the original destination of a socket. Of two frontends of one backend, the last one counts.
 #[inline(always)]
-fn store_origin(peer: &Peer<'_>, origin: SocketOrigin) {
+fn store_origin(peer: &Peer<'_>, origin: &SocketOrigin) {
     // SAFETY: the pointer is checked below.
     let ptr = unsafe { SOCKET_ORIGINS.get_or_insert_ptr_mut(peer.ctx(), None) };
     // SAFETY: the storage exists as long as the socket, which this call holds. Two threads that use
@@ -279,11 +330,13 @@ fn store_origin(peer: &Peer<'_>, origin: SocketOrigin) {
     let mut at = origins.next % 8;
     let mut i = 0u32;
     while i < len {
-        if let Some(old) = origins.origins.get(i as usize)
-            && old.frontend_port == origin.frontend_port
-            && old.frontend == origin.frontend
-        {
-            at = i;
+        if let Some(old) = origins.origins.get_mut(i as usize) {
+            if old.frontend_port == origin.frontend_port && old.frontend == origin.frontend {
+                at = i;
+            } else if is_other_frontend(old, origin) {
+                // No packet comes from this port.
+                old.backend_port = PortBe::new(0);
+            }
         }
         i += 1;
     }
@@ -291,7 +344,7 @@ fn store_origin(peer: &Peer<'_>, origin: SocketOrigin) {
         origins.next = at.wrapping_add(1);
     }
     if let Some(slot) = origins.origins.get_mut((at & 7) as usize) {
-        *slot = origin;
+        *slot = *origin;
     }
 }
 

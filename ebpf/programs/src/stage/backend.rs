@@ -256,6 +256,17 @@ fn find_slots(chosen: &mut Chosen, frontend: &Frontend, request: u32) -> Choice 
     }
 }
 
+/// Sets a backend for a packet that is [mid-stream](Choice::MidStream): any, whatever the client's last one.
+#[inline(always)]
+pub fn any(frontend: Frontend, chosen: &mut Chosen) -> Choice {
+    chosen.affinity_seconds = 0;
+    if is_host_port(frontend) || backend_pick(chosen, frontend.service) == 1 {
+        Choice::Chosen
+    } else {
+        Choice::TableIncomplete
+    }
+}
+
 /// Sets the backend of a request with slots. Returns 0 if a slot or the backend is missing, else 1.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -4,6 +4,7 @@
 use sluice_abi::{DropReason, Family, FlowKey, PortBe, proto};
 use sluice_packet::ip::{self, Fields, Fragment};
 use sluice_packet::l4::{self, Kind};
+use sluice_packet::tcp_state::flag;
 use sluice_packet::{Headers, L4_LEN, eth};
 use zerocopy::transmute_mut;
 
@@ -175,6 +176,9 @@ fn transport<F: Frame>(
     if kind == Kind::Tcp {
         packet.tcp_flags = b[13];
         return Ok(l4::tcp_header_len(b[12]));
+    }
+    if l4::is_sctp_init(kind, &first) {
+        packet.tcp_flags = flag::SYN;
     }
     Ok(u32::from(need))
 }

@@ -1,5 +1,5 @@
 //! Rejection, from the requested address: an ICMP "port unreachable" or "fragmentation needed", or a
-//! TCP reset for senders on this node.
+//! TCP reset for senders on this node and for connections that have no flow.
 
 use aya_ebpf::bindings::__sk_buff;
 use sluice_abi::proto;
@@ -16,8 +16,18 @@ use crate::stage::nat::Change;
 /// Longest part of a packet that an error quotes.
 const QUOTE_MAX: u32 = 80;
 
-/// Replaces the packet by the error about it. False: no error may be sent (RFC 1122 section 3.2.2),
-/// or the replacement failed; the packet has to be dropped.
+/// Whether an error about a packet may be sent (RFC 1122 section 3.2.2).
+#[inline(always)]
+pub fn may_answer(packet: &Packet) -> bool {
+    packet.kind != Kind::IcmpError
+        && packet.fragment != FragmentState::Later
+        && packet.fragment != FragmentState::Unresolved
+        && !(packet.tuple.proto == proto::TCP && packet.tcp_flags & flag::RST != 0)
+        && !ip::stays_on_link(&packet.tuple.src)
+}
+
+/// Replaces a packet that [may be answered](may_answer) by the error about it. False: the replacement failed; the packet
+/// has to be dropped.
 #[inline(always)]
 pub fn answer(
     f: &Skb,
@@ -26,12 +36,7 @@ pub fn answer(
     quote: &mut [u8; QUOTE_LEN],
     error: icmp::Error,
 ) -> bool {
-    let silent = packet.kind == Kind::IcmpError
-        || packet.fragment == FragmentState::Later
-        || packet.fragment == FragmentState::Unresolved
-        || (packet.tuple.proto == proto::TCP && packet.tcp_flags & flag::RST != 0)
-        || ip::stays_on_link(&packet.tuple.src);
-    !silent && skb_error(f.as_ptr(), packet, headers, quote, error.bits()) == 1
+    skb_error(f.as_ptr(), packet, headers, quote, error.bits()) == 1
 }
 
 #[unsafe(no_mangle)]
@@ -72,11 +77,11 @@ extern "C" fn skb_error(
     u32::from(f.store(0, &headers.link.0) && f.store(eth::LEN as u32, &error))
 }
 
-/// Replaces a TCP segment by the reset that answers it. False: the segment is a reset or a fragment or
-/// has IP options, or the replacement failed.
+/// Replaces a TCP segment that [may be answered](may_answer) by the reset that answers it. False: it is a fragment or has
+/// IP options, or the replacement failed.
 ///
 /// For senders on this node: while a socket is in a system call, the kernel ignores an ICMP error
-/// about it, but queues a segment.
+/// about it, but queues a segment. For connections that have no flow any more: an ICMP error does not end them.
 #[inline(always)]
 pub fn reset(
     f: &Skb,
@@ -86,9 +91,7 @@ pub fn reset(
 ) -> bool {
     let answers = packet.kind == Kind::Tcp
         && packet.fragment == FragmentState::Whole
-        && packet.tcp_flags & flag::RST == 0
-        && usize::from(packet.header_len) == ip::LEN
-        && !ip::stays_on_link(&packet.tuple.src);
+        && usize::from(packet.header_len) == ip::LEN;
     if !answers {
         return false;
     }

@@ -51,14 +51,18 @@ pub fn translate<F: Outlined>(
     service_client(packet, &mut chosen.client);
     let request =
         Request { is_local: flow.origin != Origin::Netdev, is_mid_stream: packet.is_mid_stream() };
-    match backend::choose(frontend, request, chosen) {
+    let mut choice = backend::choose(frontend, request, chosen);
+    if choice == Choice::MidStream {
+        flow.is_stray = true;
+        choice = backend::any(frontend, chosen);
+    }
+    match choice {
         Choice::Chosen if chosen.backend.addr.family() == packet.family => {}
         Choice::UnknownPort => return Err(Verdict::Reject(DropReason::UnknownServicePort)),
         Choice::NoEndpoint => return Err(Verdict::Reject(DropReason::NoEndpoint)),
         Choice::NoLocalEndpoint => return Err(Verdict::Drop(DropReason::NoLocalEndpoint)),
         Choice::SourceNotAllowed => return Err(Verdict::Drop(DropReason::SourceNotAllowed)),
-        Choice::MidStream => return Err(Verdict::Drop(DropReason::NotTracked)),
-        Choice::Chosen | Choice::TableIncomplete | Choice::ClientUnknown => {
+        Choice::Chosen | Choice::TableIncomplete | Choice::ClientUnknown | Choice::MidStream => {
             return Err(Verdict::Drop(DropReason::TableIncomplete));
         }
     }

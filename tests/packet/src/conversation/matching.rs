@@ -36,6 +36,9 @@ impl Spec {
             packet.body[8..12].copy_from_slice(&ack.to_be_bytes());
             packet.body[14..16].fill(0);
         }
+        if self.init {
+            packet.body[4..8].fill(0);
+        }
         packet.ttl = self.ttl;
         packet.tos = self.tos;
         packet.id = self.ip_id;
@@ -119,7 +122,7 @@ impl Spec {
             match kind {
                 Kind::Tcp => (spec.flags, spec.len) = (body[13], body.len() - 20),
                 Kind::Udp | Kind::Echo { .. } => spec.len = body.len() - 8,
-                Kind::Sctp => spec.len = body.len() - 12,
+                Kind::Sctp => (spec.init, spec.len) = (body[4..8] == [0; 4], body.len() - 12),
                 Kind::Other(_) => spec.len = body.len(),
                 Kind::Error(..) => {}
             }

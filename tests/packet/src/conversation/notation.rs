@@ -3,7 +3,8 @@
 //! ```text
 //! tcp A:PORT > B:PORT  [flags S|SA|A|PA|FA|R]
 //! udp A:PORT > B:PORT  [checksum none]
-//! sctp A:PORT > B:PORT [checksum none]
+//! sctp A:PORT > B:PORT [checksum none] [init]
+//!     init: the verification tag is 0
 //! echo-request A > B id N        echo-reply A > B id N
 //! port-unreachable A > B [about [PACKET]]
 //! host-unreachable, frag-needed:MTU, time-exceeded, icmp-error:TYPE/CODE/REST: likewise
@@ -63,6 +64,8 @@ pub struct Spec {
     pub flags: u8,
     /// Sequence and acknowledgment number of a reset that a program creates.
     pub reset: Option<(u32, u32)>,
+    /// Whether an SCTP packet opens an association.
+    pub init: bool,
     /// Payload bytes.
     pub len: usize,
     /// Time to live.
@@ -142,6 +145,7 @@ impl Spec {
             numbers: [Number::Known(0), Number::Known(0)],
             flags: 16,
             reset: None,
+            init: false,
             len: 0,
             ttl: 64,
             tos: 0,
@@ -198,6 +202,7 @@ impl Spec {
             "ip-id" => self.ip_id = number(words.next()?)?,
             "options" => self.options = number(words.next()?)?,
             "quote" => self.quote = number(words.next()?)?,
+            "init" => self.init = true,
             "df" => self.dont_fragment = true,
             "checksum" => {
                 words.expect("none")?;
@@ -246,6 +251,7 @@ impl Spec {
             FLAGS.iter().filter(|(_, bit)| self.flags & bit != 0).map(|(l, _)| *l).collect();
         attribute(self.flags != base.flags, format!("flags {letters}"));
         attribute(self.len != base.len, format!("len {}", self.len));
+        attribute(self.init != base.init, "init".to_owned());
         attribute(self.ttl != base.ttl, format!("ttl {}", self.ttl));
         attribute(self.tos != base.tos, format!("tos {}", self.tos));
         attribute(self.ip_id != base.ip_id, format!("ip-id {}", self.ip_id));
@@ -276,7 +282,7 @@ mod tests {
         for text in [
             "tcp client:40000 > vip:80 flags SA len 3 ttl 7 df",
             "udp client:{p} > 203.0.113.1:53 checksum none options 8 frag 1480@2960",
-            "sctp client:1 > server:2 tos 192",
+            "sctp client:1 > server:2 init tos 192",
             "echo-request client > external id {i} ip-id 9",
             "proto:47 client > external",
             "frag-needed:1300 router > node quote 20 about [ tcp node:{p} > external:443 ttl 63 ]",

@@ -53,6 +53,28 @@ fn connect(datapath: &Datapath, backends: &[Endpoint]) -> u16 {
     port
 }
 
+/// A segment of a connection to a Service that has no flow is judged by a backend: where policies deny that, there is no
+/// answer.
+#[test]
+fn contract_5_9_policies_come_before_the_reset_of_a_segment_without_flow() {
+    let datapath = node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[BACKEND]);
+    let from_pod = || datapath.from_pod(CLIENT_IFINDEX, &ack(CLIENT_END, SERVICE));
+    from_pod().rejected(DropReason::NotTracked);
+    datapath.isolate(CLIENT, Egress, &[], NONE);
+    from_pod().dropped(DropReason::PolicyEgress);
+    datapath.isolate(CLIENT, Egress, &[(WEB + 1, backend_port())], NONE);
+    from_pod().rejected(DropReason::NotTracked);
+    datapath.isolate(SERVER, Ingress, &[], NONE);
+    from_pod().dropped(DropReason::PolicyIngress);
+    local_node_port(&datapath, &[BACKEND]);
+    let from_netdev = || datapath.from_netdev(&ack((EXTERNAL, 5000), (NODE, 30_080)));
+    from_netdev().dropped(DropReason::PolicyIngress);
+    datapath.isolate(SERVER, Ingress, &[(OUTSIDE, backend_port())], NONE);
+    from_netdev().rejected(DropReason::NotTracked);
+    assert!(datapath.flows().is_empty());
+}
+
 #[test]
 fn a_flow_to_a_service_is_judged_again_by_its_backend() {
     let datapath = node();

@@ -56,6 +56,10 @@ pub fn open<F: Outlined>(
     if flow.state != FlowState::New {
         return Ok(());
     }
+    // Behind the policies: what they deny is not answered.
+    if flow.is_stray {
+        return Err(Verdict::Reject(DropReason::NotTracked));
+    }
     match f.open_flow(packet, flow, destination) {
         OK => Ok(()),
         TAKEN => Err(Verdict::Drop(DropReason::NoSnatPort)),

@@ -101,7 +101,7 @@ pub fn track(
     if lost_backend && is_movable(packet, entry) {
         return Effect::New;
     }
-    // A SYN that is repeated until the flow is idle must not renew its time.
+    // A SYN or INIT that is repeated until the flow is idle must not renew its time.
     if !lost_backend
         && (packet.tick != entry.seen || flow.is_behind)
         && !refresh::refresh(packet, main, entry, flow, destination, direction)
@@ -174,10 +174,10 @@ pub fn set_destination(
 }
 
 /// Whether the backend of a flow was removed from its Service, for packets that can move to another one:
-/// datagrams and connection attempts.
+/// datagrams, and those that open a connection.
 #[inline(always)]
 fn lost_backend(packet: &Packet, entry: &FlowEntry) -> bool {
-    if entry.backend == 0 || (packet.tuple.proto != proto::UDP && !packet.is_syn()) {
+    if entry.backend == 0 || (packet.tuple.proto != proto::UDP && !packet.opens_connection()) {
         return false;
     }
     match maps::backend(entry.backend) {
@@ -186,13 +186,16 @@ fn lost_backend(packet: &Packet, entry: &FlowEntry) -> bool {
     }
 }
 
-/// Whether a packet whose flow has [lost its backend](lost_backend) moves to another one. A SYN of an
+/// Whether a packet whose flow has [lost its backend](lost_backend) moves to another one. A SYN or INIT of an
 /// established connection can be a late duplicate, unless the connection is idle: the port is used again.
 #[inline(always)]
 fn is_movable(packet: &Packet, entry: &FlowEntry) -> bool {
-    packet.tuple.proto == proto::UDP
-        || entry.tcp[Direction::Forward as usize] == state::SYN
-        || lifetime::idle(entry, packet.tick) > lifetime::SYN_MOVES
+    let is_attempt = match packet.tuple.proto {
+        proto::UDP => true,
+        proto::SCTP => !entry.is_replied(),
+        _ => entry.tcp[Direction::Forward as usize] == state::SYN,
+    };
+    is_attempt || lifetime::idle(entry, packet.tick) > lifetime::SYN_MOVES
 }
 
 /// Updates the state of one side of a TCP connection. Returns whether the packet closes it.

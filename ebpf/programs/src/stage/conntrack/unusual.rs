@@ -84,7 +84,7 @@ fn search(
         match maps::any_flow(key) {
             Some(found) => main = found,
             // A connection attempt chooses a backend again.
-            None if packet.is_syn() => return new,
+            None if packet.opens_connection() => return new,
             None => return reopen(packet, headers, entry, flow, destination),
         }
         main.copy(entry);
