@@ -102,13 +102,16 @@ numbered! {
         Restored = 7 "restored",
         /// Sent by a device to another host from XDP, before the kernel has allocated memory for it.
         ToUplinkByXdp = 8 "to_uplink_by_xdp",
+        /// Dropped by a policy, without a known flow, although it opens none: a TCP segment other than a SYN, or an echo
+        /// reply.
+        MidStream = 9 "policy_mid_stream",
     }
 }
 
 numbered! {
     /// Why a dropped packet has no [`crate::DropEvent`]. Its [`DropReason`] is counted as that of any other.
     EventLoss {
-        /// The program had written as many events on its CPU as it may in 100 ms.
+        /// The CPU had written as many events as it may in 100 ms, and one like this.
         RateLimit = 1 "rate_limit",
         /// The ring buffer was full.
         BufferFull = 2 "buffer_full",
