@@ -4,6 +4,7 @@
 mod attacks;
 mod changes;
 mod exits;
+mod frontends;
 mod lookups;
 mod oracle;
 mod other_flows;
