@@ -1,20 +1,23 @@
 //! Reads the events of dropped packets, in a thread of its own, and passes samples to the event loop.
 //!
 //! ```text
-//! programs --EVENTS--> thread: at most 32 each 100 ms --Event::Drops--> state: explained, kept for `sluice drops`
+//! programs --EVENTS--> thread: at most 32 each 100 ms, the most different ones --Event::Drops--> state: explained, kept for `sluice drops`
 //! ```
 //! Nothing waits for the event loop: what it cannot take is counted as lost, as the programs count what they do
 //! not write. So the samples and the lost events together are the dropped packets that the programs count. The
 //! programs of another version, which drop packets until the hooks are switched, have their own queue, whose events
 //! are counted as lost.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::hash::Hash;
 use std::io;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use prometheus_client::metrics::counter::Counter;
+use sluice_abi::{Addr, DropEvent, PortBe};
 use tokio::sync::mpsc;
 
 use crate::event::{DroppedPacket, Event};
@@ -86,20 +89,16 @@ fn clock_started() -> SystemTime {
     SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Passes the first events on and counts the others.
+/// Passes events on, as many as a batch has, and counts the others.
 fn pass_on(
     found: impl Iterator<Item = DroppedPacket>,
     events: &mpsc::Sender<Event>,
     lost: &Counter,
 ) {
-    let (mut batch, mut beyond) = (Vec::new(), 0);
-    for event in found {
-        if batch.len() < BATCH {
-            batch.push(event);
-        } else {
-            beyond += 1;
-        }
-    }
+    let found: Vec<DroppedPacket> = found.collect();
+    let read = found.len();
+    let batch = sample(found);
+    let mut beyond = (read - batch.len()) as u64;
     let count = batch.len() as u64;
     if count > 0 && events.try_send(Event::Drops(batch)).is_err() {
         beyond += count;
@@ -107,12 +106,57 @@ fn pass_on(
     lost.inc_by(beyond);
 }
 
+/// As many events as a batch has, in their order. Those come first that have the fewest like them before them: of
+/// the same flow, then of the same source or destination, each with the same reason, then of the same reason.
+fn sample(mut found: Vec<DroppedPacket>) -> Vec<DroppedPacket> {
+    if found.len() <= BATCH {
+        return found;
+    }
+    let mut seen = Seen::default();
+    let likeness = found.iter().map(|packet| seen.add(&packet.event));
+    let mut order: Vec<_> = likeness.zip(0..).collect();
+    order.sort_unstable();
+    order.truncate(BATCH);
+    let chosen: BTreeSet<usize> = order.into_iter().map(|(_, at)| at).collect();
+    let mut at = 0..;
+    found.retain(|_| at.next().is_some_and(|at| chosen.contains(&at)));
+    found
+}
+
+/// Numbers of events.
+#[derive(Default)]
+struct Seen {
+    flows: HashMap<(u8, Addr, Addr, u8, PortBe), usize>,
+    sources: HashMap<(u8, Addr), usize>,
+    destinations: HashMap<(u8, Addr, u8, PortBe), usize>,
+    reasons: HashMap<u8, usize>,
+}
+
+impl Seen {
+    /// How many earlier events were like this one: by flow, by source and destination, by reason.
+    fn add(&mut self, event: &DropEvent) -> (usize, usize, usize) {
+        fn next<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) -> usize {
+            let count = counts.entry(key).or_default();
+            *count += 1;
+            *count - 1
+        }
+        let DropEvent { flow, reason, .. } = event;
+        // Without the source port, which is another one for each connection.
+        let of_flow = (*reason, flow.src, flow.dst, flow.proto, flow.dport);
+        let of_flow = next(&mut self.flows, of_flow);
+        let source = next(&mut self.sources, (*reason, flow.src));
+        let destination = (*reason, flow.dst, flow.proto, flow.dport);
+        let destination = next(&mut self.destinations, destination);
+        (of_flow, source + destination, next(&mut self.reasons, *reason))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
     use std::collections::VecDeque;
 
-    use sluice_abi::DropEvent;
+    use sluice_abi::FlowKey;
 
     use super::*;
 
@@ -254,6 +298,42 @@ mod tests {
         let Ok(Event::Drops(batch)) = receiver.try_recv() else { panic!("no batch") };
         assert_eq!(batch.len(), BATCH);
         assert!(receiver.try_recv().is_err());
+    }
+
+    #[test]
+    fn noisy_drops_of_a_batch_leave_space_for_others() {
+        let dropped = |source: u32, destination: u32, port: u16, reason: u8| {
+            let flow = FlowKey {
+                src: Addr::v4(source.to_be_bytes()),
+                dst: Addr::v4(destination.to_be_bytes()),
+                dport: PortBe::new(port),
+                ..FlowKey::default()
+            };
+            let event = DropEvent { flow, reason, ..DropEvent::default() };
+            DroppedPacket { at: SystemTime::now(), event }
+        };
+        let is_passed = |flood: &dyn Fn(u32) -> DroppedPacket, other: DroppedPacket| {
+            let (sender, mut receiver) = mpsc::channel(1);
+            let lost = Counter::default();
+            let found = (0..500).map(flood).chain([other]).chain((500..600).map(flood));
+            let at = |n: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(n);
+            let found = found.zip(0..).map(|(packet, n)| DroppedPacket { at: at(n), ..packet });
+            pass_on(found, &sender, &lost);
+            let Ok(Event::Drops(batch)) = receiver.try_recv() else { panic!("no batch") };
+            assert_eq!((batch.len(), lost.get()), (BATCH, 601 - BATCH as u64));
+            assert!(batch.is_sorted_by_key(|packet| packet.at), "in their order");
+            batch.iter().any(|packet| packet.event == other.event)
+        };
+        let one = |_: u32| dropped(1, 2, 80, 21);
+        for other in [(3, 2, 80, 21), (1, 3, 80, 21), (1, 2, 81, 21), (1, 2, 80, 20)] {
+            let (source, destination, port, reason) = other;
+            assert!(is_passed(&one, dropped(source, destination, port, reason)), "{other:?}");
+        }
+        let other = dropped(8, 9, 80, 21);
+        assert!(is_passed(&|n| dropped(1, n + 10, n as u16, 21), other), "a scan");
+        assert!(is_passed(&|n| dropped(n + 10, 2, 80, 21), other), "forged senders");
+        let any = |n: u32| dropped(n + 1_000, n + 1_000, n as u16, 21);
+        assert!(is_passed(&any, dropped(8, 9, 80, 20)), "another reason");
     }
 
     #[test]

@@ -43,6 +43,10 @@ pub struct DropRow {
     /// Whether a policy dropped a reply, which has the reverse direction of source and destination.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reply: bool,
+    /// Whether a policy dropped a packet without a known flow that opens none: a TCP segment other than a SYN, or
+    /// an echo reply.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mid_stream: bool,
     /// The node, where several are asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,

@@ -9,6 +9,10 @@ use crate::api::policy::verdict;
 use crate::api::{DropRow, EndRow};
 use crate::state::{Dropped, DroppedBy, DroppedPod};
 
+/// Why a packet that is not the first one of a flow was judged as one.
+const MID_STREAM: &str = "not the first packet of a flow, and its flow is not known: if policies allowed the flow, \
+     this can be a reply to it after its entry was evicted or has expired";
+
 impl From<&DroppedPod> for EndRow {
     fn from(pod: &DroppedPod) -> EndRow {
         let labels = pod.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -41,6 +45,7 @@ fn row(drop: &Dropped) -> DropRow {
         device: drop.device.clone().unwrap_or_else(|| format!("ifindex {}", drop.event.ifindex)),
         length: drop.event.len,
         reply: drop.event.is_reply == 1,
+        mid_stream: drop.event.is_mid_stream == 1,
         node: None,
         source_pods: drop.sources.iter().map(EndRow::from).collect(),
         destination_pods: drop.destinations.iter().map(EndRow::from).collect(),
@@ -67,6 +72,9 @@ fn row(drop: &Dropped) -> DropRow {
                     .to_owned(),
             ),
         }
+    }
+    if row.mid_stream {
+        row.reasons.push(MID_STREAM.to_owned());
     }
     row
 }

@@ -107,13 +107,16 @@ numbered! {
         SocketNotRecorded = 9 "socket_not_recorded",
         /// Not answered with the error that its drop reason calls for: other hosts had got as many as they may.
         ErrorLimited = 10 "error_limited",
+        /// Dropped by a policy, without a known flow, although it opens none: a TCP segment other than a SYN, or an echo
+        /// reply.
+        MidStream = 11 "policy_mid_stream",
     }
 }
 
 numbered! {
     /// Why a dropped packet has no [`crate::DropEvent`]. Its [`DropReason`] is counted as that of any other.
     EventLoss {
-        /// The program had written as many events on its CPU as it may in 100 ms.
+        /// The CPU had written as many events as it may in 100 ms, and one like this.
         RateLimit = 1 "rate_limit",
         /// The ring buffer was full.
         BufferFull = 2 "buffer_full",

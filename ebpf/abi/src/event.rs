@@ -26,8 +26,11 @@ pub struct DropEvent {
     /// 1 if a policy is the reason and the direction of the packet is the reverse of `flow`: a reply, or an
     /// ICMP error to the client.
     pub is_reply: u8,
+    /// 1 if a policy is the reason and the packet belongs to no known flow, but opens none: a TCP segment
+    /// other than a SYN, or an echo reply.
+    pub is_mid_stream: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
 }
 
 const _: () = assert!(size_of::<DropEvent>() == 64);

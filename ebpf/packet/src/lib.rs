@@ -20,6 +20,7 @@ pub mod ip;
 pub mod l4;
 pub mod lifetime;
 pub mod reset;
+pub mod sample;
 pub mod select;
 pub mod siphash;
 pub mod tcp_state;

@@ -5,12 +5,13 @@ use aya_ebpf::maps::PerCpuArray;
 use sluice_abi::program::Hook;
 use sluice_abi::{Direction, DropEvent, DropReason, EventLoss, FlowKey, Outcome};
 use sluice_packet::error_limit::{self, Errors};
-use sluice_packet::icmp;
+use sluice_packet::l4::Kind;
+use sluice_packet::{icmp, sample};
 
 use crate::flow::FlowState;
 use crate::frame::{Frame, Skb};
 use crate::maps::EVENTS;
-use crate::packet::Packet;
+use crate::packet::{FragmentState, Packet};
 use crate::scratch::Scratch;
 use crate::stage::reject;
 use crate::verdict::{Delivery, Target, Verdict};
@@ -27,23 +28,13 @@ const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 /// `XDP_TX`.
 const XDP_TX: u32 = 3;
-/// Limit of drop events per window and CPU. What is not written is counted.
-const EVENTS_PER_WINDOW: u64 = 100;
-/// Length of a window.
-const WINDOW_NS: u64 = 100_000_000;
 
 /// Rate limit of drop events.
-#[repr(C)]
-struct EventWindow {
-    since_ns: u64,
-    events: u64,
-}
-
 #[map]
 static ERROR_LIMIT: PerCpuArray<Errors> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-static EVENT_WINDOW: PerCpuArray<EventWindow> = PerCpuArray::with_max_entries(1, 0);
+static EVENT_WINDOW: PerCpuArray<sample::Window> = PerCpuArray::with_max_entries(1, 0);
 
 /// Ends a program run with a verdict.
 #[inline(always)]
@@ -203,28 +194,49 @@ fn not_ready(s: &Scratch, hook: Hook) -> i32 {
 #[inline(always)]
 fn drop(s: &Scratch, hook: Hook, reason: DropReason) -> i32 {
     counters::dropped(reason, s.packet.len);
-    let (tuple, is_reply) = match reason {
+    let (tuple, relation) = match reason {
         DropReason::PolicyEgress | DropReason::PolicyIngress | DropReason::PolicyPending => {
-            (&s.policy_input.tuple, is_reply(s))
+            (&s.policy_input.tuple, relation(s))
         }
-        _ => (&s.packet.tuple, false),
+        _ => (&s.packet.tuple, Relation::None),
     };
-    exit_report(&s.packet, tuple, hook as u32, reason as u32, u32::from(is_reply));
+    if matches!(relation, Relation::MidStream) {
+        counters::outcome(Outcome::MidStream, s.packet.len);
+    }
+    exit_report(&s.packet, tuple, hook as u32, reason as u32, relation as u32);
     SHOT
 }
 
-/// Whether a packet of a known flow has the reverse direction of the flow that was judged.
+/// What a packet that policies drop is to the flow that was judged.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Relation {
+    /// Its first packet, or a later one in its direction.
+    None = 0,
+    /// It has the reverse direction.
+    Reply = 1,
+    /// It was judged as the first packet of a flow, but is none: a segment without SYN or with ACK, or an echo reply.
+    MidStream = 2,
+}
+
 #[inline(always)]
-fn is_reply(s: &Scratch) -> bool {
-    match s.flow.state {
+fn relation(s: &Scratch) -> Relation {
+    let is_reply = match s.flow.state {
         FlowState::Established => s.flow.direction == Direction::Reply,
         // An error is sent to the sender of the quoted packet.
         FlowState::Related => {
             let (quoted, judged) = (&s.quoted.original, &s.policy_input.tuple);
             quoted.src == judged.src && quoted.sport == judged.sport
         }
-        FlowState::New | FlowState::Untracked => false,
-    }
+        FlowState::New | FlowState::Untracked => {
+            // Later fragments have no flags.
+            let has_flags =
+                matches!(s.packet.fragment, FragmentState::Whole | FragmentState::First);
+            let opens = !s.packet.is_mid_stream() && s.packet.kind != Kind::EchoReply;
+            return if has_flags && !opens { Relation::MidStream } else { Relation::None };
+        }
+    };
+    if is_reply { Relation::Reply } else { Relation::None }
 }
 
 /// Writes a drop event to the ring buffer, within the rate limit, or counts it as lost. Returns 1 if it was
@@ -236,7 +248,7 @@ extern "C" fn exit_report(
     tuple: *const FlowKey,
     hook: u32,
     reason: u32,
-    is_reply: u32,
+    relation: u32,
 ) -> u32 {
     // SAFETY: the caller passes a reference; the verifier requires the check for null.
     let (Some(packet), Some(tuple)) = (unsafe { (packet.as_ref(), tuple.as_ref()) }) else {
@@ -246,12 +258,7 @@ extern "C" fn exit_report(
     // SAFETY: this CPU's entry, to which only this function has a reference.
     let window = unsafe { &mut *window };
     let now = kernel::now_ns();
-    if now.wrapping_sub(window.since_ns) > WINDOW_NS {
-        window.since_ns = now;
-        window.events = 0;
-    }
-    window.events += 1;
-    if window.events > EVENTS_PER_WINDOW {
+    if !sample::take(window, now, tuple, reason) {
         counters::event_lost(EventLoss::RateLimit, packet.len);
         return 0;
     }
@@ -262,8 +269,9 @@ extern "C" fn exit_report(
         len: packet.len,
         reason: reason as u8,
         hook: hook as u8,
-        is_reply: is_reply as u8,
-        pad: [0; 5],
+        is_reply: u8::from(relation == Relation::Reply as u32),
+        is_mid_stream: u8::from(relation == Relation::MidStream as u32),
+        pad: [0; 4],
     };
     // The write fails if the reader is slow, or absent, and the buffer full.
     if EVENTS.output::<DropEvent>(&event, 0).is_err() {

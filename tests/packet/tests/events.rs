@@ -43,7 +43,8 @@ fn a_drop_event_has_tuple_reason_hook_device_and_length() {
         reason: DropReason::Spoofed as u8,
         hook: program::Hook::FromPod as u8,
         is_reply: 0,
-        pad: [0; 5],
+        is_mid_stream: 0,
+        pad: [0; 4],
     };
     assert_eq!(events, [expected]);
 
@@ -103,6 +104,46 @@ fn a_window_has_100_events_and_the_counters_have_every_drop_and_every_loss() {
         }
     }
     panic!("no run of {} drops within {WINDOW:?}", EVENTS + 50);
+}
+
+#[test]
+fn a_flood_of_one_flow_does_not_hide_the_drops_of_others() {
+    cpu::stay();
+    // As above.
+    for _ in 0..20 {
+        let mut datapath = Datapath::node();
+        datapath.prepare(program::FROM_POD);
+        datapath.prepare(program::FROM_NETDEV);
+        let start = Instant::now();
+        spoof_times(&datapath, EVENTS + 50);
+        let mut others = Vec::new();
+        for n in 0..4 {
+            // Other sources and destinations, then another reason as well.
+            let forged = Packet::udp(([10, 9, 9, n], PORT), ([10, 9, 8, n], 99), b"x");
+            datapath.from_pod(CLIENT_IFINDEX, &forged).dropped(DropReason::Spoofed);
+            others.push((DropReason::Spoofed, forged));
+        }
+        let free = Packet::tcp((EXTERNAL, 1), ([10, 244, 1, 99], 2), 2, b"");
+        datapath.from_netdev(&free).dropped(DropReason::NoSuchPod);
+        others.push((DropReason::NoSuchPod, free));
+        if start.elapsed() >= WINDOW {
+            continue;
+        }
+        let events = datapath.events();
+        // The event of one in 4,096 is missing: it has the numbers of others.
+        let has = |(reason, packet): &&(DropReason, Packet)| {
+            let flow =
+                tuple(packet.proto, (packet.src, packet.sport()), (packet.dst, packet.dport()));
+            events.iter().any(|event| event.reason == *reason as u8 && event.flow == flow)
+        };
+        let found = others.iter().filter(has).count();
+        assert!(found + 1 >= others.len(), "{found} of {}", others.len());
+        assert!(has(&&others[4]), "{:?}", others[4].0);
+        assert_eq!(events.len(), EVENTS + found);
+        assert_eq!(lost(&datapath, EventLoss::RateLimit), (50 + others.len() - found) as u64);
+        return;
+    }
+    panic!("no run of {} drops within {WINDOW:?}", EVENTS + 55);
 }
 
 #[test]

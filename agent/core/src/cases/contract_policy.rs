@@ -157,6 +157,22 @@ fn contract_8_15_completed_pods_are_in_no_set_and_terminating_ones_in_all() {
 }
 
 #[test]
+fn contract_8_15_a_completed_pod_with_a_sandbox_is_still_isolated() {
+    let job = |phase| {
+        let to_db = [rule(&["app=job"], &[])];
+        let world = world().policy("shop/p", "app=db", Some(&to_db), None);
+        let world = world.policy("shop/j", "app=job", Some(&[]), Some(&[rule(&["app=db"], &[])]));
+        world.changed_pod("shop/job", "app=job", "10.244.0.9", &[], |pod| pod.phase = phase)
+    };
+    // Its processes have ended. What has its address meanwhile is judged as it was, but is no peer of others.
+    for phase in [PodPhase::Running, PodPhase::Succeeded, PodPhase::Failed] {
+        job(phase).expect(false, &["shop/web > shop/job: TCP 1", "shop/job > 1.1.1.1: TCP 1"]);
+        let is_peer = phase == PodPhase::Running;
+        job(phase).expect(is_peer, &["shop/job > shop/db: TCP 1"]);
+    }
+}
+
+#[test]
 fn contract_8_16_a_pod_is_closed_until_its_object_is_known() {
     let world = world().policy("shop/p", "app=none", None, Some(&[]));
     let without = |name: &str| {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub use external::{NODE_PORTS, clients, external_addresses, node_port_addresses};
 use ipnet::IpNet;
 pub use policy::{
-    NodeChange, PolicyEdit, PolicySequence, SequenceStep, lease_lines, leases, manifests,
+    GRE, NodeChange, PolicyEdit, PolicySequence, SequenceStep, lease_lines, leases, manifests,
     network_policy, policy_change, policy_edit, policy_objects, policy_peers, policy_pod,
     policy_probes, readable, sandbox, shrink,
 };

@@ -1,8 +1,11 @@
 //! The expected verdicts, computed straight from the objects.
 //!
 //! The oracle is slow and obvious: it reads every object for every packet, builds no table and
-//! shares no code with what it judges. It imports the model only. Tests compare it with the
-//! compiled tables and with the programs in the kernel.
+//! imports the model only. Tests compare it with the compiled tables and with the programs in the kernel.
+//!
+//! What it shares with the compiler is the model: a fault in `LabelSelector::matches`, `Operator::accepts` or
+//! `PodPhase::is_over` is on both sides, and no comparison shows it. The tests of the contract (`cases/contract_policy.rs`)
+//! state their results, as do the tests beside them.
 
 mod network;
 mod pod;

@@ -208,6 +208,7 @@ pub(super) mod tests {
             device: "slc7".to_owned(),
             length: 74,
             reply: false,
+            mid_stream: false,
             node: Some("n2".to_owned()),
             source_pods: vec![pod("lab/far", &[])],
             destination_pods: vec![pod("shop/db-0", &[("app", "db"), ("tier", "back")])],

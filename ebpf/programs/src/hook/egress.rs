@@ -1,6 +1,6 @@
 //! Flow and destination of packets from pods and from the node.
 
-use sluice_abi::{DropReason, FlowKind, PodRef};
+use sluice_abi::{DropReason, FlowKind};
 use sluice_packet::l4::Kind;
 
 use crate::config::Node;
@@ -11,7 +11,6 @@ use crate::scratch::Scratch;
 use crate::stage::class;
 use crate::stage::conntrack::{self, Lookup};
 use crate::stage::outline::Outlined;
-use crate::stage::policy::{self, Ends};
 use crate::stage::{antispoof, fragment, icmp, masquerade, service};
 use crate::verdict::{Bypass, Verdict};
 
@@ -176,14 +175,4 @@ fn error_from_node<F: Outlined>(
     }
     s.flow.class = class;
     Ok(class)
-}
-
-/// Delivers a packet of a pod to the stack without translation.
-#[inline(always)]
-pub fn to_stack(s: &mut Scratch, pod: PodRef) -> Result<Verdict, Verdict> {
-    s.flow.reset(&s.packet.tuple, Origin::Pod);
-    s.flow.source_class = DestinationClass::LocalPod;
-    let ends = Ends { source: pod, destination: PodRef::NONE };
-    let judged = policy::judge(s, ends)?;
-    Ok(Verdict::to_stack(judged))
 }

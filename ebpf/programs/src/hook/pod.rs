@@ -51,11 +51,6 @@ fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     if ip::is_loopback(&s.packet.tuple.dst) {
         return Err(Verdict::Drop(DropReason::Malformed));
     }
-    if s.packet.hop_limit <= 1 && !is_to_node(&s.packet) {
-        // The stack answers with "time exceeded".
-        let pod = antispoof::require_own_address(&s.packet, &s.headers)?;
-        return egress::to_stack(s, pod);
-    }
     if s.packet.fragment == FragmentState::First {
         // Its ports become those of later fragments of the same sender.
         antispoof::require_own_address(&s.packet, &s.headers)?;
@@ -64,6 +59,10 @@ fn from_pod(f: &Skb, s: &mut Scratch) -> Result<Verdict, Verdict> {
     let class = egress::from_pod(f, s, node, Origin::Pod)?;
     let ends = Ends { source: s.flow.client, destination: class.local_pod(&s.destination) };
     let judged = policy::judge(s, ends)?;
+    if s.packet.hop_limit <= 1 && !is_to_node(&s.packet) {
+        // The stack answers with "time exceeded" about the packet as the pod has sent it.
+        return Ok(Verdict::to_stack(judged));
+    }
     class.require_owner()?;
     conntrack::open(f, &s.packet, &mut s.flow, &s.destination)?;
     forward::deliver(f, s, judged, class)

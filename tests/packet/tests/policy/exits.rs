@@ -6,7 +6,7 @@ use std::process::Command;
 use packet_tests::topology::{HOST_MAC, ROUTER_MAC};
 use packet_tests::*;
 use sluice_abi::PolicyDirection::{Egress, Ingress};
-use sluice_abi::{DropReason, Outcome, program, proto};
+use sluice_abi::{DropReason, Outcome, PolicyPorts, program, proto};
 
 use super::{NONE, WEB, error, syn};
 
@@ -85,6 +85,35 @@ fn exits_of_a_pod_that_may_send_are_to_the_stack() {
 }
 
 #[test]
+fn a_packet_whose_hop_limit_ends_is_judged_by_its_backend_and_not_translated() {
+    let datapath = node();
+    datapath.service(7, (VIP, 80, proto::TCP), &[(FAR_POD, 8080)]);
+    datapath.service(8, (VIP, 81, proto::TCP), &[(OTHER_NODE, 8080)]);
+    datapath.class(FAR_POD, Some(WEB));
+    datapath.isolate(CLIENT, Egress, &[(WEB, PolicyPorts::ALL)], NONE);
+    let ends = |port| datapath.from_pod(CLIENT_IFINDEX, &syn((CLIENT, 1), (VIP, port)).ttl(1));
+    let run = ends(80);
+    assert_eq!(run.data, run.frame);
+    run.to_stack(&[]);
+    ends(81).dropped(DropReason::PolicyEgress);
+    assert!(datapath.flows().is_empty(), "{:?}", datapath.flows());
+}
+
+#[test]
+fn contract_8_19_arp_passes_whatever_the_policies() {
+    let datapath = node();
+    datapath.isolate(CLIENT, Egress, &[], NONE);
+    datapath.isolate(CLIENT, Ingress, &[], NONE);
+    let mac = topology::pod_mac(CLIENT);
+    for operation in [1, 2] {
+        let sent = arp(mac, operation, mac, CLIENT, GATEWAY);
+        datapath.run(program::FROM_POD, &sent, CLIENT_IFINDEX).passed();
+        let received = arp(HOST_MAC, operation, HOST_MAC, GATEWAY, CLIENT);
+        datapath.run(program::TO_POD, &received, CLIENT_IFINDEX).passed();
+    }
+}
+
+#[test]
 fn ways_to_an_isolated_pod_are_behind_its_verdict() {
     let datapath = node();
     datapath.isolate(SERVER, Ingress, &[], NONE);
@@ -109,9 +138,9 @@ fn ways_to_an_isolated_pod_are_behind_its_verdict() {
             way(&syn((from, 1), (SERVER, 80)).ttl(1)).dropped(DropReason::PolicyIngress);
         }
     }
-    // The stack answers it; what the stack forwards nevertheless is judged.
+    // The stack would answer it, or forward it nevertheless.
     let ends = syn((CLIENT, 1), (SERVER, 80)).ttl(1);
-    from_pod(&ends).to_stack(&[]);
+    from_pod(&ends).dropped(DropReason::PolicyIngress);
     forwarded(&ends).dropped(DropReason::PolicyIngress);
     // About no flow of the pod.
     let about = syn((SERVER, 9), (EXTERNAL, 9));

@@ -5,6 +5,7 @@ mod accept;
 mod attacks;
 mod changes;
 mod exits;
+mod frontends;
 mod lookups;
 mod oracle;
 mod other_flows;
@@ -304,13 +305,17 @@ fn fragments_without_ports_are_not_taken_for_an_admitted_port() {
 #[test]
 fn packets_that_pretend_to_be_replies_are_judged_as_what_the_pod_sends() {
     let datapath = Datapath::node();
+    let denied = [DropReason::PolicyEgress.label(), Outcome::MidStream.label()];
     datapath.isolate(SERVER, Egress, &[], NONE);
     for (to, flags) in [(CLIENT, SYN_ACK), (CLIENT, ACK), (FAR_POD, SYN_ACK), (EXTERNAL, ACK)] {
         let forged = Packet::tcp((SERVER, 80), (to, PORT), flags, b"x");
-        datapath.from_pod(SERVER_IFINDEX, &forged).dropped(DropReason::PolicyEgress);
+        datapath.from_pod(SERVER_IFINDEX, &forged).counted(&denied);
     }
     let echo_reply = Packet::echo(SERVER, FAR_POD, 0, 7, b"x");
-    datapath.from_pod(SERVER_IFINDEX, &echo_reply).dropped(DropReason::PolicyEgress);
+    datapath.from_pod(SERVER_IFINDEX, &echo_reply).counted(&denied);
+    // Nothing else is counted so.
+    let opening = datapath.from_pod(SERVER_IFINDEX, &syn((SERVER, 80), (FAR_POD, PORT)));
+    assert_eq!(opening.labels(), [DropReason::PolicyEgress.label()]);
     // Nor does a packet to it open the way back, if its ingress policies drop it.
     datapath.isolate(SERVER, Ingress, &[], NONE);
     let to = syn((FAR_POD, PORT), (SERVER, 80));

@@ -11,7 +11,7 @@ use sluice_core::model::Object;
 use sluice_core::oracle::NewFlow;
 use sluice_core::policy::LocalPod;
 
-use super::world::{From, World, reason, runner, write};
+use super::world::{From, World, forget_flows, reason, runner, write};
 
 /// Flows that are judged in an ordinary run; `CASES` has another number.
 const CASES: usize = 10_000;
@@ -31,6 +31,8 @@ const SHARES: [(From, Option<DropReason>, usize); 8] = [
 ];
 /// As [`SHARES`]: flows of the node to its pods that pass, but would not from another host.
 const OF_NODE_ONLY: usize = 2;
+/// As [`SHARES`]: flows of a protocol without ports, of those that pass and of those that do not.
+const WITHOUT_PORTS: usize = 3;
 
 #[test]
 fn verdicts_of_the_programs_are_those_of_the_oracle() {
@@ -43,6 +45,8 @@ fn verdicts_of_the_programs_are_those_of_the_oracle() {
     let share_of = |hook: From, reason: Option<DropReason>| format!("{hook:?}: {reason:?}");
     // Flows of the node that would be dropped if another host opened them.
     let mut exempt = 0;
+    // Flows of a protocol without ports that are dropped, and that pass.
+    let mut without_ports = [0; 2];
     let mut judged = 0;
     let mut sport = 1024;
     while judged < cases {
@@ -50,11 +54,17 @@ fn verdicts_of_the_programs_are_those_of_the_oracle() {
         let world = World::new(objects, leases);
         write(&datapath, &world);
         for _ in 0..FLOWS {
-            let Some(probe) = world.probe(&mut random) else { continue };
+            let Some(probe) = world.probe_of_any_protocol(&mut random) else { continue };
+            if probe.flow.protocol == generate::GRE {
+                forget_flows(&datapath);
+            }
             sport = if sport == 60_000 { 1024 } else { sport + 1 };
             let denied = world.denied(probe.flow);
             let reason = reason(&datapath, &probe, sport);
             judged += 1;
+            if probe.flow.protocol == generate::GRE {
+                without_ports[usize::from(reason.is_none())] += 1;
+            }
             *shares.entry(share_of(probe.hook, reason)).or_default() += 1;
             let as_another_host = NewFlow { own_node: false, ..probe.flow };
             exempt +=
@@ -100,6 +110,10 @@ fn verdicts_of_the_programs_are_those_of_the_oracle() {
             let share = shares.get(&share_of(hook, reason)).copied().unwrap_or_default();
             assert!(share * 1000 > cases * least, "{hook:?}, {reason:?}: {share} of {shares:?}");
         }
+        assert!(
+            without_ports.iter().all(|n| n * 1000 > cases * WITHOUT_PORTS),
+            "{without_ports:?}"
+        );
         assert!(exempt * 1000 > cases * OF_NODE_ONLY, "{exempt} of the node only");
     }
 }

@@ -107,8 +107,14 @@ impl World {
         self.leases.iter().any(|lease| lease.address == IpAddr::from(address))
     }
 
-    /// A random flow from or to a pod of the node.
+    /// A flow from or to a pod of the node. [`generate::GRE`] is left out: all packets between two addresses are one
+    /// flow.
     pub fn probe(&self, random: &mut Random) -> Option<Probe> {
+        self.probe_of_any_protocol(random).filter(|probe| probe.flow.protocol != generate::GRE)
+    }
+
+    /// A flow from or to a pod of the node.
+    pub fn probe_of_any_protocol(&self, random: &mut Random) -> Option<Probe> {
         let v4 = |address: IpAddr| match address {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
@@ -180,6 +186,16 @@ pub fn compiled(objects: &[Object], leases: &[policy::LocalPod]) -> (Index, Poli
     (index, policies)
 }
 
+/// Removes all flows.
+pub fn forget_flows(datapath: &Datapath) {
+    for name in map::FLOW_TABLES {
+        let table = datapath.map::<FlowKey, FlowEntry>(name);
+        for (key, _) in table.entries().unwrap() {
+            table.delete(&key).unwrap();
+        }
+    }
+}
+
 /// Writes all pods and policy rows, instead of those of another world.
 pub fn write(datapath: &Datapath, world: &World) {
     fn replace<K, V>(datapath: &Datapath, name: &str, rows: impl IntoIterator<Item = (K, V)>)
@@ -201,9 +217,7 @@ pub fn write(datapath: &Datapath, world: &World) {
     replace::<PolicyPeerKey, PolicyPorts>(datapath, map::POLICY_PEERS, rows.peers);
     replace::<PolicyPortKey, u32>(datapath, map::POLICY_PORTS, rows.ports);
     replace::<u64, u32>(datapath, map::OPEN_NAMESPACES, rows.open_namespaces);
-    for name in map::FLOW_TABLES {
-        replace::<FlowKey, FlowEntry>(datapath, name, []);
-    }
+    forget_flows(datapath);
     let (pods, policies) = (datapath.map(map::PODS), datapath.map(map::POD_POLICY));
     let limits = datapath.map::<u32, PodFlows>(map::POD_FLOWS);
     for index in 0..64u32 {
@@ -250,6 +264,7 @@ pub fn first_packet(flow: NewFlow, sport: u16) -> Packet {
         proto::TCP => Packet::tcp(from, to, SYN, b""),
         proto::UDP => Packet::udp(from, to, b"x"),
         proto::SCTP => Packet::sctp(from, to, &[1, 0, 0, 4]),
+        generate::GRE => Packet::new(from.0, to.0, generate::GRE, vec![0, 0, 8, 0]),
         _ => Packet::echo(from.0, to.0, 8, sport, b"x"),
     }
 }

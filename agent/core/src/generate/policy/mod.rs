@@ -70,12 +70,15 @@ const BLOCKS: [&str; 12] = [
 const RANGES: [&str; 5] =
     ["10.244.1.0/24", "10.244.2.0/24", "10.244.0.0/16", "10.244.1.0/25", "fd00:1::/64"];
 
+/// A protocol without ports whose packets have nothing that tells flows apart: RFC 2784.
+pub const GRE: u8 = 47;
+
 /// Protocols and ports to probe.
 pub fn policy_probes() -> Vec<(u8, u16)> {
     use sluice_abi::proto::{ICMP, SCTP, TCP, UDP};
     let ports = NUMBERS.into_iter().chain([0, 82]);
     let probes = ports.flat_map(|port| [TCP, UDP, SCTP].map(|protocol| (protocol, port)));
-    probes.chain([(ICMP, 0)]).collect()
+    probes.chain([(ICMP, 0), (GRE, 0)]).collect()
 }
 
 /// Addresses to probe: of pods, free ones, of nodes, outside ones.

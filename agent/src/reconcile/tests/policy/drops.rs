@@ -66,6 +66,13 @@ async fn drop_by_policy_has_its_pod_peer_and_the_nearest_rule() {
     let last = drops[2].sequence;
     assert_eq!(harness.state().drops_from(last).count(), 1);
 
+    // A segment that can be a reply to a flow without an entry.
+    assert!(!row.mid_stream && row.reasons.iter().all(|reason| !reason.contains("evicted")));
+    let mut later = drops[0].clone();
+    later.event.is_mid_stream = 1;
+    let row = crate::api::DropRow::from(&later);
+    assert!(row.mid_stream && row.reasons.last().is_some_and(|r| r.contains("evicted")));
+
     // The memory is bounded.
     for _ in 0..40 {
         let one = dropped(DropReason::PolicyIngress, [10, 244, 2, 9], pod);

@@ -32,7 +32,8 @@ impl Node<'_> {
         let addresses = || self.world.leases.iter().map(|l| l.address).filter(IpAddr::is_ipv4);
         for source in addresses() {
             for destination in addresses().filter(|address| *address != source) {
-                for (protocol, port) in generate::policy_probes() {
+                let of_any_protocol = generate::policy_probes().into_iter();
+                for (protocol, port) in of_any_protocol.filter(|of| of.0 != generate::GRE) {
                     let flow = NewFlow { source, destination, protocol, port, own_node: false };
                     if crosses(before.denied(flow), self.world.denied(flow)) {
                         probes.push(Probe { hook: From::Pod, flow });
