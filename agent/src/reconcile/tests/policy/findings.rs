@@ -127,8 +127,7 @@ async fn undefined_port_is_reported_only_if_all_pods_are_known() {
    spec: {nodeName: n2, containers: [{name: db, ports: [{name: sql, containerPort: 5432}]}]}}
 ";
     let range = "shop/db EmptyPortRange";
-    let undefined =
-        ["cluster", "shop/db", "shop/out"].map(|o| format!("{o} UndefinedPort"));
+    let undefined = ["cluster", "shop/db", "shop/out"].map(|o| format!("{o} UndefinedPort"));
     let all: Vec<String> = [&undefined[..], &[range.to_owned()]].concat();
     for (flags, pods, expected) in [
         (&[][..], "", &all[..]),
