@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use cluster_tests::examples::{self, Connection};
 use cluster_tests::{Namespace, eventually, kubectl, try_kubectl};
+use sluice_core::model::Protocol;
 
 use grid::Grid;
 use probe::{Client, Probe, Via};
-use sluice_core::model::Protocol;
 
 /// Time until a change acts, with the load of other tests.
 const PROGRAMMED: Duration = Duration::from_secs(30);
