@@ -23,7 +23,6 @@ mod repairs;
 mod udp_sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -346,7 +345,7 @@ impl State {
 
     /// Records what the node reports.
     pub fn observe_host(&mut self, host: HostState) {
-        let local_addresses: Vec<IpAddr> = host.addresses.iter().map(|a| a.address).collect();
+        let local_addresses: Vec<_> = host.addresses.iter().map(|a| a.address).collect();
         if local_addresses != self.context.local_addresses {
             self.context.local_addresses = local_addresses;
             self.context_changed = true;

@@ -91,6 +91,7 @@ impl<'a> Peer<'a> {
     fn socket(&self) -> *const bpf_sock {
         // SAFETY: as in `addr`.
         unsafe { core::ptr::read_volatile(&raw const (*self.raw()).__bindgen_anon_1.sk) }
+            .cast_const()
     }
 
     /// Cookie of the socket's network namespace; 0 if the kernel has none.

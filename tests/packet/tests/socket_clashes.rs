@@ -138,7 +138,8 @@ fn connect_from(port: u16, to: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn contract_10_3_connections_of_a_pod_from_one_port_to_two_services_are_left_to_the_packet_programs() {
+fn contract_10_3_connections_of_a_pod_from_one_port_to_two_services_are_left_to_the_packet_programs()
+ {
     let (datapath, _cgroup) = pod();
     let backend = TcpListener::bind(at(BACKEND, 0)).unwrap();
     let end = (BACKEND, backend.local_addr().unwrap().port());
@@ -227,7 +228,8 @@ fn source_ranges_see_the_address_that_a_socket_of_the_node_is_bound_to() {
 /// Whether the kernel sends the datagrams of a connected socket to an address.
 fn is_connected_to(socket: &UdpSocket, address: [u8; 4]) -> bool {
     let port = socket.local_addr().unwrap().port();
-    let hex = |address: [u8; 4], port: u16| format!("{:08X}:{port:04X}", u32::from_le_bytes(address));
+    let hex =
+        |address: [u8; 4], port: u16| format!("{:08X}:{port:04X}", u32::from_le_bytes(address));
     let sockets = std::fs::read_to_string("/proc/self/net/udp").unwrap();
     let mut lines = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let own = format!(":{port:04X}");

@@ -27,7 +27,6 @@ use crate::model::{
 
 /// Name of the node under test.
 pub const THIS_NODE: &str = "n1";
-
 /// Objects of a set, before those of equal names are removed.
 const MOST_OBJECTS: usize = 24;
 const NAMESPACES: [&str; 2] = ["shop", "test"];
