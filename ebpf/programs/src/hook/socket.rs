@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockContext;
 use sluice_abi::{
-    Addr, Family, Frontend, Outcome, PortBe, SocketOrigin, UdpSocket, WILDCARD_PORT,
+    Addr, Family, Frontend, Outcome, PortBe, SocketOrigin, SocketOrigins, UdpSocket, WILDCARD_PORT,
     WILDCARD_PROTO, frontend_flags, node_port_addr, pod_policy_flags, proto,
 };
 use sluice_packet::ip;
@@ -113,42 +113,50 @@ fn translate(peer: &Peer<'_>, keep: bool) -> Translation {
         frontend_port: port,
         backend_id: id,
     };
-    if may_clash(peer, &origin, protocol) && is_pod(peer, &chosen.client) {
+    let left = may_clash(peer, &origin, protocol) && is_pod(peer, &chosen.client);
+    if left {
         // The tc programs find another source port for one of the flows, and translate the replies. The socket keeps to
         // them, as it keeps to a backend.
         origin.backend = addr;
         origin.backend_port = port;
         origin.backend_id = 0;
-        store_origin(peer, &origin);
-        peer.set(&addr, port);
-        return Translation::None;
-    }
-    if !keep && protocol == proto::UDP {
+    } else if !keep && protocol == proto::UDP {
         record(peer, &origin);
     }
     store_origin(peer, &origin);
-    peer.set(&backend.addr, backend.port);
-    Translation::Done
+    peer.set(&origin.backend, origin.backend_port);
+    if left { Translation::None } else { Translation::Done }
 }
 
 /// Records what a datagram socket is connected to. Without an entry, because the map is full, the socket works
 /// and is not closed when its backend ends, which is counted.
 #[inline(always)]
 fn record(peer: &Peer<'_>, origin: &SocketOrigin) {
+    if socket_record(peer.cookie(), peer.netns_cookie(), origin) == 0 {
+        counters::outcome(Outcome::SocketNotRecorded, 0);
+    }
+}
+
+/// Writes the entry of a datagram socket; outlined for the stack. Returns 0 if the map is full.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn socket_record(cookie: u64, netns_cookie: u64, origin: *const SocketOrigin) -> u32 {
+    // SAFETY: as in `socket_judges_hairpin`.
+    let Some(origin) = (unsafe { origin.as_ref() }) else { return 0 };
     let socket = UdpSocket {
-        netns_cookie: peer.netns_cookie(),
+        netns_cookie,
         backend: origin.backend,
         frontend: origin.frontend,
         backend_port: origin.backend_port,
         frontend_port: origin.frontend_port,
         backend_id: origin.backend_id,
     };
-    let cookie = peer.cookie();
     if UDP_SOCKETS.insert(&cookie, &socket, 0).is_err() {
         // That of an earlier connect(2) of this socket.
         let _absent = UDP_SOCKETS.remove(&cookie);
-        counters::outcome(Outcome::SocketNotRecorded, 0);
+        return 0;
     }
+    1
 }
 
 /// Whether a socket may have the same ends for two frontends of one backend. For TCP these are two sockets with one port,
@@ -325,7 +333,17 @@ fn store_origin(peer: &Peer<'_>, origin: &SocketOrigin) {
     // SAFETY: the storage exists as long as the socket, which this call holds. Two threads that use
     // one socket at the same time may mix two records, both of which name peers of this socket.
     let Some(origins) = (unsafe { ptr.as_mut() }) else { return };
-    // A record of the same frontend is replaced.
+    socket_store(origins, origin);
+}
+
+/// Replaces the record of the same frontend, else the oldest one; outlined for the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn socket_store(origins: *mut SocketOrigins, origin: *const SocketOrigin) -> u32 {
+    // SAFETY: as in `socket_judges_hairpin`. The two are different objects.
+    let (Some(origins), Some(origin)) = (unsafe { (origins.as_mut(), origin.as_ref()) }) else {
+        return 0;
+    };
     let len = origins.origins.len() as u32;
     let mut at = origins.next % 8;
     let mut i = 0u32;
@@ -346,6 +364,7 @@ fn store_origin(peer: &Peer<'_>, origin: &SocketOrigin) {
     if let Some(slot) = origins.origins.get_mut((at & 7) as usize) {
         *slot = *origin;
     }
+    1
 }
 
 /// `recvmsg` and `getpeername`: replaces a backend by the frontend that the process used.
