@@ -10,7 +10,7 @@ use crate::{Addr, PortBe};
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct SocketOrigin {
-    /// Address of the backend.
+    /// Address of the backend, or of the frontend if the socket is left to the tc programs.
     pub backend: Addr,
     /// Address that the process passed to the system call.
     pub frontend: Addr,
