@@ -29,7 +29,10 @@ fn events_mark_the_concerns_that_they_affect() {
     assert_eq!(objects(Change::Replace(Kind::Service, vec![])), []);
     assert_eq!(objects(Change::Apply(service("a", Protocol::Tcp, "10.96.0.1", 1))), []);
     assert_eq!(marked(Event::HostNetwork), [HostState, Devices, Forwarding, Routes]);
-    assert_eq!(marked(Event::Leases), [Concern::Policy, Pods, PodNetns, HostPorts]);
+    assert_eq!(
+        marked(Event::Leases),
+        [Concern::Policy, Pods, PodNetns, HostPorts, Concern::StaleSockets]
+    );
     assert_eq!(marked(Event::PodNetwork(PodScope::all())), [Pods]);
     assert_eq!(marked(Event::Forwarding), [Forwarding]);
     assert_eq!(marked(Event::Poll), [Pins, Devices, SocketPrograms]);
