@@ -116,7 +116,8 @@ numbered! {
 numbered! {
     /// Why a dropped packet has no [`crate::DropEvent`]. Its [`DropReason`] is counted as that of any other.
     EventLoss {
-        /// The CPU had written as many events as it may in 100 ms, and one like this.
+        /// The CPU had dropped more than 100 packets within 100 ms, and earlier ones had the flow, source, destination
+        /// and reason of this one, by their hashes.
         RateLimit = 1 "rate_limit",
         /// The ring buffer was full.
         BufferFull = 2 "buffer_full",

@@ -149,6 +149,7 @@ mod tests {
         assert!(error.unwrap_err().contains("no exit within"));
         assert!(start.elapsed() < Duration::from_secs(30));
     }
+
     #[test]
     fn line_is_found_with_its_time_while_the_process_runs() {
         let start = SystemTime::now();

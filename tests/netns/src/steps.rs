@@ -63,8 +63,9 @@ impl CniCall {
         commands
     }
 
-    /// Makes the call and passes each of its system calls to `visit`, before it is made; kills it when `visit`
-    /// breaks. Returns the exit code, if it was not killed.
+    /// Makes the call and passes each system call of its main thread to `visit`, before it is made; other threads, which
+    /// open netlink sockets in the pod's namespace, are not traced. Kills the call when `visit` breaks. Returns the exit
+    /// code, if it was not killed.
     fn trace(
         &self,
         namespaces: &Namespaces,

@@ -67,6 +67,7 @@ fn load_programs(node: &Node, programs: &[&str], entries: Option<u32>) {
             match program {
                 Program::SchedClassifier(p) => p.load(),
                 Program::CgroupSockAddr(p) => p.load(),
+                Program::CgroupSock(p) => p.load(),
                 Program::Xdp(p) => p.load(),
                 other => panic!("{name} has the type {:?}", other.prog_type()),
             }

@@ -94,9 +94,9 @@ fn cleanup_removes_programs_pins_routes_and_files() {
         traces(&a).iter().filter(|trace| trace.starts_with("route")).count()
     });
     let before = traces(&a);
-    // 8 socket programs, an XDP program and 2 tc programs on the uplink and 2 on the pod, the pod's device,
+    // 9 socket programs, an XDP program and 2 tc programs on the uplink and 2 on the pod, the pod's device,
     // 3 routes, pins, 2 files, the directory of leases, lock and socket.
-    assert_eq!(before.len(), 21, "{before:?}");
+    assert_eq!(before.len(), 22, "{before:?}");
     assert!(before.contains(&"XDP program on eth0".to_owned()), "{before:?}");
     let programs: Vec<u32> =
         program::all().map(|name| dataplane::pins(&a)[name].try_into().unwrap()).collect();
@@ -138,5 +138,5 @@ fn cleanup_fails_where_the_cgroup_root_is_not_a_cgroup() {
     assert!(!success && text.contains("socket programs") && text.contains("/run"), "{text}");
     let left = traces(&node);
     assert_eq!(left, dataplane::socket_programs(&node), "everything else is removed");
-    assert_eq!(left.len(), 8, "{left:?}");
+    assert_eq!(left.len(), 9, "{left:?}");
 }

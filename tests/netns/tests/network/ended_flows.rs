@@ -81,7 +81,7 @@ fn flow_that_a_packet_revives_after_it_was_read_as_ended_is_not_removed() {
         let entries = dataplane::entries::<FlowKey, FlowEntry>(&node, map::FLOWS);
         entries.iter().filter(|entry| is_own(entry)).count()
     };
-    // None is missing, then or later: all others are removed in the same round.
+    // All others are removed in the same round. A scan that removed the revived ones as well would leave fewer.
     eventually_equals("flows that go on", revived.len(), left);
     let entries = dataplane::entries::<FlowKey, FlowEntry>(&node, map::FLOWS);
     let mut found: Vec<FlowKey> = entries.into_iter().filter(is_own).map(|(key, _)| key).collect();

@@ -338,7 +338,7 @@ fn commands_name_what_policies_allow_and_drop() {
         let pod = ["policy", "explain", "default/server", "-o", "json"];
         let text = t.a.sluice(&[&pod[..], &["--from", &from, "--port", "8080"]].concat());
         let row: serde_json::Value = serde_json::from_str(&text).unwrap();
-        row["verdict"].clone()
+        row["flow"]["judged"][0]["verdict"].clone()
     };
     let (denied, allowed) = (explain(&shop.near), explain(&shop.far));
     let reason = "default/from-web allows TCP 8080 from role=web; the client has role=batch";

@@ -148,7 +148,7 @@ fn udp_clients_of_a_host_port_follow_it_to_the_next_pod() {
     }
 }
 
-/// Whether a program closes its sockets or is killed.
+/// Also of a process that is killed. `close(2)` has a packet test: `connected_socket_has_an_entry_until_it_is_closed`.
 #[test]
 fn entries_of_sockets_end_with_their_process() {
     let t = two_nodes_with_open_pods();

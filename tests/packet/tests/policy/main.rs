@@ -313,9 +313,13 @@ fn packets_that_pretend_to_be_replies_are_judged_as_what_the_pod_sends() {
     }
     let echo_reply = Packet::echo(SERVER, FAR_POD, 0, 7, b"x");
     datapath.from_pod(SERVER_IFINDEX, &echo_reply).counted(&denied);
-    // Nothing else is counted so.
-    let opening = datapath.from_pod(SERVER_IFINDEX, &syn((SERVER, 80), (FAR_POD, PORT)));
-    assert_eq!(opening.labels(), [DropReason::PolicyEgress.label()]);
+    // Nothing else is counted so. `counted` and `dropped` would not show it.
+    let datagram = Packet::udp((SERVER, PORT), (FAR_POD, 53), b"x");
+    let echo = Packet::echo(SERVER, FAR_POD, 8, 7, b"x");
+    for opening in [syn((SERVER, 80), (FAR_POD, PORT)), datagram, echo] {
+        let run = datapath.from_pod(SERVER_IFINDEX, &opening);
+        assert_eq!(run.labels(), [DropReason::PolicyEgress.label()]);
+    }
     // Nor does a packet to it open the way back, if its ingress policies drop it.
     datapath.isolate(SERVER, Ingress, &[], NONE);
     let to = syn((FAR_POD, PORT), (SERVER, 80));

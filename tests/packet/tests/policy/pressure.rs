@@ -212,6 +212,7 @@ fn flows_that_cannot_be_confirmed_go_on_until_they_are_evicted() {
     for flow in known {
         assert!(passes(&flow.reply(&datapath, ACK)), "{} {:?}", flow.proto, flow.server);
     }
+    let mut reported = Vec::new();
     for flow in evicted {
         let of = format!("protocol {}, server {:?}", flow.proto, flow.server);
         // The reply is denied, as the first packet of a flow, and the next packet of the pod opens it again.
@@ -219,8 +220,12 @@ fn flows_that_cannot_be_confirmed_go_on_until_they_are_evicted() {
         assert!(!passes(&flow.reply(&datapath, ACK)), "{of}");
         if let Some(event) = datapath.events().first() {
             assert_eq!(event.is_mid_stream == 1, flow.proto == proto::TCP, "{of}");
+            reported.push(flow.proto);
         }
         assert!(passes(&flow.send(&datapath, ACK)), "{of}");
         assert!(passes(&flow.reply(&datapath, ACK)), "{of}");
+    }
+    for proto in [proto::TCP, proto::UDP] {
+        assert!(reported.contains(&proto), "no event of protocol {proto}");
     }
 }
