@@ -47,12 +47,12 @@ impl Reconciler for ReconcileHostPorts {
         kernel: &mut dyn Kernel,
     ) -> Result<(), NotReconciled> {
         let count = repair::<HostPorts>(kernel, wanted)?;
-        self.report_hidden(state, &kernel.leases()?);
         if count > 0 {
             tracing::info!(rows = count, "hostPorts repaired");
             state.repaired("host_port", count);
             state.compare_sockets();
         }
+        self.report_hidden(state, &kernel.leases()?);
         Ok(())
     }
 }

@@ -83,8 +83,9 @@ impl ReconcileStaleSockets {
             }
         }
         // Rows of a write that failed can differ from each other, and former programs use former maps.
-        let is_written =
-            state.tables_written() && state.conditions.failed(Concern::ServiceMaps).is_none();
+        let has_failed = |concern| state.conditions.failed(concern).is_some();
+        let is_written = state.tables_written()
+            && ![Concern::ServiceMaps, Concern::HostPorts].into_iter().any(has_failed);
         if !is_written || !state.may_attach() {
             return Err(NotReconciled::Waiting("the maps have not been written"));
         }

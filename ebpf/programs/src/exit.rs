@@ -29,10 +29,11 @@ pub const XDP_PASS: u32 = 2;
 /// `XDP_TX`.
 const XDP_TX: u32 = 3;
 
-/// Rate limit of drop events.
+/// Errors that this CPU has sent to other hosts.
 #[map]
 static ERROR_LIMIT: PerCpuArray<Errors> = PerCpuArray::with_max_entries(1, 0);
 
+/// Rate limit of drop events.
 #[map]
 static EVENT_WINDOW: PerCpuArray<sample::Window> = PerCpuArray::with_max_entries(1, 0);
 

@@ -311,7 +311,14 @@ mod tests {
     fn agent_converts_policies_to_what_the_expectations_are_made_of() {
         let policies = policies();
         assert!(policies.len() > 20, "{}", policies.len());
-        let differs = |policy: &&Value| converted(policy) != object(policy);
+        // What policyTypes switch off is for findings only.
+        let agents = |policy: &Value| match converted(policy) {
+            Object::NetworkPolicy(policy) => {
+                Object::NetworkPolicy(NetworkPolicy { unused_rules: [0; 2], ..policy })
+            }
+            other => other,
+        };
+        let differs = |policy: &&Value| agents(policy) != object(policy);
         let differing: Vec<&Value> = policies.iter().filter(differs).collect();
         assert!(differing.is_empty(), "{differing:#?}");
     }

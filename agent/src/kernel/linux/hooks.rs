@@ -203,7 +203,8 @@ pub fn attach_sockets(root: &Path) -> Result<usize, KernelError> {
 pub fn detach_sockets(root: &Path) -> Result<usize, KernelError> {
     let cgroup = open_cgroup(root)?;
     let mut result = Ok(0);
-    for program in program::SOCKET {
+    // The one that removes the records of sockets is attached first, and detached last.
+    for program in program::SOCKET.into_iter().rev() {
         let Some(hook) = AttachType::from_program_name(program) else { continue };
         let detached = detach_cgroup(&cgroup, hook, program);
         result = result.and_then(|sum| match detached {

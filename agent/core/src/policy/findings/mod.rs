@@ -86,7 +86,7 @@ fn users(index: &Index, refused: &HashSet<&Term>) -> Vec<Finding> {
     for policy in index.network_policies() {
         let mut peers = rules(policy).flat_map(|(.., rule)| &*rule.peers);
         if let Some(what) = what(&policy.name.namespace, &mut peers) {
-            let text = format!("{what}: matches nothing");
+            let text = format!("{what}: no address matches");
             findings.push(finding(policy, FindingReason::Capacity, text));
         }
     }

@@ -96,6 +96,9 @@ pub struct Networks {
     memberships: usize,
 }
 
+/// Exceptions of one block, at most: they are compared with each prefix inside the block.
+const EXCEPTIONS: usize = 4096;
+
 /// How much may be in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkLimits {
@@ -110,8 +113,9 @@ impl Networks {
     /// whose addresses may match something else.
     pub fn add(&mut self, term: u32, blocks: Vec<IpBlock>, limits: NetworkLimits) -> Vec<IpNet> {
         visit();
-        let new: usize = blocks.iter().map(|block| 2 + block.except.len()).sum();
+        let new: usize = blocks.iter().map(prefixes_of).sum();
         let fits = self.prefixes.values.len() + new <= limits.prefixes
+            && blocks.iter().all(|block| block.except.len() <= EXCEPTIONS)
             && self.memberships + self.memberships_of(&blocks) <= limits.memberships;
         self.refused.extend((!fits).then_some(term));
         let ranges =
@@ -238,13 +242,18 @@ impl Networks {
         std::mem::take(&mut self.dirty)
     }
 
-    /// The memberships that blocks would add, or more: blocks with common prefixes count these for each.
+    /// The memberships that blocks would add, or more: what several blocks have in common counts for each.
     fn memberships_of(&self, blocks: &[IpBlock]) -> usize {
+        let new: usize = blocks.iter().map(prefixes_of).sum();
+        // Blocks that contain a prefix, with those that are added.
+        let around = |net: IpNet| -> usize {
+            let before: usize = self.blocks.around(net).map(|(_, blocks)| blocks.len()).sum();
+            before + blocks.len()
+        };
         let of_block = |block: &IpBlock| {
-            let others: usize =
-                self.blocks.around(block.cidr).map(|(_, blocks)| blocks.len()).sum();
-            let prefixes = 2 + block.except.len();
-            self.prefixes.inside(block.cidr).count() + prefixes * (others + blocks.len())
+            let prefixes = std::iter::once(&block.cidr).chain(&block.except);
+            let of_new: usize = prefixes.map(|net| around(*net)).sum();
+            self.prefixes.inside(block.cidr).count() + new + of_new + around(ALL_V4)
         };
         blocks.iter().map(of_block).sum()
     }
@@ -294,6 +303,11 @@ impl Networks {
     }
 }
 
+/// Number of prefixes that a block needs, or one more.
+fn prefixes_of(block: &IpBlock) -> usize {
+    2 + block.except.len()
+}
+
 fn is_in(except: &[IpNet], net: &IpNet) -> bool {
     except.iter().any(|range| range.contains(net))
 }
@@ -305,95 +319,4 @@ pub fn network_key(net: IpNet) -> NetworkKey {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
-    }
-
-    fn block(cidr: &str, except: &[&str]) -> IpBlock {
-        IpBlock { cidr: net(cidr), except: except.iter().map(|e| net(e)).collect() }
-    }
-
-    fn prefixes(prefixes: usize) -> NetworkLimits {
-        NetworkLimits { prefixes, memberships: usize::MAX }
-    }
-
-    #[test]
-    fn longest_prefix_has_the_blocks_of_an_address() {
-        let mut networks = Networks::default();
-        networks.add(1, vec![block("10.0.0.0/8", &["10.1.0.0/16"])], prefixes(100));
-        networks.add(2, vec![block("10.1.2.0/24", &[])], prefixes(100));
-        networks.add(3, vec![block("::/0", &["fd00::/8"])], prefixes(100));
-        networks.set_ranges([net("10.1.2.0/25"), net("10.9.0.0/24")].into_iter());
-        networks.set_of_unknown_pods(9, true);
-        let of = |networks: &Networks, address: &str| {
-            let longest = networks.longest(address.parse().unwrap());
-            longest.map(|net| networks.terms_of(net)).unwrap_or_default()
-        };
-        for (address, terms) in [
-            ("10.0.0.1", &[1][..]),
-            ("10.1.0.1", &[]),
-            ("10.1.2.1", &[2, 9]),
-            ("10.1.2.200", &[2]),
-            ("10.9.0.1", &[1, 9]),
-            ("11.0.0.1", &[]),
-            ("2001:db8::1", &[3]),
-            ("fd00::1", &[]),
-        ] {
-            assert_eq!(of(&networks, address), terms, "{address}");
-        }
-        assert_eq!(networks.longest([11, 0, 0, 1].into()), Some(ALL_V4), "not ::/0");
-        networks.remove(3);
-        assert_eq!(networks.longest([11, 0, 0, 1].into()), None);
-        networks.set_of_unknown_pods(9, false);
-        assert_eq!(of(&networks, "10.1.2.1"), [2]);
-    }
-
-    #[test]
-    fn block_that_does_not_fit_matches_nothing() {
-        let mut networks = Networks::default();
-        networks.add(1, vec![block("10.0.0.0/8", &["10.1.0.0/16"])], prefixes(3));
-        assert_eq!(networks.add(2, vec![block("10.2.0.0/16", &[])], prefixes(3)), []);
-        assert_eq!((networks.terms_of(net("10.2.0.0/16")), networks.refused().len()), (vec![1], 1));
-        assert_eq!(networks.remove(2), []);
-        assert!(networks.refused().is_empty());
-        // Several blocks fit together, or none does.
-        networks.add(3, vec![block("10.2.0.0/16", &[]), block("10.3.0.0/16", &[])], prefixes(5));
-        assert_eq!(networks.terms_of(net("10.3.0.0/16")), [1]);
-        assert_eq!(
-            networks.add(4, vec![block("10.2.0.0/16", &[])], prefixes(5)),
-            [net("10.2.0.0/16")]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn memberships_are_those_of_all_prefixes(
-            changes in vec((0..6u32, vec((0..12u8, 0..4u8, vec(0..16u8, 0..3)), 0..3)), 1..12),
-        ) {
-            let range = |number: u8, longer: u8| -> IpNet {
-                let bases = [("10.0.0.0", 8), ("10.0.128.0", 8), ("::", 96), ("::ffff:10.0.0.0", 96)];
-                let (address, length) = bases[usize::from(number % 4)];
-                net(&format!("{address}/{}", length + number / 4 + longer)).trunc()
-            };
-            let limits = NetworkLimits { prefixes: 30, memberships: 20 };
-            let mut networks = Networks::default();
-            for (term, blocks) in changes {
-                networks.remove(term);
-                let blocks = blocks.iter().map(|(number, longer, except)| IpBlock {
-                    cidr: range(*number, *longer),
-                    except: except.iter().map(|n| range(number % 4 + n % 8 * 4, longer + n / 8)).collect(),
-                });
-                networks.add(term, blocks.collect(), limits);
-                let blocks = networks.prefixes.values.keys().map(|net| networks.blocks_around(*net).len());
-                let expected: usize = blocks.sum();
-                prop_assert!(networks.memberships == expected && expected <= limits.memberships);
-            }
-        }
-    }
-}
+mod tests;
