@@ -64,15 +64,11 @@ impl ReconcileHostPorts {
         for Hidden { pod, port, service } in hidden.difference(&self.hidden) {
             let frontend = conflict::frontend(port);
             let (number, protocol) = (port.port.get(), dump::protocol(port.proto));
-            state.report(Finding {
-                kind: Kind::Pod,
-                object: pod.clone(),
-                uid: None,
-                reason: Reason::HostPortHidden,
-                message: format!(
-                    "hostPort {number}/{protocol} is not served: {frontend} of Service {service} precedes it"
-                ),
-            });
+            let message = format!(
+                "hostPort {number}/{protocol} is not served: {frontend} of Service {service} precedes it"
+            );
+            let reason = Reason::HostPortHidden;
+            state.report(Finding::without_uid(Kind::Pod, pod.clone(), reason, message));
         }
         self.hidden = hidden;
     }
@@ -85,8 +81,8 @@ fn hidden(state: &State, lease: &Lease) -> Vec<Hidden> {
     };
     let pod = ObjectName::new(namespace.as_str(), name.as_str());
     let hidden = |port: &HostPort| {
-        let HostPortKey { addr, port, proto, .. } = port.key();
-        let port = FrontendKey { addr: node_port_addr(addr.family()), port, proto, pad: 0 };
+        let key = port.key();
+        let port = FrontendKey { addr: node_port_addr(key.addr.family()), ..key };
         let service = state.tables().frontend(&port)?.service.clone();
         Some(Hidden { pod: pod.clone(), port, service })
     };

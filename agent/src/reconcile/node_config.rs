@@ -57,13 +57,9 @@ impl Reconciler for ReconcileNodeConfig {
         }
         if desired.snat_ports.iter().all(PortRange::is_empty) {
             let message = no_ports(ephemeral);
-            state.report(Finding {
-                kind: Kind::Node,
-                object: ObjectName::cluster(state.config().node_name.as_str()),
-                uid: None,
-                reason: Reason::NoSnatPort,
-                message: message.clone(),
-            });
+            let node = ObjectName::cluster(state.config().node_name.as_str());
+            let reason = Reason::NoSnatPort;
+            state.report(Finding::without_uid(Kind::Node, node, reason, message.clone()));
             return Err(NotReconciled::Degraded(message));
         }
         lost.map_or(Ok(()), |message| Err(NotReconciled::Degraded(message)))

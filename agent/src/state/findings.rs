@@ -44,15 +44,11 @@ impl State {
 
     fn report_invalid_address(&mut self, slice: &EndpointSlice) {
         if let Some(address) = slice.invalid.as_deref().filter(|_| !slice.hidden) {
-            self.report(Finding {
-                kind: Kind::EndpointSlice,
-                object: slice.name.clone(),
-                uid: None,
-                reason: Reason::InvalidEndpointAddress,
-                message: format!(
-                    "endpoint {address} is ignored: it is not an address of another host or pod"
-                ),
-            });
+            let message = format!(
+                "endpoint {address} is ignored: it is not an address of another host or pod"
+            );
+            let (slice, reason) = (slice.name.clone(), Reason::InvalidEndpointAddress);
+            self.report(Finding::without_uid(Kind::EndpointSlice, slice, reason, message));
         }
     }
 

@@ -60,7 +60,7 @@ impl Deletions {
 
     /// The pod that a request of this time may have reached although it had ended, because its deletion was
     /// reported late: it ends `serving` after its deletion, and agents take up to `programming` after the
-    /// report. Without a late report, there is no such time.
+    /// report. `None` if every report was in time.
     pub fn late_at(
         &self,
         time: SystemTime,

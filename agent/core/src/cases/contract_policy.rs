@@ -164,7 +164,8 @@ fn contract_8_15_a_completed_pod_with_a_sandbox_is_still_isolated() {
         let world = world.policy("shop/j", "app=job", Some(&[]), Some(&[rule(&["app=db"], &[])]));
         world.changed_pod("shop/job", "app=job", "10.244.0.9", &[], |pod| pod.phase = phase)
     };
-    // Its processes have ended. What has its address meanwhile is judged as it was, but is no peer of others.
+    // Its processes have ended, but its sandbox still has the address: packets from and to it are judged by its policies. Rules
+    // of other pods do not match it as a peer.
     for phase in [PodPhase::Running, PodPhase::Succeeded, PodPhase::Failed] {
         job(phase).expect(false, &["shop/web > shop/job: TCP 1", "shop/job > 1.1.1.1: TCP 1"]);
         let is_peer = phase == PodPhase::Running;

@@ -23,9 +23,9 @@ use sluice_abi::{
 };
 use zerocopy::IntoBytes;
 
-use super::networks::network_key;
 use super::ports::Ports;
 use super::{LocalPod, PolicyRows};
+use crate::compile::network_key;
 
 /// Before and after a change.
 pub type BeforeAfter<T> = [T; 2];

@@ -215,8 +215,8 @@ mod tests {
     use sluice_abi::map::POLICY_CLASSES_MAX as LARGEST;
     use sluice_abi::{Addr, PolicyPeerKey, PolicyPorts, PortBe};
 
-    use super::super::networks::network_key;
     use super::*;
+    use crate::compile::network_key;
 
     /// One isolated pod with table 1, and one address of class 1.
     fn rows() -> PolicyRows {

@@ -61,11 +61,9 @@ impl<'a> PolicyView<'a> {
     pub fn pod(self, query: &PodQuery, translate: &Translate<'_>) -> PodPolicyRow {
         let name = full_name(&query.pod);
         let lease = self.lease(&name);
-        let none = IpAddr::from([0, 0, 0, 0]);
         let mut rules = Vec::new();
         let mut judged = |direction| -> (Vec<String>, Option<String>) {
-            let any = OneFlow { direction, peer: none, protocol: proto::TCP, port: 0 };
-            let Explanation { isolating, verdict, .. } = self.explain(&name, any);
+            let Explanation { isolating, verdict, .. } = self.explain_any(&name, direction);
             let policies = isolating.iter().filter_map(|name| AnyPolicy::find(self.index, name));
             let policies: Vec<AnyPolicy<'_>> = policies.collect();
             rules.extend(policies.iter().flat_map(|policy| self.rules(*policy, direction)));
@@ -163,10 +161,7 @@ impl<'a> PolicyView<'a> {
         };
         let other = other.filter(is_judged);
         let other_end = other.and_then(|other| {
-            let direction = match direction {
-                Direction::Ingress => Direction::Egress,
-                Direction::Egress => Direction::Ingress,
-            };
+            let direction = direction.opposite();
             let own = self.address(pod, Some(peer))?;
             let verdict =
                 super::verdict(&self.explain(&other, OneFlow { direction, peer: own, ..flow }));
@@ -177,11 +172,12 @@ impl<'a> PolicyView<'a> {
 
     /// Whether what a pod sends to itself by a Service leaves it: ClusterNetworkPolicies decide about it.
     fn judges_hairpin(self, pod: &ObjectName) -> bool {
-        let none = IpAddr::from([0, 0, 0, 0]);
         [Direction::Ingress, Direction::Egress].into_iter().any(|direction| {
-            let any = OneFlow { direction, peer: none, protocol: proto::TCP, port: 0 };
             // Names of NetworkPolicies have a namespace.
-            self.explain(pod, any).isolating.iter().any(|policy| policy.namespace.is_empty())
+            self.explain_any(pod, direction)
+                .isolating
+                .iter()
+                .any(|policy| policy.namespace.is_empty())
         })
     }
 
@@ -208,6 +204,12 @@ impl<'a> PolicyView<'a> {
         self.lease(pod).is_some_and(|lease| lease.address == address)
             || self.index.pod(pod).is_some_and(is_object)
             || address.is_loopback()
+    }
+
+    /// What does not depend on the flow: which policies isolate the pod, and whether it is closed.
+    fn explain_any(self, pod: &ObjectName, direction: Direction) -> Explanation {
+        let peer = IpAddr::from([0, 0, 0, 0]);
+        self.explain(pod, OneFlow { direction, peer, protocol: proto::TCP, port: 0 })
     }
 
     fn explain(self, pod: &ObjectName, flow: OneFlow) -> Explanation {

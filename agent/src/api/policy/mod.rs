@@ -92,6 +92,16 @@ pub enum Direction {
     Egress,
 }
 
+impl Direction {
+    /// That of the other end of a flow.
+    pub const fn opposite(self) -> Direction {
+        match self {
+            Direction::Ingress => Direction::Egress,
+            Direction::Egress => Direction::Ingress,
+        }
+    }
+}
+
 /// Order of a policy: the rules of one tier are judged after those of the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

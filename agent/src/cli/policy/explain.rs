@@ -80,11 +80,10 @@ fn explained(flow: &FlowRow, args: &ExplainArgs) -> String {
         let head = format!("{} {preposition} {peer}{pods}", target(*port));
         text.push_str(&judged_end(&head, verdict));
         if let Some(JudgedEnd { pod, verdict }) = other_end {
-            let other = match direction {
-                Direction::Ingress => Direction::Egress,
-                Direction::Egress => Direction::Ingress,
-            };
-            text.push_str(&judged_end(&format!("{} of {pod}", word(other)), verdict));
+            text.push_str(&judged_end(
+                &format!("{} of {pod}", word(direction.opposite())),
+                verdict,
+            ));
         }
     }
     if flow.more > 0 {

@@ -2,7 +2,7 @@
 //! that it is translated to, as the oracle of policies says. The rows of the frontends are drawn, not compiled.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use packet_tests::random::{Random, cases};
 use packet_tests::{Action, Datapath, Endpoint, NODE, Sets};
@@ -14,7 +14,7 @@ use sluice_core::generate::{self, lease_lines, manifests, shrink};
 use sluice_core::model::Object;
 use sluice_core::oracle::NewFlow;
 
-use super::world::{Denied, From, World, first_packet, reason_of, runner, send, write};
+use super::world::{Denied, From, World, first_packet, peers, reason_of, runner, send, write};
 
 /// Flows that are judged in an ordinary run; `CASES` has another number.
 const CASES: usize = 6_000;
@@ -169,13 +169,6 @@ fn judge(
     Err(format!("{found:?} ({action:?}, {labels:?}), expected of each backend: {denied:?}"))
 }
 
-fn v4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
 #[test]
 fn flows_to_frontends_are_judged_by_their_backends_as_the_oracle_says() {
     let cases = cases(CASES);
@@ -187,12 +180,12 @@ fn flows_to_frontends_are_judged_by_their_backends_as_the_oracle_says() {
     let share_of = |kind: Kind, hook: From, reason: Option<DropReason>| {
         format!("{kind:?} from {hook:?}: {reason:?}")
     };
-    let clients: Vec<Ipv4Addr> = generate::policy_peers().into_iter().filter_map(v4).collect();
+    let clients = peers();
     let (mut judged, mut translated, mut sport) = (0, 0, 1024);
     while judged < cases {
         let (objects, leases) = worlds.new_tree(&mut runner).unwrap().current();
         let world = World::new(objects, leases);
-        let pods: Vec<Ipv4Addr> = world.leases.iter().filter_map(|l| v4(l.address)).collect();
+        let pods = world.pods();
         if pods.is_empty() {
             continue;
         }
@@ -204,9 +197,8 @@ fn flows_to_frontends_are_judged_by_their_backends_as_the_oracle_says() {
             let client = if is_pod { *random.pick(&pods) } else { *random.pick(&clients) };
             let hook = if world.has(client) { From::Pod } else { From::Netdev };
             // A pod that reaches itself has a test of its own. Others: as of `World::probe`.
-            let is_free = client.octets()[..3] == [10, 244, 1] && hook == From::Netdev;
             let is_itself = service.backends.iter().any(|backend| backend.0 == client.octets());
-            if is_itself || is_free || client.octets() == NODE {
+            if is_itself || world.is_free(client) || client.octets() == NODE {
                 continue;
             }
             sport = if sport == 60_000 { 1024 } else { sport + 1 };

@@ -107,6 +107,16 @@ impl World {
         self.leases.iter().any(|lease| lease.address == IpAddr::from(address))
     }
 
+    /// Whether an address of the node's range is that of no pod.
+    pub fn is_free(&self, address: Ipv4Addr) -> bool {
+        address.octets()[..3] == CLIENT[..3] && !self.has(address)
+    }
+
+    /// The IPv4 addresses of the pods of the node.
+    pub fn pods(&self) -> Vec<Ipv4Addr> {
+        self.leases.iter().filter_map(|lease| ipv4(lease.address)).collect()
+    }
+
     /// A flow from or to a pod of the node. [`generate::GRE`] is left out: all packets between two addresses are one
     /// flow.
     pub fn probe(&self, random: &mut Random) -> Option<Probe> {
@@ -115,12 +125,7 @@ impl World {
 
     /// A flow from or to a pod of the node.
     pub fn probe_of_any_protocol(&self, random: &mut Random) -> Option<Probe> {
-        let v4 = |address: IpAddr| match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        };
-        let pods: Vec<Ipv4Addr> = self.leases.iter().filter_map(|l| v4(l.address)).collect();
-        let peers: Vec<Ipv4Addr> = generate::policy_peers().into_iter().filter_map(v4).collect();
+        let (pods, peers) = (self.pods(), peers());
         if pods.is_empty() {
             return None;
         }
@@ -144,9 +149,8 @@ impl World {
             _ => From::Netdev,
         };
         // Free addresses of the node's range send nothing; what a pod sends to itself stays in the pod.
-        let is_free = source.octets()[..3] == CLIENT[..3] && !self.has(source);
         let is_of_pod = self.has(source) || self.has(destination);
-        if source == destination || is_free || !is_of_pod {
+        if source == destination || self.is_free(source) || !is_of_pod {
             return None;
         }
         let flow = NewFlow {
@@ -167,6 +171,18 @@ impl World {
         };
         let now = self.probe_of(source, destination, (protocol, port));
         now.is_some_and(|now| now.hook == probe.hook)
+    }
+}
+
+/// The IPv4 addresses of possible peers.
+pub fn peers() -> Vec<Ipv4Addr> {
+    generate::policy_peers().into_iter().filter_map(ipv4).collect()
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::policies::{ROLE, SELECTED};
 use super::subject::Subject;
-use crate::bench::cluster::{IMAGE, PORT};
+use crate::bench::cluster::PORT;
 use crate::bench::report::{Load, place};
 use crate::bench::{attempts, objects};
 use crate::progress;
@@ -157,21 +157,8 @@ fn name(pod: &str, set: usize) -> String {
 /// The pods of a set.
 fn pods(subject: &Subject, set: usize) -> Vec<Value> {
     let pod = |(pod, role, of_client): (&str, &str, bool)| {
-        json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {
-                "namespace": "default", "name": name(pod, set),
-                "labels": {SET: set.to_string(), ROLE: role, SELECTED: "0"},
-            },
-            "spec": {
-                "nodeName": subject.cluster.node(of_client),
-                "tolerations": [{"operator": "Exists"}],
-                "terminationGracePeriodSeconds": 0,
-                "automountServiceAccountToken": false,
-                "enableServiceLinks": false,
-                "containers": [{"name": "main", "image": IMAGE, "imagePullPolicy": "Never"}],
-            },
-        })
+        let labels = json!({SET: set.to_string(), ROLE: role, SELECTED: "0"});
+        subject.pod(&name(pod, set), &labels, of_client, &[])
     };
     PODS.into_iter().map(pod).collect()
 }

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use super::policies::{ROLE, SELECTED};
 use super::report::Starts;
 use super::subject::Subject;
-use crate::bench::cluster::IMAGE;
 use crate::bench::objects;
 use crate::{process, progress};
 
@@ -97,24 +96,9 @@ fn clock(program: &Path) -> Result<u64> {
 /// A pod of the client's node or of the other one.
 fn pod(subject: &Subject, number: usize, of_client: bool, policies: usize) -> Value {
     let targets = format!("{},{}", subject.target(of_client), subject.target(!of_client));
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {
-            "namespace": "default", "name": format!("start-{number}"),
-            "labels": {LABEL: "yes", ROLE: "client", SELECTED: policies.to_string()},
-        },
-        "spec": {
-            "nodeName": subject.cluster.node(of_client),
-            "tolerations": [{"operator": "Exists"}],
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": false,
-            "enableServiceLinks": false,
-            "containers": [{
-                "name": "main", "image": IMAGE, "imagePullPolicy": "Never",
-                "command": ["/netbench", "first", "--targets", targets],
-            }],
-        },
-    })
+    let labels = json!({LABEL: "yes", ROLE: "client", SELECTED: policies.to_string()});
+    let command = ["/netbench", "first", "--targets", &targets];
+    subject.pod(&format!("start-{number}"), &labels, of_client, &command)
 }
 
 /// The report of each pod, by its name, from the lines `[pod/NAME/main] JSON`.

@@ -4,11 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::policies::{self, ALLOW, ROLE, SELECTED};
 use super::report::Memory;
-use crate::bench::cluster::{BenchCluster, PORT};
+use crate::bench::cluster::{BenchCluster, IMAGE, PORT};
 use crate::progress;
 
 const SYSTEM: &str = "sluice-system";
@@ -49,6 +49,24 @@ impl Subject {
         };
         let agents = [agent(true)?, agent(false)?];
         Ok(Subject { cluster, agents, selected: Some(0) })
+    }
+
+    /// A pod of the namespace `default` on the client's node or the other one; without a command, that of the image.
+    pub fn pod(&self, name: &str, labels: &Value, of_client: bool, command: &[&str]) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "default", "name": name, "labels": labels},
+            "spec": {
+                "nodeName": self.cluster.node(of_client),
+                "tolerations": [{"operator": "Exists"}],
+                "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": false,
+                "enableServiceLinks": false,
+                "containers": [{
+                    "name": "main", "image": IMAGE, "imagePullPolicy": "Never", "command": command,
+                }],
+            },
+        })
     }
 
     /// Lets so many policies select the pods, and waits until both agents have programmed it.

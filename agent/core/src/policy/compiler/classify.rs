@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use sluice_abi::Addr;
 
 use super::super::classes::ClassContent;
-use super::super::networks::network_key;
 use super::super::pods::dirty::merge;
 use super::{Changed, Policies};
+use crate::compile::network_key;
 use crate::index::Index;
 
 impl Policies {

@@ -16,7 +16,7 @@ use crate::model::{IpBlock, PolicyPeer};
 enum Named {
     /// None of the pods has such a port.
     Undefined,
-    /// There is no such pod, or not all are known, or the peer is not valid.
+    /// The peer matches no pod or is not valid, or not all pods are known.
     NotKnown,
     /// One of the pods has such a port.
     Defined,

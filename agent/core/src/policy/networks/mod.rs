@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use sluice_abi::NetworkKey;
 
 use crate::model::IpBlock;
 use crate::visits::visit;
@@ -310,12 +309,6 @@ fn prefixes_of(block: &IpBlock) -> usize {
 
 fn is_in(except: &[IpNet], net: &IpNet) -> bool {
     except.iter().any(|range| range.contains(net))
-}
-
-/// The key of a range in the maps.
-pub fn network_key(net: IpNet) -> NetworkKey {
-    let bits = if net.addr().is_ipv4() { 96 } else { 0 };
-    NetworkKey { prefix_len: bits + u32::from(net.prefix_len()), addr: net.network().into() }
 }
 
 #[cfg(test)]
